@@ -1,0 +1,68 @@
+# Everything here sets up what it needs: a bare machine with Python 3.11 or newer (with venv and
+# pip) and make is enough. `make help` lists the targets.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+PIP_ARGS    ?=
+PYTEST_ARGS ?=
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODEL := models/all-MiniLM-L6-v2
+
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help env model demo test check format bench clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12    the interpreter that .venv is made from (now: $(PYTHON))"
+	@echo "  PIP_ARGS='...'       further arguments for pip, such as the index of CPU builds of torch"
+	@echo "  PYTEST_ARGS='...'    further arguments for pytest, such as -m 'not slow' or -k NAME"
+
+env: $(STAMP) ## set up .venv with the exact versions of constraints.txt
+
+model: $(MODEL)/config.json ## fetch the checkpoint that the demo and the tests use (about 90 MB)
+
+demo: env model ## a real checkpoint and adapter to a verified export, with the parity and latency figures
+	$(BIN)/lora-export merge-and-build recipes/minilm-intents/recipe.yaml
+
+test: env model ## run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: env ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: env ## format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: env model ## measure the claims of the README; results in bench/results/
+	$(BIN)/python bench/run_all.py
+
+clean: ## remove build outputs and caches
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find lora_export tests tools bench recipes -name __pycache__ -type d -prune -exec rm -rf {} + \
+	    2>/dev/null || true
+
+distclean: clean ## remove .venv and the fetched checkpoint as well
+	rm -rf $(VENV) models
+
+# The stamp is written last: an interrupted install is done again, and so is one that is older than
+# the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: the export extra needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+	    echo "name another interpreter: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
+	    -e '.[export,cpu,dev]'
+	@touch $@
+
+$(MODEL)/config.json: | $(STAMP)
+	$(BIN)/python tools/fetch_minilm.py $(MODEL)
