@@ -1,0 +1,1 @@
+"""Adapters: formats read into one canonical value, resolved to base parameters, merged."""

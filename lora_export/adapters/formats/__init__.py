@@ -1,0 +1,1 @@
+"""Readers: one module per adapter format, each returning the canonical adapter."""

@@ -1,0 +1,1 @@
+"""Foundations: errors, files, dtypes, tensors on disk, the manifest."""

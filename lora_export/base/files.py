@@ -1,0 +1,168 @@
+"""Files that are complete or absent: atomic writes, staging folders, locks, hashes, safe paths.
+
+A file is written under a temporary name, synced, then renamed. What a killed process leaves behind
+sits in a staging folder whose lock has died with it, and is removed by the next process that looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.errors import ExportDirectoryError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "atomic_write_bytes",
+    "exclusive_lock",
+    "resolve_inside",
+    "sha256_of_file",
+    "staging_folder",
+    "storage_errors",
+    "sync_folder",
+    "write_synced",
+]
+
+_READ_BLOCK_BYTES: Final = 1 << 22
+_STAGING_PREFIX: Final = ".lora-export-"
+_LOCK_NAME: Final = "lock"
+_STORAGE_ERRNOS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Translate an `OSError` raised while writing `what` into a `StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRNOS:
+            raise
+        msg = f"cannot write {what}: {error.strerror}"
+        raise StorageError(
+            msg, hint="Free some space or choose another output directory; nothing was left behind."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> str:
+    """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
+    with storage_errors(str(path)):
+        descriptor, temporary = tempfile.mkstemp(prefix=_STAGING_PREFIX, dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+                os.fchmod(stream.fileno(), 0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_synced(path: Path, data: bytes) -> str:
+    """Write a file into a private folder, synced; return its SHA-256 in hexadecimal."""
+    with storage_errors(str(path)), path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, reading it in blocks."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_READ_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on `path` (created if absent) until the block ends or the process dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
+    """Yield a private folder in `parent`, removed at the end unless it was renamed away.
+
+    Folders that dead processes left in `parent` are removed first: their lock can be taken.
+    """
+    with storage_errors(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
+    unlocked = folder / "unlocked"
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    unlocked.rename(folder / _LOCK_NAME)  # never visible under this name without its lock
+    content = folder / "content"
+    try:
+        content.mkdir()
+        yield content
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the staging folders and temporary files in `parent` whose process is gone."""
+    for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
+        lock = folder / _LOCK_NAME
+        if not lock.is_file():
+            continue  # being created, or not ours
+        with contextlib.suppress(OSError):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Return ``root / relative``, refusing every path that leads outside `root`.
+
+    Raises:
+        ExportDirectoryError: `relative` is absolute, climbs with ``..``, or passes a symbolic link
+            that leaves `root`.
+    """
+    pure = PurePosixPath(relative)
+    inside = not pure.is_absolute() and ".." not in pure.parts and "\0" not in relative
+    if inside:
+        target = root / pure
+        resolved_root = root.resolve()
+        inside = target.resolve().is_relative_to(resolved_root)
+        if inside:
+            return target
+    msg = f"path {relative!r} leads outside {str(root)!r}"
+    raise ExportDirectoryError(msg, hint="The manifest is damaged or hostile; export again.")

@@ -1,0 +1,196 @@
+"""``lora_export.json``: what an export directory holds; written last, under a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
+from lora_export.base.files import atomic_write_bytes, exclusive_lock, resolve_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "MANIFEST_NAME",
+    "AdapterRecord",
+    "BaseRecord",
+    "GraphRecord",
+    "Manifest",
+    "ParameterUse",
+    "check_adapter_name",
+    "edit_manifest",
+    "is_export",
+    "read_manifest",
+    "write_manifest",
+]
+
+MANIFEST_NAME: Final = "lora_export.json"
+FORMAT_VERSION: Final = 1
+RESERVED_NAMES: Final = frozenset({"base", "swappable", "batched", "model"})
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_LOCK: Final = ".lora_export.lock"
+_LIMIT_BYTES: Final = 1 << 28
+
+Verification = Literal["pass", "fail", "ambiguous", "unverified"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BaseRecord(_Record):
+    """The base checkpoint behind every graph of the directory."""
+
+    source: str
+    model_type: str
+    model_class: str
+    task: str
+    dtype: str
+    fingerprint: Sha256
+    prefix: str = ""
+    labels: list[str] | None = None
+
+
+class ParameterUse(_Record):
+    """How one graph stores one parameter of the checkpoint."""
+
+    graph: str
+    initializer: str
+    transform: list[str]
+    dtype: str
+    shape: list[int]
+    module: str
+    aliases: list[str] = []
+
+
+class GraphRecord(_Record):
+    """One graph, and what is known about it.
+
+    `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
+    cannot be deployed.
+    """
+
+    mode: Literal["base", "merged", "swappable", "batched"]
+    onnx: str
+    weights: list[str]
+    opset: int
+    sha256: Sha256
+    verification: Verification = "unverified"
+    missing: list[str] = []
+    golden: str | None = None
+
+
+class AdapterRecord(_Record):
+    """One adapter, and how completely it was applied."""
+
+    source: str
+    format: str
+    rank: int
+    merged_from: Literal["checkpoint", "export"]
+    tensors_total: int
+    tensors_applied: int
+    dropped: list[str] = []
+    missing_in_base: list[str]
+    labels: list[str] | None = None
+    sha256: Sha256
+
+
+class Manifest(_Record):
+    """The whole of ``lora_export.json``; every file is hashed in `files`."""
+
+    format_version: int = FORMAT_VERSION
+    tool: str
+    base: BaseRecord
+    parameters: dict[str, list[ParameterUse]]
+    graphs: dict[str, GraphRecord]
+    adapters: dict[str, AdapterRecord]
+    files: dict[str, Sha256]
+
+
+def check_adapter_name(name: str) -> str:
+    """Return `name` if an adapter may be called so.
+
+    Raises:
+        AdapterError: It is reserved or ill-formed.
+    """
+    if name in RESERVED_NAMES:
+        msg = f"the adapter name {name!r} is reserved"
+        raise AdapterError(msg, hint=f"Reserved: {', '.join(sorted(RESERVED_NAMES))}.")
+    if not _NAME.fullmatch(name):
+        msg = f"the adapter name {name!r} is not allowed"
+        raise AdapterError(
+            msg,
+            hint="Use lower-case letters, digits, - and _, at most 64, the first no - or _: "
+            "--adapter NAME=PATH.",
+        )
+    return name
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` holds a manifest."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate the manifest of an export directory.
+
+    Raises:
+        ExportDirectoryError: There is none, it is damaged, or a path in it leads outside.
+        UnsupportedError: It was written by a newer version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than a manifest can be"
+            raise ExportDirectoryError(msg)
+        data = path.read_bytes()
+    except OSError as error:
+        msg = f"{str(folder)!r} is not an export directory: {MANIFEST_NAME}: {error.strerror}"
+        raise ExportDirectoryError(msg, hint="Make one with: lora-export merge-and-build") from error
+    newer = re.search(rb'"format_version":\s*(\d{1,9})', data)
+    if newer and int(newer[1]) > FORMAT_VERSION:
+        msg = f"{str(path)!r} has format_version {int(newer[1])}; this version reads {FORMAT_VERSION}"
+        raise UnsupportedError(msg, hint="Upgrade lora-export.")
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        msg = f"{str(path)!r} is damaged: {where}: {first['msg']}"
+        raise ExportDirectoryError(msg, hint="Export again.") from error
+    _check_paths(folder, manifest)
+    return manifest
+
+
+def _check_paths(folder: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
+        resolve_inside(folder, file)
+    for graph in manifest.graphs.values():
+        for file in (graph.onnx, *graph.weights, *([graph.golden] if graph.golden else [])):
+            resolve_inside(folder, file)
+    for name in manifest.adapters:
+        check_adapter_name(name)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, complete or not at all."""
+    text = manifest.model_dump_json(indent=1, exclude_none=True)
+    atomic_write_bytes(folder / MANIFEST_NAME, text.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def edit_manifest(folder: Path) -> Iterator[Manifest]:
+    """Hold the directory's lock and yield the manifest as it is now.
+
+    The caller writes its successor with `write_manifest` before the block ends; two processes that
+    do so at once follow one another.
+    """
+    with exclusive_lock(folder / _LOCK):
+        yield read_manifest(folder)

@@ -1,0 +1,33 @@
+"""How long work tells what it is doing, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Progress", "Silent"]
+
+
+class Progress(Protocol):
+    """What a stage may tell: its name and size, how far it is, and remarks."""
+
+    def start(self, what: str, total_bytes: int | None = None) -> None:
+        """Begin a stage; it ends when the next begins."""
+
+    def advance(self, count_bytes: int) -> None:
+        """Tell that so many bytes are done."""
+
+    def note(self, text: str) -> None:
+        """Tell something that the user should know."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def start(self, what: str, total_bytes: int | None = None) -> None:
+        """Do nothing."""
+
+    def advance(self, count_bytes: int) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""

@@ -1,0 +1,106 @@
+"""The command line. click lives here and nowhere else; a command's module is loaded when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lora_export import __version__
+from lora_export.base.errors import LoraExportError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["COMMANDS", "cli", "run"]
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "merge-and-build": ("build:merge_and_build", "Merge, export and verify: the main job."),
+    "export": ("build:export", "The same without verification."),
+    "add": ("extend:add", "Add an adapter to an existing export, without torch."),
+    "remove": ("extend:remove", "Take an adapter out of an export."),
+    "verify": ("verify:verify", "Repeat the verification of an export."),
+    "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
+    "doctor": ("doctor:doctor", "Show what is installed, and what each missing part costs."),
+}
+"""Each command: where it lives in this package, and its line in ``--help``."""
+
+_INTERRUPTED: Final = 130
+_TERMINATED: Final = 143
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands by a table and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        row = COMMANDS.get(cmd_name)
+        if row is None:
+            return None
+        module, _, attribute = row[0].partition(":")
+        command = getattr(importlib.import_module(f"lora_export.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101  (the table is ours)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lora-export")
+def cli() -> None:
+    """Ship LoRA adapters: ONNX graphs that provably compute base + adapter.
+
+    Exit codes: 0 done, 2 usage, 3 bad input, 4 not supported, 5 parity failed,
+    6 latency gate failed, 7 a needed runtime is missing, 1 a bug.
+    """
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return the exit code. Errors become one message on stderr."""
+    signal.signal(signal.SIGTERM, _terminate)
+    debug, as_json = "--debug" in arguments, "--json" in arguments
+    try:
+        result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing half-written was left", err=True)
+        return _INTERRUPTED
+    except LoraExportError as error:
+        if debug:
+            traceback.print_exc()
+        _report(type(error).__name__, error.message, error.hint, as_json=as_json)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001  (the last resort: one message, exit 1)
+        if debug:
+            traceback.print_exc()
+        message = f"unexpected {type(error).__name__}: {error}"
+        hint = "This is a bug in lora-export; run again with --debug and report the traceback."
+        _report(type(error).__name__, message, hint, as_json=as_json)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None:
+    click.echo(f"error: {message}" + (f"\n{hint}" if hint else ""), err=True)
+    if as_json:
+        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)
+    """Leave through the ``finally`` blocks, so that staging folders are removed."""
+    sys.exit(_TERMINATED)

@@ -1,0 +1,125 @@
+"""``merge-and-build`` and ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.outcome import describe, render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["export", "merge_and_build"]
+
+
+def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a recipe can say, as flags; a flag wins over the recipe."""
+    for option in reversed(
+        (
+            click.argument("recipe", required=False, type=click.Path(path_type=Path)),
+            click.option("--base", help="Base checkpoint: a directory."),
+            click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
+                         help="A LoRA adapter; repeatable."),
+            click.option("--task", help="Task name as in transformers pipelines."),
+            click.option("--labels", help="Names of the classes, separated by commas."),
+            click.option("--dtype", help="float32, float16 or bfloat16; the checkpoint's own."),
+            click.option("--opset", type=int, help="ONNX opset; the target's own."),
+            click.option("--target", "targets", multiple=True, help="Where the graph will run."),
+            click.option("--drop", multiple=True, metavar="PATTERN",
+                         help="Leave out adapter tensors that the task does not use."),
+            click.option("--out", "--output", "output", help="The export directory."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("merge-and-build")
+@_build_options
+@click.option("--verify/--no-verify", default=None, help="Prove parity and measure latency.")
+@click.option("--latency/--no-latency", default=None, help="Measure latency.")
+@click.option("--max-ratio", type=float, help="Largest merged/base latency ratio.")
+@click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
+@click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
+@common_options
+def merge_and_build(  # noqa: PLR0913  (one argument per flag)
+    *,
+    as_json: bool,
+    quiet: bool,
+    verify: bool | None,
+    latency: bool | None,
+    max_ratio: float | None,
+    allow_no_effect: bool,
+    strict: bool,
+    **flags: Any,  # noqa: ANN401  (the flags of _build_options)
+) -> int:
+    """Merge adapters into a base, export ONNX, verify, measure.
+
+    RECIPE is a YAML file; without one, give --base, --adapter and --out.
+    """
+    overrides: dict[str, Any] = {}
+    if verify is not None:
+        overrides["verify"] = {"enabled": verify}
+        overrides["latency"] = {"enabled": verify}
+    if allow_no_effect:
+        overrides["verify"] = {**overrides.get("verify", {}), "allow_no_effect": True}
+    if latency is not None:
+        overrides["latency"] = {"enabled": latency}
+    if max_ratio is not None:
+        overrides["latency"] = {**overrides.get("latency", {}), "max_ratio": max_ratio}
+    return _build(flags, overrides, as_json=as_json, quiet=quiet, strict=strict)
+
+
+@click.command("export")
+@_build_options
+@common_options
+def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:  # noqa: ANN401
+    """Merge and export without verification; see merge-and-build."""
+    disabled = {"verify": {"enabled": False}, "latency": {"enabled": False}}
+    return _build(flags, disabled, as_json=as_json, quiet=quiet, strict=False)
+
+
+def _build(
+    flags: dict[str, Any], overrides: dict[str, Any], *, as_json: bool, quiet: bool, strict: bool
+) -> int:
+    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
+    from lora_export.recipe import load_recipe, make_recipe  # noqa: PLC0415
+
+    recipe_path: Path | None = flags["recipe"]
+    table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
+    recipe = (
+        load_recipe(recipe_path, table) if recipe_path else make_recipe(table, folder=Path())
+    )
+    with Console(as_json=as_json, quiet=quiet) as console:
+        outcome = pipeline.merge_and_build(recipe, console)
+        console.finish(describe(outcome), render(outcome))
+    return outcome.exit_code(strict=strict)
+
+
+def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
+    """Return the flags that were given, as recipe keys; paths mean the working directory."""
+
+    def located(text: str) -> str:
+        return str(Path(text).expanduser().absolute()) if absolute else text
+
+    table: dict[str, Any] = {}
+    for key in ("task", "dtype", "opset"):
+        if flags[key] is not None:
+            table[key] = flags[key]
+    for key in ("base", "output"):
+        if flags[key] is not None:
+            table[key] = located(flags[key])
+    if flags["labels"]:
+        table["labels"] = [label.strip() for label in flags["labels"].split(",")]
+    if flags["targets"]:
+        table["targets"] = list(flags["targets"])
+    if flags["adapters"]:
+        rows = [parse_adapter(text) for text in flags["adapters"]]
+        table["adapters"] = [
+            {**row, "source": located(row["source"]), "drop": list(flags["drop"])} for row in rows
+        ]
+    return table

@@ -1,0 +1,105 @@
+"""What the user sees: progress on stderr, one result on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Console", "common_options", "parse_adapter"]
+
+
+class Console:
+    """Progress for people: a bar on a terminal, plain lines otherwise; silent with ``--quiet``."""
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._terminal = sys.stderr.isatty()
+
+    def start(self, what: str, total_bytes: int | None = None) -> None:
+        """Begin a stage."""
+        if self._quiet:
+            return
+        if not self._terminal:
+            size = f" ({total_bytes / 1e6:.1f} MB)" if total_bytes else ""
+            click.echo(f"{what}{size}", err=True)
+            return
+        self._start_bar()
+        if self._task is not None:
+            self._bar.update(self._task, completed=1, total=1)
+        self._task = self._bar.add_task(what, total=total_bytes)
+
+    def advance(self, count_bytes: int) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task, count_bytes)
+
+    def note(self, text: str) -> None:
+        """Say something on stderr, whatever the settings."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            click.echo(text, err=True)
+
+    def finish(self, document: dict[str, Any], text: str) -> None:
+        """Print the result: `document` with ``--json``, else `text`."""
+        self.close()
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        else:
+            click.echo(text)
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+
+    def __enter__(self) -> Console:
+        """Return the console."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restore the terminal."""
+        self.close()
+
+    def _start_bar(self) -> None:
+        if self._bar is None:
+            from rich.console import Console as RichConsole  # noqa: PLC0415  (terminals only)
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=RichConsole(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that every command has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+        click.option("--quiet", is_flag=True, help="Print no progress."),
+        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+    ):
+        command = option(command)
+    return command
+
+
+def parse_adapter(text: str) -> dict[str, Any]:
+    """Split ``[NAME=]PATH`` as the command line takes it."""
+    name, separator, source = text.partition("=")
+    if separator and "/" not in name:
+        return {"name": name, "source": source}
+    return {"source": text}

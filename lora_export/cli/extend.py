@@ -1,0 +1,62 @@
+"""``add`` and ``remove``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.outcome import describe, render
+
+__all__ = ["add", "remove"]
+
+
+@click.command("add")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--adapter", "adapters", multiple=True, required=True, metavar="[NAME=]PATH",
+              help="A LoRA adapter; repeatable.")  # fmt: skip
+@click.option("--base", type=click.Path(path_type=Path),
+              help="The base checkpoint; only a cast export needs it to be exact.")  # fmt: skip
+@click.option("--labels", help="Names of the classes, separated by commas.")
+@click.option("--drop", multiple=True, metavar="PATTERN",
+              help="Leave out adapter tensors that the task does not use.")  # fmt: skip
+@click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
+@common_options
+def add(  # noqa: PLR0913  (one argument per flag)
+    *,
+    export: Path,
+    adapters: tuple[str, ...],
+    base: Path | None,
+    labels: str | None,
+    drop: tuple[str, ...],
+    replace: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Add adapters to EXPORT, an existing export directory, without torch and without tracing."""
+    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
+    from lora_export.recipe import AdapterSpec  # noqa: PLC0415
+
+    names = [label.strip() for label in labels.split(",")] if labels else None
+    specs = [
+        AdapterSpec(**parse_adapter(text), drop=list(drop), labels=names) for text in adapters
+    ]
+    with Console(as_json=as_json, quiet=quiet) as console:
+        outcome = pipeline.add(export, specs, base=base, replace=replace, progress=console)
+        console.finish(describe(outcome), render(outcome))
+    return 0
+
+
+@click.command("remove")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.argument("name")
+@common_options
+def remove(*, export: Path, name: str, as_json: bool, quiet: bool) -> int:
+    """Take the adapter NAME out of EXPORT."""
+    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        outcome = pipeline.remove(export, name)
+        console.finish(describe(outcome), render(outcome))
+    return 0

@@ -1,0 +1,72 @@
+"""An outcome as JSON, and as the few lines that a person reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_export.pipeline import Outcome
+
+__all__ = ["describe", "render"]
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome as JSON values."""
+    manifest = outcome.manifest
+    return {
+        "output": str(outcome.output),
+        "base": manifest.base.model_dump(),
+        "graphs": {name: record.model_dump() for name, record in manifest.graphs.items()},
+        "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
+        "reports": outcome.reports,
+    }
+
+
+def render(outcome: Outcome) -> str:
+    """Return the outcome as text: where it is, what was applied, parity, latency."""
+    manifest = outcome.manifest
+    base = manifest.base
+    lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
+    for name, record in manifest.adapters.items():
+        graph = manifest.graphs[name]
+        lines.append(
+            f"  {name}: {graph.onnx}, rank {record.rank}, "
+            f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
+            f"{graph.verification}"
+        )
+    for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
+        lines.append(f"  parity of {name}: {_parity_line(row)}")
+        if row.get("dataset"):
+            lines.append(f"    {_dataset_line(row['dataset'])}")
+    for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
+        lines.append(f"  latency of {name}: {_latency_line(row)}")
+    return "\n".join(lines)
+
+
+def _parity_line(row: dict[str, Any]) -> str:
+    if row.get("metrics") is None:
+        return f"{row['verdict']}: {row['reason']}"
+    metrics = row["metrics"]
+    effect = row.get("effect")
+    against = f", effect of the adapter {effect:.3g}" if effect is not None else ""
+    top1 = metrics.get("top1_agreement")
+    agreement = f", top-1 agreement {top1:.4f}" if top1 is not None else ""
+    return (
+        f"{row['verdict']}: relative L2 error {metrics['relative_l2']:.2e} "
+        f"(tolerance {row['tolerance']:.0e}{against}){agreement}"
+    )
+
+
+def _dataset_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['metric']} on {row['count']} held-out examples: graph {row['graph']:.4f}, "
+        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ"
+    )
+
+
+def _latency_line(row: dict[str, Any]) -> str:
+    low, high = row["ratio_interval"]
+    return (
+        f"{row['verdict']}: {row['median_ms']:.2f} ms, base {row['base_median_ms']:.2f} ms, "
+        f"ratio {row['ratio']:.3f} [{low:.3f}, {high:.3f}], limit {row['max_ratio']:.2f}"
+    )

@@ -1,0 +1,1 @@
+"""Export directories: one base and any number of adapters, created, extended, reduced."""

@@ -1,0 +1,169 @@
+"""A new export directory: the base's weights in the graph's layout, its graph, its companions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+import lora_export
+from lora_export.base.files import sha256_of_file, storage_errors, write_synced
+from lora_export.base.manifest import (
+    BaseRecord,
+    GraphRecord,
+    Manifest,
+    ParameterUse,
+    write_manifest,
+)
+from lora_export.base.parameters import CAST, TRANSPOSE
+from lora_export.graph.template import Placement, place
+from lora_export.weights.stream import base_entry, write_weights, zero_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.base.parameters import Parameter
+    from lora_export.base.progress import Progress
+    from lora_export.exports.plan import BasePlan
+    from lora_export.graph.template import GraphTemplate
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
+
+BASE_GRAPH: Final = "base.onnx"
+BASE_WEIGHTS: Final = "weights/base.safetensors"
+_LAYOUT: Final = "lora-export/1"
+
+
+def create_export(
+    root: Path,
+    checkpoint: Checkpoint,
+    template: GraphTemplate,
+    plan: BasePlan,
+    *,
+    task: str,
+    dtype: str,
+    labels: Sequence[str] | None,
+    fingerprint: Callable[[], str],
+    progress: Progress,
+) -> Manifest:
+    """Write the base's weights, graph, companions and manifest into the empty folder `root`.
+
+    Args:
+        root: An empty folder.
+        checkpoint: The base.
+        template: Its graph.
+        plan: Where each parameter comes from.
+        task: The task's name.
+        dtype: The dtype of the export.
+        labels: Names of the classes, in order, where they are known.
+        fingerprint: Returns the base's fingerprint; asked for after the weights are written.
+        progress: Told about bytes.
+
+    Raises:
+        CheckpointError: A tensor ends too early.
+        InputError: A value that `dtype` cannot hold.
+        StorageError: The disk refuses.
+    """
+    with storage_errors(str(root)):
+        (root / "weights").mkdir()
+    entries = [
+        base_entry(parameter, plan.sources[parameter.name])
+        if parameter.name in plan.sources
+        else zero_entry(parameter)
+        for parameter in template.parameters
+    ]
+    progress.start("base weights", sum(entry.nbytes for entry in entries))
+    written = write_weights(
+        root / BASE_WEIGHTS, entries, metadata=weights_metadata("base"), advance=progress.advance
+    )
+    placements = {
+        name: Placement(BASE_WEIGHTS, offset, length)
+        for name, (offset, length) in written.offsets.items()
+    }
+    graph = place(template.onnx_bytes, placements)
+    graph_sha256 = write_synced(root / BASE_GRAPH, graph)
+    files = {BASE_GRAPH: graph_sha256, BASE_WEIGHTS: written.sha256}
+    files |= _write_companions(root, checkpoint, labels)
+    manifest = Manifest(
+        tool=f"lora-export {lora_export.__version__}",
+        base=BaseRecord(
+            source=checkpoint.source,
+            model_type=str(checkpoint.config["model_type"]),
+            model_class=template.model_class,
+            task=task,
+            dtype=dtype,
+            fingerprint=fingerprint(),
+            prefix=template.prefix,
+            labels=list(labels) if labels else None,
+        ),
+        parameters=_parameter_table(template.parameters, plan),
+        graphs={
+            "base": GraphRecord(
+                mode="base",
+                onnx=BASE_GRAPH,
+                weights=[BASE_WEIGHTS],
+                opset=template.opset,
+                sha256=graph_sha256,
+                missing=list(plan.missing),
+            )
+        },
+        adapters={},
+        files=files,
+    )
+    write_manifest(root, manifest)
+    return manifest
+
+
+def weights_metadata(name: str) -> dict[str, str]:
+    """Return the ``__metadata__`` of a weight file."""
+    return {"format": _LAYOUT, "name": name}
+
+
+def _parameter_table(
+    parameters: Sequence[Parameter], plan: BasePlan
+) -> dict[str, list[ParameterUse]]:
+    table: dict[str, list[ParameterUse]] = {}
+    for parameter in parameters:
+        source = plan.sources.get(parameter.name)
+        transform = [TRANSPOSE] if parameter.transposed else []
+        if source is not None and source.dtype.name != parameter.dtype:
+            transform.append(CAST)
+        use = ParameterUse(
+            graph="base",
+            initializer=parameter.name,
+            transform=transform,
+            dtype=parameter.dtype,
+            shape=list(parameter.stored_shape),
+            module=parameter.module_type,
+            aliases=list(parameter.aliases),
+        )
+        table.setdefault(source.name if source else parameter.name, []).append(use)
+    return table
+
+
+def _write_companions(
+    root: Path, checkpoint: Checkpoint, labels: Sequence[str] | None
+) -> dict[str, str]:
+    """Copy the tokenizer and config into ``hf/``, the config with the labels of the export."""
+    files: dict[str, str] = {}
+    with storage_errors(str(root / "hf")):
+        (root / "hf").mkdir()
+        for companion in checkpoint.companions:
+            target = root / "hf" / companion.name
+            if companion.name == "config.json":
+                config = _labelled(checkpoint.config, labels)
+                target.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            else:
+                shutil.copyfile(companion, target)
+            files[f"hf/{companion.name}"] = sha256_of_file(target)
+    return files
+
+
+def _labelled(config: Mapping[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
+    table = dict(config)
+    if labels:
+        table["id2label"] = {str(index): name for index, name in enumerate(labels)}
+        table["label2id"] = {name: index for index, name in enumerate(labels)}
+    return table

@@ -1,0 +1,255 @@
+"""Adding an adapter to an export, and removing one: no torch, no tracing, the base untouched.
+
+What is written is one weight file with the tensors that changed and one graph that points at it
+for those, and at the base's file for all others. The work happens in a private folder; the files
+move into place, and the manifest names them, under the directory's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.dtypes import DTYPES
+from lora_export.base.errors import AdapterError, ExportDirectoryError
+from lora_export.base.files import (
+    resolve_inside,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
+from lora_export.base.manifest import (
+    AdapterRecord,
+    GraphRecord,
+    Manifest,
+    edit_manifest,
+    write_manifest,
+)
+from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
+from lora_export.base.safetensors_file import read_header
+from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.plan import match_base
+from lora_export.graph.template import Placement, place
+from lora_export.weights.stream import Entry, merged_entry, write_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.resolve import Resolved
+    from lora_export.base.progress import Progress
+    from lora_export.base.tensors import Tensor
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["add_adapter", "parameters_of", "remove_adapter"]
+
+_ORIGIN_CHECKPOINT: Final = "checkpoint"
+_ORIGIN_EXPORT: Final = "export"
+
+
+def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
+    """Return the parameters of the base graph, as the manifest records them."""
+    return tuple(
+        Parameter(
+            name=use.initializer,
+            shape=tuple(reversed(use.shape) if TRANSPOSE in use.transform else use.shape),
+            dtype=use.dtype,
+            module_type=use.module,
+            transposed=TRANSPOSE in use.transform,
+            aliases=tuple(use.aliases),
+        )
+        for uses in manifest.parameters.values()
+        for use in uses
+        if use.graph == "base"
+    )
+
+
+def add_adapter(
+    root: Path,
+    resolved: Resolved,
+    *,
+    checkpoint: Checkpoint | None,
+    labels: Sequence[str] | None,
+    replace: bool,
+    progress: Progress,
+) -> Manifest:
+    """Merge an adapter into an export; return the manifest that names it.
+
+    A parameter that the export holds in the checkpoint's dtype is merged from the export, which is
+    then exact; one that was cast is merged from `checkpoint` where it is given, else from the
+    export, and the manifest says so (``merged_from``).
+
+    Args:
+        root: The export directory.
+        resolved: The adapter, resolved against the export's parameters.
+        checkpoint: The base, where it is at hand.
+        labels: Names of the head's classes.
+        replace: Whether an adapter of the same name may be replaced.
+        progress: Told about bytes.
+
+    Raises:
+        AdapterError: The name is taken, or a tensor of the adapter is damaged.
+        StorageError: The disk refuses; the export is as it was.
+    """
+    name = resolved.adapter.name
+    graph_file, weights_file = f"{name}.onnx", f"weights/{name}.safetensors"
+    with edit_manifest(root) as manifest:
+        _refuse_taken(manifest, name, replace=replace)
+    base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    entries, origin = _entries(manifest, resolved, base_tensors, checkpoint)
+    progress.start(f"adapter {name}", sum(entry.nbytes for entry in entries))
+    with staging_folder(root, "add") as staging:
+        with storage_errors(str(staging)):
+            (staging / "weights").mkdir()
+        written = write_weights(
+            staging / weights_file,
+            entries,
+            metadata=weights_metadata(name),
+            advance=progress.advance,
+        )
+        placements = {
+            entry.name: Placement(weights_file, *written.offsets[entry.name], entry.shape)
+            for entry in entries
+        }
+        base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
+        graph = place(base_graph, placements, output_width=_new_width(manifest, resolved))
+        graph_sha256 = write_synced(staging / graph_file, graph)
+        record = _record(manifest, resolved, origin, labels)
+        graph_record = GraphRecord(
+            mode="merged",
+            onnx=graph_file,
+            weights=[BASE_WEIGHTS, weights_file],
+            opset=manifest.graphs["base"].opset,
+            sha256=graph_sha256,
+        )
+        with edit_manifest(root) as current:
+            _refuse_taken(current, name, replace=replace)
+            if name in current.adapters:
+                current = _without(current, name)
+                write_manifest(root, current)  # from here on nobody trusts the old files
+            for file in (weights_file, graph_file):
+                (staging / file).replace(root / file)
+            for folder in (root / "weights", root):
+                sync_folder(folder)
+            updated = current.model_copy(
+                update={
+                    "graphs": {**current.graphs, name: graph_record},
+                    "adapters": {**current.adapters, name: record},
+                    "files": {
+                        **current.files,
+                        graph_file: graph_sha256,
+                        weights_file: written.sha256,
+                    },
+                }
+            )
+            write_manifest(root, updated)
+    return updated
+
+
+def remove_adapter(root: Path, name: str) -> Manifest:
+    """Take an adapter out of an export: the manifest forgets it, then its files go.
+
+    Raises:
+        AdapterError: The export holds no adapter of this name.
+    """
+    with edit_manifest(root) as manifest:
+        if name not in manifest.adapters:
+            msg = f"the export {str(root)!r} holds no adapter {name!r}"
+            raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
+        updated = _without(manifest, name)
+        write_manifest(root, updated)
+        for file in set(manifest.files) - set(updated.files):
+            with contextlib.suppress(FileNotFoundError):
+                resolve_inside(root, file).unlink()
+    return updated
+
+
+def _without(manifest: Manifest, name: str) -> Manifest:
+    graph = manifest.graphs.get(name)
+    gone = {f"{name}.onnx", f"weights/{name}.safetensors"}
+    if graph is not None and graph.golden is not None:
+        gone.add(graph.golden)
+    return manifest.model_copy(
+        update={
+            "graphs": {key: value for key, value in manifest.graphs.items() if key != name},
+            "adapters": {key: value for key, value in manifest.adapters.items() if key != name},
+            "files": {key: value for key, value in manifest.files.items() if key not in gone},
+        }
+    )
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _refuse_taken(manifest: Manifest, name: str, *, replace: bool) -> None:
+    if name in manifest.adapters and not replace:
+        msg = f"the export already holds an adapter {name!r}"
+        raise AdapterError(msg, hint="Choose another name, or pass --replace.")
+
+
+def _entries(
+    manifest: Manifest,
+    resolved: Resolved,
+    base_tensors: Mapping[str, Tensor],
+    checkpoint: Checkpoint | None,
+) -> tuple[list[Entry], str]:
+    """Return what to write, and whether it comes from the checkpoint's values or the export's."""
+    cast = {
+        use.initializer
+        for uses in manifest.parameters.values()
+        for use in uses
+        if CAST in use.transform and DTYPES[use.dtype].floating
+    }
+    changed = [update.parameter for update in resolved.updates]
+    sources: Mapping[str, Tensor] = {}
+    if checkpoint is not None and any(parameter.name in cast for parameter in changed):
+        sources = match_base(
+            [parameter for parameter in changed if parameter.name in cast],
+            manifest.base.prefix,
+            checkpoint.tensors,
+        ).sources
+    entries: list[Entry] = []
+    origin = _ORIGIN_CHECKPOINT
+    for update in resolved.updates:
+        parameter = update.parameter
+        if parameter.name in sources:
+            entries.append(merged_entry(update, sources[parameter.name], base_is_stored=False))
+            continue
+        if parameter.name not in base_tensors:
+            msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
+            raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
+        if parameter.name in cast and update.low_rank is not None:
+            origin = _ORIGIN_EXPORT
+        entries.append(merged_entry(update, base_tensors[parameter.name], base_is_stored=True))
+    return entries, origin
+
+
+def _new_width(manifest: Manifest, resolved: Resolved) -> int | None:
+    """Return the number of labels, where the adapter's head changes it."""
+    for update in resolved.updates:
+        if update.saved is not None and update.saved.tensor.shape != update.parameter.shape:
+            return update.saved.tensor.shape[0]
+    return None
+
+
+def _record(
+    manifest: Manifest, resolved: Resolved, origin: str, labels: Sequence[str] | None
+) -> AdapterRecord:
+    adapter = resolved.adapter
+    missing = set(manifest.graphs["base"].missing)
+    return AdapterRecord(
+        source=adapter.source,
+        format=adapter.format,
+        rank=adapter.max_rank,
+        merged_from=_ORIGIN_EXPORT if origin == _ORIGIN_EXPORT else _ORIGIN_CHECKPOINT,
+        tensors_total=adapter.tensor_count,
+        tensors_applied=resolved.applied_count,
+        dropped=list(resolved.dropped),
+        missing_in_base=sorted(
+            u.parameter.name for u in resolved.updates if u.saved and u.parameter.name in missing
+        ),
+        labels=list(labels) if labels else None,
+        sha256=adapter.sha256,
+    )

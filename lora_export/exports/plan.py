@@ -1,0 +1,169 @@
+"""Before anything is written: what each parameter of the graph is read from, and what lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.resolve import Names
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import CheckpointError, UnsupportedError
+from lora_export.base.tensors import nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.resolve import Resolved
+    from lora_export.base.parameters import Parameter
+    from lora_export.base.targets import Target
+    from lora_export.base.tensors import Tensor
+    from lora_export.graph.tasks import Task
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = [
+    "BasePlan",
+    "choose_dtype",
+    "count_labels",
+    "head_parameters",
+    "match_base",
+    "require_complete",
+]
+
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class BasePlan:
+    """Where each parameter comes from.
+
+    Attributes:
+        sources: The checkpoint's tensor for each parameter's name.
+        missing: Parameters that the checkpoint lacks.
+        unused: Tensors of the checkpoint that the task does not read.
+    """
+
+    sources: Mapping[str, Tensor] = field(repr=False)
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> str:
+    """Return the dtype of the export's parameters.
+
+    The checkpoint's own (that of most of its bytes) unless another is wanted; bfloat16 becomes
+    float16 for a target without bfloat16, and the writer then refuses what float16 cannot hold.
+
+    Raises:
+        UnsupportedError: The target does not compute in the wanted dtype.
+    """
+    bytes_of: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        if tensor.dtype.floating:
+            bytes_of[tensor.dtype.name] += nbytes(tensor)
+    own = bytes_of.most_common(1)[0][0] if bytes_of else "float32"
+    if wanted is None:
+        if own in target.dtypes:
+            return own
+        return "float16" if own == "bfloat16" else "float32"
+    name = by_name(wanted).name
+    if name not in target.dtypes:
+        msg = f"the target {target.name!r} does not compute in {name}"
+        raise UnsupportedError(msg, hint=f"It has: {', '.join(target.dtypes)}.")
+    return name
+
+
+def count_labels(
+    task: Task, config: Mapping[str, object], adapters: Iterable[Adapter]
+) -> int | None:
+    """Return the width of the head: that of the first adapter which brings one, else the config's."""
+    if not task.label_parameters:
+        return None
+    for adapter in adapters:
+        for saved in adapter.saved:
+            if saved.parameter.endswith(task.label_parameters) and saved.tensor.shape:
+                return saved.tensor.shape[0]
+    names = config.get("id2label")
+    if isinstance(names, dict) and names:
+        return len(names)
+    count = config.get("num_labels")
+    return count if isinstance(count, int) else 2
+
+
+def head_parameters(task: Task) -> frozenset[str]:
+    """Return the parameters whose first axis is the number of labels: weights and their biases."""
+    weights = task.label_parameters
+    return frozenset((*weights, *(name.removesuffix("weight") + "bias" for name in weights)))
+
+
+def match_base(
+    parameters: Sequence[Parameter],
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    resizable: frozenset[str] = frozenset(),
+) -> BasePlan:
+    """Find the checkpoint's tensor for every parameter.
+
+    A head of another width than the graph's counts as missing: an adapter has to bring it.
+
+    Raises:
+        CheckpointError: Tensors of other shapes than the model's; up to five are named.
+    """
+    names = Names(parameters, prefix)
+    sources: dict[str, Tensor] = {}
+    missing: list[str] = []
+    misfits: list[str] = []
+    used: set[str] = set()
+    for parameter in parameters:
+        known = (
+            candidate
+            for name in (parameter.name, *parameter.aliases)
+            for candidate in names.candidates(name)
+        )
+        found = next((name for name in known if name in tensors), None)
+        if found is None:
+            missing.append(parameter.name)
+            continue
+        tensor = tensors[found]
+        used.add(found)
+        if tensor.shape == parameter.shape:
+            sources[parameter.name] = tensor
+        elif parameter.name in resizable:
+            missing.append(parameter.name)
+        else:
+            misfits.append(
+                f"{found}: the checkpoint has {list(tensor.shape)}, "
+                f"its config means {list(parameter.shape)}"
+            )
+    if misfits:
+        msg = f"{len(misfits)} tensor(s) do not fit the config:\n  " + "\n  ".join(misfits[:_SHOWN])
+        raise CheckpointError(msg, hint="Config and weights are not of one model.")
+    unused = tuple(sorted(set(tensors) - used))
+    return BasePlan(sources, tuple(missing), unused)
+
+
+def require_complete(missing: Sequence[str], resolved: Sequence[Resolved], base: str) -> None:
+    """Require that each adapter brings every parameter that the base lacks.
+
+    Raises:
+        CheckpointError: Parameters that neither has; up to five are named.
+    """
+    for each in resolved:
+        brought = {update.parameter.name for update in each.updates if update.saved is not None}
+        if lacking := [name for name in missing if name not in brought]:
+            _refuse_missing(lacking, f"neither {base!r} nor adapter {each.adapter.source!r} has")
+    if missing and not resolved:
+        _refuse_missing(missing, f"{base!r} lacks")
+
+
+def _refuse_missing(names: Sequence[str], who: str) -> None:
+    shown = "\n  ".join(names[:_SHOWN])
+    more = f"\n  … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    msg = f"{who} {len(names)} parameter(s) of the model:\n  {shown}{more}"
+    raise CheckpointError(
+        msg,
+        hint="A graph with untrained parameters is of no use. Choose the --task that the weights "
+        "were trained for, or an adapter that carries them (modules_to_save).",
+    )

@@ -1,0 +1,1 @@
+"""Graphs: exported without weights, folded, cached, and pointed at weight files."""

@@ -1,0 +1,51 @@
+"""Traced, folded, serialized: the template of a graph that was not in the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from lora_export.graph.fold import fold
+from lora_export.graph.template import GraphTemplate
+from lora_export.graph.trace import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.base.parameters import Parameter
+    from lora_export.graph.tasks import Task
+
+__all__ = ["build_template"]
+
+_PLACEHOLDER = "weights/base.safetensors"
+
+
+def build_template(
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+) -> GraphTemplate:
+    """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
+    traced = trace(settings, task, dtype, opset)
+    parameters = fold(traced.model, traced.parameters, task.output_axes)
+    _externalise(traced.model, parameters)
+    return GraphTemplate(
+        onnx_bytes=ir.to_proto(traced.model).SerializeToString(deterministic=True),
+        parameters=parameters,
+        prefix=traced.prefix,
+        model_class=traced.model_class,
+        opset=opset,
+    )
+
+
+def _externalise(model: ir.Model, parameters: Sequence[Parameter]) -> None:
+    """Give each parameter a place in a file that is yet to be written; mutates `model`."""
+    for parameter in parameters:
+        value = model.graph.initializers[parameter.name]
+        value.const_value = ir.ExternalTensor(
+            _PLACEHOLDER,
+            0,
+            0,
+            ir.DataType(parameter.stored_dtype.onnx),
+            shape=ir.Shape(parameter.stored_shape),
+            name=parameter.name,
+        )

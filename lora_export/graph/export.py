@@ -1,0 +1,89 @@
+"""From a config to a graph template: traced once, then taken from the cache.
+
+This module imports no torch: what traces is imported when the cache has no answer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import MissingRuntimeError
+from lora_export.graph import cache
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.graph.tasks import Task
+    from lora_export.graph.template import GraphTemplate
+
+__all__ = ["export_graph"]
+
+_TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript", "onnx_ir")
+_NOT_IN_GRAPH: Final = frozenset(
+    {
+        "_name_or_path",
+        "_commit_hash",
+        "transformers_version",
+        "architectures",
+        "torch_dtype",
+        "dtype",
+        "id2label",
+        "label2id",
+        "finetuning_task",
+        "task_specific_params",
+        "auto_map",
+        "quantization_config",
+        "gradient_checkpointing",
+    }
+)
+"""Settings of a config that leave the graph as it is."""
+
+
+def export_graph(
+    config: Mapping[str, Any],
+    task: Task,
+    *,
+    dtype: str,
+    opset: int,
+    labels_count: int | None,
+    use_cache: bool = True,
+) -> GraphTemplate:
+    """Return the graph of a model for a task, without weights.
+
+    Args:
+        config: The checkpoint's ``config.json``.
+        task: The task's row.
+        dtype: The parameters' dtype in the graph.
+        opset: The ONNX opset.
+        labels_count: The width of the head, for tasks that have labels.
+        use_cache: Whether the user's graph cache is read and written.
+
+    Raises:
+        MissingRuntimeError: The graph is not cached, and what traces it is not installed.
+        UnsupportedError: The model cannot be built or traced.
+    """
+    settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
+    if labels_count is not None:
+        settings["num_labels"] = labels_count
+    key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset)
+    if use_cache and (found := cache.load(key)) is not None:
+        return found
+    template = _trace_and_fold(settings, task, dtype, opset)
+    if use_cache:
+        cache.store(key, template)
+    return template
+
+
+def _trace_and_fold(
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+) -> GraphTemplate:
+    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"this graph has to be traced, and {', '.join(missing)} is not installed"
+        raise MissingRuntimeError(
+            msg, hint="Install lora-export[export], or export where it is and copy the directory."
+        )
+    from lora_export.graph.build import build_template  # noqa: PLC0415  (torch, only if needed)
+
+    return build_template(settings, task, dtype, opset)

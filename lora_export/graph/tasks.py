@@ -1,0 +1,142 @@
+"""Tasks: which model class serves one, what the graph reads and returns, where its head is.
+
+Task names are those of ``transformers.pipeline``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TASKS", "Task", "by_name", "detect"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        name: The pipeline name.
+        auto_class: The class in ``transformers`` that builds the model from its config.
+        suffixes: Endings of a config's ``architectures`` that mean this task.
+        peft_type: ``task_type`` in a PEFT config that means this task.
+        output: The field of the model's output that the graph returns.
+        output_axes: Names of that output's axes; a number stands for an axis fixed by the config.
+        label_parameters: Head parameters whose first axis is the number of labels.
+        causal: Whether positions are an input, so that left padding is correct.
+    """
+
+    name: str
+    auto_class: str
+    suffixes: tuple[str, ...]
+    peft_type: str | None
+    output: str
+    output_axes: tuple[str, ...]
+    label_parameters: tuple[str, ...] = ()
+    causal: bool = False
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the last axis of the output is a choice, so that its top-1 means something."""
+        return self.output == "logits"
+
+
+_LABELS: Final = ("classifier.out_proj.weight", "classifier.weight", "score.weight")
+
+TASKS: Final[dict[str, Task]] = {
+    row.name: row
+    for row in (
+        Task(
+            "text-classification",
+            "AutoModelForSequenceClassification",
+            ("ForSequenceClassification",),
+            "SEQ_CLS",
+            "logits",
+            ("batch",),
+            _LABELS,
+        ),
+        Task(
+            "token-classification",
+            "AutoModelForTokenClassification",
+            ("ForTokenClassification",),
+            "TOKEN_CLS",
+            "logits",
+            ("batch", "sequence"),
+            _LABELS,
+        ),
+        Task(
+            "fill-mask",
+            "AutoModelForMaskedLM",
+            ("ForMaskedLM", "ForPreTraining"),
+            None,
+            "logits",
+            ("batch", "sequence"),
+        ),
+        Task(
+            "text-generation",
+            "AutoModelForCausalLM",
+            ("ForCausalLM", "LMHeadModel"),
+            "CAUSAL_LM",
+            "logits",
+            ("batch", "sequence"),
+            causal=True,
+        ),
+        Task(
+            "feature-extraction",
+            "AutoModel",
+            ("Model",),
+            "FEATURE_EXTRACTION",
+            "last_hidden_state",
+            ("batch", "sequence"),
+        ),
+    )
+}
+
+
+def by_name(name: str) -> Task:
+    """Return the task called `name`.
+
+    Raises:
+        UsageError: No such task is in the table.
+    """
+    task = TASKS.get(name)
+    if task is None:
+        msg = f"unknown task {name!r}"
+        raise UsageError(msg, hint=f"Known tasks: {', '.join(TASKS)}.")
+    return task
+
+
+def detect(config: Mapping[str, Any], peft_types: tuple[str | None, ...] = ()) -> Task:
+    """Find the task: what the adapters were trained for, else the checkpoint's architecture.
+
+    Args:
+        config: The checkpoint's ``config.json``.
+        peft_types: ``task_type`` of each adapter.
+
+    Raises:
+        UsageError: Adapters of different tasks, or nothing tells.
+        UnsupportedError: The architecture belongs to a task that is not in the table.
+    """
+    wanted = {
+        row.name for kind in peft_types if kind for row in TASKS.values() if row.peft_type == kind
+    }
+    if len(wanted) > 1:
+        msg = f"the adapters were trained for different tasks: {', '.join(sorted(wanted))}"
+        raise UsageError(msg, hint="Export them separately, or choose with --task.")
+    if wanted:
+        return TASKS[wanted.pop()]
+    architectures = config.get("architectures") or []
+    for architecture in architectures:
+        for row in TASKS.values():
+            if str(architecture).endswith(row.suffixes):
+                return row
+    if architectures:
+        msg = f"no task is known for the architecture {architectures[0]!r}"
+        raise UnsupportedError(msg, hint=f"Choose one with --task: {', '.join(TASKS)}.")
+    msg = "neither the checkpoint's config nor the adapters tell the task"
+    raise UsageError(msg, hint=f"Choose one with --task: {', '.join(TASKS)}.")

@@ -1,0 +1,122 @@
+"""A graph without weights, as it is cached and as exports are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx
+
+from lora_export.base.errors import ExportDirectoryError
+from lora_export.base.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["GraphTemplate", "Placement", "place"]
+
+_EXTERNAL: Final = onnx.TensorProto.EXTERNAL
+
+
+@dataclass(frozen=True)
+class GraphTemplate:
+    """A folded graph whose parameters have names, dtypes and shapes, and no values.
+
+    Attributes:
+        onnx_bytes: The model; every parameter is an initializer with external data.
+        parameters: The parameters it reads.
+        prefix: ``base_model_prefix`` with its dot, or ``""``.
+        model_class: The class in transformers that it was traced from.
+        opset: The ONNX opset.
+    """
+
+    onnx_bytes: bytes = field(repr=False)
+    parameters: tuple[Parameter, ...] = field(repr=False)
+    prefix: str
+    model_class: str
+    opset: int
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything but the graph, as JSON values."""
+        return {
+            "parameters": [asdict(parameter) for parameter in self.parameters],
+            "prefix": self.prefix,
+            "model_class": self.model_class,
+            "opset": self.opset,
+        }
+
+    @classmethod
+    def from_description(cls, onnx_bytes: bytes, table: Mapping[str, Any]) -> GraphTemplate:
+        """Rebuild the template from `describe`'s table."""
+        parameters = tuple(
+            Parameter(
+                **{
+                    **row,
+                    "shape": tuple(row["shape"]),
+                    "aliases": tuple(row["aliases"]),
+                }
+            )
+            for row in table["parameters"]
+        )
+        return cls(onnx_bytes, parameters, table["prefix"], table["model_class"], table["opset"])
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an initializer's value lies.
+
+    Attributes:
+        location: Path of the weight file, relative to the graph's folder.
+        offset_bytes: Absolute offset in that file.
+        length_bytes: Bytes that the value takes.
+        shape: A new shape, where the value does not have the template's (a head of another width).
+    """
+
+    location: str
+    offset_bytes: int
+    length_bytes: int
+    shape: tuple[int, ...] | None = None
+
+
+def place(
+    onnx_bytes: bytes, placements: Mapping[str, Placement], *, output_width: int | None = None
+) -> bytes:
+    """Return the graph with its initializers pointed at `placements`; the same input, same bytes.
+
+    Args:
+        onnx_bytes: A graph whose parameters have external data.
+        placements: Where each value lies; initializers that are not named keep their place.
+        output_width: A new size for the output's last axis, where the head changed its width.
+
+    Raises:
+        ExportDirectoryError: The graph cannot be parsed, or lacks one of the initializers.
+    """
+    try:
+        model = onnx.load_model_from_string(onnx_bytes)
+    except Exception as error:
+        msg = f"the graph is not a readable ONNX model: {error}"
+        raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
+    missing = set(placements)
+    for initializer in model.graph.initializer:
+        placement = placements.get(initializer.name)
+        if placement is None:
+            continue
+        missing.discard(initializer.name)
+        initializer.data_location = _EXTERNAL
+        del initializer.external_data[:]
+        for key, value in (
+            ("location", placement.location),
+            ("offset", placement.offset_bytes),
+            ("length", placement.length_bytes),
+        ):
+            initializer.external_data.add(key=key, value=str(value))
+        if placement.shape is not None:
+            initializer.dims[:] = placement.shape
+    if missing:
+        msg = f"the graph has no initializer {min(missing)!r}"
+        raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
+    if output_width is not None:
+        axes = model.graph.output[0].type.tensor_type.shape.dim
+        axes[-1].Clear()
+        axes[-1].dim_value = output_width
+    return model.SerializeToString(deterministic=True)

@@ -1,0 +1,227 @@
+"""A model traced from its config alone: no weights are read, and none are allocated.
+
+Parameters are fake CPU tensors: they have shapes and dtypes, no storage. Buffers (rotary
+frequencies, lifted constants) are real. Every parameter keeps its name as the initializer's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx_ir as ir
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lora_export.base.errors import UnsupportedError
+from lora_export.base.parameters import Parameter
+from lora_export.graph.masks import plain_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from lora_export.graph.tasks import Task
+
+__all__ = ["Traced", "trace"]
+
+_EXAMPLE_BATCH: Final = 2
+_EXAMPLE_LENGTH: Final = 7
+_WRAPPED: Final = "model."
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What tracing yields.
+
+    Attributes:
+        model: The graph, parameters without values; every other initializer has its value.
+        parameters: The parameters that the graph reads, in the model's own layout.
+        prefix: ``base_model_prefix``: what precedes the backbone's names under a head (``bert.``).
+        model_class: The class that was built.
+    """
+
+    model: ir.Model
+    parameters: tuple[Parameter, ...]
+    prefix: str
+    model_class: str
+
+
+def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Traced:
+    """Build the model of `config` for `task` without weights, and trace it to ONNX.
+
+    Args:
+        config: The checkpoint's ``config.json``, with the number of labels already right.
+        task: The task's row.
+        dtype: The dtype of the parameters, ours (``float16``).
+        opset: The ONNX opset.
+
+    Raises:
+        UnsupportedError: transformers does not know the model, or it cannot be traced.
+    """
+    model = _build(config, task, getattr(torch, dtype))
+    arguments = _example_inputs(model, task)
+    wrapper = _Wrapper(model, task)
+    try:
+        with _quiet(), plain_masks(), torch.no_grad():
+            dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+                       for name in arguments}  # fmt: skip
+            program = torch.export.export(
+                wrapper, (), {"inputs": arguments}, strict=False, dynamic_shapes={"inputs": dynamic}
+            )
+            onnx_program = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                opset_version=opset,
+                input_names=list(arguments),
+                output_names=[task.output],
+                verbose=False,
+            )
+    except Exception as error:
+        name = type(model).__name__
+        msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
+        raise UnsupportedError(
+            msg.splitlines()[0], hint="See docs/models.md for the models that can; --debug shows why."
+        ) from error
+    assert onnx_program is not None  # noqa: S101  (None only where a file is written)
+    graph = onnx_program.model
+    parameters = _detach_parameters(graph, model)
+    prefix = getattr(model, "base_model_prefix", "") or ""
+    return Traced(graph, parameters, f"{prefix}." if prefix else "", type(model).__name__)
+
+
+class _Wrapper(torch.nn.Module):
+    """The model with the graph's inputs, returning one tensor."""
+
+    def __init__(self, model: Any, task: Task) -> None:  # noqa: ANN401
+        super().__init__()
+        self.model = model
+        self._output = task.output
+        accepted = inspect.signature(model.forward).parameters
+        self._fixed: dict[str, bool] = {"use_cache": False} if "use_cache" in accepted else {}
+        one_type = getattr(model.config, "type_vocab_size", None) == 1  # RoBERTa
+        self._zero_types = one_type and "token_type_ids" in accepted
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        extra: dict[str, Any] = dict(self._fixed)
+        if self._zero_types:
+            extra["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        output = self.model(**inputs, **extra, return_dict=True)
+        result: torch.Tensor = getattr(output, self._output)
+        return result
+
+
+def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
+    model_type = config.get("model_type")
+    settings = {k: v for k, v in config.items() if k not in {"auto_map", "quantization_config"}}
+    try:
+        parsed = transformers.AutoConfig.for_model(**settings)
+        auto_class = getattr(transformers, task.auto_class)
+        with init_empty_weights(include_buffers=False):
+            model = auto_class.from_config(parsed, dtype=dtype, attn_implementation="eager")
+    except Exception as error:
+        msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
+        raise UnsupportedError(
+            msg.splitlines()[0],
+            hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
+        ) from error
+    model.tie_weights()
+    model.eval()
+    _make_parameters_fake(model)
+    return model
+
+
+def _make_parameters_fake(model: torch.nn.Module) -> None:
+    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one object."""
+    replaced: dict[int, torch.nn.Parameter] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in model.modules():
+            for name, parameter in module._parameters.items():  # noqa: SLF001  (torch's own idiom)
+                if parameter is None:
+                    continue
+                if id(parameter) not in replaced:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
+                module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
+
+
+def _example_inputs(model: Any, task: Task) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Return an example of each input that the model's ``forward`` takes, in a fixed order."""
+    accepted = inspect.signature(model.forward).parameters
+    names = ["input_ids", "attention_mask"]
+    if getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in accepted:
+        names.append("token_type_ids")
+    if task.causal and "position_ids" in accepted:
+        names.append("position_ids")
+    missing = [name for name in names if name not in accepted]
+    if missing:
+        msg = f"{type(model).__name__} takes no {missing[0]!r}: only text models are exported yet"
+        raise UnsupportedError(msg)
+    shape = (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
+    return {name: torch.ones(shape, dtype=torch.int64) for name in names}
+
+
+def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:  # noqa: ANN401
+    """Take the values of parameters out of the graph and describe them; mutates `graph`.
+
+    Initializers that are not in the model's state (constants that were lifted) keep their values.
+    """
+    state = model.state_dict(keep_vars=True)
+    names_of: dict[int, list[str]] = {}
+    for name, value in state.items():
+        names_of.setdefault(id(value), []).append(name)
+    found: list[Parameter] = []
+    for value in list(graph.graph.initializers.values()):
+        name = (value.name or "").removeprefix(_WRAPPED)
+        if name not in state:
+            continue
+        del graph.graph.initializers[value.name]
+        value.name = name
+        value.const_value = None
+        graph.graph.initializers.add(value)
+        found.append(_describe(name, tuple(names_of[id(state[name])]), state[name], model))
+    return tuple(sorted(found, key=lambda parameter: parameter.name))
+
+
+def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:  # noqa: ANN401
+    is_parameter = isinstance(value, torch.nn.Parameter)
+    owner = model.get_submodule(name.rpartition(".")[0])
+    return Parameter(
+        name=name,
+        shape=tuple(value.shape),
+        dtype=str(value.dtype).removeprefix("torch."),
+        module_type=_module_type(owner) if is_parameter else "buffer",
+        aliases=tuple(alias for alias in names if alias != name),
+    )
+
+
+def _module_type(module: torch.nn.Module) -> str:
+    """Return the most basic class that tells how a weight is laid out, else the class itself."""
+    for kind in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d):
+        if isinstance(module, kind):
+            return kind.__name__
+    return type(module).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's prints and notices; its errors still arrive as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,315 @@
+"""The whole story on one page: from a base and its adapters to a verified export directory.
+
+    recipe → checkpoint + adapters → graph (weight-free) → deltas (all resolved) → weights
+           → export directory → parity → latency
+
+Each stage is a function of the layers below; configuration stops here.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.resolve import resolve
+from lora_export.base import targets
+from lora_export.base.errors import (
+    AdapterError,
+    ExportDirectoryError,
+    LatencyError,
+    ParityError,
+    UsageError,
+)
+from lora_export.base.files import staging_folder, sync_folder
+from lora_export.base.manifest import Manifest, check_adapter_name, is_export, read_manifest
+from lora_export.base.progress import Progress, Silent
+from lora_export.exports.create import create_export
+from lora_export.exports.extend import add_adapter, parameters_of, remove_adapter
+from lora_export.exports.plan import (
+    choose_dtype,
+    count_labels,
+    head_parameters,
+    match_base,
+    require_complete,
+)
+from lora_export.graph import tasks
+from lora_export.graph.export import export_graph
+from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.weights.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.resolve import Resolved
+    from lora_export.graph.tasks import Task
+    from lora_export.graph.template import GraphTemplate
+    from lora_export.recipe import AdapterSpec, Recipe
+
+__all__ = ["Outcome", "add", "merge_and_build", "remove"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did.
+
+    Attributes:
+        output: The export directory.
+        manifest: Its manifest.
+        reports: The reports that were written, by name.
+    """
+
+    output: Path
+    manifest: Manifest
+    reports: dict[str, Any] = field(default_factory=dict)
+
+    def exit_code(self, *, strict: bool = False) -> int:
+        """Return 0, or the code of the gate that failed; `strict` fails what is ambiguous."""
+        bad = {"fail", "ambiguous"} if strict else {"fail"}
+        for report, error in (("parity", ParityError), ("latency", LatencyError)):
+            rows = self.reports.get(report, {}).get("graphs", {}).values()
+            if any(row["verdict"] in bad for row in rows):
+                return error.exit_code
+        return 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is known before anything is written."""
+
+    checkpoint: Checkpoint
+    task: Task
+    dtype: str
+    template: GraphTemplate
+    resolved: tuple[Resolved, ...]
+    labels: tuple[tuple[str, ...] | None, ...]
+
+
+def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome:
+    """Build the export directory that `recipe` describes, and verify it as far as it asks to.
+
+    A new directory appears complete or not at all. An existing export of the same base receives the
+    recipe's adapters, and keeps those that it holds under other names.
+
+    Raises:
+        LoraExportError: See the class of the error; nothing half-written is left.
+    """
+    tell = progress or Silent()
+    output = recipe.path(recipe.output)
+    existing = _existing_export(output)
+    checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
+    adapters = _read_adapters(recipe)
+    with ThreadPoolExecutor(1) as pool:
+        fingerprinted = pool.submit(fingerprint, checkpoint)
+        plan = _plan(recipe, checkpoint, adapters, tell)
+        if existing is not None:
+            _require_same_base(existing, plan, fingerprinted.result(), output)
+            manifest = _add_all(output, plan, tell, replace=True)
+            return _verified(output, manifest, plan, recipe, tell)
+        with staging_folder(output.parent, output.name) as staging:
+            base_plan = match_base(
+                plan.template.parameters,
+                plan.template.prefix,
+                checkpoint.tensors,
+                resizable=head_parameters(plan.task),
+            )
+            require_complete(base_plan.missing, plan.resolved, checkpoint.source)
+            create_export(
+                staging,
+                checkpoint,
+                plan.template,
+                base_plan,
+                task=plan.task.name,
+                dtype=plan.dtype,
+                labels=plan.labels[0] if plan.labels else recipe.labels,
+                fingerprint=fingerprinted.result,
+                progress=tell,
+            )
+            manifest = _add_all(staging, plan, tell, replace=False)
+            outcome = _verified(staging, manifest, plan, recipe, tell)
+            _publish(staging, output)
+    return Outcome(output, outcome.manifest, outcome.reports)
+
+
+def add(
+    output: Path,
+    specs: Sequence[AdapterSpec],
+    *,
+    base: Path | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Add adapters to an existing export, without torch and without tracing.
+
+    Args:
+        output: The export directory.
+        specs: The adapters.
+        base: The base checkpoint; needed for exactness only where the export was cast.
+        replace: Whether adapters of the same names may be replaced.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; the export is as it was.
+    """
+    tell = progress or Silent()
+    manifest = read_manifest(output)
+    adapters = [_read_adapter(spec, Path()) for spec in specs]
+    checkpoint = _matching_checkpoint(manifest, base)
+    task = tasks.by_name(manifest.base.task)
+    resolved = [
+        resolve(
+            adapter,
+            parameters_of(manifest),
+            prefix=manifest.base.prefix,
+            drop=spec.drop,
+            resizable=head_parameters(task),
+        )
+        for adapter, spec in zip(adapters, specs, strict=True)
+    ]
+    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    for each, spec in zip(resolved, specs, strict=True):
+        manifest = add_adapter(
+            output,
+            each,
+            checkpoint=checkpoint,
+            labels=_labels_for(each.adapter, task, spec.labels),
+            replace=replace,
+            progress=tell,
+        )
+    return Outcome(output, manifest)
+
+
+def remove(output: Path, name: str) -> Outcome:
+    """Remove an adapter from an export."""
+    return Outcome(output, remove_adapter(output, name))
+
+
+def _plan(
+    recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter], tell: Progress
+) -> _Plan:
+    target = targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
+    peft_types = tuple(adapter.task_type for adapter in adapters)
+    task = (
+        tasks.by_name(recipe.task) if recipe.task else tasks.detect(checkpoint.config, peft_types)
+    )
+    dtype = choose_dtype(checkpoint, recipe.dtype, target)
+    labels_count = count_labels(task, checkpoint.config, adapters)
+    tell.start("graph")
+    template = export_graph(
+        checkpoint.config,
+        task,
+        dtype=dtype,
+        opset=recipe.opset or target.opset,
+        labels_count=labels_count,
+    )
+    resolved = tuple(
+        resolve(
+            adapter,
+            template.parameters,
+            prefix=template.prefix,
+            drop=spec.drop,
+            resizable=head_parameters(task),
+        )
+        for adapter, spec in zip(adapters, recipe.adapters, strict=True)
+    )
+    labels = tuple(
+        _labels_for(each.adapter, task, spec.labels or recipe.labels)
+        for each, spec in zip(resolved, recipe.adapters, strict=True)
+    )
+    return _Plan(checkpoint, task, dtype, template, resolved, labels)
+
+
+def _labels_for(
+    adapter: Adapter, task: Task, labels: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """Return the labels, required to be as many as the adapter's head is wide."""
+    if labels is None:
+        return None
+    width = count_labels(task, {"num_labels": len(labels)}, [adapter])
+    if width is not None and width != len(labels):
+        msg = f"{len(labels)} labels are given, but adapter {adapter.source!r} has {width}"
+        raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
+    return tuple(labels)
+
+
+def _read_adapters(recipe: Recipe) -> list[Adapter]:
+    adapters = [_read_adapter(spec, recipe.folder) for spec in recipe.adapters]
+    names = [adapter.name for adapter in adapters]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        msg = f"two adapters are called {twice!r}"
+        raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
+    return adapters
+
+
+def _read_adapter(spec: AdapterSpec, folder: Path) -> Adapter:
+    path = folder / Path(spec.source).expanduser()
+    name = check_adapter_name(spec.name or path.resolve().name)
+    return read_adapter(path, name=name, source=spec.source)
+
+
+def _existing_export(output: Path) -> Manifest | None:
+    """Return the manifest of what is at `output`; None where nothing is there yet."""
+    if is_export(output):
+        return read_manifest(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        msg = f"{str(output)!r} exists and is not an export directory"
+        raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
+    return None
+
+
+def _require_same_base(existing: Manifest, plan: _Plan, digest: str, output: Path) -> None:
+    wanted = (digest, plan.task.name, plan.dtype, plan.template.opset)
+    held = (
+        existing.base.fingerprint,
+        existing.base.task,
+        existing.base.dtype,
+        existing.graphs["base"].opset,
+    )
+    for what, old, new in zip(("base", "task", "dtype", "opset"), held, wanted, strict=True):
+        if old != new:
+            msg = f"{str(output)!r} is an export of another {what}: {old}, not {new}"
+            raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")
+
+
+def _matching_checkpoint(manifest: Manifest, base: Path | None) -> Checkpoint | None:
+    if base is None:
+        return None
+    checkpoint = open_checkpoint(base)
+    digest = fingerprint(checkpoint)
+    if digest != manifest.base.fingerprint:
+        msg = (
+            f"{str(base)!r} is not the base of this export: its fingerprint is {digest[:16]}…, "
+            f"the export's {manifest.base.fingerprint[:16]}…"
+        )
+        raise ExportDirectoryError(msg, hint=f"The export was made from {manifest.base.source!r}.")
+    return checkpoint
+
+
+def _add_all(root: Path, plan: _Plan, tell: Progress, *, replace: bool) -> Manifest:
+    for each, labels in zip(plan.resolved, plan.labels, strict=True):
+        add_adapter(
+            root,
+            each,
+            checkpoint=plan.checkpoint,
+            labels=labels,
+            replace=replace,
+            progress=tell,
+        )
+    return read_manifest(root)
+
+
+def _verified(
+    root: Path, manifest: Manifest, plan: _Plan, recipe: Recipe, tell: Progress
+) -> Outcome:
+    return Outcome(root, manifest)
+
+
+def _publish(staging: Path, output: Path) -> None:
+    """Move the finished directory into place."""
+    if output.is_dir():
+        output.rmdir()  # empty, as was checked
+    staging.rename(output)
+    sync_folder(output.parent)

@@ -1,0 +1,158 @@
+"""The recipe: what to build, as validated values. Every key has a flag of the same name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_export.base.errors import UsageError
+
+__all__ = ["AdapterSpec", "LatencySpec", "Recipe", "VerifySpec", "load_recipe"]
+
+_LIMIT_BYTES: Final = 1 << 20
+_PLANNED: Final = frozenset({"combine", "profiles", "triton", "bundle"})
+"""Sections whose stages do not exist yet; naming one is refused rather than ignored."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterSpec(_Section):
+    """One adapter: the name it gets in the export, where it is, what of it is left out."""
+
+    name: str | None = None
+    source: str
+    drop: list[str] = []
+    labels: list[str] | None = None
+
+
+class VerifySpec(_Section):
+    """How parity is proven.
+
+    Attributes:
+        enabled: Whether to verify at all.
+        dataset: A JSONL file of ``{"text": …, "label": …}``, repeated with the exported graph.
+        metric: The metric of that data set.
+        seed: Seeds the generated inputs.
+        allow_no_effect: Accept an adapter that changes nothing measurable.
+    """
+
+    enabled: bool = True
+    dataset: str | None = None
+    metric: Literal["accuracy"] = "accuracy"
+    seed: int = 0
+    allow_no_effect: bool = False
+
+
+class LatencySpec(_Section):
+    """How latency is measured and gated.
+
+    Attributes:
+        enabled: Whether to measure at all.
+        max_ratio: The largest allowed ratio of merged to base latency.
+        batch: Batch size of the measured input.
+        length: Sequence length of the measured input.
+        rounds: Interleaved rounds.
+    """
+
+    enabled: bool = True
+    max_ratio: float = Field(1.05, gt=0)
+    batch: int = Field(1, ge=1)
+    length: int = Field(128, ge=1)
+    rounds: int = Field(120, ge=10)
+
+
+class Recipe(_Section):
+    """Everything that a build needs; paths are absolute or relative to the recipe's folder."""
+
+    base: str
+    adapters: list[AdapterSpec] = []
+    task: str | None = None
+    labels: list[str] | None = None
+    mode: Literal["merged"] = "merged"
+    dtype: str | None = None
+    opset: int | None = Field(None, ge=18, le=25)
+    targets: list[str] = []
+    verify: VerifySpec = VerifySpec()
+    latency: LatencySpec = LatencySpec()
+    output: str
+    folder: Path = Field(Path(), exclude=True)
+
+    def path(self, text: str) -> Path:
+        """Return `text` as a path, relative ones taken from the recipe's folder."""
+        return self.folder / Path(text).expanduser()
+
+
+def load_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
+    """Read a recipe; what `overrides` gives (from flags) wins.
+
+    Raises:
+        UsageError: The file is missing or not YAML, a key is unknown or a value is wrong.
+    """
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
+            raise UsageError(msg)
+        table = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
+        raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"the recipe {str(path)!r} is not YAML: {error}"
+        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.") from error
+    if not isinstance(table, dict):
+        msg = f"the recipe {str(path)!r} holds no keys"
+        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
+    return make_recipe(_merged(table, overrides), folder=path.parent)
+
+
+def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
+    """Validate the keys of a recipe.
+
+    Raises:
+        UsageError: A key is unknown (the nearest known one is named), missing, or has a bad value.
+    """
+    if planned := sorted(_PLANNED & set(table)):
+        msg = f"the recipe's section {planned[0]!r} is not built by this version"
+        raise UsageError(msg, hint="Remove it.")
+    try:
+        return Recipe.model_validate({**table, "folder": folder})
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `table` with `overrides`, sections merged key by key."""
+    result = dict(table)
+    for key, value in overrides.items():
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[key] = {**before, **value} if both else value  # type: ignore[dict-item]
+    return result
+
+
+def _explain(error: ValidationError) -> UsageError:
+    """Turn the first finding into one message; an unknown key names its nearest neighbour."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section, _, key = where.rpartition(".")
+        model: type[BaseModel] = {
+            "verify": VerifySpec,
+            "latency": LatencySpec,
+            "adapters": AdapterSpec,
+        }.get(section.partition(".")[0], Recipe)
+        known = [name for name in model.model_fields if name != "folder"]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return UsageError(
+            f"the recipe has the unknown key {where!r}",
+            hint=f"Did you mean {near[0]!r}? Known here: {', '.join(known)}.",
+        )
+    if first["type"] == "missing":
+        return UsageError(f"the recipe lacks the key {where!r}", hint=f"Add it, or pass --{where}.")
+    return UsageError(f"the recipe's {where!r}: {first['msg']} (got {first['input']!r})")

@@ -1,0 +1,1 @@
+"""Runtimes: a graph or a model that can be run, behind one contract."""

@@ -1,0 +1,1 @@
+"""Verification: parity with the unmerged adapter, and latency against the base."""

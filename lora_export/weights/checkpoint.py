@@ -1,0 +1,189 @@
+"""The base checkpoint: its config, and its tensors found lazily in whatever files hold them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import CheckpointError, InputError
+from lora_export.base.safetensors_file import read_header
+from lora_export.base.torch_file import read_torch_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.base.tensors import FileTensor, MemoryTensor, Tensor
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_config"]
+
+_CONFIG_LIMIT_BYTES: Final = 1 << 24
+_INDEX_LIMIT_BYTES: Final = 1 << 28
+_LAYOUTS: Final = (
+    ("model.safetensors.index.json", "model.safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model.bin"),
+)
+_OLD_SUFFIXES: Final = {".gamma": ".weight", ".beta": ".bias"}
+"""What LayerNorm's parameters were called in checkpoints converted from TensorFlow."""
+
+_COMPANIONS: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A base checkpoint on disk, its tensors unread.
+
+    Attributes:
+        source: What the user wrote.
+        folder: Where its files are.
+        config: Its ``config.json``.
+        tensors: Every tensor by its name, LayerNorm's old names made new.
+        companions: The tokenizer and config files beside the weights.
+    """
+
+    source: str
+    folder: Path
+    config: Mapping[str, Any] = field(repr=False)
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    companions: tuple[Path, ...]
+
+
+def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
+    """Open the checkpoint in `folder`, reading headers and config only.
+
+    Args:
+        folder: A Hugging Face checkpoint: ``config.json`` beside safetensors (single or sharded),
+            or ``pytorch_model.bin`` (single or sharded).
+        source: What the user wrote, for messages and the manifest.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or shards contradict their index.
+    """
+    config = read_config(folder)
+    try:
+        tensors = _read_tensors(folder)
+    except CheckpointError:
+        raise
+    except InputError as error:
+        raise CheckpointError(error.message, hint=error.hint) from error
+    if not tensors:
+        msg = f"the checkpoint {str(folder)!r} holds no tensors"
+        raise CheckpointError(msg, hint="It was saved incompletely; copy it again.")
+    return Checkpoint(
+        source=source or str(folder),
+        folder=folder,
+        config=config,
+        tensors={_modern_name(name): _renamed(t) for name, t in tensors.items()},
+        companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of `folder`.
+
+    Raises:
+        CheckpointError: It is missing, or is no table that names a model type.
+    """
+    if not folder.is_dir():
+        msg = f"base {str(folder)!r} is not a directory"
+        raise CheckpointError(msg, hint="Give a folder with config.json and model.safetensors.")
+    path = folder / "config.json"
+    config = _read_json(path, _CONFIG_LIMIT_BYTES)
+    if not isinstance(config.get("model_type"), str):
+        adapter = (folder / "adapter_config.json").is_file()
+        msg = f"{str(path)!r} names no model_type"
+        raise CheckpointError(
+            msg, hint="This is an adapter; pass its base." if adapter else "Is it a model's config?"
+        )
+    return config
+
+
+def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > limit_bytes:
+            msg = f"{str(path)!r} is larger than {limit_bytes} bytes"
+            raise CheckpointError(msg, hint="The file is damaged or hostile.")
+        table = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        msg = f"cannot read {str(path)!r}: {error.strerror}"
+        raise CheckpointError(
+            msg, hint="A checkpoint folder holds config.json and its weights; check the path."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is not readable JSON: {error}"
+        raise CheckpointError(msg, hint="The file is damaged: copy it again.") from error
+    if not isinstance(table, dict):
+        msg = f"{str(path)!r} does not hold a table"
+        raise CheckpointError(msg, hint="The file is damaged: copy it again.")
+    return table
+
+
+def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
+    """Read the headers of the first layout that is there: safetensors before pickles."""
+    for index_name, single_name in _LAYOUTS:
+        if (folder / index_name).is_file():
+            return _read_sharded(folder, index_name)
+        if (folder / single_name).is_file():
+            return _read_one(folder / single_name)
+    wanted = " or ".join(single for _, single in _LAYOUTS)
+    msg = f"the checkpoint {str(folder)!r} has no {wanted}"
+    raise CheckpointError(msg, hint="Were the weights downloaded? Git LFS leaves pointer files.")
+
+
+def _read_one(path: Path) -> Mapping[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_header(path)[0]
+    return read_torch_file(path)
+
+
+def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
+    weight_map = _read_json(folder / index_name, _INDEX_LIMIT_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        msg = f"{index_name} in {str(folder)!r} has no weight_map"
+        raise CheckpointError(msg, hint="The index is damaged: copy it again.")
+    shards: dict[str, Mapping[str, Tensor]] = {}
+    for shard in sorted({str(value) for value in weight_map.values()}):
+        if PurePosixPath(shard).name != shard or shard in {"", ".", ".."}:
+            msg = f"{index_name} names the shard {shard!r}, which is not a plain file name"
+            raise CheckpointError(msg, hint="The index is damaged or hostile.")
+        if not (folder / shard).is_file():
+            msg = f"shard {shard!r} of {str(folder)!r} is missing"
+            raise CheckpointError(msg, hint="The download is incomplete: fetch it again.")
+        shards[shard] = _read_one(folder / shard)
+    tensors: dict[str, Tensor] = {}
+    for name, shard in weight_map.items():
+        if name not in shards[shard]:
+            msg = f"tensor {name!r} is not in the shard {shard!r} that the index names"
+            raise CheckpointError(msg, hint="The index and the shards are not of one model.")
+        tensors[name] = shards[shard][name]
+    return tensors
+
+
+def _modern_name(name: str) -> str:
+    for old, new in _OLD_SUFFIXES.items():
+        if name.endswith(old) and "LayerNorm" in name:
+            return name.removesuffix(old) + new
+    return name
+
+
+def _renamed(tensor: Tensor) -> Tensor:
+    known: FileTensor | MemoryTensor = tensor  # type: ignore[assignment]
+    modern = _modern_name(tensor.name)
+    return tensor if modern == tensor.name else replace(known, name=modern)

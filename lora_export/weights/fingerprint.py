@@ -1,0 +1,66 @@
+"""The fingerprint of a checkpoint: what ties adapters, exports and engines to one base.
+
+SHA-256 over its tensors, sorted by name, of (name, dtype, shape, SHA-256 of the bytes in checkpoint
+layout). Sharding, file format and metadata do not enter. Pickles store a tied weight under each of
+its names and safetensors under one only: a name that is an output or copied embedding by
+convention, and repeats another tensor exactly, is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.tensors import iter_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["fingerprint"]
+
+_TIED_NAMES: Final = (
+    "lm_head.weight",
+    "lm_head.decoder.weight",
+    "lm_head.decoder.bias",
+    "lm_head.bias",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+    "vocab_projector.weight",
+    "embed_out.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+)
+
+
+def fingerprint(checkpoint: Checkpoint, advance: Callable[[int], None] | None = None) -> str:
+    """Return the fingerprint of `checkpoint` in hexadecimal, reading all of it once, in blocks.
+
+    Args:
+        checkpoint: The checkpoint.
+        advance: Told the number of bytes after each block.
+
+    Raises:
+        InputError: A file ends before its tensors do.
+    """
+    rows: dict[str, tuple[str, tuple[int, ...], str]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        digest = hashlib.sha256()
+        for block in iter_blocks(tensor):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+        rows[name] = (tensor.dtype.name, tensor.shape, digest.hexdigest())
+    content_count: dict[tuple[str, tuple[int, ...], str], int] = {}
+    for row in rows.values():
+        content_count[row] = content_count.get(row, 0) + 1
+    total = hashlib.sha256()
+    for name in sorted(rows):
+        row = rows[name]
+        if content_count[row] > 1 and name.endswith(_TIED_NAMES):
+            continue
+        total.update(json.dumps([name, *row], separators=(",", ":")).encode())
+        total.update(b"\n")
+    return total.hexdigest()
