@@ -28,6 +28,7 @@ from lora_export.base.manifest import Manifest, check_adapter_name, is_export, r
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import add_adapter, parameters_of, remove_adapter
+from lora_export.exports.intact import require_intact
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -37,6 +38,9 @@ from lora_export.exports.plan import (
 )
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
+from lora_export.runtime.ort import require_onnxruntime
+from lora_export.runtime.reference import require_reference
+from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from lora_export.graph.template import GraphTemplate
     from lora_export.recipe import AdapterSpec, Recipe
 
-__all__ = ["Outcome", "add", "merge_and_build", "remove"]
+__all__ = ["Outcome", "add", "merge_and_build", "remove", "verify"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     """
     tell = progress or Silent()
     output = recipe.path(recipe.output)
+    _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
     adapters = _read_adapters(recipe)
@@ -180,6 +185,51 @@ def add(
             progress=tell,
         )
     return Outcome(output, manifest)
+
+
+def verify(
+    output: Path,
+    *,
+    base: Path | None = None,
+    specs: Sequence[AdapterSpec] = (),
+    dataset: Path | None = None,
+    seed: int = 0,
+    allow_no_effect: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Verify an existing export: against torch where the base is given, else its golden outputs.
+
+    Args:
+        output: The export directory.
+        base: The base checkpoint.
+        specs: The adapters, where they are no longer at the place that the manifest records.
+        dataset: A JSONL file with labelled sentences.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    manifest = read_manifest(output)
+    require_intact(output, manifest)
+    checkpoint = _matching_checkpoint(manifest, base)
+    adapters: dict[str, Adapter] = {}
+    if checkpoint is not None:
+        given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
+        if unknown := sorted(set(given) - set(manifest.adapters)):
+            msg = f"the export holds no adapter {unknown[0]!r}"
+            raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+        for name, record in manifest.adapters.items():
+            source = given.get(name, record.source)
+            if name not in given and not Path(source).is_dir():
+                msg = f"adapter {name!r} is not at {source!r} any more"
+                raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
+            adapters[name] = read_adapter(Path(source), name=name, source=source)
+    evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
+    tell = progress or Silent()
+    updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
+    return Outcome(output, updated, {"parity": report})
 
 
 def remove(output: Path, name: str) -> Outcome:
@@ -304,7 +354,40 @@ def _add_all(root: Path, plan: _Plan, tell: Progress, *, replace: bool) -> Manif
 def _verified(
     root: Path, manifest: Manifest, plan: _Plan, recipe: Recipe, tell: Progress
 ) -> Outcome:
-    return Outcome(root, manifest)
+    """Verify and measure what the recipe asks for; the verdicts go into reports and manifest."""
+    reports: dict[str, Any] = {}
+    names = [each.adapter.name for each in plan.resolved]
+    if recipe.verify.enabled:
+        evidence = Evidence(
+            checkpoint=plan.checkpoint,
+            adapters={each.adapter.name: each.adapter for each in plan.resolved},
+            dataset=recipe.path(recipe.verify.dataset) if recipe.verify.dataset else None,
+            seed=recipe.verify.seed,
+            allow_no_effect=recipe.verify.allow_no_effect,
+        )
+        manifest, reports["parity"] = verify_export(root, ["base", *names], evidence, tell)
+    if recipe.latency.enabled and names:
+        settings = recipe.latency
+        manifest, reports["latency"] = measure_latency(
+            root,
+            names,
+            plan.checkpoint.config,
+            batch=settings.batch,
+            length=settings.length,
+            rounds=settings.rounds,
+            max_ratio=settings.max_ratio,
+            seed=recipe.verify.seed,
+            progress=tell,
+        )
+    return Outcome(root, manifest, reports)
+
+
+def _require_runtimes(recipe: Recipe) -> None:
+    """Ask for what the verification needs before the work begins, not after."""
+    if recipe.verify.enabled:
+        require_reference()
+    if recipe.verify.enabled or recipe.latency.enabled:
+        require_onnxruntime()
 
 
 def _publish(staging: Path, output: Path) -> None:

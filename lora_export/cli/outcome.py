@@ -65,6 +65,8 @@ def _dataset_line(row: dict[str, Any]) -> str:
 
 
 def _latency_line(row: dict[str, Any]) -> str:
+    if row.get("ratio") is None:
+        return f"{row['verdict']}: {row['reason']}"
     low, high = row["ratio_interval"]
     return (
         f"{row['verdict']}: {row['median_ms']:.2f} ms, base {row['base_median_ms']:.2f} ms, "

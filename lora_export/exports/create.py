@@ -33,6 +33,7 @@ __all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
 
 BASE_GRAPH: Final = "base.onnx"
 BASE_WEIGHTS: Final = "weights/base.safetensors"
+MISSING_WEIGHTS: Final = "weights/base.missing.safetensors"
 _LAYOUT: Final = "lora-export/1"
 
 
@@ -68,23 +69,11 @@ def create_export(
     """
     with storage_errors(str(root)):
         (root / "weights").mkdir()
-    entries = [
-        base_entry(parameter, plan.sources[parameter.name])
-        if parameter.name in plan.sources
-        else zero_entry(parameter)
-        for parameter in template.parameters
-    ]
-    progress.start("base weights", sum(entry.nbytes for entry in entries))
-    written = write_weights(
-        root / BASE_WEIGHTS, entries, metadata=weights_metadata("base"), advance=progress.advance
-    )
-    placements = {
-        name: Placement(BASE_WEIGHTS, offset, length)
-        for name, (offset, length) in written.offsets.items()
-    }
+    files, placements = _write_base_weights(root, template, plan, progress)
     graph = place(template.onnx_bytes, placements)
     graph_sha256 = write_synced(root / BASE_GRAPH, graph)
-    files = {BASE_GRAPH: graph_sha256, BASE_WEIGHTS: written.sha256}
+    weights = sorted(files)
+    files[BASE_GRAPH] = graph_sha256
     files |= _write_companions(root, checkpoint, labels)
     manifest = Manifest(
         tool=f"lora-export {lora_export.__version__}",
@@ -103,7 +92,7 @@ def create_export(
             "base": GraphRecord(
                 mode="base",
                 onnx=BASE_GRAPH,
-                weights=[BASE_WEIGHTS],
+                weights=weights,
                 opset=template.opset,
                 sha256=graph_sha256,
                 missing=list(plan.missing),
@@ -119,6 +108,36 @@ def create_export(
 def weights_metadata(name: str) -> dict[str, str]:
     """Return the ``__metadata__`` of a weight file."""
     return {"format": _LAYOUT, "name": name}
+
+
+def _write_base_weights(
+    root: Path, template: GraphTemplate, plan: BasePlan, progress: Progress
+) -> tuple[dict[str, str], dict[str, Placement]]:
+    """Write the base's weights; return each file's hash and each parameter's place.
+
+    What only adapters have goes into a file of its own, so that the base's file does not depend on
+    how wide the first adapter's head is.
+    """
+    present = [
+        base_entry(parameter, plan.sources[parameter.name])
+        for parameter in template.parameters
+        if parameter.name in plan.sources
+    ]
+    missing = [zero_entry(p) for p in template.parameters if p.name not in plan.sources]
+    progress.start("base weights", sum(entry.nbytes for entry in present))
+    files: dict[str, str] = {}
+    placements: dict[str, Placement] = {}
+    for file, entries in ((BASE_WEIGHTS, present), (MISSING_WEIGHTS, missing)):
+        if not entries:
+            continue
+        name = file.removeprefix("weights/").removesuffix(".safetensors")
+        written = write_weights(
+            root / file, entries, metadata=weights_metadata(name), advance=progress.advance
+        )
+        files[file] = written.sha256
+        for parameter, (offset, length) in written.offsets.items():
+            placements[parameter] = Placement(file, offset, length)
+    return files, placements
 
 
 def _parameter_table(

@@ -30,6 +30,7 @@ from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.plan import match_base
+from lora_export.graph import tasks
 from lora_export.graph.template import Placement, place
 from lora_export.weights.stream import Entry, merged_entry, write_weights
 
@@ -113,7 +114,7 @@ def add_adapter(
             for entry in entries
         }
         base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
-        graph = place(base_graph, placements, output_width=_new_width(manifest, resolved))
+        graph = place(base_graph, placements, output_width=_head_width(manifest, resolved))
         graph_sha256 = write_synced(staging / graph_file, graph)
         record = _record(manifest, resolved, origin, labels)
         graph_record = GraphRecord(
@@ -217,19 +218,21 @@ def _entries(
         if parameter.name in sources:
             entries.append(merged_entry(update, sources[parameter.name], base_is_stored=False))
             continue
-        if parameter.name not in base_tensors:
+        if update.low_rank is not None and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
         if parameter.name in cast and update.low_rank is not None:
             origin = _ORIGIN_EXPORT
-        entries.append(merged_entry(update, base_tensors[parameter.name], base_is_stored=True))
+        stored = base_tensors.get(parameter.name)
+        entries.append(merged_entry(update, stored, base_is_stored=True))
     return entries, origin
 
 
-def _new_width(manifest: Manifest, resolved: Resolved) -> int | None:
-    """Return the number of labels, where the adapter's head changes it."""
+def _head_width(manifest: Manifest, resolved: Resolved) -> int | None:
+    """Return the number of labels, where the adapter brings the head."""
+    task = tasks.by_name(manifest.base.task)
     for update in resolved.updates:
-        if update.saved is not None and update.saved.tensor.shape != update.parameter.shape:
+        if update.saved is not None and update.parameter.name in task.label_parameters:
             return update.saved.tensor.shape[0]
     return None
 

@@ -1,0 +1,81 @@
+"""ONNX Runtime: a graph that can be run. Its errors are translated here and nowhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["OrtRunner", "require_onnxruntime"]
+
+_QUIET = 3
+
+
+def require_onnxruntime() -> None:
+    """Raise `MissingRuntimeError` where ONNX Runtime is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        msg = "verification runs the graph in ONNX Runtime, which is not installed"
+        raise MissingRuntimeError(
+            msg, hint="Install lora-export[cpu] or lora-export[gpu], or pass --no-verify."
+        )
+
+
+class OrtRunner:
+    """One session of one graph.
+
+    Args:
+        path: The ``.onnx`` file; its weights lie beside it.
+        provider: The execution provider.
+        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+
+    Raises:
+        ExportDirectoryError: The graph or its weights are damaged or missing.
+        UnsupportedError: The provider has no kernel for something in the graph.
+        MissingRuntimeError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self, path: Path, *, provider: str = "CPUExecutionProvider", threads: int = 0
+    ) -> None:
+        require_onnxruntime()
+        import onnxruntime  # noqa: PLC0415  (heavy: only where a graph runs)
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), sess_options=options, providers=[provider]
+            )
+        except Exception as error:
+            text = (str(error).splitlines() or [""])[0]
+            if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
+                msg = f"{provider} cannot run {path.name!r}: {text}"
+                raise UnsupportedError(msg, hint="Choose another target or dtype.") from error
+            msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
+            raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
+        self.inputs = tuple(node.name for node in self._session.get_inputs())
+        self.outputs = tuple(node.name for node in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.generic]]:
+        """Run the graph once; inputs that it does not have are left out.
+
+        Raises:
+            ExportDirectoryError: The graph cannot be run on these inputs.
+        """
+        wanted = {name: feeds[name] for name in self.inputs}
+        try:
+            values = self._session.run(None, wanted)
+        except Exception as error:
+            text = (str(error).splitlines() or [""])[0]
+            msg = f"the graph failed in ONNX Runtime: {text}"
+            raise ExportDirectoryError(msg, hint="Report this with --debug.") from error
+        return dict(zip(self.outputs, values, strict=True))

@@ -1,0 +1,204 @@
+"""The reference: the adapter running *unmerged* in torch, through PEFT, in float32.
+
+An independent path: transformers reads the checkpoint, PEFT reads the adapter and adds its own
+layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.base.errors import AdapterError, CheckpointError, MissingRuntimeError
+from lora_export.base.tensors import nbytes
+from lora_export.graph import tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.graph.tasks import Task
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Reference", "estimate_bytes", "require_reference"]
+
+_PACKAGES: Final = ("torch", "transformers", "peft")
+_OVERHEAD_BYTES: Final = 600_000_000
+"""What the libraries themselves take, generously."""
+
+
+def require_reference() -> None:
+    """Raise `MissingRuntimeError` where torch, transformers or PEFT is not installed."""
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"the reference runs in PEFT, and {', '.join(missing)} is not installed"
+        raise MissingRuntimeError(
+            msg, hint="Install lora-export[export]; or verify against the golden outputs: verify OUT"
+        )
+
+
+def estimate_bytes(checkpoint: Checkpoint, *, tokens: int) -> int:
+    """Estimate the memory that the reference takes: float32 weights, activations, libraries.
+
+    Args:
+        checkpoint: The base.
+        tokens: Tokens of the largest input, for logits over the vocabulary and hidden states.
+    """
+    weights = sum(
+        nbytes(tensor) // tensor.dtype.itemsize_bytes * 4 for tensor in checkpoint.tensors.values()
+    )
+    width = max(int(checkpoint.config.get(key) or 0) for key in ("vocab_size", "hidden_size"))
+    return int(weights * 1.15) + 4 * 4 * tokens * width + _OVERHEAD_BYTES
+
+
+class Reference:
+    """A base model in torch, with or without one adapter.
+
+    Args:
+        checkpoint: The base.
+        task: The export's task.
+        adapter: The adapter, or None for the base alone.
+        labels_count: The width of the head, for tasks with labels.
+
+    Raises:
+        CheckpointError: transformers cannot load the base.
+        AdapterError: PEFT cannot load the adapter, or loaded it incompletely.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: Task,
+        *,
+        adapter: Adapter | None,
+        labels_count: int | None,
+    ) -> None:
+        require_reference()
+        self._task = task
+        trained_for = _trained_for(task, adapter)
+        with _quiet():
+            self._model = _load_base(checkpoint, trained_for, labels_count)
+            if adapter is not None:
+                self._model = _load_adapter(self._model, adapter)
+        self._callable = self._model
+        if trained_for is not task:
+            inner = self._model.get_base_model() if adapter is not None else self._model
+            self._callable = getattr(inner, inner.base_model_prefix)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Return the task's output for `feeds`, float32."""
+        import torch  # noqa: PLC0415  (required above)
+
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
+        with torch.inference_mode(), _quiet():
+            output = getattr(self._callable(**inputs, return_dict=True), self._task.output)
+        return np.asarray(output.float().numpy(), np.float32)
+
+    @contextlib.contextmanager
+    def without_low_rank(self) -> Iterator[None]:
+        """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends."""
+        layers = [
+            module
+            for module in self._model.modules()
+            if isinstance(getattr(module, "scaling", None), dict) and module.scaling
+        ]
+        before = [dict(layer.scaling) for layer in layers]
+        for layer in layers:
+            layer.scaling = dict.fromkeys(layer.scaling, 0.0)
+        try:
+            yield
+        finally:
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling = scaling
+
+    def close(self) -> None:
+        """Let the model's memory go."""
+        del self._model, self._callable
+        gc.collect()
+
+
+def _trained_for(task: Task, adapter: Adapter | None) -> Task:
+    """Return the task whose model class the adapter's names belong to."""
+    if adapter is None or adapter.task_type is None or task.peft_type == adapter.task_type:
+        return task
+    known = [row for row in tasks.TASKS.values() if row.peft_type == adapter.task_type]
+    return known[0] if known and task.name == "feature-extraction" else task
+
+
+def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> Any:  # noqa: ANN401
+    import torch  # noqa: PLC0415  (required by the caller)
+    import transformers  # noqa: PLC0415
+
+    settings = {"num_labels": labels_count} if labels_count is not None else {}
+    try:
+        model = getattr(transformers, task.auto_class).from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            **settings,
+        )
+    except Exception as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"transformers cannot load {checkpoint.source!r} for {task.name}: {text}"
+        raise CheckpointError(msg, hint="Without a reference, use --no-verify.") from error
+    return model.eval()
+
+
+def _load_adapter(model: Any, adapter: Adapter) -> Any:  # noqa: ANN401
+    import peft  # noqa: PLC0415  (required by the caller)
+
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder))
+    except Exception as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"PEFT cannot load adapter {adapter.source!r}: {text}"
+        raise AdapterError(msg, hint="Without a reference, use --no-verify.") from error
+    wrapped.eval()
+    _require_loaded(wrapped, adapter)
+    return wrapped
+
+
+def _require_loaded(wrapped: Any, adapter: Adapter) -> None:  # noqa: ANN401
+    """Require that the reference holds each factor of the adapter; PEFT only warns."""
+    state = wrapped.state_dict()
+    for update in adapter.low_rank:
+        suffix = (
+            f"{update.module}.lora_embedding_A.default"
+            if update.embedding
+            else f"{update.module}.lora_A.default.weight"
+        )
+        held = next((value for key, value in state.items() if key.endswith(suffix)), None)
+        if held is None or tuple(held.shape) != update.a.shape:
+            msg = f"PEFT did not load {update.module!r} of adapter {adapter.source!r}"
+            raise AdapterError(msg, hint="Is --task the task that the adapter was trained for?")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence notices about new heads and missing keys: they are checked here."""
+    names = ("transformers", "peft", "accelerate")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    if importlib.util.find_spec("transformers"):
+        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+        transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,211 @@
+"""The verification of a whole export: parity of every graph, then latency of every adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import AdapterError
+from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import edit_manifest, write_manifest
+from lora_export.base.memory import available_bytes
+from lora_export.graph import tasks
+from lora_export.runtime.ort import OrtRunner
+from lora_export.verify.dataset import Dataset, load_dataset
+from lora_export.verify.golden import read_golden
+from lora_export.verify.inputs import make_cases
+from lora_export.verify.latency import latency_row, measure_pair
+from lora_export.verify.parity import (
+    GraphParity,
+    against_golden,
+    against_reference,
+    input_names,
+    unverified,
+)
+from lora_export.verify.record import environment, record_parity, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import Manifest
+    from lora_export.base.progress import Progress
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Evidence", "measure_latency", "verify_export"]
+
+_SESSIONS: Final = 2
+_SESSION_FACTOR: Final = 2.0
+"""A session holds its weights, and at worst a packed copy of them."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the export can be compared with.
+
+    Attributes:
+        checkpoint: The base; None leaves the golden outputs.
+        adapters: The adapters by name, as their authors published them.
+        dataset: A JSONL file with labelled sentences.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+    """
+
+    checkpoint: Checkpoint | None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    dataset: Path | None = None
+    seed: int = 0
+    allow_no_effect: bool = False
+
+
+def verify_export(
+    root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
+) -> tuple[Manifest, dict[str, Any]]:
+    """Verify the graphs called `names`; return the new manifest and ``reports/parity.json``.
+
+    Raises:
+        AdapterError: An adapter that should be compared is not the one that was merged.
+        MissingRuntimeError: What a comparison needs is not installed.
+    """
+    with edit_manifest(root) as manifest:
+        pass
+    found: dict[str, GraphParity] = {}
+    for name in names:
+        progress.start(f"parity of {name}")
+        found[name] = _verify_one(root, manifest, name, evidence)
+    updated = record_parity(root, found)
+    return updated, {"graphs": {name: parity.row for name, parity in found.items()}}
+
+
+def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
+    record = manifest.graphs[name]
+    task = tasks.by_name(manifest.base.task)
+    if record.missing:
+        return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
+    adapter = evidence.adapters.get(name)
+    if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
+        if record.golden is None:
+            return unverified("there are no golden outputs; give the base: --base BASE")
+        golden = read_golden(resolve_inside(root, record.golden))
+        return against_golden(
+            root, record, manifest, task, golden, allow_no_effect=evidence.allow_no_effect
+        )
+    if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
+        msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
+        raise AdapterError(msg, hint="Give that one, or add this one with: add --replace")
+    return against_reference(
+        root,
+        record,
+        manifest,
+        evidence.checkpoint,
+        task,
+        adapter=adapter,
+        labels_count=_width(manifest, adapter),
+        seed=evidence.seed,
+        allow_no_effect=evidence.allow_no_effect,
+        dataset=_dataset(root, manifest, name, evidence) if adapter is not None else None,
+    )
+
+
+def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
+    """Return the number of labels of a graph: the adapter's head, else the base graph's."""
+    names = tasks.by_name(manifest.base.task).label_parameters
+    if not names:
+        return None
+    if adapter is not None:
+        for saved in adapter.saved:
+            if saved.parameter.endswith(names):
+                return saved.tensor.shape[0]
+    for uses in manifest.parameters.values():
+        for use in uses:
+            if use.initializer in names:
+                return use.shape[-1] if "transpose" in use.transform else use.shape[0]
+    return None
+
+
+def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> Dataset | None:
+    if evidence.dataset is None:
+        return None
+    labels = manifest.adapters[name].labels or manifest.base.labels or ()
+    return load_dataset(
+        evidence.dataset,
+        tokenizer_folder=root / "hf",
+        labels=labels,
+        inputs=input_names(root, manifest.graphs[name]),
+    )
+
+
+def measure_latency(
+    root: Path,
+    names: Sequence[str],
+    config: Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    rounds: int,
+    max_ratio: float,
+    seed: int,
+    progress: Progress,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Measure merged graphs against the base graph; return the manifest and the report.
+
+    Args:
+        root: The export directory.
+        names: The adapters.
+        config: The model's config, for inputs.
+        batch: Batch size.
+        length: Sequence length.
+        rounds: Interleaved rounds per adapter.
+        max_ratio: The gate.
+        seed: Seeds inputs, order and resampling.
+        progress: Told what happens.
+    """
+    with edit_manifest(root) as manifest:
+        pass
+    rows: dict[str, Any] = {}
+    for name in names:
+        progress.start(f"latency of {name}")
+        rows[name] = _measure_one(
+            root, manifest, name, config,
+            batch=batch, length=length, rounds=rounds, max_ratio=max_ratio, seed=seed,
+        )  # fmt: skip
+    report = {"environment": environment(), "graphs": rows}
+    digest = write_report(root, "latency", report)
+    with edit_manifest(root) as current:
+        files = {**current.files, "reports/latency.json": digest}
+        updated = current.model_copy(update={"files": files})
+        write_manifest(root, updated)
+    return updated, {"graphs": rows}
+
+
+def _measure_one(
+    root: Path,
+    manifest: Manifest,
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    rounds: int,
+    max_ratio: float,
+    seed: int,
+) -> dict[str, Any]:
+    task = tasks.by_name(manifest.base.task)
+    records = (manifest.graphs["base"], manifest.graphs[name])
+    weights = sum((root / file).stat().st_size for file in records[0].weights)
+    free = available_bytes()
+    needed = int(_SESSIONS * _SESSION_FACTOR * weights)
+    if free is not None and needed > free:
+        reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        return {"verdict": "unverified", "reason": reason, "ratio": None}
+    inputs = input_names(root, records[0])
+    (case,) = make_cases(
+        config, inputs, seed=seed, left_padding=task.causal, shapes=((batch, length),)
+    )
+    base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
+    base_ms, merged_ms = measure_pair(
+        lambda: base.run(case.feeds), lambda: merged.run(case.feeds), rounds=rounds, seed=seed
+    )
+    row = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
+    return {**row, "batch": batch, "length": case.mask.shape[1], "runner": "onnxruntime, CPU"}

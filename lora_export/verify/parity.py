@@ -1,0 +1,223 @@
+"""Parity: every graph of an export against the unmerged adapter, or against its golden outputs.
+
+    reference (torch, PEFT)  →  expected outputs, effect of the adapter, predictions on a data set
+    graph (ONNX Runtime)     →  outputs on the same inputs
+    metrics + tolerance      →  verdict, reports/parity.json, golden/<graph>.npz
+
+The reference is closed before the graph is opened, and what it needs is estimated first: a model
+that does not fit stays ``unverified`` and says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.base.files import resolve_inside
+from lora_export.base.memory import available_bytes
+from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.reference import Reference, estimate_bytes
+from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.golden import Golden
+from lora_export.verify.inputs import CASES, GOLDEN_CASES, Case, make_cases, valid_rows
+from lora_export.verify.metrics import compare, relative_l2
+from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.graph.tasks import Task
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["GraphParity", "against_golden", "against_reference", "input_names", "unverified"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class GraphParity:
+    """The verdict on one graph.
+
+    Attributes:
+        verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.
+        row: The graph's row in ``reports/parity.json``.
+        golden: What a device needs to repeat the comparison; None where nothing was computed.
+    """
+
+    verdict: Verdict
+    row: dict[str, Any]
+    golden: Golden | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the reference says."""
+
+    outputs: list[Array]
+    effect: float | None
+    predictions: Predictions | None
+
+
+def against_reference(
+    root: Path,
+    record: GraphRecord,
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    task: Task,
+    *,
+    adapter: Adapter | None,
+    labels_count: int | None,
+    seed: int,
+    allow_no_effect: bool,
+    dataset: Dataset | None,
+) -> GraphParity:
+    """Compare a graph with the unmerged adapter in torch.
+
+    Args:
+        root: The export directory.
+        record: The graph.
+        manifest: The export's manifest.
+        checkpoint: The base.
+        task: The export's task.
+        adapter: The adapter of this graph; None for the base.
+        labels_count: The width of the head.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+        dataset: Examples whose predictions are compared too.
+    """
+    if reason := _too_large(checkpoint):
+        return unverified(reason)
+    inputs = input_names(root, record)
+    cases = make_cases(checkpoint.config, inputs, seed=seed, left_padding=task.causal)
+    expected = _run_reference(checkpoint, task, adapter, labels_count, cases, dataset)
+    runner = OrtRunner(resolve_inside(root, record.onnx))
+    actual = [runner.run(case.feeds)[task.output] for case in cases]
+    verdict, row = _judge(
+        cases, actual, expected.outputs, task, manifest.base.dtype, expected.effect,
+        allow_no_effect=allow_no_effect,
+    )  # fmt: skip
+    row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
+    if dataset is not None and expected.predictions is not None:
+        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[task.output]))
+        row["dataset"] = score(dataset, graph, expected.predictions)
+        verdict = _with_dataset(verdict, row)
+    kept = slice(0, GOLDEN_CASES)
+    return GraphParity(verdict, row, Golden(cases[kept], expected.outputs[kept], expected.effect))
+
+
+def against_golden(
+    root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
+    *, allow_no_effect: bool,
+) -> GraphParity:  # fmt: skip
+    """Compare a graph with the outputs that the reference gave when the export was verified."""
+    runner = OrtRunner(resolve_inside(root, record.onnx))
+    actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
+    verdict, row = _judge(
+        golden.cases, actual, golden.expected, task, manifest.base.dtype, golden.effect,
+        allow_no_effect=allow_no_effect,
+    )  # fmt: skip
+    row["against"] = "golden outputs"
+    return GraphParity(verdict, row, golden)
+
+
+def unverified(reason: str) -> GraphParity:
+    """Return the row of a graph that nothing was compared with."""
+    return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
+
+
+def input_names(root: Path, record: GraphRecord) -> list[str]:
+    """Return the inputs of a graph, read without opening a session."""
+    import onnx  # noqa: PLC0415  (owned by graph; only names are read here)
+
+    model = onnx.load(str(resolve_inside(root, record.onnx)), load_external_data=False)
+    return [value.name for value in model.graph.input]
+
+
+def _too_large(checkpoint: Checkpoint) -> str | None:
+    free = available_bytes()
+    tokens = max(batch * length for batch, length in CASES)
+    needed = estimate_bytes(checkpoint, tokens=tokens)
+    if free is None or needed <= free:
+        return None
+    return (
+        f"the reference needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
+        "free; verify on a larger machine with: lora-export verify OUT --base BASE"
+    )
+
+
+def _run_reference(
+    checkpoint: Checkpoint,
+    task: Task,
+    adapter: Adapter | None,
+    labels_count: int | None,
+    cases: Sequence[Case],
+    dataset: Dataset | None,
+) -> _Expected:
+    reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
+    try:
+        outputs: list[Array] = [reference.run(case.feeds) for case in cases]
+        predictions = predict(dataset, reference.run) if dataset is not None else None
+        effect = None
+        if adapter is not None:
+            with reference.without_low_rank():
+                plain = [reference.run(case.feeds) for case in cases]
+            effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
+    finally:
+        reference.close()
+    return _Expected(outputs, effect, predictions)
+
+
+def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
+    per_token = "sequence" in task.output_axes
+    return [valid_rows(o, case, per_token=per_token) for o, case in zip(outputs, cases, strict=True)]
+
+
+def _judge(
+    cases: Sequence[Case],
+    actual: Sequence[Array],
+    expected: Sequence[Array],
+    task: Task,
+    dtype: str,
+    effect: float | None,
+    *,
+    allow_no_effect: bool,
+) -> tuple[Verdict, dict[str, Any]]:
+    tolerance = tolerance_of(dtype)
+    metrics = compare(
+        _rows(actual, cases, task),
+        _rows(expected, cases, task),
+        choices=task.classifies,
+        tolerance=tolerance,
+    )
+    verdict, reason = judge(
+        metrics, dtype=dtype, effect=effect, allow_no_effect=allow_no_effect
+    )
+    return verdict, {
+        "verdict": verdict,
+        "reason": reason,
+        "dtype": dtype,
+        "tolerance": tolerance,
+        "effect": effect,
+        "effect_share_limit": EFFECT_SHARE,
+        "metrics": metrics.as_json(),
+        "inputs": [list(case.mask.shape) for case in cases],
+    }
+
+
+def _with_dataset(verdict: Verdict, row: dict[str, Any]) -> Verdict:
+    """Let the data set lower a verdict: a prediction that differs is never a pass."""
+    result = row["dataset"]
+    if result["clear_disagreements"]:
+        verdict = "fail"
+        row["reason"] = f"{result['clear_disagreements']} predictions on the data set differ"
+    elif result["disagreements"] and verdict == "pass":
+        verdict = "ambiguous"
+        row["reason"] = f"{result['disagreements']} near-tied predictions on the data set differ"
+    row["verdict"] = verdict
+    return verdict

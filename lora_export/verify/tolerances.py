@@ -1,0 +1,72 @@
+"""What counts as equal: one table, one judgement.
+
+A graph passes if its relative L2 error is within the tolerance of its dtype *and* at most a
+twentieth of what the adapter does. An adapter without a measurable effect proves nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from lora_export.base.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from lora_export.verify.metrics import Metrics
+
+__all__ = ["RELATIVE_L2", "Verdict", "judge", "tolerance_of"]
+
+Verdict = Literal["pass", "fail", "ambiguous", "unverified"]
+
+RELATIVE_L2: Final[dict[str, float]] = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
+"""Largest relative L2 error, by the dtype of the graph's weights."""
+
+EFFECT_SHARE: Final = 0.05
+"""Largest error as a share of the adapter's effect."""
+
+NO_EFFECT: Final = 1e-6
+"""An effect below this, relative L2, is float32 noise."""
+
+
+def tolerance_of(dtype: str) -> float:
+    """Return the largest relative L2 error for a graph of `dtype`.
+
+    Raises:
+        UnsupportedError: The dtype has no tolerance; it is verified by task metric only.
+    """
+    if dtype not in RELATIVE_L2:
+        msg = f"no tolerance is set for {dtype}"
+        raise UnsupportedError(msg, hint=f"Known: {', '.join(RELATIVE_L2)}.")
+    return RELATIVE_L2[dtype]
+
+
+def judge(
+    metrics: Metrics, *, dtype: str, effect: float | None, allow_no_effect: bool = False
+) -> tuple[Verdict, str]:
+    """Return the verdict on a graph and its reason.
+
+    Args:
+        metrics: The graph against the reference.
+        dtype: The dtype of the graph's weights.
+        effect: Relative L2 between the reference and the same model with LoRA scale 0; None for a
+            graph without an adapter.
+        allow_no_effect: Whether an adapter may change nothing.
+    """
+    error, tolerance = metrics.relative_l2, tolerance_of(dtype)
+    if not metrics.finite:
+        return "fail", "the graph returns NaN or infinity"
+    if error > tolerance:
+        return "fail", f"relative L2 error {error:.3g} is above the tolerance {tolerance:.3g}"
+    if effect is not None and effect < NO_EFFECT:
+        if not allow_no_effect:
+            return "fail", f"the adapter has no measurable effect ({effect:.3g}): nothing is proven"
+    elif effect is not None and error > EFFECT_SHARE * effect:
+        return (
+            "fail",
+            f"relative L2 error {error:.3g} is more than {EFFECT_SHARE} of the adapter's effect "
+            f"{effect:.3g}",
+        )
+    if metrics.top1_clear_disagreements:
+        return "fail", f"{metrics.top1_clear_disagreements} top-1 choices differ clearly"
+    if metrics.top1_near_ties:
+        return "ambiguous", f"{metrics.top1_near_ties} near-tied top-1 choices fall differently"
+    return "pass", "within the tolerance of the dtype and of the adapter's effect"
