@@ -136,17 +136,20 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+_SECTIONS: Final[dict[str, type[_Section]]] = {
+    "verify": VerifySpec,
+    "latency": LatencySpec,
+    "adapters": AdapterSpec,
+}
+
+
 def _explain(error: ValidationError) -> UsageError:
     """Turn the first finding into one message; an unknown key names its nearest neighbour."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section, _, key = where.rpartition(".")
-        model: type[BaseModel] = {
-            "verify": VerifySpec,
-            "latency": LatencySpec,
-            "adapters": AdapterSpec,
-        }.get(section.partition(".")[0], Recipe)
+        model = _SECTIONS.get(section.partition(".")[0], Recipe)
         known = [name for name in model.model_fields if name != "folder"]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         return UsageError(

@@ -32,7 +32,7 @@ __all__ = ["Factors", "factors_of", "read_finite"]
 
 @dataclass(frozen=True)
 class Factors:
-    """An update as two float32 matrices: ``left [rows, r]``, scale folded in, ``right [r, cols]``."""
+    """An update as two float32 matrices: left ``[rows, r]`` (s folded in), right ``[r, cols]``."""
 
     left: Float32Array = field(repr=False)
     right: Float32Array = field(repr=False)

@@ -145,7 +145,8 @@ def _refuse_conflict(
         others = ", ".join(repr(n) for n in (parameter.name, *parameter.aliases) if n != path)
         msg = f"adapter {adapter.source!r} changes {path!r}, which is tied to {others}"
         raise UnsupportedError(
-            msg, hint="Merging would change both; untie the base (tie_word_embeddings: false) first."
+            msg,
+            hint="Merging would change both; untie the base (tie_word_embeddings: false) first.",
         )
 
 

@@ -102,7 +102,7 @@ def sha256_of_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on `path` (created if absent) until the block ends or the process dies."""
+    """Hold an advisory lock on `path`, created if absent, until the block or the process ends."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -153,10 +153,14 @@ def read_manifest(folder: Path) -> Manifest:
         data = path.read_bytes()
     except OSError as error:
         msg = f"{str(folder)!r} is not an export directory: {MANIFEST_NAME}: {error.strerror}"
-        raise ExportDirectoryError(msg, hint="Make one with: lora-export merge-and-build") from error
+        raise ExportDirectoryError(
+            msg, hint="Make one with: lora-export merge-and-build"
+        ) from error
     newer = re.search(rb'"format_version":\s*(\d{1,9})', data)
     if newer and int(newer[1]) > FORMAT_VERSION:
-        msg = f"{str(path)!r} has format_version {int(newer[1])}; this version reads {FORMAT_VERSION}"
+        msg = (
+            f"{str(path)!r} has format_version {int(newer[1])}; this version reads {FORMAT_VERSION}"
+        )
         raise UnsupportedError(msg, hint="Upgrade lora-export.")
     try:
         manifest = Manifest.model_validate_json(data)

@@ -8,7 +8,6 @@ size and leaves the data to ``pread``. Format: https://huggingface.co/docs/safet
 from __future__ import annotations
 
 import json
-import os
 import struct
 from math import prod
 from typing import TYPE_CHECKING, Any, Final

@@ -1,4 +1,4 @@
-"""What a tensor on disk is to the rest of the program: a name, a dtype, a shape, bytes in blocks."""
+"""What a tensor on disk is to the rest of the program: name, dtype, shape, bytes in blocks."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ __all__ = [
     "FileTensor",
     "MemoryTensor",
     "Tensor",
+    "bytes_of",
     "iter_blocks",
     "nbytes",
     "read_all",
@@ -61,13 +62,15 @@ class FileHandle:
         self._lock = threading.Lock()
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
-        """Fill `buffer` from `offset_bytes`, or raise `InputError` where the file ends too early."""
+        """Fill `buffer` from `offset_bytes`; raise `InputError` where the file ends too early."""
         descriptor = self._open()
         done = 0
         while done < len(buffer):
             count = os.preadv(descriptor, [buffer[done:]], offset_bytes + done)
             if count == 0:
-                msg = f"{str(self.path)!r} ends at byte {offset_bytes + done}, in the middle of data"
+                msg = (
+                    f"{str(self.path)!r} ends at byte {offset_bytes + done}, in the middle of data"
+                )
                 raise InputError(msg, hint="The file is truncated: download or copy it again.")
             done += count
 
@@ -113,8 +116,13 @@ class MemoryTensor:
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
         """Fill `buffer` with the array's bytes from `offset_bytes` on."""
-        raw = np.ascontiguousarray(self.values).reshape(-1).view(np.uint8)
-        buffer[:] = memoryview(raw)[offset_bytes : offset_bytes + len(buffer)]
+        raw = bytes_of(np.ascontiguousarray(self.values))
+        buffer[:] = raw[offset_bytes : offset_bytes + len(buffer)]
+
+
+def bytes_of(values: npt.NDArray[Any]) -> memoryview:
+    """Return the bytes of a contiguous array, without a copy."""
+    return values.reshape(-1).view(np.uint8).data
 
 
 def nbytes(tensor: Tensor) -> int:
@@ -125,7 +133,7 @@ def nbytes(tensor: Tensor) -> int:
 def read_all(tensor: Tensor) -> npt.NDArray[Any]:
     """Return the whole of `tensor` as an array; for what is known to be small."""
     values = np.empty(tensor.shape, tensor.dtype.numpy)
-    tensor.read_into(memoryview(values.reshape(-1).view(np.uint8)), 0)
+    tensor.read_into(bytes_of(values), 0)
     return values
 
 

@@ -60,9 +60,9 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     }
 
 
-def _load(path: Path, *, fake: bool) -> Any:  # noqa: ANN401  (whatever the file holds)
-    import torch  # noqa: PLC0415  (heavy: only where a .bin is read)
-    from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415
+def _load(path: Path, *, fake: bool) -> Any:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
         if fake:
@@ -73,7 +73,7 @@ def _load(path: Path, *, fake: bool) -> Any:  # noqa: ANN401  (whatever the file
         msg = f"{str(path)!r} cannot be read without running code from it, or is damaged"
         raise InputError(
             msg,
-            hint="Never load it elsewhere unless you trust its author; ask for safetensors instead.",
+            hint="Do not load it elsewhere unless you trust its author; ask for safetensors.",
         ) from error
     except _DAMAGED as error:
         msg = f"{str(path)!r} is not a readable PyTorch file: {_first_line(error)}"
@@ -86,12 +86,12 @@ def _first_line(error: BaseException) -> str:
 
 def _tensor(
     name: str,
-    value: Any,  # noqa: ANN401  (checked here)
+    value: Any,
     path: Path,
     handle: FileHandle | None,
     size_bytes: int,
 ) -> Tensor:
-    import torch  # noqa: PLC0415
+    import torch
 
     if not isinstance(value, torch.Tensor):
         msg = f"{name!r} in {str(path)!r} is a {type(value).__name__}, not a tensor"

@@ -1,4 +1,4 @@
-"""The command line. click lives here and nowhere else; a command's module is loaded when it runs."""
+"""The command line: click lives here and nowhere else; a command is imported when it runs."""
 
 from __future__ import annotations
 

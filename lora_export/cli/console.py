@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import Self
+
 __all__ = ["Console", "common_options", "parse_adapter"]
 
 
@@ -63,7 +65,7 @@ class Console:
             self._bar.stop()
             self._bar = self._task = None
 
-    def __enter__(self) -> Console:
+    def __enter__(self) -> Self:
         """Return the console."""
         return self
 
@@ -73,8 +75,8 @@ class Console:
 
     def _start_bar(self) -> None:
         if self._bar is None:
-            from rich.console import Console as RichConsole  # noqa: PLC0415  (terminals only)
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+            from rich.console import Console as RichConsole
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -126,19 +126,19 @@ def add_adapter(
         )
         with edit_manifest(root) as current:
             _refuse_taken(current, name, replace=replace)
+            others = _without(current, name)
             if name in current.adapters:
-                current = _without(current, name)
-                write_manifest(root, current)  # from here on nobody trusts the old files
+                write_manifest(root, others)  # from here on nobody trusts the old files
             for file in (weights_file, graph_file):
                 (staging / file).replace(root / file)
             for folder in (root / "weights", root):
                 sync_folder(folder)
-            updated = current.model_copy(
+            updated = others.model_copy(
                 update={
-                    "graphs": {**current.graphs, name: graph_record},
-                    "adapters": {**current.adapters, name: record},
+                    "graphs": {**others.graphs, name: graph_record},
+                    "adapters": {**others.adapters, name: record},
                     "files": {
-                        **current.files,
+                        **others.files,
                         graph_file: graph_sha256,
                         weights_file: written.sha256,
                     },

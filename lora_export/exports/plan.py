@@ -77,7 +77,7 @@ def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> 
 def count_labels(
     task: Task, config: Mapping[str, object], adapters: Iterable[Adapter]
 ) -> int | None:
-    """Return the width of the head: that of the first adapter which brings one, else the config's."""
+    """Return the width of the head: that of the first adapter with one, else the config's."""
     if not task.label_parameters:
         return None
     for adapter in adapters:

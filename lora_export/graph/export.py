@@ -84,6 +84,6 @@ def _trace_and_fold(
         raise MissingRuntimeError(
             msg, hint="Install lora-export[export], or export where it is and copy the directory."
         )
-    from lora_export.graph.build import build_template  # noqa: PLC0415  (torch, only if needed)
+    from lora_export.graph.build import build_template
 
     return build_template(settings, task, dtype, opset)

@@ -65,7 +65,6 @@ def _fold_constants(model: ir.Model) -> None:
                 ),
                 rewriter.RewritePass(rewriter._DEFAULT_REWRITE_RULES),  # noqa: SLF001
                 common_passes.RemoveUnusedNodesPass(),
-                common_passes.RemoveUnusedFunctionsPass(),
                 common_passes.RemoveUnusedOpsetsPass(),
             ],
             steps=2,
@@ -129,7 +128,7 @@ def _matmul_to_gemm(model: ir.Model, matmul: ir.Node, weight: ir.Value) -> None:
     (x, _), (y,) = matmul.inputs, matmul.outputs
     assert x is not None  # noqa: S101  (MatMul has two inputs)
     assert weight.shape is not None  # noqa: S101  (checked by the caller)
-    out_features, in_features = (int(axis) for axis in tuple(weight.shape))
+    out_features, in_features = weight.shape.numpy()
     stem = y.name or matmul.name or "head"
 
     def constant(suffix: str, values: list[int]) -> ir.Value:
@@ -183,8 +182,7 @@ def _remove_traces(model: ir.Model) -> None:
     model.doc_string = None
     model.producer_name, model.producer_version = "lora-export", None
     kept: Mapping[int, ir.Value] = {
-        id(value)
-        : value
+        id(value): value
         for value in (
             *model.graph.inputs,
             *model.graph.outputs,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["plain_masks"]
 
 
-def additive_mask(
+def additive_mask(  # noqa: PLR0917  (the interface is transformers')
     batch_size: int,
     q_length: int,
     kv_length: int,
@@ -31,14 +31,14 @@ def additive_mask(
     *,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
-    **rest: Any,  # noqa: ANN401  (the interface is transformers')
+    **rest: Any,
 ) -> torch.Tensor:
     """Return the additive mask: 0 where a query may look, the smallest finite number elsewhere.
 
     Shape ``[batch or 1, 1, q_length or 1, kv_length]``; it broadcasts over what it does not use.
     """
     if use_vmap or kv_offset != 0:
-        return masking_utils.eager_mask(
+        mask: torch.Tensor = masking_utils.eager_mask(
             batch_size,
             q_length,
             kv_length,
@@ -51,6 +51,7 @@ def additive_mask(
             device=device,
             **rest,
         )
+        return mask
     allowed: torch.Tensor | None = None
     if mask_function is not masking_utils.bidirectional_mask_function:
         queries = (torch.arange(q_length, device=device) + q_offset)[None, None, :, None]

@@ -119,4 +119,5 @@ def place(
         axes = model.graph.output[0].type.tensor_type.shape.dim
         axes[-1].Clear()
         axes[-1].dim_value = output_width
-    return model.SerializeToString(deterministic=True)
+    placed: bytes = model.SerializeToString(deterministic=True)
+    return placed

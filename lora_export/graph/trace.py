@@ -14,7 +14,6 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import onnx_ir as ir
 import torch
 import transformers
 from accelerate import init_empty_weights
@@ -26,6 +25,8 @@ from lora_export.graph.masks import plain_masks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    import onnx_ir as ir
 
     from lora_export.graph.tasks import Task
 
@@ -88,7 +89,8 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
         name = type(model).__name__
         msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
         raise UnsupportedError(
-            msg.splitlines()[0], hint="See docs/models.md for the models that can; --debug shows why."
+            msg.splitlines()[0],
+            hint="See docs/models.md for the models that can; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     graph = onnx_program.model
@@ -100,7 +102,7 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
 class _Wrapper(torch.nn.Module):
     """The model with the graph's inputs, returning one tensor."""
 
-    def __init__(self, model: Any, task: Task) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, task: Task) -> None:
         super().__init__()
         self.model = model
         self._output = task.output
@@ -118,7 +120,7 @@ class _Wrapper(torch.nn.Module):
         return result
 
 
-def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:  # noqa: ANN401
+def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
     """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
     model_type = config.get("model_type")
     settings = {k: v for k, v in config.items() if k not in {"auto_map", "quantization_config"}}
@@ -153,7 +155,7 @@ def _make_parameters_fake(model: torch.nn.Module) -> None:
                 module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
 
 
-def _example_inputs(model: Any, task: Task) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def _example_inputs(model: Any, task: Task) -> dict[str, torch.Tensor]:
     """Return an example of each input that the model's ``forward`` takes, in a fixed order."""
     accepted = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"]
@@ -169,7 +171,7 @@ def _example_inputs(model: Any, task: Task) -> dict[str, torch.Tensor]:  # noqa:
     return {name: torch.ones(shape, dtype=torch.int64) for name in names}
 
 
-def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:  # noqa: ANN401
+def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:
     """Take the values of parameters out of the graph and describe them; mutates `graph`.
 
     Initializers that are not in the model's state (constants that were lifted) keep their values.
@@ -183,7 +185,7 @@ def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:  #
         name = (value.name or "").removeprefix(_WRAPPED)
         if name not in state:
             continue
-        del graph.graph.initializers[value.name]
+        graph.graph.initializers.pop(value.name or "")
         value.name = name
         value.const_value = None
         graph.graph.initializers.add(value)
@@ -191,7 +193,7 @@ def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:  #
     return tuple(sorted(found, key=lambda parameter: parameter.name))
 
 
-def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:  # noqa: ANN401
+def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:
     is_parameter = isinstance(value, torch.nn.Parameter)
     owner = model.get_submodule(name.rpartition(".")[0])
     return Parameter(

@@ -46,7 +46,7 @@ class OrtRunner:
         self, path: Path, *, provider: str = "CPUExecutionProvider", threads: int = 0
     ) -> None:
         require_onnxruntime()
-        import onnxruntime  # noqa: PLC0415  (heavy: only where a graph runs)
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET

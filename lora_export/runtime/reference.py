@@ -21,7 +21,6 @@ from lora_export.graph import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -42,7 +41,8 @@ def require_reference() -> None:
     if missing:
         msg = f"the reference runs in PEFT, and {', '.join(missing)} is not installed"
         raise MissingRuntimeError(
-            msg, hint="Install lora-export[export]; or verify against the golden outputs: verify OUT"
+            msg,
+            hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
         )
 
 
@@ -96,7 +96,7 @@ class Reference:
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Return the task's output for `feeds`, float32."""
-        import torch  # noqa: PLC0415  (required above)
+        import torch
 
         inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
         with torch.inference_mode(), _quiet():
@@ -134,9 +134,9 @@ def _trained_for(task: Task, adapter: Adapter | None) -> Task:
     return known[0] if known and task.name == "feature-extraction" else task
 
 
-def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> Any:  # noqa: ANN401
-    import torch  # noqa: PLC0415  (required by the caller)
-    import transformers  # noqa: PLC0415
+def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> Any:
+    import torch
+    import transformers
 
     settings = {"num_labels": labels_count} if labels_count is not None else {}
     try:
@@ -154,8 +154,8 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
     return model.eval()
 
 
-def _load_adapter(model: Any, adapter: Adapter) -> Any:  # noqa: ANN401
-    import peft  # noqa: PLC0415  (required by the caller)
+def _load_adapter(model: Any, adapter: Adapter) -> Any:
+    import peft
 
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder))
@@ -168,7 +168,7 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:  # noqa: ANN401
     return wrapped
 
 
-def _require_loaded(wrapped: Any, adapter: Adapter) -> None:  # noqa: ANN401
+def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
     """Require that the reference holds each factor of the adapter; PEFT only warns."""
     state = wrapped.state_dict()
     for update in adapter.low_rank:
@@ -192,7 +192,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     if importlib.util.find_spec("transformers"):
-        from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+        from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
     try:

@@ -85,8 +85,8 @@ def predict(dataset: Dataset, run: Callable[[Mapping[str, Array]], Array]) -> Pr
 
 def score(dataset: Dataset, graph: Predictions, reference: Predictions) -> dict[str, Any]:
     """Compare the two on the data set; every example on which they differ is listed."""
-    differ = np.flatnonzero(graph.classes != reference.classes)
-    clear = [int(i) for i in differ if reference.margins[i] > _NEAR_TIE]
+    differ = [int(i) for i in np.flatnonzero(graph.classes != reference.classes)]
+    clear = [i for i in differ if reference.margins[i] > _NEAR_TIE]
     return {
         "metric": "accuracy",
         "count": len(dataset.labels),
@@ -142,11 +142,11 @@ def _class_of(row: Mapping[str, Any], index: Mapping[str, int], path: Path, numb
     raise InputError(msg, hint=f"Known: {', '.join(index)}.")
 
 
-def _tokenizer(folder: Path) -> Any:  # noqa: ANN401
+def _tokenizer(folder: Path) -> Any:
     if importlib.util.find_spec("tokenizers") is None:
         msg = "a data set has to be tokenized, and tokenizers is not installed"
         raise MissingRuntimeError(msg, hint="Install lora-export[export].")
-    import tokenizers  # noqa: PLC0415  (only where a data set is given)
+    import tokenizers
 
     path = folder / "tokenizer.json"
     try:
@@ -156,7 +156,7 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401
         raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
 
 
-def _tokenize(tokenizer: Any, texts: Sequence[str], inputs: Sequence[str]) -> dict[str, Array]:  # noqa: ANN401
+def _tokenize(tokenizer: Any, texts: Sequence[str], inputs: Sequence[str]) -> dict[str, Array]:
     tokenizer.enable_padding(
         **{k: v for k, v in (tokenizer.padding or {}).items() if k != "length"}
     )

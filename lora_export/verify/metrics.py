@@ -100,8 +100,7 @@ def _wide_pairs(
     actual: Sequence[Array], expected: Sequence[Array]
 ) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     return [
-        (a.astype(np.float64), e.astype(np.float64))
-        for a, e in zip(actual, expected, strict=True)
+        (a.astype(np.float64), e.astype(np.float64)) for a, e in zip(actual, expected, strict=True)
     ]
 
 
@@ -125,7 +124,8 @@ def _top1(
 
 def _log_softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     shifted = values - values.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
 
 
 def _mean_kl(

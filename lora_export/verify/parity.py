@@ -95,12 +95,13 @@ def against_reference(
         return unverified(reason)
     inputs = input_names(root, record)
     cases = make_cases(checkpoint.config, inputs, seed=seed, left_padding=task.causal)
-    expected = _run_reference(checkpoint, task, adapter, labels_count, cases, dataset)
+    reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
+    expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
     runner = OrtRunner(resolve_inside(root, record.onnx))
     actual = [runner.run(case.feeds)[task.output] for case in cases]
     verdict, row = _judge(
-        cases, actual, expected.outputs, task, manifest.base.dtype, expected.effect,
-        allow_no_effect=allow_no_effect,
+        cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
+        effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
@@ -119,8 +120,8 @@ def against_golden(
     runner = OrtRunner(resolve_inside(root, record.onnx))
     actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
     verdict, row = _judge(
-        golden.cases, actual, golden.expected, task, manifest.base.dtype, golden.effect,
-        allow_no_effect=allow_no_effect,
+        golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
+        effect=golden.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "golden outputs"
     return GraphParity(verdict, row, golden)
@@ -133,7 +134,7 @@ def unverified(reason: str) -> GraphParity:
 
 def input_names(root: Path, record: GraphRecord) -> list[str]:
     """Return the inputs of a graph, read without opening a session."""
-    import onnx  # noqa: PLC0415  (owned by graph; only names are read here)
+    import onnx
 
     model = onnx.load(str(resolve_inside(root, record.onnx)), load_external_data=False)
     return [value.name for value in model.graph.input]
@@ -152,19 +153,19 @@ def _too_large(checkpoint: Checkpoint) -> str | None:
 
 
 def _run_reference(
-    checkpoint: Checkpoint,
+    reference: Reference,
     task: Task,
-    adapter: Adapter | None,
-    labels_count: int | None,
     cases: Sequence[Case],
     dataset: Dataset | None,
+    *,
+    has_adapter: bool,
 ) -> _Expected:
-    reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
+    """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
     try:
         outputs: list[Array] = [reference.run(case.feeds) for case in cases]
         predictions = predict(dataset, reference.run) if dataset is not None else None
         effect = None
-        if adapter is not None:
+        if has_adapter:
             with reference.without_low_rank():
                 plain = [reference.run(case.feeds) for case in cases]
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
@@ -175,7 +176,9 @@ def _run_reference(
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
     per_token = "sequence" in task.output_axes
-    return [valid_rows(o, case, per_token=per_token) for o, case in zip(outputs, cases, strict=True)]
+    return [
+        valid_rows(o, case, per_token=per_token) for o, case in zip(outputs, cases, strict=True)
+    ]
 
 
 def _judge(
@@ -183,9 +186,9 @@ def _judge(
     actual: Sequence[Array],
     expected: Sequence[Array],
     task: Task,
+    *,
     dtype: str,
     effect: float | None,
-    *,
     allow_no_effect: bool,
 ) -> tuple[Verdict, dict[str, Any]]:
     tolerance = tolerance_of(dtype)
@@ -195,9 +198,7 @@ def _judge(
         choices=task.classifies,
         tolerance=tolerance,
     )
-    verdict, reason = judge(
-        metrics, dtype=dtype, effect=effect, allow_no_effect=allow_no_effect
-    )
+    verdict, reason = judge(metrics, dtype=dtype, effect=effect, allow_no_effect=allow_no_effect)
     return verdict, {
         "verdict": verdict,
         "reason": reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -57,14 +58,12 @@ def write_report(root: Path, name: str, report: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """Return what a figure depends on: processor, system, versions."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, version
 
     versions: dict[str, str] = {}
     for package in ("lora-export", "onnxruntime", "torch", "transformers", "peft", "numpy"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "machine": platform.machine(),
         "system": platform.system(),

@@ -52,21 +52,37 @@ def judge(
         allow_no_effect: Whether an adapter may change nothing.
     """
     error, tolerance = metrics.relative_l2, tolerance_of(dtype)
-    if not metrics.finite:
-        return "fail", "the graph returns NaN or infinity"
-    if error > tolerance:
-        return "fail", f"relative L2 error {error:.3g} is above the tolerance {tolerance:.3g}"
-    if effect is not None and effect < NO_EFFECT:
-        if not allow_no_effect:
-            return "fail", f"the adapter has no measurable effect ({effect:.3g}): nothing is proven"
-    elif effect is not None and error > EFFECT_SHARE * effect:
-        return (
+    measurable = effect is None or effect >= NO_EFFECT
+    limit = EFFECT_SHARE * effect if effect is not None and measurable else None
+    findings: tuple[tuple[bool, Verdict, str], ...] = (
+        (not metrics.finite, "fail", "the graph returns NaN or infinity"),
+        (
+            not error <= tolerance,
             "fail",
-            f"relative L2 error {error:.3g} is more than {EFFECT_SHARE} of the adapter's effect "
-            f"{effect:.3g}",
-        )
-    if metrics.top1_clear_disagreements:
-        return "fail", f"{metrics.top1_clear_disagreements} top-1 choices differ clearly"
-    if metrics.top1_near_ties:
-        return "ambiguous", f"{metrics.top1_near_ties} near-tied top-1 choices fall differently"
+            f"relative L2 error {error:.3g} is above the tolerance {tolerance:.3g}",
+        ),
+        (
+            not measurable and not allow_no_effect,
+            "fail",
+            f"the adapter has no measurable effect ({effect or 0:.3g}): nothing is proven",
+        ),
+        (
+            limit is not None and error > limit,
+            "fail",
+            f"relative L2 error {error:.3g} is above {EFFECT_SHARE} of the effect {effect or 0:.3g}",
+        ),
+        (
+            metrics.top1_clear_disagreements > 0,
+            "fail",
+            f"{metrics.top1_clear_disagreements} top-1 choices differ clearly",
+        ),
+        (
+            metrics.top1_near_ties > 0,
+            "ambiguous",
+            f"{metrics.top1_near_ties} near-tied top-1 choices fall differently",
+        ),
+    )
+    for applies, verdict, reason in findings:
+        if applies:
+            return verdict, reason
     return "pass", "within the tolerance of the dtype and of the adapter's effect"

@@ -23,6 +23,7 @@ from lora_export.base.dtypes import from_float32, to_float32
 from lora_export.base.errors import InputError
 from lora_export.base.files import storage_errors
 from lora_export.base.safetensors_file import encode_header
+from lora_export.base.tensors import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ def write_weights(
             _write_fully(stream.fileno(), memoryview(header))
             for entry in ordered:
                 for block in entry.blocks():
-                    raw = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+                    raw = bytes_of(np.ascontiguousarray(block))
                     _write_fully(stream.fileno(), raw)
                     digest.update(raw)
                     if advance is not None:
@@ -198,7 +199,7 @@ def _read_rows(tensor: Tensor, *, transposed: bool) -> Iterator[tuple[Array, int
 
 def _read_block(tensor: Tensor, offset_bytes: int, shape: tuple[int, ...]) -> Array:
     block = np.empty(shape, tensor.dtype.numpy)
-    tensor.read_into(memoryview(block.reshape(-1).view(np.uint8)), offset_bytes)
+    tensor.read_into(bytes_of(block), offset_bytes)
     return block
 
 
@@ -219,7 +220,7 @@ def _read_columns(tensor: Tensor) -> Iterator[tuple[Array, int]]:
     for start in range(0, columns, step):
         count = min(step, columns - start)
         slab = np.empty((rows, count), tensor.dtype.numpy)
-        raw = memoryview(slab.reshape(-1).view(np.uint8))
+        raw = bytes_of(slab)
         width = count * itemsize
         for row in range(rows):
             offset = (row * columns + start) * itemsize

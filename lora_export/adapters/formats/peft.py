@@ -2,8 +2,8 @@
 
 Keys are ``base_model.model.<module>.lora_A.weight`` ``[r, in]``, ``….lora_B.weight`` ``[out, r]``,
 ``….lora_embedding_A`` and ``_B`` (no ``.weight``), and whole parameters for ``modules_to_save`` and
-trained biases. The scale is ``alpha / r``, or ``alpha / sqrt(r)`` under rsLoRA, with ``rank_pattern``
-and ``alpha_pattern`` matched by PEFT's own rule.
+trained biases. The scale is ``alpha / r``, or ``alpha / sqrt(r)`` under rsLoRA, with
+``rank_pattern`` and ``alpha_pattern`` matched by PEFT's own rule.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REFUSED_SETTINGS: Final[dict[str, str]] = {
     "use_dora": "DoRA (a learned magnitude per output) is not merged by this version",
     "lora_bias": "a bias on B is not merged by this version",
     "trainable_token_indices": "trained token rows are not merged by this version",
-    "target_parameters": "updates of bare parameters (fused experts) are not merged by this version",
+    "target_parameters": "updates of bare parameters (experts) are not merged by this version",
     "alora_invocation_tokens": "an activated LoRA depends on the input: it has no plain merge",
     "layer_replication": "replicated layers change the model's structure: no plain merge exists",
     "megatron_config": "Megatron's parallel layers are not read",
@@ -53,7 +53,7 @@ _REFUSED_SETTINGS: Final[dict[str, str]] = {
     "use_bdlora": "block-diagonal LoRA is not read",
     "ensure_weight_tying": "adapters that tie weights of their own are not merged by this version",
 }
-"""Settings that change what the tensors mean. Never ignored: a merge without them would be wrong."""
+"""Settings that change what the tensors mean; a merge that ignored them would be wrong."""
 
 
 def is_peft(folder: Path) -> bool:
@@ -202,7 +202,7 @@ def _scale(module: str, rank: int, config: Mapping[str, Any], source: str) -> fl
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:  # noqa: ANN401
+def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
     """Return the setting for `module`: the first pattern that matches, as PEFT matches it."""
     patterns = config.get(setting) or {}
     if not isinstance(patterns, dict):

@@ -1,0 +1,213 @@
+"""Whether an adapter fits a base, by names and shapes alone: no graph, no torch, no values.
+
+A header tells a tensor's name, dtype and shape, but not the class of the module that owns it. What
+is therefore taken, and not known:
+
+    1. The name that the bare model bears inside one with a head (``bert.``): from a table by model
+       type, else the one under which most of the adapter's modules are found.
+    2. The layout of a weight: ``[out, in]``; also ``[in, out]`` where the adapter sets
+       ``fan_in_fan_out`` or the model type is one with Conv1D, GPT-2's.
+    3. A saved parameter of a top-level module that the base lacks entirely is a head that the
+       adapter brings; any other that is not found is a mismatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.resolve import Names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lora_export.adapters.canonical import Adapter, LowRank, Saved
+    from lora_export.base.parameters import Parameter
+
+__all__ = ["UNKNOWN_MODULE", "Fit", "check_fit", "prefix_of"]
+
+UNKNOWN_MODULE: Final = "unknown"
+"""The module type of a `Parameter` that comes from a header."""
+
+_PREFIXES: Final[dict[str, str]] = {
+    "albert": "albert.",
+    "bart": "model.",
+    "bert": "bert.",
+    "camembert": "roberta.",
+    "deberta": "deberta.",
+    "deberta-v2": "deberta.",
+    "distilbert": "distilbert.",
+    "electra": "electra.",
+    "gemma": "model.",
+    "gemma2": "model.",
+    "gemma3_text": "model.",
+    "gpt2": "transformer.",
+    "gpt_neox": "gpt_neox.",
+    "llama": "model.",
+    "mistral": "model.",
+    "modernbert": "model.",
+    "mpnet": "mpnet.",
+    "phi3": "model.",
+    "qwen2": "model.",
+    "qwen3": "model.",
+    "roberta": "roberta.",
+    "t5": "transformer.",
+    "whisper": "model.",
+    "xlm-roberta": "roberta.",
+}
+"""``base_model_prefix`` of transformers, by ``model_type``."""
+
+_CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an adapter sits on a base.
+
+    Attributes:
+        prefix: The name of the bare model that was taken, with its dot, or ``""``.
+        matched: How many of the adapter's tensors find a parameter of the right shape.
+        replaced: Saved parameters that the base has too.
+        brought: Saved parameters that only the adapter has.
+        mismatches: One line for each that does not fit, sorted by the adapter's order.
+        changed: The base's parameters that a merge would change.
+    """
+
+    prefix: str
+    matched: int
+    replaced: tuple[str, ...]
+    brought: tuple[str, ...]
+    mismatches: tuple[str, ...]
+    changed: tuple[Parameter, ...] = field(repr=False)
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing contradicts it."""
+        return not self.mismatches
+
+
+def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter) -> str:
+    """Return the bare model's name inside one with a head, with its dot, or ``""``.
+
+    By model type where it is known; else, of the first components of all names, the one under which
+    most of the adapter's modules are found, none winning a draw.
+    """
+    known = _PREFIXES.get(model_type)
+    if known is not None:
+        return known
+    parameters = tuple(parameters)
+    modules = [f"{update.module}.weight" for update in adapter.low_rank]
+    firsts = {f"{name.partition('.')[0]}." for name in modules}
+    firsts |= {f"{parameter.name.partition('.')[0]}." for parameter in parameters}
+
+    def found_count(prefix: str) -> int:
+        names = Names(parameters, prefix)
+        return sum(names.find(module) is not None for module in modules)
+
+    return max(["", *sorted(firsts)], key=found_count)
+
+
+def check_fit(
+    adapter: Adapter,
+    parameters: Sequence[Parameter],
+    *,
+    prefix: str,
+    model_type: str,
+    resizable: frozenset[str] = frozenset(),
+) -> Fit:
+    """Compare names and shapes of `adapter` with those of `parameters`.
+
+    Args:
+        adapter: The adapter, its tensors unread.
+        parameters: The base's; `module_type` may be `UNKNOWN_MODULE`.
+        prefix: The bare model's name; see `prefix_of`.
+        model_type: The base's ``model_type``.
+        resizable: Parameters whose first axis an adapter may change (the head's labels).
+    """
+    names = Names(parameters, prefix)
+    tops = {_top(parameter.name, prefix) for parameter in parameters}
+    conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in _CONV1D_TYPES
+    changed: dict[str, Parameter] = {}
+    replaced: list[str] = []
+    brought: list[str] = []
+    mismatches: list[str] = []
+    matched = 0
+    for update in adapter.low_rank:
+        path = f"{update.module}.weight"
+        parameter = names.find(path)
+        problem = _update_problem(update, parameter, conv1d=conv1d)
+        if parameter is None or problem:
+            mismatches.append(f"{path}: {problem}")
+        else:
+            matched += 2
+            changed[parameter.name] = parameter
+    for saved in adapter.saved:
+        parameter = names.find(saved.parameter)
+        if parameter is None and _top(saved.parameter, prefix) not in tops:
+            matched += 1
+            brought.append(saved.parameter)
+        elif problem := _saved_problem(saved, parameter, resizable):
+            mismatches.append(f"{saved.parameter}: {problem}")
+        elif parameter is not None:
+            matched += 1
+            replaced.append(saved.parameter)
+            changed[parameter.name] = parameter
+    return Fit(
+        prefix,
+        matched,
+        tuple(replaced),
+        tuple(brought),
+        tuple(mismatches),
+        tuple(changed[name] for name in sorted(changed)),
+    )
+
+
+def _top(name: str, prefix: str) -> str:
+    """Return the top-level module of a parameter, the bare model's own name aside."""
+    return name.removeprefix(prefix).partition(".")[0]
+
+
+def _update_problem(update: LowRank, parameter: Parameter | None, *, conv1d: bool) -> str | None:
+    """Say why `update` does not fit, or None."""
+    if parameter is None:
+        return "the base has no such weight"
+    if tied := _tied(parameter):
+        return tied
+    delta = (update.b.shape[0], update.a.shape[1])  # (out, in)
+    if parameter.shape in _layouts(update, delta, parameter, conv1d=conv1d):
+        return None
+    shown = delta[::-1] if update.embedding else delta
+    return f"the update is {list(shown)}, the weight {list(parameter.shape)}"
+
+
+def _layouts(
+    update: LowRank, delta: tuple[int, int], parameter: Parameter, *, conv1d: bool
+) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a weight that a delta ``(out, in)`` can be added to."""
+    if update.embedding or parameter.module_type == "Conv1D":
+        return (delta[::-1],)
+    if parameter.module_type == UNKNOWN_MODULE and conv1d:
+        return (delta, delta[::-1])
+    return (delta,)
+
+
+def _saved_problem(
+    saved: Saved, parameter: Parameter | None, resizable: frozenset[str]
+) -> str | None:
+    """Say why a saved parameter does not fit, or None."""
+    if parameter is None:
+        return "the base has no such parameter"
+    if tied := _tied(parameter):
+        return tied
+    shape = saved.tensor.shape
+    same_rest = len(shape) == len(parameter.shape) > 0 and shape[1:] == parameter.shape[1:]
+    if shape == parameter.shape or (same_rest and parameter.name in resizable):
+        return None
+    return f"the adapter has {list(shape)}, the base {list(parameter.shape)}"
+
+
+def _tied(parameter: Parameter) -> str | None:
+    if not parameter.aliases:
+        return None
+    names = ", ".join((parameter.name, *parameter.aliases))
+    return f"it is tied ({names}): a merge would change more than the adapter means"
