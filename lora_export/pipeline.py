@@ -8,6 +8,8 @@ Each stage is a function of the layers below; configuration stops here.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,7 @@ from lora_export.exports.plan import (
     head_parameters,
     match_base,
     require_complete,
+    with_padding,
 )
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
@@ -45,7 +48,7 @@ from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.resolve import Resolved
@@ -102,16 +105,15 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
-    output = recipe.path(recipe.output)
+    output = _readable(recipe.path(recipe.output))
     _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
     adapters = _read_adapters(recipe)
-    with ThreadPoolExecutor(1) as pool:
-        fingerprinted = pool.submit(fingerprint, checkpoint)
+    with _in_background(checkpoint) as fingerprinted:
         plan = _plan(recipe, checkpoint, adapters, tell)
         if existing is not None:
-            _require_same_base(existing, plan, fingerprinted.result(), output)
+            _require_same_base(existing, plan, fingerprinted(), output)
             manifest = _add_all(output, plan, tell, replace=True)
             return _verified(output, manifest, plan, recipe, tell)
         with staging_folder(output.parent, output.name) as staging:
@@ -124,13 +126,13 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
             require_complete(base_plan.missing, plan.resolved, checkpoint.source)
             create_export(
                 staging,
-                checkpoint,
+                plan.checkpoint,
                 plan.template,
                 base_plan,
                 task=plan.task.name,
                 dtype=plan.dtype,
                 labels=plan.labels[0] if plan.labels else recipe.labels,
-                fingerprint=fingerprinted.result,
+                fingerprint=fingerprinted,
                 progress=tell,
             )
             manifest = _add_all(staging, plan, tell, replace=False)
@@ -216,6 +218,8 @@ def verify(
     checkpoint = _matching_checkpoint(manifest, base)
     adapters: dict[str, Adapter] = {}
     if checkpoint is not None:
+        require_reference()
+        checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
         given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
         if unknown := sorted(set(given) - set(manifest.adapters)):
             msg = f"the export holds no adapter {unknown[0]!r}"
@@ -237,6 +241,33 @@ def remove(output: Path, name: str) -> Outcome:
     return Outcome(output, remove_adapter(output, name))
 
 
+@contextlib.contextmanager
+def _in_background(checkpoint: Checkpoint) -> Iterator[Callable[[], str]]:
+    """Compute the fingerprint while the graph is traced; an error elsewhere stops it."""
+    stop = threading.Event()
+
+    def keep_on(_: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(fingerprint, checkpoint, keep_on)
+        try:
+            yield future.result
+        finally:
+            stop.set()
+
+
+class _Stopped(Exception):  # noqa: N818  (ends a thread; nobody sees it)
+    """The fingerprint is not needed any more."""
+
+
+def _readable(path: Path) -> Path:
+    """Return the path relative to the working directory where it is below it, else absolute."""
+    whole, here = path.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole
+
+
 def _plan(
     recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter], tell: Progress
 ) -> _Plan:
@@ -245,6 +276,7 @@ def _plan(
     task = (
         tasks.by_name(recipe.task) if recipe.task else tasks.detect(checkpoint.config, peft_types)
     )
+    checkpoint = with_padding(checkpoint, task)
     dtype = choose_dtype(checkpoint, recipe.dtype, target)
     labels_count = count_labels(task, checkpoint.config, adapters)
     tell.start("graph")

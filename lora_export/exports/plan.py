@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.resolve import Names
@@ -29,6 +29,7 @@ __all__ = [
     "head_parameters",
     "match_base",
     "require_complete",
+    "with_padding",
 ]
 
 _SHOWN: Final = 5
@@ -89,6 +90,20 @@ def count_labels(
         return len(names)
     count = config.get("num_labels")
     return count if isinstance(count, int) else 2
+
+
+def with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+    """Return the checkpoint with a padding token, where the task cannot do without.
+
+    A decoder that classifies finds each sentence's last token by the padding after it. Where the
+    config names none, users train with ``pad_token_id = eos_token_id``, and so do we.
+    """
+    config = checkpoint.config
+    end = config.get("eos_token_id")
+    if task.name != "text-classification" or config.get("pad_token_id") is not None or end is None:
+        return checkpoint
+    first = end[0] if isinstance(end, list) else end
+    return replace(checkpoint, config={**config, "pad_token_id": first})
 
 
 def head_parameters(task: Task) -> frozenset[str]:

@@ -29,7 +29,7 @@ def require_onnxruntime() -> None:
 
 
 class OrtRunner:
-    """One session of one graph.
+    """One session of one graph; its threads rest between runs, so that sessions can be compared.
 
     Args:
         path: The ``.onnx`` file; its weights lie beside it.
@@ -51,6 +51,7 @@ class OrtRunner:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=[provider]

@@ -151,6 +151,8 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"transformers cannot load {checkpoint.source!r} for {task.name}: {text}"
         raise CheckpointError(msg, hint="Without a reference, use --no-verify.") from error
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = checkpoint.config.get("pad_token_id")
     return model.eval()
 
 
@@ -186,15 +188,15 @@ def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence notices about new heads and missing keys: they are checked here."""
+    if importlib.util.find_spec("transformers"):
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
     names = ("transformers", "peft", "accelerate")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    if importlib.util.find_spec("transformers"):
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
