@@ -11,26 +11,21 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.resolve import resolve
 from lora_export.base import targets
 from lora_export.base.errors import (
     AdapterError,
     ExportDirectoryError,
-    LatencyError,
-    ParityError,
-    UsageError,
 )
 from lora_export.base.files import staging_folder, sync_folder
-from lora_export.base.manifest import Manifest, check_adapter_name, is_export, read_manifest
+from lora_export.base.manifest import Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
-from lora_export.exports.extend import add_adapter, parameters_of, remove_adapter
-from lora_export.exports.intact import require_intact
+from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -43,6 +38,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
+from lora_export.steps import Outcome, labels_for, read_spec
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
@@ -54,33 +50,9 @@ if TYPE_CHECKING:
     from lora_export.adapters.resolve import Resolved
     from lora_export.graph.tasks import Task
     from lora_export.graph.template import GraphTemplate
-    from lora_export.recipe import AdapterSpec, Recipe
+    from lora_export.recipe import Recipe
 
-__all__ = ["Outcome", "add", "merge_and_build", "remove", "verify"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did.
-
-    Attributes:
-        output: The export directory.
-        manifest: Its manifest.
-        reports: The reports that were written, by name.
-    """
-
-    output: Path
-    manifest: Manifest
-    reports: dict[str, Any] = field(default_factory=dict)
-
-    def exit_code(self, *, strict: bool = False) -> int:
-        """Return 0, or the code of the gate that failed; `strict` fails what is ambiguous."""
-        bad = {"fail", "ambiguous"} if strict else {"fail"}
-        for report, error in (("parity", ParityError), ("latency", LatencyError)):
-            rows = self.reports.get(report, {}).get("graphs", {}).values()
-            if any(row["verdict"] in bad for row in rows):
-                return error.exit_code
-        return 0
+__all__ = ["merge_and_build"]
 
 
 @dataclass(frozen=True)
@@ -141,106 +113,6 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     return Outcome(output, outcome.manifest, outcome.reports)
 
 
-def add(
-    output: Path,
-    specs: Sequence[AdapterSpec],
-    *,
-    base: Path | None = None,
-    replace: bool = False,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Add adapters to an existing export, without torch and without tracing.
-
-    Args:
-        output: The export directory.
-        specs: The adapters.
-        base: The base checkpoint; needed for exactness only where the export was cast.
-        replace: Whether adapters of the same names may be replaced.
-        progress: Told what happens.
-
-    Raises:
-        LoraExportError: See the class of the error; the export is as it was.
-    """
-    tell = progress or Silent()
-    manifest = read_manifest(output)
-    adapters = [_read_adapter(spec, Path()) for spec in specs]
-    checkpoint = _matching_checkpoint(manifest, base)
-    task = tasks.by_name(manifest.base.task)
-    resolved = [
-        resolve(
-            adapter,
-            parameters_of(manifest),
-            prefix=manifest.base.prefix,
-            drop=spec.drop,
-            resizable=head_parameters(task),
-        )
-        for adapter, spec in zip(adapters, specs, strict=True)
-    ]
-    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
-    for each, spec in zip(resolved, specs, strict=True):
-        manifest = add_adapter(
-            output,
-            each,
-            checkpoint=checkpoint,
-            labels=_labels_for(each.adapter, task, spec.labels),
-            replace=replace,
-            progress=tell,
-        )
-    return Outcome(output, manifest)
-
-
-def verify(
-    output: Path,
-    *,
-    base: Path | None = None,
-    specs: Sequence[AdapterSpec] = (),
-    dataset: Path | None = None,
-    seed: int = 0,
-    allow_no_effect: bool = False,
-    progress: Progress | None = None,
-) -> Outcome:
-    """Verify an existing export: against torch where the base is given, else its golden outputs.
-
-    Args:
-        output: The export directory.
-        base: The base checkpoint.
-        specs: The adapters, where they are no longer at the place that the manifest records.
-        dataset: A JSONL file with labelled sentences.
-        seed: Seeds the inputs.
-        allow_no_effect: Whether an adapter may change nothing.
-        progress: Told what happens.
-
-    Raises:
-        LoraExportError: See the class of the error.
-    """
-    manifest = read_manifest(output)
-    require_intact(output, manifest)
-    checkpoint = _matching_checkpoint(manifest, base)
-    adapters: dict[str, Adapter] = {}
-    if checkpoint is not None:
-        require_reference()
-        checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
-        given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
-        if unknown := sorted(set(given) - set(manifest.adapters)):
-            msg = f"the export holds no adapter {unknown[0]!r}"
-            raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
-        for name, record in manifest.adapters.items():
-            source = given.get(name, record.source)
-            if name not in given and not Path(source).is_dir():
-                msg = f"adapter {name!r} is not at {source!r} any more"
-                raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-            adapters[name] = read_adapter(Path(source), name=name, source=source)
-    evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
-    tell = progress or Silent()
-    updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
-    return Outcome(output, updated, {"parity": report})
-
-
-def remove(output: Path, name: str) -> Outcome:
-    """Remove an adapter from an export."""
-    return Outcome(output, remove_adapter(output, name))
-
-
 @contextlib.contextmanager
 def _in_background(checkpoint: Checkpoint) -> Iterator[Callable[[], str]]:
     """Compute the fingerprint while the graph is traced; an error elsewhere stops it."""
@@ -298,38 +170,19 @@ def _plan(
         for adapter, spec in zip(adapters, recipe.adapters, strict=True)
     )
     labels = tuple(
-        _labels_for(each.adapter, task, spec.labels or recipe.labels)
+        labels_for(each.adapter, task, spec.labels or recipe.labels)
         for each, spec in zip(resolved, recipe.adapters, strict=True)
     )
     return _Plan(checkpoint, task, dtype, template, resolved, labels)
 
 
-def _labels_for(
-    adapter: Adapter, task: Task, labels: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    """Return the labels, required to be as many as the adapter's head is wide."""
-    if labels is None:
-        return None
-    width = count_labels(task, {"num_labels": len(labels)}, [adapter])
-    if width is not None and width != len(labels):
-        msg = f"{len(labels)} labels are given, but adapter {adapter.source!r} has {width}"
-        raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
-    return tuple(labels)
-
-
 def _read_adapters(recipe: Recipe) -> list[Adapter]:
-    adapters = [_read_adapter(spec, recipe.folder) for spec in recipe.adapters]
+    adapters = [read_spec(spec, recipe.folder) for spec in recipe.adapters]
     names = [adapter.name for adapter in adapters]
     if twice := next((name for name in names if names.count(name) > 1), None):
         msg = f"two adapters are called {twice!r}"
         raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
     return adapters
-
-
-def _read_adapter(spec: AdapterSpec, folder: Path) -> Adapter:
-    path = folder / Path(spec.source).expanduser()
-    name = check_adapter_name(spec.name or path.resolve().name)
-    return read_adapter(path, name=name, source=spec.source)
 
 
 def _existing_export(output: Path) -> Manifest | None:
@@ -354,20 +207,6 @@ def _require_same_base(existing: Manifest, plan: _Plan, digest: str, output: Pat
         if old != new:
             msg = f"{str(output)!r} is an export of another {what}: {old}, not {new}"
             raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")
-
-
-def _matching_checkpoint(manifest: Manifest, base: Path | None) -> Checkpoint | None:
-    if base is None:
-        return None
-    checkpoint = open_checkpoint(base)
-    digest = fingerprint(checkpoint)
-    if digest != manifest.base.fingerprint:
-        msg = (
-            f"{str(base)!r} is not the base of this export: its fingerprint is {digest[:16]}…, "
-            f"the export's {manifest.base.fingerprint[:16]}…"
-        )
-        raise ExportDirectoryError(msg, hint=f"The export was made from {manifest.base.source!r}.")
-    return checkpoint
 
 
 def _add_all(root: Path, plan: _Plan, tell: Progress, *, replace: bool) -> Manifest:

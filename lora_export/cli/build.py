@@ -46,7 +46,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
 @common_options
-def merge_and_build(  # noqa: PLR0913  (one argument per flag)
+def merge_and_build(
     *,
     as_json: bool,
     quiet: bool,
@@ -55,7 +55,7 @@ def merge_and_build(  # noqa: PLR0913  (one argument per flag)
     max_ratio: float | None,
     allow_no_effect: bool,
     strict: bool,
-    **flags: Any,  # noqa: ANN401  (the flags of _build_options)
+    **flags: Any,
 ) -> int:
     """Merge adapters into a base, export ONNX, verify, measure.
 
@@ -77,7 +77,7 @@ def merge_and_build(  # noqa: PLR0913  (one argument per flag)
 @click.command("export")
 @_build_options
 @common_options
-def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:  # noqa: ANN401
+def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Merge and export without verification; see merge-and-build."""
     disabled = {"verify": {"enabled": False}, "latency": {"enabled": False}}
     return _build(flags, disabled, as_json=as_json, quiet=quiet, strict=False)
@@ -86,14 +86,12 @@ def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:  # noqa: ANN401
 def _build(
     flags: dict[str, Any], overrides: dict[str, Any], *, as_json: bool, quiet: bool, strict: bool
 ) -> int:
-    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
-    from lora_export.recipe import load_recipe, make_recipe  # noqa: PLC0415
+    from lora_export import pipeline
+    from lora_export.recipe import load_recipe, make_recipe
 
     recipe_path: Path | None = flags["recipe"]
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
-    recipe = (
-        load_recipe(recipe_path, table) if recipe_path else make_recipe(table, folder=Path())
-    )
+    recipe = load_recipe(recipe_path, table) if recipe_path else make_recipe(table, folder=Path())
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = pipeline.merge_and_build(recipe, console)
         console.finish(describe(outcome), render(outcome))

@@ -23,7 +23,7 @@ __all__ = ["add", "remove"]
               help="Leave out adapter tensors that the task does not use.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
 @common_options
-def add(  # noqa: PLR0913  (one argument per flag)
+def add(
     *,
     export: Path,
     adapters: tuple[str, ...],
@@ -35,15 +35,13 @@ def add(  # noqa: PLR0913  (one argument per flag)
     quiet: bool,
 ) -> int:
     """Add adapters to EXPORT, an existing export directory, without torch and without tracing."""
-    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
-    from lora_export.recipe import AdapterSpec  # noqa: PLC0415
+    from lora_export import maintenance
+    from lora_export.recipe import AdapterSpec
 
     names = [label.strip() for label in labels.split(",")] if labels else None
-    specs = [
-        AdapterSpec(**parse_adapter(text), drop=list(drop), labels=names) for text in adapters
-    ]
+    specs = [AdapterSpec(**parse_adapter(text), drop=list(drop), labels=names) for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = pipeline.add(export, specs, base=base, replace=replace, progress=console)
+        outcome = maintenance.add(export, specs, base=base, replace=replace, progress=console)
         console.finish(describe(outcome), render(outcome))
     return 0
 
@@ -54,9 +52,9 @@ def add(  # noqa: PLR0913  (one argument per flag)
 @common_options
 def remove(*, export: Path, name: str, as_json: bool, quiet: bool) -> int:
     """Take the adapter NAME out of EXPORT."""
-    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
+    from lora_export import maintenance
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = pipeline.remove(export, name)
+        outcome = maintenance.remove(export, name)
         console.finish(describe(outcome), render(outcome))
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lora_export.pipeline import Outcome
+    from lora_export.steps import Outcome
 
 __all__ = ["describe", "render"]
 

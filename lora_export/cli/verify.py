@@ -24,7 +24,7 @@ __all__ = ["verify"]
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
 @common_options
-def verify(  # noqa: PLR0913  (one argument per flag)
+def verify(
     *,
     export: Path,
     base: Path | None,
@@ -37,11 +37,11 @@ def verify(  # noqa: PLR0913  (one argument per flag)
     quiet: bool,
 ) -> int:
     """Verify EXPORT again: against torch with --base, else against its golden outputs."""
-    from lora_export import pipeline  # noqa: PLC0415  (heavy: not for --help)
-    from lora_export.recipe import AdapterSpec  # noqa: PLC0415
+    from lora_export import maintenance
+    from lora_export.recipe import AdapterSpec
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = pipeline.verify(
+        outcome = maintenance.verify(
             export,
             base=base,
             specs=[AdapterSpec(**parse_adapter(text)) for text in adapters],

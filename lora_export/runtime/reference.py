@@ -17,6 +17,7 @@ import numpy as np
 
 from lora_export.base.errors import AdapterError, CheckpointError, MissingRuntimeError
 from lora_export.base.tensors import nbytes
+from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Reference:
         checkpoint: The base.
         task: The export's task.
         adapter: The adapter, or None for the base alone.
-        labels_count: The width of the head, for tasks with labels.
+        labels_count: The width of the base's own head; an adapter's is taken from its tensors.
 
     Raises:
         CheckpointError: transformers cannot load the base.
@@ -85,6 +86,8 @@ class Reference:
         require_reference()
         self._task = task
         trained_for = _trained_for(task, adapter)
+        if adapter is not None:
+            labels_count = count_labels(trained_for, checkpoint.config, [adapter])
         with _quiet():
             self._model = _load_base(checkpoint, trained_for, labels_count)
             if adapter is not None:

@@ -69,7 +69,7 @@ def judge(
         (
             limit is not None and error > limit,
             "fail",
-            f"relative L2 error {error:.3g} is above {EFFECT_SHARE} of the effect {effect or 0:.3g}",
+            f"relative L2 error {error:.3g} is above {EFFECT_SHARE} of the effect {effect}",
         ),
         (
             metrics.top1_clear_disagreements > 0,

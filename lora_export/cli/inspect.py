@@ -1,0 +1,228 @@
+"""``inspect``: the command, and its reports as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_export.base.errors import InputError
+from lora_export.cli.console import Console, common_options
+from lora_export.cli.text import aligned, first_few, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.inspection.adapter import AdapterReport, ModuleGroup
+    from lora_export.inspection.checkpoint import CheckpointReport
+    from lora_export.inspection.export import ExportReport
+    from lora_export.inspection.inspect import FitReport
+
+__all__ = ["inspect"]
+
+Rows = list[tuple[str, str]]
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("adapter", required=False, type=click.Path(path_type=Path))
+@click.option("--hash", "hashed", is_flag=True,
+              help="Read everything: an export's files, a checkpoint's tensors.")  # fmt: skip
+@common_options
+def inspect(*, path: Path, adapter: Path | None, hashed: bool, as_json: bool, quiet: bool) -> int:
+    """Show what PATH holds: a checkpoint, an adapter or an export directory.
+
+    With PATH a base (a checkpoint or an export) and ADAPTER, also whether they fit by names and
+    shapes. The exit code is 3 where they do not fit, and where an export's files are not what its
+    manifest says.
+    """
+    from lora_export.inspection.inspect import inspect_pair, inspect_path
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        if adapter is None:
+            report = inspect_path(path, hashed=hashed, progress=console)
+            console.finish(asdict(report), "\n".join(_render(report)))
+            return _exit_code(report)
+        pair = inspect_pair(path, adapter, hashed=hashed, progress=console)
+        lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
+        console.finish(asdict(pair), "\n".join(lines))
+    return _exit_code(pair.base) if pair.fit.fits else InputError.exit_code
+
+
+def _exit_code(report: CheckpointReport | AdapterReport | ExportReport) -> int:
+    return InputError.exit_code if getattr(report, "problems", ()) else 0
+
+
+def _render(report: CheckpointReport | AdapterReport | ExportReport) -> list[str]:
+    from lora_export.inspection.adapter import AdapterReport
+    from lora_export.inspection.checkpoint import CheckpointReport
+
+    if isinstance(report, CheckpointReport):
+        return _checkpoint_lines(report)
+    return _adapter_lines(report) if isinstance(report, AdapterReport) else _export_lines(report)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _dtypes(by_bytes: Mapping[str, int]) -> str:
+    if len(by_bytes) == 1:
+        return next(iter(by_bytes))
+    return ", ".join(f"{name} {size(count)}" for name, count in by_bytes.items())
+
+
+def _checkpoint_lines(report: CheckpointReport) -> list[str]:
+    files = [f"{name} {size(count)}" for name, count in report.files.items()]
+    rows: Rows = [
+        ("model type", report.model_type),
+        ("architecture", ", ".join(report.architectures) or "not named"),
+        ("task", report.task or "not known; choose one with --task"),
+        ("weights", ", ".join(first_few(files, 3))),
+        ("tensors", f"{report.tensors:,}"),
+        ("parameters", f"{report.parameters:,} in {size(report.bytes)}"),
+        ("dtypes", _dtypes(report.dtypes)),
+    ]
+    if report.tied:
+        rows.append(("tied", report.tied))
+    if report.labels:
+        rows.append(("labels", f"{len(report.labels)}: {', '.join(first_few(report.labels))}"))
+    if report.fingerprint:
+        rows.append(("fingerprint", report.fingerprint))
+    return [f"checkpoint {report.path}", *aligned(rows)]
+
+
+def _adapter_lines(report: AdapterReport) -> list[str]:
+    rule = f" ({report.scale_rule})" if report.scale_rule else ""
+    rows: Rows = [
+        ("format", f"{report.format}, {report.task_type or 'no task type'}"),
+        ("base", report.base or "not named"),
+        ("rank", _distribution({str(k): v for k, v in report.ranks.items()})),
+        ("scale", _distribution({f"{k:g}": v for k, v in report.scales.items()}) + rule),
+        *(("modules" if i == 0 else "", line) for i, line in enumerate(_module_lines(report))),
+        *(
+            ("saved" if i == 0 else "", line)
+            for i, line in enumerate(
+                first_few([f"{name} {list(shape)}" for name, shape in report.saved.items()])
+            )
+        ),
+        ("tensors", f"{report.tensors:,}"),
+        ("parameters", f"{report.parameters:,} in {size(report.bytes)}"),
+        ("dtypes", _dtypes(report.dtypes)),
+        ("sha256", report.sha256),
+    ]
+    return [f"adapter {report.path}", *aligned(rows)]
+
+
+def _distribution(modules_by_value: Mapping[str, int]) -> str:
+    if len(modules_by_value) == 1:
+        return next(iter(modules_by_value))
+    parts = [f"{value} ({_count(n, 'module')})" for value, n in modules_by_value.items()]
+    return ", ".join(first_few(parts)) or "none: no low-rank update"
+
+
+def _module_lines(report: AdapterReport) -> list[str]:
+    """Return lines such as ``query, value × 6 layers``: groups of the same size and rank in one."""
+    names = _short_names([group.pattern for group in report.modules])
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for group, name in zip(report.modules, names, strict=True):
+        alike.setdefault((_times(group), group.ranks, group.scales), []).append(name)
+    uniform = len(report.ranks) == len(report.scales) == 1
+    lines = []
+    for (times, ranks, scales), members in alike.items():
+        detail = "" if uniform else f": rank {_listed(ranks)}, scale {_listed(scales)}"
+        lines.append(f"{', '.join(members)}{times}{detail}")
+    return lines or ["none"]
+
+
+def _listed(values: object) -> str:
+    return "/".join(f"{value:g}" for value in values) if isinstance(values, tuple) else str(values)
+
+
+def _times(group: ModuleGroup) -> str:
+    stars = group.pattern.count("*")
+    if stars == 0:
+        return ""
+    return f" × {_count(group.count, 'layer' if stars == 1 else 'module')}"
+
+
+def _short_names(patterns: Sequence[str]) -> list[str]:
+    """Return the shortest tail of each pattern that no other shares."""
+    tails = []
+    for pattern in patterns:
+        parts = pattern.split(".")
+        others = [other.split(".") for other in patterns if other != pattern]
+        length = 1
+        while length < len(parts) and any(o[-length:] == parts[-length:] for o in others):
+            length += 1
+        tails.append(".".join(parts[-length:]))
+    return tails
+
+
+def _fit_lines(fit: FitReport) -> list[str]:
+    verdict = "fits" if fit.fits else "does not fit"
+    rows: Rows = [
+        ("matched", f"{fit.matched:,} of {_count(fit.tensors, 'tensor')}"),
+        ("base model", f"known as {fit.prefix!r} inside a model with a head"
+         if fit.prefix else "the same names in both"),
+        *(("replaces", name) for name in first_few(fit.replaced)),
+        *(("brings", name) for name in first_few(fit.brought)),
+        ("trained", f"{fit.trained_share:.3%} of the base's parameters"),
+        ("changed", f"{fit.changed_share:.2%} of the base by a merge, {size(fit.changed_bytes)}"),
+        *(("mismatch", line) for line in first_few(fit.mismatches)),
+    ]  # fmt: skip
+    return [f"{verdict} {fit.how}", *aligned(rows)]
+
+
+def _export_lines(report: ExportReport) -> list[str]:
+    base = report.base
+    rows: Rows = [
+        ("base", f"{base['source']} ({base['model_type']}, {base['model_class']})"),
+        ("task", str(base["task"])),
+        ("dtype", str(base["dtype"])),
+        ("parameters", f"{report.parameters:,}"),
+        ("fingerprint", str(base["fingerprint"])),
+        ("written by", report.tool),
+        ("files", f"{report.files} in the manifest, {size(report.bytes)}; {_file_verdict(report)}"),
+    ]
+    if base.get("labels"):
+        rows.insert(3, ("labels", ", ".join(first_few([str(name) for name in base["labels"]]))))
+    lines = [f"export {report.path}", *aligned(rows), "graphs"]
+    lines += aligned(
+        (
+            name,
+            row.mode,
+            "not deployable" if row.mode == "base" and row.missing else row.verification,
+            f"opset {row.opset}",
+            f"{row.onnx} {size(row.onnx_bytes)}",
+            f"weights {size(row.own_weights_bytes)}"
+            + (f" of {size(row.weights_bytes)}" if row.mode != "base" else ""),
+        )
+        for name, row in report.graphs.items()
+    )
+    if report.adapters:
+        lines += ["adapters", *aligned(_adapter_row(n, r) for n, r in report.adapters.items())]
+    lines += [f"damaged: {problem}" for problem in report.problems]
+    if report.unlisted:
+        lines.append(f"not in the manifest: {', '.join(first_few(report.unlisted))}")
+    return lines
+
+
+def _adapter_row(name: str, record: Mapping[str, object]) -> tuple[str, ...]:
+    return (
+        name,
+        f"rank {record['rank']}",
+        f"{record['tensors_applied']} of {record['tensors_total']} tensors applied",
+        f"merged from the {record['merged_from']}",
+        f"{record['format']} {record['source']}",
+    )
+
+
+def _file_verdict(report: ExportReport) -> str:
+    if report.problems:
+        return f"{_count(len(report.problems), 'file')} missing or damaged"
+    if report.hashed:
+        return "every SHA-256 is right"
+    return "all present, weight files of the right length (--hash compares contents)"

@@ -1,0 +1,155 @@
+"""Existing exports: adapters added and removed, the verification repeated.
+
+Adding and removing import no torch; the base's weights and graph stay as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.resolve import resolve
+from lora_export.base.errors import AdapterError, ExportDirectoryError
+from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.base.progress import Progress, Silent
+from lora_export.exports.extend import add_adapter, parameters_of, remove_adapter
+from lora_export.exports.intact import require_intact
+from lora_export.exports.plan import head_parameters, require_complete, with_padding
+from lora_export.graph import tasks
+from lora_export.runtime.ort import require_onnxruntime
+from lora_export.runtime.reference import require_reference
+from lora_export.steps import Outcome, labels_for, read_spec
+from lora_export.verify.export import Evidence, verify_export
+from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.weights.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.recipe import AdapterSpec
+
+__all__ = ["add", "remove", "verify"]
+
+
+def add(
+    output: Path,
+    specs: Sequence[AdapterSpec],
+    *,
+    base: Path | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Add adapters to an existing export, without torch and without tracing.
+
+    Args:
+        output: The export directory.
+        specs: The adapters.
+        base: The base checkpoint; needed for exactness only where the export was cast.
+        replace: Whether adapters of the same names may be replaced.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; the export is as it was.
+    """
+    tell = progress or Silent()
+    manifest = read_manifest(output)
+    adapters = [read_spec(spec, Path()) for spec in specs]
+    checkpoint = _matching_checkpoint(manifest, base)
+    task = tasks.by_name(manifest.base.task)
+    resolved = [
+        resolve(
+            adapter,
+            parameters_of(manifest),
+            prefix=manifest.base.prefix,
+            drop=spec.drop,
+            resizable=head_parameters(task),
+        )
+        for adapter, spec in zip(adapters, specs, strict=True)
+    ]
+    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    for each, spec in zip(resolved, specs, strict=True):
+        manifest = add_adapter(
+            output,
+            each,
+            checkpoint=checkpoint,
+            labels=labels_for(each.adapter, task, spec.labels),
+            replace=replace,
+            progress=tell,
+        )
+    return Outcome(output, manifest)
+
+
+def remove(output: Path, name: str) -> Outcome:
+    """Remove an adapter from an export."""
+    return Outcome(output, remove_adapter(output, name))
+
+
+def verify(
+    output: Path,
+    *,
+    base: Path | None = None,
+    specs: Sequence[AdapterSpec] = (),
+    dataset: Path | None = None,
+    seed: int = 0,
+    allow_no_effect: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Verify an existing export: against torch where the base is given, else its golden outputs.
+
+    Args:
+        output: The export directory.
+        base: The base checkpoint.
+        specs: The adapters, where they are no longer at the place that the manifest records.
+        dataset: A JSONL file with labelled sentences.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    manifest = read_manifest(output)
+    require_intact(output, manifest)
+    require_onnxruntime()
+    checkpoint = _matching_checkpoint(manifest, base)
+    adapters: Mapping[str, Adapter] = {}
+    if checkpoint is not None:
+        require_reference()
+        checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
+        adapters = _find_adapters(manifest, specs)
+    evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
+    tell = progress or Silent()
+    updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
+    return Outcome(output, updated, {"parity": report})
+
+
+def _find_adapters(manifest: Manifest, specs: Sequence[AdapterSpec]) -> dict[str, Adapter]:
+    """Read the adapters of an export from where `specs` or else the manifest say they are."""
+    given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
+    if unknown := sorted(set(given) - set(manifest.adapters)):
+        msg = f"the export holds no adapter {unknown[0]!r}"
+        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+    found: dict[str, Adapter] = {}
+    for name, record in manifest.adapters.items():
+        source = given.get(name, record.source)
+        if name not in given and not Path(source).is_dir():
+            msg = f"adapter {name!r} is not at {source!r} any more"
+            raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
+        found[name] = read_adapter(Path(source), name=name, source=source)
+    return found
+
+
+def _matching_checkpoint(manifest: Manifest, base: Path | None) -> Checkpoint | None:
+    if base is None:
+        return None
+    checkpoint = open_checkpoint(base)
+    digest = fingerprint(checkpoint)
+    if digest != manifest.base.fingerprint:
+        msg = (
+            f"{str(base)!r} is not the base of this export: its fingerprint is {digest[:16]}…, "
+            f"the export's {manifest.base.fingerprint[:16]}…"
+        )
+        raise ExportDirectoryError(msg, hint=f"The export was made from {manifest.base.source!r}.")
+    return checkpoint

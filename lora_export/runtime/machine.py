@@ -1,0 +1,223 @@
+"""The machine: processors, memory, GPUs, Jetson. Every probe says None where nothing tells."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from lora_export.base.memory import available_bytes
+
+__all__ = ["Gpu", "Machine", "jetson_release", "memory_limit_bytes", "probe_gpus", "probe_machine"]
+
+_NVML: Final = "libnvidia-ml.so.1"
+_CUDA: Final = "libcuda.so.1"
+_NAME_BYTES: Final = 96
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+_MEMINFO: Final = Path("/proc/meminfo")
+_TEGRA: Final = Path("/etc/nv_tegra_release")
+_BOARD: Final = Path("/proc/device-tree/model")
+_NO_LIMIT_BYTES: Final = 1 << 60
+"""Version 1 of control groups writes a huge number where there is no limit."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU: its name, compute capability (``8.7``) and memory."""
+
+    name: str
+    compute_capability: str | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine has.
+
+    Attributes:
+        cpus: Processors of the machine.
+        cpus_usable: Those that this process may use: affinity and control group's quota.
+        memory_bytes: Its memory.
+        memory_limit_bytes: What the control group allows, where it does limit.
+        memory_available_bytes: What can be taken without swapping.
+        gpus: NVIDIA GPUs.
+        driver: Version of the NVIDIA driver.
+        jetson: Board and L4T release of a Jetson.
+    """
+
+    cpus: int
+    cpus_usable: int
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    memory_available_bytes: int | None
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    jetson: str | None
+
+
+def probe_machine() -> Machine:
+    """Ask the operating system and the NVIDIA driver; never raises."""
+    cpus = os.cpu_count() or 1
+    gpus, driver = probe_gpus()
+    return Machine(
+        cpus=cpus,
+        cpus_usable=_usable_cpus(cpus),
+        memory_bytes=_total_memory_bytes(),
+        memory_limit_bytes=memory_limit_bytes(),
+        memory_available_bytes=available_bytes(),
+        gpus=gpus,
+        driver=driver,
+        jetson=jetson_release(),
+    )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _usable_cpus(cpus: int) -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpus
+    for folder in _own_cgroups():
+        quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
+        if quota.isdigit() and period.isdigit() and int(period):
+            usable = min(usable, max(1, math.ceil(int(quota) / int(period))))
+    return usable
+
+
+def _total_memory_bytes() -> int | None:
+    for line in (_read(_MEMINFO) or "").splitlines():
+        words = line.split()
+        if words[:1] == ["MemTotal:"] and len(words) > 1 and words[1].isdigit():
+            return int(words[1]) * 1024
+    return None
+
+
+def memory_limit_bytes() -> int | None:
+    """Return the smallest memory limit of the control groups that this process is in."""
+    texts = [_read(folder / "memory.max") for folder in _own_cgroups()]
+    texts.append(_read(_CGROUPS / "memory" / "memory.limit_in_bytes"))  # version 1
+    limits = [int(text) for text in texts if text and text.isdigit()]
+    return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
+
+
+def _own_cgroups() -> list[Path]:
+    """Return the folders of the control group (version 2) of this process and of its parents."""
+    for line in (_read(_OWN_CGROUP) or "").splitlines():
+        if line.startswith("0::"):
+            own = PurePosixPath(line.removeprefix("0::").strip().lstrip("/"))
+            return [_CGROUPS / own, *(_CGROUPS / parent for parent in own.parents)]
+    return [_CGROUPS]
+
+
+def jetson_release() -> str | None:
+    """Return board and release of a Jetson: ``# R36 (release), REVISION: 4.3`` becomes ``R36.4.3``."""
+    text = _read(_TEGRA)
+    if text is None:
+        return None
+    head, _, rest = text.lstrip("# ").partition(" ")
+    revision = rest.partition("REVISION:")[2].partition(",")[0].strip()
+    release = f"L4T {head}.{revision}" if revision else f"L4T {head}"
+    board = (_read(_BOARD) or "").strip("\0 ")
+    return f"{board}, {release}" if board else release
+
+
+def probe_gpus() -> tuple[tuple[Gpu, ...], str | None]:
+    """Return the NVIDIA GPUs and the driver's version.
+
+    From NVML; where that is absent or tells nothing (a Jetson), from the CUDA driver.
+    """
+    for library, probe in ((_NVML, _from_nvml), (_CUDA, _from_cuda)):
+        try:
+            found = probe(ctypes.CDLL(library))
+        except (OSError, AttributeError, ValueError):
+            continue  # not installed, or too old for what is asked
+        if found[0]:
+            return found
+    return (), None
+
+
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+def _text(buffer: ctypes.Array[ctypes.c_char]) -> str:
+    return buffer.value.decode("utf-8", "replace")
+
+
+def _from_nvml(nvml: Any) -> tuple[tuple[Gpu, ...], str | None]:
+    if nvml.nvmlInit_v2() != 0:
+        return (), None
+    try:
+        version = ctypes.create_string_buffer(_NAME_BYTES)
+        known = nvml.nvmlSystemGetDriverVersion(version, ctypes.c_uint(_NAME_BYTES)) == 0
+        count = ctypes.c_uint(0)
+        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        gpus = [_nvml_gpu(nvml, index) for index in range(count.value)]
+        return tuple(gpu for gpu in gpus if gpu), _text(version) if known else None
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _nvml_gpu(nvml: Any, index: int) -> Gpu | None:
+    device = ctypes.c_void_p()
+    if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(device)) != 0:
+        return None
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    named = nvml.nvmlDeviceGetName(device, name, ctypes.c_uint(_NAME_BYTES)) == 0
+    memory = _NvmlMemory()
+    measured = nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    capable = (
+        nvml.nvmlDeviceGetCudaComputeCapability(device, ctypes.byref(major), ctypes.byref(minor))
+        == 0
+    )
+    return Gpu(
+        _text(name) if named else f"GPU {index}",
+        f"{major.value}.{minor.value}" if capable else None,
+        memory.total if measured else None,
+    )
+
+
+def _from_cuda(cuda: Any) -> tuple[tuple[Gpu, ...], str | None]:
+    count = ctypes.c_int(0)
+    if cuda.cuInit(ctypes.c_uint(0)) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return (), None
+    gpus: list[Gpu] = []
+    for index in range(count.value):
+        device = ctypes.c_int(0)
+        if cuda.cuDeviceGet(ctypes.byref(device), ctypes.c_int(index)) != 0:
+            continue
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        named = cuda.cuDeviceGetName(name, ctypes.c_int(_NAME_BYTES), device) == 0
+        total = ctypes.c_size_t(0)
+        measured = cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device) == 0
+        gpus.append(
+            Gpu(
+                _text(name) if named else f"GPU {index}",
+                _cuda_capability(cuda, device),
+                total.value if measured else None,
+            )
+        )
+    return tuple(gpus), None
+
+
+def _cuda_capability(cuda: Any, device: ctypes.c_int) -> str | None:
+    """Ask for attributes 75 and 76: COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+    parts: list[str] = []
+    for attribute in (75, 76):
+        value = ctypes.c_int(0)
+        if cuda.cuDeviceGetAttribute(ctypes.byref(value), ctypes.c_int(attribute), device) != 0:
+            return None
+        parts.append(str(value.value))
+    return ".".join(parts)
