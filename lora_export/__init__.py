@@ -1,5 +1,45 @@
-"""Ship LoRA adapters: merged or swappable ONNX graphs that provably compute base + adapter."""
+"""Ship LoRA adapters: merged or swappable ONNX graphs that provably compute base + adapter.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import Any, Final
+
+__all__ = [
+    "AdapterSpec",
+    "LoraExportError",
+    "Outcome",
+    "Recipe",
+    "__version__",
+    "add",
+    "load_recipe",
+    "merge_and_build",
+    "remove",
+    "verify",
+]
+
 __version__ = "0.1.0.dev0"
+
+_HOMES: Final = {
+    "AdapterSpec": "recipe",
+    "LoraExportError": "base.errors",
+    "Outcome": "steps",
+    "Recipe": "recipe",
+    "add": "maintenance",
+    "load_recipe": "recipe",
+    "merge_and_build": "pipeline",
+    "remove": "maintenance",
+    "verify": "maintenance",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (one of the public names)
+    """Import a public name from the module that defines it."""
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module 'lora_export' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"lora_export.{home}"), name)

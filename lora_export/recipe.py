@@ -88,7 +88,7 @@ class Recipe(_Section):
         return self.folder / Path(text).expanduser()
 
 
-def load_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe; what `overrides` gives (from flags) wins.
 
     Raises:
@@ -108,7 +108,7 @@ def load_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
     if not isinstance(table, dict):
         msg = f"the recipe {str(path)!r} holds no keys"
         raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
-    return make_recipe(_merged(table, overrides), folder=path.parent)
+    return make_recipe(_merged(table, overrides or {}), folder=path.parent)
 
 
 def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
