@@ -117,6 +117,7 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
 
     Folders that dead processes left in `parent` are removed first: their lock can be taken.
     """
+    created = [each for each in (parent, *parent.parents) if not each.exists()]
     with storage_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(parent)
@@ -132,6 +133,9 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+        with contextlib.suppress(OSError):
+            for each in created:  # gone again unless something was moved into them
+                each.rmdir()
 
 
 def _remove_abandoned(parent: Path) -> None:
