@@ -1,0 +1,91 @@
+"""Graphs of other dtypes, other opsets, other heads, and models that are refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from lora_export.base.errors import UnsupportedError
+from lora_export.graph import tasks
+from lora_export.graph.export import export_graph
+from tests.graph.families import initializers_of, load_config, template_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.helpers.models import TinyModels
+
+NUMBERS = onnx.TensorProto
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "dtype", "number"),
+    [
+        ("deberta-v2", "text-classification", "float16", NUMBERS.FLOAT16),
+        ("gpt2", "text-generation", "bfloat16", NUMBERS.BFLOAT16),
+    ],
+    ids=str,
+)
+def test_graph_of_another_dtype(tiny: TinyModels, kind, task, dtype, number) -> None:
+    template = template_of(load_config(tiny.base(kind, task)), task, dtype=dtype)
+    graph = onnx.load_model_from_string(template.onnx_bytes)
+    initializers = initializers_of(graph)
+    assert {parameter.dtype for parameter in template.parameters} == {dtype}
+    for parameter in template.parameters:
+        assert initializers[parameter.name].data_type == number, parameter.name
+    (output,) = graph.graph.output
+    assert output.type.tensor_type.elem_type == number
+    assert {value.type.tensor_type.elem_type for value in graph.graph.input} == {NUMBERS.INT64}
+    casts = [n for n in graph.graph.node if n.op_type == "Cast" and n.input[0] in initializers]
+    assert casts == []
+
+
+def test_opset_of_a_graph_is_the_one_asked_for(tiny: TinyModels) -> None:
+    config = load_config(tiny.base("distilbert", "feature-extraction"))
+    task = tasks.by_name("feature-extraction")
+    template = export_graph(config, task, dtype="float32", opset=20, labels_count=None)
+    graph = onnx.load_model_from_string(template.onnx_bytes)
+    assert {entry.domain: entry.version for entry in graph.opset_import} == {"": 20}
+    assert template.opset == 20
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "no-such-model", "hidden_size": 4},
+        {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        {"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4, "num_hidden_layers": 1},
+        {"model_type": "bert", "hidden_size": "wide"},
+    ],
+    ids=["unknown", "not a text model", "impossible", "not a number"],
+)
+def test_model_that_cannot_be_built_is_unsupported(config) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        template_of(config, "text-classification", use_cache=False)
+    assert caught.value.exit_code == 4
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_unknown_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="no-such-model"):
+        template_of({"model_type": "no-such-model"}, "fill-mask", use_cache=False)
+
+
+@pytest.mark.parametrize("model_type", ["no-such-model", "bert"])
+def test_remote_code_is_not_run(tmp_path: Path, monkeypatch, model_type) -> None:
+    """A config that names code of its own: neither for known nor for unknown models."""
+    witness = tmp_path / "ran"
+    (tmp_path / "modeling.py").write_text(f"open({str(witness)!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "model_type": model_type,
+        "hidden_size": 30,  # impossible for bert's 4 heads, so that no time is spent on tracing
+        "num_attention_heads": 4,
+        "auto_map": {"AutoConfig": "modeling.C", "AutoModelForMaskedLM": "modeling.M"},
+    }
+    with pytest.raises(UnsupportedError):
+        template_of(config, "fill-mask", use_cache=False)
+    assert not witness.exists()

@@ -1,0 +1,64 @@
+"""Which task a checkpoint or an adapter is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.graph import tasks
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("RobertaForTokenClassification", "token-classification"),
+        ("BertForMaskedLM", "fill-mask"),
+        ("BertForPreTraining", "fill-mask"),
+        ("GPT2LMHeadModel", "text-generation"),
+        ("LlamaForCausalLM", "text-generation"),
+        ("BertModel", "feature-extraction"),
+        ("DebertaV2Model", "feature-extraction"),
+    ],
+)
+def test_task_of_an_architecture(architecture, task) -> None:
+    assert tasks.detect({"architectures": [architecture]}).name == task
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("SEQ_CLS", "text-classification"),
+        ("TOKEN_CLS", "token-classification"),
+        ("CAUSAL_LM", "text-generation"),
+        ("FEATURE_EXTRACTION", "feature-extraction"),
+    ],
+)
+def test_adapter_decides_over_the_architecture(kind, task) -> None:
+    assert tasks.detect({"architectures": ["BertForMaskedLM"]}, (kind, None)).name == task
+
+
+def test_unsaid_adapter_leaves_the_architecture() -> None:
+    assert tasks.detect({"architectures": ["BertForMaskedLM"]}, (None,)).name == "fill-mask"
+
+
+def test_adapters_of_two_tasks_are_refused() -> None:
+    with pytest.raises(UsageError, match="different tasks"):
+        tasks.detect({}, ("SEQ_CLS", "CAUSAL_LM"))
+
+
+def test_unknown_architecture_is_unsupported_and_named() -> None:
+    with pytest.raises(UnsupportedError, match="ViTForImageClassification"):
+        tasks.detect({"architectures": ["ViTForImageClassification"]})
+
+
+def test_nothing_that_tells_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="neither the checkpoint"):
+        tasks.detect({})
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(UsageError) as caught:
+        tasks.by_name("translation")
+    assert "translation" in caught.value.message
+    assert "text-classification" in (caught.value.hint or "")
