@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.parameters import Parameter
+from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.masks import plain_masks
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
     arguments = _example_inputs(model, task)
     wrapper = _Wrapper(model, task)
     try:
-        with _quiet(), plain_masks(), torch.no_grad():
+        with _quiet(), plain_masks(), only_needed_decompositions(), torch.no_grad():
             dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
                        for name in arguments}  # fmt: skip
             program = torch.export.export(

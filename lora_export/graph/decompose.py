@@ -1,0 +1,91 @@
+"""Decomposition of a traced program, done only where the exporter could not translate it as it is.
+
+The exporter always decomposes, which traces the whole model a second time; for a transformer in
+eval mode that is the longest stage of an export, and changes almost nothing. A program is left as
+it is if every operator in it has a translation and none writes to its inputs, after these rewrites:
+
+    1. ``aten.to.*``            →  ``aten._to_copy`` where the dtype changes, else its input
+    2. ``aten.detach``          →  its input
+    3. ``aten.__and__/__or__``  →  ``aten.bitwise_and/or``
+
+Anything else takes the exporter's own way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch.onnx._internal.exporter import _decomp, _fx_passes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["only_needed_decompositions"]
+
+aten = torch.ops.aten
+
+_CONVERSIONS: Final = frozenset(
+    {aten.to.device, aten.to.dtype, aten.to.dtype_layout, aten.to.prim_Device, aten.to.other}
+)
+_IDENTITIES: Final = frozenset({aten.detach.default, aten.detach_.default, aten.alias.default})
+_RENAMED: Final = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+}
+
+
+@contextlib.contextmanager
+def only_needed_decompositions() -> Iterator[None]:
+    """Let the exporter decompose only the programs that need it, until the block ends."""
+    always = _fx_passes.decompose_with_registry
+
+    def decompose(program: torch.export.ExportedProgram, registry: Any) -> Any:
+        supported = set(_decomp.get_onnx_implemented_overloads(registry))
+        if not _can_stay(program.graph_module, supported):
+            return always(program, registry)
+        _fx_passes.remove_assertion_nodes(program.graph_module)
+        _rewrite(program.graph_module)
+        return program
+
+    _fx_passes.decompose_with_registry = decompose
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = always
+
+
+def _can_stay(module: torch.fx.GraphModule, supported: set[Any]) -> bool:
+    """Whether every operator is translated or rewritten, and none writes to its inputs."""
+    rewritten = _CONVERSIONS | _IDENTITIES | set(_RENAMED)
+    for node in module.graph.nodes:
+        if node.op in {"placeholder", "output"} or node.target in rewritten:
+            continue
+        if node.op != "call_function":
+            return False  # a submodule: control flow
+        schema = getattr(node.target, "_schema", None)
+        if "_assert" in str(node.target) or "sym_constrain" in str(node.target):
+            continue
+        if node.target not in supported or (schema is not None and schema.is_mutable):
+            return False
+    return True
+
+
+def _rewrite(module: torch.fx.GraphModule) -> None:
+    """Apply the rewrites above; mutates `module`."""
+    for node in list(module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _RENAMED:
+            node.target = _RENAMED[node.target]
+        elif node.target in _IDENTITIES or node.target in _CONVERSIONS:
+            source = node.args[0]
+            before, after = source.meta["val"].dtype, node.meta["val"].dtype
+            if before == after:
+                node.replace_all_uses_with(source)
+                module.graph.erase_node(node)
+            else:
+                node.target = aten._to_copy.default  # noqa: SLF001  (the functional form of ``to``)
+                node.args, node.kwargs = (source,), {"dtype": after}
+    module.recompile()
