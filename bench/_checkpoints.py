@@ -1,0 +1,271 @@
+"""Checkpoints and adapters of real architectures, seeded random weights, written block by block.
+
+Run in a process of its own, so that what it allocates does not count as anybody's peak memory:
+
+    python bench/_checkpoints.py base roberta-base FOLDER
+    python bench/_checkpoints.py adapter roberta-base FOLDER --seed 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Shape = tuple[int, ...]
+_BLOCK_VALUES: Final = 1 << 22
+_CODES: Final = {"float32": "F32", "float16": "F16"}
+_STD: Final = 0.02
+_LABELS: Final = 3
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint to make: its ``config.json``, its tensors, and an adapter that fits it.
+
+    Attributes:
+        config: The content of ``config.json``.
+        dtype: The dtype of the base's tensors.
+        tensors: Returns the shape of each tensor of the base.
+        adapted: Returns ``(in, out)`` of each module that the adapter updates.
+        rank: The adapter's rank.
+        task_type: The adapter's task, in PEFT's words.
+        targets: The adapter's ``target_modules``.
+    """
+
+    config: dict[str, Any]
+    dtype: str
+    tensors: Callable[[dict[str, Any]], dict[str, Shape]]
+    adapted: Callable[[dict[str, Any]], dict[str, tuple[int, int]]]
+    rank: int
+    task_type: str
+    targets: tuple[str, ...]
+
+    def adapter_tensors(self) -> dict[str, Shape]:
+        """Return the shapes of the adapter's tensors, named as PEFT names them."""
+        shapes: dict[str, Shape] = {}
+        for module, (inputs, outputs) in self.adapted(self.config).items():
+            shapes[f"base_model.model.{module}.lora_A.weight"] = (self.rank, inputs)
+            shapes[f"base_model.model.{module}.lora_B.weight"] = (outputs, self.rank)
+        for name, shape in self.tensors(self.config).items():
+            if name.startswith("classifier."):  # PEFT saves the head of a SEQ_CLS model whole
+                shapes[f"base_model.model.{name}"] = shape
+        return shapes
+
+    def adapter_config(self) -> dict[str, Any]:
+        """Return the content of ``adapter_config.json``."""
+        return {
+            "peft_type": "LORA",
+            "task_type": self.task_type,
+            "r": self.rank,
+            "lora_alpha": 2 * self.rank,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "target_modules": list(self.targets),
+            "modules_to_save": ["classifier", "score"] if self.task_type == "SEQ_CLS" else None,
+        }
+
+
+def _roberta_tensors(config: dict[str, Any]) -> dict[str, Shape]:
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, Shape] = {}
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str) -> None:
+        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
+
+    embeddings = "roberta.embeddings"
+    shapes[f"{embeddings}.word_embeddings.weight"] = (config["vocab_size"], width)
+    shapes[f"{embeddings}.position_embeddings.weight"] = (config["max_position_embeddings"], width)
+    shapes[f"{embeddings}.token_type_embeddings.weight"] = (config["type_vocab_size"], width)
+    norm(f"{embeddings}.LayerNorm")
+    for index in range(config["num_hidden_layers"]):
+        layer = f"roberta.encoder.layer.{index}"
+        for part in ("query", "key", "value"):
+            linear(f"{layer}.attention.self.{part}", width, width)
+        linear(f"{layer}.attention.output.dense", width, width)
+        norm(f"{layer}.attention.output.LayerNorm")
+        linear(f"{layer}.intermediate.dense", inner, width)
+        linear(f"{layer}.output.dense", width, inner)
+        norm(f"{layer}.output.LayerNorm")
+    linear("classifier.dense", width, width)
+    linear("classifier.out_proj", _LABELS, width)
+    return shapes
+
+
+def _roberta_adapted(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    width = config["hidden_size"]
+    return {
+        f"roberta.encoder.layer.{index}.attention.self.{part}": (width, width)
+        for index in range(config["num_hidden_layers"])
+        for part in ("query", "value")
+    }
+
+
+def _llama_adapted(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    narrow = width // config["num_attention_heads"] * config["num_key_value_heads"]
+    parts = {
+        "self_attn.q_proj": (width, width),
+        "self_attn.k_proj": (width, narrow),
+        "self_attn.v_proj": (width, narrow),
+        "self_attn.o_proj": (width, width),
+        "mlp.gate_proj": (width, inner),
+        "mlp.up_proj": (width, inner),
+        "mlp.down_proj": (inner, width),
+    }
+    return {
+        f"model.layers.{index}.{part}": sizes
+        for index in range(config["num_hidden_layers"])
+        for part, sizes in parts.items()
+    }
+
+
+def _llama_tensors(config: dict[str, Any]) -> dict[str, Shape]:
+    width, vocabulary = config["hidden_size"], config["vocab_size"]
+    shapes: dict[str, Shape] = {"model.embed_tokens.weight": (vocabulary, width)}
+    for module, (inputs, outputs) in _llama_adapted(config).items():
+        shapes[f"{module}.weight"] = (outputs, inputs)
+    for index in range(config["num_hidden_layers"]):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"model.layers.{index}.{norm}.weight"] = (width,)
+    shapes["model.norm.weight"] = (width,)
+    shapes["lm_head.weight"] = (vocabulary, width)
+    return shapes
+
+
+_ROBERTA_CONFIG: Final[dict[str, Any]] = {
+    "architectures": ["RobertaForSequenceClassification"],
+    "model_type": "roberta",
+    "vocab_size": 50265,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-05,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "id2label": {str(index): f"LABEL_{index}" for index in range(_LABELS)},
+    "label2id": {f"LABEL_{index}": index for index in range(_LABELS)},
+    "torch_dtype": "float32",
+}
+_LLAMA_CONFIG: Final[dict[str, Any]] = {  # TinyLlama-1.1B's
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-05,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "float16",
+}
+_NARROW_ROBERTA: Final = {"vocab_size": 600, "hidden_size": 48, "intermediate_size": 96}
+_NARROW_LLAMA: Final = {"vocab_size": 600, "hidden_size": 128, "intermediate_size": 256}
+_QUERY_VALUE: Final = ("query", "value")
+_ALL_LINEAR: Final = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+)  # fmt: skip
+
+
+def _roberta(changes: dict[str, Any]) -> Model:
+    config = {**_ROBERTA_CONFIG, **changes}
+    return Model(config, "float32", _roberta_tensors, _roberta_adapted, 8, "SEQ_CLS", _QUERY_VALUE)
+
+
+def _llama(changes: dict[str, Any]) -> Model:
+    config = {**_LLAMA_CONFIG, **changes}
+    return Model(config, "float16", _llama_tensors, _llama_adapted, 16, "CAUSAL_LM", _ALL_LINEAR)
+
+
+MODELS: Final[dict[str, Model]] = {
+    "roberta-base": _roberta({}),
+    "roberta-narrow": _roberta(_NARROW_ROBERTA),  # all 12 layers, hardly any weights
+    "llama-1b": _llama({}),
+    "llama-narrow": _llama(_NARROW_LLAMA),  # all 22 layers, hardly any weights
+}
+
+
+def _blocks(name: str, shape: Shape, dtype: str, seed: int) -> Iterator[bytes]:
+    """Yield a tensor's bytes: N(0, 0.02²), around 1 for a norm's scale; seeded by its name."""
+    generator = np.random.default_rng([seed, *name.encode()])
+    mean = 1.0 if "norm.weight" in name.lower() else 0.0
+    remaining = prod(shape)
+    while remaining:
+        count = min(remaining, _BLOCK_VALUES)
+        values = generator.standard_normal(count, np.float32) * np.float32(_STD) + np.float32(mean)
+        yield values.astype(dtype).tobytes()
+        remaining -= count
+
+
+def write_safetensors(path: Path, shapes: dict[str, Shape], dtype: str, seed: int) -> None:
+    """Write random tensors of these shapes; the same seed, the same bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, shape in shapes.items():
+        end = position + prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _CODES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    body = json.dumps(header).encode()
+    body += b" " * (-len(body) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(body)) + body)
+        for name, shape in shapes.items():
+            for block in _blocks(name, shape, dtype, seed):
+                stream.write(block)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("kind", choices=("base", "adapter"))
+    parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model, folder = MODELS[arguments.model], arguments.folder
+    folder.mkdir(parents=True)
+    if arguments.kind == "base":
+        config = json.dumps(model.config, indent=2)
+        (folder / "config.json").write_text(config, "utf-8")
+        shapes = model.tensors(model.config)
+        write_safetensors(folder / "model.safetensors", shapes, model.dtype, arguments.seed)
+    else:
+        config = json.dumps(model.adapter_config(), indent=2)
+        (folder / "adapter_config.json").write_text(config, "utf-8")
+        shapes = model.adapter_tensors()  # float32, as PEFT trains and saves them
+        write_safetensors(folder / "adapter_model.safetensors", shapes, "float32", arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
