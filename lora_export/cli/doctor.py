@@ -39,7 +39,7 @@ def _render(found: Diagnosis) -> list[str]:
         lines.append("missing")
         for package in missing:
             lines.append(f"  {package.module}")
-            lines += aligned((("without it, no", package.costs), ("get it", package.get)), indent=4)
+            lines += aligned((("needed for", package.costs), ("get it", package.get)), indent=4)
     lines.append("runtimes")
     lines += aligned(
         (

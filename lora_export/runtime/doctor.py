@@ -34,7 +34,7 @@ class _Row:
     Attributes:
         module: What is imported.
         distributions: Names it is installed under; they exclude one another.
-        costs: What does not work without it.
+        costs: What needs it: that does not work without.
         get: How to install it.
         core: Whether it comes with the package itself.
     """
@@ -48,7 +48,7 @@ class _Row:
 
 _EXPORT: Final = "pip install 'lora-export[export]'"
 _TRACING: Final = "merge-and-build and export of an architecture that is not in the graph cache"
-_BROKEN: Final = "everything: the installation is incomplete"
+_BROKEN: Final = "every command"
 _CORE: Final = "pip install lora-export"
 _PACKAGES: Final = (
     _Row("numpy", ("numpy",), _BROKEN, _CORE, core=True),
@@ -62,13 +62,13 @@ _PACKAGES: Final = (
     _Row(
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
-        "verification and latency: graphs stay unverified",
+        "verification and latency; graphs stay unverified",
         "pip install 'lora-export[cpu]', or [gpu] for CUDA; never both",
     ),
     _Row(
         "tensorrt",
         ("tensorrt",),
-        "TensorRT engines; ONNX graphs are not affected",
+        "TensorRT engines",
         "pip install 'lora-export[tensorrt]'; on a Jetson it comes with JetPack",
     ),
     _Row("polygraphy", ("polygraphy",), "TensorRT engines", "pip install polygraphy"),
@@ -137,12 +137,8 @@ def diagnose() -> Diagnosis:
 
 
 def _package(row: _Row, problem: str | None) -> Package:
-    installed: dict[str, str] = {}
-    for name in row.distributions:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = {name: _version(name) for name in row.distributions}
+    installed = {name: version for name, version in versions.items() if version}
     there = _is_there(row.module)
     if len(installed) > 1:
         problem = (
@@ -154,6 +150,13 @@ def _package(row: _Row, problem: str | None) -> Package:
     elif there and not installed:
         installed = {row.module: "unknown version"}
     return Package(row.module, installed if there else {}, row.costs, _how_to_get(row), problem)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _how_to_get(row: _Row) -> str:

@@ -102,22 +102,32 @@ def _total_memory_bytes() -> int | None:
 def memory_limit_bytes() -> int | None:
     """Return the smallest memory limit of the control groups that this process is in."""
     texts = [_read(folder / "memory.max") for folder in _own_cgroups()]
-    texts.append(_read(_CGROUPS / "memory" / "memory.limit_in_bytes"))  # version 1
+    texts += [_read(f / "memory.limit_in_bytes") for f in _own_cgroups("memory")]  # version 1
     limits = [int(text) for text in texts if text and text.isdigit()]
     return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
 
 
-def _own_cgroups() -> list[Path]:
-    """Return the folders of the control group (version 2) of this process and of its parents."""
+def _own_cgroups(controller: str = "") -> list[Path]:
+    """Return the folders of the control group of this process and of its parents.
+
+    Those of version 2, or with `controller` (``memory``) those of version 1. A container may not
+    see its own folder but its root, which is its own then.
+    """
+    root = _CGROUPS / controller
     for line in (_read(_OWN_CGROUP) or "").splitlines():
-        if line.startswith("0::"):
-            own = PurePosixPath(line.removeprefix("0::").strip().lstrip("/"))
-            return [_CGROUPS / own, *(_CGROUPS / parent for parent in own.parents)]
-    return [_CGROUPS]
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controller in controllers.split(","):
+            own = PurePosixPath(path.lstrip("/"))
+            return [root / own, *(root / parent for parent in own.parents)]
+    return [root]
 
 
 def jetson_release() -> str | None:
-    """Return board and release of a Jetson: ``# R36 (release), REVISION: 4.3`` becomes ``R36.4.3``."""
+    """Return board and release of a Jetson, or None.
+
+    A first line ``# R36 (release), REVISION: 4.3, …`` becomes ``L4T R36.4.3``.
+    """
     text = _read(_TEGRA)
     if text is None:
         return None

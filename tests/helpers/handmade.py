@@ -107,8 +107,8 @@ def save_export(folder: Path) -> Path:
             prefix="bert.",
         ),
         parameters={
-            name: [_use(f"bert.{name}", shape)]
-            for name, shape in (*BERT_SHAPES.items(), ("classifier.weight", (3, 8)))
+            **{name: [_use(f"bert.{name}", shape)] for name, shape in BERT_SHAPES.items()},
+            "classifier.weight": [_use("classifier.weight", (3, 8))],
         },
         graphs={
             "base": GraphRecord(
@@ -117,7 +117,7 @@ def save_export(folder: Path) -> Path:
                 weights=weights,
                 opset=18,
                 sha256=files["base.onnx"],
-                missing=["bert.classifier.weight"],
+                missing=["classifier.weight"],
             ),
             "a": GraphRecord(
                 mode="merged",

@@ -1,0 +1,93 @@
+"""An adapter, described from its config and header."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from lora_export.base.tensors import nbytes
+from lora_export.inspection.common import bytes_by_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+
+__all__ = ["AdapterReport", "ModuleGroup", "adapter_report"]
+
+
+@dataclass(frozen=True)
+class ModuleGroup:
+    """Modules that differ in their layer number only: `pattern` has ``*`` in its place."""
+
+    pattern: str
+    count: int
+    ranks: tuple[int, ...]
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """An adapter; `ranks` and `scales` count modules, `saved` holds shapes."""
+
+    kind: str
+    path: str
+    format: str
+    base: str | None
+    task_type: str | None
+    ranks: Mapping[int, int]
+    scales: Mapping[float, int]
+    scale_rule: str | None
+    modules: tuple[ModuleGroup, ...]
+    saved: Mapping[str, tuple[int, ...]]
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: Mapping[str, int]
+    sha256: str
+
+
+def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
+    """Describe `adapter`, which was read from `path`."""
+    tensors = [t for update in adapter.low_rank for t in (update.a, update.b)]
+    tensors += [saved.tensor for saved in adapter.saved]
+    rule = None
+    if adapter.format == "peft":
+        rule = "alpha/sqrt(r)" if adapter.config.get("use_rslora") else "alpha/r"
+    return AdapterReport(
+        kind="adapter",
+        path=str(path),
+        format=adapter.format,
+        base=adapter.base_name,
+        task_type=adapter.task_type,
+        ranks=dict(Counter(update.rank for update in adapter.low_rank).most_common()),
+        scales=dict(Counter(update.scale for update in adapter.low_rank).most_common()),
+        scale_rule=rule,
+        modules=_groups(adapter),
+        saved={saved.parameter: saved.tensor.shape for saved in adapter.saved},
+        tensors=adapter.tensor_count,
+        parameters=sum(prod(tensor.shape) for tensor in tensors),
+        bytes=sum(map(nbytes, tensors)),
+        dtypes=bytes_by_dtype(tensors),
+        sha256=adapter.sha256,
+    )
+
+
+def _groups(adapter: Adapter) -> tuple[ModuleGroup, ...]:
+    by_pattern: dict[str, list[tuple[int, float]]] = {}
+    for update in adapter.low_rank:
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", update.module)
+        by_pattern.setdefault(pattern, []).append((update.rank, update.scale))
+    return tuple(
+        ModuleGroup(
+            pattern,
+            len(rows),
+            tuple(sorted({rank for rank, _ in rows})),
+            tuple(sorted({scale for _, scale in rows})),
+        )
+        for pattern, rows in by_pattern.items()
+    )

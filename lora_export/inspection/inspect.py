@@ -1,0 +1,186 @@
+"""What a path holds, and whether an adapter fits a base.
+
+Nothing here needs torch unless the weights are a pickle of PyTorch, and no tensor is read unless
+hashes are asked for. A report is a frozen value; `dataclasses.asdict` makes JSON of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.formats.peft import is_peft
+from lora_export.base.errors import InputError, UsageError
+from lora_export.base.manifest import is_export, read_manifest
+from lora_export.base.parameters import Parameter
+from lora_export.base.progress import Progress, Silent
+from lora_export.exports.plan import head_parameters
+from lora_export.graph import tasks
+from lora_export.inspection.adapter import AdapterReport, adapter_report
+from lora_export.inspection.checkpoint import CheckpointReport, checkpoint_report
+from lora_export.inspection.export import ExportReport, export_report, present_parameters
+from lora_export.weights.checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.fit import Fit
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["FIT_LABEL", "FitReport", "Pair", "inspect_pair", "inspect_path"]
+
+FIT_LABEL: Final = "by names and shapes (headers only; not a proof)"
+_KNOWN: Final = (
+    "A checkpoint folder holds config.json, a PEFT adapter adapter_config.json, an export "
+    "lora_export.json."
+)
+_RESIZABLE: Final = frozenset(
+    name for task in tasks.TASKS.values() for name in head_parameters(task)
+)
+"""Heads of every task: an adapter may bring another number of labels."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """Whether an adapter fits a base, and how much of it that is.
+
+    `trained_share` is the adapter's parameters over the base's; `changed_share` the part of the
+    base's parameters that a merge changes, which is what a merged graph stores anew.
+    """
+
+    fits: bool
+    how: str
+    prefix: str
+    matched: int
+    tensors: int
+    replaced: tuple[str, ...]
+    brought: tuple[str, ...]
+    mismatches: tuple[str, ...]
+    trained_share: float
+    changed_share: float
+    changed_bytes: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base, an adapter, and whether they fit."""
+
+    kind: str
+    base: CheckpointReport | ExportReport
+    adapter: AdapterReport
+    fit: FitReport
+
+
+def inspect_path(
+    path: Path, *, hashed: bool = False, progress: Progress | None = None
+) -> CheckpointReport | AdapterReport | ExportReport:
+    """Describe what is at `path`.
+
+    Args:
+        path: A checkpoint, an adapter or an export directory.
+        hashed: Whether to read everything: an export's files are compared with their SHA-256, a
+            checkpoint's fingerprint is computed.
+        progress: Told about hashing.
+
+    Raises:
+        InputError: Nothing is there, nothing of the three kinds, or a file is damaged.
+        UnsupportedError: A variant that is not handled, or a newer format.
+    """
+    tell = progress or Silent()
+    _require_folder(path)
+    if is_export(path):
+        return export_report(path, read_manifest(path), hashed=hashed, progress=tell)
+    if is_peft(path):
+        return adapter_report(_read_adapter(path), path)
+    if (path / "config.json").is_file():
+        return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
+    msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
+    raise InputError(msg, hint=_what_is_missing(path))
+
+
+def inspect_pair(
+    base: Path, adapter: Path, *, hashed: bool = False, progress: Progress | None = None
+) -> Pair:
+    """Describe `base` (a checkpoint or an export) and `adapter`, and whether they fit.
+
+    Raises:
+        InputError: One of them is not there or damaged. A mismatch is no error, but in the report.
+        UsageError: The two are in the wrong order.
+        UnsupportedError: A variant of LoRA that is not handled, or a newer format.
+    """
+    tell = progress or Silent()
+    for path in (base, adapter):
+        _require_folder(path)
+    if is_peft(base) and not (base / "config.json").is_file():
+        msg = f"{str(base)!r} is an adapter, where a base is expected"
+        raise UsageError(msg, hint="The order is: lora-export inspect BASE ADAPTER")
+    read = _read_adapter(adapter)
+    report: CheckpointReport | ExportReport
+    if is_export(base):
+        manifest = read_manifest(base)
+        model_type, prefix = manifest.base.model_type, manifest.base.prefix
+        parameters = present_parameters(manifest)
+        report = export_report(base, manifest, hashed=hashed, progress=tell)
+    else:
+        checkpoint = open_checkpoint(base)
+        model_type = str(checkpoint.config["model_type"])
+        parameters = _parameters(checkpoint.tensors.values())
+        prefix = prefix_of(model_type, parameters, read)
+        report = checkpoint_report(checkpoint, hashed=hashed, progress=tell)
+    fit = check_fit(read, parameters, prefix=prefix, model_type=model_type, resizable=_RESIZABLE)
+    described = adapter_report(read, adapter)
+    return Pair("pair", report, described, _fit_report(fit, described, report.parameters))
+
+
+def _require_folder(path: Path) -> None:
+    if not path.exists():
+        msg = f"there is nothing at {str(path)!r}"
+        raise InputError(
+            msg, hint=f"Give a local folder; download what is on the hub first. {_KNOWN}"
+        )
+    if not path.is_dir():
+        msg = f"{str(path)!r} is a file"
+        raise InputError(msg, hint=f"Give the folder that holds it. {_KNOWN}")
+
+
+def _what_is_missing(path: Path) -> str:
+    """Return a hint: which file would make something of this folder."""
+    for pattern, lacking in (
+        ("adapter_model.*", "adapter_config.json"),
+        ("model*.safetensors*", "config.json"),
+        ("pytorch_model*.bin*", "config.json"),
+    ):
+        weights = next(iter(sorted(path.glob(pattern))), None)
+        if weights is not None:
+            return f"{weights.name} is there, but {lacking} is not: copy it from the source."
+    return _KNOWN
+
+
+def _read_adapter(path: Path) -> Adapter:
+    return read_adapter(path, name="adapter", source=str(path))
+
+
+def _parameters(tensors: Iterable[Tensor]) -> list[Parameter]:
+    return [Parameter(t.name, t.shape, t.dtype.name, UNKNOWN_MODULE) for t in tensors]
+
+
+def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitReport:
+    changed = sum(prod(parameter.shape) for parameter in fit.changed)
+    return FitReport(
+        fits=fit.fits,
+        how=FIT_LABEL,
+        prefix=fit.prefix,
+        matched=fit.matched,
+        tensors=adapter.tensors,
+        replaced=fit.replaced,
+        brought=fit.brought,
+        mismatches=fit.mismatches,
+        trained_share=adapter.parameters / max(base_parameters, 1),
+        changed_share=changed / max(base_parameters, 1),
+        changed_bytes=sum(prod(p.shape) * p.stored_dtype.itemsize_bytes for p in fit.changed),
+    )
