@@ -18,7 +18,6 @@ __all__ = [
     "load_recipe",
     "merge_and_build",
     "remove",
-    "verify",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -32,11 +31,10 @@ _HOMES: Final = {
     "load_recipe": "recipe",
     "merge_and_build": "pipeline",
     "remove": "maintenance",
-    "verify": "maintenance",
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  (one of the public names)
+def __getattr__(name: str) -> Any:
     """Import a public name from the module that defines it."""
     home = _HOMES.get(name)
     if home is None:
