@@ -8,7 +8,8 @@ it is if every operator in it has a translation and none writes to its inputs, a
     2. ``aten.detach``          →  its input
     3. ``aten.__and__/__or__``  →  ``aten.bitwise_and/or``
 
-Anything else takes the exporter's own way.
+Anything else takes the exporter's own way, and so does everything under a torch whose exporter is
+built differently: this reaches into internals (tried with 2.13).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.onnx._internal.exporter import _decomp, _fx_passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from torch.export import ExportedProgram
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 __all__ = ["only_needed_decompositions"]
 
@@ -39,15 +42,22 @@ _RENAMED: Final = {
 @contextlib.contextmanager
 def only_needed_decompositions() -> Iterator[None]:
     """Let the exporter decompose only the programs that need it, until the block ends."""
-    always = _fx_passes.decompose_with_registry
+    try:
+        from torch.onnx._internal.exporter import _decomp, _fx_passes
 
-    def decompose(program: torch.export.ExportedProgram, registry: Any) -> Any:
-        supported = set(_decomp.get_onnx_implemented_overloads(registry))
-        if not _can_stay(program.graph_module, supported):
-            return always(program, registry)
-        _fx_passes.remove_assertion_nodes(program.graph_module)
-        _rewrite(program.graph_module)
-        return program
+        always = _fx_passes.decompose_with_registry
+        implemented = _decomp.get_onnx_implemented_overloads
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def decompose(exported_program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
+        module = exported_program.graph_module
+        if not _can_stay(module, set(implemented(registry))):
+            return always(exported_program, registry)
+        _fx_passes.remove_assertion_nodes(module)
+        _rewrite(module)
+        return exported_program
 
     _fx_passes.decompose_with_registry = decompose
     try:
