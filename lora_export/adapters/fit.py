@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lora_export.adapters.canonical import Adapter, LowRank, Saved
+    from lora_export.adapters.canonical import Adapter
     from lora_export.base.parameters import Parameter
 
 __all__ = ["UNKNOWN_MODULE", "Fit", "check_fit", "prefix_of"]
@@ -128,30 +129,29 @@ def check_fit(
     tops = {_top(parameter.name, prefix) for parameter in parameters}
     conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in _CONV1D_TYPES
     changed: dict[str, Parameter] = {}
+    seen: set[str] = set()
     replaced: list[str] = []
     brought: list[str] = []
     mismatches: list[str] = []
     matched = 0
-    for update in adapter.low_rank:
-        path = f"{update.module}.weight"
+    for path, update in _entries(adapter):
         parameter = names.find(path)
-        problem = _update_problem(update, parameter, conv1d=conv1d)
-        if parameter is None or problem:
-            mismatches.append(f"{path}: {problem}")
+        low_rank = isinstance(update, LowRank)
+        is_new_head = not low_rank and parameter is None and _top(path, prefix) not in tops
+        target = parameter.name if parameter else path
+        if target in seen:
+            problem: str | None = "the adapter changes it twice"
         else:
-            matched += 2
-            changed[parameter.name] = parameter
-    for saved in adapter.saved:
-        parameter = names.find(saved.parameter)
-        if parameter is None and _top(saved.parameter, prefix) not in tops:
-            matched += 1
-            brought.append(saved.parameter)
-        elif problem := _saved_problem(saved, parameter, resizable):
-            mismatches.append(f"{saved.parameter}: {problem}")
-        elif parameter is not None:
-            matched += 1
-            replaced.append(saved.parameter)
-            changed[parameter.name] = parameter
+            problem = None if is_new_head else _problem(update, parameter, resizable, conv1d=conv1d)
+        seen.add(target)
+        if problem:
+            mismatches.append(f"{path}: {problem}")
+            continue
+        matched += 2 if low_rank else 1
+        if parameter is not None:
+            changed[target] = parameter
+        if not low_rank:
+            (replaced if parameter else brought).append(path)
     return Fit(
         prefix,
         matched,
@@ -162,17 +162,33 @@ def check_fit(
     )
 
 
+def _entries(adapter: Adapter) -> Iterable[tuple[str, LowRank | Saved]]:
+    for update in adapter.low_rank:
+        yield f"{update.module}.weight", update
+    for saved in adapter.saved:
+        yield saved.parameter, saved
+
+
 def _top(name: str, prefix: str) -> str:
     """Return the top-level module of a parameter, the bare model's own name aside."""
     return name.removeprefix(prefix).partition(".")[0]
 
 
-def _update_problem(update: LowRank, parameter: Parameter | None, *, conv1d: bool) -> str | None:
+def _problem(
+    update: LowRank | Saved,
+    parameter: Parameter | None,
+    resizable: frozenset[str],
+    *,
+    conv1d: bool,
+) -> str | None:
     """Say why `update` does not fit, or None."""
     if parameter is None:
-        return "the base has no such weight"
-    if tied := _tied(parameter):
-        return tied
+        return "the base has no parameter of this name"
+    if parameter.aliases:
+        tied = ", ".join((parameter.name, *parameter.aliases))
+        return f"it is tied ({tied}): a merge would change more than the adapter means"
+    if isinstance(update, Saved):
+        return _saved_problem(update, parameter, resizable)
     delta = (update.b.shape[0], update.a.shape[1])  # (out, in)
     if parameter.shape in _layouts(update, delta, parameter, conv1d=conv1d):
         return None
@@ -191,23 +207,9 @@ def _layouts(
     return (delta,)
 
 
-def _saved_problem(
-    saved: Saved, parameter: Parameter | None, resizable: frozenset[str]
-) -> str | None:
-    """Say why a saved parameter does not fit, or None."""
-    if parameter is None:
-        return "the base has no such parameter"
-    if tied := _tied(parameter):
-        return tied
+def _saved_problem(saved: Saved, parameter: Parameter, resizable: frozenset[str]) -> str | None:
     shape = saved.tensor.shape
     same_rest = len(shape) == len(parameter.shape) > 0 and shape[1:] == parameter.shape[1:]
     if shape == parameter.shape or (same_rest and parameter.name in resizable):
         return None
     return f"the adapter has {list(shape)}, the base {list(parameter.shape)}"
-
-
-def _tied(parameter: Parameter) -> str | None:
-    if not parameter.aliases:
-        return None
-    names = ", ".join((parameter.name, *parameter.aliases))
-    return f"it is tied ({names}): a merge would change more than the adapter means"

@@ -79,7 +79,7 @@ def test_a_weight_of_another_shape_is_a_mismatch_that_names_both(tmp_path: Path)
 def test_an_unknown_module_is_a_mismatch(tmp_path: Path) -> None:
     read = adapter(tmp_path, shapes_of_lora({"bert.encoder.layer.7.query": (8, 8)}))
     (line,) = fit(read, parameters(BERT_SHAPES)).mismatches
-    assert line == "bert.encoder.layer.7.query.weight: the base has no such weight"
+    assert line == "bert.encoder.layer.7.query.weight: the base has no parameter of this name"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_head_of_another_width_in_is_a_mismatch(tmp_path: Path) -> None:
 def test_a_saved_bias_inside_the_base_is_not_brought(tmp_path: Path, path: str) -> None:
     shapes = {**shapes_of_lora(), f"base_model.model.{path}": (8,)}
     found = fit(adapter(tmp_path, shapes), parameters(BERT_SHAPES))
-    assert found.mismatches == (f"{path}: the base has no such parameter",)
+    assert found.mismatches == (f"{path}: the base has no parameter of this name",)
 
 
 def test_a_head_of_another_structure_is_not_brought(tmp_path: Path) -> None:
@@ -168,3 +168,13 @@ def test_an_update_of_a_tied_weight_is_a_mismatch(tmp_path: Path) -> None:
     base = [Parameter("wte.weight", (20, 8), "float32", "Embedding", aliases=("lm_head.weight",))]
     (line,) = fit(read, base, "gpt2").mismatches
     assert "tied (wte.weight, lm_head.weight)" in line
+
+
+def test_a_parameter_that_is_changed_twice_is_a_mismatch(tmp_path: Path) -> None:
+    query = f"base_model.model.bert.{QUERY}"
+    heads = {f"base_model.model.classifier.{i}bias": (3,) for i in ("", "modules_to_save.")}
+    shapes = {**shapes_of_lora(), f"{query}.base_layer.weight": (8, 8), **heads}
+    assert fit(adapter(tmp_path, shapes), parameters(BERT_SHAPES)).mismatches == (
+        f"bert.{QUERY}.weight: the adapter changes it twice",
+        "classifier.bias: the adapter changes it twice",
+    )
