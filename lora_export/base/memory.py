@@ -5,35 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from lora_export.base.cgroups import memory_headroom_bytes, read_text
+
 __all__ = ["available_bytes"]
 
 _MEMINFO: Final = Path("/proc/meminfo")
-_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
-_CGROUP_USE: Final = Path("/sys/fs/cgroup/memory.current")
 
 
 def available_bytes() -> int | None:
     """Return the bytes that can be taken without swapping, or None where nothing tells.
 
-    The smaller of the kernel's ``MemAvailable`` and what the control group has left.
+    The smaller of the kernel's ``MemAvailable`` and what the control groups leave.
     """
-    candidates = [each for each in (_from_meminfo(), _from_cgroup()) if each is not None]
-    return min(candidates, default=None)
+    candidates = (_from_meminfo(), memory_headroom_bytes())
+    return min((each for each in candidates if each is not None), default=None)
 
 
 def _from_meminfo() -> int | None:
-    try:
-        for line in _MEMINFO.read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
+    for line in (read_text(_MEMINFO) or "").splitlines():
+        words = line.split()
+        if words[:1] == ["MemAvailable:"] and len(words) > 1 and words[1].isdigit():
+            return int(words[1]) * 1024
     return None
-
-
-def _from_cgroup() -> int | None:
-    try:
-        limit = _CGROUP_LIMIT.read_text("ascii").strip()
-        return None if limit == "max" else int(limit) - int(_CGROUP_USE.read_text("ascii"))
-    except (OSError, ValueError):
-        return None

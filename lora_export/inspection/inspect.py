@@ -11,8 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
-from lora_export.adapters.formats.detect import read_adapter
-from lora_export.adapters.formats.peft import is_peft
+from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.base.errors import InputError, UsageError
 from lora_export.base.manifest import is_export, read_manifest
 from lora_export.base.parameters import Parameter
@@ -95,7 +94,7 @@ def inspect_path(
     _require_folder(path)
     if is_export(path):
         return export_report(path, read_manifest(path), hashed=hashed, progress=tell)
-    if is_peft(path):
+    if is_adapter(path):
         return adapter_report(_read_adapter(path), path)
     if (path / "config.json").is_file():
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
@@ -116,7 +115,7 @@ def inspect_pair(
     tell = progress or Silent()
     for path in (base, adapter):
         _require_folder(path)
-    if is_peft(base) and not (base / "config.json").is_file():
+    if is_adapter(base) and not (base / "config.json").is_file():
         msg = f"{str(base)!r} is an adapter, where a base is expected"
         raise UsageError(msg, hint="The order is: lora-export inspect BASE ADAPTER")
     read = _read_adapter(adapter)

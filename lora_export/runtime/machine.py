@@ -6,9 +6,10 @@ import ctypes
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
+from lora_export.base.cgroups import memory_limit_bytes, own_groups, read_text
 from lora_export.base.memory import available_bytes
 
 __all__ = ["Gpu", "Machine", "jetson_release", "memory_limit_bytes", "probe_gpus", "probe_machine"]
@@ -16,13 +17,9 @@ __all__ = ["Gpu", "Machine", "jetson_release", "memory_limit_bytes", "probe_gpus
 _NVML: Final = "libnvidia-ml.so.1"
 _CUDA: Final = "libcuda.so.1"
 _NAME_BYTES: Final = 96
-_CGROUPS: Final = Path("/sys/fs/cgroup")
-_OWN_CGROUP: Final = Path("/proc/self/cgroup")
 _MEMINFO: Final = Path("/proc/meminfo")
 _TEGRA: Final = Path("/etc/nv_tegra_release")
 _BOARD: Final = Path("/proc/device-tree/model")
-_NO_LIMIT_BYTES: Final = 1 << 60
-"""Version 1 of control groups writes a huge number where there is no limit."""
 
 
 @dataclass(frozen=True)
@@ -75,52 +72,21 @@ def probe_machine() -> Machine:
     )
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
 def _usable_cpus(cpus: int) -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpus
-    for folder in _own_cgroups():
-        quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
+    for folder in own_groups():
+        quota, _, period = (read_text(folder / "cpu.max") or "").partition(" ")
         if quota.isdigit() and period.isdigit() and int(period):
             usable = min(usable, max(1, math.ceil(int(quota) / int(period))))
     return usable
 
 
 def _total_memory_bytes() -> int | None:
-    for line in (_read(_MEMINFO) or "").splitlines():
+    for line in (read_text(_MEMINFO) or "").splitlines():
         words = line.split()
         if words[:1] == ["MemTotal:"] and len(words) > 1 and words[1].isdigit():
             return int(words[1]) * 1024
     return None
-
-
-def memory_limit_bytes() -> int | None:
-    """Return the smallest memory limit of the control groups that this process is in."""
-    texts = [_read(folder / "memory.max") for folder in _own_cgroups()]
-    texts += [_read(f / "memory.limit_in_bytes") for f in _own_cgroups("memory")]  # version 1
-    limits = [int(text) for text in texts if text and text.isdigit()]
-    return min((limit for limit in limits if limit < _NO_LIMIT_BYTES), default=None)
-
-
-def _own_cgroups(controller: str = "") -> list[Path]:
-    """Return the folders of the control group of this process and of its parents.
-
-    Those of version 2, or with `controller` (``memory``) those of version 1. A container may not
-    see its own folder but its root, which is its own then.
-    """
-    root = _CGROUPS / controller
-    for line in (_read(_OWN_CGROUP) or "").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controller in controllers.split(","):
-            own = PurePosixPath(path.lstrip("/"))
-            return [root / own, *(root / parent for parent in own.parents)]
-    return [root]
 
 
 def jetson_release() -> str | None:
@@ -128,13 +94,13 @@ def jetson_release() -> str | None:
 
     A first line ``# R36 (release), REVISION: 4.3, …`` becomes ``L4T R36.4.3``.
     """
-    text = _read(_TEGRA)
+    text = read_text(_TEGRA)
     if text is None:
         return None
     head, _, rest = text.lstrip("# ").partition(" ")
     revision = rest.partition("REVISION:")[2].partition(",")[0].strip()
     release = f"L4T {head}.{revision}" if revision else f"L4T {head}"
-    board = (_read(_BOARD) or "").strip("\0 ")
+    board = (read_text(_BOARD) or "").strip("\0 ")
     return f"{board}, {release}" if board else release
 
 

@@ -48,6 +48,7 @@ class OrtRunner:
         require_onnxruntime()
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = threads

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lora_export.base import cgroups as cgroups_module
 from lora_export.runtime import machine
 from lora_export.runtime.machine import Gpu
 
@@ -137,8 +138,8 @@ def test_jetson(
 
 @pytest.fixture
 def cgroups(monkeypatch: Fake, tmp_path: Path) -> Path:
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(cgroups_module, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups_module, "_OWN_CGROUP", tmp_path / "own")
     return tmp_path
 
 

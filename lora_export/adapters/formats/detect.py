@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
 
-__all__ = ["read_adapter"]
+__all__ = ["is_adapter", "read_adapter"]
 
 _READERS: Final[dict[str, tuple[Callable[[Path], bool], Callable[..., Adapter]]]] = {
     "peft": (is_peft, read_peft),
 }
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether some reader recognises what is in `folder`."""
+    return any(recognises(folder) for recognises, _ in _READERS.values())
 
 
 def read_adapter(folder: Path, *, name: str, source: str) -> Adapter:

@@ -14,10 +14,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from lora_export.adapters.canonical import Adapter, LowRank, Saved
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.safetensors_file import read_header
+from lora_export.base.tensors import read_all
 from lora_export.base.torch_file import read_torch_file
 
 if TYPE_CHECKING:
@@ -36,6 +39,9 @@ _PATTERN_LIMIT: Final = 512
 _FACTOR: Final = re.compile(
     r"^(?P<module>.+)\.lora_(?:(?P<kind>[AB])\.weight|embedding_(?P<embedding>[AB]))$"
 )
+
+_WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
+"""What PEFT's layers add to the path of a parameter."""
 
 _REFUSED_SETTINGS: Final[dict[str, str]] = {
     "use_dora": "DoRA (a learned magnitude per output) is not merged by this version",
@@ -144,7 +150,7 @@ def _sort_tensors(
 ) -> tuple[dict[str, dict[str, Tensor]], tuple[Saved, ...]]:
     """Sort tensors into factors by module, and whole parameters; nothing is left over."""
     factors: dict[str, dict[str, Tensor]] = {}
-    saved: list[Saved] = []
+    saved: dict[str, Tensor] = {}
     for key, tensor in sorted(tensors.items()):
         if not tensor.dtype.floating:
             msg = f"tensor {key!r} of adapter {source!r} has the dtype {tensor.dtype.name}"
@@ -158,10 +164,21 @@ def _sort_tensors(
         elif "lora_" in path.rpartition(".")[2] or ".lora_" in path:
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
-        else:
-            parameter = path.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
-            saved.append(Saved(parameter, tensor))
-    return factors, tuple(saved)
+        elif ".original_module." not in path:  # what PEFT runs with its adapters disabled
+            parameter = _WRAPPERS.sub(".", path)
+            _refuse_contradiction(saved.get(parameter), tensor, source)
+            saved[parameter] = tensor
+    return factors, tuple(Saved(name, tensor) for name, tensor in saved.items())
+
+
+def _refuse_contradiction(first: Tensor | None, second: Tensor, source: str) -> None:
+    """Require that a parameter which the file holds twice (``bias: all``) has one value."""
+    if first is None:
+        return
+    same_kind = first.dtype == second.dtype and first.shape == second.shape
+    if not same_kind or not np.array_equal(read_all(first), read_all(second)):
+        msg = f"{first.name!r} and {second.name!r} of adapter {source!r} contradict each other"
+        raise AdapterError(msg, hint="They are the same parameter: save the adapter again.")
 
 
 def _pair(
