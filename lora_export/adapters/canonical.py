@@ -66,6 +66,8 @@ class Adapter:
         base_name: The base that it names, where the format records it.
         sha256: Hash over the files it was read from.
         config: The format's own settings, for reports.
+        repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
+            equal), or the base's own head, kept for running without the adapter.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Adapter:
     base_name: str | None
     sha256: str
     config: Mapping[str, Any] = field(repr=False)
+    repeated: tuple[str, ...] = ()
 
     @property
     def max_rank(self) -> int:
@@ -87,4 +90,4 @@ class Adapter:
     @property
     def tensor_count(self) -> int:
         """How many tensors its file holds."""
-        return 2 * len(self.low_rank) + len(self.saved)
+        return 2 * len(self.low_rank) + len(self.saved) + len(self.repeated)

@@ -103,13 +103,13 @@ def resolve(
     unmatched: list[str] = []
     dropped: list[str] = []
     misfits: list[str] = []
-    applied = 0
+    applied = len(adapter.repeated)
     used: Counter[str] = Counter()
     for path, low_rank, saved in _entries(adapter):
-        pattern = next((p for p in drop if fnmatch.fnmatchcase(path, p)), None)
+        patterns = [pattern for pattern in drop if fnmatch.fnmatchcase(path, pattern)]
         parameter = names.find(path)
-        if pattern is not None:
-            used[pattern] += 1
+        if patterns:
+            used.update(patterns)
             dropped.append(path)
         elif parameter is None:
             unmatched.append(path)

@@ -87,7 +87,8 @@ def to_float32(values: npt.NDArray[Any]) -> Float32Array:
         bits = values.view(np.uint16).astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is found and named by whoever reads the tensor
+        return values.astype(np.float32)
 
 
 def from_float32(values: Float32Array, dtype: DType, *, name: str) -> npt.NDArray[Any]:

@@ -70,10 +70,9 @@ def run(arguments: list[str]) -> int:
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
     except click.ClickException as error:
+        if as_json:
+            _print_error("UsageError", error.format_message(), None)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -97,8 +96,12 @@ def run(arguments: list[str]) -> int:
 def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None:
     click.echo(f"error: {message}" + (f"\n{hint}" if hint else ""), err=True)
     if as_json:
-        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        _print_error(kind, message, hint)
+
+
+def _print_error(kind: str, message: str, hint: str | None) -> None:
+    document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)

@@ -40,6 +40,9 @@ _FACTOR: Final = re.compile(
     r"^(?P<module>.+)\.lora_(?:(?P<kind>[AB])\.weight|embedding_(?P<embedding>[AB]))$"
 )
 
+_CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that move part of the base into the adapter; ``true`` once converted."""
+
 _WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
 """What PEFT's layers add to the path of a parameter."""
 
@@ -94,7 +97,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     if not tensors:
         msg = f"adapter {source!r} holds no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
-    factors, saved = _sort_tensors(tensors, source)
+    factors, saved, repeated = _sort_tensors(tensors, source)
     digest = hashlib.sha256()
     for file in (folder / CONFIG_NAME, path):
         digest.update(bytes.fromhex(sha256_of_file(file)))
@@ -105,6 +108,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         format="peft",
         low_rank=tuple(_pair(module, pair, config, source) for module, pair in factors.items()),
         saved=saved,
+        repeated=repeated,
         task_type=config.get("task_type"),
         base_name=config.get("base_model_name_or_path"),
         sha256=digest.hexdigest(),
@@ -131,6 +135,7 @@ def _read_config(path: Path, source: str) -> dict[str, Any]:
 
 
 def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
+    """Raise for every kind and setting under which ``W + s·B A`` of the base is not the model."""
     kind = config.get("peft_type")
     if kind != "LORA":
         msg = f"adapter {source!r} is of the kind {kind!r}; only LORA is merged"
@@ -143,14 +148,25 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
             raise UnsupportedError(
                 msg, hint="Where PEFT can merge it, export the result of merge_and_unload."
             )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        msg = (
+            f"adapter {source!r} sets init_lora_weights: {start!r}: it was trained on a base from "
+            "which its first update had been taken off"
+        )
+        raise UnsupportedError(
+            msg,
+            hint="Convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion.",
+        )
 
 
 def _sort_tensors(
     tensors: Mapping[str, Tensor], source: str
-) -> tuple[dict[str, dict[str, Tensor]], tuple[Saved, ...]]:
-    """Sort tensors into factors by module, and whole parameters; nothing is left over."""
+) -> tuple[dict[str, dict[str, Tensor]], tuple[Saved, ...], tuple[str, ...]]:
+    """Sort tensors into factors by module, whole parameters, and copies; nothing is left over."""
     factors: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
+    repeated: list[str] = []
     for key, tensor in sorted(tensors.items()):
         if not tensor.dtype.floating:
             msg = f"tensor {key!r} of adapter {source!r} has the dtype {tensor.dtype.name}"
@@ -164,17 +180,21 @@ def _sort_tensors(
         elif "lora_" in path.rpartition(".")[2] or ".lora_" in path:
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
-        elif ".original_module." not in path:  # what PEFT runs with its adapters disabled
+        elif ".original_module." in path:  # the base's own, for PEFT with its adapters disabled
+            repeated.append(key)
+        else:
             parameter = _WRAPPERS.sub(".", path)
-            _refuse_contradiction(saved.get(parameter), tensor, source)
-            saved[parameter] = tensor
-    return factors, tuple(Saved(name, tensor) for name, tensor in saved.items())
+            if parameter in saved:
+                _refuse_contradiction(saved[parameter], tensor, source)
+                repeated.append(key)
+            else:
+                saved[parameter] = tensor
+    whole = tuple(Saved(name, tensor) for name, tensor in saved.items())
+    return factors, whole, tuple(repeated)
 
 
-def _refuse_contradiction(first: Tensor | None, second: Tensor, source: str) -> None:
+def _refuse_contradiction(first: Tensor, second: Tensor, source: str) -> None:
     """Require that a parameter which the file holds twice (``bias: all``) has one value."""
-    if first is None:
-        return
     same_kind = first.dtype == second.dtype and first.shape == second.shape
     if not same_kind or not np.array_equal(read_all(first), read_all(second)):
         msg = f"{first.name!r} and {second.name!r} of adapter {source!r} contradict each other"

@@ -81,8 +81,12 @@ def test_every_tensor_of_the_file_is_accounted_for(tiny):
         found[f"{WRAPPER}{update.module}.lora_B.weight"] = read_all(update.b)
     for saved in adapter.saved:
         found[saved.tensor.name] = read_all(saved.tensor)
-    assert set(found) == set(stored)
-    for name, values in stored.items():
+    assert {*found, *adapter.repeated} == set(stored)
+    assert set(adapter.repeated) == {
+        f"{WRAPPER}classifier.{copy}.bias" for copy in ("modules_to_save", "original_module")
+    }
+    for name in found:
+        values = stored[name]
         np.testing.assert_array_equal(found[name], values)
 
 
