@@ -536,15 +536,15 @@ def test_full_disk_while_building(inputs: Inputs, capsys, size_bytes: int) -> No
                 "--out", inputs.out.parent.parent / "warm")  # fmt: skip
     assert warm.code == 0  # the graph is cached: what is too large is the export
     result = command("export", "--base", inputs.base, "--adapter", f"mine={inputs.adapter}",
-                     "--task", TASK, "--out", inputs.out, before=limit_files(size_bytes))  # fmt: skip
+                     "--task", TASK, "--out", inputs.out,
+                     before=limit_files(size_bytes))  # fmt: skip
     assert_refused(result, inputs, 3, "cannot write")
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, 4000, 12_000])
 def test_full_disk_while_adding_leaves_the_export_as_it_was(inputs, capsys, size_bytes) -> None:
-    assert (
-        call(capsys, "export", "--base", inputs.base, "--task", TASK, "--out", inputs.out).code == 0
-    )
+    built = call(capsys, "export", "--base", inputs.base, "--task", TASK, "--out", inputs.out)
+    assert built.code == 0, built.err
     before = snapshot(inputs.out)
     result = command("add", inputs.out, "--adapter", f"mine={inputs.adapter}",
                      before=limit_files(size_bytes))  # fmt: skip

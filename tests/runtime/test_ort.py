@@ -1,0 +1,64 @@
+"""ONNX Runtime's errors, translated once."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError, UnsupportedError
+from lora_export.runtime.ort import OrtRunner, require_onnxruntime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def save(path: Path, op_type: str = "Add", domain: str = "") -> Path:
+    a, b, c = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in "abc")
+    node = helper.make_node(op_type, ["a", "b"], ["c"], domain=domain)
+    graph = helper.make_graph([node], "main", [a, b], [c])
+    opsets = [helper.make_opsetid("", 18)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def test_runner_names_and_runs(tmp_path: Path) -> None:
+    runner = OrtRunner(save(tmp_path / "g.onnx"))
+    assert (runner.inputs, runner.outputs) == (("a", "b"), ("c",))
+    ones = np.ones(3, np.float32)
+    outputs = runner.run({"a": ones, "b": ones, "not an input": ones})
+    assert list(outputs) == ["c"]
+    assert outputs["c"].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_graph_that_cannot_be_opened_is_a_damaged_export(tmp_path: Path, content) -> None:
+    path = tmp_path / "g.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ExportDirectoryError, match=r"g\.onnx") as caught:
+        OrtRunner(path)
+    assert "\n" not in caught.value.message
+
+
+def test_unknown_operator_is_one_of_ours(tmp_path: Path) -> None:
+    with pytest.raises((ExportDirectoryError, UnsupportedError), match=r"g\.onnx"):
+        OrtRunner(save(tmp_path / "g.onnx", "NoSuchOperator"))
+
+
+def test_inputs_that_do_not_fit_are_one_of_ours(tmp_path: Path) -> None:
+    runner = OrtRunner(save(tmp_path / "g.onnx"))
+    with pytest.raises(ExportDirectoryError, match="failed in ONNX Runtime"):
+        runner.run({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
+
+
+def test_absent_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingRuntimeError) as caught:
+        require_onnxruntime()
+    assert caught.value.exit_code == 7
+    assert "lora-export[cpu]" in (caught.value.hint or "")

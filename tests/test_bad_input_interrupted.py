@@ -1,0 +1,271 @@
+"""Killed or interrupted at any moment: what is on disk is old or new, and a rerun succeeds.
+
+A process is stopped before its k-th change to the file system, for each k. Python announces every
+one of them (audit events), so that nothing of the program has to be known. The stopped process is a
+fork of one that has everything imported: hundreds of deaths take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.exports import assert_intact, manifest_of
+from tests.cli.running import REPOSITORY, python, stagings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.helpers.models import TinyModels
+
+TASK = "text-classification"
+
+DRIVER = """
+import json, os, signal, shutil, sys
+from pathlib import Path
+
+plan = json.loads(sys.argv[1])
+import lora_export.pipeline, lora_export.cli.build, lora_export.cli.extend
+from lora_export.cli import run
+
+EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "fcntl.flock",
+          "shutil.rmtree"}
+target, prepared, area = Path(plan["area"]) / "parent", plan["prepared"], plan["area"]
+
+def fresh():
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    if prepared:
+        shutil.copytree(prepared, target / "out")
+
+def attempt(arguments, stop_at, how):
+    # In a fork; returns the wait status, and how many events there were if it came through.
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.dup2(sink, 2)
+        count = 0
+        def hook(event, args):
+            nonlocal count
+            if event not in EVENTS or not any(str(a).startswith(area) for a in args[:2]):
+                if event != "fcntl.flock":
+                    return
+            if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                return
+            count += 1
+            if count == stop_at:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), getattr(signal, how))
+        sys.addaudithook(hook)
+        try:
+            code = run(arguments)
+        except SystemExit as leaving:
+            code = leaving.code
+        os.write(writer, str(count).encode())
+        os._exit(code)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    events = os.read(reader, 32)
+    os.close(reader)
+    return os.waitstatus_to_exitcode(status), int(events or 0)
+
+fresh()
+code, total = attempt(plan["arguments"], -1, "kill")
+print(json.dumps({"clean": code, "total": total}), flush=True)
+for stop_at in range(1, total + 1, plan["step"]):
+    fresh()
+    died, _ = attempt(plan["arguments"], stop_at, plan["how"])
+    stopped = Path(area) / "stopped"
+    shutil.rmtree(stopped, ignore_errors=True)
+    shutil.copytree(target, stopped)
+    again, _ = attempt(plan["again"], -1, "kill")
+    print(json.dumps({"stop_at": stop_at, "died": died, "again": again}), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def run_driver(area: Path, prepared: Path | None, arguments, again, *, how: str, step: int):
+    """Yield a row per stop, while the folders are as that stop left them."""
+    plan = {
+        "area": str(area), "prepared": prepared and str(prepared), "how": how, "step": step,
+        "arguments": [str(a) for a in arguments], "again": [str(a) for a in again],
+    }  # fmt: skip
+    driver = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(plan)],
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    try:
+        head = json.loads(driver.stdout.readline())
+        assert head["clean"] == 0
+        assert head["total"] > 5
+        for line in driver.stdout:
+            yield json.loads(line)
+            driver.stdin.write("\n")
+            driver.stdin.flush()
+        assert driver.wait(60) == 0
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stdin.close()
+        driver.stdout.close()
+
+
+@pytest.fixture
+def parts(tiny: TinyModels, tmp_path: Path) -> dict[str, Path]:
+    """A base, two adapters, and an export with the first of them; the graph is cached."""
+    from lora_export.cli import run
+
+    base = tiny.base("bert", TASK)
+    first, second = tiny.adapter(base, r=4, seed=1), tiny.adapter(base, r=2, seed=3)
+    out = tmp_path / "prepared"
+    assert run(["export", "--quiet", "--base", str(base), "--task", TASK,
+                f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
+    (tmp_path / "area").mkdir()
+    return {"base": base, "first": first, "second": second, "export": out,
+            "area": tmp_path / "area"}  # fmt: skip
+
+
+def content(export: Path) -> dict[str, Any]:
+    manifest = manifest_of(export)
+    return {"files": manifest["files"], "adapters": set(manifest["adapters"])}
+
+
+@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGINT", 130, 5)])
+def test_build_stopped_anywhere_leaves_nothing_or_everything(parts, how, code, step) -> None:
+    arguments = ["export", "--quiet", "--base", parts["base"], "--task", TASK,
+                 "--adapter", f"first={parts['first']}", "--out",
+                 parts["area"] / "parent" / "out"]  # fmt: skip
+    expected = content(parts["export"])
+    problems: list[str] = []
+    for row in run_driver(parts["area"], None, arguments, arguments, how=how, step=step):
+        at = f"stopped at change {row['stop_at']}"
+        stopped, finished = parts["area"] / "stopped", parts["area"] / "parent"
+        if row["died"] not in {code, 0}:
+            problems.append(f"{at}: exit {row['died']}")
+        if (stopped / "out").exists() and content(stopped / "out") != expected:
+            problems.append(f"{at}: half an export")
+        if how != "kill" and stagings(stopped):
+            problems.append(f"{at}: left {stagings(stopped)}")
+        if row["again"] != 0 or content(finished / "out") != expected:
+            problems.append(f"{at}: the rerun exits {row['again']}")
+        elif left := stagings(finished):
+            problems.append(f"{at}: after the rerun there is {left}")
+        else:
+            assert_intact(finished / "out")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGTERM", 143, 5)])
+@pytest.mark.parametrize("verb", ["add", "replace", "remove"])
+def test_change_stopped_anywhere_leaves_the_old_or_the_new(parts, verb, how, code, step) -> None:
+    """Old or new, by its manifest; a replacement may be caught between the two, without either."""
+    out = parts["area"] / "parent" / "out"
+    arguments = {
+        "add": ["add", out, "--adapter", f"second={parts['second']}"],
+        "replace": ["add", out, "--adapter", f"first={parts['second']}", "--replace"],
+        "remove": ["remove", out, "first"],
+    }[verb]
+    again = [*arguments, "--replace"] if verb == "add" else arguments
+    old, new = {
+        "add": ({"first"}, {"first", "second"}),
+        "replace": ({"first"}, {"first"}),
+        "remove": ({"first"}, set()),
+    }[verb]
+    problems: list[str] = []
+    for row in run_driver(parts["area"], parts["export"], arguments, again, how=how, step=step):
+        at = f"stopped at change {row['stop_at']}"
+        stopped, finished = parts["area"] / "stopped" / "out", out
+        names = set(manifest_of(stopped)["adapters"])
+        if row["died"] not in {code, 0}:
+            problems.append(f"{at}: exit {row['died']}")
+        if names not in (old, new, old - {"first"} if verb == "replace" else old):
+            problems.append(f"{at}: holds {names}")
+        if missing := [f for f in manifest_of(stopped)["files"] if not (stopped / f).is_file()]:
+            problems.append(f"{at}: the manifest names {missing}, not there")
+        done = row["again"] == 0 or (verb == "remove" and names == new and row["again"] == 3)
+        if not done or set(manifest_of(finished)["adapters"]) != new:
+            problems.append(f"{at}: the rerun exits {row['again']}")
+        elif left := stagings(finished):
+            problems.append(f"{at}: after the rerun there is {left}")
+        else:
+            try:
+                assert_intact(finished)
+            except AssertionError:
+                problems.append(f"{at}: after the rerun, files and manifest differ")
+    assert not problems, "\n".join(problems)
+
+
+SLOW = """
+import os, sys, time
+real = os.fsync
+def slow(descriptor):
+    print("writing", flush=True)
+    time.sleep(60)
+    real(descriptor)
+os.fsync = slow
+from lora_export.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_signal_while_weights_are_written(parts, tmp_path: Path, number, code) -> None:
+    """As a user does it: Ctrl-C or kill from outside, then the same command again."""
+    out = tmp_path / "parent" / "out"
+    arguments = ["export", "--base", str(parts["base"]), "--task", TASK,
+                 "--adapter", f"first={parts['first']}", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *arguments],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert not out.exists()
+    if number == signal.SIGKILL:
+        assert len(stagings(out.parent)) == 1
+    else:
+        assert not out.parent.exists() or list(out.parent.iterdir()) == []
+    again = python("-m", "lora_export", *arguments)
+    assert again.code == 0, again.err
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert_intact(out)
+
+
+def test_work_of_a_living_process_is_not_swept_away(parts, tmp_path: Path) -> None:
+    """A second build beside a slow first one leaves the first one's folder alone."""
+    parent = tmp_path / "parent"
+    arguments = ["export", "--base", str(parts["base"]), "--task", TASK, "--out"]
+    slow = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *arguments, str(parent / "slow")],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert slow.stdout is not None
+        assert slow.stdout.readline() == "writing\n"
+        assert python("-m", "lora_export", *arguments, str(parent / "quick")).code == 0
+        (staging,) = parent.glob(".lora-export-*")
+        assert any(path.is_file() for path in staging.rglob("*.safetensors"))
+    finally:
+        slow.kill()
+        slow.communicate()
+    shutil.rmtree(parent)
