@@ -100,7 +100,7 @@ def test_name_is_that_of_the_folder_where_none_is_given(both, alone, tmp_path, c
 
 def test_two_adds_at_once_both_arrive(both: Both, alone: Path) -> None:
     commands = [
-        [sys.executable, "-m", "lora_export", "add", alone, "--adapter", f"n{i}={source}"]
+        [sys.executable, "-m", "lora_export", "add", str(alone), "--adapter", f"n{i}={source}"]
         for i, source in enumerate((both.first, both.second, both.first))
     ]
     running = [subprocess.Popen(each, cwd=REPOSITORY) for each in commands]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TASK = "text-classification"
 
-FAMILIES = (
+FAMILIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("bert", "token-classification", {"target_modules": ["query", "dense"]}),
     ("bert", "fill-mask", {"labels_count": None}),
     ("roberta", TASK, {"use_rslora": True}),

@@ -92,7 +92,7 @@ def scale_tensor(export: Path, file: str, factor: float, *, containing: str = ""
     data = bytearray(path.read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
-    name = next(n for n in sorted(header) if n != "__metadata__" and containing in n)
+    name: str = next(n for n in sorted(header) if n != "__metadata__" and containing in n)
     start, end = (8 + length + offset for offset in header[name]["data_offsets"])
     assert header[name]["dtype"] == "F32"
     values = np.frombuffer(bytes(data[start:end]), np.float32) * np.float32(factor)

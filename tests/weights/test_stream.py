@@ -401,9 +401,9 @@ def test_memory_is_bounded_by_blocks_not_by_the_tensor(transposed, tmp_path):
         np.testing.assert_allclose(np.frombuffer(file.read(), np.float32), 8 * 2.0 * 1e-4)
     assert out.stat().st_size > size_bytes
     out.unlink()
-    # A slab of 64 MiB, its transpose, a block of the product: 200 MB, whatever the tensor.
+    # Slabs of 64 MiB: the last, the next, its transpose, its product; whatever the tensor.
     extra_bytes = answer["peak_bytes"] - answer["result"]
-    assert extra_bytes < 200e6, f"{extra_bytes / 1e6:.0f} MB"
+    assert extra_bytes < 300e6, f"{extra_bytes / 1e6:.0f} MB"
 
 
 def test_a_base_file_larger_than_a_slab_streams_the_same_bytes(tmp_path, small_blocks):

@@ -41,7 +41,7 @@ _FACTOR: Final = re.compile(
 )
 
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that move part of the base into the adapter; ``true`` once converted."""
+"""Initialisations that move part of the base into the adapter."""
 
 _WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
 """What PEFT's layers add to the path of a parameter."""
@@ -156,7 +156,7 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
         )
         raise UnsupportedError(
             msg,
-            hint="Convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion.",
+            hint="Convert it with PEFT: save_pretrained(path_initial_model_for_weight_conversion=).",
         )
 
 
