@@ -156,7 +156,7 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
         )
         raise UnsupportedError(
             msg,
-            hint="Convert it with PEFT: save_pretrained(path_initial_model_for_weight_conversion=).",
+            hint="Convert it: save_pretrained(…, path_initial_model_for_weight_conversion=…).",
         )
 
 

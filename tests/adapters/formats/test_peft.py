@@ -85,9 +85,8 @@ def test_every_tensor_of_the_file_is_accounted_for(tiny):
     assert set(adapter.repeated) == {
         f"{WRAPPER}classifier.{copy}.bias" for copy in ("modules_to_save", "original_module")
     }
-    for name in found:
-        values = stored[name]
-        np.testing.assert_array_equal(found[name], values)
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, stored[name])
 
 
 def test_what_the_format_records_is_kept(tiny):
