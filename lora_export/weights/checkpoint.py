@@ -83,6 +83,11 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         raise
     except InputError as error:
         raise CheckpointError(error.message, hint=error.hint) from error
+    renamed = {_modern_name(name): _renamed(tensor) for name, tensor in tensors.items()}
+    if len(renamed) != len(tensors):
+        twice = next(name for name in tensors if _modern_name(name) != name)
+        msg = f"the checkpoint {str(folder)!r} holds {twice!r} and {_modern_name(twice)!r}"
+        raise CheckpointError(msg, hint="They are the same parameter: save the checkpoint again.")
     if not tensors:
         msg = f"the checkpoint {str(folder)!r} holds no tensors"
         raise CheckpointError(msg, hint="It was saved incompletely; copy it again.")
@@ -90,7 +95,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         source=source or str(folder),
         folder=folder,
         config=config,
-        tensors={_modern_name(name): _renamed(t) for name, t in tensors.items()},
+        tensors=renamed,
         companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
     )
 

@@ -3,7 +3,8 @@
     base weights     checkpoint tensor → cast → transpose      → weights/base.safetensors
     merged weights   base block + s·B A → cast (→ transpose)   → weights/<adapter>.safetensors
 
-Memory is bounded by `BLOCK_BYTES` and the adapter's own factors. A weight that the graph stores
+A block is written and hashed while the next is computed. Memory is bounded by a few blocks of
+`BLOCK_BYTES` and the adapter's own factors. A weight that the graph stores
 transposed and that is larger than a block is read column slab by column slab.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from typing_extensions import Self
+
     from lora_export.adapters.delta import Factors
     from lora_export.adapters.resolve import Update
     from lora_export.base.dtypes import DType
@@ -40,6 +45,7 @@ __all__ = ["Entry", "Written", "base_entry", "merged_entry", "write_weights", "z
 BLOCK_BYTES: Final = 1 << 24
 _SLAB_BYTES: Final = 1 << 26
 _TILE: Final = 128
+_QUEUED: Final = 2
 _MATRIX: Final = 2
 
 Array = npt.NDArray[Any]
@@ -83,30 +89,63 @@ def write_weights(
     """
     ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize_bytes, entry.name))
     header, starts = encode_header([(e.name, e.dtype, e.shape) for e in ordered], metadata)
-    digest = hashlib.sha256(header)
     try:
         with storage_errors(str(path)), path.open("xb", buffering=0) as stream:
-            _write_fully(stream.fileno(), memoryview(header))
-            for entry in ordered:
-                for block in entry.blocks():
-                    raw = bytes_of(np.ascontiguousarray(block))
-                    _write_fully(stream.fileno(), raw)
-                    digest.update(raw)
-                    if advance is not None:
-                        advance(len(raw))
+            with _Sink(stream.fileno()) as sink:
+                sink.put(np.frombuffer(header, np.uint8))
+                for entry in ordered:
+                    for block in entry.blocks():
+                        sink.put(block)
+                        if advance is not None:
+                            advance(block.nbytes)
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     offsets = {entry.name: (starts[entry.name], entry.nbytes) for entry in ordered}
-    return Written(digest.hexdigest(), size_bytes, offsets)
+    return Written(sink.hexdigest(), size_bytes, offsets)
 
 
-def _write_fully(descriptor: int, raw: memoryview) -> None:
-    done = 0
-    while done < len(raw):
-        done += os.write(descriptor, raw[done:])
+class _Sink:
+    """Writes and hashes blocks in order, in a thread of its own, while the next is computed.
+
+    At most `_QUEUED` blocks wait; an error of the thread is raised by the next call.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1)
+        self._queue: deque[Future[None]] = deque()
+
+    def put(self, block: Array) -> None:
+        """Take a block, which the caller must not change any more."""
+        self._queue.append(self._pool.submit(self._consume, block))
+        if len(self._queue) > _QUEUED:
+            self._queue.popleft().result()
+
+    def hexdigest(self) -> str:
+        """Return the hash of everything that was put."""
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> Self:
+        """Return the sink."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is queued; after an error, forget it."""
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for future in self._queue:
+                future.result()
+
+    def _consume(self, block: Array) -> None:
+        raw = bytes_of(np.ascontiguousarray(block))
+        done = 0
+        while done < len(raw):
+            done += os.write(self._descriptor, raw[done:])
+        self._digest.update(raw)
 
 
 def base_entry(parameter: Parameter, tensor: Tensor) -> Entry:
