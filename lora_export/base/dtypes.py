@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from lora_export.base.errors import InputError, UnsupportedError
 
-__all__ = ["DTYPES", "DType", "Float32Array", "by_name", "from_float32", "to_float32"]
+__all__ = [
+    "DTYPES",
+    "DType",
+    "Float32Array",
+    "by_name",
+    "cast",
+    "require_finite",
+    "to_float32",
+]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -91,30 +99,43 @@ def to_float32(values: npt.NDArray[Any]) -> Float32Array:
         return values.astype(np.float32)
 
 
-def from_float32(values: Float32Array, dtype: DType, *, name: str) -> npt.NDArray[Any]:
+def cast(values: npt.NDArray[Any], dtype: DType, *, name: str) -> npt.NDArray[Any]:
     """Round `values` to `dtype` (nearest, ties to even), refusing what it cannot hold.
 
     Args:
-        values: float32, any shape.
+        values: Any shape and dtype.
         dtype: The dtype to store.
         name: The tensor's name, for the message.
 
     Raises:
         InputError: A finite value would become infinite.
     """
-    if dtype.numpy == np.float32:
+    if values.dtype == dtype.numpy:
         return values
     with np.errstate(over="ignore"):
         stored = values.astype(dtype.numpy)
-    if dtype.itemsize_bytes < values.itemsize and not bool(np.isfinite(stored).all()):
-        lost = np.isfinite(values) & ~np.isfinite(stored)
-        if bool(lost.any()):
-            worst = float(np.abs(values[lost]).max())
-            msg = (
-                f"{dtype.name} cannot hold {int(lost.sum())} value(s) of tensor {name!r} "
-                f"(largest magnitude {worst:.6g})"
-            )
-            raise InputError(
-                msg, hint="Use --dtype bfloat16 (on a target that has it) or --dtype float32."
-            )
+    if dtype.floating:
+        require_finite(stored, values, dtype, name=name)
     return stored
+
+
+def require_finite(
+    stored: npt.NDArray[Any], exact: npt.NDArray[Any], dtype: DType, *, name: str
+) -> None:
+    """Require that `stored` is finite wherever `exact` is.
+
+    Raises:
+        InputError: A finite value became infinite.
+    """
+    if bool(np.isfinite(stored).all()):
+        return
+    lost = np.isfinite(exact) & ~np.isfinite(stored)
+    if bool(lost.any()):
+        worst = float(np.abs(exact[lost].astype(np.float64)).max())
+        msg = (
+            f"{dtype.name} cannot hold {int(lost.sum())} value(s) of tensor {name!r} "
+            f"(largest magnitude {worst:.6g})"
+        )
+        raise InputError(
+            msg, hint="Use --dtype bfloat16 (on a target that has it) or --dtype float32."
+        )

@@ -25,7 +25,6 @@ _TIED_NAMES: Final = (
     "lm_head.weight",
     "lm_head.decoder.weight",
     "lm_head.decoder.bias",
-    "lm_head.bias",
     "cls.predictions.decoder.weight",
     "cls.predictions.decoder.bias",
     "vocab_projector.weight",

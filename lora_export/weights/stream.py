@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.adapters.delta import factors_of, read_finite
-from lora_export.base.dtypes import from_float32, to_float32
+from lora_export.base.dtypes import DTYPES, cast, require_finite, to_float32
 from lora_export.base.errors import InputError
 from lora_export.base.files import storage_errors
 from lora_export.base.safetensors_file import encode_header
@@ -89,8 +89,10 @@ def write_weights(
     """
     ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize_bytes, entry.name))
     header, starts = encode_header([(e.name, e.dtype, e.shape) for e in ordered], metadata)
+    with storage_errors(str(path)):
+        stream = path.open("xb", buffering=0)
     try:
-        with storage_errors(str(path)), path.open("xb", buffering=0) as stream:
+        with storage_errors(str(path)), stream:
             with _Sink(stream.fileno()) as sink:
                 sink.put(np.frombuffer(header, np.uint8))
                 for entry in ordered:
@@ -153,7 +155,7 @@ def base_entry(parameter: Parameter, tensor: Tensor) -> Entry:
 
     def blocks() -> Iterator[Array]:
         for rows, _ in _read_rows(tensor, transposed=parameter.transposed):
-            yield _stored(rows, parameter)
+            yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
 
@@ -193,8 +195,10 @@ def merged_entry(update: Update, base: Tensor | None, *, base_is_stored: bool) -
 
 
 def _merged(rows: Array, start: int, factors: Factors, parameter: Parameter) -> Array:
-    merged = factors.add_to(to_float32(rows), start)
-    return from_float32(merged, parameter.stored_dtype, name=parameter.name)
+    exact = to_float32(rows)
+    merged = factors.add_to(exact, start)
+    require_finite(merged, exact, DTYPES["float32"], name=parameter.name)
+    return cast(merged, parameter.stored_dtype, name=parameter.name)
 
 
 def _saved_entry(update: Update) -> Entry:
@@ -205,19 +209,10 @@ def _saved_entry(update: Update) -> Entry:
 
     def blocks() -> Iterator[Array]:
         values = read_finite(saved.tensor)
-        yield _stored(values.T if parameter.transposed else values, parameter)
+        laid_out = values.T if parameter.transposed else values
+        yield cast(laid_out, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, stored_shape, blocks)
-
-
-def _stored(values: Array, parameter: Parameter) -> Array:
-    """Cast to the graph's dtype, if it is another one."""
-    target = parameter.stored_dtype
-    if values.dtype == target.numpy:
-        return values
-    if target.floating:
-        return from_float32(to_float32(values), target, name=parameter.name)
-    return values.astype(target.numpy)
 
 
 def _read_rows(tensor: Tensor, *, transposed: bool) -> Iterator[tuple[Array, int]]:
