@@ -1,0 +1,99 @@
+"""Seeded inputs: within the model's limits, padded where rows differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lora_export.verify.inputs import CASES, make_cases, valid_rows
+
+BERT = {
+    "vocab_size": 50,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+}
+NAMES = ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def make(config, names=NAMES, **settings):
+    return make_cases(config, names, **{"seed": 0, "left_padding": False, **settings})
+
+
+def test_shapes_names_and_dtype():
+    cases = make(BERT)
+    assert [case.mask.shape for case in cases] == list(CASES)
+    for case in cases:
+        assert list(case.feeds) == NAMES
+        assert all(value.dtype == np.int64 for value in case.feeds.values())
+        assert all(value.shape == case.mask.shape for value in case.feeds.values())
+
+
+def test_there_are_several_batch_sizes_lengths_and_padded_rows():
+    cases = make(BERT)
+    assert len({case.mask.shape[0] for case in cases}) >= 3
+    assert len({case.mask.shape[1] for case in cases}) >= 4
+    assert sum(not case.mask.all() for case in cases) >= 3
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_is_on_one_side_and_no_row_is_empty(left):
+    for case in make(BERT, left_padding=left):
+        ids, mask = case.feeds["input_ids"], case.mask
+        assert mask.any(axis=1).all()
+        assert mask[0].all()
+        assert (ids[~mask] == 0).all()
+        assert (ids[mask] != 0).all()
+        assert (ids < 50).all()
+        np.testing.assert_array_equal(case.feeds["attention_mask"], mask)
+        steps = np.diff(mask.astype(int), axis=1)
+        assert ((steps >= 0) if left else (steps <= 0)).all()
+        assert (case.feeds["token_type_ids"][~mask] == 0).all()
+        assert set(np.unique(case.feeds["token_type_ids"])) <= {0, 1}
+
+
+def test_positions_of_a_left_padded_row_begin_at_its_first_token():
+    cases = make(BERT, ["input_ids", "attention_mask", "position_ids"], left_padding=True)
+    for case in cases:
+        for row, mask in zip(case.feeds["position_ids"], case.mask, strict=True):
+            np.testing.assert_array_equal(row[mask], np.arange(mask.sum()))
+            assert (row[~mask] == 0).all()
+
+
+def test_the_seed_decides():
+    one, same, other = make(BERT), make(BERT), make(BERT, seed=1)
+    assert all((a.feeds["input_ids"] == b.feeds["input_ids"]).all() for a, b in zip(one, same,
+               strict=True))  # fmt: skip
+    assert any((a.feeds["input_ids"] != b.feeds["input_ids"]).any() for a, b in zip(one, other,
+               strict=True))  # fmt: skip
+
+
+def test_lengths_are_cut_to_what_the_model_takes():
+    # RoBERTa's positions begin after its padding index: 34 embeddings hold 32 tokens.
+    cases = make({"vocab_size": 50, "max_position_embeddings": 34, "pad_token_id": 1})
+    assert max(case.mask.shape[1] for case in cases) == 32
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vocab_size": 50257, "n_positions": 1024, "pad_token_id": 50256},  # GPT-2, pad = eos
+        {"vocab_size": 128256, "max_position_embeddings": 8192, "pad_token_id": 128004},
+        {"vocab_size": 32000, "max_position_embeddings": 2048, "pad_token_id": -1},
+        {"vocab_size": 32000, "max_position_embeddings": 2048, "pad_token_id": None},
+        {"vocab_size": 200},
+    ],
+)
+def test_a_padding_token_far_up_the_vocabulary_does_not_shorten_the_inputs(config):
+    cases = make(config, ["input_ids", "attention_mask"])
+    assert [case.mask.shape for case in cases] == list(CASES)
+
+
+def test_rows_that_count_leave_padding_out():
+    (case,) = make(BERT, shapes=((3, 8),))
+    output = np.arange(3 * 8 * 2).reshape(3, 8, 2)
+    rows = valid_rows(output, case, per_token=True)
+    assert rows.shape == (case.mask.sum(), 2)
+    np.testing.assert_array_equal(rows, np.concatenate([o[m] for o, m in zip(output, case.mask,
+                                                        strict=True)]))  # fmt: skip
+    assert valid_rows(np.ones((3, 5)), case, per_token=False).shape == (3, 5)
