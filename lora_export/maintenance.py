@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.adapters.resolve import resolve
 from lora_export.base.errors import AdapterError, ExportDirectoryError
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.base.progress import Progress, Silent
-from lora_export.exports.extend import add_adapter, parameters_of, remove_adapter
+from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact
-from lora_export.exports.plan import head_parameters, require_complete, with_padding
+from lora_export.exports.plan import with_padding
 from lora_export.graph import tasks
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.steps import Outcome, labels_for, read_spec
+from lora_export.steps import Outcome, add_all, prepare, read_spec
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
@@ -51,34 +50,27 @@ def add(
         progress: Told what happens.
 
     Raises:
-        LoraExportError: See the class of the error; the export is as it was.
+        LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
-    tell = progress or Silent()
     manifest = read_manifest(output)
     adapters = [read_spec(spec, Path()) for spec in specs]
     checkpoint = _matching_checkpoint(manifest, base)
-    task = tasks.by_name(manifest.base.task)
-    resolved = [
-        resolve(
-            adapter,
-            parameters_of(manifest),
-            prefix=manifest.base.prefix,
-            drop=spec.drop,
-            resizable=head_parameters(task),
-        )
-        for adapter, spec in zip(adapters, specs, strict=True)
-    ]
-    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
-    for each, spec in zip(resolved, specs, strict=True):
-        manifest = add_adapter(
-            output,
-            each,
-            checkpoint=checkpoint,
-            labels=labels_for(each.adapter, task, spec.labels),
-            replace=replace,
-            progress=tell,
-        )
-    return Outcome(output, manifest)
+    ready = prepare(
+        adapters,
+        specs,
+        parameters_of(manifest),
+        prefix=manifest.base.prefix,
+        task=tasks.by_name(manifest.base.task),
+    )
+    updated = add_all(
+        output,
+        ready,
+        output=output,
+        checkpoint=checkpoint,
+        replace=replace,
+        progress=progress or Silent(),
+    )
+    return Outcome(output, updated)
 
 
 def remove(output: Path, name: str) -> Outcome:
@@ -118,14 +110,16 @@ def verify(
     if checkpoint is not None:
         require_reference()
         checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
-        adapters = _find_adapters(manifest, specs)
+        adapters = _find_adapters(output, manifest, specs)
     evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
     tell = progress or Silent()
     updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
     return Outcome(output, updated, {"parity": report})
 
 
-def _find_adapters(manifest: Manifest, specs: Sequence[AdapterSpec]) -> dict[str, Adapter]:
+def _find_adapters(
+    output: Path, manifest: Manifest, specs: Sequence[AdapterSpec]
+) -> dict[str, Adapter]:
     """Read the adapters of an export from where `specs` or else the manifest say they are."""
     given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
     if unknown := sorted(set(given) - set(manifest.adapters)):
@@ -133,11 +127,11 @@ def _find_adapters(manifest: Manifest, specs: Sequence[AdapterSpec]) -> dict[str
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
     found: dict[str, Adapter] = {}
     for name, record in manifest.adapters.items():
-        source = given.get(name, record.source)
-        if name not in given and not Path(source).is_dir():
-            msg = f"adapter {name!r} is not at {source!r} any more"
+        folder = Path(given[name]) if name in given else output / record.source
+        if name not in given and not folder.is_dir():
+            msg = f"adapter {name!r} is not at {str(folder)!r} any more"
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-        found[name] = read_adapter(Path(source), name=name, source=source)
+        found[name] = read_adapter(folder, name=name, source=given.get(name, str(folder)))
     return found
 
 

@@ -9,13 +9,13 @@ Each stage is a function of the layers below; configuration stops here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.resolve import resolve
 from lora_export.base import targets
 from lora_export.base.errors import (
     AdapterError,
@@ -25,7 +25,7 @@ from lora_export.base.files import staging_folder, sync_folder
 from lora_export.base.manifest import Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
-from lora_export.exports.extend import add_adapter
+from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -38,7 +38,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.steps import Outcome, labels_for, read_spec
+from lora_export.steps import Outcome, Ready, add_all, prepare, read_spec, recorded_source
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.resolve import Resolved
     from lora_export.graph.tasks import Task
     from lora_export.graph.template import GraphTemplate
     from lora_export.recipe import Recipe
@@ -56,15 +55,13 @@ __all__ = ["merge_and_build"]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Everything that is known before anything is written."""
+class _Settings:
+    """What the recipe leaves open, decided from the files."""
 
     checkpoint: Checkpoint
     task: Task
     dtype: str
-    template: GraphTemplate
-    resolved: tuple[Resolved, ...]
-    labels: tuple[tuple[str, ...] | None, ...]
+    opset: int
 
 
 def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome:
@@ -82,35 +79,44 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
     adapters = _read_adapters(recipe)
+    settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
-        plan = _plan(recipe, checkpoint, adapters, tell)
         if existing is not None:
-            _require_same_base(existing, plan, fingerprinted(), output)
-            manifest = _add_all(output, plan, tell, replace=True)
-            return _verified(output, manifest, plan, recipe, tell)
+            _require_same_base(existing, settings, fingerprinted(), output)
+            ready = prepare(
+                adapters,
+                recipe.adapters,
+                parameters_of(existing),
+                prefix=existing.base.prefix,
+                task=settings.task,
+                labels=recipe.labels,
+            )
+            return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
+        template = _export_graph(settings, adapters, tell)
+        ready = prepare(
+            adapters,
+            recipe.adapters,
+            template.parameters,
+            prefix=template.prefix,
+            task=settings.task,
+            labels=recipe.labels,
+        )
         with staging_folder(output.parent, output.name) as staging:
-            base_plan = match_base(
-                plan.template.parameters,
-                plan.template.prefix,
-                checkpoint.tensors,
-                resizable=head_parameters(plan.task),
-            )
-            require_complete(base_plan.missing, plan.resolved, checkpoint.source)
-            create_export(
+            _create(
                 staging,
-                plan.checkpoint,
-                plan.template,
-                base_plan,
-                task=plan.task.name,
-                dtype=plan.dtype,
-                labels=plan.labels[0] if plan.labels else recipe.labels,
-                fingerprint=fingerprinted,
-                progress=tell,
+                output,
+                template=template,
+                ready=ready,
+                settings=settings,
+                recipe=recipe,
+                fingerprinted=fingerprinted,
+                tell=tell,
             )
-            manifest = _add_all(staging, plan, tell, replace=False)
-            outcome = _verified(staging, manifest, plan, recipe, tell)
+            outcome = _finish(
+                staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
+            )
             _publish(staging, output)
-    return Outcome(output, outcome.manifest, outcome.reports)
+    return outcome
 
 
 @contextlib.contextmanager
@@ -140,40 +146,67 @@ def _readable(path: Path) -> Path:
     return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
-def _plan(
-    recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter], tell: Progress
-) -> _Plan:
+def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> _Settings:
+    """Decide task, dtype and opset."""
     target = targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
     peft_types = tuple(adapter.task_type for adapter in adapters)
     task = (
         tasks.by_name(recipe.task) if recipe.task else tasks.detect(checkpoint.config, peft_types)
     )
-    checkpoint = with_padding(checkpoint, task)
-    dtype = choose_dtype(checkpoint, recipe.dtype, target)
-    labels_count = count_labels(task, checkpoint.config, adapters)
-    tell.start("graph")
-    template = export_graph(
-        checkpoint.config,
+    return _Settings(
+        with_padding(checkpoint, task),
         task,
-        dtype=dtype,
-        opset=recipe.opset or target.opset,
-        labels_count=labels_count,
+        choose_dtype(checkpoint, recipe.dtype, target),
+        recipe.opset or target.opset,
     )
-    resolved = tuple(
-        resolve(
-            adapter,
-            template.parameters,
-            prefix=template.prefix,
-            drop=spec.drop,
-            resizable=head_parameters(task),
-        )
-        for adapter, spec in zip(adapters, recipe.adapters, strict=True)
+
+
+def _export_graph(
+    settings: _Settings, adapters: Sequence[Adapter], tell: Progress
+) -> GraphTemplate:
+    tell.start("graph")
+    config = settings.checkpoint.config
+    return export_graph(
+        config,
+        settings.task,
+        dtype=settings.dtype,
+        opset=settings.opset,
+        labels_count=count_labels(settings.task, config, adapters),
     )
-    labels = tuple(
-        labels_for(each.adapter, task, spec.labels or recipe.labels)
-        for each, spec in zip(resolved, recipe.adapters, strict=True)
+
+
+def _create(
+    staging: Path,
+    output: Path,
+    *,
+    template: GraphTemplate,
+    ready: Sequence[Ready],
+    settings: _Settings,
+    recipe: Recipe,
+    fingerprinted: Callable[[], str],
+    tell: Progress,
+) -> None:
+    """Write the base into the staging folder, once it is known that nothing lacks."""
+    checkpoint = settings.checkpoint
+    plan = match_base(
+        template.parameters,
+        template.prefix,
+        checkpoint.tensors,
+        resizable=head_parameters(settings.task),
     )
-    return _Plan(checkpoint, task, dtype, template, resolved, labels)
+    require_complete(plan.missing, [each.resolved for each in ready], checkpoint.source)
+    create_export(
+        staging,
+        checkpoint,
+        template,
+        plan,
+        source=recorded_source(checkpoint.folder, output),
+        task=settings.task.name,
+        dtype=settings.dtype,
+        labels=ready[0].labels if ready else recipe.labels,
+        fingerprint=fingerprinted,
+        progress=tell,
+    )
 
 
 def _read_adapters(recipe: Recipe) -> list[Adapter]:
@@ -195,8 +228,8 @@ def _existing_export(output: Path) -> Manifest | None:
     return None
 
 
-def _require_same_base(existing: Manifest, plan: _Plan, digest: str, output: Path) -> None:
-    wanted = (digest, plan.task.name, plan.dtype, plan.template.opset)
+def _require_same_base(existing: Manifest, settings: _Settings, digest: str, output: Path) -> None:
+    wanted = (digest, settings.task.name, settings.dtype, settings.opset)
     held = (
         existing.base.fingerprint,
         existing.base.task,
@@ -209,48 +242,50 @@ def _require_same_base(existing: Manifest, plan: _Plan, digest: str, output: Pat
             raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")
 
 
-def _add_all(root: Path, plan: _Plan, tell: Progress, *, replace: bool) -> Manifest:
-    for each, labels in zip(plan.resolved, plan.labels, strict=True):
-        add_adapter(
-            root,
-            each,
-            checkpoint=plan.checkpoint,
-            labels=labels,
-            replace=replace,
-            progress=tell,
-        )
-    return read_manifest(root)
-
-
-def _verified(
-    root: Path, manifest: Manifest, plan: _Plan, recipe: Recipe, tell: Progress
+def _finish(
+    root: Path,
+    output: Path,
+    *,
+    ready: Sequence[Ready],
+    settings: _Settings,
+    recipe: Recipe,
+    tell: Progress,
 ) -> Outcome:
-    """Verify and measure what the recipe asks for; the verdicts go into reports and manifest."""
+    """Merge the adapters, verify and measure what the recipe asks for."""
+    checkpoint = settings.checkpoint
+    manifest = add_all(
+        root,
+        ready,
+        output=output,
+        checkpoint=checkpoint,
+        replace=root == output,
+        progress=tell,
+    )
     reports: dict[str, Any] = {}
-    names = [each.adapter.name for each in plan.resolved]
+    adapters = {each.resolved.adapter.name: each.resolved.adapter for each in ready}
     if recipe.verify.enabled:
         evidence = Evidence(
-            checkpoint=plan.checkpoint,
-            adapters={each.adapter.name: each.adapter for each in plan.resolved},
+            checkpoint=checkpoint,
+            adapters=adapters,
             dataset=recipe.path(recipe.verify.dataset) if recipe.verify.dataset else None,
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
-        manifest, reports["parity"] = verify_export(root, ["base", *names], evidence, tell)
-    if recipe.latency.enabled and names:
-        settings = recipe.latency
+        manifest, reports["parity"] = verify_export(root, ["base", *adapters], evidence, tell)
+    if recipe.latency.enabled and adapters:
+        latency = recipe.latency
         manifest, reports["latency"] = measure_latency(
             root,
-            names,
-            plan.checkpoint.config,
-            batch=settings.batch,
-            length=settings.length,
-            rounds=settings.rounds,
-            max_ratio=settings.max_ratio,
+            list(adapters),
+            checkpoint.config,
+            batch=latency.batch,
+            length=latency.length,
+            rounds=latency.rounds,
+            max_ratio=latency.max_ratio,
             seed=recipe.verify.seed,
             progress=tell,
         )
-    return Outcome(root, manifest, reports)
+    return Outcome(output, manifest, reports)
 
 
 def _require_runtimes(recipe: Recipe) -> None:
@@ -265,5 +300,13 @@ def _publish(staging: Path, output: Path) -> None:
     """Move the finished directory into place."""
     if output.is_dir():
         output.rmdir()  # empty, as was checked
-    staging.rename(output)
+    try:
+        staging.rename(output)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        msg = f"another process has written {str(output)!r} meanwhile"
+        raise ExportDirectoryError(
+            msg, hint="Run again: the adapters are then added to that export."
+        ) from error
     sync_folder(output.parent)

@@ -77,7 +77,7 @@ class Recipe(_Section):
     mode: Literal["merged"] = "merged"
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)
-    targets: list[str] = []
+    targets: list[str] = Field([], max_length=1)
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     output: str
@@ -145,7 +145,8 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
 
 def _explain(error: ValidationError) -> UsageError:
     """Turn the first finding into one message; an unknown key names its nearest neighbour."""
-    first = error.errors()[0]
+    findings = error.errors()
+    first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section, _, key = where.rpartition(".")

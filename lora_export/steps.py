@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.resolve import Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
-from lora_export.base.manifest import Manifest, check_adapter_name
-from lora_export.exports.plan import count_labels
+from lora_export.base.manifest import Manifest, check_adapter_name, read_manifest
+from lora_export.exports.extend import add_adapter
+from lora_export.exports.plan import head_parameters, head_width, require_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.parameters import Parameter
+    from lora_export.base.progress import Progress
     from lora_export.graph.tasks import Task
     from lora_export.recipe import AdapterSpec
+    from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Outcome", "labels_for", "read_spec"]
+__all__ = ["Outcome", "Ready", "add_all", "prepare", "read_spec", "recorded_source"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,100 @@ def read_spec(spec: AdapterSpec, folder: Path) -> Adapter:
     return read_adapter(path, name=name, source=spec.source)
 
 
-def labels_for(
-    adapter: Adapter, task: Task, labels: Sequence[str] | None
+@dataclass(frozen=True)
+class Ready:
+    """An adapter that can be merged: resolved against the model, its labels known."""
+
+    resolved: Resolved
+    labels: tuple[str, ...] | None
+
+
+def prepare(
+    adapters: Sequence[Adapter],
+    specs: Sequence[AdapterSpec],
+    parameters: Sequence[Parameter],
+    *,
+    prefix: str,
+    task: Task,
+    labels: Sequence[str] | None = None,
+) -> tuple[Ready, ...]:
+    """Resolve adapters against the parameters of a graph.
+
+    Args:
+        adapters: The adapters.
+        specs: Their lines in the recipe, in the same order.
+        parameters: What the base graph reads.
+        prefix: ``base_model_prefix`` with its dot.
+        task: The task.
+        labels: Names of the classes for adapters whose line has none.
+    """
+    return tuple(
+        Ready(
+            resolve(
+                adapter,
+                parameters,
+                prefix=prefix,
+                drop=spec.drop,
+                resizable=head_parameters(task),
+            ),
+            _checked_labels(adapter, task, parameters, spec.labels or labels),
+        )
+        for adapter, spec in zip(adapters, specs, strict=True)
+    )
+
+
+def add_all(
+    root: Path,
+    ready: Sequence[Ready],
+    *,
+    output: Path,
+    checkpoint: Checkpoint | None,
+    replace: bool,
+    progress: Progress,
+) -> Manifest:
+    """Add adapters to the export in `root` one after the other; none if one is incomplete.
+
+    Args:
+        root: The export, or the folder that becomes it.
+        ready: The adapters.
+        output: Where the export is or will be; the manifest records sources relative to it.
+        checkpoint: The base, where it is at hand.
+        replace: Whether adapters of the same names may be replaced.
+        progress: Told about bytes.
+    """
+    manifest = read_manifest(root)
+    resolved = [each.resolved for each in ready]
+    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    for each in ready:
+        manifest = add_adapter(
+            root,
+            each.resolved,
+            source=recorded_source(each.resolved.adapter.folder, output),
+            checkpoint=checkpoint,
+            labels=each.labels,
+            replace=replace,
+            progress=progress,
+        )
+    return manifest
+
+
+def recorded_source(folder: Path, output: Path) -> str:
+    """Return where `folder` is, seen from the export: a tree that is moved keeps its links."""
+    return os.path.relpath(folder.resolve(), output.resolve())
+
+
+def _checked_labels(
+    adapter: Adapter, task: Task, parameters: Sequence[Parameter], labels: Sequence[str] | None
 ) -> tuple[str, ...] | None:
-    """Return the labels, required to be as many as the adapter's head is wide."""
+    """Return the labels, required to be as many as the head is wide."""
     if labels is None:
         return None
-    width = count_labels(task, {"num_labels": len(labels)}, [adapter])
-    if width is not None and width != len(labels):
-        msg = f"{len(labels)} labels are given, but adapter {adapter.source!r} has {width}"
+    own = [each.shape[0] for each in parameters if each.name in task.label_parameters]
+    width = head_width(task, adapter) or next(iter(own), None)
+    if width is None:
+        msg = f"the task {task.name!r} has no labels"
+        raise UsageError(msg, hint="Leave labels (--labels) out.")
+    if width != len(labels):
+        msg = f"{len(labels)} labels are given, but the head of {adapter.source!r} has {width}"
         raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
     return tuple(labels)

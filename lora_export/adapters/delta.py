@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Factors", "factors_of", "read_finite"]
+__all__ = ["Factors", "factors_of", "not_finite", "read_finite"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def read_finite(tensor: Tensor) -> Float32Array:
     """
     values = to_float32(read_all(tensor))
     if not bool(np.isfinite(values).all()):
-        msg = f"tensor {tensor.name!r} of the adapter holds NaN or infinity"
-        raise AdapterError(msg, hint="Its training diverged, or the file is damaged.")
+        raise not_finite(tensor)
     return values
+
+
+def not_finite(tensor: Tensor) -> AdapterError:
+    """Return the error for an adapter's tensor that holds NaN or infinity."""
+    msg = f"tensor {tensor.name!r} of the adapter holds NaN or infinity"
+    return AdapterError(msg, hint="Its training diverged, or the file is damaged.")

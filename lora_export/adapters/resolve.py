@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.base.tensors import same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank, Saved
     from lora_export.base.parameters import Parameter
@@ -22,7 +23,7 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Update:
-    """What happens to one parameter: a low-rank update, or a value of its own."""
+    """What happens to one parameter: a low-rank update, a value of its own, or both in turn."""
 
     parameter: Parameter
     low_rank: LowRank | None = None
@@ -114,12 +115,17 @@ def resolve(
         elif parameter is None:
             unmatched.append(path)
         else:
-            _refuse_conflict(adapter, parameter, path, updates)
+            earlier = updates.get(parameter.name)
+            _refuse_conflict(adapter, parameter, path, earlier, saved)
             misfit = _misfit(parameter, low_rank, saved, resizable)
             if misfit:
                 misfits.append(f"{path}: {misfit}")
             applied += 2 if low_rank else 1
-            updates[parameter.name] = Update(parameter, low_rank, saved)
+            updates[parameter.name] = Update(
+                parameter,
+                low_rank or (earlier.low_rank if earlier else None),
+                saved or (earlier.saved if earlier else None),
+            )
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
@@ -136,18 +142,31 @@ def _entries(adapter: Adapter) -> Iterable[tuple[str, LowRank | None, Saved | No
 
 
 def _refuse_conflict(
-    adapter: Adapter, parameter: Parameter, path: str, updates: Mapping[str, Update]
+    adapter: Adapter,
+    parameter: Parameter,
+    path: str,
+    earlier: Update | None,
+    saved: Saved | None,
 ) -> None:
-    if parameter.name in updates:
-        msg = f"adapter {adapter.source!r} changes {parameter.name!r} twice"
-        raise UnsupportedError(msg, hint="A weight can be updated or replaced, not both.")
-    if parameter.aliases:
+    """Refuse two updates or two values of one parameter, and a change to one of tied names."""
+    if earlier is not None and (earlier.saved is None) == (saved is None):
+        if saved and earlier.saved and same_values(saved.tensor, earlier.saved.tensor):
+            return
+        msg = f"adapter {adapter.source!r} changes {parameter.name!r} twice, differently"
+        raise UnsupportedError(msg, hint="Save the adapter again, with each parameter once.")
+    if parameter.aliases and not (saved and _saved_under_all_names(adapter, parameter)):
         others = ", ".join(repr(n) for n in (parameter.name, *parameter.aliases) if n != path)
         msg = f"adapter {adapter.source!r} changes {path!r}, which is tied to {others}"
         raise UnsupportedError(
             msg,
             hint="Merging would change both; untie the base (tie_word_embeddings: false) first.",
         )
+
+
+def _saved_under_all_names(adapter: Adapter, parameter: Parameter) -> bool:
+    """Whether the adapter carries a tied parameter under each of its names (``bias: all``)."""
+    held = {saved.parameter for saved in adapter.saved}
+    return {parameter.name, *parameter.aliases} <= held
 
 
 def _misfit(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
 from lora_export.base.files import atomic_write_bytes, exclusive_lock, resolve_inside
@@ -112,6 +112,14 @@ class Manifest(_Record):
     graphs: dict[str, GraphRecord]
     adapters: dict[str, AdapterRecord]
     files: dict[str, Sha256]
+
+    @field_validator("graphs")
+    @classmethod
+    def _has_base(cls, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+        if "base" not in graphs:
+            msg = "the base graph is missing"
+            raise ValueError(msg)
+        return graphs
 
 
 def check_adapter_name(name: str) -> str:

@@ -29,6 +29,7 @@ __all__ = [
     "iter_blocks",
     "nbytes",
     "read_all",
+    "same_values",
 ]
 
 BLOCK_BYTES: Final = 1 << 22
@@ -135,6 +136,14 @@ def read_all(tensor: Tensor) -> npt.NDArray[Any]:
     values = np.empty(tensor.shape, tensor.dtype.numpy)
     tensor.read_into(bytes_of(values), 0)
     return values
+
+
+def same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes, compared block by block."""
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    pairs = zip(iter_blocks(first), iter_blocks(second), strict=True)
+    return all(a == b for a, b in pairs)
 
 
 def iter_blocks(tensor: Tensor, block_bytes: int = BLOCK_BYTES) -> Iterator[memoryview]:

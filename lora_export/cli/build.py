@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_export.base.errors import UsageError
 from lora_export.cli.console import Console, common_options, parse_adapter
 from lora_export.cli.outcome import describe, render
 
@@ -115,6 +116,9 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
     if flags["targets"]:
         table["targets"] = list(flags["targets"])
+    if flags["drop"] and not flags["adapters"]:
+        msg = "--drop belongs to an --adapter"
+        raise UsageError(msg, hint="In a recipe, write drop: [PATTERN] under the adapter.")
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [

@@ -43,6 +43,7 @@ def create_export(
     template: GraphTemplate,
     plan: BasePlan,
     *,
+    source: str,
     task: str,
     dtype: str,
     labels: Sequence[str] | None,
@@ -56,6 +57,7 @@ def create_export(
         checkpoint: The base.
         template: Its graph.
         plan: Where each parameter comes from.
+        source: Where the base is, as the manifest records it.
         task: The task's name.
         dtype: The dtype of the export.
         labels: Names of the classes, in order, where they are known.
@@ -78,7 +80,7 @@ def create_export(
     manifest = Manifest(
         tool=f"lora-export {lora_export.__version__}",
         base=BaseRecord(
-            source=checkpoint.source,
+            source=source,
             model_type=str(checkpoint.config["model_type"]),
             model_class=template.model_class,
             task=task,

@@ -70,6 +70,7 @@ def add_adapter(
     root: Path,
     resolved: Resolved,
     *,
+    source: str,
     checkpoint: Checkpoint | None,
     labels: Sequence[str] | None,
     replace: bool,
@@ -84,6 +85,7 @@ def add_adapter(
     Args:
         root: The export directory.
         resolved: The adapter, resolved against the export's parameters.
+        source: Where the adapter is, as the manifest records it.
         checkpoint: The base, where it is at hand.
         labels: Names of the head's classes.
         replace: Whether an adapter of the same name may be replaced.
@@ -116,7 +118,7 @@ def add_adapter(
         base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
         graph = place(base_graph, placements, output_width=_head_width(manifest, resolved))
         graph_sha256 = write_synced(staging / graph_file, graph)
-        record = _record(manifest, resolved, origin, labels)
+        record = _record(manifest, resolved, source, origin, labels)
         graph_record = GraphRecord(
             mode="merged",
             onnx=graph_file,
@@ -218,7 +220,8 @@ def _entries(
         if parameter.name in sources:
             entries.append(merged_entry(update, sources[parameter.name], base_is_stored=False))
             continue
-        if update.low_rank is not None and parameter.name not in base_tensors:
+        needs_base = update.low_rank is not None and update.saved is None
+        if needs_base and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
         if parameter.name in cast and update.low_rank is not None:
@@ -238,12 +241,16 @@ def _head_width(manifest: Manifest, resolved: Resolved) -> int | None:
 
 
 def _record(
-    manifest: Manifest, resolved: Resolved, origin: str, labels: Sequence[str] | None
+    manifest: Manifest,
+    resolved: Resolved,
+    source: str,
+    origin: str,
+    labels: Sequence[str] | None,
 ) -> AdapterRecord:
     adapter = resolved.adapter
     missing = set(manifest.graphs["base"].missing)
     return AdapterRecord(
-        source=adapter.source,
+        source=source,
         format=adapter.format,
         rank=adapter.max_rank,
         merged_from=_ORIGIN_EXPORT if origin == _ORIGIN_EXPORT else _ORIGIN_CHECKPOINT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.resolve import Names
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import nbytes
+from lora_export.base.tensors import nbytes, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +27,7 @@ __all__ = [
     "choose_dtype",
     "count_labels",
     "head_parameters",
+    "head_width",
     "match_base",
     "require_complete",
     "with_padding",
@@ -82,9 +83,8 @@ def count_labels(
     if not task.label_parameters:
         return None
     for adapter in adapters:
-        for saved in adapter.saved:
-            if saved.parameter.endswith(task.label_parameters) and saved.tensor.shape:
-                return saved.tensor.shape[0]
+        if (width := head_width(task, adapter)) is not None:
+            return width
     names = config.get("id2label")
     if isinstance(names, dict) and names:
         return len(names)
@@ -104,6 +104,15 @@ def with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
         return checkpoint
     first = end[0] if isinstance(end, list) else end
     return replace(checkpoint, config={**config, "pad_token_id": first})
+
+
+def head_width(task: Task, adapter: Adapter) -> int | None:
+    """Return the number of labels of the head that `adapter` brings, if it brings one."""
+    for saved in adapter.saved:
+        # heads sit at the top of the model: "classifier.weight", not "pre_classifier.weight"
+        if saved.parameter in task.label_parameters and saved.tensor.shape:
+            return saved.tensor.shape[0]
+    return None
 
 
 def head_parameters(task: Task) -> frozenset[str]:
@@ -137,12 +146,14 @@ def match_base(
             for name in (parameter.name, *parameter.aliases)
             for candidate in names.candidates(name)
         )
-        found = next((name for name in known if name in tensors), None)
-        if found is None:
+        present = [name for name in dict.fromkeys(known) if name in tensors]
+        if not present:
             missing.append(parameter.name)
             continue
+        found, *others = present
         tensor = tensors[found]
-        used.add(found)
+        used.update(present)
+        _refuse_unlike(parameter, tensor, [tensors[name] for name in others])
         if tensor.shape == parameter.shape:
             sources[parameter.name] = tensor
         elif parameter.name in resizable:
@@ -157,6 +168,22 @@ def match_base(
         raise CheckpointError(msg, hint="Config and weights are not of one model.")
     unused = tuple(sorted(set(tensors) - used))
     return BasePlan(sources, tuple(missing), unused)
+
+
+def _refuse_unlike(parameter: Parameter, tensor: Tensor, others: Sequence[Tensor]) -> None:
+    """Raise where the checkpoint's values are codes, or tied names have values of their own."""
+    if parameter.stored_dtype.floating and not tensor.dtype.floating:
+        msg = (
+            f"tensor {tensor.name!r} of the base is stored as {tensor.dtype.name}: it is quantized"
+        )
+        raise UnsupportedError(msg, hint="Give the unquantized checkpoint.")
+    for other in others:
+        if not same_values(tensor, other):
+            msg = (
+                f"the base's config ties {tensor.name!r} and {other.name!r}, "
+                "but the checkpoint gives them different values"
+            )
+            raise CheckpointError(msg, hint="Set tie_word_embeddings to false in its config.json.")
 
 
 def require_complete(missing: Sequence[str], resolved: Sequence[Resolved], base: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cache_root", "key_of", "load", "store"]
 
-_LIBRARIES: Final = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx")
+_LIBRARIES: Final = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx", "accelerate")
 _GRAPH: Final = "graph.onnx"
 _TABLE: Final = "graph.json"
 
@@ -92,8 +92,10 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def _own_source_sha256() -> str:
-    """Hash the modules that shape a graph, so that a change to them is a new key."""
+    """Hash the modules that shape a graph, and those below: a change to them is a new key."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "base"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()

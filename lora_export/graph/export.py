@@ -80,7 +80,7 @@ def _trace_and_fold(
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        msg = f"this graph has to be traced, and {', '.join(missing)} is not installed"
+        msg = f"this graph has to be traced; not installed: {', '.join(missing)}"
         raise MissingRuntimeError(
             msg, hint="Install lora-export[export], or export where it is and copy the directory."
         )

@@ -91,7 +91,7 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
         msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
         raise UnsupportedError(
             msg.splitlines()[0],
-            hint="See docs/models.md for the models that can; --debug shows why.",
+            hint="The README lists the families that are tested; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     graph = onnx_program.model

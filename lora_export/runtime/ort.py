@@ -24,7 +24,8 @@ def require_onnxruntime() -> None:
     if importlib.util.find_spec("onnxruntime") is None:
         msg = "verification runs the graph in ONNX Runtime, which is not installed"
         raise MissingRuntimeError(
-            msg, hint="Install lora-export[cpu] or lora-export[gpu], or pass --no-verify."
+            msg,
+            hint="Install lora-export[cpu] or lora-export[gpu]; a build goes without: --no-verify",
         )
 
 

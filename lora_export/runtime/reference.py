@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.base.dtypes import to_float32
 from lora_export.base.errors import AdapterError, CheckpointError, MissingRuntimeError
-from lora_export.base.tensors import nbytes
+from lora_export.base.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Reference", "estimate_bytes", "require_reference"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft")
+_RUNTIME_COPIES: Final = 2.1
+_OUTPUT_BYTES: Final = 2 * 4 + 4 * 8
 _OVERHEAD_BYTES: Final = 600_000_000
 """What the libraries themselves take, generously."""
 
@@ -40,7 +43,7 @@ def require_reference() -> None:
     """Raise `MissingRuntimeError` where torch, transformers or PEFT is not installed."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        msg = f"the reference runs in PEFT, and {', '.join(missing)} is not installed"
+        msg = f"the reference runs in PEFT; not installed: {', '.join(missing)}"
         raise MissingRuntimeError(
             msg,
             hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
@@ -48,17 +51,20 @@ def require_reference() -> None:
 
 
 def estimate_bytes(checkpoint: Checkpoint, *, tokens: int) -> int:
-    """Estimate the memory that the reference takes: float32 weights, activations, libraries.
+    """Estimate the memory that a comparison takes at its peak.
+
+    The reference holds float32 weights, and after it the runtime holds its own, at worst twice; to
+    either come the outputs of all inputs, kept in float32 twice and compared in float64.
 
     Args:
         checkpoint: The base.
-        tokens: Tokens of the largest input, for logits over the vocabulary and hidden states.
+        tokens: Tokens of all inputs together.
     """
     weights = sum(
         nbytes(tensor) // tensor.dtype.itemsize_bytes * 4 for tensor in checkpoint.tensors.values()
     )
     width = max(int(checkpoint.config.get(key) or 0) for key in ("vocab_size", "hidden_size"))
-    return int(weights * 1.15) + 4 * 4 * tokens * width + _OVERHEAD_BYTES
+    return int(weights * _RUNTIME_COPIES) + _OUTPUT_BYTES * tokens * width + _OVERHEAD_BYTES
 
 
 class Reference:
@@ -177,15 +183,17 @@ def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
     """Require that the reference holds each factor of the adapter; PEFT only warns."""
     state = wrapped.state_dict()
     for update in adapter.low_rank:
-        suffix = (
-            f"{update.module}.lora_embedding_A.default"
-            if update.embedding
-            else f"{update.module}.lora_A.default.weight"
-        )
-        held = next((value for key, value in state.items() if key.endswith(suffix)), None)
-        if held is None or tuple(held.shape) != update.a.shape:
-            msg = f"PEFT did not load {update.module!r} of adapter {adapter.source!r}"
-            raise AdapterError(msg, hint="Is --task the task that the adapter was trained for?")
+        for letter, factor in (("A", update.a), ("B", update.b)):
+            suffix = (
+                f"{update.module}.lora_embedding_{letter}.default"
+                if update.embedding
+                else f"{update.module}.lora_{letter}.default.weight"
+            )
+            held = next((value for key, value in state.items() if key.endswith(suffix)), None)
+            expected = to_float32(read_all(factor))
+            if held is None or not np.array_equal(held.float().numpy(), expected):
+                msg = f"PEFT did not load {update.module!r} of adapter {adapter.source!r}"
+                raise AdapterError(msg, hint="Is --task the task that it was trained for?")
 
 
 @contextlib.contextmanager

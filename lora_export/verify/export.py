@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import AdapterError
+from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
-from lora_export.base.manifest import edit_manifest, write_manifest
+from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
+from lora_export.exports.plan import head_width
 from lora_export.graph import tasks
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.dataset import Dataset, load_dataset
@@ -22,7 +23,7 @@ from lora_export.verify.parity import (
     input_names,
     unverified,
 )
-from lora_export.verify.record import environment, record_parity, write_report
+from lora_export.verify.record import record_latency, record_parity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,13 +69,12 @@ def verify_export(
         AdapterError: An adapter that should be compared is not the one that was merged.
         MissingRuntimeError: What a comparison needs is not installed.
     """
-    with edit_manifest(root) as manifest:
-        pass
+    manifest = read_manifest(root)
     found: dict[str, GraphParity] = {}
     for name in names:
         progress.start(f"parity of {name}")
         found[name] = _verify_one(root, manifest, name, evidence)
-    updated = record_parity(root, found)
+    updated = record_parity(root, manifest, found)
     return updated, {"graphs": {name: parity.row for name, parity in found.items()}}
 
 
@@ -110,13 +110,12 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
 
 def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
     """Return the number of labels of a graph: the adapter's head, else the base graph's."""
-    names = tasks.by_name(manifest.base.task).label_parameters
+    task = tasks.by_name(manifest.base.task)
+    names = task.label_parameters
     if not names:
         return None
-    if adapter is not None:
-        for saved in adapter.saved:
-            if saved.parameter.endswith(names):
-                return saved.tensor.shape[0]
+    if adapter is not None and (width := head_width(task, adapter)) is not None:
+        return width
     for uses in manifest.parameters.values():
         for use in uses:
             if use.initializer in names:
@@ -127,12 +126,16 @@ def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
 def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> Dataset | None:
     if evidence.dataset is None:
         return None
+    if tasks.by_name(manifest.base.task).name != "text-classification":
+        msg = f"a data set is compared for text-classification, not for {manifest.base.task}"
+        raise UsageError(msg, hint="Leave verify.dataset (--dataset) out.")
     labels = manifest.adapters[name].labels or manifest.base.labels or ()
     return load_dataset(
         evidence.dataset,
         tokenizer_folder=root / "hf",
         labels=labels,
         inputs=input_names(root, manifest.graphs[name]),
+        padding=evidence.checkpoint.config.get("pad_token_id") if evidence.checkpoint else None,
     )
 
 
@@ -161,8 +164,7 @@ def measure_latency(
         seed: Seeds inputs, order and resampling.
         progress: Told what happens.
     """
-    with edit_manifest(root) as manifest:
-        pass
+    manifest = read_manifest(root)
     rows: dict[str, Any] = {}
     for name in names:
         progress.start(f"latency of {name}")
@@ -170,13 +172,7 @@ def measure_latency(
             root, manifest, name, config,
             batch=batch, length=length, rounds=rounds, max_ratio=max_ratio, seed=seed,
         )  # fmt: skip
-    report = {"environment": environment(), "graphs": rows}
-    digest = write_report(root, "latency", report)
-    with edit_manifest(root) as current:
-        files = {**current.files, "reports/latency.json": digest}
-        updated = current.model_copy(update={"files": files})
-        write_manifest(root, updated)
-    return updated, {"graphs": rows}
+    return record_latency(root, rows), {"graphs": rows}
 
 
 def _measure_one(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.errors import ExportDirectoryError
-from lora_export.base.files import atomic_write_bytes, storage_errors
+from lora_export.base.files import atomic_write_bytes, resolve_inside, storage_errors
 from lora_export.verify.inputs import Case
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def write_golden(root: Path, graph: str, golden: Golden) -> str:
         arrays[f"{index}.expected"] = expected
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    path = root / golden_file(graph)
+    path = resolve_inside(root, golden_file(graph))
     with storage_errors(str(path)):
         path.parent.mkdir(exist_ok=True)
     return atomic_write_bytes(path, buffer.getvalue())
@@ -75,13 +75,18 @@ def read_golden(path: Path) -> Golden:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"{str(path)!r} is larger than a golden file can be"
             raise ExportDirectoryError(msg)
+        with zipfile.ZipFile(path) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        if unpacked > _LIMIT_BYTES:
+            msg = f"{str(path)!r} unpacks to {unpacked} bytes"
+            raise ExportDirectoryError(msg, hint="The file is damaged or hostile.")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         effect = float(arrays.pop("effect"))
         count = len({key.partition(".")[0] for key in arrays})
         cases = [_case(arrays, index) for index in range(count)]
         expected = [arrays[f"{index}.expected"] for index in range(count)]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         msg = f"the golden file {str(path)!r} is missing or damaged: {error}"
         raise ExportDirectoryError(msg, hint="Verify against the base: --base.") from error
     return Golden(cases, expected, None if effect == _NO_EFFECT_KNOWN else effect)

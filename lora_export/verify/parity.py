@@ -106,7 +106,7 @@ def against_reference(
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
         graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[task.output]))
-        row["dataset"] = score(dataset, graph, expected.predictions)
+        row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
         verdict = _with_dataset(verdict, row)
     kept = slice(0, GOLDEN_CASES)
     return GraphParity(verdict, row, Golden(cases[kept], expected.outputs[kept], expected.effect))
@@ -142,7 +142,7 @@ def input_names(root: Path, record: GraphRecord) -> list[str]:
 
 def _too_large(checkpoint: Checkpoint) -> str | None:
     free = available_bytes()
-    tokens = max(batch * length for batch, length in CASES)
+    tokens = sum(batch * length for batch, length in CASES)
     needed = estimate_bytes(checkpoint, tokens=tokens)
     if free is None or needed <= free:
         return None

@@ -6,9 +6,14 @@ import contextlib
 import json
 import os
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.files import atomic_write_bytes, storage_errors
+from lora_export.base.files import (
+    atomic_write_bytes,
+    resolve_inside,
+    sha256_of_file,
+    storage_errors,
+)
 from lora_export.base.manifest import Manifest, edit_manifest, write_manifest
 from lora_export.verify.golden import golden_file, write_golden
 
@@ -18,39 +23,81 @@ if TYPE_CHECKING:
 
     from lora_export.verify.parity import GraphParity
 
-__all__ = ["environment", "record_parity", "write_report"]
+__all__ = ["environment", "record_latency", "record_parity"]
+
+_PARITY: Final = "reports/parity.json"
+_LATENCY: Final = "reports/latency.json"
 
 
-def record_parity(root: Path, found: Mapping[str, GraphParity]) -> Manifest:
+def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
     """Write golden files and ``reports/parity.json``, and each graph's verdict to the manifest.
 
-    Graphs that were removed or replaced meanwhile keep what the manifest says of them.
+    Args:
+        root: The export directory.
+        before: The manifest when the comparison began; a graph that was removed or replaced since
+            is left alone, for the verdict is on another graph.
+        found: The verdicts.
     """
-    files: dict[str, str] = {}
-    for name, parity in found.items():
-        if parity.golden is not None:
-            files[golden_file(name)] = write_golden(root, name, parity.golden)
-    rows = {name: parity.row for name, parity in found.items()}
-    report = {"environment": environment(), "graphs": rows}
-    files["reports/parity.json"] = write_report(root, "parity", report)
     with edit_manifest(root) as manifest:
-        graphs = dict(manifest.graphs)
-        for name, parity in found.items():
-            if name in graphs:
-                golden = golden_file(name) if parity.golden is not None else graphs[name].golden
-                graphs[name] = graphs[name].model_copy(
-                    update={"verification": parity.verdict, "golden": golden}
-                )
-        updated = manifest.model_copy(
-            update={"graphs": graphs, "files": {**manifest.files, **files}}
+        current = {
+            name: parity
+            for name, parity in found.items()
+            if name in manifest.graphs
+            and manifest.graphs[name].sha256 == before.graphs[name].sha256
+        }
+        golden = {name: p.golden for name, p in current.items() if p.golden is not None}
+        rows = {name: parity.row for name, parity in current.items()}
+        report = _with_earlier_rows(root, manifest, _PARITY, rows)
+        # Until the new files are there, the manifest vouches for none of them.
+        stale = {_PARITY, *(golden_file(name) for name in golden)}
+        bare = manifest.model_copy(
+            update={"files": {k: v for k, v in manifest.files.items() if k not in stale}}
         )
+        write_manifest(root, bare)
+        files = {golden_file(name): write_golden(root, name, each) for name, each in golden.items()}
+        files[_PARITY] = _write_report(root, _PARITY, report)
+        graphs = dict(manifest.graphs)
+        for name, parity in current.items():
+            kept = golden_file(name) if name in golden else graphs[name].golden
+            graphs[name] = graphs[name].model_copy(
+                update={"verification": parity.verdict, "golden": kept}
+            )
+        updated = bare.model_copy(update={"graphs": graphs, "files": {**bare.files, **files}})
         write_manifest(root, updated)
     return updated
 
 
-def write_report(root: Path, name: str, report: Mapping[str, Any]) -> str:
-    """Write ``reports/<name>.json``; return its SHA-256."""
-    path = root / "reports" / f"{name}.json"
+def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
+    """Write ``reports/latency.json``; rows of other adapters stay."""
+    with edit_manifest(root) as manifest:
+        report = _with_earlier_rows(root, manifest, _LATENCY, rows)
+        others = {key: value for key, value in manifest.files.items() if key != _LATENCY}
+        write_manifest(root, manifest.model_copy(update={"files": others}))
+        digest = _write_report(root, _LATENCY, report)
+        updated = manifest.model_copy(update={"files": {**others, _LATENCY: digest}})
+        write_manifest(root, updated)
+    return updated
+
+
+def _with_earlier_rows(
+    root: Path, manifest: Manifest, file: str, rows: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a report of `rows` and of what the last report says of other graphs."""
+    earlier: dict[str, Any] = {}
+    path = resolve_inside(root, file)
+    if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
+        earlier = json.loads(path.read_text("utf-8"))["graphs"]
+    graphs = {
+        name: rows.get(name, earlier.get(name))
+        for name in manifest.graphs
+        if name in rows or name in earlier
+    }
+    return {"environment": environment(), "graphs": graphs}
+
+
+def _write_report(root: Path, file: str, report: Mapping[str, Any]) -> str:
+    """Write a report; return its SHA-256."""
+    path = resolve_inside(root, file)
     with storage_errors(str(path)):
         path.parent.mkdir(exist_ok=True)
     return atomic_write_bytes(path, json.dumps(report, indent=1).encode() + b"\n")

@@ -55,6 +55,7 @@ def judge(
     measurable = effect is None or effect >= NO_EFFECT
     limit = EFFECT_SHARE * effect if effect is not None and measurable else None
     findings: tuple[tuple[bool, Verdict, str], ...] = (
+        (metrics.rows == 0, "fail", "nothing was compared"),
         (not metrics.finite, "fail", "the graph returns NaN or infinity"),
         (
             not error <= tolerance,

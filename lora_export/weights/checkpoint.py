@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import CheckpointError, InputError
+from lora_export.base.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
 
@@ -108,16 +108,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         msg = f"base {str(folder)!r} is not a directory"
-        raise CheckpointError(msg, hint="Give a folder with config.json and model.safetensors.")
+        raise CheckpointError(
+            msg,
+            hint="Give a folder with config.json and model.safetensors; download hub models first: "
+            "hf download ID --local-dir FOLDER",
+        )
     path = folder / "config.json"
+    if not path.is_file() and (folder / "adapter_config.json").is_file():
+        msg = f"{str(folder)!r} is an adapter, not a base"
+        raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
     config = _read_json(path, _CONFIG_LIMIT_BYTES)
     if not isinstance(config.get("model_type"), str):
-        adapter = (folder / "adapter_config.json").is_file()
         msg = f"{str(path)!r} names no model_type"
-        raise CheckpointError(
-            msg, hint="This is an adapter; pass its base." if adapter else "Is it a model's config?"
-        )
+        raise CheckpointError(msg, hint="Is it a model's config?")
+    _refuse_quantized(config, folder)
     return config
+
+
+def _refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise for weights that are codes: without their scales they mean something else."""
+    settings = config.get("quantization_config")
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        msg = f"the base {str(folder)!r} is quantized ({method})"
+        raise UnsupportedError(
+            msg, hint="Give the unquantized checkpoint that the adapter was trained for."
+        )
 
 
 def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.adapters.delta import factors_of, read_finite
+from lora_export.adapters.delta import factors_of, not_finite
 from lora_export.base.dtypes import DTYPES, cast, require_finite, to_float32
-from lora_export.base.errors import InputError
+from lora_export.base.errors import InputError, LoraExportError
 from lora_export.base.files import storage_errors
 from lora_export.base.safetensors_file import encode_header
 from lora_export.base.tensors import bytes_of
@@ -96,10 +96,13 @@ def write_weights(
             with _Sink(stream.fileno()) as sink:
                 sink.put(np.frombuffer(header, np.uint8))
                 for entry in ordered:
+                    done = 0
                     for block in entry.blocks():
                         sink.put(block)
+                        done += block.nbytes
                         if advance is not None:
                             advance(block.nbytes)
+                    _require_whole(entry, done)
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
     except BaseException:
@@ -107,6 +110,13 @@ def write_weights(
         raise
     offsets = {entry.name: (starts[entry.name], entry.nbytes) for entry in ordered}
     return Written(sink.hexdigest(), size_bytes, offsets)
+
+
+def _require_whole(entry: Entry, done_bytes: int) -> None:
+    """Guard the layout: a tensor that is too long or short would shift all that follow."""
+    if done_bytes != entry.nbytes:
+        msg = f"{entry.name!r} gave {done_bytes} bytes instead of {entry.nbytes}"
+        raise LoraExportError(msg)
 
 
 class _Sink:
@@ -178,9 +188,11 @@ def merged_entry(update: Update, base: Tensor | None, *, base_is_stored: bool) -
         base_is_stored: Whether `base` already has the graph's layout.
     """
     parameter = update.parameter
-    if update.saved is not None:
+    if update.low_rank is None:
         return _saved_entry(update)
-    if base is None or update.low_rank is None:
+    if update.saved is not None:  # PEFT saved the weight that it updates: s·B A is added to that
+        base, base_is_stored = update.saved.tensor, False
+    if base is None:
         msg = f"the base has no value for {parameter.name!r}, which the adapter updates"
         raise InputError(msg, hint="Is this the right base?")
     low_rank, tensor = update.low_rank, base
@@ -208,9 +220,10 @@ def _saved_entry(update: Update) -> Entry:
     stored_shape = shape[::-1] if parameter.transposed else shape
 
     def blocks() -> Iterator[Array]:
-        values = read_finite(saved.tensor)
-        laid_out = values.T if parameter.transposed else values
-        yield cast(laid_out, parameter.stored_dtype, name=parameter.name)
+        for rows, _ in _read_rows(saved.tensor, transposed=parameter.transposed):
+            if not bool(np.isfinite(rows).all()):
+                raise not_finite(saved.tensor)
+            yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, stored_shape, blocks)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lora_export.base.dtypes import DTYPES, by_name, from_float32, to_float32
+from lora_export.base.dtypes import DTYPES, by_name, cast, to_float32
 from lora_export.base.errors import InputError, UnsupportedError
 
 FLOAT16, BFLOAT16 = DTYPES["float16"], DTYPES["bfloat16"]
@@ -70,7 +70,7 @@ def test_every_float16_becomes_the_same_float32():
 def test_every_stored_value_survives_the_round_trip(row):
     values = np.arange(2**16, dtype=np.uint16).view(row.numpy)
     finite = values[np.isfinite(values.astype(np.float32))]
-    back = from_float32(to_float32(finite), row, name="x")
+    back = cast(to_float32(finite), row, name="x")
     assert back.dtype == row.numpy
     assert back.tobytes() == finite.tobytes()
 
@@ -85,7 +85,7 @@ FLOATS = hnp.arrays(
 @given(FLOATS)
 def test_rounding_is_to_the_nearest(values):
     for row, bits in ((FLOAT16, 11), (BFLOAT16, 8)):
-        stored = from_float32(values, row, name="x").astype(np.float64)
+        stored = cast(values, row, name="x").astype(np.float64)
         wide = values.astype(np.float64)
         # Half a unit in the last place of a number with `bits` significant ones; subnormals of
         # float16 are 2^-24 apart.
@@ -97,12 +97,12 @@ def test_rounding_is_to_the_nearest(values):
 
 def test_ties_go_to_even():
     halves = np.array([2049.0, 2051.0], np.float32)  # float16 is 2 apart here
-    np.testing.assert_array_equal(from_float32(halves, FLOAT16, name="x"), [2048.0, 2052.0])
+    np.testing.assert_array_equal(cast(halves, FLOAT16, name="x"), [2048.0, 2052.0])
 
 
 def test_float32_is_returned_as_it_is():
     values = np.array([1e38, -1e-38], np.float32)
-    assert from_float32(values, DTYPES["float32"], name="x") is values
+    assert cast(values, DTYPES["float32"], name="x") is values
     assert to_float32(values) is values
 
 
@@ -112,19 +112,19 @@ def test_float32_is_returned_as_it_is():
 def test_an_overflow_is_refused_by_name_and_value(row, value):
     values = np.array([1.0, value, 2.0], np.float32)
     with pytest.raises(InputError, match=r"1 value\(s\) of tensor 'layer\.weight'") as caught:
-        from_float32(values, row, name="layer.weight")
+        cast(values, row, name="layer.weight")
     assert row.name in caught.value.message
     assert f"{abs(float(np.float32(value))):.6g}" in caught.value.message
     assert "--dtype" in (caught.value.hint or "")
 
 
 def test_the_largest_float16_and_what_rounds_to_it_are_held():
-    stored = from_float32(np.array([65504.0, 65519.0, -65519.0], np.float32), FLOAT16, name="x")
+    stored = cast(np.array([65504.0, 65519.0, -65519.0], np.float32), FLOAT16, name="x")
     np.testing.assert_array_equal(stored.astype(np.float32), [65504.0, 65504.0, -65504.0])
 
 
 def test_an_infinity_that_was_there_is_no_overflow():
-    stored = from_float32(np.array([np.inf, -np.inf, np.nan], np.float32), FLOAT16, name="x")
+    stored = cast(np.array([np.inf, -np.inf, np.nan], np.float32), FLOAT16, name="x")
     assert np.isposinf(stored[0])
     assert np.isneginf(stored[1])
     assert np.isnan(stored[2])

@@ -35,7 +35,9 @@ CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHT_NAMES: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _CONFIG_LIMIT_BYTES: Final = 1 << 22
 _WRAPPER: Final = "base_model.model."
-_PATTERN_LIMIT: Final = 512
+_PATTERN_LIMIT: Final = 256
+_REPETITIONS_LIMIT: Final = 3
+_ALPHA_LIMIT: Final = 1e30
 _FACTOR: Final = re.compile(
     r"^(?P<module>.+)\.lora_(?:(?P<kind>[AB])\.weight|embedding_(?P<embedding>[AB]))$"
 )
@@ -176,7 +178,10 @@ def _sort_tensors(
         if match:
             module = match["module"].replace(".base_layer", "")
             kind = match["kind"] or f"embedding_{match['embedding']}"
-            factors.setdefault(module, {})[kind] = tensor
+            if kind in factors.setdefault(module, {}):
+                msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
+                raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
+            factors[module][kind] = tensor
         elif "lora_" in path.rpartition(".")[2] or ".lora_" in path:
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
@@ -233,10 +238,26 @@ def _scale(module: str, rank: int, config: Mapping[str, Any], source: str) -> fl
             f"but its config says {expected!r}"
         )
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        msg = f"adapter {source!r} has the lora_alpha {alpha!r} for module {module!r}"
+    usable = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not usable or not abs(alpha) <= _ALPHA_LIMIT:
+        msg = f"adapter {source!r} has the lora_alpha {str(alpha)[:40]} for module {module!r}"
         raise AdapterError(msg, hint="It must be a finite number.")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _refuse_explosive(pattern: str, module: str, setting: str) -> None:
+    """Refuse expressions that could take exponential time: they come from strangers.
+
+    Allowed are alternatives and at most three unbounded repetitions, none of a group.
+    """
+    if (
+        len(pattern) > _PATTERN_LIMIT
+        or len(module) > _PATTERN_LIMIT
+        or re.search(r"\)\s*[*+?{]|\(\?", pattern)
+        or len(re.findall(r"[*+{]", pattern)) > _REPETITIONS_LIMIT
+    ):
+        msg = f"{setting} has the pattern {pattern[:60]!r}, which could take forever to match"
+        raise UnsupportedError(msg, hint="Write it as plain module names in adapter_config.json.")
 
 
 def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
@@ -246,9 +267,9 @@ def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: A
         msg = f"{setting} is not a table"
         raise AdapterError(msg, hint="The adapter's config is damaged.")
     for pattern, value in patterns.items():
-        if len(pattern) > _PATTERN_LIMIT:
-            msg = f"{setting} has a pattern of {len(pattern)} characters"
-            raise AdapterError(msg, hint="The adapter's config is damaged or hostile.")
+        if pattern == module:
+            return value
+        _refuse_explosive(pattern, module, setting)
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
