@@ -34,6 +34,7 @@ __all__ = [
 
 _READ_BLOCK_BYTES: Final = 1 << 22
 _STAGING_PREFIX: Final = ".lora-export-"
+_UNLOCKED_PREFIX: Final = ".lora_export_unlocked"
 _LOCK_NAME: Final = "lock"
 _STORAGE_ERRNOS: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -66,16 +67,22 @@ def sync_folder(folder: Path) -> None:
 def atomic_write_bytes(path: Path, data: bytes) -> str:
     """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
     with storage_errors(str(path)):
-        descriptor, temporary = tempfile.mkstemp(prefix=_STAGING_PREFIX, dir=path.parent)
+        _remove_abandoned(path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_UNLOCKED_PREFIX, dir=path.parent)
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as stream:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                temporary = temporary.rename(
+                    temporary.with_name(f"{_STAGING_PREFIX}file-{temporary.name[1:]}")
+                )
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
                 os.fchmod(stream.fileno(), 0o644)
-            Path(temporary).replace(path)
+                temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
     return hashlib.sha256(data).hexdigest()
@@ -140,15 +147,18 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove the staging folders and temporary files in `parent` whose process is gone."""
-    for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
-        lock = folder / _LOCK_NAME
-        if not lock.is_file():
+    for left in parent.glob(f"{_STAGING_PREFIX}*-*"):
+        lock = left / _LOCK_NAME if left.is_dir() else left
+        if left.is_symlink() or not lock.is_file():
             continue  # being created, or not ours
         with contextlib.suppress(OSError):
             descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink()
             finally:
                 os.close(descriptor)
 

@@ -7,8 +7,10 @@ Files older than the zip format (torch < 1.6) hold no such positions and are loa
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pickle
+import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,11 +66,13 @@ def _load(path: Path, *, fake: bool) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    mode: contextlib.AbstractContextManager[object] = (
+        FakeTensorMode() if fake else contextlib.nullcontext()
+    )
     try:
-        if fake:
-            with FakeTensorMode():
-                return torch.load(path, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), mode:
+            warnings.simplefilter("ignore")  # about pickle protocols other than torch's own
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         msg = f"{str(path)!r} cannot be read without running code from it, or is damaged"
         raise InputError(

@@ -54,7 +54,7 @@ def load_dataset(
     tokenizer_folder: Path,
     labels: Sequence[str],
     inputs: Sequence[str],
-    padding: int | None,
+    padding: int | None = None,
 ) -> Dataset:
     """Read a JSONL file of ``{"text": …, "label": name or index}`` and tokenize it.
 
@@ -68,8 +68,8 @@ def load_dataset(
         raise UsageError(msg, hint="Give them in the recipe (labels:) or with --labels.")
     rows = _read_rows(path)
     index = {name: position for position, name in enumerate(labels)}
-    classes = [_class_of(row, index, path, number) for number, row in enumerate(rows, 1)]
-    texts = [str(row["text"]) for row in rows]
+    classes = [_class_of(row, index, path, number) for number, row in rows]
+    texts = [str(row["text"]) for _, row in rows]
     tokenizer = _tokenizer(tokenizer_folder)
     batches = [
         _tokenize(tokenizer, texts[start : start + _BATCH], inputs, padding)
@@ -117,20 +117,21 @@ def score(
     }
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the examples, each with the number of its line."""
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"the data set {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
             raise InputError(msg)
-        lines = path.read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
+        lines = path.read_text("utf-8").split("\n")
+        rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         msg = f"cannot read the data set {str(path)!r}: {error.strerror}"
         raise InputError(msg, hint="Check verify.dataset in the recipe.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"the data set {str(path)!r} is not JSON line by line: {error}"
         raise InputError(msg, hint='Each line is {"text": …, "label": …}.') from error
-    bad = next((n for n, row in enumerate(rows, 1) if not _is_example(row)), None)
+    bad = next((n for n, row in rows if not _is_example(row)), None)
     if bad is not None or not rows:
         where = f"line {bad} of " if bad else ""
         msg = f"{where}the data set {str(path)!r} has no text and label"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,17 @@ __all__ = ["Golden", "golden_file", "read_golden", "write_golden"]
 Array = npt.NDArray[Any]
 
 _LIMIT_BYTES: Final = 1 << 30
+_DAMAGED: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 _NO_EFFECT_KNOWN: Final = -1.0
 
 
@@ -86,7 +98,7 @@ def read_golden(path: Path) -> Golden:
         count = len({key.partition(".")[0] for key in arrays})
         cases = [_case(arrays, index) for index in range(count)]
         expected = [arrays[f"{index}.expected"] for index in range(count)]
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         msg = f"the golden file {str(path)!r} is missing or damaged: {error}"
         raise ExportDirectoryError(msg, hint="Verify against the base: --base.") from error
     return Golden(cases, expected, None if effect == _NO_EFFECT_KNOWN else effect)

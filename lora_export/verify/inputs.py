@@ -21,6 +21,7 @@ CASES: Final = ((1, 8), (2, 24), (1, 1), (3, 33), (4, 64), (1, 128))
 GOLDEN_CASES: Final = 2
 """How many of them are kept as golden inputs."""
 
+_SMALL_PADDING: Final = 2
 _POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx")
 _VOCABULARY_KEYS: Final = ("vocab_size", "n_vocab")
 
@@ -57,7 +58,8 @@ def make_cases(
     """
     random = np.random.default_rng(seed)
     positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    longest = max(1, positions - int(config.get("pad_token_id") or 0) - 1)
+    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
+    longest = max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
     return [
         _make_case(random, config, inputs, batch, min(length, longest), left_padding=left_padding)
         for batch, length in shapes

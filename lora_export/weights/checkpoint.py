@@ -120,7 +120,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _read_json(path, _CONFIG_LIMIT_BYTES)
     if not isinstance(config.get("model_type"), str):
         msg = f"{str(path)!r} names no model_type"
-        raise CheckpointError(msg, hint="Is it a model's config?")
+        kind = "an adapter's" if "peft_type" in config else "another kind of"
+        raise CheckpointError(msg, hint=f"It is {kind} config; pass the base checkpoint.")
     _refuse_quantized(config, folder)
     return config
 

@@ -213,9 +213,16 @@ def test_a_tied_weight_is_refused_by_both_its_names(entry):
     assert caught.value.exit_code == 4
 
 
+def test_a_saved_weight_that_is_updated_too_is_both():
+    saved = Saved("bert.layer.0.query.weight", tensor(6, 4))
+    for entries in ((QUERY, saved), (saved, QUERY)):
+        resolved = resolve(adapter(*entries), MODEL, prefix="bert.")
+        (update,) = resolved.updates
+        assert update.saved == saved
+        assert update.low_rank == QUERY
+        assert resolved.applied_count == 3
+
+
 def test_one_parameter_changed_twice_is_refused():
-    entries = adapter(QUERY, Saved("bert.layer.0.query.weight", tensor(6, 4)))
-    with pytest.raises(UnsupportedError, match="twice"):
-        resolve(entries, MODEL, prefix="bert.")
     with pytest.raises(UnsupportedError, match="twice"):
         resolve(adapter(QUERY, BARE_QUERY), MODEL, prefix="bert.")

@@ -257,7 +257,7 @@ def _refuse_explosive(pattern: str, module: str, setting: str) -> None:
         or len(re.findall(r"[*+{]", pattern)) > _REPETITIONS_LIMIT
     ):
         msg = f"{setting} has the pattern {pattern[:60]!r}, which could take forever to match"
-        raise UnsupportedError(msg, hint="Write it as plain module names in adapter_config.json.")
+        raise AdapterError(msg, hint="Write it as plain module names in adapter_config.json.")
 
 
 def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
