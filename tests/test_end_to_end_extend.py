@@ -224,15 +224,6 @@ def test_another_base_is_refused_and_the_export_untouched(tiny, both, alone, cap
     assert snapshot(alone) == before
 
 
-def test_another_dtype_is_refused(both: Both, alone: Path, capsys, tiny: TinyModels) -> None:
-    before = snapshot(alone)
-    result = call(capsys, "export", "--base", both.base, "--task", TASK, "--opset", 19,
-                  "--adapter", f"second={both.second}", "--out", alone)  # fmt: skip
-    assert result.code == 3
-    assert "opset" in result.message
-    assert snapshot(alone) == before
-
-
 def test_damaged_base_weights_are_not_merged_from(both: Both, alone: Path, capsys) -> None:
     """The base file lost a tensor's worth of bytes: `add` must not build on it."""
     path = alone / "weights" / "base.safetensors"
@@ -301,6 +292,16 @@ def test_float16_export_is_within_its_tolerance(cast) -> None:
     assert {row["tolerance"] for row in rows.values()} == {5e-3}
     assert {row["verdict"] for row in rows.values()} == {"pass"}
     assert 1e-6 < rows["first"]["metrics"]["relative_l2"] < 5e-3
+
+
+def test_another_dtype_is_refused(cast, tmp_path: Path, capsys) -> None:
+    base, second, out = cast
+    before = snapshot(out)
+    result = call(capsys, "export", "--base", base, "--task", TASK, "--dtype", "float32",
+                  "--adapter", f"third={second}", "--out", out)  # fmt: skip
+    assert result.code == 3
+    assert "another dtype: float16, not float32" in result.message
+    assert snapshot(out) == before
 
 
 def test_add_to_a_cast_export_is_exact_from_the_base(cast, tmp_path, capsys) -> None:

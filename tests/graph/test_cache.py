@@ -241,13 +241,9 @@ def test_without_torch_an_uncached_graph_is_a_missing_runtime(tiny, own_cache: P
 @pytest.mark.slow
 def test_tracing_in_two_processes_gives_identical_bytes(tiny: TinyModels) -> None:
     """Another process, another hash seed, no cache: the same bytes, tied head included."""
-    bases = [tiny.base("bert", CLASSIFY), tiny.base("gpt2", "text-generation")]
-    here = [
-        template_of(load_config(bases[0]), CLASSIFY),
-        template_of(load_config(bases[1]), "text-generation"),
-    ]
-    paths = json.dumps([str(base / "config.json") for base in bases])
+    base = tiny.base("gpt2", "text-generation")
+    here = template_of(load_config(base), "text-generation")
+    paths = json.dumps([str(base / "config.json")])
     there = python("-c", EXPORT, paths, "fresh", "[]", environment={"PYTHONHASHSEED": "4711"})
     assert there.code == 0, there.err
-    hashes = [line.split()[0] for line in there.out.splitlines()[:2]]
-    assert hashes == [sha256(template) for template in here]
+    assert there.out.split()[0] == sha256(here)

@@ -17,19 +17,23 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
-NUMBERS = onnx.TensorProto
+NUMBERS = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}
 
 
 @pytest.mark.parametrize(
-    ("kind", "task", "dtype", "number"),
+    ("kind", "task", "dtype", "opset"),
     [
-        ("deberta-v2", "text-classification", "float16", NUMBERS.FLOAT16),
-        ("gpt2", "text-generation", "bfloat16", NUMBERS.BFLOAT16),
+        ("deberta-v2", "text-classification", "float16", 18),
+        ("gpt2", "text-generation", "bfloat16", 20),
     ],
     ids=str,
 )
-def test_graph_of_another_dtype(tiny: TinyModels, kind, task, dtype, number) -> None:
-    template = template_of(load_config(tiny.base(kind, task)), task, dtype=dtype)
+def test_graph_of_another_dtype_and_opset(tiny: TinyModels, kind, task, dtype, opset) -> None:
+    number = NUMBERS[dtype]
+    row = tasks.by_name(task)
+    labels = 3 if row.label_parameters else None
+    config = load_config(tiny.base(kind, task))
+    template = export_graph(config, row, dtype=dtype, opset=opset, labels_count=labels)
     graph = onnx.load_model_from_string(template.onnx_bytes)
     initializers = initializers_of(graph)
     assert {parameter.dtype for parameter in template.parameters} == {dtype}
@@ -37,18 +41,13 @@ def test_graph_of_another_dtype(tiny: TinyModels, kind, task, dtype, number) -> 
         assert initializers[parameter.name].data_type == number, parameter.name
     (output,) = graph.graph.output
     assert output.type.tensor_type.elem_type == number
-    assert {value.type.tensor_type.elem_type for value in graph.graph.input} == {NUMBERS.INT64}
+    assert {value.type.tensor_type.elem_type for value in graph.graph.input} == {
+        onnx.TensorProto.INT64
+    }
+    assert {entry.domain: entry.version for entry in graph.opset_import} == {"": opset}
+    assert template.opset == opset
     casts = [n for n in graph.graph.node if n.op_type == "Cast" and n.input[0] in initializers]
     assert casts == []
-
-
-def test_opset_of_a_graph_is_the_one_asked_for(tiny: TinyModels) -> None:
-    config = load_config(tiny.base("distilbert", "feature-extraction"))
-    task = tasks.by_name("feature-extraction")
-    template = export_graph(config, task, dtype="float32", opset=20, labels_count=None)
-    graph = onnx.load_model_from_string(template.onnx_bytes)
-    assert {entry.domain: entry.version for entry in graph.opset_import} == {"": 20}
-    assert template.opset == 20
 
 
 @pytest.mark.parametrize(
