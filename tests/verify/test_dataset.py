@@ -22,10 +22,12 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def load(tokenizer, tmp_path):
-    def run(text: str | bytes, labels=LABELS, inputs=INPUTS, folder=tokenizer):
+    def run(text: str | bytes, labels=LABELS, inputs=INPUTS, folder=tokenizer, padding=None):
         path = tmp_path / "data.jsonl"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return load_dataset(path, tokenizer_folder=folder, labels=labels, inputs=inputs)
+        return load_dataset(
+            path, tokenizer_folder=folder, labels=labels, inputs=inputs, padding=padding
+        )
 
     return run
 
@@ -43,6 +45,12 @@ def test_labels_by_name_and_by_index(load):
     np.testing.assert_array_equal(batch["input_ids"], [[3, 4], [5, 0], [6, 0]])
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 1], [1, 0], [1, 0]])
     assert batch["input_ids"].dtype == np.int64
+
+
+def test_padding_is_the_models_own_token(load):
+    (batch,) = load(line("w3 w4", "go") + line("w5", 2), padding=7).batches
+    np.testing.assert_array_equal(batch["input_ids"], [[3, 4], [5, 7]])
+    np.testing.assert_array_equal(batch["attention_mask"], [[1, 1], [1, 0]])
 
 
 def test_only_the_inputs_of_the_graph_are_made(load):
@@ -110,7 +118,11 @@ def test_without_names_of_labels_it_is_a_usage_error(load):
 def test_a_missing_file_is_named(tmp_path, tokenizer):
     with pytest.raises(InputError, match=r"gone\.jsonl.*No such file"):
         load_dataset(
-            tmp_path / "gone.jsonl", tokenizer_folder=tokenizer, labels=LABELS, inputs=INPUTS
+            tmp_path / "gone.jsonl",
+            tokenizer_folder=tokenizer,
+            labels=LABELS,
+            inputs=INPUTS,
+            padding=None,
         )
 
 
@@ -154,6 +166,7 @@ def test_scores_are_accuracies_and_every_difference_is_listed():
         dataset(0, 1, 2, 0),
         graph=predictions(0, 1, 0, 1),
         reference=predictions(0, 1, 2, 2, margins=[1, 1, 0.5, 1e-6]),
+        tolerance=1e-5,
     )
     assert found["graph"] == 0.5
     assert found["reference"] == 0.75
@@ -166,6 +179,14 @@ def test_scores_are_accuracies_and_every_difference_is_listed():
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("tolerance", [1e-5, 5e-3])
+@pytest.mark.parametrize(("errors", "clear"), [(9.9, 0), (10.1, 1)])
+def test_a_near_tie_is_a_margin_of_ten_tolerated_errors(tolerance, errors, clear):
+    reference = predictions(0, margins=[errors * tolerance])
+    found = score(dataset(0), predictions(1), reference, tolerance=tolerance)
+    assert (found["disagreements"], found["clear_disagreements"]) == (1, clear)
+
+
 def test_equal_predictions_disagree_nowhere_though_both_may_be_wrong():
-    found = score(dataset(0, 1), predictions(1, 0), predictions(1, 0))
+    found = score(dataset(0, 1), predictions(1, 0), predictions(1, 0), tolerance=1e-5)
     assert (found["graph"], found["disagreements"], found["differing"]) == (0.0, 0, [])
