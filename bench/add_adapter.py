@@ -15,7 +15,10 @@ MODEL = "roberta-base"
 TASK = "text-classification"
 AUTO_CLASS = "AutoModelForSequenceClassification"
 ADDS_PER_REPETITION = 5
-IMPORTS = "import lora_export.__main__, lora_export.cli.extend, lora_export.maintenance, lora_export.recipe"
+IMPORTS = (
+    "import lora_export.__main__, lora_export.cli.extend, lora_export.maintenance, "
+    "lora_export.recipe"
+)
 METHOD = (
     "The export is that of roberta_base.py. Each repetition runs the peers' pipeline (PEFT merge, "
     f"optimum-cli export) for the new adapter once, then {ADDS_PER_REPETITION} times in turn: "
