@@ -28,6 +28,7 @@ _DAMAGED: Final = (
     OSError,
     ValueError,
     TypeError,
+    RuntimeError,
     KeyError,
     EOFError,
     MemoryError,

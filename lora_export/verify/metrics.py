@@ -76,6 +76,13 @@ def compare(
         choices: Whether a row is a choice among its columns.
         tolerance: The relative L2 error that is tolerated; scales what counts as a tie.
     """
+    with np.errstate(invalid="ignore", over="ignore"):  # `finite` says what they would
+        return _compare(actual, expected, choices=choices, tolerance=tolerance)
+
+
+def _compare(
+    actual: Sequence[Array], expected: Sequence[Array], *, choices: bool, tolerance: float
+) -> Metrics:
     pairs = list(_wide_pairs(actual, expected))
     dot = sum(float((a * e).sum()) for a, e in pairs)
     norms = np.sqrt(
