@@ -62,10 +62,13 @@ def golden_file(graph: str) -> str:
 def write_golden(root: Path, graph: str, golden: Golden) -> str:
     """Write the golden file of a graph; return its SHA-256.
 
-    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for each case i, and ``effect``.
+    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for each case i, ``count`` and ``effect``.
     """
     effect = _NO_EFFECT_KNOWN if golden.effect is None else golden.effect
-    arrays: dict[str, Array] = {"effect": np.array(effect, np.float64)}
+    arrays: dict[str, Array] = {
+        "effect": np.array(effect, np.float64),
+        "count": np.array(len(golden.cases), np.int64),
+    }
     for index, (case, expected) in enumerate(zip(golden.cases, golden.expected, strict=True)):
         arrays |= {f"{index}.input.{name}": value for name, value in case.feeds.items()}
         arrays[f"{index}.mask"] = case.mask
@@ -96,7 +99,10 @@ def read_golden(path: Path) -> Golden:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         effect = float(arrays.pop("effect"))
-        count = len({key.partition(".")[0] for key in arrays})
+        count = int(arrays.pop("count"))
+        if {key.partition(".")[0] for key in arrays} != {str(index) for index in range(count)}:
+            msg = f"it does not hold its {count} cases"
+            raise ValueError(msg)
         cases = [_case(arrays, index) for index in range(count)]
         expected = [arrays[f"{index}.expected"] for index in range(count)]
     except _DAMAGED as error:

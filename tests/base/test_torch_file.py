@@ -86,7 +86,7 @@ def test_a_pickle_protocol_that_torch_cannot_read_safely_is_refused_without_a_wa
     zipped, tmp_path
 ):
     path = tmp_path / "x.bin"
-    torch.save({"a": torch.ones(2)}, path, pickle_protocol=3, _use_new_zipfile_serialization=zipped)
+    torch.save({"a": torch.ones(2)}, path, pickle_protocol=4, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match="without running code"):
         read_torch_file(path)
 
