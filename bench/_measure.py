@@ -196,7 +196,7 @@ class Session:
 
     def python(self, *words: str | Path) -> Run:
         """Run our interpreter."""
-        return self.run([sys.executable, *words], LORA_EXPORT_CACHE=self.cache)
+        return self.run([sys.executable, *words])
 
     def peer_merge(self, base: Path, adapter: Path, merged: Path, auto_class: str) -> Run:
         """Run PEFT's merge."""
@@ -281,6 +281,7 @@ class Session:
             **os.environ,
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.work / "hf-home"),
+            "LORA_EXPORT_CACHE": str(self.cache),
             **{key: str(value) for key, value in more.items()},
         }
 
