@@ -20,6 +20,7 @@ from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.steps import Outcome, add_all, prepare, read_spec
 from lora_export.verify.export import Evidence, verify_export
+from lora_export.verify.record import prune_reports
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
@@ -75,7 +76,8 @@ def add(
 
 def remove(output: Path, name: str) -> Outcome:
     """Remove an adapter from an export."""
-    return Outcome(output, remove_adapter(output, name))
+    remove_adapter(output, name)
+    return Outcome(output, prune_reports(output))
 
 
 def verify(

@@ -38,7 +38,15 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.steps import Outcome, Ready, add_all, prepare, read_spec, recorded_source
+from lora_export.steps import (
+    Outcome,
+    Ready,
+    add_all,
+    checked_labels,
+    prepare,
+    read_spec,
+    recorded_source,
+)
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
@@ -195,6 +203,9 @@ def _create(
         resizable=head_parameters(settings.task),
     )
     require_complete(plan.missing, [each.resolved for each in ready], checkpoint.source)
+    labels = (
+        checked_labels(settings.task, template.parameters, recipe.labels) if not ready else None
+    )
     create_export(
         staging,
         checkpoint,
@@ -203,7 +214,7 @@ def _create(
         source=recorded_source(checkpoint.folder, output),
         task=settings.task.name,
         dtype=settings.dtype,
-        labels=ready[0].labels if ready else recipe.labels,
+        labels=ready[0].labels if ready else labels,
         fingerprint=fingerprinted,
         progress=tell,
     )

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.base.errors import UsageError
 
-__all__ = ["AdapterSpec", "LatencySpec", "Recipe", "VerifySpec", "load_recipe"]
+__all__ = [
+    "AdapterSpec",
+    "LatencySpec",
+    "Recipe",
+    "VerifySpec",
+    "load_recipe",
+    "make_recipe",
+    "recipe_from_flags",
+]
 
 _LIMIT_BYTES: Final = 1 << 20
 _PLANNED: Final = frozenset({"combine", "profiles", "triton", "bundle"})
@@ -102,13 +110,22 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     except OSError as error:
         msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
         raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         msg = f"the recipe {str(path)!r} is not YAML: {error}"
         raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.") from error
     if not isinstance(table, dict):
         msg = f"the recipe {str(path)!r} holds no keys"
         raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
     return make_recipe(_merged(table, overrides or {}), folder=path.parent)
+
+
+def recipe_from_flags(flags: dict[str, Any]) -> Recipe:
+    """Return the recipe that flags alone describe; paths mean the working directory.
+
+    Raises:
+        UsageError: As `make_recipe`.
+    """
+    return make_recipe(_merged({}, flags), folder=Path())
 
 
 def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
@@ -120,6 +137,9 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
     if planned := sorted(_PLANNED & set(table)):
         msg = f"the recipe's section {planned[0]!r} is not built by this version"
         raise UsageError(msg, hint="Remove it.")
+    if "folder" in table:
+        msg = "the recipe has the unknown key 'folder'"
+        raise UsageError(msg, hint="Paths are taken from the recipe's own folder.")
     try:
         return Recipe.model_validate({**table, "folder": folder})
     except ValidationError as error:
@@ -127,12 +147,23 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
 
 
 def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return `table` with `overrides`, sections merged key by key."""
+    """Return `table` with `overrides`, sections merged key by key.
+
+    Labels and patterns that were given as flags take the place of every adapter's own.
+    """
     result = dict(table)
     for key, value in overrides.items():
+        if key == "drop":
+            continue
         before = result.get(key)
         both = isinstance(before, dict) and isinstance(value, dict)
         result[key] = {**before, **value} if both else value  # type: ignore[dict-item]
+    own: dict[str, Any] = {"labels": None} if "labels" in overrides else {}
+    own |= {"drop": overrides["drop"]} if "drop" in overrides else {}
+    if own and isinstance(result.get("adapters"), list):
+        result["adapters"] = [
+            {**row, **own} if isinstance(row, dict) else row for row in result["adapters"]
+        ]
     return result
 
 

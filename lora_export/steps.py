@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_export.adapters.delta import require_finite_tensors
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.resolve import Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
     from lora_export.recipe import AdapterSpec
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Outcome", "Ready", "add_all", "prepare", "read_spec", "recorded_source"]
+__all__ = [
+    "Outcome",
+    "Ready",
+    "add_all",
+    "checked_labels",
+    "prepare",
+    "read_spec",
+    "recorded_source",
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def prepare(
                 drop=spec.drop,
                 resizable=head_parameters(task),
             ),
-            _checked_labels(adapter, task, parameters, spec.labels or labels),
+            checked_labels(task, parameters, spec.labels or labels, adapter=adapter),
         )
         for adapter, spec in zip(adapters, specs, strict=True)
     )
@@ -122,6 +131,9 @@ def add_all(
     manifest = read_manifest(root)
     resolved = [each.resolved for each in ready]
     require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    if len(ready) > 1:  # a single one is checked as it is merged
+        for one in resolved:
+            require_finite_tensors(one.adapter)
     for each in ready:
         manifest = add_adapter(
             root,
@@ -140,18 +152,23 @@ def recorded_source(folder: Path, output: Path) -> str:
     return os.path.relpath(folder.resolve(), output.resolve())
 
 
-def _checked_labels(
-    adapter: Adapter, task: Task, parameters: Sequence[Parameter], labels: Sequence[str] | None
+def checked_labels(
+    task: Task,
+    parameters: Sequence[Parameter],
+    labels: Sequence[str] | None,
+    *,
+    adapter: Adapter | None = None,
 ) -> tuple[str, ...] | None:
-    """Return the labels, required to be as many as the head is wide."""
+    """Return the labels, required to be as many as the adapter's or the base's head is wide."""
     if labels is None:
         return None
     own = [each.shape[0] for each in parameters if each.name in task.label_parameters]
-    width = head_width(task, adapter) or next(iter(own), None)
+    brought = head_width(task, adapter) if adapter is not None else None
+    width = brought or next(iter(own), None)
     if width is None:
         msg = f"the task {task.name!r} has no labels"
         raise UsageError(msg, hint="Leave labels (--labels) out.")
     if width != len(labels):
-        msg = f"{len(labels)} labels are given, but the head of {adapter.source!r} has {width}"
+        msg = f"{len(labels)} labels are given, but the head has {width} outputs"
         raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
     return tuple(labels)

@@ -20,14 +20,14 @@ import numpy as np
 
 from lora_export.base.dtypes import Float32Array, to_float32
 from lora_export.base.errors import AdapterError
-from lora_export.base.tensors import read_all
+from lora_export.base.tensors import iter_blocks, read_all
 
 if TYPE_CHECKING:
-    from lora_export.adapters.canonical import LowRank
+    from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Factors", "factors_of", "not_finite", "read_finite"]
+__all__ = ["Factors", "factors_of", "not_finite", "read_finite", "require_finite_tensors"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,19 @@ def read_finite(tensor: Tensor) -> Float32Array:
     if not bool(np.isfinite(values).all()):
         raise not_finite(tensor)
     return values
+
+
+def require_finite_tensors(adapter: Adapter) -> None:
+    """Require that no tensor of `adapter` holds NaN or infinity, reading it in blocks.
+
+    Raises:
+        AdapterError: One does.
+    """
+    factors = [factor for update in adapter.low_rank for factor in (update.a, update.b)]
+    for tensor in (*factors, *(saved.tensor for saved in adapter.saved)):
+        for block in iter_blocks(tensor):
+            if not bool(np.isfinite(np.frombuffer(block, tensor.dtype.numpy)).all()):
+                raise not_finite(tensor)
 
 
 def not_finite(tensor: Tensor) -> AdapterError:

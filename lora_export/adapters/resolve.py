@@ -11,7 +11,7 @@ from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.tensors import same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank, Saved
     from lora_export.base.parameters import Parameter
@@ -129,6 +129,7 @@ def resolve(
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
+    misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_rest(adapter, unmatched, misfits)
     ordered = tuple(updates[name] for name in sorted(updates))
     return Resolved(adapter, ordered, tuple(dropped), applied)
@@ -191,6 +192,23 @@ def _misfit(
     if low_rank.embedding != (parameter.module_type == "Embedding"):
         return f"the module is a {parameter.module_type}"
     return None
+
+
+def _uneven_head(
+    updates: Mapping[str, Update], parameters: Sequence[Parameter], resizable: frozenset[str]
+) -> list[str]:
+    """Name the head's parameters that do not all have the width that the adapter gives it."""
+    widths: dict[str, int] = {}
+    changed = False
+    for parameter in parameters:
+        if parameter.name in resizable:
+            update = updates.get(parameter.name)
+            saved = update.saved if update else None
+            widths[parameter.name] = saved.tensor.shape[0] if saved else parameter.shape[0]
+            changed |= saved is not None
+    if not changed or len(set(widths.values())) <= 1:
+        return []
+    return [f"{name}: the head is {width} wide here" for name, width in widths.items()]
 
 
 def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[str]) -> None:

@@ -34,10 +34,18 @@ __all__ = [
 
 _READ_BLOCK_BYTES: Final = 1 << 22
 _STAGING_PREFIX: Final = ".lora-export-"
-_UNLOCKED_PREFIX: Final = ".lora_export_unlocked"
-_LOCK_NAME: Final = "lock"
 _STORAGE_ERRNOS: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    }
 )
 
 
@@ -66,26 +74,11 @@ def sync_folder(folder: Path) -> None:
 
 def atomic_write_bytes(path: Path, data: bytes) -> str:
     """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
-    with storage_errors(str(path)):
-        _remove_abandoned(path.parent)
-        descriptor, name = tempfile.mkstemp(prefix=_UNLOCKED_PREFIX, dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                temporary = temporary.rename(
-                    temporary.with_name(f"{_STAGING_PREFIX}file-{temporary.name[1:]}")
-                )
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.fchmod(stream.fileno(), 0o644)
-                temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with storage_errors(str(path)), staging_folder(path.parent, "file") as staging:
+        digest = write_synced(staging / path.name, data)
+        (staging / path.name).replace(path)
         sync_folder(path.parent)
-    return hashlib.sha256(data).hexdigest()
+    return digest
 
 
 def write_synced(path: Path, data: bytes) -> str:
@@ -122,43 +115,49 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
     """Yield a private folder in `parent`, removed at the end unless it was renamed away.
 
-    Folders that dead processes left in `parent` are removed first: their lock can be taken.
+    The folder is locked while this process lives. Folders that dead processes left in `parent` are
+    removed first: their lock can be taken.
     """
     created = [each for each in (parent, *parent.parents) if not each.exists()]
-    with storage_errors(str(parent)):
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(parent)
-        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
-    unlocked = folder / "unlocked"
-    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    unlocked.rename(folder / _LOCK_NAME)  # never visible under this name without its lock
-    content = folder / "content"
     try:
-        content.mkdir()
-        yield content
+        with storage_errors(str(parent)):
+            parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(parent)
+            folder, descriptor = _locked_folder(parent, stem)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
         with contextlib.suppress(OSError):
             for each in created:  # gone again unless something was moved into them
                 each.rmdir()
 
 
+def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
+    """Make a folder and lock it; again if another process swept it away in between."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
+        folder.chmod(0o755)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the staging folders and temporary files in `parent` whose process is gone."""
-    for left in parent.glob(f"{_STAGING_PREFIX}*-*"):
-        lock = left / _LOCK_NAME if left.is_dir() else left
-        if left.is_symlink() or not lock.is_file():
-            continue  # being created, or not ours
+    """Remove the staging folders in `parent` whose process is gone."""
+    for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
         with contextlib.suppress(OSError):
-            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                else:
-                    left.unlink()
+                shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
 

@@ -204,5 +204,6 @@ def edit_manifest(folder: Path) -> Iterator[Manifest]:
     The caller writes its successor with `write_manifest` before the block ends; two processes that
     do so at once follow one another.
     """
+    read_manifest(folder)  # nothing is created in a folder that is not an export
     with exclusive_lock(folder / _LOCK):
         yield read_manifest(folder)

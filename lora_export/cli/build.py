@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.console import Console, common_options, parse_adapter
 from lora_export.cli.outcome import describe, render
 
@@ -88,11 +87,11 @@ def _build(
     flags: dict[str, Any], overrides: dict[str, Any], *, as_json: bool, quiet: bool, strict: bool
 ) -> int:
     from lora_export import pipeline
-    from lora_export.recipe import load_recipe, make_recipe
+    from lora_export.recipe import load_recipe, recipe_from_flags
 
     recipe_path: Path | None = flags["recipe"]
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
-    recipe = load_recipe(recipe_path, table) if recipe_path else make_recipe(table, folder=Path())
+    recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = pipeline.merge_and_build(recipe, console)
         console.finish(describe(outcome), render(outcome))
@@ -116,12 +115,9 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
     if flags["targets"]:
         table["targets"] = list(flags["targets"])
-    if flags["drop"] and not flags["adapters"]:
-        msg = "--drop belongs to an --adapter"
-        raise UsageError(msg, hint="In a recipe, write drop: [PATTERN] under the adapter.")
+    if flags["drop"]:
+        table["drop"] = list(flags["drop"])
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
-        table["adapters"] = [
-            {**row, "source": located(row["source"]), "drop": list(flags["drop"])} for row in rows
-        ]
+        table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]
     return table

@@ -23,6 +23,7 @@ from lora_export.base.manifest import (
     AdapterRecord,
     GraphRecord,
     Manifest,
+    check_adapter_name,
     edit_manifest,
     write_manifest,
 )
@@ -147,6 +148,7 @@ def add_adapter(
                 }
             )
             write_manifest(root, updated)
+            _sweep(root, updated, name)
     return updated
 
 
@@ -157,22 +159,34 @@ def remove_adapter(root: Path, name: str) -> Manifest:
         AdapterError: The export holds no adapter of this name.
     """
     with edit_manifest(root) as manifest:
+        if name not in manifest.adapters and _sweep(root, manifest, check_adapter_name(name)):
+            return manifest  # a removal that was cut short is finished
         if name not in manifest.adapters:
             msg = f"the export {str(root)!r} holds no adapter {name!r}"
             raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
         updated = _without(manifest, name)
         write_manifest(root, updated)
-        for file in set(manifest.files) - set(updated.files):
-            with contextlib.suppress(FileNotFoundError):
-                resolve_inside(root, file).unlink()
+        _sweep(root, updated, name)
     return updated
 
 
+def _files_of(name: str) -> tuple[str, ...]:
+    """Return the files that an adapter may have in an export."""
+    return (f"{name}.onnx", f"weights/{name}.safetensors", f"golden/{name}.npz")
+
+
+def _sweep(root: Path, manifest: Manifest, name: str) -> bool:
+    """Remove the adapter's files that the manifest does not name; return whether there were any."""
+    swept = False
+    for file in set(_files_of(name)) - set(manifest.files):
+        with contextlib.suppress(FileNotFoundError):
+            resolve_inside(root, file).unlink()
+            swept = True
+    return swept
+
+
 def _without(manifest: Manifest, name: str) -> Manifest:
-    graph = manifest.graphs.get(name)
-    gone = {f"{name}.onnx", f"weights/{name}.safetensors"}
-    if graph is not None and graph.golden is not None:
-        gone.add(graph.golden)
+    gone = _files_of(name)
     return manifest.model_copy(
         update={
             "graphs": {key: value for key, value in manifest.graphs.items() if key != name},

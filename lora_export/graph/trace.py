@@ -19,7 +19,7 @@ import transformers
 from accelerate import init_empty_weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lora_export.base.errors import UnsupportedError
+from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.masks import plain_masks
@@ -35,6 +35,7 @@ __all__ = ["Traced", "trace"]
 
 _EXAMPLE_BATCH: Final = 2
 _EXAMPLE_LENGTH: Final = 7
+_MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
 
 
@@ -86,6 +87,9 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
                 output_names=[task.output],
                 verbose=False,
             )
+    except OSError as error:
+        msg = f"the exporter cannot write its temporary files: {error}"
+        raise StorageError(msg, hint="Free some space, or set TMPDIR.") from error
     except Exception as error:
         name = type(model).__name__
         msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
@@ -133,7 +137,7 @@ def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
     except Exception as error:
         msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
         raise UnsupportedError(
-            msg.splitlines()[0],
+            msg.splitlines()[0][:_MESSAGE_LIMIT],
             hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
         ) from error
     model.tie_weights()

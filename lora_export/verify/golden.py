@@ -62,7 +62,7 @@ def golden_file(graph: str) -> str:
 def write_golden(root: Path, graph: str, golden: Golden) -> str:
     """Write the golden file of a graph; return its SHA-256.
 
-    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for each case i, ``count`` and ``effect``.
+    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for case i; ``count``; ``effect``.
     """
     effect = _NO_EFFECT_KNOWN if golden.effect is None else golden.effect
     arrays: dict[str, Array] = {

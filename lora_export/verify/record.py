@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lora_export.verify.parity import GraphParity
 
-__all__ = ["environment", "record_latency", "record_parity"]
+__all__ = ["environment", "prune_reports", "record_latency", "record_parity"]
 
 _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
@@ -75,6 +75,20 @@ def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
         write_manifest(root, manifest.model_copy(update={"files": others}))
         digest = _write_report(root, _LATENCY, report)
         updated = manifest.model_copy(update={"files": {**others, _LATENCY: digest}})
+        write_manifest(root, updated)
+    return updated
+
+
+def prune_reports(root: Path) -> Manifest:
+    """Take the rows of graphs that are gone out of the reports."""
+    with edit_manifest(root) as manifest:
+        files = dict(manifest.files)
+        for file in (_PARITY, _LATENCY):
+            if file in files:
+                files[file] = _write_report(
+                    root, file, _with_earlier_rows(root, manifest, file, {})
+                )
+        updated = manifest.model_copy(update={"files": files})
         write_manifest(root, updated)
     return updated
 
