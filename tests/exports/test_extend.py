@@ -145,6 +145,7 @@ def test_the_added_graph_computes_what_peft_computes(root, base, wide):
         "attention_mask": np.ones_like(ids),
         "token_type_ids": np.zeros_like(ids),
     }
+    assert session.get_outputs()[0].shape == ["batch", 5]
     (found,) = session.run(None, feeds)
     model = peft.PeftModel.from_pretrained(load_tiny(base, TASK, labels_count=5), str(wide)).eval()
     with torch.no_grad():
