@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
+    "remove_abandoned",
     "resolve_inside",
     "sha256_of_file",
     "staging_folder",
@@ -34,6 +36,7 @@ __all__ = [
 
 _READ_BLOCK_BYTES: Final = 1 << 22
 _STAGING_PREFIX: Final = ".lora-export-"
+_STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
 _STORAGE_ERRNOS: Final = frozenset(
     {
         errno.ENOSPC,
@@ -122,7 +125,7 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
     try:
         with storage_errors(str(parent)):
             parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(parent)
+            remove_abandoned(parent)
             folder, descriptor = _locked_folder(parent, stem)
         try:
             yield folder
@@ -148,11 +151,11 @@ def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
             os.close(descriptor)
 
 
-def _remove_abandoned(parent: Path) -> None:
+def remove_abandoned(parent: Path) -> None:
     """Remove the staging folders in `parent` whose process is gone."""
     for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
-        if folder.is_symlink() or not folder.is_dir():
-            continue
+        if not _STAGING_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue  # somebody else's
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

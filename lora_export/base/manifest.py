@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
-from lora_export.base.files import atomic_write_bytes, exclusive_lock, resolve_inside
+from lora_export.base.files import (
+    atomic_write_bytes,
+    exclusive_lock,
+    remove_abandoned,
+    resolve_inside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +30,7 @@ __all__ = [
     "ParameterUse",
     "check_adapter_name",
     "edit_manifest",
+    "is_adapter_name",
     "is_export",
     "read_manifest",
     "write_manifest",
@@ -122,6 +128,11 @@ class Manifest(_Record):
         return graphs
 
 
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called `name`."""
+    return name not in RESERVED_NAMES and _NAME.fullmatch(name) is not None
+
+
 def check_adapter_name(name: str) -> str:
     """Return `name` if an adapter may be called so.
 
@@ -206,4 +217,5 @@ def edit_manifest(folder: Path) -> Iterator[Manifest]:
     """
     read_manifest(folder)  # nothing is created in a folder that is not an export
     with exclusive_lock(folder / _LOCK):
+        remove_abandoned(folder)
         yield read_manifest(folder)

@@ -23,8 +23,8 @@ from lora_export.base.manifest import (
     AdapterRecord,
     GraphRecord,
     Manifest,
-    check_adapter_name,
     edit_manifest,
+    is_adapter_name,
     write_manifest,
 )
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
@@ -159,9 +159,9 @@ def remove_adapter(root: Path, name: str) -> Manifest:
         AdapterError: The export holds no adapter of this name.
     """
     with edit_manifest(root) as manifest:
-        if name not in manifest.adapters and _sweep(root, manifest, check_adapter_name(name)):
-            return manifest  # a removal that was cut short is finished
         if name not in manifest.adapters:
+            if is_adapter_name(name) and _sweep(root, manifest, name):
+                return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {name!r}"
             raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
         updated = _without(manifest, name)

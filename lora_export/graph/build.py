@@ -28,8 +28,10 @@ def build_template(
     traced = trace(settings, task, dtype, opset)
     parameters = fold(traced.model, traced.parameters, task.output_axes)
     _externalise(traced.model, parameters)
+    proto = ir.to_proto(traced.model)
+    del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
     return GraphTemplate(
-        onnx_bytes=ir.to_proto(traced.model).SerializeToString(deterministic=True),
+        onnx_bytes=proto.SerializeToString(deterministic=True),
         parameters=parameters,
         prefix=traced.prefix,
         model_class=traced.model_class,

@@ -169,7 +169,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, start):
     assert (Path(line) / "half").is_file()
     with staging_folder(tmp_path, "add") as folder:
         assert not Path(line).exists()
-        assert names(tmp_path) == {folder.parent.name}
+        assert names(tmp_path) == {folder.name}
     assert names(tmp_path) == set()
 
 
