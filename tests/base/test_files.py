@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_a_failed_atomic_write_leaves_the_old_file_and_nothing_else(tmp_path, mo
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match="No space left") as caught:
         atomic_write_bytes(tmp_path / "x", DATA)
     assert caught.value.exit_code == 3
@@ -68,7 +69,7 @@ def test_an_interrupted_atomic_write_leaves_the_old_file_and_nothing_else(tmp_pa
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "fsync", interrupted)
+    monkeypatch.setattr("os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         atomic_write_bytes(tmp_path / "x", DATA)
     assert (tmp_path / "x").read_bytes() == b"old"
@@ -179,6 +180,23 @@ def test_what_a_living_process_works_in_is_left_alone(tmp_path, start):
         assert folder != Path(line)
         assert (Path(line) / "half").read_bytes() == b"written"
     assert (Path(line) / "half").is_file()
+
+
+def test_a_folder_that_is_swept_away_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    real = tempfile.mkdtemp
+    made: list[str] = []
+
+    def swept_at_first(**settings: str) -> str:
+        made.append(real(**settings))
+        if len(made) == 1:
+            files.remove_abandoned(tmp_path)  # another process looks before it is locked
+            assert not Path(made[0]).exists()
+        return made[-1]
+
+    monkeypatch.setattr("tempfile.mkdtemp", swept_at_first)
+    with staging_folder(tmp_path) as folder:
+        assert folder == Path(made[1])
+        assert folder.is_dir()
 
 
 def test_nested_staging_in_one_process_does_not_remove_the_outer(tmp_path):

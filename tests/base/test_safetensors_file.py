@@ -22,7 +22,7 @@ from lora_export.base.tensors import read_all
 if TYPE_CHECKING:
     from pathlib import Path
 
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "b.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "a.half": np.array([[1.5, -2.0]], np.float16),
     "brain": np.array([0.1, 3e38], ml_dtypes.bfloat16),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from lora_export.base import torch_file
 from lora_export.base.dtypes import to_float32
 from lora_export.base.errors import InputError, MissingRuntimeError
 from lora_export.base.tensors import FileTensor, read_all
@@ -198,7 +197,7 @@ def test_a_compressed_archive_is_not_read_as_if_it_were_stored(tmp_path):
 
 
 def test_without_torch_the_next_step_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch_file.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingRuntimeError, match="torch is not installed") as caught:
         read_torch_file(tmp_path / "x.bin")
     assert caught.value.exit_code == 7

@@ -221,12 +221,19 @@ def test_removing_the_only_adapter_leaves_the_base(root):
     assert intact(root)
 
 
-@pytest.mark.parametrize("name", ["two", "base", "../one", ""])
-def test_what_is_not_there_cannot_be_removed(root, name):
+def test_what_is_not_there_cannot_be_removed(root):
     before = file_hashes(root)
-    with pytest.raises(AdapterError, match="holds no adapter") as caught:
-        remove(root, name)
+    with pytest.raises(AdapterError, match="holds no adapter 'two'") as caught:
+        remove(root, "two")
     assert "one" in (caught.value.hint or "")
+    assert file_hashes(root) == before
+
+
+@pytest.mark.parametrize("name", ["base", "../one", "", "/etc/passwd"])
+def test_what_is_no_adapters_name_cannot_be_removed(root, name):
+    before = file_hashes(root)
+    with pytest.raises(AdapterError):
+        remove(root, name)
     assert file_hashes(root) == before
 
 

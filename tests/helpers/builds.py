@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from lora_export.base.manifest import read_manifest
-from lora_export.pipeline import Outcome, merge_and_build
+from lora_export.pipeline import merge_and_build
 from lora_export.recipe import make_recipe
 from tests.helpers.models import load_tiny
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+
+    from lora_export.steps import Outcome
 
 __all__ = ["build", "file_hashes", "merged_by_peft", "model_values", "read_graph"]
 

@@ -20,7 +20,8 @@ def rows(seed: int, *shapes: tuple[int, int], dtype=np.float32) -> list[np.ndarr
 
 def softmax(values: np.ndarray) -> np.ndarray:
     powers = np.exp(values - values.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    shares: np.ndarray = powers / powers.sum(-1, keepdims=True)
+    return shares
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 2), st.sampled_from([np.float32, np.float16]))

@@ -64,7 +64,8 @@ def tamper(root: Path, name: str, change) -> None:
 
 
 def row(outcome, name: str = "one") -> dict[str, Any]:
-    return outcome.reports["parity"]["graphs"][name]
+    found: dict[str, Any] = outcome.reports["parity"]["graphs"][name]
+    return found
 
 
 def test_a_right_graph_passes_with_every_figure(verified):

@@ -16,7 +16,7 @@ from lora_export.base.tensors import nbytes, read_all
 from lora_export.weights.checkpoint import open_checkpoint, read_config
 from lora_export.weights.fingerprint import fingerprint
 
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "encoder.layer.0.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "encoder.layer.0.bias": np.array([1.0, 2.0, 3.0], np.float16),
     "encoder.layer.1.weight": np.ones((4, 3), ml_dtypes.bfloat16),
@@ -52,7 +52,7 @@ def write(folder, layout, tensors=TENSORS, **torch_settings):
         return folder
     names = sorted(tensors)
     parts = [names[::2], names[1::2]]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for index, part in enumerate(parts, 1):
         file = f"{stem}-{index:05}-of-00002.{suffix}"
         save({name: tensors[name] for name in part}, file)

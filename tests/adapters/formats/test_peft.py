@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import warnings
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,7 +26,7 @@ def read(folder):
     return read_peft(folder, name="x", source=str(folder))
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "rslora": {"use_rslora": True},
     "rank pattern": {"rank_pattern": {"value": 2, r"layer\.0\.attention\.self\.query": 3}},
