@@ -4,7 +4,7 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 PIP_ARGS    ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed

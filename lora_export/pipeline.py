@@ -179,7 +179,7 @@ def _export_graph(
         settings.task,
         dtype=settings.dtype,
         opset=settings.opset,
-        labels_count=count_labels(settings.task, config, adapters),
+        labels_count=count_labels(settings.task, config, adapters, settings.checkpoint.tensors),
     )
 
 

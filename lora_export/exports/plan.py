@@ -77,11 +77,17 @@ def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> 
 
 
 def count_labels(
-    task: Task, config: Mapping[str, object], adapters: Iterable[Adapter]
+    task: Task,
+    config: Mapping[str, object],
+    adapters: Iterable[Adapter],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> int | None:
-    """Return the width of the head: that of the first adapter with one, else the config's."""
+    """Return the width of the head: the base's own, else the first adapter's, else the config's."""
     if not task.label_parameters:
         return None
+    for name in task.label_parameters:
+        if tensors is not None and name in tensors and tensors[name].shape:
+            return tensors[name].shape[0]
     for adapter in adapters:
         if (width := head_width(task, adapter)) is not None:
             return width

@@ -7,6 +7,7 @@ frequencies, lifted constants) are real. Every parameter keeps its name as the i
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import io
 import logging
@@ -72,7 +73,13 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
     arguments = _example_inputs(model, task)
     wrapper = _Wrapper(model, task)
     try:
-        with _quiet(), plain_masks(), only_needed_decompositions(), torch.no_grad():
+        with (
+            _quiet(),
+            _fewer_collections(),
+            plain_masks(),
+            only_needed_decompositions(),
+            torch.no_grad(),
+        ):
             dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
                        for name in arguments}  # fmt: skip
             program = torch.export.export(
@@ -216,6 +223,20 @@ def _module_type(module: torch.nn.Module) -> str:
         if isinstance(module, kind):
             return kind.__name__
     return type(module).__name__
+
+
+@contextlib.contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Let the garbage collector rest: tracing makes many objects that live to its end."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @contextlib.contextmanager
