@@ -129,7 +129,8 @@ def resolve(
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
-    misfits.extend(_uneven_head(updates, parameters, resizable))
+    if not misfits:
+        misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_rest(adapter, unmatched, misfits)
     ordered = tuple(updates[name] for name in sorted(updates))
     return Resolved(adapter, ordered, tuple(dropped), applied)

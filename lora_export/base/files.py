@@ -142,8 +142,8 @@ def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
     """Make a folder and lock it; again if another process swept it away in between."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
-        folder.chmod(0o755)
         with contextlib.suppress(FileNotFoundError):
+            folder.chmod(0o755)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if folder.exists():
