@@ -133,7 +133,7 @@ def add_adapter(
             if name in current.adapters:
                 write_manifest(root, others)  # from here on nobody trusts the old files
             for file in (weights_file, graph_file):
-                (staging / file).replace(root / file)
+                (staging / file).replace(resolve_inside(root, file))
             for folder in (root / "weights", root):
                 sync_folder(folder)
             updated = others.model_copy(
