@@ -9,6 +9,7 @@ from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
+from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_width
 from lora_export.graph import tasks
 from lora_export.runtime.ort import OrtRunner
@@ -116,11 +117,8 @@ def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
         return None
     if adapter is not None and (width := head_width(task, adapter)) is not None:
         return width
-    for uses in manifest.parameters.values():
-        for use in uses:
-            if use.initializer in names:
-                return use.shape[-1] if "transpose" in use.transform else use.shape[0]
-    return None
+    own = (each.shape[0] for each in parameters_of(manifest) if each.name in names)
+    return next(own, None)
 
 
 def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> Dataset | None:
