@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 # The products of a merge are thin: handing them to threads costs more than it gains. NumPy reads
 # this when it is loaded; torch and ONNX Runtime have thread pools of their own.
@@ -14,9 +15,19 @@ from lora_export.cli import run
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:]))
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code.
+
+    The process ends here: files are closed and staging folders gone when `run` returns, and taking
+    torch's modules apart would keep the user waiting for another two seconds.
+    """
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 1  # what was printed has not arrived
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from lora_export.base.errors import UnsupportedError
 from lora_export.graph.fold import fold
+from lora_export.graph.stamp import NotRepeatingError, stamp
 from lora_export.graph.template import GraphTemplate
-from lora_export.graph.trace import trace
+from lora_export.graph.trace import Traced, trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,8 +28,7 @@ def build_template(
     settings: Mapping[str, Any], task: Task, dtype: str, opset: int
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
-    traced = trace(settings, task, dtype, opset)
-    parameters = fold(traced.model, traced.parameters, task.output_axes)
+    traced, parameters = _traced_and_folded(settings, task, dtype, opset)
     _externalise(traced.model, parameters)
     proto = ir.to_proto(traced.model)
     del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
@@ -37,6 +39,18 @@ def build_template(
         model_class=traced.model_class,
         opset=opset,
     )
+
+
+def _traced_and_folded(
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+) -> tuple[Traced, tuple[Parameter, ...]]:
+    """Trace equal layers once and stamp out the others, or else trace them all."""
+    with contextlib.suppress(UnsupportedError, NotRepeatingError):
+        traced = trace(settings, task, dtype, opset)
+        parameters = fold(traced.model, traced.parameters, task.output_axes)
+        return traced, stamp(traced.model, parameters, traced.repeats)
+    traced = trace(settings, task, dtype, opset, every_layer=True)
+    return traced, fold(traced.model, traced.parameters, task.output_axes)
 
 
 def _externalise(model: ir.Model, parameters: Sequence[Parameter]) -> None:

@@ -23,7 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
+from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
+from lora_export.graph.promote import promotion_from_known_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,15 +51,19 @@ class Traced:
         parameters: The parameters that the graph reads, in the model's own layout.
         prefix: ``base_model_prefix``: what precedes the backbone's names under a head (``bert.``).
         model_class: The class that was built.
+        repeats: Lists of equal layers of which only some were traced.
     """
 
     model: ir.Model
     parameters: tuple[Parameter, ...]
     prefix: str
     model_class: str
+    repeats: tuple[Repeat, ...] = ()
 
 
-def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Traced:
+def trace(
+    config: Mapping[str, Any], task: Task, dtype: str, opset: int, *, every_layer: bool = False
+) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
     Args:
@@ -65,11 +71,13 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
         task: The task's row.
         dtype: The dtype of the parameters, ours (``float16``).
         opset: The ONNX opset.
+        every_layer: Whether layers that are equal are traced one by one all the same.
 
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
     model = _build(config, task, getattr(torch, dtype))
+    repeats = () if every_layer else leave_out_repeats(model, model.config)
     arguments = _example_inputs(model, task)
     wrapper = _Wrapper(model, task)
     try:
@@ -78,6 +86,7 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
             _fewer_collections(),
             plain_masks(),
             only_needed_decompositions(),
+            promotion_from_known_values(),
             torch.no_grad(),
         ):
             dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -108,7 +117,7 @@ def trace(config: Mapping[str, Any], task: Task, dtype: str, opset: int) -> Trac
     graph = onnx_program.model
     parameters = _detach_parameters(graph, model)
     prefix = getattr(model, "base_model_prefix", "") or ""
-    return Traced(graph, parameters, f"{prefix}." if prefix else "", type(model).__name__)
+    return Traced(graph, parameters, f"{prefix}." if prefix else "", type(model).__name__, repeats)
 
 
 class _Wrapper(torch.nn.Module):

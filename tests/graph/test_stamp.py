@@ -1,0 +1,180 @@
+"""Layers stamped out of a traced one: the graph of the whole model, or a refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+import transformers
+
+from lora_export.graph import build, tasks
+from lora_export.graph.fold import fold
+from lora_export.graph.layers import Repeat, leave_out_repeats
+from lora_export.graph.stamp import NotRepeatingError, stamp
+from lora_export.graph.trace import trace
+
+LAYERS = 7
+SMALL = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+CONFIGS = {
+    "bert": (transformers.BertConfig(num_hidden_layers=LAYERS, **SMALL), "text-classification"),
+    "deberta": (
+        transformers.DebertaV2Config(
+            num_hidden_layers=LAYERS, relative_attention=True, pos_att_type=["p2c", "c2p"],
+            position_buckets=8, conv_kernel_size=3, type_vocab_size=0, **SMALL,
+        ),
+        "text-classification",
+    ),
+    "gpt2": (
+        transformers.GPT2Config(
+            vocab_size=60, n_embd=16, n_layer=LAYERS, n_head=2, bos_token_id=0, eos_token_id=0
+        ),
+        "text-generation",
+    ),
+    "llama": (
+        transformers.LlamaConfig(num_hidden_layers=LAYERS, tie_word_embeddings=True, **SMALL),
+        "text-generation",
+    ),
+}  # fmt: skip
+
+
+def traced_and_folded(config: Any, task_name: str, *, every_layer: bool = False):
+    task = tasks.by_name(task_name)
+    traced = trace(config.to_dict(), task, "float32", 18, every_layer=every_layer)
+    return traced, fold(traced.model, traced.parameters, task.output_axes)
+
+
+def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> np.ndarray:
+    for parameter in parameters:
+        value = state[parameter.name].numpy()
+        value = np.ascontiguousarray(value.T if parameter.transposed else value)
+        model.graph.initializers[parameter.name].const_value = ir.Tensor(value, name=parameter.name)
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    ids = np.arange(22).reshape(2, 11) % 60
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": np.zeros_like(ids),
+        "position_ids": np.tile(np.arange(11), (2, 1)),
+    }
+    return session.run(None, {node.name: feeds[node.name] for node in session.get_inputs()})[0]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_stamped_graph_is_the_graph_of_the_whole_model(kind: str) -> None:
+    config, task = CONFIGS[kind]
+    traced, parameters = traced_and_folded(config, task)
+    assert [repeat.count for repeat in traced.repeats] == [LAYERS]
+    short = len(traced.model.graph)
+    stamped = stamp(traced.model, parameters, traced.repeats)
+    whole, expected = traced_and_folded(config, task, every_layer=True)
+
+    assert len(traced.model.graph) == len(whole.model.graph) > short
+    assert stamped == expected
+    torch.manual_seed(0)
+    model = getattr(transformers, tasks.by_name(task).auto_class).from_config(config)
+    state = {name: torch.randn_like(value) * 0.2 for name, value in model.state_dict().items()}
+    np.testing.assert_array_equal(
+        run(traced.model, stamped, state), run(whole.model, expected, state)
+    )
+
+
+def test_layers_that_differ_by_their_index_are_traced_one_by_one() -> None:
+    config, task = CONFIGS["gpt2"]
+    scaled = transformers.GPT2Config(**config.to_dict() | {"scale_attn_by_inverse_layer_idx": True})
+    traced, _ = traced_and_folded(scaled, task)
+    assert traced.repeats == ()
+
+
+def test_layer_that_was_changed_is_not_stamped() -> None:
+    traced, parameters = traced_and_folded(*CONFIGS["bert"])
+    (reader, _), *_ = traced.model.graph.initializers[
+        "bert.encoder.layer.2.attention.output.LayerNorm.weight"
+    ].uses()
+    reader.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
+    with pytest.raises(NotRepeatingError):
+        stamp(traced.model, parameters, traced.repeats)
+
+
+def test_layer_that_skips_a_connection_is_not_stamped() -> None:
+    traced, parameters = traced_and_folded(*CONFIGS["bert"])
+    graph = traced.model.graph
+    (first, _), *_ = graph.initializers["bert.encoder.layer.1.output.dense.weight"].uses()
+    (head, _), *_ = graph.initializers["classifier.weight"].uses()
+    added = ir.node("Add", [head.inputs[0], first.outputs[0]])
+    graph.insert_before(head, added)
+    head.replace_input_with(0, added.outputs[0])
+    with pytest.raises(NotRepeatingError):
+        stamp(traced.model, parameters, traced.repeats)
+
+
+def test_model_whose_layers_cannot_be_stamped_is_traced_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, task = CONFIGS["bert"]
+    settings, row = config.to_dict(), tasks.by_name(task)
+    stamped = build.build_template(settings, row, "float32", 18)
+
+    def refuse(*_: Any) -> None:
+        raise NotRepeatingError
+
+    monkeypatch.setattr(build, "stamp", refuse)
+    whole = build.build_template(settings, row, "float32", 18)
+    assert whole.parameters == stamped.parameters
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, index: int, **settings: Any) -> None:
+        super().__init__()
+        self.layer_idx = index
+        self.linear = torch.nn.Linear(4, settings.pop("width", 4))
+        self.register_buffer("table", torch.full((2,), float(settings.pop("value", 0))))
+        self.settings = {"window": None, **settings}
+
+
+class Model(torch.nn.Module):
+    def __init__(self, *layers: Layer) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(layers)
+
+
+class Config:
+    def __init__(self, **settings: Any) -> None:
+        vars(self).update(settings)
+
+
+def test_equal_layers_are_cut_down_to_the_first_two_and_the_last_two() -> None:
+    model = Model(*map(Layer, range(9)))
+    assert leave_out_repeats(model, Config()) == (Repeat("blocks", 9),)
+    assert [layer.layer_idx for layer in model.blocks] == [0, 1, 7, 8]
+
+
+@pytest.mark.parametrize("odd", [{"width": 5}, {"value": 1}, {"window": 3}, {"extra": 1}], ids=str)
+def test_one_odd_layer_keeps_them_all(odd: dict[str, Any]) -> None:
+    model = Model(*(Layer(index, **(odd if index == 6 else {})) for index in range(9)))
+    assert leave_out_repeats(model, Config()) == ()
+    assert len(model.blocks) == 9
+
+
+def test_number_that_only_looks_like_an_index_is_a_setting() -> None:
+    model = Model(*(Layer(index, heads=4) for index in range(9)))
+    assert leave_out_repeats(model, Config()) == (Repeat("blocks", 9),)
+    model = Model(*(Layer(index, heads=1 + index % 2) for index in range(9)))
+    assert leave_out_repeats(model, Config()) == ()
+
+
+def test_config_that_lists_layers_of_two_kinds_keeps_them_all() -> None:
+    kinds = ["full", "sliding"] * 4
+    model = Model(*map(Layer, range(8)))
+    assert leave_out_repeats(model, Config(layer_types=kinds)) == ()
+    assert leave_out_repeats(model, Config(layer_types=["full"] * 8)) == (Repeat("blocks", 8),)
+
+
+def test_few_layers_are_left_alone() -> None:
+    model = Model(*map(Layer, range(5)))
+    assert leave_out_repeats(model, Config()) == ()
