@@ -11,19 +11,23 @@ if TYPE_CHECKING:
 
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Adapter", "LowRank", "Saved"]
+__all__ = ["Adapter", "Added", "LowRank", "Rows", "Saved"]
 
 
 @dataclass(frozen=True)
 class LowRank:
     """A low-rank update ``s·B A`` of one module's weight (LoRA, arXiv 2106.09685, section 4.1).
 
+    With a magnitude m it is DoRA (arXiv 2402.09353, section 4.1): the rows of ``W0 + s·B A``, one
+    per output, are scaled to the length m.
+
     Attributes:
         module: The module's path in the adapter's model, without wrappers (``…self.query``).
-        a: ``[r, in]``; for an embedding ``[r, vocabulary]``.
-        b: ``[out, r]``; for an embedding ``[width, r]``.
+        a: ``[r, in]``; for an embedding ``[r, vocabulary]``; for a convolution ``[r, in, *kernel]``.
+        b: ``[out, r]``; for an embedding ``[width, r]``; for a convolution ``[out, r, 1, …]``.
         scale: s, already resolved: ``alpha / r`` or ``alpha / sqrt(r)``, patterns applied.
         embedding: Whether the module is an embedding, whose weight is ``[vocabulary, width]``.
+        magnitude: m, one number per output (any shape of that many elements); None without DoRA.
     """
 
     module: str
@@ -31,11 +35,22 @@ class LowRank:
     b: Tensor
     scale: float
     embedding: bool = False
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
         """r, the number of rows of A."""
         return self.a.shape[0]
+
+    @property
+    def parameter(self) -> str:
+        """The path of the weight that it updates."""
+        return f"{self.module}.weight"
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of."""
+        return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,36 @@ class Saved:
     """
 
     parameter: str
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Added:
+    """A value that is added to a parameter: ``b = b0 + s·tensor`` (the bias of a LoRA's B).
+
+    Attributes:
+        parameter: The parameter's path in the adapter's model.
+        tensor: What is added, in the parameter's shape.
+        scale: s.
+    """
+
+    parameter: str
+    tensor: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a parameter that the adapter replaces: trained tokens of an embedding.
+
+    Attributes:
+        parameter: The parameter's path in the adapter's model.
+        indices: Which rows, ascending.
+        tensor: Their values, ``[len(indices), …]``.
+    """
+
+    parameter: str
+    indices: tuple[int, ...]
     tensor: Tensor
 
 
@@ -66,6 +111,8 @@ class Adapter:
         base_name: The base that it names, where the format records it.
         sha256: Hash over the files it was read from.
         config: The format's own settings, for reports.
+        added: What it adds to parameters that are no matrices.
+        rows: The rows that it replaces.
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.
     """
@@ -80,6 +127,8 @@ class Adapter:
     base_name: str | None
     sha256: str
     config: Mapping[str, Any] = field(repr=False)
+    added: tuple[Added, ...] = ()
+    rows: tuple[Rows, ...] = ()
     repeated: tuple[str, ...] = ()
 
     @property
@@ -90,4 +139,11 @@ class Adapter:
     @property
     def tensor_count(self) -> int:
         """How many tensors its file holds."""
-        return 2 * len(self.low_rank) + len(self.saved) + len(self.repeated)
+        return len(self.tensors) + len(self.repeated)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that says something."""
+        factors = (tensor for update in self.low_rank for tensor in update.tensors)
+        others = (each.tensor for each in (*self.saved, *self.added, *self.rows))
+        return (*factors, *others)
