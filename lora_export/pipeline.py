@@ -12,7 +12,7 @@ import contextlib
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lora_export.base import targets
 from lora_export.base.errors import (
     AdapterError,
     ExportDirectoryError,
+    TiedParameterError,
 )
 from lora_export.base.files import staging_folder, sync_folder
 from lora_export.base.manifest import Manifest, is_export, read_manifest
@@ -32,6 +33,7 @@ from lora_export.exports.plan import (
     head_parameters,
     match_base,
     require_complete,
+    untie,
     with_padding,
 )
 from lora_export.graph import tasks
@@ -64,12 +66,27 @@ __all__ = ["merge_and_build"]
 
 @dataclass(frozen=True)
 class _Settings:
-    """What the recipe leaves open, decided from the files."""
+    """What the recipe leaves open, decided from the files.
+
+    Attributes:
+        checkpoint: The base, as it is on disk: the reference of the verification.
+        task: The task.
+        dtype: The dtype of the export.
+        opset: The opset.
+        untied: The base with a tensor for each name of a tied weight, where an adapter changes one
+            of them only; None otherwise.
+    """
 
     checkpoint: Checkpoint
     task: Task
     dtype: str
     opset: int
+    untied: Checkpoint | None = None
+
+    @property
+    def exported(self) -> Checkpoint:
+        """The base that the graph is traced from, and whose tensors are written."""
+        return self.untied or self.checkpoint
 
 
 def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome:
@@ -100,15 +117,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 labels=recipe.labels,
             )
             return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
-        template = _export_graph(settings, adapters, tell)
-        ready = prepare(
-            adapters,
-            recipe.adapters,
-            template.parameters,
-            prefix=template.prefix,
-            task=settings.task,
-            labels=recipe.labels,
-        )
+        settings, template, ready = _graph_and_updates(recipe, settings, adapters, tell)
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,
@@ -169,17 +178,42 @@ def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter])
     )
 
 
+def _graph_and_updates(
+    recipe: Recipe, settings: _Settings, adapters: Sequence[Adapter], tell: Progress
+) -> tuple[_Settings, GraphTemplate, tuple[Ready, ...]]:
+    """Export the graph and resolve the adapters; untie what an adapter changes on one side only."""
+
+    def ready(template: GraphTemplate) -> tuple[Ready, ...]:
+        return prepare(
+            adapters,
+            recipe.adapters,
+            template.parameters,
+            prefix=template.prefix,
+            task=settings.task,
+            labels=recipe.labels,
+        )
+
+    template = _export_graph(settings, adapters, tell)
+    try:
+        return settings, template, ready(template)
+    except TiedParameterError:
+        untied = untie(settings.checkpoint, template.parameters)
+        settings = replace(settings, untied=untied)
+        template = _export_graph(settings, adapters, tell)
+        return settings, template, ready(template)
+
+
 def _export_graph(
     settings: _Settings, adapters: Sequence[Adapter], tell: Progress
 ) -> GraphTemplate:
     tell.start("graph")
-    config = settings.checkpoint.config
+    config = settings.exported.config
     return export_graph(
         config,
         settings.task,
         dtype=settings.dtype,
         opset=settings.opset,
-        labels_count=count_labels(settings.task, config, adapters, settings.checkpoint.tensors),
+        labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
     )
 
 
@@ -195,7 +229,7 @@ def _create(
     tell: Progress,
 ) -> None:
     """Write the base into the staging folder, once it is known that nothing lacks."""
-    checkpoint = settings.checkpoint
+    checkpoint = settings.exported
     plan = match_base(
         template.parameters,
         template.prefix,
@@ -268,7 +302,7 @@ def _finish(
         root,
         ready,
         output=output,
-        checkpoint=checkpoint,
+        checkpoint=settings.exported,
         replace=root == output,
         progress=tell,
     )

@@ -30,10 +30,24 @@ FAMILIES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("gpt2", TASK, {"fan_in_fan_out": True}),
     ("llama", "text-generation", {"target_modules": "all-linear"}),
     ("llama-tied", "text-generation", {}),
+    # variants of LoRA
+    ("bert", TASK, {"use_dora": True, "target_modules": ["query", "dense", "word_embeddings"]}),
+    ("gpt2", "text-generation", {"use_dora": True, "target_modules": ["c_attn"]}),
+    ("distilbert", TASK, {"lora_bias": True, "target_modules": ["q_lin"]}),
+    # changes to one side of a tie, or to both
+    ("gpt2", "text-generation", {"target_modules": ["wte", "c_attn"]}),
+    (
+        "llama-tied",
+        "text-generation",
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    ),
+    ("llama-tied", "text-generation", {"trainable_token_indices": [5, 2]}),
 )
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda row: f"{row[0]}-{row[1]}")
+@pytest.mark.parametrize(
+    "family", FAMILIES, ids=lambda row: "-".join((*row[:2], *row[2])).replace("_", "-")
+)
 def test_architecture_end_to_end(tiny: TinyModels, tmp_path: Path, capsys, family) -> None:
     kind, task, settings = family
     base = tiny.base(kind, task)
@@ -51,6 +65,32 @@ def test_architecture_end_to_end(tiny: TinyModels, tmp_path: Path, capsys, famil
     record = manifest_of(out)["adapters"]["mine"]
     stored = load_file(adapter / "adapter_model.safetensors")
     assert record["tensors_applied"] == record["tensors_total"] == len(stored)
+
+
+def test_tie_that_one_side_changes_is_undone_and_noted(tiny, tmp_path, capsys) -> None:
+    base = tiny.base("gpt2", "text-generation")
+    adapter = tiny.adapter(base, task="text-generation", target_modules=["wte"])
+    plain = tiny.adapter(base, task="text-generation", target_modules=["c_attn"], seed=2)
+    out = tmp_path / "out"
+    result = call(capsys, "export", "--base", base, "--adapter", f"a={adapter}", "--out", out)
+    assert result.code == 0, result.err
+    both = ["lm_head.weight", "transformer.wte.weight"]
+    assert manifest_of(out)["base"]["untied"] == both
+    changed = load_file(out / "weights" / "a.safetensors")
+    assert set(changed) == {"transformer.wte.weight"}
+    added = call(capsys, "add", out, "--adapter", f"b={plain}")
+    assert added.code == 0, added.err
+    verified = call(capsys, "verify", out, "--base", base, "--json")
+    assert verified.code == 0, verified.err
+
+    tied = tmp_path / "tied"
+    assert call(capsys, "export", "--base", base, "--out", tied).code == 0
+    assert manifest_of(tied)["base"]["untied"] == []
+    before = snapshot(tied)
+    refused = call(capsys, "add", tied, "--adapter", f"a={adapter}")
+    assert refused.code == 4
+    assert "tied" in refused.err
+    assert snapshot(tied) == before
 
 
 def test_task_is_detected_from_the_adapter_else_from_the_base(tiny, tmp_path, capsys) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+    from typing import TypeAlias
 
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Adapter", "Added", "LowRank", "Rows", "Saved"]
+__all__ = ["Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class LowRank:
 
     Attributes:
         module: The module's path in the adapter's model, without wrappers (``…self.query``).
-        a: ``[r, in]``; for an embedding ``[r, vocabulary]``; for a convolution ``[r, in, *kernel]``.
-        b: ``[out, r]``; for an embedding ``[width, r]``; for a convolution ``[out, r, 1, …]``.
+        a: ``[r, in]``; for an embedding ``[r, vocabulary]``, for a convolution ``[r, in, …]``.
+        b: ``[out, r]``; for an embedding ``[width, r]``, for a convolution ``[out, r, …]``.
         scale: s, already resolved: ``alpha / r`` or ``alpha / sqrt(r)``, patterns applied.
         embedding: Whether the module is an embedding, whose weight is ``[vocabulary, width]``.
         magnitude: m, one number per output (any shape of that many elements); None without DoRA.
@@ -65,6 +66,11 @@ class Saved:
     parameter: str
     tensor: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of."""
+        return (self.tensor,)
+
 
 @dataclass(frozen=True)
 class Added:
@@ -80,6 +86,11 @@ class Added:
     tensor: Tensor
     scale: float
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of."""
+        return (self.tensor,)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -94,6 +105,15 @@ class Rows:
     parameter: str
     indices: tuple[int, ...]
     tensor: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it is made of."""
+        return (self.tensor,)
+
+
+Item: TypeAlias = "LowRank | Saved | Added | Rows"
+"""One thing that an adapter does to one parameter."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,9 @@ class Adapter:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that says something."""
-        factors = (tensor for update in self.low_rank for tensor in update.tensors)
-        others = (each.tensor for each in (*self.saved, *self.added, *self.rows))
-        return (*factors, *others)
+        return tuple(tensor for item in self.items for tensor in item.tensors)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Everything that it does."""
+        return (*self.low_rank, *self.saved, *self.added, *self.rows)

@@ -8,12 +8,12 @@ A weight is a matrix in one of three layouts, and so is its update (LoRA, arXiv 
     3. ``[vocabulary, width]`` (Embedding):              left = Aᵀ    right = Bᵀ
 
 In each, rows ``i:j`` of the update are ``left[i:j] @ right``: any block of rows is computed from
-the block alone. s is folded into `left`.
+the block alone. s is folded into `left`. Where DoRA measures columns, the weight is read twice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,8 @@ from lora_export.base.errors import AdapterError
 from lora_export.base.tensors import iter_blocks, read_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
@@ -32,16 +34,56 @@ __all__ = ["Factors", "factors_of", "not_finite", "read_finite", "require_finite
 
 @dataclass(frozen=True)
 class Factors:
-    """An update as two float32 matrices: left ``[rows, r]`` (s folded in), right ``[r, cols]``."""
+    """An update as two float32 matrices: left ``[rows, r]`` (s folded in), right ``[r, cols]``.
+
+    Attributes:
+        left: ``[rows, r]``.
+        right: ``[r, cols]``; the axes of a convolution's kernel are flattened into cols.
+        magnitude: DoRA's m, one number per output, or None.
+        outputs_first: Whether a row of the weight is an output; else a column is.
+        norms: Where a column is an output: the lengths of the columns of ``W0 + s·B A``.
+    """
 
     left: Float32Array = field(repr=False)
     right: Float32Array = field(repr=False)
+    magnitude: Float32Array | None = field(default=None, repr=False)
+    outputs_first: bool = True
+    norms: Float32Array | None = field(default=None, repr=False)
 
-    def add_to(self, rows: Float32Array, start: int) -> Float32Array:
-        """Return ``rows + left[start:start + n] @ right`` for the ``n`` given rows."""
-        delta = self.left[start : start + len(rows)] @ self.right  # (n, r) @ (r, cols)
-        delta += rows
-        return delta
+    @property
+    def needs_norms(self) -> bool:
+        """Whether the whole weight has to be seen (`with_norms`) before its rows are scaled."""
+        return self.magnitude is not None and not self.outputs_first and self.norms is None
+
+    def with_norms(self, blocks: Iterable[tuple[Float32Array, int]]) -> Factors:
+        """Return the factors with the columns' lengths, from all blocks of ``(rows, start)``."""
+        squares = np.zeros(self.right.shape[1], np.float64)
+        for rows, start in blocks:
+            merged = self._sum(rows, start)
+            squares += np.einsum("ij,ij->j", merged, merged, dtype=np.float64)
+        return replace(self, norms=np.sqrt(squares).astype(np.float32))
+
+    def apply(self, rows: Float32Array, start: int) -> Float32Array:
+        """Return rows ``start:start + n`` of the merged weight for those of ``W0``.
+
+        ``W0 + s·B A``, and with DoRA ``m · (W0 + s·B A) / ‖W0 + s·B A‖``, the length taken per
+        output (arXiv 2402.09353, equation 5).
+        """
+        merged = self._sum(rows, start)
+        if self.magnitude is not None and self.outputs_first:
+            lengths = np.sqrt(np.einsum("ij,ij->i", merged, merged, dtype=np.float64))
+            part = self.magnitude[start : start + len(rows)]
+            merged *= (part / lengths).astype(np.float32)[:, None]
+        elif self.magnitude is not None:
+            assert self.norms is not None  # noqa: S101  (see needs_norms)
+            merged *= self.magnitude / self.norms
+        return merged.reshape(rows.shape)
+
+    def _sum(self, rows: Float32Array, start: int) -> Float32Array:
+        """Return ``rows + left[start:start + n] @ right``, as a matrix."""
+        merged: Float32Array = self.left[start : start + len(rows)] @ self.right  # (n, r) @ (r, c)
+        merged += rows.reshape(merged.shape)
+        return merged
 
 
 def factors_of(update: LowRank, parameter: Parameter, *, transposed: bool) -> Factors:
@@ -55,12 +97,14 @@ def factors_of(update: LowRank, parameter: Parameter, *, transposed: bool) -> Fa
     Raises:
         AdapterError: A factor holds NaN or infinity.
     """
-    a = read_finite(update.a)  # (r, in)
-    b = read_finite(update.b)  # (out, r)
-    input_first = update.embedding or parameter.module_type == "Conv1D"
-    left, right = (a.T, b.T) if input_first != transposed else (b, a)
+    a = read_finite(update.a)
+    b = read_finite(update.b)
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # (r, in · kernel), (out, r)
+    outputs_first = (update.embedding or parameter.module_type == "Conv1D") == transposed
+    left, right = (b, a) if outputs_first else (a.T, b.T)
     scaled = np.ascontiguousarray(left) * np.float32(update.scale)
-    return Factors(scaled, np.ascontiguousarray(right))
+    magnitude = None if update.magnitude is None else read_finite(update.magnitude).reshape(-1)
+    return Factors(scaled, np.ascontiguousarray(right), magnitude, outputs_first)
 
 
 def read_finite(tensor: Tensor) -> Float32Array:
@@ -81,8 +125,7 @@ def require_finite_tensors(adapter: Adapter) -> None:
     Raises:
         AdapterError: One does.
     """
-    factors = [factor for update in adapter.low_rank for factor in (update.a, update.b)]
-    for tensor in (*factors, *(saved.tensor for saved in adapter.saved)):
+    for tensor in adapter.tensors:
         for block in iter_blocks(tensor):
             if not bool(np.isfinite(np.frombuffer(block, tensor.dtype.numpy)).all()):
                 raise not_finite(tensor)

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import Names, misfit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.canonical import Adapter, Item
     from lora_export.base.parameters import Parameter
 
 __all__ = ["UNKNOWN_MODULE", "Fit", "check_fit", "prefix_of"]
@@ -129,28 +129,29 @@ def check_fit(
     tops = {_top(parameter.name, prefix) for parameter in parameters}
     conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in _CONV1D_TYPES
     changed: dict[str, Parameter] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, type]] = set()
     replaced: list[str] = []
     brought: list[str] = []
     mismatches: list[str] = []
     matched = 0
-    for path, update in _entries(adapter):
+    for item in adapter.items:
+        path = item.parameter
         parameter = names.find(path)
-        low_rank = isinstance(update, LowRank)
-        is_new_head = not low_rank and parameter is None and _top(path, prefix) not in tops
-        target = parameter.name if parameter else path
+        brings = isinstance(item, Saved)
+        is_new_head = brings and parameter is None and _top(path, prefix) not in tops
+        target = (parameter.name if parameter else path, type(item))
         if target in seen:
             problem: str | None = "the adapter changes it twice"
         else:
-            problem = None if is_new_head else _problem(update, parameter, resizable, conv1d=conv1d)
+            problem = None if is_new_head else _problem(item, parameter, resizable, conv1d=conv1d)
         seen.add(target)
         if problem:
             mismatches.append(f"{path}: {problem}")
             continue
-        matched += 2 if low_rank else 1
+        matched += len(item.tensors)
         if parameter is not None:
-            changed[target] = parameter
-        if not low_rank:
+            changed[parameter.name] = parameter
+        if brings:
             (replaced if parameter else brought).append(path)
     return Fit(
         prefix,
@@ -162,42 +163,28 @@ def check_fit(
     )
 
 
-def _entries(adapter: Adapter) -> Iterable[tuple[str, LowRank | Saved]]:
-    for update in adapter.low_rank:
-        yield f"{update.module}.weight", update
-    for saved in adapter.saved:
-        yield saved.parameter, saved
-
-
 def _top(name: str, prefix: str) -> str:
     """Return the top-level module of a parameter, the bare model's own name aside."""
     return name.removeprefix(prefix).partition(".")[0]
 
 
 def _problem(
-    update: LowRank | Saved,
-    parameter: Parameter | None,
-    resizable: frozenset[str],
-    *,
-    conv1d: bool,
+    item: Item, parameter: Parameter | None, resizable: frozenset[str], *, conv1d: bool
 ) -> str | None:
-    """Say why `update` does not fit, or None."""
+    """Say why `item` does not fit, or None."""
     if parameter is None:
         return "the base has no parameter of this name"
-    if parameter.aliases:
-        tied = ", ".join((parameter.name, *parameter.aliases))
-        return f"it is tied ({tied}): a merge would change more than the adapter means"
-    if isinstance(update, Saved):
-        return _saved_problem(update, parameter, resizable)
-    delta = (update.b.shape[0], update.a.shape[1])  # (out, in)
-    if parameter.shape in _layouts(update, delta, parameter, conv1d=conv1d):
+    if not isinstance(item, LowRank):
+        return misfit_of(parameter, item, resizable)
+    delta = (item.b.shape[0], *item.a.shape[1:])  # (out, in, *kernel)
+    if parameter.shape in _layouts(item, delta, parameter, conv1d=conv1d):
         return None
-    shown = delta[::-1] if update.embedding else delta
+    shown = delta[::-1] if item.embedding else delta
     return f"the update is {list(shown)}, the weight {list(parameter.shape)}"
 
 
 def _layouts(
-    update: LowRank, delta: tuple[int, int], parameter: Parameter, *, conv1d: bool
+    update: LowRank, delta: tuple[int, ...], parameter: Parameter, *, conv1d: bool
 ) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a weight that a delta ``(out, in)`` can be added to."""
     if update.embedding or parameter.module_type == "Conv1D":
@@ -205,11 +192,3 @@ def _layouts(
     if parameter.module_type == UNKNOWN_MODULE and conv1d:
         return (delta, delta[::-1])
     return (delta,)
-
-
-def _saved_problem(saved: Saved, parameter: Parameter, resizable: frozenset[str]) -> str | None:
-    shape = saved.tensor.shape
-    same_rest = len(shape) == len(parameter.shape) > 0 and shape[1:] == parameter.shape[1:]
-    if shape == parameter.shape or (same_rest and parameter.name in resizable):
-        return None
-    return f"the adapter has {list(shape)}, the base {list(parameter.shape)}"

@@ -4,30 +4,58 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
 from lora_export.base.tensors import same_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lora_export.adapters.canonical import Adapter, LowRank, Saved
+    from lora_export.adapters.canonical import Adapter, Item
     from lora_export.base.parameters import Parameter
 
-__all__ = ["Names", "Resolved", "Update", "resolve"]
+__all__ = ["Names", "Resolved", "Update", "misfit_of", "resolve"]
 
 _SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
 class Update:
-    """What happens to one parameter: a low-rank update, a value of its own, or both in turn."""
+    """What happens to one parameter: it gets a value of its own, and then the changes.
+
+    Attributes:
+        parameter: The parameter.
+        low_rank: ``s·B A``.
+        saved: The value that it starts from, instead of the base's.
+        added: What is added to it.
+        rows: Rows of it that are replaced.
+    """
 
     parameter: Parameter
     low_rank: LowRank | None = None
     saved: Saved | None = None
+    added: Added | None = None
+    rows: Rows | None = None
+
+    @property
+    def changes_value(self) -> bool:
+        """Whether something is computed from a value, the base's or the adapter's own."""
+        return self.low_rank is not None or self.added is not None or self.rows is not None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the result depends on the base's value."""
+        return self.saved is None
+
+    def with_item(self, item: Item) -> Update | None:
+        """Return the update with one more item; None where it has one of this kind already."""
+        kind = _FIELDS[type(item)]
+        taken = getattr(self, kind) is not None
+        return None if taken else replace(self, **{kind: item})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -45,6 +73,14 @@ class Resolved:
     updates: tuple[Update, ...]
     dropped: tuple[str, ...]
     applied_count: int
+
+
+_FIELDS: Final[dict[type, str]] = {
+    LowRank: "low_rank",
+    Saved: "saved",
+    Added: "added",
+    Rows: "rows",
+}
 
 
 class Names:
@@ -96,7 +132,8 @@ def resolve(
 
     Raises:
         AdapterError: Tensors match nothing, or have shapes that do not fit; up to five are named.
-        UnsupportedError: An update of a tied weight, which would have to be untied first.
+        TiedParameterError: A change to one name of a tied weight, which has to be untied first.
+        UnsupportedError: Two changes of one kind to one parameter.
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
@@ -106,7 +143,8 @@ def resolve(
     misfits: list[str] = []
     applied = len(adapter.repeated)
     used: Counter[str] = Counter()
-    for path, low_rank, saved in _entries(adapter):
+    for item in adapter.items:
+        path = item.parameter
         patterns = [pattern for pattern in drop if fnmatch.fnmatchcase(path, pattern)]
         parameter = names.find(path)
         if patterns:
@@ -115,17 +153,11 @@ def resolve(
         elif parameter is None:
             unmatched.append(path)
         else:
-            earlier = updates.get(parameter.name)
-            _refuse_conflict(adapter, parameter, path, earlier, saved)
-            misfit = _misfit(parameter, low_rank, saved, resizable)
-            if misfit:
+            if misfit := misfit_of(parameter, item, resizable):
                 misfits.append(f"{path}: {misfit}")
-            applied += 2 if low_rank else 1
-            updates[parameter.name] = Update(
-                parameter,
-                low_rank or (earlier.low_rank if earlier else None),
-                saved or (earlier.saved if earlier else None),
-            )
+            applied += len(item.tensors)
+            earlier = updates.get(parameter.name, Update(parameter))
+            updates[parameter.name] = _combined(adapter, earlier, item)
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
@@ -136,33 +168,31 @@ def resolve(
     return Resolved(adapter, ordered, tuple(dropped), applied)
 
 
-def _entries(adapter: Adapter) -> Iterable[tuple[str, LowRank | None, Saved | None]]:
-    for update in adapter.low_rank:
-        yield f"{update.module}.weight", update, None
-    for saved in adapter.saved:
-        yield saved.parameter, None, saved
-
-
-def _refuse_conflict(
-    adapter: Adapter,
-    parameter: Parameter,
-    path: str,
-    earlier: Update | None,
-    saved: Saved | None,
-) -> None:
-    """Refuse two updates or two values of one parameter, and a change to one of tied names."""
-    if earlier is not None and (earlier.saved is None) == (saved is None):
-        if saved and earlier.saved and same_values(saved.tensor, earlier.saved.tensor):
-            return
-        msg = f"adapter {adapter.source!r} changes {parameter.name!r} twice, differently"
-        raise UnsupportedError(msg, hint="Save the adapter again, with each parameter once.")
-    if parameter.aliases and not (saved and _saved_under_all_names(adapter, parameter)):
-        others = ", ".join(repr(n) for n in (parameter.name, *parameter.aliases) if n != path)
-        msg = f"adapter {adapter.source!r} changes {path!r}, which is tied to {others}"
-        raise UnsupportedError(
+def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
+    """Return the update with `item`; refuse two of one kind, and a change to one of tied names."""
+    parameter = earlier.parameter
+    update = earlier.with_item(item)
+    if update is None:
+        if isinstance(item, Saved) and earlier.saved and _same(item, earlier.saved):
+            return earlier
+        if not parameter.aliases:
+            msg = f"adapter {adapter.source!r} changes {parameter.name!r} twice, differently"
+            raise UnsupportedError(msg, hint="Save the adapter again, with each parameter once.")
+    whole = isinstance(item, Saved) and _saved_under_all_names(adapter, parameter)
+    if update is None or (parameter.aliases and not whole and not isinstance(item, Rows)):
+        names = (parameter.name, *parameter.aliases)
+        others = ", ".join(repr(name) for name in names if name != item.parameter)
+        msg = f"adapter {adapter.source!r} changes {item.parameter!r}, which is tied to {others}"
+        raise TiedParameterError(
             msg,
-            hint="Merging would change both; untie the base (tie_word_embeddings: false) first.",
+            hint="Merging would change both: export the base again with this adapter, which unties "
+            "them, or untie the base (tie_word_embeddings: false).",
         )
+    return update
+
+
+def _same(one: Saved, other: Saved) -> bool:
+    return same_values(one.tensor, other.tensor)
 
 
 def _saved_under_all_names(adapter: Adapter, parameter: Parameter) -> bool:
@@ -171,27 +201,32 @@ def _saved_under_all_names(adapter: Adapter, parameter: Parameter) -> bool:
     return {parameter.name, *parameter.aliases} <= held
 
 
-def _misfit(
-    parameter: Parameter,
-    low_rank: LowRank | None,
-    saved: Saved | None,
-    resizable: frozenset[str],
-) -> str | None:
+def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> str | None:
     """Say how the tensors do not fit `parameter`, or None."""
-    if saved is not None:
-        shape = saved.tensor.shape
+    if isinstance(item, LowRank):
+        return _low_rank_misfit(parameter, item)
+    shape = item.tensor.shape
+    if isinstance(item, Rows):
+        fits = shape == (len(item.indices), *parameter.shape[1:])
+        if fits and item.indices and item.indices[-1] >= parameter.shape[0]:
+            return f"row {item.indices[-1]} is replaced, the model has {parameter.shape[0]}"
+    else:
         same_rest = shape[1:] == parameter.shape[1:] and len(shape) == len(parameter.shape) > 0
-        if shape == parameter.shape or (parameter.name in resizable and same_rest):
-            return None
-        return f"the adapter has {list(shape)}, the model {list(parameter.shape)}"
-    assert low_rank is not None  # noqa: S101  (one of the two is given)
-    out_features, in_features = low_rank.b.shape[0], low_rank.a.shape[1]
-    input_first = low_rank.embedding or parameter.module_type == "Conv1D"
-    delta = (in_features, out_features) if input_first else (out_features, in_features)
+        resized = isinstance(item, Saved) and parameter.name in resizable and same_rest
+        fits = shape == parameter.shape or resized
+    return None if fits else f"the adapter has {list(shape)}, the model {list(parameter.shape)}"
+
+
+def _low_rank_misfit(parameter: Parameter, update: LowRank) -> str | None:
+    out_features, in_axes = update.b.shape[0], update.a.shape[1:]
+    input_first = update.embedding or parameter.module_type == "Conv1D"
+    delta = (*in_axes, out_features) if input_first else (out_features, *in_axes)
     if delta != parameter.shape:
         return f"the update is {list(delta)}, the weight {list(parameter.shape)}"
-    if low_rank.embedding != (parameter.module_type == "Embedding"):
+    if update.embedding != (parameter.module_type == "Embedding"):
         return f"the module is a {parameter.module_type}"
+    if update.magnitude is not None and prod(update.magnitude.shape) != out_features:
+        return f"the magnitude is {list(update.magnitude.shape)}, the outputs are {out_features}"
     return None
 
 

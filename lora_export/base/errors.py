@@ -8,6 +8,7 @@
     │   ├── ExportDirectoryError        an export directory or its manifest
     │   └── StorageError                the disk: full, read-only, not permitted
     ├── UnsupportedError            4   well-formed, but not something that is handled
+    │   └── TiedParameterError          a change to one of several names of a parameter
     ├── ParityError                 5   the graph does not compute what the adapter computes
     ├── LatencyError                6   the graph is slower than its gate allows
     └── MissingRuntimeError         7   a package that this step needs is not installed
@@ -28,6 +29,7 @@ __all__ = [
     "MissingRuntimeError",
     "ParityError",
     "StorageError",
+    "TiedParameterError",
     "UnsupportedError",
     "UsageError",
 ]
@@ -85,6 +87,10 @@ class UnsupportedError(LoraExportError):
     """The input is well-formed, but nothing here handles it."""
 
     exit_code = 4
+
+
+class TiedParameterError(UnsupportedError):
+    """An adapter changes one of several names of a parameter: the model has to be untied first."""
 
 
 class ParityError(LoraExportError):

@@ -52,7 +52,12 @@ class _Record(BaseModel):
 
 
 class BaseRecord(_Record):
-    """The base checkpoint behind every graph of the directory."""
+    """The base checkpoint behind every graph of the directory.
+
+    Attributes:
+        untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
+            changes one of them only.
+    """
 
     source: str
     model_type: str
@@ -62,6 +67,7 @@ class BaseRecord(_Record):
     fingerprint: Sha256
     prefix: str = ""
     labels: list[str] | None = None
+    untied: list[str] = []
 
 
 class ParameterUse(_Record):

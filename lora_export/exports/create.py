@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import lora_export
@@ -88,6 +89,7 @@ def create_export(
             fingerprint=fingerprint(),
             prefix=template.prefix,
             labels=list(labels) if labels else None,
+            untied=_untied(plan),
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={
@@ -105,6 +107,12 @@ def create_export(
     )
     write_manifest(root, manifest)
     return manifest
+
+
+def _untied(plan: BasePlan) -> list[str]:
+    """Return the parameters that come from one tensor of the checkpoint."""
+    uses = Counter(id(tensor) for tensor in plan.sources.values())
+    return sorted(name for name, tensor in plan.sources.items() if uses[id(tensor)] > 1)
 
 
 def weights_metadata(name: str) -> dict[str, str]:

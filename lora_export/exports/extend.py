@@ -234,11 +234,10 @@ def _entries(
         if parameter.name in sources:
             entries.append(merged_entry(update, sources[parameter.name], base_is_stored=False))
             continue
-        needs_base = update.low_rank is not None and update.saved is None
-        if needs_base and parameter.name not in base_tensors:
+        if update.needs_base and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
-        if parameter.name in cast and update.low_rank is not None:
+        if parameter.name in cast and update.needs_base:
             origin = _ORIGIN_EXPORT
         stored = base_tensors.get(parameter.name)
         entries.append(merged_entry(update, stored, base_is_stored=True))

@@ -30,6 +30,7 @@ __all__ = [
     "head_width",
     "match_base",
     "require_complete",
+    "untie",
     "with_padding",
 ]
 
@@ -110,6 +111,23 @@ def with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
         return checkpoint
     first = end[0] if isinstance(end, list) else end
     return replace(checkpoint, config={**config, "pad_token_id": first})
+
+
+def untie(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> Checkpoint:
+    """Return the checkpoint with a tensor for each name of its tied weights, its config untied.
+
+    Args:
+        checkpoint: The base.
+        parameters: Those of the tied graph; their aliases are the further names.
+    """
+    tensors = dict(checkpoint.tensors)
+    for parameter in parameters:
+        names = (parameter.name, *parameter.aliases)
+        present = next((tensors[name] for name in names if name in tensors), None)
+        if present is not None:
+            tensors |= {name: present for name in names if name not in tensors}
+    config = {**checkpoint.config, "tie_word_embeddings": False}
+    return replace(checkpoint, config=config, tensors=tensors)
 
 
 def head_width(task: Task, adapter: Adapter) -> int | None:

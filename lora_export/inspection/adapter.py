@@ -53,8 +53,7 @@ class AdapterReport:
 
 def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
     """Describe `adapter`, which was read from `path`."""
-    tensors = [t for update in adapter.low_rank for t in (update.a, update.b)]
-    tensors += [saved.tensor for saved in adapter.saved]
+    tensors = adapter.tensors
     rule = None
     if adapter.format == "peft":
         rule = "alpha/sqrt(r)" if adapter.config.get("use_rslora") else "alpha/r"

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.adapters.delta import factors_of, not_finite
-from lora_export.base.dtypes import DTYPES, cast, require_finite, to_float32
+from lora_export.adapters.change import change_of
+from lora_export.adapters.delta import not_finite
+from lora_export.base.dtypes import DTYPES, Float32Array, cast, require_finite, to_float32
 from lora_export.base.errors import InputError, LoraExportError
 from lora_export.base.files import storage_errors
 from lora_export.base.safetensors_file import encode_header
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from lora_export.adapters.delta import Factors
     from lora_export.adapters.resolve import Update
     from lora_export.base.dtypes import DType
     from lora_export.base.parameters import Parameter
@@ -188,29 +188,28 @@ def merged_entry(update: Update, base: Tensor | None, *, base_is_stored: bool) -
         base_is_stored: Whether `base` already has the graph's layout.
     """
     parameter = update.parameter
-    if update.low_rank is None:
+    if not update.changes_value:
         return _saved_entry(update)
     if update.saved is not None:  # PEFT saved the weight that it updates: s·B A is added to that
         base, base_is_stored = update.saved.tensor, False
     if base is None:
         msg = f"the base has no value for {parameter.name!r}, which the adapter updates"
         raise InputError(msg, hint="Is this the right base?")
-    low_rank, tensor = update.low_rank, base
+    tensor = base
     transpose_on_read = parameter.transposed and not base_is_stored
 
-    def blocks() -> Iterator[Array]:
-        factors = factors_of(low_rank, parameter, transposed=parameter.transposed)
+    def exact() -> Iterator[tuple[Float32Array, int]]:
         for rows, start in _read_rows(tensor, transposed=transpose_on_read):
-            yield _merged(rows, start, factors, parameter)
+            yield to_float32(rows), start
+
+    def blocks() -> Iterator[Array]:
+        change = change_of(update, transposed=parameter.transposed).measured(exact)
+        for rows, start in exact():
+            merged = change.apply(rows, start)
+            require_finite(merged, rows, DTYPES["float32"], name=parameter.name)
+            yield cast(merged, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
-
-
-def _merged(rows: Array, start: int, factors: Factors, parameter: Parameter) -> Array:
-    exact = to_float32(rows)
-    merged = factors.add_to(exact, start)
-    require_finite(merged, exact, DTYPES["float32"], name=parameter.name)
-    return cast(merged, parameter.stored_dtype, name=parameter.name)
 
 
 def _saved_entry(update: Update) -> Entry:

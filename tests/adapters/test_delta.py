@@ -55,7 +55,7 @@ def test_equals_numpy_in_float64(module_type, transposed, *, sizes, scale, dtype
     factors = factors_of(update, parameter, transposed=transposed)
     found = np.concatenate(
         [
-            factors.add_to(base[start : start + block].copy(), start)
+            factors.apply(base[start : start + block].copy(), start)
             for start in range(0, len(base), block)
         ]
     )
@@ -71,10 +71,10 @@ def test_a_hand_case():
     update = LowRank("m", a, b, 0.5)
     linear = Parameter("m.weight", (2, 3), "float32", "Linear")
     zeros = np.zeros((2, 3), np.float32)
-    found = factors_of(update, linear, transposed=False).add_to(zeros, 0)
+    found = factors_of(update, linear, transposed=False).apply(zeros, 0)
     np.testing.assert_array_equal(found, [[5, 10, 15], [10, 20, 30]])
     conv = Parameter("m.weight", (3, 2), "float32", "Conv1D")
-    found = factors_of(update, conv, transposed=False).add_to(zeros.reshape(3, 2), 0)
+    found = factors_of(update, conv, transposed=False).apply(zeros.reshape(3, 2), 0)
     np.testing.assert_array_equal(found, [[5, 10], [10, 20], [15, 30]])
 
 
@@ -82,7 +82,7 @@ def test_the_base_is_not_changed_in_place():
     rows = np.ones((2, 3), np.float32)
     update = LowRank("m", tensor(np.ones((1, 3))), tensor(np.ones((2, 1))), 1.0)
     parameter = Parameter("m.weight", (2, 3), "float32", "Linear")
-    factors_of(update, parameter, transposed=False).add_to(rows, 0)
+    factors_of(update, parameter, transposed=False).apply(rows, 0)
     np.testing.assert_array_equal(rows, np.ones((2, 3)))
 
 

@@ -139,9 +139,6 @@ def test_the_hash_covers_config_and_weights(tmp_path):
 # ----------------------------------------------------------------------------------- refusals
 
 REFUSED = {
-    "use_dora": True,
-    "lora_bias": True,
-    "trainable_token_indices": [1, 2],
     "target_parameters": ["mlp.experts.gate_up_proj"],
     "alora_invocation_tokens": [3],
     "layer_replication": [[0, 2], [1, 2]],
@@ -152,7 +149,6 @@ REFUSED = {
     "monteclora_config": {"a": 1},
     "arrow_config": {"a": 1},
     "use_bdlora": {"a": 1},
-    "ensure_weight_tying": True,
 }
 
 
@@ -186,6 +182,8 @@ def test_no_setting_of_pefts_own_config_is_unknown_to_these_tests():
         "qalora_group_size", "megatron_core", "fan_in_fan_out",
         # the scale
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
+        # what the tensors do; see test_variants
+        "use_dora", "lora_bias", "trainable_token_indices", "ensure_weight_tying",
         # how it was initialised; see the test below
         "init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     }  # fmt: skip
@@ -292,9 +290,8 @@ def test_other_floating_dtypes_are_read(dtype, tmp_path):
 @pytest.mark.parametrize(
     "key",
     [
-        "q.lora_magnitude_vector",
-        "q.lora_magnitude_vector.weight",
-        "q.lora_B.bias",
+        "q.lora_A.bias",
+        "q.token_adapter.base_layer.weight",
         "q.lora_A.default.weight",
         "q.lora_C.weight",
         "q.lora_embedding_A.weight",
@@ -307,12 +304,12 @@ def test_a_lora_tensor_of_no_known_kind_is_refused_never_taken_for_a_parameter(k
     assert key in caught.value.message
 
 
-def test_convolution_factors_are_refused(tmp_path):
+def test_convolution_factors_of_two_kernels_are_refused(tmp_path):
     tensors = {
         f"{WRAPPER}conv.lora_A.weight": np.ones((2, 3, 3, 3), np.float32),
-        f"{WRAPPER}conv.lora_B.weight": np.ones((4, 2, 1, 1), np.float32),
+        f"{WRAPPER}conv.lora_B.weight": np.ones((4, 2, 3, 3), np.float32),
     }
-    with pytest.raises(UnsupportedError, match="4 axes"):
+    with pytest.raises(AdapterError, match="do not share a rank"):
         read(write_peft(tmp_path, tensors))
 
 

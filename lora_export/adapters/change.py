@@ -1,0 +1,97 @@
+"""What an adapter does to one parameter, block of rows by block of rows, in float32.
+
+In order: (1) rows that the adapter replaces, (2) ``s·B A``, and DoRA's magnitude, (3) what it adds
+to a bias. A parameter that the adapter carries whole, and changes no further, does not come here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.adapters.delta import factors_of, read_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lora_export.adapters.canonical import Rows
+    from lora_export.adapters.delta import Factors
+    from lora_export.adapters.resolve import Update
+    from lora_export.base.dtypes import Float32Array
+
+__all__ = ["Change", "change_of"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of one parameter, its tensors read.
+
+    Attributes:
+        factors: ``s·B A``, or None.
+        added: What is added, in the parameter's shape, or None.
+        indices: The rows that are replaced, ascending; of a transposed weight, the columns.
+        values: Their values, ``[len(indices), …]``.
+        transposed: Whether the blocks are those of the transposed weight.
+    """
+
+    factors: Factors | None = None
+    added: Float32Array | None = field(default=None, repr=False)
+    indices: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    values: Float32Array | None = field(default=None, repr=False)
+    transposed: bool = False
+
+    def apply(self, rows: Float32Array, start: int) -> Float32Array:
+        """Return rows ``start:start + n`` of the changed parameter; `rows` may be overwritten."""
+        rows = self._replaced(rows, start)
+        if self.factors is not None:
+            rows = self.factors.apply(rows, start)
+        if self.added is not None:
+            rows += self.added[start : start + len(rows)] if rows.ndim else self.added
+        return rows
+
+    def measured(self, blocks: Callable[[], Iterable[tuple[Float32Array, int]]]) -> Change:
+        """Return the change with the lengths that DoRA divides by, where they need all blocks."""
+        if self.factors is None or not self.factors.needs_norms:
+            return self
+        replaced = ((self._replaced(rows, start), start) for rows, start in blocks())
+        return replace(self, factors=self.factors.with_norms(replaced))
+
+    def _replaced(self, rows: Float32Array, start: int) -> Float32Array:
+        if self.indices is None or self.values is None:
+            return rows
+        if self.transposed:
+            rows[:, self.indices] = self.values[:, start : start + len(rows)].T
+            return rows
+        first, last = np.searchsorted(self.indices, [start, start + len(rows)])
+        rows[self.indices[first:last] - start] = self.values[first:last]
+        return rows
+
+
+def change_of(update: Update, *, transposed: bool) -> Change:
+    """Read the tensors of `update`.
+
+    Args:
+        update: What the adapter does to a parameter.
+        transposed: Whether the blocks that will be given are those of the transposed weight.
+
+    Raises:
+        AdapterError: A tensor holds NaN or infinity.
+    """
+    change = Change(transposed=transposed)
+    if update.low_rank is not None:
+        factors = factors_of(update.low_rank, update.parameter, transposed=transposed)
+        change = replace(change, factors=factors)
+    if update.added is not None:
+        scale = np.float32(update.added.scale)
+        change = replace(change, added=read_finite(update.added.tensor) * scale)
+    if update.rows is not None:
+        indices, values = _rows(update.rows)
+        change = replace(change, indices=indices, values=values)
+    return change
+
+
+def _rows(rows: Rows) -> tuple[npt.NDArray[np.int64], Float32Array]:
+    return np.array(rows.indices, np.int64), read_finite(rows.tensor)

@@ -1,0 +1,83 @@
+"""The scale of a PEFT adapter's module, resolved in one place.
+
+``alpha / r``, or ``alpha / sqrt(r)`` under rsLoRA (arXiv 2312.03732), with ``rank_pattern`` and
+``alpha_pattern`` matched by PEFT's own rule.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import AdapterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["scale_of"]
+
+_PATTERN_LIMIT: Final = 256
+_REPETITIONS_LIMIT: Final = 3
+_ALPHA_LIMIT: Final = 1e30
+
+
+def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> float:
+    """Return s for a module.
+
+    Args:
+        module: The module's path.
+        rank: The rank that its tensors have.
+        config: The adapter's config.
+        source: The adapter, for messages.
+
+    Raises:
+        AdapterError: Config and tensors disagree, or alpha is no finite number.
+    """
+    expected = _by_pattern(config, "rank_pattern", module, config.get("r"))
+    alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
+    if expected != rank:
+        msg = (
+            f"module {module!r} of adapter {source!r} has rank {rank}, "
+            f"but its config says {expected!r}"
+        )
+        raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
+    usable = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not usable or not abs(alpha) <= _ALPHA_LIMIT:
+        msg = f"adapter {source!r} has the lora_alpha {str(alpha)[:40]} for module {module!r}"
+        raise AdapterError(msg, hint="It must be a finite number.")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _refuse_explosive(pattern: str, module: str, setting: str) -> None:
+    """Refuse expressions that could take exponential time: they come from strangers.
+
+    Allowed are alternatives and at most three unbounded repetitions, none of a group.
+    """
+    if (
+        len(pattern) > _PATTERN_LIMIT
+        or len(module) > _PATTERN_LIMIT
+        or re.search(r"\)\s*[*+?{]|\(\?", pattern)
+        or len(re.findall(r"[*+{]", pattern)) > _REPETITIONS_LIMIT
+    ):
+        msg = f"{setting} has the pattern {pattern[:60]!r}, which could take forever to match"
+        raise AdapterError(msg, hint="Write it as plain module names in adapter_config.json.")
+
+
+def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
+    """Return the setting for `module`: the first pattern that matches, as PEFT matches it."""
+    patterns = config.get(setting) or {}
+    if not isinstance(patterns, dict):
+        msg = f"{setting} is not a table"
+        raise AdapterError(msg, hint="The adapter's config is damaged.")
+    for pattern, value in patterns.items():
+        if pattern == module:
+            return value
+        _refuse_explosive(pattern, module, setting)
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            msg = f"{setting} has the pattern {pattern!r}, which is no regular expression: {error}"
+            raise AdapterError(msg, hint="The adapter's config is damaged.") from error
+    return default

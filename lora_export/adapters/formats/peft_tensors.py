@@ -1,0 +1,194 @@
+"""The tensors of a PEFT adapter sorted by what they do; nothing is left over.
+
+<module>.lora_A.weight, .lora_B.weight            factors ``[r, in]``, ``[out, r]``; convolutions
+                                                  have the kernel's axes behind
+<module>.lora_embedding_A, .lora_embedding_B      factors ``[r, vocabulary]``, ``[width, r]``
+<module>.lora_magnitude_vector[.weight]           DoRA's m
+<module>.lora_B.bias                              a bias on B (``lora_bias``): ``b = b0 + s·bias``
+<module>.token_adapter.trainable_tokens_delta     rows of an embedding, replaced
+anything else                                     a parameter that is carried whole
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.formats.peft_scale import scale_of
+from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.base.tensors import MemoryTensor, read_all, same_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["Sorted", "sort_tensors"]
+
+_WRAPPER: Final = "base_model.model."
+_WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
+"""What PEFT's layers add to the path of a parameter."""
+
+_PART: Final = re.compile(
+    r"^(?P<module>.+)\.(?:lora_(?P<kind>[AB]\.weight|B\.bias|embedding_[AB]|magnitude_vector)"
+    r"(?:(?<=magnitude_vector)\.weight)?|token_adapter\.(?P<tokens>trainable_tokens_delta))$"
+)
+_FACTORS: Final = ("A.weight", "B.weight")
+_EMBEDDING: Final = ("embedding_A", "embedding_B")
+_BIAS: Final = "B.bias"
+_MAGNITUDE: Final = "magnitude_vector"
+_TOKENS: Final = "trainable_tokens_delta"
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """An adapter's tensors, by what they do; see `lora_export.adapters.canonical.Adapter`."""
+
+    low_rank: tuple[LowRank, ...]
+    saved: tuple[Saved, ...]
+    added: tuple[Added, ...]
+    rows: tuple[Rows, ...]
+    repeated: tuple[str, ...]
+
+
+def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> Sorted:
+    """Sort `tensors`.
+
+    Args:
+        tensors: What the adapter's file holds, by key.
+        config: The adapter's config.
+        source: The adapter, for messages.
+
+    Raises:
+        AdapterError: A part lacks its partner, shapes or settings contradict the tensors.
+        UnsupportedError: A key is of no known kind.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    saved: dict[str, Tensor] = {}
+    repeated: list[str] = []
+    for key, tensor in sorted(tensors.items()):
+        if not tensor.dtype.floating:
+            msg = f"tensor {key!r} of adapter {source!r} has the dtype {tensor.dtype.name}"
+            raise AdapterError(msg, hint="An adapter's tensors are floating-point numbers.")
+        path = key.removeprefix(_WRAPPER)
+        if match := _PART.match(path):
+            module = match["module"].replace(".base_layer", "")
+            kind = match["kind"] or match["tokens"]
+            if kind in parts.setdefault(module, {}):
+                msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
+                raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
+            parts[module][kind] = tensor
+        elif "lora_" in path.rpartition(".")[2] or ".lora_" in path or "token_adapter" in path:
+            msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
+            raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
+        elif ".original_module." in path:  # the base's own, for PEFT with its adapters disabled
+            repeated.append(key)
+        else:
+            parameter = _WRAPPERS.sub(".", path)
+            if parameter in saved:
+                _refuse_contradiction(saved[parameter], tensor, source)
+                repeated.append(key)
+            else:
+                saved[parameter] = tensor
+    whole = tuple(Saved(name, tensor) for name, tensor in saved.items())
+    return _by_module(parts, whole, tuple(repeated), config, source)
+
+
+def _by_module(
+    parts: Mapping[str, Mapping[str, Tensor]],
+    saved: tuple[Saved, ...],
+    repeated: tuple[str, ...],
+    config: Mapping[str, Any],
+    source: str,
+) -> Sorted:
+    low_rank: list[LowRank] = []
+    added: list[Added] = []
+    rows: list[Rows] = []
+    for module, kinds in parts.items():
+        if _TOKENS in kinds:
+            rows.append(_rows(module, kinds[_TOKENS], config, source))
+        if not kinds.keys() - {_TOKENS}:
+            continue
+        update = _low_rank(module, kinds, config, source)
+        low_rank.append(update)
+        if _BIAS in kinds:
+            added.append(Added(f"{module}.bias", kinds[_BIAS], update.scale))
+    if config.get("trainable_token_indices") and not rows:
+        msg = f"adapter {source!r} has no rows, but its config says trainable_token_indices"
+        raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
+    return Sorted(tuple(low_rank), saved, tuple(added), tuple(rows), repeated)
+
+
+def _refuse_contradiction(first: Tensor, second: Tensor, source: str) -> None:
+    """Require that a parameter which the file holds twice (``bias: all``) has one value."""
+    if not same_values(first, second):
+        msg = f"{first.name!r} and {second.name!r} of adapter {source!r} contradict each other"
+        raise AdapterError(msg, hint="They are the same parameter: save the adapter again.")
+
+
+def _low_rank(
+    module: str, kinds: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+) -> LowRank:
+    embedding = any(kind in kinds for kind in _EMBEDDING)
+    names = _EMBEDDING if embedding else _FACTORS
+    if set(kinds) - {_BIAS, _MAGNITUDE, _TOKENS} != set(names):
+        msg = f"module {module!r} of adapter {source!r} has only {' and '.join(sorted(kinds))}"
+        raise AdapterError(msg, hint="Each low-rank update needs both of its factors.")
+    _require_agreement(module, kinds, config, source, embedding=embedding)
+    a, b = kinds[names[0]], kinds[names[1]]
+    rank = a.shape[0] if a.shape else 0
+    matrices = 2 <= len(a.shape) == len(b.shape) and prod(b.shape[2:]) == 1  # noqa: PLR2004
+    if not matrices or rank == 0 or b.shape[1] != rank:
+        msg = (
+            f"module {module!r} of adapter {source!r}: A {list(a.shape)} and B {list(b.shape)} "
+            "do not share a rank of at least 1"
+        )
+        raise AdapterError(msg, hint="The adapter is damaged: train or copy it again.")
+    scale = scale_of(module, rank, config, source)
+    return LowRank(module, a, b, scale, embedding, kinds.get(_MAGNITUDE))
+
+
+def _require_agreement(
+    module: str,
+    kinds: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    source: str,
+    *,
+    embedding: bool,
+) -> None:
+    """Require that a module has the parts that the config says, and no others."""
+    for setting, kind in (("use_dora", _MAGNITUDE), ("lora_bias", _BIAS)):
+        says = bool(config.get(setting)) and not (embedding and kind == _BIAS)
+        if says != (kind in kinds):
+            held = "has a" if kind in kinds else "has no"
+            msg = (
+                f"module {module!r} of adapter {source!r} {held} {kind.replace('_vector', '')}, "
+                f"but its config says {setting}: {str(says).lower()}"
+            )
+            raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
+
+
+def _rows(module: str, tensor: Tensor, config: Mapping[str, Any], source: str) -> Rows:
+    """Return the replaced rows in ascending order; the config says which they are."""
+    setting = config.get("trainable_token_indices")
+    if isinstance(setting, dict):
+        setting = next(
+            (value for key, value in setting.items() if f".{module}".endswith(f".{key}")), None
+        )
+    valid = isinstance(setting, list) and all(type(each) is int and each >= 0 for each in setting)
+    if not valid or len(set(setting or ())) != len(setting or ()):
+        msg = f"trainable_token_indices of adapter {source!r} has no list of rows for {module!r}"
+        raise AdapterError(msg, hint="The adapter's config is damaged.")
+    indices = np.array(setting, np.int64)
+    if len(tensor.shape) < 1 or tensor.shape[0] != len(indices):
+        shape = list(tensor.shape)
+        msg = f"{tensor.name!r} of adapter {source!r} is {shape} for {len(indices)} rows"
+        raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
+    order = np.argsort(indices)
+    values = MemoryTensor(tensor.name, tensor.dtype, read_all(tensor)[order])
+    return Rows(f"{module}.weight", tuple(int(each) for each in indices[order]), values)
