@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, ExportDirectoryError
+from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.extend import parameters_of, remove_adapter
@@ -37,7 +38,7 @@ def add(
     output: Path,
     specs: Sequence[AdapterSpec],
     *,
-    base: Path | None = None,
+    base: str | Path | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -46,7 +47,8 @@ def add(
     Args:
         output: The export directory.
         specs: The adapters.
-        base: The base checkpoint; needed for exactness only where the export was cast.
+        base: The base checkpoint, a folder or an id of the hub; needed for exactness only where
+            the export was cast.
         replace: Whether adapters of the same names may be replaced.
         progress: Told what happens.
 
@@ -83,7 +85,7 @@ def remove(output: Path, name: str) -> Outcome:
 def verify(
     output: Path,
     *,
-    base: Path | None = None,
+    base: str | Path | None = None,
     specs: Sequence[AdapterSpec] = (),
     dataset: Path | None = None,
     seed: int = 0,
@@ -94,7 +96,7 @@ def verify(
 
     Args:
         output: The export directory.
-        base: The base checkpoint.
+        base: The base checkpoint, a folder or an id of the hub.
         specs: The adapters, where they are no longer at the place that the manifest records.
         dataset: A JSONL file with labelled sentences.
         seed: Seeds the inputs.
@@ -129,18 +131,18 @@ def _find_adapters(
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
     found: dict[str, Adapter] = {}
     for name, record in manifest.adapters.items():
-        folder = Path(given[name]) if name in given else output / record.source
-        if name not in given and not folder.is_dir():
+        folder = local_path(given[name]) if name in given else local_path(record.source, output)
+        if name not in given and not folder.exists():
             msg = f"adapter {name!r} is not at {str(folder)!r} any more"
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
         found[name] = read_adapter(folder, name=name, source=given.get(name, str(folder)))
     return found
 
 
-def _matching_checkpoint(manifest: Manifest, base: Path | None) -> Checkpoint | None:
+def _matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:
     if base is None:
         return None
-    checkpoint = open_checkpoint(base)
+    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     digest = fingerprint(checkpoint)
     if digest != manifest.base.fingerprint:
         msg = (

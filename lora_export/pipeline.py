@@ -23,6 +23,7 @@ from lora_export.base.errors import (
     TiedParameterError,
 )
 from lora_export.base.files import staging_folder, sync_folder
+from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
@@ -102,7 +103,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     output = _readable(recipe.path(recipe.output))
     _require_runtimes(recipe)
     existing = _existing_export(output)
-    checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
+    checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
     adapters = _read_adapters(recipe)
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:

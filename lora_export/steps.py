@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.resolve import Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
+from lora_export.base.hub import hub_id_of, local_path
 from lora_export.base.manifest import Manifest, check_adapter_name, read_manifest
 from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.parameters import Parameter
@@ -62,9 +63,15 @@ class Outcome:
 
 def read_spec(spec: AdapterSpec, folder: Path) -> Adapter:
     """Read the adapter of a recipe; relative paths are taken from `folder`."""
-    path = folder / Path(spec.source).expanduser()
-    name = check_adapter_name(spec.name or path.resolve().name)
+    path = local_path(spec.source, folder)
+    name = check_adapter_name(spec.name or name_of(path))
     return read_adapter(path, name=name, source=spec.source)
+
+
+def name_of(path: Path) -> str:
+    """Return the name of an adapter that was given none: that of its folder or repository."""
+    cached = hub_id_of(path)
+    return path.resolve().name if cached is None else cached.partition("@")[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,11 @@ def add_all(
 
 
 def recorded_source(folder: Path, output: Path) -> str:
-    """Return where `folder` is, seen from the export: a tree that is moved keeps its links."""
-    return os.path.relpath(folder.resolve(), output.resolve())
+    """Return where `folder` is: its id on the hub, or its path seen from the export.
+
+    A tree that is moved keeps its links; what came from the hub is named with its commit.
+    """
+    return hub_id_of(folder) or os.path.relpath(folder.resolve(), output.resolve())
 
 
 def checked_labels(

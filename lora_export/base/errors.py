@@ -6,6 +6,7 @@
     │   ├── CheckpointError             the base checkpoint
     │   ├── AdapterError                an adapter
     │   ├── ExportDirectoryError        an export directory or its manifest
+    │   ├── HubError                    what an id of the hub means is not to be had
     │   └── StorageError                the disk: full, read-only, not permitted
     ├── UnsupportedError            4   well-formed, but not something that is handled
     │   └── TiedParameterError          a change to one of several names of a parameter
@@ -23,6 +24,7 @@ __all__ = [
     "AdapterError",
     "CheckpointError",
     "ExportDirectoryError",
+    "HubError",
     "InputError",
     "LatencyError",
     "LoraExportError",
@@ -77,6 +79,10 @@ class AdapterError(InputError):
 
 class ExportDirectoryError(InputError):
     """An export directory is missing, damaged, or is not one of ours."""
+
+
+class HubError(InputError):
+    """What an id of the Hugging Face hub means cannot be had."""
 
 
 class StorageError(InputError):

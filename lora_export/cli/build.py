@@ -100,9 +100,11 @@ def _build(
 
 def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     """Return the flags that were given, as recipe keys; paths mean the working directory."""
+    from lora_export.base.hub import is_hub_id
 
     def located(text: str) -> str:
-        return str(Path(text).expanduser().absolute()) if absolute else text
+        path = Path(text).expanduser()
+        return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
     table: dict[str, Any] = {}
     for key in ("task", "dtype", "opset"):

@@ -16,7 +16,7 @@ __all__ = ["add", "remove"]
 @click.argument("export", type=click.Path(path_type=Path))
 @click.option("--adapter", "adapters", multiple=True, required=True, metavar="[NAME=]PATH",
               help="A LoRA adapter; repeatable.")  # fmt: skip
-@click.option("--base", type=click.Path(path_type=Path),
+@click.option("--base", metavar="PATH_OR_ID",
               help="The base checkpoint; only a cast export needs it to be exact.")  # fmt: skip
 @click.option("--labels", help="Names of the classes, separated by commas.")
 @click.option("--drop", multiple=True, metavar="PATTERN",
@@ -27,7 +27,7 @@ def add(
     *,
     export: Path,
     adapters: tuple[str, ...],
-    base: Path | None,
+    base: str | None,
     labels: str | None,
     drop: tuple[str, ...],
     replace: bool,

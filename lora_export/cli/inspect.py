@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -26,26 +25,27 @@ Rows = list[tuple[str, str]]
 
 
 @click.command("inspect")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("adapter", required=False, type=click.Path(path_type=Path))
+@click.argument("path")
+@click.argument("adapter", required=False)
 @click.option("--hash", "hashed", is_flag=True,
               help="Read everything: an export's files, a checkpoint's tensors.")  # fmt: skip
 @common_options
-def inspect(*, path: Path, adapter: Path | None, hashed: bool, as_json: bool, quiet: bool) -> int:
+def inspect(*, path: str, adapter: str | None, hashed: bool, as_json: bool, quiet: bool) -> int:
     """Show what PATH holds: a checkpoint, an adapter or an export directory.
 
     With PATH a base (a checkpoint or an export) and ADAPTER, also whether they fit by names and
     shapes. The exit code is 3 where they do not fit, and where an export's files are not what its
     manifest says.
     """
+    from lora_export.base.hub import local_path
     from lora_export.inspection.inspect import inspect_pair, inspect_path
 
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:
-            report = inspect_path(path, hashed=hashed, progress=console)
+            report = inspect_path(local_path(path), hashed=hashed, progress=console)
             console.finish(asdict(report), "\n".join(_render(report)))
             return _exit_code(report)
-        pair = inspect_pair(path, adapter, hashed=hashed, progress=console)
+        pair = inspect_pair(local_path(path), local_path(adapter), hashed=hashed, progress=console)
         lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
         console.finish(asdict(pair), "\n".join(lines))
     return _exit_code(pair.base) if pair.fit.fits else InputError.exit_code

@@ -14,7 +14,7 @@ __all__ = ["verify"]
 
 @click.command("verify")
 @click.argument("export", type=click.Path(path_type=Path))
-@click.option("--base", type=click.Path(path_type=Path),
+@click.option("--base", metavar="PATH_OR_ID",
               help="The base checkpoint: compare with torch and PEFT.")  # fmt: skip
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
               help="Where an adapter is now, if it has moved; repeatable.")  # fmt: skip
@@ -27,7 +27,7 @@ __all__ = ["verify"]
 def verify(
     *,
     export: Path,
-    base: Path | None,
+    base: str | None,
     adapters: tuple[str, ...],
     dataset: Path | None,
     seed: int,

@@ -140,7 +140,7 @@ def _require_folder(path: Path) -> None:
     if not path.exists():
         msg = f"there is nothing at {str(path)!r}"
         raise InputError(
-            msg, hint=f"Give a local folder; download what is on the hub first. {_KNOWN}"
+            msg, hint=f"Give a folder, or an id of the hub (ORGANISATION/NAME). {_KNOWN}"
         )
     if not path.is_dir():
         msg = f"{str(path)!r} is a file"

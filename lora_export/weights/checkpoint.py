@@ -110,8 +110,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         msg = f"base {str(folder)!r} is not a directory"
         raise CheckpointError(
             msg,
-            hint="Give a folder with config.json and model.safetensors; download hub models first: "
-            "hf download ID --local-dir FOLDER",
+            hint="Give a folder with config.json and model.safetensors, or an id of the hub: "
+            "ORGANISATION/NAME, or hf://NAME.",
         )
     path = folder / "config.json"
     if not path.is_file() and (folder / "adapter_config.json").is_file():

@@ -1,0 +1,102 @@
+"""Bases and adapters on the Hugging Face hub: ``org/name``, ``org/name@revision``, ``hf://name``.
+
+A path that exists is always taken as a path. Downloads go to the hub's own cache, by commit; with
+``HF_HUB_OFFLINE=1`` only what is there is used. Only configs, tokenizers and weights are fetched,
+no code, and pickles only where there are no safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from lora_export.base.errors import HubError
+
+__all__ = ["hub_id_of", "is_hub_id", "local_path"]
+
+_SCHEME: Final = "hf://"
+_ID: Final = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
+)
+_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
+_PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
+_BELOW: Final = ("*/*",)
+"""What lies in folders of a repository: other formats, checkpoints of the training."""
+
+
+def is_hub_id(spec: str) -> bool:
+    """Whether `spec`, where no such path exists, means a repository on the hub."""
+    match = _ID.fullmatch(spec.removeprefix(_SCHEME))
+    return spec.startswith(_SCHEME) or (match is not None and "/" in match["repo"])
+
+
+def local_path(spec: str, folder: Path = Path()) -> Path:
+    """Return the local path that `spec` means, fetched from the hub where it is an id.
+
+    Args:
+        spec: A path, or an id with an optional ``@revision`` (branch, tag or commit). An id without
+            a slash needs ``hf://`` before it.
+        folder: Where relative paths start.
+
+    Raises:
+        HubError: The id is neither cached nor to be had: no network, no such repository or
+            revision, no permission.
+    """
+    path = folder / Path(spec).expanduser()
+    if not is_hub_id(spec) or (not spec.startswith(_SCHEME) and path.exists()):
+        return path
+    match = _ID.fullmatch(spec.removeprefix(_SCHEME))
+    if match is None:
+        msg = f"{spec!r} is not an id of the hub"
+        raise HubError(msg, hint="Write hf://ORGANISATION/NAME, with @REVISION where it matters.")
+    return _fetch(spec, match["repo"], match["revision"])
+
+
+def hub_id_of(path: Path) -> str | None:
+    """Return ``hf://repo@commit`` for a folder in the hub's cache, else None."""
+    found = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$", path.absolute().as_posix())
+    return f"{_SCHEME}{found[1].replace('--', '/')}@{found[2]}" if found else None
+
+
+def _fetch(spec: str, repo: str, revision: str | None) -> Path:
+    """Download what is missing in the cache; return the snapshot's folder."""
+    from huggingface_hub import snapshot_download
+
+    def download(patterns: tuple[str, ...]) -> Path:
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_BELOW)
+        )
+        return Path(found)
+
+    try:
+        folder = download(_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = download((*_FILES, *_PICKLES))
+    except Exception as error:
+        raise _explained(spec, error) from error
+    return folder
+
+
+def _explained(spec: str, error: Exception) -> HubError:
+    """Translate an error of the hub's library."""
+    from huggingface_hub import errors
+
+    reasons: tuple[tuple[Any, str, str], ...] = (
+        (errors.GatedRepoError, "its owner has to grant access",
+         "Ask for access on its page, then: hf auth login"),
+        (errors.RepositoryNotFoundError, "the hub has no such repository, or does not show it",
+         "Check the spelling; for a private one: hf auth login"),
+        (errors.RevisionNotFoundError, "the repository has no such revision",
+         "Give a branch, a tag or a commit after the @."),
+        (errors.HFValidationError, "this is not an id of the hub", "Write ORGANISATION/NAME."),
+    )  # fmt: skip
+    for kind, reason, hint in reasons:
+        if isinstance(error, kind):
+            return HubError(f"there is no folder {spec!r}, and {reason}", hint=hint)
+    first = str(error).strip().splitlines() or [type(error).__name__]
+    return HubError(
+        f"there is no folder {spec!r}, and the hub cannot be asked: {first[0][:200]}",
+        hint="Check the path; or, with a network, download it once: hf download "
+        f"{spec.removeprefix(_SCHEME).partition('@')[0]}",
+    )

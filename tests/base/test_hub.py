@@ -1,0 +1,104 @@
+"""Ids of the hub: what is taken for one, what the cache gives offline, how failures are told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lora_export.base.errors import HubError
+from lora_export.base.hub import hub_id_of, is_hub_id, local_path
+from tests.cli.exports import manifest_of
+from tests.cli.running import call
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.helpers.models import TinyModels
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty hub cache, with the network switched off."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def put(cache: Path, repo: str, source: Path, *, branch: str = "main") -> Path:
+    """Lay a folder out as the hub's library caches it."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = root / "snapshots" / COMMIT
+    shutil.copytree(source, snapshot)
+    (root / "refs").mkdir()
+    (root / "refs" / branch).write_text(COMMIT)
+    return snapshot
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("org/name", True), ("org/name@main", True), ("org/name@v1.0", True), ("hf://gpt2", True),
+        ("gpt2", False), ("/org/name", False), ("./org/name", False), ("../name", False),
+        ("a/b/c", False), ("~/name", False), ("org/", False), ("", False), ("org/na me", False),
+    ],
+)  # fmt: skip
+def test_what_is_taken_for_an_id(spec: str, expected: bool) -> None:
+    assert is_hub_id(spec) is expected
+
+
+def test_path_that_exists_is_a_path(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert local_path("org/name", tmp_path) == tmp_path / "org" / "name"
+    assert local_path("elsewhere", tmp_path) == tmp_path / "elsewhere"
+
+
+def test_cached_repository_is_found_offline(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.json").write_text("{}")
+    (tmp_path / "made" / "model.safetensors").write_bytes(b"")
+    snapshot = put(cache, "org/name", tmp_path / "made")
+    for spec in ("org/name", "org/name@main", f"hf://org/name@{COMMIT}"):
+        assert local_path(spec) == snapshot
+    assert hub_id_of(snapshot) == f"hf://org/name@{COMMIT}"
+    assert hub_id_of(tmp_path) is None
+    with pytest.raises(HubError):
+        local_path("org/name@other")
+
+
+@pytest.mark.parametrize("spec", ["org/none", "hf://none", "hf://a/b/c", "hf://../x"])
+def test_what_is_not_to_be_had_says_so(spec: str, cache: Path) -> None:
+    with pytest.raises(HubError) as caught:
+        local_path(spec)
+    assert spec in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_export_of_ids_records_their_commits(
+    tiny: TinyModels, tmp_path: Path, cache: Path, capsys
+) -> None:
+    base = tiny.base("bert")
+    put(cache, "org/base", base)
+    put(cache, "org/mine", tiny.adapter(base))
+    out = tmp_path / "out"
+    built = call(capsys, "export", "--base", "org/base", "--adapter", "org/mine@main", "--out", out)
+    assert built.code == 0, built.err
+    manifest = manifest_of(out)
+    assert manifest["base"]["source"] == f"hf://org/base@{COMMIT}"
+    assert manifest["adapters"]["mine"]["source"] == f"hf://org/mine@{COMMIT}"
+    added = call(capsys, "add", out, "--adapter", "b=org/mine", "--base", "org/base")
+    assert added.code == 0, added.err
+    shown = call(capsys, "inspect", "org/base", "org/mine", "--json")
+    assert shown.code == 0, shown.err
+    assert json.loads(shown.out)["fit"]["fits"]
+    missing = call(capsys, "export", "--base", "org/none", "--out", tmp_path / "none")
+    assert missing.code == 3
+    assert "org/none" in missing.err
