@@ -134,20 +134,19 @@ def read_adapter(
 
 
 def _is_peft(path: Path) -> bool:
-    """Whether `path` is a PEFT adapter: its config names no other format, nor do its files."""
-    folder = path if path.is_dir() else path.parent
+    """Whether `path` is PEFT's: its config is there, and the tensors are of no other format."""
     if path.is_file() and path.name not in _PEFT_WEIGHTS:
         return False
+    folder = path if path.is_dir() else path.parent
     if not (folder / CONFIG_NAME).is_file():
         return False
-    weights = _named(folder)
-    if weights is None or weights.name in _PEFT_WEIGHTS:
-        return True
+    if path.is_dir() and _named(folder) is None:
+        return True  # its reader says what is missing
     try:
-        config = _read_config(folder / CONFIG_NAME)
-    except AdapterError:
+        opened = _open(path, name="adapter", source=str(path))
+    except LoraExportError:
         return True  # its reader says what is wrong
-    return "peft_type" in config and not weights.name.endswith(".pt")
+    return not any(reader.recognises(opened) for reader in _READERS.values())
 
 
 def _detect(opened: Opened) -> str:

@@ -99,19 +99,18 @@ def read_kohya(opened: Opened, options: Options) -> Adapter:
         UnsupportedError: A tensor belongs to another part of the pipeline or another method.
     """
     del options  # the file holds everything
-    modules: dict[str, dict[str, Tensor]] = {}
-    parts: set[str] = set()
+    modules: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, tensor in sorted(opened.tensors.items()):
         part, module, kind = _resolve(key, opened.source)
-        parts.add(part)
-        if kind in modules.setdefault(module, {}):
+        factors = modules.setdefault((part, module), {})
+        if kind in factors:
             msg = f"adapter {opened.source!r} holds two tensors for {kind} of {module!r}"
             raise AdapterError(msg, hint="Two adapters were mixed: save one of them alone.")
-        modules[module][kind] = tensor
-    if len(parts) > 1:
+        factors[kind] = tensor
+    if len({part for part, _ in modules}) > 1:
         msg = f"adapter {opened.source!r} holds updates of two text encoders"
         raise UnsupportedError(msg, hint="Save the updates of each encoder in a file of its own.")
-    low_rank = [_update(module, pair, opened.source) for module, pair in modules.items()]
+    low_rank = [_update(module, factors, opened.source) for (_, module), factors in modules.items()]
     return finish(opened, "kohya", low_rank)
 
 

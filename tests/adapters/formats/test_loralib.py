@@ -67,9 +67,7 @@ def test_merged_linear_is_the_grouped_convolution(tmp_path, enable):
     model = torch.nn.ModuleDict({"qkv": layer(loralib.MergedLinear, 6, 60, enable_lora=[*enable])})
     path = save(tmp_path / "lora.safetensors", model)
     adapter = read(path, enable_lora=enable)
-    np.testing.assert_allclose(
-        deltas(adapter)["qkv"], gained(model["qkv"]), rtol=1e-12, atol=1e-14
-    )
+    np.testing.assert_allclose(deltas(adapter)["qkv"], gained(model["qkv"]), rtol=1e-12, atol=1e-14)
     assert adapter.tensor_count == 2
 
 
