@@ -86,7 +86,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
-    adapters = _read_adapters(recipe)
+    adapters = _read_adapters(recipe, checkpoint)
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
@@ -220,8 +220,10 @@ def _create(
     )
 
 
-def _read_adapters(recipe: Recipe) -> list[Adapter]:
-    adapters = [read_spec(spec, recipe.folder) for spec in recipe.adapters]
+def _read_adapters(recipe: Recipe, checkpoint: Checkpoint) -> list[Adapter]:
+    adapters = [
+        read_spec(spec, recipe.folder, base_config=checkpoint.config) for spec in recipe.adapters
+    ]
     names = [adapter.name for adapter in adapters]
     if twice := next((name for name in names if names.count(name) > 1), None):
         msg = f"two adapters are called {twice!r}"

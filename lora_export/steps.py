@@ -16,7 +16,7 @@ from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.parameters import Parameter
@@ -60,11 +60,27 @@ class Outcome:
         return 0
 
 
-def read_spec(spec: AdapterSpec, folder: Path) -> Adapter:
-    """Read the adapter of a recipe; relative paths are taken from `folder`."""
+def read_spec(
+    spec: AdapterSpec, folder: Path, *, base_config: Mapping[str, Any] | None = None
+) -> Adapter:
+    """Read the adapter of a recipe.
+
+    Args:
+        spec: Its line.
+        folder: Where relative paths are taken from.
+        base_config: The base's ``config.json``, where it is at hand; some formats need it.
+    """
     path = folder / Path(spec.source).expanduser()
-    name = check_adapter_name(spec.name or path.resolve().name)
-    return read_adapter(path, name=name, source=spec.source)
+    own_name = path.stem if path.is_file() else path.resolve().name
+    return read_adapter(
+        path,
+        name=check_adapter_name(spec.name or own_name),
+        source=spec.source,
+        format=spec.format,
+        alpha=spec.alpha,
+        enable_lora=spec.enable_lora,
+        base_config=base_config,
+    )
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_what_the_package_writes(tmp_path, alignment):
 
 def test_quantized_tensors_are_refused(tmp_path):
     path = write(tmp_path / "x.gguf", raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    with pytest.raises(UnsupportedError, match="'q' .* quantized"):
+    with pytest.raises(UnsupportedError, match=r"'q' .* quantized"):
         read_gguf(path)
 
 
