@@ -37,7 +37,7 @@ from lora_export.exports.plan import (
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.runtime.ort import require_onnxruntime
-from lora_export.runtime.reference import require_reference
+from lora_export.runtime.reference import require_comparable, require_reference
 from lora_export.steps import (
     Outcome,
     Ready,
@@ -87,6 +87,8 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
     adapters = _read_adapters(recipe, checkpoint)
+    if recipe.verify.enabled:
+        require_comparable(adapters)
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:

@@ -68,6 +68,8 @@ def is_adapter(path: Path) -> bool:
     """Whether some reader recognises what is at `path`, a folder or a file."""
     if path.is_dir() and (path / CONFIG_NAME).is_file():
         return True
+    if path.is_file() and _is_peft(path):
+        return True
     if path.is_dir() and (path / "config.json").is_file() and _named(path) is None:
         return False  # a checkpoint
     try:
