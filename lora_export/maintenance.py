@@ -6,7 +6,7 @@ Adding and removing import no torch; the base's weights and graph stay as they a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, ExportDirectoryError
@@ -22,7 +22,7 @@ from lora_export.runtime.reference import require_reference
 from lora_export.steps import Outcome, add_all, prepare, read_spec
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.verify.record import prune_reports
-from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def add(
         LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
     manifest = read_manifest(output)
-    adapters = [read_spec(spec, Path()) for spec in specs]
+    config = _base_config(output, base)
+    adapters = [read_spec(spec, Path(), base_config=config) for spec in specs]
     checkpoint = _matching_checkpoint(manifest, base)
     ready = prepare(
         adapters,
@@ -74,6 +75,14 @@ def add(
         progress=progress or Silent(),
     )
     return Outcome(output, updated)
+
+
+def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
+    """Return the config of the base, or of its copy in the export; None without either."""
+    copy = output / "hf"
+    if base is None and not (copy / "config.json").is_file():
+        return None
+    return read_config(copy if base is None else local_path(str(base)))
 
 
 def remove(output: Path, name: str) -> Outcome:
@@ -114,7 +123,7 @@ def verify(
     if checkpoint is not None:
         require_reference()
         checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
-        adapters = _find_adapters(output, manifest, specs)
+        adapters = _find_adapters(output, manifest, specs, checkpoint.config)
     evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
     tell = progress or Silent()
     updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
@@ -122,20 +131,27 @@ def verify(
 
 
 def _find_adapters(
-    output: Path, manifest: Manifest, specs: Sequence[AdapterSpec]
+    output: Path,
+    manifest: Manifest,
+    specs: Sequence[AdapterSpec],
+    config: Mapping[str, Any],
 ) -> dict[str, Adapter]:
     """Read the adapters of an export from where `specs` or else the manifest say they are."""
-    given = {spec.name or Path(spec.source).name: spec.source for spec in specs}
+    given = {spec.name or Path(spec.source).name: spec for spec in specs}
     if unknown := sorted(set(given) - set(manifest.adapters)):
         msg = f"the export holds no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
     found: dict[str, Adapter] = {}
     for name, record in manifest.adapters.items():
-        folder = local_path(given[name]) if name in given else local_path(record.source, output)
-        if name not in given and not folder.exists():
+        if name in given:
+            spec = given[name].model_copy(update={"name": name})
+            found[name] = read_spec(spec, Path(), base_config=config)
+            continue
+        folder = local_path(record.source, output)
+        if not folder.exists():
             msg = f"adapter {name!r} is not at {str(folder)!r} any more"
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-        found[name] = read_adapter(folder, name=name, source=given.get(name, str(folder)))
+        found[name] = read_adapter(folder, name=name, source=str(folder), base_config=config)
     return found
 
 

@@ -40,7 +40,7 @@ from lora_export.exports.plan import (
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.runtime.ort import require_onnxruntime
-from lora_export.runtime.reference import require_reference
+from lora_export.runtime.reference import require_comparable, require_reference
 from lora_export.steps import (
     Outcome,
     Ready,
@@ -104,7 +104,9 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
-    adapters = _read_adapters(recipe)
+    adapters = _read_adapters(recipe, checkpoint)
+    if recipe.verify.enabled:
+        require_comparable(adapters)
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
@@ -255,8 +257,10 @@ def _create(
     )
 
 
-def _read_adapters(recipe: Recipe) -> list[Adapter]:
-    adapters = [read_spec(spec, recipe.folder) for spec in recipe.adapters]
+def _read_adapters(recipe: Recipe, checkpoint: Checkpoint) -> list[Adapter]:
+    adapters = [
+        read_spec(spec, recipe.folder, base_config=checkpoint.config) for spec in recipe.adapters
+    ]
     names = [adapter.name for adapter in adapters]
     if twice := next((name for name in names if names.count(name) > 1), None):
         msg = f"two adapters are called {twice!r}"

@@ -25,18 +25,34 @@ _LIMIT_BYTES: Final = 1 << 20
 _PLANNED: Final = frozenset({"combine", "profiles", "triton", "bundle"})
 """Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
+_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
+"""Keys of every adapter's line that a flag sets for all of them."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class AdapterSpec(_Section):
-    """One adapter: the name it gets in the export, where it is, what of it is left out."""
+    """One adapter: the name it gets in the export, where it is, what of it is left out.
+
+    Attributes:
+        name: Its name in the export; that of its folder or file without one.
+        source: Where it is.
+        drop: Patterns of tensors that are left out.
+        labels: The names of its classes.
+        format: Its format, where that is not to be detected.
+        alpha: The alpha that it was trained with, where its format does not record it.
+        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
+    """
 
     name: str | None = None
     source: str
     drop: list[str] = []
     labels: list[str] | None = None
+    format: str | None = None
+    alpha: float | None = Field(None, allow_inf_nan=False)
+    enable_lora: list[bool] | None = None
 
 
 class VerifySpec(_Section):
@@ -149,17 +165,17 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
 def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return `table` with `overrides`, sections merged key by key.
 
-    Labels and patterns that were given as flags take the place of every adapter's own.
+    Labels and what else was given of adapters as flags take the place of every adapter's own.
     """
     result = dict(table)
     for key, value in overrides.items():
-        if key == "drop":
+        if key in _OF_ADAPTERS:
             continue
         before = result.get(key)
         both = isinstance(before, dict) and isinstance(value, dict)
         result[key] = {**before, **value} if both else value  # type: ignore[dict-item]
     own: dict[str, Any] = {"labels": None} if "labels" in overrides else {}
-    own |= {"drop": overrides["drop"]} if "drop" in overrides else {}
+    own |= {key: overrides[key] for key in _OF_ADAPTERS if key in overrides}
     if own and isinstance(result.get("adapters"), list):
         result["adapters"] = [
             {**row, **own} if isinstance(row, dict) else row for row in result["adapters"]

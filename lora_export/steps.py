@@ -16,7 +16,7 @@ from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -61,16 +61,33 @@ class Outcome:
         return 0
 
 
-def read_spec(spec: AdapterSpec, folder: Path) -> Adapter:
-    """Read the adapter of a recipe; relative paths are taken from `folder`."""
+def read_spec(
+    spec: AdapterSpec, folder: Path, *, base_config: Mapping[str, Any] | None = None
+) -> Adapter:
+    """Read the adapter of a recipe.
+
+    Args:
+        spec: Its line.
+        folder: Where relative paths are taken from.
+        base_config: The base's ``config.json``, where it is at hand; some formats need it.
+    """
     path = local_path(spec.source, folder)
-    name = check_adapter_name(spec.name or name_of(path))
-    return read_adapter(path, name=name, source=spec.source)
+    return read_adapter(
+        path,
+        name=check_adapter_name(spec.name or name_of(path)),
+        source=spec.source,
+        format=spec.format,
+        alpha=spec.alpha,
+        enable_lora=spec.enable_lora,
+        base_config=base_config,
+    )
 
 
 def name_of(path: Path) -> str:
     """Return the name of an adapter that was given none: that of its folder or repository."""
     cached = hub_id_of(path)
+    if path.is_file():
+        return path.stem
     return path.resolve().name if cached is None else cached.partition("@")[0].rpartition("/")[2]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import pickle
+import struct
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any, Final
@@ -31,8 +32,12 @@ _DAMAGED: Final = (
     KeyError,
     IndexError,
     AttributeError,
+    AssertionError,
     EOFError,
+    MemoryError,
     OSError,
+    OverflowError,
+    struct.error,
     zipfile.BadZipFile,
 )
 

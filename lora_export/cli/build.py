@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.console import (
+    Console,
+    adapter_options,
+    common_options,
+    of_adapters,
+    parse_adapter,
+)
 from lora_export.cli.outcome import describe, render
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         )
     ):  # fmt: skip
         command = option(command)
-    return command
+    return adapter_options(command)
 
 
 @click.command("merge-and-build")
@@ -119,6 +125,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         table["targets"] = list(flags["targets"])
     if flags["drop"]:
         table["drop"] = list(flags["drop"])
+    table |= of_adapters(flags["adapter_format"], flags["alpha"], flags["enable_lora"])
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]

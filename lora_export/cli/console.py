@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_export.base.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
 
-__all__ = ["Console", "common_options", "parse_adapter"]
+__all__ = ["Console", "adapter_options", "common_options", "of_adapters", "parse_adapter"]
+
+_MARKS = {"true": True, "false": False, "1": True, "0": False}
 
 
 class Console:
@@ -97,6 +101,42 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say how adapters are read; see `of_adapters`."""
+    for option in reversed(
+        (
+            click.option("--adapter-format", metavar="FORMAT",
+                         help="peft, loralib, kohya, mlx, gguf or torchtune; found by itself."),
+            click.option("--alpha", type=float,
+                         help="The alpha of adapters whose format does not record it."),
+            click.option("--enable-lora", metavar="BOOL,…",
+                         help="The blocks that loralib's MergedLinear adapts: true,false,true."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def of_adapters(
+    adapter_format: str | None, alpha: float | None, enable_lora: str | None
+) -> dict[str, Any]:
+    """Return the flags that `adapter_options` added and that were given, as recipe keys.
+
+    Raises:
+        UsageError: ``--enable-lora`` is no list of true and false.
+    """
+    marks = None
+    if enable_lora is not None:
+        words = [word.strip().lower() for word in enable_lora.split(",")]
+        unknown = next((word for word in words if word not in _MARKS), None)
+        if unknown is not None:
+            msg = f"--enable-lora {enable_lora!r} has {unknown!r}, which is neither true nor false"
+            raise UsageError(msg, hint="For q and v of three blocks: --enable-lora true,false,true")
+        marks = [_MARKS[word] for word in words]
+    given = {"format": adapter_format, "alpha": alpha, "enable_lora": marks}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def parse_adapter(text: str) -> dict[str, Any]:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.console import (
+    Console,
+    adapter_options,
+    common_options,
+    of_adapters,
+    parse_adapter,
+)
 from lora_export.cli.outcome import describe, render
 
 __all__ = ["add", "remove"]
@@ -22,6 +28,7 @@ __all__ = ["add", "remove"]
 @click.option("--drop", multiple=True, metavar="PATTERN",
               help="Leave out adapter tensors that the task does not use.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
+@adapter_options
 @common_options
 def add(
     *,
@@ -31,6 +38,9 @@ def add(
     labels: str | None,
     drop: tuple[str, ...],
     replace: bool,
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -39,7 +49,12 @@ def add(
     from lora_export.recipe import AdapterSpec
 
     names = [label.strip() for label in labels.split(",")] if labels else None
-    specs = [AdapterSpec(**parse_adapter(text), drop=list(drop), labels=names) for text in adapters]
+    common = {
+        "drop": list(drop),
+        "labels": names,
+        **of_adapters(adapter_format, alpha, enable_lora),
+    }
+    specs = [AdapterSpec(**parse_adapter(text), **common) for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = maintenance.add(export, specs, base=base, replace=replace, progress=console)
         console.finish(describe(outcome), render(outcome))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_export.base.errors import InputError
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
 from lora_export.cli.text import aligned, first_few, size
 
 if TYPE_CHECKING:
@@ -29,8 +29,19 @@ Rows = list[tuple[str, str]]
 @click.argument("adapter", required=False)
 @click.option("--hash", "hashed", is_flag=True,
               help="Read everything: an export's files, a checkpoint's tensors.")  # fmt: skip
+@adapter_options
 @common_options
-def inspect(*, path: str, adapter: str | None, hashed: bool, as_json: bool, quiet: bool) -> int:
+def inspect(
+    *,
+    path: str,
+    adapter: str | None,
+    hashed: bool,
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Show what PATH holds: a checkpoint, an adapter or an export directory.
 
     With PATH a base (a checkpoint or an export) and ADAPTER, also whether they fit by names and
@@ -40,12 +51,17 @@ def inspect(*, path: str, adapter: str | None, hashed: bool, as_json: bool, quie
     from lora_export.base.hub import local_path
     from lora_export.inspection.inspect import inspect_pair, inspect_path
 
+    reading = of_adapters(adapter_format, alpha, enable_lora)
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:
-            report = inspect_path(local_path(path), hashed=hashed, progress=console)
+            report = inspect_path(
+                local_path(path), hashed=hashed, progress=console, reading=reading
+            )
             console.finish(asdict(report), "\n".join(_render(report)))
             return _exit_code(report)
-        pair = inspect_pair(local_path(path), local_path(adapter), hashed=hashed, progress=console)
+        pair = inspect_pair(
+            local_path(path), local_path(adapter), hashed=hashed, progress=console, reading=reading
+        )
         lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
         console.finish(asdict(pair), "\n".join(lines))
     return _exit_code(pair.base) if pair.fit.fits else InputError.exit_code

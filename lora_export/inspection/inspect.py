@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
@@ -21,10 +21,10 @@ from lora_export.graph import tasks
 from lora_export.inspection.adapter import AdapterReport, adapter_report
 from lora_export.inspection.checkpoint import CheckpointReport, checkpoint_report
 from lora_export.inspection.export import ExportReport, export_report, present_parameters
-from lora_export.weights.checkpoint import open_checkpoint
+from lora_export.weights.checkpoint import open_checkpoint, read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -76,7 +76,11 @@ class Pair:
 
 
 def inspect_path(
-    path: Path, *, hashed: bool = False, progress: Progress | None = None
+    path: Path,
+    *,
+    hashed: bool = False,
+    progress: Progress | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> CheckpointReport | AdapterReport | ExportReport:
     """Describe what is at `path`.
 
@@ -85,17 +89,19 @@ def inspect_path(
         hashed: Whether to read everything: an export's files are compared with their SHA-256, a
             checkpoint's fingerprint is computed.
         progress: Told about hashing.
+        reading: How an adapter is read: ``format``, ``alpha``, ``enable_lora`` of `read_adapter`.
 
     Raises:
         InputError: Nothing is there, nothing of the three kinds, or a file is damaged.
         UnsupportedError: A variant that is not handled, or a newer format.
     """
     tell = progress or Silent()
-    _require_folder(path)
+    if not _is_adapter_file(path):
+        _require_folder(path)
     if is_export(path):
         return export_report(path, read_manifest(path), hashed=hashed, progress=tell)
-    if is_adapter(path):
-        return adapter_report(_read_adapter(path), path)
+    if reading or is_adapter(path):
+        return adapter_report(_read_adapter(path, reading), path)
     if (path / "config.json").is_file():
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
     msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
@@ -103,7 +109,12 @@ def inspect_path(
 
 
 def inspect_pair(
-    base: Path, adapter: Path, *, hashed: bool = False, progress: Progress | None = None
+    base: Path,
+    adapter: Path,
+    *,
+    hashed: bool = False,
+    progress: Progress | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Pair:
     """Describe `base` (a checkpoint or an export) and `adapter`, and whether they fit.
 
@@ -114,19 +125,21 @@ def inspect_pair(
     """
     tell = progress or Silent()
     for path in (base, adapter):
-        _require_folder(path)
+        if path is base or not _is_adapter_file(path):
+            _require_folder(path)
     if is_adapter(base) and not (base / "config.json").is_file():
         msg = f"{str(base)!r} is an adapter, where a base is expected"
         raise UsageError(msg, hint="The order is: lora-export inspect BASE ADAPTER")
-    read = _read_adapter(adapter)
     report: CheckpointReport | ExportReport
     if is_export(base):
         manifest = read_manifest(base)
+        read = _read_adapter(adapter, reading, base / "hf")
         model_type, prefix = manifest.base.model_type, manifest.base.prefix
         parameters = present_parameters(manifest)
         report = export_report(base, manifest, hashed=hashed, progress=tell)
     else:
         checkpoint = open_checkpoint(base)
+        read = _read_adapter(adapter, reading, base)
         model_type = str(checkpoint.config["model_type"])
         parameters = _parameters(checkpoint.tensors.values())
         prefix = prefix_of(model_type, parameters, read)
@@ -160,8 +173,20 @@ def _what_is_missing(path: Path) -> str:
     return _KNOWN
 
 
-def _read_adapter(path: Path) -> Adapter:
-    return read_adapter(path, name="adapter", source=str(path))
+def _is_adapter_file(path: Path) -> bool:
+    """Whether `path` is a single file that holds an adapter."""
+    return path.is_file() and is_adapter(path)
+
+
+def _read_adapter(
+    path: Path, reading: Mapping[str, Any] | None, base: Path | None = None
+) -> Adapter:
+    """Read the adapter at `path`; `base` is a folder with the base's ``config.json``."""
+    has_config = base is not None and (base / "config.json").is_file()
+    config = read_config(base) if base is not None and has_config else None
+    return read_adapter(
+        path, name="adapter", source=str(path), base_config=config, **(reading or {})
+    )
 
 
 def _parameters(tensors: Iterable[Tensor]) -> list[Parameter]:
