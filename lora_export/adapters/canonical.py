@@ -23,7 +23,7 @@ class LowRank:
 
     Attributes:
         module: The module's path in the adapter's model, without wrappers (``…self.query``).
-        a: ``[r, in]``; for an embedding ``[r, vocabulary]``; for a convolution ``[r, in, *kernel]``.
+        a: ``[r, in]``; for an embedding ``[r, vocabulary]``; of a convolution ``[r, in, *kernel]``.
         b: ``[out, r]``; for an embedding ``[width, r]``; for a convolution ``[out, r, 1, …]``.
         scale: s, already resolved: ``alpha / r`` or ``alpha / sqrt(r)``, patterns applied.
         embedding: Whether the module is an embedding, whose weight is ``[vocabulary, width]``.

@@ -102,7 +102,7 @@ def _commonest(values: dict[str, Any]) -> Any:
 
 
 def _only(module: str) -> str:
-    """Return the pattern that PEFT's ``(.*\\.)?(pattern)$`` matches with this module alone."""
+    r"""Return the pattern that PEFT's ``(.*\\.)?(pattern)$`` matches with this module alone."""
     return f"^{re.escape(module)}"
 
 
