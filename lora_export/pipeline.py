@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.base import targets
-from lora_export.base.errors import (
-    AdapterError,
-    ExportDirectoryError,
-)
+from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import staging_folder, sync_folder
 from lora_export.base.manifest import Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
@@ -36,6 +33,7 @@ from lora_export.exports.plan import (
 )
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
+from lora_export.parts import read_specs, recorded_source
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.steps import (
@@ -44,8 +42,6 @@ from lora_export.steps import (
     add_all,
     checked_labels,
     prepare,
-    read_spec,
-    recorded_source,
 )
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
@@ -86,14 +82,14 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(recipe.path(recipe.base), source=recipe.base)
-    adapters = _read_adapters(recipe)
+    given = read_specs(recipe.adapters, recipe.folder, recipe.combine)
+    adapters = [each.adapter for each in given]
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             _require_same_base(existing, settings, fingerprinted(), output)
             ready = prepare(
-                adapters,
-                recipe.adapters,
+                given,
                 parameters_of(existing),
                 prefix=existing.base.prefix,
                 task=settings.task,
@@ -102,8 +98,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
             return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
         template = _export_graph(settings, adapters, tell)
         ready = prepare(
-            adapters,
-            recipe.adapters,
+            given,
             template.parameters,
             prefix=template.prefix,
             task=settings.task,
@@ -218,15 +213,6 @@ def _create(
         fingerprint=fingerprinted,
         progress=tell,
     )
-
-
-def _read_adapters(recipe: Recipe) -> list[Adapter]:
-    adapters = [read_spec(spec, recipe.folder) for spec in recipe.adapters]
-    names = [adapter.name for adapter in adapters]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        msg = f"two adapters are called {twice!r}"
-        raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
-    return adapters
 
 
 def _existing_export(output: Path) -> Manifest | None:

@@ -147,5 +147,5 @@ class Adapter:
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that says something."""
         factors = (tensor for update in self.low_rank for tensor in update.tensors)
-        others = (each.tensor for each in (*self.saved, *self.added, *self.rows))
-        return (*factors, *others)
+        others: tuple[Saved | Added | Rows, ...] = (*self.saved, *self.added, *self.rows)
+        return (*factors, *(each.tensor for each in others))

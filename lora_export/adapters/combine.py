@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lora_export.adapters.canonical import Adapter, Added, LowRank, Saved
+from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
 from lora_export.base.dtypes import DTYPES, Float32Array
@@ -108,7 +108,12 @@ def without(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
     def kept(path: str) -> bool:
         return not any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
-    rest = (*adapter.saved, *adapter.added, *adapter.rows, *adapter.low_rank)
+    rest: tuple[Saved | Added | Rows | LowRank, ...] = (
+        *adapter.saved,
+        *adapter.added,
+        *adapter.rows,
+        *adapter.low_rank,
+    )
     paths = [each.parameter for each in rest]
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from lora_export.base.dtypes import Float32Array
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+    from lora_export.base.dtypes import Float32Array
 
 __all__ = ["MajoritySign", "Rule", "low_rank_svd", "merge", "truncated_svd"]
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.console import (
+    Console,
+    combine_options,
+    combine_table,
+    common_options,
+    parse_adapter,
+    parse_scales,
+)
 from lora_export.cli.outcome import describe, render
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("merge-and-build")
 @_build_options
+@combine_options
 @click.option("--verify/--no-verify", default=None, help="Prove parity and measure latency.")
 @click.option("--latency/--no-latency", default=None, help="Measure latency.")
 @click.option("--max-ratio", type=float, help="Largest merged/base latency ratio.")
@@ -76,6 +84,7 @@ def merge_and_build(
 
 @click.command("export")
 @_build_options
+@combine_options
 @common_options
 def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Merge and export without verification; see merge-and-build."""
@@ -104,10 +113,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     def located(text: str) -> str:
         return str(Path(text).expanduser().absolute()) if absolute else text
 
-    table: dict[str, Any] = {}
-    for key in ("task", "dtype", "opset"):
-        if flags[key] is not None:
-            table[key] = flags[key]
+    table = {key: flags[key] for key in ("task", "dtype", "opset") if flags[key] is not None}
     for key in ("base", "output"):
         if flags[key] is not None:
             table[key] = located(flags[key])
@@ -115,8 +121,12 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
     if flags["targets"]:
         table["targets"] = list(flags["targets"])
-    if flags["drop"]:
-        table["drop"] = list(flags["drop"])
+    lists = {
+        "combine": combine_table(flags),
+        "scale": parse_scales(flags["scales"]),
+        "drop": list(flags["drop"]),
+    }
+    table |= {key: value for key, value in lists.items() if value}
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.console import (
+    Console,
+    combine_options,
+    combine_table,
+    common_options,
+    parse_adapter,
+    parse_scales,
+)
 from lora_export.cli.outcome import describe, render
 
 __all__ = ["add", "remove"]
@@ -22,6 +30,7 @@ __all__ = ["add", "remove"]
 @click.option("--drop", multiple=True, metavar="PATTERN",
               help="Leave out adapter tensors that the task does not use.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
+@combine_options
 @common_options
 def add(
     *,
@@ -31,17 +40,23 @@ def add(
     labels: str | None,
     drop: tuple[str, ...],
     replace: bool,
+    scales: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    **flags: Any,
 ) -> int:
     """Add adapters to EXPORT, an existing export directory, without torch and without tracing."""
     from lora_export import maintenance
-    from lora_export.recipe import AdapterSpec
+    from lora_export.recipe import make_combine, make_specs
 
     names = [label.strip() for label in labels.split(",")] if labels else None
-    specs = [AdapterSpec(**parse_adapter(text), drop=list(drop), labels=names) for text in adapters]
+    rows = [{**parse_adapter(text), "drop": list(drop), "labels": names} for text in adapters]
+    specs = make_specs(rows, parse_scales(scales))
+    combined = make_combine(combine_table(flags))
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = maintenance.add(export, specs, base=base, replace=replace, progress=console)
+        outcome = maintenance.add(
+            export, specs, base=base, combine=combined, replace=replace, progress=console
+        )
         console.finish(describe(outcome), render(outcome))
     return 0
 
