@@ -157,7 +157,11 @@ def _write_onnx_adapter(
 
 
 def _write_edge_llm(folder: Path, adapter: Adapter, *, dtype: str, **_: Any) -> tuple[str, ...]:
-    """Write ``adapter_model.safetensors`` and a ``config.json`` whose scale is 1: it is in B."""
+    """Write ``adapter_model.safetensors`` and a ``config.json`` whose scale is 1: it is in B.
+
+    Layout and names are those of its ``process-lora``; that it takes float16 and these two file
+    names is an assumption, not tried on a device.
+    """
     require_linear(adapter)
     tensors = pack(adapter, by_name(dtype))
     write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})

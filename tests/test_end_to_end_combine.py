@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 TASK = "text-classification"
-FEEDS = {"input_ids": np.arange(3, 21).reshape(2, 9), "attention_mask": np.ones((2, 9), np.int64)}
+FEEDS = {
+    "input_ids": np.arange(3, 21).reshape(2, 9),
+    "attention_mask": np.ones((2, 9), np.int64),
+    "token_type_ids": np.zeros((2, 9), np.int64),
+}
 HEADLESS = {"task": "fill-mask", "labels_count": None}
 
 
@@ -143,7 +147,7 @@ def test_different_heads_are_refused_and_one_may_be_dropped(tiny, tmp_path, caps
         (("--scale", "inf"), "scale"),
     ],
 )
-def test_wrong_flags_are_usage_errors(flags, text, base, pair, tmp_path, capsys) -> None:
+def test_wrong_flags_are_usage_errors(flags, text, *, base, pair, tmp_path, capsys) -> None:
     done = call(capsys, "export", "--base", base, "--adapter", f"one={pair[0]}", "--adapter",
                 f"two={pair[1]}", "--out", tmp_path / "out", *flags)  # fmt: skip
     assert done.code == 2, done.err
