@@ -10,11 +10,13 @@ from typing import Any, Final
 
 __all__ = [
     "AdapterSpec",
+    "CombineSpec",
     "LoraExportError",
     "Outcome",
     "Recipe",
     "__version__",
     "add",
+    "convert",
     "load_recipe",
     "merge_and_build",
     "remove",
@@ -24,10 +26,12 @@ __version__ = "0.1.0.dev0"
 
 _HOMES: Final = {
     "AdapterSpec": "recipe",
+    "CombineSpec": "recipe",
     "LoraExportError": "base.errors",
     "Outcome": "steps",
     "Recipe": "recipe",
     "add": "maintenance",
+    "convert": "conversion",
     "load_recipe": "recipe",
     "merge_and_build": "pipeline",
     "remove": "maintenance",

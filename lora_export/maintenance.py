@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, ExportDirectoryError
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
@@ -17,9 +16,11 @@ from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact
 from lora_export.exports.plan import with_padding
 from lora_export.graph import tasks
+from lora_export.parts import again, read_specs
+from lora_export.recipe import AdapterSpec
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.steps import Outcome, add_all, prepare, read_spec
+from lora_export.steps import Outcome, add_all, prepare
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.verify.record import prune_reports
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.recipe import AdapterSpec
+    from lora_export.recipe import CombineSpec
 
 __all__ = ["add", "remove", "verify"]
 
@@ -39,6 +40,7 @@ def add(
     specs: Sequence[AdapterSpec],
     *,
     base: str | Path | None = None,
+    combine: CombineSpec | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -49,6 +51,7 @@ def add(
         specs: The adapters.
         base: The base checkpoint, a folder or an id of the hub; needed for exactness only where
             the export was cast.
+        combine: How the adapters become one; None adds each.
         replace: Whether adapters of the same names may be replaced.
         progress: Told what happens.
 
@@ -56,12 +59,10 @@ def add(
         LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
     manifest = read_manifest(output)
-    config = _base_config(output, base)
-    adapters = [read_spec(spec, Path(), base_config=config) for spec in specs]
+    given = read_specs(specs, Path(), combine, base_config=_base_config(output, base))
     checkpoint = _matching_checkpoint(manifest, base)
     ready = prepare(
-        adapters,
-        specs,
+        given,
         parameters_of(manifest),
         prefix=manifest.base.prefix,
         task=tasks.by_name(manifest.base.task),
@@ -138,21 +139,25 @@ def _find_adapters(
 ) -> dict[str, Adapter]:
     """Read the adapters of an export from where `specs` or else the manifest say they are."""
     given = {spec.name or Path(spec.source).name: spec for spec in specs}
-    if unknown := sorted(set(given) - set(manifest.adapters)):
+    records = manifest.adapters.values()
+    parts = {part.name for record in records if record.combined for part in record.combined.parts}
+    if unknown := sorted(set(given) - set(manifest.adapters) - parts):
         msg = f"the export holds no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
-    found: dict[str, Adapter] = {}
-    for name, record in manifest.adapters.items():
+
+    def locate(name: str, recorded: str) -> AdapterSpec:
         if name in given:
-            spec = given[name].model_copy(update={"name": name})
-            found[name] = read_spec(spec, Path(), base_config=config)
-            continue
-        folder = local_path(record.source, output)
+            return given[name]
+        folder = local_path(recorded, output)
         if not folder.exists():
             msg = f"adapter {name!r} is not at {str(folder)!r} any more"
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-        found[name] = read_adapter(folder, name=name, source=str(folder), base_config=config)
-    return found
+        return AdapterSpec(source=str(folder))
+
+    return {
+        name: again(name, record, locate, base_config=config)
+        for name, record in manifest.adapters.items()
+    }
 
 
 def _matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:

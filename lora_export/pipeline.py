@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.base import targets
-from lora_export.base.errors import (
-    AdapterError,
-    ExportDirectoryError,
-    TiedParameterError,
-)
+from lora_export.base.errors import ExportDirectoryError, TiedParameterError
 from lora_export.base.files import staging_folder, sync_folder
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, is_export, read_manifest
@@ -39,6 +35,7 @@ from lora_export.exports.plan import (
 )
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
+from lora_export.parts import Given, read_specs, recorded_source
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_comparable, require_reference
 from lora_export.steps import (
@@ -47,8 +44,6 @@ from lora_export.steps import (
     add_all,
     checked_labels,
     prepare,
-    read_spec,
-    recorded_source,
 )
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
@@ -104,7 +99,10 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     _require_runtimes(recipe)
     existing = _existing_export(output)
     checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
-    adapters = _read_adapters(recipe, checkpoint)
+    given = read_specs(
+        recipe.adapters, recipe.folder, recipe.combine, base_config=checkpoint.config
+    )
+    adapters = [each.adapter for each in given]
     if recipe.verify.enabled:
         require_comparable(adapters)
     settings = _settle(recipe, checkpoint, adapters)
@@ -112,15 +110,14 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         if existing is not None:
             _require_same_base(existing, settings, fingerprinted(), output)
             ready = prepare(
-                adapters,
-                recipe.adapters,
+                given,
                 parameters_of(existing),
                 prefix=existing.base.prefix,
                 task=settings.task,
                 labels=recipe.labels,
             )
             return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
-        settings, template, ready = _graph_and_updates(recipe, settings, adapters, tell)
+        settings, template, ready = _graph_and_updates(recipe, settings, given, tell)
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,
@@ -182,14 +179,14 @@ def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter])
 
 
 def _graph_and_updates(
-    recipe: Recipe, settings: _Settings, adapters: Sequence[Adapter], tell: Progress
+    recipe: Recipe, settings: _Settings, given: Sequence[Given], tell: Progress
 ) -> tuple[_Settings, GraphTemplate, tuple[Ready, ...]]:
     """Export the graph and resolve the adapters; untie what an adapter changes on one side only."""
+    adapters = [each.adapter for each in given]
 
     def ready(template: GraphTemplate) -> tuple[Ready, ...]:
         return prepare(
-            adapters,
-            recipe.adapters,
+            given,
             template.parameters,
             prefix=template.prefix,
             task=settings.task,
@@ -255,17 +252,6 @@ def _create(
         fingerprint=fingerprinted,
         progress=tell,
     )
-
-
-def _read_adapters(recipe: Recipe, checkpoint: Checkpoint) -> list[Adapter]:
-    adapters = [
-        read_spec(spec, recipe.folder, base_config=checkpoint.config) for spec in recipe.adapters
-    ]
-    names = [adapter.name for adapter in adapters]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        msg = f"two adapters are called {twice!r}"
-        raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
-    return adapters
 
 
 def _existing_export(output: Path) -> Manifest | None:

@@ -13,16 +13,19 @@ from lora_export.base.errors import UsageError
 
 __all__ = [
     "AdapterSpec",
+    "CombineSpec",
     "LatencySpec",
     "Recipe",
     "VerifySpec",
     "load_recipe",
+    "make_combine",
     "make_recipe",
+    "make_specs",
     "recipe_from_flags",
 ]
 
 _LIMIT_BYTES: Final = 1 << 20
-_PLANNED: Final = frozenset({"combine", "profiles", "triton", "bundle"})
+_PLANNED: Final = frozenset({"profiles", "triton", "bundle"})
 """Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
@@ -39,6 +42,7 @@ class AdapterSpec(_Section):
     Attributes:
         name: Its name in the export; that of its folder or file without one.
         source: Where it is.
+        scale: Multiplies its low-rank updates; what it carries whole stays as it is.
         drop: Patterns of tensors that are left out.
         labels: The names of its classes.
         format: Its format, where that is not to be detected.
@@ -48,11 +52,35 @@ class AdapterSpec(_Section):
 
     name: str | None = None
     source: str
+    scale: float = Field(1.0, allow_inf_nan=False)
     drop: list[str] = []
     labels: list[str] | None = None
     format: str | None = None
     alpha: float | None = Field(None, allow_inf_nan=False)
     enable_lora: list[bool] | None = None
+
+
+class CombineSpec(_Section):
+    """All adapters become one graph; see `lora_export.adapters.combine`.
+
+    Attributes:
+        method: ``linear``, ``cat``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``,
+            ``magnitude_prune``, or one of the last four with ``_svd``.
+        weights: One factor per adapter, in their order; 1 for each by default.
+        density: The share of entries that pruning methods keep.
+        rank: The rank of the result, for ``svd`` methods.
+        name: What the result is called; the adapters' names, joined by ``-``, by default.
+        majority_sign_method: How TIES elects signs.
+        seed: Seeds DARE.
+    """
+
+    method: str
+    weights: list[float] | None = None
+    density: float | None = None
+    rank: int | None = None
+    name: str | None = None
+    majority_sign_method: Literal["total", "frequency"] = "total"
+    seed: int = Field(0, ge=0)
 
 
 class VerifySpec(_Section):
@@ -96,6 +124,7 @@ class Recipe(_Section):
 
     base: str
     adapters: list[AdapterSpec] = []
+    combine: CombineSpec | None = None
     task: str | None = None
     labels: list[str] | None = None
     mode: Literal["merged"] = "merged"
@@ -162,6 +191,52 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
         raise _explain(error) from error
 
 
+def make_specs(rows: list[dict[str, Any]], scales: dict[str, float]) -> list[AdapterSpec]:
+    """Return the adapters that flags describe, scaled.
+
+    Raises:
+        UsageError: A value is wrong, or a scale belongs to no adapter.
+    """
+    try:
+        return [AdapterSpec.model_validate(row) for row in _scaled(rows, scales)]
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def make_combine(table: dict[str, Any]) -> CombineSpec | None:
+    """Return the section ``combine`` that flags describe; None without any.
+
+    Raises:
+        UsageError: A value is wrong, or the method is missing.
+    """
+    if not table:
+        return None
+    try:
+        return CombineSpec.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, section="combine") from error
+
+
+def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
+    """Return the rows of adapters with their scales: that of ``""`` goes to all without a name."""
+    names = [
+        row.get("name") or Path(str(row.get("source"))).name
+        for row in rows
+        if isinstance(row, dict)
+    ]
+    if unknown := sorted(set(scales) - {"", *names}):
+        msg = f"--scale {unknown[0]}=… names no adapter"
+        raise UsageError(msg, hint=f"The adapters are: {', '.join(names) or 'none'}.")
+    if not scales:
+        return rows
+    return [
+        {**row, "scale": scales.get(name, scales.get("", row.get("scale", 1.0)))}
+        if isinstance(row, dict)
+        else row
+        for row, name in zip(rows, names, strict=False)
+    ]
+
+
 def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return `table` with `overrides`, sections merged key by key.
 
@@ -169,7 +244,7 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """
     result = dict(table)
     for key, value in overrides.items():
-        if key in _OF_ADAPTERS:
+        if key in {*_OF_ADAPTERS, "scale"}:
             continue
         before = result.get(key)
         both = isinstance(before, dict) and isinstance(value, dict)
@@ -180,6 +255,8 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         result["adapters"] = [
             {**row, **own} if isinstance(row, dict) else row for row in result["adapters"]
         ]
+    if overrides.get("scale") and isinstance(result.get("adapters"), list):
+        result["adapters"] = _scaled(result["adapters"], overrides["scale"])
     return result
 
 
@@ -187,17 +264,22 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
     "verify": VerifySpec,
     "latency": LatencySpec,
     "adapters": AdapterSpec,
+    "combine": CombineSpec,
 }
 
 
-def _explain(error: ValidationError) -> UsageError:
+def _flag(where: str) -> str:
+    return "--combine" if where == "combine.method" else f"--{where}"
+
+
+def _explain(error: ValidationError, *, section: str = "") -> UsageError:
     """Turn the first finding into one message; an unknown key names its nearest neighbour."""
     findings = error.errors()
     first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
     if first["type"] == "extra_forbidden":
-        section, _, key = where.rpartition(".")
-        model = _SECTIONS.get(section.partition(".")[0], Recipe)
+        parent, _, key = where.rpartition(".")
+        model = _SECTIONS.get(parent.partition(".")[0], Recipe)
         known = [name for name in model.model_fields if name != "folder"]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         return UsageError(
@@ -205,5 +287,7 @@ def _explain(error: ValidationError) -> UsageError:
             hint=f"Did you mean {near[0]!r}? Known here: {', '.join(known)}.",
         )
     if first["type"] == "missing":
-        return UsageError(f"the recipe lacks the key {where!r}", hint=f"Add it, or pass --{where}.")
+        return UsageError(
+            f"the recipe lacks the key {where!r}", hint=f"Add it, or pass {_flag(where)}."
+        )
     return UsageError(f"the recipe's {where!r}: {first['msg']} (got {first['input']!r})")

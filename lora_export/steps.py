@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.delta import require_finite_tensors
-from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.resolve import Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
-from lora_export.base.hub import hub_id_of, local_path
-from lora_export.base.manifest import Manifest, check_adapter_name, read_manifest
+from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import head_parameters, head_width, require_complete
+from lora_export.parts import Given, recorded_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
     from lora_export.graph.tasks import Task
-    from lora_export.recipe import AdapterSpec
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [
@@ -32,8 +29,6 @@ __all__ = [
     "add_all",
     "checked_labels",
     "prepare",
-    "read_spec",
-    "recorded_source",
 ]
 
 
@@ -61,47 +56,17 @@ class Outcome:
         return 0
 
 
-def read_spec(
-    spec: AdapterSpec, folder: Path, *, base_config: Mapping[str, Any] | None = None
-) -> Adapter:
-    """Read the adapter of a recipe.
-
-    Args:
-        spec: Its line.
-        folder: Where relative paths are taken from.
-        base_config: The base's ``config.json``, where it is at hand; some formats need it.
-    """
-    path = local_path(spec.source, folder)
-    return read_adapter(
-        path,
-        name=check_adapter_name(spec.name or name_of(path)),
-        source=spec.source,
-        format=spec.format,
-        alpha=spec.alpha,
-        enable_lora=spec.enable_lora,
-        base_config=base_config,
-    )
-
-
-def name_of(path: Path) -> str:
-    """Return the name of an adapter that was given none: that of its folder or repository."""
-    cached = hub_id_of(path)
-    if path.is_file():
-        return path.stem
-    return path.resolve().name if cached is None else cached.partition("@")[0].rpartition("/")[2]
-
-
 @dataclass(frozen=True)
 class Ready:
     """An adapter that can be merged: resolved against the model, its labels known."""
 
     resolved: Resolved
     labels: tuple[str, ...] | None
+    given: Given
 
 
 def prepare(
-    adapters: Sequence[Adapter],
-    specs: Sequence[AdapterSpec],
+    given: Sequence[Given],
     parameters: Sequence[Parameter],
     *,
     prefix: str,
@@ -111,8 +76,7 @@ def prepare(
     """Resolve adapters against the parameters of a graph.
 
     Args:
-        adapters: The adapters.
-        specs: Their lines in the recipe, in the same order.
+        given: The adapters, with their lines in the recipe.
         parameters: What the base graph reads.
         prefix: ``base_model_prefix`` with its dot.
         task: The task.
@@ -121,15 +85,16 @@ def prepare(
     return tuple(
         Ready(
             resolve(
-                adapter,
+                each.adapter,
                 parameters,
                 prefix=prefix,
-                drop=spec.drop,
+                drop=each.spec.drop,
                 resizable=head_parameters(task),
             ),
-            checked_labels(task, parameters, spec.labels or labels, adapter=adapter),
+            checked_labels(task, parameters, each.spec.labels or labels, adapter=each.adapter),
+            each,
         )
-        for adapter, spec in zip(adapters, specs, strict=True)
+        for each in given
     )
 
 
@@ -162,21 +127,18 @@ def add_all(
         manifest = add_adapter(
             root,
             each.resolved,
-            source=recorded_source(each.resolved.adapter.folder, output),
+            source=(
+                recorded_source(each.given.adapter.folder, output)
+                if each.given.combination is None
+                else each.given.adapter.source
+            ),
+            combined=each.given.record(output),
             checkpoint=checkpoint,
             labels=each.labels,
             replace=replace,
             progress=progress,
         )
     return manifest
-
-
-def recorded_source(folder: Path, output: Path) -> str:
-    """Return where `folder` is: its id on the hub, or its path seen from the export.
-
-    A tree that is moved keeps its links; what came from the hub is named with its commit.
-    """
-    return hub_id_of(folder) or os.path.relpath(folder.resolve(), output.resolve())
 
 
 def checked_labels(

@@ -40,6 +40,10 @@ def test_command_and_its_options_exist(line: str) -> None:
     context = click.Context(cli)
     found = cli.get_command(context, words[0])
     assert found is not None, f"no command {words[0]!r}"
+    if isinstance(found, click.Group):
+        _, *words = words
+        found = found.get_command(context, words[0])
+        assert found is not None, f"no command {words[0]!r}"
     known = {flag for p in found.params for flag in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
     given = {word.partition("=")[0] for word in words[1:] if word.startswith("-")}
     assert given <= known

@@ -135,6 +135,7 @@ class Adapter:
         rows: The rows that it replaces.
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.
+        factor: What the user multiplied its scale by; contained in the updates' scales.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Adapter:
     added: tuple[Added, ...] = ()
     rows: tuple[Rows, ...] = ()
     repeated: tuple[str, ...] = ()
+    factor: float = 1.0
 
     @property
     def max_rank(self) -> int:

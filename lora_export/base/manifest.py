@@ -25,9 +25,11 @@ __all__ = [
     "MANIFEST_NAME",
     "AdapterRecord",
     "BaseRecord",
+    "CombinedRecord",
     "GraphRecord",
     "Manifest",
     "ParameterUse",
+    "PartRecord",
     "check_adapter_name",
     "edit_manifest",
     "is_adapter_name",
@@ -99,12 +101,41 @@ class GraphRecord(_Record):
     golden: str | None = None
 
 
+class PartRecord(_Record):
+    """One of the adapters that a combined one was made of."""
+
+    name: str
+    source: str
+    format: str
+    sha256: Sha256
+    weight: float
+    scale: float
+    dropped: list[str] = []
+
+
+class CombinedRecord(_Record):
+    """How adapters were combined into one; enough to do it again."""
+
+    method: str
+    density: float | None = None
+    rank: int | None = None
+    majority_sign_method: Literal["total", "frequency"] = "total"
+    seed: int = 0
+    parts: list[PartRecord]
+
+
 class AdapterRecord(_Record):
-    """One adapter, and how completely it was applied."""
+    """One adapter, and how completely it was applied.
+
+    `scale` is what its updates were multiplied by, where that is not 1; `combined` says what it was
+    made of, `source` then names the parts.
+    """
 
     source: str
     format: str
     rank: int
+    scale: float | None = None
+    combined: CombinedRecord | None = None
     merged_from: Literal["checkpoint", "export"]
     tensors_total: int
     tensors_applied: int

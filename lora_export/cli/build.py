@@ -10,9 +10,12 @@ import click
 from lora_export.cli.console import (
     Console,
     adapter_options,
+    combine_options,
+    combine_table,
     common_options,
     of_adapters,
     parse_adapter,
+    parse_scales,
 )
 from lora_export.cli.outcome import describe, render
 
@@ -46,6 +49,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("merge-and-build")
 @_build_options
+@combine_options
 @click.option("--verify/--no-verify", default=None, help="Prove parity and measure latency.")
 @click.option("--latency/--no-latency", default=None, help="Measure latency.")
 @click.option("--max-ratio", type=float, help="Largest merged/base latency ratio.")
@@ -82,6 +86,7 @@ def merge_and_build(
 
 @click.command("export")
 @_build_options
+@combine_options
 @common_options
 def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Merge and export without verification; see merge-and-build."""
@@ -112,10 +117,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         path = Path(text).expanduser()
         return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
-    table: dict[str, Any] = {}
-    for key in ("task", "dtype", "opset"):
-        if flags[key] is not None:
-            table[key] = flags[key]
+    table = {key: flags[key] for key in ("task", "dtype", "opset") if flags[key] is not None}
     for key in ("base", "output"):
         if flags[key] is not None:
             table[key] = located(flags[key])
@@ -123,8 +125,12 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
     if flags["targets"]:
         table["targets"] = list(flags["targets"])
-    if flags["drop"]:
-        table["drop"] = list(flags["drop"])
+    lists = {
+        "combine": combine_table(flags),
+        "scale": parse_scales(flags["scales"]),
+        "drop": list(flags["drop"]),
+    }
+    table |= {key: value for key, value in lists.items() if value}
     table |= of_adapters(flags["adapter_format"], flags["alpha"], flags["enable_lora"])
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]

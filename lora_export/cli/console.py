@@ -11,11 +11,20 @@ import click
 from lora_export.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
-__all__ = ["Console", "adapter_options", "common_options", "of_adapters", "parse_adapter"]
+__all__ = [
+    "Console",
+    "adapter_options",
+    "combine_options",
+    "combine_table",
+    "common_options",
+    "of_adapters",
+    "parse_adapter",
+    "parse_scales",
+]
 
 _MARKS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -145,3 +154,63 @@ def parse_adapter(text: str) -> dict[str, Any]:
     if separator and "/" not in name:
         return {"name": name, "source": source}
     return {"source": text}
+
+
+def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that scale adapters and combine them into one."""
+    for option in reversed(
+        (
+            click.option("--scale", "scales", multiple=True, metavar="[NAME=]FACTOR",
+                         help="Multiply the updates of one adapter, or of all; repeatable."),
+            click.option("--combine", metavar="METHOD",
+                         help="Make one graph of all adapters: linear, cat, svd, ties, "
+                              "dare_linear, dare_ties, magnitude_prune, or these with _svd."),
+            click.option("--combine-weights", metavar="W,W,…", help="One factor per adapter; 1."),
+            click.option("--combine-density", type=float, help="Share of entries that is kept."),
+            click.option("--combine-rank", type=int, help="Rank of the result, for svd."),
+            click.option("--combine-name", help="Name of the result; the names joined by -."),
+            click.option("--combine-sign", help="How ties elects signs: total or frequency."),
+            click.option("--seed", type=int, help="Seeds dare's random choices."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def combine_table(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of `combine_options` that were given, as keys of the recipe's section.
+
+    Raises:
+        click.UsageError: The weights are no numbers.
+    """
+    keys = {
+        "combine": "method",
+        "combine_density": "density",
+        "combine_rank": "rank",
+        "combine_name": "name",
+        "combine_sign": "majority_sign_method",
+        "seed": "seed",
+    }
+    table = {key: flags[flag] for flag, key in keys.items() if flags[flag] is not None}
+    if flags["combine_weights"] is not None:
+        parts = flags["combine_weights"].split(",")
+        table["weights"] = [_number("--combine-weights", part) for part in parts]
+    return table
+
+
+def parse_scales(texts: Sequence[str]) -> dict[str, float]:
+    """Return the factor of each adapter by name; ``""`` stands for all others.
+
+    Raises:
+        click.UsageError: A factor is no number.
+    """
+    rows = [text.rpartition("=") for text in texts]
+    return {name: _number("--scale", factor) for name, _, factor in rows}
+
+
+def _number(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        msg = f"{flag}: {text!r} is not a number"
+        raise click.UsageError(msg) from error

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lora_export.cli.console import (
     Console,
     adapter_options,
+    combine_options,
+    combine_table,
     common_options,
     of_adapters,
     parse_adapter,
+    parse_scales,
 )
 from lora_export.cli.outcome import describe, render
 
@@ -29,6 +33,7 @@ __all__ = ["add", "remove"]
               help="Leave out adapter tensors that the task does not use.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
 @adapter_options
+@combine_options
 @common_options
 def add(
     *,
@@ -41,12 +46,14 @@ def add(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    scales: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    **flags: Any,
 ) -> int:
     """Add adapters to EXPORT, an existing export directory, without torch and without tracing."""
     from lora_export import maintenance
-    from lora_export.recipe import AdapterSpec
+    from lora_export.recipe import make_combine, make_specs
 
     names = [label.strip() for label in labels.split(",")] if labels else None
     common = {
@@ -54,9 +61,13 @@ def add(
         "labels": names,
         **of_adapters(adapter_format, alpha, enable_lora),
     }
-    specs = [AdapterSpec(**parse_adapter(text), **common) for text in adapters]
+    rows = [{**parse_adapter(text), **common} for text in adapters]
+    specs = make_specs(rows, parse_scales(scales))
+    combined = make_combine(combine_table(flags))
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = maintenance.add(export, specs, base=base, replace=replace, progress=console)
+        outcome = maintenance.add(
+            export, specs, base=base, combine=combined, replace=replace, progress=console
+        )
         console.finish(describe(outcome), render(outcome))
     return 0
 

@@ -21,6 +21,7 @@ from lora_export.base.files import (
 )
 from lora_export.base.manifest import (
     AdapterRecord,
+    CombinedRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
@@ -76,6 +77,7 @@ def add_adapter(
     labels: Sequence[str] | None,
     replace: bool,
     progress: Progress,
+    combined: CombinedRecord | None = None,
 ) -> Manifest:
     """Merge an adapter into an export; return the manifest that names it.
 
@@ -91,6 +93,7 @@ def add_adapter(
         labels: Names of the head's classes.
         replace: Whether an adapter of the same name may be replaced.
         progress: Told about bytes.
+        combined: What the adapter was made of, where it was.
 
     Raises:
         AdapterError: The name is taken, or a tensor of the adapter is damaged.
@@ -119,7 +122,9 @@ def add_adapter(
         base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
         graph = place(base_graph, placements, output_width=_head_width(manifest, resolved))
         graph_sha256 = write_synced(staging / graph_file, graph)
-        record = _record(manifest, resolved, source, origin, labels)
+        record = _record(
+            manifest, resolved, source=source, origin=origin, labels=labels, combined=combined
+        )
         graph_record = GraphRecord(
             mode="merged",
             onnx=graph_file,
@@ -256,9 +261,11 @@ def _head_width(manifest: Manifest, resolved: Resolved) -> int | None:
 def _record(
     manifest: Manifest,
     resolved: Resolved,
+    *,
     source: str,
     origin: str,
     labels: Sequence[str] | None,
+    combined: CombinedRecord | None,
 ) -> AdapterRecord:
     adapter = resolved.adapter
     missing = set(manifest.graphs["base"].missing)
@@ -266,6 +273,8 @@ def _record(
         source=source,
         format=adapter.format,
         rank=adapter.max_rank,
+        scale=adapter.factor if adapter.factor != 1 else None,
+        combined=combined,
         merged_from=_ORIGIN_EXPORT if origin == _ORIGIN_EXPORT else _ORIGIN_CHECKPOINT,
         tensors_total=adapter.tensor_count,
         tensors_applied=resolved.applied_count,

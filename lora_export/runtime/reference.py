@@ -1,7 +1,11 @@
 """The reference: the adapter running *unmerged* in torch, through PEFT, in float32.
 
 An independent path: transformers reads the checkpoint, PEFT reads the adapter and adds its own
-layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter.
+layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter,
+and two things of which PEFT's own files say nothing: a factor (``--scale``) multiplies PEFT's
+scales, as its ``scale_layer`` does; and an adapter that is in no folder of PEFT's, because it was
+combined, is written as one first. How adapters are combined is proven by the tests, with PEFT's
+``add_weighted_adapter`` as the oracle.
 """
 
 from __future__ import annotations
@@ -10,11 +14,14 @@ import contextlib
 import gc
 import importlib.util
 import logging
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.base.dtypes import to_float32
 from lora_export.base.errors import (
     AdapterError,
@@ -135,11 +142,7 @@ class Reference:
     @contextlib.contextmanager
     def without_low_rank(self) -> Iterator[None]:
         """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends."""
-        layers = [
-            module
-            for module in self._model.modules()
-            if isinstance(getattr(module, "scaling", None), dict) and module.scaling
-        ]
+        layers = _scaled_layers(self._model)
         before = [dict(layer.scaling) for layer in layers]
         for layer in layers:
             layer.scaling = dict.fromkeys(layer.scaling, 0.0)
@@ -190,14 +193,35 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:
 
     require_comparable([adapter])
     try:
-        wrapped = peft.PeftModel.from_pretrained(model, str(adapter.folder))
+        with tempfile.TemporaryDirectory(prefix="lora-export-") as temporary:
+            folder = adapter.folder
+            if adapter.format != "peft":
+                folder = Path(temporary)
+                write_peft(adapter, folder, conv1d=_has_conv1d(model))
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"PEFT cannot load adapter {adapter.source!r}: {text}"
         raise AdapterError(msg, hint="Without a reference, use --no-verify.") from error
     wrapped.eval()
     _require_loaded(wrapped, adapter)
+    if adapter.format == "peft" and adapter.factor != 1:
+        for layer in _scaled_layers(wrapped):
+            layer.scaling = {key: value * adapter.factor for key, value in layer.scaling.items()}
     return wrapped
+
+
+def _has_conv1d(model: Any) -> bool:
+    return any(type(module).__name__ == "Conv1D" for module in model.modules())
+
+
+def _scaled_layers(model: Any) -> list[Any]:
+    """Return the layers that PEFT has added, by the scales that they hold."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(getattr(module, "scaling", None), dict) and module.scaling
+    ]
 
 
 def _require_loaded(wrapped: Any, adapter: Adapter) -> None:

@@ -1,0 +1,339 @@
+"""Several adapters into one, as PEFT's ``add_weighted_adapter`` combines them (PEFT 0.21).
+
+With weights w and scales s, on the adapters that have a module (the others count as absent):
+
+    cat               A = [w₁s₁A₁; w₂s₂A₂; …]   B = [B₁ B₂ …]         exact: Σᵢ wᵢsᵢ BᵢAᵢ
+    svd               the best rank-r approximation of Σᵢ wᵢsᵢ BᵢAᵢ
+    linear, ties, dare_linear, dare_ties, magnitude_prune
+                      `merging.merge` of the Aᵢ with sign(wᵢsᵢ)√|wᵢsᵢ|, of the Bᵢ with √|wᵢsᵢ|
+    ties_svd, …       `merging.merge` of the deltas sᵢBᵢAᵢ with wᵢ, then svd
+
+The result has the scale 1. PEFT keeps rsLoRA's setting for it, and so multiplies it by √r; that is
+an oversight, and the one difference here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import math
+import zlib
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
+from lora_export.adapters.delta import read_finite
+from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
+from lora_export.base.dtypes import DTYPES, Float32Array
+from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.base.tensors import MemoryTensor, same_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["METHODS", "Combination", "combine", "scaled", "without"]
+
+METHODS: Final = (
+    "linear",
+    "cat",
+    "svd",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+    "magnitude_prune",
+    "magnitude_prune_svd",
+)
+_DENSE: Final = frozenset({"linear", "cat", "svd"})
+"""Methods that keep every entry: a density means nothing to them."""
+
+_SUMS: Final = frozenset({"linear", "cat", "svd"})
+"""Methods under which a bias on B adds up as the updates do."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How adapters are combined.
+
+    Attributes:
+        method: One of `METHODS`.
+        weights: One factor per adapter, of either sign; None is 1 for each.
+        density: The share of entries kept, for methods that prune.
+        rank: The largest rank of the result, for ``svd`` and ``…_svd``; None is the largest given.
+        majority_sign_method: How TIES elects signs.
+        seed: Seeds DARE's masks.
+    """
+
+    method: str
+    weights: tuple[float, ...] | None = None
+    density: float | None = None
+    rank: int | None = None
+    majority_sign_method: MajoritySign = "total"
+    seed: int = 0
+
+
+def scaled(adapter: Adapter, factor: float) -> Adapter:
+    """Return `adapter` with the scale of each update multiplied by `factor`; heads stay.
+
+    As PEFT's ``scale_layer``: with a magnitude (DoRA) the factor acts within the norm too.
+
+    Raises:
+        UsageError: `factor` is not finite.
+    """
+    if not math.isfinite(factor):
+        msg = f"the scale of adapter {adapter.name!r} is {factor}"
+        raise UsageError(msg, hint="Give a finite number; 1 leaves the adapter as it is.")
+    if factor == 1:
+        return adapter
+    return replace(
+        adapter,
+        low_rank=tuple(replace(each, scale=each.scale * factor) for each in adapter.low_rank),
+        added=tuple(replace(each, scale=each.scale * factor) for each in adapter.added),
+        factor=adapter.factor * factor,
+    )
+
+
+def without(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
+    """Return `adapter` without what `patterns` (``fnmatch``) name.
+
+    Raises:
+        UsageError: A pattern matches nothing.
+    """
+
+    def kept(path: str) -> bool:
+        return not any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+    rest: tuple[Saved | Added | Rows | LowRank, ...] = (
+        *adapter.saved,
+        *adapter.added,
+        *adapter.rows,
+        *adapter.low_rank,
+    )
+    paths = [each.parameter for each in rest]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            msg = f"--drop {pattern!r} matches no tensor of adapter {adapter.source!r}"
+            raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
+    return replace(
+        adapter,
+        low_rank=tuple(each for each in adapter.low_rank if kept(each.parameter)),
+        saved=tuple(each for each in adapter.saved if kept(each.parameter)),
+        added=tuple(each for each in adapter.added if kept(each.parameter)),
+        rows=tuple(each for each in adapter.rows if kept(each.parameter)),
+    )
+
+
+def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adapter:
+    """Combine adapters into one called `name`, in float32, held in memory.
+
+    A parameter that is carried whole is kept where all adapters that carry it agree.
+
+    Raises:
+        UsageError: Too few adapters, as many weights as adapters are not given, a method, weight,
+            density or rank that does not exist.
+        AdapterError: Ranks that differ where the method needs equal ones; saved parameters that
+            contradict each other; NaN or infinity.
+        UnsupportedError: Adapters with magnitudes (DoRA) or replaced rows: no sum is defined.
+    """
+    weights = _checked(adapters, how)
+    for adapter in adapters:
+        _refuse_unsummable(adapter, how)
+    modules: dict[str, list[tuple[LowRank, float]]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for update in adapter.low_rank:
+            modules.setdefault(update.module, []).append((update, weight))
+    rank = how.rank or max(adapter.max_rank for adapter in adapters)
+    first = adapters[0]
+    task_types = {adapter.task_type for adapter in adapters if adapter.task_type}
+    return Adapter(
+        name=name,
+        source=" + ".join(adapter.name for adapter in adapters),
+        folder=first.folder,
+        format="combined",
+        low_rank=tuple(_combine_module(modules[key], how, rank) for key in sorted(modules)),
+        saved=_agreed(adapters),
+        task_type=task_types.pop() if len(task_types) == 1 else None,
+        base_name=next((each.base_name for each in adapters if each.base_name), None),
+        sha256=_digest(adapters, weights, how),
+        config={
+            "fan_in_fan_out": any(each.config.get("fan_in_fan_out") for each in adapters),
+            "modules_to_save": sorted(
+                {key for each in adapters for key in each.config.get("modules_to_save") or ()}
+            ),
+        },
+        added=_sum_added(adapters, weights),
+    )
+
+
+def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]:
+    """Return the weights, everything about the request checked."""
+    if how.method not in METHODS:
+        msg = f"there is no way {how.method!r} to combine adapters"
+        raise UsageError(msg, hint=f"Known: {', '.join(METHODS)}.")
+    if len(adapters) < 2:  # noqa: PLR2004  (several)
+        msg = f"--combine {how.method} needs at least two adapters, {len(adapters)} is given"
+        raise UsageError(msg, hint="To weaken or strengthen a single one, use --scale.")
+    weights = how.weights or (1.0,) * len(adapters)
+    if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
+        msg = f"{len(adapters)} adapters cannot be combined with the weights {list(weights)}"
+        raise UsageError(msg, hint="Give one finite weight per adapter, in their order.")
+    dense = how.method in _DENSE
+    if dense and how.density is not None:
+        msg = f"a density means nothing to {how.method!r}, which keeps every entry"
+        raise UsageError(msg, hint="Leave it out, or choose ties, dare_* or magnitude_prune.")
+    if not dense and (how.density is None or not 0 < how.density <= 1):
+        msg = f"{how.method!r} needs a density, the share of entries to keep; got {how.density}"
+        raise UsageError(msg, hint="Give one above 0, at most 1: --combine-density 0.5")
+    if how.rank is not None and (how.rank < 1 or not how.method.endswith("svd")):
+        msg = f"the rank {how.rank} cannot be given to {how.method!r}"
+        raise UsageError(msg, hint="svd and …_svd take one, of at least 1; others keep theirs.")
+    return weights
+
+
+def _refuse_unsummable(adapter: Adapter, how: Combination) -> None:
+    hint = "Merge it in PEFT with merge_and_unload, and combine the others on that base."
+    if any(update.magnitude is not None for update in adapter.low_rank):
+        msg = f"adapter {adapter.source!r} is DoRA: its magnitudes cannot be combined with others"
+        raise UnsupportedError(msg, hint=hint)
+    if adapter.rows:
+        msg = (
+            f"adapter {adapter.source!r} replaces rows of {adapter.rows[0].parameter!r}, "
+            "which cannot be combined with others"
+        )
+        raise UnsupportedError(msg, hint=f"{hint} Or leave them out with --drop.")
+    if adapter.added and how.method not in _SUMS:
+        msg = (
+            f"adapter {adapter.source!r} has biases on B ({adapter.added[0].parameter!r}), "
+            f"for which {how.method!r} is not defined"
+        )
+        raise UnsupportedError(msg, hint="Combine with linear, cat or svd.")
+
+
+def _combine_module(
+    updates: Sequence[tuple[LowRank, float]], how: Combination, rank: int
+) -> LowRank:
+    """Combine the updates of one module."""
+    first = updates[0][0]
+    _require_alike([update for update, _ in updates])
+    shape_a, shape_b = first.a.shape[1:], first.b.shape[2:]
+    pairs = [
+        (read_finite(u.a).reshape(u.rank, -1), read_finite(u.b).reshape(-1, u.rank))
+        for u, _ in updates
+    ]  # (r, in), (out, r)
+    scales = [weight * update.scale for update, weight in updates]
+    with np.errstate(over="ignore", invalid="ignore"):
+        a, b = _combine_factors(pairs, scales, updates, how, rank)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        msg = f"the combined update of {first.module!r} is too large for float32"
+        raise AdapterError(msg, hint="Use smaller weights or scales.")
+    return LowRank(
+        first.module,
+        _tensor(f"{first.module}.lora_A.weight", a.reshape(-1, *shape_a)),
+        _tensor(f"{first.module}.lora_B.weight", b.reshape(*b.shape, *shape_b)),
+        1.0,
+        first.embedding,
+    )
+
+
+def _combine_factors(
+    pairs: Sequence[tuple[Float32Array, Float32Array]],
+    scales: Sequence[float],
+    updates: Sequence[tuple[LowRank, float]],
+    how: Combination,
+    rank: int,
+) -> tuple[Float32Array, Float32Array]:
+    """Return A and B of the result, as matrices."""
+    if how.method in {"cat", "svd"}:
+        a = np.concatenate([a * np.float32(s) for (a, _), s in zip(pairs, scales, strict=True)])
+        b = np.concatenate([b for _, b in pairs], axis=1)
+        return (a, b) if how.method == "cat" else low_rank_svd(b, a, rank)
+    random = np.random.default_rng([how.seed, zlib.crc32(updates[0][0].module.encode())])
+    rule = Rule(how.method.removesuffix("_svd"), how.density or 1.0, how.majority_sign_method)
+    if how.method.endswith("_svd"):
+        deltas = [
+            (b @ a) * np.float32(u.scale) for (a, b), (u, _) in zip(pairs, updates, strict=True)
+        ]
+        return truncated_svd(merge(deltas, [w for _, w in updates], rule, random), rank)
+    _require_equal_ranks([update for update, _ in updates], how)
+    roots = [math.sqrt(abs(s)) for s in scales]
+    signed = [math.copysign(root, s) for root, s in zip(roots, scales, strict=True)]
+    a = merge([a for a, _ in pairs], signed, rule, random)
+    return a, merge([b for _, b in pairs], roots, rule, random)
+
+
+def _require_alike(updates: Sequence[LowRank]) -> None:
+    first = updates[0]
+    for other in updates[1:]:
+        alike = first.a.shape[1:] == other.a.shape[1:] and first.b.shape[0] == other.b.shape[0]
+        if not alike or first.embedding != other.embedding:
+            msg = (
+                f"the adapters' updates of {first.module!r} have different shapes: "
+                f"A {list(first.a.shape)} and {list(other.a.shape)}, "
+                f"B {list(first.b.shape)} and {list(other.b.shape)}"
+            )
+            raise AdapterError(msg, hint="They were trained on different bases.")
+
+
+def _require_equal_ranks(updates: Sequence[LowRank], how: Combination) -> None:
+    ranks = {update.rank for update in updates}
+    if len(ranks) > 1:
+        msg = (
+            f"{how.method!r} needs equal ranks; those of {updates[0].module!r} are "
+            f"{', '.join(map(str, sorted(ranks)))}"
+        )
+        exact = "cat" if how.method == "linear" else f"{how.method}_svd"
+        raise AdapterError(msg, hint=f"Combine with {exact}, which takes any ranks.")
+
+
+def _agreed(adapters: Sequence[Adapter]) -> tuple[Saved, ...]:
+    """Return the parameters that are carried whole, required to have one value each."""
+    found: dict[str, tuple[Adapter, Saved]] = {}
+    for adapter in adapters:
+        for saved in adapter.saved:
+            owner, held = found.setdefault(saved.parameter, (adapter, saved))
+            if not same_values(held.tensor, saved.tensor):
+                msg = (
+                    f"adapters {owner.name!r} and {adapter.name!r} both carry "
+                    f"{saved.parameter!r}, with different values"
+                )
+                raise AdapterError(
+                    msg,
+                    hint="Whole parameters are not averaged. Leave them out of all but one adapter "
+                    "(drop in the recipe), or of all with --drop PATTERN.",
+                )
+    return tuple(found[path][1] for path in sorted(found))
+
+
+def _sum_added(adapters: Sequence[Adapter], weights: Sequence[float]) -> tuple[Added, ...]:
+    """Return ``Σᵢ wᵢ sᵢ bᵢ`` for each parameter that is added to."""
+    sums: dict[str, Float32Array] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for each in adapter.added:
+            value = read_finite(each.tensor) * np.float32(weight * each.scale)
+            sums[each.parameter] = sums[each.parameter] + value if each.parameter in sums else value
+    return tuple(Added(path, _tensor(path, sums[path]), 1.0) for path in sorted(sums))
+
+
+def _tensor(name: str, values: Float32Array) -> MemoryTensor:
+    return MemoryTensor(name, DTYPES["float32"], np.ascontiguousarray(values, np.float32))
+
+
+def _digest(adapters: Sequence[Adapter], weights: Sequence[float], how: Combination) -> str:
+    """Hash what the result follows from: the adapters' files, their scales, and how."""
+    parts = [
+        {
+            "sha256": adapter.sha256,
+            "scale": adapter.factor,
+            "weight": weight,
+            "tensors": sorted(tensor.name for tensor in adapter.tensors),
+        }
+        for adapter, weight in zip(adapters, weights, strict=True)
+    ]
+    settings = {key: value for key, value in asdict(how).items() if key != "weights"}
+    text = json.dumps({"parts": parts, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

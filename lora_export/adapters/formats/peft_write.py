@@ -1,0 +1,187 @@
+"""Any canonical adapter as PEFT's folder: ``adapter_config.json``, ``adapter_model.safetensors``.
+
+PEFT resolves ranks and scales by regular expressions over module names. Here the commonest rank r
+and alpha stand for all, and each module that differs has a pattern of its own, ``^`` and its
+escaped path, which matches nothing else. ``alpha = s·r``, so that PEFT's ``alpha / r`` is s again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.adapters.delta import read_finite
+from lora_export.base.dtypes import DTYPES
+from lora_export.base.errors import UnsupportedError
+from lora_export.base.files import write_synced
+from lora_export.base.safetensors_write import write_tensors
+from lora_export.base.tensors import MemoryTensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["write_peft"]
+
+_WRAPPER: Final = "base_model.model."
+_HEADS: Final = ("classifier", "score")
+"""Modules that PEFT itself saves whole for classification: their parts cannot be named again."""
+
+_CLASSIFICATION: Final = frozenset({"SEQ_CLS", "TOKEN_CLS"})
+
+
+@dataclass
+class _Contents:
+    """What the two files will hold, as it is collected."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write_peft(adapter: Adapter, folder: Path, *, conv1d: bool = False) -> None:
+    """Write `adapter` into `folder`, a private one that exists.
+
+    Args:
+        adapter: The adapter; tensors keep their dtype, and are read as they are written.
+        folder: Where to.
+        conv1d: Whether the base's layers are GPT-2's ``Conv1D`` (``fan_in_fan_out``), where the
+            adapter's own config does not say so.
+
+    Raises:
+        UnsupportedError: PEFT's format cannot hold it: magnitudes on some modules only, no update.
+        AdapterError: A tensor that has to be computed holds NaN or infinity.
+        StorageError: The disk refuses.
+    """
+    if not adapter.low_rank:
+        msg = f"adapter {adapter.source!r} has no low-rank update; PEFT cannot load such a one"
+        raise UnsupportedError(msg, hint="Copy its saved parameters into the base checkpoint.")
+    contents = _Contents(_settings(adapter, conv1d=conv1d))
+    _put_low_rank(adapter, contents)
+    _put_added(adapter, contents)
+    _put_saved(adapter, contents)
+    _put_rows(adapter, contents)
+    write_tensors(folder / "adapter_model.safetensors", contents.tensors, {"format": "pt"})
+    text = json.dumps(contents.config, indent=2, sort_keys=True)
+    write_synced(folder / "adapter_config.json", text.encode() + b"\n")
+
+
+def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:
+    """Return the settings that follow from names, ranks and scales."""
+    ranks = {update.module: update.rank for update in adapter.low_rank}
+    alphas = {update.module: _alpha(update) for update in adapter.low_rank}
+    r, alpha = _commonest(ranks), _commonest(alphas)
+    return {
+        "peft_type": "LORA",
+        "task_type": adapter.task_type,
+        "base_model_name_or_path": adapter.base_name,
+        "inference_mode": True,
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": {_only(name): value for name, value in ranks.items() if value != r},
+        "alpha_pattern": {_only(name): value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(ranks),
+        "modules_to_save": None,
+        "fan_in_fan_out": conv1d or bool(adapter.config.get("fan_in_fan_out")),
+        "bias": "none",
+        "lora_bias": bool(adapter.added),
+        "lora_dropout": 0.0,
+        "use_dora": any(update.magnitude is not None for update in adapter.low_rank),
+        "use_rslora": False,
+        "init_lora_weights": True,
+    }
+
+
+def _commonest(values: dict[str, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def _only(module: str) -> str:
+    r"""Return the pattern that PEFT's ``(.*\\.)?(pattern)$`` matches with this module alone."""
+    return f"^{re.escape(module)}"
+
+
+def _alpha(update: LowRank) -> float | int:
+    """Return alpha such that ``alpha / r`` is the scale, to the last bit where there is one."""
+    near = update.scale * update.rank
+    candidates = (near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
+    exact = next((each for each in candidates if each / update.rank == update.scale), near)
+    return int(exact) if exact.is_integer() and abs(exact) < 1 << 53 else exact
+
+
+def _put_low_rank(adapter: Adapter, contents: _Contents) -> None:
+    for update in adapter.low_rank:
+        stem = f"{_WRAPPER}{update.module}.lora_"
+        if update.embedding:
+            contents.tensors[f"{stem}embedding_A"] = update.a
+            contents.tensors[f"{stem}embedding_B"] = update.b
+        else:
+            contents.tensors[f"{stem}A.weight"] = update.a
+            contents.tensors[f"{stem}B.weight"] = update.b
+        if update.magnitude is not None:
+            contents.tensors[f"{stem}magnitude_vector"] = update.magnitude
+        elif contents.config["use_dora"]:
+            msg = f"adapter {adapter.source!r} has a magnitude on some modules only"
+            raise UnsupportedError(msg, hint=f"{update.module!r} has none; PEFT needs one on each.")
+
+
+def _put_added(adapter: Adapter, contents: _Contents) -> None:
+    """Store ``b + s·β`` as a bias on B, which PEFT multiplies by the module's scale again."""
+    scales = {update.module: update.scale for update in adapter.low_rank}
+    for each in adapter.added:
+        module, _, kind = each.parameter.rpartition(".")
+        if kind != "bias" or not scales.get(module):
+            msg = f"PEFT cannot hold an addition to {each.parameter!r}"
+            raise UnsupportedError(msg, hint="It holds biases of modules with a low-rank update.")
+        values = read_finite(each.tensor) * (each.scale / scales[module])
+        key = f"{_WRAPPER}{module}.lora_B.bias"
+        contents.tensors[key] = MemoryTensor(key, DTYPES["float32"], values.astype("float32"))
+
+
+def _put_saved(adapter: Adapter, contents: _Contents) -> None:
+    """Store whole modules under ``modules_to_save``, lone biases under ``bias``."""
+    named = list(adapter.config.get("modules_to_save") or ())
+    targets = set(contents.config["target_modules"])
+    chosen: set[str] = set()
+    trained_bias = adapter.config.get("bias", "none")
+    for each in adapter.saved:
+        module, _, kind = each.parameter.rpartition(".")
+        owner = next((name for name in named if _is_part(module, name)), None)
+        lone = kind == "bias" and not any(s.parameter == f"{module}.weight" for s in adapter.saved)
+        if owner is not None:
+            chosen.add(owner)
+        elif lone or (kind == "bias" and trained_bias != "none"):
+            contents.config["bias"] = "all"
+        elif module not in targets:  # a target's own weight is loaded without being named
+            chosen.add(_top_head(adapter, module))
+        part = f"{module}.base_layer" if module in targets else module
+        contents.tensors[f"{_WRAPPER}{part}.{kind}"] = each.tensor
+    if chosen:
+        contents.config["modules_to_save"] = sorted(chosen)
+
+
+def _is_part(module: str, name: str) -> bool:
+    """Whether `module` is the one that ``modules_to_save`` calls `name`, or lies below it."""
+    return f".{name}." in f".{module}."
+
+
+def _top_head(adapter: Adapter, module: str) -> str:
+    top = module.partition(".")[0]
+    classifies = adapter.task_type in _CLASSIFICATION
+    return top if classifies and top in _HEADS else module
+
+
+def _put_rows(adapter: Adapter, contents: _Contents) -> None:
+    indices: dict[str, list[int]] = {}
+    for each in adapter.rows:
+        module = each.parameter.removesuffix(".weight")
+        indices[module] = list(each.indices)
+        key = f"{_WRAPPER}{module}.token_adapter.trainable_tokens_delta"
+        contents.tensors[key] = each.tensor
+    if indices:
+        contents.config["trainable_token_indices"] = indices

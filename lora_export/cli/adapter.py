@@ -1,0 +1,58 @@
+"""``adapter convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lora_export.cli.console import Console, common_options
+
+__all__ = ["adapter"]
+
+
+@click.group("adapter")
+def adapter() -> None:
+    """Work on an adapter itself."""
+
+
+@adapter.command("convert")
+@click.argument("source", metavar="ADAPTER", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(["peft", "onnx_adapter", "edge-llm"]),
+              help="The format to write.")  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path),
+              help="A new folder; for onnx_adapter a new file.")  # fmt: skip
+@click.option("--base", type=click.Path(path_type=Path),
+              help="The base checkpoint: compare names and shapes first.")  # fmt: skip
+@click.option("--dtype", help="What is stored: float32 for onnx_adapter, float16 for edge-llm.")
+@click.option("--scale", type=float, default=1.0, help="Multiply the updates.")
+@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors.")
+@common_options
+def convert(
+    *,
+    source: Path,
+    to: str,
+    out: Path,
+    base: Path | None,
+    dtype: str | None,
+    scale: float,
+    drop: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Write ADAPTER in another format, its scales folded in or recorded exactly.
+
+    peft: a folder that PEFT loads. onnx_adapter: ONNX Runtime's file for swappable graphs, and the
+    same as safetensors beside it. edge-llm: TensorRT-Edge-LLM's processed adapter.
+    """
+    from dataclasses import asdict
+
+    from lora_export import conversion
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        done = conversion.convert(
+            source, out, to=to, base=base, dtype=dtype, scale=scale, drop=drop
+        )
+        text = f"{out}: {done.modules} modules, {done.saved} saved parameters, as {to}"
+        console.finish(asdict(done), text)
+    return 0

@@ -1,0 +1,186 @@
+"""``adapter convert``: any adapter that is read, in a format that others read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.adapters.combine import scaled, without
+from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.formats.packed import pack, require_linear
+from lora_export.adapters.formats.peft_write import write_peft
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
+from lora_export.base.files import staging_folder, storage_errors, sync_folder, write_synced
+from lora_export.base.parameters import Parameter
+from lora_export.base.safetensors_write import write_tensors
+from lora_export.exports.plan import head_parameters
+from lora_export.graph import tasks
+from lora_export.runtime.adapter_file import write_onnx_adapter
+from lora_export.weights.checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+
+__all__ = ["FORMATS", "Converted", "convert"]
+
+_CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
+_RESIZABLE: Final = frozenset().union(*(head_parameters(task) for task in tasks.TASKS.values()))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written: the files, and what is in them."""
+
+    source: str
+    format: str
+    to: str
+    files: tuple[str, ...]
+    modules: int
+    saved: int
+    dtype: str | None
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    to: str,
+    base: Path | None = None,
+    dtype: str | None = None,
+    scale: float = 1.0,
+    drop: Sequence[str] = (),
+) -> Converted:
+    """Convert the adapter at `source`; `output` appears complete or not at all.
+
+    Args:
+        source: The adapter.
+        output: The folder (``peft``, ``edge-llm``) or file (``onnx_adapter``), not there yet.
+        to: One of `FORMATS`.
+        base: The base checkpoint: names and shapes are compared with it first.
+        dtype: What packed formats store; ``peft`` keeps the adapter's own.
+        scale: Multiplies the updates.
+        drop: Patterns of tensors that are left out.
+
+    Raises:
+        UsageError: An unknown format, or a dtype for one that keeps the adapter's.
+        AdapterError: The adapter is damaged, or does not fit `base`.
+        ExportDirectoryError: Something is at `output` already.
+        UnsupportedError: The format cannot hold what the adapter has.
+    """
+    if to not in _WRITERS:
+        msg = f"there is no format {to!r} to convert to"
+        raise UsageError(msg, hint=f"Known: {', '.join(FORMATS)}.")
+    write, default_dtype = _WRITERS[to]
+    if dtype is not None and default_dtype is None:
+        msg = f"--to {to} keeps the adapter's own dtype"
+        raise UsageError(msg, hint="Leave --dtype out.")
+    adapter = read_adapter(source, name=source.resolve().name.lower(), source=str(source))
+    adapter = scaled(without(adapter, drop), scale)
+    conv1d = _require_fit(adapter, base) if base is not None else False
+    chosen = by_name(dtype or default_dtype).name if default_dtype else None
+    with staging_folder(output.parent, output.name) as staging:
+        names = write(staging, adapter, output=output, dtype=chosen, conv1d=conv1d)
+        _publish(staging, output, names)
+    files = [output.parent / name for name in names] or sorted(output.iterdir())
+    return Converted(
+        str(source),
+        adapter.format,
+        to,
+        tuple(map(str, files)),
+        len(adapter.low_rank),
+        len(adapter.saved),
+        chosen,
+    )
+
+
+def _require_fit(adapter: Adapter, base: Path) -> bool:
+    """Require that names and shapes fit the base; return whether its layers are ``Conv1D``."""
+    checkpoint = open_checkpoint(base)
+    model_type = str(checkpoint.config["model_type"])
+    parameters = [
+        Parameter(tensor.name, tensor.shape, tensor.dtype.name, UNKNOWN_MODULE)
+        for tensor in checkpoint.tensors.values()
+    ]
+    prefix = prefix_of(model_type, parameters, adapter)
+    fit = check_fit(adapter, parameters, prefix=prefix, model_type=model_type, resizable=_RESIZABLE)
+    if not fit.fits:
+        msg = f"adapter {adapter.source!r} does not fit {str(base)!r}: {fit.mismatches[0]}"
+        raise AdapterError(msg, hint="See all of it with: lora-export inspect BASE ADAPTER")
+    return model_type in _CONV1D_TYPES
+
+
+def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
+    """Move what was written into place: the folder itself, or the files in it.
+
+    Raises:
+        ExportDirectoryError: Something is there already.
+    """
+    targets = [output.parent / name for name in names] or [output]
+    for target in targets:
+        empty = target is output and target.is_dir() and not any(target.iterdir())
+        if target.exists() and not empty:
+            msg = f"{str(target)!r} exists already"
+            raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
+    with storage_errors(str(output)):
+        if names:
+            for name, target in zip(names, targets, strict=True):
+                (staging / name).rename(target)
+        else:
+            staging.rename(output)
+        sync_folder(output.parent)
+
+
+def _write_peft(folder: Path, adapter: Adapter, *, conv1d: bool, **_: Any) -> tuple[str, ...]:
+    write_peft(adapter, folder, conv1d=conv1d)
+    return ()
+
+
+def _write_onnx_adapter(
+    folder: Path, adapter: Adapter, *, output: Path, dtype: str, **_: Any
+) -> tuple[str, ...]:
+    """Write the pack, and beside it the same tensors as safetensors."""
+    if output.suffix != ".onnx_adapter":
+        msg = f"{str(output)!r} does not end in .onnx_adapter"
+        raise UsageError(msg, hint="Name a file: --out NAME.onnx_adapter")
+    tensors = pack(adapter, by_name(dtype))
+    plain = output.with_suffix(".safetensors").name
+    write_tensors(folder / plain, tensors, {"format": "pt"})
+    with storage_errors(str(output)):
+        write_onnx_adapter(folder / output.name, tensors)
+    return plain, output.name
+
+
+def _write_edge_llm(folder: Path, adapter: Adapter, *, dtype: str, **_: Any) -> tuple[str, ...]:
+    """Write ``adapter_model.safetensors`` and a ``config.json`` whose scale is 1: it is in B.
+
+    Layout and names are those of its ``process-lora``; that it takes float16 and these two file
+    names is an assumption, not tried on a device.
+    """
+    require_linear(adapter)
+    tensors = pack(adapter, by_name(dtype))
+    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": adapter.base_name,
+        "r": adapter.max_rank,
+        "lora_alpha": adapter.max_rank,
+        "target_modules": sorted({u.module.rpartition(".")[2] for u in adapter.low_rank}),
+    }
+    write_synced(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    return ()
+
+
+_WRITERS: Final[dict[str, tuple[Callable[..., tuple[str, ...]], str | None]]] = {
+    "peft": (_write_peft, None),
+    "onnx_adapter": (_write_onnx_adapter, "float32"),
+    "edge-llm": (_write_edge_llm, "float16"),
+}
+"""Each format: its writer, which returns the files to move or none for the folder, its dtype."""
+
+FORMATS: Final = tuple(_WRITERS)

@@ -1,0 +1,191 @@
+"""The adapters of a recipe as they are merged: scaled, and combined into one where it says so."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_export.adapters.combine import Combination, combine, scaled, without
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.base.errors import AdapterError, UsageError
+from lora_export.base.hub import hub_id_of, local_path
+from lora_export.base.manifest import CombinedRecord, PartRecord, check_adapter_name
+from lora_export.recipe import AdapterSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import AdapterRecord
+    from lora_export.recipe import CombineSpec
+
+__all__ = ["Given", "again", "read_spec", "read_specs", "recorded_source"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """An adapter to merge.
+
+    Attributes:
+        adapter: The adapter, scaled; or what several were combined into.
+        spec: Its line in the recipe; for a combined one, what is left to do: nothing to drop.
+        combination: How it was combined.
+        parts: What it was combined of, each with its weight and what was dropped from it.
+    """
+
+    adapter: Adapter
+    spec: AdapterSpec
+    combination: Combination | None = None
+    parts: tuple[tuple[Adapter, float, tuple[str, ...]], ...] = ()
+
+    def record(self, output: Path) -> CombinedRecord | None:
+        """Return what the manifest says of the parts, their places seen from `output`."""
+        how = self.combination
+        if how is None:
+            return None
+        return CombinedRecord(
+            method=how.method,
+            density=how.density,
+            rank=how.rank,
+            majority_sign_method=how.majority_sign_method,
+            seed=how.seed,
+            parts=[
+                PartRecord(
+                    name=part.name,
+                    source=recorded_source(part.folder, output),
+                    format=part.format,
+                    sha256=part.sha256,
+                    weight=weight,
+                    scale=part.factor,
+                    dropped=list(dropped),
+                )
+                for part, weight, dropped in self.parts
+            ],
+        )
+
+
+def read_spec(
+    spec: AdapterSpec, folder: Path, *, base_config: Mapping[str, Any] | None = None
+) -> Adapter:
+    """Read the adapter of a recipe, scaled.
+
+    Args:
+        spec: Its line.
+        folder: Where relative paths are taken from.
+        base_config: The base's ``config.json``, where it is at hand; some formats need it.
+    """
+    path = local_path(spec.source, folder)
+    adapter = read_adapter(
+        path,
+        name=check_adapter_name(spec.name or name_of(path)),
+        source=spec.source,
+        format=spec.format,
+        alpha=spec.alpha,
+        enable_lora=spec.enable_lora,
+        base_config=base_config,
+    )
+    return scaled(adapter, spec.scale)
+
+
+def name_of(path: Path) -> str:
+    """Return the name of an adapter that was given none: that of its folder or repository."""
+    if path.is_file():
+        return path.stem
+    cached = hub_id_of(path)
+    return path.resolve().name if cached is None else cached.partition("@")[0].rpartition("/")[2]
+
+
+def read_specs(
+    specs: Sequence[AdapterSpec],
+    folder: Path,
+    combination: CombineSpec | None,
+    *,
+    base_config: Mapping[str, Any] | None = None,
+) -> tuple[Given, ...]:
+    """Read the adapters of a recipe, and combine them if `combination` says so.
+
+    Raises:
+        AdapterError: Two have one name, one is damaged, or they cannot be combined.
+        UnsupportedError: One is of a kind that cannot be read or combined.
+        UsageError: The combination contradicts itself or the adapters.
+    """
+    adapters = [read_spec(spec, folder, base_config=base_config) for spec in specs]
+    names = [adapter.name for adapter in adapters]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        msg = f"two adapters are called {twice!r}"
+        raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
+    if combination is None:
+        return tuple(map(Given, adapters, specs))
+    how = Combination(
+        method=combination.method,
+        weights=tuple(combination.weights) if combination.weights is not None else None,
+        density=combination.density,
+        rank=combination.rank,
+        majority_sign_method=combination.majority_sign_method,
+        seed=combination.seed,
+    )
+    drops = [tuple(spec.drop) for spec in specs]
+    kept = [without(adapter, drop) for adapter, drop in zip(adapters, drops, strict=True)]
+    result = combine(kept, how, name=_combined_name(combination.name, names))
+    labels = next((spec.labels for spec in specs if spec.labels), None)
+    weights = how.weights or (1.0,) * len(kept)
+    return (
+        Given(
+            result,
+            AdapterSpec(name=result.name, source=result.source, labels=labels),
+            how,
+            tuple(zip(adapters, weights, drops, strict=True)),
+        ),
+    )
+
+
+def _combined_name(wanted: str | None, names: Sequence[str]) -> str:
+    try:
+        return check_adapter_name(wanted or "-".join(names))
+    except AdapterError as error:
+        raise UsageError(error.message, hint="Choose one: --combine-name NAME") from error
+
+
+def again(
+    name: str,
+    record: AdapterRecord,
+    locate: Callable[[str, str], AdapterSpec],
+    *,
+    base_config: Mapping[str, Any] | None = None,
+) -> Adapter:
+    """Read an adapter of an export once more, scaled and combined as it was.
+
+    Args:
+        name: Its name.
+        record: What the manifest says of it.
+        locate: Returns where an adapter, or a part, is, by its name and recorded source.
+        base_config: The base's ``config.json``.
+    """
+
+    def read(own_name: str, source: str, scale: float) -> Adapter:
+        spec = locate(own_name, source).model_copy(update={"name": own_name, "scale": scale})
+        return read_spec(spec, Path(), base_config=base_config)
+
+    made = record.combined
+    if made is None:
+        return read(name, record.source, 1.0 if record.scale is None else record.scale)
+    parts = [without(read(p.name, p.source, p.scale), p.dropped) for p in made.parts]
+    how = Combination(
+        made.method,
+        tuple(part.weight for part in made.parts),
+        made.density,
+        made.rank,
+        made.majority_sign_method,
+        made.seed,
+    )
+    return combine(parts, how, name=name)
+
+
+def recorded_source(folder: Path, output: Path) -> str:
+    """Return where `folder` is: its id on the hub, or its path seen from the export.
+
+    A tree that is moved keeps its links; what came from the hub is named with its commit.
+    """
+    return hub_id_of(folder) or os.path.relpath(folder.resolve(), output.resolve())

@@ -1,0 +1,49 @@
+"""ONNX Runtime's ``.onnx_adapter``: named tensors for the optional inputs of a graph."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from lora_export.base.errors import MissingRuntimeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.base.tensors import MemoryTensor
+
+__all__ = ["write_onnx_adapter"]
+
+_DTYPES = frozenset({"float32", "float16"})
+
+
+def write_onnx_adapter(path: Path, tensors: Mapping[str, MemoryTensor]) -> None:
+    """Write `tensors` into a private folder as an ``.onnx_adapter`` of version 1, model version 1.
+
+    Raises:
+        MissingRuntimeError: ONNX Runtime is not installed, or is too old.
+        UnsupportedError: A tensor has a dtype that cannot be handed over.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        msg = "an .onnx_adapter is written by ONNX Runtime, which is not installed"
+        raise MissingRuntimeError(msg, hint="Install lora-export[cpu], or choose --to peft.")
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "AdapterFormat"):
+        msg = f"onnxruntime {onnxruntime.__version__} cannot write an .onnx_adapter"
+        raise MissingRuntimeError(msg, hint="Install onnxruntime 1.20 or newer.")
+    for tensor in tensors.values():
+        if tensor.dtype.name not in _DTYPES:
+            msg = f"an .onnx_adapter cannot be written in {tensor.dtype.name}"
+            raise UnsupportedError(msg, hint="Use --dtype float32 or --dtype float16.")
+    file = onnxruntime.AdapterFormat()
+    file.set_adapter_version(1)
+    file.set_model_version(1)
+    file.set_parameters(
+        {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name].values)
+            for name in sorted(tensors)
+        }
+    )
+    file.export_adapter(str(path))
