@@ -162,7 +162,7 @@ def test_a_comparison_that_peft_cannot_run_is_refused_at_once(tiny, peft, tmp_pa
         (("--adapter-format", "kohia"), "kohya"),
     ],
 )
-def test_wrong_flags(tiny, peft, tmp_path, capsys, flags, text) -> None:
+def test_wrong_flags(tiny, peft, tmp_path, capsys, *, flags, text) -> None:
     base, out = tiny.base("llama", TASK), tmp_path / "out"
     result = call(capsys, "export", "--base", base, "--adapter", f"a={peft}",
                   "--task", TASK, "--out", out, *flags)  # fmt: skip
