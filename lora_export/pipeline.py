@@ -37,7 +37,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.parts import Given, read_specs, recorded_source
 from lora_export.runtime.ort import require_onnxruntime
-from lora_export.runtime.reference import require_comparable, require_reference
+from lora_export.runtime.reference import require_reference
 from lora_export.steps import (
     Outcome,
     Ready,
@@ -103,8 +103,6 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         recipe.adapters, recipe.folder, recipe.combine, base_config=checkpoint.config
     )
     adapters = [each.adapter for each in given]
-    if recipe.verify.enabled:
-        require_comparable(adapters)
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:

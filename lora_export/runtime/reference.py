@@ -27,14 +27,13 @@ from lora_export.base.errors import (
     AdapterError,
     CheckpointError,
     MissingRuntimeError,
-    UnsupportedError,
 )
 from lora_export.base.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Reference", "estimate_bytes", "require_comparable", "require_reference"]
+__all__ = ["Reference", "estimate_bytes", "require_reference"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft")
 _RUNTIME_COPIES: Final = 2.1
@@ -60,21 +59,6 @@ def require_reference() -> None:
             msg,
             hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
         )
-
-
-def require_comparable(adapters: Iterable[Adapter]) -> None:
-    """Require that PEFT can read each of `adapters` from its own files.
-
-    Raises:
-        UnsupportedError: One is of another format.
-    """
-    for adapter in adapters:
-        if adapter.format != "peft":
-            msg = (
-                f"adapter {adapter.source!r} is of the format {adapter.format!r}; the reference "
-                "runs adapters in PEFT, which does not read it"
-            )
-            raise UnsupportedError(msg, hint="Merge it without a comparison: --no-verify")
 
 
 def estimate_bytes(checkpoint: Checkpoint, *, tokens: int) -> int:
@@ -191,7 +175,6 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
 def _load_adapter(model: Any, adapter: Adapter) -> Any:
     import peft
 
-    require_comparable([adapter])
     try:
         with tempfile.TemporaryDirectory(prefix="lora-export-") as temporary:
             folder = adapter.folder
