@@ -17,7 +17,9 @@ __all__ = [
     "add",
     "load_recipe",
     "merge_and_build",
+    "merge_checkpoint",
     "remove",
+    "unmerge_checkpoint",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -30,7 +32,9 @@ _HOMES: Final = {
     "add": "maintenance",
     "load_recipe": "recipe",
     "merge_and_build": "pipeline",
+    "merge_checkpoint": "merging",
     "remove": "maintenance",
+    "unmerge_checkpoint": "merging",
 }
 
 
