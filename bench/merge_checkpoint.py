@@ -27,9 +27,7 @@ def main() -> None:
         CLAIM, __doc__, short="two layers instead of 32 and no peers: to see that it runs"
     )
     with _measure.Session(CLAIM, options, peers=not options.short) as session:
-        model, shard_bytes = (
-            (SHORT, SHORT_SHARD_BYTES) if options.short else (LARGE, SHARD_BYTES)
-        )
+        model, shard_bytes = (SHORT, SHORT_SHARD_BYTES) if options.short else (LARGE, SHARD_BYTES)
         base = session.generate("base", model, "base", seed=0, shard_bytes=shard_bytes)
         adapter = session.generate("adapter", model, "adapter", seed=1)
         files = sorted(base.glob("*.safetensors"))

@@ -3,8 +3,8 @@
     checkpoint + adapter → parameters (by names and shapes) → updates (all resolved)
                          → shards, config, tokenizer → record → renamed into place
 
-No torch, no graph. The way back is no subtraction, which would not give the same bits: it writes the
-base again from the base, and the recorded fingerprint proves that it is the one.
+No torch, no graph. The way back is no subtraction, which would not give the same bits: it writes
+the base again from the base, and the recorded fingerprint proves that it is the one.
 """
 
 from __future__ import annotations
@@ -214,9 +214,7 @@ def _prepare(checkpoint: Checkpoint, spec: AdapterSpec, folder: Path) -> _Job:
     parameters = checkpoint_parameters(
         tensors, checkpoint.config, adapter, prefix=prefix, head_dtype=_main_dtype(checkpoint)
     )
-    resolved = resolve(
-        adapter, parameters, prefix=prefix, drop=spec.drop, resizable=_RESIZABLE
-    )
+    resolved = resolve(adapter, parameters, prefix=prefix, drop=spec.drop, resizable=_RESIZABLE)
     changed = {update.parameter.name for update in resolved.updates}
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)
@@ -349,8 +347,7 @@ def _lossy(record: MergeRecord) -> tuple[str, ...]:
     rows = {
         name: row.relative_error
         for name, row in record.tensors.items()
-        if row.relative_error is not None
-        and row.relative_error > LOSSY_RELATIVE_ERROR[row.dtype]
+        if row.relative_error is not None and row.relative_error > LOSSY_RELATIVE_ERROR[row.dtype]
     }
     return tuple(sorted(rows, key=lambda name: (-rows[name], name)))
 

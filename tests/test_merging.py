@@ -58,7 +58,7 @@ def tensors_in(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("kind", "task", "base_task", "settings"), CASES)
-def test_merged_checkpoint_is_what_peft_merges(
+def test_merged_checkpoint_is_what_peft_merges(  # noqa: PLR0917
     kind, task, base_task, settings, tiny, tmp_path, capsys
 ) -> None:
     base = tiny.base(kind, base_task)
@@ -67,7 +67,9 @@ def test_merged_checkpoint_is_what_peft_merges(
     result = call(capsys, "merge", "--base", base, "--adapter", f"x={adapter}", "--out", out,
                   "--json")  # fmt: skip
     assert result.code == 0, result.err
-    assert result.document["adapter"]["tensors_applied"] == result.document["adapter"]["tensors_total"]
+    assert (
+        result.document["adapter"]["tensors_applied"] == result.document["adapter"]["tensors_total"]
+    )
     wanted = merged_by_peft(base, adapter, task)
     loaded = load_tiny(out, task, labels_count=3)
     found = {name: value.numpy() for name, value in loaded.state_dict().items()}
@@ -151,7 +153,11 @@ def test_unmerge_refuses_another_base(parts, tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize(
     ("raw", "code", "word"),
-    [(b"{", 3, "damaged"), (b'{"format_version": 2}', 4, "format_version 2"), (b"[]", 3, "damaged")],
+    [
+        (b"{", 3, "damaged"),
+        (b'{"format_version": 2}', 4, "format_version 2"),
+        (b"[]", 3, "damaged"),
+    ],
 )
 def test_damaged_record(parts, capsys, raw, code, word) -> None:
     base, _, out = parts
@@ -212,7 +218,9 @@ def test_labels_name_the_head_that_the_adapter_brings(parts, capsys) -> None:
     base, _, out = parts
     head = {"base_model.model.classifier.weight": (3, 8), "base_model.model.classifier.bias": (3,)}
     adapter = save_adapter(base.parent / "head", {**shapes_of_lora(), **head})
-    wrong = call(capsys, "merge", "--base", base, "--adapter", adapter, "--out", out, "--labels=a,b")
+    wrong = call(
+        capsys, "merge", "--base", base, "--adapter", adapter, "--out", out, "--labels=a,b"
+    )
     assert wrong.code == 2
     result = call(capsys, "merge", "--base", base, "--adapter", adapter, "--out", out,
                   "--labels=a,b,c", "--json")  # fmt: skip
@@ -227,7 +235,8 @@ def test_labels_name_the_head_that_the_adapter_brings(parts, capsys) -> None:
 
 
 CASES_OF_ARGUMENTS = (
-    "no adapter", "two adapters", "size", "dtype", "integer", "labels", "unmerge", "no base", "drop",
+    "no adapter", "two adapters", "size", "dtype", "integer", "labels", "unmerge", "no base",
+    "drop",
 )  # fmt: skip
 
 

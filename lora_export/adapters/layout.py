@@ -5,8 +5,8 @@ knows; here it follows from the checkpoint, its model type and the adapter:
 
     1. An embedding's update makes its module an ``Embedding``.
     2. A weight of four axes belongs to a convolution.
-    3. A weight shaped ``(out, in)`` like the update is a ``Linear``'s; one shaped ``(in, out)`` is a
-       ``Conv1D``'s, if the model type has Conv1D at all or the adapter says ``fan_in_fan_out``
+    3. A weight shaped ``(out, in)`` like the update is a ``Linear``'s; one shaped ``(in, out)`` is
+       a ``Conv1D``'s, if the model type has Conv1D at all or the adapter says ``fan_in_fan_out``
        (else it is a misfit, and `resolve` says so).
     4. A square weight is both. The model types of transformers that use Conv1D are a table, with
        the names of those modules; every other module is a ``Linear``. ``fan_in_fan_out`` decides

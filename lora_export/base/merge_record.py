@@ -15,7 +15,14 @@ from lora_export.base.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["RECORD_NAME", "MergeRecord", "MergedAdapter", "MergedBase", "MergedTensor", "read_record"]
+__all__ = [
+    "RECORD_NAME",
+    "MergeRecord",
+    "MergedAdapter",
+    "MergedBase",
+    "MergedTensor",
+    "read_record",
+]
 
 RECORD_NAME: Final = "lora_export.merge.json"
 _FORMAT_VERSION: Final = 1

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lora_export.base.errors import UsageError
 from lora_export.cli.console import Console, common_options, parse_adapter
 from lora_export.cli.text import aligned
-from lora_export.base.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_export.merging import Merge
@@ -21,21 +21,38 @@ _WORST: Final = 5
 
 
 @click.command("merge")
-@click.option("--base", type=click.Path(path_type=Path), required=True,
-              help="The base checkpoint.")
-@click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
-              help="The LoRA adapter.")
-@click.option("--unmerge", type=click.Path(path_type=Path), metavar="MERGED",
-              help="Write the base of MERGED again, once --base is proven to be it.")
-@click.option("--out", "--output", "output", type=click.Path(path_type=Path), required=True,
-              help="Where the checkpoint goes.")
+@click.option("--base", type=click.Path(path_type=Path), required=True, help="The base checkpoint.")
+@click.option(
+    "--adapter", "adapters", multiple=True, metavar="[NAME=]PATH", help="The LoRA adapter."
+)
+@click.option(
+    "--unmerge",
+    type=click.Path(path_type=Path),
+    metavar="MERGED",
+    help="Write the base of MERGED again, once --base is proven to be it.",
+)
+@click.option(
+    "--out",
+    "--output",
+    "output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the checkpoint goes.",
+)
 @click.option("--dtype", help="float32, float16 or bfloat16; by default each tensor keeps its own.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a weight file.")
-@click.option("--float32-where-lossy", is_flag=True,
-              help="Keep tensors in float32 whose dtype would lose too much of the delta.")
+@click.option(
+    "--float32-where-lossy",
+    is_flag=True,
+    help="Keep tensors in float32 whose dtype would lose too much of the delta.",
+)
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
-@click.option("--drop", multiple=True, metavar="PATTERN",
-              help="Leave out adapter tensors that the checkpoint has no use for.")
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out adapter tensors that the checkpoint has no use for.",
+)
 @common_options
 def merge(
     *,
@@ -77,7 +94,10 @@ def merge(
         names = [label.strip() for label in labels.split(",")] if labels else None
         outcome = merging.merge_checkpoint(
             base,
-            [AdapterSpec(**parse_adapter(each), drop=list(drop), labels=names) for each in adapters],
+            [
+                AdapterSpec(**parse_adapter(each), drop=list(drop), labels=names)
+                for each in adapters
+            ],
             output,
             folder=Path(),
             dtype=dtype,
@@ -114,10 +134,14 @@ def _render(outcome: Merge) -> list[str]:
     changed = {n: r for n, r in record.tensors.items() if r.relative_error is not None}
     lines = [
         f"{outcome.output}: {record.base.model_type}, {record.dtype or 'dtypes of the base'}",
-        f"  {adapter.name}: rank {adapter.rank}, "
-        f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied",
-        f"  fidelity: relative error {record.fidelity.relative_error:.2e} of the delta, "
-        f"{record.fidelity.unmoved_share:.2%} of the entries did not move",
+        (
+            f"  {adapter.name}: rank {adapter.rank}, "
+            f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied"
+        ),
+        (
+            f"  fidelity: relative error {record.fidelity.relative_error:.2e} of the delta, "
+            f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
+        ),
     ]
     if record.brought:
         lines.append(f"  only the adapter has: {', '.join(record.brought)}")

@@ -1,7 +1,7 @@
 """A checkpoint with an adapter merged in, as the list of tensors to write.
 
     changed      base block + s·B A → cast       observed (fidelity), hashed
-    cast         base block → cast               hashed          (only where another dtype is wanted)
+    cast         base block → cast               hashed          (only if another dtype is wanted)
     unchanged    the base's bytes                hashed once, as they are read
 
 Everything of the base is hashed while it is read for the merge, so that its fingerprint costs no

@@ -4,7 +4,8 @@ Headers are known before any value is, so that every tensor has its place and no
 another: one takes a tensor, reads it in blocks, merges, hashes and writes them, and takes the next.
 NumPy, hashlib and the kernel let go of the interpreter meanwhile. A shard whose last tensor is
 written is synced while the next one is worked on. Names follow transformers:
-``model.safetensors``, or ``model-00001-of-00003.safetensors`` … and ``model.safetensors.index.json``.
+``model.safetensors``, or ``model-00001-of-00003.safetensors`` … and
+``model.safetensors.index.json``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,7 @@ from lora_export.base.safetensors_file import encode_header
 from lora_export.base.tensors import bytes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.weights.stream import Entry

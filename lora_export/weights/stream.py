@@ -175,9 +175,7 @@ class Observer(Protocol):
         """Take rows from `start` on: W0 and the merged value in float32, and what is stored."""
 
 
-def base_entry(
-    parameter: Parameter, tensor: Tensor, *, block_bytes: int = BLOCK_BYTES
-) -> Entry:
+def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Entry:
     """Return the unadapted value of `parameter`, in the graph's dtype and layout."""
 
     def blocks() -> Iterator[Array]:
