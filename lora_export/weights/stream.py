@@ -175,7 +175,7 @@ class Observer(Protocol):
         """Take rows from `start` on: W0 and the merged value in float32, and what is stored."""
 
 
-def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Entry:
+def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int | None = None) -> Entry:
     """Return the unadapted value of `parameter`, in the graph's dtype and layout."""
 
     def blocks() -> Iterator[Array]:
@@ -199,7 +199,7 @@ def merged_entry(
     base: Tensor | None,
     *,
     base_is_stored: bool,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
     observe: Observer | None = None,
 ) -> Entry:
     """Return the merged value of one parameter: ``W0 + s·B A``, or the adapter's own value.
@@ -261,7 +261,7 @@ def _saved_entry(update: Update) -> Entry:
 
 
 def _read_rows(
-    tensor: Tensor, *, transposed: bool, block_bytes: int = BLOCK_BYTES
+    tensor: Tensor, *, transposed: bool, block_bytes: int | None = None
 ) -> Iterator[tuple[Array, int]]:
     """Yield row blocks of `tensor` (or of its transpose), each with the index of its first row."""
     shape = tensor.shape
@@ -272,7 +272,7 @@ def _read_rows(
         yield _read_block(tensor, 0, shape), 0
         return
     row_bytes = prod(shape[1:]) * tensor.dtype.itemsize_bytes
-    rows = max(1, block_bytes // row_bytes)
+    rows = max(1, (block_bytes or BLOCK_BYTES) // row_bytes)
     for start in range(0, shape[0], rows):
         count = min(rows, shape[0] - start)
         yield _read_block(tensor, start * row_bytes, (count, *shape[1:])), start
