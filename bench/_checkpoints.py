@@ -4,6 +4,7 @@ Run in a process of its own, so that what it allocates does not count as anybody
 
     python bench/_checkpoints.py base roberta-base FOLDER
     python bench/_checkpoints.py adapter roberta-base FOLDER --seed 2
+    python bench/_checkpoints.py base llama-7b FOLDER --shard-bytes 5000000000
 """
 
 from __future__ import annotations
@@ -185,6 +186,13 @@ _LLAMA_CONFIG: Final[dict[str, Any]] = {  # TinyLlama-1.1B's
     "eos_token_id": 2,
     "torch_dtype": "float16",
 }
+_LLAMA_7B: Final = {  # Llama-2-7B's
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+}
 _NARROW_ROBERTA: Final = {"vocab_size": 600, "hidden_size": 48, "intermediate_size": 96}
 _NARROW_LLAMA: Final = {"vocab_size": 600, "hidden_size": 128, "intermediate_size": 256}
 _QUERY_VALUE: Final = ("query", "value")
@@ -208,6 +216,8 @@ MODELS: Final[dict[str, Model]] = {
     "roberta-narrow": _roberta(_NARROW_ROBERTA),  # all 12 layers, hardly any weights
     "llama-1b": _llama({}),
     "llama-narrow": _llama(_NARROW_LLAMA),  # all 22 layers, hardly any weights
+    "llama-7b": _llama(_LLAMA_7B),
+    "llama-7b-short": _llama({**_LLAMA_7B, "num_hidden_layers": 2}),  # full width, 1.3 GB
 }
 
 
@@ -223,7 +233,29 @@ def _blocks(name: str, shape: Shape, dtype: str, seed: int) -> Iterator[bytes]:
         remaining -= count
 
 
-def write_safetensors(path: Path, shapes: dict[str, Shape], dtype: str, seed: int) -> None:
+class _Pool:
+    """The same distribution for billions of values: one drawn block, read from seeded places."""
+
+    def __init__(self, dtype: str, seed: int) -> None:
+        values = np.random.default_rng(seed).standard_normal(2 * _BLOCK_VALUES, np.float32)
+        self._values = (values * np.float32(_STD)).astype(dtype)
+
+    def blocks(self, name: str, shape: Shape, dtype: str, seed: int) -> Iterator[bytes]:
+        if "norm.weight" in name.lower():
+            yield from _blocks(name, shape, dtype, seed)
+            return
+        places = np.random.default_rng([seed, *name.encode()])
+        remaining = prod(shape)
+        while remaining:
+            count = min(remaining, _BLOCK_VALUES)
+            start = int(places.integers(_BLOCK_VALUES))
+            yield self._values[start : start + count].tobytes()
+            remaining -= count
+
+
+def write_safetensors(
+    path: Path, shapes: dict[str, Shape], dtype: str, seed: int, *, pooled: bool = False
+) -> None:
     """Write random tensors of these shapes; the same seed, the same bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -237,11 +269,34 @@ def write_safetensors(path: Path, shapes: dict[str, Shape], dtype: str, seed: in
         position = end
     body = json.dumps(header).encode()
     body += b" " * (-len(body) % 8)
+    blocks = _Pool(dtype, seed).blocks if pooled else _blocks
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(body)) + body)
         for name, shape in shapes.items():
-            for block in _blocks(name, shape, dtype, seed):
+            for block in blocks(name, shape, dtype, seed):
                 stream.write(block)
+
+
+def write_sharded(
+    folder: Path, shapes: dict[str, Shape], dtype: str, seed: int, shard_bytes: int
+) -> None:
+    """Write the tensors as shards of at most so many bytes, with their index; drawn from a pool."""
+    groups: list[dict[str, Shape]] = [{}]
+    filled = 0
+    for name, shape in shapes.items():
+        size_bytes = prod(shape) * np.dtype(dtype).itemsize
+        if groups[-1] and filled + size_bytes > shard_bytes:
+            groups.append({})
+            filled = 0
+        groups[-1][name] = shape
+        filled += size_bytes
+    weight_map: dict[str, str] = {}
+    for index, group in enumerate(groups, 1):
+        file = f"model-{index:05d}-of-{len(groups):05d}.safetensors"
+        write_safetensors(folder / file, group, dtype, seed, pooled=True)
+        weight_map |= dict.fromkeys(group, file)
+    table = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(table), "utf-8")
 
 
 def main() -> None:
@@ -252,6 +307,7 @@ def main() -> None:
     parser.add_argument("model", choices=sorted(MODELS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-bytes", type=int, help="write the base as shards")
     arguments = parser.parse_args()
     model, folder = MODELS[arguments.model], arguments.folder
     folder.mkdir(parents=True)
@@ -259,7 +315,10 @@ def main() -> None:
         config = json.dumps(model.config, indent=2)
         (folder / "config.json").write_text(config, "utf-8")
         shapes = model.tensors(model.config)
-        write_safetensors(folder / "model.safetensors", shapes, model.dtype, arguments.seed)
+        if arguments.shard_bytes:
+            write_sharded(folder, shapes, model.dtype, arguments.seed, arguments.shard_bytes)
+        else:
+            write_safetensors(folder / "model.safetensors", shapes, model.dtype, arguments.seed)
     else:
         config = json.dumps(model.adapter_config(), indent=2)
         (folder / "adapter_config.json").write_text(config, "utf-8")

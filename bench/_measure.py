@@ -116,8 +116,10 @@ def summarise_runs(runs: Sequence[Run]) -> dict[str, Any]:
     return {"wall_s": summarise(walls(runs)), "peak_mb": summarise(peaks_mb(runs))}
 
 
-def arguments(claim: str, doc: str, *, repeat: int = 3) -> argparse.Namespace:
-    """Parse the command line that every script has."""
+def arguments(
+    claim: str, doc: str, *, repeat: int = 3, short: str | None = None
+) -> argparse.Namespace:
+    """Parse the command line that every script has; `short` describes a flag ``--short``."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,6 +127,8 @@ def arguments(claim: str, doc: str, *, repeat: int = 3) -> argparse.Namespace:
     parser.add_argument("--peers-python", type=Path, help="an environment made from peers.txt")
     parser.add_argument("--work-dir", type=Path, help="where checkpoints and exports go (build/)")
     parser.add_argument("--output", type=Path, default=RESULTS / f"{claim}.json")
+    if short is not None:
+        parser.add_argument("--short", action="store_true", help=short)
     return parser.parse_args()
 
 
@@ -222,11 +226,14 @@ class Session:
         code = "import peft, transformers, optimum.exporters.onnx, onnxruntime"
         self.run([self._peer(), "-c", code])
 
-    def generate(self, kind: str, model: str, name: str, *, seed: int = 0) -> Path:
+    def generate(
+        self, kind: str, model: str, name: str, *, seed: int = 0, shard_bytes: int | None = None
+    ) -> Path:
         """Make a base or an adapter in the scratch folder; return its folder."""
         folder = self.work / name
         script = BENCH / "_checkpoints.py"
-        self.run([sys.executable, script, kind, model, folder, "--seed", str(seed)])
+        shards = ["--shard-bytes", str(shard_bytes)] if shard_bytes else []
+        self.run([sys.executable, script, kind, model, folder, "--seed", str(seed), *shards])
         return folder
 
     def remove(self, *folders: Path) -> None:

@@ -1,7 +1,7 @@
 """Measure every claim, one after another, and print what was met. Results: ``bench/results/``.
 
 The scripts' own options apply: ``--repeat``, ``--peers-python``, ``--work-dir``. Half an hour on
-two cores, most of it the peers'; about 20 GB of disk while it runs.
+two cores, most of it the peers'; about 45 GB of disk while it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 import _environment
 
-CLAIMS: Final = ("graph_cache", "roberta_base", "add_adapter", "llama_1b")
+CLAIMS: Final = ("graph_cache", "roberta_base", "add_adapter", "llama_1b", "merge_checkpoint")
 BENCH: Final = Path(__file__).resolve().parent
 
 

@@ -19,7 +19,9 @@ __all__ = [
     "convert",
     "load_recipe",
     "merge_and_build",
+    "merge_checkpoint",
     "remove",
+    "unmerge_checkpoint",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -34,7 +36,9 @@ _HOMES: Final = {
     "convert": "conversion",
     "load_recipe": "recipe",
     "merge_and_build": "pipeline",
+    "merge_checkpoint": "merging",
     "remove": "maintenance",
+    "unmerge_checkpoint": "merging",
 }
 
 

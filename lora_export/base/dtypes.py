@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.base import float16
 from lora_export.base.errors import InputError, UnsupportedError
 
 __all__ = [
@@ -95,6 +96,8 @@ def to_float32(values: npt.NDArray[Any]) -> Float32Array:
         bits = values.view(np.uint16).astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)
+    if values.dtype == np.float16:
+        return float16.widen(values)
     with np.errstate(over="ignore"):  # infinity is found and named by whoever reads the tensor
         return values.astype(np.float32)
 
@@ -112,8 +115,11 @@ def cast(values: npt.NDArray[Any], dtype: DType, *, name: str) -> npt.NDArray[An
     """
     if values.dtype == dtype.numpy:
         return values
-    with np.errstate(over="ignore"):
-        stored = values.astype(dtype.numpy)
+    if dtype.numpy == np.float16 and values.dtype == np.float32:
+        stored: npt.NDArray[Any] = float16.narrow(values)
+    else:
+        with np.errstate(over="ignore"):
+            stored = values.astype(dtype.numpy)
     if dtype.floating:
         require_finite(stored, values, dtype, name=name)
     return stored
@@ -127,7 +133,7 @@ def require_finite(
     Raises:
         InputError: A finite value became infinite.
     """
-    if bool(np.isfinite(stored).all()):
+    if _all_finite(stored):
         return
     lost = np.isfinite(exact) & ~np.isfinite(stored)
     if bool(lost.any()):
@@ -139,3 +145,9 @@ def require_finite(
         raise InputError(
             msg, hint="Use --dtype bfloat16 (on a target that has it) or --dtype float32."
         )
+
+
+def _all_finite(values: npt.NDArray[Any]) -> bool:
+    if values.dtype == np.float16 and values.flags.c_contiguous:
+        return float16.all_finite(values)
+    return bool(np.isfinite(values).all())

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "cli", "run"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "merge-and-build": ("build:merge_and_build", "Merge, export and verify: the main job."),
+    "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
     "export": ("build:export", "The same without verification."),
     "add": ("extend:add", "Add an adapter to an existing export, without torch."),
     "remove": ("extend:remove", "Take an adapter out of an export."),

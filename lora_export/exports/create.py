@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import lora_export
-from lora_export.base.files import sha256_of_file, storage_errors, write_synced
+from lora_export.base.files import storage_errors, write_synced
 from lora_export.base.manifest import (
     BaseRecord,
     GraphRecord,
@@ -18,10 +16,11 @@ from lora_export.base.manifest import (
 )
 from lora_export.base.parameters import CAST, TRANSPOSE
 from lora_export.graph.template import Placement, place
+from lora_export.weights.companions import labelled, write_companions
 from lora_export.weights.stream import base_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lora_export.base.parameters import Parameter
@@ -176,23 +175,8 @@ def _write_companions(
     root: Path, checkpoint: Checkpoint, labels: Sequence[str] | None
 ) -> dict[str, str]:
     """Copy the tokenizer and config into ``hf/``, the config with the labels of the export."""
-    files: dict[str, str] = {}
     with storage_errors(str(root / "hf")):
         (root / "hf").mkdir()
-        for companion in checkpoint.companions:
-            target = root / "hf" / companion.name
-            if companion.name == "config.json":
-                config = _labelled(checkpoint.config, labels)
-                target.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-            else:
-                shutil.copyfile(companion, target)
-            files[f"hf/{companion.name}"] = sha256_of_file(target)
-    return files
-
-
-def _labelled(config: Mapping[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
-    table = dict(config)
-    if labels:
-        table["id2label"] = {str(index): name for index, name in enumerate(labels)}
-        table["label2id"] = {name: index for index, name in enumerate(labels)}
-    return table
+    config = labelled(checkpoint.config, labels)
+    files = write_companions(root / "hf", checkpoint, config)
+    return {f"hf/{name}": digest for name, digest in files.items()}

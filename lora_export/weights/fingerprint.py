@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Final
 from lora_export.base.tensors import iter_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["fingerprint"]
+__all__ = ["TensorDigest", "fingerprint", "fingerprint_of"]
+
+TensorDigest = tuple[str, tuple[int, ...], str]
+"""dtype, shape, SHA-256 of the bytes in checkpoint layout."""
 
 _TIED_NAMES: Final = (
     "lm_head.weight",
@@ -44,7 +47,7 @@ def fingerprint(checkpoint: Checkpoint, advance: Callable[[int], None] | None = 
     Raises:
         InputError: A file ends before its tensors do.
     """
-    rows: dict[str, tuple[str, tuple[int, ...], str]] = {}
+    rows: dict[str, TensorDigest] = {}
     for name, tensor in checkpoint.tensors.items():
         digest = hashlib.sha256()
         for block in iter_blocks(tensor):
@@ -52,7 +55,16 @@ def fingerprint(checkpoint: Checkpoint, advance: Callable[[int], None] | None = 
             if advance is not None:
                 advance(len(block))
         rows[name] = (tensor.dtype.name, tensor.shape, digest.hexdigest())
-    content_count: dict[tuple[str, tuple[int, ...], str], int] = {}
+    return fingerprint_of(rows)
+
+
+def fingerprint_of(rows: Mapping[str, TensorDigest]) -> str:
+    """Return the fingerprint of a checkpoint whose tensors have been hashed one by one.
+
+    Args:
+        rows: Name → (dtype, shape, SHA-256 of the bytes in hexadecimal).
+    """
+    content_count: dict[TensorDigest, int] = {}
     for row in rows.values():
         content_count[row] = content_count.get(row, 0) + 1
     total = hashlib.sha256()

@@ -16,7 +16,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Entry", "Written", "base_entry", "merged_entry", "write_weights", "zero_entry"]
+__all__ = [
+    "Entry",
+    "Observer",
+    "Written",
+    "base_entry",
+    "merged_entry",
+    "write_weights",
+    "zero_entry",
+]
 
 BLOCK_BYTES: Final = 1 << 24
 _SLAB_BYTES: Final = 1 << 26
@@ -160,11 +168,18 @@ class _Sink:
         self._digest.update(raw)
 
 
-def base_entry(parameter: Parameter, tensor: Tensor) -> Entry:
+class Observer(Protocol):
+    """Watches a merge block by block; see ``weights/fidelity.py``."""
+
+    def __call__(self, start: int, base: Array, merged: Array, stored: Array) -> None:
+        """Take rows from `start` on: W0 and the merged value in float32, and what is stored."""
+
+
+def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int | None = None) -> Entry:
     """Return the unadapted value of `parameter`, in the graph's dtype and layout."""
 
     def blocks() -> Iterator[Array]:
-        for rows, _ in _read_rows(tensor, transposed=parameter.transposed):
+        for rows, _ in _read_rows(tensor, transposed=parameter.transposed, block_bytes=block_bytes):
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
@@ -179,13 +194,22 @@ def zero_entry(parameter: Parameter) -> Entry:
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
 
 
-def merged_entry(update: Update, base: Tensor | None, *, base_is_stored: bool) -> Entry:
+def merged_entry(
+    update: Update,
+    base: Tensor | None,
+    *,
+    base_is_stored: bool,
+    block_bytes: int | None = None,
+    observe: Observer | None = None,
+) -> Entry:
     """Return the merged value of one parameter: ``W0 + s·B A``, or the adapter's own value.
 
     Args:
         update: What the adapter does to the parameter.
         base: The unadapted value; unused where the adapter carries the parameter whole.
         base_is_stored: Whether `base` already has the graph's layout.
+        block_bytes: How much of the base is read at once.
+        observe: Told about each block of a low-rank update.
     """
     parameter = update.parameter
     if not update.changes_value:
@@ -199,15 +223,21 @@ def merged_entry(update: Update, base: Tensor | None, *, base_is_stored: bool) -
     transpose_on_read = parameter.transposed and not base_is_stored
 
     def exact() -> Iterator[tuple[Float32Array, int]]:
-        for rows, start in _read_rows(tensor, transposed=transpose_on_read):
+        for rows, start in _read_rows(
+            tensor, transposed=transpose_on_read, block_bytes=block_bytes
+        ):
             yield to_float32(rows), start
 
     def blocks() -> Iterator[Array]:
         change = change_of(update, transposed=parameter.transposed).measured(exact)
         for rows, start in exact():
+            before = rows if observe is None else rows.copy()
             merged = change.apply(rows, start)
-            require_finite(merged, rows, DTYPES["float32"], name=parameter.name)
-            yield cast(merged, parameter.stored_dtype, name=parameter.name)
+            require_finite(merged, before, DTYPES["float32"], name=parameter.name)
+            stored = cast(merged, parameter.stored_dtype, name=parameter.name)
+            if observe is not None:
+                observe(start, before, merged, stored)
+            yield stored
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
 
@@ -227,7 +257,9 @@ def _saved_entry(update: Update) -> Entry:
     return Entry(parameter.name, parameter.stored_dtype, stored_shape, blocks)
 
 
-def _read_rows(tensor: Tensor, *, transposed: bool) -> Iterator[tuple[Array, int]]:
+def _read_rows(
+    tensor: Tensor, *, transposed: bool, block_bytes: int | None = None
+) -> Iterator[tuple[Array, int]]:
     """Yield row blocks of `tensor` (or of its transpose), each with the index of its first row."""
     shape = tensor.shape
     if transposed:
@@ -237,7 +269,7 @@ def _read_rows(tensor: Tensor, *, transposed: bool) -> Iterator[tuple[Array, int
         yield _read_block(tensor, 0, shape), 0
         return
     row_bytes = prod(shape[1:]) * tensor.dtype.itemsize_bytes
-    rows = max(1, BLOCK_BYTES // row_bytes)
+    rows = max(1, (block_bytes or BLOCK_BYTES) // row_bytes)
     for start in range(0, shape[0], rows):
         count = min(rows, shape[0] - start)
         yield _read_block(tensor, start * row_bytes, (count, *shape[1:])), start

@@ -1,0 +1,201 @@
+"""The parameters of a checkpoint without its graph: what names and shapes tell about each tensor.
+
+`resolve` needs to know how a weight is laid out, and which names are one weight. A traced model
+knows; here it follows from the checkpoint, its model type and the adapter:
+
+    1. An embedding's update makes its module an ``Embedding``.
+    2. A weight of four axes belongs to a convolution.
+    3. A weight shaped ``(out, in)`` like the update is a ``Linear``'s; one shaped ``(in, out)`` is
+       a ``Conv1D``'s, if the model type has Conv1D at all or the adapter says ``fan_in_fan_out``
+       (else it is a misfit, and `resolve` says so).
+    4. A square weight is both. The model types of transformers that use Conv1D are a table, with
+       the names of those modules; every other module is a ``Linear``. ``fan_in_fan_out`` decides
+       nothing here: PEFT corrects it while it runs, and saves what the user wrote. Where another
+       module of an unlisted model type is a Conv1D by its shape, a square one is refused.
+    5. An output embedding that the checkpoint does not store is the input embedding (tied), unless
+       the config says ``tie_word_embeddings: false`` or nothing generates.
+    6. A saved parameter of a top-level module that the base lacks entirely is a head that the
+       adapter brings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.fit import UNKNOWN_MODULE
+from lora_export.adapters.resolve import Names
+from lora_export.base.errors import UnsupportedError
+from lora_export.base.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["CONV1D_MODULES", "checkpoint_parameters"]
+
+CONV1D_MODULES: Final[dict[str, frozenset[str]]] = {
+    "decision_transformer": frozenset({"c_attn", "c_fc", "c_proj", "q_attn"}),
+    "gpt2": frozenset({"c_attn", "c_fc", "c_proj", "q_attn"}),
+    "imagegpt": frozenset({"c_attn", "c_fc", "c_proj", "q_attn"}),
+    "openai-gpt": frozenset({"c_attn", "c_fc", "c_proj"}),
+}
+"""Modules whose weight is ``[in, out]``, by ``model_type``; GPT-J, GPT-NeoX and CTRL use Linear."""
+
+_CONVOLUTIONS: Final = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
+_MATRIX: Final = 2
+_LM_HEAD: Final = ("lm_head.weight",)
+_EMBEDDINGS: Final[dict[str, tuple[str, ...]]] = {
+    "embed_tokens.weight": _LM_HEAD,
+    "wte.weight": _LM_HEAD,
+    "tokens_embed.weight": _LM_HEAD,
+    "embed_in.weight": ("embed_out.weight",),
+    "tok_embeddings.weight": ("decoder.weight",),
+    "word_embeddings.weight": (
+        *_LM_HEAD,
+        "lm_head.decoder.weight",
+        "cls.predictions.decoder.weight",
+        "vocab_projector.weight",
+    ),
+    "shared.weight": (*_LM_HEAD, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+}
+"""How an input embedding's name ends, and what it is tied to where it is tied."""
+
+_GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining",
+                      "ForConditionalGeneration")  # fmt: skip
+_GENERATING_TASKS: Final = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
+
+
+def checkpoint_parameters(
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, object],
+    adapter: Adapter,
+    *,
+    prefix: str,
+    head_dtype: str,
+) -> tuple[Parameter, ...]:
+    """Return a parameter for each tensor of a checkpoint, and for each of a head that it lacks.
+
+    Args:
+        tensors: The checkpoint's tensors by name.
+        config: Its ``config.json``.
+        adapter: The adapter that will be resolved against them.
+        prefix: ``base_model_prefix`` with its dot, or ``""``.
+        head_dtype: The dtype of what only the adapter has.
+
+    Raises:
+        UnsupportedError: A square weight whose layout nothing decides, or one stored as codes.
+    """
+    plain = [Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE) for name, t in tensors.items()]
+    names = Names(plain, prefix)
+    model_type = str(config.get("model_type"))
+    modules = _module_types(adapter, names, model_type)
+    aliases = _ties(tensors, config, adapter)
+    _refuse_codes(tensors, modules, adapter)
+    known = tuple(
+        Parameter(
+            each.name,
+            each.shape,
+            each.dtype,
+            modules.get(each.name, UNKNOWN_MODULE),
+            aliases=aliases.get(each.name, ()),
+        )
+        for each in plain
+    )
+    return (*known, *_brought(adapter, Names(known, prefix), known, prefix, head_dtype))
+
+
+def _module_types(adapter: Adapter, names: Names, model_type: str) -> dict[str, str]:
+    """Return the module type of every parameter that a low-rank update means."""
+    found: dict[str, str] = {}
+    square: list[str] = []
+    fan_in_fan_out = bool(adapter.config.get("fan_in_fan_out"))
+    table = CONV1D_MODULES.get(model_type)
+    for update in adapter.low_rank:
+        parameter = names.find(update.parameter)
+        if parameter is None:
+            continue
+        shape = parameter.shape
+        if update.embedding:
+            found[parameter.name] = "Embedding"
+        elif len(shape) != _MATRIX:
+            found[parameter.name] = _CONVOLUTIONS.get(len(shape), UNKNOWN_MODULE)
+        elif shape[0] == shape[1]:
+            leaf = update.module.rpartition(".")[2]
+            found[parameter.name] = "Conv1D" if leaf in (table or ()) else "Linear"
+            square.append(parameter.name)
+        else:
+            input_first = shape == _delta(update)[::-1] and (table is not None or fan_in_fan_out)
+            found[parameter.name] = "Conv1D" if input_first else "Linear"
+    if square and table is None and "Conv1D" in found.values():
+        msg = (
+            f"the weight {square[0]!r} is square and modules of this model ({model_type}) hold "
+            "theirs as [in, out]: whether this one does cannot be told"
+        )
+        raise UnsupportedError(msg, hint="Merge it with PEFT; please report the model type.")
+    return found
+
+
+def _delta(update: LowRank) -> tuple[int, ...]:
+    return (update.b.shape[0], update.a.shape[1])  # (out, in)
+
+
+def _ties(
+    tensors: Mapping[str, Tensor], config: Mapping[str, object], adapter: Adapter
+) -> dict[str, tuple[str, ...]]:
+    """Return further names of the input embedding, where it is the output embedding too."""
+    setting = config.get("tie_word_embeddings")
+    if setting is False or not _generates(config, adapter):
+        return {}
+    for name in tensors:
+        outputs = next((v for end, v in _EMBEDDINGS.items() if name.endswith(end)), None)
+        if outputs is None:
+            continue
+        stored = [output for output in outputs if output in tensors]
+        if not stored:
+            return {name: outputs}
+        if setting is True:
+            return {name: tuple(stored), **dict.fromkeys(stored, (name,))}
+    return {}
+
+
+def _generates(config: Mapping[str, object], adapter: Adapter) -> bool:
+    """Whether the model has an output embedding: by the adapter's task, else the architecture."""
+    if adapter.task_type is not None:
+        return adapter.task_type in _GENERATING_TASKS
+    architectures = config.get("architectures")
+    names = architectures if isinstance(architectures, list) else []
+    return any(str(name).endswith(_GENERATING) for name in names)
+
+
+def _refuse_codes(
+    tensors: Mapping[str, Tensor], modules: Mapping[str, str], adapter: Adapter
+) -> None:
+    """Raise for an update of a weight that is stored as integers."""
+    for name in modules:
+        dtype = tensors[name].dtype
+        if not dtype.floating:
+            msg = f"adapter {adapter.source!r} updates {name!r}, which is stored as {dtype.name}"
+            raise UnsupportedError(msg, hint="It is quantized: give the unquantized checkpoint.")
+
+
+def _brought(
+    adapter: Adapter,
+    names: Names,
+    known: Sequence[Parameter],
+    prefix: str,
+    dtype: str,
+) -> list[Parameter]:
+    """Return the parameters of the heads that only the adapter has, under its names."""
+    tops = {_top(parameter.name, prefix) for parameter in known}
+    return [
+        Parameter(saved.parameter, saved.tensor.shape, dtype, UNKNOWN_MODULE)
+        for saved in adapter.saved
+        if names.find(saved.parameter) is None and _top(saved.parameter, prefix) not in tops
+    ]
+
+
+def _top(name: str, prefix: str) -> str:
+    """Return the top-level module of a parameter, the bare model's own name aside."""
+    return name.removeprefix(prefix).partition(".")[0]

@@ -1,0 +1,180 @@
+"""``merge``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lora_export.base.errors import UsageError
+from lora_export.cli.console import (
+    Console,
+    adapter_options,
+    combine_options,
+    combine_table,
+    common_options,
+    of_adapters,
+    parse_adapter,
+    parse_scales,
+)
+from lora_export.cli.text import aligned
+
+if TYPE_CHECKING:
+    from lora_export.merging import Merge
+
+__all__ = ["merge"]
+
+_WORST: Final = 5
+
+
+@click.command("merge")
+@click.option("--base", metavar="PATH_OR_ID", required=True, help="The base checkpoint.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="The LoRA adapter; several with --combine.",
+)
+@click.option(
+    "--unmerge",
+    type=click.Path(path_type=Path),
+    metavar="MERGED",
+    help="Write the base of MERGED again, once --base is proven to be it.",
+)
+@click.option(
+    "--out",
+    "--output",
+    "output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the checkpoint goes.",
+)
+@click.option("--dtype", help="float32, float16 or bfloat16; by default each tensor keeps its own.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a weight file.")
+@click.option(
+    "--float32-where-lossy",
+    is_flag=True,
+    help="Keep tensors in float32 whose dtype would lose too much of the delta.",
+)
+@click.option("--labels", help="Names of the head's classes, separated by commas.")
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave out adapter tensors that the checkpoint has no use for.",
+)
+@adapter_options
+@combine_options
+@common_options
+def merge(
+    *,
+    base: str,
+    adapters: tuple[str, ...],
+    unmerge: Path | None,
+    output: Path,
+    dtype: str | None,
+    max_shard_size: str,
+    float32_where_lossy: bool,
+    labels: str | None,
+    drop: tuple[str, ...],
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
+    scales: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> int:
+    """Merge an adapter into a base: a Hugging Face checkpoint, without torch.
+
+    With --unmerge, the way back: the base is written again from --base, bit for bit, after its
+    fingerprint was compared with the one that the merge recorded. Going to another adapter is a
+    merge from the base.
+    """
+    _one_blas_thread()
+    from lora_export import merging
+    from lora_export.recipe import make_combine, make_specs
+    from lora_export.weights.shards import parse_size
+
+    limit_bytes = parse_size(max_shard_size)
+    with Console(as_json=as_json, quiet=quiet) as console:
+        if unmerge is not None:
+            if adapters or dtype or float32_where_lossy or labels or drop:
+                msg = "--unmerge takes --base and --out, and nothing of a merge"
+                raise UsageError(msg, hint="For another adapter, merge it from the base.")
+            digest = merging.unmerge_checkpoint(
+                unmerge, base, output, max_shard_bytes=limit_bytes, progress=console
+            )
+            text = f"{output}: the base of {unmerge}, bit for bit (fingerprint {digest})"
+            console.finish({"output": str(output), "fingerprint": digest}, text)
+            return 0
+        names = [label.strip() for label in labels.split(",")] if labels else None
+        common = {
+            "drop": list(drop),
+            "labels": names,
+            **of_adapters(adapter_format, alpha, enable_lora),
+        }
+        rows = [{**parse_adapter(each), **common} for each in adapters]
+        outcome = merging.merge_checkpoint(
+            base,
+            make_specs(rows, parse_scales(scales)),
+            output,
+            folder=Path(),
+            combine=make_combine(combine_table(flags)),
+            dtype=dtype,
+            max_shard_bytes=limit_bytes,
+            float32_where_lossy=float32_where_lossy,
+            progress=console,
+        )
+        console.finish(_describe(outcome), "\n".join(_render(outcome)))
+    return 0
+
+
+def _one_blas_thread() -> None:
+    """Keep NumPy's library from starting threads of its own: the merge has one per processor.
+
+    The products are thin (rank 16): handing them out costs far more than computing them. The
+    library reads this once, when NumPy is imported; what the user has set stays.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def _describe(outcome: Merge) -> dict[str, Any]:
+    return {
+        "output": str(outcome.output),
+        **outcome.record.model_dump(),
+        "lossy": list(outcome.lossy),
+    }
+
+
+def _render(outcome: Merge) -> list[str]:
+    """Return where it is, what was applied, and the tensors that kept least of the delta."""
+    record = outcome.record
+    adapter = record.adapter
+    changed = {n: r for n, r in record.tensors.items() if r.relative_error is not None}
+    lines = [
+        f"{outcome.output}: {record.base.model_type}, {record.dtype or 'dtypes of the base'}",
+        (
+            f"  {adapter.name}: rank {adapter.rank}, "
+            f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied"
+        ),
+        (
+            f"  fidelity: relative error {record.fidelity.relative_error:.2e} of the delta, "
+            f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
+        ),
+    ]
+    if record.brought:
+        lines.append(f"  only the adapter has: {', '.join(record.brought)}")
+    if record.float32:
+        lines.append(f"  kept in float32: {len(record.float32)} tensor(s)")
+    worst = sorted(changed, key=lambda name: (-(changed[name].relative_error or 0.0), name))
+    rows = [
+        (name, changed[name].dtype, f"{changed[name].relative_error:.2e}",
+         f"{changed[name].unmoved_share:.2%} unmoved")
+        for name in worst[:_WORST]
+    ]  # fmt: skip
+    return [*lines, *aligned(rows, indent=4)]

@@ -1,0 +1,423 @@
+"""``merge``: a base and an adapter to a merged Hugging Face checkpoint, and back.
+
+    checkpoint + adapter → parameters (by names and shapes) → updates (all resolved)
+                         → shards, config, tokenizer → record → renamed into place
+
+No torch, no graph. The way back is no subtraction, which would not give the same bits: it writes
+the base again from the base, and the recorded fingerprint proves that it is the one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import lora_export
+from lora_export.adapters.fit import UNKNOWN_MODULE, prefix_of
+from lora_export.adapters.layout import checkpoint_parameters
+from lora_export.adapters.resolve import Resolved, resolve
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import (
+    CheckpointError,
+    InputError,
+    TiedParameterError,
+    UnsupportedError,
+    UsageError,
+)
+from lora_export.base.files import staging_folder, storage_errors, sync_folder, write_synced
+from lora_export.base.hub import local_path
+from lora_export.base.merge_record import (
+    RECORD_NAME,
+    MergedAdapter,
+    MergedBase,
+    MergedFidelity,
+    MergedTensor,
+    MergeRecord,
+    read_record,
+)
+from lora_export.base.parameters import Parameter
+from lora_export.base.progress import Progress, Silent
+from lora_export.base.tensors import nbytes
+from lora_export.exports.plan import head_parameters, untie
+from lora_export.graph import tasks
+from lora_export.parts import read_specs, recorded_source
+from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.weights.companions import write_companions
+from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
+from lora_export.weights.fingerprint import fingerprint_of
+from lora_export.weights.merged import MergePlan, measure_lossy, plan_merge
+from lora_export.weights.merged_config import merged_config
+from lora_export.weights.shards import write_sharded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.parts import Given
+    from lora_export.recipe import AdapterSpec, CombineSpec
+
+__all__ = ["MAX_SHARD_BYTES", "Merge", "merge_checkpoint", "unmerge_checkpoint"]
+
+MAX_SHARD_BYTES: Final = 5 * 10**9
+_LABELLED: Final = frozenset(
+    name for task in tasks.TASKS.values() for name in task.label_parameters
+)
+_DECODER_HEAD: Final = "lm_head.weight"
+_RESIZABLE: Final = frozenset().union(*map(head_parameters, tasks.TASKS.values()))
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What `merge_checkpoint` did.
+
+    Attributes:
+        output: The merged checkpoint.
+        record: What lies in it as ``lora_export.merge.json``.
+        lossy: The tensors that lost more of the delta than the table of `fidelity` allows, worst
+            first.
+    """
+
+    output: Path
+    record: MergeRecord
+    lossy: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A merge that can be written: everything resolved."""
+
+    checkpoint: Checkpoint
+    resolved: Resolved
+    parameters: tuple[Parameter, ...]
+    prefix: str
+    brought: tuple[str, ...]
+
+
+def merge_checkpoint(
+    base: str | Path,
+    specs: Sequence[AdapterSpec],
+    output: Path,
+    *,
+    folder: Path,
+    combine: CombineSpec | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    float32_where_lossy: bool = False,
+    progress: Progress | None = None,
+) -> Merge:
+    """Merge an adapter into a base and save the result as a Hugging Face checkpoint.
+
+    Args:
+        base: The base checkpoint, a folder or an id of the hub.
+        specs: The adapter, as a list of one, or those that `combine` makes one of; their labels
+            name the classes of the head.
+        output: Where the checkpoint goes: nothing, or an empty folder.
+        folder: What relative paths of `specs` are taken from.
+        combine: How several adapters become one.
+        dtype: The dtype of all floating tensors; each keeps its own where it is None.
+        max_shard_bytes: How large a file may become.
+        float32_where_lossy: Store in float32 what would lose too much of the delta in its dtype.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; `output` is as it was.
+    """
+    tell = progress or Silent()
+    _require_vacant(output)
+    wanted = _floating(dtype)
+    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
+    job = _prepare(checkpoint, _only(specs, folder, combine, checkpoint))
+    config = merged_config(
+        job.checkpoint.config,
+        task_type=job.resolved.adapter.task_type,
+        head_width=_head_width(job.resolved),
+        labels=next((spec.labels for spec in specs if spec.labels), None),
+        dtype=wanted,
+    )
+    plan = _plan(job, wanted, frozenset())
+    kept: frozenset[str] = frozenset()
+    if float32_where_lossy:
+        tell.start("fidelity")
+        names = {job.prefix + p.name: p.name for p in job.parameters}
+        kept = frozenset(names.get(name, name) for name in measure_lossy(plan))
+        plan = _plan(job, wanted, kept)
+    with staging_folder(output.parent, output.name) as staging:
+        digests = _write(staging, plan, max_shard_bytes, "merging", tell)
+        write_companions(staging, job.checkpoint, config)
+        record = _record(job, plan, digests, output=output, dtype=wanted, kept=kept)
+        write_synced(staging / RECORD_NAME, _encoded(record))
+        _publish(staging, output)
+    lossy = _lossy(record)
+    _warn(lossy, record, tell)
+    return Merge(output, record, lossy)
+
+
+def unmerge_checkpoint(
+    merged: Path,
+    base: str | Path,
+    output: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Progress | None = None,
+) -> str:
+    """Write the base of a merged checkpoint again, bit for bit; return its fingerprint.
+
+    Args:
+        merged: What `merge_checkpoint` wrote.
+        base: The base that it was merged from.
+        output: Where the checkpoint goes: nothing, or an empty folder.
+        max_shard_bytes: How large a file may become.
+        progress: Told what happens.
+
+    Raises:
+        CheckpointError: `base` is not the one that `merged` was made from.
+        LoraExportError: See the class of the error; `output` is as it was.
+    """
+    record = read_record(merged)
+    _require_vacant(output)
+    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
+    parameters = [
+        Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE)
+        for name, t in checkpoint.tensors.items()
+    ]
+    plan = plan_merge(checkpoint.tensors, parameters, None)
+    with staging_folder(output.parent, output.name) as staging:
+        _write(staging, plan, max_shard_bytes, "base", progress or Silent())
+        digest = _base_fingerprint(plan)
+        if digest != record.base.fingerprint:
+            msg = (
+                f"{str(base)!r} is not the base of {str(merged)!r}: its fingerprint is "
+                f"{digest[:16]}…, the recorded one {record.base.fingerprint[:16]}…"
+            )
+            raise CheckpointError(msg, hint=f"It was merged from {record.base.source!r}.")
+        write_companions(staging, checkpoint, checkpoint.config)
+        _publish(staging, output)
+    return digest
+
+
+def _only(
+    specs: Sequence[AdapterSpec], folder: Path, combine: CombineSpec | None, checkpoint: Checkpoint
+) -> Given:
+    if not specs:
+        raise UsageError("no adapter is given", hint="Give one: --adapter [NAME=]PATH.")
+    if len(specs) > 1 and combine is None:
+        msg = f"{len(specs)} adapters are given, and nothing says how to combine them"
+        raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
+    (given,) = read_specs(specs, folder, combine, base_config=checkpoint.config)
+    return given
+
+
+def _floating(dtype: str | None) -> str | None:
+    if dtype is None:
+        return None
+    row = by_name(dtype)
+    if not row.floating:
+        msg = f"a checkpoint cannot be merged into {row.name}"
+        raise UnsupportedError(msg, hint="Choose float32, float16 or bfloat16.")
+    return row.name
+
+
+def _prepare(checkpoint: Checkpoint, given: Given) -> _Job:
+    """Resolve the adapter against the checkpoint's own names and shapes.
+
+    What it changes under one of several names is untied.
+    """
+    adapter, drop = given.adapter, given.spec.drop
+    model_type = str(checkpoint.config["model_type"])
+    plain = [
+        Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE)
+        for name, t in checkpoint.tensors.items()
+    ]
+    prefix = prefix_of(model_type, plain, adapter)
+
+    def resolved_against(base: Checkpoint) -> tuple[tuple[Parameter, ...], Resolved]:
+        parameters = checkpoint_parameters(
+            base.tensors, base.config, adapter, prefix=prefix, head_dtype=_main_dtype(base)
+        )
+        try:
+            return parameters, resolve(
+                adapter, parameters, prefix=prefix, drop=drop, resizable=_RESIZABLE
+            )
+        except TiedParameterError:
+            nonlocal checkpoint
+            if base is not checkpoint or not (tied := _tied_heads(parameters)):
+                raise
+            checkpoint = untie(checkpoint, tied)
+            return resolved_against(checkpoint)
+
+    parameters, resolved = resolved_against(checkpoint)
+    tensors = checkpoint.tensors
+    changed = {update.parameter.name for update in resolved.updates}
+    written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
+    brought = tuple(p.name for p in written if p.name not in tensors)
+    bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
+    return _Job(checkpoint, resolved, written, prefix if bare else "", brought)
+
+
+def _tied_heads(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return what a decoder ties to its head; how others call theirs is not known here."""
+    return [
+        replace(parameter, aliases=(_DECODER_HEAD,))
+        for parameter in parameters
+        if _DECODER_HEAD in parameter.aliases
+    ]
+
+
+def _head_width(resolved: Resolved) -> int | None:
+    """Return the number of classes of the head that the adapter brings, if it brings one."""
+    for update in resolved.updates:
+        if update.saved is not None and update.parameter.name in _LABELLED:
+            return update.saved.tensor.shape[0]
+    return None
+
+
+def _main_dtype(checkpoint: Checkpoint) -> str:
+    """Return the dtype of most of the checkpoint's floating bytes."""
+    count: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        if tensor.dtype.floating:
+            count[tensor.dtype.name] += nbytes(tensor)
+    return count.most_common(1)[0][0] if count else "float32"
+
+
+def _plan(job: _Job, dtype: str | None, kept: frozenset[str]) -> MergePlan:
+    return plan_merge(
+        job.checkpoint.tensors,
+        job.parameters,
+        job.resolved,
+        dtype=dtype,
+        prefix=job.prefix,
+        float32=kept,
+    )
+
+
+def _write(
+    staging: Path, plan: MergePlan, max_shard_bytes: int, what: str, tell: Progress
+) -> dict[str, str]:
+    tell.start(what, sum(entry.nbytes for entry in plan.entries))
+    return write_sharded(
+        staging,
+        plan.entries,
+        max_shard_bytes=max_shard_bytes,
+        hashed=plan.hashed,
+        advance=tell.advance,
+    )
+
+
+def _base_fingerprint(plan: MergePlan) -> str:
+    return fingerprint_of(
+        {name: (t.dtype.name, t.shape, t.hexdigest()) for name, t in plan.sources.items()}
+    )
+
+
+def _record(
+    job: _Job,
+    plan: MergePlan,
+    digests: Mapping[str, str],
+    *,
+    output: Path,
+    dtype: str | None,
+    kept: frozenset[str],
+) -> MergeRecord:
+    base_digests = {name: t.hexdigest() for name, t in plan.sources.items()}
+    written = {
+        **{name: base_digests[source] for name, source in plan.unchanged.items()},
+        **digests,
+    }
+    parts = {name: meter.result() for name, meter in plan.meters.items()}
+    total = overall(parts.values())
+    checkpoint, adapter = job.checkpoint, job.resolved.adapter
+    return MergeRecord(
+        tool=f"lora-export {lora_export.__version__}",
+        base=MergedBase(
+            source=recorded_source(checkpoint.folder, output),
+            model_type=str(checkpoint.config["model_type"]),
+            fingerprint=_base_fingerprint(plan),
+        ),
+        adapter=_adapter_row(adapter, job.resolved, output),
+        dtype=dtype,
+        fingerprint=fingerprint_of(
+            {e.name: (e.dtype.name, e.shape, written[e.name]) for e in plan.entries}
+        ),
+        renamed_by=job.prefix,
+        brought=sorted(job.brought),
+        float32=sorted(job.prefix + name for name in kept),
+        tensors={
+            entry.name: _tensor_row(
+                entry.dtype.name, entry.shape, digests[entry.name], parts.get(entry.name)
+            )
+            for entry in sorted(plan.entries, key=lambda entry: entry.name)
+            if entry.name in digests
+        },
+        fidelity=MergedFidelity(
+            relative_error=total.relative_error, unmoved_share=total.unmoved_share
+        ),
+    )
+
+
+def _adapter_row(adapter: Adapter, resolved: Resolved, output: Path) -> MergedAdapter:
+    return MergedAdapter(
+        name=adapter.name,
+        source=recorded_source(adapter.folder, output),
+        format=adapter.format,
+        rank=adapter.max_rank,
+        sha256=adapter.sha256,
+        tensors_total=adapter.tensor_count,
+        tensors_applied=resolved.applied_count,
+        dropped=list(resolved.dropped),
+    )
+
+
+def _tensor_row(
+    dtype: str, shape: tuple[int, ...], sha256: str, fidelity: Fidelity | None
+) -> MergedTensor:
+    return MergedTensor(
+        dtype=dtype,
+        shape=list(shape),
+        sha256=sha256,
+        relative_error=fidelity.relative_error if fidelity else None,
+        unmoved_share=fidelity.unmoved_share if fidelity else None,
+    )
+
+
+def _encoded(record: MergeRecord) -> bytes:
+    return (json.dumps(record.model_dump(), indent=1) + "\n").encode()
+
+
+def _lossy(record: MergeRecord) -> tuple[str, ...]:
+    rows = {
+        name: row.relative_error
+        for name, row in record.tensors.items()
+        if row.relative_error is not None and row.relative_error > LOSSY_RELATIVE_ERROR[row.dtype]
+    }
+    return tuple(sorted(rows, key=lambda name: (-rows[name], name)))
+
+
+def _warn(lossy: Sequence[str], record: MergeRecord, tell: Progress) -> None:
+    if not lossy:
+        return
+    worst = record.tensors[lossy[0]]
+    tell.note(
+        f"warning: {len(lossy)} tensor(s) keep the adapter's delta with a relative error above "
+        f"{LOSSY_RELATIVE_ERROR[worst.dtype]:g}: {lossy[0]!r} in {worst.dtype} has "
+        f"{worst.relative_error:.3g}. Store them in float32: --float32-where-lossy."
+    )
+
+
+def _require_vacant(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        msg = f"{str(output)!r} exists and is not an empty folder"
+        raise InputError(msg, hint="Choose another --out; nothing was changed.")
+
+
+def _publish(staging: Path, output: Path) -> None:
+    """Move the finished checkpoint into place."""
+    with storage_errors(str(output)):
+        sync_folder(staging)
+        if output.is_dir():
+            output.rmdir()  # empty, as was checked
+        staging.rename(output)
+        sync_folder(output.parent)

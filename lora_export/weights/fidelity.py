@@ -1,0 +1,164 @@
+"""What storing a merged weight loses: the rounding to its dtype, set against the adapter's delta.
+
+With W the stored value, W0 the base's and ΔW the exact delta, all of one tensor:
+
+    relative error  = ‖(W − W0) − ΔW‖ / ‖ΔW‖        (Frobenius; 0 where ΔW = 0)
+    unmoved share   = #{entries with W = W0} / #{entries}
+
+A float16 holds 11 bits of a number: a delta a thousand times smaller than its weight is mostly
+rounded away (relative error near 1), though the merge is correct to the last bit. Sums are float64.
+
+For float16 and bfloat16 ΔW is taken from the merge in float32, whose own rounding is 2⁻¹³ and 2⁻¹⁶
+of theirs. For wider dtypes it is computed once more in float64 from the adapter's factors; what is
+no plain ``s·B A`` is measured against float32 there too, and says 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.base.dtypes import to_float32
+from lora_export.base.tensors import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lora_export.adapters.canonical import LowRank
+    from lora_export.base.parameters import Parameter
+
+__all__ = ["LOSSY_RELATIVE_ERROR", "Fidelity", "FidelityMeter", "is_lossy", "overall"]
+
+LOSSY_RELATIVE_ERROR: Final[dict[str, float]] = {
+    "float64": 0.1,
+    "float32": 0.1,
+    "bfloat16": 0.1,
+    "float16": 0.1,
+}
+"""Relative error of a tensor past which a merge warns, by the dtype that it is stored in.
+
+At 0.1 the noise that rounding adds has a hundredth of the delta's energy.
+"""
+
+_NARROW: Final = frozenset({"float16", "bfloat16"})
+_PIECE: Final = 1 << 15
+_MATRIX: Final = 2
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What a tensor, or several, kept of the delta.
+
+    Attributes:
+        error_squared: ‖(W − W0) − ΔW‖².
+        delta_squared: ‖ΔW‖².
+        unmoved: Entries with W = W0.
+        entries: All entries.
+    """
+
+    error_squared: float
+    delta_squared: float
+    unmoved: int
+    entries: int
+
+    @property
+    def relative_error(self) -> float:
+        """‖(W − W0) − ΔW‖ / ‖ΔW‖."""
+        if self.delta_squared == 0.0:
+            return 0.0
+        return math.sqrt(self.error_squared / self.delta_squared)
+
+    @property
+    def unmoved_share(self) -> float:
+        """The share of entries that the merge left as they were."""
+        return self.unmoved / self.entries if self.entries else 0.0
+
+
+class FidelityMeter:
+    """Observes the merge of one tensor (an ``Observer`` of ``weights/stream.py``)."""
+
+    def __init__(self, parameter: Parameter, update: LowRank | None) -> None:
+        self._wide = _WideDelta(parameter, update) if _has_wide_delta(parameter, update) else None
+        self._error = self._delta = 0.0
+        self._unmoved = self._entries = 0
+
+    def __call__(self, start: int, base: Array, merged: Array, stored: Array) -> None:
+        """Take rows from `start` on: W0 and the merged value in float32, and what is stored."""
+        if self._wide is not None:
+            self._take_wide(self._wide.rows(start, len(base)), base, stored)
+            return
+        flat = [np.ascontiguousarray(each).reshape(-1) for each in (base, merged, stored)]
+        for at in range(0, flat[0].size, _PIECE):
+            before, exact, kept = (each[at : at + _PIECE] for each in flat)
+            value = to_float32(kept)
+            self._unmoved += int(np.count_nonzero(value == before))
+            error = value - exact
+            delta = exact - before
+            self._error += float(error @ error)
+            self._delta += float(delta @ delta)
+        self._entries += base.size
+
+    def _take_wide(self, delta: Array, base: Array, stored: Array) -> None:
+        error = stored.astype(np.float64)
+        error -= base
+        self._unmoved += int(np.count_nonzero(error == 0.0))
+        error -= delta
+        self._error += float(np.vdot(error, error))
+        self._delta += float(np.vdot(delta, delta))
+        self._entries += base.size
+
+    def result(self) -> Fidelity:
+        """Return what was seen so far."""
+        return Fidelity(self._error, self._delta, self._unmoved, self._entries)
+
+
+def _has_wide_delta(parameter: Parameter, update: LowRank | None) -> bool:
+    return (
+        update is not None
+        and parameter.dtype not in _NARROW
+        and update.magnitude is None
+        and len(parameter.shape) == _MATRIX
+    )
+
+
+class _WideDelta:
+    """Rows of ``s·B A`` in float64, in the checkpoint's layout; see ``adapters/delta.py``."""
+
+    def __init__(self, parameter: Parameter, update: LowRank | None) -> None:
+        assert update is not None  # noqa: S101  (by the caller)
+        self._update = update
+        self._input_first = update.embedding or parameter.module_type == "Conv1D"
+        self._factors: tuple[Array, Array] | None = None
+
+    def rows(self, start: int, count: int) -> Array:
+        """Return rows ``start:start + count``, the factors read at the first call."""
+        if self._factors is None:
+            a = read_all(self._update.a).astype(np.float64)  # (r, in)
+            b = read_all(self._update.b).astype(np.float64)  # (out, r)
+            left, right = (a.T, b.T) if self._input_first else (b, a)
+            self._factors = np.ascontiguousarray(left) * self._update.scale, right
+        left, right = self._factors
+        delta: Array = left[start : start + count] @ right
+        return delta
+
+
+def overall(parts: Iterable[Fidelity]) -> Fidelity:
+    """Return the fidelity of several tensors taken as one."""
+    rows = list(parts)
+    return Fidelity(
+        math.fsum(row.error_squared for row in rows),
+        math.fsum(row.delta_squared for row in rows),
+        sum(row.unmoved for row in rows),
+        sum(row.entries for row in rows),
+    )
+
+
+def is_lossy(fidelity: Fidelity, dtype: str) -> bool:
+    """Whether a tensor stored in `dtype` lost more of its delta than the table allows."""
+    return fidelity.relative_error > LOSSY_RELATIVE_ERROR[dtype]

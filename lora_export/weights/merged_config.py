@@ -1,0 +1,89 @@
+"""The ``config.json`` of a merged checkpoint: the base's, with what the adapter changes in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import UsageError
+from lora_export.weights.companions import labelled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["merged_config"]
+
+_DTYPE_KEYS: Final = ("dtype", "torch_dtype")  # transformers 5, and before
+_SUFFIXES: Final = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForCausalLM",
+    "LMHeadModel",
+    "DoubleHeadsModel",
+    "ForMaskedLM",
+    "ForPreTraining",
+    "ForQuestionAnswering",
+    "Model",
+)
+_HEADS: Final = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
+
+
+def merged_config(
+    config: Mapping[str, Any],
+    *,
+    task_type: str | None,
+    head_width: int | None,
+    labels: Sequence[str] | None,
+    dtype: str | None,
+) -> dict[str, Any]:
+    """Return the config of the merged checkpoint.
+
+    Args:
+        config: The base's.
+        task_type: PEFT's ``task_type`` of the adapter.
+        head_width: The number of classes of the head that the adapter brings; None without one.
+        labels: Names of those classes.
+        dtype: What the checkpoint is cast to; None where it keeps its own.
+
+    Raises:
+        UsageError: There are labels but no head, or not as many as it is wide.
+    """
+    table = dict(config)
+    if labels is not None and head_width is None:
+        raise UsageError("the adapter brings no head whose classes labels could name",
+                         hint="Leave labels (--labels) out.")  # fmt: skip
+    if head_width is not None:
+        table = labelled(table, _labels(config, head_width, labels))
+        table.pop("num_labels", None)
+        if task_type in _HEADS:
+            table["architectures"] = _with_head(config, _HEADS[task_type])
+    if dtype is not None:
+        keys = [key for key in _DTYPE_KEYS if key in config] or [_DTYPE_KEYS[1]]
+        table.update(dict.fromkeys(keys, dtype))
+    return table
+
+
+def _labels(
+    config: Mapping[str, Any], width: int, labels: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Return the names of the classes; None where the config's own are as many as needed."""
+    if labels is not None:
+        if len(labels) != width:
+            msg = f"{len(labels)} labels are given, but the head has {width} outputs"
+            raise UsageError(
+                msg, hint="Give as many names as the head has outputs, in their order."
+            )
+        return labels
+    held = config.get("id2label")
+    if isinstance(held, dict) and len(held) == width:
+        return None
+    return [f"LABEL_{index}" for index in range(width)]
+
+
+def _with_head(config: Mapping[str, Any], suffix: str) -> Any:
+    """Return ``architectures`` with the class that has the adapter's head."""
+    held = config.get("architectures")
+    if not isinstance(held, list) or not held:
+        return held
+    name = str(held[0])
+    end = next((end for end in _SUFFIXES if name.endswith(end)), None)
+    return [name.removesuffix(end) + suffix] if end else held
