@@ -65,6 +65,7 @@ _EMBEDDINGS: Final[dict[str, tuple[str, ...]]] = {
 _GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining",
                       "ForConditionalGeneration")  # fmt: skip
 _GENERATING_TASKS: Final = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
+_OTHER_HEADS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 
 
 def checkpoint_parameters(
@@ -162,8 +163,10 @@ def _ties(
 
 def _generates(config: Mapping[str, object], adapter: Adapter) -> bool:
     """Whether the model has an output embedding: by the adapter's task, else the architecture."""
-    if adapter.task_type is not None:
-        return adapter.task_type in _GENERATING_TASKS
+    if adapter.task_type in _GENERATING_TASKS:
+        return True
+    if adapter.task_type in _OTHER_HEADS:
+        return False
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else []
     return any(str(name).endswith(_GENERATING) for name in names)
