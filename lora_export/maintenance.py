@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.base.errors import AdapterError, ExportDirectoryError
+from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.base.progress import Progress, Silent
@@ -16,7 +16,7 @@ from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact
 from lora_export.exports.plan import with_padding
 from lora_export.graph import tasks
-from lora_export.parts import again, read_specs
+from lora_export.parts import Given, again, read_specs
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -60,6 +60,7 @@ def add(
     """
     manifest = read_manifest(output)
     given = read_specs(specs, Path(), combine, base_config=_base_config(output, base))
+    _require_task(manifest, given)
     checkpoint = _matching_checkpoint(manifest, base)
     ready = prepare(
         given,
@@ -76,6 +77,17 @@ def add(
         progress=progress or Silent(),
     )
     return Outcome(output, updated)
+
+
+def _require_task(manifest: Manifest, given: Sequence[Given]) -> None:
+    """Refuse an adapter that was trained for another task; features are taken from any."""
+    task = tasks.by_name(manifest.base.task)
+    for each in given:
+        kind, source = each.adapter.task_type, each.adapter.source
+        trained = [row.name for row in tasks.TASKS.values() if kind and row.peft_type == kind]
+        if trained and task.name not in {*trained, "feature-extraction"}:
+            msg = f"adapter {source!r} was trained for {trained[0]}, the export is for {task.name}"
+            raise UsageError(msg, hint="Export the base for that task, and add it there.")
 
 
 def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
@@ -116,6 +128,10 @@ def verify(
     Raises:
         LoraExportError: See the class of the error.
     """
+    if base is None and (specs or dataset is not None):
+        what = "--adapter" if specs else "--dataset"
+        msg = f"{what} says what to compare with torch, and the base is not given"
+        raise UsageError(msg, hint="Add --base BASE.")
     manifest = read_manifest(output)
     require_intact(output, manifest)
     require_onnxruntime()

@@ -243,7 +243,7 @@ def _prepare(checkpoint: Checkpoint, given: Given) -> _Job:
             )
         except TiedParameterError:
             nonlocal checkpoint
-            if base is not checkpoint or not (tied := _tied_heads(parameters)):
+            if base is not checkpoint or not (tied := _tied_heads(base, parameters)):
                 raise
             checkpoint = untie(checkpoint, tied)
             return resolved_against(checkpoint)
@@ -257,8 +257,11 @@ def _prepare(checkpoint: Checkpoint, given: Given) -> _Job:
     return _Job(checkpoint, resolved, written, prefix if bare else "", brought)
 
 
-def _tied_heads(parameters: Sequence[Parameter]) -> list[Parameter]:
+def _tied_heads(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> list[Parameter]:
     """Return what a decoder ties to its head; how others call theirs is not known here."""
+    architectures = checkpoint.config.get("architectures") or [""]
+    if not str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")):
+        return []
     return [
         replace(parameter, aliases=(_DECODER_HEAD,))
         for parameter in parameters

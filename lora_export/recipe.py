@@ -32,6 +32,20 @@ _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
 """Keys of every adapter's line that a flag sets for all of them."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that stands twice instead of taking the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """Return the mapping; raise where a key stands twice."""
+        table = super().construct_mapping(node, deep=deep)
+        if len(table) != len(node.value):
+            seen = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((key for key in seen if seen.count(key) > 1), None)
+            msg = f"the key {twice!r} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, msg, node.start_mark)
+        return table
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -151,7 +165,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
             raise UsageError(msg)
-        table = yaml.safe_load(path.read_text("utf-8"))
+        table = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506  (a safe loader)
     except OSError as error:
         msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
         raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error
@@ -270,6 +284,10 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
 
 def _flag(where: str) -> str:
     return "--combine" if where == "combine.method" else f"--{where}"
+
+
+_FLAGS: Final = {"output": "out"}
+"""Flags whose name is not that of their key."""
 
 
 def _explain(error: ValidationError, *, section: str = "") -> UsageError:

@@ -47,12 +47,17 @@ class Outcome:
     reports: dict[str, Any] = field(default_factory=dict)
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """Return 0, or the code of the gate that failed; `strict` fails what is ambiguous."""
-        bad = {"fail", "ambiguous"} if strict else {"fail"}
+        """Return 0, or the code of the gate that failed.
+
+        `strict` fails what is ambiguous, and an adapter that was to be verified and is not.
+        """
         for report, error in (("parity", ParityError), ("latency", LatencyError)):
-            rows = self.reports.get(report, {}).get("graphs", {}).values()
-            if any(row["verdict"] in bad for row in rows):
-                return error.exit_code
+            for name, row in self.reports.get(report, {}).get("graphs", {}).items():
+                open_question = row["verdict"] == "ambiguous" or (
+                    row["verdict"] == "unverified" and name in self.manifest.adapters
+                )
+                if row["verdict"] == "fail" or (strict and open_question):
+                    return error.exit_code
         return 0
 
 

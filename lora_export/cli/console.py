@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_export.base.errors import UsageError
+from lora_export.cli.text import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,8 +45,8 @@ class Console:
         if self._quiet:
             return
         if not self._terminal:
-            size = f" ({total_bytes / 1e6:.1f} MB)" if total_bytes else ""
-            click.echo(f"{what}{size}", err=True)
+            suffix = f" ({size(total_bytes)})" if total_bytes else ""
+            click.echo(f"{what}{suffix}", err=True)
             return
         self._start_bar()
         if self._task is not None:
@@ -151,6 +152,9 @@ def of_adapters(
 def parse_adapter(text: str) -> dict[str, Any]:
     """Split ``[NAME=]PATH`` as the command line takes it."""
     name, separator, source = text.partition("=")
+    if separator and not name:
+        msg = f"--adapter {text!r} has no name before the ="
+        raise UsageError(msg, hint="Write NAME=PATH, or the path alone.")
     if separator and "/" not in name:
         return {"name": name, "source": source}
     return {"source": text}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from lora_export.steps import Outcome
 
 __all__ = ["describe", "render"]
+
+GOLDEN: Final = "golden outputs"
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
@@ -27,6 +29,8 @@ def render(outcome: Outcome) -> str:
     manifest = outcome.manifest
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
+    if not manifest.adapters:
+        lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
         graph = manifest.graphs[name]
         lines.append(
@@ -53,8 +57,18 @@ def _parity_line(row: dict[str, Any]) -> str:
     agreement = f", top-1 agreement {top1:.4f}" if top1 is not None else ""
     return (
         f"{row['verdict']}: relative L2 error {metrics['relative_l2']:.2e} "
-        f"(tolerance {row['tolerance']:.0e}{against}){agreement}"
+        f"(tolerance {row['tolerance']:.0e}{against}){agreement}{_why(row)}"
     )
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Return what the figures do not tell: the reason, and that golden outputs were compared."""
+    parts = [row["reason"]] if row.get("reason") and row["verdict"] != "pass" else []
+    if row["verdict"] == "fail" and "no measurable effect" in (row.get("reason") or ""):
+        parts.append("an untrained adapter passes with --allow-no-effect")
+    if row.get("against") == GOLDEN:
+        parts.append(f"against the {GOLDEN}")
+    return "".join(f"; {part}" for part in parts)
 
 
 def _dataset_line(row: dict[str, Any]) -> str:
@@ -70,5 +84,5 @@ def _latency_line(row: dict[str, Any]) -> str:
     low, high = row["ratio_interval"]
     return (
         f"{row['verdict']}: {row['median_ms']:.2f} ms, base {row['base_median_ms']:.2f} ms, "
-        f"ratio {row['ratio']:.3f} [{low:.3f}, {high:.3f}], limit {row['max_ratio']:.2f}"
+        f"paired ratio {row['ratio']:.3f} [{low:.3f}, {high:.3f}], limit {row['max_ratio']:.2f}"
     )

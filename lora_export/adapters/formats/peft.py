@@ -123,7 +123,9 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     if kind != "LORA":
         msg = f"adapter {source!r} is of the kind {kind!r}; only LORA is merged"
         raise UnsupportedError(
-            msg, hint="Merge it in PEFT with merge_and_unload, and export the merged checkpoint."
+            msg,
+            hint="Where PEFT can merge it (LoHa, LoKr, OFT, IA3), export what merge_and_unload leaves; a "
+            "prompt or prefix cannot be merged at all.",
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if config.get(setting):
