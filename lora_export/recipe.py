@@ -282,12 +282,12 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
 }
 
 
-def _flag(where: str) -> str:
-    return "--combine" if where == "combine.method" else f"--{where}"
-
-
-_FLAGS: Final = {"output": "out"}
+_FLAGS: Final = {"combine.method": "combine", "output": "out"}
 """Flags whose name is not that of their key."""
+
+
+def _flag(where: str) -> str:
+    return f"--{_FLAGS.get(where, where)}"
 
 
 def _explain(error: ValidationError, *, section: str = "") -> UsageError:

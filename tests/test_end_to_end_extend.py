@@ -331,3 +331,46 @@ def test_planted_fault_survives_no_verification_of_an_added_adapter(both, alone,
     assert call(capsys, "add", alone, "--adapter", f"second={both.second}").code == 0
     scale_tensor(alone, "weights/second.safetensors", 1.01, containing="attention")
     assert call(capsys, "verify", alone, "--base", both.base).code == 5
+
+
+# ------------------------------------------------------------------------- what would go unnoticed
+
+
+def test_strict_does_not_take_an_unverified_adapter_for_a_verified_one(both, alone, capsys) -> None:
+    added = call(capsys, "add", alone, "--adapter", f"other={both.second}")
+    assert added.code == 0, added.err
+    assert call(capsys, "verify", alone).code == 0
+    strict = call(capsys, "verify", alone, "--strict")
+    assert strict.code == 5
+    assert "other: unverified" in strict.out
+
+
+@pytest.mark.parametrize(
+    "flags", [("--dataset", "nowhere.jsonl"), ("--adapter", "x=y")], ids=lambda row: row[0]
+)
+def test_what_only_torch_can_compare_asks_for_the_base(alone, capsys, flags) -> None:
+    result = call(capsys, "verify", alone, *flags)
+    assert result.code == 2
+    assert flags[0] in result.err
+    assert "--base" in result.err
+
+
+def test_adapter_of_another_task_is_not_added(tiny, both, alone, capsys) -> None:
+    base = tiny.base("bert", "token-classification")
+    foreign = tiny.adapter(base, task="token-classification")
+    before = snapshot(alone)
+    result = call(capsys, "add", alone, "--adapter", f"foreign={foreign}")
+    assert result.code == 2
+    assert "token-classification" in result.err
+    assert snapshot(alone) == before
+
+
+def test_adapter_with_an_empty_name_is_refused(both, alone, capsys) -> None:
+    result = call(capsys, "add", alone, "--adapter", "=somewhere")
+    assert result.code == 2
+
+
+def test_export_without_an_adapter_says_so(tiny, tmp_path, capsys) -> None:
+    result = call(capsys, "export", "--base", tiny.base("bert"), "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    assert "no adapter" in result.out

@@ -205,3 +205,23 @@ def test_recipes_are_frozen():
     recipe = make_recipe({"base": "b", "output": "o"}, folder=Path())
     with pytest.raises(ValueError, match="frozen"):
         recipe.base = "c"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (MINIMAL + "base: another\n", "base"),
+        (MINIMAL + "adapters:\n  - {source: a, source: b}\n", "source"),
+        (MINIMAL + "verify:\n  seed: 1\n  seed: 2\n", "seed"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(text, key, load):
+    with pytest.raises(UsageError, match=f"'{key}' stands twice"):
+        load(text)
+
+
+def test_a_missing_output_names_its_flag(load):
+    with pytest.raises(UsageError) as caught:
+        load("base: x\n")
+    assert "--out" in caught.value.hint
+    assert "--output" not in caught.value.hint
