@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.combine import scaled, without
-from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
+from lora_export.adapters.fit import CONV1D_TYPES, check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
-from lora_export.base.files import staging_folder, storage_errors, sync_folder, write_synced
-from lora_export.base.parameters import Parameter
+from lora_export.base.files import (
+    move_into_place,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
 from lora_export.base.safetensors_write import write_tensors
-from lora_export.exports.plan import head_parameters
-from lora_export.graph import tasks
+from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.weights.checkpoint import open_checkpoint
 
@@ -28,9 +32,6 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
 
 __all__ = ["FORMATS", "Converted", "convert"]
-
-_CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
-_RESIZABLE: Final = frozenset().union(*(head_parameters(task) for task in tasks.TASKS.values()))
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,15 @@ def _require_fit(adapter: Adapter, base: Path) -> bool:
     """Require that names and shapes fit the base; return whether its layers are ``Conv1D``."""
     checkpoint = open_checkpoint(base)
     model_type = str(checkpoint.config["model_type"])
-    parameters = [
-        Parameter(tensor.name, tensor.shape, tensor.dtype.name, UNKNOWN_MODULE)
-        for tensor in checkpoint.tensors.values()
-    ]
+    parameters = header_parameters(checkpoint.tensors)
     prefix = prefix_of(model_type, parameters, adapter)
-    fit = check_fit(adapter, parameters, prefix=prefix, model_type=model_type, resizable=_RESIZABLE)
+    fit = check_fit(
+        adapter, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
+    )
     if not fit.fits:
         msg = f"adapter {adapter.source!r} does not fit {str(base)!r}: {fit.mismatches[0]}"
         raise AdapterError(msg, hint="See all of it with: lora-export inspect BASE ADAPTER")
-    return model_type in _CONV1D_TYPES
+    return model_type in CONV1D_TYPES
 
 
 def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
@@ -131,9 +131,9 @@ def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
         if names:
             for name, target in zip(names, targets, strict=True):
                 (staging / name).rename(target)
+            sync_folder(output.parent)
         else:
-            staging.rename(output)
-        sync_folder(output.parent)
+            move_into_place(staging, output)
 
 
 def _write_peft(folder: Path, adapter: Adapter, *, conv1d: bool, **_: Any) -> tuple[str, ...]:

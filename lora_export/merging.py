@@ -10,23 +10,24 @@ the base again from the base, and the recorded fingerprint proves that it is the
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import lora_export
-from lora_export.adapters.fit import UNKNOWN_MODULE, prefix_of
-from lora_export.adapters.layout import checkpoint_parameters
-from lora_export.adapters.resolve import Resolved, resolve
+from lora_export.adapters.fit import header_parameters
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import (
     CheckpointError,
     InputError,
-    TiedParameterError,
     UnsupportedError,
-    UsageError,
 )
-from lora_export.base.files import staging_folder, storage_errors, sync_folder, write_synced
+from lora_export.base.files import (
+    move_into_place,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
 from lora_export.base.hub import local_path
 from lora_export.base.merge_record import (
     RECORD_NAME,
@@ -37,13 +38,10 @@ from lora_export.base.merge_record import (
     MergeRecord,
     read_record,
 )
-from lora_export.base.parameters import Parameter
 from lora_export.base.progress import Progress, Silent
-from lora_export.base.tensors import nbytes
-from lora_export.exports.plan import head_parameters, untie
-from lora_export.graph import tasks
-from lora_export.parts import read_specs, recorded_source
-from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.merge_job import Job, prepare_job
+from lora_export.parts import recorded_source
+from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companions import write_companions
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
 from lora_export.weights.fingerprint import fingerprint_of
@@ -56,17 +54,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.parts import Given
+    from lora_export.adapters.resolve import Resolved
     from lora_export.recipe import AdapterSpec, CombineSpec
 
 __all__ = ["MAX_SHARD_BYTES", "Merge", "merge_checkpoint", "unmerge_checkpoint"]
 
 MAX_SHARD_BYTES: Final = 5 * 10**9
-_LABELLED: Final = frozenset(
-    name for task in tasks.TASKS.values() for name in task.label_parameters
-)
-_DECODER_HEAD: Final = "lm_head.weight"
-_RESIZABLE: Final = frozenset().union(*map(head_parameters, tasks.TASKS.values()))
 
 
 @dataclass(frozen=True)
@@ -83,17 +76,6 @@ class Merge:
     output: Path
     record: MergeRecord
     lossy: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A merge that can be written: everything resolved."""
-
-    checkpoint: Checkpoint
-    resolved: Resolved
-    parameters: tuple[Parameter, ...]
-    prefix: str
-    brought: tuple[str, ...]
 
 
 def merge_checkpoint(
@@ -129,11 +111,11 @@ def merge_checkpoint(
     _require_vacant(output)
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
-    job = _prepare(checkpoint, _only(specs, folder, combine, checkpoint))
+    job = prepare_job(checkpoint, specs, folder, combine)
     config = merged_config(
         job.checkpoint.config,
         task_type=job.resolved.adapter.task_type,
-        head_width=_head_width(job.resolved),
+        head_width=job.head_width,
         labels=next((spec.labels for spec in specs if spec.labels), None),
         dtype=wanted,
     )
@@ -179,11 +161,7 @@ def unmerge_checkpoint(
     record = read_record(merged)
     _require_vacant(output)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
-    parameters = [
-        Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE)
-        for name, t in checkpoint.tensors.items()
-    ]
-    plan = plan_merge(checkpoint.tensors, parameters, None)
+    plan = plan_merge(checkpoint.tensors, header_parameters(checkpoint.tensors), None)
     with staging_folder(output.parent, output.name) as staging:
         _write(staging, plan, max_shard_bytes, "base", progress or Silent())
         digest = _base_fingerprint(plan)
@@ -198,18 +176,6 @@ def unmerge_checkpoint(
     return digest
 
 
-def _only(
-    specs: Sequence[AdapterSpec], folder: Path, combine: CombineSpec | None, checkpoint: Checkpoint
-) -> Given:
-    if not specs:
-        raise UsageError("no adapter is given", hint="Give one: --adapter [NAME=]PATH.")
-    if len(specs) > 1 and combine is None:
-        msg = f"{len(specs)} adapters are given, and nothing says how to combine them"
-        raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
-    (given,) = read_specs(specs, folder, combine, base_config=checkpoint.config)
-    return given
-
-
 def _floating(dtype: str | None) -> str | None:
     if dtype is None:
         return None
@@ -220,73 +186,7 @@ def _floating(dtype: str | None) -> str | None:
     return row.name
 
 
-def _prepare(checkpoint: Checkpoint, given: Given) -> _Job:
-    """Resolve the adapter against the checkpoint's own names and shapes.
-
-    What it changes under one of several names is untied.
-    """
-    adapter, drop = given.adapter, given.spec.drop
-    model_type = str(checkpoint.config["model_type"])
-    plain = [
-        Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE)
-        for name, t in checkpoint.tensors.items()
-    ]
-    prefix = prefix_of(model_type, plain, adapter)
-
-    def resolved_against(base: Checkpoint) -> tuple[tuple[Parameter, ...], Resolved]:
-        parameters = checkpoint_parameters(
-            base.tensors, base.config, adapter, prefix=prefix, head_dtype=_main_dtype(base)
-        )
-        try:
-            return parameters, resolve(
-                adapter, parameters, prefix=prefix, drop=drop, resizable=_RESIZABLE
-            )
-        except TiedParameterError:
-            nonlocal checkpoint
-            if base is not checkpoint or not (tied := _tied_heads(base, parameters)):
-                raise
-            checkpoint = untie(checkpoint, tied)
-            return resolved_against(checkpoint)
-
-    parameters, resolved = resolved_against(checkpoint)
-    tensors = checkpoint.tensors
-    changed = {update.parameter.name for update in resolved.updates}
-    written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
-    brought = tuple(p.name for p in written if p.name not in tensors)
-    bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
-    return _Job(checkpoint, resolved, written, prefix if bare else "", brought)
-
-
-def _tied_heads(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Return what a decoder ties to its head; how others call theirs is not known here."""
-    architectures = checkpoint.config.get("architectures") or [""]
-    if not str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")):
-        return []
-    return [
-        replace(parameter, aliases=(_DECODER_HEAD,))
-        for parameter in parameters
-        if _DECODER_HEAD in parameter.aliases
-    ]
-
-
-def _head_width(resolved: Resolved) -> int | None:
-    """Return the number of classes of the head that the adapter brings, if it brings one."""
-    for update in resolved.updates:
-        if update.saved is not None and update.parameter.name in _LABELLED:
-            return update.saved.tensor.shape[0]
-    return None
-
-
-def _main_dtype(checkpoint: Checkpoint) -> str:
-    """Return the dtype of most of the checkpoint's floating bytes."""
-    count: Counter[str] = Counter()
-    for tensor in checkpoint.tensors.values():
-        if tensor.dtype.floating:
-            count[tensor.dtype.name] += nbytes(tensor)
-    return count.most_common(1)[0][0] if count else "float32"
-
-
-def _plan(job: _Job, dtype: str | None, kept: frozenset[str]) -> MergePlan:
+def _plan(job: Job, dtype: str | None, kept: frozenset[str]) -> MergePlan:
     return plan_merge(
         job.checkpoint.tensors,
         job.parameters,
@@ -317,7 +217,7 @@ def _base_fingerprint(plan: MergePlan) -> str:
 
 
 def _record(
-    job: _Job,
+    job: Job,
     plan: MergePlan,
     digests: Mapping[str, str],
     *,
@@ -420,7 +320,4 @@ def _publish(staging: Path, output: Path) -> None:
     """Move the finished checkpoint into place."""
     with storage_errors(str(output)):
         sync_folder(staging)
-        if output.is_dir():
-            output.rmdir()  # empty, as was checked
-        staging.rename(output)
-        sync_folder(output.parent)
+        move_into_place(staging, output)

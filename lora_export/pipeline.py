@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.base import targets
 from lora_export.base.errors import ExportDirectoryError, TiedParameterError
-from lora_export.base.files import staging_folder, sync_folder
+from lora_export.base.files import move_into_place, staging_folder
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
@@ -332,10 +332,8 @@ def _require_runtimes(recipe: Recipe) -> None:
 
 def _publish(staging: Path, output: Path) -> None:
     """Move the finished directory into place."""
-    if output.is_dir():
-        output.rmdir()  # empty, as was checked
     try:
-        staging.rename(output)
+        move_into_place(staging, output)
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
@@ -343,4 +341,3 @@ def _publish(staging: Path, output: Path) -> None:
         raise ExportDirectoryError(
             msg, hint="Run again: the adapters are then added to that export."
         ) from error
-    sync_folder(output.parent)

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names, misfit_of
+from lora_export.base.parameters import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
-    from lora_export.base.parameters import Parameter
+    from lora_export.base.tensors import Tensor
 
-__all__ = ["UNKNOWN_MODULE", "Fit", "check_fit", "prefix_of"]
+__all__ = ["CONV1D_TYPES", "UNKNOWN_MODULE", "Fit", "check_fit", "header_parameters", "prefix_of"]
 
 UNKNOWN_MODULE: Final = "unknown"
 """The module type of a `Parameter` that comes from a header."""
@@ -58,7 +59,7 @@ _PREFIXES: Final[dict[str, str]] = {
 }
 """``base_model_prefix`` of transformers, by ``model_type``."""
 
-_CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
+CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ class Fit:
     def fits(self) -> bool:
         """Whether nothing contradicts it."""
         return not self.mismatches
+
+
+def header_parameters(tensors: Mapping[str, Tensor]) -> list[Parameter]:
+    """Return what headers tell of a checkpoint's parameters: all but the modules they belong to."""
+    return [
+        Parameter(name, tensor.shape, tensor.dtype.name, UNKNOWN_MODULE)
+        for name, tensor in tensors.items()
+    ]
 
 
 def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter) -> str:
@@ -127,7 +136,7 @@ def check_fit(
     """
     names = Names(parameters, prefix)
     tops = {_top(parameter.name, prefix) for parameter in parameters}
-    conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in _CONV1D_TYPES
+    conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in CONV1D_TYPES
     changed: dict[str, Parameter] = {}
     seen: set[tuple[str, type]] = set()
     replaced: list[str] = []

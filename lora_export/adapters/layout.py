@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.fit import UNKNOWN_MODULE
+from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters
 from lora_export.adapters.resolve import Names
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.parameters import Parameter
@@ -88,7 +88,7 @@ def checkpoint_parameters(
     Raises:
         UnsupportedError: A square weight whose layout nothing decides, or one stored as codes.
     """
-    plain = [Parameter(name, t.shape, t.dtype.name, UNKNOWN_MODULE) for name, t in tensors.items()]
+    plain = header_parameters(tensors)
     names = Names(plain, prefix)
     model_type = str(config.get("model_type"))
     modules = _module_types(adapter, names, model_type)

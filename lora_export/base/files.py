@@ -75,6 +75,18 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def move_into_place(staging: Path, output: Path) -> None:
+    """Give a finished folder its name, durably; `output` is not there, or is an empty folder.
+
+    Raises:
+        OSError: Something was put there meanwhile (ENOTEMPTY, EEXIST), or the disk refuses.
+    """
+    if output.is_dir():
+        output.rmdir()
+    staging.rename(output)
+    sync_folder(output.parent)
+
+
 def atomic_write_bytes(path: Path, data: bytes) -> str:
     """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
     with storage_errors(str(path)), staging_folder(path.parent, "file") as staging:

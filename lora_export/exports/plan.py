@@ -10,6 +10,7 @@ from lora_export.adapters.resolve import Names
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
 from lora_export.base.tensors import nbytes, same_values
+from lora_export.graph import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [
+    "HEAD_PARAMETERS",
     "BasePlan",
     "choose_dtype",
     "count_labels",
     "head_parameters",
     "head_width",
+    "main_dtype",
     "match_base",
     "require_complete",
     "untie",
@@ -61,11 +64,7 @@ def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> 
     Raises:
         UnsupportedError: The target does not compute in the wanted dtype.
     """
-    bytes_of: Counter[str] = Counter()
-    for tensor in checkpoint.tensors.values():
-        if tensor.dtype.floating:
-            bytes_of[tensor.dtype.name] += nbytes(tensor)
-    own = bytes_of.most_common(1)[0][0] if bytes_of else "float32"
+    own = main_dtype(checkpoint)
     if wanted is None:
         if own in target.dtypes:
             return own
@@ -75,6 +74,15 @@ def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> 
         msg = f"the target {target.name!r} does not compute in {name}"
         raise UnsupportedError(msg, hint=f"It has: {', '.join(target.dtypes)}.")
     return name
+
+
+def main_dtype(checkpoint: Checkpoint) -> str:
+    """Return the dtype of most of the checkpoint's floating bytes; float32 where it has none."""
+    bytes_of: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        if tensor.dtype.floating:
+            bytes_of[tensor.dtype.name] += nbytes(tensor)
+    return bytes_of.most_common(1)[0][0] if bytes_of else "float32"
 
 
 def count_labels(
@@ -143,6 +151,10 @@ def head_parameters(task: Task) -> frozenset[str]:
     """Return the parameters whose first axis is the number of labels: weights and their biases."""
     weights = task.label_parameters
     return frozenset((*weights, *(name.removesuffix("weight") + "bias" for name in weights)))
+
+
+HEAD_PARAMETERS: Final = frozenset().union(*map(head_parameters, tasks.TASKS.values()))
+"""Those of every task, for where the task is not known."""
 
 
 def match_base(

@@ -10,26 +10,23 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
+from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.base.errors import InputError, UsageError
 from lora_export.base.manifest import is_export, read_manifest
-from lora_export.base.parameters import Parameter
 from lora_export.base.progress import Progress, Silent
-from lora_export.exports.plan import head_parameters
-from lora_export.graph import tasks
+from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.inspection.adapter import AdapterReport, adapter_report
 from lora_export.inspection.checkpoint import CheckpointReport, checkpoint_report
 from lora_export.inspection.export import ExportReport, export_report, present_parameters
 from lora_export.weights.checkpoint import open_checkpoint, read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.fit import Fit
-    from lora_export.base.tensors import Tensor
 
 __all__ = ["FIT_LABEL", "FitReport", "Pair", "inspect_pair", "inspect_path"]
 
@@ -37,9 +34,6 @@ FIT_LABEL: Final = "by names and shapes (headers only; not a proof)"
 _KNOWN: Final = (
     "A checkpoint folder holds config.json, a PEFT adapter adapter_config.json, an export "
     "lora_export.json."
-)
-_RESIZABLE: Final = frozenset(
-    name for task in tasks.TASKS.values() for name in head_parameters(task)
 )
 """Heads of every task: an adapter may bring another number of labels."""
 
@@ -141,10 +135,12 @@ def inspect_pair(
         checkpoint = open_checkpoint(base)
         read = _read_adapter(adapter, reading, base)
         model_type = str(checkpoint.config["model_type"])
-        parameters = _parameters(checkpoint.tensors.values())
+        parameters = header_parameters(checkpoint.tensors)
         prefix = prefix_of(model_type, parameters, read)
         report = checkpoint_report(checkpoint, hashed=hashed, progress=tell)
-    fit = check_fit(read, parameters, prefix=prefix, model_type=model_type, resizable=_RESIZABLE)
+    fit = check_fit(
+        read, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
+    )
     described = adapter_report(read, adapter)
     return Pair("pair", report, described, _fit_report(fit, described, report.parameters))
 
@@ -187,10 +183,6 @@ def _read_adapter(
     return read_adapter(
         path, name="adapter", source=str(path), base_config=config, **(reading or {})
     )
-
-
-def _parameters(tensors: Iterable[Tensor]) -> list[Parameter]:
-    return [Parameter(t.name, t.shape, t.dtype.name, UNKNOWN_MODULE) for t in tensors]
 
 
 def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitReport:

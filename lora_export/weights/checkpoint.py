@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import CheckpointError, InputError, UnsupportedError
+from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
 
@@ -138,23 +138,13 @@ def _refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > limit_bytes:
-            msg = f"{str(path)!r} is larger than {limit_bytes} bytes"
-            raise CheckpointError(msg, hint="The file is damaged or hostile.")
-        table = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
-        raise CheckpointError(
-            msg, hint="A checkpoint folder holds config.json and its weights; check the path."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is not readable JSON: {error}"
-        raise CheckpointError(msg, hint="The file is damaged: copy it again.") from error
-    if not isinstance(table, dict):
-        msg = f"{str(path)!r} does not hold a table"
-        raise CheckpointError(msg, hint="The file is damaged: copy it again.")
-    return table
+    return read_table(
+        path,
+        limit_bytes,
+        CheckpointError,
+        absent="A checkpoint folder holds config.json and its weights; check the path.",
+        damaged="The file is damaged: copy it again.",
+    )
 
 
 def _read_tensors(folder: Path) -> Mapping[str, Tensor]:

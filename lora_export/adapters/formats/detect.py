@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ from lora_export.adapters.formats.kohya import is_kohya, read_kohya
 from lora_export.adapters.formats.llama_cpp import is_gguf, read_gguf_adapter
 from lora_export.adapters.formats.loralib import is_loralib, read_loralib
 from lora_export.adapters.formats.mlx import is_mlx, read_mlx
-from lora_export.adapters.formats.opened import Opened, Options
+from lora_export.adapters.formats.opened import Opened, Options, read_settings
 from lora_export.adapters.formats.peft import CONFIG_NAME, read_peft
 from lora_export.adapters.formats.torchtune import is_torchtune, read_torchtune
 from lora_export.base.errors import AdapterError, InputError, LoraExportError, UsageError
@@ -61,7 +60,6 @@ _NAMES: Final = (
 
 _NUMBERED: Final = "adapter_[0-9]*.pt"
 _SUFFIXES: Final = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
-_CONFIG_LIMIT_BYTES: Final = 1 << 22
 
 
 def is_adapter(path: Path) -> bool:
@@ -197,7 +195,7 @@ def _open(path: Path, *, name: str, source: str) -> Opened:
     weights = _weights(path, source) if path.is_dir() else path
     settings = weights.parent / CONFIG_NAME
     present = settings.is_file() and weights.suffix != ".gguf"
-    config = _read_config(settings) if present else {}
+    config = read_settings(settings) if present else {}
     try:
         tensors, metadata = _read_tensors(weights, source)
     except InputError as error:
@@ -236,21 +234,3 @@ def _read_tensors(path: Path, source: str) -> tuple[Mapping[str, Tensor], Mappin
     if path.suffix == ".gguf":
         return read_gguf(path)
     return read_torch_file(path), {}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _CONFIG_LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than a config can be"
-            raise AdapterError(msg, hint="It is of something else.")
-        config = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
-        raise AdapterError(msg, hint="Check its permissions.") from error
-    except (ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is not readable JSON: {error}"
-        raise AdapterError(msg, hint="Copy the adapter again.") from error
-    if not isinstance(config, dict):
-        msg = f"{str(path)!r} does not hold a table of settings"
-        raise AdapterError(msg, hint="Copy the adapter again.")
-    return config

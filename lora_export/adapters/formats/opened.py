@@ -13,6 +13,7 @@ from lora_export.adapters.canonical import Adapter, LowRank
 from lora_export.base.dtypes import to_float32
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.files import sha256_of_file
+from lora_export.base.json_file import read_table
 from lora_export.base.tensors import MemoryTensor, read_all
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ __all__ = [
     "finite_number",
     "given_alpha",
     "is_embedding",
+    "read_settings",
     "require_pair",
     "require_rank",
     "scalar",
     "transposed",
 ]
 
+_SETTINGS_LIMIT_BYTES: Final = 1 << 22
 _NUMBER_LIMIT: Final = 1e30
 _EMBEDDINGS: Final = frozenset(
     {
@@ -96,6 +99,21 @@ class Opened:
     tensors: Mapping[str, Tensor] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     metadata: Mapping[str, Any] = field(repr=False)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return an adapter's settings.
+
+    Raises:
+        AdapterError: They cannot be read, or are no JSON object.
+    """
+    return read_table(
+        path,
+        _SETTINGS_LIMIT_BYTES,
+        AdapterError,
+        absent="Check the path and its permissions.",
+        damaged="Copy the adapter again.",
+    )
 
 
 def finish(

@@ -7,10 +7,10 @@ Here the files are found and what no merge can do is refused; `peft_tensors` sor
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Adapter
+from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError
 from lora_export.base.files import sha256_of_file
@@ -27,7 +27,6 @@ __all__ = ["CONFIG_NAME", "is_peft", "read_peft"]
 
 CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHT_NAMES: Final = ("adapter_model.safetensors", "adapter_model.bin")
-_CONFIG_LIMIT_BYTES: Final = 1 << 22
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that move part of the base into the adapter."""
 
@@ -63,7 +62,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         AdapterError: A file is missing or damaged, a factor lacks its partner, ranks disagree.
         UnsupportedError: The adapter is of another kind than LoRA, or uses a refused setting.
     """
-    config = _read_config(folder / CONFIG_NAME, source)
+    config = read_settings(folder / CONFIG_NAME)
     _refuse_unsupported(config, source)
     path = next((folder / each for each in _WEIGHT_NAMES if (folder / each).is_file()), None)
     if path is None:
@@ -97,24 +96,6 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         sha256=digest.hexdigest(),
         config=config,
     )
-
-
-def _read_config(path: Path, source: str) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _CONFIG_LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than a config can be"
-            raise AdapterError(msg)
-        config = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        msg = f"cannot read the config of adapter {source!r}: {error.strerror}"
-        raise AdapterError(msg, hint=f"Expected {path}.") from error
-    except (ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is not readable JSON: {error}"
-        raise AdapterError(msg, hint="Copy the adapter again.") from error
-    if not isinstance(config, dict):
-        msg = f"{str(path)!r} does not hold a table of settings"
-        raise AdapterError(msg, hint="Copy the adapter again.")
-    return config
 
 
 def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:

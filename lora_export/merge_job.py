@@ -1,0 +1,136 @@
+"""A merge into a checkpoint with everything resolved, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.fit import header_parameters, prefix_of
+from lora_export.adapters.layout import checkpoint_parameters
+from lora_export.adapters.resolve import Resolved, resolve
+from lora_export.base.errors import TiedParameterError, UsageError
+from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype, untie
+from lora_export.graph import tasks
+from lora_export.parts import read_specs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.base.parameters import Parameter
+    from lora_export.parts import Given
+    from lora_export.recipe import AdapterSpec, CombineSpec
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Job", "prepare_job"]
+
+_LABELLED: Final = frozenset(
+    name for task in tasks.TASKS.values() for name in task.label_parameters
+)
+_DECODER_HEAD: Final = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A merge that can be written.
+
+    Attributes:
+        checkpoint: The base; untied, where the adapter changes one side of a tie.
+        resolved: The adapter.
+        parameters: What is written: the base's tensors, and what only the adapter has.
+        prefix: What the base's names get before them, where the adapter brings a head.
+        brought: The parameters that only the adapter has.
+    """
+
+    checkpoint: Checkpoint
+    resolved: Resolved
+    parameters: tuple[Parameter, ...]
+    prefix: str
+    brought: tuple[str, ...]
+
+    @property
+    def head_width(self) -> int | None:
+        """The number of classes of the head that the adapter brings, if it brings one."""
+        for update in self.resolved.updates:
+            if update.saved is not None and update.parameter.name in _LABELLED:
+                return update.saved.tensor.shape[0]
+        return None
+
+
+def prepare_job(
+    checkpoint: Checkpoint,
+    specs: Sequence[AdapterSpec],
+    folder: Path,
+    combine: CombineSpec | None,
+) -> Job:
+    """Read the adapter and resolve it against the checkpoint's own names and shapes.
+
+    Args:
+        checkpoint: The base.
+        specs: The adapter, or those that `combine` makes one of.
+        folder: What relative paths of `specs` are taken from.
+        combine: How several adapters become one.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    given = _only(specs, folder, combine, checkpoint)
+    prefix = prefix_of(
+        str(checkpoint.config["model_type"]), header_parameters(checkpoint.tensors), given.adapter
+    )
+    parameters = _parameters(checkpoint, given, prefix)
+    try:
+        resolved = _resolved(given, parameters, prefix)
+    except TiedParameterError:
+        tied = _tied_heads(checkpoint, parameters)
+        if not tied:
+            raise
+        checkpoint = untie(checkpoint, tied)
+        parameters = _parameters(checkpoint, given, prefix)
+        resolved = _resolved(given, parameters, prefix)
+    tensors = checkpoint.tensors
+    changed = {update.parameter.name for update in resolved.updates}
+    written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
+    brought = tuple(p.name for p in written if p.name not in tensors)
+    bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
+    return Job(checkpoint, resolved, written, prefix if bare else "", brought)
+
+
+def _only(
+    specs: Sequence[AdapterSpec], folder: Path, combine: CombineSpec | None, checkpoint: Checkpoint
+) -> Given:
+    if not specs:
+        raise UsageError("no adapter is given", hint="Give one: --adapter [NAME=]PATH.")
+    if len(specs) > 1 and combine is None:
+        msg = f"{len(specs)} adapters are given, and nothing says how to combine them"
+        raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
+    (given,) = read_specs(specs, folder, combine, base_config=checkpoint.config)
+    return given
+
+
+def _parameters(checkpoint: Checkpoint, given: Given, prefix: str) -> tuple[Parameter, ...]:
+    return checkpoint_parameters(
+        checkpoint.tensors,
+        checkpoint.config,
+        given.adapter,
+        prefix=prefix,
+        head_dtype=main_dtype(checkpoint),
+    )
+
+
+def _resolved(given: Given, parameters: Sequence[Parameter], prefix: str) -> Resolved:
+    return resolve(
+        given.adapter, parameters, prefix=prefix, drop=given.spec.drop, resizable=HEAD_PARAMETERS
+    )
+
+
+def _tied_heads(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return what a decoder ties to its head; how others call theirs is not known here."""
+    architectures = checkpoint.config.get("architectures") or [""]
+    if not str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")):
+        return []
+    return [
+        replace(parameter, aliases=(_DECODER_HEAD,))
+        for parameter in parameters
+        if _DECODER_HEAD in parameter.aliases
+    ]
