@@ -55,7 +55,7 @@ distclean: clean ## remove .venv and the fetched checkpoint as well
 
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt lora_export/base/_halves.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: the export extra needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
 	    echo "name another interpreter: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }

@@ -43,8 +43,13 @@ class Change:
     values: Float32Array | None = field(default=None, repr=False)
     transposed: bool = False
 
+    @property
+    def in_place(self) -> bool:
+        """Whether `apply` writes into the rows that it is given."""
+        return self.indices is not None or (self.factors is None and self.added is not None)
+
     def apply(self, rows: Float32Array, start: int) -> Float32Array:
-        """Return rows ``start:start + n`` of the changed parameter; `rows` may be overwritten."""
+        """Return rows ``start:start + n`` of the changed parameter; see `in_place`."""
         rows = self._replaced(rows, start)
         if self.factors is not None:
             rows = self.factors.apply(rows, start)

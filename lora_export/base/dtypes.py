@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base import float16
+from lora_export.base import halves
 from lora_export.base.errors import InputError, UnsupportedError
 
 __all__ = [
@@ -71,7 +71,7 @@ DTYPES: Final[dict[str, DType]] = {
     )
 }
 _ALIASES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "half": "float16"}
-_BFLOAT16: Final = DTYPES["bfloat16"].numpy
+_HALVES: Final = (halves.FLOAT16, halves.BFLOAT16)
 
 
 def by_name(name: str) -> DType:
@@ -92,12 +92,8 @@ def to_float32(values: npt.NDArray[Any]) -> Float32Array:
     """Return `values` as float32; exact for float16 and bfloat16, rounded for float64."""
     if values.dtype == np.float32:
         return values
-    if values.dtype == _BFLOAT16:  # the upper half of a float32: a shift, not a conversion
-        bits = values.view(np.uint16).astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
-    if values.dtype == np.float16:
-        return float16.widen(values)
+    if values.dtype in _HALVES:
+        return halves.widen(values)
     with np.errstate(over="ignore"):  # infinity is found and named by whoever reads the tensor
         return values.astype(np.float32)
 
@@ -115,8 +111,8 @@ def cast(values: npt.NDArray[Any], dtype: DType, *, name: str) -> npt.NDArray[An
     """
     if values.dtype == dtype.numpy:
         return values
-    if dtype.numpy == np.float16 and values.dtype == np.float32:
-        stored: npt.NDArray[Any] = float16.narrow(values)
+    if dtype.numpy in _HALVES and values.dtype == np.float32:
+        stored: npt.NDArray[Any] = halves.narrow(values, dtype.numpy)
     else:
         with np.errstate(over="ignore"):
             stored = values.astype(dtype.numpy)
@@ -133,7 +129,7 @@ def require_finite(
     Raises:
         InputError: A finite value became infinite.
     """
-    if _all_finite(stored):
+    if halves.all_finite(stored):
         return
     lost = np.isfinite(exact) & ~np.isfinite(stored)
     if bool(lost.any()):
@@ -145,9 +141,3 @@ def require_finite(
         raise InputError(
             msg, hint="Use --dtype bfloat16 (on a target that has it) or --dtype float32."
         )
-
-
-def _all_finite(values: npt.NDArray[Any]) -> bool:
-    if values.dtype == np.float16 and values.flags.c_contiguous:
-        return float16.all_finite(values)
-    return bool(np.isfinite(values).all())

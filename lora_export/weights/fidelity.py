@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.dtypes import to_float32
+from lora_export.base import halves
 from lora_export.base.tensors import read_all
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ At 0.1 the noise that rounding adds has a hundredth of the delta's energy.
 """
 
 _NARROW: Final = frozenset({"float16", "bfloat16"})
-_PIECE: Final = 1 << 15
 _MATRIX: Final = 2
 
 Array = npt.NDArray[Any]
@@ -93,15 +92,10 @@ class FidelityMeter:
         if self._wide is not None:
             self._take_wide(self._wide.rows(start, len(base)), base, stored)
             return
-        flat = [np.ascontiguousarray(each).reshape(-1) for each in (base, merged, stored)]
-        for at in range(0, flat[0].size, _PIECE):
-            before, exact, kept = (each[at : at + _PIECE] for each in flat)
-            value = to_float32(kept)
-            self._unmoved += int(np.count_nonzero(value == before))
-            error = value - exact
-            delta = exact - before
-            self._error += float(error @ error)
-            self._delta += float(delta @ delta)
+        error, delta, unmoved = halves.measure(base, merged, stored)
+        self._error += error
+        self._delta += delta
+        self._unmoved += unmoved
         self._entries += base.size
 
     def _take_wide(self, delta: Array, base: Array, stored: Array) -> None:

@@ -231,7 +231,7 @@ def merged_entry(
     def blocks() -> Iterator[Array]:
         change = change_of(update, transposed=parameter.transposed).measured(exact)
         for rows, start in exact():
-            before = rows if observe is None else rows.copy()
+            before = rows.copy() if observe is not None and change.in_place else rows
             merged = change.apply(rows, start)
             require_finite(merged, before, DTYPES["float32"], name=parameter.name)
             stored = cast(merged, parameter.stored_dtype, name=parameter.name)
