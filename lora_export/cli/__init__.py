@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("verify:verify", "Repeat the verification of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),
+    "analyze": (
+        "analyze:analyze",
+        "What an adapter learned; make it smaller; what one would cost.",
+    ),
     "doctor": ("doctor:doctor", "Show what is installed, and what each missing part costs."),
 }
 """Each command: where it lives in this package, and its line in ``--help``."""

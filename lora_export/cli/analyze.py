@@ -1,0 +1,232 @@
+"""``analyze``: the command, and its reports as text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_export.base.errors import UsageError
+from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
+from lora_export.cli.text import aligned, first_few, size
+
+if TYPE_CHECKING:
+    from lora_export.analysis.cost import Cost
+    from lora_export.analysis.report import Analysis, Compression, ModuleRow
+
+__all__ = ["analyze"]
+
+
+@click.command("analyze")
+@click.argument("adapter", required=False)
+@click.argument("other", required=False)
+@click.option("--base", help="The base: how much each update amplifies what W does (table 7).")
+@click.option("--figure", type=click.Path(path_type=Path),
+              help="With OTHER: the subspace similarity of one module, as an SVG.")  # fmt: skip
+@click.option("--module", help="The module of the figure; the first one by itself.")
+@click.option("--compress", "cut", metavar="RANK|SHARE%",
+              help="Write a smaller adapter: of that rank, or that share of energy.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Where the smaller adapter goes.")
+@click.option("--plan", metavar="BASE",
+              help="What an adapter would cost on a model, from its config.")  # fmt: skip
+@click.option("--target", "targets", multiple=True, metavar="MODULE",
+              help="With --plan: a module to adapt, as PEFT's target_modules.")  # fmt: skip
+@click.option("--rank", type=int, default=8, show_default=True, help="With --plan: r.")
+@click.option("--dtype", default="float16", show_default=True, help="With --plan: what is stored.")
+@adapter_options
+@common_options
+def analyze(
+    *,
+    adapter: str | None,
+    other: str | None,
+    base: str | None,
+    figure: Path | None,
+    module: str | None,
+    cut: str | None,
+    out: Path | None,
+    plan: str | None,
+    targets: tuple[str, ...],
+    rank: int,
+    dtype: str,
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Analyse what ADAPTER learned, as section 7 of the LoRA paper does.
+
+    Its singular values and effective ranks; with OTHER, how much of one's subspaces lies in the
+    other's; with --base, what W does in the directions that the adapter amplifies.
+    """
+    reading = of_adapters(adapter_format, alpha, enable_lora)
+    with Console(as_json=as_json, quiet=quiet) as console:
+        if plan is not None:
+            _refuse(adapter is not None, "--plan needs no adapter")
+            cost = _cost(plan, targets, rank, dtype, console)
+            console.finish({**asdict(cost), "reduction": cost.reduction}, _cost_text(cost))
+            return 0
+        if adapter is None:
+            msg = "there is nothing to analyse"
+            raise UsageError(msg, hint="Name an adapter, or a model: --plan BASE --target q_proj")
+        _refuse(bool(targets), "--target belongs to --plan")
+        _refuse((cut is None) != (out is None), "--compress and --out belong together")
+        _refuse(figure is not None and other is None, "--figure compares two adapters")
+        if cut is not None and out is not None:
+            done = _compress(adapter, out, cut, reading)
+            console.finish(asdict(done), _compression_text(done))
+            return 0
+        from lora_export.analysis.report import analyze as analyse
+        from lora_export.base.hub import local_path
+
+        report = analyse(
+            local_path(adapter),
+            other=local_path(other) if other is not None else None,
+            base=local_path(base) if base is not None else None,
+            reading=reading,
+            progress=console,
+        )
+        if figure is not None:
+            _draw(report, module, figure)
+        console.finish(_document(report), "\n".join(_lines(report)))
+    return 0
+
+
+def _refuse(wrong: bool, message: str) -> None:  # noqa: FBT001  (a guard)
+    if wrong:
+        raise UsageError(message, hint="See: lora-export analyze --help")
+
+
+def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: Console) -> Cost:
+    from lora_export.analysis.cost import cost_of
+    from lora_export.base.dtypes import by_name
+    from lora_export.base.hub import local_path
+    from lora_export.base.targets import DEFAULT_TARGET
+    from lora_export.base.targets import by_name as target_of
+    from lora_export.graph import tasks
+    from lora_export.graph.export import export_graph
+    from lora_export.weights.checkpoint import read_config
+
+    if not targets:
+        msg = "--plan needs to know what is adapted"
+        raise UsageError(msg, hint="Name modules: --target q_proj --target v_proj")
+    path = local_path(plan)
+    config = read_config(path.parent if path.name == "config.json" else path)
+    task = tasks.detect(config)
+    console.start("the model's parameters, from its config")
+    template = export_graph(
+        config, task, dtype=by_name(dtype).name, opset=target_of(DEFAULT_TARGET).opset,
+        labels_count=None,
+    )  # fmt: skip
+    return cost_of(template.parameters, targets, rank=rank, dtype=dtype)
+
+
+def _cost_text(cost: Cost) -> str:
+    rows = [
+        ("base", f"{cost.base_parameters:,} parameters, {size(cost.base_bytes)} in {cost.dtype}"),
+        ("adapter", f"{cost.trained_parameters:,} parameters, {size(cost.adapter_bytes)}"),
+        ("modules", f"{cost.modules} of rank {cost.rank}"),
+        ("reduction", f"{cost.reduction:,.0f} times fewer parameters to train and to store"),
+    ]
+    return "\n".join(aligned(rows, indent=0))
+
+
+def _compress(adapter: str, out: Path, cut: str, reading: dict[str, Any]) -> Compression:
+    from lora_export.analysis.compress import Cut
+    from lora_export.analysis.report import compress_to
+    from lora_export.base.hub import local_path
+
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", cut.strip())
+    if share is not None:
+        how = Cut(energy=float(share[1]) / 100)
+    elif cut.strip().isdecimal():
+        how = Cut(rank=int(cut))
+    else:
+        msg = f"--compress {cut!r} is neither a rank nor a share"
+        raise UsageError(msg, hint="Write --compress 4, or --compress 99%.")
+    return compress_to(local_path(adapter), out, how, reading=reading)
+
+
+def _compression_text(done: Compression) -> str:
+    worst = max(done.modules, key=lambda row: row.relative_error)
+    ranks = sorted({row.rank for row in done.modules})
+    shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+    sizes = f"{size(done.bytes_before)} became {size(done.bytes_after)}"
+    loss = f"{worst.relative_error:.2e} of the update of {worst.module}"
+    return f"{done.output}: {sizes}, ranks {shown}\n  worst loss: {loss}"
+
+
+def _draw(report: Analysis, module: str | None, figure: Path) -> None:
+    from lora_export.analysis.heatmap import heatmap
+    from lora_export.base.files import write_synced
+
+    rows = [row for row in report.modules if row.similarity is not None]
+    chosen = rows[0] if module is None else next((r for r in rows if r.module == module), None)
+    if chosen is None or chosen.similarity is None:
+        msg = f"{module!r} is not a module of both adapters"
+        raise UsageError(msg, hint=f"They share: {', '.join(first_few([r.module for r in rows]))}.")
+    panels = [(f"φ of {name}", table) for name, table in chosen.similarity.items()]
+    title = f"{chosen.module}: subspaces of {report.source} (i) and {report.other} (j)"
+    write_synced(figure, heatmap(title, panels).encode())
+
+
+def _document(report: Analysis) -> dict[str, Any]:
+    document = asdict(report)
+    for row, written in zip(report.modules, document["modules"], strict=True):
+        if row.similarity is not None:
+            written["similarity"] = {name: each.tolist() for name, each in row.similarity.items()}
+        if row.amplification is not None:
+            written["amplification"]["factor"] = row.amplification.factor
+    return document
+
+
+def _lines(report: Analysis) -> list[str]:
+    groups: dict[str, list[ModuleRow]] = {}
+    for row in report.modules:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", row.module), []).append(row)
+    header = ["module", "count", "rank", "‖ΔW‖", "effective rank", "90 % in", "99 % in"]
+    if report.base:
+        header += ["‖UᵀWV‖", "random", "W's own", "amplified"]
+    if report.other:
+        header += ["φ(1, 1) of A", "φ(r, r) of A"]
+    table = [header, *(_group_row(name, rows, report) for name, rows in groups.items())]
+    lines = [f"adapter {report.source}", *aligned(table)]
+    if report.magnitudes:
+        lines.append("  DoRA: the updates are those before rows are scaled to their magnitudes")
+    if report.only_here:
+        lines.append(f"  not in {report.other}: {', '.join(first_few(list(report.only_here)))}")
+    lines.append("  medians over each group; every module with --json")
+    return lines
+
+
+def _group_row(name: str, rows: list[ModuleRow], report: Analysis) -> list[str]:
+    ranks = sorted({row.rank for row in rows})
+    cells = [
+        name,
+        str(len(rows)),
+        str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}",
+        f"{median(row.norm for row in rows):.3g}",
+        f"{median(row.effective_rank for row in rows):.2f}",
+        f"{median(row.rank_90 for row in rows):g}",
+        f"{median(row.rank_99 for row in rows):g}",
+    ]
+    if report.base:
+        found = [row.amplification for row in rows if row.amplification is not None]
+        cells += [
+            f"{median(each.in_delta for each in found):.3g}",
+            f"{median(each.in_random for each in found):.3g}",
+            f"{median(each.in_weight for each in found):.3g}",
+            f"{median(each.factor for each in found):.3g}",
+        ]
+    if report.other:
+        tables = [row.similarity["A"] for row in rows if row.similarity is not None]
+        cells += (
+            [f"{median(float(t[at, at]) for t in tables):.3f}" for at in (0, -1)]
+            if tables
+            else ["-", "-"]
+        )
+    return cells

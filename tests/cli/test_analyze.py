@@ -1,0 +1,71 @@
+"""``analyze`` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from tests.cli.running import call
+from tests.helpers.handmade import save_adapter, save_checkpoint
+
+
+@pytest.fixture
+def places(tmp_path):
+    return (
+        save_checkpoint(tmp_path / "base"),
+        save_adapter(tmp_path / "one"),
+        save_adapter(tmp_path / "two"),
+    )
+
+
+def test_a_report(capsys, places) -> None:
+    base, one, two = places
+    done = call(capsys, "analyze", one, two, "--base", base, "--json", "--quiet")
+    assert done.code == 0
+    document = json.loads(done.out)
+    row = document["modules"][0]
+    assert len(row["singular_values"]) == row["rank"] == 2
+    assert row["amplification"]["factor"] > 0
+    assert np.shape(row["similarity"]["A"]) == (2, 2)
+    text = call(capsys, "analyze", one, two, "--base", base, "--quiet").out
+    assert "bert.encoder.layer.*.attention.self.query" in text
+    assert "amplified" in text
+
+
+def test_a_figure(capsys, places, tmp_path) -> None:
+    _, one, two = places
+    figure = tmp_path / "phi.svg"
+    assert call(capsys, "analyze", one, two, "--figure", figure, "--quiet").code == 0
+    root = ET.parse(figure).getroot()
+    assert sum(each.tag.endswith("}title") for each in root.iter()) == 1 + 2 * 2 * 2
+
+
+def test_a_smaller_adapter(capsys, places, tmp_path) -> None:
+    _, one, _ = places
+    done = call(capsys, "analyze", one, "--compress", "1", "--out", tmp_path / "small", "--json")
+    assert done.code == 0
+    assert {row["rank"] for row in json.loads(done.out)["modules"]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((), 2, "nothing to analyse"),
+        (("{one}", "--compress", "half", "--out", "x"), 2, "neither a rank nor a share"),
+        (("{one}", "--compress", "2"), 2, "belong together"),
+        (("{one}", "--figure", "x.svg"), 2, "compares two adapters"),
+        (("{one}", "--target", "q"), 2, "belongs to --plan"),
+        (("--plan", "{base}"), 2, "what is adapted"),
+        (("{base}/nothing",), 3, "nothing"),
+        (("{one}", "{two}", "--figure", "x.svg", "--module", "no"), 2, "not a module of both"),
+    ],
+)
+def test_errors_say_what_to_do(capsys, places, arguments, code, says) -> None:
+    base, one, two = places
+    given = [each.format(base=base, one=one, two=two) for each in arguments]
+    done = call(capsys, "analyze", *given, "--quiet")
+    assert done.code == code
+    assert says in done.err
