@@ -47,10 +47,10 @@ def _traced_and_folded(
     """Trace equal layers once and stamp out the others, or else trace them all."""
     with contextlib.suppress(UnsupportedError, NotRepeatingError):
         traced = trace(settings, task, dtype, opset)
-        parameters = fold(traced.model, traced.parameters, task.output_axes)
+        parameters = fold(traced.model, traced.parameters, traced.signature)
         return traced, stamp(traced.model, parameters, traced.repeats)
     traced = trace(settings, task, dtype, opset, every_layer=True)
-    return traced, fold(traced.model, traced.parameters, task.output_axes)
+    return traced, fold(traced.model, traced.parameters, traced.signature)
 
 
 def _externalise(model: ir.Model, parameters: Sequence[Parameter]) -> None:

@@ -26,18 +26,21 @@ from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.promote import promotion_from_known_values
+from lora_export.graph.signature import signature_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import onnx_ir as ir
 
+    from lora_export.graph.signature import Signature
     from lora_export.graph.tasks import Task
 
 __all__ = ["Traced", "trace"]
 
-_EXAMPLE_BATCH: Final = 2
-_EXAMPLE_LENGTH: Final = 7
+_EXAMPLE_SIZES: Final[dict[str, int]] = {"batch": 2, "sequence": 7}
+"""Sizes of named axes while tracing; one that is not here gets `_EXAMPLE_SIZE`."""
+_EXAMPLE_SIZE: Final = 16
 _MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
 
@@ -47,6 +50,7 @@ class Traced:
     """What tracing yields.
 
     Attributes:
+        signature: The interface of the graph.
         model: The graph, parameters without values; every other initializer has its value.
         parameters: The parameters that the graph reads, in the model's own layout.
         prefix: ``base_model_prefix``: what precedes the backbone's names under a head (``bert.``).
@@ -54,6 +58,7 @@ class Traced:
         repeats: Lists of equal layers of which only some were traced.
     """
 
+    signature: Signature
     model: ir.Model
     parameters: tuple[Parameter, ...]
     prefix: str
@@ -78,8 +83,10 @@ def trace(
     """
     model = _build(config, task, getattr(torch, dtype))
     repeats = () if every_layer else leave_out_repeats(model, model.config)
-    arguments = _example_inputs(model, task)
-    wrapper = _Wrapper(model, task)
+    accepted = inspect.signature(model.forward).parameters
+    signature = signature_of(model.config, task, accepted, dtype=dtype)
+    arguments = _example_inputs(signature)
+    wrapper = _Wrapper(model, signature)
     try:
         with (
             _quiet(),
@@ -89,8 +96,10 @@ def trace(
             promotion_from_known_values(),
             torch.no_grad(),
         ):
-            dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-                       for name in arguments}  # fmt: skip
+            dynamic = {
+                each.name: dict.fromkeys(each.dynamic, torch.export.Dim.DYNAMIC)
+                for each in signature.inputs
+            }
             program = torch.export.export(
                 wrapper, (), {"inputs": arguments}, strict=False, dynamic_shapes={"inputs": dynamic}
             )
@@ -99,8 +108,8 @@ def trace(
                 dynamo=True,
                 optimize=False,
                 opset_version=opset,
-                input_names=list(arguments),
-                output_names=[task.output],
+                input_names=signature.input_names,
+                output_names=signature.output_names,
                 verbose=False,
             )
     except OSError as error:
@@ -117,28 +126,28 @@ def trace(
     graph = onnx_program.model
     parameters = _detach_parameters(graph, model)
     prefix = getattr(model, "base_model_prefix", "") or ""
-    return Traced(graph, parameters, f"{prefix}." if prefix else "", type(model).__name__, repeats)
+    prefix = f"{prefix}." if prefix else ""
+    return Traced(signature, graph, parameters, prefix, type(model).__name__, repeats)
 
 
 class _Wrapper(torch.nn.Module):
-    """The model with the graph's inputs, returning one tensor."""
+    """The model with the graph's inputs, returning the tensors of the graph's outputs."""
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, signature: Signature) -> None:
         super().__init__()
         self.model = model
-        self._output = task.output
+        self._outputs = signature.output_names
         accepted = inspect.signature(model.forward).parameters
         self._fixed: dict[str, bool] = {"use_cache": False} if "use_cache" in accepted else {}
         one_type = getattr(model.config, "type_vocab_size", None) == 1  # RoBERTa
         self._zero_types = one_type and "token_type_ids" in accepted
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         extra: dict[str, Any] = dict(self._fixed)
         if self._zero_types:
             extra["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
         output = self.model(**inputs, **extra, return_dict=True)
-        result: torch.Tensor = getattr(output, self._output)
-        return result
+        return tuple(getattr(output, name) for name in self._outputs)
 
 
 def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
@@ -176,20 +185,18 @@ def _make_parameters_fake(model: torch.nn.Module) -> None:
                 module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
 
 
-def _example_inputs(model: Any, task: Task) -> dict[str, torch.Tensor]:
-    """Return an example of each input that the model's ``forward`` takes, in a fixed order."""
-    accepted = inspect.signature(model.forward).parameters
-    names = ["input_ids", "attention_mask"]
-    if getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in accepted:
-        names.append("token_type_ids")
-    if task.causal and "position_ids" in accepted:
-        names.append("position_ids")
-    missing = [name for name in names if name not in accepted]
-    if missing:
-        msg = f"{type(model).__name__} takes no {missing[0]!r}: only text models are exported yet"
-        raise UnsupportedError(msg)
-    shape = (_EXAMPLE_BATCH, _EXAMPLE_LENGTH)
-    return {name: torch.ones(shape, dtype=torch.int64) for name in names}
+def _example_inputs(signature: Signature) -> dict[str, torch.Tensor]:
+    """Return an example of each input, in order."""
+    return {
+        each.name: torch.ones(
+            [
+                _EXAMPLE_SIZES.get(axis, _EXAMPLE_SIZE) if isinstance(axis, str) else axis
+                for axis in each.axes
+            ],
+            dtype=getattr(torch, each.dtype),
+        )
+        for each in signature.inputs
+    }
 
 
 def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:

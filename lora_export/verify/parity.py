@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lora_export.base.files import resolve_inside
 from lora_export.base.memory import available_bytes
+from lora_export.graph.signature import read_signature
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.graph.signature import Signature
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["GraphParity", "against_golden", "against_reference", "input_names", "unverified"]
+__all__ = ["GraphParity", "against_golden", "against_reference", "signature_of_graph", "unverified"]
 
 Array = npt.NDArray[Any]
 
@@ -93,8 +95,8 @@ def against_reference(
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
-    inputs = input_names(root, record)
-    cases = make_cases(checkpoint.config, inputs, seed=seed, left_padding=task.causal)
+    signature = signature_of_graph(root, record)
+    cases = make_cases(checkpoint.config, signature, seed=seed, left_padding=task.causal)
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
     expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
     runner = OrtRunner(resolve_inside(root, record.onnx))
@@ -132,12 +134,12 @@ def unverified(reason: str) -> GraphParity:
     return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
 
 
-def input_names(root: Path, record: GraphRecord) -> list[str]:
-    """Return the inputs of a graph, read without opening a session."""
+def signature_of_graph(root: Path, record: GraphRecord) -> Signature:
+    """Return the interface of a graph, read without opening a session."""
     import onnx
 
-    model = onnx.load(str(resolve_inside(root, record.onnx)), load_external_data=False)
-    return [value.name for value in model.graph.input]
+    path = resolve_inside(root, record.onnx)
+    return read_signature(onnx.load(str(path), load_external_data=False))
 
 
 def _too_large(checkpoint: Checkpoint) -> str | None:

@@ -44,7 +44,7 @@ CONFIGS = {
 def traced_and_folded(config: Any, task_name: str, *, every_layer: bool = False):
     task = tasks.by_name(task_name)
     traced = trace(config.to_dict(), task, "float32", 18, every_layer=every_layer)
-    return traced, fold(traced.model, traced.parameters, task.output_axes)
+    return traced, fold(traced.model, traced.parameters, traced.signature)
 
 
 def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> np.ndarray:
