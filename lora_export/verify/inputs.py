@@ -106,7 +106,7 @@ def _make_case(
         "token_type_ids": types * mask,
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
     }
-    sizes = {"batch": batch, "sequence": length}
+    sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
     feeds = {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
         if each.name in known
@@ -118,7 +118,7 @@ def _make_case(
 
 
 def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
-    """Return normally distributed values for an input of floating numbers (pixels, features)."""
+    """Return normally distributed values for an input of numbers: pixels, features, no past."""
     dtype = by_name(given.dtype)
     strange = next((a for a in given.axes if isinstance(a, str) and a not in sizes), None)
     if strange is not None or not dtype.floating:
@@ -130,7 +130,12 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
-    """Return the rows ``[n, width]`` of an output that count: padding does not."""
+    """Return the rows ``[n, width]`` of an output that count: padding does not.
+
+    An output of the last position only has one row for each sequence.
+    """
+    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
+        per_token = False
     if not per_token:
         return output.reshape(len(case.mask), -1)
     return output[case.mask]

@@ -22,6 +22,7 @@ from lora_export.graph.signature import read_signature
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.golden import Golden
 from lora_export.verify.inputs import CASES, GOLDEN_CASES, Case, make_cases, valid_rows
 from lora_export.verify.metrics import compare, relative_l2
@@ -98,9 +99,13 @@ def against_reference(
     signature = signature_of_graph(root, record)
     cases = make_cases(checkpoint.config, signature, seed=seed, left_padding=task.causal)
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
-    expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
+    last = manifest.base.logits == "last"
+    expected = _run_reference(
+        reference, task, cases, dataset,
+        has_adapter=adapter is not None, last=last,
+    )  # fmt: skip
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in cases]
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in cases]
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
@@ -120,7 +125,8 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
+    last = manifest.base.logits == "last"
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -161,15 +167,17 @@ def _run_reference(
     dataset: Dataset | None,
     *,
     has_adapter: bool,
+    last: bool,
 ) -> _Expected:
     """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
+    positions = slice(-1, None) if last else slice(None)
     try:
-        outputs: list[Array] = [reference.run(case.feeds) for case in cases]
+        outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
         predictions = predict(dataset, reference.run) if dataset is not None else None
         effect = None
         if has_adapter:
             with reference.without_low_rank():
-                plain = [reference.run(case.feeds) for case in cases]
+                plain = [reference.run(case.feeds)[:, positions] for case in cases]
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
     finally:
         reference.close()
