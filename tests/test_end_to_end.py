@@ -22,6 +22,7 @@ from tests.cli.exports import (
     scale_tensor,
 )
 from tests.cli.running import Result, call, command, snapshot, stagings
+from tests.helpers.interfaces import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,8 +144,8 @@ def test_graphs_and_weights_name_no_place_on_this_machine(built: Built) -> None:
 def cases_of(built: Built) -> tuple[list[dict[str, Array]], list[Array]]:
     """Return the inputs of the verification, seed 0."""
     config = json.loads((built.base / "config.json").read_text())
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    cases = make_cases(config, names, seed=0, left_padding=False)
+    signature = reading("input_ids", "attention_mask", "token_type_ids")
+    cases = make_cases(config, signature, seed=0, left_padding=False)
     assert len({case.mask.shape for case in cases}) >= 4
     assert any(not case.mask.all() for case in cases)
     return [dict(case.feeds) for case in cases], [case.mask for case in cases]

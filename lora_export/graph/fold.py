@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
+    from lora_export.graph.signature import Signature
 
 __all__ = ["fold"]
 
@@ -31,20 +32,20 @@ _SWAPPED: Final = (1, 0)
 
 
 def fold(
-    model: ir.Model, parameters: Sequence[Parameter], output_axes: Sequence[str]
+    model: ir.Model, parameters: Sequence[Parameter], signature: Signature
 ) -> tuple[Parameter, ...]:
     """Fold `model` in place; return the parameters with the layout that the graph now reads.
 
     Args:
         model: The traced graph; mutated.
         parameters: Its parameters, without values.
-        output_axes: Names for the leading axes of the output.
+        signature: Its interface, which names the axes.
     """
     _fold_constants(model)
     names = {parameter.name for parameter in parameters}
     transposed = {name for name in sorted(names) if _fold_weight_transposes(model, name)}
     ir.passes.Sequential(common_passes.RemoveUnusedNodesPass())(model)
-    _name_axes(model, output_axes)
+    _name_axes(model, signature)
     _remove_traces(model)
     used = set(model.graph.initializers)
     return tuple(
@@ -170,17 +171,17 @@ def _matmul_to_gemm(model: ir.Model, matmul: ir.Node, weight: ir.Value) -> None:
     result.name = name
 
 
-def _name_axes(model: ir.Model, output_axes: Sequence[str]) -> None:
-    """Name the symbolic axes of inputs and outputs as users know them."""
-    for value in model.graph.inputs:
-        value.shape = ir.Shape(["batch", "sequence"])
-    for value in model.graph.outputs:
+def _name_axes(model: ir.Model, signature: Signature) -> None:
+    """Name the symbolic axes of inputs and outputs as users know them; mutates `model`."""
+    for value, given in zip(model.graph.inputs, signature.inputs, strict=True):
+        value.shape = ir.Shape(given.axes)
+    for value, promised in zip(model.graph.outputs, signature.outputs, strict=True):
         if value.shape is None:
             continue
         axes: list[int | str | None] = [
             axis if isinstance(axis, int) else None for axis in tuple(value.shape)
         ]
-        for position, axis_name in enumerate(output_axes):
+        for position, axis_name in enumerate(promised.axes):
             if not isinstance(axes[position], int):
                 axes[position] = axis_name
         value.shape = ir.Shape(axes)

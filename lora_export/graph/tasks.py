@@ -28,6 +28,7 @@ class Task:
         output: The field of the model's output that the graph returns.
         output_axes: Names of that output's axes; a number stands for an axis fixed by the config.
         label_parameters: Head parameters whose first axis is the number of labels.
+        inputs: What the graph always reads; `lora_export.graph.signature` adds the optional ones.
         causal: Whether positions are an input, so that left padding is correct.
     """
 
@@ -38,6 +39,7 @@ class Task:
     output: str
     output_axes: tuple[str, ...]
     label_parameters: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     causal: bool = False
 
     @property

@@ -21,7 +21,7 @@ from lora_export.verify.parity import (
     GraphParity,
     against_golden,
     against_reference,
-    input_names,
+    signature_of_graph,
     unverified,
 )
 from lora_export.verify.record import record_latency, record_parity
@@ -132,7 +132,7 @@ def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> D
         evidence.dataset,
         tokenizer_folder=root / "hf",
         labels=labels,
-        inputs=input_names(root, manifest.graphs[name]),
+        inputs=signature_of_graph(root, manifest.graphs[name]).input_names,
         padding=evidence.checkpoint.config.get("pad_token_id") if evidence.checkpoint else None,
     )
 
@@ -193,9 +193,9 @@ def _measure_one(
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return {"verdict": "unverified", "reason": reason, "ratio": None}
-    inputs = input_names(root, records[0])
+    signature = signature_of_graph(root, records[0])
     (case,) = make_cases(
-        config, inputs, seed=seed, left_padding=task.causal, shapes=((batch, length),)
+        config, signature, seed=seed, left_padding=task.causal, shapes=((batch, length),)
     )
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     base_ms, merged_ms = measure_pair(

@@ -1,4 +1,7 @@
-"""Seeded inputs: several batch sizes and lengths, with padding where a batch has rows to pad."""
+"""Seeded inputs: several batch sizes and lengths, with padding where a batch has rows to pad.
+
+Which inputs there are, their dtypes and axes, is read from the graph; the config bounds the values.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from lora_export.graph.signature import Input, Signature
 
 __all__ = ["CASES", "GOLDEN_CASES", "Case", "make_cases", "valid_rows"]
 
@@ -31,8 +39,8 @@ class Case:
     """One input.
 
     Attributes:
-        feeds: The graph's inputs, int64 ``[batch, length]``.
-        mask: Which positions count, ``[batch, length]``.
+        feeds: The graph's inputs.
+        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none.
     """
 
     feeds: Mapping[str, Array] = field(repr=False)
@@ -41,7 +49,7 @@ class Case:
 
 def make_cases(
     config: Mapping[str, Any],
-    inputs: Sequence[str],
+    signature: Signature,
     *,
     seed: int,
     left_padding: bool,
@@ -51,17 +59,22 @@ def make_cases(
 
     Args:
         config: The model's config; tells vocabulary, positions and padding.
-        inputs: The names that the graph takes.
-        seed: Seeds the token ids.
+        signature: The interface of the graph.
+        seed: Seeds the values.
         left_padding: Whether padding comes first, as decoders expect it.
-        shapes: Batch and length of each input.
+        shapes: Batch and length of each input; a length counts where the graph has one.
+
+    Raises:
+        UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
     positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
     padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
     longest = max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
     return [
-        _make_case(random, config, inputs, batch, min(length, longest), left_padding=left_padding)
+        _make_case(
+            random, config, signature, batch, min(length, longest), left_padding=left_padding
+        )
         for batch, length in shapes
     ]
 
@@ -69,7 +82,7 @@ def make_cases(
 def _make_case(
     random: np.random.Generator,
     config: Mapping[str, Any],
-    inputs: Sequence[str],
+    signature: Signature,
     batch: int,
     length: int,
     *,
@@ -86,17 +99,43 @@ def _make_case(
         hidden = slice(0, length - kept) if left_padding else slice(kept, length)
         mask[row, hidden] = 0
         ids[row, hidden] = padding
-    made: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
-    if "token_type_ids" in inputs:
-        types = random.integers(0, int(config.get("type_vocab_size", 2)), (batch, length))
-        made["token_type_ids"] = types * mask
-    if "position_ids" in inputs:
-        made["position_ids"] = np.maximum(mask.cumsum(axis=1) - 1, 0)
-    return Case({name: made[name].astype(np.int64) for name in inputs}, mask.astype(bool))
+    types = random.integers(0, max(1, int(config.get("type_vocab_size") or 2)), (batch, length))
+    known: dict[str, Array] = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": types * mask,
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+    }
+    sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
+    feeds = {
+        each.name: known[each.name].astype(by_name(each.dtype).numpy)
+        if each.name in known
+        else _numbers(random, each, sizes)
+        for each in signature.inputs
+    }
+    positions = mask if "input_ids" in feeds else np.ones((batch, 1))
+    return Case(feeds, positions.astype(bool))
+
+
+def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
+    """Return normally distributed values for an input of numbers: pixels, features, no past."""
+    dtype = by_name(given.dtype)
+    strange = next((a for a in given.axes if isinstance(a, str) and a not in sizes), None)
+    if strange is not None or not dtype.floating:
+        what = f"axis {strange!r} of input" if strange is not None else f"{given.dtype} input"
+        msg = f"no values are known for the {what} {given.name!r}"
+        raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
+    shape = [sizes[axis] if isinstance(axis, str) else axis for axis in given.axes]
+    return random.standard_normal(shape).astype(dtype.numpy)
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
-    """Return the rows ``[n, width]`` of an output that count: padding does not."""
+    """Return the rows ``[n, width]`` of an output that count: padding does not.
+
+    An output of the last position only has one row for each sequence.
+    """
+    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
+        per_token = False
     if not per_token:
         return output.reshape(len(case.mask), -1)
     return output[case.mask]

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from lora_export.base.files import resolve_inside
 from lora_export.base.memory import available_bytes
+from lora_export.graph.signature import read_signature
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.golden import Golden
 from lora_export.verify.inputs import CASES, GOLDEN_CASES, Case, make_cases, valid_rows
 from lora_export.verify.metrics import compare, relative_l2
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.graph.signature import Signature
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["GraphParity", "against_golden", "against_reference", "input_names", "unverified"]
+__all__ = ["GraphParity", "against_golden", "against_reference", "signature_of_graph", "unverified"]
 
 Array = npt.NDArray[Any]
 
@@ -93,12 +96,16 @@ def against_reference(
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
-    inputs = input_names(root, record)
-    cases = make_cases(checkpoint.config, inputs, seed=seed, left_padding=task.causal)
+    signature = signature_of_graph(root, record)
+    cases = make_cases(checkpoint.config, signature, seed=seed, left_padding=task.causal)
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
-    expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
+    last = manifest.base.logits == "last"
+    expected = _run_reference(
+        reference, task, cases, dataset,
+        has_adapter=adapter is not None, last=last,
+    )  # fmt: skip
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in cases]
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in cases]
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
@@ -118,7 +125,8 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
+    last = manifest.base.logits == "last"
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -132,12 +140,12 @@ def unverified(reason: str) -> GraphParity:
     return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
 
 
-def input_names(root: Path, record: GraphRecord) -> list[str]:
-    """Return the inputs of a graph, read without opening a session."""
+def signature_of_graph(root: Path, record: GraphRecord) -> Signature:
+    """Return the interface of a graph, read without opening a session."""
     import onnx
 
-    model = onnx.load(str(resolve_inside(root, record.onnx)), load_external_data=False)
-    return [value.name for value in model.graph.input]
+    path = resolve_inside(root, record.onnx)
+    return read_signature(onnx.load(str(path), load_external_data=False))
 
 
 def _too_large(checkpoint: Checkpoint) -> str | None:
@@ -159,15 +167,17 @@ def _run_reference(
     dataset: Dataset | None,
     *,
     has_adapter: bool,
+    last: bool,
 ) -> _Expected:
     """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
+    positions = slice(-1, None) if last else slice(None)
     try:
-        outputs: list[Array] = [reference.run(case.feeds) for case in cases]
+        outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
         predictions = predict(dataset, reference.run) if dataset is not None else None
         effect = None
         if has_adapter:
             with reference.without_low_rank():
-                plain = [reference.run(case.feeds) for case in cases]
+                plain = [reference.run(case.feeds)[:, positions] for case in cases]
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
     finally:
         reference.close()

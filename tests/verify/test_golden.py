@@ -12,11 +12,12 @@ from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import sha256_of_file
 from lora_export.verify.golden import Golden, golden_file, read_golden, write_golden
 from lora_export.verify.inputs import Case, make_cases
+from tests.helpers.interfaces import reading
 
 
 def golden(effect: float | None = 0.25) -> Golden:
     cases = make_cases(
-        {"vocab_size": 50}, ["input_ids", "attention_mask"], seed=0, left_padding=False,
+        {"vocab_size": 50}, reading("input_ids", "attention_mask"), seed=0, left_padding=False,
         shapes=((1, 4), (3, 6)),
     )  # fmt: skip
     random = np.random.default_rng(0)

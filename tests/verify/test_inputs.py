@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lora_export.base.errors import UnsupportedError
+from lora_export.graph.signature import Input, Signature
 from lora_export.verify.inputs import CASES, make_cases, valid_rows
+from tests.helpers.interfaces import reading
 
 BERT = {
     "vocab_size": 50,
@@ -17,7 +20,7 @@ NAMES = ["input_ids", "attention_mask", "token_type_ids"]
 
 
 def make(config, names=NAMES, **settings):
-    return make_cases(config, names, **{"seed": 0, "left_padding": False, **settings})
+    return make_cases(config, reading(*names), **{"seed": 0, "left_padding": False, **settings})
 
 
 def test_shapes_names_and_dtype():
@@ -97,3 +100,21 @@ def test_rows_that_count_leave_padding_out():
     np.testing.assert_array_equal(rows, np.concatenate([o[m] for o, m in zip(output, case.mask,
                                                         strict=True)]))  # fmt: skip
     assert valid_rows(np.ones((3, 5)), case, per_token=False).shape == (3, 5)
+
+
+def test_pictures_have_the_dtype_and_the_axes_that_the_graph_states():
+    pixels = Input("pixel_values", "float16", ("batch", 3, 8, 6))
+    cases = make_cases({}, Signature((pixels,), ()), seed=0, left_padding=False)
+    for case, (batch, _) in zip(cases, CASES, strict=True):
+        assert case.feeds["pixel_values"].shape == (batch, 3, 8, 6)
+        assert case.feeds["pixel_values"].dtype == np.float16
+        assert case.mask.shape == (batch, 1)
+    assert np.abs(cases[0].feeds["pixel_values"]).max() > 1
+
+
+@pytest.mark.parametrize(
+    "strange", [Input("x", "float32", ("batch", "time")), Input("x", "int64", ("batch",))], ids=str
+)
+def test_an_input_that_is_not_known_is_refused_by_name(strange):
+    with pytest.raises(UnsupportedError, match="'x'"):
+        make_cases({}, Signature((strange,), ()), seed=0, left_padding=False)
