@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.combine import scaled, without
 from lora_export.adapters.fit import CONV1D_TYPES, check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
-from lora_export.adapters.formats.peft_write import write_peft
+from lora_export.adapters.formats.peft_write import metadata_of, write_peft
+from lora_export.adapters.layout import checkpoint_parameters
+from lora_export.adapters.resolve import resolve
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.base.files import (
@@ -20,10 +22,14 @@ from lora_export.base.files import (
     sync_folder,
     write_synced,
 )
+from lora_export.base.progress import Progress, Silent
 from lora_export.base.safetensors_write import write_tensors
+from lora_export.base.tensors import nbytes
 from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.runtime.adapter_file import write_onnx_adapter
+from lora_export.weights.base_match import record_base
 from lora_export.weights.checkpoint import open_checkpoint
+from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +62,7 @@ def convert(
     dtype: str | None = None,
     scale: float = 1.0,
     drop: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Converted:
     """Convert the adapter at `source`; `output` appears complete or not at all.
 
@@ -63,13 +70,16 @@ def convert(
         source: The adapter.
         output: The folder (``peft``, ``edge-llm``) or file (``onnx_adapter``), not there yet.
         to: One of `FORMATS`.
-        base: The base checkpoint: names and shapes are compared with it first.
+        base: The base checkpoint: names and shapes are compared with it first, and its fingerprint
+            is recorded in what is written. Without it, what the adapter records is kept.
         dtype: What packed formats store; ``peft`` keeps the adapter's own.
         scale: Multiplies the updates.
         drop: Patterns of tensors that are left out.
+        progress: Told about reading the base.
 
     Raises:
-        UsageError: An unknown format, or a dtype for one that keeps the adapter's.
+        UsageError: An unknown format, a dtype for one that keeps the adapter's, or no base where
+            the adapter's initialisation changed it.
         AdapterError: The adapter is damaged, or does not fit `base`.
         ExportDirectoryError: Something is at `output` already.
         UnsupportedError: The format cannot hold what the adapter has.
@@ -83,7 +93,12 @@ def convert(
         raise UsageError(msg, hint="Leave --dtype out.")
     adapter = read_adapter(source, name=source.resolve().name.lower(), source=str(source))
     adapter = scaled(without(adapter, drop), scale)
-    conv1d = _require_fit(adapter, base) if base is not None else False
+    conv1d = False
+    if base is not None:
+        adapter, conv1d = _on_base(adapter, base, progress or Silent())
+    elif adapter.residual is not None:
+        msg = f"adapter {adapter.source!r} has init_lora_weights: {adapter.residual!r}"
+        raise UsageError(msg, hint="Give the residual base that it was trained on: --base PATH.")
     chosen = by_name(dtype or default_dtype).name if default_dtype else None
     with staging_folder(output.parent, output.name) as staging:
         names = write(staging, adapter, output=output, dtype=chosen, conv1d=conv1d)
@@ -100,8 +115,11 @@ def convert(
     )
 
 
-def _require_fit(adapter: Adapter, base: Path) -> bool:
-    """Require that names and shapes fit the base; return whether its layers are ``Conv1D``."""
+def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, bool]:
+    """Require that the adapter fits the base; return it with that base recorded.
+
+    The second value says whether the base's layers are ``Conv1D``.
+    """
     checkpoint = open_checkpoint(base)
     model_type = str(checkpoint.config["model_type"])
     parameters = header_parameters(checkpoint.tensors)
@@ -112,7 +130,16 @@ def _require_fit(adapter: Adapter, base: Path) -> bool:
     if not fit.fits:
         msg = f"adapter {adapter.source!r} does not fit {str(base)!r}: {fit.mismatches[0]}"
         raise AdapterError(msg, hint="See all of it with: lora-export inspect BASE ADAPTER")
-    return model_type in CONV1D_TYPES
+    if adapter.residual is not None:
+        rows = checkpoint_parameters(
+            checkpoint.tensors, checkpoint.config, adapter, prefix=prefix, head_dtype="float32"
+        )
+        resolved = resolve(adapter, rows, prefix=prefix, resizable=HEAD_PARAMETERS)
+        require_residual_base(resolved, checkpoint.tensors, str(base))
+    tell.start("fingerprint", sum(map(nbytes, checkpoint.tensors.values())))
+    changed = [parameter.name for parameter in fit.changed]
+    known = record_base(checkpoint, changed, tell.advance)
+    return replace(adapter, known_base=known), model_type in CONV1D_TYPES
 
 
 def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
@@ -150,7 +177,7 @@ def _write_onnx_adapter(
         raise UsageError(msg, hint="Name a file: --out NAME.onnx_adapter")
     tensors = pack(adapter, by_name(dtype))
     plain = output.with_suffix(".safetensors").name
-    write_tensors(folder / plain, tensors, {"format": "pt"})
+    write_tensors(folder / plain, tensors, metadata_of(adapter))
     with storage_errors(str(output)):
         write_onnx_adapter(folder / output.name, tensors)
     return plain, output.name
@@ -164,7 +191,7 @@ def _write_edge_llm(folder: Path, adapter: Adapter, *, dtype: str, **_: Any) -> 
     """
     require_linear(adapter)
     tensors = pack(adapter, by_name(dtype))
-    write_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", tensors, metadata_of(adapter))
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": adapter.base_name,

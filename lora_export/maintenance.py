@@ -12,8 +12,9 @@ from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageErr
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.base.progress import Progress, Silent
+from lora_export.exports.belonging import require_base
 from lora_export.exports.extend import parameters_of, remove_adapter
-from lora_export.exports.intact import require_intact
+from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import with_padding
 from lora_export.graph import tasks
 from lora_export.parts import Given, again, read_specs
@@ -59,6 +60,7 @@ def add(
         LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
     manifest = read_manifest(output)
+    require_usable(output, manifest)
     given = read_specs(specs, Path(), combine, base_config=_base_config(output, base))
     _require_task(manifest, given)
     checkpoint = _matching_checkpoint(manifest, base)
@@ -68,6 +70,8 @@ def add(
         prefix=manifest.base.prefix,
         task=tasks.by_name(manifest.base.task),
     )
+    for each in ready:
+        require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
     updated = add_all(
         output,
         ready,

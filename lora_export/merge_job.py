@@ -12,6 +12,8 @@ from lora_export.base.errors import TiedParameterError, UsageError
 from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype, untie
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
+from lora_export.weights.base_match import require_known_base
+from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +91,9 @@ def prepare_job(
         parameters = _parameters(checkpoint, given, prefix)
         resolved = _resolved(given, parameters, prefix)
     tensors = checkpoint.tensors
+    for each in given.originals:
+        require_known_base(each, tensors, prefix, checkpoint.source)
+    require_residual_base(resolved, tensors, checkpoint.source)
     changed = {update.parameter.name for update in resolved.updates}
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)

@@ -40,6 +40,11 @@ class Given:
     combination: Combination | None = None
     parts: tuple[tuple[Adapter, float, tuple[str, ...]], ...] = ()
 
+    @property
+    def originals(self) -> tuple[Adapter, ...]:
+        """The adapters as they were read: its parts, or itself."""
+        return tuple(part for part, _, _ in self.parts) or (self.adapter,)
+
     def record(self, output: Path) -> CombinedRecord | None:
         """Return what the manifest says of the parts, their places seen from `output`."""
         how = self.combination

@@ -47,13 +47,16 @@ from lora_export.steps import (
     prepare,
 )
 from lora_export.verify.export import Evidence, measure_latency, verify_export
+from lora_export.weights.base_match import require_known_base
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
+from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.parameters import Parameter
     from lora_export.graph.tasks import Task
     from lora_export.graph.template import GraphTemplate
     from lora_export.recipe import Recipe
@@ -117,8 +120,10 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 task=settings.task,
                 labels=recipe.labels,
             )
+            _require_bases(ready, parameters_of(existing), existing.base.prefix, settings)
             return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
         settings, template, ready = _graph_and_updates(recipe, settings, given, tell)
+        _require_bases(ready, template.parameters, template.prefix, settings)
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,
@@ -265,6 +270,20 @@ def _create(
         fingerprint=fingerprinted,
         progress=tell,
     )
+
+
+def _require_bases(
+    ready: Sequence[Ready], parameters: Sequence[Parameter], prefix: str, settings: _Settings
+) -> None:
+    """Require that the base is the one that each adapter was made for, as far as it tells."""
+    checkpoint = settings.exported
+    sources = match_base(
+        parameters, prefix, checkpoint.tensors, resizable=head_parameters(settings.task)
+    ).sources
+    for each in ready:
+        for adapter in each.given.originals:
+            require_known_base(adapter, checkpoint.tensors, prefix, checkpoint.source)
+        require_residual_base(each.resolved, sources, checkpoint.source)
 
 
 def _existing_export(output: Path) -> Manifest | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TypeAlias
 
+    from lora_export.adapters.known_base import KnownBase
     from lora_export.base.tensors import Tensor
 
 __all__ = ["Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
@@ -136,6 +137,9 @@ class Adapter:
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.
         factor: What the user multiplied its scale by; contained in the updates' scales.
+        known_base: The base that it was made for, where its file records that.
+        residual: The initialisation (``pissa``) that took its first update off its base: it is
+            merged into that residual base only, see ``weights/residual.py``.
     """
 
     name: str
@@ -152,6 +156,8 @@ class Adapter:
     rows: tuple[Rows, ...] = ()
     repeated: tuple[str, ...] = ()
     factor: float = 1.0
+    known_base: KnownBase | None = None
+    residual: str | None = None
 
     @property
     def max_rank(self) -> int:

@@ -84,12 +84,18 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
 
     Raises:
         UsageError: `factor` is not finite.
+        UnsupportedError: The adapter holds a part of its base, which is not to be scaled.
     """
     if not math.isfinite(factor):
         msg = f"the scale of adapter {adapter.name!r} is {factor}"
         raise UsageError(msg, hint="Give a finite number; 1 leaves the adapter as it is.")
     if factor == 1:
         return adapter
+    if adapter.residual is not None:
+        msg = f"adapter {adapter.source!r} holds a part of its base ({adapter.residual})"
+        raise UnsupportedError(
+            msg, hint="A scale other than 1 would scale that part too; convert it first."
+        )
     return replace(
         adapter,
         low_rank=tuple(replace(each, scale=each.scale * factor) for each in adapter.low_rank),
@@ -197,6 +203,12 @@ def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]
 
 def _refuse_unsummable(adapter: Adapter, how: Combination) -> None:
     hint = "Merge it in PEFT with merge_and_unload, and combine the others on that base."
+    if adapter.residual is not None:
+        msg = (
+            f"adapter {adapter.source!r} holds a part of its base ({adapter.residual}), "
+            "which a sum would count twice"
+        )
+        raise UnsupportedError(msg, hint=hint)
     if any(update.magnitude is not None for update in adapter.low_rank):
         msg = f"adapter {adapter.source!r} is DoRA: its magnitudes cannot be combined with others"
         raise UnsupportedError(msg, hint=hint)

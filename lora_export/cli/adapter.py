@@ -23,7 +23,7 @@ def adapter() -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path),
               help="A new folder; for onnx_adapter a new file.")  # fmt: skip
 @click.option("--base", type=click.Path(path_type=Path),
-              help="The base checkpoint: compare names and shapes first.")  # fmt: skip
+              help="The base checkpoint: compare names and shapes, record it.")  # fmt: skip
 @click.option("--dtype", help="What is stored: float32 for onnx_adapter, float16 for edge-llm.")
 @click.option("--scale", type=float, default=1.0, help="Multiply the updates.")
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors.")
@@ -51,7 +51,7 @@ def convert(
 
     with Console(as_json=as_json, quiet=quiet) as console:
         done = conversion.convert(
-            source, out, to=to, base=base, dtype=dtype, scale=scale, drop=drop
+            source, out, to=to, base=base, dtype=dtype, scale=scale, drop=drop, progress=console
         )
         text = f"{out}: {done.modules} modules, {done.saved} saved parameters, as {to}"
         console.finish(asdict(done), text)

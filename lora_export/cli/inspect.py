@@ -115,6 +115,8 @@ def _adapter_lines(report: AdapterReport) -> list[str]:
     rows: Rows = [
         ("format", f"{report.format}, {report.task_type or 'no task type'}"),
         ("base", report.base or "not named"),
+        *([("made for", report.base_fingerprint)] if report.base_fingerprint else []),
+        *([("trained on", f"a residual base ({report.residual})")] if report.residual else []),
         ("rank", _distribution({str(k): v for k, v in report.ranks.items()})),
         ("scale", _distribution({f"{k:g}": v for k, v in report.scales.items()}) + rule),
         *(("modules" if i == 0 else "", line) for i, line in enumerate(_module_lines(report))),
@@ -183,6 +185,7 @@ def _fit_lines(fit: FitReport) -> list[str]:
         ("matched", f"{fit.matched:,} of {_count(fit.tensors, 'tensor')}"),
         ("base model", f"known as {fit.prefix!r} inside a model with a head"
          if fit.prefix else "the same names in both"),
+        *([("recorded base", fit.recorded)] if fit.recorded else []),
         *(("replaces", name) for name in first_few(fit.replaced)),
         *(("brings", name) for name in first_few(fit.brought)),
         ("trained", f"{fit.trained_share:.3%} of the base's parameters"),

@@ -32,7 +32,11 @@ class ModuleGroup:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """An adapter; `ranks` and `scales` count modules, `saved` holds shapes."""
+    """An adapter; `ranks` and `scales` count modules, `saved` holds shapes.
+
+    `residual` names the initialisation that changed its base, `base_fingerprint` the base that it
+    records.
+    """
 
     kind: str
     path: str
@@ -49,6 +53,8 @@ class AdapterReport:
     bytes: int
     dtypes: Mapping[str, int]
     sha256: str
+    residual: str | None = None
+    base_fingerprint: str | None = None
 
 
 def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
@@ -73,6 +79,8 @@ def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
         bytes=sum(map(nbytes, tensors)),
         dtypes=bytes_by_dtype(tensors),
         sha256=adapter.sha256,
+        residual=adapter.residual,
+        base_fingerprint=adapter.known_base.fingerprint if adapter.known_base else None,
     )
 
 

@@ -6,7 +6,7 @@ hashes are asked for. A report is a frozen value; `dataclasses.asdict` makes JSO
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.inspection.adapter import AdapterReport, adapter_report
 from lora_export.inspection.checkpoint import CheckpointReport, checkpoint_report
 from lora_export.inspection.export import ExportReport, export_report, present_parameters
+from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.fit import Fit
+    from lora_export.adapters.known_base import KnownBase
 
 __all__ = ["FIT_LABEL", "FitReport", "Pair", "inspect_pair", "inspect_path"]
 
@@ -43,7 +45,8 @@ class FitReport:
     """Whether an adapter fits a base, and how much of it that is.
 
     `trained_share` is the adapter's parameters over the base's; `changed_share` the part of the
-    base's parameters that a merge changes, which is what a merged graph stores anew.
+    base's parameters that a merge changes, which is what a merged graph stores anew. `recorded`
+    says how the base compares with the one that the adapter records; None where it records none.
     """
 
     fits: bool
@@ -57,6 +60,7 @@ class FitReport:
     trained_share: float
     changed_share: float
     changed_bytes: int
+    recorded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,34 @@ def inspect_pair(
         read, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     described = adapter_report(read, adapter)
-    return Pair("pair", report, described, _fit_report(fit, described, report.parameters))
+    found = _fit_report(fit, described, report.parameters)
+    if read.known_base is not None:
+        recorded, differences = _recorded(read.known_base, base, prefix, hashed=hashed)
+        found = replace(
+            found,
+            recorded=recorded,
+            fits=found.fits and not differences,
+            mismatches=(*found.mismatches, *differences),
+        )
+    return Pair("pair", report, described, found)
+
+
+def _recorded(
+    known: KnownBase, base: Path, prefix: str, *, hashed: bool
+) -> tuple[str, tuple[str, ...]]:
+    """Say how `base` compares with the base that an adapter records, and name what differs."""
+    if is_export(base):
+        same = read_manifest(base).base.fingerprint == known.fingerprint
+        return f"the base's fingerprint is {'the recorded one' if same else 'another'}", ()
+    tensors = open_checkpoint(base).tensors
+    differences = header_differences(known, tensors, prefix)
+    if differences:
+        return "another base, by its headers", differences
+    if not hashed:
+        return "the same names, dtypes and shapes; --hash compares the values too", ()
+    differences = value_differences(known, tensors, prefix)
+    verdict = "another base, by its values" if differences else "the values are the recorded ones"
+    return verdict, differences
 
 
 def _require_folder(path: Path) -> None:

@@ -186,7 +186,10 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:
             if adapter.format != "peft":
                 folder = Path(temporary)
                 write_peft(adapter, folder, conv1d=_has_conv1d(model))
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+            config = peft.PeftConfig.from_pretrained(str(folder))
+            if adapter.residual is not None:
+                config.init_lora_weights = True  # else PEFT takes the first update off once more
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder), config=config)
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"PEFT cannot load adapter {adapter.source!r}: {text}"

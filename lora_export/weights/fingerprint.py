@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["TensorDigest", "fingerprint", "fingerprint_of"]
+__all__ = ["TensorDigest", "fingerprint", "fingerprint_of", "tensor_digests"]
 
 TensorDigest = tuple[str, tuple[int, ...], str]
 """dtype, shape, SHA-256 of the bytes in checkpoint layout."""
@@ -47,6 +47,13 @@ def fingerprint(checkpoint: Checkpoint, advance: Callable[[int], None] | None = 
     Raises:
         InputError: A file ends before its tensors do.
     """
+    return fingerprint_of(tensor_digests(checkpoint, advance))
+
+
+def tensor_digests(
+    checkpoint: Checkpoint, advance: Callable[[int], None] | None = None
+) -> dict[str, TensorDigest]:
+    """Return the digest of each tensor, reading all of them once; see `fingerprint`."""
     rows: dict[str, TensorDigest] = {}
     for name, tensor in checkpoint.tensors.items():
         digest = hashlib.sha256()
@@ -55,7 +62,7 @@ def fingerprint(checkpoint: Checkpoint, advance: Callable[[int], None] | None = 
             if advance is not None:
                 advance(len(block))
         rows[name] = (tensor.dtype.name, tensor.shape, digest.hexdigest())
-    return fingerprint_of(rows)
+    return rows
 
 
 def fingerprint_of(rows: Mapping[str, TensorDigest]) -> str:

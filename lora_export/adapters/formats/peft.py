@@ -7,11 +7,13 @@ Here the files are found and what no merge can do is refused; `peft_tensors` sor
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
+from lora_export.adapters.known_base import read_known_base
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.safetensors_file import read_header
@@ -27,6 +29,9 @@ __all__ = ["CONFIG_NAME", "is_peft", "read_peft"]
 
 CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHT_NAMES: Final = ("adapter_model.safetensors", "adapter_model.bin")
+_RESIDUAL: Final = re.compile(r"pissa|pissa_niter_\d{1,4}|olora", re.IGNORECASE)
+"""Initialisations whose residual base is recognised; see ``weights/residual.py``."""
+
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that move part of the base into the adapter."""
 
@@ -69,9 +74,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         msg = f"adapter {source!r} has no {' or '.join(_WEIGHT_NAMES)}"
         raise AdapterError(msg, hint="Point to the folder that PEFT's save_pretrained wrote.")
     try:
-        tensors: Mapping[str, Tensor] = (
-            read_header(path)[0] if path.suffix == ".safetensors" else read_torch_file(path)
-        )
+        tensors, metadata = _read_tensors(path)
     except InputError as error:
         raise AdapterError(error.message, hint=error.hint) from error
     if not tensors:
@@ -95,7 +98,18 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         base_name=config.get("base_model_name_or_path"),
         sha256=digest.hexdigest(),
         config=config,
+        known_base=read_known_base(metadata, source),
+        residual=_residual(config),
     )
+
+
+def _read_tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    return read_header(path) if path.suffix == ".safetensors" else (read_torch_file(path), {})
+
+
+def _residual(config: Mapping[str, Any]) -> str | None:
+    start = config.get("init_lora_weights")
+    return start if isinstance(start, str) and _RESIDUAL.fullmatch(start) else None
 
 
 def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
@@ -115,7 +129,8 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
                 msg, hint="Where PEFT can merge it, export the result of merge_and_unload."
             )
     start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+    changes_base = isinstance(start, str) and start.lower().startswith(_CHANGES_BASE)
+    if changes_base and _residual(config) is None:
         msg = (
             f"adapter {source!r} sets init_lora_weights: {start!r}: it was trained on a base from "
             "which its first update had been taken off"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.base.tensors import Tensor
 
-__all__ = ["write_peft"]
+__all__ = ["metadata_of", "write_peft"]
 
 _WRAPPER: Final = "base_model.model."
 _HEADS: Final = ("classifier", "score")
@@ -66,9 +66,15 @@ def write_peft(adapter: Adapter, folder: Path, *, conv1d: bool = False) -> None:
     _put_added(adapter, contents)
     _put_saved(adapter, contents)
     _put_rows(adapter, contents)
-    write_tensors(folder / "adapter_model.safetensors", contents.tensors, {"format": "pt"})
+    write_tensors(folder / "adapter_model.safetensors", contents.tensors, metadata_of(adapter))
     text = json.dumps(contents.config, indent=2, sort_keys=True)
     write_synced(folder / "adapter_config.json", text.encode() + b"\n")
+
+
+def metadata_of(adapter: Adapter) -> dict[str, str]:
+    """Return what the header says beside the tensors: the base that it is for, where known."""
+    known = adapter.known_base
+    return {"format": "pt", **(known.metadata() if known is not None else {})}
 
 
 def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:

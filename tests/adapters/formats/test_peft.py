@@ -191,7 +191,14 @@ def test_no_setting_of_pefts_own_config_is_unknown_to_these_tests():
     assert known - judged - set(REFUSED) == set()
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq"])
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "PiSSA"])
+def test_a_residual_base_is_noted(tmp_path, start):
+    adapter = read(write_peft(tmp_path, pair("q", 3, 4), init_lora_weights=start))
+    assert adapter.residual == start
+    assert read(write_peft(tmp_path, pair("q", 3, 4), init_lora_weights=True)).residual is None
+
+
+@pytest.mark.parametrize("start", ["corda", "loftq", "lora_ga", "LoftQ", "pissa_niter_x"])
 def test_an_initialisation_that_changed_the_base_is_refused(start, tmp_path):
     # PEFT takes the initial update off the base when it loads such an adapter: W + s·B A of the
     # published base is another model (0.7 to 0.8 relative). Converted adapters say ``true``.
