@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.signature import Input, Signature
 
-__all__ = ["CASES", "GOLDEN_CASES", "Case", "make_cases", "valid_rows"]
+__all__ = ["CASES", "GOLDEN_CASES", "Case", "longest_text", "make_cases", "valid_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -68,15 +68,20 @@ def make_cases(
         UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
-    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
-    longest = max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
+    longest = longest_text(config)
     return [
         _make_case(
             random, config, signature, batch, min(length, longest), left_padding=left_padding
         )
         for batch, length in shapes
     ]
+
+
+def longest_text(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model has positions for."""
+    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
+    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
+    return max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
 
 
 def _make_case(
