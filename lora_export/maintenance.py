@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import AdapterRecord, PartRecord
     from lora_export.recipe import CombineSpec
 
 __all__ = ["add", "remove", "verify"]
@@ -72,7 +73,7 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
-    updated = add_all(
+    updated, reports = add_all(
         output,
         ready,
         output=output,
@@ -80,7 +81,7 @@ def add(
         replace=replace,
         progress=progress or Silent(),
     )
-    return Outcome(output, updated)
+    return Outcome(output, updated, reports)
 
 
 def _require_task(manifest: Manifest, given: Sequence[Given]) -> None:
@@ -165,14 +166,14 @@ def _find_adapters(
         msg = f"the export holds no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
 
-    def locate(name: str, recorded: str) -> AdapterSpec:
+    def locate(name: str, record: AdapterRecord | PartRecord) -> AdapterSpec:
         if name in given:
             return given[name]
-        folder = local_path(recorded, output)
+        folder = local_path(record.source, output)
         if not folder.exists():
             msg = f"adapter {name!r} is not at {str(folder)!r} any more"
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-        return AdapterSpec(source=str(folder))
+        return AdapterSpec(source=str(folder), format=record.format)
 
     return {
         name: again(name, record, locate, base_config=config)

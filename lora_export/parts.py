@@ -65,6 +65,8 @@ class Given:
                     weight=weight,
                     scale=part.factor,
                     dropped=list(dropped),
+                    alpha=part.alpha,
+                    enable_lora=None if part.enable_lora is None else list(part.enable_lora),
                 )
                 for part, weight, dropped in self.parts
             ],
@@ -156,7 +158,7 @@ def _combined_name(wanted: str | None, names: Sequence[str]) -> str:
 def again(
     name: str,
     record: AdapterRecord,
-    locate: Callable[[str, str], AdapterSpec],
+    locate: Callable[[str, AdapterRecord | PartRecord], AdapterSpec],
     *,
     base_config: Mapping[str, Any] | None = None,
 ) -> Adapter:
@@ -165,18 +167,21 @@ def again(
     Args:
         name: Its name.
         record: What the manifest says of it.
-        locate: Returns where an adapter, or a part, is, by its name and recorded source.
+        locate: Returns where an adapter, or a part, is, by its name and record; what the user says
+            of its alpha there goes before what is recorded.
         base_config: The base's ``config.json``.
     """
 
-    def read(own_name: str, source: str, scale: float) -> Adapter:
-        spec = locate(own_name, source).model_copy(update={"name": own_name, "scale": scale})
+    def read(own_name: str, own: AdapterRecord | PartRecord) -> Adapter:
+        scale = 1.0 if own.scale is None else own.scale
+        spec = _as_recorded(locate(own_name, own), own)
+        spec = spec.model_copy(update={"name": own_name, "scale": scale})
         return read_spec(spec, Path(), base_config=base_config)
 
     made = record.combined
     if made is None:
-        return read(name, record.source, 1.0 if record.scale is None else record.scale)
-    parts = [without(read(p.name, p.source, p.scale), p.dropped) for p in made.parts]
+        return read(name, record)
+    parts = [without(read(p.name, p), p.dropped) for p in made.parts]
     how = Combination(
         made.method,
         tuple(part.weight for part in made.parts),
@@ -186,6 +191,20 @@ def again(
         made.seed,
     )
     return combine(parts, how, name=name)
+
+
+def _as_recorded(spec: AdapterSpec, own: AdapterRecord | PartRecord) -> AdapterSpec:
+    """Return `spec` with the recorded settings that it leaves out, if it is of that format."""
+    said = own.alpha is not None or own.enable_lora is not None
+    if not said or spec.format not in {None, own.format}:
+        return spec
+    return spec.model_copy(
+        update={
+            "format": own.format,
+            "alpha": own.alpha if spec.alpha is None else spec.alpha,
+            "enable_lora": spec.enable_lora or own.enable_lora,
+        }
+    )
 
 
 def recorded_source(folder: Path, output: Path) -> str:

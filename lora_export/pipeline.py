@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.base import targets
 from lora_export.base.errors import ExportDirectoryError, TiedParameterError, UsageError
@@ -327,7 +327,7 @@ def _finish(
 ) -> Outcome:
     """Merge the adapters, verify and measure what the recipe asks for."""
     checkpoint = settings.checkpoint
-    manifest = add_all(
+    manifest, reports = add_all(
         root,
         ready,
         output=output,
@@ -335,7 +335,6 @@ def _finish(
         replace=root == output,
         progress=tell,
     )
-    reports: dict[str, Any] = {}
     adapters = {each.resolved.adapter.name: each.resolved.adapter for each in ready}
     if recipe.verify.enabled:
         evidence = Evidence(

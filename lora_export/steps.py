@@ -12,6 +12,8 @@ from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 from lora_export.parts import Given, recorded_source
+from lora_export.verify.record import record_fidelity
+from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,8 +113,10 @@ def add_all(
     checkpoint: Checkpoint | None,
     replace: bool,
     progress: Progress,
-) -> Manifest:
+) -> tuple[Manifest, dict[str, Any]]:
     """Add adapters to the export in `root` one after the other; none if one is incomplete.
+
+    Returns the manifest, and the reports: ``fidelity`` where something is stored in halves.
 
     Args:
         root: The export, or the folder that becomes it.
@@ -128,8 +132,9 @@ def add_all(
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
             require_finite_tensors(one.adapter)
+    kept: dict[str, Any] = {}
     for each in ready:
-        manifest = add_adapter(
+        added = add_adapter(
             root,
             each.resolved,
             source=(
@@ -143,7 +148,26 @@ def add_all(
             replace=replace,
             progress=progress,
         )
-    return manifest
+        manifest = added.manifest
+        if added.fidelity is not None:
+            name = each.resolved.adapter.name
+            kept[name] = added.fidelity
+            _warn_of_loss(name, added.fidelity, progress)
+    if not kept:
+        return manifest, {}
+    return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+
+
+def _warn_of_loss(name: str, row: dict[str, Any], tell: Progress) -> None:
+    if not row["lossy"]:
+        return
+    worst = row["lossy"][0]
+    tensor = row["tensors"][worst]
+    tell.note(
+        f"warning: {len(row['lossy'])} tensor(s) of {name} keep the adapter's delta with a "
+        f"relative error above {LOSSY_RELATIVE_ERROR[tensor['dtype']]:g}: {worst!r} in "
+        f"{tensor['dtype']} has {tensor['relative_error']:.3g}. Export in float32: --dtype float32."
+    )
 
 
 def checked_labels(

@@ -115,6 +115,25 @@ def test_every_format_gives_the_weights_of_peft(tiny, peft, tmp_path, capsys) ->
         assert record["tensors_applied"] == record["tensors_total"]
 
 
+def test_verify_reads_it_as_it_was_read(tiny, peft, tmp_path, capsys) -> None:
+    base, out = tiny.base("llama", TASK), tmp_path / "out"
+    path, flags = as_loralib(factors_of(peft), tmp_path / "loralib")
+    result = call(capsys, "export", "--base", base, "--adapter", f"x={path}", *flags, "--task",
+                  TASK, "--out", out)  # fmt: skip
+    assert result.code == 0, result.err
+    assert json.loads((out / "lora_export.json").read_text())["adapters"]["x"]["alpha"] == ALPHA
+    verify = ("verify", out, "--base", base)
+    assert call(capsys, *verify).code == 0
+    moved = path.rename(tmp_path / "moved.safetensors")
+    assert call(capsys, *verify).code == 3
+    assert call(capsys, *verify, "--adapter", f"x={moved}").code == 0
+    assert call(capsys, *verify, "--adapter", f"x={moved}", "--alpha", 3 * ALPHA).code == 5
+    other = call(capsys, *verify, "--adapter", f"x={peft}", "--adapter-format", "peft")
+    assert other.code == 3
+    assert "is not the adapter that was merged as 'x'" in other.err
+    assert call(capsys, *verify, "--alpha", ALPHA).code == 2
+
+
 def test_inspect_reads_them_too(tiny, peft, tmp_path, capsys) -> None:
     base = tiny.base("llama", TASK)
     for kind, write in WRITERS.items():

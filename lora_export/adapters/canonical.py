@@ -137,6 +137,8 @@ class Adapter:
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.
         factor: What the user multiplied its scale by; contained in the updates' scales.
+        alpha: The alpha that the user said, where its format records none.
+        enable_lora: The blocks of a ``MergedLinear`` that the user said.
         known_base: The base that it was made for, where its file records that.
         residual: The initialisation (``pissa``) that took its first update off its base: it is
             merged into that residual base only, see ``weights/residual.py``.
@@ -156,6 +158,8 @@ class Adapter:
     rows: tuple[Rows, ...] = ()
     repeated: tuple[str, ...] = ()
     factor: float = 1.0
+    alpha: float | None = None
+    enable_lora: tuple[bool, ...] | None = None
     known_base: KnownBase | None = None
     residual: str | None = None
 

@@ -115,6 +115,8 @@ class PartRecord(_Record):
     weight: float
     scale: float
     dropped: list[str] = []
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
 
 
 class CombinedRecord(_Record):
@@ -131,14 +133,17 @@ class CombinedRecord(_Record):
 class AdapterRecord(_Record):
     """One adapter, and how completely it was applied.
 
-    `scale` is what its updates were multiplied by, where that is not 1; `combined` says what it was
-    made of, `source` then names the parts.
+    `scale` is what its updates were multiplied by, where that is not 1; `alpha` and `enable_lora`
+    are what the user said of it; `combined` says what it was made of, and `source` then names the
+    parts.
     """
 
     source: str
     format: str
     rank: int
     scale: float | None = None
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
     combined: CombinedRecord | None = None
     merged_from: Literal["checkpoint", "export"]
     tensors_total: int

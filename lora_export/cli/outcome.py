@@ -38,6 +38,11 @@ def render(outcome: Outcome) -> str:
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
             f"{graph.verification}"
         )
+    for name, row in outcome.reports.get("fidelity", {}).get("graphs", {}).items():
+        lines.append(
+            f"  fidelity of {name}: relative error {row['relative_error']:.2e} of the delta, "
+            f"{row['unmoved_share']:.2%} of the entries did not move"
+        )
     for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
         lines.append(f"  parity of {name}: {_parity_line(row)}")
         if row.get("dataset"):

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.base.errors import UsageError
+from lora_export.cli.console import (
+    Console,
+    adapter_options,
+    common_options,
+    of_adapters,
+    parse_adapter,
+)
 from lora_export.cli.outcome import describe, render
 
 __all__ = ["verify"]
@@ -23,6 +30,7 @@ __all__ = ["verify"]
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
+@adapter_options
 @common_options
 def verify(
     *,
@@ -33,18 +41,30 @@ def verify(
     seed: int,
     allow_no_effect: bool,
     strict: bool,
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Verify EXPORT again: against torch with --base, else against its golden outputs."""
-    from lora_export import maintenance
-    from lora_export.recipe import AdapterSpec
+    """Verify EXPORT again: against torch with --base, else against its golden outputs.
 
+    How adapters were read is recorded; --adapter-format, --alpha and --enable-lora say otherwise of
+    those that --adapter names.
+    """
+    from lora_export import maintenance
+    from lora_export.recipe import make_specs
+
+    reading = of_adapters(adapter_format, alpha, enable_lora)
+    if reading and not adapters:
+        msg = "it is said how an adapter is read, but not which"
+        raise UsageError(msg, hint="Name it: --adapter NAME=PATH.")
+    rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = maintenance.verify(
             export,
             base=base,
-            specs=[AdapterSpec(**parse_adapter(text)) for text in adapters],
+            specs=make_specs(rows, {}),
             dataset=dataset,
             seed=seed,
             allow_no_effect=allow_no_effect,

@@ -8,7 +8,8 @@ move into place, and the manifest names them, under the directory's lock.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import AdapterError, ExportDirectoryError
@@ -34,6 +35,7 @@ from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.plan import match_base
 from lora_export.graph import tasks
 from lora_export.graph.template import Placement, place
+from lora_export.weights.fidelity import FidelityMeter, fidelity_rows
 from lora_export.weights.stream import Entry, merged_entry, write_weights
 
 if TYPE_CHECKING:
@@ -45,10 +47,11 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["add_adapter", "parameters_of", "remove_adapter"]
+__all__ = ["AddedAdapter", "add_adapter", "parameters_of", "remove_adapter"]
 
 _ORIGIN_CHECKPOINT: Final = "checkpoint"
 _ORIGIN_EXPORT: Final = "export"
+_NARROW: Final = frozenset({"float16", "bfloat16"})
 
 
 def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
@@ -68,6 +71,20 @@ def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
     )
 
 
+@dataclass(frozen=True)
+class AddedAdapter:
+    """What adding an adapter gave.
+
+    Attributes:
+        manifest: The manifest that names it.
+        fidelity: What storing float16 or bfloat16 kept of it, as JSON values; None where no
+            low-rank update is stored in these.
+    """
+
+    manifest: Manifest
+    fidelity: dict[str, Any] | None
+
+
 def add_adapter(
     root: Path,
     resolved: Resolved,
@@ -78,8 +95,8 @@ def add_adapter(
     replace: bool,
     progress: Progress,
     combined: CombinedRecord | None = None,
-) -> Manifest:
-    """Merge an adapter into an export; return the manifest that names it.
+) -> AddedAdapter:
+    """Merge an adapter into an export; return the manifest that names it, and what was kept.
 
     A parameter that the export holds in the checkpoint's dtype is merged from the export, which is
     then exact; one that was cast is merged from `checkpoint` where it is given, else from the
@@ -104,7 +121,8 @@ def add_adapter(
     with edit_manifest(root) as manifest:
         _refuse_taken(manifest, name, replace=replace)
     base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
-    entries, origin = _entries(manifest, resolved, base_tensors, checkpoint)
+    meters = _meters(resolved)
+    entries, origin = _entries(manifest, resolved, base_tensors, checkpoint, meters)
     progress.start(f"adapter {name}", sum(entry.nbytes for entry in entries))
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
@@ -154,7 +172,8 @@ def add_adapter(
             )
             write_manifest(root, updated)
             _sweep(root, updated, name)
-    return updated
+    parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
+    return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
 
 
 def remove_adapter(root: Path, name: str) -> Manifest:
@@ -211,11 +230,24 @@ def _refuse_taken(manifest: Manifest, name: str, *, replace: bool) -> None:
         raise AdapterError(msg, hint="Choose another name, or pass --replace.")
 
 
+def _meters(resolved: Resolved) -> dict[str, tuple[str, FidelityMeter]]:
+    """Return a meter for each low-rank update that is stored in halves, with its dtype."""
+    return {
+        update.parameter.name: (
+            update.parameter.dtype,
+            FidelityMeter(update.parameter, update.low_rank),
+        )
+        for update in resolved.updates
+        if update.low_rank is not None and update.parameter.dtype in _NARROW
+    }
+
+
 def _entries(
     manifest: Manifest,
     resolved: Resolved,
     base_tensors: Mapping[str, Tensor],
     checkpoint: Checkpoint | None,
+    meters: Mapping[str, tuple[str, FidelityMeter]],
 ) -> tuple[list[Entry], str]:
     """Return what to write, and whether it comes from the checkpoint's values or the export's."""
     cast = {
@@ -236,8 +268,10 @@ def _entries(
     origin = _ORIGIN_CHECKPOINT
     for update in resolved.updates:
         parameter = update.parameter
+        _, meter = meters.get(parameter.name, ("", None))
         if parameter.name in sources:
-            entries.append(merged_entry(update, sources[parameter.name], base_is_stored=False))
+            source = sources[parameter.name]
+            entries.append(merged_entry(update, source, base_is_stored=False, observe=meter))
             continue
         if update.needs_base and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
@@ -245,7 +279,7 @@ def _entries(
         if parameter.name in cast and update.needs_base:
             origin = _ORIGIN_EXPORT
         stored = base_tensors.get(parameter.name)
-        entries.append(merged_entry(update, stored, base_is_stored=True))
+        entries.append(merged_entry(update, stored, base_is_stored=True, observe=meter))
     return entries, origin
 
 
@@ -274,6 +308,8 @@ def _record(
         format=adapter.format,
         rank=adapter.max_rank,
         scale=adapter.factor if adapter.factor != 1 else None,
+        alpha=adapter.alpha,
+        enable_lora=None if adapter.enable_lora is None else list(adapter.enable_lora),
         combined=combined,
         merged_from=_ORIGIN_EXPORT if origin == _ORIGIN_EXPORT else _ORIGIN_CHECKPOINT,
         tensors_total=adapter.tensor_count,

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from lora_export.verify.parity import GraphParity
 
-__all__ = ["environment", "prune_reports", "record_latency", "record_parity"]
+__all__ = ["environment", "prune_reports", "record_fidelity", "record_latency", "record_parity"]
 
 _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
+_FIDELITY: Final = "reports/fidelity.json"
 
 
 def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
@@ -69,12 +70,21 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
 
 def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
     """Write ``reports/latency.json``; rows of other adapters stay."""
+    return _record_rows(root, _LATENCY, rows)
+
+
+def record_fidelity(root: Path, rows: Mapping[str, Any]) -> Manifest:
+    """Write ``reports/fidelity.json``; rows of other adapters stay."""
+    return _record_rows(root, _FIDELITY, rows)
+
+
+def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:
     with edit_manifest(root) as manifest:
-        report = _with_earlier_rows(root, manifest, _LATENCY, rows)
-        others = {key: value for key, value in manifest.files.items() if key != _LATENCY}
+        report = _with_earlier_rows(root, manifest, file, rows)
+        others = {key: value for key, value in manifest.files.items() if key != file}
         write_manifest(root, manifest.model_copy(update={"files": others}))
-        digest = _write_report(root, _LATENCY, report)
-        updated = manifest.model_copy(update={"files": {**others, _LATENCY: digest}})
+        digest = _write_report(root, file, report)
+        updated = manifest.model_copy(update={"files": {**others, file: digest}})
         write_manifest(root, updated)
     return updated
 
@@ -83,7 +93,7 @@ def prune_reports(root: Path) -> Manifest:
     """Take the rows of graphs that are gone out of the reports."""
     with edit_manifest(root) as manifest:
         files = dict(manifest.files)
-        for file in (_PARITY, _LATENCY):
+        for file in (_PARITY, _LATENCY, _FIDELITY):
             if file in files:
                 files[file] = _write_report(
                     root, file, _with_earlier_rows(root, manifest, file, {})

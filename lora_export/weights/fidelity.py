@@ -26,12 +26,19 @@ from lora_export.base import halves
 from lora_export.base.tensors import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from lora_export.adapters.canonical import LowRank
     from lora_export.base.parameters import Parameter
 
-__all__ = ["LOSSY_RELATIVE_ERROR", "Fidelity", "FidelityMeter", "is_lossy", "overall"]
+__all__ = [
+    "LOSSY_RELATIVE_ERROR",
+    "Fidelity",
+    "FidelityMeter",
+    "fidelity_rows",
+    "is_lossy",
+    "overall",
+]
 
 LOSSY_RELATIVE_ERROR: Final[dict[str, float]] = {
     "float64": 0.1,
@@ -151,6 +158,29 @@ def overall(parts: Iterable[Fidelity]) -> Fidelity:
         sum(row.unmoved for row in rows),
         sum(row.entries for row in rows),
     )
+
+
+def fidelity_rows(parts: Mapping[str, tuple[str, Fidelity]]) -> dict[str, Any]:
+    """Return the figures of several tensors as JSON values, with those that lost too much.
+
+    Args:
+        parts: Name → the dtype that it is stored in, and its fidelity.
+    """
+    total = overall(each for _, each in parts.values())
+    lossy = [name for name, (dtype, each) in parts.items() if is_lossy(each, dtype)]
+    return {
+        "relative_error": total.relative_error,
+        "unmoved_share": total.unmoved_share,
+        "lossy": sorted(lossy, key=lambda name: (-parts[name][1].relative_error, name)),
+        "tensors": {
+            name: {
+                "dtype": dtype,
+                "relative_error": each.relative_error,
+                "unmoved_share": each.unmoved_share,
+            }
+            for name, (dtype, each) in sorted(parts.items())
+        },
+    }
 
 
 def is_lossy(fidelity: Fidelity, dtype: str) -> bool:

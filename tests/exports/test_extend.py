@@ -430,3 +430,34 @@ def test_a_bfloat16_base_becomes_float16_for_a_target_without_it(tiny, tmp_path)
     for name, values in read_graph(root, "one").items():
         nearest = expected[name].astype(np.float32).astype(np.float16)
         assert np.mean(values != nearest) < 0.01, name
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def _turn(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"shape":[32,48]', b'"shape":[48,32]', 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("weights/base.safetensors", _cut),
+        ("weights/base.safetensors", _append),
+        ("weights/base.safetensors", _turn),
+        ("base.onnx", _append),
+        ("base.onnx", lambda path: path.unlink()),
+    ],
+)
+def test_a_damaged_base_is_not_built_on(root, two, file, damage):
+    damage(root / file)
+    before = file_hashes(root)
+    with pytest.raises(ExportDirectoryError, match=r"is not what was written") as error:
+        add(root, [spec("two", two)])
+    assert file in error.value.message
+    assert file_hashes(root) == before

@@ -356,3 +356,12 @@ def test_progress_adds_up_to_all_bytes(tmp_path):
     told: list[int] = []
     fingerprint(open_checkpoint(write(tmp_path, "safetensors")), told.append)
     assert sum(told) == sum(value.nbytes for value in TENSORS.values())
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+def test_a_quantized_base_is_refused_by_its_method(tmp_path, method):
+    settings = {"quant_method": method, "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": settings}))
+    with pytest.raises(UnsupportedError, match=rf"is quantized \({method}\)") as error:
+        open_checkpoint(tmp_path)
+    assert "unquantized checkpoint" in error.value.hint

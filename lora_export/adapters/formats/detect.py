@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.formats.kohya import is_kohya, read_kohya
@@ -126,11 +126,12 @@ def read_adapter(
         raise AdapterError(msg, hint="Leave --adapter-format out, or give another.")
     _refuse_useless(options, kind, reader.options, source)
     try:
-        return reader.read(opened, options)
+        adapter = reader.read(opened, options)
     except AdapterError:
         raise
     except InputError as error:  # a file that ends in the middle of a tensor
         raise AdapterError(error.message, hint=error.hint) from error
+    return replace(adapter, alpha=alpha, enable_lora=marks)
 
 
 def _is_peft(path: Path) -> bool:

@@ -53,7 +53,12 @@ _REORDERED: Final[dict[str, bool]] = {
     "qwen2": False,
     "qwen3": False,
 }
-"""Model types of bases, and whether torchtune reorders the rows of their q and k."""
+"""Model types of bases, and whether torchtune reorders the rows of their q and k.
+
+From its checkpointer (0.6.1; qwen3 from its main branch): ``hf_to_tune`` and ``gemma2_hf_to_tune``
+permute, ``qwen2_hf_to_tune`` and ``qwen3_hf_to_tune`` do not. phi3 is absent: Hugging Face holds
+its q, k and v as one matrix, and three low-rank updates are no single one of that.
+"""
 
 _FACTOR: Final = re.compile(
     r"(?P<module>.+)\.(?:lora_(?P<kind>[ab])\.weight|(?P<magnitude>magnitude))"

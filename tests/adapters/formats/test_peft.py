@@ -385,3 +385,16 @@ def test_what_is_no_folder_or_no_adapter_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(AdapterError, match="no adapter that is recognised"):
         read_adapter(tmp_path, name="x", source="here")
+
+
+@pytest.mark.parametrize("kind", ["VERA", "IA3", "LOHA", "LOKR", "OFT"])
+def test_another_kind_of_adapter_is_refused_by_name(tmp_path, kind):
+    folder = write_peft(tmp_path, pair("q", 3, 4), peft_type=kind)
+    with pytest.raises(UnsupportedError, match=f"is of the kind '{kind}'; only LORA is merged"):
+        read(folder)
+
+
+def test_an_activated_lora_is_refused_by_name(tmp_path):
+    folder = write_peft(tmp_path, pair("q", 3, 4), alora_invocation_tokens=[3])
+    with pytest.raises(UnsupportedError, match="activated LoRA depends on the input"):
+        read(folder)

@@ -119,3 +119,36 @@ def test_what_cannot_be_read_is_named(tmp_path, case):
         read(tmp_path, stored, **options)
     assert re.search(text, str(error.value))
     assert error.value.hint
+
+
+ROWS = {
+    # B of q (two heads of 8) and k (one) after ``tune_to_peft_adapter_weights`` of torchtune 0.6.1,
+    # which puts these families' rows in Hugging Face's order; row i held the number i before.
+    Q: [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15],
+    K: [0, 2, 4, 6, 1, 3, 5, 7],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reordered"),
+    # Its checkpointer's choice: hf_to_tune and gemma2_hf_to_tune permute, qwen2_ and qwen3_ do not.
+    [("llama", True), ("mistral", True), ("gemma", True), ("gemma2", True), ("qwen2", False),
+     ("qwen3", False)],
+)  # fmt: skip
+def test_rows_are_those_of_torchtunes_own_conversion(tmp_path, kind, reordered):
+    config = {"model_type": kind, "num_attention_heads": 2, "num_key_value_heads": 1}
+    stored = {}
+    for module, rows in ROWS.items():
+        stored |= {
+            f"{module}.lora_a.weight": np.ones((1, 16), np.float32),
+            f"{module}.lora_b.weight": np.arange(len(rows), dtype=np.float32)[:, None],
+        }
+    adapter = read(tmp_path, stored, alpha=1, base=config)
+    found = {update.module: read_all(update.b)[:, 0].tolist() for update in adapter.low_rank}
+    for module, rows in ROWS.items():
+        assert found[NAMES[module]] == (rows if reordered else list(range(len(rows))))
+
+
+def test_phi3_whose_q_k_and_v_are_one_matrix_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match="'phi3'"):
+        read(tmp_path, tensors(**{Q: 24}), alpha=1, base={**LLAMA, "model_type": "phi3"})
