@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
+from lora_export.graph.experts import traceable_experts
 from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
@@ -109,6 +110,7 @@ def trace(
             _quiet(),
             _fewer_collections(),
             plain_masks(),
+            traceable_experts(),
             only_needed_decompositions(),
             promotion_from_known_values(),
             torch.no_grad(),
@@ -196,7 +198,9 @@ def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
         parsed = transformers.AutoConfig.for_model(**settings)
         auto_class = getattr(transformers, task.auto_class)
         with init_empty_weights(include_buffers=False):
-            model = auto_class.from_config(parsed, dtype=dtype, attn_implementation="eager")
+            model = auto_class.from_config(
+                parsed, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+            )
     except Exception as error:
         msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
         raise UnsupportedError(
