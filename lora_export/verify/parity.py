@@ -21,6 +21,7 @@ from lora_export.base.memory import available_bytes
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.feeding import feeding_of
 from lora_export.verify.golden import Golden
 from lora_export.verify.inputs import CASES, GOLDEN_CASES, Case, make_cases, valid_rows
 from lora_export.verify.metrics import compare, relative_l2
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["GraphParity", "against_golden", "against_reference", "input_names", "unverified"]
+__all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
 
 Array = npt.NDArray[Any]
 
@@ -93,19 +94,32 @@ def against_reference(
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
-    inputs = input_names(root, record)
-    cases = make_cases(checkpoint.config, inputs, seed=seed, left_padding=task.causal)
+    feeding = feeding_of(root, record)
+    if feeding.reason:
+        return unverified(feeding.reason)
+    output = feeding.output_for(task.output)
+    cases = make_cases(
+        checkpoint.config,
+        feeding.inputs,
+        seed=seed,
+        left_padding=task.causal,
+        shapes=feeding.shapes(CASES),
+    )
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
     expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in cases]
+    actual = [runner.run(case.feeds)[output] for case in cases]
+    for ours, theirs in zip(actual, expected.outputs, strict=True):
+        if ours.shape != theirs.shape:
+            shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
+            return unverified(f"the graph's output {output!r} is {shapes}")
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
-        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[task.output]))
+        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[output]))
         row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
         verdict = _with_dataset(verdict, row)
     kept = slice(0, GOLDEN_CASES)
@@ -118,7 +132,8 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
+    output = feeding_of(root, record).output_for(task.output)
+    actual = [runner.run(case.feeds)[output] for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -130,14 +145,6 @@ def against_golden(
 def unverified(reason: str) -> GraphParity:
     """Return the row of a graph that nothing was compared with."""
     return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
-
-
-def input_names(root: Path, record: GraphRecord) -> list[str]:
-    """Return the inputs of a graph, read without opening a session."""
-    import onnx
-
-    model = onnx.load(str(resolve_inside(root, record.onnx)), load_external_data=False)
-    return [value.name for value in model.graph.input]
 
 
 def _too_large(checkpoint: Checkpoint) -> str | None:
