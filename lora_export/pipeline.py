@@ -212,7 +212,7 @@ def _graph_and_updates(
         try:
             return settings, template, ready(template)
         except TiedParameterError as error:
-            hint = f"{recipe.graph!r} holds one initializer for both: export one with two."
+            hint = f"In {recipe.graph!r} they cannot be changed apart: export one that holds both."
             raise UnsupportedError(error.message, hint=hint) from error
     template = _export_graph(settings, adapters, tell)
     try:

@@ -19,8 +19,6 @@ from tests.helpers.foreign import export_tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.helpers.models import TinyModels
-
 TASK = "text-classification"
 ADAPTER = {"target_modules": ["query", "dense", "word_embeddings"], "bias": "all"}
 
