@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lora_export.base.dtypes import DType
     from lora_export.base.tensors import Tensor
 
-__all__ = ["is_uniform", "probe", "probes_agree", "same_stored"]
+__all__ = ["is_uniform", "probe", "probe_key", "probes_agree", "same_stored"]
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +45,14 @@ def probe(tensor: Tensor, dtype: DType, *, transposed: bool = False) -> Array:
         tensor.read_into(raw[index * size : (index + 1) * size], place * size)
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype.numpy)
+
+
+def probe_key(values: Array) -> bytes:
+    """Return what the probes of equal tensors have in common: their bytes, the tiniest as zero."""
+    if values.dtype == np.float16:
+        tiny = np.abs(values.astype(np.float32)) <= _FLUSHED
+        values = np.where(tiny, np.float16(0), values)
+    return values.tobytes()
 
 
 def probes_agree(one: Array, other: Array) -> bool:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from lora_export.adapters.fit import UNKNOWN_MODULE
 from lora_export.base.parameters import Parameter
-from lora_export.graph.foreign.compare import is_uniform, probe, probes_agree, same_stored
+from lora_export.graph.foreign.compare import is_uniform, probe, probe_key, same_stored
 from lora_export.graph.foreign.readers import module_type_of, parameter_names, readings_of
 from lora_export.weights.fingerprint import TIED_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lora_export.base.dtypes import DType
     from lora_export.base.tensors import Tensor
     from lora_export.graph.foreign.opened import ForeignGraph
     from lora_export.graph.foreign.readers import Reading
@@ -193,7 +194,7 @@ class _Contents:
         self._by_shape: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, each in tensors.items():
             self._by_shape[each.shape].append(name)
-        self._probes: dict[tuple[str, str, bool], object] = {}
+        self._probes: dict[tuple[object, ...], dict[bytes, list[str]]] = {}
 
     def equal_to(self, value: Tensor) -> Iterator[tuple[str, bool]]:
         """Yield the tensors that `value` holds, and whether transposed; each once."""
@@ -203,18 +204,27 @@ class _Contents:
             layouts.append((value.shape[::-1], True))
         seen: set[str] = set()
         for shape, transposed in layouts:
-            for name in self._by_shape.get(shape, ()):
-                if name in seen:
-                    continue
-                key = (name, value.dtype.name, transposed)
-                if key not in self._probes:
-                    source = self._tensors[name]
-                    self._probes[key] = probe(source, value.dtype, transposed=transposed)
-                if not probes_agree(self._probes[key], wanted):  # type: ignore[arg-type]
-                    continue
-                if same_stored(self._tensors[name], value, transposed=transposed):
+            probes = self._probed(shape, value.dtype, transposed=transposed)
+            names = probes.get(probe_key(wanted), ())
+            for name in names:
+                if name not in seen and same_stored(
+                    self._tensors[name], value, transposed=transposed
+                ):
                     seen.add(name)
                     yield name, transposed
+
+    def _probed(
+        self, shape: tuple[int, ...], dtype: DType, *, transposed: bool
+    ) -> dict[bytes, list[str]]:
+        """Return the tensors of a shape by their probes."""
+        key = (shape, dtype.name, transposed)
+        if key not in self._probes:
+            table: dict[bytes, list[str]] = defaultdict(list)
+            for name in self._by_shape.get(shape, ()):
+                found = probe(self._tensors[name], dtype, transposed=transposed)
+                table[probe_key(found)].append(name)
+            self._probes[key] = table
+        return self._probes[key]
 
 
 def _by_name(

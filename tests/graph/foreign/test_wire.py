@@ -105,6 +105,14 @@ def test_deep_nesting_is_refused(tmp_path) -> None:
         read_skeleton(path)
 
 
+def test_field_that_is_longer_than_its_message_is_refused(tmp_path) -> None:
+    inner = b"\x12" + _varint(5000) + b"n" * 2000  # a name of 5000 bytes in a graph of 2003
+    path = tmp_path / "long.onnx"
+    path.write_bytes(b"\x3a" + _varint(len(inner)) + inner + b"\x00" * 9000)
+    with pytest.raises(InputError, match="has no end"):
+        read_skeleton(path)
+
+
 def _varint(value: int) -> bytes:
     low = bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
     return low + (_varint(value >> 7) if value > 0x7F else b"")
