@@ -17,13 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.base import targets
-from lora_export.base.errors import ExportDirectoryError, TiedParameterError, UsageError
-from lora_export.base.files import move_into_place, staging_folder
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    TiedParameterError,
+    UnsupportedError,
+    UsageError,
+)
+from lora_export.base.files import move_into_place, sha256_of_file, staging_folder
 from lora_export.base.hub import local_path
-from lora_export.base.manifest import Manifest, is_export, read_manifest
+from lora_export.base.manifest import GraphSource, Manifest, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
+from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.parameters import Parameter
+    from lora_export.base.targets import Target
     from lora_export.graph.tasks import Task
     from lora_export.graph.template import GraphTemplate
     from lora_export.recipe import Recipe
@@ -76,6 +83,7 @@ class _Settings:
         choices: The interface of a decoder.
         untied: The base with a tensor for each name of a tied weight, where an adapter changes one
             of them only; None otherwise.
+        own_graph: The user's graph, where there is one; it decides dtype, opset and interface.
     """
 
     checkpoint: Checkpoint
@@ -84,6 +92,7 @@ class _Settings:
     opset: int
     choices: Choices
     untied: Checkpoint | None = None
+    own_graph: OwnGraph | None = None
 
     @property
     def exported(self) -> Checkpoint:
@@ -101,6 +110,9 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
+    if recipe.graph is not None and (recipe.dtype or recipe.opset):
+        msg = "a graph of your own has its dtype and opset"
+        raise UsageError(msg, hint="Leave --dtype and --opset out, or --graph.")
     output = _readable(recipe.path(recipe.output))
     _require_runtimes(recipe)
     existing = _existing_export(output)
@@ -112,7 +124,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     settings = _settle(recipe, checkpoint, adapters)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
-            _require_same_base(existing, settings, fingerprinted(), output)
+            _require_same_base(existing, settings, fingerprinted(), output, recipe)
             ready = prepare(
                 given,
                 parameters_of(existing),
@@ -169,9 +181,13 @@ def _readable(path: Path) -> Path:
     return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
+def _target(recipe: Recipe) -> Target:
+    return targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
+
+
 def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> _Settings:
     """Decide task, dtype and opset."""
-    target = targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
+    target = _target(recipe)
     peft_types = tuple(adapter.task_type for adapter in adapters)
     task = (
         tasks.by_name(recipe.task) if recipe.task else tasks.detect(checkpoint.config, peft_types)
@@ -209,6 +225,13 @@ def _graph_and_updates(
             labels=recipe.labels,
         )
 
+    if recipe.graph is not None:
+        settings, template = _own_graph(recipe, settings, given, tell)
+        try:
+            return settings, template, ready(template)
+        except TiedParameterError as error:
+            hint = f"In {recipe.graph!r} they cannot be changed apart: export one that holds both."
+            raise UnsupportedError(error.message, hint=hint) from error
     template = _export_graph(settings, adapters, tell)
     try:
         return settings, template, ready(template)
@@ -217,6 +240,26 @@ def _graph_and_updates(
         settings = replace(settings, untied=untied)
         template = _export_graph(settings, adapters, tell)
         return settings, template, ready(template)
+
+
+def _own_graph(
+    recipe: Recipe, settings: _Settings, given: Sequence[Given], tell: Progress
+) -> tuple[_Settings, GraphTemplate]:
+    """Read the user's graph, and require that the adapters' parameters are in it."""
+    tell.start("graph")
+    path = recipe.path(recipe.graph or "")
+    graph = adopt_graph(path, settings.checkpoint, [each.adapter for each in given])
+    for each in given:
+        require_in_graph(graph, each.adapter, each.spec.drop)
+    dtype = choose_dtype(settings.checkpoint, graph.dtype, _target(recipe))
+    decided = replace(
+        settings,
+        dtype=dtype,
+        opset=graph.template.opset,
+        choices=Choices(cache=graph.has_cache),
+        own_graph=graph,
+    )
+    return decided, graph.template
 
 
 def _export_graph(
@@ -247,11 +290,16 @@ def _create(
 ) -> None:
     """Write the base into the staging folder, once it is known that nothing lacks."""
     checkpoint = settings.exported
-    plan = match_base(
-        template.parameters,
-        template.prefix,
-        checkpoint.tensors,
-        resizable=head_parameters(settings.task),
+    own = settings.own_graph
+    plan = (
+        own.plan
+        if own is not None
+        else match_base(
+            template.parameters,
+            template.prefix,
+            checkpoint.tensors,
+            resizable=head_parameters(settings.task),
+        )
     )
     require_complete(plan.missing, [each.resolved for each in ready], checkpoint.source)
     labels = (
@@ -269,6 +317,8 @@ def _create(
         labels=ready[0].labels if ready else labels,
         fingerprint=fingerprinted,
         progress=tell,
+        graph_source=_graph_source(recipe, output),
+        graph_report=own.report if own is not None else None,
     )
 
 
@@ -286,6 +336,14 @@ def _require_bases(
         require_residual_base(each.resolved, sources, checkpoint.source)
 
 
+def _graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
+    """Return what the manifest says of the user's graph."""
+    if recipe.graph is None:
+        return None
+    path = recipe.path(recipe.graph)
+    return GraphSource(source=recorded_source(path, output), sha256=sha256_of_file(path))
+
+
 def _existing_export(output: Path) -> Manifest | None:
     """Return the manifest of what is at `output`; None where nothing is there yet."""
     if is_export(output):
@@ -296,21 +354,25 @@ def _existing_export(output: Path) -> Manifest | None:
     return None
 
 
-def _require_same_base(existing: Manifest, settings: _Settings, digest: str, output: Path) -> None:
-    choices = settings.choices
-    wanted = (
-        digest, settings.task.name, settings.dtype, settings.opset, choices.cache, choices.logits
-    )  # fmt: skip
-    held = (
-        existing.base.fingerprint,
-        existing.base.task,
-        existing.base.dtype,
-        existing.graphs["base"].opset,
-        existing.base.cache,
-        existing.base.logits,
-    )
-    kinds = ("base", "task", "dtype", "opset", "cache", "logits")
-    for what, old, new in zip(kinds, held, wanted, strict=True):
+def _require_same_base(
+    existing: Manifest, settings: _Settings, digest: str, output: Path, recipe: Recipe
+) -> None:
+    source, base, choices = _graph_source(recipe, output), existing.base, settings.choices
+    rows: list[tuple[str, object, object]] = [
+        ("base", base.fingerprint, digest),
+        ("task", base.task, settings.task.name),
+        (
+            "graph",
+            base.graph.sha256 if base.graph else "traced",
+            source.sha256 if source else "traced",
+        ),
+    ]
+    if source is None:  # a graph of the user's has its own
+        rows.append(("dtype", base.dtype, settings.dtype))
+        rows.append(("opset", existing.graphs["base"].opset, settings.opset))
+        rows.append(("cache", base.cache, choices.cache))
+        rows.append(("logits", base.logits, choices.logits))
+    for what, old, new in rows:
         if old != new:
             msg = f"{str(output)!r} is an export of another {what}: {old}, not {new}"
             raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")
@@ -335,6 +397,8 @@ def _finish(
         replace=root == output,
         progress=tell,
     )
+    if settings.own_graph is not None:
+        reports["graph"] = settings.own_graph.report
     adapters = {each.resolved.adapter.name: each.resolved.adapter for each in ready}
     if recipe.verify.enabled:
         evidence = Evidence(

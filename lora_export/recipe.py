@@ -137,6 +137,7 @@ class Recipe(_Section):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder."""
 
     base: str
+    graph: str | None = None
     adapters: list[AdapterSpec] = []
     combine: CombineSpec | None = None
     task: str | None = None

@@ -96,7 +96,7 @@ def header_parameters(tensors: Mapping[str, Tensor]) -> list[Parameter]:
     ]
 
 
-def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter) -> str:
+def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter | None) -> str:
     """Return the bare model's name inside one with a head, with its dot, or ``""``.
 
     By model type where it is known; else, of the first components of all names, the one under which
@@ -106,7 +106,8 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
     if known is not None:
         return known
     parameters = tuple(parameters)
-    modules = [f"{update.module}.weight" for update in adapter.low_rank]
+    updates = adapter.low_rank if adapter is not None else ()
+    modules = [f"{update.module}.weight" for update in updates]
     firsts = {f"{name.partition('.')[0]}." for name in modules}
     firsts |= {f"{parameter.name.partition('.')[0]}." for parameter in parameters}
 

@@ -27,6 +27,7 @@ __all__ = [
     "BaseRecord",
     "CombinedRecord",
     "GraphRecord",
+    "GraphSource",
     "Manifest",
     "ParameterUse",
     "PartRecord",
@@ -53,10 +54,18 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class GraphSource(_Record):
+    """The graph that the user brought, in place of one that was traced."""
+
+    source: str
+    sha256: Sha256
+
+
 class BaseRecord(_Record):
     """The base checkpoint behind every graph of the directory.
 
     Attributes:
+        graph: Where the base graph comes from; None where it was traced.
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
         cache: Whether keys and values of past positions are inputs and outputs of the graphs.
@@ -74,6 +83,7 @@ class BaseRecord(_Record):
     untied: list[str] = []
     cache: bool = False
     logits: Literal["all", "last"] = "all"
+    graph: GraphSource | None = None
 
 
 class ParameterUse(_Record):

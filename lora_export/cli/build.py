@@ -31,6 +31,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.argument("recipe", required=False, type=click.Path(path_type=Path)),
             click.option("--base", help="Base checkpoint: a directory."),
+            click.option("--graph", help="An ONNX file of the base, by any exporter."),
             click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
                          help="A LoRA adapter; repeatable."),
             click.option("--task", help="Task name as in transformers pipelines."),
@@ -126,7 +127,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         for key in ("task", "dtype", "opset", "cache", "logits")
         if flags[key] is not None
     }
-    for key in ("base", "output"):
+    for key in ("base", "graph", "output"):
         if flags[key] is not None:
             table[key] = located(flags[key])
     if flags["labels"]:

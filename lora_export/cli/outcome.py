@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "render"]
 
 GOLDEN: Final = "golden outputs"
+_SHOWN: Final = 3
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def render(outcome: Outcome) -> str:
     manifest = outcome.manifest
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
+    if "graph" in outcome.reports:
+        lines.append(f"  graph: {_graph_line(outcome.reports['graph'])}")
     if not manifest.adapters:
         lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
@@ -50,6 +53,17 @@ def render(outcome: Outcome) -> str:
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
         lines.append(f"  latency of {name}: {_latency_line(row)}")
     return "\n".join(lines)
+
+
+def _graph_line(row: dict[str, Any]) -> str:
+    """Return how a graph of the user's was matched; what was not is named."""
+    parts = [f"{row['by_name']} initializers matched by name, {row['by_content']} by content"]
+    for key in ("ambiguous", "unmatched"):
+        if entries := row[key]:
+            shown = ", ".join(f"{e['initializer']} {e['shape']}" for e in entries[:_SHOWN])
+            more = ", …" if len(entries) > _SHOWN else ""
+            parts.append(f"{len(entries)} {key}: {shown}{more}")
+    return "; ".join(parts)
 
 
 def _parity_line(row: dict[str, Any]) -> str:

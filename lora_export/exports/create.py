@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -17,12 +18,13 @@ from lora_export.base.manifest import (
 from lora_export.base.parameters import CAST, TRANSPOSE
 from lora_export.graph.template import Placement, place
 from lora_export.weights.companions import labelled, write_companions
-from lora_export.weights.stream import base_entry, write_weights, zero_entry
+from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.base.manifest import GraphSource
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
     from lora_export.exports.plan import BasePlan
@@ -35,6 +37,7 @@ __all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
 BASE_GRAPH: Final = "base.onnx"
 BASE_WEIGHTS: Final = "weights/base.safetensors"
 MISSING_WEIGHTS: Final = "weights/base.missing.safetensors"
+GRAPH_REPORT: Final = "reports/graph.json"
 _LAYOUT: Final = "lora-export/1"
 
 
@@ -51,6 +54,8 @@ def create_export(
     labels: Sequence[str] | None,
     fingerprint: Callable[[], str],
     progress: Progress,
+    graph_source: GraphSource | None = None,
+    graph_report: Mapping[str, object] | None = None,
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `root`.
 
@@ -66,6 +71,8 @@ def create_export(
         labels: Names of the classes, in order, where they are known.
         fingerprint: Returns the base's fingerprint; asked for after the weights are written.
         progress: Told about bytes.
+        graph_source: Where the user's own graph is, if the template was made from one.
+        graph_report: How it was matched to the checkpoint.
 
     Raises:
         CheckpointError: A tensor ends too early.
@@ -80,6 +87,8 @@ def create_export(
     weights = sorted(files)
     files[BASE_GRAPH] = graph_sha256
     files |= _write_companions(root, checkpoint, labels)
+    if graph_report is not None:
+        files[GRAPH_REPORT] = _write_report(root, graph_report)
     manifest = Manifest(
         tool=f"lora-export {lora_export.__version__}",
         base=BaseRecord(
@@ -94,6 +103,7 @@ def create_export(
             untied=_untied(plan),
             cache=choices.cache,
             logits=choices.logits,
+            graph=graph_source,
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={
@@ -111,6 +121,13 @@ def create_export(
     )
     write_manifest(root, manifest)
     return manifest
+
+
+def _write_report(root: Path, report: Mapping[str, object]) -> str:
+    """Write ``reports/graph.json``; return its SHA-256."""
+    with storage_errors(str(root)):
+        (root / "reports").mkdir()
+    return write_synced(root / GRAPH_REPORT, json.dumps(report, indent=1).encode() + b"\n")
 
 
 def _untied(plan: BasePlan) -> list[str]:
@@ -137,6 +154,7 @@ def _write_base_weights(
         for parameter in template.parameters
         if parameter.name in plan.sources
     ]
+    present += [copied_entry(name, tensor) for name, tensor in plan.kept.items()]
     missing = [zero_entry(p) for p in template.parameters if p.name not in plan.sources]
     progress.start("base weights", sum(entry.nbytes for entry in present))
     files: dict[str, str] = {}

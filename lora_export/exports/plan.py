@@ -48,11 +48,13 @@ class BasePlan:
         sources: The checkpoint's tensor for each parameter's name.
         missing: Parameters that the checkpoint lacks.
         unused: Tensors of the checkpoint that the task does not read.
+        kept: Large initializers of a graph that the user brought, which are no parameters.
     """
 
     sources: Mapping[str, Tensor] = field(repr=False)
     missing: tuple[str, ...]
     unused: tuple[str, ...]
+    kept: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> str:

@@ -69,7 +69,7 @@ def traceable_experts() -> Iterator[None]:
     Under a transformers that has no table of such functions, experts are traced as they are.
     """
     try:
-        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS as TABLE  # noqa: N811
+        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS as TABLE
     except ImportError:
         yield
         return

@@ -116,6 +116,7 @@ def place(
         msg = f"the graph has no initializer {min(missing)!r}"
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     if output_width is not None:
+        del model.graph.value_info[:]  # shapes behind the head are of its old width
         axes = model.graph.output[0].type.tensor_type.shape.dim
         axes[-1].Clear()
         axes[-1].dim_value = output_width

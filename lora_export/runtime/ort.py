@@ -68,15 +68,19 @@ class OrtRunner:
             msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
         self.inputs = tuple(node.name for node in self.session.get_inputs())
+        self._narrow = {n.name for n in self.session.get_inputs() if n.type == "tensor(int32)"}
         self.outputs = tuple(node.name for node in self.session.get_outputs())
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.generic]]:
-        """Run the graph once; inputs that it does not have are left out.
+        """Run the graph once; inputs that it does not have are left out, int32 ones narrowed.
 
         Raises:
             ExportDirectoryError: The graph cannot be run on these inputs.
         """
-        wanted = {name: feeds[name] for name in self.inputs}
+        wanted = {
+            name: feeds[name].astype("int32") if name in self._narrow else feeds[name]
+            for name in self.inputs
+        }
         try:
             values = self.session.run(None, wanted)
         except Exception as error:

@@ -14,6 +14,7 @@ from lora_export.exports.plan import head_width
 from lora_export.graph import tasks
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.dataset import Dataset, load_dataset
+from lora_export.verify.feeding import feeding_of
 from lora_export.verify.golden import read_golden
 from lora_export.verify.inputs import make_cases
 from lora_export.verify.latency import latency_row, measure_pair
@@ -21,7 +22,6 @@ from lora_export.verify.parity import (
     GraphParity,
     against_golden,
     against_reference,
-    signature_of_graph,
     unverified,
 )
 from lora_export.verify.record import record_latency, record_parity
@@ -132,7 +132,7 @@ def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> D
         evidence.dataset,
         tokenizer_folder=root / "hf",
         labels=labels,
-        inputs=signature_of_graph(root, manifest.graphs[name]).input_names,
+        inputs=feeding_of(root, manifest.graphs[name]).signature.input_names,
         padding=evidence.checkpoint.config.get("pad_token_id") if evidence.checkpoint else None,
     )
 
@@ -193,13 +193,24 @@ def _measure_one(
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return {"verdict": "unverified", "reason": reason, "ratio": None}
-    signature = signature_of_graph(root, records[0])
+    feeding = feeding_of(root, records[0])
+    if feeding.reason:
+        return {"verdict": "unverified", "reason": feeding.reason, "ratio": None}
     (case,) = make_cases(
-        config, signature, seed=seed, left_padding=task.causal, shapes=((batch, length),)
+        config,
+        feeding.signature,
+        seed=seed,
+        left_padding=task.causal,
+        shapes=feeding.shapes(((batch, length),)),
     )
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     base_ms, merged_ms = measure_pair(
         lambda: base.run(case.feeds), lambda: merged.run(case.feeds), rounds=rounds, seed=seed
     )
     row = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
-    return {**row, "batch": batch, "length": case.mask.shape[1], "runner": "onnxruntime, CPU"}
+    return {
+        **row,
+        "batch": len(case.mask),
+        "length": case.mask.shape[1],
+        "runner": "onnxruntime, CPU",
+    }

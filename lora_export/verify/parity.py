@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from lora_export.base.files import resolve_inside
 from lora_export.base.memory import available_bytes
-from lora_export.graph.signature import read_signature
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
 from lora_export.verify.decoding import run_in_pieces
+from lora_export.verify.feeding import feeding_of
 from lora_export.verify.golden import Golden
 from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
 from lora_export.verify.inputs import (
@@ -43,11 +43,10 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import GraphRecord, Manifest
-    from lora_export.graph.signature import Signature
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["GraphParity", "against_golden", "against_reference", "signature_of_graph", "unverified"]
+__all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
 
 Array = npt.NDArray[Any]
 
@@ -110,8 +109,17 @@ def against_reference(
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
-    signature = signature_of_graph(root, record)
-    cases = make_cases(checkpoint.config, signature, seed=seed, left_padding=task.causal)
+    feeding = feeding_of(root, record)
+    if feeding.reason:
+        return unverified(feeding.reason)
+    output = feeding.output_for(task.output)
+    cases = make_cases(
+        checkpoint.config,
+        feeding.signature,
+        seed=seed,
+        left_padding=task.causal,
+        shapes=feeding.shapes(CASES),
+    )
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
     last = manifest.base.logits == "last"
     expected = _run_reference(
@@ -120,14 +128,18 @@ def against_reference(
         steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
     )  # fmt: skip
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in cases]
+    actual = [run_in_pieces(runner, case.feeds, output, last=last) for case in cases]
+    for ours, theirs in zip(actual, expected.outputs, strict=True):
+        if ours.shape != theirs.shape:
+            shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
+            return unverified(f"the graph's output {output!r} is {shapes}")
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
-        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[task.output]))
+        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[output]))
         row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
         verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
     if expected.greedy is not None:
@@ -145,7 +157,8 @@ def against_golden(
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
     last = manifest.base.logits == "last"
-    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in golden.cases]
+    output = feeding_of(root, record).output_for(task.output)
+    actual = [run_in_pieces(runner, case.feeds, output, last=last) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -157,14 +170,6 @@ def against_golden(
 def unverified(reason: str) -> GraphParity:
     """Return the row of a graph that nothing was compared with."""
     return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
-
-
-def signature_of_graph(root: Path, record: GraphRecord) -> Signature:
-    """Return the interface of a graph, read without opening a session."""
-    import onnx
-
-    path = resolve_inside(root, record.onnx)
-    return read_signature(onnx.load(str(path), load_external_data=False))
 
 
 def _too_large(checkpoint: Checkpoint) -> str | None:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["TensorDigest", "fingerprint", "fingerprint_of", "tensor_digests"]
+__all__ = ["TIED_NAMES", "TensorDigest", "fingerprint", "fingerprint_of", "tensor_digests"]
 
 TensorDigest = tuple[str, tuple[int, ...], str]
 """dtype, shape, SHA-256 of the bytes in checkpoint layout."""
 
-_TIED_NAMES: Final = (
+TIED_NAMES: Final = (
     "lm_head.weight",
     "lm_head.decoder.weight",
     "lm_head.decoder.bias",
@@ -77,7 +77,7 @@ def fingerprint_of(rows: Mapping[str, TensorDigest]) -> str:
     total = hashlib.sha256()
     for name in sorted(rows):
         row = rows[name]
-        if content_count[row] > 1 and name.endswith(_TIED_NAMES):
+        if content_count[row] > 1 and name.endswith(TIED_NAMES):
             continue
         total.update(json.dumps([name, *row], separators=(",", ":")).encode())
         total.update(b"\n")

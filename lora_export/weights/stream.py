@@ -45,6 +45,7 @@ __all__ = [
     "Observer",
     "Written",
     "base_entry",
+    "copied_entry",
     "merged_entry",
     "write_weights",
     "zero_entry",
@@ -183,6 +184,16 @@ def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int | None 
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
+
+
+def copied_entry(name: str, tensor: Tensor) -> Entry:
+    """Return `tensor` as it is, under another name."""
+
+    def blocks() -> Iterator[Array]:
+        for rows, _ in _read_rows(tensor, transposed=False):
+            yield rows
+
+    return Entry(name, tensor.dtype, tensor.shape, blocks)
 
 
 def zero_entry(parameter: Parameter) -> Entry:

@@ -1,0 +1,1 @@
+"""Graphs that another exporter wrote: read without their weights, matched to a checkpoint."""

@@ -1,0 +1,92 @@
+"""What a graph can be fed: inputs that are known here, axes that are fixed, the output to compare.
+
+A traced graph takes any batch and length. One that the user brought may have fixed axes, other
+names for them, further inputs and other names for its outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.dtypes import by_name
+from lora_export.base.files import resolve_inside
+from lora_export.graph.signature import PAST, read_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.base.manifest import GraphRecord
+    from lora_export.graph.signature import Input, Signature
+
+__all__ = ["Feeding", "feeding_of"]
+
+_TEXT: Final = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_CACHE_AXES: Final = {0: "batch", 2: "past_sequence"}
+_CACHE_RANK: Final = 4
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """The interface of a graph, as far as it can be fed.
+
+    Attributes:
+        signature: Its inputs and outputs, the axes of a cache under our names.
+    """
+
+    signature: Signature
+
+    @property
+    def reason(self) -> str | None:
+        """Why the graph cannot be fed here; None where it can."""
+        inputs = self.signature.inputs
+        if unknown := [each.name for each in inputs if not _is_known(each)]:
+            return f"the graph takes {', '.join(unknown[:_SHOWN])}, which is not fed here"
+        return None if inputs else "the graph has no inputs"
+
+    def output_for(self, wanted: str) -> str:
+        """Return the output called `wanted`, else the first: there models return their result."""
+        names = self.signature.output_names
+        return wanted if wanted in names else names[0]
+
+    def shapes(self, wanted: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """Return batches and lengths like those `wanted` that the graph takes, each once."""
+        fixed: list[int | None] = [None, None]
+        for each in self.signature.inputs:
+            if each.name in _TEXT:
+                for position, axis in enumerate(each.axes[:2]):
+                    if isinstance(axis, int):
+                        fixed[position] = axis
+        kept = ((fixed[0] or batch, fixed[1] or length) for batch, length in wanted)
+        return tuple(dict.fromkeys(kept))
+
+
+def _is_known(given: Input) -> bool:
+    """Whether values can be made up for an input: text, an empty past, numbers of a known shape."""
+    if given.name in _TEXT:
+        return True
+    known = {"batch", *(("sequence", "past_sequence") if given.name.startswith(PAST) else ())}
+    named = {axis for axis in given.axes if isinstance(axis, str)}
+    return by_name(given.dtype).floating and named <= known
+
+
+def _with_our_axes(given: Input) -> Input:
+    """Name the axes of keys and values ``[batch, heads, past, width]`` as traced graphs do."""
+    if not given.name.startswith(PAST) or len(given.axes) != _CACHE_RANK:
+        return given
+    axes = tuple(
+        _CACHE_AXES.get(at, axis) if isinstance(axis, str) else axis
+        for at, axis in enumerate(given.axes)
+    )
+    return replace(given, axes=axes)
+
+
+def feeding_of(root: Path, record: GraphRecord) -> Feeding:
+    """Read the inputs and outputs of a graph, without opening a session."""
+    import onnx
+
+    path = resolve_inside(root, record.onnx)
+    signature = read_signature(onnx.load(str(path), load_external_data=False))
+    return Feeding(replace(signature, inputs=tuple(map(_with_our_axes, signature.inputs))))
