@@ -110,9 +110,9 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
-    if recipe.graph is not None and (recipe.dtype or recipe.opset):
-        msg = "a graph of your own has its dtype and opset"
-        raise UsageError(msg, hint="Leave --dtype and --opset out, or --graph.")
+    if recipe.graph is not None and (recipe.dtype or recipe.opset or recipe.cache or recipe.logits):
+        msg = "a graph of your own has its dtype, opset, cache and logits"
+        raise UsageError(msg, hint="Leave these flags out, or --graph.")
     output = _readable(recipe.path(recipe.output))
     _require_runtimes(recipe)
     existing = _existing_export(output)

@@ -159,11 +159,11 @@ def test_fixed_axes(tiny, tmp_path, capsys) -> None:
 
 def test_settings_that_the_graph_decides_are_refused(tiny, graphs, tmp_path, capsys) -> None:
     base = tiny.base("bert", TASK)
-    for flags in (("--dtype", "float16"), ("--opset", "18")):
+    for flags in (("--dtype", "float16"), ("--opset", "18"), ("--logits", "last")):
         result = call(capsys, "export", "--base", base, "--graph", graphs["dynamo"], *flags,
                       "--out", tmp_path / "out")  # fmt: skip
         assert result.code == 2
-        assert "has its dtype and opset" in result.message
+        assert "has its dtype, opset" in result.message
 
 
 def test_recipe_names_a_graph_beside_it(tiny, graphs, tmp_path, capsys) -> None:

@@ -17,6 +17,9 @@ OWNERS = frozenset(
         "lora_export.__main__",  # runs the command line
         "lora_export.graph.build",
         "lora_export.graph.decompose",
+        "lora_export.graph.sizes",
+        "lora_export.graph.kv_cache",
+        "lora_export.graph.experts",
         "lora_export.graph.fold",
         "lora_export.graph.layers",
         "lora_export.graph.masks",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import resolve_inside, sha256_of_file, storage_errors
-from lora_export.base.safetensors_file import encode_header
+from lora_export.base.safetensors_file import encode_header, read_header
 from lora_export.exports.audit import audit
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 
@@ -43,6 +43,7 @@ def require_usable(root: Path, manifest: Manifest) -> None:
 
     Raises:
         ExportDirectoryError: One of the two is missing or differs.
+        InputError: The header of a weight file that a user's graph goes with is damaged.
     """
     graph = manifest.graphs["base"]
     for file in (graph.onnx, BASE_WEIGHTS):
@@ -52,7 +53,7 @@ def require_usable(root: Path, manifest: Manifest) -> None:
     if sha256_of_file(resolve_inside(root, graph.onnx)) != graph.sha256:
         msg = f"the export {str(root)!r} is not what was written: {graph.onnx}: another SHA-256"
         raise ExportDirectoryError(msg, hint=_HINT)
-    header, size_bytes = _expected(manifest)
+    header, size_bytes = _expected(root, manifest)
     path = resolve_inside(root, BASE_WEIGHTS)
     with storage_errors(str(path)), path.open("rb") as stream:
         same = stream.read(len(header)) == header
@@ -62,15 +63,23 @@ def require_usable(root: Path, manifest: Manifest) -> None:
         raise ExportDirectoryError(msg, hint=_HINT)
 
 
-def _expected(manifest: Manifest) -> tuple[bytes, int]:
-    """Return the first bytes of the base's weight file, and its size; see `write_weights`."""
+def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
+    """Return the first bytes of the base's weight file, and its size; see `write_weights`.
+
+    A graph that the user brought has values beside the parameters: the names, dtypes and shapes of
+    those are taken from the file itself.
+    """
     missing = set(manifest.graphs["base"].missing)
-    rows = [
-        (use.initializer, by_name(use.dtype), tuple(use.shape))
+    rows = {
+        use.initializer: (by_name(use.dtype), tuple(use.shape))
         for uses in manifest.parameters.values()
         for use in uses
         if use.graph == "base" and use.initializer not in missing
-    ]
-    rows.sort(key=lambda row: (-row[1].itemsize_bytes, row[0]))
-    header, _ = encode_header(rows, weights_metadata("base"))
-    return header, len(header) + sum(prod(shape) * d.itemsize_bytes for _, d, shape in rows)
+    }
+    if manifest.base.graph is not None:
+        held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+        rows = {name: (each.dtype, each.shape) for name, each in held.items()} | rows
+    ordered = sorted(rows, key=lambda name: (-rows[name][0].itemsize_bytes, name))
+    header, _ = encode_header([(name, *rows[name]) for name in ordered], weights_metadata("base"))
+    size_bytes = sum(prod(shape) * dtype.itemsize_bytes for dtype, shape in rows.values())
+    return header, len(header) + size_bytes
