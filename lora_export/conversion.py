@@ -11,6 +11,8 @@ from lora_export.adapters.fit import CONV1D_TYPES, check_fit, header_parameters,
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
 from lora_export.adapters.formats.peft_write import write_peft
+from lora_export.adapters.resolve import Names
+from lora_export.adapters.stored import as_stored
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.base.files import (
@@ -106,8 +108,9 @@ def _require_fit(adapter: Adapter, base: Path) -> bool:
     model_type = str(checkpoint.config["model_type"])
     parameters = header_parameters(checkpoint.tensors)
     prefix = prefix_of(model_type, parameters, adapter)
+    stored = as_stored(adapter, Names(parameters, prefix))
     fit = check_fit(
-        adapter, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
+        stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     if not fit.fits:
         msg = f"adapter {adapter.source!r} does not fit {str(base)!r}: {fit.mismatches[0]}"
