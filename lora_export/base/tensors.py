@@ -167,7 +167,7 @@ def read_all(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def count_stored(tensors: Iterable[Tensor]) -> int:
-    """Return how many tensors `tensors` are in their files: parts of one (its ``whole``) are one."""
+    """Return how many tensors their files hold for `tensors`; parts of one (``whole``) are one."""
     return len({id(getattr(tensor, "whole", tensor)) for tensor in tensors})
 
 
