@@ -12,7 +12,8 @@ from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
 from lora_export.adapters.formats.peft_write import metadata_of, write_peft
 from lora_export.adapters.layout import checkpoint_parameters
-from lora_export.adapters.resolve import resolve
+from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.stored import as_stored
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.base.files import (
@@ -124,8 +125,9 @@ def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, boo
     model_type = str(checkpoint.config["model_type"])
     parameters = header_parameters(checkpoint.tensors)
     prefix = prefix_of(model_type, parameters, adapter)
+    stored = as_stored(adapter, Names(parameters, prefix))
     fit = check_fit(
-        adapter, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
+        stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     if not fit.fits:
         msg = f"adapter {adapter.source!r} does not fit {str(base)!r}: {fit.mismatches[0]}"

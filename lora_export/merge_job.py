@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.layout import checkpoint_parameters
-from lora_export.adapters.resolve import Resolved, resolve
+from lora_export.adapters.resolve import Names, Resolved, resolve
+from lora_export.adapters.stored import as_stored
 from lora_export.base.errors import TiedParameterError, UsageError
 from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype, untie
 from lora_export.graph import tasks
@@ -80,6 +82,7 @@ def prepare_job(
     prefix = prefix_of(
         str(checkpoint.config["model_type"]), header_parameters(checkpoint.tensors), given.adapter
     )
+    given = _as_stored(checkpoint, given, prefix)
     parameters = _parameters(checkpoint, given, prefix)
     try:
         resolved = _resolved(given, parameters, prefix)
@@ -111,6 +114,16 @@ def _only(
         raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
     (given,) = read_specs(specs, folder, combine, base_config=checkpoint.config)
     return given
+
+
+def _as_stored(checkpoint: Checkpoint, given: Given, prefix: str) -> Given:
+    dropped = [
+        update.parameter
+        for update in given.adapter.low_rank
+        if any(fnmatchcase(update.parameter, pattern) for pattern in given.spec.drop)
+    ]
+    names = Names(header_parameters(checkpoint.tensors), prefix)
+    return replace(given, adapter=as_stored(given.adapter, names, kept=dropped))
 
 
 def _parameters(checkpoint: Checkpoint, given: Given, prefix: str) -> tuple[Parameter, ...]:

@@ -227,7 +227,7 @@ def test_config_that_contradicts_the_tensors(inputs: Inputs, capsys, changes) ->
         {"peft_type": None},
         {"use_qalora": True},
         {"layer_replication": [[0, 1]]},
-        {"target_parameters": ["x"]},
+        {"alora_invocation_tokens": [1]},
     ],
     ids=str,
 )

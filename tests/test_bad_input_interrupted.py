@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli.exports import assert_intact, manifest_of
-from tests.cli.running import REPOSITORY, python, stagings
+from tests.cli.running import REPOSITORY, python, snapshot, stagings
+from tests.helpers.handmade import save_adapter, save_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ import json, os, signal, shutil, sys
 from pathlib import Path
 
 plan = json.loads(sys.argv[1])
-import lora_export.pipeline, lora_export.cli.build, lora_export.cli.extend
+import lora_export.pipeline, lora_export.cli.build, lora_export.cli.extend, lora_export.cli.merge
 from lora_export.cli import run
 
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "fcntl.flock",
@@ -205,6 +206,45 @@ def test_change_stopped_anywhere_leaves_the_old_or_the_new(parts, verb, how, cod
                 assert_intact(finished)
             except AssertionError:
                 problems.append(f"{at}: after the rerun, files and manifest differ")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGINT", 130, 3)])
+def test_merge_stopped_anywhere_leaves_nothing_or_everything(
+    tmp_path: Path, how: str, code: int, step: int
+) -> None:
+    """Into shards; ``--unmerge``, which trusts a merge, takes none of what a stop left."""
+    from lora_export.cli import run
+
+    base, adapter = save_checkpoint(tmp_path / "base"), save_adapter(tmp_path / "adapter")
+    arguments = ["merge", "--quiet", "--base", base, "--adapter", f"a={adapter}",
+                 "--max-shard-size", "700B", "--out"]  # fmt: skip
+    area = tmp_path / "area"
+    whole, out = area / "whole" / "out", area / "parent" / "out"
+    assert run([str(each) for each in (*arguments, whole)]) == 0
+    expected = snapshot(whole)
+    assert sum(name.endswith(".safetensors") for name in expected) > 2
+    problems: list[str] = []
+    for row in run_driver(area, None, [*arguments, out], [*arguments, out], how=how, step=step):
+        at = f"stopped at change {row['stop_at']}"
+        stopped = area / "stopped"
+        if row["died"] not in {code, 0}:
+            problems.append(f"{at}: exit {row['died']}")
+        if (stopped / "out").exists() and snapshot(stopped / "out") not in ({}, expected):
+            problems.append(f"{at}: half a checkpoint")
+        if how != "kill" and stagings(stopped):
+            problems.append(f"{at}: left {stagings(stopped)}")
+        for staging in (each for each in stopped.glob(".lora-export-*") if each.is_dir()):
+            undo = ["merge", "--unmerge", staging, "--base", base, "--out", tmp_path / "back"]
+            whole_record = (staging / "lora_export.merge.json").is_file()
+            if not whole_record and run([str(each) for each in undo]) == 0:
+                problems.append(f"{at}: {staging.name} is trusted")
+        if row["again"] not in {0, 3} or snapshot(out) != expected:
+            problems.append(f"{at}: the rerun exits {row['again']}")
+        if row["again"] == 3 and row["died"] == code and not (stopped / "out").exists():
+            problems.append(f"{at}: the rerun refuses")
+        if left := stagings(area / "parent"):
+            problems.append(f"{at}: after the rerun there is {left}")
     assert not problems, "\n".join(problems)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.tensors import count_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,9 +13,18 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from lora_export.adapters.known_base import KnownBase
+    from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
+__all__ = ["INPUT_FIRST_EXPERTS", "Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
+
+INPUT_FIRST_EXPERTS: Final[dict[str, str]] = {
+    "aria": "AriaExperts",
+    "aria_text": "AriaExperts",
+    "gpt_oss": "GptOssExperts",
+    "openai_privacy_filter": "OpenAIPrivacyFilterExperts",
+}
+"""Classes of transformers that hold their experts as ``[experts, in, out]``, by ``model_type``."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,11 @@ class LowRank:
         scale: s, already resolved: ``alpha / r`` or ``alpha / sqrt(r)``, patterns applied.
         embedding: Whether the module is an embedding, whose weight is ``[vocabulary, width]``.
         magnitude: m, one number per output (any shape of that many elements); None without DoRA.
+        name: The parameter's own name, where the adapter names it instead of the module (PEFT's
+            ``target_parameters``): B A then has the rows and columns that the parameter has,
+            whatever its module is.
+        experts: E, how many matrices the parameter stacks: A is ``[E·r, in]`` and B ``[out, r·E]``,
+            expert by expert in A's rows and rank by rank in B's columns.
     """
 
     module: str
@@ -38,16 +54,32 @@ class LowRank:
     scale: float
     embedding: bool = False
     magnitude: Tensor | None = None
+    name: str | None = None
+    experts: int = 1
 
     @property
     def rank(self) -> int:
-        """r, the number of rows of A."""
-        return self.a.shape[0]
+        """r, the number of rows of A (of one expert)."""
+        return self.a.shape[0] // self.experts
 
     @property
     def parameter(self) -> str:
         """The path of the weight that it updates."""
-        return f"{self.module}.weight"
+        return f"{self.module}.{self.name or 'weight'}"
+
+    def input_first(self, parameter: Parameter) -> bool:
+        """Whether `parameter` lies as ``(B A)ᵀ``: a row (of each expert) is an input.
+
+        Of stacked experts the shape tells; where they are square, the class of their module.
+        """
+        if self.name is None:
+            return self.embedding or parameter.module_type == "Conv1D"
+        if self.experts == 1:
+            return False
+        matrix, outputs = parameter.shape[1:], self.b.shape[0]
+        if len(set(matrix)) == 1:
+            return parameter.module_type in INPUT_FIRST_EXPERTS.values()
+        return matrix == (*self.a.shape[1:], outputs)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -171,7 +203,7 @@ class Adapter:
     @property
     def tensor_count(self) -> int:
         """How many tensors its file holds."""
-        return len(self.tensors) + len(self.repeated)
+        return count_stored(self.tensors) + len(self.repeated)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.adapters.delta import factors_of, read_finite
+from lora_export.adapters.delta import Factors, factors_of, read_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from lora_export.adapters.canonical import Rows
-    from lora_export.adapters.delta import Factors
+    from lora_export.adapters.experts import ExpertFactors
     from lora_export.adapters.resolve import Update
     from lora_export.base.dtypes import Float32Array
 
@@ -37,7 +37,7 @@ class Change:
         transposed: Whether the blocks are those of the transposed weight.
     """
 
-    factors: Factors | None = None
+    factors: Factors | ExpertFactors | None = None
     added: Float32Array | None = field(default=None, repr=False)
     indices: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     values: Float32Array | None = field(default=None, repr=False)
@@ -59,7 +59,7 @@ class Change:
 
     def measured(self, blocks: Callable[[], Iterable[tuple[Float32Array, int]]]) -> Change:
         """Return the change with the lengths that DoRA divides by, where they need all blocks."""
-        if self.factors is None or not self.factors.needs_norms:
+        if not isinstance(self.factors, Factors) or not self.factors.needs_norms:
             return self
         replaced = ((self._replaced(rows, start), start) for rows, start in blocks())
         return replace(self, factors=self.factors.with_norms(replaced))

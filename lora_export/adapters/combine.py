@@ -212,6 +212,12 @@ def _refuse_unsummable(adapter: Adapter, how: Combination) -> None:
     if any(update.magnitude is not None for update in adapter.low_rank):
         msg = f"adapter {adapter.source!r} is DoRA: its magnitudes cannot be combined with others"
         raise UnsupportedError(msg, hint=hint)
+    if bare := [update.parameter for update in adapter.low_rank if update.name is not None]:
+        msg = (
+            f"adapter {adapter.source!r} updates the bare parameter {bare[0]!r} "
+            "(target_parameters), which is not combined with others"
+        )
+        raise UnsupportedError(msg, hint=hint)
     if adapter.rows:
         msg = (
             f"adapter {adapter.source!r} replaces rows of {adapter.rows[0].parameter!r}, "

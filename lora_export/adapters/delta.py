@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_export.adapters.experts import expert_factors
 from lora_export.base.dtypes import Float32Array, to_float32
 from lora_export.base.errors import AdapterError
 from lora_export.base.tensors import iter_blocks, read_all
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.adapters.experts import ExpertFactors
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
@@ -86,7 +88,9 @@ class Factors:
         return merged
 
 
-def factors_of(update: LowRank, parameter: Parameter, *, transposed: bool) -> Factors:
+def factors_of(
+    update: LowRank, parameter: Parameter, *, transposed: bool
+) -> Factors | ExpertFactors:
     """Return the factors of `update` for the layout that the weight is held in.
 
     Args:
@@ -99,8 +103,10 @@ def factors_of(update: LowRank, parameter: Parameter, *, transposed: bool) -> Fa
     """
     a = read_finite(update.a)
     b = read_finite(update.b)
+    if update.experts > 1:
+        return expert_factors(a, b, update, input_first=update.input_first(parameter))
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)  # (r, in · kernel), (out, r)
-    outputs_first = (update.embedding or parameter.module_type == "Conv1D") == transposed
+    outputs_first = update.input_first(parameter) == transposed
     left, right = (b, a) if outputs_first else (a.T, b.T)
     scaled = np.ascontiguousarray(left) * np.float32(update.scale)
     magnitude = None if update.magnitude is None else read_finite(update.magnitude).reshape(-1)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names, misfit_of
 from lora_export.base.parameters import Parameter
+from lora_export.base.tensors import count_stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -106,8 +107,7 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
     if known is not None:
         return known
     parameters = tuple(parameters)
-    updates = adapter.low_rank if adapter is not None else ()
-    modules = [f"{update.module}.weight" for update in updates]
+    modules = [update.parameter for update in adapter.low_rank] if adapter is not None else []
     firsts = {f"{name.partition('.')[0]}." for name in modules}
     firsts |= {f"{parameter.name.partition('.')[0]}." for parameter in parameters}
 
@@ -143,7 +143,7 @@ def check_fit(
     replaced: list[str] = []
     brought: list[str] = []
     mismatches: list[str] = []
-    matched = 0
+    matched: list[Tensor] = []
     for item in adapter.items:
         path = item.parameter
         parameter = names.find(path)
@@ -158,14 +158,14 @@ def check_fit(
         if problem:
             mismatches.append(f"{path}: {problem}")
             continue
-        matched += len(item.tensors)
+        matched += item.tensors
         if parameter is not None:
             changed[parameter.name] = parameter
         if brings:
             (replaced if parameter else brought).append(path)
     return Fit(
         prefix,
-        matched,
+        count_stored(matched),
         tuple(replaced),
         tuple(brought),
         tuple(mismatches),
@@ -184,7 +184,7 @@ def _problem(
     """Say why `item` does not fit, or None."""
     if parameter is None:
         return "the base has no parameter of this name"
-    if not isinstance(item, LowRank):
+    if not isinstance(item, LowRank) or item.name is not None:
         return misfit_of(parameter, item, resizable)
     delta = (item.b.shape[0], *item.a.shape[1:])  # (out, in, *kernel)
     if parameter.shape in _layouts(item, delta, parameter, conv1d=conv1d):

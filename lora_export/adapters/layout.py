@@ -14,7 +14,9 @@ knows; here it follows from the checkpoint, its model type and the adapter:
        module of an unlisted model type is a Conv1D by its shape, a square one is refused.
     5. An output embedding that the checkpoint does not store is the input embedding (tied), unless
        the config says ``tie_word_embeddings: false`` or nothing generates.
-    6. A saved parameter of a top-level module that the base lacks entirely is a head that the
+    6. Stacked experts lie as their shape says; square ones ``[experts, out, in]``, but for
+       the model types of `INPUT_FIRST_EXPERTS`.
+    7. A saved parameter of a top-level module that the base lacks entirely is a head that the
        adapter brings.
 """
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
 from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters
 from lora_export.adapters.resolve import Names
 from lora_export.base.errors import UnsupportedError
@@ -118,7 +121,9 @@ def _module_types(adapter: Adapter, names: Names, model_type: str) -> dict[str, 
         if parameter is None:
             continue
         shape = parameter.shape
-        if update.embedding:
+        if update.name is not None:
+            found[parameter.name] = INPUT_FIRST_EXPERTS.get(model_type, UNKNOWN_MODULE)
+        elif update.embedding:
             found[parameter.name] = "Embedding"
         elif len(shape) != _MATRIX:
             found[parameter.name] = _CONVOLUTIONS.get(len(shape), UNKNOWN_MODULE)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
-from lora_export.base.tensors import same_values
+from lora_export.base.tensors import count_stored, same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.base.parameters import Parameter
+    from lora_export.base.tensors import Tensor
 
 __all__ = ["Names", "Resolved", "Update", "misfit_of", "resolve"]
 
@@ -105,6 +106,10 @@ class Names:
             return (name, name.removeprefix(self._prefix))
         return (name, self._prefix + name)
 
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over every name."""
+        return iter(self._by_name)
+
     def find(self, name: str) -> Parameter | None:
         """Return the parameter that `name` means, if any."""
         for candidate in self.candidates(name):
@@ -141,7 +146,7 @@ def resolve(
     unmatched: list[str] = []
     dropped: list[str] = []
     misfits: list[str] = []
-    applied = len(adapter.repeated)
+    applied: list[Tensor] = []
     used: Counter[str] = Counter()
     for item in adapter.items:
         path = item.parameter
@@ -155,7 +160,7 @@ def resolve(
         else:
             if misfit := misfit_of(parameter, item, resizable):
                 misfits.append(f"{path}: {misfit}")
-            applied += len(item.tensors)
+            applied += item.tensors
             earlier = updates.get(parameter.name, Update(parameter))
             updates[parameter.name] = _combined(adapter, earlier, item)
     if unused := [pattern for pattern in drop if not used[pattern]]:
@@ -165,7 +170,7 @@ def resolve(
         misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_rest(adapter, unmatched, misfits)
     ordered = tuple(updates[name] for name in sorted(updates))
-    return Resolved(adapter, ordered, tuple(dropped), applied)
+    return Resolved(adapter, ordered, tuple(dropped), count_stored(applied) + len(adapter.repeated))
 
 
 def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
@@ -219,11 +224,13 @@ def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> st
 
 def _low_rank_misfit(parameter: Parameter, update: LowRank) -> str | None:
     out_features, in_axes = update.b.shape[0], update.a.shape[1:]
-    input_first = update.embedding or parameter.module_type == "Conv1D"
+    input_first = update.input_first(parameter)
     delta = (*in_axes, out_features) if input_first else (out_features, *in_axes)
+    if update.name is not None and (update.experts > 1 or parameter.shape == (1, *delta)):
+        delta = (update.experts, *delta)
     if delta != parameter.shape:
         return f"the update is {list(delta)}, the weight {list(parameter.shape)}"
-    if update.embedding != (parameter.module_type == "Embedding"):
+    if update.name is None and update.embedding != (parameter.module_type == "Embedding"):
         return f"the module is a {parameter.module_type}"
     if update.magnitude is not None and prod(update.magnitude.shape) != out_features:
         return f"the magnitude is {list(update.magnitude.shape)}, the outputs are {out_features}"

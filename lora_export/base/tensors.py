@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lora_export.base.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from lora_export.base.dtypes import DType
@@ -23,9 +23,11 @@ __all__ = [
     "BLOCK_BYTES",
     "FileHandle",
     "FileTensor",
+    "MatrixTensor",
     "MemoryTensor",
     "Tensor",
     "bytes_of",
+    "count_stored",
     "iter_blocks",
     "nbytes",
     "read_all",
@@ -121,6 +123,32 @@ class MemoryTensor:
         buffer[:] = raw[offset_bytes : offset_bytes + len(buffer)]
 
 
+@dataclass(frozen=True)
+class MatrixTensor:
+    """A tensor of three or more axes as a matrix of its innermost rows."""
+
+    whole: Tensor = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.whole.name
+
+    @property
+    def dtype(self) -> DType:
+        """The tensor's dtype."""
+        return self.whole.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``[rows, columns]``."""
+        return (prod(self.whole.shape[:-1]), self.whole.shape[-1])
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
+        """Fill `buffer` with the tensor's bytes from `offset_bytes` on."""
+        self.whole.read_into(buffer, offset_bytes)
+
+
 def bytes_of(values: npt.NDArray[Any]) -> memoryview:
     """Return the bytes of a contiguous array, without a copy."""
     return values.reshape(-1).view(np.uint8).data
@@ -136,6 +164,11 @@ def read_all(tensor: Tensor) -> npt.NDArray[Any]:
     values = np.empty(tensor.shape, tensor.dtype.numpy)
     tensor.read_into(bytes_of(values), 0)
     return values
+
+
+def count_stored(tensors: Iterable[Tensor]) -> int:
+    """Return how many tensors their files hold for `tensors`; parts of one (``whole``) are one."""
+    return len({id(getattr(tensor, "whole", tensor)) for tensor in tensors})
 
 
 def same_values(first: Tensor, second: Tensor) -> bool:

@@ -87,7 +87,8 @@ def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
 def _groups(adapter: Adapter) -> tuple[ModuleGroup, ...]:
     by_pattern: dict[str, list[tuple[int, float]]] = {}
     for update in adapter.low_rank:
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", update.module)
+        path = update.module if update.name is None else update.parameter
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path)
         by_pattern.setdefault(pattern, []).append((update.rank, update.scale))
     return tuple(
         ModuleGroup(

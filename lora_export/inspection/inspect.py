@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
+from lora_export.adapters.resolve import Names
+from lora_export.adapters.stored import as_stored
 from lora_export.base.errors import InputError, UsageError
 from lora_export.base.manifest import is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
@@ -142,8 +144,9 @@ def inspect_pair(
         parameters = header_parameters(checkpoint.tensors)
         prefix = prefix_of(model_type, parameters, read)
         report = checkpoint_report(checkpoint, hashed=hashed, progress=tell)
+    stored = as_stored(read, Names(parameters, prefix))
     fit = check_fit(
-        read, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
+        stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     described = adapter_report(read, adapter)
     found = _fit_report(fit, described, report.parameters)

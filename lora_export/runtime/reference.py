@@ -225,9 +225,13 @@ def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
                 if update.embedding
                 else f"{update.module}.lora_{letter}.default.weight"
             )
-            held = next((value for key, value in state.items() if key.endswith(suffix)), None)
+            held = [
+                value.float().numpy()
+                for key, value in state.items()
+                if key.replace(".base_layer", "").endswith(suffix)  # wrappers of one module nest
+            ]
             expected = to_float32(read_all(factor))
-            if held is None or not np.array_equal(held.float().numpy(), expected):
+            if not any(np.array_equal(value, expected) for value in held):
                 msg = f"PEFT did not load {update.module!r} of adapter {adapter.source!r}"
                 raise AdapterError(msg, hint="Is --task the task that it was trained for?")
 

@@ -134,7 +134,7 @@ class _WideDelta:
     def __init__(self, parameter: Parameter, update: LowRank | None) -> None:
         assert update is not None  # noqa: S101  (by the caller)
         self._update = update
-        self._input_first = update.embedding or parameter.module_type == "Conv1D"
+        self._input_first = update.input_first(parameter)
         self._factors: tuple[Array, Array] | None = None
 
     def rows(self, start: int, count: int) -> Array:

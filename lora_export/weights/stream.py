@@ -27,7 +27,7 @@ from lora_export.base.dtypes import DTYPES, Float32Array, cast, require_finite, 
 from lora_export.base.errors import InputError, LoraExportError
 from lora_export.base.files import storage_errors
 from lora_export.base.safetensors_file import encode_header
-from lora_export.base.tensors import bytes_of
+from lora_export.base.tensors import MatrixTensor, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -230,7 +230,8 @@ def merged_entry(
     if base is None:
         msg = f"the base has no value for {parameter.name!r}, which the adapter updates"
         raise InputError(msg, hint="Is this the right base?")
-    tensor = base
+    bare = update.low_rank is not None and update.low_rank.name is not None
+    tensor = MatrixTensor(base) if bare and len(base.shape) > _MATRIX else base
     transpose_on_read = parameter.transposed and not base_is_stored
 
     def exact() -> Iterator[tuple[Float32Array, int]]:

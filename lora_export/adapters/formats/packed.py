@@ -73,6 +73,7 @@ def _refuse_rest(adapter: Adapter) -> None:
     kinds = {
         "a magnitude (DoRA)": [u.parameter for u in adapter.low_rank if u.magnitude is not None],
         "an addition": [each.parameter for each in adapter.added],
+        "an update of a bare parameter": [u.parameter for u in adapter.low_rank if u.name],
         "replaced rows": [each.parameter for each in adapter.rows],
     }
     for kind, parameters in kinds.items():

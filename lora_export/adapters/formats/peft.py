@@ -36,7 +36,6 @@ _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that move part of the base into the adapter."""
 
 _REFUSED_SETTINGS: Final[dict[str, str]] = {
-    "target_parameters": "updates of bare parameters (experts) are not merged by this version",
     "alora_invocation_tokens": "an activated LoRA depends on the input: it has no plain merge",
     "layer_replication": "replicated layers change the model's structure: no plain merge exists",
     "megatron_config": "Megatron's parallel layers are not read",

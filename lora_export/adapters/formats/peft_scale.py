@@ -15,7 +15,7 @@ from lora_export.base.errors import AdapterError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["scale_of"]
+__all__ = ["rank_by_config", "require_simple_pattern", "scale_of"]
 
 _PATTERN_LIMIT: Final = 256
 _REPETITIONS_LIMIT: Final = 3
@@ -34,7 +34,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
     Raises:
         AdapterError: Config and tensors disagree, or alpha is no finite number.
     """
-    expected = _by_pattern(config, "rank_pattern", module, config.get("r"))
+    expected = rank_by_config(module, config)
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
     if expected != rank:
         msg = (
@@ -49,7 +49,12 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _refuse_explosive(pattern: str, module: str, setting: str) -> None:
+def rank_by_config(path: str, config: Mapping[str, Any]) -> Any:
+    """Return the rank that the config gives to the module or parameter at `path`, unchecked."""
+    return _by_pattern(config, "rank_pattern", path, config.get("r"))
+
+
+def require_simple_pattern(pattern: str, module: str, setting: str) -> None:
     """Refuse expressions that could take exponential time: they come from strangers.
 
     Allowed are alternatives and at most three unbounded repetitions, none of a group.
@@ -73,7 +78,7 @@ def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: A
     for pattern, value in patterns.items():
         if pattern == module:
             return value
-        _refuse_explosive(pattern, module, setting)
+        require_simple_pattern(pattern, module, setting)
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value

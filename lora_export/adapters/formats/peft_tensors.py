@@ -6,6 +6,8 @@
 <module>.lora_magnitude_vector[.weight]           DoRA's m
 <module>.lora_B.bias                              a bias on B (``lora_bias``): ``b = b0 + s·bias``
 <module>.token_adapter.trainable_tokens_delta     rows of an embedding, replaced
+<module>[.base_layer…].lora_A.weight, …           of a parameter that the config names: A
+                                                  ``[E·r, in]``, B ``[out, r·E]``; `peft_parameters`
 anything else                                     a parameter that is carried whole
 """
 
@@ -19,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.adapters.formats.peft_scale import scale_of
+from lora_export.adapters.formats.peft_parameters import parameter_names, split_wrappers
+from lora_export.adapters.formats.peft_scale import rank_by_config, scale_of
 from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.base.tensors import MemoryTensor, read_all, same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from lora_export.base.tensors import Tensor
 
@@ -71,13 +74,14 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
     parts: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
     repeated: list[str] = []
+    bare = bool(config.get("target_parameters"))
     for key, tensor in sorted(tensors.items()):
         if not tensor.dtype.floating:
             msg = f"tensor {key!r} of adapter {source!r} has the dtype {tensor.dtype.name}"
             raise AdapterError(msg, hint="An adapter's tensors are floating-point numbers.")
         path = key.removeprefix(_WRAPPER)
         if match := _PART.match(path):
-            module = match["module"].replace(".base_layer", "")
+            module = match["module"] if bare else match["module"].replace(".base_layer", "")
             kind = match["kind"] or match["tokens"]
             if kind in parts.setdefault(module, {}):
                 msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
@@ -109,12 +113,12 @@ def _by_module(
     low_rank: list[LowRank] = []
     added: list[Added] = []
     rows: list[Rows] = []
-    for module, kinds in parts.items():
+    for module, name, kinds in _named(parts, config, source):
         if _TOKENS in kinds:
             rows.append(_rows(module, kinds[_TOKENS], config, source))
         if not kinds.keys() - {_TOKENS}:
             continue
-        update = _low_rank(module, kinds, config, source)
+        update = _low_rank(module, name, kinds, config, source)
         low_rank.append(update)
         if _BIAS in kinds:
             added.append(Added(f"{module}.bias", kinds[_BIAS], update.scale))
@@ -122,6 +126,24 @@ def _by_module(
         msg = f"adapter {source!r} has no rows, but its config says trainable_token_indices"
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
     return Sorted(tuple(low_rank), saved, tuple(added), tuple(rows), repeated)
+
+
+def _named(
+    parts: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any], source: str
+) -> Iterator[tuple[str, str | None, Mapping[str, Tensor]]]:
+    """Yield each module, the name of its parameter where the config names it, and its tensors."""
+    modules: dict[str, dict[int, Mapping[str, Tensor]]] = {}
+    for path, kinds in parts.items():
+        module, depth = split_wrappers(path)
+        modules.setdefault(module, {})[depth] = kinds
+    for module, wrappers in modules.items():
+        low_rank = {depth for depth, kinds in wrappers.items() if kinds.keys() - {_TOKENS}}
+        names = parameter_names(module, low_rank, config, source) if low_rank else {}
+        if not names and len(wrappers) > 1:
+            msg = f"adapter {source!r} holds two tensors for one part of {module!r}"
+            raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
+        for depth, kinds in sorted(wrappers.items(), reverse=True):  # innermost first
+            yield module, names.get(depth), kinds
 
 
 def _refuse_contradiction(first: Tensor, second: Tensor, source: str) -> None:
@@ -132,7 +154,11 @@ def _refuse_contradiction(first: Tensor, second: Tensor, source: str) -> None:
 
 
 def _low_rank(
-    module: str, kinds: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+    module: str,
+    name: str | None,
+    kinds: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    source: str,
 ) -> LowRank:
     embedding = any(kind in kinds for kind in _EMBEDDING)
     names = _EMBEDDING if embedding else _FACTORS
@@ -141,6 +167,8 @@ def _low_rank(
         raise AdapterError(msg, hint="Each low-rank update needs both of its factors.")
     _require_agreement(module, kinds, config, source, embedding=embedding)
     a, b = kinds[names[0]], kinds[names[1]]
+    if name is not None:
+        return _of_parameter(module, name, a, b, config, source)
     rank = a.shape[0] if a.shape else 0
     matrices = 2 <= len(a.shape) == len(b.shape) and prod(b.shape[2:]) == 1  # noqa: PLR2004
     if not matrices or rank == 0 or b.shape[1] != rank:
@@ -151,6 +179,24 @@ def _low_rank(
         raise AdapterError(msg, hint="The adapter is damaged: train or copy it again.")
     scale = scale_of(module, rank, config, source)
     return LowRank(module, a, b, scale, embedding, kinds.get(_MAGNITUDE))
+
+
+def _of_parameter(  # noqa: PLR0917
+    module: str, name: str, a: Tensor, b: Tensor, config: Mapping[str, Any], source: str
+) -> LowRank:
+    """Return the update of a parameter; the config's rank tells how many experts it stacks."""
+    path = f"{module}.{name}"
+    rank = rank_by_config(path, config)
+    matrices = len(a.shape) == len(b.shape) == 2  # noqa: PLR2004
+    counted = isinstance(rank, int) and not isinstance(rank, bool) and rank > 0
+    if not matrices or not counted or a.shape[0] % rank or not b.shape[1] == a.shape[0] > 0:
+        msg = (
+            f"parameter {path!r} of adapter {source!r}: A {list(a.shape)} and B {list(b.shape)} "
+            f"are not those of experts with the rank {rank!r}"
+        )
+        raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
+    scale = scale_of(path, rank, config, source)
+    return LowRank(module, a, b, scale, name=name, experts=a.shape[0] // rank)
 
 
 def _require_agreement(

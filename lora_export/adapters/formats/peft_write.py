@@ -79,8 +79,9 @@ def metadata_of(adapter: Adapter) -> dict[str, str]:
 
 def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:
     """Return the settings that follow from names, ranks and scales."""
-    ranks = {update.module: update.rank for update in adapter.low_rank}
-    alphas = {update.module: _alpha(update) for update in adapter.low_rank}
+    ranks = {_path(update): update.rank for update in adapter.low_rank}
+    alphas = {_path(update): _alpha(update) for update in adapter.low_rank}
+    bare = sorted(_path(update) for update in adapter.low_rank if update.name is not None)
     r, alpha = _commonest(ranks), _commonest(alphas)
     return {
         "peft_type": "LORA",
@@ -91,7 +92,8 @@ def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {_only(name): value for name, value in ranks.items() if value != r},
         "alpha_pattern": {_only(name): value for name, value in alphas.items() if value != alpha},
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(ranks.keys() - set(bare)),
+        **({"target_parameters": bare} if bare else {}),
         "modules_to_save": None,
         "fan_in_fan_out": conv1d or bool(adapter.config.get("fan_in_fan_out")),
         "bias": "none",
@@ -105,6 +107,11 @@ def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:
 
 def _commonest(values: dict[str, Any]) -> Any:
     return Counter(values.values()).most_common(1)[0][0]
+
+
+def _path(update: LowRank) -> str:
+    """Return what PEFT's settings call it: the module, or the parameter that is its target."""
+    return update.module if update.name is None else update.parameter
 
 
 def _only(module: str) -> str:
@@ -121,8 +128,11 @@ def _alpha(update: LowRank) -> float | int:
 
 
 def _put_low_rank(adapter: Adapter, contents: _Contents) -> None:
-    for update in adapter.low_rank:
-        stem = f"{_WRAPPER}{update.module}.lora_"
+    wrappers = Counter(update.module for update in adapter.low_rank)
+    for update in adapter.low_rank:  # of the parameters of one module, the first is innermost
+        wrappers[update.module] -= 1
+        nested = ".base_layer" * wrappers[update.module]
+        stem = f"{_WRAPPER}{update.module}{nested}.lora_"
         if update.embedding:
             contents.tensors[f"{stem}embedding_A"] = update.a
             contents.tensors[f"{stem}embedding_B"] = update.b

@@ -139,7 +139,6 @@ def test_the_hash_covers_config_and_weights(tmp_path):
 # ----------------------------------------------------------------------------------- refusals
 
 REFUSED = {
-    "target_parameters": ["mlp.experts.gate_up_proj"],
     "alora_invocation_tokens": [3],
     "layer_replication": [[0, 2], [1, 2]],
     "megatron_config": {"a": 1},
@@ -184,6 +183,8 @@ def test_no_setting_of_pefts_own_config_is_unknown_to_these_tests():
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
         # what the tensors do; see test_variants
         "use_dora", "lora_bias", "trainable_token_indices", "ensure_weight_tying",
+        # which parameters; see tests/test_merging_experts.py
+        "target_parameters",
         # how it was initialised; see the test below
         "init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     }  # fmt: skip
