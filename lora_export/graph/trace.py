@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import onnx_ir as ir
 import torch
 import transformers
 from accelerate import init_empty_weights
@@ -24,24 +25,30 @@ from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.experts import traceable_experts
+from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.promote import promotion_from_known_values
-from lora_export.graph.signature import signature_of
+from lora_export.graph.signature import PAST, Choices, signature_of
+from lora_export.graph.sizes import read_sizes_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    import onnx_ir as ir
-
-    from lora_export.graph.signature import Signature
+    from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
 
 __all__ = ["Traced", "trace"]
 
-_EXAMPLE_SIZES: Final[dict[str, int]] = {"batch": 2, "sequence": 7}
+_EXAMPLE_SIZES: Final[dict[str, int]] = {
+    "batch": 2,
+    "sequence": 7,
+    "past_sequence": 5,
+    "total_sequence": 12,
+}
 """Sizes of named axes while tracing; one that is not here gets `_EXAMPLE_SIZE`."""
 _EXAMPLE_SIZE: Final = 16
+_DEFAULTS: Final = Choices()
 _MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
 
@@ -68,7 +75,13 @@ class Traced:
 
 
 def trace(
-    config: Mapping[str, Any], task: Task, dtype: str, opset: int, *, every_layer: bool = False
+    config: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    *,
+    choices: Choices = _DEFAULTS,
+    every_layer: bool = False,
 ) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
@@ -77,6 +90,7 @@ def trace(
         task: The task's row.
         dtype: The dtype of the parameters, ours (``float16``).
         opset: The ONNX opset.
+        choices: What the user chooses of the interface.
         every_layer: Whether layers that are equal are traced one by one all the same.
 
     Raises:
@@ -85,9 +99,11 @@ def trace(
     model = _build(config, task, getattr(torch, dtype))
     repeats = () if every_layer else leave_out_repeats(model, model.config)
     accepted = inspect.signature(model.forward).parameters
-    signature = signature_of(model.config, task, accepted, dtype=dtype)
+    cache = cache_layers(model) if task.causal and choices.cache else ()
+    logits = choices.logits if task.causal else "all"
+    signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
     arguments = _example_inputs(signature)
-    wrapper = _Wrapper(model, signature)
+    wrapper = _Wrapper(model, signature, cache, last_logits=logits == "last")
     try:
         with (
             _quiet(),
@@ -119,13 +135,15 @@ def trace(
         raise StorageError(msg, hint="Free some space, or set TMPDIR.") from error
     except Exception as error:
         name = type(model).__name__
-        msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
+        msg = f"{name} cannot be traced for {task.name}: {_first_cause(error)}"
         raise UnsupportedError(
-            msg.splitlines()[0],
+            msg,
             hint="The README lists the families that are tested; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     graph = onnx_program.model
+    _check_dtypes(graph, dtype, model)
+    read_sizes_once(graph, signature)
     parameters = _detach_parameters(graph, model)
     prefix = getattr(model, "base_model_prefix", "") or ""
     prefix = f"{prefix}." if prefix else ""
@@ -135,12 +153,25 @@ def trace(
 class _Wrapper(torch.nn.Module):
     """The model with the graph's inputs, returning the tensors of the graph's outputs."""
 
-    def __init__(self, model: Any, signature: Signature) -> None:
+    def __init__(
+        self,
+        model: Any,
+        signature: Signature,
+        cache: Sequence[CachedLayer],
+        *,
+        last_logits: bool,
+    ) -> None:
         super().__init__()
         self.model = model
         self._outputs = signature.output_names
+        self._cache = cache
         accepted = inspect.signature(model.forward).parameters
-        self._fixed: dict[str, bool] = {"use_cache": False} if "use_cache" in accepted else {}
+        self._fixed: dict[str, Any] = {"use_cache": bool(cache)} if "use_cache" in accepted else {}
+        if last_logits:
+            if "logits_to_keep" not in accepted:
+                msg = f"{type(model).__name__} cannot return the logits of the last position only"
+                raise UnsupportedError(msg, hint="Leave --logits last out.")
+            self._fixed["logits_to_keep"] = 1
         one_type = getattr(model.config, "type_vocab_size", None) == 1  # RoBERTa
         self._zero_types = one_type and "token_type_ids" in accepted
 
@@ -148,8 +179,15 @@ class _Wrapper(torch.nn.Module):
         extra: dict[str, Any] = dict(self._fixed)
         if self._zero_types:
             extra["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        cache = cache_of(self._cache, inputs) if self._cache else None
+        if cache is not None:
+            inputs = {name: v for name, v in inputs.items() if not name.startswith(PAST)}
+            extra["past_key_values"] = cache
         output = self.model(**inputs, **extra, return_dict=True)
-        return tuple(getattr(output, name) for name in self._outputs)
+        kept = tensors_of(self._cache, cache) if cache is not None else {}
+        return tuple(
+            kept[name] if name in kept else getattr(output, name) for name in self._outputs
+        )
 
 
 def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
@@ -173,6 +211,24 @@ def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
     model.eval()
     _make_parameters_fake(model)
     return model
+
+
+def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
+    """Refuse a model that computes in bfloat16 whatever its parameters are (Falcon with ALiBi)."""
+    if dtype == "bfloat16":
+        return
+    for node in graph.graph.all_nodes():
+        if any(value.dtype == ir.DataType.BFLOAT16 for value in node.outputs):
+            msg = f"{type(model).__name__} computes in bfloat16 at {node.name}, also in {dtype}"
+            raise UnsupportedError(msg, hint="Few runtimes have these operators in bfloat16.")
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what went wrong first, on one line: the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:_MESSAGE_LIMIT]
 
 
 def _make_parameters_fake(model: torch.nn.Module) -> None:
