@@ -92,7 +92,8 @@ def _rewrite(module: torch.fx.GraphModule) -> None:
         elif node.target in _IDENTITIES or node.target in _CONVERSIONS:
             source = node.args[0]
             before, after = source.meta["val"].dtype, node.meta["val"].dtype
-            if before == after:
+            returned = any(user.op == "output" for user in node.users)  # the signature names it
+            if before == after and not returned:
                 node.replace_all_uses_with(source)
                 module.graph.erase_node(node)
             else:

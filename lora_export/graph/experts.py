@@ -32,12 +32,12 @@ def every_expert(
     """Return what the chosen experts make of each token, weighted: ``[tokens, width]``.
 
     Args:
-        module: The experts, weights ``[E, out, in]`` or, where they are transposed, ``[E, in, out]``.
+        module: The experts; weights ``[E, out, in]``, or ``[E, in, out]`` where transposed.
         hidden_states: ``[tokens, width]``.
         top_k_index: The experts of each token, ``[tokens, k]``, each at most once.
         top_k_weights: Their shares, ``[tokens, k]``.
     """
-    x = hidden_states.unsqueeze(0)  # (1, T, width)
+    x: torch.Tensor = hidden_states.unsqueeze(0)  # (1, T, width)
     x = _linear(module, "gate_up_proj" if module.has_gate else "up_proj", x)
     x = module._apply_gate(x) if module.has_gate else module.act_fn(x)  # noqa: SLF001  (no public name)
     x = _linear(module, "down_proj", x)  # (E, T, width)
@@ -46,20 +46,19 @@ def every_expert(
     experts, tokens, _ = x.shape
     shares = torch.zeros((tokens, experts), dtype=x.dtype, device=x.device)
     shares = shares.scatter(1, top_k_index, top_k_weights.to(x.dtype)).t().unsqueeze(-1)
-    weighted = torch.where(
-        shares == 0, torch.zeros((), dtype=x.dtype), x * shares
-    )  # ∞ · 0 is not 0
+    none = torch.zeros((), dtype=x.dtype, device=x.device)
+    weighted = torch.where(shares == 0, none, x * shares)  # an overflow times 0 would be NaN
     return weighted.sum(dim=0)
 
 
 def _linear(module: Any, name: str, x: torch.Tensor) -> torch.Tensor:
     """Return ``x W_eᵀ + b_e`` for every expert: ``[1 or E, T, in]`` to ``[E, T, out]``."""
-    weight = getattr(module, name)
-    if module.is_transposed:
-        y = x @ weight
-    else:  # (E, out, in) @ (E, in, T): the weight stays as it is stored
-        y = (weight @ x.transpose(1, 2)).transpose(1, 2)
-    return y + getattr(module, f"{name}_bias").unsqueeze(1) if module.has_bias else y
+    weight: torch.Tensor = getattr(module, name)
+    # (E, out, in) @ (E, in, T): a weight is read as it is stored
+    y = x @ weight if module.is_transposed else (weight @ x.transpose(1, 2)).transpose(1, 2)
+    if module.has_bias:
+        y = y + getattr(module, f"{name}_bias").unsqueeze(1)
+    return y
 
 
 @contextlib.contextmanager

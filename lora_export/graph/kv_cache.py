@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.graph.experts import traceable_experts
 from lora_export.graph.signature import CachedLayer, past_name, present_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,11 @@ def cache_layers(model: Any) -> tuple[CachedLayer, ...]:
     cache = DynamicCache()
     ids = torch.ones((1, _PROBE_LENGTH), dtype=torch.int64)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with (
+            FakeTensorMode(allow_non_fake_inputs=True),
+            traceable_experts(),
+            torch.no_grad(),
+        ):
             model(input_ids=ids, attention_mask=ids, past_key_values=cache, use_cache=True)
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]

@@ -211,7 +211,7 @@ def signature_of(
             axes = ("batch", "total_sequence")
         sizes = tuple(_size(config, axis) for axis in axes)
         inputs.append(Input(name, dtype if kind == _PARAMETERS else kind, sizes))
-    outputs = [Output(task.output, task.output_axes)]
+    outputs = [Output(name, task.output_axes) for name in task.outputs]
     if logits == "last":
         outputs = [Output(task.output, ("batch", 1))]
     for position, layer in enumerate(cache):

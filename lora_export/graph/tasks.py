@@ -13,6 +13,10 @@ from lora_export.base.errors import UnsupportedError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
 __all__ = ["TASKS", "Task", "by_name", "detect"]
 
 
@@ -27,6 +31,7 @@ class Task:
         peft_type: ``task_type`` in a PEFT config that means this task.
         output: The field of the model's output that the graph returns.
         output_axes: Names of that output's axes; a number stands for an axis fixed by the config.
+        further: Fields of the same shape that are returned too; one comparison covers them all.
         label_parameters: Head parameters whose first axis is the number of labels.
         inputs: What the graph always reads; `lora_export.graph.signature` adds the optional ones.
         causal: Whether positions are an input, so that left padding is correct.
@@ -40,7 +45,21 @@ class Task:
     output_axes: tuple[str, ...]
     label_parameters: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    further: tuple[str, ...] = ()
     causal: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All fields of the model's output that the graph returns."""
+        return (self.output, *self.further)
+
+    def result(self, fields: Mapping[str, Array]) -> Array:
+        """Return one array of all outputs: several ones are stacked on a last axis."""
+        if not self.further:
+            return fields[self.output]
+        import numpy as np
+
+        return np.stack([fields[name] for name in self.outputs], axis=-1)
 
     @property
     def classifies(self) -> bool:
@@ -87,6 +106,34 @@ TASKS: Final[dict[str, Task]] = {
             "logits",
             ("batch", "sequence"),
             causal=True,
+        ),
+        Task(
+            "question-answering",
+            "AutoModelForQuestionAnswering",
+            ("ForQuestionAnswering",),
+            "QUESTION_ANS",
+            "start_logits",
+            ("batch", "sequence"),
+            further=("end_logits",),
+        ),
+        Task(
+            "image-classification",
+            "AutoModelForImageClassification",
+            ("ForImageClassification",),
+            None,
+            "logits",
+            ("batch",),
+            _LABELS,
+            inputs=("pixel_values",),
+        ),
+        Task(
+            "image-feature-extraction",
+            "AutoModel",
+            ("VisionModel",),
+            None,
+            "last_hidden_state",
+            ("batch",),
+            inputs=("pixel_values",),
         ),
         Task(
             "feature-extraction",

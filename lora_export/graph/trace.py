@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import onnx_ir as ir
 import torch
 import transformers
 from accelerate import init_empty_weights
@@ -33,8 +34,6 @@ from lora_export.graph.sizes import read_sizes_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    import onnx_ir as ir
 
     from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
@@ -136,13 +135,14 @@ def trace(
         raise StorageError(msg, hint="Free some space, or set TMPDIR.") from error
     except Exception as error:
         name = type(model).__name__
-        msg = f"{name} cannot be traced for {task.name}: {type(error).__name__}: {error}"
+        msg = f"{name} cannot be traced for {task.name}: {_first_cause(error)}"
         raise UnsupportedError(
-            msg.splitlines()[0],
+            msg,
             hint="The README lists the families that are tested; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     graph = onnx_program.model
+    _check_dtypes(graph, dtype, model)
     read_sizes_once(graph, signature)
     parameters = _detach_parameters(graph, model)
     prefix = getattr(model, "base_model_prefix", "") or ""
@@ -211,6 +211,24 @@ def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
     model.eval()
     _make_parameters_fake(model)
     return model
+
+
+def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
+    """Refuse a model that computes in bfloat16 whatever its parameters are (Falcon with ALiBi)."""
+    if dtype == "bfloat16":
+        return
+    for node in graph.graph.all_nodes():
+        if any(value.dtype == ir.DataType.BFLOAT16 for value in node.outputs):
+            msg = f"{type(model).__name__} computes in bfloat16 at {node.name}, also in {dtype}"
+            raise UnsupportedError(msg, hint="Few runtimes have these operators in bfloat16.")
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what went wrong first, on one line: the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text}"[:_MESSAGE_LIMIT]
 
 
 def _make_parameters_fake(model: torch.nn.Module) -> None:

@@ -125,8 +125,9 @@ class Reference:
             if not name.startswith(PAST)
         }
         with torch.inference_mode(), _quiet():
-            output = getattr(self._callable(**inputs, return_dict=True), self._task.output)
-        return np.asarray(output.float().numpy(), np.float32)
+            output = self._callable(**inputs, return_dict=True)
+        fields = {name: output[name].float().numpy() for name in self._task.outputs}
+        return np.asarray(self._task.result(fields), np.float32)
 
     @contextlib.contextmanager
     def without_low_rank(self) -> Iterator[None]:

@@ -46,10 +46,10 @@ class Feeding:
             return f"the graph takes {', '.join(unknown[:_SHOWN])}, which is not fed here"
         return None if inputs else "the graph has no inputs"
 
-    def output_for(self, wanted: str) -> str:
-        """Return the output called `wanted`, else the first: there models return their result."""
+    def outputs_for(self, wanted: Sequence[str]) -> tuple[str, ...]:
+        """Return the outputs called `wanted`, else as many: models return their results first."""
         names = self.signature.output_names
-        return wanted if wanted in names else names[0]
+        return tuple(wanted) if set(wanted) <= set(names) else names[: len(wanted)]
 
     def shapes(self, wanted: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         """Return batches and lengths like those `wanted` that the graph takes, each once."""

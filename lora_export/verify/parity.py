@@ -112,7 +112,7 @@ def against_reference(
     feeding = feeding_of(root, record)
     if feeding.reason:
         return unverified(feeding.reason)
-    output = feeding.output_for(task.output)
+    outputs = feeding.outputs_for(task.outputs)
     cases = make_cases(
         checkpoint.config,
         feeding.signature,
@@ -128,18 +128,18 @@ def against_reference(
         steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
     )  # fmt: skip
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [run_in_pieces(runner, case.feeds, output, last=last) for case in cases]
+    actual = [_run(runner, case.feeds, task, outputs, last=last) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
-            return unverified(f"the graph's output {output!r} is {shapes}")
+            return unverified(f"the graph's output {outputs[0]!r} is {shapes}")
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
-        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[output]))
+        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[outputs[0]]))
         row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
         verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
     if expected.greedy is not None:
@@ -157,8 +157,8 @@ def against_golden(
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
     last = manifest.base.logits == "last"
-    output = feeding_of(root, record).output_for(task.output)
-    actual = [run_in_pieces(runner, case.feeds, output, last=last) for case in golden.cases]
+    outputs = feeding_of(root, record).outputs_for(task.outputs)
+    actual = [_run(runner, case.feeds, task, outputs, last=last) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -209,6 +209,19 @@ def _run_reference(
     finally:
         reference.close()
     return _Expected(outputs, effect, predictions, greedy)
+
+
+def _run(
+    runner: OrtRunner, feeds: Mapping[str, Array], task: Task, outputs: Sequence[str], *, last: bool
+) -> Array:
+    """Return the graph's output as the reference gives it; a decoder is run in pieces.
+
+    `outputs` are the graph's names for the task's outputs, in their order.
+    """
+    if task.causal:
+        return run_in_pieces(runner, feeds, outputs[0], last=last)
+    fields = runner.run(feeds)
+    return task.result({name: fields[own] for name, own in zip(task.outputs, outputs, strict=True)})
 
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:

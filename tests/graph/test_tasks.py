@@ -17,6 +17,9 @@ from lora_export.graph import tasks
         ("BertForPreTraining", "fill-mask"),
         ("GPT2LMHeadModel", "text-generation"),
         ("LlamaForCausalLM", "text-generation"),
+        ("BertForQuestionAnswering", "question-answering"),
+        ("ViTForImageClassification", "image-classification"),
+        ("CLIPVisionModel", "image-feature-extraction"),
         ("BertModel", "feature-extraction"),
         ("DebertaV2Model", "feature-extraction"),
     ],
@@ -48,8 +51,8 @@ def test_adapters_of_two_tasks_are_refused() -> None:
 
 
 def test_unknown_architecture_is_unsupported_and_named() -> None:
-    with pytest.raises(UnsupportedError, match="ViTForImageClassification"):
-        tasks.detect({"architectures": ["ViTForImageClassification"]})
+    with pytest.raises(UnsupportedError, match="WhisperForConditionalGeneration"):
+        tasks.detect({"architectures": ["WhisperForConditionalGeneration"]})
 
 
 def test_nothing_that_tells_is_a_usage_error() -> None:
