@@ -13,7 +13,7 @@ MODEL := models/all-MiniLM-L6-v2
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test check format bench clean distclean
+.PHONY: help env model demo test check format families bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: env ## lint, format, types, import contracts
 format: env ## format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+families: env ## export every model family tiny, compare it with torch, write docs/models.md (minutes)
+	$(BIN)/python -m tools.models
 
 bench: env model ## measure the claims of the README; results in bench/results/
 	$(BIN)/python bench/run_all.py

@@ -199,6 +199,9 @@ def signature_of(
     if missing:
         msg = f"the model {config.model_type!r} takes no {missing[0]!r}, which {task.name} needs"
         raise UnsupportedError(msg, hint="Choose another task with --task.")
+    if "input_ids" in accepted and "input_ids" not in task.inputs:
+        msg = f"the model {config.model_type!r} reads text too, which {task.name} does not give it"
+        raise UnsupportedError(msg, hint="Export the part that reads images, as a checkpoint.")
     names = [*task.inputs]
     if "token_type_ids" in accepted and (getattr(config, "type_vocab_size", None) or 0) > 1:
         names.append("token_type_ids")

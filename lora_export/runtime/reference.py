@@ -110,9 +110,10 @@ class Reference:
             self._model = _load_base(checkpoint, trained_for, labels_count)
             if adapter is not None:
                 self._model = _load_adapter(self._model, adapter)
-        self._callable = self._model
+        # not through PEFT's wrapper: for question answering, it drops token_type_ids
+        inner = self._model.get_base_model() if adapter is not None else self._model
+        self._callable = inner
         if trained_for is not task:
-            inner = self._model.get_base_model() if adapter is not None else self._model
             self._callable = getattr(inner, inner.base_model_prefix)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:

@@ -89,3 +89,24 @@ def test_remote_code_is_not_run(tmp_path: Path, monkeypatch, model_type) -> None
     with pytest.raises(UnsupportedError):
         template_of(config, "fill-mask", use_cache=False)
     assert not witness.exists()
+
+
+TINY = {"vocab_size": 40, "hidden_size": 16, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def test_model_that_computes_in_bfloat16_whatever_its_dtype_is_refused() -> None:
+    config = {"model_type": "falcon", **TINY, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "alibi": True, "multi_query": False}  # fmt: skip
+    with pytest.raises(UnsupportedError, match="FalconForCausalLM computes in bfloat16 at"):
+        template_of(config, "text-generation", use_cache=False)
+
+
+def test_keys_that_a_conversion_to_their_own_dtype_returns_are_outputs() -> None:
+    """GPT-Neo converts its keys to float32, which is nothing here, before it keeps them."""
+    config = {"model_type": "gpt_neo", **TINY, "num_layers": 2, "num_heads": 2, "window_size": 3,
+              "attention_types": [[["global", "local"], 1]]}  # fmt: skip
+    graph = onnx.load_model_from_string(
+        template_of(config, "text-generation", use_cache=False).onnx_bytes
+    )
+    names = [value.name for value in graph.graph.output]
+    assert names[:3] == ["logits", "present.0.key", "present.0.value"]

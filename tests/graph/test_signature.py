@@ -58,6 +58,14 @@ def test_model_that_does_not_take_what_the_task_reads_is_refused() -> None:
         )
 
 
+def test_model_that_reads_text_beside_images_is_refused_for_images_alone() -> None:
+    task = tasks.by_name("image-feature-extraction")
+    with pytest.raises(UnsupportedError, match="'clip' reads text too"):
+        signature_of(
+            transformers.CLIPConfig(), task, ("input_ids", "pixel_values"), dtype="float32"
+        )
+
+
 def test_interface_read_from_the_graph_is_the_one_it_was_traced_with(family: Family) -> None:
     found = read_signature(family.graph)
     accepted = inspect.signature(family.model.forward).parameters

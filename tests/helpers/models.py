@@ -99,6 +99,17 @@ _CONFIGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "llama": ("LlamaConfig", {**_LLAMA, "tie_word_embeddings": False}),
     "llama-tied": ("LlamaConfig", {**_LLAMA, "tie_word_embeddings": True}),
+    "vit": (
+        "ViTConfig",
+        {
+            "hidden_size": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "intermediate_size": INNER,
+            "image_size": 24,
+            "patch_size": 8,
+        },
+    ),
 }
 
 KINDS: Final = tuple(_CONFIGS)
@@ -111,6 +122,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "gpt2": ("c_attn",),
     "llama": ("q_proj", "v_proj"),
     "llama-tied": ("q_proj", "v_proj"),
+    "vit": ("q_proj", "v_proj"),
 }
 """Modules that an adapter changes unless told otherwise."""
 
@@ -161,7 +173,8 @@ def save_tiny_base(
     shards = {"max_shard_size": max_shard_size} if max_shard_size else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.save_pretrained(folder, **shards)
+        # names as the model has them, where transformers renames those of older checkpoints
+        model.save_pretrained(folder, save_original_format=False, **shards)
     if tokenizer:
         save_tiny_tokenizer(folder)
     return folder

@@ -1,0 +1,31 @@
+"""docs/models.md has the rows of the table of families, and says what was measured."""
+
+from __future__ import annotations
+
+import json
+
+from tools.model_families import FAMILIES
+from tools.models import DATA, PAGE, TOLERANCE, Row, page
+
+ROWS = [Row(**row) for row in json.loads(DATA.read_text())]
+REFUSED = {
+    ("Falcon (ALiBi)", "text-generation"),
+    ("CLIP", "image-feature-extraction"),
+    ("SigLIP", "image-feature-extraction"),
+    ("T5", "text2text-generation"),
+    ("BART", "text2text-generation"),
+    ("Whisper", "automatic-speech-recognition"),
+}
+
+
+def test_page_has_a_row_for_each_family_and_task() -> None:
+    wanted = [(family.name, task) for family in FAMILIES for task in family.tasks]
+    assert [(row.family, row.task) for row in ROWS] == wanted
+    assert PAGE.read_text() == page(ROWS)
+
+
+def test_every_export_agrees_with_torch_and_every_other_says_why_not() -> None:
+    assert {(row.family, row.task) for row in ROWS if row.refused} == REFUSED
+    for row in ROWS:
+        assert row.refused or (row.relative_l2 or 1.0) < TOLERANCE, row
+        assert row.cache == (row.task == "text-generation" and not row.refused), row

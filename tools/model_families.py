@@ -1,0 +1,200 @@
+"""The model families that are exported and compared with torch: one tiny config each.
+
+Sizes are as small as the architecture allows while everything that is particular to it takes part:
+windows are shorter than the inputs, heads share keys where the family does that, experts are more
+than a token takes, and there are layers enough for equal ones to be left out of the trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["FAMILIES", "Family"]
+
+VOCABULARY: Final = 320
+LAYERS: Final = 6
+WINDOW: Final = 5
+POSITIONS: Final = 96
+
+_GENERATION: Final = ("text-generation",)
+_DECODER: Final = ("text-generation", "text-classification")
+_ENCODER: Final = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+    "feature-extraction",
+)
+
+_BERT: Final[dict[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": POSITIONS,
+    "pad_token_id": 0,
+}
+_ROBERTA: Final = {**_BERT, "pad_token_id": 1, "type_vocab_size": 1}
+_LLAMA: Final = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
+_GEMMA: Final = {**_LLAMA, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
+_EXPERTS: Final = {"num_experts_per_tok": 2, "output_router_logits": False}
+_IMAGES: Final = ("image-classification", "image-feature-extraction")
+_VIT: Final[dict[str, Any]] = {
+    "hidden_size": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 24,
+    "patch_size": 8,
+    "num_channels": 3,
+}
+_DEBERTA: Final = {
+    **_BERT,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "pooler_hidden_size": 32,
+}
+
+
+_TEXT: Final = {**_BERT, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    Attributes:
+        name: What the family is called.
+        config: The class of its config in transformers.
+        settings: The settings that make it tiny.
+        tasks: The tasks that it is exported for.
+        architecture: The model class, where no task of ours builds it.
+    """
+
+    name: str
+    config: str
+    settings: dict[str, Any]
+    tasks: tuple[str, ...]
+    architecture: str = ""
+
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family(
+        "GPT-2",
+        "GPT2Config",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": LAYERS, "n_head": 4,
+         "n_positions": POSITIONS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _DECODER,
+    ),
+    Family(
+        "GPT-Neo",
+        "GPTNeoConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": LAYERS, "num_heads": 4,
+         "max_position_embeddings": POSITIONS, "window_size": WINDOW,
+         "attention_types": [[["global", "local"], LAYERS // 2]],
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _GENERATION,
+    ),
+    Family("GPT-NeoX", "GPTNeoXConfig", _TEXT, _GENERATION),
+    Family(
+        "OPT",
+        "OPTConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48,
+         "num_hidden_layers": LAYERS, "num_attention_heads": 4, "pad_token_id": 1,
+         "max_position_embeddings": POSITIONS, "bos_token_id": 2, "eos_token_id": 2},
+        _GENERATION,
+    ),
+    Family(
+        "BLOOM",
+        "BloomConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": LAYERS, "n_head": 4,
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _GENERATION,
+    ),
+    Family("Llama", "LlamaConfig", _LLAMA, _DECODER),
+    Family("Mistral", "MistralConfig", {**_LLAMA, "sliding_window": WINDOW}, _GENERATION),
+    Family("Qwen2", "Qwen2Config", _LLAMA, _GENERATION),
+    Family("Qwen3", "Qwen3Config", {**_LLAMA, "head_dim": 8}, _GENERATION),
+    Family("Gemma 2", "Gemma2Config", _GEMMA, _DECODER),
+    Family("Gemma 3", "Gemma3TextConfig", _GEMMA, _DECODER),
+    Family("Phi-3", "Phi3Config", _LLAMA, _GENERATION),
+    Family(
+        "Falcon",
+        "FalconConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": LAYERS,
+         "num_attention_heads": 4, "max_position_embeddings": POSITIONS,
+         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _GENERATION,
+    ),
+    Family(
+        "Falcon (ALiBi)",
+        "FalconConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": LAYERS,
+         "num_attention_heads": 4, "max_position_embeddings": POSITIONS, "alibi": True,
+         "multi_query": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _GENERATION,
+    ),
+    Family("StableLM", "StableLmConfig", _LLAMA, _GENERATION),
+    Family("OLMo2", "Olmo2Config", _LLAMA, _GENERATION),
+    Family("SmolLM3", "SmolLM3Config", _LLAMA, _GENERATION),
+    Family(
+        "Qwen3-MoE",
+        "Qwen3MoeConfig",
+        {**_LLAMA, **_EXPERTS, "head_dim": 8, "num_experts": 6, "moe_intermediate_size": 16},
+        _GENERATION,
+    ),
+    Family("Mixtral", "MixtralConfig", {**_LLAMA, **_EXPERTS, "num_local_experts": 6}, _GENERATION),
+    Family("BERT", "BertConfig", _BERT, _ENCODER),
+    Family("RoBERTa", "RobertaConfig", _ROBERTA, _ENCODER),
+    Family("XLM-R", "XLMRobertaConfig", _ROBERTA, _ENCODER),
+    Family(
+        "DistilBERT",
+        "DistilBertConfig",
+        {"vocab_size": VOCABULARY, "dim": 32, "n_layers": LAYERS, "n_heads": 4, "hidden_dim": 48,
+         "max_position_embeddings": POSITIONS, "pad_token_id": 0},
+        _ENCODER,
+    ),
+    Family("ALBERT", "AlbertConfig", {**_BERT, "embedding_size": 16}, _ENCODER),
+    Family("ELECTRA", "ElectraConfig", {**_BERT, "embedding_size": 16}, _ENCODER),
+    Family(
+        "DeBERTa-v2",
+        "DebertaV2Config",
+        {**_DEBERTA, "pos_att_type": ["p2c", "c2p"], "conv_kernel_size": 3},
+        _ENCODER,
+    ),
+    Family(
+        "DeBERTa-v3",
+        "DebertaV2Config",
+        {**_DEBERTA, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
+        _ENCODER,
+    ),
+    Family(
+        "ModernBERT",
+        "ModernBertConfig",
+        {**_BERT, "local_attention": 2 * WINDOW, "global_attn_every_n_layers": 3,
+         "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+        _ENCODER,
+    ),
+    Family("MPNet", "MPNetConfig", {**_BERT, "pad_token_id": 1}, _ENCODER),
+    Family("ViT", "ViTConfig", _VIT, _IMAGES),
+    Family("DINOv2", "Dinov2Config", {**_VIT, "mlp_ratio": 2}, _IMAGES),
+    Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("CLIP, images", "CLIPVisionConfig", _VIT, ("image-feature-extraction",)),
+    Family("CLIP, text", "CLIPTextConfig", _TEXT, ("feature-extraction",)),
+    Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("SigLIP, images", "SiglipVisionConfig", _VIT, ("image-feature-extraction",)),
+    Family("T5", "T5Config", {}, ("text2text-generation",), "T5ForConditionalGeneration"),
+    Family("BART", "BartConfig", {}, ("text2text-generation",), "BartForConditionalGeneration"),
+    Family(
+        "Whisper",
+        "WhisperConfig",
+        {},
+        ("automatic-speech-recognition",),
+        "WhisperForConditionalGeneration",
+    ),
+)  # fmt: skip
