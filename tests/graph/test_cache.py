@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,9 +55,10 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Count what would be traced, and trace none of it."""
     calls: list[dict[str, Any]] = []
 
-    def fake(settings, task, dtype, opset):
+    def fake(settings, task, dtype, opset, choices):
         calls.append(
             {"settings": dict(settings), "task": task.name, "dtype": dtype, "opset": opset}
+            | asdict(choices)
         )
         return GraphTemplate(f"graph {len(calls)}".encode(), (), "bert.", "Fake", opset)
 

@@ -11,6 +11,7 @@ import transformers
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.graph import tasks
+from lora_export.graph.kv_cache import cache_layers
 from lora_export.graph.signature import Input, Output, Signature, read_signature, signature_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def test_model_that_reads_text_beside_images_is_refused_for_images_alone() -> No
 def test_interface_read_from_the_graph_is_the_one_it_was_traced_with(family: Family) -> None:
     found = read_signature(family.graph)
     accepted = inspect.signature(family.model.forward).parameters
-    wanted = signature_of(family.model.config, family.task, accepted, dtype="float32")
+    cache = cache_layers(family.model) if family.task.causal else ()
+    wanted = signature_of(family.model.config, family.task, accepted, dtype="float32", cache=cache)
     assert found.inputs == wanted.inputs
     assert found.output_names == wanted.output_names
     for got, output in zip(found.outputs, wanted.outputs, strict=True):
