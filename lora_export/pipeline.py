@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.base import targets
-from lora_export.base.errors import ExportDirectoryError, TiedParameterError
+from lora_export.base.errors import ExportDirectoryError, TiedParameterError, UsageError
 from lora_export.base.files import move_into_place, staging_folder
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, is_export, read_manifest
@@ -35,6 +35,7 @@ from lora_export.exports.plan import (
 )
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
+from lora_export.graph.signature import Choices
 from lora_export.parts import Given, read_specs, recorded_source
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -69,6 +70,7 @@ class _Settings:
         task: The task.
         dtype: The dtype of the export.
         opset: The opset.
+        choices: The interface of a decoder.
         untied: The base with a tensor for each name of a tied weight, where an adapter changes one
             of them only; None otherwise.
     """
@@ -77,6 +79,7 @@ class _Settings:
     task: Task
     dtype: str
     opset: int
+    choices: Choices
     untied: Checkpoint | None = None
 
     @property
@@ -173,7 +176,17 @@ def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter])
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
         recipe.opset or target.opset,
+        _choices(recipe, task),
     )
+
+
+def _choices(recipe: Recipe, task: Task) -> Choices:
+    """Return the interface that is asked for; a decoder has a cache unless told otherwise."""
+    for key, value in (("cache", recipe.cache), ("logits", recipe.logits)):
+        if value and not task.causal:
+            msg = f"the task {task.name!r} has no {key} to choose"
+            raise UsageError(msg, hint=f"Leave {key} (--{key}) out; it is for text-generation.")
+    return Choices(cache=task.causal and recipe.cache is not False, logits=recipe.logits or "all")
 
 
 def _graph_and_updates(
@@ -212,6 +225,7 @@ def _export_graph(
         dtype=settings.dtype,
         opset=settings.opset,
         labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
+        choices=settings.choices,
     )
 
 
@@ -246,6 +260,7 @@ def _create(
         source=recorded_source(checkpoint.folder, output),
         task=settings.task.name,
         dtype=settings.dtype,
+        choices=settings.choices,
         labels=ready[0].labels if ready else labels,
         fingerprint=fingerprinted,
         progress=tell,
@@ -263,14 +278,20 @@ def _existing_export(output: Path) -> Manifest | None:
 
 
 def _require_same_base(existing: Manifest, settings: _Settings, digest: str, output: Path) -> None:
-    wanted = (digest, settings.task.name, settings.dtype, settings.opset)
+    choices = settings.choices
+    wanted = (
+        digest, settings.task.name, settings.dtype, settings.opset, choices.cache, choices.logits
+    )  # fmt: skip
     held = (
         existing.base.fingerprint,
         existing.base.task,
         existing.base.dtype,
         existing.graphs["base"].opset,
+        existing.base.cache,
+        existing.base.logits,
     )
-    for what, old, new in zip(("base", "task", "dtype", "opset"), held, wanted, strict=True):
+    kinds = ("base", "task", "dtype", "opset", "cache", "logits")
+    for what, old, new in zip(kinds, held, wanted, strict=True):
         if old != new:
             msg = f"{str(output)!r} is an export of another {what}: {old}, not {new}"
             raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")

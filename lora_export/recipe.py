@@ -144,6 +144,8 @@ class Recipe(_Section):
     mode: Literal["merged"] = "merged"
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)
+    cache: bool | None = None
+    logits: Literal["all", "last"] | None = None
     targets: list[str] = Field([], max_length=1)
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()

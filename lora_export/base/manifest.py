@@ -59,6 +59,8 @@ class BaseRecord(_Record):
     Attributes:
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
+        cache: Whether keys and values of past positions are inputs and outputs of the graphs.
+        logits: ``last`` where the graphs return those of the last position only.
     """
 
     source: str
@@ -70,6 +72,8 @@ class BaseRecord(_Record):
     prefix: str = ""
     labels: list[str] | None = None
     untied: list[str] = []
+    cache: bool = False
+    logits: Literal["all", "last"] = "all"
 
 
 class ParameterUse(_Record):

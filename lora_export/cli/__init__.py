@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "add": ("extend:add", "Add an adapter to an existing export, without torch."),
     "remove": ("extend:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),
+    "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),
     "doctor": ("doctor:doctor", "Show what is installed, and what each missing part costs."),

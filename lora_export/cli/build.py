@@ -37,6 +37,10 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--labels", help="Names of the classes, separated by commas."),
             click.option("--dtype", help="float32, float16 or bfloat16; the checkpoint's own."),
             click.option("--opset", type=int, help="ONNX opset; the target's own."),
+            click.option("--cache/--no-cache", "cache", default=None,
+                         help="Keys and values as inputs and outputs of a decoder; on."),
+            click.option("--logits", type=click.Choice(["all", "last"]),
+                         help="Logits of all positions of a decoder, or of the last; all."),
             click.option("--target", "targets", multiple=True, help="Where the graph will run."),
             click.option("--drop", multiple=True, metavar="PATTERN",
                          help="Leave out adapter tensors that the task does not use."),
@@ -117,7 +121,11 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         path = Path(text).expanduser()
         return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
-    table = {key: flags[key] for key in ("task", "dtype", "opset") if flags[key] is not None}
+    table = {
+        key: flags[key]
+        for key in ("task", "dtype", "opset", "cache", "logits")
+        if flags[key] is not None
+    }
     for key in ("base", "output"):
         if flags[key] is not None:
             table[key] = located(flags[key])

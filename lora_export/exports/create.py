@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
     from lora_export.exports.plan import BasePlan
+    from lora_export.graph.signature import Choices
     from lora_export.graph.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -46,6 +47,7 @@ def create_export(
     source: str,
     task: str,
     dtype: str,
+    choices: Choices,
     labels: Sequence[str] | None,
     fingerprint: Callable[[], str],
     progress: Progress,
@@ -60,6 +62,7 @@ def create_export(
         source: Where the base is, as the manifest records it.
         task: The task's name.
         dtype: The dtype of the export.
+        choices: The interface of a decoder.
         labels: Names of the classes, in order, where they are known.
         fingerprint: Returns the base's fingerprint; asked for after the weights are written.
         progress: Told about bytes.
@@ -89,6 +92,8 @@ def create_export(
             prefix=template.prefix,
             labels=list(labels) if labels else None,
             untied=_untied(plan),
+            cache=choices.cache,
+            logits=choices.logits,
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={

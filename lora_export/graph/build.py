@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
+    from lora_export.graph.signature import Choices
     from lora_export.graph.tasks import Task
 
 __all__ = ["build_template"]
@@ -25,10 +26,10 @@ _PLACEHOLDER = "weights/base.safetensors"
 
 
 def build_template(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
-    traced, parameters = _traced_and_folded(settings, task, dtype, opset)
+    traced, parameters = _traced_and_folded(settings, task, dtype, opset, choices)
     _externalise(traced.model, parameters)
     proto = ir.to_proto(traced.model)
     del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
@@ -42,14 +43,14 @@ def build_template(
 
 
 def _traced_and_folded(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
 ) -> tuple[Traced, tuple[Parameter, ...]]:
     """Trace equal layers once and stamp out the others, or else trace them all."""
     with contextlib.suppress(UnsupportedError, NotRepeatingError):
-        traced = trace(settings, task, dtype, opset)
+        traced = trace(settings, task, dtype, opset, choices=choices)
         parameters = fold(traced.model, traced.parameters, traced.signature)
         return traced, stamp(traced.model, parameters, traced.repeats)
-    traced = trace(settings, task, dtype, opset, every_layer=True)
+    traced = trace(settings, task, dtype, opset, choices=choices, every_layer=True)
     return traced, fold(traced.model, traced.parameters, traced.signature)
 
 

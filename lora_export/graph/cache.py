@@ -2,8 +2,8 @@
 
 ``$LORA_EXPORT_CACHE`` (default ``$XDG_CACHE_HOME/lora-export`` or ``~/.cache/lora-export``) holds
 ``graphs/<key>/``: ``graph.onnx``, and ``graph.json`` with the parameters and the graph's hash. The
-key covers everything that the graph depends on: config, task, dtype, opset, the versions of the
-libraries that trace and fold, and the source of this package.
+key covers everything that the graph depends on: config, task, dtype, opset, the chosen interface,
+the versions of the libraries that trace and fold, and the source of this package.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ def cache_root() -> Path:
     return (Path(general) if general else Path.home() / ".cache") / "lora-export"
 
 
-def key_of(settings: Mapping[str, Any], *, task: str, dtype: str, opset: int) -> str:
+def key_of(
+    settings: Mapping[str, Any], *, task: str, dtype: str, opset: int, choices: Mapping[str, Any]
+) -> str:
     """Return the key of a graph: a hash over all that it depends on."""
     content = {
         "config": settings,
         "task": task,
         "dtype": dtype,
         "opset": opset,
+        "choices": choices,
         "libraries": {name: _version(name) for name in _LIBRARIES},
         "source": _own_source_sha256(),
     }

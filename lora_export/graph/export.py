@@ -6,10 +6,12 @@ This module imports no torch: what traces is imported when the cache has no answ
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import MissingRuntimeError
 from lora_export.graph import cache
+from lora_export.graph.signature import Choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_graph"]
 
+_DEFAULTS: Final = Choices()
 _TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript", "onnx_ir")
 _NOT_IN_GRAPH: Final = frozenset(
     {
@@ -47,6 +50,7 @@ def export_graph(
     dtype: str,
     opset: int,
     labels_count: int | None,
+    choices: Choices = _DEFAULTS,
     use_cache: bool = True,
 ) -> GraphTemplate:
     """Return the graph of a model for a task, without weights.
@@ -57,6 +61,7 @@ def export_graph(
         dtype: The parameters' dtype in the graph.
         opset: The ONNX opset.
         labels_count: The width of the head, for tasks that have labels.
+        choices: What the user chooses of the interface of a decoder.
         use_cache: Whether the user's graph cache is read and written.
 
     Raises:
@@ -66,17 +71,18 @@ def export_graph(
     settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
     if labels_count is not None:
         settings["num_labels"] = labels_count
-    key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset)
+    choices = choices if task.causal else _DEFAULTS
+    key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=asdict(choices))
     if use_cache and (found := cache.load(key)) is not None:
         return found
-    template = _trace_and_fold(settings, task, dtype, opset)
+    template = _trace_and_fold(settings, task, dtype, opset, choices)
     if use_cache:
         cache.store(key, template)
     return template
 
 
 def _trace_and_fold(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -86,4 +92,4 @@ def _trace_and_fold(
         )
     from lora_export.graph.build import build_template
 
-    return build_template(settings, task, dtype, opset)
+    return build_template(settings, task, dtype, opset, choices)

@@ -9,22 +9,39 @@ ONNX file, so that whoever feeds a graph needs nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     import onnx
 
     from lora_export.graph.tasks import Task
 
-__all__ = ["Axis", "Input", "Output", "Signature", "read_signature", "signature_of"]
+__all__ = [
+    "PAST",
+    "PRESENT",
+    "Axis",
+    "CachedLayer",
+    "Choices",
+    "Input",
+    "Output",
+    "Signature",
+    "past_name",
+    "present_name",
+    "read_signature",
+    "signature_of",
+]
 
 Axis = str | int
 """A name, or a size."""
+
+PAST: Final = "past_key_values."
+PRESENT: Final = "present."
+"""What the names of cache inputs and outputs begin with, as in optimum and ONNX Runtime GenAI."""
 
 _TEXT: Final = ("batch", "sequence")
 _PARAMETERS: Final = "parameters"
@@ -100,7 +117,71 @@ class Signature:
         return tuple(each.name for each in self.outputs)
 
 
-def signature_of(config: Any, task: Task, accepted: Collection[str], *, dtype: str) -> Signature:
+@dataclass(frozen=True)
+class Choices:
+    """What a user chooses of the interface of a decoder; other tasks have no choice.
+
+    Attributes:
+        cache: Whether keys and values of past positions are inputs and outputs.
+        logits: Whether those of all positions are returned, or of the last one only.
+    """
+
+    cache: bool = True
+    logits: Literal["all", "last"] = "all"
+
+
+def past_name(position: int, what: Literal["key", "value"]) -> str:
+    """Return the name of the input that holds the keys or values of a layer."""
+    return f"{PAST}{position}.{what}"
+
+
+def present_name(position: int, what: Literal["key", "value"]) -> str:
+    """Return the name of the output that holds the keys or values of a layer."""
+    return f"{PRESENT}{position}.{what}"
+
+
+@dataclass(frozen=True)
+class CachedLayer:
+    """What a layer of a decoder keeps: keys and values ``[batch, heads, length, width]``.
+
+    Attributes:
+        index: The layer's place in the model's cache.
+        heads: Heads of keys and values.
+        key_width: The last axis of the keys.
+        value_width: The last axis of the values.
+    """
+
+    index: int
+    heads: int
+    key_width: int
+    value_width: int
+
+    def inputs(self, position: int, dtype: str) -> tuple[Input, Input]:
+        """Return the inputs of the layer that is called `position` in the graph."""
+        axes = ("batch", self.heads, "past_sequence")
+        return (
+            Input(past_name(position, "key"), dtype, (*axes, self.key_width)),
+            Input(past_name(position, "value"), dtype, (*axes, self.value_width)),
+        )
+
+    def outputs(self, position: int) -> tuple[Output, Output]:
+        """Return the outputs of the layer that is called `position` in the graph."""
+        axes = ("batch", self.heads, "total_sequence")
+        return (
+            Output(present_name(position, "key"), (*axes, self.key_width)),
+            Output(present_name(position, "value"), (*axes, self.value_width)),
+        )
+
+
+def signature_of(
+    config: Any,
+    task: Task,
+    accepted: Collection[str],
+    *,
+    dtype: str,
+    logits: Literal["all", "last"] = "all",
+    cache: Sequence[CachedLayer] = (),
+) -> Signature:
     """Return the interface that a model gets for a task.
 
     Args:
@@ -108,6 +189,8 @@ def signature_of(config: Any, task: Task, accepted: Collection[str], *, dtype: s
         task: The task's row: which inputs are wanted, which outputs are returned.
         accepted: What the model's ``forward`` takes.
         dtype: The dtype of the parameters.
+        logits: Whether a decoder returns those of all positions, or of the last one only.
+        cache: What each layer keeps; ``attention_mask`` then is as long as past and new positions.
 
     Raises:
         UnsupportedError: The model does not take what the task needs.
@@ -124,9 +207,17 @@ def signature_of(config: Any, task: Task, accepted: Collection[str], *, dtype: s
     inputs = []
     for name in names:
         kind, axes = _INPUTS[name]
+        if cache and name == "attention_mask":
+            axes = ("batch", "total_sequence")
         sizes = tuple(_size(config, axis) for axis in axes)
         inputs.append(Input(name, dtype if kind == _PARAMETERS else kind, sizes))
-    return Signature(tuple(inputs), (Output(task.output, task.output_axes),))
+    outputs = [Output(task.output, task.output_axes)]
+    if logits == "last":
+        outputs = [Output(task.output, ("batch", 1))]
+    for position, layer in enumerate(cache):
+        inputs += layer.inputs(position, dtype)
+        outputs += layer.outputs(position)
+    return Signature(tuple(inputs), tuple(outputs))
 
 
 def _size(config: Any, axis: Axis) -> Axis:

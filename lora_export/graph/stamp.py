@@ -12,9 +12,12 @@ Compared are operators, attributes, and for each input whether it is
     1. the same value from before the layers (a mask, a rotary table), or an equal constant;
     2. the same place inside the part;
     3. the same parameter of the layer;
-    4. what the part before hands over.
+    4. what the part before hands over;
+    5. the same cache input of the layer (``past_key_values.1.key`` to one, ``….2.key`` to two).
 
-Whatever differs means that the layers are not stamped, and the whole model has to be traced.
+What a part returns as the layer's cache (``present.1.key``) must lie at the same place in both; a
+copy gets inputs and outputs of its own, put where the layer's number says. Whatever differs means
+that the layers are not stamped, and the whole model has to be traced.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lora_export.graph.layers import KEPT
+from lora_export.graph.signature import PAST, PRESENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import MutableSequence, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.layers import Repeat
@@ -50,6 +54,7 @@ class _Part:
 
     nodes: list[ir.Node]
     prefix: str
+    number: int
     places: dict[ir.Value, _Place] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,26 +92,41 @@ def _stamp_list(
 ) -> dict[str, Parameter]:
     one, two, rest = _cut(list(model.graph), repeat.path)
     handed_over = _compare(one, two)
-    if any(
-        value in one.places for node in rest for value in node.inputs if value is not None
-    ) or any(value in one.places or value in two.places for value in model.graph.outputs):
+    if any(value in one.places for node in rest for value in node.inputs if value is not None):
         msg = f"{repeat.path}: a layer's values are used outside of it"
+        raise NotRepeatingError(msg)
+    returned = _returned(model.graph, one)
+    if returned != _returned(model.graph, two):
+        msg = f"{repeat.path}: the layers return different values"
         raise NotRepeatingError(msg)
     last = f"{repeat.path}.{repeat.count - 1}."
     table = _renamed(model.graph, table, f"{repeat.path}.{KEPT - 1}.", last)
+    for own in (*model.graph.inputs, *model.graph.outputs):
+        for start in (PAST, PRESENT):
+            _rename(own, f"{start}{KEPT - 1}.", f"{start}{repeat.count - 1}.")
     previous: dict[_Place, ir.Value] = {place: two.at(place) for place in two.places.values()}
     for number in range(KEPT - 1, repeat.count - 1):
         prefix = f"{repeat.path}.{number}."
-        previous = _copy(model.graph, two, handed_over, previous, prefix, before=rest[0])
+        taken = {
+            value: _inserted(model.graph.inputs, value, PAST, number, repeat.count - 1)
+            for value in list(model.graph.inputs)
+            if _in_layer(value, PAST, two) is not None
+        }
+        previous = _copy(model.graph, two, handed_over, previous, prefix, taken, before=rest[0])
+        for place in returned.values():
+            _inserted(
+                model.graph.outputs, two.at(place), PRESENT, number, repeat.count - 1,
+                value=previous[place],
+            )  # fmt: skip
         table |= {
             prefix + name.removeprefix(two.prefix): _described(parameter, two.prefix, prefix)
             for name, parameter in list(table.items())
             if name.startswith(two.prefix)
         }
     for node in rest:
-        for position, value in enumerate(node.inputs):
-            if value is not None and value in two.places:
-                node.replace_input_with(position, previous[two.places[value]])
+        for position, read in enumerate(node.inputs):
+            if read is not None and read in two.places:
+                node.replace_input_with(position, previous[two.places[read]])
     return table
 
 
@@ -129,8 +149,8 @@ def _cut(nodes: list[ir.Node], path: str) -> tuple[_Part, _Part, list[ir.Node]]:
             raise NotRepeatingError(msg)
     first, second, third = (min(readers[number]) for number in range(1, KEPT))
     return (
-        _Part(nodes[first:second], prefixes[1]),
-        _Part(nodes[second:third], prefixes[2]),
+        _Part(nodes[first:second], prefixes[1], 1),
+        _Part(nodes[second:third], prefixes[2], 2),
         nodes[third:],
     )
 
@@ -185,7 +205,8 @@ def _corresponds(
         return x is y or _corresponding_initializers(x, y, one, two)
     if y in one.places:  # handed over by one, as x was handed over to one
         return taken.setdefault(y, x) is x
-    return x is y
+    name = _in_layer(x, PAST, one)
+    return x is y or (name is not None and name == _in_layer(y, PAST, two))
 
 
 def _corresponding_initializers(x: ir.Value, y: ir.Value, one: _Part, two: _Part) -> bool:
@@ -207,9 +228,13 @@ def _copy(  # noqa: PLR0917  (one call, above)
     handed_over: dict[ir.Value, _Place],
     previous: dict[_Place, ir.Value],
     prefix: str,
+    taken: dict[ir.Value, ir.Value],
     before: ir.Node,
 ) -> dict[_Place, ir.Value]:
-    """Insert a copy of `part` with the parameters of `prefix`; return its values by place."""
+    """Insert a copy of `part` with the parameters of `prefix`; return its values by place.
+
+    Inputs of the graph that are `part`'s own are replaced by what `taken` says.
+    """
     values: dict[_Place, ir.Value] = {}
     number = prefix.rstrip(".").rpartition(".")[2]
 
@@ -220,6 +245,8 @@ def _copy(  # noqa: PLR0917  (one call, above)
             return values[part.places[value]]
         if value in handed_over:
             return previous[handed_over[value]]
+        if value in taken:
+            return taken[value]
         if value.is_initializer() and (value.name or "").startswith(part.prefix):
             return _initializer(graph, value, prefix + (value.name or "").removeprefix(part.prefix))
         return value
@@ -242,6 +269,59 @@ def _copy(  # noqa: PLR0917  (one call, above)
         copies.append(copy)
     graph.insert_before(before, copies)
     return values
+
+
+def _in_layer(value: ir.Value, start: str, part: _Part) -> str | None:
+    """Return what the name of a cache input or output says behind the layer's number.
+
+    None where `value` is no such input or output, or another layer's.
+    """
+    before = f"{start}{part.number}."
+    name = value.name or ""
+    if not (value.is_graph_input() or value.is_graph_output()) or not name.startswith(before):
+        return None
+    return name.removeprefix(before)
+
+
+def _returned(graph: ir.Graph, part: _Part) -> dict[str, _Place]:
+    """Return where in `part` the layer's cache lies that the graph returns."""
+    found: dict[str, _Place] = {}
+    for value in graph.outputs:
+        if value in part.places:
+            name = _in_layer(value, PRESENT, part)
+            if name is None:
+                msg = f"{value.name} is computed in {part.prefix}"
+                raise NotRepeatingError(msg)
+            found[name] = part.places[value]
+    return found
+
+
+def _inserted(  # noqa: PLR0917  (two calls, above)
+    values: MutableSequence[ir.Value],
+    like: ir.Value,
+    start: str,
+    number: int,
+    last: int,
+    value: ir.Value | None = None,
+) -> ir.Value:
+    """Put `value`, or a new one, among inputs or outputs, before those of the last layer.
+
+    It is called after `like`, with `number` for the layer's.
+    """
+    _, _, what = (like.name or "").removeprefix(start).partition(".")
+    result = value if value is not None else ir.Value()
+    result.name = f"{start}{number}.{what}"
+    result.shape, result.type = like.shape, like.type
+    place = next(
+        i for i, each in enumerate(values) if (each.name or "").startswith(f"{start}{last}.")
+    )
+    values.insert(place, result)
+    return result
+
+
+def _rename(value: ir.Value, old: str, new: str) -> None:
+    if (value.name or "").startswith(old):
+        value.name = new + (value.name or "").removeprefix(old)
 
 
 def _initializer(graph: ir.Graph, like: ir.Value, name: str) -> ir.Value:

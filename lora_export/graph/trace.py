@@ -23,24 +23,32 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
+from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.promote import promotion_from_known_values
-from lora_export.graph.signature import signature_of
+from lora_export.graph.signature import PAST, Choices, signature_of
+from lora_export.graph.sizes import read_sizes_once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
-    from lora_export.graph.signature import Signature
+    from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
 
 __all__ = ["Traced", "trace"]
 
-_EXAMPLE_SIZES: Final[dict[str, int]] = {"batch": 2, "sequence": 7}
+_EXAMPLE_SIZES: Final[dict[str, int]] = {
+    "batch": 2,
+    "sequence": 7,
+    "past_sequence": 5,
+    "total_sequence": 12,
+}
 """Sizes of named axes while tracing; one that is not here gets `_EXAMPLE_SIZE`."""
 _EXAMPLE_SIZE: Final = 16
+_DEFAULTS: Final = Choices()
 _MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
 
@@ -67,7 +75,13 @@ class Traced:
 
 
 def trace(
-    config: Mapping[str, Any], task: Task, dtype: str, opset: int, *, every_layer: bool = False
+    config: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    *,
+    choices: Choices = _DEFAULTS,
+    every_layer: bool = False,
 ) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
@@ -76,6 +90,7 @@ def trace(
         task: The task's row.
         dtype: The dtype of the parameters, ours (``float16``).
         opset: The ONNX opset.
+        choices: What the user chooses of the interface.
         every_layer: Whether layers that are equal are traced one by one all the same.
 
     Raises:
@@ -84,9 +99,11 @@ def trace(
     model = _build(config, task, getattr(torch, dtype))
     repeats = () if every_layer else leave_out_repeats(model, model.config)
     accepted = inspect.signature(model.forward).parameters
-    signature = signature_of(model.config, task, accepted, dtype=dtype)
+    cache = cache_layers(model) if task.causal and choices.cache else ()
+    logits = choices.logits if task.causal else "all"
+    signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
     arguments = _example_inputs(signature)
-    wrapper = _Wrapper(model, signature)
+    wrapper = _Wrapper(model, signature, cache, last_logits=logits == "last")
     try:
         with (
             _quiet(),
@@ -124,6 +141,7 @@ def trace(
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     graph = onnx_program.model
+    read_sizes_once(graph, signature)
     parameters = _detach_parameters(graph, model)
     prefix = getattr(model, "base_model_prefix", "") or ""
     prefix = f"{prefix}." if prefix else ""
@@ -133,12 +151,25 @@ def trace(
 class _Wrapper(torch.nn.Module):
     """The model with the graph's inputs, returning the tensors of the graph's outputs."""
 
-    def __init__(self, model: Any, signature: Signature) -> None:
+    def __init__(
+        self,
+        model: Any,
+        signature: Signature,
+        cache: Sequence[CachedLayer],
+        *,
+        last_logits: bool,
+    ) -> None:
         super().__init__()
         self.model = model
         self._outputs = signature.output_names
+        self._cache = cache
         accepted = inspect.signature(model.forward).parameters
-        self._fixed: dict[str, bool] = {"use_cache": False} if "use_cache" in accepted else {}
+        self._fixed: dict[str, Any] = {"use_cache": bool(cache)} if "use_cache" in accepted else {}
+        if last_logits:
+            if "logits_to_keep" not in accepted:
+                msg = f"{type(model).__name__} cannot return the logits of the last position only"
+                raise UnsupportedError(msg, hint="Leave --logits last out.")
+            self._fixed["logits_to_keep"] = 1
         one_type = getattr(model.config, "type_vocab_size", None) == 1  # RoBERTa
         self._zero_types = one_type and "token_type_ids" in accepted
 
@@ -146,8 +177,15 @@ class _Wrapper(torch.nn.Module):
         extra: dict[str, Any] = dict(self._fixed)
         if self._zero_types:
             extra["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        cache = cache_of(self._cache, inputs) if self._cache else None
+        if cache is not None:
+            inputs = {name: v for name, v in inputs.items() if not name.startswith(PAST)}
+            extra["past_key_values"] = cache
         output = self.model(**inputs, **extra, return_dict=True)
-        return tuple(getattr(output, name) for name in self._outputs)
+        kept = tensors_of(self._cache, cache) if cache is not None else {}
+        return tuple(
+            kept[name] if name in kept else getattr(output, name) for name in self._outputs
+        )
 
 
 def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:

@@ -32,6 +32,8 @@ def require_onnxruntime() -> None:
 class OrtRunner:
     """One session of one graph; its threads rest between runs, so that sessions can be compared.
 
+    `session` is ONNX Runtime's, for those who bind its inputs.
+
     Args:
         path: The ``.onnx`` file; its weights lie beside it.
         provider: The execution provider.
@@ -55,7 +57,7 @@ class OrtRunner:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
+            self.session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=[provider]
             )
         except Exception as error:
@@ -65,8 +67,8 @@ class OrtRunner:
                 raise UnsupportedError(msg, hint="Choose another target or dtype.") from error
             msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
-        self.inputs = tuple(node.name for node in self._session.get_inputs())
-        self.outputs = tuple(node.name for node in self._session.get_outputs())
+        self.inputs = tuple(node.name for node in self.session.get_inputs())
+        self.outputs = tuple(node.name for node in self.session.get_outputs())
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.generic]]:
         """Run the graph once; inputs that it does not have are left out.
@@ -76,7 +78,7 @@ class OrtRunner:
         """
         wanted = {name: feeds[name] for name in self.inputs}
         try:
-            values = self._session.run(None, wanted)
+            values = self.session.run(None, wanted)
         except Exception as error:
             text = (str(error).splitlines() or [""])[0]
             msg = f"the graph failed in ONNX Runtime: {text}"

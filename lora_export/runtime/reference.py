@@ -31,6 +31,7 @@ from lora_export.base.errors import (
 from lora_export.base.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
+from lora_export.graph.signature import PAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,10 +116,14 @@ class Reference:
             self._callable = getattr(inner, inner.base_model_prefix)
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Return the task's output for `feeds`, float32."""
+        """Return the task's output for `feeds`, float32; of a decoder, without a cache."""
         import torch
 
-        inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in feeds.items()}
+        inputs = {
+            name: torch.from_numpy(np.ascontiguousarray(value))
+            for name, value in feeds.items()
+            if not name.startswith(PAST)
+        }
         with torch.inference_mode(), _quiet():
             output = getattr(self._callable(**inputs, return_dict=True), self._task.output)
         return np.asarray(output.float().numpy(), np.float32)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.signature import Input, Signature
 
-__all__ = ["CASES", "GOLDEN_CASES", "Case", "make_cases", "valid_rows"]
+__all__ = ["CASES", "GOLDEN_CASES", "Case", "longest_text", "make_cases", "valid_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -68,15 +68,20 @@ def make_cases(
         UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
-    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
-    longest = max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
+    longest = longest_text(config)
     return [
         _make_case(
             random, config, signature, batch, min(length, longest), left_padding=left_padding
         )
         for batch, length in shapes
     ]
+
+
+def longest_text(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model has positions for."""
+    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
+    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
+    return max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
 
 
 def _make_case(
@@ -106,7 +111,7 @@ def _make_case(
         "token_type_ids": types * mask,
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
     }
-    sizes = {"batch": batch, "sequence": length}
+    sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
     feeds = {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
         if each.name in known
@@ -118,7 +123,7 @@ def _make_case(
 
 
 def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
-    """Return normally distributed values for an input of floating numbers (pixels, features)."""
+    """Return normally distributed values for an input of numbers: pixels, features, no past."""
     dtype = by_name(given.dtype)
     strange = next((a for a in given.axes if isinstance(a, str) and a not in sizes), None)
     if strange is not None or not dtype.floating:
@@ -130,7 +135,12 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
-    """Return the rows ``[n, width]`` of an output that count: padding does not."""
+    """Return the rows ``[n, width]`` of an output that count: padding does not.
+
+    An output of the last position only has one row for each sequence.
+    """
+    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
+        per_token = False
     if not per_token:
         return output.reshape(len(case.mask), -1)
     return output[case.mask]

@@ -11,7 +11,7 @@ that does not fit stays ``unverified`` and says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,25 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.memory import available_bytes
 from lora_export.graph.signature import read_signature
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.golden import Golden
-from lora_export.verify.inputs import CASES, GOLDEN_CASES, Case, make_cases, valid_rows
+from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
+from lora_export.verify.inputs import (
+    CASES,
+    GOLDEN_CASES,
+    Case,
+    longest_text,
+    make_cases,
+    valid_rows,
+)
 from lora_export.verify.metrics import compare, relative_l2
 from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -40,6 +50,10 @@ if TYPE_CHECKING:
 __all__ = ["GraphParity", "against_golden", "against_reference", "signature_of_graph", "unverified"]
 
 Array = npt.NDArray[Any]
+
+_GREEDY_CASE: Final = 1
+"""The inputs that a decoder continues: a batch with padding."""
+_GREEDY_STEPS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,7 @@ class _Expected:
     outputs: list[Array]
     effect: float | None
     predictions: Predictions | None
+    greedy: Greedy | None
 
 
 def against_reference(
@@ -98,9 +113,14 @@ def against_reference(
     signature = signature_of_graph(root, record)
     cases = make_cases(checkpoint.config, signature, seed=seed, left_padding=task.causal)
     reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
-    expected = _run_reference(reference, task, cases, dataset, has_adapter=adapter is not None)
+    last = manifest.base.logits == "last"
+    expected = _run_reference(
+        reference, task, cases, dataset,
+        has_adapter=adapter is not None, last=last,
+        steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
+    )  # fmt: skip
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in cases]
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in cases]
     verdict, row = _judge(
         cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
@@ -109,7 +129,11 @@ def against_reference(
     if dataset is not None and expected.predictions is not None:
         graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[task.output]))
         row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
-        verdict = _with_dataset(verdict, row)
+        verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
+    if expected.greedy is not None:
+        tolerance = row["tolerance"]
+        row["greedy"] = compare_greedy(OrtDecoder(runner), expected.greedy, tolerance=tolerance)
+        verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
     return GraphParity(verdict, row, Golden(cases[kept], expected.outputs[kept], expected.effect))
 
@@ -120,7 +144,8 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     runner = OrtRunner(resolve_inside(root, record.onnx))
-    actual = [runner.run(case.feeds)[task.output] for case in golden.cases]
+    last = manifest.base.logits == "last"
+    actual = [run_in_pieces(runner, case.feeds, task.output, last=last) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -161,19 +186,24 @@ def _run_reference(
     dataset: Dataset | None,
     *,
     has_adapter: bool,
+    last: bool,
+    steps: int,
 ) -> _Expected:
     """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
+    positions = slice(-1, None) if last else slice(None)
     try:
-        outputs: list[Array] = [reference.run(case.feeds) for case in cases]
+        outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
         predictions = predict(dataset, reference.run) if dataset is not None else None
-        effect = None
+        effect = greedy = None
+        if steps:
+            greedy = greedy_of_reference(reference.run, cases[_GREEDY_CASE], steps=steps)
         if has_adapter:
             with reference.without_low_rank():
-                plain = [reference.run(case.feeds) for case in cases]
+                plain = [reference.run(case.feeds)[:, positions] for case in cases]
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
     finally:
         reference.close()
-    return _Expected(outputs, effect, predictions)
+    return _Expected(outputs, effect, predictions, greedy)
 
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
@@ -213,14 +243,21 @@ def _judge(
     }
 
 
-def _with_dataset(verdict: Verdict, row: dict[str, Any]) -> Verdict:
-    """Let the data set lower a verdict: a prediction that differs is never a pass."""
-    result = row["dataset"]
+def _lowered(
+    verdict: Verdict, row: dict[str, Any], result: Mapping[str, Any], what: str
+) -> Verdict:
+    """Let what was chosen lower a verdict: a choice that differs is never a pass."""
     if result["clear_disagreements"]:
         verdict = "fail"
-        row["reason"] = f"{result['clear_disagreements']} predictions on the data set differ"
+        row["reason"] = f"{result['clear_disagreements']} {what} differ"
     elif result["disagreements"] and verdict == "pass":
         verdict = "ambiguous"
-        row["reason"] = f"{result['disagreements']} near-tied predictions on the data set differ"
+        row["reason"] = f"{result['disagreements']} near-tied {what} differ"
     row["verdict"] = verdict
     return verdict
+
+
+def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case]) -> int:
+    """Return how many tokens are compared, where the model's positions may end."""
+    _, length = cases[_GREEDY_CASE].mask.shape
+    return max(0, min(_GREEDY_STEPS, longest_text(config) - int(length)))

@@ -62,9 +62,13 @@ def run_graph(export: Path, name: str, feeds: dict[str, Array]) -> Array:
     session = onnxruntime.InferenceSession(
         str(export / f"{name}.onnx"), sess_options=options, providers=["CPUExecutionProvider"]
     )
-    wanted = {node.name: feeds[node.name] for node in session.get_inputs()}
-    (output,) = session.run(None, wanted)
-    return np.asarray(output)
+    wanted = {
+        node.name: feeds[node.name]
+        if node.name in feeds
+        else np.zeros((len(feeds["input_ids"]), node.shape[1], 0, node.shape[3]), np.float32)
+        for node in session.get_inputs()  # a decoder's past of length 0
+    }
+    return np.asarray(session.run(None, wanted)[0])
 
 
 def peft_model(base: Path, adapter: Path, task: str, *, labels_count: int | None = None) -> Any:

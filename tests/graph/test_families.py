@@ -50,10 +50,24 @@ def test_sequence_lengths_up_to_the_last_position_run(family: Family) -> None:
 def test_inputs_and_outputs_have_the_names_and_axes_that_users_know(family: Family) -> None:
     inputs = {node.name: node.shape for node in family.session.get_inputs()}
     assert {"input_ids", "attention_mask"} <= set(inputs)
+    past = {n: inputs.pop(n) for n in list(inputs) if n.startswith("past_key_values.")}
+    decoder = (family.kind, family.task.name) in DECODERS
+    mask = inputs.pop("attention_mask")
+    assert mask == ["batch", "total_sequence" if decoder else "sequence"]
     assert all(shape == ["batch", "sequence"] for shape in inputs.values())
-    assert ("position_ids" in inputs) == ((family.kind, family.task.name) in DECODERS)
+    assert all(shape[::2] == ["batch", "past_sequence"] for shape in past.values())
+    assert ("position_ids" in inputs) == decoder
     assert ("token_type_ids" in inputs) == (family.kind == "bert")
-    (output,) = family.session.get_outputs()
+    output, *present = family.session.get_outputs()
+    assert list(past) == [
+        f"past_key_values.{i}.{what}"
+        for i in range(family.model.config.num_hidden_layers if decoder else 0)
+        for what in ("key", "value")
+    ]
+    assert [(node.name, node.shape) for node in present] == [
+        (name.replace("past_key_values", "present"), [*shape[:2], "total_sequence", shape[3]])
+        for name, shape in past.items()
+    ]
     assert output.name == family.task.output
     assert output.shape[0] == "batch"
     if "sequence" in family.task.output_axes:

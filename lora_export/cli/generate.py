@@ -1,0 +1,66 @@
+"""``generate``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from lora_export.cli.console import Console, common_options
+
+__all__ = ["generate"]
+
+
+@click.command("generate")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--adapter", metavar="NAME", help="Whose graph is run; the base's without it.")
+@click.option("--prompt", "prompts", multiple=True, required=True,
+              help="What is continued; repeatable, as one batch.")  # fmt: skip
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True,
+              help="The most tokens of a continuation.")  # fmt: skip
+@click.option("--temperature", type=float, default=0.0, show_default=True,
+              help="Divides the logits; 0 always takes the likeliest token.")  # fmt: skip
+@click.option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens.")
+@click.option("--top-p", type=float, default=1.0,
+              help="Draw from the likeliest tokens of this probability together.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Seeds the draw.")  # fmt: skip
+@common_options
+def generate(
+    *,
+    export: Path,
+    adapter: str | None,
+    prompts: tuple[str, ...],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Continue a prompt with a decoder of EXPORT, in ONNX Runtime; no torch."""
+    from lora_export.generation import continue_texts
+    from lora_export.runtime.generate import Sampling
+
+    def stream(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    streamed = not as_json and len(prompts) == 1
+    with Console(as_json=as_json, quiet=quiet) as console:
+        if streamed:
+            stream(prompts[0])
+        found = continue_texts(
+            export,
+            prompts,
+            adapter=adapter,
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature, top_k, top_p, seed),
+            on_text=stream if streamed else None,
+        )
+        text = "\n\n".join(each.prompt + each.text for each in found)
+        document = {"adapter": adapter, "continuations": [asdict(each) for each in found]}
+        console.finish(document, "" if streamed else text)

@@ -1,0 +1,162 @@
+"""Text from an export: its tokenizer, one of its graphs, its stop tokens; no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    InputError,
+    MissingRuntimeError,
+    UnsupportedError,
+    UsageError,
+)
+from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import read_manifest
+from lora_export.runtime.generate import Sampling, generate
+from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.ort_decoder import OrtDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+__all__ = ["Continuation", "continue_texts"]
+
+_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx")
+_UNFINISHED: Final = "\ufffd"
+"""What a tokenizer makes of bytes that are not yet a character."""
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was generated for one prompt.
+
+    Attributes:
+        prompt: The prompt.
+        text: The text after it, without the stop token.
+        tokens: The token ids, the stop token included.
+        stopped: Whether a stop token ended it.
+    """
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    stopped: bool
+
+
+def continue_texts(
+    root: Path,
+    prompts: Sequence[str],
+    *,
+    adapter: str | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    on_text: Callable[[str], None] | None = None,
+) -> list[Continuation]:
+    """Continue `prompts` with a graph of an export.
+
+    Args:
+        root: The export directory.
+        prompts: The texts, run as one batch.
+        adapter: Whose graph; None for the base's.
+        max_new_tokens: The most tokens of each continuation; what the model has positions for
+            bounds it too.
+        sampling: How tokens are chosen.
+        on_text: Given the text of the first prompt's continuation, piece by piece.
+
+    Raises:
+        UsageError: The export has no such adapter, or a prompt is longer than the model.
+        UnsupportedError: The export is of another task, or without a cache.
+        ExportDirectoryError: The export is damaged.
+    """
+    manifest = read_manifest(root)
+    record = manifest.graphs.get(adapter or "base")
+    if record is None:
+        known = ", ".join(manifest.adapters) or "none"
+        msg = f"{str(root)!r} has no adapter {adapter!r}"
+        raise UsageError(msg, hint=f"It has: {known}.")
+    if manifest.base.task != "text-generation":
+        msg = f"{str(root)!r} is an export for {manifest.base.task}, which generates no text"
+        raise UnsupportedError(msg, hint="Export a decoder with: --task text-generation")
+    tokenizer = _tokenizer(root)
+    config = _settings(root, "config.json")
+    rows = [tokenizer.encode(prompt).ids for prompt in prompts]
+    limit = _positions_left(config, rows, max_new_tokens)
+    stop = _stop_tokens(config, _settings(root, "generation_config.json"))
+    decoder = OrtDecoder(OrtRunner(resolve_inside(root, record.onnx)))
+    found: list[list[int]] = [[] for _ in rows]
+    told = ""
+    for tokens in generate(
+        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop,
+        padding=config.get("pad_token_id") or 0,
+    ):  # fmt: skip
+        for row, token in zip(found, tokens, strict=True):
+            if token is not None:
+                row.append(token)
+        if on_text is not None:
+            text = tokenizer.decode([token for token in found[0] if token not in stop])
+            if text.startswith(told) and not text.endswith(_UNFINISHED):
+                on_text(text[len(told) :])
+                told = text
+    texts = [tokenizer.decode([token for token in row if token not in stop]) for row in found]
+    if on_text is not None and texts[0].startswith(told):
+        on_text(texts[0][len(told) :])
+    return [
+        Continuation(prompt, text, tuple(row), bool(row) and row[-1] in stop)
+        for prompt, text, row in zip(prompts, texts, found, strict=True)
+    ]
+
+
+def _tokenizer(root: Path) -> Any:
+    if importlib.util.find_spec("tokenizers") is None:
+        msg = "a prompt has to be tokenized, and tokenizers is not installed"
+        raise MissingRuntimeError(msg, hint="Install it with: pip install tokenizers")
+    import tokenizers
+
+    path = resolve_inside(root, "hf/tokenizer.json")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        msg = f"cannot read the tokenizer {str(path)!r}: {error}"
+        raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _settings(root: Path, name: str) -> dict[str, Any]:
+    """Return a file of settings beside the tokenizer; empty where there is none."""
+    path = resolve_inside(root, f"hf/{name}")
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is damaged: {error}"
+        raise ExportDirectoryError(msg, hint="Export again.") from error
+    return table if isinstance(table, dict) else {}
+
+
+def _stop_tokens(config: dict[str, Any], generation: dict[str, Any]) -> frozenset[int]:
+    """Return the tokens that end a text: the generation config's, else the config's."""
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    values = value if isinstance(value, list) else [value]
+    return frozenset(each for each in values if isinstance(each, int))
+
+
+def _positions_left(
+    config: dict[str, Any], rows: Sequence[Sequence[int]], max_new_tokens: int
+) -> int:
+    """Return how many tokens may follow, where the model's positions end."""
+    positions = next((int(config[key]) for key in _POSITION_KEYS if config.get(key)), None)
+    longest = max(map(len, rows), default=0)
+    if positions is None:
+        return max_new_tokens
+    if longest > positions:
+        msg = f"a prompt has {longest} tokens; the model has positions for {positions}"
+        raise UsageError(msg, hint="Give a shorter prompt.")
+    return min(max_new_tokens, positions - longest + 1)

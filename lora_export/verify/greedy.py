@@ -1,0 +1,108 @@
+"""Greedy tokens of a graph with a cache against those of the reference, which has none.
+
+The reference runs the whole text again for every token; the graph decodes as a device would. A
+row is compared up to its first difference: behind it the two continue different texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.runtime.generate import Decoder, Sampling, generate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lora_export.verify.inputs import Case
+
+__all__ = ["Greedy", "compare_greedy", "greedy_of_reference"]
+
+Array = npt.NDArray[Any]
+
+_NEAR_TIE: Final = 10.0
+"""A choice whose margin is within so many errors of the tolerated size is nearly tied."""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """What the reference chose.
+
+    Attributes:
+        case: The texts that were continued.
+        tokens: The tokens, ``[batch, steps]``.
+        margins: The distance of the two largest logits, over the logits' root mean square.
+    """
+
+    case: Case = field(repr=False)
+    tokens: Array = field(repr=False)
+    margins: Array = field(repr=False)
+
+
+def greedy_of_reference(
+    run: Callable[[Mapping[str, Array]], Array], case: Case, *, steps: int
+) -> Greedy:
+    """Continue `case` token by token, each time from the beginning.
+
+    Args:
+        run: Maps ``input_ids``, ``attention_mask`` and ``position_ids`` to logits of all positions.
+        case: Texts, padded on the left.
+        steps: How many tokens.
+    """
+    names = ("input_ids", "attention_mask", "position_ids")
+    feeds = {name: case.feeds[name] for name in names if name in case.feeds}
+    tokens, margins = [], []
+    for _ in range(steps):
+        logits = run(feeds)[:, -1].astype(np.float64)
+        ordered = np.sort(logits, axis=-1)
+        margins.append((ordered[:, -1] - ordered[:, -2]) / np.sqrt((logits**2).mean(axis=-1)))
+        chosen = logits.argmax(axis=-1)[:, None]
+        tokens.append(chosen)
+        added = {
+            "input_ids": chosen,
+            "attention_mask": np.ones_like(chosen),
+            "position_ids": feeds["attention_mask"].sum(axis=1, keepdims=True),
+        }
+        feeds = {name: np.concatenate([v, added[name]], axis=1) for name, v in feeds.items()}
+    return Greedy(case, np.concatenate(tokens, axis=1), np.stack(margins, axis=1))
+
+
+def compare_greedy(decoder: Decoder, expected: Greedy, *, tolerance: float) -> dict[str, Any]:
+    """Return how far the graph's tokens agree; ``clear`` counts rows that part without a tie."""
+    prompts = [
+        ids[mask].tolist()
+        for ids, mask in zip(expected.case.feeds["input_ids"], expected.case.mask, strict=True)
+    ]
+    rows, steps = expected.tokens.shape
+    found = generate(
+        decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0
+    )
+    tokens = np.array(list(found), np.int64).T
+    differing = []
+    agreeing = 0
+    for row in range(rows):
+        places = np.flatnonzero(tokens[row] != expected.tokens[row])
+        agreeing += int(places[0]) if len(places) else steps
+        if len(places):
+            step = int(places[0])
+            differing.append(
+                {
+                    "row": row,
+                    "step": step,
+                    "graph": int(tokens[row, step]),
+                    "reference": int(expected.tokens[row, step]),
+                    "reference_margin": float(expected.margins[row, step]),
+                }
+            )
+    clear = [each for each in differing if each["reference_margin"] > _NEAR_TIE * tolerance]
+    return {
+        "rows": rows,
+        "steps": steps,
+        "agreeing_tokens": agreeing,
+        "clear_disagreements": len(clear),
+        "disagreements": len(differing),
+        "differing": differing,
+    }
