@@ -15,7 +15,14 @@ from typing import Final
 
 import _environment
 
-CLAIMS: Final = ("graph_cache", "roberta_base", "add_adapter", "llama_1b", "merge_checkpoint")
+CLAIMS: Final = (
+    "graph_cache",
+    "roberta_base",
+    "add_adapter",
+    "llama_1b",
+    "merge_checkpoint",
+    "graph_quality",
+)
 BENCH: Final = Path(__file__).resolve().parent
 
 

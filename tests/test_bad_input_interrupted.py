@@ -249,7 +249,8 @@ def test_merge_stopped_anywhere_leaves_nothing_or_everything(
 
 
 SLOW = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 real = os.fsync
 def slow(descriptor):
     print("writing", flush=True)

@@ -353,7 +353,8 @@ def test_full_disk_leaves_nothing(parts, size_bytes) -> None:
 
 
 SLOW = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 real = os.fsync
 def slow(descriptor):
     print("writing", flush=True)

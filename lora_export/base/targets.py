@@ -36,13 +36,13 @@ TARGETS: Final[dict[str, Target]] = {
         Target(
             "onnxruntime-cpu",
             ("float32", "float16"),
-            18,
+            20,
             "tried with ONNX Runtime 1.32: float16 is partial and slow, bfloat16 is refused",
         ),
         Target(
             "onnxruntime-cuda",
             ("float32", "float16", "bfloat16"),
-            18,
+            20,
             "ONNX Runtime's operator kernels document",
         ),
     )

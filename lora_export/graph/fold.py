@@ -1,10 +1,11 @@
 """The traced graph made as small as a hand-written one.
 
-In order: (1) constants and shape arithmetic are folded by onnxscript; (2) a weight that is only
-read transposed is stored transposed, and the Transpose disappears; (3) a weight that is read both
-ways (a tied head) keeps one layout, and its MatMul becomes ``Gemm(transB=1)``; (4) what tracing
-left behind (stack traces, symbol names, inferred shapes) is removed, so that equal models give
-equal bytes. Parameters have no values here, so nothing can merge two of them.
+In order: (1) constants and shape arithmetic are folded by onnxscript; (2) what stands for one
+operation becomes one node (`lora_export.graph.rewrite`), and equal nodes are one; (3) a weight
+that is only read transposed is stored transposed, and the Transpose disappears; (4) a weight that
+is read both ways (a tied head) keeps one layout, and its MatMul becomes ``Gemm(transB=1)``;
+(5) what tracing left behind (stack traces, symbol names, inferred shapes) is removed, so that equal
+models give equal bytes. Parameters have no values here, so nothing can merge two of them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript import rewriter
 from onnxscript.optimizer import _constant_folding
+
+from lora_export.graph.rewrite import rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +45,8 @@ def fold(
         signature: Its interface, which names the axes.
     """
     _fold_constants(model)
+    rewrite(model)
+    _share(model)
     names = {parameter.name for parameter in parameters}
     transposed = {name for name in sorted(names) if _fold_weight_transposes(model, name)}
     ir.passes.Sequential(common_passes.RemoveUnusedNodesPass())(model)
@@ -57,7 +62,8 @@ def fold(
 
 def _fold_constants(model: ir.Model) -> None:
     """Fold constants and shape arithmetic, and apply onnxscript's local simplifications."""
-    passes = ir.passes.Sequential(
+    _apply(
+        model,
         common_passes.InlinePass(),
         ir.passes.PassManager(
             [
@@ -76,11 +82,29 @@ def _fold_constants(model: ir.Model) -> None:
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
     )
+
+
+def _share(model: ir.Model) -> None:
+    """Keep one of constants that are equal, and one of nodes that then compute the same.
+
+    A parameter has no value here, so none is taken for another.
+    """
+    _apply(
+        model,
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.DeduplicateInitializersPass(),
+        common_passes.CommonSubexpressionEliminationPass(),
+        common_passes.RemoveUnusedNodesPass(),
+    )
+
+
+def _apply(model: ir.Model, *passes: ir.passes.PassBase) -> None:
+    """Run `passes` on `model`, in place and without their remarks on parameters' missing values."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        passes(model)
+        ir.passes.Sequential(*passes)(model)
     finally:
         logger.setLevel(level)
 

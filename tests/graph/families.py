@@ -39,7 +39,7 @@ __all__ = [
     "template_of",
 ]
 
-OPSET: Final = 18
+OPSET: Final = 20
 LABELS: Final = 3
 
 FAMILIES: Final[tuple[tuple[str, str], ...]] = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.graph.families import DECODERS, TIED, initializers_of, make_inputs
+from tests.graph.families import DECODERS, OPSET, TIED, initializers_of, make_inputs
 
 if TYPE_CHECKING:
     from tests.graph.families import Family
@@ -150,7 +150,7 @@ def test_template_describes_its_model(family: Family) -> None:
     template = family.template
     assert template.model_class == type(family.model).__name__
     assert template.prefix == f"{family.model.base_model_prefix}."
-    assert [entry.version for entry in family.graph.opset_import if not entry.domain] == [18]
+    assert [entry.version for entry in family.graph.opset_import if not entry.domain] == [OPSET]
     names = [parameter.name for parameter in template.parameters]
     assert names == sorted(set(names))
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.base.targets import DEFAULT_TARGET, TARGETS
 from lora_export.graph import tasks
 from lora_export.graph.fold import fold
 from lora_export.graph.signature import Choices
@@ -20,6 +21,7 @@ from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
 
 TASK = tasks.by_name("text-generation")
+OPSET = TARGETS[DEFAULT_TARGET].opset
 SMALL: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2,
     "num_hidden_layers": 2, "max_position_embeddings": 64, "pad_token_id": 0,
@@ -37,7 +39,7 @@ CONFIGS = {
 
 class Graph:
     def __init__(self, config: Any, model: Any, **choices: Any) -> None:
-        traced = trace(config.to_dict(), TASK, "float32", 18, choices=Choices(**choices))
+        traced = trace(config.to_dict(), TASK, "float32", OPSET, choices=Choices(**choices))
         self.signature = traced.signature
         state = model.state_dict()
         for parameter in fold(traced.model, traced.parameters, traced.signature):
