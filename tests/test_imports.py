@@ -17,6 +17,8 @@ OWNERS = frozenset(
         "lora_export.__main__",  # runs the command line
         "lora_export.graph.build",
         "lora_export.graph.decompose",
+        "lora_export.graph.rewrite",
+        "lora_export.graph.match",
         "lora_export.graph.sizes",
         "lora_export.graph.kv_cache",
         "lora_export.graph.experts",

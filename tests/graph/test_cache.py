@@ -37,7 +37,7 @@ for path in json.loads(sys.argv[1]):
         config,
         task,
         dtype="float32",
-        opset=18,
+        opset=20,
         labels_count=labels,
         use_cache=sys.argv[2] == "cache",
     )
