@@ -18,7 +18,7 @@ from lora_export.graph.signature import Choices
 from lora_export.graph.stamp import NotRepeatingError, stamp
 from lora_export.graph.trace import trace
 
-LAYERS = 7
+LAYERS = 6
 SMALL = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 CONFIGS = {
     "bert": (transformers.BertConfig(num_hidden_layers=LAYERS, **SMALL), "text-classification"),
