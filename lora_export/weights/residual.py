@@ -22,9 +22,9 @@ other nearly). OLoRA's A is the first r rows of R, whose span its residual does 
 
 Measured for PiSSA with PEFT on a tiny Llama with random weights, r = 8, s in 1 and 2 (½ without
 training), AdamW at 1e-3: after 0 and 20 steps z(residual) is 0.00 to 0.16 on the residual base and
-at least 1.9 on the original; after 100 steps it is 0.5 to 0.7 on the residual, where such adapters are
-refused as undecided, and at least 1.6 on the original. ``pissa_niter_N`` and OLoRA were tried after
-five steps only (``tests/weights/test_residual.py``).
+at least 1.9 on the original; after 100 steps it is 0.5 to 0.7 on the residual, where such adapters
+are refused as undecided, and at least 1.6 on the original. ``pissa_niter_N`` and OLoRA were tried
+after five steps only (``tests/weights/test_residual.py``).
 """
 
 from __future__ import annotations
