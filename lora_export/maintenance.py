@@ -12,12 +12,12 @@ from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageErr
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.base.progress import Progress, Silent
-from lora_export.exports.belonging import require_base
+from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import with_padding
 from lora_export.graph import tasks
-from lora_export.parts import Given, again, read_specs
+from lora_export.parts import again, read_specs
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -63,7 +63,8 @@ def add(
     manifest = read_manifest(output)
     require_usable(output, manifest)
     given = read_specs(specs, Path(), combine, base_config=_base_config(output, base))
-    _require_task(manifest, given)
+    for one in given:
+        require_task(manifest, one.adapter)
     checkpoint = _matching_checkpoint(manifest, base)
     ready = prepare(
         given,
@@ -82,17 +83,6 @@ def add(
         progress=progress or Silent(),
     )
     return Outcome(output, updated, reports)
-
-
-def _require_task(manifest: Manifest, given: Sequence[Given]) -> None:
-    """Refuse an adapter that was trained for another task; features are taken from any."""
-    task = tasks.by_name(manifest.base.task)
-    for each in given:
-        kind, source = each.adapter.task_type, each.adapter.source
-        trained = [row.name for row in tasks.TASKS.values() if kind and row.peft_type == kind]
-        if trained and task.name not in {*trained, "feature-extraction"}:
-            msg = f"adapter {source!r} was trained for {trained[0]}, the export is for {task.name}"
-            raise UsageError(msg, hint="Export the base for that task, and add it there.")
 
 
 def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:

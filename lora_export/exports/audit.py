@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lora_export.base.manifest import Manifest
 
-__all__ = ["Audit", "audit"]
+__all__ = ["Audit", "audit", "problem_of"]
 
 _PRIVATE_PREFIX: Final = ".lora"
 """Locks and staging folders, which no manifest names."""
@@ -61,22 +61,28 @@ def audit(
     problems: list[str] = []
     for file, digest in needed.items():
         path = resolve_inside(root, file)
-        if not path.is_file():
-            problems.append(f"{file}: missing")
-            continue
-        sizes[file] = path.stat().st_size
-        if hashed:
-            tell.start(f"hashing {file}", sizes[file])
-        if problem := _problem(path, digest if hashed else None):
+        if path.is_file():
+            sizes[file] = path.stat().st_size
+            if hashed:
+                tell.start(f"hashing {file}", sizes[file])
+        if problem := problem_of(path, digest, hashed=hashed):
             problems.append(f"{file}: {problem}")
-        tell.advance(sizes[file])
+        tell.advance(sizes.get(file, 0))
     return Audit(sizes, hashed, tuple(problems), _unlisted(root, needed))
 
 
-def _problem(path: Path, digest: str | None) -> str | None:
-    """Say what is wrong with a file that is there, or None."""
+def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
+    """Say what is wrong with a file, or None.
+
+    Args:
+        path: The file.
+        digest: The SHA-256 that the manifest records, if it records one.
+        hashed: Whether the contents are compared, or only presence and the length of weight files.
+    """
+    if not path.is_file():
+        return "missing"
     try:
-        if digest is None:
+        if not hashed:
             if path.suffix == ".safetensors":
                 read_header(path)
             return None

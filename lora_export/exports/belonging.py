@@ -1,4 +1,4 @@
-"""Whether an adapter belongs to the base of an export, told from the export itself."""
+"""Whether an adapter belongs to an export, its task and its base, told from the export itself."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_export.base.errors import AdapterError
+from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.parameters import CAST, TRANSPOSE
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import MemoryTensor, nbytes, read_all
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.plan import match_base
+from lora_export.graph import tasks
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
 
@@ -26,7 +27,24 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["require_base"]
+__all__ = ["require_base", "require_task"]
+
+
+def require_task(manifest: Manifest, adapter: Adapter) -> None:
+    """Require that an adapter was trained for the export's task; features are taken from any.
+
+    Raises:
+        UsageError: It was trained for another.
+    """
+    task = tasks.by_name(manifest.base.task)
+    kind = adapter.task_type
+    trained = [row.name for row in tasks.TASKS.values() if kind and row.peft_type == kind]
+    if trained and task.name not in {*trained, "feature-extraction"}:
+        msg = (
+            f"adapter {adapter.source!r} was trained for {trained[0]}, "
+            f"the export is for {task.name}"
+        )
+        raise UsageError(msg, hint="Export the base for that task, and add it there.")
 
 
 def require_base(

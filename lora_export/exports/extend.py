@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["AddedAdapter", "add_adapter", "parameters_of", "remove_adapter"]
+__all__ = ["AddedAdapter", "add_adapter", "merged_entries", "parameters_of", "remove_adapter"]
 
 _ORIGIN_CHECKPOINT: Final = "checkpoint"
 _ORIGIN_EXPORT: Final = "export"
@@ -122,7 +122,7 @@ def add_adapter(
         _refuse_taken(manifest, name, replace=replace)
     base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
     meters = _meters(resolved)
-    entries, origin = _entries(manifest, resolved, base_tensors, checkpoint, meters)
+    entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
     progress.start(f"adapter {name}", sum(entry.nbytes for entry in entries))
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
@@ -242,7 +242,7 @@ def _meters(resolved: Resolved) -> dict[str, tuple[str, FidelityMeter]]:
     }
 
 
-def _entries(
+def merged_entries(
     manifest: Manifest,
     resolved: Resolved,
     base_tensors: Mapping[str, Tensor],

@@ -9,15 +9,16 @@ from lora_export.base.dtypes import by_name
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import resolve_inside, sha256_of_file, storage_errors
 from lora_export.base.safetensors_file import encode_header, read_header
-from lora_export.exports.audit import audit
+from lora_export.exports.audit import audit, problem_of
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
 
-__all__ = ["require_intact", "require_usable"]
+__all__ = ["require_files", "require_intact", "require_usable"]
 
 _HINT = "Copy the directory again, or export again."
 
@@ -32,6 +33,25 @@ def require_intact(root: Path, manifest: Manifest) -> None:
     if problems:
         msg = f"the export {str(root)!r} is not what was written: {problems[0]}"
         raise ExportDirectoryError(msg, hint=_HINT)
+
+
+def require_files(root: Path, manifest: Manifest, files: Iterable[str], *, hashed: bool) -> None:
+    """Require of some files that they are there and, of a weight file, as long as its header says.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        files: The files, by their names in the manifest.
+        hashed: Whether each has to have its SHA-256 as well.
+
+    Raises:
+        ExportDirectoryError: A file is missing or differs.
+    """
+    for file in files:
+        path = resolve_inside(root, file)
+        if problem := problem_of(path, manifest.files.get(file), hashed=hashed):
+            msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
+            raise ExportDirectoryError(msg, hint=_HINT)
 
 
 def require_usable(root: Path, manifest: Manifest) -> None:

@@ -1,19 +1,29 @@
-"""ONNX Runtime's ``.onnx_adapter``: named tensors for the optional inputs of a graph."""
+"""ONNX Runtime's ``.onnx_adapter``: named tensors for the optional inputs of a graph.
+
+Of the base that it is for, the file has room for 31 bits, its ``model_version``: the low bits of
+the base's fingerprint. ONNX Runtime does not look at them.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import MissingRuntimeError, UnsupportedError
+import numpy as np
+
+from lora_export.base.errors import AdapterError, MissingRuntimeError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from lora_export.base.tensors import MemoryTensor
 
-__all__ = ["write_onnx_adapter"]
+__all__ = ["SUFFIX", "model_version_of", "read_onnx_adapter", "write_onnx_adapter"]
+
+SUFFIX: Final = ".onnx_adapter"
 
 _DTYPES = frozenset({"float32", "float16"})
 
@@ -47,3 +57,35 @@ def write_onnx_adapter(path: Path, tensors: Mapping[str, MemoryTensor]) -> None:
         }
     )
     file.export_adapter(str(path))
+
+
+def model_version_of(fingerprint: str) -> int:
+    """Return what a pack records of its base: the low 31 bits of the fingerprint."""
+    return int(fingerprint, 16) & 0x7FFFFFFF
+
+
+def read_onnx_adapter(path: Path, fingerprint: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of an ``.onnx_adapter`` that was made for a base.
+
+    Raises:
+        AdapterError: It cannot be read, or is for another base.
+        MissingRuntimeError: ONNX Runtime is not installed, or is too old.
+    """
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "AdapterFormat"):
+        msg = f"onnxruntime {onnxruntime.__version__} cannot read an .onnx_adapter"
+        raise MissingRuntimeError(msg, hint="Install onnxruntime 1.20 or newer.")
+    try:
+        file = onnxruntime.AdapterFormat.read_adapter(str(path.absolute()))
+        version = file.get_model_version()
+        tensors = {name: np.array(value.numpy()) for name, value in file.get_parameters().items()}
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        msg = f"cannot read the adapter {str(path)!r}: {text}"
+        raise AdapterError(msg, hint="Copy it again, or make it anew.") from error
+    wanted = model_version_of(fingerprint)
+    if version != wanted:
+        msg = f"{str(path)!r} is for a base of model version {version}, the export's has {wanted}"
+        raise AdapterError(msg, hint="Make a pack of the adapter for this export.")
+    return tensors

@@ -1,0 +1,115 @@
+"""Merge at load: an adapter's changed weights, computed when a session opens and written nowhere.
+
+They are the bytes that `add` without a base checkpoint would write into
+``weights/<adapter>.safetensors``, block by block by the same function; each is kept whole until
+ONNX Runtime has taken it.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import UnsupportedError
+from lora_export.base.files import resolve_inside
+from lora_export.base.safetensors_file import read_header
+from lora_export.base.tensors import bytes_of
+from lora_export.exports.create import BASE_WEIGHTS
+from lora_export.exports.extend import merged_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lora_export.adapters.resolve import Resolved
+    from lora_export.base.manifest import Manifest
+    from lora_export.weights.stream import Entry
+
+__all__ = ["merged_values", "require_same_shapes", "weights_bytes"]
+
+
+def merged_values(
+    root: Path, manifest: Manifest, resolved: Resolved
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the value of each initializer that the adapter changes, in the base graph's layout.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        resolved: The adapter, resolved against the export's parameters.
+
+    Raises:
+        UnsupportedError: A value does not have the base graph's shape; see `require_same_shapes`.
+        AdapterError: A tensor of the adapter is damaged.
+        ExportDirectoryError: The export is damaged.
+        InputError: The graph's dtype cannot hold a merged value.
+    """
+    require_same_shapes(resolved)
+    base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    entries, _ = merged_entries(manifest, resolved, base_tensors, None, {})
+    return {entry.name: _whole(entry) for entry in entries}
+
+
+def require_same_shapes(resolved: Resolved) -> None:
+    """Require that the base graph can take every value of the adapter.
+
+    Raises:
+        UnsupportedError: The adapter brings a head of another width.
+    """
+    for update in resolved.updates:
+        if update.saved is None or update.saved.tensor.shape == update.parameter.shape:
+            continue
+        name = resolved.adapter.name
+        msg = (
+            f"adapter {name!r} brings {update.parameter.name!r} of shape "
+            f"{list(update.saved.tensor.shape)}, the base graph has "
+            f"{list(update.parameter.shape)}: "
+            "a merge at load cannot change a shape"
+        )
+        raise UnsupportedError(
+            msg,
+            hint="Merge it into the export (lora-export add EXPORT --adapter "
+            f"{name}={resolved.adapter.folder}), or export with --mode swappable.",
+        )
+
+
+def weights_bytes(manifest: Manifest, *, mapped: bool, changed: Collection[str] = ()) -> int:
+    """Return about what the weights of one session of a merged graph take.
+
+    ONNX Runtime shares nothing between sessions: on the CPU it repacks every matrix, on a GPU it
+    copies all weights. What it leaves alone, an embedding that is only looked up, stays in the file
+    and thereby in the page cache, once for all.
+
+    Args:
+        manifest: That of the export.
+        mapped: Whether the provider reads embeddings from the file.
+        changed: Initializers that are handed over from memory.
+    """
+    return sum(
+        prod(use.shape) * by_name(use.dtype).itemsize_bytes
+        for uses in manifest.parameters.values()
+        for use in uses
+        if use.graph == "base"
+        and not (
+            mapped
+            and use.module == "Embedding"
+            and not use.aliases
+            and use.initializer not in changed
+        )
+    )
+
+
+def _whole(entry: Entry) -> npt.NDArray[Any]:
+    values = np.empty(entry.shape, entry.dtype.numpy)
+    raw = bytes_of(values)
+    done = 0
+    for block in entry.blocks():
+        part = bytes_of(np.ascontiguousarray(block))
+        raw[done : done + len(part)] = part
+        done += len(part)
+    return values

@@ -1,0 +1,108 @@
+"""The graphs of an export on one execution provider: checked, opened, shared where they can be."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lora_export.base.errors import UsageError
+from lora_export.base.files import resolve_inside
+from lora_export.exports.create import BASE_WEIGHTS
+from lora_export.exports.intact import require_files
+from lora_export.runtime.ort import CPU, OrtRunner
+from lora_export.runtime.swappable import SwappableGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lora_export.base.manifest import Manifest
+
+__all__ = ["ExportGraphs"]
+
+
+@dataclass
+class ExportGraphs:
+    """The graphs of an export.
+
+    Attributes:
+        root: The export directory, whose base graph and weights were checked.
+        manifest: Its manifest.
+        provider: The execution provider, by its full name.
+        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        check_hashes: Whether the SHA-256 of a weight file is compared before it is used.
+    """
+
+    root: Path
+    manifest: Manifest
+    provider: str
+    threads: int
+    check_hashes: bool
+    _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether weights are read where the file is mapped."""
+        return self.provider == CPU
+
+    def open(
+        self, name: str, initializers: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> OrtRunner:
+        """Open a session of the graph `name`.
+
+        Args:
+            name: The graph.
+            initializers: Values in place of those in its weight files.
+
+        Raises:
+            LoraExportError: A file is damaged, or ONNX Runtime cannot open the graph.
+        """
+        return OrtRunner(
+            self._checked(name),
+            provider=self.provider,
+            threads=self.threads,
+            initializers=initializers,
+        )
+
+    def shared(self, name: str) -> OrtRunner:
+        """Return the one session of a graph that all adapters share."""
+        runner: OrtRunner = self._once(name, lambda: self.open(name))
+        return runner
+
+    def swappable(self) -> SwappableGraph:
+        """Return the one session of the swappable graph."""
+        graph: SwappableGraph = self._once(
+            "swappable",
+            lambda: SwappableGraph(
+                self._checked("swappable"), provider=self.provider, threads=self.threads
+            ),
+        )
+        return graph
+
+    def close(self) -> None:
+        """Let the shared sessions go; none is opened any more."""
+        with self._lock:
+            self._closed = True
+            self._shared.clear()
+
+    def _once(self, name: str, opened: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._closed:
+                msg = "the session is closed"
+                raise UsageError(msg, hint="Open the export again.")
+            if name not in self._shared:
+                self._shared[name] = opened()
+            return self._shared[name]
+
+    def _checked(self, name: str) -> Path:
+        """Return the path of a graph whose hash, and whose own weight files, are right."""
+        record = self.manifest.graphs[name]
+        own = [file for file in record.weights if file != BASE_WEIGHTS]
+        require_files(self.root, self.manifest, [record.onnx], hashed=True)
+        require_files(self.root, self.manifest, own, hashed=self.check_hashes)
+        return resolve_inside(self.root, record.onnx)

@@ -1,0 +1,221 @@
+"""An export, opened to be run: any of its adapters per request, without torch.
+
+There are three ways to run an adapter. Unless one is asked for, the first that there is, is taken:
+
+    1. merged          the graph that the export has of it; as fast as the base
+    2. swappable       the swappable graph with the adapter's pack; two thin products a layer
+    3. merge_at_load   the base graph, its changed weights computed while the session opens; as fast
+                       as the base, and nothing is written
+
+A merged session, 1 or 3, holds weights of its own: ONNX Runtime shares none between sessions. A
+pack holds the adapter's tensors. Both are loaded at their first use, or by `Session.load`, and kept
+in a cache with a byte budget. What all adapters share (the base graph, the swappable graph, the
+batched graph) is opened at its first use, stays, and does not count.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx
+
+from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import read_manifest
+from lora_export.exports.given import AdapterSource
+from lora_export.exports.intact import require_files, require_usable
+from lora_export.graph.signature import read_signature
+from lora_export.runtime.cache import ByteCache
+from lora_export.runtime.feeds import checked_feeds
+from lora_export.runtime.graphs import ExportGraphs
+from lora_export.runtime.loading import WAYS, Loader
+from lora_export.runtime.ort import require_provider
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy.typing as npt
+    from typing_extensions import Self
+
+    from lora_export.graph.signature import Input, Output
+    from lora_export.runtime.loading import How, Runner
+
+__all__ = ["AdapterSource", "Session", "open_export"]
+
+_IDS: Final = "adapter_ids"
+
+
+def open_export(
+    folder: str | Path,
+    *,
+    provider: str = "cpu",
+    adapters: Mapping[str, str | Path | AdapterSource] | None = None,
+    cache_bytes: int | None = None,
+    threads: int = 0,
+    check_hashes: bool = False,
+) -> Session:
+    """Open an export directory; graphs and adapters are loaded when they are first used.
+
+    Args:
+        folder: The export directory.
+        provider: ``cpu``, ``cuda``, ``tensorrt``, or ONNX Runtime's name of an execution provider.
+        adapters: Further adapters by name, in any format that `add` reads, to be merged at load; or
+            packs (``.onnx_adapter``) for the swappable graph. An adapter of the export may be named
+            too, to say where it is now.
+        cache_bytes: What loaded adapters may take together; None for no limit.
+        threads: Threads within an operator, for each session; 0 leaves the choice to ONNX Runtime.
+        check_hashes: Whether the SHA-256 of every weight file is compared before it is used. Graphs
+            always are, and weight files have the sizes and headers that belong to them.
+
+    Raises:
+        ExportDirectoryError: There is no export, or it is damaged.
+        AdapterError: An adapter is missing, damaged, or not of this base.
+        UnsupportedError: An adapter cannot be merged at load (a head of another width).
+        UsageError: `cache_bytes` is negative, or an adapter was trained for another task.
+        MissingRuntimeError: ONNX Runtime, or the provider, is not installed.
+    """
+    if cache_bytes is not None and cache_bytes < 0:
+        msg = f"cache_bytes is {cache_bytes}"
+        raise UsageError(msg, hint="Give a number of bytes, or None for no limit.")
+    name = require_provider(provider)
+    root = Path(folder)
+    manifest = read_manifest(root)
+    require_usable(root, manifest)
+    if check_hashes:
+        require_files(root, manifest, manifest.graphs["base"].weights, hashed=True)
+    graphs = ExportGraphs(root, manifest, name, threads, check_hashes)
+    sources = {
+        key: each if isinstance(each, AdapterSource) else AdapterSource(each)
+        for key, each in (adapters or {}).items()
+    }
+    return Session(graphs, Loader(graphs, sources), ByteCache(cache_bytes))
+
+
+class Session:
+    """An open export; made by `open_export`. Thread-safe; a context manager.
+
+    Attributes:
+        inputs: What its graphs read: names, dtypes, axes.
+        outputs: What they return; an adapter may bring a head of another width than the base's.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+    def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[Runner]) -> None:
+        self._graphs, self._loader, self._cache = graphs, loader, cache
+        path = resolve_inside(graphs.root, graphs.manifest.graphs["base"].onnx)
+        signature = read_signature(onnx.load(path, load_external_data=False))
+        self.inputs, self.outputs = signature.inputs, signature.outputs
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that can be run, sorted."""
+        return self._loader.names
+
+    @property
+    def cached_bytes(self) -> int:
+        """What the loaded adapters take."""
+        return self._cache.used_bytes
+
+    def ways(self, adapter: str) -> tuple[How, ...]:
+        """Return the ways in which an adapter can be run, the one that is taken first.
+
+        Raises:
+            AdapterError: There is no such adapter.
+        """
+        return self._loader.ways(adapter)
+
+    def load(self, adapter: str, *, how: How | None = None) -> None:
+        """Load an adapter ahead of its first request.
+
+        Raises:
+            LoraExportError: As `run`.
+        """
+        with self._hold(adapter, how):
+            pass
+
+    def run(
+        self,
+        feeds: Mapping[str, npt.ArrayLike],
+        *,
+        adapter: str | None = None,
+        adapter_ids: Sequence[int] | None = None,
+        how: How | None = None,
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Run the base, one adapter, or an adapter for each row; return the outputs by name.
+
+        Args:
+            feeds: A value for each of `inputs`; for a swappable graph ``lora_scale`` too.
+            adapter: The adapter; None runs the base, in the swappable graph where there is one.
+            adapter_ids: For each row of the batch the row of the batched graph's stacks, 0 for the
+                base.
+            how: One of the three ways, in place of the first that there is.
+
+        Raises:
+            AdapterError: There is no such adapter, or its files are damaged.
+            UnsupportedError: It cannot be run in the way asked for, or the base lacks a head.
+            UsageError: `feeds` does not fit, or the adapter is larger than the whole cache.
+            ExportDirectoryError: A file of the export is damaged, or the graph fails.
+        """
+        if adapter_ids is not None:
+            if adapter is not None or how is not None:
+                msg = "adapter_ids chooses an adapter for each row: adapter and how say otherwise"
+                raise UsageError(msg, hint="Give one of them.")
+            return self._run_batched(feeds, adapter_ids)
+        if adapter is None:
+            return self._run(self._base(how), feeds)
+        with self._hold(adapter, how) as runner:
+            return self._run(runner, feeds)
+
+    def close(self) -> None:
+        """Let everything go; runs that have begun end as usual, later ones are refused."""
+        self._cache.close()
+        self._graphs.close()
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _hold(self, adapter: str, how: How | None) -> AbstractContextManager[Runner]:
+        plan = self._loader.plan(adapter, how)
+        return self._cache.hold(plan.key, plan.nbytes, plan.load)
+
+    def _run(
+        self, runner: Runner, feeds: Mapping[str, npt.ArrayLike]
+    ) -> dict[str, npt.NDArray[Any]]:
+        return runner.run(checked_feeds(feeds, self.inputs, optional=runner.optional))
+
+    def _base(self, how: How | None) -> Runner:
+        """Return the base: in the swappable graph where there is one, unless told otherwise."""
+        if how is not None and how not in WAYS:
+            msg = f"how={how!r} is no way to run the base"
+            raise UsageError(msg, hint=f"The ways are: {', '.join(WAYS)}.")
+        manifest = self._graphs.manifest
+        if missing := manifest.graphs["base"].missing:
+            msg = f"the base has no {', '.join(map(repr, missing))}: only adapters bring it"
+            raise UnsupportedError(msg, hint=f"Name an adapter: {', '.join(self.adapters)}.")
+        if how == "swappable" or (how is None and "swappable" in manifest.graphs):
+            return self._graphs.swappable().base()
+        return self._graphs.shared("base")
+
+    def _run_batched(
+        self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int]
+    ) -> dict[str, npt.NDArray[Any]]:
+        if "batched" not in self._graphs.manifest.graphs:
+            msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
+            raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
+        arrays = checked_feeds(feeds, self.inputs)
+        ids = np.asarray(adapter_ids)
+        rows = len(arrays[self.inputs[0].name])
+        if ids.shape != (rows,) or ids.dtype.kind not in "iu" or bool((ids < 0).any()):
+            msg = f"adapter_ids is {list(adapter_ids)!r}, the batch has {rows} row(s)"
+            raise UsageError(msg, hint="Give a number for each row; 0 is the base.")
+        return self._graphs.shared("batched").run({**arrays, _IDS: ids.astype(np.int64)})
