@@ -301,7 +301,8 @@ def _create(
             resizable=head_parameters(settings.task),
         )
     )
-    require_complete(plan.missing, [each.resolved for each in ready], checkpoint.source)
+    resolved = [each.resolved for each in ready]
+    require_complete(plan.missing, resolved, checkpoint.source, plan.unused)
     labels = (
         checked_labels(settings.task, template.parameters, recipe.labels) if not ready else None
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -224,8 +225,16 @@ def _refuse_unlike(parameter: Parameter, tensor: Tensor, others: Sequence[Tensor
             raise CheckpointError(msg, hint="Set tie_word_embeddings to false in its config.json.")
 
 
-def require_complete(missing: Sequence[str], resolved: Sequence[Resolved], base: str) -> None:
+def require_complete(
+    missing: Sequence[str], resolved: Sequence[Resolved], base: str, unused: Sequence[str] = ()
+) -> None:
     """Require that each adapter brings every parameter that the base lacks.
+
+    Args:
+        missing: What the base lacks.
+        resolved: The adapters.
+        base: What the user calls the base.
+        unused: Tensors of the base that the graph does not read, where they are known.
 
     Raises:
         CheckpointError: Parameters that neither has; up to five are named.
@@ -233,17 +242,25 @@ def require_complete(missing: Sequence[str], resolved: Sequence[Resolved], base:
     for each in resolved:
         brought = {update.parameter.name for update in each.updates if update.saved is not None}
         if lacking := [name for name in missing if name not in brought]:
-            _refuse_missing(lacking, f"neither {base!r} nor adapter {each.adapter.source!r} has")
+            who = f"neither {base!r} nor adapter {each.adapter.source!r} has"
+            _refuse_missing(lacking, who, unused)
     if missing and not resolved:
-        _refuse_missing(missing, f"{base!r} lacks")
+        _refuse_missing(missing, f"{base!r} lacks", unused)
 
 
-def _refuse_missing(names: Sequence[str], who: str) -> None:
+def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> None:
     shown = "\n  ".join(names[:_SHOWN])
     more = f"\n  … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     msg = f"{who} {len(names)} parameter(s) of the model:\n  {shown}{more}"
-    raise CheckpointError(
-        msg,
-        hint="A graph with untrained parameters is of no use. Choose the --task that the weights "
-        "were trained for, or an adapter that carries them (modules_to_save).",
+    hint = (
+        "A graph with untrained parameters is of no use. Choose the --task that the weights "
+        "were trained for, or an adapter that carries them (modules_to_save)."
     )
+    layer = re.match(r"(.*\.)\d+\.", names[0])
+    if layer and (others := [name for name in unused if name.startswith(layer[1])]):
+        hint = (
+            f"The base holds other names there, such as {others[0]!r}: transformers renames or "
+            "stacks them while it loads. Load it, and save it as save_pretrained(FOLDER, "
+            "save_original_format=False); that folder can be exported."
+        )
+    raise CheckpointError(msg, hint=hint)

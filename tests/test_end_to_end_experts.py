@@ -1,0 +1,62 @@
+"""Adapters of stacked experts (PEFT's ``target_parameters``) through a whole build."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.running import call
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Return a tiny Mixtral as the model names its parameters, as the hub does, and an adapter."""
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("experts")
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+            num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
+            max_position_embeddings=256,
+        )
+    )  # fmt: skip
+    model.save_pretrained(folder / "base", save_original_format=False)
+    model.save_pretrained(folder / "hub")
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM", r=2, target_modules=["q_proj"],
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+    )  # fmt: skip
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.save_pretrained(folder / "adapter")
+    return folder
+
+
+def build(capsys, parts, base, out):
+    adapter = f"a={parts / 'adapter'}"
+    return call(
+        capsys, "merge-and-build", "--base", parts / base, "--adapter", adapter,
+        "--out", out, "--no-latency", "--json",
+    )  # fmt: skip
+
+
+def test_merged_experts_are_verified_against_peft(parts, tmp_path, capsys) -> None:
+    result = build(capsys, parts, "base", tmp_path / "out")
+    assert result.code == 0, result.err
+    row = result.document["reports"]["parity"]["graphs"]["a"]
+    assert row["verdict"] == "pass"
+    assert row["effect"] > 0.1
+
+
+def test_experts_stored_one_by_one_are_refused_with_what_to_do(parts, tmp_path, capsys) -> None:
+    result = build(capsys, parts, "hub", tmp_path / "out")
+    assert result.code == 3
+    assert "save_original_format=False" in result.err
+    assert not (tmp_path / "out").exists()
