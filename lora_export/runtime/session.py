@@ -202,8 +202,11 @@ class Session:
         if missing := manifest.graphs["base"].missing:
             msg = f"the base has no {', '.join(map(repr, missing))}: only adapters bring it"
             raise UnsupportedError(msg, hint=f"Name an adapter: {', '.join(self.adapters)}.")
-        if how == "swappable" or (how is None and "swappable" in manifest.graphs):
+        if how in {None, "swappable"} and "swappable" in manifest.graphs:
             return self._graphs.swappable().base()
+        if how == "swappable":
+            msg = f"the export {str(self._graphs.root)!r} has no swappable graph"
+            raise UnsupportedError(msg, hint="Leave how out: the base has a graph of its own.")
         return self._graphs.shared("base")
 
     def _run_batched(

@@ -79,8 +79,8 @@ class BoundAdapter:
     """An adapter on the device of its graph; thread-safe.
 
     A binding is used by one run at a time, and kept for the next one, because making it takes a
-    call per tensor. Its outputs are unbound after each run: the next run would write over them,
-    while the arrays that were returned still point there.
+    call per tensor. Its outputs are bound anew for each run: left alone, the next run would write
+    over them, while the arrays that were returned still point there.
     """
 
     def __init__(self, graph: SwappableGraph, tensors: Mapping[str, npt.NDArray[Any]]) -> None:

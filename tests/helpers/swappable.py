@@ -1,7 +1,7 @@
 """A swappable and a batched graph made by hand of an export's base graph: an oracle's other half.
 
-    swappable   y = x W + (x A) B · lora_scale          A, B, lora_scale and the head: optional inputs
-    batched     y = x W + (x A[id]) B[id]                 id by row
+swappable   y = x W + (x A) B · lora_scale          A, B, lora_scale and the head: optional inputs
+batched     y = x W + (x A[id]) B[id]                 id by row
 """
 
 from __future__ import annotations
