@@ -5,6 +5,7 @@ Usage: _serving.py merge-at-load EXPORT ADAPTER REPETITIONS | switching EXPORT R
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import json
@@ -39,8 +40,9 @@ def feeds_of(session: Session) -> dict[str, Any]:
 
 
 def anonymous_mb() -> float:
-    """Return the resident memory that no file is behind."""
+    """Return the resident memory that no file is behind, what was freed given back first."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""Opening a base graph with an adapter merged on the way: seconds, memory, and the runs after it."""
+"""Opening a base graph with an adapter merged on the way: seconds, memory, runs after it."""
 
 from __future__ import annotations
 

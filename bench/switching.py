@@ -1,4 +1,4 @@
-"""Switching between adapters of one swappable graph: the switch, a cold adapter, a hundred of them."""
+"""Adapters of one swappable graph: switching, a cold one, a hundred of them."""
 
 from __future__ import annotations
 

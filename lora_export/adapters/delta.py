@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_export.adapters.experts import expert_factors
+from lora_export.adapters.product import thin_product
 from lora_export.base.dtypes import Float32Array, to_float32
 from lora_export.base.errors import AdapterError
 from lora_export.base.tensors import iter_blocks, read_all
@@ -83,7 +84,7 @@ class Factors:
 
     def _sum(self, rows: Float32Array, start: int) -> Float32Array:
         """Return ``rows + left[start:start + n] @ right``, as a matrix."""
-        merged: Float32Array = self.left[start : start + len(rows)] @ self.right  # (n, r) @ (r, c)
+        merged = thin_product(self.left[start : start + len(rows)], self.right)
         merged += rows.reshape(merged.shape)
         return merged
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.adapters.product import thin_product
 from lora_export.base.tensors import bytes_of, read_all
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ExpertFactors:
             expert, first = divmod(start + done, height)
             count = min(height - first, len(rows) - done)
             part = merged[done : done + count]
-            np.matmul(self.left[expert, first : first + count], self.right[expert], out=part)
+            thin_product(self.left[expert, first : first + count], self.right[expert], part)
             part += rows[done : done + count]
             done += count
         return merged
