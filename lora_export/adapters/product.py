@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["thin_product"]
 
 _UNPARTED: Final = 1 << 18
-"""``SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD`` of OpenBLAS: multiplications of one product."""
+"""Multiplications of one product: OpenBLAS's ``SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD``."""
 _STEP: Final = 16
 """Sides of tiles are multiples of it, as those of the kernels are."""
 
