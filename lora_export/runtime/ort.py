@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ class OrtRunner:
         path: The ``.onnx`` file; its weights lie beside it.
         provider: The execution provider.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        adapter: Values of optional inputs, for every run.
+        prepack: Whether constant weights are packed, which may change the order of sums.
 
     Raises:
         ExportDirectoryError: The graph or its weights are damaged or missing.
@@ -46,7 +49,13 @@ class OrtRunner:
     """
 
     def __init__(
-        self, path: Path, *, provider: str = "CPUExecutionProvider", threads: int = 0
+        self,
+        path: Path,
+        *,
+        provider: str = "CPUExecutionProvider",
+        threads: int = 0,
+        adapter: Mapping[str, npt.NDArray[Any]] | None = None,
+        prepack: bool = True,
     ) -> None:
         require_onnxruntime()
         import onnxruntime
@@ -56,6 +65,7 @@ class OrtRunner:
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=[provider]
@@ -67,6 +77,7 @@ class OrtRunner:
                 raise UnsupportedError(msg, hint="Choose another target or dtype.") from error
             msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
+        self.adapter = dict(adapter or {})
         self.inputs = tuple(node.name for node in self.session.get_inputs())
         self._narrow = {n.name for n in self.session.get_inputs() if n.type == "tensor(int32)"}
         self.outputs = tuple(node.name for node in self.session.get_outputs())
@@ -82,9 +93,15 @@ class OrtRunner:
             for name in self.inputs
         }
         try:
-            values = self.session.run(None, wanted)
+            values = self.session.run(None, wanted | self.adapter)
         except Exception as error:
             text = (str(error).splitlines() or [""])[0]
             msg = f"the graph failed in ONNX Runtime: {text}"
             raise ExportDirectoryError(msg, hint="Report this with --debug.") from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def with_adapter(self, adapter: Mapping[str, npt.NDArray[Any]]) -> OrtRunner:
+        """Return a runner of the same session with other values of the optional inputs."""
+        other = copy.copy(self)
+        other.adapter = dict(adapter)
+        return other
