@@ -30,6 +30,7 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
+from lora_export.exports.packs import SWAPPABLE, add_swappable_graph, is_swappable
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -113,6 +114,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     if recipe.graph is not None and (recipe.dtype or recipe.opset or recipe.cache or recipe.logits):
         msg = "a graph of your own has its dtype, opset, cache and logits"
         raise UsageError(msg, hint="Leave these flags out, or --graph.")
+    _require_mode(recipe)
     output = _readable(recipe.path(recipe.output))
     _require_runtimes(recipe)
     existing = _existing_export(output)
@@ -360,6 +362,7 @@ def _require_same_base(
 ) -> None:
     source, base, choices = _graph_source(recipe, output), existing.base, settings.choices
     rows: list[tuple[str, object, object]] = [
+        ("mode", SWAPPABLE if is_swappable(existing) else "merged", recipe.mode),
         ("base", base.fingerprint, digest),
         ("task", base.task, settings.task.name),
         (
@@ -390,6 +393,10 @@ def _finish(
 ) -> Outcome:
     """Merge the adapters, verify and measure what the recipe asks for."""
     checkpoint = settings.checkpoint
+    swappable = recipe.mode == SWAPPABLE
+    if swappable and root != output:
+        resolved = [each.resolved for each in ready]
+        add_swappable_graph(root, resolved, modules=recipe.lora_modules)
     manifest, reports = add_all(
         root,
         ready,
@@ -409,12 +416,13 @@ def _finish(
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
-        manifest, reports["parity"] = verify_export(root, ["base", *adapters], evidence, tell)
-    if recipe.latency.enabled and adapters:
+        names = ["base", SWAPPABLE] if swappable else ["base", *adapters]
+        manifest, reports["parity"] = verify_export(root, names, evidence, tell)
+    if recipe.latency.enabled and (adapters or swappable):
         latency = recipe.latency
         manifest, reports["latency"] = measure_latency(
             root,
-            list(adapters),
+            [SWAPPABLE] if swappable else list(adapters),
             checkpoint.config,
             batch=latency.batch,
             length=latency.length,
@@ -424,6 +432,15 @@ def _finish(
             progress=tell,
         )
     return Outcome(output, manifest, reports)
+
+
+def _require_mode(recipe: Recipe) -> None:
+    if recipe.lora_modules is not None and recipe.mode != SWAPPABLE:
+        msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
+        raise UsageError(msg, hint="Add --mode swappable, or leave it out.")
+    if recipe.mode == SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
+        msg = "a swappable graph needs adapters, or the names of the modules that can be adapted"
+        raise UsageError(msg, hint="Give --adapter, or --lora-modules q_proj,v_proj.")
 
 
 def _require_runtimes(recipe: Recipe) -> None:

@@ -134,7 +134,13 @@ class LatencySpec(_Section):
 
 
 class Recipe(_Section):
-    """Everything that a build needs; paths are absolute or relative to the recipe's folder."""
+    """Everything that a build needs; paths are absolute or relative to the recipe's folder.
+
+    Attributes:
+        mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter.
+        lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
+            those that the adapters change by default.
+    """
 
     base: str
     graph: str | None = None
@@ -142,7 +148,8 @@ class Recipe(_Section):
     combine: CombineSpec | None = None
     task: str | None = None
     labels: list[str] | None = None
-    mode: Literal["merged"] = "merged"
+    mode: Literal["merged", "swappable"] = "merged"
+    lora_modules: list[str] | None = None
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)
     cache: bool | None = None

@@ -10,8 +10,10 @@ from lora_export.adapters.resolve import Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
+from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 from lora_export.parts import Given, recorded_source
+from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verify.record import record_fidelity
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
 
@@ -56,7 +58,7 @@ class Outcome:
         for report, error in (("parity", ParityError), ("latency", LatencyError)):
             for name, row in self.reports.get(report, {}).get("graphs", {}).items():
                 open_question = row["verdict"] == "ambiguous" or (
-                    row["verdict"] == "unverified" and name in self.manifest.adapters
+                    row["verdict"] == "unverified" and name in {*self.manifest.adapters, SWAPPABLE}
                 )
                 if row["verdict"] == "fail" or (strict and open_question):
                     return error.exit_code
@@ -116,7 +118,8 @@ def add_all(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Add adapters to the export in `root` one after the other; none if one is incomplete.
 
-    Returns the manifest, and the reports: ``fidelity`` where something is stored in halves.
+    Returns the manifest, and the reports: ``fidelity`` where something is merged in halves. Of a
+    swappable export they become packs.
 
     Args:
         root: The export, or the folder that becomes it.
@@ -132,16 +135,26 @@ def add_all(
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
             require_finite_tensors(one.adapter)
+    if is_swappable(manifest):
+        require_slots(root, manifest, resolved)
+        for each in ready:
+            progress.start(f"adapter {each.resolved.adapter.name}")
+            manifest = add_pack(
+                root,
+                each.resolved,
+                source=_source(each, output),
+                labels=each.labels,
+                replace=replace,
+                write=write_onnx_adapter,
+                combined=each.given.record(output),
+            )
+        return manifest, {}
     kept: dict[str, Any] = {}
     for each in ready:
         added = add_adapter(
             root,
             each.resolved,
-            source=(
-                recorded_source(each.given.adapter.folder, output)
-                if each.given.combination is None
-                else each.given.adapter.source
-            ),
+            source=_source(each, output),
             combined=each.given.record(output),
             checkpoint=checkpoint,
             labels=each.labels,
@@ -156,6 +169,14 @@ def add_all(
     if not kept:
         return manifest, {}
     return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+
+
+def _source(ready: Ready, output: Path) -> str:
+    """Return where an adapter comes from, as the manifest records it."""
+    given = ready.given
+    if given.combination is not None:
+        return given.adapter.source
+    return recorded_source(given.adapter.folder, output)
 
 
 def _warn_of_loss(name: str, row: dict[str, Any], tell: Progress) -> None:

@@ -27,6 +27,8 @@ from lora_export.base.tensors import iter_blocks, read_all
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy.typing as npt
+
     from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.adapters.experts import ExpertFactors
     from lora_export.base.parameters import Parameter
@@ -60,11 +62,20 @@ class Factors:
 
     def with_norms(self, blocks: Iterable[tuple[Float32Array, int]]) -> Factors:
         """Return the factors with the columns' lengths, from all blocks of ``(rows, start)``."""
-        squares = np.zeros(self.right.shape[1], np.float64)
+        return replace(self, norms=self.lengths(blocks).astype(np.float32))
+
+    def lengths(self, blocks: Iterable[tuple[Float32Array, int]]) -> npt.NDArray[np.float64]:
+        """Return ``‖W0 + s·B A‖`` of each output, from all blocks of ``(rows, start)``."""
+        rows_are_outputs = self.outputs_first
+        squares = np.zeros(len(self.left) if rows_are_outputs else self.right.shape[1])
         for rows, start in blocks:
             merged = self._sum(rows, start)
-            squares += np.einsum("ij,ij->j", merged, merged, dtype=np.float64)
-        return replace(self, norms=np.sqrt(squares).astype(np.float32))
+            if rows_are_outputs:
+                found = np.einsum("ij,ij->i", merged, merged, dtype=np.float64)
+                squares[start : start + len(rows)] = found
+            else:
+                squares += np.einsum("ij,ij->j", merged, merged, dtype=np.float64)
+        return np.sqrt(squares)
 
     def apply(self, rows: Float32Array, start: int) -> Float32Array:
         """Return rows ``start:start + n`` of the merged weight for those of ``W0``.

@@ -29,6 +29,7 @@ __all__ = [
     "GraphRecord",
     "GraphSource",
     "Manifest",
+    "PackRecord",
     "ParameterUse",
     "PartRecord",
     "check_adapter_name",
@@ -140,6 +141,24 @@ class CombinedRecord(_Record):
     parts: list[PartRecord]
 
 
+class PackRecord(_Record):
+    """An adapter as values of the inputs of a swappable graph; see ``exports/packs.py``.
+
+    Attributes:
+        safetensors: The values.
+        onnx_adapter: The same in ONNX Runtime's format.
+        base: The fingerprint of the base that they are for.
+        verification: What is known of the graph with these values.
+        golden: Inputs and expected outputs.
+    """
+
+    safetensors: str
+    onnx_adapter: str
+    base: Sha256
+    verification: Verification = "unverified"
+    golden: str | None = None
+
+
 class AdapterRecord(_Record):
     """One adapter, and how completely it was applied.
 
@@ -162,6 +181,7 @@ class AdapterRecord(_Record):
     missing_in_base: list[str]
     labels: list[str] | None = None
     sha256: Sha256
+    pack: PackRecord | None = None
 
 
 class Manifest(_Record):
@@ -254,8 +274,11 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
     for graph in manifest.graphs.values():
         for file in (graph.onnx, *graph.weights, *([graph.golden] if graph.golden else [])):
             resolve_inside(folder, file)
-    for name in manifest.adapters:
+    for name, adapter in manifest.adapters.items():
         check_adapter_name(name)
+        if pack := adapter.pack:
+            for file in (pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME):
+                resolve_inside(folder, file)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

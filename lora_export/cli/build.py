@@ -34,6 +34,10 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--graph", help="An ONNX file of the base, by any exporter."),
             click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
                          help="A LoRA adapter; repeatable."),
+            click.option("--mode", type=click.Choice(["merged", "swappable"]),
+                         help="A graph for each adapter, or one that takes any; merged."),
+            click.option("--lora-modules", metavar="NAME,...",
+                         help="Modules that a swappable graph can adapt; the adapters' own."),
             click.option("--task", help="Task name as in transformers pipelines."),
             click.option("--labels", help="Names of the classes, separated by commas."),
             click.option("--dtype", help="float32, float16 or bfloat16; the checkpoint's own."),
@@ -124,7 +128,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
 
     table = {
         key: flags[key]
-        for key in ("task", "dtype", "opset", "cache", "logits")
+        for key in ("task", "mode", "dtype", "opset", "cache", "logits")
         if flags[key] is not None
     }
     for key in ("base", "graph", "output"):
@@ -132,6 +136,8 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
             table[key] = located(flags[key])
     if flags["labels"]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
+    if flags["lora_modules"]:
+        table["lora_modules"] = [name.strip() for name in flags["lora_modules"].split(",")]
     if flags["targets"]:
         table["targets"] = list(flags["targets"])
     lists = {

@@ -35,11 +35,13 @@ def render(outcome: Outcome) -> str:
     if not manifest.adapters:
         lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
-        graph = manifest.graphs[name]
+        pack = record.pack
+        file = manifest.graphs[name].onnx if pack is None else pack.onnx_adapter
+        verified = manifest.graphs[name].verification if pack is None else pack.verification
         lines.append(
-            f"  {name}: {graph.onnx}, rank {record.rank}, "
+            f"  {name}: {file}, rank {record.rank}, "
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
-            f"{graph.verification}"
+            f"{verified}"
         )
     for name, row in outcome.reports.get("fidelity", {}).get("graphs", {}).items():
         lines.append(
@@ -48,6 +50,8 @@ def render(outcome: Outcome) -> str:
         )
     for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
         lines.append(f"  parity of {name}: {_parity_line(row)}")
+        for adapter, own in row.get("adapters", {}).items():
+            lines.append(f"    with {adapter}: {_parity_line(own)}")
         if row.get("dataset"):
             lines.append(f"    {_dataset_line(row['dataset'])}")
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():

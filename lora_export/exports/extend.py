@@ -47,7 +47,17 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["AddedAdapter", "add_adapter", "merged_entries", "parameters_of", "remove_adapter"]
+__all__ = [
+    "AddedAdapter",
+    "adapter_record",
+    "add_adapter",
+    "forget_adapter",
+    "merged_entries",
+    "parameters_of",
+    "refuse_taken",
+    "remove_adapter",
+    "sweep",
+]
 
 _ORIGIN_CHECKPOINT: Final = "checkpoint"
 _ORIGIN_EXPORT: Final = "export"
@@ -119,7 +129,7 @@ def add_adapter(
     name = resolved.adapter.name
     graph_file, weights_file = f"{name}.onnx", f"weights/{name}.safetensors"
     with edit_manifest(root) as manifest:
-        _refuse_taken(manifest, name, replace=replace)
+        refuse_taken(manifest, name, replace=replace)
     base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
     meters = _meters(resolved)
     entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
@@ -140,7 +150,7 @@ def add_adapter(
         base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
         graph = place(base_graph, placements, output_width=_head_width(manifest, resolved))
         graph_sha256 = write_synced(staging / graph_file, graph)
-        record = _record(
+        record = adapter_record(
             manifest, resolved, source=source, origin=origin, labels=labels, combined=combined
         )
         graph_record = GraphRecord(
@@ -151,8 +161,8 @@ def add_adapter(
             sha256=graph_sha256,
         )
         with edit_manifest(root) as current:
-            _refuse_taken(current, name, replace=replace)
-            others = _without(current, name)
+            refuse_taken(current, name, replace=replace)
+            others = forget_adapter(current, name)
             if name in current.adapters:
                 write_manifest(root, others)  # from here on nobody trusts the old files
             for file in (weights_file, graph_file):
@@ -171,7 +181,7 @@ def add_adapter(
                 }
             )
             write_manifest(root, updated)
-            _sweep(root, updated, name)
+            sweep(root, updated, name)
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
 
@@ -184,22 +194,28 @@ def remove_adapter(root: Path, name: str) -> Manifest:
     """
     with edit_manifest(root) as manifest:
         if name not in manifest.adapters:
-            if is_adapter_name(name) and _sweep(root, manifest, name):
+            if is_adapter_name(name) and sweep(root, manifest, name):
                 return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {name!r}"
             raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
-        updated = _without(manifest, name)
+        updated = forget_adapter(manifest, name)
         write_manifest(root, updated)
-        _sweep(root, updated, name)
+        sweep(root, updated, name)
     return updated
 
 
 def _files_of(name: str) -> tuple[str, ...]:
     """Return the files that an adapter may have in an export."""
-    return (f"{name}.onnx", f"weights/{name}.safetensors", f"golden/{name}.npz")
+    return (
+        f"{name}.onnx",
+        f"weights/{name}.safetensors",
+        f"golden/{name}.npz",
+        f"adapters/{name}.safetensors",
+        f"adapters/{name}.onnx_adapter",
+    )
 
 
-def _sweep(root: Path, manifest: Manifest, name: str) -> bool:
+def sweep(root: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
     swept = False
     for file in set(_files_of(name)) - set(manifest.files):
@@ -209,7 +225,8 @@ def _sweep(root: Path, manifest: Manifest, name: str) -> bool:
     return swept
 
 
-def _without(manifest: Manifest, name: str) -> Manifest:
+def forget_adapter(manifest: Manifest, name: str) -> Manifest:
+    """Return the manifest without an adapter, its graph and its files."""
     gone = _files_of(name)
     return manifest.model_copy(
         update={
@@ -224,7 +241,8 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _refuse_taken(manifest: Manifest, name: str, *, replace: bool) -> None:
+def refuse_taken(manifest: Manifest, name: str, *, replace: bool) -> None:
+    """Raise `AdapterError` where the export holds an adapter of this name that is to stay."""
     if name in manifest.adapters and not replace:
         msg = f"the export already holds an adapter {name!r}"
         raise AdapterError(msg, hint="Choose another name, or pass --replace.")
@@ -292,7 +310,7 @@ def _head_width(manifest: Manifest, resolved: Resolved) -> int | None:
     return None
 
 
-def _record(
+def adapter_record(
     manifest: Manifest,
     resolved: Resolved,
     *,
@@ -301,6 +319,7 @@ def _record(
     labels: Sequence[str] | None,
     combined: CombinedRecord | None,
 ) -> AdapterRecord:
+    """Return what the manifest says of an adapter; `origin` is whose values it was merged with."""
     adapter = resolved.adapter
     missing = set(manifest.graphs["base"].missing)
     return AdapterRecord(

@@ -28,8 +28,12 @@ SUFFIX: Final = ".onnx_adapter"
 _DTYPES = frozenset({"float32", "float16"})
 
 
-def write_onnx_adapter(path: Path, tensors: Mapping[str, MemoryTensor]) -> None:
-    """Write `tensors` into a private folder as an ``.onnx_adapter`` of version 1, model version 1.
+def write_onnx_adapter(
+    path: Path, tensors: Mapping[str, MemoryTensor], fingerprint: str | None = None
+) -> None:
+    """Write `tensors` into a private folder as an ``.onnx_adapter`` of version 1.
+
+    Its model version is that of the base's `fingerprint` (see `model_version_of`), or 1.
 
     Raises:
         MissingRuntimeError: ONNX Runtime is not installed, or is too old.
@@ -49,7 +53,7 @@ def write_onnx_adapter(path: Path, tensors: Mapping[str, MemoryTensor]) -> None:
             raise UnsupportedError(msg, hint="Use --dtype float32 or --dtype float16.")
     file = onnxruntime.AdapterFormat()
     file.set_adapter_version(1)
-    file.set_model_version(1)
+    file.set_model_version(1 if fingerprint is None else model_version_of(fingerprint))
     file.set_parameters(
         {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name].values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
@@ -115,6 +116,7 @@ def open_session(
     provider: str = CPU,
     threads: int = 0,
     initializers: Mapping[str, npt.NDArray[Any]] | None = None,
+    prepack: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Open a graph; its threads rest between runs, so that sessions do not slow each other.
 
@@ -125,6 +127,7 @@ def open_session(
         initializers: Values that take the place of those in the weight files, of the same shapes
             and dtypes. ONNX Runtime copies or repacks them while it opens the graph (tried up to
             1.32), and does not look at them afterwards.
+        prepack: Whether constant weights are packed, which may change the order of sums.
 
     Raises:
         ExportDirectoryError: The graph or its weights are damaged or missing.
@@ -139,6 +142,7 @@ def open_session(
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
     held = [ort_value(values) for values in (initializers or {}).values()]
     try:
         if held:
@@ -171,6 +175,8 @@ class OrtRunner:
         provider: The execution provider.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
         initializers: Values in place of those in the weight files; see `open_session`.
+        adapter: Values of optional inputs, for every run.
+        prepack: Whether constant weights are packed, which may change the order of sums.
 
     Raises:
         LoraExportError: See `open_session`.
@@ -183,10 +189,13 @@ class OrtRunner:
         provider: str = CPU,
         threads: int = 0,
         initializers: Mapping[str, npt.NDArray[Any]] | None = None,
+        adapter: Mapping[str, npt.NDArray[Any]] | None = None,
+        prepack: bool = True,
     ) -> None:
         self.session = open_session(
-            path, provider=provider, threads=threads, initializers=initializers
+            path, provider=provider, threads=threads, initializers=initializers, prepack=prepack
         )
+        self.adapter = dict(adapter or {})
         self.inputs = tuple(node.name for node in self.session.get_inputs())
         self._narrow = {n.name for n in self.session.get_inputs() if n.type == "tensor(int32)"}
         self.optional = tuple(node.name for node in self.session.get_overridable_initializers())
@@ -203,7 +212,13 @@ class OrtRunner:
             for name in (*self.inputs, *(name for name in self.optional if name in feeds))
         }
         try:
-            values = self.session.run(None, wanted)
+            values = self.session.run(None, wanted | self.adapter)
         except Exception as error:
             raise failed(error) from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def with_adapter(self, adapter: Mapping[str, npt.NDArray[Any]]) -> OrtRunner:
+        """Return a runner of the same session with other values of the optional inputs."""
+        other = copy.copy(self)
+        other.adapter = dict(adapter)
+        return other

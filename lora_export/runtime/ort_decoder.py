@@ -41,6 +41,7 @@ class OrtDecoder:
     def __init__(self, runner: OrtRunner, *, device: str = "cpu") -> None:
         self._session = runner.session
         self._device = device
+        self._adapter = runner.adapter
         self._past = [each for each in self._session.get_inputs() if each.name.startswith(PAST)]
         if not self._past:
             msg = "the graph has no cache of keys and values: it scores text and cannot generate"
@@ -63,12 +64,16 @@ class OrtDecoder:
         Raises:
             ExportDirectoryError: The graph fails on these inputs.
         """
+        from onnxruntime import OrtValue
+
         binding = self._session.io_binding()
         held = [np.ascontiguousarray(feeds[each.name]) for each in self._session.get_inputs()
                 if each.name not in self._cache]  # fmt: skip
         names = [each.name for each in self._session.get_inputs() if each.name not in self._cache]
         for name, value in zip(names, held, strict=True):  # bound by address: `held` keeps them
             binding.bind_cpu_input(name, value)
+        for name, value in self._adapter.items():  # an active adapter would be ignored here
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(value))
         for name, value in self._cache.items():
             binding.bind_ortvalue_input(name, value)
         outputs = [each.name for each in self._session.get_outputs()]

@@ -10,6 +10,7 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
 from lora_export.exports.extend import parameters_of
+from lora_export.exports.packs import SWAPPABLE, read_pack
 from lora_export.exports.plan import head_width
 from lora_export.graph import tasks
 from lora_export.runtime.ort import OrtRunner
@@ -25,13 +26,14 @@ from lora_export.verify.parity import (
     unverified,
 )
 from lora_export.verify.record import record_latency, record_parity
+from lora_export.verify.swapping import judge_swapping
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.manifest import Manifest
+    from lora_export.base.manifest import GraphRecord, Manifest
     from lora_export.base.progress import Progress
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -81,17 +83,33 @@ def verify_export(
 
 def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
     record = manifest.graphs[name]
+    if record.mode == SWAPPABLE:
+        packs = {
+            each: _verify_graph(root, manifest, record, each, evidence)
+            for each in manifest.adapters
+        }
+        return judge_swapping(root, manifest, packs, seed=evidence.seed)
+    return _verify_graph(root, manifest, record, name, evidence)
+
+
+def _verify_graph(
+    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+) -> GraphParity:
+    """Compare a graph, with its pack where the adapter is one, against what there is."""
     task = tasks.by_name(manifest.base.task)
-    if record.missing:
+    pack = read_pack(root, manifest, name) if record.mode == SWAPPABLE else None
+    if record.missing and pack is None:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)
     if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
-        if record.golden is None:
+        kept = manifest.adapters[name].pack if pack is not None else record
+        if kept is None or kept.golden is None:
             return unverified("there are no golden outputs; give the base: --base BASE")
-        golden = read_golden(resolve_inside(root, record.golden))
+        golden = read_golden(resolve_inside(root, kept.golden))
         return against_golden(
-            root, record, manifest, task, golden, allow_no_effect=evidence.allow_no_effect
-        )
+            root, record, manifest, task, golden,
+            allow_no_effect=evidence.allow_no_effect, pack=pack,
+        )  # fmt: skip
     if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
         msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
         raise AdapterError(msg, hint="Give that one, or add this one with: add --replace")
@@ -105,7 +123,8 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
         labels_count=_width(manifest, adapter),
         seed=evidence.seed,
         allow_no_effect=evidence.allow_no_effect,
-        dataset=_dataset(root, manifest, name, evidence) if adapter is not None else None,
+        dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),
+        pack=pack,
     )
 
 
@@ -121,7 +140,9 @@ def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
     return next(own, None)
 
 
-def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> Dataset | None:
+def _dataset(
+    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+) -> Dataset | None:
     if evidence.dataset is None:
         return None
     if tasks.by_name(manifest.base.task).name != "text-classification":
@@ -132,7 +153,7 @@ def _dataset(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> D
         evidence.dataset,
         tokenizer_folder=root / "hf",
         labels=labels,
-        inputs=feeding_of(root, manifest.graphs[name]).signature.input_names,
+        inputs=feeding_of(root, record).signature.input_names,
         padding=evidence.checkpoint.config.get("pad_token_id") if evidence.checkpoint else None,
     )
 

@@ -63,11 +63,13 @@ class GraphParity:
         verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.
         row: The graph's row in ``reports/parity.json``.
         golden: What a device needs to repeat the comparison; None where nothing was computed.
+        adapters: Of a swappable graph: the same for each adapter.
     """
 
     verdict: Verdict
     row: dict[str, Any]
     golden: Golden | None = field(default=None, repr=False)
+    adapters: Mapping[str, GraphParity] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def against_reference(
     seed: int,
     allow_no_effect: bool,
     dataset: Dataset | None,
+    pack: Mapping[str, Array] | None = None,
 ) -> GraphParity:
     """Compare a graph with the unmerged adapter in torch.
 
@@ -106,6 +109,7 @@ def against_reference(
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
         dataset: Examples whose predictions are compared too.
+        pack: The adapter as values of the inputs of a swappable graph.
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
@@ -127,7 +131,7 @@ def against_reference(
         has_adapter=adapter is not None, last=last,
         steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
     )  # fmt: skip
-    runner = OrtRunner(resolve_inside(root, record.onnx))
+    runner = OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
     actual = [_run(runner, case.feeds, task, outputs, last=last) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
@@ -152,10 +156,10 @@ def against_reference(
 
 def against_golden(
     root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
-    *, allow_no_effect: bool,
+    *, allow_no_effect: bool, pack: Mapping[str, Array] | None = None,
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
-    runner = OrtRunner(resolve_inside(root, record.onnx))
+    runner = OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
     last = manifest.base.logits == "last"
     outputs = feeding_of(root, record).outputs_for(task.outputs)
     actual = [_run(runner, case.feeds, task, outputs, last=last) for case in golden.cases]

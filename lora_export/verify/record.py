@@ -46,7 +46,16 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
             if name in manifest.graphs
             and manifest.graphs[name].sha256 == before.graphs[name].sha256
         }
-        golden = {name: p.golden for name, p in current.items() if p.golden is not None}
+        packs = {
+            name: parity
+            for graph in current.values()
+            for name, parity in graph.adapters.items()
+            if name in manifest.adapters
+            and manifest.adapters[name].sha256 == before.adapters[name].sha256
+        }
+        golden = {
+            name: each.golden for name, each in (current | packs).items() if each.golden is not None
+        }
         rows = {name: parity.row for name, parity in current.items()}
         report = _with_earlier_rows(root, manifest, _PARITY, rows)
         # Until the new files are there, the manifest vouches for none of them.
@@ -63,7 +72,15 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
             graphs[name] = graphs[name].model_copy(
                 update={"verification": parity.verdict, "golden": kept}
             )
-        updated = bare.model_copy(update={"graphs": graphs, "files": {**bare.files, **files}})
+        adapters = dict(manifest.adapters)
+        for name, parity in packs.items():
+            if (pack := adapters[name].pack) is not None:
+                kept = golden_file(name) if name in golden else pack.golden
+                told = pack.model_copy(update={"verification": parity.verdict, "golden": kept})
+                adapters[name] = adapters[name].model_copy(update={"pack": told})
+        updated = bare.model_copy(
+            update={"graphs": graphs, "adapters": adapters, "files": {**bare.files, **files}}
+        )
         write_manifest(root, updated)
     return updated
 

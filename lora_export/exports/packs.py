@@ -1,0 +1,418 @@
+"""Swappable exports: one graph with optional inputs, and for each adapter a pack of their values.
+
+    swappable.onnx                     the base graph and, beside its weights, A and B as inputs
+    adapters/<name>.safetensors        the values, by the names of those inputs
+    adapters/<name>.onnx_adapter       the same for ``RunOptions.add_active_adapter``
+
+The scale is folded into B; what an adapter carries whole is stored as the graph stores it. Both
+files say which base they are for: the first with its fingerprint, the second with its low 31 bits.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.adapters.delta import Factors, factors_of, read_finite
+from lora_export.base.dtypes import cast, to_float32
+from lora_export.base.errors import (
+    AdapterError,
+    ExportDirectoryError,
+    UnsupportedError,
+    UsageError,
+)
+from lora_export.base.files import (
+    resolve_inside,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
+from lora_export.base.manifest import (
+    CombinedRecord,
+    GraphRecord,
+    Manifest,
+    PackRecord,
+    edit_manifest,
+    write_manifest,
+)
+from lora_export.base.safetensors_file import read_header
+from lora_export.base.safetensors_write import write_tensors
+from lora_export.base.tensors import MemoryTensor, iter_blocks, read_all
+from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.extend import (
+    adapter_record,
+    forget_adapter,
+    parameters_of,
+    refuse_taken,
+    sweep,
+)
+from lora_export.exports.plan import head_parameters
+from lora_export.graph import tasks
+from lora_export.graph.lora import (
+    Slots,
+    input_a,
+    input_b,
+    input_magnitude,
+    optional_inputs,
+    with_lora,
+)
+from lora_export.weights.stream import merged_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lora_export.adapters.canonical import LowRank
+    from lora_export.adapters.resolve import Resolved, Update
+    from lora_export.base.parameters import Parameter
+    from lora_export.base.tensors import Tensor
+
+    WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
+
+__all__ = [
+    "SWAPPABLE",
+    "add_pack",
+    "add_swappable_graph",
+    "is_swappable",
+    "read_pack",
+    "require_slots",
+]
+
+SWAPPABLE: Final = "swappable"
+_GRAPH_FILE: Final = "swappable.onnx"
+_SHOWN: Final = 5
+
+
+def is_swappable(manifest: Manifest) -> bool:
+    """Whether adapters of the export are packs of one graph."""
+    return SWAPPABLE in manifest.graphs
+
+
+def add_swappable_graph(
+    root: Path, resolved: Sequence[Resolved], *, modules: Sequence[str] | None = None
+) -> Manifest:
+    """Write ``swappable.onnx`` into an export that has no adapters yet.
+
+    Args:
+        root: The export directory.
+        resolved: The adapters that the graph is for.
+        modules: Names of modules that can be adapted, or ends of them, as in PEFT's
+            ``target_modules``; those that `resolved` change by default.
+
+    Raises:
+        UnsupportedError: Something that adapters change cannot be an input.
+        UsageError: A name of `modules` fits no module.
+    """
+    with edit_manifest(root) as manifest:
+        base = manifest.graphs["base"]
+        slots = _slots(manifest, resolved, modules)
+        graph = with_lora(resolve_inside(root, base.onnx).read_bytes(), slots)
+        digest = write_synced(resolve_inside(root, _GRAPH_FILE), graph)
+        record = GraphRecord(
+            mode=SWAPPABLE,
+            onnx=_GRAPH_FILE,
+            weights=base.weights,
+            opset=base.opset,
+            sha256=digest,
+            missing=base.missing,
+        )
+        updated = manifest.model_copy(
+            update={
+                "graphs": {**manifest.graphs, SWAPPABLE: record},
+                "files": {**manifest.files, _GRAPH_FILE: digest},
+            }
+        )
+        write_manifest(root, updated)
+    return updated
+
+
+def require_slots(root: Path, manifest: Manifest, resolved: Sequence[Resolved]) -> None:
+    """Require that the swappable graph has an input for everything that adapters change.
+
+    Raises:
+        UnsupportedError: It has not; up to five parameters are named.
+    """
+    inputs = optional_inputs(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes())
+    for each in resolved:
+        _require_slots(each, inputs)
+
+
+def add_pack(
+    root: Path,
+    resolved: Resolved,
+    *,
+    source: str,
+    labels: Sequence[str] | None,
+    replace: bool,
+    write: WriteAdapter,
+    combined: CombinedRecord | None = None,
+) -> Manifest:
+    """Add an adapter to a swappable export: its pack, in two formats; no graph is touched.
+
+    Args:
+        root: The export directory.
+        resolved: The adapter, resolved against the export's parameters.
+        source: Where the adapter is, as the manifest records it.
+        labels: Names of the head's classes.
+        replace: Whether an adapter of the same name may be replaced.
+        write: Writes an ``.onnx_adapter``: its path, its tensors, the base's fingerprint.
+        combined: What the adapter was made of, where it was.
+
+    Raises:
+        AdapterError: The name is taken, or a tensor of the adapter is damaged.
+        UnsupportedError: The graph has no input for something that the adapter changes.
+        StorageError: The disk refuses; the export is as it was.
+    """
+    name = resolved.adapter.name
+    plain, packed = f"adapters/{name}.safetensors", f"adapters/{name}.onnx_adapter"
+    with edit_manifest(root) as manifest:
+        refuse_taken(manifest, name, replace=replace)
+    require_slots(root, manifest, [resolved])
+    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    tensors = _values(resolved, stored)
+    fingerprint = manifest.base.fingerprint
+    with staging_folder(root, "add") as staging:
+        with storage_errors(str(staging)):
+            (staging / "adapters").mkdir()
+            (root / "adapters").mkdir(exist_ok=True)
+        metadata = {**weights_metadata(name), "base_fingerprint": fingerprint}
+        files = {plain: write_tensors(staging / plain, tensors, metadata)}
+        with storage_errors(packed):
+            write(staging / packed, tensors, fingerprint)
+            files[packed] = write_synced(staging / packed, (staging / packed).read_bytes())
+        record = adapter_record(
+            manifest, resolved, source=source, origin=_origin(manifest, resolved), labels=labels,
+            combined=combined,
+        ).model_copy(
+            update={"pack": PackRecord(safetensors=plain, onnx_adapter=packed, base=fingerprint)}
+        )  # fmt: skip
+        with edit_manifest(root) as current:
+            refuse_taken(current, name, replace=replace)
+            others = forget_adapter(current, name)
+            if name in current.adapters:
+                write_manifest(root, others)  # from here on nobody trusts the old files
+            for file in files:
+                (staging / file).replace(resolve_inside(root, file))
+            sync_folder(root / "adapters")
+            updated = others.model_copy(
+                update={
+                    "adapters": {**others.adapters, name: record},
+                    "files": {**others.files, **files},
+                }
+            )
+            write_manifest(root, updated)
+            sweep(root, updated, name)
+    return updated
+
+
+def read_pack(root: Path, manifest: Manifest, name: str) -> dict[str, npt.NDArray[Any]]:
+    """Return an adapter of a swappable export as values of the graph's inputs.
+
+    Raises:
+        AdapterError: There is no such adapter, its pack is for another base, sets an input that
+            the graph does not have or in another shape, or holds one half of an update only.
+        InputError: The file is missing or damaged.
+    """
+    record = manifest.adapters.get(name)
+    if record is None or record.pack is None:
+        msg = f"the export {str(root)!r} holds no adapter {name!r} to swap"
+        raise AdapterError(msg, hint=f"It holds: {', '.join(sorted(manifest.adapters)) or 'none'}.")
+    tensors, metadata = read_header(resolve_inside(root, record.pack.safetensors))
+    made_for = metadata.get("base_fingerprint", record.pack.base)
+    if manifest.base.fingerprint != made_for or manifest.base.fingerprint != record.pack.base:
+        msg = (
+            f"the pack of {name!r} is for another base than this export: for {made_for[:16]}…, "
+            f"not {manifest.base.fingerprint[:16]}…"
+        )
+        raise AdapterError(msg, hint="Make it again: lora-export add EXPORT --replace")
+    graph = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes()
+    _require_consistent(name, tensors, optional_inputs(graph))
+    return {each: read_all(tensor) for each, tensor in tensors.items()}
+
+
+def _require_consistent(
+    name: str, tensors: Mapping[str, Tensor], inputs: Mapping[str, tuple[Any, ...]]
+) -> None:
+    """Require that each value fits its input, and equal names of axes mean equal sizes."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for each, tensor in tensors.items():
+        if each not in inputs:
+            msg = f"the pack of {name!r} sets {each!r}, which the swappable graph does not have"
+            raise AdapterError(msg, hint="Make it again: lora-export add EXPORT --replace")
+        axes = inputs[each]
+        fixed = all(
+            not isinstance(axis, int) or axis == size
+            for axis, size in zip(axes, tensor.shape, strict=False)
+        )
+        if len(axes) != len(tensor.shape) or not fixed:
+            msg = f"{each!r} of {name!r} is {list(tensor.shape)}, the graph reads {list(axes)}"
+            raise AdapterError(msg, hint="Is the adapter of this base?")
+        for axis, size in zip(axes, tensor.shape, strict=True):
+            if isinstance(axis, str) and sizes.setdefault(axis, (size, each))[0] != size:
+                other = sizes[axis]
+                msg = f"{axis} of {name!r} is {size} in {each!r} and {other[0]} in {other[1]!r}"
+                raise AdapterError(msg, hint="The pack is damaged: make it again.")
+    for each in tensors:
+        for end, half in (
+            (".lora_A.weight", ".lora_B.weight"),
+            (".lora_B.weight", ".lora_A.weight"),
+        ):
+            if each.endswith(end) and each.removesuffix(end) + half not in tensors:
+                msg = f"the pack of {name!r} has {each!r} and not {each.removesuffix(end) + half!r}"
+                raise AdapterError(msg, hint="The pack is damaged: make it again.")
+
+
+def _slots(
+    manifest: Manifest, resolved: Sequence[Resolved], modules: Sequence[str] | None
+) -> Slots:
+    parameters = parameters_of(manifest)
+    updates = [update for each in resolved for update in each.updates]
+    for update in updates:
+        _refuse_unswappable(update)
+    adapted = {update.parameter.name for update in updates if update.low_rank is not None}
+    if modules is not None:
+        adapted = _named(parameters, modules)
+    values = {u.parameter.name for u in updates if u.saved is not None or u.added is not None}
+    heads = head_parameters(tasks.by_name(manifest.base.task))
+    return Slots(
+        adapted=tuple(each for each in parameters if each.name in adapted),
+        magnitudes=frozenset(
+            update.parameter.name
+            for update in updates
+            if update.low_rank is not None and update.low_rank.magnitude is not None
+        )
+        & adapted,
+        values=tuple(each for each in parameters if each.name in values),
+        resizable=heads,
+    )
+
+
+def _refuse_unswappable(update: Update) -> None:
+    """Raise for what would need the whole weight as an input."""
+    kinds = {
+        "replaces rows of": update.rows is not None,
+        "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
+        "saves and then scales (DoRA)": update.saved is not None
+        and update.low_rank is not None
+        and update.low_rank.magnitude is not None,
+    }
+    for kind, found in kinds.items():
+        if found:
+            msg = f"an adapter {kind} {update.parameter.name!r}, which cannot be swapped"
+            raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
+
+
+def _named(parameters: Iterable[Parameter], modules: Sequence[str]) -> set[str]:
+    """Return the weights of the modules that the patterns fit, whole or by their end."""
+    found: set[str] = set()
+    for pattern in modules:
+        fitting = [
+            each
+            for each in parameters
+            for module in [each.name.removesuffix(".weight")]
+            if module != each.name
+            and (
+                fnmatch.fnmatchcase(module, pattern) or fnmatch.fnmatchcase(module, f"*.{pattern}")
+            )
+        ]
+        if not fitting:
+            msg = f"--lora-modules {pattern!r} fits no module of the base"
+            raise UsageError(msg, hint="See its modules with: lora-export inspect BASE")
+        for each in fitting:
+            if each.aliases:
+                msg = f"{each.name!r} is tied to {each.aliases[0]!r} and cannot be swapped alone"
+                raise UnsupportedError(msg, hint="Leave it out of --lora-modules.")
+        found.update(each.name for each in fitting)
+    return found
+
+
+def _inputs_for(update: Update) -> list[str]:
+    """Return the names of the inputs that an update sets."""
+    name = update.parameter.name
+    found = [name] if update.saved is not None or update.added is not None else []
+    if update.low_rank is not None:
+        found += [input_a(name), input_b(name)]
+        if update.low_rank.magnitude is not None:
+            found.append(input_magnitude(name))
+    return found
+
+
+def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
+    for update in resolved.updates:
+        _refuse_unswappable(update)
+    wanted = [name for update in resolved.updates for name in _inputs_for(update)]
+    if lacking := [name for name in wanted if name not in inputs]:
+        shown = "\n  ".join(lacking[:_SHOWN])
+        more = f"\n  … and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
+        msg = (
+            f"adapter {resolved.adapter.source!r} sets {len(lacking)} input(s) that the swappable "
+            f"graph does not have:\n  {shown}{more}"
+        )
+        raise UnsupportedError(
+            msg,
+            hint="Export again, into another directory, with all adapters given to "
+            "merge-and-build; or add this one to an export of merged graphs.",
+        )
+
+
+def _values(resolved: Resolved, stored: Mapping[str, Tensor]) -> dict[str, MemoryTensor]:
+    """Return the adapter as values of inputs, computed in float32, in the graph's dtype."""
+    found: dict[str, MemoryTensor] = {}
+    for update in resolved.updates:
+        parameter, low_rank = update.parameter, update.low_rank
+        base = stored.get(parameter.name)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if update.saved is not None or update.added is not None:
+            whole = merged_entry(replace(update, low_rank=None), base, base_is_stored=True)
+            arrays[parameter.name] = np.concatenate([np.atleast_1d(b) for b in whole.blocks()])
+        if low_rank is not None:
+            arrays[input_a(parameter.name)] = read_finite(low_rank.a).T
+            arrays[input_b(parameter.name)] = read_finite(low_rank.b).T * np.float32(low_rank.scale)
+            if low_rank.magnitude is not None:
+                arrays[input_magnitude(parameter.name)] = _magnitude(low_rank, parameter, base)
+        for name, values in arrays.items():
+            kept = cast(np.ascontiguousarray(values), parameter.stored_dtype, name=name)
+            found[name] = MemoryTensor(name, parameter.stored_dtype, kept)
+    return found
+
+
+def _magnitude(
+    low_rank: LowRank, parameter: Parameter, base: Tensor | None
+) -> npt.NDArray[np.float32]:
+    """Return ``m / ‖W0 + s·B A‖``, one number per output (arXiv 2402.09353, equation 5)."""
+    if base is None or low_rank.magnitude is None:
+        msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
+        raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
+    factors = factors_of(low_rank, parameter, transposed=parameter.transposed)
+    assert isinstance(factors, Factors)  # noqa: S101  (see _refuse_unswappable)
+    lengths = factors.lengths(_rows(base))
+    return (read_finite(low_rank.magnitude).reshape(-1) / lengths).astype(np.float32)
+
+
+def _rows(tensor: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    """Yield a stored matrix in blocks of rows, in float32, each with the index of its first row."""
+    row_bytes = tensor.shape[1] * tensor.dtype.itemsize_bytes
+    step = max(1, (1 << 24) // row_bytes)
+    for index, block in enumerate(iter_blocks(tensor, step * row_bytes)):
+        rows = np.frombuffer(block, tensor.dtype.numpy).reshape(-1, tensor.shape[1])
+        yield to_float32(rows), index * step
+
+
+def _origin(manifest: Manifest, resolved: Resolved) -> str:
+    """Return whose values the pack depends on: the checkpoint's, or cast ones of the export."""
+    cast_names = {
+        use.initializer for uses in manifest.parameters.values() for use in uses
+        if "cast" in use.transform
+    }  # fmt: skip
+    dependent = any(
+        update.parameter.name in cast_names
+        and (update.added or (update.low_rank and update.low_rank.magnitude))
+        for update in resolved.updates
+    )
+    return "export" if dependent else "checkpoint"

@@ -1,0 +1,305 @@
+"""LoRA as optional inputs of a graph: one base in memory, any adapter, per request.
+
+Where the base graph computes ``y = x W`` for an adapted weight, this one computes
+
+    z = y + ((x A) · lora_scale) B          A [in, r], s folded into B [r, out]
+    g ∘ z                                   DoRA; g [out] is m / ‖W + s·B A‖ of each output
+
+and where y contains a bias b (``Gemm``), DoRA is ``z + (g - 1) ∘ (z - b)``. A, B, g and
+``lora_scale`` are graph inputs that are initializers too, so that nobody has to feed them: A and B
+of rank 0, g and ``lora_scale`` ones. Without an adapter what is added is exactly zero. The term
+stands before a bias that is added by a node of its own, so that runtimes fuse that bias with what
+follows it (``BiasGelu``) as they do in the base graph.
+
+Each weight's rank is an axis of its own name: ONNX Runtime shares buffers between values whose axes
+are called the same, and one adapter may have several ranks, and rank 0 where it changes nothing.
+
+Heads and biases that adapters carry whole are optional inputs under their own names, with the
+base's values as default and the layout that the graph stores them in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import onnx
+from onnx import helper
+
+from lora_export.base.errors import ExportDirectoryError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lora_export.base.parameters import Parameter
+    from lora_export.graph.signature import Axis
+
+__all__ = [
+    "LORA_SCALE",
+    "Slots",
+    "input_a",
+    "input_b",
+    "input_magnitude",
+    "optional_inputs",
+    "with_lora",
+]
+
+LORA_SCALE: Final = "lora_scale"
+LABELS_AXIS: Final = "labels"
+_ONE: Final = "lora_one"
+_MATRIX: Final = 2
+_INPUT_FIRST_TYPES: Final = frozenset({"Conv1D", "Embedding"})
+_HINT: Final = "Leave it out of --lora-modules, or export merged graphs: --mode merged."
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What of a graph becomes an optional input.
+
+    Attributes:
+        adapted: Weights that get a low-rank term.
+        magnitudes: Names of those that get DoRA's factor too.
+        values: Parameters that an adapter may carry whole: heads, biases.
+        resizable: Names of those whose first axis (in the model) is the number of labels.
+    """
+
+    adapted: tuple[Parameter, ...]
+    magnitudes: frozenset[str] = frozenset()
+    values: tuple[Parameter, ...] = ()
+    resizable: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+def input_a(weight: str) -> str:
+    """Return the name of the input that holds A of a weight, ``[in, r]``."""
+    return f"{_module(weight)}.lora_A.weight"
+
+
+def input_b(weight: str) -> str:
+    """Return the name of the input that holds s·B of a weight, ``[r, out]``."""
+    return f"{_module(weight)}.lora_B.weight"
+
+
+def input_magnitude(weight: str) -> str:
+    """Return the name of the input that holds DoRA's factor of a weight, ``[out]``."""
+    return f"{_module(weight)}.lora_magnitude.scale"
+
+
+def _module(weight: str) -> str:
+    return weight.removesuffix(".weight")
+
+
+def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
+    """Return the graph with `slots` as optional inputs; the same input, the same bytes.
+
+    Args:
+        onnx_bytes: The base graph; its parameters may lie in other files.
+        slots: What adapters may give.
+
+    Raises:
+        ExportDirectoryError: The graph cannot be parsed.
+        UnsupportedError: A weight is not read by a ``MatMul``, ``Gemm`` or ``Gather``, or is no
+            matrix.
+    """
+    model = _parsed(onnx_bytes)
+    graph = model.graph
+    nodes = list(graph.node)
+    readers = _readers(nodes)
+    added: dict[int, list[onnx.NodeProto]] = {}
+    made: list[onnx.TensorProto] = []
+    dtypes = {each.name: each.data_type for each in graph.initializer}
+    missing = {each.name for each in (*slots.adapted, *slots.values)} - set(dtypes)
+    if missing:
+        msg = f"the graph has no initializer {min(missing)!r}"
+        raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
+    for parameter in slots.adapted:
+        if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
+            raise _unsupported(parameter, f"it is {parameter.dtype}, others are not")
+        uses = [_use(nodes, at, parameter) for at in readers[parameter.name]]
+        if not uses:
+            raise _unsupported(parameter, "no node reads it")
+        dora = parameter.name in slots.magnitudes
+        for use in uses:
+            added.setdefault(use.at, []).extend(_term(nodes[use.at], use, parameter, dora=dora))
+        made += _defaults(graph, parameter, dtypes[parameter.name], dora=dora)
+    if slots.adapted:
+        dtype = dtypes[slots.adapted[0].name]
+        made.append(_constant(graph, LORA_SCALE, dtype, [], 1.0))
+        if slots.magnitudes:
+            made.append(helper.make_tensor(_ONE, dtype, [], [1.0]))
+    _open_values(graph, slots, dtypes)
+    graph.initializer.extend(made)
+    del graph.node[:]
+    for at, node in enumerate(nodes):
+        graph.node.extend([node, *added.get(at, ())])
+    del graph.value_info[:]  # shapes behind a head are of the base's width
+    placed: bytes = model.SerializeToString(deterministic=True)
+    return placed
+
+
+def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
+    """Return the axes of each input of a graph that has a default, by its name.
+
+    Raises:
+        ExportDirectoryError: The graph cannot be parsed.
+    """
+    graph = _parsed(onnx_bytes).graph
+    own = {each.name for each in graph.initializer}
+    return {
+        value.name: tuple(
+            axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim
+        )
+        for value in graph.input
+        if value.name in own
+    }
+
+
+def _parsed(onnx_bytes: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(onnx_bytes)
+    except Exception as error:
+        msg = f"the graph is not a readable ONNX model: {error}"
+        raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One place where a weight is read.
+
+    Attributes:
+        at: The position of the node whose output the term is added to.
+        x: What is multiplied by the weight, or the indices into it.
+        gather: Whether rows are looked up instead of multiplied.
+        bias: The bias in that output; "" without one.
+    """
+
+    at: int
+    x: str
+    gather: bool = False
+    bias: str = ""
+
+
+def _readers(nodes: Sequence[onnx.NodeProto]) -> defaultdict[str, list[int]]:
+    """Return the positions of the nodes that read each value, subgraphs included."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for at, node in enumerate(nodes):
+        for name in dict.fromkeys(_inputs_of(node)):
+            found[name].append(at)
+    return found
+
+
+def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _inputs_of(inner)
+
+
+def _use(nodes: Sequence[onnx.NodeProto], at: int, parameter: Parameter) -> _Use:
+    """Return how the node at `at` reads a weight."""
+    node, name = nodes[at], parameter.name
+    if parameter.name.rpartition(".")[2] != "weight" or len(parameter.shape) != _MATRIX:
+        raise _unsupported(parameter, "it is not the matrix of a module")
+    input_first = (parameter.module_type in _INPUT_FIRST_TYPES) != parameter.transposed
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    inputs = list(node.input)
+    if node.op_type == "MatMul" and inputs.index(name) == 1 and input_first:
+        return _Use(at, inputs[0])
+    if node.op_type == "Gemm" and inputs.index(name) == 1 and _plain_gemm(attributes):
+        if bool(attributes.get("transB", 0)) == input_first:
+            raise _unsupported(parameter, "Gemm reads it the other way round")
+        return _Use(at, inputs[0], bias=inputs[2] if len(inputs) > _MATRIX else "")
+    looked_up = parameter.module_type == "Embedding" and attributes.get("axis", 0) == 0
+    if node.op_type == "Gather" and inputs[0] == name and input_first and looked_up:
+        return _Use(at, inputs[1], gather=True)
+    raise _unsupported(parameter, f"it is read by {node.op_type} ({node.output[0]!r})")
+
+
+def _plain_gemm(attributes: Mapping[str, object]) -> bool:
+    return (
+        not attributes.get("transA", 0)
+        and attributes.get("alpha", 1.0) == 1.0
+        and attributes.get("beta", 1.0) == 1.0
+    )
+
+
+def _unsupported(parameter: Parameter, why: str) -> UnsupportedError:
+    msg = f"{parameter.name!r} ({parameter.module_type}) cannot be swappable: {why}"
+    return UnsupportedError(msg, hint=_HINT)
+
+
+def _term(
+    target: onnx.NodeProto, use: _Use, parameter: Parameter, *, dora: bool
+) -> list[onnx.NodeProto]:
+    """Return the nodes that add the term behind `target`; its output's name moves to the last."""
+    out = target.output[0]
+    base = f"{out}.base"
+    target.output[0] = base
+    a, b = input_a(parameter.name), input_b(parameter.name)
+
+    def node(kind: str, left: str, right: str, name: str) -> onnx.NodeProto:
+        return helper.make_node(kind, [left, right], [name], name=f"{name}.node")
+
+    thin, scaled, delta = f"{out}.lora_A", f"{out}.lora_A.scaled", f"{out}.lora_B"
+    nodes = [
+        node("Gather", a, use.x, thin) if use.gather else node("MatMul", use.x, a, thin),
+        node("Mul", thin, LORA_SCALE, scaled),
+        node("MatMul", scaled, b, delta),
+        node("Add", base, delta, f"{out}.lora" if dora else out),
+    ]
+    if not dora:
+        return nodes
+    g, updated = input_magnitude(parameter.name), f"{out}.lora"
+    if not use.bias:
+        return [*nodes, node("Mul", updated, g, out)]
+    factor, product, rest = f"{out}.factor", f"{out}.product", f"{out}.rest"
+    return [
+        *nodes,
+        node("Sub", g, _ONE, factor),
+        node("Sub", updated, use.bias, product),
+        node("Mul", product, factor, rest),
+        node("Add", updated, rest, out),
+    ]
+
+
+def _defaults(
+    graph: onnx.GraphProto, parameter: Parameter, dtype: int, *, dora: bool
+) -> list[onnx.TensorProto]:
+    """Declare A, B and the magnitude of a weight as inputs; return their defaults."""
+    input_first = parameter.module_type in _INPUT_FIRST_TYPES
+    inputs, outputs = parameter.shape if input_first else parameter.shape[::-1]
+    a, b = input_a(parameter.name), input_b(parameter.name)
+    rank = f"{_module(parameter.name)}.lora_r"
+    _declare(graph, a, dtype, [inputs, rank])
+    _declare(graph, b, dtype, [rank, outputs])
+    made = [helper.make_tensor(a, dtype, [inputs, 0], b"", raw=True)]
+    made.append(helper.make_tensor(b, dtype, [0, outputs], b"", raw=True))
+    if dora:
+        made.append(_constant(graph, input_magnitude(parameter.name), dtype, [outputs], 1.0))
+    return made
+
+
+def _constant(
+    graph: onnx.GraphProto, name: str, dtype: int, shape: list[int], value: float
+) -> onnx.TensorProto:
+    """Declare an optional input; return its default, `value` everywhere."""
+    _declare(graph, name, dtype, [*shape])
+    return helper.make_tensor(name, dtype, shape, [value] * (shape[0] if shape else 1))
+
+
+def _declare(graph: onnx.GraphProto, name: str, dtype: int, shape: Sequence[str | int]) -> None:
+    graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
+
+
+def _open_values(graph: onnx.GraphProto, slots: Slots, dtypes: Mapping[str, int]) -> None:
+    """Declare the parameters that adapters carry whole; the output's width is that of the head."""
+    for parameter in slots.values:
+        axes: list[str | int] = [*parameter.stored_shape]
+        if parameter.name in slots.resizable:
+            axes[-1 if parameter.transposed else 0] = LABELS_AXIS
+        _declare(graph, parameter.name, dtypes[parameter.name], axes)
+    if any(parameter.name in slots.resizable for parameter in slots.values):
+        width = graph.output[0].type.tensor_type.shape.dim[-1]
+        width.Clear()
+        width.dim_param = LABELS_AXIS
