@@ -16,6 +16,7 @@ from lora_export.base.errors import (
 )
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
+from lora_export.exports.packs import SWAPPABLE, read_pack
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -23,6 +24,8 @@ from lora_export.runtime.ort_decoder import OrtDecoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from lora_export.base.manifest import Manifest
 
 __all__ = ["Continuation", "continue_texts"]
 
@@ -74,8 +77,7 @@ def continue_texts(
         ExportDirectoryError: The export is damaged.
     """
     manifest = read_manifest(root)
-    record = manifest.graphs.get(adapter or "base")
-    if record is None:
+    if adapter is not None and adapter not in manifest.adapters:
         known = ", ".join(manifest.adapters) or "none"
         msg = f"{str(root)!r} has no adapter {adapter!r}"
         raise UsageError(msg, hint=f"It has: {known}.")
@@ -87,7 +89,7 @@ def continue_texts(
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
     limit = _positions_left(config, rows, max_new_tokens)
     stop = _stop_tokens(config, _settings(root, "generation_config.json"))
-    decoder = OrtDecoder(OrtRunner(resolve_inside(root, record.onnx)))
+    decoder = OrtDecoder(_runner(root, manifest, adapter))
     found: list[list[int]] = [[] for _ in rows]
     told = ""
     for tokens in generate(
@@ -109,6 +111,14 @@ def continue_texts(
         Continuation(prompt, text, tuple(row), bool(row) and row[-1] in stop)
         for prompt, text, row in zip(prompts, texts, found, strict=True)
     ]
+
+
+def _runner(root: Path, manifest: Manifest, adapter: str | None) -> OrtRunner:
+    """Return the base's or the adapter's graph; of a swappable export, the one graph with it."""
+    swapped = adapter is not None and manifest.adapters[adapter].pack is not None
+    record = manifest.graphs[SWAPPABLE if swapped else adapter or "base"]
+    pack = read_pack(root, manifest, adapter) if adapter is not None and swapped else None
+    return OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
 
 
 def _tokenizer(root: Path) -> Any:

@@ -53,6 +53,8 @@ from lora_export.exports.extend import (
 from lora_export.exports.plan import head_parameters
 from lora_export.graph import tasks
 from lora_export.graph.lora import (
+    LORA_A,
+    LORA_B,
     Slots,
     input_a,
     input_b,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
+    from lora_export.graph.signature import Axis
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
@@ -81,12 +84,14 @@ __all__ = [
     "add_swappable_graph",
     "is_swappable",
     "read_pack",
+    "require_fit",
     "require_slots",
 ]
 
 SWAPPABLE: Final = "swappable"
 _GRAPH_FILE: Final = "swappable.onnx"
 _SHOWN: Final = 5
+_AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
 
 
 def is_swappable(manifest: Manifest) -> bool:
@@ -211,8 +216,19 @@ def add_pack(
     return updated
 
 
-def read_pack(root: Path, manifest: Manifest, name: str) -> dict[str, npt.NDArray[Any]]:
+def read_pack(
+    root: Path,
+    manifest: Manifest,
+    name: str,
+    inputs: Mapping[str, tuple[Axis, ...]] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
     """Return an adapter of a swappable export as values of the graph's inputs.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        name: The adapter.
+        inputs: The axes of the graph's optional inputs, where they are known already.
 
     Raises:
         AdapterError: There is no such adapter, its pack is for another base, sets an input that
@@ -230,42 +246,52 @@ def read_pack(root: Path, manifest: Manifest, name: str) -> dict[str, npt.NDArra
             f"the pack of {name!r} is for another base than this export: for {made_for[:16]}…, "
             f"not {manifest.base.fingerprint[:16]}…"
         )
-        raise AdapterError(msg, hint="Make it again: lora-export add EXPORT --replace")
-    graph = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes()
-    _require_consistent(name, tensors, optional_inputs(graph))
+        raise AdapterError(msg, hint=_AGAIN)
+    if inputs is None:
+        graph = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes()
+        inputs = optional_inputs(graph)
+    require_fit(name, {each: tensor.shape for each, tensor in tensors.items()}, inputs)
     return {each: read_all(tensor) for each, tensor in tensors.items()}
 
 
-def _require_consistent(
-    name: str, tensors: Mapping[str, Tensor], inputs: Mapping[str, tuple[Any, ...]]
+def require_fit(
+    name: str, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, tuple[Axis, ...]]
 ) -> None:
-    """Require that each value fits its input, and equal names of axes mean equal sizes."""
-    sizes: dict[str, tuple[int, str]] = {}
-    for each, tensor in tensors.items():
-        if each not in inputs:
-            msg = f"the pack of {name!r} sets {each!r}, which the swappable graph does not have"
-            raise AdapterError(msg, hint="Make it again: lora-export add EXPORT --replace")
-        axes = inputs[each]
-        fixed = all(
-            not isinstance(axis, int) or axis == size
-            for axis, size in zip(axes, tensor.shape, strict=False)
-        )
-        if len(axes) != len(tensor.shape) or not fixed:
-            msg = f"{each!r} of {name!r} is {list(tensor.shape)}, the graph reads {list(axes)}"
-            raise AdapterError(msg, hint="Is the adapter of this base?")
-        for axis, size in zip(axes, tensor.shape, strict=True):
-            if isinstance(axis, str) and sizes.setdefault(axis, (size, each))[0] != size:
-                other = sizes[axis]
-                msg = f"{axis} of {name!r} is {size} in {each!r} and {other[0]} in {other[1]!r}"
-                raise AdapterError(msg, hint="The pack is damaged: make it again.")
-    for each in tensors:
-        for end, half in (
-            (".lora_A.weight", ".lora_B.weight"),
-            (".lora_B.weight", ".lora_A.weight"),
+    """Require of an adapter's values that a swappable graph can take them, and take them together.
+
+    Args:
+        name: The adapter's name.
+        shapes: The shape of each value, by the name of its input.
+        inputs: The axes of the graph's optional inputs; a name stands for any size.
+
+    Raises:
+        AdapterError: An input is not there, is of another shape, or one factor of an update is
+            missing or of another rank than the other.
+    """
+    for each, shape in shapes.items():
+        axes = inputs.get(each)
+        if axes is None:
+            msg = f"adapter {name!r} sets {each!r}, which the swappable graph does not have"
+            hint = "Export again with this adapter, so that its modules can be swapped."
+            raise AdapterError(msg, hint=hint)
+        if len(axes) != len(shape) or any(
+            isinstance(axis, int) and axis != size for axis, size in zip(axes, shape, strict=True)
         ):
-            if each.endswith(end) and each.removesuffix(end) + half not in tensors:
-                msg = f"the pack of {name!r} has {each!r} and not {each.removesuffix(end) + half!r}"
-                raise AdapterError(msg, hint="The pack is damaged: make it again.")
+            msg = f"{each!r} of adapter {name!r} is {list(shape)}, the graph reads {list(axes)}"
+            raise AdapterError(msg, hint="Is the adapter of this base?")
+    for each in shapes:
+        for end, other in ((LORA_A, LORA_B), (LORA_B, LORA_A)):
+            half = each.removesuffix(end) + other
+            if each.endswith(end) and half not in shapes:
+                msg = f"adapter {name!r} has {each!r} and not {half!r}"
+                raise AdapterError(msg, hint=f"The adapter is damaged. {_AGAIN}")
+    sizes: dict[Axis, tuple[int, str]] = {}
+    for each, shape in shapes.items():
+        for axis, size in zip(inputs[each], shape, strict=True):
+            known, where = sizes.setdefault(axis, (size, each))
+            if isinstance(axis, str) and known != size:
+                msg = f"{axis} of adapter {name!r} is {size} in {each!r} and {known} in {where!r}"
+                raise AdapterError(msg, hint=f"The adapter is damaged. {_AGAIN}")
 
 
 def _slots(

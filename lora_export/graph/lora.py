@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from lora_export.graph.signature import Axis
 
 __all__ = [
+    "LORA_A",
+    "LORA_B",
     "LORA_SCALE",
     "Slots",
     "input_a",
@@ -45,6 +47,8 @@ __all__ = [
     "with_lora",
 ]
 
+LORA_A: Final = ".lora_A.weight"
+LORA_B: Final = ".lora_B.weight"
 LORA_SCALE: Final = "lora_scale"
 LABELS_AXIS: Final = "labels"
 _ONE: Final = "lora_one"
@@ -72,12 +76,12 @@ class Slots:
 
 def input_a(weight: str) -> str:
     """Return the name of the input that holds A of a weight, ``[in, r]``."""
-    return f"{_module(weight)}.lora_A.weight"
+    return _module(weight) + LORA_A
 
 
 def input_b(weight: str) -> str:
     """Return the name of the input that holds s·B of a weight, ``[r, out]``."""
-    return f"{_module(weight)}.lora_B.weight"
+    return _module(weight) + LORA_B
 
 
 def input_magnitude(weight: str) -> str:

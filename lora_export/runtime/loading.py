@@ -11,10 +11,11 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import check_adapter_name
 from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import nbytes, read_all
+from lora_export.base.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.given import AdapterSource, recorded_source, resolve_source
 from lora_export.exports.intact import require_files
+from lora_export.exports.packs import is_swappable, read_pack
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.base.manifest import Manifest
     from lora_export.runtime.graphs import ExportGraphs
 
 __all__ = ["WAYS", "How", "Loader", "Plan", "Runner"]
@@ -94,8 +96,8 @@ class Loader:
         manifest, given = self._graphs.manifest, self._given.get(name)
         found: dict[How, bool] = {
             "merged": name in manifest.adapters and name in manifest.graphs,
-            "swappable": "swappable" in manifest.graphs
-            and (_pack_file(name) in manifest.files or _is_pack(given)),
+            "swappable": is_swappable(manifest)
+            and (_is_pack(given) or (name in manifest.adapters and _has_pack(manifest, name))),
             "merge_at_load": not _is_pack(given)
             and (given is not None or manifest.adapters[name].combined is None),
         }
@@ -161,13 +163,15 @@ class Loader:
         if given is not None and _is_pack(given):
             return self._given_pack(name, given)
         graphs = self._graphs
-        root, manifest, file = graphs.root, graphs.manifest, _pack_file(name)
-        require_files(root, manifest, [file], hashed=True)
-        tensors, _ = read_header(resolve_inside(root, file))
+        root, manifest = graphs.root, graphs.manifest
+        pack = manifest.adapters[name].pack
+        assert pack is not None  # noqa: S101  (see `ways`)
+        require_files(root, manifest, [pack.safetensors], hashed=True)
+        tensors, _ = read_header(resolve_inside(root, pack.safetensors))
 
         def load() -> Runner:
-            values = {each: read_all(tensor) for each, tensor in tensors.items()}
-            return graphs.swappable().bind(name, values)
+            graph = graphs.swappable()
+            return graph.bind(name, read_pack(root, manifest, name, graph.optional))
 
         return Plan(f"{name} (swappable)", sum(map(nbytes, tensors.values())), load)
 
@@ -177,7 +181,7 @@ class Loader:
         if source != AdapterSource(source.path):
             msg = f"the pack {str(path)!r} is taken as it is: it has no options"
             raise UsageError(msg, hint="Give its path alone.")
-        if "swappable" not in graphs.manifest.graphs:
+        if not is_swappable(graphs.manifest):
             msg = f"adapter {name!r} is a pack, and the export has no swappable graph"
             raise UnsupportedError(msg, hint="Export it with --mode swappable.")
         fingerprint = graphs.manifest.base.fingerprint
@@ -189,8 +193,8 @@ class Loader:
         return Plan(f"{name} (swappable)", size, load)
 
 
-def _pack_file(name: str) -> str:
-    return f"adapters/{name}.safetensors"
+def _has_pack(manifest: Manifest, name: str) -> bool:
+    return manifest.adapters[name].pack is not None
 
 
 def _is_pack(source: AdapterSource | None) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from lora_export.base.errors import AdapterError
+from lora_export.exports.packs import require_fit
 from lora_export.runtime.ort import device_of, failed, open_session, ort_value
 
 if TYPE_CHECKING:
@@ -56,22 +56,9 @@ class SwappableGraph:
             tensors: Its tensors by the names of the graph's optional inputs.
 
         Raises:
-            AdapterError: A tensor is no input of the graph, or does not have its shape.
+            AdapterError: The graph cannot take the tensors; see `require_fit`.
         """
-        for each, values in tensors.items():
-            shape = self.optional.get(each)
-            if shape is None:
-                msg = f"the swappable graph has no input {each!r}, which adapter {name!r} sets"
-                raise AdapterError(
-                    msg, hint="Export again with this adapter, so that its modules can be swapped."
-                )
-            if not _fits(values.shape, shape):
-                msg = (
-                    f"{each!r} of adapter {name!r} has the shape {list(values.shape)}, "
-                    f"the swappable graph reads {list(shape)}"
-                )
-                raise AdapterError(msg, hint="Is the adapter of this base?")
-        _require_pairs(name, tensors)
+        require_fit(name, {each: values.shape for each, values in tensors.items()}, self.optional)
         return BoundAdapter(self, tensors)
 
 
@@ -119,30 +106,3 @@ class BoundAdapter:
         if not graph.optional.keys() & held.keys():  # an optional input would stay bound
             self._free.append(binding)
         return dict(zip(graph.outputs, values, strict=True))
-
-
-def _fits(found: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
-    return len(found) == len(declared) and all(
-        not isinstance(axis, int) or axis in {0, size}
-        for size, axis in zip(found, declared, strict=True)
-    )
-
-
-def _require_pairs(name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Require both factors of every update, with one rank.
-
-    Raises:
-        AdapterError: One is missing, or the ranks differ.
-    """
-    a_name, b_name = ".lora_A.weight", ".lora_B.weight"
-    modules = {each.removesuffix(end) for each in tensors for end in (a_name, b_name)
-               if each.endswith(end)}  # fmt: skip
-    for module in sorted(modules):
-        a, b = tensors.get(module + a_name), tensors.get(module + b_name)
-        if a is None or b is None:
-            lacks = a_name if a is None else b_name
-            msg = f"adapter {name!r} has no {module + lacks!r}, only the other factor"
-            raise AdapterError(msg, hint="The adapter is damaged: make its pack again.")
-        if a.shape[-1] != b.shape[0]:
-            msg = f"adapter {name!r}: {module!r} has ranks {a.shape[-1]} (A) and {b.shape[0]} (B)"
-            raise AdapterError(msg, hint="The adapter is damaged: make its pack again.")

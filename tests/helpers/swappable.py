@@ -1,8 +1,4 @@
-"""A swappable and a batched graph made by hand of an export's base graph: an oracle's other half.
-
-swappable   y = x W + (x A) B · lora_scale          A, B, lora_scale and the head: optional inputs
-batched     y = x W + (x A[id]) B[id]                 id by row
-"""
+"""A batched graph made by hand of an export's base graph: ``y = x W + (x A[id]) B[id]``."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save_file
 
 from lora_export.adapters.formats.packed import pack
 from lora_export.adapters.formats.peft import read_peft
@@ -23,50 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["add_batched", "add_swappable", "packed", "write_pack"]
-
-HEAD = ("classifier.weight", "classifier.bias")
+__all__ = ["add_batched", "packed"]
 
 
 def packed(adapter: Path, prefix: str = "") -> dict[str, np.ndarray]:
     """Return a PEFT adapter's tensors by the names of a swappable graph's inputs."""
     tensors = pack(read_peft(adapter, name="a", source="a"), by_name("float32"))
     return {name: each.values for name, each in tensors.items()}
-
-
-def add_swappable(export: Path, modules: tuple[str, ...], packs: Mapping[str, Any]) -> Path:
-    """Give an export a swappable graph of the linear layers called `modules`, and packs."""
-    model = onnx.load(export / "base.onnx", load_external_data=False)
-    graph = model.graph
-    _optional(graph, "lora_scale", np.ones((), np.float32), [])
-    for node, module, shape in _linears(graph, modules):
-        x, w = node.input
-        name, y = module + ".weight", node.output[0]
-        assert w == name
-        for end, zero, axes in (
-            ("A", np.zeros((shape[0], 0), np.float32), [shape[0], "lora_r"]),
-            ("B", np.zeros((0, shape[1]), np.float32), ["lora_r", shape[1]]),
-        ):
-            _optional(graph, f"{module}.lora_{end}.weight", zero, axes)
-        _replace(graph, node, [
-            helper.make_node("MatMul", [x, w], [y + "/w"]),
-            helper.make_node("MatMul", [x, f"{module}.lora_A.weight"], [y + "/a"]),
-            helper.make_node("MatMul", [y + "/a", f"{module}.lora_B.weight"], [y + "/b"]),
-            helper.make_node("Mul", [y + "/b", "lora_scale"], [y + "/s"]),
-            helper.make_node("Add", [y + "/w", y + "/s"], [y]),
-        ])  # fmt: skip
-    for initializer in graph.initializer:
-        if initializer.name in HEAD:
-            axes = ["labels", *initializer.dims[1:]]
-            value = helper.make_tensor_value_info(initializer.name, TensorProto.FLOAT, axes)
-            graph.input.append(value)
-    graph.output[0].type.tensor_type.shape.dim[-1].Clear()
-    graph.output[0].type.tensor_type.shape.dim[-1].dim_param = "labels"
-    del graph.value_info[:]
-    _record(export, "swappable", model)
-    for name, tensors in packs.items():
-        write_pack(export, name, tensors)
-    return export
 
 
 def add_batched(export: Path, modules: tuple[str, ...], packs: list[Mapping[str, Any]]) -> Path:
@@ -98,19 +56,6 @@ def add_batched(export: Path, modules: tuple[str, ...], packs: list[Mapping[str,
     return export
 
 
-def write_pack(export: Path, name: str, tensors: Mapping[str, np.ndarray]) -> Path:
-    """Write a pack into an export, hashed in its manifest, beside a merged adapter's record."""
-    path = export / "adapters" / f"{name}.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    save_file({key: np.ascontiguousarray(each) for key, each in tensors.items()}, path)
-    manifest = json.loads((export / "lora_export.json").read_text())
-    manifest["files"][f"adapters/{name}.safetensors"] = _sha256(path)
-    if name not in manifest["adapters"]:
-        manifest["adapters"][name] = next(iter(manifest["adapters"].values()))
-    (export / "lora_export.json").write_text(json.dumps(manifest))
-    return path
-
-
 def _linears(graph: Any, modules: tuple[str, ...]) -> list[tuple[Any, str, list[int]]]:
     shapes = {each.name: list(each.dims) for each in graph.initializer}
     found = []
@@ -121,11 +66,6 @@ def _linears(graph: Any, modules: tuple[str, ...]) -> list[tuple[Any, str, list[
                 found.append((node, module, shapes[node.input[1]]))
     assert found
     return found
-
-
-def _optional(graph: Any, name: str, default: np.ndarray, axes: list[Any]) -> None:
-    graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, axes))
-    graph.initializer.append(numpy_helper.from_array(default, name))
 
 
 def _replace(graph: Any, node: Any, nodes: list[Any]) -> None:

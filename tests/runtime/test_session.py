@@ -31,7 +31,7 @@ from lora_export.runtime.ort import OrtRunner
 from tests.cli.exports import peft_model, run_graph, run_torch
 from tests.cli.running import HEAVY, python
 from tests.helpers.builds import build
-from tests.helpers.swappable import add_batched, add_swappable, packed
+from tests.helpers.swappable import add_batched, packed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,12 +74,13 @@ def export(base, adapters, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def swappable(export, adapters, tmp_path_factory):
-    """The same export with a swappable graph, packs of all three, and a batched graph."""
-    root = shutil.copytree(export, tmp_path_factory.mktemp("swappable") / "out")
-    packs = {name: packed(each) for name, each in adapters.items()}
-    add_swappable(root, MODULES, packs)
-    low_rank = [{k: v for k, v in each.items() if ".lora_" in k} for each in packs.values()]
+def swappable(base, adapters, tmp_path_factory):
+    """A swappable export of all three, with a batched graph made by hand."""
+    root = build(
+        base, adapters, tmp_path_factory.mktemp("swappable") / "out", mode="swappable"
+    ).output
+    packs = [packed(each) for each in adapters.values()]
+    low_rank = [{k: v for k, v in each.items() if ".lora_" in k} for each in packs]
     return add_batched(root, MODULES, low_rank)
 
 
@@ -204,14 +205,11 @@ def test_settings_of_a_given_adapter_are_applied(base, export, adapters, tmp_pat
 
 def test_each_way_gives_what_peft_gives(swappable, by_peft):
     with open_export(swappable) as session:
-        assert session.ways("a") == ("merged", "swappable", "merge_at_load")
-        for how in session.ways("a"):
-            found = session.run(FEEDS, adapter="a", how=how)["logits"]
-            np.testing.assert_allclose(found, by_peft["a"], **CLOSE)
-        for name in "bc":
-            assert session.ways(name)[0] == "swappable"
-            found = session.run(FEEDS, adapter=name)["logits"]
-            np.testing.assert_allclose(found, by_peft[name], **CLOSE)
+        for name in "abc":
+            assert session.ways(name) == ("swappable", "merge_at_load")
+            for how in session.ways(name):
+                found = session.run(FEEDS, adapter=name, how=how)["logits"]
+                np.testing.assert_allclose(found, by_peft[name], **CLOSE)
 
 
 def test_swapping_is_bit_stable_and_the_base_stays_the_base(swappable):
@@ -247,7 +245,7 @@ def test_an_optional_input_lasts_one_run(swappable):
         assert not np.allclose(full, silent)
         assert np.array_equal(session.run(FEEDS, adapter="b")["logits"], full)
         with pytest.raises(UsageError, match="no input 'lora_scale'"):
-            session.run({**FEEDS, **head}, adapter="a", how="merged")
+            session.run({**FEEDS, **head}, adapter="a", how="merge_at_load")
 
 
 def test_each_row_of_a_batch_has_its_own_adapter(swappable):
@@ -311,10 +309,13 @@ QUERY = "bert.encoder.layer.0.attention.self.query"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(f"{QUERY}.lora_B.weight"), "only the other factor"),
-        (lambda t: t.update({f"{QUERY}.lora_A.weight": np.zeros((32, 3), "f")}), "ranks 3"),
+        (lambda t: t.pop(f"{QUERY}.lora_B.weight"), "and not"),
+        (
+            lambda t: t.update({f"{QUERY}.lora_A.weight": np.zeros((32, 3), "f")}),
+            "lora_r of",
+        ),
         (lambda t: t.update({f"{QUERY}.lora_A.weight": np.zeros((31, 4), "f")}), r"\[31, 4\]"),
-        (lambda t: t.update({"nowhere.lora_A.weight": np.zeros((32, 4), "f")}), "no input"),
+        (lambda t: t.update({"nowhere.lora_A.weight": np.zeros((32, 4), "f")}), "does not have"),
     ],
     ids=["half an adapter", "two ranks", "another width", "another model"],
 )
@@ -390,7 +391,7 @@ def test_what_is_loaded_is_counted(swappable):
         session.load("b")
         session.run(FEEDS)
         assert session.cached_bytes == sum(each.nbytes for each in tensors)
-        session.load("a")
+        session.load("a", how="merge_at_load")
         assert session.cached_bytes == sum(each.nbytes for each in tensors) + weights
     assert session.cached_bytes == 0
 
@@ -534,13 +535,15 @@ def cut(path: Path) -> None:
         ("swappable.onnx", flip, False),
     ],
 )
-def test_damage_is_found_before_a_file_is_used(swappable, tmp_path, file, damage, hashed):
-    root = shutil.copytree(swappable, tmp_path / "out")
+def test_damage_is_found_before_a_file_is_used(request, tmp_path, file, damage, hashed):
+    of_merged = file in {"a.onnx", "weights/a.safetensors"}
+    export = request.getfixturevalue("export" if of_merged else "swappable")
+    root = shutil.copytree(export, tmp_path / "out")
     damage(root / file)
 
     def use() -> None:
         with open_export(root, check_hashes=hashed) as session:
-            for name in "ab":
+            for name in session.adapters:
                 session.run(FEEDS, adapter=name)
 
     with pytest.raises(ExportDirectoryError, match=file.replace(".", r"\.")):
@@ -549,7 +552,7 @@ def test_damage_is_found_before_a_file_is_used(swappable, tmp_path, file, damage
 
 def test_what_is_not_used_is_not_read(swappable, tmp_path):
     root = shutil.copytree(swappable, tmp_path / "out")
-    (root / "a.onnx").unlink()
+    (root / "adapters" / "a.safetensors").unlink()
     with open_export(root, check_hashes=True) as session:
         session.run(FEEDS, adapter="b")
 
