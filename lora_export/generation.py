@@ -17,9 +17,11 @@ from lora_export.base.errors import (
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.exports.stacks import BATCHED
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
+from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,12 +115,16 @@ def continue_texts(
     ]
 
 
-def _runner(root: Path, manifest: Manifest, adapter: str | None) -> OrtRunner:
-    """Return the base's or the adapter's graph; of a swappable export, the one graph with it."""
-    swapped = adapter is not None and manifest.adapters[adapter].pack is not None
-    record = manifest.graphs[SWAPPABLE if swapped else adapter or "base"]
-    pack = read_pack(root, manifest, adapter) if adapter is not None and swapped else None
-    return OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
+def _runner(root: Path, manifest: Manifest, adapter: str | None) -> OrtRunner | RowRunner:
+    """Return the base's or the adapter's graph; where adapters share one, that with it."""
+    own = manifest.adapters[adapter] if adapter is not None else None
+    if own is not None and own.row is not None:
+        path = resolve_inside(root, manifest.graphs[BATCHED].onnx)
+        return RowRunner(OrtRunner(path), own.row.row, None)
+    if adapter is not None and own is not None and own.pack is not None:
+        path = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx)
+        return OrtRunner(path, adapter=read_pack(root, manifest, adapter))
+    return OrtRunner(resolve_inside(root, manifest.graphs[adapter or "base"].onnx))
 
 
 def _tokenizer(root: Path) -> Any:

@@ -16,6 +16,7 @@ from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import with_padding
+from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import again, read_specs
 from lora_export.recipe import AdapterSpec
@@ -95,7 +96,10 @@ def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | N
 
 def remove(output: Path, name: str) -> Outcome:
     """Remove an adapter from an export."""
-    remove_adapter(output, name)
+    if is_batched(read_manifest(output)):
+        change_rows(output, gone=name)
+    else:
+        remove_adapter(output, name)
     return Outcome(output, prune_reports(output))
 
 
@@ -128,6 +132,7 @@ def verify(
         msg = f"{what} says what to compare with torch, and the base is not given"
         raise UsageError(msg, hint="Add --base BASE.")
     manifest = read_manifest(output)
+    finish_change(output, manifest)
     require_intact(output, manifest)
     require_onnxruntime()
     checkpoint = _matching_checkpoint(manifest, base)

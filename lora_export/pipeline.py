@@ -30,7 +30,7 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
-from lora_export.exports.packs import SWAPPABLE, add_swappable_graph, is_swappable
+from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
@@ -40,6 +40,7 @@ from lora_export.exports.plan import (
     untie,
     with_padding,
 )
+from lora_export.exports.stacks import BATCHED
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import Choices
@@ -362,7 +363,7 @@ def _require_same_base(
 ) -> None:
     source, base, choices = _graph_source(recipe, output), existing.base, settings.choices
     rows: list[tuple[str, object, object]] = [
-        ("mode", SWAPPABLE if is_swappable(existing) else "merged", recipe.mode),
+        ("mode", _mode(existing), recipe.mode),
         ("base", base.fingerprint, digest),
         ("task", base.task, settings.task.name),
         (
@@ -393,7 +394,7 @@ def _finish(
 ) -> Outcome:
     """Merge the adapters, verify and measure what the recipe asks for."""
     checkpoint = settings.checkpoint
-    swappable = recipe.mode == SWAPPABLE
+    swappable, batched = recipe.mode == SWAPPABLE, recipe.mode == BATCHED
     if swappable and root != output:
         resolved = [each.resolved for each in ready]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
@@ -404,6 +405,7 @@ def _finish(
         checkpoint=settings.exported,
         replace=root == output,
         progress=tell,
+        batched=batched,
     )
     if settings.own_graph is not None:
         reports["graph"] = settings.own_graph.report
@@ -416,13 +418,14 @@ def _finish(
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
-        names = ["base", SWAPPABLE] if swappable else ["base", *adapters]
+        names = ["base", *([recipe.mode] if swappable or batched else adapters)]
         manifest, reports["parity"] = verify_export(root, names, evidence, tell)
-    if recipe.latency.enabled and (adapters or swappable):
-        latency = recipe.latency
+    latency = recipe.latency
+    gated = not batched or "max_ratio" in latency.model_fields_set  # rows cost what they cost
+    if latency.enabled and gated and (adapters or swappable):
         manifest, reports["latency"] = measure_latency(
             root,
-            [SWAPPABLE] if swappable else list(adapters),
+            [recipe.mode] if swappable or batched else list(adapters),
             checkpoint.config,
             batch=latency.batch,
             length=latency.length,
@@ -434,7 +437,15 @@ def _finish(
     return Outcome(output, manifest, reports)
 
 
+def _mode(manifest: Manifest) -> str:
+    """Return how an export holds its adapters."""
+    return next((mode for mode in (SWAPPABLE, BATCHED) if mode in manifest.graphs), "merged")
+
+
 def _require_mode(recipe: Recipe) -> None:
+    if recipe.mode == BATCHED and not recipe.adapters:
+        msg = "a batched graph needs adapters"
+        raise UsageError(msg, hint="Give --adapter; others can be added later.")
     if recipe.lora_modules is not None and recipe.mode != SWAPPABLE:
         msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
         raise UsageError(msg, hint="Add --mode swappable, or leave it out.")

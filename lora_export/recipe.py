@@ -148,7 +148,7 @@ class Recipe(_Section):
     combine: CombineSpec | None = None
     task: str | None = None
     labels: list[str] | None = None
-    mode: Literal["merged", "swappable"] = "merged"
+    mode: Literal["merged", "swappable", "batched"] = "merged"
     lora_modules: list[str] | None = None
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)

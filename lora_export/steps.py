@@ -12,6 +12,7 @@ from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
 from lora_export.exports.plan import head_parameters, head_width, require_complete
+from lora_export.exports.stacks import BATCHED, NewAdapter, change_rows, is_batched
 from lora_export.parts import Given, recorded_source
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verify.record import record_fidelity
@@ -58,7 +59,8 @@ class Outcome:
         for report, error in (("parity", ParityError), ("latency", LatencyError)):
             for name, row in self.reports.get(report, {}).get("graphs", {}).items():
                 open_question = row["verdict"] == "ambiguous" or (
-                    row["verdict"] == "unverified" and name in {*self.manifest.adapters, SWAPPABLE}
+                    row["verdict"] == "unverified"
+                    and name in {*self.manifest.adapters, SWAPPABLE, BATCHED}
                 )
                 if row["verdict"] == "fail" or (strict and open_question):
                     return error.exit_code
@@ -115,11 +117,12 @@ def add_all(
     checkpoint: Checkpoint | None,
     replace: bool,
     progress: Progress,
+    batched: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
     """Add adapters to the export in `root` one after the other; none if one is incomplete.
 
     Returns the manifest, and the reports: ``fidelity`` where something is merged in halves. Of a
-    swappable export they become packs.
+    swappable export they become packs, of a batched one rows.
 
     Args:
         root: The export, or the folder that becomes it.
@@ -128,6 +131,7 @@ def add_all(
         checkpoint: The base, where it is at hand.
         replace: Whether adapters of the same names may be replaced.
         progress: Told about bytes.
+        batched: Whether the export becomes a batched one.
     """
     manifest = read_manifest(root)
     resolved = [each.resolved for each in ready]
@@ -135,6 +139,13 @@ def add_all(
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
             require_finite_tensors(one.adapter)
+    if batched or is_batched(manifest):
+        progress.start("stacks")
+        new = [
+            NewAdapter(each.resolved, _source(each, output), each.labels, each.given.record(output))
+            for each in ready
+        ]
+        return change_rows(root, new, replace=replace), {}
     if is_swappable(manifest):
         require_slots(root, manifest, resolved)
         for each in ready:

@@ -32,6 +32,7 @@ __all__ = [
     "PackRecord",
     "ParameterUse",
     "PartRecord",
+    "RowRecord",
     "check_adapter_name",
     "edit_manifest",
     "is_adapter_name",
@@ -159,6 +160,20 @@ class PackRecord(_Record):
     golden: str | None = None
 
 
+class RowRecord(_Record):
+    """An adapter as a row of the stacks of a batched graph; see ``exports/stacks.py``.
+
+    Attributes:
+        row: Its number, what ``adapter_ids`` says.
+        verification: What is known of the graph with this row.
+        golden: Inputs and expected outputs.
+    """
+
+    row: int = Field(ge=1)
+    verification: Verification = "unverified"
+    golden: str | None = None
+
+
 class AdapterRecord(_Record):
     """One adapter, and how completely it was applied.
 
@@ -182,6 +197,7 @@ class AdapterRecord(_Record):
     labels: list[str] | None = None
     sha256: Sha256
     pack: PackRecord | None = None
+    row: RowRecord | None = None
 
 
 class Manifest(_Record):
@@ -279,6 +295,8 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
         if pack := adapter.pack:
             for file in (pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME):
                 resolve_inside(folder, file)
+        if adapter.row and adapter.row.golden:
+            resolve_inside(folder, adapter.row.golden)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

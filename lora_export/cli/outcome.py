@@ -35,9 +35,12 @@ def render(outcome: Outcome) -> str:
     if not manifest.adapters:
         lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
-        pack = record.pack
-        file = manifest.graphs[name].onnx if pack is None else pack.onnx_adapter
-        verified = manifest.graphs[name].verification if pack is None else pack.verification
+        if (row := record.row) is not None:
+            file, verified = f"{manifest.graphs['batched'].onnx} row {row.row}", row.verification
+        elif (pack := record.pack) is not None:
+            file, verified = pack.onnx_adapter, pack.verification
+        else:
+            file, verified = manifest.graphs[name].onnx, manifest.graphs[name].verification
         lines.append(
             f"  {name}: {file}, rank {record.rank}, "
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "

@@ -83,9 +83,12 @@ __all__ = [
     "add_pack",
     "add_swappable_graph",
     "is_swappable",
+    "origin_of",
     "read_pack",
+    "refuse_unswappable",
     "require_fit",
     "require_slots",
+    "values_of",
 ]
 
 SWAPPABLE: Final = "swappable"
@@ -192,7 +195,7 @@ def add_pack(
             write(staging / packed, tensors, fingerprint)
             files[packed] = write_synced(staging / packed, (staging / packed).read_bytes())
         record = adapter_record(
-            manifest, resolved, source=source, origin=_origin(manifest, resolved), labels=labels,
+            manifest, resolved, source=source, origin=origin_of(manifest, resolved), labels=labels,
             combined=combined,
         ).model_copy(
             update={"pack": PackRecord(safetensors=plain, onnx_adapter=packed, base=fingerprint)}
@@ -300,7 +303,7 @@ def _slots(
     parameters = parameters_of(manifest)
     updates = [update for each in resolved for update in each.updates]
     for update in updates:
-        _refuse_unswappable(update)
+        refuse_unswappable(update)
     adapted = {update.parameter.name for update in updates if update.low_rank is not None}
     if modules is not None:
         adapted = _named(parameters, modules)
@@ -319,8 +322,8 @@ def _slots(
     )
 
 
-def _refuse_unswappable(update: Update) -> None:
-    """Raise for what would need the whole weight as an input."""
+def refuse_unswappable(update: Update) -> None:
+    """Raise `UnsupportedError` for what adapters of one graph cannot differ in."""
     kinds = {
         "replaces rows of": update.rows is not None,
         "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
@@ -330,7 +333,7 @@ def _refuse_unswappable(update: Update) -> None:
     }
     for kind, found in kinds.items():
         if found:
-            msg = f"an adapter {kind} {update.parameter.name!r}, which cannot be swapped"
+            msg = f"an adapter {kind} {update.parameter.name!r}, which adapters of one graph cannot"
             raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
 
 
@@ -371,7 +374,7 @@ def _inputs_for(update: Update) -> list[str]:
 
 def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
     for update in resolved.updates:
-        _refuse_unswappable(update)
+        refuse_unswappable(update)
     wanted = [name for update in resolved.updates for name in _inputs_for(update)]
     if lacking := [name for name in wanted if name not in inputs]:
         shown = "\n  ".join(lacking[:_SHOWN])
@@ -388,23 +391,35 @@ def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
 
 
 def _values(resolved: Resolved, stored: Mapping[str, Tensor]) -> dict[str, MemoryTensor]:
-    """Return the adapter as values of inputs, computed in float32, in the graph's dtype."""
+    """Return the adapter as values of inputs, in the graph's dtype."""
     found: dict[str, MemoryTensor] = {}
     for update in resolved.updates:
-        parameter, low_rank = update.parameter, update.low_rank
-        base = stored.get(parameter.name)
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        if update.saved is not None or update.added is not None:
-            whole = merged_entry(replace(update, low_rank=None), base, base_is_stored=True)
-            arrays[parameter.name] = np.concatenate([np.atleast_1d(b) for b in whole.blocks()])
-        if low_rank is not None:
-            arrays[input_a(parameter.name)] = read_finite(low_rank.a).T
-            arrays[input_b(parameter.name)] = read_finite(low_rank.b).T * np.float32(low_rank.scale)
-            if low_rank.magnitude is not None:
-                arrays[input_magnitude(parameter.name)] = _magnitude(low_rank, parameter, base)
-        for name, values in arrays.items():
-            kept = cast(np.ascontiguousarray(values), parameter.stored_dtype, name=name)
-            found[name] = MemoryTensor(name, parameter.stored_dtype, kept)
+        dtype = update.parameter.stored_dtype
+        for name, compute in values_of(update, stored.get(update.parameter.name)).items():
+            kept = cast(np.ascontiguousarray(compute()), dtype, name=name)
+            found[name] = MemoryTensor(name, dtype, kept)
+    return found
+
+
+def values_of(update: Update, base: Tensor | None) -> dict[str, Callable[[], npt.NDArray[Any]]]:
+    """Return what computes the value of each input that an update sets, low-rank ones in float32.
+
+    Args:
+        update: What an adapter does to one parameter.
+        base: The base's value, as the export stores it.
+    """
+    parameter, low_rank = update.parameter, update.low_rank
+    name = parameter.name
+    found: dict[str, Callable[[], npt.NDArray[Any]]] = {}
+    if update.saved is not None or update.added is not None:
+        whole = merged_entry(replace(update, low_rank=None), base, base_is_stored=True)
+        found[name] = lambda: np.concatenate([np.atleast_1d(each) for each in whole.blocks()])
+    if low_rank is not None:
+        scale = np.float32(low_rank.scale)
+        found[input_a(name)] = lambda: read_finite(low_rank.a).T
+        found[input_b(name)] = lambda: read_finite(low_rank.b).T * scale
+        if low_rank.magnitude is not None:
+            found[input_magnitude(name)] = lambda: _magnitude(low_rank, parameter, base)
     return found
 
 
@@ -416,7 +431,7 @@ def _magnitude(
         msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
         raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
     factors = factors_of(low_rank, parameter, transposed=parameter.transposed)
-    assert isinstance(factors, Factors)  # noqa: S101  (see _refuse_unswappable)
+    assert isinstance(factors, Factors)  # noqa: S101  (see `refuse_unswappable`)
     lengths = factors.lengths(_rows(base))
     return (read_finite(low_rank.magnitude).reshape(-1) / lengths).astype(np.float32)
 
@@ -430,8 +445,8 @@ def _rows(tensor: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
         yield to_float32(rows), index * step
 
 
-def _origin(manifest: Manifest, resolved: Resolved) -> str:
-    """Return whose values the pack depends on: the checkpoint's, or cast ones of the export."""
+def origin_of(manifest: Manifest, resolved: Resolved) -> str:
+    """Return whose values an adapter kept apart depends on: the checkpoint's, or cast ones of the export."""
     cast_names = {
         use.initializer for uses in manifest.parameters.values() for use in uses
         if "cast" in use.transform

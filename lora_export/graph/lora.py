@@ -20,17 +20,17 @@ base's values as default and the layout that the graph stores them in.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import onnx
 from onnx import helper
 
-from lora_export.base.errors import ExportDirectoryError, UnsupportedError
+from lora_export.base.errors import ExportDirectoryError
+from lora_export.graph.uses import INPUT_FIRST_TYPES, Use, parsed, readers_of, unsupported, use_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.signature import Axis
@@ -52,9 +52,6 @@ LORA_B: Final = ".lora_B.weight"
 LORA_SCALE: Final = "lora_scale"
 LABELS_AXIS: Final = "labels"
 _ONE: Final = "lora_one"
-_MATRIX: Final = 2
-_INPUT_FIRST_TYPES: Final = frozenset({"Conv1D", "Embedding"})
-_HINT: Final = "Leave it out of --lora-modules, or export merged graphs: --mode merged."
 
 
 @dataclass(frozen=True)
@@ -105,10 +102,10 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         UnsupportedError: A weight is not read by a ``MatMul``, ``Gemm`` or ``Gather``, or is no
             matrix.
     """
-    model = _parsed(onnx_bytes)
+    model = parsed(onnx_bytes)
     graph = model.graph
     nodes = list(graph.node)
-    readers = _readers(nodes)
+    readers = readers_of(nodes)
     added: dict[int, list[onnx.NodeProto]] = {}
     made: list[onnx.TensorProto] = []
     dtypes = {each.name: each.data_type for each in graph.initializer}
@@ -118,10 +115,10 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     for parameter in slots.adapted:
         if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
-            raise _unsupported(parameter, f"it is {parameter.dtype}, others are not")
-        uses = [_use(nodes, at, parameter) for at in readers[parameter.name]]
+            raise unsupported(parameter, f"it is {parameter.dtype}, others are not")
+        uses = [use_of(nodes, at, parameter) for at in readers[parameter.name]]
         if not uses:
-            raise _unsupported(parameter, "no node reads it")
+            raise unsupported(parameter, "no node reads it")
         dora = parameter.name in slots.magnitudes
         for use in uses:
             added.setdefault(use.at, []).extend(_term(nodes[use.at], use, parameter, dora=dora))
@@ -147,7 +144,7 @@ def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
     Raises:
         ExportDirectoryError: The graph cannot be parsed.
     """
-    graph = _parsed(onnx_bytes).graph
+    graph = parsed(onnx_bytes).graph
     own = {each.name for each in graph.initializer}
     return {
         value.name: tuple(
@@ -158,83 +155,8 @@ def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
     }
 
 
-def _parsed(onnx_bytes: bytes) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(onnx_bytes)
-    except Exception as error:
-        msg = f"the graph is not a readable ONNX model: {error}"
-        raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
-
-
-@dataclass(frozen=True)
-class _Use:
-    """One place where a weight is read.
-
-    Attributes:
-        at: The position of the node whose output the term is added to.
-        x: What is multiplied by the weight, or the indices into it.
-        gather: Whether rows are looked up instead of multiplied.
-        bias: The bias in that output; "" without one.
-    """
-
-    at: int
-    x: str
-    gather: bool = False
-    bias: str = ""
-
-
-def _readers(nodes: Sequence[onnx.NodeProto]) -> defaultdict[str, list[int]]:
-    """Return the positions of the nodes that read each value, subgraphs included."""
-    found: defaultdict[str, list[int]] = defaultdict(list)
-    for at, node in enumerate(nodes):
-        for name in dict.fromkeys(_inputs_of(node)):
-            found[name].append(at)
-    return found
-
-
-def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from _inputs_of(inner)
-
-
-def _use(nodes: Sequence[onnx.NodeProto], at: int, parameter: Parameter) -> _Use:
-    """Return how the node at `at` reads a weight."""
-    node, name = nodes[at], parameter.name
-    if parameter.name.rpartition(".")[2] != "weight" or len(parameter.shape) != _MATRIX:
-        raise _unsupported(parameter, "it is not the matrix of a module")
-    input_first = (parameter.module_type in _INPUT_FIRST_TYPES) != parameter.transposed
-    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    inputs = list(node.input)
-    if node.op_type == "MatMul" and inputs.index(name) == 1 and input_first:
-        return _Use(at, inputs[0])
-    if node.op_type == "Gemm" and inputs.index(name) == 1 and _plain_gemm(attributes):
-        if bool(attributes.get("transB", 0)) == input_first:
-            raise _unsupported(parameter, "Gemm reads it the other way round")
-        return _Use(at, inputs[0], bias=inputs[2] if len(inputs) > _MATRIX else "")
-    looked_up = parameter.module_type == "Embedding" and attributes.get("axis", 0) == 0
-    if node.op_type == "Gather" and inputs[0] == name and input_first and looked_up:
-        return _Use(at, inputs[1], gather=True)
-    raise _unsupported(parameter, f"it is read by {node.op_type} ({node.output[0]!r})")
-
-
-def _plain_gemm(attributes: Mapping[str, object]) -> bool:
-    return (
-        not attributes.get("transA", 0)
-        and attributes.get("alpha", 1.0) == 1.0
-        and attributes.get("beta", 1.0) == 1.0
-    )
-
-
-def _unsupported(parameter: Parameter, why: str) -> UnsupportedError:
-    msg = f"{parameter.name!r} ({parameter.module_type}) cannot be swappable: {why}"
-    return UnsupportedError(msg, hint=_HINT)
-
-
 def _term(
-    target: onnx.NodeProto, use: _Use, parameter: Parameter, *, dora: bool
+    target: onnx.NodeProto, use: Use, parameter: Parameter, *, dora: bool
 ) -> list[onnx.NodeProto]:
     """Return the nodes that add the term behind `target`; its output's name moves to the last."""
     out = target.output[0]
@@ -271,7 +193,7 @@ def _defaults(
     graph: onnx.GraphProto, parameter: Parameter, dtype: int, *, dora: bool
 ) -> list[onnx.TensorProto]:
     """Declare A, B and the magnitude of a weight as inputs; return their defaults."""
-    input_first = parameter.module_type in _INPUT_FIRST_TYPES
+    input_first = parameter.module_type in INPUT_FIRST_TYPES
     inputs, outputs = parameter.shape if input_first else parameter.shape[::-1]
     a, b = input_a(parameter.name), input_b(parameter.name)
     rank = f"{_module(parameter.name)}.lora_r"

@@ -16,7 +16,9 @@ from lora_export.exports.at_load import merged_values, require_same_shapes, weig
 from lora_export.exports.given import AdapterSource, recorded_source, resolve_source
 from lora_export.exports.intact import require_files
 from lora_export.exports.packs import is_swappable, read_pack
+from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
+from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WAYS", "How", "Loader", "Plan", "Runner"]
 
-How = Literal["merged", "swappable", "merge_at_load"]
+How = Literal["merged", "swappable", "batched", "merge_at_load"]
 WAYS: Final[tuple[How, ...]] = get_args(How)
 
 
@@ -98,6 +100,7 @@ class Loader:
             "merged": name in manifest.adapters and name in manifest.graphs,
             "swappable": is_swappable(manifest)
             and (_is_pack(given) or (name in manifest.adapters and _has_pack(manifest, name))),
+            "batched": name in manifest.adapters and manifest.adapters[name].row is not None,
             "merge_at_load": not _is_pack(given)
             and (given is not None or manifest.adapters[name].combined is None),
         }
@@ -123,6 +126,7 @@ class Loader:
             makers = {
                 "merged": self._merged,
                 "swappable": self._swappable,
+                "batched": self._batched,
                 "merge_at_load": self._merge_at_load,
             }
             self._plans[name, way] = makers[way](name)
@@ -175,6 +179,14 @@ class Loader:
 
         return Plan(f"{name} (swappable)", sum(map(nbytes, tensors.values())), load)
 
+    def _batched(self, name: str) -> Plan:
+        graphs, row = self._graphs, self._graphs.manifest.adapters[name].row
+        assert row is not None  # noqa: S101  (see `ways`)
+        width = width_of(graphs.root, graphs.manifest, row.row)
+        return Plan(
+            f"{name} (batched)", 0, lambda: RowRunner(graphs.shared(BATCHED), row.row, width)
+        )
+
     def _given_pack(self, name: str, source: AdapterSource) -> Plan:
         graphs = self._graphs
         path = local_path(str(source.path))
@@ -204,6 +216,7 @@ def _is_pack(source: AdapterSource | None) -> bool:
 _LACKS: Final = {
     "merged": "the export has no graph of it",
     "swappable": "the export has no swappable graph with a pack of it",
+    "batched": "the export has no batched graph with a row of it",
     "merge_at_load": "it is given as a pack, or was combined of several",
 }
 

@@ -217,6 +217,10 @@ class OrtRunner:
             raise failed(error) from error
         return dict(zip(self.outputs, values, strict=True))
 
+    def complete(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the feeds with what the graph reads beside them: nothing; see `RowRunner`."""
+        return feeds
+
     def with_adapter(self, adapter: Mapping[str, npt.NDArray[Any]]) -> OrtRunner:
         """Return a runner of the same session with other values of the optional inputs."""
         other = copy.copy(self)

@@ -38,10 +38,11 @@ class OrtDecoder:
         UnsupportedError: The graph has no cache.
     """
 
-    def __init__(self, runner: OrtRunner, *, device: str = "cpu") -> None:
+    def __init__(self, runner: OrtRunner | RowRunner, *, device: str = "cpu") -> None:
         self._session = runner.session
         self._device = device
         self._adapter = runner.adapter
+        self._complete = runner.complete
         self._past = [each for each in self._session.get_inputs() if each.name.startswith(PAST)]
         if not self._past:
             msg = "the graph has no cache of keys and values: it scores text and cannot generate"
@@ -67,6 +68,7 @@ class OrtDecoder:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
+        feeds = self._complete(feeds)
         held = [np.ascontiguousarray(feeds[each.name]) for each in self._session.get_inputs()
                 if each.name not in self._cache]  # fmt: skip
         names = [each.name for each in self._session.get_inputs() if each.name not in self._cache]

@@ -1,13 +1,14 @@
 """An export, opened to be run: any of its adapters per request, without torch.
 
-There are three ways to run an adapter. Unless one is asked for, the first that there is, is taken:
+There are four ways to run an adapter. Unless one is asked for, the first that there is, is taken:
 
     1. merged          the graph that the export has of it; as fast as the base
     2. swappable       the swappable graph with the adapter's pack; two thin products a layer
-    3. merge_at_load   the base graph, its changed weights computed while the session opens; as fast
+    3. batched         the batched graph, whose rows may have an adapter each
+    4. merge_at_load   the base graph, its changed weights computed while the session opens; as fast
                        as the base, and nothing is written
 
-A merged session, 1 or 3, holds weights of its own: ONNX Runtime shares none between sessions. A
+A merged session, 1 or 4, holds weights of its own: ONNX Runtime shares none between sessions. A
 pack holds the adapter's tensors. Both are loaded at their first use, or by `Session.load`, and kept
 in a cache with a byte budget. What all adapters share (the base graph, the swappable graph, the
 batched graph) is opened at its first use, stays, and does not count.
@@ -16,7 +17,7 @@ batched graph) is opened at its first use, stays, and does not count.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.given import AdapterSource
 from lora_export.exports.intact import require_files, require_usable
+from lora_export.exports.stacks import finish_change
+from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.graph.signature import read_signature
 from lora_export.runtime.cache import ByteCache
 from lora_export.runtime.feeds import checked_feeds
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
     from lora_export.runtime.loading import How, Runner
 
 __all__ = ["AdapterSource", "Session", "open_export"]
-
-_IDS: Final = "adapter_ids"
 
 
 def open_export(
@@ -83,6 +84,7 @@ def open_export(
     name = require_provider(provider)
     root = Path(folder)
     manifest = read_manifest(root)
+    finish_change(root, manifest)
     require_usable(root, manifest)
     if check_hashes:
         require_files(root, manifest, manifest.graphs["base"].weights, hashed=True)
@@ -143,7 +145,7 @@ class Session:
         feeds: Mapping[str, npt.ArrayLike],
         *,
         adapter: str | None = None,
-        adapter_ids: Sequence[int] | None = None,
+        adapter_ids: Sequence[int | str | None] | None = None,
         how: How | None = None,
     ) -> dict[str, npt.NDArray[Any]]:
         """Run the base, one adapter, or an adapter for each row; return the outputs by name.
@@ -151,9 +153,9 @@ class Session:
         Args:
             feeds: A value for each of `inputs`; for a swappable graph ``lora_scale`` too.
             adapter: The adapter; None runs the base, in the swappable graph where there is one.
-            adapter_ids: For each row of the batch the row of the batched graph's stacks, 0 for the
-                base.
-            how: One of the three ways, in place of the first that there is.
+            adapter_ids: For each row of the batch its adapter: its name, or its row in the batched
+                graph's stacks; None or 0 for the base.
+            how: One of the four ways, in place of the first that there is.
 
         Raises:
             AdapterError: There is no such adapter, or its files are damaged.
@@ -210,15 +212,28 @@ class Session:
         return self._graphs.shared("base")
 
     def _run_batched(
-        self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int]
+        self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
     ) -> dict[str, npt.NDArray[Any]]:
         if "batched" not in self._graphs.manifest.graphs:
             msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
         arrays = checked_feeds(feeds, self.inputs)
-        ids = np.asarray(adapter_ids)
-        rows = len(arrays[self.inputs[0].name])
-        if ids.shape != (rows,) or ids.dtype.kind not in "iu" or bool((ids < 0).any()):
-            msg = f"adapter_ids is {list(adapter_ids)!r}, the batch has {rows} row(s)"
-            raise UsageError(msg, hint="Give a number for each row; 0 is the base.")
-        return self._graphs.shared("batched").run({**arrays, _IDS: ids.astype(np.int64)})
+        count = len(arrays[self.inputs[0].name])
+        if len(adapter_ids) != count:
+            msg = f"adapter_ids is {list(adapter_ids)!r}, the batch has {count} row(s)"
+            raise UsageError(msg, hint="Give an adapter for each row; None is the base.")
+        ids = np.array([self._row(each) for each in adapter_ids], np.int64)
+        return self._graphs.shared("batched").run({**arrays, ADAPTER_IDS: ids})
+
+    def _row(self, adapter: int | str | None) -> int:
+        """Return the row of an adapter in the stacks."""
+        manifest = self._graphs.manifest
+        rows = {name: each.row.row for name, each in manifest.adapters.items() if each.row}
+        row = 0 if adapter is None else rows.get(adapter) if isinstance(adapter, str) else adapter
+        missing = manifest.graphs["base"].missing
+        if row not in rows.values() and (row != 0 or missing):
+            what = f"the base has no {missing[0]!r}" if row == 0 else f"there is no row {adapter!r}"
+            known = ", ".join(f"{name} ({each})" for name, each in sorted(rows.items())) or "none"
+            msg = f"adapter_ids: {what} in the batched graph"
+            raise UsageError(msg, hint=f"Its adapters and their rows: {known}.")
+        return int(row)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
@@ -12,8 +15,12 @@ from lora_export.base.memory import available_bytes
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE, read_pack
 from lora_export.exports.plan import head_width
+from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.graph import tasks
+from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.rows import RowRunner
+from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.golden import read_golden
@@ -89,7 +96,25 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
             for each in manifest.adapters
         }
         return judge_swapping(root, manifest, packs, seed=evidence.seed)
+    if record.mode == BATCHED:
+        rows = {
+            each: _verify_graph(root, manifest, record, each, evidence)
+            for each in manifest.adapters
+        }
+        return judge_batched(root, manifest, rows, seed=evidence.seed)
     return _verify_graph(root, manifest, record, name, evidence)
+
+
+def _opened(
+    root: Path, manifest: Manifest, record: GraphRecord, name: str
+) -> OrtRunner | RowRunner:
+    """Open a graph, with the adapter called `name` where adapters share it."""
+    path = resolve_inside(root, record.onnx)
+    if record.mode == SWAPPABLE:
+        return OrtRunner(path, adapter=read_pack(root, manifest, name))
+    if record.mode == BATCHED and (row := manifest.adapters[name].row) is not None:
+        return RowRunner(OrtRunner(path), row.row, width_of(root, manifest, row.row))
+    return OrtRunner(path)
 
 
 def _verify_graph(
@@ -97,18 +122,21 @@ def _verify_graph(
 ) -> GraphParity:
     """Compare a graph, with its pack where the adapter is one, against what there is."""
     task = tasks.by_name(manifest.base.task)
-    pack = read_pack(root, manifest, name) if record.mode == SWAPPABLE else None
-    if record.missing and pack is None:
+    shared = record.mode in {SWAPPABLE, BATCHED}
+    if record.missing and not shared:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)
+    open_runner = partial(_opened, root, manifest, record, name)
+    record = manifest.graphs["base"] if record.mode == BATCHED else record  # the same interface
     if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
-        kept = manifest.adapters[name].pack if pack is not None else record
+        own = manifest.adapters.get(name)
+        kept = (own.pack or own.row) if own is not None and shared else record
         if kept is None or kept.golden is None:
             return unverified("there are no golden outputs; give the base: --base BASE")
         golden = read_golden(resolve_inside(root, kept.golden))
         return against_golden(
             root, record, manifest, task, golden,
-            allow_no_effect=evidence.allow_no_effect, pack=pack,
+            allow_no_effect=evidence.allow_no_effect, open_runner=open_runner,
         )  # fmt: skip
     if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
         msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
@@ -124,7 +152,7 @@ def _verify_graph(
         seed=evidence.seed,
         allow_no_effect=evidence.allow_no_effect,
         dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),
-        pack=pack,
+        open_runner=open_runner,
     )
 
 
@@ -225,8 +253,12 @@ def _measure_one(
         shapes=feeding.shapes(((batch, length),)),
     )
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
+    feeds = dict(case.feeds)
+    if records[1].mode == BATCHED:
+        rows = [0, *(each.row.row for each in manifest.adapters.values() if each.row)]
+        feeds[ADAPTER_IDS] = np.resize(np.array(rows, np.int64), len(case.mask))
     base_ms, merged_ms = measure_pair(
-        lambda: base.run(case.feeds), lambda: merged.run(case.feeds), rounds=rounds, seed=seed
+        lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
     )
     row = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
     return {

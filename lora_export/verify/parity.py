@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.files import resolve_inside
 from lora_export.base.memory import available_bytes
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -94,7 +93,7 @@ def against_reference(
     seed: int,
     allow_no_effect: bool,
     dataset: Dataset | None,
-    pack: Mapping[str, Array] | None = None,
+    open_runner: Callable[[], OrtRunner | RowRunner],
 ) -> GraphParity:
     """Compare a graph with the unmerged adapter in torch.
 
@@ -109,7 +108,7 @@ def against_reference(
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
         dataset: Examples whose predictions are compared too.
-        pack: The adapter as values of the inputs of a swappable graph.
+        open_runner: Opens the graph, with the adapter where it shares one.
     """
     if reason := _too_large(checkpoint):
         return unverified(reason)
@@ -131,7 +130,7 @@ def against_reference(
         has_adapter=adapter is not None, last=last,
         steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
     )  # fmt: skip
-    runner = OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
+    runner = open_runner()
     actual = [_run(runner, case.feeds, task, outputs, last=last) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
@@ -156,10 +155,10 @@ def against_reference(
 
 def against_golden(
     root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
-    *, allow_no_effect: bool, pack: Mapping[str, Array] | None = None,
+    *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner | RowRunner],
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
-    runner = OrtRunner(resolve_inside(root, record.onnx), adapter=pack)
+    runner = open_runner()
     last = manifest.base.logits == "last"
     outputs = feeding_of(root, record).outputs_for(task.outputs)
     actual = [_run(runner, case.feeds, task, outputs, last=last) for case in golden.cases]

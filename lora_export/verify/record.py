@@ -74,10 +74,11 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
             )
         adapters = dict(manifest.adapters)
         for name, parity in packs.items():
-            if (pack := adapters[name].pack) is not None:
-                kept = golden_file(name) if name in golden else pack.golden
-                told = pack.model_copy(update={"verification": parity.verdict, "golden": kept})
-                adapters[name] = adapters[name].model_copy(update={"pack": told})
+            field = "row" if adapters[name].pack is None else "pack"
+            if (own := adapters[name].row or adapters[name].pack) is not None:
+                kept = golden_file(name) if name in golden else own.golden
+                told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
+                adapters[name] = adapters[name].model_copy(update={field: told})
         updated = bare.model_copy(
             update={"graphs": graphs, "adapters": adapters, "files": {**bare.files, **files}}
         )

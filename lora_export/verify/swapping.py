@@ -24,14 +24,14 @@ from lora_export.verify.parity import GraphParity
 from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
     from lora_export.verify.inputs import Case
     from lora_export.verify.tolerances import Verdict
 
-__all__ = ["judge_swapping"]
+__all__ = ["case_of", "judge_shared", "judge_swapping"]
 
 _SHAPE: Final = (2, 12)
 _WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
@@ -50,7 +50,7 @@ def judge_swapping(
     """
     failures: list[str] = []
     adapters = {name: read_pack(root, manifest, name) for name in packs}
-    case = _case(root, manifest, seed)
+    case = case_of(root, manifest, seed, _SHAPE)
     equal, packed = True, True
     if case is not None:
         equal = _same_as_base(root, manifest, case, prepack=True)
@@ -61,27 +61,55 @@ def judge_swapping(
             failures.append("without an adapter the outputs are not the base graph's bit for bit")
         if changed := _unstable(root, manifest, case, adapters):
             failures.append(f"after swapping, the outputs of {', '.join(changed)} have changed")
-    verdicts = {each.verdict for each in packs.values()}
+    return judge_shared(
+        packs,
+        failures,
+        compared=case is not None,
+        good="the base bit for bit, swapping leaves no trace",
+        further={
+            "base_bit_equal": equal if case is not None else None,
+            "with_packed_weights": packed,
+        },
+    )
+
+
+def judge_shared(
+    adapters: Mapping[str, GraphParity],
+    failures: Sequence[str],
+    *,
+    compared: bool,
+    good: str,
+    further: Mapping[str, Any],
+) -> GraphParity:
+    """Return the verdict on a graph that adapters share: the worst of theirs and of its own.
+
+    Args:
+        adapters: The verdict on each adapter.
+        failures: What is wrong with the graph itself.
+        compared: Whether the graph itself could be run.
+        good: The reason where nothing is wrong.
+        further: More keys of the report's row.
+    """
+    verdicts = {each.verdict for each in adapters.values()}
     verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
-    if case is None and verdict == "pass":
+    if not compared and verdict == "pass":
         verdict = "unverified"
-    found = [f"{name} is {each.verdict}" for name, each in packs.items() if each.verdict != "pass"]
+    found = [f"{name} is {e.verdict}" for name, e in adapters.items() if e.verdict != "pass"]
     if failures:
         verdict = "fail"
     row = {
         "verdict": verdict,
-        "reason": "; ".join(failures or found) or "the base bit for bit, swapping leaves no trace",
+        "reason": "; ".join([*failures] or found) or good,
         "metrics": None,
-        "base_bit_equal": equal if case is not None else None,
-        "with_packed_weights": packed,
-        "adapters": {name: each.row for name, each in packs.items()},
+        **further,
+        "adapters": {name: each.row for name, each in adapters.items()},
     }
-    return GraphParity(verdict, row, adapters=packs)
+    return GraphParity(verdict, row, adapters=adapters)
 
 
-def _case(root: Path, manifest: Manifest, seed: int) -> Case | None:
-    """Return inputs; None where the graph takes some that are not fed here."""
-    feeding = feeding_of(root, manifest.graphs[SWAPPABLE])
+def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
+    """Return inputs of the base graph; None where it takes some that are not fed here."""
+    feeding = feeding_of(root, manifest.graphs["base"])
     if feeding.reason:
         return None
     return make_cases(
@@ -89,7 +117,7 @@ def _case(root: Path, manifest: Manifest, seed: int) -> Case | None:
         feeding.signature,
         seed=seed,
         left_padding=tasks.by_name(manifest.base.task).causal,
-        shapes=feeding.shapes((_SHAPE,)),
+        shapes=feeding.shapes((shape,)),
     )[0]
 
 
