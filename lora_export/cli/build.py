@@ -35,7 +35,8 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
                          help="A LoRA adapter; repeatable."),
             click.option("--mode", type=click.Choice(["merged", "swappable", "batched"]),
-                         help="A graph for each adapter, one that takes any, or one with all; merged."),
+                         help="A graph for each adapter, one that takes any, or one with all "
+                              "and a row of each."),
             click.option("--lora-modules", metavar="NAME,...",
                          help="Modules that a swappable graph can adapt; the adapters' own."),
             click.option("--task", help="Task name as in transformers pipelines."),

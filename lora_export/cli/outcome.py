@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from lora_export.base.manifest import Manifest
     from lora_export.steps import Outcome
 
 __all__ = ["describe", "render"]
@@ -35,12 +36,7 @@ def render(outcome: Outcome) -> str:
     if not manifest.adapters:
         lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
-        if (row := record.row) is not None:
-            file, verified = f"{manifest.graphs['batched'].onnx} row {row.row}", row.verification
-        elif (pack := record.pack) is not None:
-            file, verified = pack.onnx_adapter, pack.verification
-        else:
-            file, verified = manifest.graphs[name].onnx, manifest.graphs[name].verification
+        file, verified = _where(manifest, name)
         lines.append(
             f"  {name}: {file}, rank {record.rank}, "
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
@@ -112,3 +108,14 @@ def _latency_line(row: dict[str, Any]) -> str:
         f"{row['verdict']}: {row['median_ms']:.2f} ms, base {row['base_median_ms']:.2f} ms, "
         f"paired ratio {row['ratio']:.3f} [{low:.3f}, {high:.3f}], limit {row['max_ratio']:.2f}"
     )
+
+
+def _where(manifest: Manifest, name: str) -> tuple[str, str]:
+    """Return the file that has an adapter, and what is known of it there."""
+    record = manifest.adapters[name]
+    if (row := record.row) is not None:
+        return f"{manifest.graphs['batched'].onnx} row {row.row}", row.verification
+    if (pack := record.pack) is not None:
+        return pack.onnx_adapter, pack.verification
+    graph = manifest.graphs[name]
+    return graph.onnx, graph.verification

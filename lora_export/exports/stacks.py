@@ -12,6 +12,7 @@ old one before the manifest names it, and takes its place afterwards; see `finis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.base.dtypes import DType
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
@@ -297,32 +297,25 @@ class _Table:
         )
 
     def entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        for parameter, rank in self._ranks:
-            inputs, outputs = _sizes(parameter)
-            name, dtype = parameter.name, parameter.stored_dtype
-            for stack, input_name, shape, fill in (
-                (stack_a(name), input_a(name), (inputs, rank), 0),
-                (stack_b(name), input_b(name), (rank, outputs), 0),
-                (stack_magnitude(name), input_magnitude(name), (outputs,), 1),
-            ):
-                if fill == 0 or name in self._magnitudes:
-                    default = np.full(shape, fill, np.float32)
-                    entry = self._entry(
-                        stack, parameter, input_name, shape, dtype, lambda d=default: d
-                    )
-                    found.append(entry)
+        found = [each for parameter, rank in self._ranks for each in self._thin(parameter, rank)]
         for parameter in self._values:
-            found.append(
-                self._entry(
-                    stack_of(parameter.name), parameter, parameter.name,
-                    self._value_shape(parameter), parameter.stored_dtype,
-                    lambda p=parameter: self._base_value(p),
-                )
-            )  # fmt: skip
-        if self._labels is not None:
-            found.append(self._labels_entry())
-        return found
+            shape, default = self._value_shape(parameter), partial(self._base_value, parameter)
+            name = parameter.name
+            found.append(self._entry(stack_of(name), parameter, name, shape, default))
+        return found if self._labels is None else [*found, self._labels_entry()]
+
+    def _thin(self, parameter: Parameter, rank: int) -> Iterator[Entry]:
+        """Yield the stacks of A, of s·B and, where one has it, of DoRA's factors."""
+        inputs, outputs = _sizes(parameter)
+        name = parameter.name
+        for stack, value, shape, fill in (
+            (stack_a(name), input_a(name), (inputs, rank), 0),
+            (stack_b(name), input_b(name), (rank, outputs), 0),
+            (stack_magnitude(name), input_magnitude(name), (outputs,), 1),
+        ):
+            if fill == 0 or name in self._magnitudes:
+                default = partial(np.full, shape, fill, np.float32)
+                yield self._entry(stack, parameter, value, shape, default)
 
     # ------------------------------------------------------------------------ shapes
 
@@ -335,9 +328,8 @@ class _Table:
     def _rank(self, name: str) -> int:
         old = self._old.get(stack_a(name))
         ranks = [0 if old is None else old.shape[-1]]
-        for update in self._of(name).values():
-            if update.low_rank is not None:
-                ranks.append(update.low_rank.a.shape[0])
+        updates = self._of(name).values()
+        ranks += [each.low_rank.a.shape[0] for each in updates if each.low_rank is not None]
         return max(ranks)
 
     def _scaled(self, name: str) -> bool:
@@ -375,9 +367,11 @@ class _Table:
         parameter: Parameter,
         input_name: str,
         shape: tuple[int, ...],
-        dtype: DType,
         default: Callable[[], Array],
     ) -> Entry:
+        """Return a stack of what `input_name` is in a pack."""
+        dtype = parameter.stored_dtype
+
         def blocks() -> Iterator[Array]:
             old = self._old_rows(stack)
             for row in range(self._count):

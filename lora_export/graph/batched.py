@@ -26,7 +26,7 @@ from lora_export.base.errors import ExportDirectoryError
 from lora_export.graph.uses import INPUT_FIRST_TYPES, parsed, readers_of, unsupported, use_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.template import Placement
@@ -50,6 +50,7 @@ LABELS_STACK: Final = "labels.stack"
 _AXIS_1: Final = "batched_axis_1"
 _ONE: Final = "batched_one"
 _LOWEST: Final = "batched_lowest"
+_FIRST_SIZE: Final = 1_000_003
 _ROW, _TOKENS = 2, 3
 """Ranks of values with one vector for each row of the batch, and with one for each token."""
 
@@ -119,8 +120,11 @@ class _Rewriting:
         self._model, self._graph, self._stacks = model, model.graph, stacks
         self._nodes = list(model.graph.node)
         self._readers = readers_of(self._nodes)
-        self._axes = _axes_of(model)
-        self._batch = self._axes[model.graph.input[0].name][0]
+        axes = [axis for value in model.graph.input for axis in value.type.tensor_type.shape.dim]
+        sizes = _large_primes(axis.dim_param for axis in axes if axis.dim_param)
+        self._axes = _axes_of(model, sizes)
+        self._batch = axes[0].dim_param
+        self._batch_size = sizes.get(self._batch)
         self._dtypes = {each.name: each.data_type for each in model.graph.initializer}
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._instead: dict[int, list[onnx.NodeProto]] = {}
@@ -307,11 +311,11 @@ class _Rewriting:
     ) -> int:
         """Return the rank of a value whose first axis is the batch."""
         axes = self._axes.get(value)
-        if axes is None or len(axes) not in ranks or axes[0] != self._batch or not self._batch:
-            shape = "of unknown shape" if axes is None else f"{list(axes)}"
-            why = f"{shown or value!r} is {shape}, in which the rows of the batch are no axis"
-            raise unsupported(parameter, why)
-        return len(axes)
+        if axes is not None and len(axes) in ranks and axes[0] == self._batch_size:
+            return len(axes)
+        what = "of unknown shape" if axes is None else f"a value with {len(axes)} axes"
+        why = f"{shown or value!r} is {what}, of which the rows of the batch are not the first"
+        raise unsupported(parameter, why)
 
     def _stack(self, name: str, dtype: int, shape: Sequence[int]) -> str:
         """Declare a stack as an initializer in the stack file; return its name."""
@@ -374,13 +378,37 @@ class _Rewriting:
         return node
 
 
-def _axes_of(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
-    """Return the axes of every value whose shape is known or can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
+def _axes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every value, if the named axes of the inputs have these `sizes`.
+
+    Names do not survive a reshape, numbers do: a large prime is found again in whatever it is a
+    factor of.
+    """
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    graph = sized.graph
+    del graph.value_info[:]
+    for value in graph.input:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_value = sizes[axis.dim_param]
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
     return {
-        value.name: tuple(
-            axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim
-        )
+        value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
         for value in (*graph.value_info, *graph.input, *graph.output)
         if value.type.tensor_type.HasField("shape")
     }
+
+
+def _large_primes(names: Iterable[str]) -> dict[str, int]:
+    """Return a prime for each name, larger than the axes that models have by design."""
+    found: dict[str, int] = {}
+    number = _FIRST_SIZE
+    for name in dict.fromkeys(names):
+        while any(number % each == 0 for each in range(2, int(number**0.5) + 1)):
+            number += 1
+        found[name] = number
+        number += 1
+    return found

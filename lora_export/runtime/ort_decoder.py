@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.runtime.ort import OrtRunner
+    from lora_export.runtime.rows import RowRunner
 
 __all__ = ["OrtDecoder"]
 

@@ -229,11 +229,11 @@ class Session:
         """Return the row of an adapter in the stacks."""
         manifest = self._graphs.manifest
         rows = {name: each.row.row for name, each in manifest.adapters.items() if each.row}
-        row = 0 if adapter is None else rows.get(adapter) if isinstance(adapter, str) else adapter
+        row = rows.get(adapter, -1) if isinstance(adapter, str) else adapter or 0
         missing = manifest.graphs["base"].missing
         if row not in rows.values() and (row != 0 or missing):
             what = f"the base has no {missing[0]!r}" if row == 0 else f"there is no row {adapter!r}"
             known = ", ".join(f"{name} ({each})" for name, each in sorted(rows.items())) or "none"
             msg = f"adapter_ids: {what} in the batched graph"
             raise UsageError(msg, hint=f"Its adapters and their rows: {known}.")
-        return int(row)
+        return row

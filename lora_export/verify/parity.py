@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.memory import available_bytes
-from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
@@ -37,12 +36,14 @@ from lora_export.verify.metrics import compare, relative_l2
 from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import GraphRecord, Manifest
     from lora_export.graph.tasks import Task
+    from lora_export.runtime.ort import OrtRunner
+    from lora_export.runtime.rows import RowRunner
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
@@ -215,7 +216,12 @@ def _run_reference(
 
 
 def _run(
-    runner: OrtRunner, feeds: Mapping[str, Array], task: Task, outputs: Sequence[str], *, last: bool
+    runner: OrtRunner | RowRunner,
+    feeds: Mapping[str, Array],
+    task: Task,
+    outputs: Sequence[str],
+    *,
+    last: bool,
 ) -> Array:
     """Return the graph's output as the reference gives it; a decoder is run in pieces.
 

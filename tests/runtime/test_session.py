@@ -31,13 +31,12 @@ from lora_export.runtime.ort import OrtRunner
 from tests.cli.exports import peft_model, run_graph, run_torch
 from tests.cli.running import HEAVY, python
 from tests.helpers.builds import build
-from tests.helpers.swappable import add_batched, packed
+from tests.helpers.swappable import packed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TASK = "text-classification"
-MODULES = ("query", "value")
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 
 
@@ -75,13 +74,16 @@ def export(base, adapters, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swappable(base, adapters, tmp_path_factory):
-    """A swappable export of all three, with a batched graph made by hand."""
-    root = build(
-        base, adapters, tmp_path_factory.mktemp("swappable") / "out", mode="swappable"
-    ).output
-    packs = [packed(each) for each in adapters.values()]
-    low_rank = [{k: v for k, v in each.items() if ".lora_" in k} for each in packs]
-    return add_batched(root, MODULES, low_rank)
+    """A swappable export of all three."""
+    folder = tmp_path_factory.mktemp("swappable")
+    return build(base, adapters, folder / "out", mode="swappable").output
+
+
+@pytest.fixture(scope="module")
+def batched(base, adapters, tmp_path_factory):
+    """A batched export of all three."""
+    folder = tmp_path_factory.mktemp("batched")
+    return build(base, adapters, folder / "out", mode="batched").output
 
 
 @pytest.fixture(scope="module")
@@ -248,26 +250,31 @@ def test_an_optional_input_lasts_one_run(swappable):
             session.run({**FEEDS, **head}, adapter="a", how="merge_at_load")
 
 
-def test_each_row_of_a_batch_has_its_own_adapter(swappable):
-    with open_export(swappable) as session:
-        rows = session.run(feeds_of(4), adapter_ids=[0, 2, 1, 2])["logits"]
-        for row, which in enumerate([0, 2, 1, 2]):
-            alone = {name: value[row : row + 1] for name, value in feeds_of(4).items()}
-            found = session.run(alone, adapter_ids=[which])["logits"]
-            np.testing.assert_allclose(rows[row], found[0], **CLOSE)
-        np.testing.assert_allclose(rows[0], session.run(feeds_of(4))["logits"][0], **CLOSE)
+def test_each_row_of_a_batch_has_its_own_adapter(batched, by_peft):
+    with open_export(batched) as session:
+        assert session.ways("b") == ("batched", "merge_at_load")
+        rows = session.run(feeds_of(4), adapter_ids=[0, "b", 1, None])["logits"]
+        for row, name in enumerate([None, "b", "a", None]):
+            alone = {key: value[row : row + 1] for key, value in feeds_of(4).items()}
+            expected = session.run(alone, adapter=name)["logits"]
+            np.testing.assert_allclose(rows[row], expected[0], **CLOSE)
+        for name, expected in by_peft.items():
+            found = session.run(FEEDS, adapter_ids=[name, name])["logits"]
+            np.testing.assert_allclose(found, expected, **CLOSE)
         assert not np.allclose(rows[1], session.run(feeds_of(4))["logits"][1], **CLOSE)
 
 
-@pytest.mark.parametrize("ids", [[0], [0, -1], [0.0, 1.0], [[0, 1]], ["a", "b"]])
-def test_row_numbers_that_do_not_fit_the_batch_are_refused(swappable, ids):
-    with open_export(swappable) as session, pytest.raises(UsageError, match="2 row"):
+@pytest.mark.parametrize("ids", [[1], [1, 1, 1], []])
+def test_rows_that_do_not_fit_the_batch_are_refused(batched, ids):
+    with open_export(batched) as session, pytest.raises(UsageError, match="2 row"):
         session.run(FEEDS, adapter_ids=ids)
 
 
-def test_a_row_number_beyond_the_stack_is_an_error(swappable):
-    with open_export(swappable) as session, pytest.raises(ExportDirectoryError):
-        session.run(FEEDS, adapter_ids=[0, 9])
+@pytest.mark.parametrize("wrong", [4, -1, "zebra"])
+def test_an_unknown_row_is_refused_with_those_that_there_are(batched, wrong):
+    with open_export(batched) as session, pytest.raises(UsageError, match="no row") as caught:
+        session.run(FEEDS, adapter_ids=[1, wrong])
+    assert "a (1), b (2), c (3)" in (caught.value.hint or "")
 
 
 def onnx_adapter(path: Path, tensors: dict[str, np.ndarray], version: int) -> Path:
