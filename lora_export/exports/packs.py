@@ -446,7 +446,7 @@ def _rows(tensor: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
 
 
 def origin_of(manifest: Manifest, resolved: Resolved) -> str:
-    """Return whose values an adapter kept apart depends on: the checkpoint's, or cast ones of the export."""
+    """Return whose values an adapter's depend on: the checkpoint's, or cast ones of the export."""
     cast_names = {
         use.initializer for uses in manifest.parameters.values() for use in uses
         if "cast" in use.transform

@@ -51,6 +51,7 @@ _AXIS_1: Final = "batched_axis_1"
 _ONE: Final = "batched_one"
 _LOWEST: Final = "batched_lowest"
 _FIRST_SIZE: Final = 1_000_003
+_SUMS: Final = {"total_sequence": "past_sequence + sequence"}
 _ROW, _TOKENS = 2, 3
 """Ranks of values with one vector for each row of the batch, and with one for each token."""
 
@@ -121,7 +122,7 @@ class _Rewriting:
         self._nodes = list(model.graph.node)
         self._readers = readers_of(self._nodes)
         axes = [axis for value in model.graph.input for axis in value.type.tensor_type.shape.dim]
-        sizes = _large_primes(axis.dim_param for axis in axes if axis.dim_param)
+        sizes = _sizes_of(axis.dim_param for axis in axes if axis.dim_param)
         self._axes = _axes_of(model, sizes)
         self._batch = axes[0].dim_param
         self._batch_size = sizes.get(self._batch)
@@ -373,7 +374,7 @@ class _Rewriting:
         kind: str, inputs: Sequence[str], output: str, to: int | None = None
     ) -> onnx.NodeProto:
         attributes = {} if to is None else {"to": to}
-        node = helper.make_node(kind, inputs, [output], name=f"{output}.node")
+        node = helper.make_node(kind, inputs, [output], name=f"{output}.{kind}")
         node.attribute.extend(helper.make_attribute(*each) for each in attributes.items())
         return node
 
@@ -402,8 +403,11 @@ def _axes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tupl
     }
 
 
-def _large_primes(names: Iterable[str]) -> dict[str, int]:
-    """Return a prime for each name, larger than the axes that models have by design."""
+def _sizes_of(names: Iterable[str]) -> dict[str, int]:
+    """Return a size for each named axis: primes larger than the axes that models have by design.
+
+    A length that is the sum of two others, as that of a cache's mask, is their sum.
+    """
     found: dict[str, int] = {}
     number = _FIRST_SIZE
     for name in dict.fromkeys(names):
@@ -411,4 +415,8 @@ def _large_primes(names: Iterable[str]) -> dict[str, int]:
             number += 1
         found[name] = number
         number += 1
+    for name in found:
+        parts = [each.strip() for each in _SUMS.get(name, name).split("+")]
+        if len(parts) > 1 and set(parts) <= set(found):
+            found[name] = sum(found[each] for each in parts)
     return found
