@@ -427,7 +427,9 @@ class _Table:
         step = int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize_bytes
         for row, block in enumerate(iter_blocks(tensor, step)):
             if row < count:
-                yield np.frombuffer(block, tensor.dtype.numpy).reshape(shape)
+                yield (
+                    np.frombuffer(block, tensor.dtype.numpy).reshape(shape).copy()
+                )  # read into anew
 
 
 def _old_stacks(root: Path, manifest: Manifest) -> Mapping[str, Tensor]:
