@@ -72,7 +72,8 @@ def _serialized(model: ir.Model, parameters: Sequence[Parameter]) -> bytes:
     _externalise(model, parameters)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
-    return proto.SerializeToString(deterministic=True)
+    serialized: bytes = proto.SerializeToString(deterministic=True)
+    return serialized
 
 
 def _traced_and_folded(
