@@ -124,6 +124,8 @@ def trace(
             program = torch.export.export(
                 wrapper, (), {"inputs": arguments}, strict=False, dynamic_shapes={"inputs": dynamic}
             )
+            if component is not None:  # the encoder's graph has little of the decoder
+                program.graph.eliminate_dead_code()
             onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,

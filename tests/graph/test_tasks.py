@@ -51,8 +51,8 @@ def test_adapters_of_two_tasks_are_refused() -> None:
 
 
 def test_unknown_architecture_is_unsupported_and_named() -> None:
-    with pytest.raises(UnsupportedError, match="WhisperForConditionalGeneration"):
-        tasks.detect({"architectures": ["WhisperForConditionalGeneration"]})
+    with pytest.raises(UnsupportedError, match="LlavaForConditionalGeneration"):
+        tasks.detect({"architectures": ["LlavaForConditionalGeneration"]})
 
 
 def test_nothing_that_tells_is_a_usage_error() -> None:

@@ -124,7 +124,7 @@ _BART: Final = {
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
-    "decoder_start_token_id": 2,
+    "decoder_start_token_id": 0,
 }
 _CONFIGS |= {
     "t5": (
