@@ -73,7 +73,10 @@ def example(task: str) -> dict[str, Any]:
 
 def torch_model(folders: tuple[Path, Path, Path], name: str, task: str) -> Any:
     base, adapter, _ = folders
-    return load_tiny(base, task) if name == "base" else peft_model(base, adapter, task)
+    if name == "base":
+        return load_tiny(base, task)
+    # not through PEFT's wrapper: that for SEQ_2_SEQ_LM takes input_ids only, no features
+    return peft_model(base, adapter, task).get_base_model()
 
 
 def close(actual: Any, expected: Any) -> bool:

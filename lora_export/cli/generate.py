@@ -17,7 +17,7 @@ __all__ = ["generate"]
 @click.argument("export", type=click.Path(path_type=Path))
 @click.option("--adapter", metavar="NAME", help="Whose graph is run; the base's without it.")
 @click.option("--prompt", "prompts", multiple=True, required=True,
-              help="What is continued, or read by an encoder; repeatable, as one batch.")  # fmt: skip
+              help="What is continued, or what an encoder reads; repeatable.")  # fmt: skip
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True,
               help="The most tokens of a continuation.")  # fmt: skip
 @click.option("--temperature", type=float, default=0.0, show_default=True,

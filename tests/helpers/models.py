@@ -125,6 +125,7 @@ _BART: Final = {
     "bos_token_id": 0,
     "eos_token_id": 2,
     "decoder_start_token_id": 0,
+    "init_std": 0.3,
 }
 _CONFIGS |= {
     "t5": (
