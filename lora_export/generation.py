@@ -1,4 +1,8 @@
-"""Text from an export: its tokenizer, one of its graphs, its stop tokens; no torch."""
+"""Text from an export: its tokenizer, one of its graphs, its stop tokens; no torch.
+
+A decoder continues a prompt. An encoder-decoder reads it in the encoder, and its decoder begins
+with ``decoder_start_token_id`` (and ``forced_bos_token_id`` where the generation config has one).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from lora_export.base.errors import (
     ExportDirectoryError,
@@ -21,17 +27,21 @@ from lora_export.exports.stacks import BATCHED
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
+from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from lora_export.base.manifest import Manifest
 
-__all__ = ["Continuation", "continue_texts"]
+__all__ = ["Continuation", "continue_texts", "continues"]
 
 _POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx")
+_TASKS: Final = ("text-generation", "text2text-generation")
 _UNFINISHED: Final = "\ufffd"
 """What a tokenizer makes of bytes that are not yet a character."""
 
@@ -42,7 +52,7 @@ class Continuation:
 
     Attributes:
         prompt: The prompt.
-        text: The text after it, without the stop token.
+        text: The text after it, or that an encoder-decoder makes of it, without the stop token.
         tokens: The token ids, the stop token included.
         stopped: Whether a stop token ended it.
     """
@@ -62,7 +72,7 @@ def continue_texts(
     sampling: Sampling,
     on_text: Callable[[str], None] | None = None,
 ) -> list[Continuation]:
-    """Continue `prompts` with a graph of an export.
+    """Continue `prompts` with a graph of an export, or answer them with an encoder-decoder.
 
     Args:
         root: The export directory.
@@ -75,7 +85,7 @@ def continue_texts(
 
     Raises:
         UsageError: The export has no such adapter, or a prompt is longer than the model.
-        UnsupportedError: The export is of another task, or without a cache.
+        UnsupportedError: The export is of a task that makes no text of text, or without a cache.
         ExportDirectoryError: The export is damaged.
     """
     manifest = read_manifest(root)
@@ -83,21 +93,31 @@ def continue_texts(
         known = ", ".join(manifest.adapters) or "none"
         msg = f"{str(root)!r} has no adapter {adapter!r}"
         raise UsageError(msg, hint=f"It has: {known}.")
-    if manifest.base.task != "text-generation":
-        msg = f"{str(root)!r} is an export for {manifest.base.task}, which generates no text"
-        raise UnsupportedError(msg, hint="Export a decoder with: --task text-generation")
+    if manifest.base.task not in _TASKS:
+        msg = f"{str(root)!r} is an export for {manifest.base.task}, which makes no text of text"
+        raise UnsupportedError(msg, hint=f"Generating needs the task {' or '.join(_TASKS)}.")
     tokenizer = _tokenizer(root)
-    config = _settings(root, "config.json")
+    config, generation = (
+        _settings(root, name) for name in ("config.json", "generation_config.json")
+    )
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
-    limit = _positions_left(config, rows, max_new_tokens)
-    stop = _stop_tokens(config, _settings(root, "generation_config.json"))
-    decoder = OrtDecoder(_runner(root, manifest, adapter))
+    stop = _stop_tokens(config, generation)
+    padding = config.get("pad_token_id") or 0
+    record = manifest.graphs[adapter if adapter in manifest.graphs and adapter else "base"]
+    if record.encoder is None:
+        limit = _positions_left(config, rows, max_new_tokens)
+        decoder = OrtDecoder(_runner(root, manifest, adapter))
+    else:
+        _positions_left(config, rows, max_new_tokens)
+        feeds = _padded_right(rows, padding)
+        rows = [_first_tokens({**config, **generation})] * len(rows)
+        limit = _positions_left(config, rows, max_new_tokens)
+        decoder, _ = OrtEncoderDecoder(root, record).encode(feeds)
     found: list[list[int]] = [[] for _ in rows]
     told = ""
     for tokens in generate(
-        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop,
-        padding=config.get("pad_token_id") or 0,
-    ):  # fmt: skip
+        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding
+    ):
         for row, token in zip(found, tokens, strict=True):
             if token is not None:
                 row.append(token)
@@ -125,6 +145,36 @@ def _runner(root: Path, manifest: Manifest, adapter: str | None) -> OrtRunner | 
         path = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx)
         return OrtRunner(path, adapter=read_pack(root, manifest, adapter))
     return OrtRunner(resolve_inside(root, manifest.graphs[adapter or "base"].onnx))
+
+
+def continues(root: Path) -> bool:
+    """Whether the text that the export makes follows its prompt: an encoder-decoder's does not."""
+    return read_manifest(root).graphs["base"].encoder is None
+
+
+def _padded_right(rows: Sequence[Sequence[int]], padding: int) -> dict[str, npt.NDArray[Any]]:
+    """Return ``input_ids`` and ``attention_mask`` ``[batch, longest]`` of an encoder."""
+    if not all(rows):
+        msg = "a prompt has no tokens"
+        raise UsageError(msg, hint="Give at least one word.")
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), padding, np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+        mask[at, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _first_tokens(settings: dict[str, Any]) -> list[int]:
+    """Return what the decoder of an encoder-decoder begins with."""
+    start = settings.get("decoder_start_token_id")
+    start = settings.get("bos_token_id") if start is None else start
+    if not isinstance(start, int):
+        msg = f"the config tells no token that the decoder begins with: {start!r}"
+        raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
+    forced = settings.get("forced_bos_token_id")
+    return [start] if forced is None else [start, int(forced)]
 
 
 def _tokenizer(root: Path) -> Any:
@@ -168,7 +218,9 @@ def _positions_left(
     config: dict[str, Any], rows: Sequence[Sequence[int]], max_new_tokens: int
 ) -> int:
     """Return how many tokens may follow, where the model's positions end."""
-    positions = next((int(config[key]) for key in _POSITION_KEYS if config.get(key)), None)
+    relative = "relative_attention_num_buckets" in config  # T5: any length, whatever n_positions
+    keys = () if relative else _POSITION_KEYS
+    positions = next((int(config[key]) for key in keys if config.get(key)), None)
     longest = max(map(len, rows), default=0)
     if positions is None:
         return max_new_tokens

@@ -125,6 +125,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     )
     adapters = [each.adapter for each in given]
     settings = _settle(recipe, checkpoint, adapters)
+    _require_one_graph(recipe, settings.task)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             _require_same_base(existing, settings, fingerprinted(), output, recipe)
@@ -207,10 +208,12 @@ def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter])
 def _choices(recipe: Recipe, task: Task) -> Choices:
     """Return the interface that is asked for; a decoder has a cache unless told otherwise."""
     for key, value in (("cache", recipe.cache), ("logits", recipe.logits)):
-        if value and not task.causal:
+        asked = value is not None if task.encoder_decoder else bool(value)
+        if asked and not task.causal:
             msg = f"the task {task.name!r} has no {key} to choose"
             raise UsageError(msg, hint=f"Leave {key} (--{key}) out; it is for text-generation.")
-    return Choices(cache=task.causal and recipe.cache is not False, logits=recipe.logits or "all")
+    cache = task.encoder_decoder or (task.causal and recipe.cache is not False)
+    return Choices(cache=cache, logits=recipe.logits or "all")
 
 
 def _graph_and_updates(
@@ -239,6 +242,8 @@ def _graph_and_updates(
     try:
         return settings, template, ready(template)
     except TiedParameterError:
+        if settings.task.encoder_decoder:  # of T5, the tie decides a scale too
+            raise
         untied = untie(settings.checkpoint, template.parameters)
         settings = replace(settings, untied=untied)
         template = _export_graph(settings, adapters, tell)
@@ -452,6 +457,15 @@ def _require_mode(recipe: Recipe) -> None:
     if recipe.mode == SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
         msg = "a swappable graph needs adapters, or the names of the modules that can be adapted"
         raise UsageError(msg, hint="Give --adapter, or --lora-modules q_proj,v_proj.")
+
+
+def _require_one_graph(recipe: Recipe, task: Task) -> None:
+    """Refuse what is not done for an encoder and a decoder, which are two graphs."""
+    asked = {"--graph": recipe.graph is not None, f"--mode {SWAPPABLE}": recipe.mode == SWAPPABLE}
+    for flag, given in asked.items():
+        if given and task.encoder_decoder:
+            msg = f"{task.name} is exported as two graphs, an encoder and a decoder: no {flag}"
+            raise UnsupportedError(msg, hint="Export merged adapters: --mode merged.")
 
 
 def _require_runtimes(recipe: Recipe) -> None:

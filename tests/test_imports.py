@@ -20,6 +20,7 @@ OWNERS = frozenset(
         "lora_export.graph.rewrite",
         "lora_export.graph.match",
         "lora_export.graph.sizes",
+        "lora_export.graph.encoder_decoder",
         "lora_export.graph.kv_cache",
         "lora_export.graph.experts",
         "lora_export.graph.fold",

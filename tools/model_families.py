@@ -37,6 +37,32 @@ _BERT: Final[dict[str, Any]] = {
     "pad_token_id": 0,
 }
 _ROBERTA: Final = {**_BERT, "pad_token_id": 1, "type_vocab_size": 1}
+_TEXT2TEXT: Final = ("text2text-generation",)
+_T5: Final[dict[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+_BART: Final[dict[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": POSITIONS,
+    "init_std": 0.3,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}
 _LLAMA: Final = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
 _GEMMA: Final = {**_LLAMA, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
 _EXPERTS: Final = {"num_experts_per_tok": 2, "output_router_logits": False}
@@ -73,14 +99,12 @@ class Family:
         config: The class of its config in transformers.
         settings: The settings that make it tiny.
         tasks: The tasks that it is exported for.
-        architecture: The model class, where no task of ours builds it.
     """
 
     name: str
     config: str
     settings: dict[str, Any]
     tasks: tuple[str, ...]
-    architecture: str = ""
 
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -188,13 +212,25 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("CLIP, text", "CLIPTextConfig", _TEXT, ("feature-extraction",)),
     Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
     Family("SigLIP, images", "SiglipVisionConfig", _VIT, ("image-feature-extraction",)),
-    Family("T5", "T5Config", {}, ("text2text-generation",), "T5ForConditionalGeneration"),
-    Family("BART", "BartConfig", {}, ("text2text-generation",), "BartForConditionalGeneration"),
+    Family("T5", "T5Config", _T5, _TEXT2TEXT),
+    Family(
+        "T5 v1.1",
+        "T5Config",
+        {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+         "num_decoder_layers": 3},
+        _TEXT2TEXT,
+    ),
+    Family("mT5", "MT5Config", {**_T5, "tie_word_embeddings": False}, _TEXT2TEXT),
+    Family("UMT5", "UMT5Config", {**_T5, "tie_word_embeddings": False}, _TEXT2TEXT),
+    Family("BART", "BartConfig", _BART, _TEXT2TEXT),
+    Family("mBART", "MBartConfig", _BART, _TEXT2TEXT),
+    Family("Marian", "MarianConfig", _BART, _TEXT2TEXT),
+    Family("Pegasus", "PegasusConfig", _BART, _TEXT2TEXT),
     Family(
         "Whisper",
         "WhisperConfig",
-        {},
+        {**_BART, "num_mel_bins": 8, "max_source_positions": 20,
+         "max_target_positions": POSITIONS},
         ("automatic-speech-recognition",),
-        "WhisperForConditionalGeneration",
     ),
 )  # fmt: skip

@@ -26,18 +26,24 @@ import transformers
 from transformers.core_model_loading import revert_weight_conversion
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.base.manifest import GraphRecord
+from lora_export.exports.graph_files import write_graphs
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
-from lora_export.graph.signature import PAST, Signature, read_signature
-from lora_export.graph.template import GraphTemplate, Placement, place
-from lora_export.runtime.ort import OrtRunner
-from lora_export.verify.decoding import Graph, run_in_pieces
+from lora_export.graph.signature import PAST
+from lora_export.graph.template import Placement
+from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
 from lora_export.verify.metrics import relative_l2
+from lora_export.verify.running import opened
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lora_export.graph.signature import Signature
+    from lora_export.graph.template import GraphTemplate
+    from lora_export.verify.running import Running
 
 __all__ = ["DATA", "Row", "compare", "export_row", "page", "renamed", "twin"]
 
@@ -96,7 +102,7 @@ def twin(family: Family, task: tasks.Task) -> Any:
 def export_row(family: Family, task_name: str) -> Row:
     """Export one family for one task, and compare the graph with torch."""
     try:
-        task = tasks.TASKS.get(task_name) or tasks.detect({"architectures": [family.architecture]})
+        task = tasks.by_name(task_name)
         config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
         labels = LABELS if task.label_parameters else None
         template = export_graph(
@@ -104,27 +110,29 @@ def export_row(family: Family, task_name: str) -> Row:
         )
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
-    graph = onnx.load_model_from_string(template.onnx_bytes)
-    signature = read_signature(graph)
+    files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
+    graphs = [onnx.load_model_from_string(each) for each in files]
     with tempfile.TemporaryDirectory() as folder:
         model = twin(family, task)
-        worst = compare(_open(template, model, Path(folder)), model, signature, task)
+        graph, signature = _open(template, model, Path(folder), task)
+        worst = compare(graph, model, signature, task)
     return Row(
         family.name,
         task_name,
         template.model_class,
-        len(graph.graph.node),
+        sum(len(each.graph.node) for each in graphs),
         template.opset,
-        any(name.startswith(PAST) for name in signature.input_names),
+        any(value.name.startswith(PAST) for value in graphs[0].graph.input),
         worst,
         renamed=renamed(model),
     )
 
 
-def compare(graph: Graph, model: Any, signature: Signature, task: tasks.Task) -> float:
+def compare(graph: Running, model: Any, signature: Signature, task: tasks.Task) -> float:
     """Return the largest relative L2 error of a graph's output over all inputs.
 
-    A decoder with a cache is run as a prefill and single steps; torch sees the whole sequence.
+    A decoder with a cache is run as a prefill and single steps, on what the encoder's graph
+    returned where there is one; torch sees the whole sequence.
 
     Raises:
         RuntimeError: The reference's outputs vary too little for an agreement to mean anything.
@@ -139,10 +147,7 @@ def compare(graph: Graph, model: Any, signature: Signature, task: tasks.Task) ->
         with torch.inference_mode():
             output = model(**feeds)
         reference = task.result({name: output[name].numpy() for name in task.outputs})
-        if task.causal:
-            actual = run_in_pieces(graph, case.feeds, task.output)
-        else:
-            actual = task.result(graph.run(case.feeds))
+        actual = graph.run(case.feeds)
         pair = [valid_rows(each, case, per_token=per_token) for each in (actual, reference)]
         worst = max(worst, relative_l2([pair[0]], [pair[1]]))
         references.append(pair[1])
@@ -164,7 +169,9 @@ def _labels(task: tasks.Task) -> dict[str, int]:
     return {"num_labels": LABELS} if task.label_parameters else {}
 
 
-def _open(template: GraphTemplate, model: Any, folder: Path) -> Graph:
+def _open(
+    template: GraphTemplate, model: Any, folder: Path, task: tasks.Task
+) -> tuple[Running, Signature]:
     """Write graph and weights into `folder`; open them in ONNX Runtime."""
     state = model.state_dict()
     placements: dict[str, Placement] = {}
@@ -175,10 +182,20 @@ def _open(template: GraphTemplate, model: Any, folder: Path) -> Graph:
             raw = np.ascontiguousarray(value.T if parameter.transposed else value).tobytes()
             placements[parameter.name] = Placement("weights/all.raw", stream.tell(), len(raw))
             stream.write(raw)
-    path = folder / "graph.onnx"
-    path.write_bytes(place(template.onnx_bytes, placements))
-    onnx.checker.check_model(str(path), full_check=True)
-    return OrtRunner(path)
+    graphs = (template.onnx_bytes, template.encoder_bytes)
+    written = write_graphs(folder, "graph", graphs, placements)
+    for file in written.files:
+        onnx.checker.check_model(str(folder / file), full_check=True)
+    record = GraphRecord(
+        mode="base",
+        onnx=written.onnx.onnx,
+        weights=["weights/all.raw"],
+        opset=template.opset,
+        sha256=written.onnx.sha256,
+        encoder=written.encoder,
+    )
+    graph = opened(folder, record, task, outputs=task.outputs, last=False)
+    return graph, feeding_of(folder, record).signature
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -190,6 +207,7 @@ def page(rows: Sequence[Row]) -> str:
         "and compared with torch in float32: several batches and lengths, padding, inputs longer",
         "than any sliding window, and for a cache a prefill followed by single steps. *Parity* is",
         "the largest relative L2 error over these inputs. Written by `python -m tools.models`.",
+        "Of an encoder-decoder, which is two graphs, *nodes* counts those of both.",
         "",
         "¹ transformers renames or stacks parameters of this family while it loads a checkpoint of",
         "the hub. Exported is a checkpoint with the model's own names, as",

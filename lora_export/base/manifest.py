@@ -26,6 +26,7 @@ __all__ = [
     "AdapterRecord",
     "BaseRecord",
     "CombinedRecord",
+    "GraphFile",
     "GraphRecord",
     "GraphSource",
     "Manifest",
@@ -100,11 +101,19 @@ class ParameterUse(_Record):
     aliases: list[str] = []
 
 
+class GraphFile(_Record):
+    """One ``.onnx`` file."""
+
+    onnx: str
+    sha256: Sha256
+
+
 class GraphRecord(_Record):
     """One graph, and what is known about it.
 
     `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
-    cannot be deployed.
+    cannot be deployed. Of an encoder-decoder `onnx` is the decoder, and `encoder` a second graph
+    over the same weights.
     """
 
     mode: Literal["base", "merged", "swappable", "batched"]
@@ -115,6 +124,13 @@ class GraphRecord(_Record):
     verification: Verification = "unverified"
     missing: list[str] = []
     golden: str | None = None
+    encoder: GraphFile | None = None
+
+    @property
+    def graph_files(self) -> dict[str, str]:
+        """The SHA-256 of each ``.onnx`` file."""
+        further = {} if self.encoder is None else {self.encoder.onnx: self.encoder.sha256}
+        return {self.onnx: self.sha256, **further}
 
 
 class PartRecord(_Record):
@@ -288,7 +304,7 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
     for file in manifest.files:
         resolve_inside(folder, file)
     for graph in manifest.graphs.values():
-        for file in (graph.onnx, *graph.weights, *([graph.golden] if graph.golden else [])):
+        for file in (*graph.graph_files, *graph.weights, *([graph.golden] if graph.golden else [])):
             resolve_inside(folder, file)
     for name, adapter in manifest.adapters.items():
         check_adapter_name(name)

@@ -17,7 +17,7 @@ __all__ = ["generate"]
 @click.argument("export", type=click.Path(path_type=Path))
 @click.option("--adapter", metavar="NAME", help="Whose graph is run; the base's without it.")
 @click.option("--prompt", "prompts", multiple=True, required=True,
-              help="What is continued; repeatable, as one batch.")  # fmt: skip
+              help="What is continued, or what an encoder reads; repeatable.")  # fmt: skip
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True,
               help="The most tokens of a continuation.")  # fmt: skip
 @click.option("--temperature", type=float, default=0.0, show_default=True,
@@ -41,8 +41,8 @@ def generate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Continue a prompt with a decoder of EXPORT, in ONNX Runtime; no torch."""
-    from lora_export.generation import continue_texts
+    """Continue a prompt with EXPORT, or answer it with an encoder-decoder; no torch."""
+    from lora_export.generation import continue_texts, continues
     from lora_export.runtime.generate import Sampling
 
     def stream(text: str) -> None:
@@ -51,8 +51,9 @@ def generate(
 
     streamed = not as_json and len(prompts) == 1
     with Console(as_json=as_json, quiet=quiet) as console:
+        shown = prompts if continues(export) else [""] * len(prompts)
         if streamed:
-            stream(prompts[0])
+            stream(shown[0])
         found = continue_texts(
             export,
             prompts,
@@ -61,6 +62,6 @@ def generate(
             sampling=Sampling(temperature, top_k, top_p, seed),
             on_text=stream if streamed else None,
         )
-        text = "\n\n".join(each.prompt + each.text for each in found)
+        text = "\n\n".join(start + each.text for start, each in zip(shown, found, strict=True))
         document = {"adapter": adapter, "continuations": [asdict(each) for each in found]}
         console.finish(document, "" if streamed else text)

@@ -215,7 +215,7 @@ def _export_lines(report: ExportReport) -> list[str]:
             row.mode,
             "not deployable" if row.mode == "base" and row.missing else row.verification,
             f"opset {row.opset}",
-            f"{row.onnx} {size(row.onnx_bytes)}",
+            f"{row.onnx}{f' + {row.encoder}' if row.encoder else ''} {size(row.onnx_bytes)}",
             f"weights {size(row.own_weights_bytes)}"
             + (f" of {size(row.weights_bytes)}" if row.mode != "base" else ""),
         )

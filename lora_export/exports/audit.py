@@ -54,7 +54,7 @@ def audit(
     tell = progress or Silent()
     needed = dict(manifest.files)
     for graph in manifest.graphs.values():
-        needed[graph.onnx] = graph.sha256
+        needed |= graph.graph_files
         for file in (*graph.weights, *([graph.golden] if graph.golden else [])):
             needed.setdefault(file, "")  # a graph reads it: it has to be there, hashed or not
     sizes: dict[str, int] = {}

@@ -16,7 +16,8 @@ from lora_export.base.manifest import (
     write_manifest,
 )
 from lora_export.base.parameters import CAST, TRANSPOSE
-from lora_export.graph.template import Placement, place
+from lora_export.exports.graph_files import write_graphs
+from lora_export.graph.template import Placement
 from lora_export.weights.companions import labelled, write_companions
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
 
-BASE_GRAPH: Final = "base.onnx"
 BASE_WEIGHTS: Final = "weights/base.safetensors"
 MISSING_WEIGHTS: Final = "weights/base.missing.safetensors"
 GRAPH_REPORT: Final = "reports/graph.json"
@@ -82,10 +82,10 @@ def create_export(
     with storage_errors(str(root)):
         (root / "weights").mkdir()
     files, placements = _write_base_weights(root, template, plan, progress)
-    graph = place(template.onnx_bytes, placements)
-    graph_sha256 = write_synced(root / BASE_GRAPH, graph)
     weights = sorted(files)
-    files[BASE_GRAPH] = graph_sha256
+    graphs = (template.onnx_bytes, template.encoder_bytes)
+    graph = write_graphs(root, "base", graphs, placements)
+    files |= graph.files
     files |= _write_companions(root, checkpoint, labels)
     if graph_report is not None:
         files[GRAPH_REPORT] = _write_report(root, graph_report)
@@ -109,11 +109,12 @@ def create_export(
         graphs={
             "base": GraphRecord(
                 mode="base",
-                onnx=BASE_GRAPH,
+                onnx=graph.onnx.onnx,
                 weights=weights,
                 opset=template.opset,
-                sha256=graph_sha256,
+                sha256=graph.onnx.sha256,
                 missing=list(plan.missing),
+                encoder=graph.encoder,
             )
         },
         adapters={},

@@ -18,7 +18,6 @@ from lora_export.base.files import (
     staging_folder,
     storage_errors,
     sync_folder,
-    write_synced,
 )
 from lora_export.base.manifest import (
     AdapterRecord,
@@ -32,9 +31,10 @@ from lora_export.base.manifest import (
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
 from lora_export.exports.plan import match_base
 from lora_export.graph import tasks
-from lora_export.graph.template import Placement, place
+from lora_export.graph.template import Placement
 from lora_export.weights.fidelity import FidelityMeter, fidelity_rows
 from lora_export.weights.stream import Entry, merged_entry, write_weights
 
@@ -127,7 +127,7 @@ def add_adapter(
         StorageError: The disk refuses; the export is as it was.
     """
     name = resolved.adapter.name
-    graph_file, weights_file = f"{name}.onnx", f"weights/{name}.safetensors"
+    weights_file = f"weights/{name}.safetensors"
     with edit_manifest(root) as manifest:
         refuse_taken(manifest, name, replace=replace)
     base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
@@ -147,25 +147,30 @@ def add_adapter(
             entry.name: Placement(weights_file, *written.offsets[entry.name], entry.shape)
             for entry in entries
         }
-        base_graph = resolve_inside(root, manifest.graphs["base"].onnx).read_bytes()
-        graph = place(base_graph, placements, output_width=_head_width(manifest, resolved))
-        graph_sha256 = write_synced(staging / graph_file, graph)
+        graph = write_graphs(
+            staging,
+            name,
+            read_graphs(root, manifest.graphs["base"]),
+            placements,
+            output_width=_head_width(manifest, resolved),
+        )
         record = adapter_record(
             manifest, resolved, source=source, origin=origin, labels=labels, combined=combined
         )
         graph_record = GraphRecord(
             mode="merged",
-            onnx=graph_file,
+            onnx=graph.onnx.onnx,
             weights=[BASE_WEIGHTS, weights_file],
             opset=manifest.graphs["base"].opset,
-            sha256=graph_sha256,
+            sha256=graph.onnx.sha256,
+            encoder=graph.encoder,
         )
         with edit_manifest(root) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
             if name in current.adapters:
                 write_manifest(root, others)  # from here on nobody trusts the old files
-            for file in (weights_file, graph_file):
+            for file in (weights_file, *graph.files):
                 (staging / file).replace(resolve_inside(root, file))
             for folder in (root / "weights", root):
                 sync_folder(folder)
@@ -175,7 +180,7 @@ def add_adapter(
                     "adapters": {**others.adapters, name: record},
                     "files": {
                         **others.files,
-                        graph_file: graph_sha256,
+                        **graph.files,
                         weights_file: written.sha256,
                     },
                 }
@@ -207,7 +212,7 @@ def remove_adapter(root: Path, name: str) -> Manifest:
 def _files_of(name: str) -> tuple[str, ...]:
     """Return the files that an adapter may have in an export."""
     return (
-        f"{name}.onnx",
+        *possible_files(name),
         f"weights/{name}.safetensors",
         f"golden/{name}.npz",
         f"adapters/{name}.safetensors",

@@ -66,13 +66,14 @@ def require_usable(root: Path, manifest: Manifest) -> None:
         InputError: The header of a weight file that a user's graph goes with is damaged.
     """
     graph = manifest.graphs["base"]
-    for file in (graph.onnx, BASE_WEIGHTS):
+    for file in (*graph.graph_files, BASE_WEIGHTS):
         if not resolve_inside(root, file).is_file():
             msg = f"the export {str(root)!r} is not what was written: {file}: missing"
             raise ExportDirectoryError(msg, hint=_HINT)
-    if sha256_of_file(resolve_inside(root, graph.onnx)) != graph.sha256:
-        msg = f"the export {str(root)!r} is not what was written: {graph.onnx}: another SHA-256"
-        raise ExportDirectoryError(msg, hint=_HINT)
+    for file, sha256 in graph.graph_files.items():
+        if sha256_of_file(resolve_inside(root, file)) != sha256:
+            msg = f"the export {str(root)!r} is not what was written: {file}: another SHA-256"
+            raise ExportDirectoryError(msg, hint=_HINT)
     header, size_bytes = _expected(root, manifest)
     path = resolve_inside(root, BASE_WEIGHTS)
     with storage_errors(str(path)), path.open("rb") as stream:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
+    from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import Choices
     from lora_export.graph.tasks import Task
 
@@ -29,17 +30,50 @@ def build_template(
     settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
+    if task.encoder_decoder:
+        return _build_pair(settings, task, dtype, opset)
     traced, parameters = _traced_and_folded(settings, task, dtype, opset, choices)
-    _externalise(traced.model, parameters)
-    proto = ir.to_proto(traced.model)
-    del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
     return GraphTemplate(
-        onnx_bytes=proto.SerializeToString(deterministic=True),
+        onnx_bytes=_serialized(traced.model, parameters),
         parameters=parameters,
         prefix=traced.prefix,
         model_class=traced.model_class,
         opset=opset,
     )
+
+
+def _build_pair(settings: Mapping[str, Any], task: Task, dtype: str, opset: int) -> GraphTemplate:
+    """Trace and fold encoder and decoder; a parameter that both read is one, of one layout."""
+    traced: dict[Component, Traced] = {}
+    parameters: dict[str, Parameter] = {}
+    graphs: dict[Component, bytes] = {}
+    components: tuple[Component, ...] = ("encoder", "decoder")
+    for each in components:
+        traced[each] = trace(settings, task, dtype, opset, every_layer=True, component=each)
+        own = fold(traced[each].model, traced[each].parameters, traced[each].signature)
+        for parameter in own:
+            if parameters.setdefault(parameter.name, parameter) != parameter:
+                msg = f"encoder and decoder read {parameter.name!r} in different layouts"
+                raise UnsupportedError(msg, hint="docs/models.md lists the families.")
+        graphs[each] = _serialized(traced[each].model, own)
+    decoder = traced["decoder"]
+    return GraphTemplate(
+        onnx_bytes=graphs["decoder"],
+        parameters=tuple(parameters[name] for name in sorted(parameters)),
+        prefix=decoder.prefix,
+        model_class=decoder.model_class,
+        opset=opset,
+        encoder_bytes=graphs["encoder"],
+    )
+
+
+def _serialized(model: ir.Model, parameters: Sequence[Parameter]) -> bytes:
+    """Return the file of a folded graph, its parameters external; mutates `model`."""
+    _externalise(model, parameters)
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
+    serialized: bytes = proto.SerializeToString(deterministic=True)
+    return serialized
 
 
 def _traced_and_folded(

@@ -1,9 +1,10 @@
 """The graph cache: a second export of an architecture needs no tracing.
 
 ``$LORA_EXPORT_CACHE`` (default ``$XDG_CACHE_HOME/lora-export`` or ``~/.cache/lora-export``) holds
-``graphs/<key>/``: ``graph.onnx``, and ``graph.json`` with the parameters and the graph's hash. The
-key covers everything that the graph depends on: config, task, dtype, opset, the chosen interface,
-the versions of the libraries that trace and fold, and the source of this package.
+``graphs/<key>/``: ``graph.onnx`` (of an encoder-decoder the decoder, ``encoder.onnx`` beside it),
+and ``graph.json`` with the parameters and the graphs' hashes. The key covers everything that the
+graph depends on: config, task, dtype, opset, the chosen interface, the versions of the libraries
+that trace and fold, and the source of this package.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["cache_root", "key_of", "load", "store"]
 
 _LIBRARIES: Final = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx", "accelerate")
 _GRAPH: Final = "graph.onnx"
+_ENCODER: Final = "encoder.onnx"
 _TABLE: Final = "graph.json"
 
 
@@ -64,7 +66,12 @@ def load(key: str) -> GraphTemplate | None:
         table = json.loads((folder / _TABLE).read_text("utf-8"))
         if table["sha256"] != hashlib.sha256(data).hexdigest():
             return None
-        return GraphTemplate.from_description(data, table)
+        encoder = None
+        if "encoder_sha256" in table:
+            encoder = (folder / _ENCODER).read_bytes()
+            if table["encoder_sha256"] != hashlib.sha256(encoder).hexdigest():
+                return None
+        return GraphTemplate.from_description(data, table, encoder)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -77,6 +84,9 @@ def store(key: str, template: GraphTemplate) -> None:
             (folder / _GRAPH).write_bytes(template.onnx_bytes)
             table = template.describe()
             table["sha256"] = hashlib.sha256(template.onnx_bytes).hexdigest()
+            if template.encoder_bytes is not None:
+                (folder / _ENCODER).write_bytes(template.encoder_bytes)
+                table["encoder_sha256"] = hashlib.sha256(template.encoder_bytes).hexdigest()
             (folder / _TABLE).write_text(json.dumps(table, indent=1), "utf-8")
             target = parent / key
             if target.is_dir():  # damaged, or another process was faster

@@ -6,7 +6,7 @@ it is if every operator in it has a translation and none writes to its inputs, a
 
     1. ``aten.to.*``            →  ``aten._to_copy`` where the dtype changes, else its input
     2. ``aten.detach``          →  its input
-    3. ``aten.__and__/__or__``  →  ``aten.bitwise_and/or``
+    3. ``aten.__and__/__or__``  →  ``aten.bitwise_and/or``; ``aten.min.other`` → ``aten.minimum``
 
 Anything else takes the exporter's own way, and so does everything under a torch whose exporter is
 built differently: this reaches into internals (tried with 2.13).
@@ -36,6 +36,7 @@ _IDENTITIES: Final = frozenset({aten.detach.default, aten.detach_.default, aten.
 _RENAMED: Final = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.min.other: aten.minimum.default,
 }
 
 

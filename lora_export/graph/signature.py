@@ -30,6 +30,7 @@ __all__ = [
     "Input",
     "Output",
     "Signature",
+    "given_inputs",
     "past_name",
     "present_name",
     "read_signature",
@@ -57,13 +58,14 @@ _INPUTS: Final[dict[str, tuple[str, tuple[Axis, ...]]]] = {
 }
 """Inputs by their name in transformers: dtype and axes."""
 
-_CONFIG_AXES: Final[dict[str, tuple[str, int]]] = {
-    "channels": ("num_channels", 0),
-    "height": ("image_size", 0),
-    "width": ("image_size", 1),
-    "mel_bins": ("num_mel_bins", 0),
+_CONFIG_AXES: Final[dict[str, tuple[str, int, int]]] = {
+    "channels": ("num_channels", 0, 1),
+    "height": ("image_size", 0, 1),
+    "width": ("image_size", 1, 1),
+    "mel_bins": ("num_mel_bins", 0, 1),
+    "frames": ("max_source_positions", 0, 2),  # Whisper's convolutions halve them
 }
-"""Axes that a config fixes: the setting, and the place in it where it is a list."""
+"""Axes that a config fixes: the setting, the place in it where it is a list, and a factor."""
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,7 @@ def signature_of(
         names.append("token_type_ids")
     if task.causal and "position_ids" in accepted:
         names.append("position_ids")
-    inputs = []
-    for name in names:
-        kind, axes = _INPUTS[name]
-        if cache and name == "attention_mask":
-            axes = ("batch", "total_sequence")
-        sizes = tuple(_size(config, axis) for axis in axes)
-        inputs.append(Input(name, dtype if kind == _PARAMETERS else kind, sizes))
+    inputs = given_inputs(config, names, dtype=dtype, cached=bool(cache))
     outputs = [Output(name, task.output_axes) for name in task.outputs]
     if logits == "last":
         outputs = [Output(task.output, ("batch", 1))]
@@ -223,15 +219,36 @@ def signature_of(
     return Signature(tuple(inputs), tuple(outputs))
 
 
+def given_inputs(
+    config: Any, names: Sequence[str], *, dtype: str, cached: bool = False
+) -> list[Input]:
+    """Return the inputs called `names`, their sizes from `config` where it fixes them.
+
+    Args:
+        config: The model's config in transformers.
+        names: Arguments of its ``forward``.
+        dtype: The dtype of the parameters.
+        cached: Whether ``attention_mask`` is as long as past and new positions.
+    """
+    inputs = []
+    for name in names:
+        kind, axes = _INPUTS[name]
+        if cached and name == "attention_mask":
+            axes = ("batch", "total_sequence")
+        sizes = tuple(_size(config, axis) for axis in axes)
+        inputs.append(Input(name, dtype if kind == _PARAMETERS else kind, sizes))
+    return inputs
+
+
 def _size(config: Any, axis: Axis) -> Axis:
     """Return the size of an axis that the config fixes, or else the axis."""
     if isinstance(axis, int) or axis not in _CONFIG_AXES:
         return axis
-    setting, place = _CONFIG_AXES[axis]
+    setting, place, factor = _CONFIG_AXES[axis]
     value = getattr(getattr(config, "vision_config", config), setting, None)
     if isinstance(value, (list, tuple)):
         value = value[place]
-    return value if isinstance(value, int) else axis
+    return value * factor if isinstance(value, int) else axis
 
 
 def read_signature(model: onnx.ModelProto) -> Signature:

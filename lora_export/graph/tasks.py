@@ -35,6 +35,8 @@ class Task:
         label_parameters: Head parameters whose first axis is the number of labels.
         inputs: What the graph always reads; `lora_export.graph.signature` adds the optional ones.
         causal: Whether positions are an input, so that left padding is correct.
+        encoder_decoder: Whether an encoder and a decoder are a graph each; `inputs` are the
+            encoder's then, and the output the decoder's.
     """
 
     name: str
@@ -47,6 +49,12 @@ class Task:
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     further: tuple[str, ...] = ()
     causal: bool = False
+    encoder_decoder: bool = False
+
+    @property
+    def generates(self) -> bool:
+        """Whether a decoder writes text, token by token."""
+        return self.causal or self.encoder_decoder
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -106,6 +114,30 @@ TASKS: Final[dict[str, Task]] = {
             "logits",
             ("batch", "sequence"),
             causal=True,
+        ),
+        Task(
+            "automatic-speech-recognition",
+            "AutoModelForSpeechSeq2Seq",
+            ("WhisperForConditionalGeneration",),
+            "SEQ_2_SEQ_LM",
+            "logits",
+            ("batch", "sequence"),
+            inputs=("input_features",),
+            encoder_decoder=True,
+        ),
+        Task(
+            "text2text-generation",
+            "AutoModelForSeq2SeqLM",
+            (
+                "T5ForConditionalGeneration",
+                "BartForConditionalGeneration",
+                "PegasusForConditionalGeneration",
+                "MarianMTModel",
+            ),
+            "SEQ_2_SEQ_LM",
+            "logits",
+            ("batch", "sequence"),
+            encoder_decoder=True,
         ),
         Task(
             "question-answering",
@@ -171,19 +203,23 @@ def detect(config: Mapping[str, Any], peft_types: tuple[str | None, ...] = ()) -
         UsageError: Adapters of different tasks, or nothing tells.
         UnsupportedError: The architecture belongs to a task that is not in the table.
     """
-    wanted = {
-        row.name for kind in peft_types if kind for row in TASKS.values() if row.peft_type == kind
-    }
-    if len(wanted) > 1:
-        msg = f"the adapters were trained for different tasks: {', '.join(sorted(wanted))}"
+    known = {row.peft_type for row in TASKS.values()}
+    kinds = {kind for kind in peft_types if kind in known and kind}
+    if len(kinds) > 1:
+        msg = f"the adapters were trained for different tasks: {', '.join(sorted(kinds))}"
         raise UsageError(msg, hint="Export them separately, or choose with --task.")
-    if wanted:
-        return TASKS[wanted.pop()]
     architectures = config.get("architectures") or []
-    for architecture in architectures:
-        for row in TASKS.values():
-            if str(architecture).endswith(row.suffixes):
-                return row
+    by_architecture = [
+        row
+        for architecture in architectures
+        for row in TASKS.values()
+        if str(architecture).endswith(row.suffixes)
+    ]
+    by_adapter = [row for row in TASKS.values() if row.peft_type in kinds]
+    if by_adapter:  # SEQ_2_SEQ_LM is said of text and of speech: the architecture tells them apart
+        return next((row for row in by_architecture if row in by_adapter), by_adapter[-1])
+    if by_architecture:
+        return by_architecture[0]
     if architectures:
         msg = f"no task is known for the architecture {architectures[0]!r}"
         raise UnsupportedError(msg, hint=f"Choose one with --task: {', '.join(TASKS)}.")

@@ -13,7 +13,7 @@ from lora_export.base.parameters import Parameter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GraphTemplate", "Placement", "place"]
+__all__ = ["GraphTemplate", "Placement", "place", "place_pair"]
 
 _EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 
@@ -24,10 +24,11 @@ class GraphTemplate:
 
     Attributes:
         onnx_bytes: The model; every parameter is an initializer with external data.
-        parameters: The parameters it reads.
+        parameters: The parameters it reads; those of the encoder's graph too.
         prefix: ``base_model_prefix`` with its dot, or ``""``.
         model_class: The class in transformers that it was traced from.
         opset: The ONNX opset.
+        encoder_bytes: Of an encoder-decoder: the encoder's graph; `onnx_bytes` is the decoder's.
     """
 
     onnx_bytes: bytes = field(repr=False)
@@ -35,6 +36,7 @@ class GraphTemplate:
     prefix: str
     model_class: str
     opset: int
+    encoder_bytes: bytes | None = field(default=None, repr=False)
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the graph, as JSON values."""
@@ -46,7 +48,9 @@ class GraphTemplate:
         }
 
     @classmethod
-    def from_description(cls, onnx_bytes: bytes, table: Mapping[str, Any]) -> GraphTemplate:
+    def from_description(
+        cls, onnx_bytes: bytes, table: Mapping[str, Any], encoder_bytes: bytes | None = None
+    ) -> GraphTemplate:
         """Rebuild the template from `describe`'s table."""
         parameters = tuple(
             Parameter(
@@ -58,7 +62,14 @@ class GraphTemplate:
             )
             for row in table["parameters"]
         )
-        return cls(onnx_bytes, parameters, table["prefix"], table["model_class"], table["opset"])
+        return cls(
+            onnx_bytes,
+            parameters,
+            table["prefix"],
+            table["model_class"],
+            table["opset"],
+            encoder_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,36 @@ def place(
     Raises:
         ExportDirectoryError: The graph cannot be parsed, or lacks one of the initializers.
     """
+    placed, missing = _placed(onnx_bytes, placements, output_width)
+    _refuse_unknown(missing)
+    return placed
+
+
+def place_pair(
+    decoder: bytes, encoder: bytes, placements: Mapping[str, Placement]
+) -> tuple[bytes, bytes]:
+    """Return both graphs of an encoder-decoder, as `place` does, each with what it reads.
+
+    Raises:
+        ExportDirectoryError: A graph cannot be parsed, or neither has one of the initializers.
+    """
+    (first, in_first), (second, in_second) = (
+        _placed(graph, placements, None) for graph in (decoder, encoder)
+    )
+    _refuse_unknown(in_first & in_second)
+    return first, second
+
+
+def _refuse_unknown(missing: set[str]) -> None:
+    if missing:
+        msg = f"the graph has no initializer {min(missing)!r}"
+        raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
+
+
+def _placed(
+    onnx_bytes: bytes, placements: Mapping[str, Placement], output_width: int | None
+) -> tuple[bytes, set[str]]:
+    """Return the graph with its initializers pointed at `placements`, and those it lacks."""
     try:
         model = onnx.load_model_from_string(onnx_bytes)
     except Exception as error:
@@ -112,13 +153,10 @@ def place(
             initializer.external_data.add(key=key, value=str(value))
         if placement.shape is not None:
             initializer.dims[:] = placement.shape
-    if missing:
-        msg = f"the graph has no initializer {min(missing)!r}"
-        raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     if output_width is not None:
         del model.graph.value_info[:]  # shapes behind the head are of its old width
         axes = model.graph.output[0].type.tensor_type.shape.dim
         axes[-1].Clear()
         axes[-1].dim_value = output_width
     placed: bytes = model.SerializeToString(deterministic=True)
-    return placed
+    return placed, missing

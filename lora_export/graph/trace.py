@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.decompose import only_needed_decompositions
+from lora_export.graph.encoder_decoder import component_of
 from lora_export.graph.experts import traceable_experts
 from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
@@ -35,6 +36,7 @@ from lora_export.graph.sizes import read_sizes_once
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
 
@@ -82,6 +84,7 @@ def trace(
     *,
     choices: Choices = _DEFAULTS,
     every_layer: bool = False,
+    component: Component | None = None,
 ) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
@@ -92,18 +95,18 @@ def trace(
         opset: The ONNX opset.
         choices: What the user chooses of the interface.
         every_layer: Whether layers that are equal are traced one by one all the same.
+        component: Of an encoder-decoder: which of its two graphs.
 
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
     model = _build(config, task, getattr(torch, dtype))
     repeats = () if every_layer else leave_out_repeats(model, model.config)
-    accepted = inspect.signature(model.forward).parameters
-    cache = cache_layers(model) if task.causal and choices.cache else ()
-    logits = choices.logits if task.causal else "all"
-    signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
+    if component is not None:
+        signature, wrapper = component_of(model, task, component, dtype=dtype)
+    else:
+        signature, wrapper = _one_graph(model, task, dtype, choices)
     arguments = _example_inputs(signature)
-    wrapper = _Wrapper(model, signature, cache, last_logits=logits == "last")
     try:
         with (
             _quiet(),
@@ -121,6 +124,8 @@ def trace(
             program = torch.export.export(
                 wrapper, (), {"inputs": arguments}, strict=False, dynamic_shapes={"inputs": dynamic}
             )
+            if component is not None:  # the encoder's graph has little of the decoder
+                program.graph.eliminate_dead_code()
             onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -144,10 +149,21 @@ def trace(
     graph = onnx_program.model
     _check_dtypes(graph, dtype, model)
     read_sizes_once(graph, signature)
-    parameters = _detach_parameters(graph, model)
+    parameters = _detach_parameters(graph, model, first_names=component is not None)
     prefix = getattr(model, "base_model_prefix", "") or ""
     prefix = f"{prefix}." if prefix else ""
     return Traced(signature, graph, parameters, prefix, type(model).__name__, repeats)
+
+
+def _one_graph(
+    model: Any, task: Task, dtype: str, choices: Choices
+) -> tuple[Signature, torch.nn.Module]:
+    """Return the interface of a model that is one graph, and the module that computes it."""
+    accepted = inspect.signature(model.forward).parameters
+    cache = cache_layers(model) if task.causal and choices.cache else ()
+    logits = choices.logits if task.causal else "all"
+    signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
+    return signature, _Wrapper(model, signature, cache, last_logits=logits == "last")
 
 
 class _Wrapper(torch.nn.Module):
@@ -259,10 +275,12 @@ def _example_inputs(signature: Signature) -> dict[str, torch.Tensor]:
     }
 
 
-def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:
+def _detach_parameters(graph: ir.Model, model: Any, *, first_names: bool) -> tuple[Parameter, ...]:
     """Take the values of parameters out of the graph and describe them; mutates `graph`.
 
     Initializers that are not in the model's state (constants that were lifted) keep their values.
+    With `first_names`, a tied parameter has the first of its names, else the one that tracing met:
+    two graphs of one model then agree.
     """
     state = model.state_dict(keep_vars=True)
     names_of: dict[int, list[str]] = {}
@@ -274,6 +292,7 @@ def _detach_parameters(graph: ir.Model, model: Any) -> tuple[Parameter, ...]:
         if name not in state:
             continue
         graph.graph.initializers.pop(value.name or "")
+        name = names_of[id(state[name])][0] if first_names else name
         value.name = name
         value.const_value = None
         graph.graph.initializers.add(value)

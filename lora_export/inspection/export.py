@@ -23,7 +23,10 @@ __all__ = ["ExportReport", "GraphRow", "export_report", "present_parameters"]
 
 @dataclass(frozen=True)
 class GraphRow:
-    """One graph: `weights_bytes` are those of all the files that it reads."""
+    """One graph: `weights_bytes` are those of all the files that it reads.
+
+    Of an encoder-decoder, `encoder` is the second file, and `onnx_bytes` counts both.
+    """
 
     mode: str
     verification: str
@@ -33,6 +36,7 @@ class GraphRow:
     own_weights_bytes: int
     weights_bytes: int
     missing: tuple[str, ...]
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str,
             verification=graph.verification,
             opset=graph.opset,
             onnx=graph.onnx,
-            onnx_bytes=sizes_bytes.get(graph.onnx, 0),
+            onnx_bytes=sum(sizes_bytes.get(file, 0) for file in graph.graph_files),
             own_weights_bytes=sum(
                 sizes_bytes.get(file, 0)
                 for file in graph.weights
@@ -99,6 +103,7 @@ def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str,
             ),
             weights_bytes=sum(sizes_bytes.get(file, 0) for file in graph.weights),
             missing=tuple(graph.missing),
+            encoder=graph.encoder.onnx if graph.encoder else None,
         )
         for name, graph in manifest.graphs.items()
     }

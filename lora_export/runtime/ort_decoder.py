@@ -17,6 +17,8 @@ from lora_export.graph.signature import PAST, PRESENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from onnxruntime import OrtValue
+
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
 
@@ -34,17 +36,29 @@ class OrtDecoder:
     Args:
         runner: The session of a graph that reads and returns its keys and values.
         device: Where outputs are allocated: ``cpu``, or ``cuda`` for the CUDA provider.
+        fixed: Inputs that are the same in every step.
 
     Raises:
         UnsupportedError: The graph has no cache.
     """
 
-    def __init__(self, runner: OrtRunner | RowRunner, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        runner: OrtRunner | RowRunner,
+        *,
+        device: str = "cpu",
+        fixed: Mapping[str, OrtValue] | None = None,
+    ) -> None:
         self._session = runner.session
         self._device = device
         self._adapter = runner.adapter
         self._complete = runner.complete
-        self._past = [each for each in self._session.get_inputs() if each.name.startswith(PAST)]
+        self._fixed = dict(fixed or {})
+        self._past = [
+            each
+            for each in self._session.get_inputs()
+            if each.name.startswith(PAST) and each.name not in self._fixed
+        ]
         if not self._past:
             msg = "the graph has no cache of keys and values: it scores text and cannot generate"
             raise UnsupportedError(msg, hint="Export it again without --no-cache.")
@@ -66,18 +80,26 @@ class OrtDecoder:
         Raises:
             ExportDirectoryError: The graph fails on these inputs.
         """
+        return self.logits(feeds)[:, -1]
+
+    def logits(self, feeds: Mapping[str, Array]) -> Array:
+        """Run new positions as `step` does; return what the graph does, ``[batch, n, vocabulary]``.
+
+        Raises:
+            ExportDirectoryError: The graph fails on these inputs.
+        """
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
         feeds = self._complete(feeds)
-        held = [np.ascontiguousarray(feeds[each.name]) for each in self._session.get_inputs()
-                if each.name not in self._cache]  # fmt: skip
-        names = [each.name for each in self._session.get_inputs() if each.name not in self._cache]
+        bound = {**self._cache, **self._fixed}
+        names = [each.name for each in self._session.get_inputs() if each.name not in bound]
+        held = [np.ascontiguousarray(feeds[name]) for name in names]
         for name, value in zip(names, held, strict=True):  # bound by address: `held` keeps them
             binding.bind_cpu_input(name, value)
         for name, value in self._adapter.items():  # an active adapter would be ignored here
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(value))
-        for name, value in self._cache.items():
+        for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
         outputs = [each.name for each in self._session.get_outputs()]
         for name in outputs:
@@ -90,5 +112,5 @@ class OrtDecoder:
             raise ExportDirectoryError(msg, hint="Is the text longer than the model?") from error
         values = dict(zip(outputs, binding.get_outputs(), strict=True))
         self._cache = {name: values[PRESENT + name.removeprefix(PAST)] for name in self._cache}
-        logits: Array = values[_LOGITS].numpy()[:, -1]
+        logits: Array = values[_LOGITS].numpy()
         return logits

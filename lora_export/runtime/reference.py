@@ -130,6 +130,15 @@ class Reference:
         fields = {name: output[name].float().numpy() for name in self._task.outputs}
         return np.asarray(self._task.result(fields), np.float32)
 
+    def encode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Return the output of an encoder-decoder's encoder for `feeds`, float32."""
+        import torch
+
+        inputs = {name: torch.from_numpy(feeds[name]) for name in self._task.inputs}
+        with torch.inference_mode(), _quiet():
+            output = self._callable.get_encoder()(**inputs, return_dict=True)
+        return np.asarray(output.last_hidden_state.float().numpy(), np.float32)
+
     @contextlib.contextmanager
     def without_low_rank(self) -> Iterator[None]:
         """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends."""

@@ -84,6 +84,9 @@ def open_export(
     name = require_provider(provider)
     root = Path(folder)
     manifest = read_manifest(root)
+    if manifest.graphs["base"].encoder is not None:
+        msg = f"{str(root)!r} is an encoder and a decoder, which a session of one graph cannot run"
+        raise UnsupportedError(msg, hint="Run its text with: lora-export generate")
     finish_change(root, manifest)
     require_usable(root, manifest)
     if check_hashes:

@@ -16,7 +16,7 @@ from lora_export.graph.signature import PAST, PRESENT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Graph", "run_in_pieces"]
+__all__ = ["Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces"]
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +29,16 @@ class Graph(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs for `feeds`."""
+
+
+class StepDecoder(Protocol):
+    """A decoder that remembers the positions it has seen."""
+
+    def start(self, batch: int) -> None:
+        """Forget what was seen; `batch` rows follow."""
+
+    def logits(self, feeds: Mapping[str, Array]) -> Array:
+        """Run new positions; return their logits, ``[batch, new, vocabulary]``."""
 
 
 def run_in_pieces(
@@ -46,9 +56,8 @@ def run_in_pieces(
     if not past:
         return graph.run(feeds)[output]
     length = feeds["input_ids"].shape[1]
-    starts = sorted({0, *(max(0, length - step) for step in range(1, _STEPS + 1))})
     pieces: list[Array] = []
-    for start, end in zip(starts, [*starts[1:], length], strict=True):
+    for start, end in _spans(length):
         piece = {
             name: value[:, :end] if name == "attention_mask" else value[:, start:end]
             for name, value in feeds.items()
@@ -58,3 +67,23 @@ def run_in_pieces(
         pieces.append(outputs[output])
         past = {name: outputs[PRESENT + name.removeprefix(PAST)] for name in past}
     return pieces[-1] if last else np.concatenate(pieces, axis=1)
+
+
+def decode_in_pieces(decoder: StepDecoder, ids: Array) -> Array:
+    """Return the logits ``[batch, length, vocabulary]`` of `ids`, in pieces, with the cache.
+
+    Args:
+        decoder: A decoder that keeps its cache, on the encoder's output for the same rows.
+        ids: The decoder's text, ``[batch, length]``.
+    """
+    decoder.start(len(ids))
+    pieces = [
+        decoder.logits({"input_ids": ids[:, start:end]}) for start, end in _spans(ids.shape[1])
+    ]
+    return np.concatenate(pieces, axis=1)
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    """Return where the prefill and each single step begin and end."""
+    starts = sorted({0, *(max(0, length - step) for step in range(1, _STEPS + 1))})
+    return list(zip(starts, [*starts[1:], length], strict=True))

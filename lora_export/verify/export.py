@@ -236,6 +236,9 @@ def _measure_one(
 ) -> dict[str, Any]:
     task = tasks.by_name(manifest.base.task)
     records = (manifest.graphs["base"], manifest.graphs[name])
+    if records[0].encoder is not None:
+        reason = "the latency of an encoder and a decoder together is not measured"
+        return {"verdict": "unverified", "reason": reason, "ratio": None}
     weights = sum((root / file).stat().st_size for file in records[0].weights)
     free = available_bytes()
     needed = int(_SESSIONS * _SESSION_FACTOR * weights)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.files import resolve_inside
-from lora_export.graph.signature import PAST, read_signature
+from lora_export.graph.signature import PAST, Input, Signature, read_signature
+from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from lora_export.base.manifest import GraphRecord
-    from lora_export.graph.signature import Input, Signature
 
 __all__ = ["Feeding", "feeding_of"]
 
-_TEXT: Final = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_TEXT: Final = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_IDS)
 _CACHE_AXES: Final = {0: "batch", 2: "past_sequence"}
 _CACHE_RANK: Final = 4
 _SHOWN: Final = 3
@@ -83,10 +83,18 @@ def _with_our_axes(given: Input) -> Input:
     return replace(given, axes=axes)
 
 
-def feeding_of(root: Path, record: GraphRecord) -> Feeding:
-    """Read the inputs and outputs of a graph, without opening a session."""
+def _read(root: Path, file: str) -> Signature:
     import onnx
 
-    path = resolve_inside(root, record.onnx)
-    signature = read_signature(onnx.load(str(path), load_external_data=False))
+    path = resolve_inside(root, file)
+    return read_signature(onnx.load(str(path), load_external_data=False))
+
+
+def feeding_of(root: Path, record: GraphRecord) -> Feeding:
+    """Read the inputs and outputs of a graph, without opening a session."""
+    signature = _read(root, record.onnx)
+    if record.encoder is not None:  # together they take what the encoder does, and a text
+        text = Input(DECODER_IDS, "int64", ("batch", "sequence"))
+        encoder = _read(root, record.encoder.onnx).inputs
+        signature = Signature((*encoder, text), signature.outputs[:1])
     return Feeding(replace(signature, inputs=tuple(map(_with_our_axes, signature.inputs))))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.runtime.generate import Decoder, Sampling, generate
+from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,23 +49,29 @@ def greedy_of_reference(
     """Continue `case` token by token, each time from the beginning.
 
     Args:
-        run: Maps ``input_ids``, ``attention_mask`` and ``position_ids`` to logits of all positions.
+        run: Maps ``input_ids``, ``attention_mask`` and ``position_ids`` (or an encoder's inputs
+            and ``decoder_input_ids``) to logits of all positions.
         case: Texts, padded on the left.
         steps: How many tokens.
     """
-    names = ("input_ids", "attention_mask", "position_ids")
+    names: tuple[str, ...] = ("input_ids", "attention_mask", "position_ids")
+    fixed: dict[str, Array] = {}
+    if DECODER_IDS in case.feeds:  # the encoder's text stays as it is
+        names = (DECODER_IDS,)
+        fixed = {name: value for name, value in case.feeds.items() if name != DECODER_IDS}
     feeds = {name: case.feeds[name] for name in names if name in case.feeds}
     tokens, margins = [], []
     for _ in range(steps):
-        logits = run(feeds)[:, -1].astype(np.float64)
+        logits = run({**fixed, **feeds})[:, -1].astype(np.float64)
         ordered = np.sort(logits, axis=-1)
         margins.append((ordered[:, -1] - ordered[:, -2]) / np.sqrt((logits**2).mean(axis=-1)))
         chosen = logits.argmax(axis=-1)[:, None]
         tokens.append(chosen)
         added = {
             "input_ids": chosen,
+            DECODER_IDS: chosen,
             "attention_mask": np.ones_like(chosen),
-            "position_ids": feeds["attention_mask"].sum(axis=1, keepdims=True),
+            "position_ids": case.mask.sum(axis=1, keepdims=True) + len(tokens) - 1,
         }
         feeds = {name: np.concatenate([v, added[name]], axis=1) for name, v in feeds.items()}
     return Greedy(case, np.concatenate(tokens, axis=1), np.stack(margins, axis=1))
@@ -72,10 +79,9 @@ def greedy_of_reference(
 
 def compare_greedy(decoder: Decoder, expected: Greedy, *, tolerance: float) -> dict[str, Any]:
     """Return how far the graph's tokens agree; ``clear`` counts rows that part without a tie."""
-    prompts = [
-        ids[mask].tolist()
-        for ids, mask in zip(expected.case.feeds["input_ids"], expected.case.mask, strict=True)
-    ]
+    feeds = expected.case.feeds
+    texts = feeds[DECODER_IDS if DECODER_IDS in feeds else "input_ids"]
+    prompts = [ids[mask].tolist() for ids, mask in zip(texts, expected.case.mask, strict=True)]
     rows, steps = expected.tokens.shape
     found = generate(
         decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0

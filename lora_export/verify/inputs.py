@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
     from lora_export.graph.signature import Input, Signature
 
-__all__ = ["CASES", "GOLDEN_CASES", "Case", "longest_text", "make_cases", "valid_rows"]
+__all__ = [
+    "CASES",
+    "DECODER_IDS",
+    "GOLDEN_CASES",
+    "Case",
+    "longest_text",
+    "make_cases",
+    "valid_rows",
+]
 
 Array = npt.NDArray[Any]
+
+DECODER_IDS: Final = "decoder_input_ids"
+"""What the decoder reads where an encoder has inputs of its own."""
 
 CASES: Final = ((1, 8), (2, 24), (1, 1), (3, 33), (4, 64), (1, 128))
 """Batch and length of each input; lengths are cut to what the model takes."""
@@ -30,7 +41,7 @@ GOLDEN_CASES: Final = 2
 """How many of them are kept as golden inputs."""
 
 _SMALL_PADDING: Final = 2
-_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx")
+_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
 _VOCABULARY_KEYS: Final = ("vocab_size", "n_vocab")
 
 
@@ -40,7 +51,8 @@ class Case:
 
     Attributes:
         feeds: The graph's inputs.
-        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none.
+        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none. Of
+            an encoder-decoder these are the decoder's; no row is padded there.
     """
 
     feeds: Mapping[str, Array] = field(repr=False)
@@ -111,6 +123,9 @@ def _make_case(
         "token_type_ids": types * mask,
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
     }
+    if any(each.name == DECODER_IDS for each in signature.inputs):
+        written = max(1, length * 2 // 3)  # another length than the encoder's
+        known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
     sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
     feeds = {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
@@ -119,6 +134,8 @@ def _make_case(
         for each in signature.inputs
     }
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
+    if DECODER_IDS in feeds:
+        positions = np.ones_like(feeds[DECODER_IDS])
     return Case(feeds, positions.astype(bool))
 
 

@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.memory import available_bytes
-from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.golden import Golden
 from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
@@ -33,6 +31,7 @@ from lora_export.verify.inputs import (
     valid_rows,
 )
 from lora_export.verify.metrics import compare, relative_l2
+from lora_export.verify.running import opened
 from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from lora_export.graph.tasks import Task
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
+    from lora_export.verify.running import Running
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
@@ -80,6 +80,7 @@ class _Expected:
     effect: float | None
     predictions: Predictions | None
     greedy: Greedy | None
+    hidden: list[Array]
 
 
 def against_reference(
@@ -131,8 +132,8 @@ def against_reference(
         has_adapter=adapter is not None, last=last,
         steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
     )  # fmt: skip
-    runner = open_runner()
-    actual = [_run(runner, case.feeds, task, outputs, last=last) for case in cases]
+    graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
+    actual = [graph.run(case.feeds) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
@@ -143,12 +144,14 @@ def against_reference(
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
     if dataset is not None and expected.predictions is not None:
-        graph = predict(dataset, lambda feeds: np.asarray(runner.run(feeds)[outputs[0]]))
-        row["dataset"] = score(dataset, graph, expected.predictions, tolerance=row["tolerance"])
+        predicted = predict(dataset, graph.run)
+        row["dataset"] = score(dataset, predicted, expected.predictions, tolerance=row["tolerance"])
         verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
+    if expected.hidden:
+        verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
     if expected.greedy is not None:
-        tolerance = row["tolerance"]
-        row["greedy"] = compare_greedy(OrtDecoder(runner), expected.greedy, tolerance=tolerance)
+        decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
+        row["greedy"] = compare_greedy(decoder, expected.greedy, tolerance=tolerance)
         verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
     return GraphParity(verdict, row, Golden(cases[kept], expected.outputs[kept], expected.effect))
@@ -159,10 +162,10 @@ def against_golden(
     *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner | RowRunner],
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
-    runner = open_runner()
     last = manifest.base.logits == "last"
     outputs = feeding_of(root, record).outputs_for(task.outputs)
-    actual = [_run(runner, case.feeds, task, outputs, last=last) for case in golden.cases]
+    graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
+    actual = [graph.run(case.feeds) for case in golden.cases]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -202,6 +205,7 @@ def _run_reference(
     positions = slice(-1, None) if last else slice(None)
     try:
         outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
+        hidden = [reference.encode(c.feeds) for c in cases] if task.encoder_decoder else []
         predictions = predict(dataset, reference.run) if dataset is not None else None
         effect = greedy = None
         if steps:
@@ -212,25 +216,7 @@ def _run_reference(
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
     finally:
         reference.close()
-    return _Expected(outputs, effect, predictions, greedy)
-
-
-def _run(
-    runner: OrtRunner | RowRunner,
-    feeds: Mapping[str, Array],
-    task: Task,
-    outputs: Sequence[str],
-    *,
-    last: bool,
-) -> Array:
-    """Return the graph's output as the reference gives it; a decoder is run in pieces.
-
-    `outputs` are the graph's names for the task's outputs, in their order.
-    """
-    if task.causal:
-        return run_in_pieces(runner, feeds, outputs[0], last=last)
-    fields = runner.run(feeds)
-    return task.result({name: fields[own] for name, own in zip(task.outputs, outputs, strict=True)})
+    return _Expected(outputs, effect, predictions, greedy, hidden)
 
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
@@ -268,6 +254,26 @@ def _judge(
         "metrics": metrics.as_json(),
         "inputs": [list(case.mask.shape) for case in cases],
     }
+
+
+def _with_encoder(
+    verdict: Verdict,
+    row: dict[str, Any],
+    graph: Running,
+    cases: Sequence[Case],
+    expected: Sequence[Array],
+) -> Verdict:
+    """Compare the encoder's output too, without padding; an error above the tolerance fails."""
+    pairs = []
+    for case, theirs in zip(cases, expected, strict=True):
+        valid = np.asarray(case.feeds.get("attention_mask", np.ones(theirs.shape[:2])), bool)
+        pairs.append((graph.encoder_output(case.feeds)[valid], theirs[valid]))
+    error = relative_l2([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
+    row["encoder"] = {"relative_l2": error}
+    if not error <= row["tolerance"]:
+        verdict = row["verdict"] = "fail"
+        row["reason"] = f"the encoder's relative L2 error {error:.3g} is above the tolerance"
+    return verdict
 
 
 def _lowered(

@@ -43,12 +43,16 @@ def test_sizes_that_the_config_fixes_are_numbers() -> None:
     clip = transformers.CLIPConfig(vision_config={"image_size": 48})
     found = signature_of(clip, pixels, ("pixel_values",), dtype="float32")
     assert found.inputs[0].axes == ("batch", 3, 48, 48)
+    whisper = transformers.WhisperConfig(num_mel_bins=40, max_source_positions=20)
+    features = row_reading("input_features")
+    found = signature_of(whisper, features, ("input_features",), dtype="float32")
+    assert found.inputs[0].axes == ("batch", 40, 40)  # two frames are one position
 
 
 def test_sizes_that_the_config_leaves_open_are_names() -> None:
-    whisper = transformers.WhisperConfig(num_mel_bins=40)
+    spectrogram = transformers.ASTConfig(num_mel_bins=40)
     features = row_reading("input_features")
-    found = signature_of(whisper, features, ("input_features",), dtype="float32")
+    found = signature_of(spectrogram, features, ("input_features",), dtype="float32")
     assert found.inputs == (Input("input_features", "float32", ("batch", 40, "frames")),)
 
 

@@ -51,8 +51,8 @@ def test_adapters_of_two_tasks_are_refused() -> None:
 
 
 def test_unknown_architecture_is_unsupported_and_named() -> None:
-    with pytest.raises(UnsupportedError, match="WhisperForConditionalGeneration"):
-        tasks.detect({"architectures": ["WhisperForConditionalGeneration"]})
+    with pytest.raises(UnsupportedError, match="LlavaForConditionalGeneration"):
+        tasks.detect({"architectures": ["LlavaForConditionalGeneration"]})
 
 
 def test_nothing_that_tells_is_a_usage_error() -> None:
@@ -65,3 +65,17 @@ def test_unknown_name_lists_the_known() -> None:
         tasks.by_name("translation")
     assert "translation" in caught.value.message
     assert "text-classification" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("kind", [None, "SEQ_2_SEQ_LM"])
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("T5ForConditionalGeneration", "text2text-generation"),
+        ("MBartForConditionalGeneration", "text2text-generation"),
+        ("MarianMTModel", "text2text-generation"),
+        ("WhisperForConditionalGeneration", "automatic-speech-recognition"),
+    ],
+)
+def test_text_and_speech_are_told_apart_by_the_architecture(kind, architecture, task) -> None:
+    assert tasks.detect({"architectures": [architecture]}, (kind,)).name == task

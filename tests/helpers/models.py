@@ -112,6 +112,41 @@ _CONFIGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
 }
 
+_BART: Final = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": INNER,
+    "decoder_ffn_dim": INNER,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "init_std": 0.3,
+}
+_CONFIGS |= {
+    "t5": (
+        "T5Config",
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": WIDTH,
+            "d_kv": 8,
+            "d_ff": INNER,
+            "num_layers": LAYERS,
+            "num_heads": HEADS,
+            "decoder_start_token_id": 0,
+        },
+    ),
+    "bart": ("BartConfig", {**_BART, "max_position_embeddings": POSITIONS}),
+    "whisper": (
+        "WhisperConfig",
+        {**_BART, "num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 48},
+    ),
+}
+
 KINDS: Final = tuple(_CONFIGS)
 
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
@@ -123,6 +158,9 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "llama": ("q_proj", "v_proj"),
     "llama-tied": ("q_proj", "v_proj"),
     "vit": ("q_proj", "v_proj"),
+    "t5": ("q", "v"),
+    "bart": ("q_proj", "v_proj"),
+    "whisper": ("q_proj", "v_proj"),
 }
 """Modules that an adapter changes unless told otherwise."""
 

@@ -1,0 +1,87 @@
+"""The files of a graph: ``NAME.onnx``, or of an encoder-decoder one each, over the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lora_export.base.files import resolve_inside, write_synced
+from lora_export.base.manifest import GraphFile
+from lora_export.graph.template import place, place_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.base.manifest import GraphRecord
+    from lora_export.graph.template import Placement
+
+__all__ = ["WrittenGraph", "possible_files", "read_graphs", "write_graphs"]
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """What was written, as the manifest names it.
+
+    Attributes:
+        onnx: The graph, or the decoder's.
+        encoder: The encoder's graph, where there is one.
+    """
+
+    onnx: GraphFile
+    encoder: GraphFile | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The SHA-256 of each file."""
+        return {each.onnx: each.sha256 for each in (self.onnx, self.encoder) if each is not None}
+
+
+def possible_files(name: str) -> tuple[str, ...]:
+    """Return the files that the graph `name` may have."""
+    return (f"{name}.onnx", f"decoder.{name}.onnx", f"encoder.{name}.onnx")
+
+
+def read_graphs(root: Path, record: GraphRecord) -> tuple[bytes, bytes | None]:
+    """Return the graph, or the decoder's and the encoder's."""
+    encoder = record.encoder
+    return (
+        resolve_inside(root, record.onnx).read_bytes(),
+        None if encoder is None else resolve_inside(root, encoder.onnx).read_bytes(),
+    )
+
+
+def write_graphs(
+    folder: Path,
+    name: str,
+    graphs: tuple[bytes, bytes | None],
+    placements: Mapping[str, Placement],
+    *,
+    output_width: int | None = None,
+) -> WrittenGraph:
+    """Point a graph, or a decoder and its encoder, at `placements`, and write it into `folder`.
+
+    Args:
+        folder: Where the files go.
+        name: ``base``, or an adapter's name.
+        graphs: The graph and None, or the decoder's and the encoder's.
+        placements: Where values lie.
+        output_width: A new size for the last axis of the output of a single graph.
+
+    Raises:
+        ExportDirectoryError: A graph is damaged, or has no such initializer.
+        StorageError: The disk refuses.
+    """
+    first, encoder = graphs
+    single, decoder_file, encoder_file = possible_files(name)
+    if encoder is None:
+        placed = place(first, placements, output_width=output_width)
+        digest = write_synced(folder / single, placed)
+        return WrittenGraph(GraphFile(onnx=single, sha256=digest))
+    written = [
+        GraphFile(onnx=file, sha256=write_synced(folder / file, graph))
+        for file, graph in zip(
+            (decoder_file, encoder_file), place_pair(first, encoder, placements), strict=True
+        )
+    ]
+    return WrittenGraph(*written)

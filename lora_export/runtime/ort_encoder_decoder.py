@@ -1,0 +1,79 @@
+"""An encoder and a decoder in ONNX Runtime: the encoder once, the decoder step by step.
+
+What the encoder's graph returns as ``present.{i}.encoder.*`` is bound, where it lies, as the
+decoder's ``past_key_values.{i}.encoder.*`` of every step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.base.files import resolve_inside
+from lora_export.graph.signature import PAST, PRESENT
+from lora_export.runtime.ort import OrtRunner, failed
+from lora_export.runtime.ort_decoder import OrtDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.base.manifest import GraphRecord
+
+__all__ = ["OrtEncoderDecoder"]
+
+Array = npt.NDArray[Any]
+
+_MASK = "attention_mask"
+_HIDDEN = "last_hidden_state"
+
+
+class OrtEncoderDecoder:
+    """The two sessions of one graph record; see `lora_export.graph.encoder_decoder`.
+
+    Args:
+        root: The export directory.
+        record: A graph with an encoder.
+        device: Where outputs are allocated: ``cpu``, or ``cuda`` for the CUDA provider.
+
+    Raises:
+        LoraExportError: See `lora_export.runtime.ort.open_session`.
+    """
+
+    def __init__(self, root: Path, record: GraphRecord, *, device: str = "cpu") -> None:
+        assert record.encoder is not None  # noqa: S101  (the caller's)
+        self._encoder = OrtRunner(resolve_inside(root, record.encoder.onnx))
+        self._decoder = OrtRunner(resolve_inside(root, record.onnx))
+        self._device = device
+
+    def encode(self, feeds: Mapping[str, Array]) -> tuple[OrtDecoder, Array]:
+        """Return the decoder on the encoder's output for `feeds`, and that output.
+
+        Args:
+            feeds: The encoder's inputs: ``input_ids`` and ``attention_mask`` ``[batch, length]``,
+                or ``input_features``; others are not looked at.
+
+        Raises:
+            ExportDirectoryError: The graph cannot be run on these inputs.
+        """
+        from onnxruntime import OrtValue
+
+        session = self._encoder.session
+        binding = session.io_binding()
+        held = {name: np.ascontiguousarray(feeds[name]) for name in self._encoder.inputs}
+        for name, value in held.items():  # bound by address: `held` keeps them
+            binding.bind_cpu_input(name, value)
+        for name in self._encoder.outputs:
+            binding.bind_output(name, "cpu" if name == _HIDDEN else self._device)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:
+            raise failed(error) from error
+        values = dict(zip(self._encoder.outputs, binding.get_outputs(), strict=True))
+        hidden: Array = values.pop(_HIDDEN).numpy()
+        fixed = {PAST + name.removeprefix(PRESENT): value for name, value in values.items()}
+        if _MASK in held:
+            fixed[f"encoder_{_MASK}"] = OrtValue.ortvalue_from_numpy(held[_MASK], self._device, 0)
+        return OrtDecoder(self._decoder, device=self._device, fixed=fixed), hidden
