@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.graph.signature import Choices
     from lora_export.graph.tasks import Task
+    from lora_export.weights.sentence import SentenceHead
 
 __all__ = ["build_template"]
 
@@ -26,10 +27,18 @@ _PLACEHOLDER = "weights/base.safetensors"
 
 
 def build_template(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None = None,
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
-    traced, parameters = _traced_and_folded(settings, task, dtype, opset, choices)
+    traced, parameters = _traced_and_folded(
+        settings, task, dtype, opset, choices, sentence=sentence
+    )
     _externalise(traced.model, parameters)
     proto = ir.to_proto(traced.model)
     del proto.graph.value_info[:]  # shapes of values in between: a head may change its width
@@ -43,14 +52,22 @@ def build_template(
 
 
 def _traced_and_folded(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
 ) -> tuple[Traced, tuple[Parameter, ...]]:
     """Trace equal layers once and stamp out the others, or else trace them all."""
     with contextlib.suppress(UnsupportedError, NotRepeatingError):
-        traced = trace(settings, task, dtype, opset, choices=choices)
+        traced = trace(settings, task, dtype, opset, choices=choices, sentence=sentence)
         parameters = fold(traced.model, traced.parameters, traced.signature)
         return traced, stamp(traced.model, parameters, traced.repeats)
-    traced = trace(settings, task, dtype, opset, choices=choices, every_layer=True)
+    traced = trace(
+        settings, task, dtype, opset, choices=choices, sentence=sentence, every_layer=True
+    )
     return traced, fold(traced.model, traced.parameters, traced.signature)
 
 
