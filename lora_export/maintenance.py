@@ -15,7 +15,7 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
-from lora_export.exports.plan import with_padding
+from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import again, read_specs
@@ -139,7 +139,7 @@ def verify(
     adapters: Mapping[str, Adapter] = {}
     if checkpoint is not None:
         require_reference()
-        checkpoint = with_padding(checkpoint, tasks.by_name(manifest.base.task))
+        checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
         adapters = _find_adapters(output, manifest, specs, checkpoint.config)
     evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
     tell = progress or Silent()

@@ -34,11 +34,11 @@ from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
 from lora_export.exports.plan import (
     choose_dtype,
     count_labels,
+    for_task,
     head_parameters,
     match_base,
     require_complete,
     untie,
-    with_padding,
 )
 from lora_export.exports.stacks import BATCHED
 from lora_export.graph import tasks
@@ -59,6 +59,7 @@ from lora_export.weights.base_match import require_known_base
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 from lora_export.weights.residual import require_residual_base
+from lora_export.weights.sentence import pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -194,10 +195,12 @@ def _settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter])
     target = _target(recipe)
     peft_types = tuple(adapter.task_type for adapter in adapters)
     task = (
-        tasks.by_name(recipe.task) if recipe.task else tasks.detect(checkpoint.config, peft_types)
+        tasks.by_name(recipe.task)
+        if recipe.task
+        else tasks.detect(checkpoint.config, peft_types, pools=pools(checkpoint.folder))
     )
     return _Settings(
-        with_padding(checkpoint, task),
+        for_task(checkpoint, task),
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
         recipe.opset or target.opset,
@@ -282,6 +285,7 @@ def _export_graph(
         opset=settings.opset,
         labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
         choices=settings.choices,
+        sentence=settings.exported.sentence,
     )
 
 
@@ -345,6 +349,12 @@ def _require_bases(
         require_residual_base(each.resolved, sources, checkpoint.source)
 
 
+def _pooling(settings: _Settings) -> str | None:
+    """Return what follows the states of the tokens, as the manifest records it."""
+    sentence = settings.checkpoint.sentence
+    return None if sentence is None else str(sentence)
+
+
 def _graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
     """Return what the manifest says of the user's graph."""
     if recipe.graph is None:
@@ -371,6 +381,7 @@ def _require_same_base(
         ("mode", _mode(existing), recipe.mode),
         ("base", base.fingerprint, digest),
         ("task", base.task, settings.task.name),
+        ("pooling", base.pooling, _pooling(settings)),
         (
             "graph",
             base.graph.sha256 if base.graph else "traced",

@@ -32,6 +32,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
+from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
 from lora_export.verify.metrics import relative_l2
@@ -194,7 +195,10 @@ def _open(
         sha256=written.onnx.sha256,
         encoder=written.encoder,
     )
-    graph = opened(folder, record, task, outputs=task.outputs, last=False)
+    graph = opened(
+        folder, record, task, lambda: OrtRunner(folder / record.onnx),
+        outputs=task.outputs, last=False,
+    )  # fmt: skip
     return graph, feeding_of(folder, record).signature
 
 

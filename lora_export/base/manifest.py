@@ -73,6 +73,7 @@ class BaseRecord(_Record):
             changes one of them only.
         cache: Whether keys and values of past positions are inputs and outputs of the graphs.
         logits: ``last`` where the graphs return those of the last position only.
+        pooling: What makes sentence embeddings of token states (``mean, normalize``).
     """
 
     source: str
@@ -86,6 +87,7 @@ class BaseRecord(_Record):
     untied: list[str] = []
     cache: bool = False
     logits: Literal["all", "last"] = "all"
+    pooling: str | None = None
     graph: GraphSource | None = None
 
 

@@ -39,7 +39,7 @@ def require_task(manifest: Manifest, adapter: Adapter) -> None:
     task = tasks.by_name(manifest.base.task)
     kind = adapter.task_type
     trained = [row.name for row in tasks.TASKS.values() if kind and row.peft_type == kind]
-    if trained and task.name not in {*trained, "feature-extraction"}:
+    if trained and task.name not in trained and not task.features:
         msg = (
             f"adapter {adapter.source!r} was trained for {trained[0]}, "
             f"the export is for {task.name}"

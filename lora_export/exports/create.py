@@ -103,6 +103,7 @@ def create_export(
             untied=_untied(plan),
             cache=choices.cache,
             logits=choices.logits,
+            pooling=str(checkpoint.sentence) if checkpoint.sentence else None,
             graph=graph_source,
         ),
         parameters=_parameter_table(template.parameters, plan),

@@ -12,6 +12,7 @@ from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
 from lora_export.base.tensors import nbytes, same_values
 from lora_export.graph import tasks
+from lora_export.weights.sentence import with_sentence_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,13 +30,13 @@ __all__ = [
     "BasePlan",
     "choose_dtype",
     "count_labels",
+    "for_task",
     "head_parameters",
     "head_width",
     "main_dtype",
     "match_base",
     "require_complete",
     "untie",
-    "with_padding",
 ]
 
 _SHOWN: Final = 5
@@ -110,7 +111,20 @@ def count_labels(
     return count if isinstance(count, int) else 2
 
 
-def with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def for_task(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+    """Return the checkpoint with what a task needs besides the model.
+
+    That is what follows the token states, for sentence embeddings; for a decoder that classifies,
+    a padding token.
+
+    Raises:
+        CheckpointError: What follows the states is missing or damaged.
+        UnsupportedError: It has a part that is not known.
+    """
+    return with_sentence_head(checkpoint) if task.pooled else _with_padding(checkpoint, task)
+
+
+def _with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
     """Return the checkpoint with a padding token, where the task cannot do without.
 
     A decoder that classifies finds each sentence's last token by the padding after it. Where the

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import Choices
     from lora_export.graph.tasks import Task
+    from lora_export.weights.sentence import SentenceHead
 
 __all__ = ["build_template"]
 
@@ -27,12 +28,20 @@ _PLACEHOLDER = "weights/base.safetensors"
 
 
 def build_template(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None = None,
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
     if task.encoder_decoder:
         return _build_pair(settings, task, dtype, opset)
-    traced, parameters = _traced_and_folded(settings, task, dtype, opset, choices)
+    traced, parameters = _traced_and_folded(
+        settings, task, dtype, opset, choices, sentence=sentence
+    )
     return GraphTemplate(
         onnx_bytes=_serialized(traced.model, parameters),
         parameters=parameters,
@@ -77,14 +86,22 @@ def _serialized(model: ir.Model, parameters: Sequence[Parameter]) -> bytes:
 
 
 def _traced_and_folded(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
 ) -> tuple[Traced, tuple[Parameter, ...]]:
     """Trace equal layers once and stamp out the others, or else trace them all."""
     with contextlib.suppress(UnsupportedError, NotRepeatingError):
-        traced = trace(settings, task, dtype, opset, choices=choices)
+        traced = trace(settings, task, dtype, opset, choices=choices, sentence=sentence)
         parameters = fold(traced.model, traced.parameters, traced.signature)
         return traced, stamp(traced.model, parameters, traced.repeats)
-    traced = trace(settings, task, dtype, opset, choices=choices, every_layer=True)
+    traced = trace(
+        settings, task, dtype, opset, choices=choices, sentence=sentence, every_layer=True
+    )
     return traced, fold(traced.model, traced.parameters, traced.signature)
 
 

@@ -9,7 +9,7 @@ import importlib.util
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import MissingRuntimeError
+from lora_export.base.errors import MissingRuntimeError, UsageError
 from lora_export.graph import cache
 from lora_export.graph.signature import Choices
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.tasks import Task
     from lora_export.graph.template import GraphTemplate
+    from lora_export.weights.sentence import SentenceHead
 
 __all__ = ["export_graph"]
 
@@ -51,6 +52,7 @@ def export_graph(
     opset: int,
     labels_count: int | None,
     choices: Choices = _DEFAULTS,
+    sentence: SentenceHead | None = None,
     use_cache: bool = True,
 ) -> GraphTemplate:
     """Return the graph of a model for a task, without weights.
@@ -62,27 +64,40 @@ def export_graph(
         opset: The ONNX opset.
         labels_count: The width of the head, for tasks that have labels.
         choices: What the user chooses of the interface of a decoder.
+        sentence: What follows the states of the tokens; read for a task that pools them.
         use_cache: Whether the user's graph cache is read and written.
 
     Raises:
         MissingRuntimeError: The graph is not cached, and what traces it is not installed.
         UnsupportedError: The model cannot be built or traced.
+        UsageError: The task pools, and nothing says how.
     """
+    if task.pooled and sentence is None:
+        msg = f"{task.name} needs to know how tokens are pooled"
+        raise UsageError(msg, hint="A checkpoint of sentence-transformers says so.")
+    sentence = sentence if task.pooled else None
     settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
     if labels_count is not None:
         settings["num_labels"] = labels_count
     choices = choices if task.causal else _DEFAULTS
-    key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=asdict(choices))
+    chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
+    key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
     if use_cache and (found := cache.load(key)) is not None:
         return found
-    template = _trace_and_fold(settings, task, dtype, opset, choices)
+    template = _trace_and_fold(settings, task, dtype, opset, choices, sentence=sentence)
     if use_cache:
         cache.store(key, template)
     return template
 
 
 def _trace_and_fold(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -92,4 +107,4 @@ def _trace_and_fold(
         )
     from lora_export.graph.build import build_template
 
-    return build_template(settings, task, dtype, opset, choices)
+    return build_template(settings, task, dtype, opset, choices, sentence=sentence)

@@ -37,6 +37,7 @@ class Task:
         causal: Whether positions are an input, so that left padding is correct.
         encoder_decoder: Whether an encoder and a decoder are a graph each; `inputs` are the
             encoder's then, and the output the decoder's.
+        pooled: Whether the output is the sentence's, pooled as `modules.json` says.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     further: tuple[str, ...] = ()
     causal: bool = False
     encoder_decoder: bool = False
+    pooled: bool = False
 
     @property
     def generates(self) -> bool:
@@ -68,6 +70,11 @@ class Task:
         import numpy as np
 
         return np.stack([fields[name] for name in self.outputs], axis=-1)
+
+    @property
+    def features(self) -> bool:
+        """Whether the bare model is read: an adapter that was trained under any head fits it."""
+        return self.peft_type == "FEATURE_EXTRACTION"
 
     @property
     def classifies(self) -> bool:
@@ -175,8 +182,21 @@ TASKS: Final[dict[str, Task]] = {
             "last_hidden_state",
             ("batch", "sequence"),
         ),
+        Task(
+            "sentence-similarity",
+            "AutoModel",
+            (),
+            "FEATURE_EXTRACTION",
+            "sentence_embedding",
+            ("batch",),
+            pooled=True,
+        ),
     )
 }
+
+_OTHER_NAMES: Final = dict.fromkeys(
+    ("sentence-embedding", "sentence-embeddings"), "sentence-similarity"
+)
 
 
 def by_name(name: str) -> Task:
@@ -185,19 +205,22 @@ def by_name(name: str) -> Task:
     Raises:
         UsageError: No such task is in the table.
     """
-    task = TASKS.get(name)
+    task = TASKS.get(_OTHER_NAMES.get(name, name))
     if task is None:
         msg = f"unknown task {name!r}"
         raise UsageError(msg, hint=f"Known tasks: {', '.join(TASKS)}.")
     return task
 
 
-def detect(config: Mapping[str, Any], peft_types: tuple[str | None, ...] = ()) -> Task:
-    """Find the task: what the adapters were trained for, else the checkpoint's architecture.
+def detect(
+    config: Mapping[str, Any], peft_types: tuple[str | None, ...] = (), *, pools: bool = False
+) -> Task:
+    """Find the task: what the adapters were trained for, else what the checkpoint is for.
 
     Args:
         config: The checkpoint's ``config.json``.
         peft_types: ``task_type`` of each adapter.
+        pools: Whether the checkpoint is a sentence-transformers model with a pooling.
 
     Raises:
         UsageError: Adapters of different tasks, or nothing tells.
@@ -208,6 +231,20 @@ def detect(config: Mapping[str, Any], peft_types: tuple[str | None, ...] = ()) -
     if len(kinds) > 1:
         msg = f"the adapters were trained for different tasks: {', '.join(sorted(kinds))}"
         raise UsageError(msg, hint="Export them separately, or choose with --task.")
+    wanted = {
+        row.name
+        for kind in peft_types
+        if kind
+        for row in TASKS.values()
+        if row.peft_type == kind and not row.pooled
+    }
+    if len(wanted) > 1:
+        msg = f"the adapters were trained for different tasks: {', '.join(sorted(wanted))}"
+        raise UsageError(msg, hint="Export them separately, or choose with --task.")
+    if pools and wanted <= {"feature-extraction"}:
+        return TASKS["sentence-similarity"]
+    if wanted:
+        return TASKS[wanted.pop()]
     architectures = config.get("architectures") or []
     by_architecture = [
         row

@@ -29,6 +29,7 @@ from lora_export.graph.experts import traceable_experts
 from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
+from lora_export.graph.pooling import add_dense_layers, sentence_embedding
 from lora_export.graph.promote import promotion_from_known_values
 from lora_export.graph.signature import PAST, Choices, signature_of
 from lora_export.graph.sizes import read_sizes_once
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
+    from lora_export.weights.sentence import SentenceHead
 
 __all__ = ["Traced", "trace"]
 
@@ -83,6 +85,7 @@ def trace(
     opset: int,
     *,
     choices: Choices = _DEFAULTS,
+    sentence: SentenceHead | None = None,
     every_layer: bool = False,
     component: Component | None = None,
 ) -> Traced:
@@ -94,18 +97,19 @@ def trace(
         dtype: The dtype of the parameters, ours (``float16``).
         opset: The ONNX opset.
         choices: What the user chooses of the interface.
+        sentence: What follows the states of the tokens, for a task that pools them.
         every_layer: Whether layers that are equal are traced one by one all the same.
         component: Of an encoder-decoder: which of its two graphs.
 
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
-    model = _build(config, task, getattr(torch, dtype))
+    model = _build(config, task, getattr(torch, dtype), sentence)
     repeats = () if every_layer else leave_out_repeats(model, model.config)
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
     else:
-        signature, wrapper = _one_graph(model, task, dtype, choices)
+        signature, wrapper = _one_graph(model, task, dtype, choices, sentence)
     arguments = _example_inputs(signature)
     try:
         with (
@@ -156,14 +160,14 @@ def trace(
 
 
 def _one_graph(
-    model: Any, task: Task, dtype: str, choices: Choices
+    model: Any, task: Task, dtype: str, choices: Choices, sentence: SentenceHead | None
 ) -> tuple[Signature, torch.nn.Module]:
     """Return the interface of a model that is one graph, and the module that computes it."""
     accepted = inspect.signature(model.forward).parameters
     cache = cache_layers(model) if task.causal and choices.cache else ()
     logits = choices.logits if task.causal else "all"
     signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
-    return signature, _Wrapper(model, signature, cache, last_logits=logits == "last")
+    return signature, _Wrapper(model, signature, cache, sentence, last_logits=logits == "last")
 
 
 class _Wrapper(torch.nn.Module):
@@ -174,6 +178,7 @@ class _Wrapper(torch.nn.Module):
         model: Any,
         signature: Signature,
         cache: Sequence[CachedLayer],
+        sentence: SentenceHead | None,
         *,
         last_logits: bool,
     ) -> None:
@@ -181,6 +186,7 @@ class _Wrapper(torch.nn.Module):
         self.model = model
         self._outputs = signature.output_names
         self._cache = cache
+        self._sentence = sentence
         accepted = inspect.signature(model.forward).parameters
         self._fixed: dict[str, Any] = {"use_cache": bool(cache)} if "use_cache" in accepted else {}
         if last_logits:
@@ -200,13 +206,18 @@ class _Wrapper(torch.nn.Module):
             inputs = {name: v for name, v in inputs.items() if not name.startswith(PAST)}
             extra["past_key_values"] = cache
         output = self.model(**inputs, **extra, return_dict=True)
+        if self._sentence is not None:
+            states, mask = output.last_hidden_state, inputs["attention_mask"]
+            return (sentence_embedding(self.model, self._sentence, states, mask),)
         kept = tensors_of(self._cache, cache) if cache is not None else {}
         return tuple(
             kept[name] if name in kept else getattr(output, name) for name in self._outputs
         )
 
 
-def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
+def _build(
+    config: Mapping[str, Any], task: Task, dtype: torch.dtype, sentence: SentenceHead | None
+) -> Any:
     """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
     model_type = config.get("model_type")
     settings = {k: v for k, v in config.items() if k not in {"auto_map", "quantization_config"}}
@@ -217,6 +228,8 @@ def _build(config: Mapping[str, Any], task: Task, dtype: torch.dtype) -> Any:
             model = auto_class.from_config(
                 parsed, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
             )
+            if sentence is not None:
+                add_dense_layers(model, sentence, dtype)
     except Exception as error:
         msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
         raise UnsupportedError(

@@ -11,9 +11,11 @@ from lora_export.base.tensors import FileTensor, nbytes
 from lora_export.graph import tasks
 from lora_export.inspection.common import INDEX_DTYPES, bytes_by_dtype
 from lora_export.weights.fingerprint import fingerprint
+from lora_export.weights.sentence import pools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from lora_export.base.progress import Progress
     from lora_export.base.tensors import Tensor
@@ -55,7 +57,7 @@ def checkpoint_report(
 ) -> CheckpointReport:
     """Describe `checkpoint`; its fingerprint, for which all of it is read, only if `hashed`."""
     config = checkpoint.config
-    task = _task(config)
+    task = _task(config, checkpoint.folder)
     distinct, shared = _by_storage(checkpoint.tensors)
     total_bytes = sum(nbytes(tensor) for tensor in distinct)
     digest = None
@@ -80,9 +82,9 @@ def checkpoint_report(
     )
 
 
-def _task(config: Mapping[str, Any]) -> str | None:
+def _task(config: Mapping[str, Any], folder: Path) -> str | None:
     try:
-        return tasks.detect(config).name
+        return tasks.detect(config, pools=pools(folder)).name
     except (UsageError, UnsupportedError, TypeError):
         return None
 

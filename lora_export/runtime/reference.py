@@ -32,6 +32,7 @@ from lora_export.base.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
 from lora_export.graph.signature import PAST
+from lora_export.runtime.pooling import sentence_embedding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,6 +104,8 @@ class Reference:
     ) -> None:
         require_reference()
         self._task = task
+        self._sentence = checkpoint.sentence if task.pooled else None
+        self._tensors = checkpoint.tensors
         trained_for = _trained_for(task, adapter)
         if adapter is not None:
             labels_count = count_labels(trained_for, checkpoint.config, [adapter])
@@ -127,6 +130,10 @@ class Reference:
         }
         with torch.inference_mode(), _quiet():
             output = self._callable(**inputs, return_dict=True)
+        if self._sentence is not None:
+            states = output["last_hidden_state"].float().numpy()
+            mask = feeds["attention_mask"]
+            return sentence_embedding(self._sentence, self._tensors, states, mask)
         fields = {name: output[name].float().numpy() for name in self._task.outputs}
         return np.asarray(self._task.result(fields), np.float32)
 
@@ -163,7 +170,7 @@ def _trained_for(task: Task, adapter: Adapter | None) -> Task:
     if adapter is None or adapter.task_type is None or task.peft_type == adapter.task_type:
         return task
     known = [row for row in tasks.TASKS.values() if row.peft_type == adapter.task_type]
-    return known[0] if known and task.name == "feature-extraction" else task
+    return known[0] if known and task.features else task
 
 
 def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> Any:

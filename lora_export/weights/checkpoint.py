@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.base.tensors import FileTensor, MemoryTensor, Tensor
+    from lora_export.weights.sentence import SentenceHead
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_config"]
+__all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors"]
 
 _CONFIG_LIMIT_BYTES: Final = 1 << 24
 _INDEX_LIMIT_BYTES: Final = 1 << 28
@@ -43,7 +44,12 @@ _COMPANIONS: Final = (
     "spm.model",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 )
+_MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
+"""What the folders hold that sentence-transformers adds: ``1_Pooling``, ``2_Dense``."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,9 @@ class Checkpoint:
         folder: Where its files are.
         config: Its ``config.json``.
         tensors: Every tensor by its name, LayerNorm's old names made new.
-        companions: The tokenizer and config files beside the weights.
+        companions: The tokenizer and config files beside the weights, and the folders of
+            sentence-transformers' modules.
+        sentence: What follows the model, where sentence embeddings are exported.
     """
 
     source: str
@@ -63,6 +71,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(repr=False)
     tensors: Mapping[str, Tensor] = field(repr=False)
     companions: tuple[Path, ...]
+    sentence: SentenceHead | None = None
 
 
 def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
@@ -78,7 +87,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     """
     config = read_config(folder)
     try:
-        tensors = _read_tensors(folder)
+        tensors = read_tensors(folder)
     except CheckpointError:
         raise
     except InputError as error:
@@ -96,8 +105,16 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         folder=folder,
         config=config,
         tensors=renamed,
-        companions=tuple(folder / name for name in _COMPANIONS if (folder / name).is_file()),
+        companions=_companions(folder),
     )
+
+
+def _companions(folder: Path) -> tuple[Path, ...]:
+    found = [folder / name for name in _COMPANIONS if (folder / name).is_file()]
+    if (folder / "modules.json").is_file():
+        for name in _MODULE_FILES:
+            found += sorted(folder.glob(f"[0-9]*_*/{name}"))
+    return tuple(found)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -147,8 +164,13 @@ def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
     )
 
 
-def _read_tensors(folder: Path) -> Mapping[str, Tensor]:
-    """Read the headers of the first layout that is there: safetensors before pickles."""
+def read_tensors(folder: Path) -> Mapping[str, Tensor]:
+    """Read the headers of the first layout in `folder`: safetensors before pickles.
+
+    Raises:
+        CheckpointError: There is none, or shards contradict their index.
+        InputError: A file is damaged.
+    """
     for index_name, single_name in _LAYOUTS:
         if (folder / index_name).is_file():
             return _read_sharded(folder, index_name)

@@ -23,7 +23,7 @@ def write_companions(
     """Copy the companions of `checkpoint` into the existing `folder`, its config replaced.
 
     Returns:
-        The SHA-256 of each file by its name.
+        The SHA-256 of each file by its name in `folder`.
 
     Raises:
         StorageError: The disk refuses.
@@ -31,12 +31,14 @@ def write_companions(
     files: dict[str, str] = {}
     with storage_errors(str(folder)):
         for companion in checkpoint.companions:
-            target = folder / companion.name
-            if companion.name == "config.json":
+            name = companion.relative_to(checkpoint.folder).as_posix()
+            target = folder / name
+            target.parent.mkdir(exist_ok=True)
+            if name == "config.json":
                 target.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
             else:
                 shutil.copyfile(companion, target)
-            files[companion.name] = sha256_of_file(target)
+            files[name] = sha256_of_file(target)
     return files
 
 
