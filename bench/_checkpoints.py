@@ -299,6 +299,18 @@ def write_sharded(
     (folder / "model.safetensors.index.json").write_text(json.dumps(table), "utf-8")
 
 
+def without_head(adapter: Path) -> Path:
+    """Take an adapter's head away, so that it has nothing but A and B; return its folder."""
+    from safetensors.numpy import load_file, save_file
+
+    path, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    save_file({name: v for name, v in load_file(path).items() if ".lora_" in name}, path)
+    settings = json.loads(config.read_text("utf-8"))
+    settings.update(modules_to_save=None, task_type=None)
+    config.write_text(json.dumps(settings, indent=2), "utf-8")
+    return adapter
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter

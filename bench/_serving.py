@@ -1,6 +1,7 @@
 """What `merge_at_load.py` and `switching.py` measure within one process; prints JSON.
 
-Usage: _serving.py merge-at-load EXPORT ADAPTER REPETITIONS | switching EXPORT ROUNDS
+Usage: _serving.py merge-at-load EXPORT ADAPTER REPETITIONS | switching EXPORT ADAPTER ROUNDS |
+    swappable EXPORT ROUNDS LENGTH [PAST] | batched EXPORT ROUNDS
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import _measure
 import numpy as np
 
+from lora_export.maintenance import add
+from lora_export.recipe import AdapterSpec
 from lora_export.runtime import Session, open_export
 from lora_export.verify.latency import bootstrap_ratio
 
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 SHAPE = (1, 128)
 ADAPTERS = 100
-RANK = 8
 RUN_ROUNDS = 60
+LENGTHS = (1, 2, 4, 8, 16)
 WARM_UP = 2
 
 
@@ -119,24 +122,26 @@ def merge_at_load(export: Path, adapter: Path, repetitions: int) -> dict[str, An
     }
 
 
-def switching(export: Path, rounds: int) -> dict[str, Any]:
-    sys.path.insert(0, str(_measure.BENCH.parent))
-    from tests.helpers.swappable import add_swappable, write_pack
+def like(adapter: Path, folder: Path, seed: int) -> Path:
+    """Write an adapter of the same shapes with other values."""
+    from safetensors.numpy import load_file, save_file
 
-    add_swappable(export, ("query", "value"), {})
-    with open_export(export) as session:
-        inputs = session._graphs.swappable().optional  # noqa: SLF001  (names and shapes)
-    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    shutil.copy(adapter / "adapter_config.json", folder)
+    random = np.random.default_rng(seed)
+    tensors = {
+        name: (0.02 * random.standard_normal(each.shape)).astype(each.dtype)
+        for name, each in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def switching(export: Path, adapter: Path, rounds: int) -> dict[str, Any]:
     names = [f"tenant-{at}" for at in range(ADAPTERS)]
-    packs = []
-    for name in names:
-        tensors = {
-            key: (0.02 * random.standard_normal([axis if isinstance(axis, int) else RANK
-                                                 for axis in shape])).astype(np.float32)
-            for key, shape in inputs.items()
-            if ".lora_" in key
-        }  # fmt: skip
-        packs.append(write_pack(export, name, tensors))
+    folders = [like(adapter, adapter.parent / name, at) for at, name in enumerate(names)]
+    add(export, [AdapterSpec(name=n, source=str(f)) for n, f in zip(names, folders, strict=True)])
+    packs = [export / "adapters" / f"{name}.safetensors" for name in names]
     os.sync()
     with open_export(export) as session:
         feeds = feeds_of(session)
@@ -179,12 +184,90 @@ def switching(export: Path, rounds: int) -> dict[str, Any]:
     }
 
 
+def feeds_for(session: Session, rows: int, length: int, past: int) -> dict[str, Any]:
+    """Return inputs of a graph that may be a decoder's."""
+    random = np.random.default_rng(0)
+    feeds: dict[str, Any] = {}
+    for each in session.inputs:
+        if each.name == "input_ids":
+            feeds[each.name] = random.integers(5, 5000, (rows, length))
+        elif each.name == "position_ids":
+            feeds[each.name] = np.tile(np.arange(past, past + length), (rows, 1))
+        elif each.name == "attention_mask":
+            feeds[each.name] = np.ones((rows, past + length), np.int64)
+        elif each.name.startswith("past_key_values"):
+            _, heads, _, width = each.axes
+            values = 0.1 * random.standard_normal((rows, heads, past, width))
+            feeds[each.name] = values.astype(np.float32)
+        else:
+            feeds[each.name] = np.zeros((rows, length), np.int64)
+    return feeds
+
+
+def swappable(export: Path, rounds: int, length: int, past: int = 0) -> dict[str, Any]:
+    with open_export(export) as session:
+        feeds = feeds_for(session, 1, length, past)
+        (name,) = session.adapters
+        times = interleaved(
+            {
+                "base": lambda: session.run(feeds, how="merged"),
+                "again": lambda: session.run(feeds, how="merged"),
+                "without": lambda: session.run(feeds),
+                "with": lambda: session.run(feeds, adapter=name),
+            },
+            rounds,
+        )
+    return {
+        "base_ms": times["base"].tolist(),
+        **{
+            key: bootstrap_ratio(times["base"], times[which], seed=0)
+            for key, which in (("a_a", "again"), ("without", "without"), ("with", "with"))
+        },
+    }
+
+
+def batched(export: Path, rounds: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with open_export(export) as session:
+        rows = [name for name in session.adapters for _ in range(2)]
+        for length in LENGTHS:
+            feeds = feeds_for(session, len(rows), length, 0)
+            groups = [
+                {key: value[at : at + 2] for key, value in feeds.items()}
+                for at in range(0, len(rows), 2)
+            ]
+            times = interleaved(
+                {
+                    "groups": lambda groups=groups: [session.run(each) for each in groups],
+                    "at once": lambda feeds=feeds: session.run(feeds),
+                    "again": lambda feeds=feeds: session.run(feeds),
+                    "batched": lambda feeds=feeds: session.run(feeds, adapter_ids=rows),
+                },
+                rounds,
+            )
+            base_gain = bootstrap_ratio(times["at once"], times["groups"], seed=0)
+            gain = bootstrap_ratio(times["batched"], times["groups"], seed=0)
+            found[str(length)] = {
+                "base_gain": base_gain,
+                "gain": gain,
+                "share": round(gain[0] / base_gain[0], 4),
+                "overhead": bootstrap_ratio(times["at once"], times["batched"], seed=0),
+                "a_a": bootstrap_ratio(times["at once"], times["again"], seed=0),
+                "groups_ms": float(np.median(times["groups"])),
+            }
+    return found
+
+
 def main() -> None:
     what, export, *rest = sys.argv[1:]
     if what == "merge-at-load":
         found = merge_at_load(Path(export), Path(rest[0]), int(rest[1]))
+    elif what == "switching":
+        found = switching(Path(export), Path(rest[0]), int(rest[1]))
+    elif what == "swappable":
+        found = swappable(Path(export), *map(int, rest))
     else:
-        found = switching(Path(export), int(rest[0]))
+        found = batched(Path(export), int(rest[0]))
     print(json.dumps(found))
 
 

@@ -22,6 +22,9 @@ CLAIMS: Final = (
     "llama_1b",
     "merge_checkpoint",
     "graph_quality",
+    "merge_at_load",
+    "switching",
+    "modes",
 )
 BENCH: Final = Path(__file__).resolve().parent
 

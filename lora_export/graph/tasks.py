@@ -231,28 +231,17 @@ def detect(
     if len(kinds) > 1:
         msg = f"the adapters were trained for different tasks: {', '.join(sorted(kinds))}"
         raise UsageError(msg, hint="Export them separately, or choose with --task.")
-    wanted = {
-        row.name
-        for kind in peft_types
-        if kind
-        for row in TASKS.values()
-        if row.peft_type == kind and not row.pooled
-    }
-    if len(wanted) > 1:
-        msg = f"the adapters were trained for different tasks: {', '.join(sorted(wanted))}"
-        raise UsageError(msg, hint="Export them separately, or choose with --task.")
-    if pools and wanted <= {"feature-extraction"}:
-        return TASKS["sentence-similarity"]
-    if wanted:
-        return TASKS[wanted.pop()]
+    rows = [row for row in TASKS.values() if not row.pooled]
+    if pools and kinds <= {"FEATURE_EXTRACTION"}:
+        return next(row for row in TASKS.values() if row.pooled)
     architectures = config.get("architectures") or []
     by_architecture = [
         row
         for architecture in architectures
-        for row in TASKS.values()
+        for row in rows
         if str(architecture).endswith(row.suffixes)
     ]
-    by_adapter = [row for row in TASKS.values() if row.peft_type in kinds]
+    by_adapter = [row for row in rows if row.peft_type in kinds]
     if by_adapter:  # SEQ_2_SEQ_LM is said of text and of speech: the architecture tells them apart
         return next((row for row in by_architecture if row in by_adapter), by_adapter[-1])
     if by_architecture:
