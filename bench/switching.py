@@ -11,11 +11,11 @@ CLAIM = "switching"
 MODEL = "roberta-base"
 METHOD = (
     "A swappable export of RoBERTa-base, and 100 adapters of rank 8 on q and v (1.18 MB each, "
-    "random), added with `add`. One process, 1 x 128 tokens. Switching: two adapters loaded; "
-    "in each round three runs in random order: an adapter again, the same again (A/A), the "
+    "random), added with `add`. One process, 1 x 128 tokens. Switching: two adapters are loaded; "
+    "in each round three runs in random order: an adapter again, the same again (A/A), and the "
     "other one; ratios are medians of paired ratios with bootstrap intervals. Cold: each pack is "
-    "put out of the page cache (posix_fadvise), then read, checked and bound by its first request; the "
-    "time of that load, one sample per pack. Memory: resident anonymous memory with all packs "
+    "put out of the page cache (posix_fadvise), then read, checked and bound by its first request; "
+    "the time of that load, one sample per pack. Memory: resident anonymous memory with all packs "
     "loaded and run, over that with none, against the size of the packs."
 )
 

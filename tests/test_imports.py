@@ -26,6 +26,7 @@ OWNERS = frozenset(
         "lora_export.graph.fold",
         "lora_export.graph.layers",
         "lora_export.graph.masks",
+        "lora_export.graph.pooling",
         "lora_export.graph.stamp",
         "lora_export.graph.trace",
     }

@@ -55,7 +55,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Count what would be traced, and trace none of it."""
     calls: list[dict[str, Any]] = []
 
-    def fake(settings, task, dtype, opset, choices):
+    def fake(settings, task, dtype, opset, choices, *, sentence=None):
+        assert sentence is None
         calls.append(
             {"settings": dict(settings), "task": task.name, "dtype": dtype, "opset": opset}
             | asdict(choices)
