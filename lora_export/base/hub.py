@@ -22,9 +22,9 @@ _ID: Final = re.compile(
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
 _PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
 _MODULES: Final = ("[0-9]*_*/pytorch_model.bin",)
-_BELOW: Final = ("[!0-9]*/*", "[0-9]*/*/*")
+_BELOW: Final = ("[!0-9]*/*", "[0-9][!_]*/*", "[0-9]*/*/*")
 """What lies in folders of a repository: other formats, checkpoints of the training. Those of
-sentence-transformers' modules (``1_Pooling``) begin with a digit."""
+sentence-transformers' modules (``1_Pooling``) begin with a digit and an underscore."""
 
 
 def is_hub_id(spec: str) -> bool:

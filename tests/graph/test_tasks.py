@@ -65,3 +65,16 @@ def test_unknown_name_lists_the_known() -> None:
         tasks.by_name("translation")
     assert "translation" in caught.value.message
     assert "text-classification" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ((), "sentence-similarity"),
+        ((None, "FEATURE_EXTRACTION"), "sentence-similarity"),
+        (("SEQ_CLS",), "text-classification"),
+    ],
+)
+def test_model_with_a_pooling_makes_sentence_embeddings(kinds, expected: str) -> None:
+    config = {"architectures": ["Qwen3ForCausalLM"]}
+    assert tasks.detect(config, kinds, pools=True).name == expected
