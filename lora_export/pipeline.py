@@ -263,6 +263,8 @@ def _own_graph(
     for each in given:
         require_in_graph(graph, each.adapter, each.spec.drop)
     dtype = choose_dtype(settings.checkpoint, graph.dtype, _target(recipe))
+    if recipe.task is None and settings.task.output not in graph.output_names:
+        settings = _without_pooling(settings, [each.adapter for each in given])
     decided = replace(
         settings,
         dtype=dtype,
@@ -271,6 +273,17 @@ def _own_graph(
         own_graph=graph,
     )
     return decided, graph.template
+
+
+def _without_pooling(settings: _Settings, adapters: Sequence[Adapter]) -> _Settings:
+    """Return the settings for a graph that ends before the pooling of its checkpoint."""
+    if not settings.task.pooled:
+        return settings
+    checkpoint = replace(settings.checkpoint, sentence=None)
+    peft_types = tuple(adapter.task_type for adapter in adapters)
+    return replace(
+        settings, checkpoint=checkpoint, task=tasks.detect(checkpoint.config, peft_types)
+    )
 
 
 def _export_graph(

@@ -21,8 +21,10 @@ _ID: Final = re.compile(
 )
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
 _PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
-_BELOW: Final = ("*/*",)
-"""What lies in folders of a repository: other formats, checkpoints of the training."""
+_MODULES: Final = ("[0-9]*_*/pytorch_model.bin",)
+_BELOW: Final = ("[!0-9]*/*", "[0-9][!_]*/*", "[0-9]*/*/*")
+"""What lies in folders of a repository: other formats, checkpoints of the training. Those of
+sentence-transformers' modules (``1_Pooling``) begin with a digit and an underscore."""
 
 
 def is_hub_id(spec: str) -> bool:
@@ -70,9 +72,9 @@ def _fetch(spec: str, repo: str, revision: str | None) -> Path:
         return Path(found)
 
     try:
-        folder = download(_FILES)
+        folder = download((*_FILES, *_MODULES))
         if not any(folder.glob("*.safetensors")):
-            folder = download((*_FILES, *_PICKLES))
+            folder = download((*_FILES, *_MODULES, *_PICKLES))
     except Exception as error:
         raise _explained(spec, error) from error
     return folder

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.graph.signature import Signature
     from lora_export.graph.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -57,10 +58,18 @@ class OwnGraph:
     @property
     def has_cache(self) -> bool:
         """Whether it takes keys and values of past positions."""
+        return any(name.startswith(PAST) for name in self._signature.input_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of its outputs, in order."""
+        return self._signature.output_names
+
+    @property
+    def _signature(self) -> Signature:
         import onnx
 
-        signature = read_signature(onnx.load_model_from_string(self.template.onnx_bytes))
-        return any(name.startswith(PAST) for name in signature.input_names)
+        return read_signature(onnx.load_model_from_string(self.template.onnx_bytes))
 
 
 def adopt_graph(path: Path, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> OwnGraph:

@@ -102,3 +102,20 @@ def test_export_of_ids_records_their_commits(
     missing = call(capsys, "export", "--base", "org/none", "--out", tmp_path / "none")
     assert missing.code == 3
     assert "org/none" in missing.err
+
+
+def test_folders_of_sentence_transformers_are_fetched_and_no_others() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    from lora_export.base import hub
+
+    wanted = ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json",
+              "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"]  # fmt: skip
+    others = ["onnx/model.safetensors", "openvino/config.json", "2024-run/model.safetensors",
+              "1_Pooling/deeper/config.json", "pytorch_model.bin", "1_LSTM/code.py"]  # fmt: skip
+    kept = filter_repo_objects(
+        wanted + others,
+        allow_patterns=[*hub._FILES, *hub._MODULES],
+        ignore_patterns=list(hub._BELOW),
+    )
+    assert list(kept) == wanted
