@@ -67,7 +67,6 @@ def test_unknown_name_lists_the_known() -> None:
     assert "text-classification" in (caught.value.hint or "")
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("kind", [None, "SEQ_2_SEQ_LM"])
 @pytest.mark.parametrize(
     ("architecture", "task"),
@@ -80,7 +79,8 @@ def test_unknown_name_lists_the_known() -> None:
 )
 def test_text_and_speech_are_told_apart_by_the_architecture(kind, architecture, task) -> None:
     assert tasks.detect({"architectures": [architecture]}, (kind,)).name == task
-=======
+
+
 @pytest.mark.parametrize(
     ("kinds", "expected"),
     [
@@ -92,4 +92,3 @@ def test_text_and_speech_are_told_apart_by_the_architecture(kind, architecture, 
 def test_model_with_a_pooling_makes_sentence_embeddings(kinds, expected: str) -> None:
     config = {"architectures": ["Qwen3ForCausalLM"]}
     assert tasks.detect(config, kinds, pools=True).name == expected
->>>>>>> sbert
