@@ -93,7 +93,9 @@ def require_base(
         require_residual_base(resolved, stored, base, stored=True)
     elif resolved.adapter.residual is not None:
         parameters = [update.parameter for update in resolved.updates]
-        sources = match_base(parameters, prefix, checkpoint.tensors).sources
+        sources = match_base(
+            parameters, prefix, checkpoint.tensors, conversions=manifest.base.conversions
+        ).sources
         require_residual_base(resolved, sources, base)
 
 

@@ -104,6 +104,7 @@ def create_export(
             cache=choices.cache,
             logits=choices.logits,
             graph=graph_source,
+            conversions=list(template.conversions),
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={

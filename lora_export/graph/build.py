@@ -39,6 +39,7 @@ def build_template(
         prefix=traced.prefix,
         model_class=traced.model_class,
         opset=opset,
+        conversions=traced.conversions,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 
+from lora_export.base.conversions import Conversion
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.parameters import Parameter
 
@@ -28,6 +29,7 @@ class GraphTemplate:
         prefix: ``base_model_prefix`` with its dot, or ``""``.
         model_class: The class in transformers that it was traced from.
         opset: The ONNX opset.
+        conversions: How transformers loads a checkpoint of the model.
     """
 
     onnx_bytes: bytes = field(repr=False)
@@ -35,6 +37,7 @@ class GraphTemplate:
     prefix: str
     model_class: str
     opset: int
+    conversions: tuple[Conversion, ...] = field(default=(), repr=False)
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the graph, as JSON values."""
@@ -43,6 +46,7 @@ class GraphTemplate:
             "prefix": self.prefix,
             "model_class": self.model_class,
             "opset": self.opset,
+            "conversions": [asdict(conversion) for conversion in self.conversions],
         }
 
     @classmethod
@@ -58,7 +62,20 @@ class GraphTemplate:
             )
             for row in table["parameters"]
         )
-        return cls(onnx_bytes, parameters, table["prefix"], table["model_class"], table["opset"])
+        conversions = tuple(
+            Conversion(
+                **{**row, "targets": tuple(row["targets"]), "operations": tuple(row["operations"])}
+            )
+            for row in table["conversions"]
+        )
+        return cls(
+            onnx_bytes,
+            parameters,
+            table["prefix"],
+            table["model_class"],
+            table["opset"],
+            conversions,
+        )
 
 
 @dataclass(frozen=True)
