@@ -132,6 +132,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 given,
                 parameters_of(existing),
                 prefix=existing.base.prefix,
+                conversions=existing.base.conversions,
                 task=settings.task,
                 labels=recipe.labels,
             )
@@ -230,6 +231,7 @@ def _graph_and_updates(
             given,
             template.parameters,
             prefix=template.prefix,
+            conversions=template.conversions,
             task=settings.task,
             labels=recipe.labels,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_export.base.conversions import new_name
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.parameters import CAST, TRANSPOSE
@@ -86,7 +87,9 @@ def require_base(
                 f"{known.fingerprint[:16]}…, not {manifest.base.fingerprint[:16]}…"
             )
             raise AdapterError(
-                msg, hint="The export is cast: to have the tensors themselves compared, add --base."
+                msg,
+                hint="The export holds them cast or stacked: to have the tensors themselves "
+                "compared, add --base.",
             )
         require_known_base(adapter, held, prefix, base)
     if checkpoint is None:
@@ -102,11 +105,15 @@ def require_base(
 def _as_in_checkpoint(
     manifest: Manifest, stored: Mapping[str, Tensor], wanted: set[str]
 ) -> dict[str, Tensor] | None:
-    """Return the base's tensors in the checkpoint's layout; None where one that counts was cast.
+    """Return the base's tensors in the checkpoint's layout; None where one that counts was cast,
+    or is a part of another there.
 
     Those of `wanted` that are stored transposed are turned back, one at a time.
     """
     held: dict[str, Tensor] = {}
+    rules = manifest.base.conversions
+    if any(new_name(name, rules).converter is not None for name in wanted):
+        return None
     for name, uses in manifest.parameters.items():
         use = next((use for use in uses if use.graph == "base"), None)
         tensor = stored.get(use.initializer) if use is not None else None

@@ -277,8 +277,8 @@ def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> No
     layer = re.match(r"(.*\.)\d+\.", names[0])
     if layer and (others := [name for name in unused if name.startswith(layer[1])]):
         hint = (
-            f"The base holds other names there, such as {others[0]!r}: transformers renames or "
-            "stacks them while it loads. Load it, and save it as save_pretrained(FOLDER, "
-            "save_original_format=False); that folder can be exported."
+            f"The base holds other names there, such as {others[0]!r}. If transformers loads it, "
+            "save it from there as save_pretrained(FOLDER, save_original_format=False); that "
+            "folder can be exported."
         )
     raise CheckpointError(msg, hint=hint)
