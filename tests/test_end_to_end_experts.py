@@ -55,8 +55,11 @@ def test_merged_experts_are_verified_against_peft(parts, tmp_path, capsys) -> No
     assert row["effect"] > 0.1
 
 
-def test_experts_stored_one_by_one_are_refused_with_what_to_do(parts, tmp_path, capsys) -> None:
-    result = build(capsys, parts, "hub", tmp_path / "out")
-    assert result.code == 3
-    assert "save_original_format=False" in result.err
-    assert not (tmp_path / "out").exists()
+def test_experts_stored_one_by_one_make_the_same_export(parts, tmp_path, capsys) -> None:
+    """The hub's file and the model's own give the same graphs and weights, bit for bit."""
+    for base in ("base", "hub"):
+        result = build(capsys, parts, base, tmp_path / base)
+        assert result.code == 0, result.err
+        assert result.document["reports"]["parity"]["graphs"]["a"]["verdict"] == "pass"
+    for file in ("base.onnx", "a.onnx", "weights/base.safetensors", "weights/a.safetensors"):
+        assert (tmp_path / "base" / file).read_bytes() == (tmp_path / "hub" / file).read_bytes()

@@ -105,10 +105,9 @@ def require_base(
 def _as_in_checkpoint(
     manifest: Manifest, stored: Mapping[str, Tensor], wanted: set[str]
 ) -> dict[str, Tensor] | None:
-    """Return the base's tensors in the checkpoint's layout; None where one that counts was cast,
-    or is a part of another there.
+    """Return the base's tensors in the checkpoint's layout; None where one that counts was cast.
 
-    Those of `wanted` that are stored transposed are turned back, one at a time.
+    None as well where one is a part of another in the export. Those of `wanted` that are stored transposed are turned back, one at a time.
     """
     held: dict[str, Tensor] = {}
     rules = manifest.base.conversions

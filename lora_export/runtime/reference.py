@@ -4,8 +4,8 @@ An independent path: transformers reads the checkpoint, PEFT reads the adapter a
 layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter,
 and two things of which PEFT's own files say nothing: a factor (``--scale``) multiplies PEFT's
 scales, as its ``scale_layer`` does; and an adapter that is in no folder of PEFT's, because it was
-combined, or has names there that transformers 5 has no more, is written as one first. How adapters are combined is proven by the tests, with PEFT's
-``add_weighted_adapter`` as the oracle.
+combined, or that has names there which the model has no more, is written as one first. How adapters
+are combined is proven by the tests, with PEFT's ``add_weighted_adapter`` as the oracle.
 """
 
 from __future__ import annotations
