@@ -107,7 +107,8 @@ def _as_in_checkpoint(
 ) -> dict[str, Tensor] | None:
     """Return the base's tensors in the checkpoint's layout; None where one that counts was cast.
 
-    None as well where one is a part of another in the export. Those of `wanted` that are stored transposed are turned back, one at a time.
+    None as well where one is a part of another in the export. Those of `wanted` that are stored
+    transposed are turned back, one at a time.
     """
     held: dict[str, Tensor] = {}
     rules = manifest.base.conversions
