@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_export.adapters.renamed import as_named
+from lora_export.adapters.resolve import Names
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
@@ -71,6 +73,7 @@ def add(
         given,
         parameters_of(manifest),
         prefix=manifest.base.prefix,
+        conversions=manifest.base.conversions,
         task=tasks.by_name(manifest.base.task),
     )
     for each in ready:
@@ -170,8 +173,14 @@ def _find_adapters(
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
         return AdapterSpec(source=str(folder), format=record.format)
 
+    names = Names(parameters_of(manifest), manifest.base.prefix)
     return {
-        name: again(name, record, locate, base_config=config)
+        name: as_named(
+            again(name, record, locate, base_config=config),
+            names,
+            manifest.base.conversions,
+            drop=record.dropped,
+        )
         for name, record in manifest.adapters.items()
     }
 

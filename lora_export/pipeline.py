@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.conversions import Conversion
     from lora_export.base.parameters import Parameter
     from lora_export.base.targets import Target
     from lora_export.graph.tasks import Task
@@ -134,13 +135,20 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 given,
                 parameters_of(existing),
                 prefix=existing.base.prefix,
+                conversions=existing.base.conversions,
                 task=settings.task,
                 labels=recipe.labels,
             )
-            _require_bases(ready, parameters_of(existing), existing.base.prefix, settings)
+            _require_bases(
+                ready,
+                parameters_of(existing),
+                existing.base.prefix,
+                existing.base.conversions,
+                settings,
+            )
             return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
         settings, template, ready = _graph_and_updates(recipe, settings, given, tell)
-        _require_bases(ready, template.parameters, template.prefix, settings)
+        _require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,
@@ -230,6 +238,7 @@ def _graph_and_updates(
             given,
             template.parameters,
             prefix=template.prefix,
+            conversions=template.conversions,
             task=settings.task,
             labels=recipe.labels,
         )
@@ -247,7 +256,7 @@ def _graph_and_updates(
     except TiedParameterError:
         if settings.task.encoder_decoder:  # of T5, the tie decides a scale too
             raise
-        untied = untie(settings.checkpoint, template.parameters)
+        untied = untie(settings.checkpoint, template.parameters, template.conversions)
         settings = replace(settings, untied=untied)
         template = _export_graph(settings, adapters, tell)
         return settings, template, ready(template)
@@ -323,6 +332,7 @@ def _create(
             template.parameters,
             template.prefix,
             checkpoint.tensors,
+            conversions=template.conversions,
             resizable=head_parameters(settings.task),
         )
     )
@@ -349,12 +359,20 @@ def _create(
 
 
 def _require_bases(
-    ready: Sequence[Ready], parameters: Sequence[Parameter], prefix: str, settings: _Settings
+    ready: Sequence[Ready],
+    parameters: Sequence[Parameter],
+    prefix: str,
+    conversions: Sequence[Conversion],
+    settings: _Settings,
 ) -> None:
     """Require that the base is the one that each adapter was made for, as far as it tells."""
     checkpoint = settings.exported
     sources = match_base(
-        parameters, prefix, checkpoint.tensors, resizable=head_parameters(settings.task)
+        parameters,
+        prefix,
+        checkpoint.tensors,
+        conversions=conversions,
+        resizable=head_parameters(settings.task),
     ).sources
     for each in ready:
         for adapter in each.given.originals:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.delta import require_finite_tensors
-from lora_export.adapters.resolve import Resolved, resolve
+from lora_export.adapters.renamed import as_named
+from lora_export.adapters.resolve import Names, Resolved, resolve
 from lora_export.base.errors import LatencyError, ParityError, UsageError
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.conversions import Conversion
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
     from lora_export.graph.tasks import Task
@@ -81,6 +83,7 @@ def prepare(
     parameters: Sequence[Parameter],
     *,
     prefix: str,
+    conversions: Sequence[Conversion],
     task: Task,
     labels: Sequence[str] | None = None,
 ) -> tuple[Ready, ...]:
@@ -90,13 +93,15 @@ def prepare(
         given: The adapters, with their lines in the recipe.
         parameters: What the base graph reads.
         prefix: ``base_model_prefix`` with its dot.
+        conversions: How transformers loads a checkpoint of the model.
         task: The task.
         labels: Names of the classes for adapters whose line has none.
     """
+    names = Names(parameters, prefix)
     return tuple(
         Ready(
             resolve(
-                each.adapter,
+                as_named(each.adapter, names, conversions, drop=each.spec.drop),
                 parameters,
                 prefix=prefix,
                 drop=each.spec.drop,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.cli.running import call
 
@@ -55,8 +59,32 @@ def test_merged_experts_are_verified_against_peft(parts, tmp_path, capsys) -> No
     assert row["effect"] > 0.1
 
 
-def test_experts_stored_one_by_one_are_refused_with_what_to_do(parts, tmp_path, capsys) -> None:
-    result = build(capsys, parts, "hub", tmp_path / "out")
-    assert result.code == 3
-    assert "save_original_format=False" in result.err
+def test_experts_stored_one_by_one_make_the_same_export(parts, tmp_path, capsys) -> None:
+    """The hub's file and the model's own give the same graphs and weights, bit for bit."""
+    for base in ("base", "hub"):
+        result = build(capsys, parts, base, tmp_path / base)
+        assert result.code == 0, result.err
+        assert result.document["reports"]["parity"]["graphs"]["a"]["verdict"] == "pass"
+    for file in ("base.onnx", "a.onnx", "weights/base.safetensors", "weights/a.safetensors"):
+        assert (tmp_path / "base" / file).read_bytes() == (tmp_path / "hub" / file).read_bytes()
+
+
+def test_an_adapter_of_single_experts_is_refused(parts, tmp_path, capsys) -> None:
+    """What transformers 4 trained: the model has no such modules any more."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    path = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1"
+    shapes = {"A": (2, 32), "B": (48, 2)}
+    factors = {f"{path}.lora_{key}.weight": np.ones(s, np.float32) for key, s in shapes.items()}
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 2}
+    config["target_modules"] = ["w1"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    result = call(
+        capsys, "merge-and-build", "--base", parts / "hub", "--adapter", f"a={folder}",
+        "--out", tmp_path / "out", "--no-verify", "--no-latency", "--json",
+    )  # fmt: skip
+    assert result.code == 4
+    assert "experts.1.w1.weight" in result.err
+    assert "mlp.experts.gate_up_proj" in result.err
     assert not (tmp_path / "out").exists()

@@ -174,6 +174,7 @@ class Adapter:
         known_base: The base that it was made for, where its file records that.
         residual: The initialisation (``pissa``) that took its first update off its base: it is
             merged into that residual base only, see ``weights/residual.py``.
+        renamed: Whether it goes by the model's names where its file has the hub's.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Adapter:
     enable_lora: tuple[bool, ...] | None = None
     known_base: KnownBase | None = None
     residual: str | None = None
+    renamed: bool = False
 
     @property
     def max_rank(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lora_export.base.conversions import Conversion
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
 from lora_export.base.files import (
     atomic_write_bytes,
@@ -68,6 +69,7 @@ class BaseRecord(_Record):
     """The base checkpoint behind every graph of the directory.
 
     Attributes:
+        conversions: How transformers loads a checkpoint of the model, where it is not as it is.
         graph: Where the base graph comes from; None where it was traced.
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
@@ -89,6 +91,7 @@ class BaseRecord(_Record):
     logits: Literal["all", "last"] = "all"
     pooling: str | None = None
     graph: GraphSource | None = None
+    conversions: list[Conversion] = []
 
 
 class ParameterUse(_Record):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_export.base.conversions import new_name
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.parameters import CAST, TRANSPOSE
@@ -86,14 +87,18 @@ def require_base(
                 f"{known.fingerprint[:16]}…, not {manifest.base.fingerprint[:16]}…"
             )
             raise AdapterError(
-                msg, hint="The export is cast: to have the tensors themselves compared, add --base."
+                msg,
+                hint="The export holds them cast or stacked: to have the tensors themselves "
+                "compared, add --base.",
             )
         require_known_base(adapter, held, prefix, base)
     if checkpoint is None:
         require_residual_base(resolved, stored, base, stored=True)
     elif resolved.adapter.residual is not None:
         parameters = [update.parameter for update in resolved.updates]
-        sources = match_base(parameters, prefix, checkpoint.tensors).sources
+        sources = match_base(
+            parameters, prefix, checkpoint.tensors, conversions=manifest.base.conversions
+        ).sources
         require_residual_base(resolved, sources, base)
 
 
@@ -102,9 +107,13 @@ def _as_in_checkpoint(
 ) -> dict[str, Tensor] | None:
     """Return the base's tensors in the checkpoint's layout; None where one that counts was cast.
 
-    Those of `wanted` that are stored transposed are turned back, one at a time.
+    None as well where one is a part of another in the export. Those of `wanted` that are stored
+    transposed are turned back, one at a time.
     """
     held: dict[str, Tensor] = {}
+    rules = manifest.base.conversions
+    if any(new_name(name, rules).converter is not None for name in wanted):
+        return None
     for name, uses in manifest.parameters.items():
         use = next((use for use in uses if use.graph == "base"), None)
         tensor = stored.get(use.initializer) if use is not None else None

@@ -105,6 +105,7 @@ def create_export(
             logits=choices.logits,
             pooling=str(checkpoint.sentence) if checkpoint.sentence else None,
             graph=graph_source,
+            conversions=list(template.conversions),
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={

@@ -286,6 +286,7 @@ def merged_entries(
             [parameter for parameter in changed if parameter.name in cast],
             manifest.base.prefix,
             checkpoint.tensors,
+            conversions=manifest.base.conversions,
         ).sources
     entries: list[Entry] = []
     origin = _ORIGIN_CHECKPOINT

@@ -12,6 +12,7 @@ from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
 from lora_export.base.tensors import nbytes, same_values
 from lora_export.graph import tasks
+from lora_export.weights.converted import as_loaded
 from lora_export.weights.sentence import with_sentence_head
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.resolve import Resolved
+    from lora_export.base.conversions import Conversion
     from lora_export.base.parameters import Parameter
     from lora_export.base.targets import Target
     from lora_export.base.tensors import Tensor
@@ -138,14 +140,20 @@ def _with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
     return replace(checkpoint, config={**config, "pad_token_id": first})
 
 
-def untie(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> Checkpoint:
+def untie(
+    checkpoint: Checkpoint,
+    parameters: Sequence[Parameter],
+    conversions: Sequence[Conversion] = (),
+) -> Checkpoint:
     """Return the checkpoint with a tensor for each name of its tied weights, its config untied.
 
     Args:
         checkpoint: The base.
         parameters: Those of the tied graph; their aliases are the further names.
+        conversions: How transformers renames the checkpoint's tensors for the model.
     """
-    tensors = dict(checkpoint.tensors)
+    model = Names(parameters, "")
+    tensors = as_loaded(checkpoint.tensors, conversions, lambda name: model.find(name) is not None)
     for parameter in parameters:
         names = (parameter.name, *parameter.aliases)
         present = next((tensors[name] for name in names if name in tensors), None)
@@ -179,16 +187,26 @@ def match_base(
     prefix: str,
     tensors: Mapping[str, Tensor],
     *,
+    conversions: Sequence[Conversion] = (),
     resizable: frozenset[str] = frozenset(),
 ) -> BasePlan:
     """Find the checkpoint's tensor for every parameter.
 
     A head of another width than the graph's counts as missing: an adapter has to bring it.
 
+    Args:
+        parameters: What the graph reads.
+        prefix: ``base_model_prefix`` with its dot, or ``""``.
+        tensors: The checkpoint's, by its own names.
+        conversions: How transformers renames, stacks and splits them for the model.
+        resizable: Parameters whose first axis an adapter may change (the head's labels).
+
     Raises:
         CheckpointError: Tensors of other shapes than the model's; up to five are named.
+        UnsupportedError: Tensors that are quantized, or converted in a way that is not known.
     """
     names = Names(parameters, prefix)
+    tensors = as_loaded(tensors, conversions, lambda name: names.find(name) is not None)
     sources: dict[str, Tensor] = {}
     missing: list[str] = []
     misfits: list[str] = []
@@ -273,8 +291,8 @@ def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> No
     layer = re.match(r"(.*\.)\d+\.", names[0])
     if layer and (others := [name for name in unused if name.startswith(layer[1])]):
         hint = (
-            f"The base holds other names there, such as {others[0]!r}: transformers renames or "
-            "stacks them while it loads. Load it, and save it as save_pretrained(FOLDER, "
-            "save_original_format=False); that folder can be exported."
+            f"The base holds other names there, such as {others[0]!r}. If transformers loads it, "
+            "save it from there as save_pretrained(FOLDER, save_original_format=False); that "
+            "folder can be exported."
         )
     raise CheckpointError(msg, hint=hint)

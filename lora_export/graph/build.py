@@ -48,6 +48,7 @@ def build_template(
         prefix=traced.prefix,
         model_class=traced.model_class,
         opset=opset,
+        conversions=traced.conversions,
     )
 
 
@@ -73,6 +74,7 @@ def _build_pair(settings: Mapping[str, Any], task: Task, dtype: str, opset: int)
         model_class=decoder.model_class,
         opset=opset,
         encoder_bytes=graphs["encoder"],
+        conversions=decoder.conversions,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 
+from lora_export.base.conversions import Conversion
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.parameters import Parameter
 
@@ -29,6 +30,7 @@ class GraphTemplate:
         model_class: The class in transformers that it was traced from.
         opset: The ONNX opset.
         encoder_bytes: Of an encoder-decoder: the encoder's graph; `onnx_bytes` is the decoder's.
+        conversions: How transformers loads a checkpoint of the model.
     """
 
     onnx_bytes: bytes = field(repr=False)
@@ -37,6 +39,7 @@ class GraphTemplate:
     model_class: str
     opset: int
     encoder_bytes: bytes | None = field(default=None, repr=False)
+    conversions: tuple[Conversion, ...] = field(default=(), repr=False)
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the graph, as JSON values."""
@@ -45,6 +48,7 @@ class GraphTemplate:
             "prefix": self.prefix,
             "model_class": self.model_class,
             "opset": self.opset,
+            "conversions": [asdict(conversion) for conversion in self.conversions],
         }
 
     @classmethod
@@ -62,13 +66,20 @@ class GraphTemplate:
             )
             for row in table["parameters"]
         )
+        conversions = tuple(
+            Conversion(
+                **{**row, "targets": tuple(row["targets"]), "operations": tuple(row["operations"])}
+            )
+            for row in table["conversions"]
+        )
         return cls(
             onnx_bytes,
             parameters,
             table["prefix"],
             table["model_class"],
             table["opset"],
-            encoder_bytes,
+            encoder_bytes=encoder_bytes,
+            conversions=conversions,
         )
 
 

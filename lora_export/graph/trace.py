@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
+from lora_export.graph.conversions import conversions_of
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.encoder_decoder import component_of
 from lora_export.graph.experts import traceable_experts
@@ -37,6 +38,7 @@ from lora_export.graph.sizes import read_sizes_once
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lora_export.base.conversions import Conversion
     from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
@@ -68,6 +70,7 @@ class Traced:
         prefix: ``base_model_prefix``: what precedes the backbone's names under a head (``bert.``).
         model_class: The class that was built.
         repeats: Lists of equal layers of which only some were traced.
+        conversions: How transformers loads a checkpoint of the model.
     """
 
     signature: Signature
@@ -76,6 +79,7 @@ class Traced:
     prefix: str
     model_class: str
     repeats: tuple[Repeat, ...] = ()
+    conversions: tuple[Conversion, ...] = ()
 
 
 def trace(
@@ -156,7 +160,8 @@ def trace(
     parameters = _detach_parameters(graph, model, first_names=component is not None)
     prefix = getattr(model, "base_model_prefix", "") or ""
     prefix = f"{prefix}." if prefix else ""
-    return Traced(signature, graph, parameters, prefix, type(model).__name__, repeats)
+    name = type(model).__name__
+    return Traced(signature, graph, parameters, prefix, name, repeats, conversions_of(model))
 
 
 def _one_graph(

@@ -4,8 +4,8 @@ An independent path: transformers reads the checkpoint, PEFT reads the adapter a
 layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter,
 and two things of which PEFT's own files say nothing: a factor (``--scale``) multiplies PEFT's
 scales, as its ``scale_layer`` does; and an adapter that is in no folder of PEFT's, because it was
-combined, is written as one first. How adapters are combined is proven by the tests, with PEFT's
-``add_weighted_adapter`` as the oracle.
+combined, or that has names there which the model has no more, is written as one first. How adapters
+are combined is proven by the tests, with PEFT's ``add_weighted_adapter`` as the oracle.
 """
 
 from __future__ import annotations
@@ -198,10 +198,11 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
 def _load_adapter(model: Any, adapter: Adapter) -> Any:
     import peft
 
+    written = adapter.format != "peft" or adapter.renamed
     try:
         with tempfile.TemporaryDirectory(prefix="lora-export-") as temporary:
             folder = adapter.folder
-            if adapter.format != "peft":
+            if written:
                 folder = Path(temporary)
                 write_peft(adapter, folder, conv1d=_has_conv1d(model))
             config = peft.PeftConfig.from_pretrained(str(folder))
@@ -214,7 +215,7 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:
         raise AdapterError(msg, hint="Without a reference, use --no-verify.") from error
     wrapped.eval()
     _require_loaded(wrapped, adapter)
-    if adapter.format == "peft" and adapter.factor != 1:
+    if not written and adapter.factor != 1:
         for layer in _scaled_layers(wrapped):
             layer.scaling = {key: value * adapter.factor for key, value in layer.scaling.items()}
     return wrapped
