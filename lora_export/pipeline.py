@@ -503,7 +503,7 @@ def _require_mode(recipe: Recipe) -> None:
 
 def _require_one_graph(recipe: Recipe, task: Task) -> None:
     """Refuse what is not done for an encoder and a decoder, which are two graphs."""
-    asked = {"--graph": recipe.graph is not None, f"--mode {SWAPPABLE}": recipe.mode == SWAPPABLE}
+    asked = {"--graph": recipe.graph is not None, f"--mode {recipe.mode}": recipe.mode != "merged"}
     for flag, given in asked.items():
         if given and task.encoder_decoder:
             msg = f"{task.name} is exported as two graphs, an encoder and a decoder: no {flag}"

@@ -252,8 +252,9 @@ def test_what_is_one_graph_only_is_refused(
     base, adapter, out = folders
     with pytest.raises(UnsupportedError, match="an encoder and a decoder"):
         open_export(out)
-    with pytest.raises(UnsupportedError, match="--mode swappable"):
-        build(base, {"mine": adapter}, tmp_path / "out", mode="swappable")
+    for mode in ("swappable", "batched"):
+        with pytest.raises(UnsupportedError, match=f"--mode {mode}"):
+            build(base, {"mine": adapter}, tmp_path / "out", mode=mode)
     with pytest.raises(UnsupportedError, match="--graph"):
         build(base, {}, tmp_path / "out", graph=str(out / "decoder.base.onnx"))
     for choice in ({"cache": False}, {"logits": "last"}):
