@@ -16,6 +16,7 @@ OWNERS = frozenset(
     {
         "lora_export.__main__",  # runs the command line
         "lora_export.graph.build",
+        "lora_export.graph.conversions",
         "lora_export.graph.decompose",
         "lora_export.graph.rewrite",
         "lora_export.graph.match",
