@@ -22,21 +22,16 @@ from lora_export.base.errors import (
 )
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
-from lora_export.exports.packs import SWAPPABLE, read_pack
-from lora_export.exports.stacks import BATCHED
 from lora_export.runtime.generate import Sampling, generate
-from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
-from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
-
-    from lora_export.base.manifest import Manifest
 
 __all__ = ["Continuation", "continue_texts", "continues"]
 
@@ -103,10 +98,10 @@ def continue_texts(
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
     stop = _stop_tokens(config, generation)
     padding = config.get("pad_token_id") or 0
-    record = manifest.graphs[adapter if adapter in manifest.graphs and adapter else "base"]
+    record = manifest.graphs.get(adapter or "base", manifest.graphs["base"])
     if record.encoder is None:
         limit = _positions_left(config, rows, max_new_tokens)
-        decoder = OrtDecoder(_runner(root, manifest, adapter))
+        decoder = OrtDecoder(open_runner(root, manifest, adapter or "base"))
     else:
         _positions_left(config, rows, max_new_tokens)
         feeds = _padded_right(rows, padding)
@@ -133,18 +128,6 @@ def continue_texts(
         Continuation(prompt, text, tuple(row), bool(row) and row[-1] in stop)
         for prompt, text, row in zip(prompts, texts, found, strict=True)
     ]
-
-
-def _runner(root: Path, manifest: Manifest, adapter: str | None) -> OrtRunner | RowRunner:
-    """Return the base's or the adapter's graph; where adapters share one, that with it."""
-    own = manifest.adapters[adapter] if adapter is not None else None
-    if own is not None and own.row is not None:
-        path = resolve_inside(root, manifest.graphs[BATCHED].onnx)
-        return RowRunner(OrtRunner(path), own.row.row, None)
-    if adapter is not None and own is not None and own.pack is not None:
-        path = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx)
-        return OrtRunner(path, adapter=read_pack(root, manifest, adapter))
-    return OrtRunner(resolve_inside(root, manifest.graphs[adapter or "base"].onnx))
 
 
 def continues(root: Path) -> bool:

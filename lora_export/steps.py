@@ -13,7 +13,8 @@ from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.extend import add_adapter
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
 from lora_export.exports.plan import head_parameters, head_width, require_complete
-from lora_export.exports.stacks import BATCHED, NewAdapter, change_rows, is_batched
+from lora_export.exports.stack_table import NewAdapter
+from lora_export.exports.stacks import BATCHED, change_rows, is_batched
 from lora_export.parts import Given, recorded_source
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verify.record import record_fidelity

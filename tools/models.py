@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.signature import Signature
     from lora_export.graph.template import GraphTemplate
-    from lora_export.verify.running import Running
+    from lora_export.verify.running import OneGraph, TwoGraphs
 
 __all__ = ["DATA", "Row", "compare", "export_row", "page", "renamed", "twin"]
 
@@ -129,7 +129,9 @@ def export_row(family: Family, task_name: str) -> Row:
     )
 
 
-def compare(graph: Running, model: Any, signature: Signature, task: tasks.Task) -> float:
+def compare(
+    graph: OneGraph | TwoGraphs, model: Any, signature: Signature, task: tasks.Task
+) -> float:
     """Return the largest relative L2 error of a graph's output over all inputs.
 
     A decoder with a cache is run as a prefill and single steps, on what the encoder's graph
@@ -172,7 +174,7 @@ def _labels(task: tasks.Task) -> dict[str, int]:
 
 def _open(
     template: GraphTemplate, model: Any, folder: Path, task: tasks.Task
-) -> tuple[Running, Signature]:
+) -> tuple[OneGraph | TwoGraphs, Signature]:
     """Write graph and weights into `folder`; open them in ONNX Runtime."""
     state = model.state_dict()
     placements: dict[str, Placement] = {}

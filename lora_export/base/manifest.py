@@ -232,6 +232,11 @@ class Manifest(_Record):
     adapters: dict[str, AdapterRecord]
     files: dict[str, Sha256]
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """The row of each adapter in the stacks of a batched graph."""
+        return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
+
     @field_validator("graphs")
     @classmethod
     def _has_base(cls, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:

@@ -11,16 +11,13 @@ files say which base they are for: the first with its fingerprint, the second wi
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.adapters.delta import Factors, factors_of, read_finite
-from lora_export.base.dtypes import cast, to_float32
+from lora_export.base.dtypes import cast
 from lora_export.base.errors import (
     AdapterError,
-    ExportDirectoryError,
     UnsupportedError,
     UsageError,
 )
@@ -41,7 +38,7 @@ from lora_export.base.manifest import (
 )
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.safetensors_write import write_tensors
-from lora_export.base.tensors import MemoryTensor, iter_blocks, read_all
+from lora_export.base.tensors import MemoryTensor, read_all
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.extend import (
     adapter_record,
@@ -51,6 +48,7 @@ from lora_export.exports.extend import (
     sweep,
 )
 from lora_export.exports.plan import head_parameters
+from lora_export.exports.values import origin_of, refuse_unswappable, values_of
 from lora_export.graph import tasks
 from lora_export.graph.lora import (
     LORA_A,
@@ -62,15 +60,13 @@ from lora_export.graph.lora import (
     optional_inputs,
     with_lora,
 )
-from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
-    from lora_export.adapters.canonical import LowRank
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
@@ -83,12 +79,9 @@ __all__ = [
     "add_pack",
     "add_swappable_graph",
     "is_swappable",
-    "origin_of",
     "read_pack",
-    "refuse_unswappable",
     "require_fit",
     "require_slots",
-    "values_of",
 ]
 
 SWAPPABLE: Final = "swappable"
@@ -163,6 +156,8 @@ def add_pack(
 ) -> Manifest:
     """Add an adapter to a swappable export: its pack, in two formats; no graph is touched.
 
+    The graph has the inputs that the adapter sets; see `require_slots`.
+
     Args:
         root: The export directory.
         resolved: The adapter, resolved against the export's parameters.
@@ -174,14 +169,12 @@ def add_pack(
 
     Raises:
         AdapterError: The name is taken, or a tensor of the adapter is damaged.
-        UnsupportedError: The graph has no input for something that the adapter changes.
         StorageError: The disk refuses; the export is as it was.
     """
     name = resolved.adapter.name
     plain, packed = f"adapters/{name}.safetensors", f"adapters/{name}.onnx_adapter"
     with edit_manifest(root) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    require_slots(root, manifest, [resolved])
     stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
     tensors = _values(resolved, stored)
     fingerprint = manifest.base.fingerprint
@@ -322,21 +315,6 @@ def _slots(
     )
 
 
-def refuse_unswappable(update: Update) -> None:
-    """Raise `UnsupportedError` for what adapters of one graph cannot differ in."""
-    kinds = {
-        "replaces rows of": update.rows is not None,
-        "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
-        "saves and then scales (DoRA)": update.saved is not None
-        and update.low_rank is not None
-        and update.low_rank.magnitude is not None,
-    }
-    for kind, found in kinds.items():
-        if found:
-            msg = f"an adapter {kind} {update.parameter.name!r}, which adapters of one graph cannot"
-            raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
-
-
 def _named(parameters: Iterable[Parameter], modules: Sequence[str]) -> set[str]:
     """Return the weights of the modules that the patterns fit, whole or by their end."""
     found: set[str] = set()
@@ -399,61 +377,3 @@ def _values(resolved: Resolved, stored: Mapping[str, Tensor]) -> dict[str, Memor
             kept = cast(np.ascontiguousarray(compute()), dtype, name=name)
             found[name] = MemoryTensor(name, dtype, kept)
     return found
-
-
-def values_of(update: Update, base: Tensor | None) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-    """Return what computes the value of each input that an update sets, low-rank ones in float32.
-
-    Args:
-        update: What an adapter does to one parameter.
-        base: The base's value, as the export stores it.
-    """
-    parameter, low_rank = update.parameter, update.low_rank
-    name = parameter.name
-    found: dict[str, Callable[[], npt.NDArray[Any]]] = {}
-    if update.saved is not None or update.added is not None:
-        whole = merged_entry(replace(update, low_rank=None), base, base_is_stored=True)
-        found[name] = lambda: np.concatenate([np.atleast_1d(each) for each in whole.blocks()])
-    if low_rank is not None:
-        scale = np.float32(low_rank.scale)
-        found[input_a(name)] = lambda: read_finite(low_rank.a).T
-        found[input_b(name)] = lambda: read_finite(low_rank.b).T * scale
-        if low_rank.magnitude is not None:
-            found[input_magnitude(name)] = lambda: _magnitude(low_rank, parameter, base)
-    return found
-
-
-def _magnitude(
-    low_rank: LowRank, parameter: Parameter, base: Tensor | None
-) -> npt.NDArray[np.float32]:
-    """Return ``m / ‖W0 + s·B A‖``, one number per output (arXiv 2402.09353, equation 5)."""
-    if base is None or low_rank.magnitude is None:
-        msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
-        raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
-    factors = factors_of(low_rank, parameter, transposed=parameter.transposed)
-    assert isinstance(factors, Factors)  # noqa: S101  (see `refuse_unswappable`)
-    lengths = factors.lengths(_rows(base))
-    return (read_finite(low_rank.magnitude).reshape(-1) / lengths).astype(np.float32)
-
-
-def _rows(tensor: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
-    """Yield a stored matrix in blocks of rows, in float32, each with the index of its first row."""
-    row_bytes = tensor.shape[1] * tensor.dtype.itemsize_bytes
-    step = max(1, (1 << 24) // row_bytes)
-    for index, block in enumerate(iter_blocks(tensor, step * row_bytes)):
-        rows = np.frombuffer(block, tensor.dtype.numpy).reshape(-1, tensor.shape[1])
-        yield to_float32(rows), index * step
-
-
-def origin_of(manifest: Manifest, resolved: Resolved) -> str:
-    """Return whose values an adapter's depend on: the checkpoint's, or cast ones of the export."""
-    cast_names = {
-        use.initializer for uses in manifest.parameters.values() for use in uses
-        if "cast" in use.transform
-    }  # fmt: skip
-    dependent = any(
-        update.parameter.name in cast_names
-        and (update.added or (update.low_rank and update.low_rank.magnitude))
-        for update in resolved.updates
-    )
-    return "export" if dependent else "checkpoint"

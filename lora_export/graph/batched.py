@@ -23,10 +23,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import ExportDirectoryError
-from lora_export.graph.uses import INPUT_FIRST_TYPES, parsed, readers_of, unsupported, use_of
+from lora_export.graph.shapes import large_sizes, shapes_of
+from lora_export.graph.uses import (
+    ONE,
+    node,
+    parsed,
+    readers_of,
+    rescaled,
+    sizes_of,
+    unsupported,
+    use_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.template import Placement
@@ -48,10 +58,7 @@ LABELS_STACK: Final = "labels.stack"
 """Which logits each row has, ``bool [n, labels]``."""
 
 _AXIS_1: Final = "batched_axis_1"
-_ONE: Final = "batched_one"
 _LOWEST: Final = "batched_lowest"
-_FIRST_SIZE: Final = 1_000_003
-_SUMS: Final = {"total_sequence": "past_sequence + sequence"}
 _ROW, _TOKENS = 2, 3
 """Ranks of values with one vector for each row of the batch, and with one for each token."""
 
@@ -122,8 +129,8 @@ class _Rewriting:
         self._nodes = list(model.graph.node)
         self._readers = readers_of(self._nodes)
         axes = [axis for value in model.graph.input for axis in value.type.tensor_type.shape.dim]
-        sizes = _sizes_of(axis.dim_param for axis in axes if axis.dim_param)
-        self._axes = _axes_of(model, sizes)
+        sizes = large_sizes(axis.dim_param for axis in axes if axis.dim_param)
+        self._axes = shapes_of(model, sizes)
         self._batch = axes[0].dim_param
         self._batch_size = sizes.get(self._batch)
         self._dtypes = {each.name: each.data_type for each in model.graph.initializer}
@@ -159,9 +166,9 @@ class _Rewriting:
         graph.input.append(ids)
         tail = self._mask() if stacks.labels is not None else []
         del graph.node[:]
-        for at, node in enumerate(self._nodes):
+        for at, old in enumerate(self._nodes):
             graph.node.extend(self._before.get(at, ()))
-            graph.node.extend(self._instead.get(at, (node,)))
+            graph.node.extend(self._instead.get(at, (old,)))
         graph.node.extend(tail)
         read = set(readers_of(list(graph.node)))
         kept = [each for each in graph.initializer if each.name in read]
@@ -175,11 +182,10 @@ class _Rewriting:
 
     def _add_term(self, use: Use, parameter: Parameter, rank: int) -> None:
         """Add ``(x A[k]) B[k]`` to what the weight gives, and scale it by DoRA's factor."""
-        input_first = parameter.module_type in INPUT_FIRST_TYPES
-        inputs, outputs = parameter.shape if input_first else parameter.shape[::-1]
+        inputs, outputs = sizes_of(parameter)
         dtype, rows, name = self._dtypes[parameter.name], self._stacks.rows, parameter.name
         nodes = self._instead.setdefault(use.at, [self._nodes[use.at]])
-        last = next(node for node in reversed(nodes) if node.output)
+        last = next(each for each in reversed(nodes) if each.output)
         out = last.output[0]
         last.output[0] = f"{out}.base"
         b = self._gathered(use.at, stack_b(name), dtype, [rows, rank, outputs])
@@ -187,60 +193,51 @@ class _Rewriting:
             tokens = self._require_rows(parameter, use.x, (_ROW,))
             a = self._stack(stack_a(name), dtype, [rows * inputs, rank])
             nodes += [
-                self._node("Cast", [use.x], f"{out}.tokens", to=TensorProto.INT64),
-                self._node("Mul", [ADAPTER_IDS, self._number(inputs)], f"{out}.first"),
-                self._node("Unsqueeze", [f"{out}.first", self._axis()], f"{out}.start"),
-                self._node("Add", [f"{out}.start", f"{out}.tokens"], f"{out}.places"),
-                self._node("Gather", [a, f"{out}.places"], f"{out}.lora_A"),
+                node("Cast", [use.x], f"{out}.tokens", to=TensorProto.INT64),
+                node("Mul", [ADAPTER_IDS, self._number(inputs)], f"{out}.first"),
+                node("Unsqueeze", [f"{out}.first", self._axis()], f"{out}.start"),
+                node("Add", [f"{out}.start", f"{out}.tokens"], f"{out}.places"),
+                node("Gather", [a, f"{out}.places"], f"{out}.lora_A"),
             ]
             rank_of_x = tokens + 1
         else:
             rank_of_x = self._require_rows(parameter, use.x, (_ROW, _TOKENS))
             a = self._gathered(use.at, stack_a(name), dtype, [rows, inputs, rank])
             x = self._as_tokens(nodes, use.x, rank_of_x, f"{out}.x")
-            nodes.append(self._node("MatMul", [x, a], f"{out}.lora_A"))
+            nodes.append(node("MatMul", [x, a], f"{out}.lora_A"))
         dora = name in self._stacks.magnitudes
         summed = f"{out}.lora" if dora else out
-        nodes.append(self._node("MatMul", [f"{out}.lora_A", b], f"{out}.lora_B"))
+        nodes.append(node("MatMul", [f"{out}.lora_A", b], f"{out}.lora_B"))
         delta = self._as_row(nodes, f"{out}.lora_B", rank_of_x)
-        nodes.append(self._node("Add", [f"{out}.base", delta], summed))
+        nodes.append(node("Add", [f"{out}.base", delta], summed))
         if not dora:
             return
         g = self._gathered(use.at, stack_magnitude(name), dtype, [rows, outputs])
         g = self._as_tokens(nodes, g, _ROW, f"{out}.g") if rank_of_x == _TOKENS else g
-        if not use.bias:
-            nodes.append(self._node("Mul", [summed, g], out))
-            return
-        if _ONE not in self._added:
-            self._added[_ONE] = helper.make_tensor(_ONE, dtype, [], [1.0])
+        if use.bias and ONE not in self._added:
+            self._added[ONE] = helper.make_tensor(ONE, dtype, [], [1.0])
         bias = self._rows.get(stack_of(use.bias), use.bias)
-        nodes += [
-            self._node("Sub", [g, _ONE], f"{out}.factor"),
-            self._node("Sub", [summed, bias], f"{out}.product"),
-            self._node("Mul", [f"{out}.product", f"{out}.factor"], f"{out}.rest"),
-            self._node("Add", [summed, f"{out}.rest"], out),
-        ]
+        nodes += rescaled(summed, g, bias, out)
 
     def _replace_matrix(self, use: Use, parameter: Parameter) -> None:
         """Multiply each row by its own matrix, ``[in, out]``, in place of the base's."""
         if use.gather:
             raise unsupported(parameter, "adapters carry whole tables of it")
-        node = self._nodes[use.at]
         rank = self._require_rows(parameter, use.x, (_ROW, _TOKENS))
         inputs, outputs = self._matrix_shape(parameter)
         shape = [self._stacks.rows, inputs, outputs]
         own = self._gathered(use.at, stack_of(parameter.name), self._dtypes[parameter.name], shape)
-        out = node.output[0]
+        out = self._nodes[use.at].output[0]
         nodes: list[onnx.NodeProto] = []
         x = self._as_tokens(nodes, use.x, rank, f"{out}.row")
         product = f"{out}.own" if rank == _ROW or use.bias else out
-        nodes.append(self._node("MatMul", [x, own], product))
+        nodes.append(node("MatMul", [x, own], product))
         if rank == _ROW:
             flat = f"{out}.flat" if use.bias else out
-            nodes.append(self._node("Squeeze", [product, self._axis()], flat))
+            nodes.append(node("Squeeze", [product, self._axis()], flat))
             product = flat
         if use.bias:
-            nodes.append(self._node("Add", [product, use.bias], out))
+            nodes.append(node("Add", [product, use.bias], out))
         self._instead[use.at] = nodes
 
     def _replace_vector(self, parameter: Parameter) -> None:
@@ -250,7 +247,7 @@ class _Rewriting:
         shape = [self._stacks.rows, width or parameter.shape[0]]
         for at in self._readers[name]:
             nodes = self._instead.setdefault(at, [self._nodes[at]])
-            reader = next(node for node in nodes if name in node.input)
+            reader = next(each for each in nodes if name in each.input)
             out = reader.output[0] if reader.output else ""
             rank = self._require_rows(parameter, self._nodes[at].output[0], (_ROW, _TOKENS), out)
             own = self._gathered(at, stack_of(name), self._dtypes[name], shape)
@@ -264,9 +261,7 @@ class _Rewriting:
             elif reader.op_type == "LayerNormalization" and place == _ROW:
                 del reader.input[place]
                 reader.output[0] = f"{out}.unbiased"
-                nodes.insert(
-                    nodes.index(reader) + 1, self._node("Add", [f"{out}.unbiased", own], out)
-                )
+                nodes.insert(nodes.index(reader) + 1, node("Add", [f"{out}.unbiased", own], out))
             else:
                 raise unsupported(parameter, f"it is read by {reader.op_type} ({out!r})")
 
@@ -283,17 +278,17 @@ class _Rewriting:
         )
         name, nodes = output.name, []
         for instead in (*self._instead.values(), self._nodes):
-            for node in instead:
-                for at, each in enumerate(node.output):
-                    if each == name:
-                        node.output[at] = f"{name}.all"
+            for each in instead:
+                for at, output_name in enumerate(each.output):
+                    if output_name == name:
+                        each.output[at] = f"{name}.all"
         rows = f"{LABELS_STACK}.rows"
         mask = self._stack(LABELS_STACK, TensorProto.BOOL, [self._stacks.rows, labels])
-        nodes.append(self._node("Gather", [mask, ADAPTER_IDS], rows))
+        nodes.append(node("Gather", [mask, ADAPTER_IDS], rows))
         axes = output.type.tensor_type.shape.dim
         if len(axes) == _TOKENS:
             rows = self._as_tokens(nodes, rows, _ROW, f"{rows}.tokens")
-        nodes.append(self._node("Where", [rows, f"{name}.all", _LOWEST], name))
+        nodes.append(node("Where", [rows, f"{name}.all", _LOWEST], name))
         axes[-1].Clear()
         axes[-1].dim_value = labels
         return nodes
@@ -301,8 +296,7 @@ class _Rewriting:
     # ------------------------------------------------------------------------ small things
 
     def _matrix_shape(self, parameter: Parameter) -> tuple[int, int]:
-        input_first = parameter.module_type in INPUT_FIRST_TYPES
-        inputs, outputs = parameter.shape if input_first else parameter.shape[::-1]
+        inputs, outputs = sizes_of(parameter)
         if parameter.name in self._stacks.resizable and self._stacks.labels is not None:
             outputs = self._stacks.labels
         return inputs, outputs
@@ -338,8 +332,8 @@ class _Rewriting:
         if name not in self._rows:
             self._rows[name] = f"{name}.rows"
             stack = self._stack(name, dtype, shape)
-            node = self._node("Gather", [stack, ADAPTER_IDS], f"{name}.rows")
-            self._before.setdefault(min(at, *self._first(name)), []).append(node)
+            gather = node("Gather", [stack, ADAPTER_IDS], f"{name}.rows")
+            self._before.setdefault(min(at, *self._first(name)), []).append(gather)
         return self._rows[name]
 
     def _first(self, name: str) -> tuple[int, ...]:
@@ -349,13 +343,13 @@ class _Rewriting:
     def _as_tokens(self, nodes: list[onnx.NodeProto], value: str, rank: int, name: str) -> str:
         if rank == _TOKENS:
             return value
-        nodes.append(self._node("Unsqueeze", [value, self._axis()], name))
+        nodes.append(node("Unsqueeze", [value, self._axis()], name))
         return name
 
     def _as_row(self, nodes: list[onnx.NodeProto], value: str, rank: int) -> str:
         if rank == _TOKENS:
             return value
-        nodes.append(self._node("Squeeze", [value, self._axis()], f"{value}.row"))
+        nodes.append(node("Squeeze", [value, self._axis()], f"{value}.row"))
         return f"{value}.row"
 
     def _axis(self) -> str:
@@ -368,55 +362,3 @@ class _Rewriting:
         if name not in self._added:
             self._added[name] = helper.make_tensor(name, TensorProto.INT64, [], [value])
         return name
-
-    @staticmethod
-    def _node(
-        kind: str, inputs: Sequence[str], output: str, to: int | None = None
-    ) -> onnx.NodeProto:
-        attributes = {} if to is None else {"to": to}
-        node = helper.make_node(kind, inputs, [output], name=f"{output}.{kind}")
-        node.attribute.extend(helper.make_attribute(*each) for each in attributes.items())
-        return node
-
-
-def _axes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every value, if the named axes of the inputs have these `sizes`.
-
-    Names do not survive a reshape, numbers do: a large prime is found again in whatever it is a
-    factor of.
-    """
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
-    graph = sized.graph
-    del graph.value_info[:]
-    for value in graph.input:
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param:
-                axis.dim_value = sizes[axis.dim_param]
-    for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    return {
-        value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
-        for value in (*graph.value_info, *graph.input, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-
-
-def _sizes_of(names: Iterable[str]) -> dict[str, int]:
-    """Return a size for each named axis: primes larger than the axes that models have by design.
-
-    A length that is the sum of two others, as that of a cache's mask, is their sum.
-    """
-    found: dict[str, int] = {}
-    number = _FIRST_SIZE
-    for name in dict.fromkeys(names):
-        while any(number % each == 0 for each in range(2, int(number**0.5) + 1)):
-            number += 1
-        found[name] = number
-        number += 1
-    for name in found:
-        parts = [each.strip() for each in _SUMS.get(name, name).split("+")]
-        if len(parts) > 1 and set(parts) <= set(found):
-            found[name] = sum(found[each] for each in parts)
-    return found

@@ -27,7 +27,17 @@ import onnx
 from onnx import helper
 
 from lora_export.base.errors import ExportDirectoryError
-from lora_export.graph.uses import INPUT_FIRST_TYPES, Use, parsed, readers_of, unsupported, use_of
+from lora_export.graph.uses import (
+    ONE,
+    Use,
+    node,
+    parsed,
+    readers_of,
+    rescaled,
+    sizes_of,
+    unsupported,
+    use_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +61,6 @@ LORA_A: Final = ".lora_A.weight"
 LORA_B: Final = ".lora_B.weight"
 LORA_SCALE: Final = "lora_scale"
 LABELS_AXIS: Final = "labels"
-_ONE: Final = "lora_one"
 
 
 @dataclass(frozen=True)
@@ -127,12 +136,12 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         dtype = dtypes[slots.adapted[0].name]
         made.append(_constant(graph, LORA_SCALE, dtype, [], 1.0))
         if slots.magnitudes:
-            made.append(helper.make_tensor(_ONE, dtype, [], [1.0]))
+            made.append(helper.make_tensor(ONE, dtype, [], [1.0]))
     _open_values(graph, slots, dtypes)
     graph.initializer.extend(made)
     del graph.node[:]
-    for at, node in enumerate(nodes):
-        graph.node.extend([node, *added.get(at, ())])
+    for at, old in enumerate(nodes):
+        graph.node.extend([old, *added.get(at, ())])
     del graph.value_info[:]  # shapes behind a head are of the base's width
     placed: bytes = model.SerializeToString(deterministic=True)
     return placed
@@ -164,37 +173,23 @@ def _term(
     target.output[0] = base
     a, b = input_a(parameter.name), input_b(parameter.name)
 
-    def node(kind: str, left: str, right: str, name: str) -> onnx.NodeProto:
-        return helper.make_node(kind, [left, right], [name], name=f"{name}.node")
-
     thin, scaled, delta = f"{out}.lora_A", f"{out}.lora_A.scaled", f"{out}.lora_B"
     nodes = [
-        node("Gather", a, use.x, thin) if use.gather else node("MatMul", use.x, a, thin),
-        node("Mul", thin, LORA_SCALE, scaled),
-        node("MatMul", scaled, b, delta),
-        node("Add", base, delta, f"{out}.lora" if dora else out),
+        node("Gather", [a, use.x], thin) if use.gather else node("MatMul", [use.x, a], thin),
+        node("Mul", [thin, LORA_SCALE], scaled),
+        node("MatMul", [scaled, b], delta),
+        node("Add", [base, delta], f"{out}.lora" if dora else out),
     ]
     if not dora:
         return nodes
-    g, updated = input_magnitude(parameter.name), f"{out}.lora"
-    if not use.bias:
-        return [*nodes, node("Mul", updated, g, out)]
-    factor, product, rest = f"{out}.factor", f"{out}.product", f"{out}.rest"
-    return [
-        *nodes,
-        node("Sub", g, _ONE, factor),
-        node("Sub", updated, use.bias, product),
-        node("Mul", product, factor, rest),
-        node("Add", updated, rest, out),
-    ]
+    return nodes + rescaled(f"{out}.lora", input_magnitude(parameter.name), use.bias, out)
 
 
 def _defaults(
     graph: onnx.GraphProto, parameter: Parameter, dtype: int, *, dora: bool
 ) -> list[onnx.TensorProto]:
     """Declare A, B and the magnitude of a weight as inputs; return their defaults."""
-    input_first = parameter.module_type in INPUT_FIRST_TYPES
-    inputs, outputs = parameter.shape if input_first else parameter.shape[::-1]
+    inputs, outputs = sizes_of(parameter)
     a, b = input_a(parameter.name), input_b(parameter.name)
     rank = f"{_module(parameter.name)}.lora_r"
     _declare(graph, a, dtype, [inputs, rank])

@@ -1,4 +1,4 @@
-"""Where and how the nodes of an ONNX graph read a weight, so that a term can be added to it."""
+"""Where and how the nodes of an ONNX graph read a weight, and the nodes of a term added to it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,22 @@ if TYPE_CHECKING:
 
     from lora_export.base.parameters import Parameter
 
-__all__ = ["INPUT_FIRST_TYPES", "Use", "parsed", "readers_of", "unsupported", "use_of"]
+__all__ = [
+    "ONE",
+    "Use",
+    "node",
+    "parsed",
+    "readers_of",
+    "rescaled",
+    "sizes_of",
+    "stored_input_first",
+    "unsupported",
+    "use_of",
+]
 
-INPUT_FIRST_TYPES: Final = frozenset({"Conv1D", "Embedding"})
+ONE: Final = "lora_one"
+
+_INPUT_FIRST_TYPES: Final = frozenset({"Conv1D", "Embedding"})
 """Modules whose weight is ``[in, out]`` in the model."""
 
 _MATRIX: Final = 2
@@ -51,6 +64,52 @@ class Use:
     bias: str = ""
 
 
+def sizes_of(parameter: Parameter) -> tuple[int, int]:
+    """Return ``(in, out)`` of the matrix of a module.
+
+    Raises:
+        UnsupportedError: It is none: the kernel of a convolution.
+    """
+    if len(parameter.shape) != _MATRIX:
+        raise unsupported(parameter, "it is not the matrix of a module")
+    first, second = parameter.shape
+    return (first, second) if parameter.module_type in _INPUT_FIRST_TYPES else (second, first)
+
+
+def stored_input_first(parameter: Parameter) -> bool:
+    """Whether the graph stores the matrix as ``[in, out]``."""
+    return (parameter.module_type in _INPUT_FIRST_TYPES) != parameter.transposed
+
+
+def node(kind: str, inputs: Sequence[str], output: str, *, to: int | None = None) -> onnx.NodeProto:
+    """Return a node of one output, called after that."""
+    made = helper.make_node(kind, inputs, [output], name=f"{output}.{kind}")
+    if to is not None:
+        made.attribute.append(helper.make_attribute("to", to))
+    return made
+
+
+def rescaled(updated: str, factor: str, bias: str, out: str) -> list[onnx.NodeProto]:
+    """Return the nodes of DoRA's factor g: ``g ∘ z``, or ``z + (g - 1) ∘ (z - b)`` with a bias.
+
+    The latter reads a scalar 1 called `ONE`.
+
+    Args:
+        updated: z, what the weight gives with its update.
+        factor: g.
+        bias: b, where it is in z; "" where not.
+        out: The result.
+    """
+    if not bias:
+        return [node("Mul", [updated, factor], out)]
+    return [
+        node("Sub", [factor, ONE], f"{out}.factor"),
+        node("Sub", [updated, bias], f"{out}.product"),
+        node("Mul", [f"{out}.product", f"{out}.factor"], f"{out}.rest"),
+        node("Add", [updated, f"{out}.rest"], out),
+    ]
+
+
 def readers_of(nodes: Sequence[onnx.NodeProto]) -> defaultdict[str, list[int]]:
     """Return the positions of the nodes that read each value, subgraphs included."""
     found: defaultdict[str, list[int]] = defaultdict(list)
@@ -73,7 +132,7 @@ def use_of(nodes: Sequence[onnx.NodeProto], at: int, parameter: Parameter) -> Us
     node, name = nodes[at], parameter.name
     if parameter.name.rpartition(".")[2] != "weight" or len(parameter.shape) != _MATRIX:
         raise unsupported(parameter, "it is not the matrix of a module")
-    input_first = (parameter.module_type in INPUT_FIRST_TYPES) != parameter.transposed
+    input_first = stored_input_first(parameter)
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     inputs = list(node.input)
     if node.op_type == "MatMul" and inputs.index(name) == 1 and input_first:

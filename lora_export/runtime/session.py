@@ -27,7 +27,7 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.given import AdapterSource
 from lora_export.exports.intact import require_files, require_usable
-from lora_export.exports.stacks import finish_change
+from lora_export.exports.stacks import BATCHED, finish_change, is_batched
 from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.graph.signature import read_signature
 from lora_export.runtime.cache import ByteCache
@@ -115,6 +115,7 @@ class Session:
         path = resolve_inside(graphs.root, graphs.manifest.graphs["base"].onnx)
         signature = read_signature(onnx.load(path, load_external_data=False))
         self.inputs, self.outputs = signature.inputs, signature.outputs
+        self._rows = graphs.manifest.rows
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -217,7 +218,7 @@ class Session:
     def _run_batched(
         self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
     ) -> dict[str, npt.NDArray[Any]]:
-        if "batched" not in self._graphs.manifest.graphs:
+        if not is_batched(self._graphs.manifest):
             msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
         arrays = checked_feeds(feeds, self.inputs)
@@ -226,14 +227,13 @@ class Session:
             msg = f"adapter_ids is {list(adapter_ids)!r}, the batch has {count} row(s)"
             raise UsageError(msg, hint="Give an adapter for each row; None is the base.")
         ids = np.array([self._row(each) for each in adapter_ids], np.int64)
-        return self._graphs.shared("batched").run({**arrays, ADAPTER_IDS: ids})
+        return self._graphs.shared(BATCHED).run({**arrays, ADAPTER_IDS: ids})
 
     def _row(self, adapter: int | str | None) -> int:
         """Return the row of an adapter in the stacks."""
-        manifest = self._graphs.manifest
-        rows = {name: each.row.row for name, each in manifest.adapters.items() if each.row}
+        rows = self._rows
         row = rows.get(adapter, -1) if isinstance(adapter, str) else adapter or 0
-        missing = manifest.graphs["base"].missing
+        missing = self._graphs.manifest.graphs["base"].missing
         if row not in rows.values() and (row != 0 or missing):
             what = f"the base has no {missing[0]!r}" if row == 0 else f"there is no row {adapter!r}"
             known = ", ".join(f"{name} ({each})" for name, each in sorted(rows.items())) or "none"

@@ -38,8 +38,7 @@ def judge_batched(
         rows: The verdict on each adapter.
         seed: Seeds the inputs.
     """
-    numbers = {name: each.row.row for name, each in manifest.adapters.items() if each.row}
-    chosen = list(numbers.items())[: _MOST - 1]
+    chosen = list(manifest.rows.items())[: _MOST - 1]
     record = manifest.graphs[BATCHED]
     if not record.missing:
         chosen.insert(0, ("base", 0))

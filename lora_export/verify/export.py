@@ -13,13 +13,13 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
 from lora_export.exports.extend import parameters_of
-from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_width
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.exports.stacks import BATCHED
 from lora_export.graph import tasks
 from lora_export.graph.batched import ADAPTER_IDS
+from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort import OrtRunner
-from lora_export.runtime.rows import RowRunner
 from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset
 from lora_export.verify.feeding import feeding_of
@@ -90,31 +90,13 @@ def verify_export(
 
 def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
     record = manifest.graphs[name]
-    if record.mode == SWAPPABLE:
-        packs = {
-            each: _verify_graph(root, manifest, record, each, evidence)
-            for each in manifest.adapters
-        }
-        return judge_swapping(root, manifest, packs, seed=evidence.seed)
-    if record.mode == BATCHED:
-        rows = {
-            each: _verify_graph(root, manifest, record, each, evidence)
-            for each in manifest.adapters
-        }
-        return judge_batched(root, manifest, rows, seed=evidence.seed)
-    return _verify_graph(root, manifest, record, name, evidence)
-
-
-def _opened(
-    root: Path, manifest: Manifest, record: GraphRecord, name: str
-) -> OrtRunner | RowRunner:
-    """Open a graph, with the adapter called `name` where adapters share it."""
-    path = resolve_inside(root, record.onnx)
-    if record.mode == SWAPPABLE:
-        return OrtRunner(path, adapter=read_pack(root, manifest, name))
-    if record.mode == BATCHED and (row := manifest.adapters[name].row) is not None:
-        return RowRunner(OrtRunner(path), row.row, width_of(root, manifest, row.row))
-    return OrtRunner(path)
+    judge = {SWAPPABLE: judge_swapping, BATCHED: judge_batched}.get(record.mode)
+    if judge is None:
+        return _verify_graph(root, manifest, record, name, evidence)
+    adapters = {
+        each: _verify_graph(root, manifest, record, each, evidence) for each in manifest.adapters
+    }
+    return judge(root, manifest, adapters, seed=evidence.seed)
 
 
 def _verify_graph(
@@ -126,7 +108,6 @@ def _verify_graph(
     if record.missing and not shared:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)
-    open_runner = partial(_opened, root, manifest, record, name)
     record = manifest.graphs["base"] if record.mode == BATCHED else record  # the same interface
     if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
         own = manifest.adapters.get(name)
@@ -136,7 +117,8 @@ def _verify_graph(
         golden = read_golden(resolve_inside(root, kept.golden))
         return against_golden(
             root, record, manifest, task, golden,
-            allow_no_effect=evidence.allow_no_effect, open_runner=open_runner,
+            allow_no_effect=evidence.allow_no_effect,
+            open_runner=partial(open_runner, root, manifest, name),
         )  # fmt: skip
     if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
         msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
@@ -152,7 +134,7 @@ def _verify_graph(
         seed=evidence.seed,
         allow_no_effect=evidence.allow_no_effect,
         dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),
-        open_runner=open_runner,
+        open_runner=partial(open_runner, root, manifest, name),
     )
 
 
@@ -258,8 +240,8 @@ def _measure_one(
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     feeds = dict(case.feeds)
     if records[1].mode == BATCHED:
-        rows = [0, *(each.row.row for each in manifest.adapters.values() if each.row)]
-        feeds[ADAPTER_IDS] = np.resize(np.array(rows, np.int64), len(case.mask))
+        rows = np.array([0, *manifest.rows.values()], np.int64)
+        feeds[ADAPTER_IDS] = np.resize(rows, len(case.mask))
     base_ms, merged_ms = measure_pair(
         lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
     )

@@ -31,7 +31,7 @@ from lora_export.verify.inputs import (
     valid_rows,
 )
 from lora_export.verify.metrics import compare, relative_l2
-from lora_export.verify.running import opened
+from lora_export.verify.running import TwoGraphs, opened
 from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from lora_export.graph.tasks import Task
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
-    from lora_export.verify.running import Running
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
@@ -147,7 +146,7 @@ def against_reference(
         predicted = predict(dataset, graph.run)
         row["dataset"] = score(dataset, predicted, expected.predictions, tolerance=row["tolerance"])
         verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
-    if expected.hidden:
+    if isinstance(graph, TwoGraphs):
         verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
     if expected.greedy is not None:
         decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
@@ -259,7 +258,7 @@ def _judge(
 def _with_encoder(
     verdict: Verdict,
     row: dict[str, Any],
-    graph: Running,
+    graph: TwoGraphs,
     cases: Sequence[Case],
     expected: Sequence[Array],
 ) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -21,57 +21,50 @@ if TYPE_CHECKING:
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
 
-__all__ = ["Running", "opened"]
+__all__ = ["OneGraph", "TwoGraphs", "opened"]
 
 Array = npt.NDArray[Any]
 
 
-class Running(Protocol):
-    """Something that computes a task's output."""
-
-    def run(self, feeds: Mapping[str, Array]) -> Array:
-        """Return the output as the reference gives it; a decoder is run in pieces."""
-
-    def encoder_output(self, feeds: Mapping[str, Array]) -> Array:
-        """Return the encoder's output ``[batch, length, width]``; that of two graphs only."""
-
-    def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
-        """Return a decoder for the rows of `feeds`, its cache empty."""
-
-
 @dataclass(frozen=True)
-class _OneGraph:
+class OneGraph:
+    """A graph of its own, or one that adapters share."""
+
     runner: OrtRunner | RowRunner
     task: Task
     outputs: Sequence[str]
     last: bool
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the output as the reference gives it; a decoder is run in pieces."""
         if self.task.causal:
             return run_in_pieces(self.runner, feeds, self.outputs[0], last=self.last)
         fields = self.runner.run(feeds)
         names = zip(self.task.outputs, self.outputs, strict=True)
         return self.task.result({name: fields[own] for name, own in names})
 
-    def encoder_output(self, feeds: Mapping[str, Array]) -> Array:
-        raise NotImplementedError
-
     def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
+        """Return a decoder for the rows of `feeds`, its cache empty."""
         del feeds
         return OrtDecoder(self.runner)
 
 
 @dataclass(frozen=True)
-class _TwoGraphs:
+class TwoGraphs:
+    """An encoder and a decoder."""
+
     pair: OrtEncoderDecoder
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the output as the reference gives it; a decoder is run in pieces."""
         return decode_in_pieces(self.decoder(feeds), feeds[DECODER_IDS])
 
     def encoder_output(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the encoder's output, ``[batch, length, width]``."""
         return self.pair.encode(feeds)[1]
 
     def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
+        """Return a decoder for the rows of `feeds`, its cache empty."""
         return self.pair.encode(feeds)[0]
 
 
@@ -83,7 +76,7 @@ def opened(
     *,
     outputs: Sequence[str],
     last: bool,
-) -> Running:
+) -> OneGraph | TwoGraphs:
     """Open the graph of a record.
 
     Args:
@@ -95,5 +88,5 @@ def opened(
         last: Whether a decoder returns the logits of the last position only.
     """
     if record.encoder is not None:
-        return _TwoGraphs(OrtEncoderDecoder(root, record))
-    return _OneGraph(open_runner(), task, outputs, last)
+        return TwoGraphs(OrtEncoderDecoder(root, record))
+    return OneGraph(open_runner(), task, outputs, last)

@@ -15,11 +15,11 @@ from lora_export.base.manifest import read_manifest
 from lora_export.exports import stacks
 from lora_export.maintenance import add, remove, verify
 from lora_export.pipeline import merge_and_build
-from lora_export.recipe import AdapterSpec, make_recipe
+from lora_export.recipe import make_recipe
 from lora_export.runtime import open_export
 from tests.cli.exports import peft_model, run_graph, run_torch
 from tests.cli.running import HEAVY, call, command
-from tests.helpers.builds import build, file_hashes
+from tests.helpers.builds import build, file_hashes, spec
 from tests.helpers.models import save_tiny_tokenizer
 
 TASK = "text-classification"
@@ -35,10 +35,6 @@ def feeds_of(rows: int, *, kind: str = "roberta", length: int = 7) -> dict[str, 
     if kind == "bert":
         feeds["token_type_ids"] = np.zeros_like(ids)
     return feeds
-
-
-def spec(name: str, source: Path) -> AdapterSpec:
-    return AdapterSpec(name=name, source=str(source))
 
 
 def by_onnxruntime(root: Path, feeds: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
@@ -178,6 +174,11 @@ def test_a_base_without_the_head_is_no_row(tiny, tmp_path):
         session.run(feeds_of(2), adapter_ids=["two", "three"])
         with pytest.raises(UsageError, match="the base has no 'classifier"):
             session.run(feeds_of(2), adapter_ids=["two", None])
+    remove(outcome.output, "two")
+    remove(outcome.output, "three")
+    manifest = read_manifest(outcome.output)
+    assert manifest.graphs["batched"].weights == manifest.graphs["base"].weights
+    assert verify(outcome.output).exit_code() == 0
 
 
 def test_adapters_come_and_go_and_the_others_keep_their_rows(root, tiny, base, adapters, expected):

@@ -21,7 +21,7 @@ from lora_export.recipe import AdapterSpec, make_recipe
 from lora_export.runtime import open_export
 from tests.cli.exports import manifest_of, peft_model, run_graph, run_torch
 from tests.cli.running import HEAVY, call, command
-from tests.helpers.builds import build, file_hashes
+from tests.helpers.builds import build, file_hashes, spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,10 +30,6 @@ TASK = "text-classification"
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 IDS = np.random.default_rng(3).integers(3, 200, (2, 7))
 FEEDS = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
-
-
-def spec(name: str, source: Path) -> AdapterSpec:
-    return AdapterSpec(name=name, source=str(source))
 
 
 def with_active_adapter(root: Path, name: str, feeds: Mapping[str, Any] = FEEDS) -> np.ndarray:

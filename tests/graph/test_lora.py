@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.graph.lora import LORA_SCALE, Slots, optional_inputs, with_lora
+from lora_export.graph.uses import sizes_of
 
 VOCABULARY, WIDTH, OUT, LABELS = 11, 6, 5, 3
 Array = npt.NDArray[Any]
@@ -181,3 +182,11 @@ def test_what_cannot_be_swapped_is_named(parameter: Parameter) -> None:
 def test_a_parameter_that_the_graph_lacks_is_named() -> None:
     with pytest.raises(ExportDirectoryError, match=r"other\.weight"):
         with_lora(_graph(), Slots((Parameter("other.weight", (2, 2), "float32", "Linear"),)))
+
+
+def test_a_kernel_has_no_sizes_of_a_matrix() -> None:
+    kernel = Parameter("patches.weight", (8, 3, 2, 2), "float32", "Conv2d")
+    with pytest.raises(UnsupportedError, match=r"patches\.weight.*not the matrix"):
+        sizes_of(kernel)
+    assert sizes_of(LINEAR) == (WIDTH, OUT)
+    assert sizes_of(TABLE) == (VOCABULARY, WIDTH)

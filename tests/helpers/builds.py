@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from lora_export.base.manifest import read_manifest
 from lora_export.pipeline import merge_and_build
-from lora_export.recipe import make_recipe
+from lora_export.recipe import AdapterSpec, make_recipe
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from lora_export.steps import Outcome
 
-__all__ = ["build", "file_hashes", "merged_by_peft", "model_values", "read_graph"]
+__all__ = ["build", "file_hashes", "merged_by_peft", "model_values", "read_graph", "spec"]
+
+
+def spec(name: str, source: Path) -> AdapterSpec:
+    """Return an adapter as `add` is told of it."""
+    return AdapterSpec(name=name, source=str(source))
 
 
 def build(

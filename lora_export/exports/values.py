@@ -1,0 +1,117 @@
+"""What an adapter is apart from a merged graph: A, s·B, DoRA's factors, heads and biases as values.
+
+Adapters of a swappable graph are packs of these values, those of a batched graph rows of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lora_export.adapters.delta import Factors, factors_of, read_finite
+from lora_export.base.dtypes import to_float32
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    UnsupportedError,
+)
+from lora_export.base.tensors import MemoryTensor, iter_blocks
+from lora_export.exports.create import BASE_WEIGHTS
+from lora_export.graph.lora import (
+    input_a,
+    input_b,
+    input_magnitude,
+)
+from lora_export.weights.stream import merged_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from lora_export.adapters.canonical import LowRank
+    from lora_export.adapters.resolve import Resolved, Update
+    from lora_export.base.manifest import (
+        Manifest,
+    )
+    from lora_export.base.parameters import Parameter
+    from lora_export.base.tensors import Tensor
+
+    WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
+
+__all__ = ["origin_of", "refuse_unswappable", "values_of"]
+
+
+def refuse_unswappable(update: Update) -> None:
+    """Raise `UnsupportedError` for what adapters of one graph cannot differ in."""
+    kinds = {
+        "replaces rows of": update.rows is not None,
+        "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
+        "saves and then scales (DoRA)": update.saved is not None
+        and update.low_rank is not None
+        and update.low_rank.magnitude is not None,
+    }
+    for kind, found in kinds.items():
+        if found:
+            msg = f"an adapter {kind} {update.parameter.name!r}, which adapters of one graph cannot"
+            raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
+
+
+def values_of(update: Update, base: Tensor | None) -> dict[str, Callable[[], npt.NDArray[Any]]]:
+    """Return what computes the value of each input that an update sets, low-rank ones in float32.
+
+    Args:
+        update: What an adapter does to one parameter.
+        base: The base's value, as the export stores it.
+    """
+    parameter, low_rank = update.parameter, update.low_rank
+    name = parameter.name
+    found: dict[str, Callable[[], npt.NDArray[Any]]] = {}
+    if update.saved is not None or update.added is not None:
+        whole = merged_entry(replace(update, low_rank=None), base, base_is_stored=True)
+        found[name] = lambda: np.concatenate([np.atleast_1d(each) for each in whole.blocks()])
+    if low_rank is not None:
+        scale = np.float32(low_rank.scale)
+        found[input_a(name)] = lambda: read_finite(low_rank.a).T
+        found[input_b(name)] = lambda: read_finite(low_rank.b).T * scale
+        if low_rank.magnitude is not None:
+            found[input_magnitude(name)] = lambda: _magnitude(low_rank, parameter, base)
+    return found
+
+
+def _magnitude(
+    low_rank: LowRank, parameter: Parameter, base: Tensor | None
+) -> npt.NDArray[np.float32]:
+    """Return ``m / ‖W0 + s·B A‖``, one number per output (arXiv 2402.09353, equation 5)."""
+    if base is None or low_rank.magnitude is None:
+        msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
+        raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
+    factors = factors_of(low_rank, parameter, transposed=parameter.transposed)
+    assert isinstance(factors, Factors)  # noqa: S101  (see `refuse_unswappable`)
+    lengths = factors.lengths(_rows(base))
+    return (read_finite(low_rank.magnitude).reshape(-1) / lengths).astype(np.float32)
+
+
+def _rows(tensor: Tensor) -> Iterator[tuple[npt.NDArray[np.float32], int]]:
+    """Yield a stored matrix in blocks of rows, in float32, each with the index of its first row."""
+    row_bytes = tensor.shape[1] * tensor.dtype.itemsize_bytes
+    step = max(1, (1 << 24) // row_bytes)
+    for index, block in enumerate(iter_blocks(tensor, step * row_bytes)):
+        rows = np.frombuffer(block, tensor.dtype.numpy).reshape(-1, tensor.shape[1])
+        yield to_float32(rows), index * step
+
+
+def origin_of(manifest: Manifest, resolved: Resolved) -> str:
+    """Return whose values an adapter's depend on: the checkpoint's, or cast ones of the export."""
+    cast_names = {
+        use.initializer for uses in manifest.parameters.values() for use in uses
+        if "cast" in use.transform
+    }  # fmt: skip
+    dependent = any(
+        update.parameter.name in cast_names
+        and (update.added or (update.low_rank and update.low_rank.magnitude))
+        for update in resolved.updates
+    )
+    return "export" if dependent else "checkpoint"

@@ -1,0 +1,38 @@
+"""The graph of the base or of an adapter, opened, however the export holds its adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.base.files import resolve_inside
+from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.rows import RowRunner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.base.manifest import Manifest
+
+__all__ = ["open_runner"]
+
+
+def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner | RowRunner:
+    """Open what computes the base or an adapter: a graph of its own, or one that adapters share.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        name: ``base``, or the adapter's name.
+
+    Raises:
+        LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
+    """
+    if (row := manifest.rows.get(name)) is not None:
+        runner = OrtRunner(resolve_inside(root, manifest.graphs[BATCHED].onnx))
+        return RowRunner(runner, row, width_of(root, manifest, row))
+    if name in manifest.graphs:
+        return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
+    pack = read_pack(root, manifest, name)
+    return OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx), adapter=pack)
