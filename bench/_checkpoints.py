@@ -193,6 +193,13 @@ _LLAMA_7B: Final = {  # Llama-2-7B's
     "num_key_value_heads": 32,
     "max_position_embeddings": 4096,
 }
+_LLAMA_110M: Final = {  # as _random_model.py's
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+}
 _NARROW_ROBERTA: Final = {"vocab_size": 600, "hidden_size": 48, "intermediate_size": 96}
 _NARROW_LLAMA: Final = {"vocab_size": 600, "hidden_size": 128, "intermediate_size": 256}
 _QUERY_VALUE: Final = ("query", "value")
@@ -206,15 +213,16 @@ def _roberta(changes: dict[str, Any]) -> Model:
     return Model(config, "float32", _roberta_tensors, _roberta_adapted, 8, "SEQ_CLS", _QUERY_VALUE)
 
 
-def _llama(changes: dict[str, Any]) -> Model:
-    config = {**_LLAMA_CONFIG, **changes}
-    return Model(config, "float16", _llama_tensors, _llama_adapted, 16, "CAUSAL_LM", _ALL_LINEAR)
+def _llama(changes: dict[str, Any], dtype: str = "float16") -> Model:
+    config = {**_LLAMA_CONFIG, **changes, "torch_dtype": dtype}
+    return Model(config, dtype, _llama_tensors, _llama_adapted, 16, "CAUSAL_LM", _ALL_LINEAR)
 
 
 MODELS: Final[dict[str, Model]] = {
     "roberta-base": _roberta({}),
     "roberta-narrow": _roberta(_NARROW_ROBERTA),  # all 12 layers, hardly any weights
     "llama-1b": _llama({}),
+    "llama-110m": _llama(_LLAMA_110M, "float32"),
     "llama-narrow": _llama(_NARROW_LLAMA),  # all 22 layers, hardly any weights
     "llama-7b": _llama(_LLAMA_7B),
     "llama-7b-short": _llama({**_LLAMA_7B, "num_hidden_layers": 2}),  # full width, 1.3 GB
