@@ -25,6 +25,7 @@ CLAIMS: Final = (
     "merge_at_load",
     "switching",
     "modes",
+    "swappable_decoder",
 )
 BENCH: Final = Path(__file__).resolve().parent
 
