@@ -1,7 +1,7 @@
 """What `merge_at_load.py` and `switching.py` measure within one process; prints JSON.
 
 Usage: _serving.py merge-at-load EXPORT ADAPTER REPETITIONS | switching EXPORT ADAPTER ROUNDS |
-    swappable EXPORT ROUNDS LENGTH [PAST] | batched EXPORT ROUNDS
+    swappable EXPORT ROUNDS LENGTH [PAST] | batched EXPORT ROUNDS | overhead EXPORT ROUNDS
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ SHAPE = (1, 128)
 ADAPTERS = 100
 RUN_ROUNDS = 60
 LENGTHS = (1, 2, 4, 8, 16)
+BATCHES = (1, 4, 16)
+OVERHEAD_LENGTH = 16
 WARM_UP = 2
 
 
@@ -258,6 +260,25 @@ def batched(export: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
+def overhead(export: Path, rounds: int) -> dict[str, Any]:
+    """Return what rows of different adapters cost over rows of the base, by batch size."""
+    found: dict[str, Any] = {}
+    with open_export(export) as session:
+        names = list(session.adapters)
+        for batch in BATCHES:
+            rows = [names[at % len(names)] for at in range(batch)]
+            feeds = feeds_for(session, batch, OVERHEAD_LENGTH, 0)
+            times = interleaved(
+                {
+                    "base": lambda feeds=feeds: session.run(feeds),
+                    "batched": lambda feeds=feeds, rows=rows: session.run(feeds, adapter_ids=rows),
+                },
+                rounds,
+            )
+            found[str(batch)] = bootstrap_ratio(times["base"], times["batched"], seed=0)
+    return found
+
+
 def main() -> None:
     what, export, *rest = sys.argv[1:]
     if what == "merge-at-load":
@@ -266,6 +287,8 @@ def main() -> None:
         found = switching(Path(export), Path(rest[0]), int(rest[1]))
     elif what == "swappable":
         found = swappable(Path(export), *map(int, rest))
+    elif what == "overhead":
+        found = overhead(Path(export), int(rest[0]))
     else:
         found = batched(Path(export), int(rest[0]))
     print(json.dumps(found))

@@ -26,6 +26,7 @@ CLAIMS: Final = (
     "switching",
     "modes",
     "swappable_decoder",
+    "batched_overhead",
 )
 BENCH: Final = Path(__file__).resolve().parent
 
