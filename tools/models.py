@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
+from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
@@ -40,7 +41,7 @@ from lora_export.verify.running import opened
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.graph.signature import Signature
     from lora_export.graph.template import GraphTemplate
@@ -53,6 +54,8 @@ PAGE: Final = ROOT / "docs" / "models.md"
 DATA: Final = ROOT / "docs" / "models.json"
 
 OPSET: Final = 18
+NEW_OPSET: Final = 24
+OPERATORS: Final = ("Attention", "RMSNormalization", "RotaryEmbedding", "Gelu")
 LABELS: Final = 3
 SHAPES: Final = ((1, 1), (1, 8), (3, 12), (2, 40), (4, 17), (1, 80))
 TOLERANCE: Final = 1e-5
@@ -76,6 +79,7 @@ class Row:
         relative_l2: The largest error over all inputs, against torch.
         refused: Why there is no graph.
         renamed: Whether checkpoints on the hub have other names than the model's parameters.
+        operators: How many nodes of newer opsets stand for a whole norm, rotation or attention.
     """
 
     family: str
@@ -87,6 +91,7 @@ class Row:
     relative_l2: float | None = None
     refused: str = ""
     renamed: bool = False
+    operators: Mapping[str, int] = field(default_factory=dict)
 
 
 def twin(family: Family, task: tasks.Task) -> Any:
@@ -100,32 +105,34 @@ def twin(family: Family, task: tasks.Task) -> Any:
     return model.float().eval()
 
 
-def export_row(family: Family, task_name: str) -> Row:
+def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
     """Export one family for one task, and compare the graph with torch."""
     try:
         task = tasks.by_name(task_name)
         config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
         labels = LABELS if task.label_parameters else None
         template = export_graph(
-            config, task, dtype="float32", opset=OPSET, labels_count=labels, use_cache=False
+            config, task, dtype="float32", opset=opset, labels_count=labels, use_cache=False
         )
     except UnsupportedError as error:
-        return Row(family.name, task_name, refused=error.message)
+        return Row(family.name, task_name, opset=opset, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
     graphs = [onnx.load_model_from_string(each) for each in files]
     with tempfile.TemporaryDirectory() as folder:
         model = twin(family, task)
         graph, signature = _open(template, model, Path(folder), task)
         worst = compare(graph, model, signature, task)
+    types = [node.op_type for each in graphs for node in each.graph.node]
     return Row(
         family.name,
         task_name,
         template.model_class,
-        sum(len(each.graph.node) for each in graphs),
+        len(types),
         template.opset,
         any(value.name.startswith(PAST) for value in graphs[0].graph.input),
         worst,
         renamed=renamed(model),
+        operators={name: types.count(name) for name in OPERATORS},
     )
 
 
@@ -146,7 +153,7 @@ def compare(
     per_token = "sequence" in task.output_axes
     worst, references = 0.0, []
     for case in cases:
-        feeds = {n: torch.from_numpy(v) for n, v in case.feeds.items() if not n.startswith(PAST)}
+        feeds = {n: torch.from_numpy(v) for n, v in without_cache(case.feeds).items()}
         with torch.inference_mode():
             output = model(**feeds)
         reference = task.result({name: output[name].numpy() for name in task.outputs})

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
+from lora_export.graph.signature import WRITE_INDICES
+from lora_export.runtime.feeds import on_static_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,6 +125,8 @@ def _make_case(
         "token_type_ids": types * mask,
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
     }
+    if WRITE_INDICES in signature.input_names:
+        known = on_static_cache(known, written=0, length=_cache_length(signature))
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
@@ -139,8 +143,21 @@ def _make_case(
     return Case(feeds, positions.astype(bool))
 
 
+def _cache_length(signature: Signature) -> int:
+    """Return the positions of a static cache."""
+    mask = next(each for each in signature.inputs if each.name == "attention_mask")
+    length = mask.axes[1]
+    if not isinstance(length, int):
+        msg = f"the graph takes {WRITE_INDICES}, but its cache has no fixed length"
+        raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
+    return length
+
+
 def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
-    """Return normally distributed values for an input of numbers: pixels, features, no past."""
+    """Return normally distributed values for an input of numbers: pixels, features, no past.
+
+    A static cache is full of them too: what is not written yet must not be seen.
+    """
     dtype = by_name(given.dtype)
     strange = next((a for a in given.axes if isinstance(a, str) and a not in sizes), None)
     if strange is not None or not dtype.floating:

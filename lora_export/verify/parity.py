@@ -129,7 +129,9 @@ def against_reference(
     expected = _run_reference(
         reference, task, cases, dataset,
         has_adapter=adapter is not None, last=last,
-        steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
+        steps=_greedy_steps(checkpoint.config, cases, manifest.base.cache_length)
+        if manifest.base.cache
+        else 0,
     )  # fmt: skip
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
     actual = [graph.run(case.feeds) for case in cases]
@@ -289,7 +291,9 @@ def _lowered(
     return verdict
 
 
-def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case]) -> int:
-    """Return how many tokens are compared, where the model's positions may end."""
+def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case], room: int | None) -> int:
+    """Return how many tokens are compared, where positions or those of a static cache may end."""
     _, length = cases[_GREEDY_CASE].mask.shape
-    return max(0, min(_GREEDY_STEPS, longest_text(config) - int(length)))
+    longest = longest_text(config)
+    longest = longest if room is None else min(longest, room)
+    return max(0, min(_GREEDY_STEPS, longest - int(length)))
