@@ -128,7 +128,8 @@ def _scores(value: ir.Value | None) -> _Scores | None:
     for inner, bias in _operands(value, "Add"):
         found = _scores(inner)
         if found is not None:
-            return replace(found, biases=(*found.biases, bias))
+            nothing = scalar(bias) == 0.0
+            return found if nothing else replace(found, biases=(*found.biases, bias))
     return None
 
 
@@ -229,7 +230,7 @@ def _mask(
     nodes: list[ir.Node] = []
     for each in rest:
         nodes.append(ir.node("Add", [value, each]))
-        nodes[-1].name = nodes[-1].outputs[0].name = f"{each.name}.biased"
+        nodes[-1].name = nodes[-1].outputs[0].name = f"{value.name}.{each.name}"
         (value,) = nodes[-1].outputs
     if narrow:
         nodes += _for_each_query(graph, value, scores.q)

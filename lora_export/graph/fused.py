@@ -210,7 +210,8 @@ def _half_table(
         return None
     if shape[-1] != rows[-1] or shape[-1] % _HALVES:
         return None
-    made = _repeated(half, [step for step in reversed(steps) if step.op_type != "Unsqueeze"])
+    steps = [step for step in reversed(steps) if step.op_type != "Unsqueeze"]
+    made = _repeated(half, steps, f"{table.name}.half")
     if shape[0] != rows[0]:
         made += _for_each_row(graph, made[-1].outputs[0], x)
     graph.insert_before(before, made)
@@ -234,16 +235,16 @@ def _place_of_values(step: ir.Node | None) -> int | None:
     return 0
 
 
-def _repeated(half: ir.Value, steps: list[ir.Node]) -> list[ir.Node]:
+def _repeated(half: ir.Value, steps: list[ir.Node], stem: str) -> list[ir.Node]:
     """Return copies of `steps`, one after another, the first on `half`."""
     made: list[ir.Node] = []
     value = half
-    for step in steps:
+    for number, step in enumerate(steps):
         place = _place_of_values(step)
         inputs = [value if at == place else each for at, each in enumerate(step.inputs)]
         copy = ir.node(step.op_type, inputs, dict(step.attributes))
         (value,) = copy.outputs
-        value.name = copy.name = f"{step.outputs[0].name}.half"
+        value.name = copy.name = f"{stem}{number or ''}"
         value.type = step.outputs[0].type
         made.append(copy)
     return made

@@ -8,7 +8,8 @@ symbolic axis, and tracing has left the axes beside every value.
     3. ``x · Reciprocal(Sqrt(v))``      →  ``x / Sqrt(v)``, which runtimes know as an RMS norm
     4. ``x · (0.5 · (1 + Erf(x/√2)))``  →  ``(x · (1 + Erf(x/√2))) · 0.5``, and ``Gelu`` from 20
     5. ``0.5x · (1 + Tanh(...))``       →  ``Gelu(approximate="tanh")`` from opset 20
-    6. ``Concat(-x₂, x₁) · sin``        →  ``Concat(x₂, x₁) · (±sin)``, halves by one ``Split``
+    6. ``x + 0``                        →  ``x``, where nothing masks
+    7. ``Concat(-x₂, x₁) · sin``        →  ``Concat(x₂, x₁) · (±sin)``, halves by one ``Split``
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def rewrite(model: ir.Model) -> None:
     table: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
         "Reshape": _fix_reshape,
         "Mul": _divide_by_root,
+        "Add": _add_nothing,
     }
     for node in list(model.graph):
         if node.op_type in table:
@@ -135,6 +137,19 @@ def _divide_by_root(graph: ir.Graph, node: ir.Node) -> None:
             return
 
 
+def _add_nothing(graph: ir.Graph, node: ir.Node) -> None:
+    """Case 6, for a sum that has the shape of x."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        before, after = known(x), known(node.outputs[0])
+        if x is None or before is None or after is None or len(before) != len(after):
+            continue
+        if scalar(other) == 0.0 and all(map(same_axis, before, after)):
+            if not node.outputs[0].is_graph_output():
+                ir.convenience.replace_all_uses_with(node.outputs[0], x)
+                graph.remove(node, safe=True)
+            return
+
+
 def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     """Cases 4 and 5: whether `node` was the last product of a GELU, now rewritten."""
     for x, factor in (node.inputs, node.inputs[::-1]):
@@ -178,7 +193,7 @@ def _is_tanh_sum(value: ir.Value, x: ir.Value) -> bool:
 
 
 def _sign_the_table(graph: ir.Graph, node: ir.Node, signed: dict[ir.Value, ir.Value]) -> None:
-    """Case 6: the sign of a rotation moves from every layer's values into the one table."""
+    """Case 7: the sign of a rotation moves from every layer's values into the one table."""
     for rotated, sin in (node.inputs, node.inputs[::-1]):
         concat = made_by(rotated, "Concat")
         x = rotation_of(concat) if concat is not None else None

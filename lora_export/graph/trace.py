@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
+from lora_export.graph.alibi import float32_alibi
 from lora_export.graph.conversions import conversions_of
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.encoder_decoder import component_of
@@ -120,6 +121,7 @@ def trace(
             _quiet(),
             _fewer_collections(),
             plain_masks(),
+            float32_alibi(),
             traceable_experts(),
             only_needed_decompositions(),
             promotion_from_known_values(),
@@ -259,7 +261,7 @@ def _build(
 
 
 def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
-    """Refuse a model that computes in bfloat16 whatever its parameters are (Falcon with ALiBi)."""
+    """Refuse a model that computes in bfloat16 whatever its parameters are."""
     if dtype == "bfloat16":
         return
     for node in graph.graph.all_nodes():

@@ -50,6 +50,15 @@ def test_a_shape_that_does_not_follow_from_the_axes_stays_computed(before, after
     check(sketch.build(y), ["Shape", "Shape", "Concat", "Reshape"], x=(2, 0, WIDTH))
 
 
+@pytest.mark.parametrize(("number", "kept"), [(0.0, False), (0.5, True)])
+def test_what_adds_nothing_disappears(number, kept) -> None:
+    sketch = Sketch(x=["b", "s", WIDTH])
+    x = sketch.values["x"]
+    y = sketch.add("Add", floats([[[number]]]), x, axes=["b", "s", WIDTH])
+    model = sketch.build(sketch.add("Relu", y))
+    check(model, ["Add", "Relu"] if kept else ["Relu"], x=(2, 3, WIDTH))
+
+
 def affine(sketch, x, axes, **attributes):
     """Return what ``addmm`` of `x` as rows becomes, unflattened."""
     random = np.random.default_rng(1)
