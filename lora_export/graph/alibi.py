@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,10 @@ def float32_alibi() -> Iterator[None]:
             if dtype == torch.bfloat16:
                 result: torch.Tensor = original(mask, heads, dtype)
                 return result
-            one = torch.ones((1, 2), dtype=torch.int64)  # at position 1, the bias is the slope
-            slopes = original(one, heads, torch.float32)[:, 0, 1]
+            with _disable_current_modes():  # a constant, not part of the trace
+                one = torch.ones((1, 2), dtype=torch.int64)  # at position 1, the bias is the slope
+                values = original(one, heads, torch.float32)[:, 0, 1].tolist()
+            slopes = torch.tensor(values, dtype=torch.float32)
             batch, length = mask.shape
             positions = ((mask.cumsum(dim=-1) - 1) * mask)[:, None, :]
             biases = _rounded(slopes[:, None] * _rounded(positions.to(torch.float32)))
