@@ -4,13 +4,15 @@ The weights are random and written to a file of their own beside the graph, as a
 ONNX Runtime and torch then see the same inputs, of batches and lengths other than the traced ones,
 padded on the side that the task pads; positions of padding are left out of the comparison.
 
-Usage: python -m tools.models [NAME ...]
+Usage: python -m tools.models [--opset N] [NAME ...]
 
-With names, only those families are exported anew, and the other rows stay as they are.
+With names, only those families are exported anew, and the other rows stay as they are. With another
+opset than the page's, what comes out is printed and not written.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -54,7 +56,6 @@ PAGE: Final = ROOT / "docs" / "models.md"
 DATA: Final = ROOT / "docs" / "models.json"
 
 OPSET: Final = 18
-NEW_OPSET: Final = 24
 OPERATORS: Final = ("Attention", "RMSNormalization", "RotaryEmbedding", "Gelu")
 LABELS: Final = 3
 SHAPES: Final = ((1, 1), (1, 8), (3, 12), (2, 40), (4, 17), (1, 80))
@@ -115,7 +116,7 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
             config, task, dtype="float32", opset=opset, labels_count=labels, use_cache=False
         )
     except UnsupportedError as error:
-        return Row(family.name, task_name, opset=opset, refused=error.message)
+        return Row(family.name, task_name, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
     graphs = [onnx.load_model_from_string(each) for each in files]
     with tempfile.TemporaryDirectory() as folder:
@@ -242,17 +243,24 @@ def page(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(names: Sequence[str]) -> None:
-    """Export the families called `names`, or all of them, and write the page."""
+def main(words: Sequence[str]) -> None:
+    """Export the families that are named, or all of them; write the page, or print its rows."""
+    parser = argparse.ArgumentParser(prog="python -m tools.models")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--opset", type=int, default=OPSET)
+    options = parser.parse_args(words)
+    names, opset = options.names, options.opset
     unknown = sorted(set(names) - {family.name for family in FAMILIES})
     if unknown:
         sys.exit(f"unknown family {unknown[0]!r}; known: {', '.join(f.name for f in FAMILIES)}")
     wanted = [(family, task) for family in FAMILIES for task in family.tasks]
     for family, task in wanted:
         if not names or family.name in names:
-            row = export_row(family, task)
-            said = row.refused or f"{row.nodes} nodes, {row.relative_l2:.1e}"
+            row = export_row(family, task, opset)
+            said = row.refused or f"{row.nodes} nodes, {row.relative_l2:.1e}, {row.operators}"
             print(f"{family.name}, {task}: {said}", flush=True)
+            if opset != OPSET:
+                continue
             rows = {**_stored(), (row.family, row.task): row}
             kept = [rows[f.name, t] for f, t in wanted if (f.name, t) in rows]
             DATA.write_text(json.dumps([asdict(each) for each in kept], indent=1) + "\n")
