@@ -43,8 +43,9 @@ SINCE: Final[dict[str, int]] = {
 }
 """The first opset with an operator, as the graph may use it.
 
-A capped attention waits for 24: in the first texts of 23 the mask came before the cap, which makes
-every masked position visible, and ONNX Runtime up to 1.26 computes that.
+A capped attention waits for 24: the standard had the mask before the cap until it was corrected
+(onnx 7867), which makes masked positions visible, and runtimes made for 23 compute that
+(onnxruntime 28379).
 """
 
 _HALVES: Final = 2
