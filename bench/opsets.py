@@ -61,12 +61,7 @@ def main() -> None:
         rows: dict[str, dict[str, Any]] = {}
         for model in MODELS:
             rows |= measure(session, model, short=options.short)
-        measured = {
-            name: {
-                side: _measure.summarise(values) for side, values in row.pop("samples_ms").items()
-            }
-            for name, row in rows.items()
-        }
+        measured = _measure.pop_samples(rows)
         targets = [
             _measure.Target(
                 f"{name}: largest difference of outputs", "at most", AGREEMENT,

@@ -5,7 +5,7 @@ Which inputs there are, their dtypes and axes, is read from the graph; the confi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
-from lora_export.graph.signature import WRITE_INDICES
+from lora_export.graph.signature import PAST, WRITE_INDICES
 from lora_export.runtime.feeds import on_static_cache
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [
     "longest_text",
     "make_cases",
     "valid_rows",
+    "with_buffers",
 ]
 
 Array = npt.NDArray[Any]
@@ -136,11 +137,12 @@ def _make_case(
         if each.name in known
         else _numbers(random, each, sizes)
         for each in signature.inputs
+        if not each.name.startswith(PAST)
     }
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
     if DECODER_IDS in feeds:
         positions = np.ones_like(feeds[DECODER_IDS])
-    return Case(feeds, positions.astype(bool))
+    return with_buffers(Case(feeds, positions.astype(bool)), signature)
 
 
 def _cache_length(signature: Signature) -> int:
@@ -154,10 +156,7 @@ def _cache_length(signature: Signature) -> int:
 
 
 def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
-    """Return normally distributed values for an input of numbers: pixels, features, no past.
-
-    A static cache is full of them too: what is not written yet must not be seen.
-    """
+    """Return normally distributed values for an input of numbers: pixels, features, no past."""
     dtype = by_name(given.dtype)
     strange = next((a for a in given.axes if isinstance(a, str) and a not in sizes), None)
     if strange is not None or not dtype.floating:
@@ -165,7 +164,26 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
         msg = f"no values are known for the {what} {given.name!r}"
         raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in given.axes]
+    if given.name.startswith(PAST):
+        shape, whole = shape[-1:], shape
+        return np.broadcast_to(random.standard_normal(shape).astype(dtype.numpy), whole)
     return random.standard_normal(shape).astype(dtype.numpy)
+
+
+def with_buffers(case: Case, signature: Signature) -> Case:
+    """Return `case` with the inputs of a cache that it lacks.
+
+    A static cache is full of numbers that nobody has written, which must not be seen; all its
+    positions hold the same ones, so that they take no memory before they are run.
+    """
+    random = np.random.default_rng(0)
+    sizes = {"batch": len(case.mask), "past_sequence": 0}
+    missing = {
+        each.name: _numbers(random, each, sizes)
+        for each in signature.inputs
+        if each.name.startswith(PAST) and each.name not in case.feeds
+    }
+    return replace(case, feeds={**case.feeds, **missing})
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:

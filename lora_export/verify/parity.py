@@ -29,6 +29,7 @@ from lora_export.verify.inputs import (
     longest_text,
     make_cases,
     valid_rows,
+    with_buffers,
 )
 from lora_export.verify.metrics import compare, relative_l2
 from lora_export.verify.running import TwoGraphs, opened
@@ -164,9 +165,11 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     last = manifest.base.logits == "last"
-    outputs = feeding_of(root, record).outputs_for(task.outputs)
+    feeding = feeding_of(root, record)
+    outputs = feeding.outputs_for(task.outputs)
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
-    actual = [graph.run(case.feeds) for case in golden.cases]
+    whole = (with_buffers(case, feeding.signature) for case in golden.cases)
+    actual = [graph.run(case.feeds) for case in whole]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
