@@ -120,12 +120,10 @@ def _without_cast(value: ir.Value | None) -> ir.Value | None:
 
 def _scores(value: ir.Value | None) -> _Scores | None:
     """Read scores and what is added to them; nobody else may read what is in between."""
-    if value is None or len(value.uses()) != 1 or value.is_graph_output():
-        return None
     core = _core(value)
     if core is not None:
         return core
-    for inner, bias in _operands(value, "Add"):
+    for inner, bias in _operands(value, "Add") if _is_inside(value) else ():
         found = _scores(inner)
         if found is not None:
             nothing = scalar(bias) == 0.0
@@ -133,13 +131,20 @@ def _scores(value: ir.Value | None) -> _Scores | None:
     return None
 
 
-def _core(value: ir.Value) -> _Scores | None:
+def _is_inside(value: ir.Value | None) -> bool:
+    """Whether `value` is read once, and thus by what it is part of."""
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _core(value: ir.Value | None) -> _Scores | None:
     """Read scores without biases: a cap, then a scale, then the product."""
     capped, cap = _scaled(value)
+    if not _is_inside(value) or not _is_inside(capped):
+        return None
     tanh = made_by(capped, "Tanh")
     if tanh is not None:
         inner, factor = _scaled(tanh.inputs[0])
-        found = _core(inner) if inner is not None else None
+        found = _core(inner) if _is_inside(tanh.inputs[0]) else None
         if found is None or found.cap or not np.isclose(cap * factor, 1.0, rtol=1e-6):
             return None
         return replace(found, cap=cap)
