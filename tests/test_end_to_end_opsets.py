@@ -37,8 +37,8 @@ def test_adapters_at_opset_24_on_a_static_cache_are_verified(
     tiny: TinyModels, base: Path, tmp_path: Path, mode: str
 ) -> None:
     adapters = {
-        "one": tiny.adapter(base, task_type="CAUSAL_LM", seed=5),
-        "two": tiny.adapter(base, task_type="CAUSAL_LM", seed=6, r=2, use_dora=True),
+        "one": tiny.adapter(base, task=TASK, seed=5),
+        "two": tiny.adapter(base, task=TASK, seed=6, r=2, use_dora=True),
     }
     outcome = build(
         base, adapters, tmp_path / "out",

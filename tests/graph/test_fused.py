@@ -40,7 +40,9 @@ DECODERS: dict[str, tuple[Any, dict[str, int]]] = {
         {"Attention": 2, "RMSNormalization": 9, "RotaryEmbedding": 4},
     ),
     "gemma2": (
-        transformers.Gemma2Config(**GEMMA, attn_logit_softcapping=0.5),
+        transformers.Gemma2Config(
+            **GEMMA, attn_logit_softcapping=0.5, final_logit_softcapping=None
+        ),
         {"Attention": 2, "RMSNormalization": 9, "RotaryEmbedding": 4, "Gelu": 2},
     ),
     "gemma3": (
