@@ -111,6 +111,14 @@ def summarise(samples: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def pop_samples(rows: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Take the samples of each side out of `rows`, and return them summarised; mutates."""
+    return {
+        name: {side: summarise(values) for side, values in row.pop("samples_ms").items()}
+        for name, row in rows.items()
+    }
+
+
 def summarise_runs(runs: Sequence[Run]) -> dict[str, Any]:
     """Return wall time and peak memory of `runs`."""
     return {"wall_s": summarise(walls(runs)), "peak_mb": summarise(peaks_mb(runs))}

@@ -76,12 +76,7 @@ def main() -> None:
         rows: dict[str, dict[str, Any]] = {}
         for model in MODELS:
             rows |= measure(session, model, short=options.short)
-        measured = {
-            name: {
-                side: _measure.summarise(values) for side, values in row.pop("samples_ms").items()
-            }
-            for name, row in rows.items()
-        }
+        measured = _measure.pop_samples(rows)
         session.report(str(__doc__), METHOD, measured, targets_of(rows), compared=rows)
 
 

@@ -22,6 +22,7 @@ CLAIMS: Final = (
     "llama_1b",
     "merge_checkpoint",
     "graph_quality",
+    "opsets",
     "merge_at_load",
     "switching",
     "modes",

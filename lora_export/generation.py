@@ -100,7 +100,7 @@ def continue_texts(
     padding = config.get("pad_token_id") or 0
     record = manifest.graphs.get(adapter or "base", manifest.graphs["base"])
     if record.encoder is None:
-        limit = _positions_left(config, rows, max_new_tokens)
+        limit = _positions_left(config, rows, max_new_tokens, manifest.base.cache_length)
         decoder = OrtDecoder(open_runner(root, manifest, adapter or "base"))
     else:
         _positions_left(config, rows, max_new_tokens)
@@ -198,16 +198,22 @@ def _stop_tokens(config: dict[str, Any], generation: dict[str, Any]) -> frozense
 
 
 def _positions_left(
-    config: dict[str, Any], rows: Sequence[Sequence[int]], max_new_tokens: int
+    config: dict[str, Any],
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    room: int | None = None,
 ) -> int:
-    """Return how many tokens may follow, where the model's positions end."""
+    """Return how many tokens may follow, where the positions of model or static cache end."""
     relative = "relative_attention_num_buckets" in config  # T5: any length, whatever n_positions
     keys = () if relative else _POSITION_KEYS
     positions = next((int(config[key]) for key in keys if config.get(key)), None)
     longest = max(map(len, rows), default=0)
-    if positions is None:
-        return max_new_tokens
-    if longest > positions:
-        msg = f"a prompt has {longest} tokens; the model has positions for {positions}"
-        raise UsageError(msg, hint="Give a shorter prompt.")
-    return min(max_new_tokens, positions - longest + 1)
+    limit = max_new_tokens
+    for what, most in (("the model", positions), ("the static cache", room)):
+        if most is None:
+            continue
+        if longest > most:
+            msg = f"a prompt has {longest} tokens; {what} has positions for {most}"
+            raise UsageError(msg, hint="Give a shorter prompt.")
+        limit = min(limit, most - longest + 1)
+    return limit

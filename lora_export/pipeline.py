@@ -73,7 +73,8 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
-    if recipe.graph is not None and (recipe.dtype or recipe.opset or recipe.cache or recipe.logits):
+    own = (recipe.dtype, recipe.opset, recipe.cache, recipe.cache_length, recipe.logits)
+    if recipe.graph is not None and any(own):
         msg = "a graph of your own has its dtype, opset, cache and logits"
         raise UsageError(msg, hint="Leave these flags out, or --graph.")
     require_mode(recipe)

@@ -68,6 +68,7 @@ def require_same_base(
         rows.append(("dtype", base.dtype, settings.dtype))
         rows.append(("opset", existing.graphs["base"].opset, settings.opset))
         rows.append(("cache", base.cache, choices.cache))
+        rows.append(("cache length", base.cache_length, choices.cache_length))
         rows.append(("logits", base.logits, choices.logits))
     for what, old, new in rows:
         if old != new:

@@ -138,6 +138,7 @@ class Recipe(_Section):
 
     Attributes:
         mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter.
+        cache_length: The positions of a static cache of a decoder; it grows by default.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
     """
@@ -153,6 +154,7 @@ class Recipe(_Section):
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)
     cache: bool | None = None
+    cache_length: int | None = Field(None, ge=1, le=1 << 24)
     logits: Literal["all", "last"] | None = None
     targets: list[str] = Field([], max_length=1)
     verify: VerifySpec = VerifySpec()

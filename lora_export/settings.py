@@ -86,13 +86,18 @@ def target_of(recipe: Recipe) -> Target:
 
 def _choices(recipe: Recipe, task: Task) -> Choices:
     """Return the interface that is asked for; a decoder has a cache unless told otherwise."""
-    for key, value in (("cache", recipe.cache), ("logits", recipe.logits)):
+    keys = {"cache": recipe.cache, "cache_length": recipe.cache_length, "logits": recipe.logits}
+    for key, value in keys.items():
         asked = value is not None if task.encoder_decoder else bool(value)
         if asked and not task.causal:
             msg = f"the task {task.name!r} has no {key} to choose"
-            raise UsageError(msg, hint=f"Leave {key} (--{key}) out; it is for text-generation.")
+            flag = f"--{key.replace('_', '-')}"
+            raise UsageError(msg, hint=f"Leave {key} ({flag}) out; it is for text-generation.")
+    if recipe.cache is False and recipe.cache_length is not None:
+        msg = f"a cache of {recipe.cache_length} positions is asked for, and none at all"
+        raise UsageError(msg, hint="Give cache_length (--cache-length) or --no-cache, not both.")
     cache = task.encoder_decoder or (task.causal and recipe.cache is not False)
-    return Choices(cache=cache, logits=recipe.logits or "all")
+    return Choices(cache, recipe.logits or "all", recipe.cache_length)
 
 
 def graph_and_updates(

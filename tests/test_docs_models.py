@@ -9,7 +9,6 @@ from tools.models import DATA, PAGE, TOLERANCE, Row, page
 
 ROWS = [Row(**row) for row in json.loads(DATA.read_text())]
 REFUSED = {
-    ("Falcon (ALiBi)", "text-generation"),
     ("CLIP", "image-feature-extraction"),
     ("SigLIP", "image-feature-extraction"),
 }

@@ -4,18 +4,20 @@ The weights are random and written to a file of their own beside the graph, as a
 ONNX Runtime and torch then see the same inputs, of batches and lengths other than the traced ones,
 padded on the side that the task pads; positions of padding are left out of the comparison.
 
-Usage: python -m tools.models [NAME ...]
+Usage: python -m tools.models [--opset N] [NAME ...]
 
-With names, only those families are exported anew, and the other rows stay as they are.
+With names, only those families are exported anew, and the other rows stay as they are. With another
+opset than the page's, what comes out is printed and not written.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +34,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
+from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
@@ -40,7 +43,7 @@ from lora_export.verify.running import opened
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.graph.signature import Signature
     from lora_export.graph.template import GraphTemplate
@@ -53,6 +56,7 @@ PAGE: Final = ROOT / "docs" / "models.md"
 DATA: Final = ROOT / "docs" / "models.json"
 
 OPSET: Final = 18
+OPERATORS: Final = ("Attention", "RMSNormalization", "RotaryEmbedding", "Gelu")
 LABELS: Final = 3
 SHAPES: Final = ((1, 1), (1, 8), (3, 12), (2, 40), (4, 17), (1, 80))
 TOLERANCE: Final = 1e-5
@@ -76,6 +80,7 @@ class Row:
         relative_l2: The largest error over all inputs, against torch.
         refused: Why there is no graph.
         renamed: Whether checkpoints on the hub have other names than the model's parameters.
+        operators: How many nodes of newer opsets stand for a whole norm, rotation or attention.
     """
 
     family: str
@@ -87,6 +92,7 @@ class Row:
     relative_l2: float | None = None
     refused: str = ""
     renamed: bool = False
+    operators: Mapping[str, int] = field(default_factory=dict)
 
 
 def twin(family: Family, task: tasks.Task) -> Any:
@@ -100,14 +106,14 @@ def twin(family: Family, task: tasks.Task) -> Any:
     return model.float().eval()
 
 
-def export_row(family: Family, task_name: str) -> Row:
+def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
     """Export one family for one task, and compare the graph with torch."""
     try:
         task = tasks.by_name(task_name)
         config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
         labels = LABELS if task.label_parameters else None
         template = export_graph(
-            config, task, dtype="float32", opset=OPSET, labels_count=labels, use_cache=False
+            config, task, dtype="float32", opset=opset, labels_count=labels, use_cache=False
         )
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
@@ -117,15 +123,17 @@ def export_row(family: Family, task_name: str) -> Row:
         model = twin(family, task)
         graph, signature = _open(template, model, Path(folder), task)
         worst = compare(graph, model, signature, task)
+    types = [node.op_type for each in graphs for node in each.graph.node]
     return Row(
         family.name,
         task_name,
         template.model_class,
-        sum(len(each.graph.node) for each in graphs),
+        len(types),
         template.opset,
         any(value.name.startswith(PAST) for value in graphs[0].graph.input),
         worst,
         renamed=renamed(model),
+        operators={name: types.count(name) for name in OPERATORS},
     )
 
 
@@ -146,7 +154,7 @@ def compare(
     per_token = "sequence" in task.output_axes
     worst, references = 0.0, []
     for case in cases:
-        feeds = {n: torch.from_numpy(v) for n, v in case.feeds.items() if not n.startswith(PAST)}
+        feeds = {n: torch.from_numpy(v) for n, v in without_cache(case.feeds).items()}
         with torch.inference_mode():
             output = model(**feeds)
         reference = task.result({name: output[name].numpy() for name in task.outputs})
@@ -235,17 +243,24 @@ def page(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(names: Sequence[str]) -> None:
-    """Export the families called `names`, or all of them, and write the page."""
+def main(words: Sequence[str]) -> None:
+    """Export the families that are named, or all of them; write the page, or print its rows."""
+    parser = argparse.ArgumentParser(prog="python -m tools.models")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--opset", type=int, default=OPSET)
+    options = parser.parse_args(words)
+    names, opset = options.names, options.opset
     unknown = sorted(set(names) - {family.name for family in FAMILIES})
     if unknown:
         sys.exit(f"unknown family {unknown[0]!r}; known: {', '.join(f.name for f in FAMILIES)}")
     wanted = [(family, task) for family in FAMILIES for task in family.tasks]
     for family, task in wanted:
         if not names or family.name in names:
-            row = export_row(family, task)
-            said = row.refused or f"{row.nodes} nodes, {row.relative_l2:.1e}"
+            row = export_row(family, task, opset)
+            said = row.refused or f"{row.nodes} nodes, {row.relative_l2:.1e}, {row.operators}"
             print(f"{family.name}, {task}: {said}", flush=True)
+            if opset != OPSET:
+                continue
             rows = {**_stored(), (row.family, row.task): row}
             kept = [rows[f.name, t] for f, t in wanted if (f.name, t) in rows]
             DATA.write_text(json.dumps([asdict(each) for each in kept], indent=1) + "\n")

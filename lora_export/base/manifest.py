@@ -74,6 +74,7 @@ class BaseRecord(_Record):
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
         cache: Whether keys and values of past positions are inputs and outputs of the graphs.
+        cache_length: The positions of a static cache; None for one that grows.
         logits: ``last`` where the graphs return those of the last position only.
         pooling: What makes sentence embeddings of token states (``mean, normalize``).
     """
@@ -88,6 +89,7 @@ class BaseRecord(_Record):
     labels: list[str] | None = None
     untied: list[str] = []
     cache: bool = False
+    cache_length: int | None = Field(None, ge=1)
     logits: Literal["all", "last"] = "all"
     pooling: str | None = None
     graph: GraphSource | None = None

@@ -45,6 +45,9 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--opset", type=int, help="ONNX opset; the target's own."),
             click.option("--cache/--no-cache", "cache", default=None,
                          help="Keys and values as inputs and outputs of a decoder; on."),
+            click.option("--cache-length", type=int, metavar="POSITIONS",
+                         help="A static cache of so many positions, updated in place, in place "
+                              "of one that grows."),
             click.option("--logits", type=click.Choice(["all", "last"]),
                          help="Logits of all positions of a decoder, or of the last; all."),
             click.option("--target", "targets", multiple=True, help="Where the graph will run."),
@@ -129,7 +132,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
 
     table = {
         key: flags[key]
-        for key in ("task", "mode", "dtype", "opset", "cache", "logits")
+        for key in ("task", "mode", "dtype", "opset", "cache", "cache_length", "logits")
         if flags[key] is not None
     }
     for key in ("base", "graph", "output"):

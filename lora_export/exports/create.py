@@ -102,6 +102,7 @@ def create_export(
             labels=list(labels) if labels else None,
             untied=_untied(plan),
             cache=choices.cache,
+            cache_length=choices.cache_length,
             logits=choices.logits,
             pooling=str(checkpoint.sentence) if checkpoint.sentence else None,
             graph=graph_source,

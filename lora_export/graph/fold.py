@@ -1,11 +1,12 @@
 """The traced graph made as small as a hand-written one.
 
 In order: (1) constants and shape arithmetic are folded by onnxscript; (2) what stands for one
-operation becomes one node (`lora_export.graph.rewrite`), and equal nodes are one; (3) a weight
-that is only read transposed is stored transposed, and the Transpose disappears; (4) a weight that
-is read both ways (a tied head) keeps one layout, and its MatMul becomes ``Gemm(transB=1)``;
-(5) what tracing left behind (stack traces, symbol names, inferred shapes) is removed, so that equal
-models give equal bytes. Parameters have no values here, so nothing can merge two of them.
+operation becomes one node (`lora_export.graph.fused`, `lora_export.graph.rewrite`), and equal nodes
+are one; (3) a weight that is only read transposed is stored transposed, and the Transpose
+disappears; (4) a weight that is read both ways (a tied head) keeps one layout, and its MatMul
+becomes ``Gemm(transB=1)``; (5) what tracing left behind (stack traces, symbol names, inferred
+shapes) is removed, so that equal models give equal bytes. Parameters have no values here, so
+nothing can merge two of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import onnx_ir.passes.common as common_passes
 from onnxscript import rewriter
 from onnxscript.optimizer import _constant_folding
 
+from lora_export.graph.fused import fuse
 from lora_export.graph.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def fold(
         signature: Its interface, which names the axes.
     """
     _fold_constants(model)
+    fuse(model)
     rewrite(model)
     _share(model)
     names = {parameter.name for parameter in parameters}

@@ -23,7 +23,7 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
     batch_size: int,
     q_length: int,
     kv_length: int,
-    q_offset: int = 0,
+    q_offset: int | torch.Tensor = 0,
     kv_offset: int = 0,
     mask_function: Callable[..., torch.Tensor] = masking_utils.causal_mask_function,
     attention_mask: torch.Tensor | None = None,
@@ -54,7 +54,12 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
         return mask
     allowed: torch.Tensor | None = None
     if mask_function is not masking_utils.bidirectional_mask_function:
-        queries = (torch.arange(q_length, device=device) + q_offset)[None, None, :, None]
+        queries = torch.arange(q_length, device=device)
+        queries = (
+            queries[None, None, :, None] + q_offset  # of each row
+            if isinstance(q_offset, torch.Tensor)
+            else (queries + q_offset)[None, None, :, None]
+        )
         keys = (torch.arange(kv_length, device=device) + kv_offset)[None, None, None, :]
         zero = torch.zeros((1, 1, 1, 1), dtype=torch.int64, device=device)
         allowed = mask_function(zero, zero, queries, keys)

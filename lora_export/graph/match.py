@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -15,12 +16,20 @@ __all__ = [
     "insert_after",
     "known",
     "made_by",
+    "near",
+    "only_reader",
     "other_input",
     "replace_output",
+    "rotation_of",
     "same_axis",
     "scalar",
+    "slice_of",
     "vector",
+    "without",
 ]
+
+_ROUNDING: Final = 1e-3
+"""How far a constant in float16 may be from the number that it stands for, relatively."""
 
 
 def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
@@ -98,3 +107,61 @@ def replace_output(graph: ir.Graph, old: ir.Node, added: Sequence[ir.Node]) -> N
     added[-1].name = old.name
     graph.remove(old, safe=True)
     after.name = name
+
+
+def rotation_of(concat: ir.Node) -> ir.Value | None:
+    """Return x where `concat` is ``Concat(-x₂, x₁)`` on the last axis, x₁ and x₂ its halves."""
+    axes = known(concat.outputs[0])
+    if axes is None or len(concat.inputs) != 2 or not isinstance(axes[-1], int) or axes[-1] % 2:  # noqa: PLR2004
+        return None
+    if concat.attributes.get_int("axis", 0) not in {-1, len(axes) - 1}:
+        return None
+    negative = made_by(concat.inputs[0], "Neg")
+    second = made_by(negative.inputs[0], "Slice") if negative is not None else None
+    first = made_by(concat.inputs[1], "Slice")
+    if first is None or second is None or first.inputs[0] is not second.inputs[0]:
+        return None
+    half = axes[-1] // 2
+    if slice_of(first, len(axes), 2 * half) != (0, half):
+        return None
+    if slice_of(second, len(axes), 2 * half) != (half, 2 * half):
+        return None
+    x = first.inputs[0]
+    return x if (known(x) or (None,))[-1] == axes[-1] else None
+
+
+def slice_of(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
+    """Return where a Slice of the last axis starts and ends, or None for any other."""
+    start, end, axis = (vector(value) for value in node.inputs[1:4])
+    step = vector(node.inputs[4]) if len(node.inputs) > 4 else (1,)  # noqa: PLR2004
+    if start is None or end is None or axis not in {(-1,), (rank - 1,)} or step != (1,):
+        return None
+    if len(start) != 1 or start[0] < 0 or end[0] < 0:
+        return None
+    return start[0], min(end[0], width)
+
+
+def without(value: ir.Value | None, op_type: str, number: float) -> ir.Value | None:
+    """Return the other operand where `value` is made by `op_type` of it and of `number`."""
+    node = made_by(value, op_type)
+    if node is None:
+        return None
+    for one, other in (node.inputs, node.inputs[::-1]):
+        if near(other, number):
+            return one
+    return None
+
+
+def near(value: ir.Value | None, number: float) -> bool:
+    """Whether `value` is always `number`, as the dtype can hold it."""
+    found = scalar(value)
+    return found is not None and math.isclose(found, number, rel_tol=_ROUNDING)
+
+
+def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """Return the one node that reads `value`, if it is an `op_type`."""
+    uses: list[Any] = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
+        return None
+    node: ir.Node = uses[0].node
+    return node

@@ -8,13 +8,14 @@ symbolic axis, and tracing has left the axes beside every value.
     3. ``x · Reciprocal(Sqrt(v))``      →  ``x / Sqrt(v)``, which runtimes know as an RMS norm
     4. ``x · (0.5 · (1 + Erf(x/√2)))``  →  ``(x · (1 + Erf(x/√2))) · 0.5``, and ``Gelu`` from 20
     5. ``0.5x · (1 + Tanh(...))``       →  ``Gelu(approximate="tanh")`` from opset 20
-    6. ``Concat(-x₂, x₁) · sin``        →  ``Concat(x₂, x₁) · (±sin)``, halves by one ``Split``
+    6. ``x + 0``                        →  ``x``, where nothing masks
+    7. ``Concat(-x₂, x₁) · sin``        →  ``Concat(x₂, x₁) · (±sin)``, halves by one ``Split``
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -24,11 +25,15 @@ from lora_export.graph.match import (
     insert_after,
     known,
     made_by,
+    near,
+    only_reader,
     other_input,
     replace_output,
+    rotation_of,
     same_axis,
     scalar,
     vector,
+    without,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["rewrite"]
 
 _GELU_OPSET: Final = 20
-_ROUNDING: Final = 1e-3
-"""How far a constant in float16 may be from the number that it stands for, relatively."""
 
 
 def rewrite(model: ir.Model) -> None:
@@ -48,6 +51,7 @@ def rewrite(model: ir.Model) -> None:
     table: dict[str, Callable[[ir.Graph, ir.Node], None]] = {
         "Reshape": _fix_reshape,
         "Mul": _divide_by_root,
+        "Add": _add_nothing,
     }
     for node in list(model.graph):
         if node.op_type in table:
@@ -94,7 +98,7 @@ def _fix_reshape(graph: ir.Graph, node: ir.Node) -> None:
 
 def _unflatten_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
     """Case 2: ``y [s, s, out] = (x [s, s, in] as rows) W + b``, for a plain Gemm."""
-    rows, back = made_by(gemm.inputs[0], "Reshape"), _only_reader(gemm.outputs[0], "Reshape")
+    rows, back = made_by(gemm.inputs[0], "Reshape"), only_reader(gemm.outputs[0], "Reshape")
     swapped = any(gemm.attributes.get_int(name, 0) for name in ("transA", "transB"))
     scaled = any(gemm.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
     if rows is None or back is None or swapped or scaled:
@@ -133,6 +137,19 @@ def _divide_by_root(graph: ir.Graph, node: ir.Node) -> None:
             return
 
 
+def _add_nothing(graph: ir.Graph, node: ir.Node) -> None:
+    """Case 6, for a sum that has the shape of x."""
+    for x, other in (node.inputs, node.inputs[::-1]):
+        before, after = known(x), known(node.outputs[0])
+        if x is None or before is None or after is None or len(before) != len(after):
+            continue
+        if scalar(other) == 0.0 and all(map(same_axis, before, after)):
+            if not node.outputs[0].is_graph_output():
+                ir.convenience.replace_all_uses_with(node.outputs[0], x)
+                graph.remove(node, safe=True)
+            return
+
+
 def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
     """Cases 4 and 5: whether `node` was the last product of a GELU, now rewritten."""
     for x, factor in (node.inputs, node.inputs[::-1]):
@@ -156,32 +173,30 @@ def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
 
 def _is_erf_sum(value: ir.Value, x: ir.Value) -> bool:
     """Whether `value` is ``1 + Erf(x / √2)``."""
-    erf = made_by(_without(value, "Add", 1.0), "Erf")
+    erf = made_by(without(value, "Add", 1.0), "Erf")
     if erf is None:
         return False
     divided = made_by(erf.inputs[0], "Div")
     if divided is not None:
-        return divided.inputs[0] is x and _near(divided.inputs[1], math.sqrt(2.0))
-    return _without(erf.inputs[0], "Mul", math.sqrt(0.5)) is x
+        return divided.inputs[0] is x and near(divided.inputs[1], math.sqrt(2.0))
+    return without(erf.inputs[0], "Mul", math.sqrt(0.5)) is x
 
 
 def _is_tanh_sum(value: ir.Value, x: ir.Value) -> bool:
     """Whether `value` is ``1 + Tanh(√(2/π) · (x + 0.044715 x³))``."""
-    tanh = made_by(_without(value, "Add", 1.0), "Tanh")
-    inner = (
-        made_by(_without(tanh.inputs[0], "Mul", math.sqrt(2 / math.pi)), "Add") if tanh else None
-    )
+    tanh = made_by(without(value, "Add", 1.0), "Tanh")
+    inner = made_by(without(tanh.inputs[0], "Mul", math.sqrt(2 / math.pi)), "Add") if tanh else None
     if inner is None or x not in inner.inputs:
         return False
-    cube = made_by(_without(other_input(inner, x), "Mul", 0.044715), "Pow")
+    cube = made_by(without(other_input(inner, x), "Mul", 0.044715), "Pow")
     return cube is not None and cube.inputs[0] is x and scalar(cube.inputs[1]) == 3.0  # noqa: PLR2004
 
 
 def _sign_the_table(graph: ir.Graph, node: ir.Node, signed: dict[ir.Value, ir.Value]) -> None:
-    """Case 6: the sign of a rotation moves from every layer's values into the one table."""
+    """Case 7: the sign of a rotation moves from every layer's values into the one table."""
     for rotated, sin in (node.inputs, node.inputs[::-1]):
         concat = made_by(rotated, "Concat")
-        x = _rotated(concat) if concat is not None else None
+        x = rotation_of(concat) if concat is not None else None
         table = known(sin)
         if concat is None or x is None or sin is None or sin.is_initializer() or table is None:
             continue
@@ -198,38 +213,6 @@ def _sign_the_table(graph: ir.Graph, node: ir.Node, signed: dict[ir.Value, ir.Va
         return
 
 
-def _rotated(concat: ir.Node) -> ir.Value | None:
-    """Return x where `concat` is ``Concat(-x₂, x₁)`` on the last axis, x₁ and x₂ its halves."""
-    axes = known(concat.outputs[0])
-    if axes is None or len(concat.inputs) != 2 or not isinstance(axes[-1], int) or axes[-1] % 2:  # noqa: PLR2004
-        return None
-    if concat.attributes.get_int("axis", 0) not in {-1, len(axes) - 1}:
-        return None
-    negative = made_by(concat.inputs[0], "Neg")
-    second = made_by(negative.inputs[0], "Slice") if negative is not None else None
-    first = made_by(concat.inputs[1], "Slice")
-    if first is None or second is None or first.inputs[0] is not second.inputs[0]:
-        return None
-    half = axes[-1] // 2
-    if _slice_of(first, len(axes), 2 * half) != (0, half):
-        return None
-    if _slice_of(second, len(axes), 2 * half) != (half, 2 * half):
-        return None
-    x = first.inputs[0]
-    return x if (known(x) or (None,))[-1] == axes[-1] else None
-
-
-def _slice_of(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
-    """Return where a Slice of the last axis starts and ends, or None for any other."""
-    start, end, axis = (vector(value) for value in node.inputs[1:4])
-    step = vector(node.inputs[4]) if len(node.inputs) > 4 else (1,)  # noqa: PLR2004
-    if start is None or end is None or axis not in {(-1,), (rank - 1,)} or step != (1,):
-        return None
-    if len(start) != 1 or start[0] < 0 or end[0] < 0:
-        return None
-    return start[0], min(end[0], width)
-
-
 def _with_signs(graph: ir.Graph, sin: ir.Value, width: int) -> ir.Value:
     """Return `sin` with its first half negated, made once."""
     assert sin.dtype is not None  # noqa: S101  (checked by the caller)
@@ -244,30 +227,4 @@ def _with_signs(graph: ir.Graph, sin: ir.Value, width: int) -> ir.Value:
 
 def _half_of(value: ir.Value) -> ir.Value | None:
     """Return v where `value` is ``0.5 · v``."""
-    return _without(value, "Mul", 0.5)
-
-
-def _without(value: ir.Value | None, op_type: str, number: float) -> ir.Value | None:
-    """Return the other operand where `value` is made by `op_type` of it and of `number`."""
-    node = made_by(value, op_type)
-    if node is None:
-        return None
-    for one, other in (node.inputs, node.inputs[::-1]):
-        if _near(other, number):
-            return one
-    return None
-
-
-def _near(value: ir.Value | None, number: float) -> bool:
-    """Whether `value` is always `number`, as the dtype can hold it."""
-    found = scalar(value)
-    return found is not None and math.isclose(found, number, rel_tol=_ROUNDING)
-
-
-def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    """Return the one node that reads `value`, if it is an `op_type`."""
-    uses: list[Any] = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
-        return None
-    node: ir.Node = uses[0].node
-    return node
+    return without(value, "Mul", 0.5)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PAST",
     "PRESENT",
+    "WRITE_INDICES",
     "Axis",
     "CachedLayer",
     "Choices",
@@ -44,6 +45,9 @@ PAST: Final = "past_key_values."
 PRESENT: Final = "present."
 """What the names of cache inputs and outputs begin with, as in optimum and ONNX Runtime GenAI."""
 
+WRITE_INDICES: Final = "write_indices"
+"""Where each row of a batch has its new positions written in a static cache (ONNX's own name)."""
+
 _TEXT: Final = ("batch", "sequence")
 _PARAMETERS: Final = "parameters"
 """In `_INPUTS`: the dtype of the model's parameters."""
@@ -53,6 +57,7 @@ _INPUTS: Final[dict[str, tuple[str, tuple[Axis, ...]]]] = {
     "attention_mask": ("int64", _TEXT),
     "token_type_ids": ("int64", _TEXT),
     "position_ids": ("int64", _TEXT),
+    WRITE_INDICES: ("int64", ("batch",)),
     "pixel_values": (_PARAMETERS, ("batch", "channels", "height", "width")),
     "input_features": (_PARAMETERS, ("batch", "mel_bins", "frames")),
 }
@@ -126,10 +131,12 @@ class Choices:
     Attributes:
         cache: Whether keys and values of past positions are inputs and outputs.
         logits: Whether those of all positions are returned, or of the last one only.
+        cache_length: The positions of a static cache; None for one that grows.
     """
 
     cache: bool = True
     logits: Literal["all", "last"] = "all"
+    cache_length: int | None = None
 
 
 def past_name(position: int, what: Literal["key", "value"]) -> str:
@@ -151,16 +158,18 @@ class CachedLayer:
         heads: Heads of keys and values.
         key_width: The last axis of the keys.
         value_width: The last axis of the values.
+        length: The positions that a static cache has; None for one that grows.
     """
 
     index: int
     heads: int
     key_width: int
     value_width: int
+    length: int | None = None
 
     def inputs(self, position: int, dtype: str) -> tuple[Input, Input]:
         """Return the inputs of the layer that is called `position` in the graph."""
-        axes = ("batch", self.heads, "past_sequence")
+        axes = ("batch", self.heads, self.length or "past_sequence")
         return (
             Input(past_name(position, "key"), dtype, (*axes, self.key_width)),
             Input(past_name(position, "value"), dtype, (*axes, self.value_width)),
@@ -168,7 +177,7 @@ class CachedLayer:
 
     def outputs(self, position: int) -> tuple[Output, Output]:
         """Return the outputs of the layer that is called `position` in the graph."""
-        axes = ("batch", self.heads, "total_sequence")
+        axes = ("batch", self.heads, self.length or "total_sequence")
         return (
             Output(present_name(position, "key"), (*axes, self.key_width)),
             Output(present_name(position, "value"), (*axes, self.value_width)),
@@ -192,7 +201,8 @@ def signature_of(
         accepted: What the model's ``forward`` takes.
         dtype: The dtype of the parameters.
         logits: Whether a decoder returns those of all positions, or of the last one only.
-        cache: What each layer keeps; ``attention_mask`` then is as long as past and new positions.
+        cache: What each layer keeps; ``attention_mask`` then is as long as past and new positions,
+            or as a static cache.
 
     Raises:
         UnsupportedError: The model does not take what the task needs.
@@ -209,7 +219,10 @@ def signature_of(
         names.append("token_type_ids")
     if task.causal and "position_ids" in accepted:
         names.append("position_ids")
-    inputs = given_inputs(config, names, dtype=dtype, cached=bool(cache))
+    total: Axis | None = (cache[0].length or "total_sequence") if cache else None
+    if isinstance(total, int):
+        names.append(WRITE_INDICES)
+    inputs = given_inputs(config, names, dtype=dtype, total=total)
     outputs = [Output(name, task.output_axes) for name in task.outputs]
     if logits == "last":
         outputs = [Output(task.output, ("batch", 1))]
@@ -220,7 +233,7 @@ def signature_of(
 
 
 def given_inputs(
-    config: Any, names: Sequence[str], *, dtype: str, cached: bool = False
+    config: Any, names: Sequence[str], *, dtype: str, total: Axis | None = None
 ) -> list[Input]:
     """Return the inputs called `names`, their sizes from `config` where it fixes them.
 
@@ -228,13 +241,14 @@ def given_inputs(
         config: The model's config in transformers.
         names: Arguments of its ``forward``.
         dtype: The dtype of the parameters.
-        cached: Whether ``attention_mask`` is as long as past and new positions.
+        total: The length of ``attention_mask`` where there is a cache: that of past and new
+            positions, or of a static cache.
     """
     inputs = []
     for name in names:
         kind, axes = _INPUTS[name]
-        if cached and name == "attention_mask":
-            axes = ("batch", "total_sequence")
+        if total is not None and name == "attention_mask":
+            axes = ("batch", total)
         sizes = tuple(_size(config, axis) for axis in axes)
         inputs.append(Input(name, dtype if kind == _PARAMETERS else kind, sizes))
     return inputs

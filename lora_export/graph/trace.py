@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.base.errors import StorageError, UnsupportedError
 from lora_export.base.parameters import Parameter
+from lora_export.graph.alibi import float32_alibi
 from lora_export.graph.conversions import conversions_of
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.encoder_decoder import component_of
@@ -32,7 +33,7 @@ from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.pooling import add_dense_layers, sentence_embedding
 from lora_export.graph.promote import promotion_from_known_values
-from lora_export.graph.signature import PAST, Choices, signature_of
+from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, signature_of
 from lora_export.graph.sizes import read_sizes_once
 
 if TYPE_CHECKING:
@@ -113,13 +114,14 @@ def trace(
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
     else:
-        signature, wrapper = _one_graph(model, task, dtype, choices, sentence)
+        signature, wrapper = _one_graph(model, task, dtype, opset, choices, sentence=sentence)
     arguments = _example_inputs(signature)
     try:
         with (
             _quiet(),
             _fewer_collections(),
             plain_masks(),
+            float32_alibi(),
             traceable_experts(),
             only_needed_decompositions(),
             promotion_from_known_values(),
@@ -165,14 +167,23 @@ def trace(
 
 
 def _one_graph(
-    model: Any, task: Task, dtype: str, choices: Choices, sentence: SentenceHead | None
+    model: Any,
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
 ) -> tuple[Signature, torch.nn.Module]:
     """Return the interface of a model that is one graph, and the module that computes it."""
     accepted = inspect.signature(model.forward).parameters
-    cache = cache_layers(model) if task.causal and choices.cache else ()
+    cached = task.causal and choices.cache
+    cache = cache_layers(model, choices.cache_length) if cached else ()
     logits = choices.logits if task.causal else "all"
     signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
-    return signature, _Wrapper(model, signature, cache, sentence, last_logits=logits == "last")
+    return signature, _Wrapper(
+        model, signature, cache, sentence, last_logits=logits == "last", opset=opset
+    )
 
 
 class _Wrapper(torch.nn.Module):
@@ -186,11 +197,12 @@ class _Wrapper(torch.nn.Module):
         sentence: SentenceHead | None,
         *,
         last_logits: bool,
+        opset: int,
     ) -> None:
         super().__init__()
         self.model = model
         self._outputs = signature.output_names
-        self._cache = cache
+        self._cache, self._opset = cache, opset
         self._sentence = sentence
         accepted = inspect.signature(model.forward).parameters
         self._fixed: dict[str, Any] = {"use_cache": bool(cache)} if "use_cache" in accepted else {}
@@ -206,9 +218,10 @@ class _Wrapper(torch.nn.Module):
         extra: dict[str, Any] = dict(self._fixed)
         if self._zero_types:
             extra["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        cache = cache_of(self._cache, inputs) if self._cache else None
+        cache = cache_of(self._cache, inputs, self._opset) if self._cache else None
         if cache is not None:
-            inputs = {name: v for name, v in inputs.items() if not name.startswith(PAST)}
+            own = {name for name in inputs if name.startswith(PAST)} | {WRITE_INDICES}
+            inputs = {name: v for name, v in inputs.items() if name not in own}
             extra["past_key_values"] = cache
         output = self.model(**inputs, **extra, return_dict=True)
         if self._sentence is not None:
@@ -248,7 +261,7 @@ def _build(
 
 
 def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
-    """Refuse a model that computes in bfloat16 whatever its parameters are (Falcon with ALiBi)."""
+    """Refuse a model that computes in bfloat16 whatever its parameters are."""
     if dtype == "bfloat16":
         return
     for node in graph.graph.all_nodes():

@@ -2,6 +2,11 @@
 
 Keys and values that a step returns are bound as inputs of the next one, as they are: ONNX Runtime
 allocates them on its device, and nothing copies them. Only token ids go in and logits come out.
+
+The buffers of a static cache are allocated once. On the CPU they are bound as inputs and as outputs
+at once: the one node that reads a buffer is the one that writes it, and where both are the same
+memory it copies nothing but the new positions. Elsewhere, where kernels have not been seen to do
+so, the outputs are a second set of buffers, and the two change places after each step.
 """
 
 from __future__ import annotations
@@ -12,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
-from lora_export.graph.signature import PAST, PRESENT
+from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
+from lora_export.runtime.feeds import on_static_cache
+from lora_export.runtime.ort import ort_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +44,8 @@ class OrtDecoder:
         runner: The session of a graph that reads and returns its keys and values.
         device: Where outputs are allocated: ``cpu``, or ``cuda`` for the CUDA provider.
         fixed: Inputs that are the same in every step.
+        in_place: Whether a static cache is read and written in the same memory; on the CPU only
+            by default.
 
     Raises:
         UnsupportedError: The graph has no cache.
@@ -48,6 +57,7 @@ class OrtDecoder:
         *,
         device: str = "cpu",
         fixed: Mapping[str, OrtValue] | None = None,
+        in_place: bool | None = None,
     ) -> None:
         self._session = runner.session
         self._device = device
@@ -62,17 +72,28 @@ class OrtDecoder:
         if not self._past:
             msg = "the graph has no cache of keys and values: it scores text and cannot generate"
             raise UnsupportedError(msg, hint="Export it again without --no-cache.")
+        names = {each.name: each for each in self._session.get_inputs()}
+        self._room = names["attention_mask"].shape[1] if WRITE_INDICES in names else None
+        self._in_place = device == "cpu" if in_place is None else in_place
+        self._written = 0
         self._cache: dict[str, Any] = {}
+        self._next: dict[str, Any] = {}
 
     def start(self, batch: int) -> None:
         """Begin with an empty past for `batch` rows."""
-        from onnxruntime import OrtValue
+        self._written = 0
+        self._cache = self._buffers(batch)
+        if self._room is not None:
+            self._next = self._cache if self._in_place else self._buffers(batch)
 
-        self._cache = {}
+    def _buffers(self, batch: int) -> dict[str, Any]:
+        """Return keys and values with no position, or with zeros for all of a static cache."""
+        found = {}
         for each in self._past:
             _, heads, _, width = each.shape
-            empty = np.zeros((batch, heads, 0, width), _DTYPES[each.type])
-            self._cache[each.name] = OrtValue.ortvalue_from_numpy(empty, self._device, 0)
+            empty = np.zeros((batch, heads, self._room or 0, width), _DTYPES[each.type])
+            found[each.name] = ort_value(empty, self._device)
+        return found
 
     def step(self, feeds: Mapping[str, Array]) -> Array:
         """Run new positions; return the logits of the last one, ``[batch, vocabulary]``.
@@ -91,6 +112,9 @@ class OrtDecoder:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
+        new = feeds["input_ids"].shape[1]
+        if self._room is not None:
+            feeds = on_static_cache(feeds, written=self._written, length=self._room)
         feeds = self._complete(feeds)
         bound = {**self._cache, **self._fixed}
         names = [each.name for each in self._session.get_inputs() if each.name not in bound]
@@ -102,8 +126,12 @@ class OrtDecoder:
         for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
         outputs = [each.name for each in self._session.get_outputs()]
+        into = {PRESENT + name.removeprefix(PAST): value for name, value in self._next.items()}
         for name in outputs:
-            binding.bind_output(name, "cpu" if name == _LOGITS else self._device)
+            if name in into:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name, "cpu" if name == _LOGITS else self._device)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
@@ -111,6 +139,10 @@ class OrtDecoder:
             msg = f"the graph failed in ONNX Runtime: {text}"
             raise ExportDirectoryError(msg, hint="Is the text longer than the model?") from error
         values = dict(zip(outputs, binding.get_outputs(), strict=True))
-        self._cache = {name: values[PRESENT + name.removeprefix(PAST)] for name in self._cache}
+        self._written += new
+        if self._next:
+            self._cache, self._next = self._next, self._cache
+        else:
+            self._cache = {name: values[PRESENT + name.removeprefix(PAST)] for name in self._cache}
         logits: Array = values[_LOGITS].numpy()
         return logits

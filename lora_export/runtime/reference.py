@@ -31,7 +31,7 @@ from lora_export.base.errors import (
 from lora_export.base.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
-from lora_export.graph.signature import PAST
+from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.pooling import sentence_embedding
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class Reference:
 
         inputs = {
             name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in feeds.items()
-            if not name.startswith(PAST)
+            for name, value in without_cache(feeds).items()
         }
         with torch.inference_mode(), _quiet():
             output = self._callable(**inputs, return_dict=True)

@@ -1,7 +1,8 @@
 """A decoder's logits, computed in pieces with the cache that it returns.
 
-A case is run as a prefill on an empty past, then as single steps; put together, the logits are
-those of the whole sequence, which the reference computes at once and without a cache.
+A case is run as a prefill on an empty past (of a static cache, with nothing written), then as
+single steps; put together, the logits are those of the whole sequence, which the reference computes
+at once and without a cache.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.graph.signature import PAST, PRESENT
+from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
+from lora_export.runtime.feeds import on_static_cache, without_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,14 +57,16 @@ def run_in_pieces(
     past = {name: value for name, value in feeds.items() if name.startswith(PAST)}
     if not past:
         return graph.run(feeds)[output]
-    length = feeds["input_ids"].shape[1]
+    text = without_cache(feeds)
+    room = feeds["attention_mask"].shape[1] if WRITE_INDICES in feeds else None
     pieces: list[Array] = []
-    for start, end in _spans(length):
+    for start, end in _spans(feeds["input_ids"].shape[1]):
         piece = {
             name: value[:, :end] if name == "attention_mask" else value[:, start:end]
-            for name, value in feeds.items()
-            if name not in past
+            for name, value in text.items()
         }
+        if room is not None:
+            piece = on_static_cache(piece, written=start, length=room)
         outputs = graph.run({**piece, **past})
         pieces.append(outputs[output])
         past = {name: outputs[PRESENT + name.removeprefix(PAST)] for name in past}

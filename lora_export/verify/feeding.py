@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.files import resolve_inside
-from lora_export.graph.signature import PAST, Input, Signature, read_signature
+from lora_export.graph.signature import PAST, WRITE_INDICES, Input, Signature, read_signature
 from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:
@@ -52,20 +52,31 @@ class Feeding:
         return tuple(wanted) if set(wanted) <= set(names) else names[: len(wanted)]
 
     def shapes(self, wanted: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        """Return batches and lengths like those `wanted` that the graph takes, each once."""
+        """Return batches and lengths like those `wanted` that the graph takes, each once.
+
+        A static cache bounds the lengths.
+        """
         fixed: list[int | None] = [None, None]
+        room: int | None = None
+        static = WRITE_INDICES in self.signature.input_names
         for each in self.signature.inputs:
             if each.name in _TEXT:
                 for position, axis in enumerate(each.axes[:2]):
-                    if isinstance(axis, int):
+                    if not isinstance(axis, int):
+                        continue
+                    if static and each.name == "attention_mask" and position == 1:
+                        room = axis
+                    else:
                         fixed[position] = axis
-        kept = ((fixed[0] or batch, fixed[1] or length) for batch, length in wanted)
+        kept = (
+            (fixed[0] or batch, min(fixed[1] or length, room or length)) for batch, length in wanted
+        )
         return tuple(dict.fromkeys(kept))
 
 
 def _is_known(given: Input) -> bool:
     """Whether values can be made up for an input: text, an empty past, numbers of a known shape."""
-    if given.name in _TEXT:
+    if given.name in (*_TEXT, WRITE_INDICES):
         return True
     known = {"batch", *(("sequence", "past_sequence") if given.name.startswith(PAST) else ())}
     named = {axis for axis in given.axes if isinstance(axis, str)}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import atomic_write_bytes, resolve_inside, storage_errors
+from lora_export.graph.signature import PAST, WRITE_INDICES
 from lora_export.verify.inputs import Case
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def golden_file(graph: str) -> str:
 def write_golden(root: Path, graph: str, golden: Golden) -> str:
     """Write the golden file of a graph; return its SHA-256.
 
+    The buffers of a static cache, in which nothing is written, are left out.
+
     Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for case i; ``count``; ``effect``.
     """
     effect = _NO_EFFECT_KNOWN if golden.effect is None else golden.effect
@@ -70,7 +73,9 @@ def write_golden(root: Path, graph: str, golden: Golden) -> str:
         "count": np.array(len(golden.cases), np.int64),
     }
     for index, (case, expected) in enumerate(zip(golden.cases, golden.expected, strict=True)):
-        arrays |= {f"{index}.input.{name}": value for name, value in case.feeds.items()}
+        static = WRITE_INDICES in case.feeds
+        kept = {n: v for n, v in case.feeds.items() if not (static and n.startswith(PAST))}
+        arrays |= {f"{index}.input.{name}": value for name, value in kept.items()}
         arrays[f"{index}.mask"] = case.mask
         arrays[f"{index}.expected"] = expected
     buffer = io.BytesIO()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.generate import Decoder, Sampling, generate
 from lora_export.verify.inputs import DECODER_IDS
 
@@ -59,7 +60,8 @@ def greedy_of_reference(
     if DECODER_IDS in case.feeds:  # the encoder's text stays as it is
         names = (DECODER_IDS,)
         fixed = {name: value for name, value in case.feeds.items() if name != DECODER_IDS}
-    feeds = {name: case.feeds[name] for name in names if name in case.feeds}
+    own = without_cache(case.feeds)
+    feeds = {name: own[name] for name in names if name in own}
     tokens, margins = [], []
     for _ in range(steps):
         logits = run({**fixed, **feeds})[:, -1].astype(np.float64)

@@ -5,7 +5,7 @@ Which inputs there are, their dtypes and axes, is read from the graph; the confi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
+from lora_export.graph.signature import PAST, WRITE_INDICES
+from lora_export.runtime.feeds import on_static_cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +29,7 @@ __all__ = [
     "longest_text",
     "make_cases",
     "valid_rows",
+    "with_buffers",
 ]
 
 Array = npt.NDArray[Any]
@@ -123,6 +126,8 @@ def _make_case(
         "token_type_ids": types * mask,
         "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
     }
+    if WRITE_INDICES in signature.input_names:
+        known = on_static_cache(known, written=0, length=_cache_length(signature))
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
@@ -132,11 +137,22 @@ def _make_case(
         if each.name in known
         else _numbers(random, each, sizes)
         for each in signature.inputs
+        if not each.name.startswith(PAST)
     }
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
     if DECODER_IDS in feeds:
         positions = np.ones_like(feeds[DECODER_IDS])
-    return Case(feeds, positions.astype(bool))
+    return with_buffers(Case(feeds, positions.astype(bool)), signature)
+
+
+def _cache_length(signature: Signature) -> int:
+    """Return the positions of a static cache."""
+    mask = next(each for each in signature.inputs if each.name == "attention_mask")
+    length = mask.axes[1]
+    if not isinstance(length, int):
+        msg = f"the graph takes {WRITE_INDICES}, but its cache has no fixed length"
+        raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
+    return length
 
 
 def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]) -> Array:
@@ -148,7 +164,26 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
         msg = f"no values are known for the {what} {given.name!r}"
         raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in given.axes]
+    if given.name.startswith(PAST):
+        shape, whole = shape[-1:], shape
+        return np.broadcast_to(random.standard_normal(shape).astype(dtype.numpy), whole)
     return random.standard_normal(shape).astype(dtype.numpy)
+
+
+def with_buffers(case: Case, signature: Signature) -> Case:
+    """Return `case` with the inputs of a cache that it lacks.
+
+    A static cache is full of numbers that nobody has written, which must not be seen; all its
+    positions hold the same ones, so that they take no memory before they are run.
+    """
+    random = np.random.default_rng(0)
+    sizes = {"batch": len(case.mask), "past_sequence": 0}
+    missing = {
+        each.name: _numbers(random, each, sizes)
+        for each in signature.inputs
+        if each.name.startswith(PAST) and each.name not in case.feeds
+    }
+    return replace(case, feeds={**case.feeds, **missing})
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:

@@ -29,6 +29,7 @@ from lora_export.verify.inputs import (
     longest_text,
     make_cases,
     valid_rows,
+    with_buffers,
 )
 from lora_export.verify.metrics import compare, relative_l2
 from lora_export.verify.running import TwoGraphs, opened
@@ -129,7 +130,9 @@ def against_reference(
     expected = _run_reference(
         reference, task, cases, dataset,
         has_adapter=adapter is not None, last=last,
-        steps=_greedy_steps(checkpoint.config, cases) if manifest.base.cache else 0,
+        steps=_greedy_steps(checkpoint.config, cases, manifest.base.cache_length)
+        if manifest.base.cache
+        else 0,
     )  # fmt: skip
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
     actual = [graph.run(case.feeds) for case in cases]
@@ -162,9 +165,11 @@ def against_golden(
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     last = manifest.base.logits == "last"
-    outputs = feeding_of(root, record).outputs_for(task.outputs)
+    feeding = feeding_of(root, record)
+    outputs = feeding.outputs_for(task.outputs)
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
-    actual = [graph.run(case.feeds) for case in golden.cases]
+    whole = (with_buffers(case, feeding.signature) for case in golden.cases)
+    actual = [graph.run(case.feeds) for case in whole]
     verdict, row = _judge(
         golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
@@ -289,7 +294,9 @@ def _lowered(
     return verdict
 
 
-def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case]) -> int:
-    """Return how many tokens are compared, where the model's positions may end."""
+def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case], room: int | None) -> int:
+    """Return how many tokens are compared, where positions or those of a static cache may end."""
     _, length = cases[_GREEDY_CASE].mask.shape
-    return max(0, min(_GREEDY_STEPS, longest_text(config) - int(length)))
+    longest = longest_text(config)
+    longest = longest if room is None else min(longest, room)
+    return max(0, min(_GREEDY_STEPS, longest - int(length)))

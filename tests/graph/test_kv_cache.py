@@ -5,23 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 import transformers
 
 from lora_export.base.errors import UnsupportedError
-from lora_export.base.targets import DEFAULT_TARGET, TARGETS
 from lora_export.graph import tasks
-from lora_export.graph.fold import fold
-from lora_export.graph.signature import Choices
 from lora_export.graph.trace import trace
 from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
+from tests.graph.traced import Graph, twin
 
 TASK = tasks.by_name("text-generation")
-OPSET = TARGETS[DEFAULT_TARGET].opset
 SMALL: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2,
     "num_hidden_layers": 2, "max_position_embeddings": 64, "pad_token_id": 0,
@@ -35,34 +30,6 @@ CONFIGS = {
     "gemma3": transformers.Gemma3TextConfig(**GROUPED, sliding_window=4, layer_types=MIXED),
     "mistral": transformers.MistralConfig(**GROUPED, sliding_window=4),
 }
-
-
-class Graph:
-    def __init__(self, config: Any, model: Any, **choices: Any) -> None:
-        traced = trace(config.to_dict(), TASK, "float32", OPSET, choices=Choices(**choices))
-        self.signature = traced.signature
-        state = model.state_dict()
-        for parameter in fold(traced.model, traced.parameters, traced.signature):
-            value = state[parameter.name].numpy()
-            value = np.ascontiguousarray(value.T if parameter.transposed else value)
-            initializer = traced.model.graph.initializers[parameter.name]
-            initializer.const_value = ir.Tensor(value, name=parameter.name)
-        self.session = onnxruntime.InferenceSession(
-            ir.to_proto(traced.model).SerializeToString(), providers=["CPUExecutionProvider"]
-        )
-
-    def run(self, feeds: Any) -> dict[str, np.ndarray]:
-        values = self.session.run(None, dict(feeds))
-        return dict(zip(self.signature.output_names, values, strict=True))
-
-
-def twin(config: Any) -> Any:
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -3,83 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common_passes
-import onnxruntime
 import pytest
 
-from lora_export.graph.rewrite import rewrite
+from tests.graph.sketch import Sketch, check, floats, integers
 
 WIDTH = 8
-
-
-def floats(array):
-    return ir.tensor(np.asarray(array, np.float32))
-
-
-def integers(array):
-    return ir.tensor(np.asarray(array, np.int64))
-
-
-class Sketch:
-    """A graph being written: values have axes, as tracing leaves them."""
-
-    def __init__(self, **inputs):
-        self.values = {
-            name: ir.Value(name=name, shape=ir.Shape(axes), type=ir.TensorType(ir.DataType.FLOAT))
-            for name, axes in inputs.items()
-        }
-        self.inputs = list(self.values.values())
-        self.initializers = []
-        self.nodes = []
-
-    def constant(self, tensor):
-        name = f"c{len(self.initializers)}"
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype),
-                         const_value=tensor)  # fmt: skip
-        self.initializers.append(value)
-        return value
-
-    def add(self, op_type, *inputs, axes=None, dtype=ir.DataType.FLOAT, **attributes):
-        made = [self.constant(v) if isinstance(v, ir.TensorProtocol) else v for v in inputs]
-        node = ir.node(op_type, made, attributes=attributes)
-        self.nodes.append(node)
-        (result,) = node.outputs
-        result.name = f"v{len(self.nodes)}"
-        result.type = ir.TensorType(dtype)
-        result.shape = ir.Shape(axes) if axes is not None else None
-        return result
-
-    def build(self, output, opset=20):
-        graph = ir.Graph(self.inputs, [output], nodes=self.nodes, initializers=self.initializers,
-                         opset_imports={"": opset}, name="main")  # fmt: skip
-        return ir.Model(graph, ir_version=10)
-
-
-def run(model, feeds):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, feeds)[0]
-
-
-def check(model, expected_nodes, *, exact=True, **shapes):
-    """Rewrite `model` and compare its outputs before and after; return its node types."""
-    random = np.random.default_rng(0)
-    feeds = {name: random.normal(size=axes).astype(np.float32) for name, axes in shapes.items()}
-    before = run(model, feeds)
-    rewrite(model)
-    common_passes.RemoveUnusedNodesPass()(model)
-    after = run(model, feeds)
-    assert after.shape == before.shape
-    assert np.array_equal(after, before) if exact else np.allclose(after, before, atol=2e-6)
-    assert Counter(node.op_type for node in model.graph) == Counter(expected_nodes)
 
 
 def dynamic_shape(sketch, x, tail):
@@ -117,6 +48,15 @@ def test_a_shape_that_does_not_follow_from_the_axes_stays_computed(before, after
     x = sketch.values["x"]
     y = sketch.add("Reshape", x, dynamic_shape(sketch, x, [2, 4]), axes=after)
     check(sketch.build(y), ["Shape", "Shape", "Concat", "Reshape"], x=(2, 0, WIDTH))
+
+
+@pytest.mark.parametrize(("number", "kept"), [(0.0, False), (0.5, True)])
+def test_what_adds_nothing_disappears(number, kept) -> None:
+    sketch = Sketch(x=["b", "s", WIDTH])
+    x = sketch.values["x"]
+    y = sketch.add("Add", floats([[[number]]]), x, axes=["b", "s", WIDTH])
+    model = sketch.build(sketch.add("Relu", y))
+    check(model, ["Add", "Relu"] if kept else ["Relu"], x=(2, 3, WIDTH))
 
 
 def affine(sketch, x, axes, **attributes):
