@@ -67,6 +67,7 @@ _LLAMA: Final = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 1, "eos_toke
 _GEMMA: Final = {**_LLAMA, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
 _EXPERTS: Final = {"num_experts_per_tok": 2, "output_router_logits": False}
 _IMAGES: Final = ("image-classification", "image-feature-extraction")
+_TOWERS: Final = (*_IMAGES, "feature-extraction")
 _VIT: Final[dict[str, Any]] = {
     "hidden_size": 32,
     "num_hidden_layers": LAYERS,
@@ -207,10 +208,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("MPNet", "MPNetConfig", {**_BERT, "pad_token_id": 1}, _ENCODER),
     Family("ViT", "ViTConfig", _VIT, _IMAGES),
     Family("DINOv2", "Dinov2Config", {**_VIT, "mlp_ratio": 2}, _IMAGES),
-    Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
     Family("CLIP, images", "CLIPVisionConfig", _VIT, ("image-feature-extraction",)),
     Family("CLIP, text", "CLIPTextConfig", _TEXT, ("feature-extraction",)),
-    Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
     Family("SigLIP, images", "SiglipVisionConfig", _VIT, ("image-feature-extraction",)),
     Family("T5", "T5Config", _T5, _TEXT2TEXT),
     Family(
