@@ -34,10 +34,12 @@ from lora_export.graph.export import export_graph
 from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.pooling import sentence_embedding
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
 from lora_export.verify.metrics import relative_l2
 from lora_export.verify.running import opened
+from lora_export.weights.sentence import SentenceHead
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:
@@ -107,9 +109,11 @@ def export_row(family: Family, task_name: str) -> Row:
         task = tasks.by_name(task_name)
         config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
         labels = LABELS if task.label_parameters else None
+        head = SentenceHead((family.pooling,), normalize=True) if task.pooled else None
         template = export_graph(
-            config, task, dtype="float32", opset=OPSET, labels_count=labels, use_cache=False
-        )
+            config, task, dtype="float32", opset=OPSET, labels_count=labels, sentence=head,
+            use_cache=False,
+        )  # fmt: skip
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
@@ -117,7 +121,7 @@ def export_row(family: Family, task_name: str) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         model = twin(family, task)
         graph, signature = _open(template, model, Path(folder), task)
-        worst = compare(graph, model, signature, task)
+        worst = compare(graph, model, signature, task, head=head)
     return Row(
         family.name,
         task_name,
@@ -131,7 +135,12 @@ def export_row(family: Family, task_name: str) -> Row:
 
 
 def compare(
-    graph: OneGraph | TwoGraphs, model: Any, signature: Signature, task: tasks.Task
+    graph: OneGraph | TwoGraphs,
+    model: Any,
+    signature: Signature,
+    task: tasks.Task,
+    *,
+    head: SentenceHead | None = None,
 ) -> float:
     """Return the largest relative L2 error of a graph's output over all inputs.
 
@@ -150,7 +159,11 @@ def compare(
         feeds = {n: torch.from_numpy(v) for n, v in case.feeds.items() if not n.startswith(PAST)}
         with torch.inference_mode():
             output = task.part_of(model)(**feeds)
-        reference = task.result({name: output[name].numpy() for name in task.outputs})
+        if head is not None:
+            states = output.last_hidden_state.numpy()
+            reference = sentence_embedding(head, {}, states, case.feeds["attention_mask"])
+        else:
+            reference = task.result({name: output[name].numpy() for name in task.outputs})
         actual = graph.run(case.feeds)
         pair = [valid_rows(each, case, per_token=per_token) for each in (actual, reference)]
         worst = max(worst, relative_l2([pair[0]], [pair[1]]))
