@@ -155,8 +155,8 @@ def starts_of(nodes: Sequence[ir.Node], repeat: Repeat) -> list[int]:
     pattern = re.compile(rf"{re.escape(repeat.path)}\.(\d+)\.")
     for index, node in enumerate(nodes):
         for value in node.inputs:
-            name = value.name if value is not None and value.is_initializer() else None
-            if match := pattern.match(name or ""):
+            name = (value.name or "") if value is not None and _is_parameter(value) else ""
+            if match := pattern.match(name):
                 readers[int(match[1])].append(index)
     if not any(readers.values()):
         return []
@@ -170,6 +170,11 @@ def starts_of(nodes: Sequence[ir.Node], repeat: Repeat) -> list[int]:
     return [min(each) for each in readers.values()]
 
 
+def _is_parameter(value: ir.Value) -> bool:
+    """Whether the checkpoint brings `value`: equal constants of layers are one by now."""
+    return value.is_initializer() and value.const_value is None
+
+
 def _varying(nodes: Sequence[ir.Node], repeat: Repeat) -> set[ir.Node]:
     """Return the nodes that depend on a layer: on its parameters, or on what its cache holds."""
     values: set[ir.Value] = set()
@@ -179,7 +184,7 @@ def _varying(nodes: Sequence[ir.Node], repeat: Repeat) -> set[ir.Node]:
             name = (value.name or "") if value is not None else ""
             if value is not None and (
                 value in values
-                or (value.is_initializer() and name.startswith(f"{repeat.path}."))
+                or (_is_parameter(value) and name.startswith(f"{repeat.path}."))
                 or (value.is_graph_input() and name.startswith(PAST) and node.op_type != "Shape")
             ):
                 found.add(node)
