@@ -97,7 +97,13 @@ def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> lis
     return session.run(None, {node.name: feeds[node.name] for node in inputs})
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in {"gemma3", "t5-encoder"} else ())
+        for kind in CONFIGS
+    ],
+)
 def test_stamped_graph_is_the_graph_of_the_whole_model(kind: str) -> None:
     config, task = CONFIGS[kind]
     component = COMPONENTS.get(kind)
