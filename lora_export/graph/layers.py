@@ -112,17 +112,20 @@ def _lists(
 def _kinds(layers: Sequence[torch.nn.Module], lists: Sequence[Sequence[Any]]) -> tuple[int, ...]:
     """Return of each layer the number of the first one that is like it; the first is like none."""
     kinds: list[int] = []
-    firsts: list[int] = []
-    for number, layer in enumerate(layers):
-        for first in firsts:
-            if all(str(each[first]) == str(each[number]) for each in lists) and _same(
-                layers[first], layer, (first, number)
-            ):
-                kinds.append(first)
-                break
-        else:
-            kinds.append(number)
-            firsts += [number] if number else []
+    ends: dict[int, tuple[int, int]] = {}  # the first of a kind, and the last so far
+
+    def alike(one: int, other: int) -> bool:
+        listed = all(str(each[one]) == str(each[other]) for each in lists)
+        return listed and _same(layers[one], layers[other], (one, other))
+
+    for number in range(len(layers)):
+        known = (
+            kind for kind, pair in ends.items() if all(alike(each, number) for each in set(pair))
+        )
+        kind = next(known, number)
+        kinds.append(kind)
+        if number:
+            ends[kind] = (kind, number)
     return tuple(kinds)
 
 

@@ -219,6 +219,7 @@ def test_number_that_only_looks_like_an_index_is_a_setting() -> None:
     assert kept_of(*(Layer(index, heads=4) for index in range(9))) == [0, 1, 7, 8]
     layers = [Layer(index, heads=index if index in {3, 5} else 1) for index in range(12)]
     assert {3, 5} <= set(kept_of(*layers))
+    assert kept_of(*(Layer(index, heads=1 + index % 2) for index in range(9))) == [0, 1, 2, 6, 7, 8]
 
 
 def test_layers_of_two_kinds_that_take_turns_are_kept_twice_each() -> None:
