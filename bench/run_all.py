@@ -16,6 +16,7 @@ from typing import Final
 import _environment
 
 CLAIMS: Final = (
+    "export_speed",
     "graph_cache",
     "roberta_base",
     "add_adapter",

@@ -8,10 +8,7 @@ from tools.model_families import FAMILIES
 from tools.models import DATA, PAGE, TOLERANCE, Row, page
 
 ROWS = [Row(**row) for row in json.loads(DATA.read_text())]
-REFUSED = {
-    ("CLIP", "image-feature-extraction"),
-    ("SigLIP", "image-feature-extraction"),
-}
+REFUSED: set[tuple[str, str]] = set()
 WITH_CACHE = {"text-generation", "text2text-generation", "automatic-speech-recognition"}
 
 

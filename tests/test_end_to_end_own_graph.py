@@ -87,6 +87,26 @@ def test_add_to_such_an_export_is_the_same_as_a_build(tiny, graphs, tmp_path, ca
     assert "another graph" in other.message
 
 
+@pytest.mark.parametrize("mode", ["swappable", "batched"])
+def test_adapters_that_share_a_graph_without_names(tiny, graphs, tmp_path, capsys, mode) -> None:
+    base, out = tiny.base("bert", TASK), tmp_path / "out"
+    one, two = (tiny.adapter(base, seed=seed, r=seed) for seed in (2, 5))
+    built = call(capsys, "export", "--base", base, "--graph", graphs["dynamo"], "--mode", mode,
+                 "--adapter", f"one={one}", "--out", out)  # fmt: skip
+    assert built.code == 0, built.err
+    added = call(capsys, "add", out, "--adapter", f"two={two}")
+    assert added.code == 0, added.err
+    verified = call(capsys, "verify", out, "--base", base, "--adapter", f"one={one}",
+                    "--adapter", f"two={two}", "--json")  # fmt: skip
+    assert verified.code == 0, verified.err
+    rows = report(out, "parity")["graphs"]
+    assert rows["base"]["verdict"] == rows[mode]["verdict"] == "pass"
+    assert set(rows[mode]["adapters"]) == {"one", "two"}
+    for row in rows[mode]["adapters"].values():
+        assert row["verdict"] == "pass"
+        assert row["metrics"]["relative_l2"] < 1e-5
+
+
 def test_graph_of_another_base_is_refused(tiny, graphs, tmp_path, capsys) -> None:
     other = tiny.base("bert", TASK, seed=9)
     out = tmp_path / "out"

@@ -26,6 +26,7 @@ _ENCODER: Final = (
     "fill-mask",
     "feature-extraction",
 )
+_EMBEDDER: Final = (*_ENCODER, "sentence-similarity")
 
 _BERT: Final[dict[str, Any]] = {
     "vocab_size": VOCABULARY,
@@ -67,6 +68,7 @@ _LLAMA: Final = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 1, "eos_toke
 _GEMMA: Final = {**_LLAMA, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
 _EXPERTS: Final = {"num_experts_per_tok": 2, "output_router_logits": False}
 _IMAGES: Final = ("image-classification", "image-feature-extraction")
+_TOWERS: Final = (*_IMAGES, "feature-extraction")
 _VIT: Final[dict[str, Any]] = {
     "hidden_size": 32,
     "num_hidden_layers": LAYERS,
@@ -99,12 +101,14 @@ class Family:
         config: The class of its config in transformers.
         settings: The settings that make it tiny.
         tasks: The tasks that it is exported for.
+        pooling: How token states become a sentence's, by sentence-transformers' names.
     """
 
     name: str
     config: str
     settings: dict[str, Any]
     tasks: tuple[str, ...]
+    pooling: str = "mean"
 
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -143,7 +147,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("Llama", "LlamaConfig", _LLAMA, _DECODER),
     Family("Mistral", "MistralConfig", {**_LLAMA, "sliding_window": WINDOW}, _GENERATION),
     Family("Qwen2", "Qwen2Config", _LLAMA, _GENERATION),
-    Family("Qwen3", "Qwen3Config", {**_LLAMA, "head_dim": 8}, _GENERATION),
+    Family(
+        "Qwen3",
+        "Qwen3Config",
+        {**_LLAMA, "head_dim": 8},
+        (*_GENERATION, "sentence-similarity"),
+        pooling="lasttoken",
+    ),
     Family("Gemma 2", "Gemma2Config", _GEMMA, _DECODER),
     Family("Gemma 3", "Gemma3TextConfig", _GEMMA, _DECODER),
     Family("Phi-3", "Phi3Config", _LLAMA, _GENERATION),
@@ -173,9 +183,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
         _GENERATION,
     ),
     Family("Mixtral", "MixtralConfig", {**_LLAMA, **_EXPERTS, "num_local_experts": 6}, _GENERATION),
-    Family("BERT", "BertConfig", _BERT, _ENCODER),
+    Family("BERT", "BertConfig", _BERT, _EMBEDDER),
     Family("RoBERTa", "RobertaConfig", _ROBERTA, _ENCODER),
-    Family("XLM-R", "XLMRobertaConfig", _ROBERTA, _ENCODER),
+    Family("XLM-R", "XLMRobertaConfig", _ROBERTA, _EMBEDDER),
     Family(
         "DistilBERT",
         "DistilBertConfig",
@@ -202,15 +212,16 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "ModernBertConfig",
         {**_BERT, "local_attention": 2 * WINDOW, "global_attn_every_n_layers": 3,
          "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
-        _ENCODER,
+        _EMBEDDER,
+        pooling="cls",
     ),
-    Family("MPNet", "MPNetConfig", {**_BERT, "pad_token_id": 1}, _ENCODER),
+    Family("MPNet", "MPNetConfig", {**_BERT, "pad_token_id": 1}, _EMBEDDER),
     Family("ViT", "ViTConfig", _VIT, _IMAGES),
     Family("DINOv2", "Dinov2Config", {**_VIT, "mlp_ratio": 2}, _IMAGES),
-    Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
     Family("CLIP, images", "CLIPVisionConfig", _VIT, ("image-feature-extraction",)),
     Family("CLIP, text", "CLIPTextConfig", _TEXT, ("feature-extraction",)),
-    Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _IMAGES),
+    Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
     Family("SigLIP, images", "SiglipVisionConfig", _VIT, ("image-feature-extraction",)),
     Family("T5", "T5Config", _T5, _TEXT2TEXT),
     Family(

@@ -27,6 +27,7 @@ import torch
 import transformers
 from transformers.core_model_loading import revert_weight_conversion
 
+from lora_export.base import targets
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.manifest import GraphRecord
 from lora_export.exports.graph_files import write_graphs
@@ -36,10 +37,12 @@ from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
 from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.pooling import sentence_embedding
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases, valid_rows
 from lora_export.verify.metrics import relative_l2
 from lora_export.verify.running import opened
+from lora_export.weights.sentence import SentenceHead
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "models.md"
 DATA: Final = ROOT / "docs" / "models.json"
 
-OPSET: Final = 18
+OPSET: Final = targets.by_name(targets.DEFAULT_TARGET).opset
 OPERATORS: Final = ("Attention", "RMSNormalization", "RotaryEmbedding", "Gelu")
 LABELS: Final = 3
 SHAPES: Final = ((1, 1), (1, 8), (3, 12), (2, 40), (4, 17), (1, 80))
@@ -112,9 +115,11 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
         task = tasks.by_name(task_name)
         config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
         labels = LABELS if task.label_parameters else None
+        head = SentenceHead((family.pooling,), normalize=True) if task.pooled else None
         template = export_graph(
-            config, task, dtype="float32", opset=opset, labels_count=labels, use_cache=False
-        )
+            config, task, dtype="float32", opset=opset, labels_count=labels, sentence=head,
+            use_cache=False,
+        )  # fmt: skip
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
@@ -122,7 +127,7 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         model = twin(family, task)
         graph, signature = _open(template, model, Path(folder), task)
-        worst = compare(graph, model, signature, task)
+        worst = compare(graph, model, signature, task, head=head)
     types = [node.op_type for each in graphs for node in each.graph.node]
     return Row(
         family.name,
@@ -138,7 +143,12 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
 
 
 def compare(
-    graph: OneGraph | TwoGraphs, model: Any, signature: Signature, task: tasks.Task
+    graph: OneGraph | TwoGraphs,
+    model: Any,
+    signature: Signature,
+    task: tasks.Task,
+    *,
+    head: SentenceHead | None = None,
 ) -> float:
     """Return the largest relative L2 error of a graph's output over all inputs.
 
@@ -156,8 +166,12 @@ def compare(
     for case in cases:
         feeds = {n: torch.from_numpy(v) for n, v in without_cache(case.feeds).items()}
         with torch.inference_mode():
-            output = model(**feeds)
-        reference = task.result({name: output[name].numpy() for name in task.outputs})
+            output = task.part_of(model)(**feeds)
+        if head is not None:
+            states = output.last_hidden_state.numpy()
+            reference = sentence_embedding(head, {}, states, case.feeds["attention_mask"])
+        else:
+            reference = task.result({name: output[name].numpy() for name in task.outputs})
         actual = graph.run(case.feeds)
         pair = [valid_rows(each, case, per_token=per_token) for each in (actual, reference)]
         worst = max(worst, relative_l2([pair[0]], [pair[1]]))

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.graph.fold import fold
-from lora_export.graph.stamp import NotRepeatingError, stamp
+from lora_export.graph.parts import NotRepeatingError
+from lora_export.graph.stamp import stamp
 from lora_export.graph.template import GraphTemplate
 from lora_export.graph.trace import Traced, trace
 
@@ -38,7 +39,7 @@ def build_template(
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
     if task.encoder_decoder:
-        return _build_pair(settings, task, dtype, opset)
+        return _build_pair(settings, task, dtype, opset, choices)
     traced, parameters = _traced_and_folded(
         settings, task, dtype, opset, choices, sentence=sentence
     )
@@ -52,15 +53,18 @@ def build_template(
     )
 
 
-def _build_pair(settings: Mapping[str, Any], task: Task, dtype: str, opset: int) -> GraphTemplate:
+def _build_pair(
+    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+) -> GraphTemplate:
     """Trace and fold encoder and decoder; a parameter that both read is one, of one layout."""
     traced: dict[Component, Traced] = {}
     parameters: dict[str, Parameter] = {}
     graphs: dict[Component, bytes] = {}
     components: tuple[Component, ...] = ("encoder", "decoder")
     for each in components:
-        traced[each] = trace(settings, task, dtype, opset, every_layer=True, component=each)
-        own = fold(traced[each].model, traced[each].parameters, traced[each].signature)
+        traced[each], own = _traced_and_folded(
+            settings, task, dtype, opset, choices, component=each
+        )
         for parameter in own:
             if parameters.setdefault(parameter.name, parameter) != parameter:
                 msg = f"encoder and decoder read {parameter.name!r} in different layouts"
@@ -94,17 +98,22 @@ def _traced_and_folded(
     opset: int,
     choices: Choices,
     *,
-    sentence: SentenceHead | None,
+    sentence: SentenceHead | None = None,
+    component: Component | None = None,
 ) -> tuple[Traced, tuple[Parameter, ...]]:
-    """Trace equal layers once and stamp out the others, or else trace them all."""
+    """Trace a few layers of each kind and stamp out the others, or else trace them all."""
+
+    def traced_and_folded(*, every_layer: bool) -> tuple[Traced, tuple[Parameter, ...]]:
+        traced = trace(
+            settings, task, dtype, opset,
+            choices=choices, sentence=sentence, component=component, every_layer=every_layer,
+        )  # fmt: skip
+        return traced, fold(traced.model, traced.parameters, traced.signature)
+
     with contextlib.suppress(UnsupportedError, NotRepeatingError):
-        traced = trace(settings, task, dtype, opset, choices=choices, sentence=sentence)
-        parameters = fold(traced.model, traced.parameters, traced.signature)
+        traced, parameters = traced_and_folded(every_layer=False)
         return traced, stamp(traced.model, parameters, traced.repeats)
-    traced = trace(
-        settings, task, dtype, opset, choices=choices, sentence=sentence, every_layer=True
-    )
-    return traced, fold(traced.model, traced.parameters, traced.signature)
+    return traced_and_folded(every_layer=True)
 
 
 def _externalise(model: ir.Model, parameters: Sequence[Parameter]) -> None:

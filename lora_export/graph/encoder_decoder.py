@@ -53,19 +53,19 @@ class _Layers:
     """What every layer of the decoder keeps, ``[batch, heads, length, width]``, twice each.
 
     Attributes:
-        count: How many layers there are.
+        indices: The number of each layer in the model; layers may have been left out.
         heads: Heads of keys and values.
         width: Their last axis.
         encoder_length: Positions of the encoder's output: a name, or a size that is fixed.
     """
 
-    count: int
+    indices: tuple[int, ...]
     heads: int
     width: int
     encoder_length: Axis
 
     def names(self, start: str, part: Component) -> list[str]:
-        return [f"{start}{i}.{part}.{what}" for i in range(self.count) for what in _WHATS]
+        return [f"{start}{i}.{part}.{what}" for i in range(len(self.indices)) for what in _WHATS]
 
     def axes(self, length: Axis) -> tuple[Axis, ...]:
         return ("batch", self.heads, length, self.width)
@@ -144,23 +144,29 @@ def _layers_of(model: Any, given: Sequence[Input]) -> _Layers:
         text = (str(error).splitlines() or [""])[0]
         msg = f"{type(model).__name__} cannot be split into encoder and decoder: {text}"
         raise UnsupportedError(msg, hint="docs/models.md lists the families.") from error
-    own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+    indices, others = (
+        tuple(index for index, layer in enumerate(each.layers) if layer.is_initialized)
+        for each in (cache.self_attention_cache, cache.cross_attention_cache)
+    )
+    own = [cache.self_attention_cache.layers[index] for index in indices]
+    cross = [cache.cross_attention_cache.layers[index] for index in others]
     shapes = {
         tuple(tensor.shape[at] for at in (1, 3))
         for layer in (*own, *cross)
         for tensor in (layer.keys, layer.values)
     }
     lengths = {layer.keys.shape[2] for layer in cross}
-    if len(own) != len(cross) or len(shapes) != 1 or len(lengths) != 1:
+    if indices != others or len(shapes) != 1 or len(lengths) != 1:
         msg = f"the layers of {type(model).__name__} keep keys and values of different shapes"
         raise UnsupportedError(msg, hint="docs/models.md lists the families.")
     heads, width = shapes.pop()
     length: Axis = "encoder_sequence" if "sequence" in named else int(lengths.pop())
-    return _Layers(len(own), heads, width, length)
+    return _Layers(indices, heads, width, length)
 
 
-def _empty_cache(count: int) -> EncoderDecoderCache:
-    return EncoderDecoderCache(*(_cache([DynamicLayer() for _ in range(count)]) for _ in range(2)))
+def _empty_cache(indices: Sequence[int]) -> EncoderDecoderCache:
+    slots = range(indices[-1] + 1)
+    return EncoderDecoderCache(*(_cache([DynamicLayer() for _ in slots]) for _ in range(2)))
 
 
 def _cache(layers: list[DynamicLayer]) -> DynamicCache:
@@ -184,7 +190,7 @@ class _Encoder(torch.nn.Module):
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         hidden = self.model.get_encoder()(**inputs, return_dict=True).last_hidden_state
-        cache = _empty_cache(self._layers.count)
+        cache = _empty_cache(self._layers.indices)
         ids = torch.zeros((hidden.shape[0], 1), dtype=torch.int64)
         masks = {_MASK: inputs["attention_mask"]} if self._masked else {}
         self.model.get_decoder()(
@@ -210,17 +216,20 @@ class _Decoder(torch.nn.Module):
         self._masked = masked
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        cache = _empty_cache(self._layers.count)
+        cache = _empty_cache(self._layers.indices)
         parts: tuple[tuple[Component, DynamicCache], ...] = (
             ("decoder", cache.self_attention_cache),
             ("encoder", cache.cross_attention_cache),
         )
         for part, kept in parts:
             values = [inputs[name] for name in self._layers.names(PAST, part)]
-            for layer, keys, value in zip(kept.layers, values[::2], values[1::2], strict=True):
+            for index, keys, value in zip(
+                self._layers.indices, values[::2], values[1::2], strict=True
+            ):
+                layer = kept.layers[index]
                 layer.lazy_initialization(keys, value)
                 layer.keys, layer.values = keys, value
-        cache.is_updated = dict.fromkeys(range(self._layers.count), True)
+        cache.is_updated = dict.fromkeys(self._layers.indices, True)
         batch, _, length, _ = inputs[self._layers.names(PAST, "encoder")[0]].shape
         width = self.model.config.hidden_size
         # only its length is looked at: the keys and values of it are in the cache
@@ -239,4 +248,9 @@ class _Decoder(torch.nn.Module):
 
 def _held(cache: DynamicCache) -> list[torch.Tensor]:
     """Return the keys and values of each layer, in order."""
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return [
+        tensor
+        for layer in cache.layers
+        if layer.is_initialized
+        for tensor in (layer.keys, layer.values)
+    ]

@@ -23,6 +23,7 @@ from onnxscript.optimizer import _constant_folding
 
 from lora_export.graph.fused import fuse
 from lora_export.graph.rewrite import rewrite
+from lora_export.graph.sizes import order_sums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ def fold(
     _fold_constants(model)
     fuse(model)
     rewrite(model)
+    order_sums(model)
     _share(model)
     names = {parameter.name for parameter in parameters}
     transposed = {name for name in sorted(names) if _fold_weight_transposes(model, name)}

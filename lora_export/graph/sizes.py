@@ -1,19 +1,22 @@
-"""Each size that varies is read once, from the first input that has it.
+"""Sizes that are equal are computed in one way, so that they can be found to be.
 
 Inputs that share an axis (``batch``, ``past_sequence``) have the same size there, but tracing reads
 the size from whichever it met; a graph with a cache then reads the past's length of every layer.
+Nor does tracing keep to one order in a sum: ``past + new`` here is ``new + past`` there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import onnx_ir as ir
 
 if TYPE_CHECKING:
     from lora_export.graph.signature import Signature
 
-__all__ = ["read_sizes_once"]
+__all__ = ["order_sums", "read_sizes_once"]
+
+_COMMUTATIVE: Final = frozenset({"Add", "Mul"})
 
 
 def read_sizes_once(model: ir.Model, signature: Signature) -> None:
@@ -35,3 +38,17 @@ def read_sizes_once(model: ir.Model, signature: Signature) -> None:
         node.replace_input_with(0, value)
         node.attributes["start"] = ir.AttrInt64("start", position)
         node.attributes["end"] = ir.AttrInt64("end", position + 1)
+
+
+def order_sums(model: ir.Model) -> None:
+    """Let sums and products of integers read what is computed first first; mutates."""
+    made: dict[ir.Value, int] = {}
+    for number, node in enumerate(model.graph):
+        made.update(dict.fromkeys(node.outputs, number))
+        places = [
+            made.get(value, -1) if value is not None and value.dtype == ir.DataType.INT64 else -1
+            for value in node.inputs
+        ]
+        if node.op_type in _COMMUTATIVE and places[0] > places[1] >= 0:
+            for position, value in enumerate(reversed(tuple(node.inputs))):
+                node.replace_input_with(position, value)

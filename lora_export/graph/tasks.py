@@ -38,6 +38,8 @@ class Task:
         encoder_decoder: Whether an encoder and a decoder are a graph each; `inputs` are the
             encoder's then, and the output the decoder's.
         pooled: Whether the output is the sentence's, pooled as `modules.json` says.
+        tower: The submodule that serves the task in a model that has one for images and one for
+            texts (CLIP).
     """
 
     name: str
@@ -52,6 +54,13 @@ class Task:
     causal: bool = False
     encoder_decoder: bool = False
     pooled: bool = False
+    tower: str = ""
+
+    def part_of(self, model: Any) -> Any:
+        """Return what serves the task in `model`, of torch: one of its two towers, or itself."""
+        towers = {row.tower for row in TASKS.values() if row.tower}
+        whole = not self.tower or any(not hasattr(model, name) for name in towers)
+        return model if whole else getattr(model, self.tower)
 
     @property
     def generates(self) -> bool:
@@ -173,6 +182,7 @@ TASKS: Final[dict[str, Task]] = {
             "last_hidden_state",
             ("batch",),
             inputs=("pixel_values",),
+            tower="vision_model",
         ),
         Task(
             "feature-extraction",
@@ -181,6 +191,7 @@ TASKS: Final[dict[str, Task]] = {
             "FEATURE_EXTRACTION",
             "last_hidden_state",
             ("batch", "sequence"),
+            tower="text_model",
         ),
         Task(
             "sentence-similarity",

@@ -110,7 +110,7 @@ def trace(
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
     model = _build(config, task, getattr(torch, dtype), sentence)
-    repeats = () if every_layer else leave_out_repeats(model, model.config)
+    repeats = () if every_layer else leave_out_repeats(model)
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
     else:
@@ -176,22 +176,24 @@ def _one_graph(
     sentence: SentenceHead | None,
 ) -> tuple[Signature, torch.nn.Module]:
     """Return the interface of a model that is one graph, and the module that computes it."""
-    accepted = inspect.signature(model.forward).parameters
+    part = task.part_of(model)
+    accepted = inspect.signature(part.forward).parameters
     cached = task.causal and choices.cache
     cache = cache_layers(model, choices.cache_length) if cached else ()
     logits = choices.logits if task.causal else "all"
-    signature = signature_of(model.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
+    signature = signature_of(part.config, task, accepted, dtype=dtype, logits=logits, cache=cache)
     return signature, _Wrapper(
-        model, signature, cache, sentence, last_logits=logits == "last", opset=opset
+        model, part, signature, cache, sentence, last_logits=logits == "last", opset=opset
     )
 
 
 class _Wrapper(torch.nn.Module):
-    """The model with the graph's inputs, returning the tensors of the graph's outputs."""
+    """The part of a model that serves a task, with the graph's inputs and outputs."""
 
     def __init__(
         self,
         model: Any,
+        part: Any,
         signature: Signature,
         cache: Sequence[CachedLayer],
         sentence: SentenceHead | None,
@@ -200,18 +202,19 @@ class _Wrapper(torch.nn.Module):
         opset: int,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model  # so that parameters have the names that they have in it
+        self._part = (part,)  # no submodule of its own
         self._outputs = signature.output_names
         self._cache, self._opset = cache, opset
         self._sentence = sentence
-        accepted = inspect.signature(model.forward).parameters
+        accepted = inspect.signature(part.forward).parameters
         self._fixed: dict[str, Any] = {"use_cache": bool(cache)} if "use_cache" in accepted else {}
         if last_logits:
             if "logits_to_keep" not in accepted:
-                msg = f"{type(model).__name__} cannot return the logits of the last position only"
+                msg = f"{type(part).__name__} cannot return the logits of the last position only"
                 raise UnsupportedError(msg, hint="Leave --logits last out.")
             self._fixed["logits_to_keep"] = 1
-        one_type = getattr(model.config, "type_vocab_size", None) == 1  # RoBERTa
+        one_type = getattr(part.config, "type_vocab_size", None) == 1  # RoBERTa
         self._zero_types = one_type and "token_type_ids" in accepted
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -223,7 +226,8 @@ class _Wrapper(torch.nn.Module):
             own = {name for name in inputs if name.startswith(PAST)} | {WRITE_INDICES}
             inputs = {name: v for name, v in inputs.items() if name not in own}
             extra["past_key_values"] = cache
-        output = self.model(**inputs, **extra, return_dict=True)
+        (part,) = self._part
+        output = part(**inputs, **extra, return_dict=True)
         if self._sentence is not None:
             states, mask = output.last_hidden_state, inputs["attention_mask"]
             return (sentence_embedding(self.model, self._sentence, states, mask),)

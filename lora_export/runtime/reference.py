@@ -115,7 +115,7 @@ class Reference:
                 self._model = _load_adapter(self._model, adapter)
         # not through PEFT's wrapper: for question answering, it drops token_type_ids
         inner = self._model.get_base_model() if adapter is not None else self._model
-        self._callable = inner
+        self._callable = task.part_of(inner)
         if trained_for is not task:
             self._callable = getattr(inner, inner.base_model_prefix)
 

@@ -83,6 +83,7 @@ def make_cases(
         UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
+    config = {**config, **(config.get("text_config") or {})}  # of a model with a tower for texts
     longest = longest_text(config)
     return [
         _make_case(

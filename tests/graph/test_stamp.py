@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,11 +14,16 @@ import transformers
 from lora_export.graph import build, tasks
 from lora_export.graph.fold import fold
 from lora_export.graph.layers import Repeat, leave_out_repeats
+from lora_export.graph.parts import NotRepeatingError
 from lora_export.graph.signature import Choices
-from lora_export.graph.stamp import NotRepeatingError, stamp
+from lora_export.graph.stamp import stamp
 from lora_export.graph.trace import trace
 
+if TYPE_CHECKING:
+    from lora_export.graph.encoder_decoder import Component
+
 LAYERS = 6
+TURNS = ["sliding_attention", "sliding_attention", "full_attention"]
 SMALL = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 CONFIGS = {
     "bert": (transformers.BertConfig(num_hidden_layers=LAYERS, **SMALL), "text-classification"),
@@ -39,12 +44,32 @@ CONFIGS = {
         transformers.LlamaConfig(num_hidden_layers=LAYERS, tie_word_embeddings=True, **SMALL),
         "text-generation",
     ),
+    "gemma3": (
+        transformers.Gemma3TextConfig(
+            num_hidden_layers=9, layer_types=TURNS * 3, num_key_value_heads=2, head_dim=8,
+            sliding_window=3, bos_token_id=1, eos_token_id=2, **SMALL,
+        ),
+        "text-generation",
+    ),
+    "t5-encoder": (
+        transformers.T5Config(
+            vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=LAYERS, num_heads=2
+        ),
+        "text2text-generation",
+    ),
 }  # fmt: skip
+CONFIGS["t5-decoder"] = CONFIGS["t5-encoder"]
+KEPT = {"gemma3": [(0, 1, 2, 5, 6, 7, 8)], "t5-encoder": [(0, 1, 4, 5)] * 2}
+COMPONENTS: dict[str, Component] = {"t5-encoder": "encoder", "t5-decoder": "decoder"}
 
 
-def traced_and_folded(config: Any, task_name: str, *, every_layer: bool = False):
+def traced_and_folded(
+    config: Any, task_name: str, *, every_layer: bool = False, component: Component | None = None
+):
     task = tasks.by_name(task_name)
-    traced = trace(config.to_dict(), task, "float32", 18, every_layer=every_layer)
+    traced = trace(
+        config.to_dict(), task, "float32", 18, every_layer=every_layer, component=component
+    )
     return traced, fold(traced.model, traced.parameters, traced.signature)
 
 
@@ -62,6 +87,7 @@ def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> lis
         "attention_mask": np.ones_like(ids),
         "token_type_ids": np.zeros_like(ids),
         "position_ids": np.tile(np.arange(11), (2, 1)),
+        "encoder_attention_mask": np.ones((2, 4), np.int64),
     }
     past = np.random.default_rng(0).standard_normal((2, 2, 4, 8)).astype(np.float32)
     inputs = session.get_inputs()
@@ -71,14 +97,22 @@ def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> lis
     return session.run(None, {node.name: feeds[node.name] for node in inputs})
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in {"gemma3", "t5-encoder"} else ())
+        for kind in CONFIGS
+    ],
+)
 def test_stamped_graph_is_the_graph_of_the_whole_model(kind: str) -> None:
     config, task = CONFIGS[kind]
-    traced, parameters = traced_and_folded(config, task)
-    assert [repeat.count for repeat in traced.repeats] == [LAYERS]
+    component = COMPONENTS.get(kind)
+    traced, parameters = traced_and_folded(config, task, component=component)
+    expected_kept = KEPT.get(kind, KEPT["t5-encoder"] if component else [(0, 1, 4, 5)])
+    assert [repeat.kept for repeat in traced.repeats] == expected_kept
     short = len(traced.model.graph)
     stamped = stamp(traced.model, parameters, traced.repeats)
-    whole, expected = traced_and_folded(config, task, every_layer=True)
+    whole, expected = traced_and_folded(config, task, every_layer=True, component=component)
 
     assert len(traced.model.graph) == len(whole.model.graph) > short
     assert stamped == expected
@@ -161,33 +195,58 @@ class Config:
         vars(self).update(settings)
 
 
+def kept_of(*layers: Layer, **settings: Any) -> list[int]:
+    """Return which layers are left."""
+    model = Model(*layers)
+    model.config = Config(**settings)
+    leave_out_repeats(model)
+    return [layer.layer_idx for layer in model.blocks]
+
+
 def test_equal_layers_are_cut_down_to_the_first_two_and_the_last_two() -> None:
     model = Model(*map(Layer, range(9)))
-    assert leave_out_repeats(model, Config()) == (Repeat("blocks", 9),)
+    assert leave_out_repeats(model) == (Repeat("blocks", (0, *[1] * 8), (0, 1, 7, 8)),)
     assert [layer.layer_idx for layer in model.blocks] == [0, 1, 7, 8]
 
 
 @pytest.mark.parametrize("odd", [{"width": 5}, {"value": 1}, {"window": 3}, {"extra": 1}], ids=str)
-def test_one_odd_layer_keeps_them_all(odd: dict[str, Any]) -> None:
-    model = Model(*(Layer(index, **(odd if index == 6 else {})) for index in range(9)))
-    assert leave_out_repeats(model, Config()) == ()
-    assert len(model.blocks) == 9
+def test_one_odd_layer_is_kept_among_the_others(odd: dict[str, Any]) -> None:
+    layers = [Layer(index, **(odd if index == 6 else {})) for index in range(14)]
+    assert kept_of(*layers) == [0, 1, 2, 6, 12, 13]
 
 
 def test_number_that_only_looks_like_an_index_is_a_setting() -> None:
-    model = Model(*(Layer(index, heads=4) for index in range(9)))
-    assert leave_out_repeats(model, Config()) == (Repeat("blocks", 9),)
-    model = Model(*(Layer(index, heads=1 + index % 2) for index in range(9)))
-    assert leave_out_repeats(model, Config()) == ()
+    assert kept_of(*(Layer(index, heads=4) for index in range(9))) == [0, 1, 7, 8]
+    layers = [Layer(index, heads=index if index in {3, 5} else 1) for index in range(12)]
+    assert {3, 5} <= set(kept_of(*layers))
+    assert kept_of(*(Layer(index, heads=1 + index % 2) for index in range(9))) == [0, 1, 2, 6, 7, 8]
 
 
-def test_config_that_lists_layers_of_two_kinds_keeps_them_all() -> None:
-    kinds = ["full", "sliding"] * 4
-    model = Model(*map(Layer, range(8)))
-    assert leave_out_repeats(model, Config(layer_types=kinds)) == ()
-    assert leave_out_repeats(model, Config(layer_types=["full"] * 8)) == (Repeat("blocks", 8),)
+def test_layers_of_two_kinds_that_take_turns_are_kept_twice_each() -> None:
+    layers = [Layer(index, window=3 if index % 3 == 2 else None) for index in range(12)]
+    assert kept_of(*layers) == [0, 1, 2, 8, 9, 10, 11]
+
+
+def test_lists_by_layer_are_cut_with_the_layers() -> None:
+    kinds = ["sliding", "sliding", "full"] * 4
+    model = Model(*map(Layer, range(12)))
+    model.config = Config(layer_types=kinds, uniform=["any"] * 12)
+    (repeat,) = leave_out_repeats(model)
+    assert model.config.layer_types == [kinds[number] for number in repeat.kept]
+    assert [repeat.kinds[number] for number in (1, 2, 3, 4, 5)] == [1, 2, 1, 1, 2]
+    assert model.config.uniform == ["any"] * 12
+
+
+def test_list_of_another_meaning_keeps_all_layers() -> None:
+    assert len(kept_of(*map(Layer, range(9)), scales=list(range(9)))) == 9
+    model = Model(*map(Layer, range(9)))
+    model.layer_scales = list(range(9))
+    assert leave_out_repeats(model) == ()
+
+
+def test_list_that_says_something_else_of_every_layer_keeps_them_all() -> None:
+    assert len(kept_of(*map(Layer, range(9)), layer_scales=list(range(9)))) == 9
 
 
 def test_few_layers_are_left_alone() -> None:
-    model = Model(*map(Layer, range(5)))
-    assert leave_out_repeats(model, Config()) == ()
+    assert leave_out_repeats(Model(*map(Layer, range(5)))) == ()

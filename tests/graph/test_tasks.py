@@ -92,3 +92,15 @@ def test_text_and_speech_are_told_apart_by_the_architecture(kind, architecture, 
 def test_model_with_a_pooling_makes_sentence_embeddings(kinds, expected: str) -> None:
     config = {"architectures": ["Qwen3ForCausalLM"]}
     assert tasks.detect(config, kinds, pools=True).name == expected
+
+
+def test_tower_is_read_only_where_a_model_has_one_for_images_and_one_for_texts() -> None:
+    class Model:
+        pass
+
+    both, one = Model(), Model()
+    both.vision_model, both.text_model, one.vision_model = "images", "texts", "images"
+    assert tasks.by_name("image-feature-extraction").part_of(both) == "images"
+    assert tasks.by_name("feature-extraction").part_of(both) == "texts"
+    assert tasks.by_name("image-classification").part_of(both) is both
+    assert tasks.by_name("image-feature-extraction").part_of(one) is one
