@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _LIMIT_BYTES: Final = 1 << 20
-_PLANNED: Final = frozenset({"profiles", "triton", "bundle"})
+_PLANNED: Final = frozenset({"triton", "bundle"})
 """Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
@@ -140,6 +140,8 @@ class Recipe(_Section):
         mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
+        profiles: The shapes that engines cover: each profile gives axes a size, or a range of
+            smallest, tuned for and largest; see `lora_export.engine.profiles`.
     """
 
     base: str
@@ -155,6 +157,7 @@ class Recipe(_Section):
     cache: bool | None = None
     logits: Literal["all", "last"] | None = None
     targets: list[str] = Field([], max_length=1)
+    profiles: list[dict[str, int | tuple[int, int, int]]] = []
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     output: str

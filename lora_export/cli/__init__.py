@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "add": ("extend:add", "Add an adapter to an existing export, without torch."),
     "remove": ("extend:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),
+    "build": ("engine:build", "Build TensorRT engines of an export, on their device."),
+    "refit": ("engine:refit", "Put an adapter into an engine that is built."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),

@@ -127,7 +127,9 @@ class Cuda:
         parts = []
         for attribute in _CAPABILITY:
             value = ctypes.c_int(0)
-            self._call("cudaDeviceGetAttribute", ctypes.byref(value), attribute, device)
+            self._call(
+                "cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), device
+            )
             parts.append(str(value.value))
         _, total = self.memory_bytes()
         return Gpu(self._name(device), ".".join(parts), total)

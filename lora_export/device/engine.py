@@ -16,6 +16,7 @@ from lora_export.device.api import Log, import_tensorrt, is_double, numpy_dtype,
 from lora_export.device.cuda import open_cuda
 from lora_export.device.errors import DeviceError
 from lora_export.device.files import inside, sha256_of_file, storage_errors, write_whole
+from lora_export.device.loading import deserialize
 from lora_export.device.monitor import watch
 from lora_export.device.record import (
     FORMAT_VERSION,
@@ -24,6 +25,7 @@ from lora_export.device.record import (
     timing_file,
     write_record,
 )
+from lora_export.device.refit import neighbours
 from lora_export.device.versions import HARDWARE_LEVELS, has, require_level
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str], None]
 
-__all__ = ["BuildJob", "build", "deserialize", "publish", "require_sources"]
+__all__ = ["BuildJob", "build", "publish", "require_sources"]
 
 _KIBIBYTE: Final = 1024
 
@@ -55,7 +57,7 @@ class BuildJob:
         sha256: What the manifest says of these files.
         base_fingerprint: That of the base.
         settings: How it is built.
-        refit: What is known of each refittable weight; kept in the record.
+        refit: What is known of each weight of the graph; recorded of the refittable ones.
         model: The bytes to parse in place of the file's, where the graph had to be rewritten.
     """
 
@@ -110,10 +112,24 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
             "command": None,
             "inputs": built.inputs,
             "outputs": built.outputs,
+            "refit": _refit_rows(job, built.plan),
             "seconds": round(seconds, 3),
             "peak_device_bytes": built.peak_device_bytes,
         },
     )
+
+
+def _refit_rows(job: BuildJob, plan: Any) -> dict[str, dict[str, Any]]:
+    """Return what is known of the weights that a refit sets: those marked, and their neighbours."""
+    names = job.settings.refittable
+    if not names:
+        return {}
+    log = Log()
+    compatible = job.settings.version_compatible
+    engine = deserialize(plan, log, version_compatible=compatible)
+    further = neighbours(engine, names, log)
+    rows = {name: dict(job.refit.get(name, {})) for name in (*names, *further)}
+    return {name: {**row, "neighbour": name in further} for name, row in rows.items()}
 
 
 def _silent(text: str) -> None:
@@ -180,7 +196,7 @@ def publish(
         "weights": {each: job.sha256[each] for each in job.weights},
         "base_fingerprint": job.base_fingerprint,
         "plan": {"file": file, "sha256": digest, "bytes": data.nbytes},
-        "refit": {name: dict(row) for name, row in job.refit.items()},
+        "refit": {},
         "adapter": None,
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE,
         **details,
@@ -194,7 +210,12 @@ def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
     import tensorrt as trt
 
     log = Log()
-    builder = trt.Builder(log.logger)
+    try:
+        builder = trt.Builder(log.logger)
+    except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
+        msg = f"TensorRT does not start: {log.last()}"
+        hint = "Does its version fit the driver's CUDA? See: lora-export doctor"
+        raise DeviceError(msg, hint=hint, kind="missing") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
     path = inside(job.root, job.onnx)
@@ -360,31 +381,3 @@ def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
 def _described(tensor: trt.ITensor) -> tuple[str, dict[str, Any]]:
     """Return the name of an input or output, its dtype and its shape, -1 for a dynamic axis."""
     return tensor.name, {"dtype": numpy_dtype(tensor.dtype)[0], "shape": list(tensor.shape)}
-
-
-def deserialize(plan: bytes, log: Log, *, version_compatible: bool = False) -> trt.ICudaEngine:
-    """Return the engine of a plan.
-
-    Args:
-        plan: The plan's bytes.
-        log: Where TensorRT says what is wrong.
-        version_compatible: Whether the plan was built to be loaded by later versions: it brings
-            code of its own, which is allowed then.
-
-    Raises:
-        DeviceError: The plan is damaged, or of another version or GPU.
-    """
-    import tensorrt as trt
-
-    runtime = trt.Runtime(log.logger)
-    if version_compatible:
-        runtime.engine_host_code_allowed = True
-    try:
-        engine = runtime.deserialize_cuda_engine(plan)
-    except (RuntimeError, TypeError, ValueError) as error:
-        msg = f"TensorRT cannot load the plan: {error}"
-        raise DeviceError(msg, hint="Build it again.", kind="input") from error
-    if engine is None:
-        msg = f"TensorRT cannot load the plan: {log.last()}"
-        raise DeviceError(msg, hint="Build it again.", kind="input")
-    return engine

@@ -27,8 +27,8 @@ EXIT_CODES: Final[dict[str, int]] = {
     "unsupported": 4,
     "missing": 7,
 }
-"""The exit code of each kind of `DeviceError`: ``missing`` is a runtime that is not there, ``input``
-a damaged or unfitting file, ``storage`` a disk that refuses."""
+"""The exit code of each kind of `DeviceError`: ``missing`` is a runtime that is not there,
+``input`` a damaged or unfitting file, ``storage`` a disk that refuses."""
 
 
 class LoraExportError(Exception):

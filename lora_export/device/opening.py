@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.device.api import Log, import_tensorrt, is_double
 from lora_export.device.cuda import open_cuda
-from lora_export.device.engine import deserialize
 from lora_export.device.errors import DeviceError
 from lora_export.device.files import inside
+from lora_export.device.loading import deserialize
 from lora_export.device.record import read_record, require_device, require_files, require_plan
 from lora_export.device.refit import LiveEngine, refit_stripped
 from lora_export.device.trt_runner import TrtRunner
@@ -75,6 +75,7 @@ def open_plan(
     cuda_graphs: bool = False,
 ) -> TrtRunner:
     """Return a runner of a plan; see `checked_plan` and `TrtRunner` for arguments and errors."""
+    import_tensorrt()
     device = cuda or open_cuda()
     data, record = checked_plan(root, plan, sha256, fingerprint, device)
     engine = loaded_engine(root, data, record, Log())
@@ -95,10 +96,13 @@ def open_live(
     Raises:
         DeviceError: None of its weights are refittable; or as `checked_plan`.
     """
+    import_tensorrt()
     device = cuda or open_cuda()
     data, record = checked_plan(root, plan, sha256, fingerprint, device)
     settings = record["settings"]
     if not settings.get("refittable") or settings.get("strip_weights"):
         msg = f"the engine {record['graph']!r} was not built to be refitted"
         raise DeviceError(msg, hint="Build it with --refit.", kind="unsupported")
-    return LiveEngine(data, device, cuda_graphs=cuda_graphs), record
+    compatible = bool(settings.get("version_compatible"))
+    live = LiveEngine(data, device, version_compatible=compatible, cuda_graphs=cuda_graphs)
+    return live, record

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lora_export.device.cuda import Gpu
 
 __all__ = [
+    "FOLDER",
     "FORMAT_VERSION",
     "plan_file",
     "read_record",
@@ -35,6 +36,8 @@ __all__ = [
 
 FORMAT_VERSION: Final = 1
 FOLDER: Final = "engines"
+"""Where plans and their records lie, below an export or a bundle."""
+
 _AGAIN: Final = "Build it again: lora-export build OUT --target TARGET"
 _AMPERE: Final = 8
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.device.api import Log, array_of
-from lora_export.device.engine import deserialize
+from lora_export.device.api import Log, array_of, numpy_dtype
 from lora_export.device.errors import DeviceError
+from lora_export.device.loading import deserialize
 from lora_export.device.trt_runner import TrtRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import tensorrt as trt
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Supply = Callable[[str], Array | None]
 
-__all__ = ["LiveEngine", "refit", "refit_stripped", "serialized"]
+__all__ = ["LiveEngine", "neighbours", "refit", "refit_stripped", "serialized"]
 
 
 def refit(
@@ -45,9 +45,7 @@ def refit(
         DeviceError: A weight was not marked refittable, has another size or dtype, is asked for
             and not known; or TensorRT refuses.
     """
-    import tensorrt as trt
-
-    refitter = trt.Refitter(engine, log.logger)
+    refitter = _refitter(engine, log)
     known = set(refitter.get_all_weights())
     if unknown := sorted(set(values) - known):
         msg = f"the weight {unknown[0]!r} of the engine was not marked refittable"
@@ -68,6 +66,33 @@ def refit(
         raise DeviceError(msg)
     del held  # TensorRT reads them until here
     return tuple(supplied)
+
+
+def neighbours(engine: trt.ICudaEngine, names: Sequence[str], log: Log) -> tuple[str, ...]:
+    """Return the weights that have to be supplied where those called `names` are; sets nothing.
+
+    Raises:
+        DeviceError: One of `names` is not refittable.
+    """
+    refitter = _refitter(engine, log)
+    held = []
+    for name in names:
+        wanted = refitter.get_weights_prototype(name)
+        _, dtype = numpy_dtype(wanted.dtype)
+        held.append(_set(refitter, name, np.zeros(wanted.size, dtype), log))
+    found = tuple(sorted(set(refitter.get_missing_weights()) - set(names)))
+    del held
+    return found
+
+
+def _refitter(engine: trt.ICudaEngine, log: Log) -> trt.Refitter:
+    import tensorrt as trt
+
+    try:
+        return trt.Refitter(engine, log.logger)
+    except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
+        msg = f"the engine was not built to be refitted: {log.last()}"
+        raise DeviceError(msg, hint="Build it with --refit.", kind="unsupported") from error
 
 
 def _set(refitter: trt.Refitter, name: str, values: Array, log: Log) -> Array:
@@ -94,7 +119,7 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
     """
     import tensorrt as trt
 
-    refitter = trt.Refitter(engine, log.logger)
+    refitter = _refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log.logger)
     if not parser.refit_from_file(str(onnx)):
         reason = parser.get_error(0).desc() if parser.num_errors else log.last()
@@ -125,15 +150,22 @@ class LiveEngine:
     Args:
         plan: The base's plan.
         cuda: CUDA's functions.
+        version_compatible: Whether the plan was built to be loaded by later versions.
         options: What `TrtRunner` takes.
     """
 
-    def __init__(self, plan: bytes, cuda: Cuda, **options: Any) -> None:
+    def __init__(
+        self, plan: bytes, cuda: Cuda, *, version_compatible: bool = False, **options: Any
+    ) -> None:
         self._plan = plan
         self._cuda = cuda
+        self._compatible = version_compatible
         self._options = options
         self._log = Log()
-        self._runner = self._opened(deserialize(plan, self._log))
+        self._runner = self._opened(self._loaded())
+
+    def _loaded(self) -> trt.ICudaEngine:
+        return deserialize(self._plan, self._log, version_compatible=self._compatible)
 
     def _opened(self, engine: trt.ICudaEngine) -> TrtRunner:
         return TrtRunner(engine, self._cuda, **self._options)
@@ -149,14 +181,14 @@ class LiveEngine:
 
     def use(self, values: Mapping[str, Array], supply: Supply | None = None) -> tuple[str, ...]:
         """Take other weights into use; see `refit`. What is in use stays so if this fails."""
-        fresh = deserialize(self._plan, self._log)
+        fresh = self._loaded()
         supplied = refit(fresh, values, self._log, supply=supply)
         self._take(fresh)
         return supplied
 
     def use_base(self) -> None:
         """Go back to the weights of the plan."""
-        self._take(deserialize(self._plan, self._log))
+        self._take(self._loaded())
 
     def _take(self, engine: trt.ICudaEngine) -> None:
         opened = self._opened(engine)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import resolve_inside
-from lora_export.graph.lora import LORA_A, LORA_B
+from lora_export.device.swap import padded
 from lora_export.graph.uses import parsed
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["base_values", "without_defaults"]
-
-_RANK_AXES = {LORA_A: 1, LORA_B: 0}  # A [in, r], B [r, out]
 
 
 def without_defaults(onnx_bytes: bytes) -> bytes:
@@ -61,11 +59,8 @@ def base_values(onnx_bytes: bytes, folder: Path, *, rank: int = 1) -> dict[str, 
     """
     graph = parsed(onnx_bytes).graph
     inputs = {each.name for each in graph.input}
-    found: dict[str, npt.NDArray[Any]] = {}
-    for each in graph.initializer:
-        if each.name in inputs:
-            found[each.name] = _widened(each.name, _value(each, folder), rank)
-    return found
+    found = {each.name: _value(each, folder) for each in graph.initializer if each.name in inputs}
+    return padded(found, rank)
 
 
 def _value(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[Any]:
@@ -77,12 +72,3 @@ def _value(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         msg = f"the value of {tensor.name!r} cannot be read: {error}"
         raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
-
-
-def _widened(name: str, values: npt.NDArray[Any], rank: int) -> npt.NDArray[Any]:
-    axis = next((at for end, at in _RANK_AXES.items() if name.endswith(end)), None)
-    if axis is None or values.shape[axis] >= rank:
-        return values
-    shape = list(values.shape)
-    shape[axis] = rank
-    return np.zeros(shape, values.dtype)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
+from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,8 +41,6 @@ CASES: Final = ((1, 8), (2, 24), (1, 1), (3, 33), (4, 64), (1, 128))
 GOLDEN_CASES: Final = 2
 """How many of them are kept as golden inputs."""
 
-_SMALL_PADDING: Final = 2
-_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
 _VOCABULARY_KEYS: Final = ("vocab_size", "n_vocab")
 
 
@@ -87,13 +86,6 @@ def make_cases(
         )
         for batch, length in shapes
     ]
-
-
-def longest_text(config: Mapping[str, Any]) -> int:
-    """Return how many tokens a model has positions for."""
-    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
-    return max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
 
 
 def _make_case(
