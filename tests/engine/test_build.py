@@ -165,10 +165,7 @@ def test_decoder_has_a_profile_for_prefill_and_one_for_steps(
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values)
             used.append(context._profile)
-            past = {
-                name: found[name.replace("past_key_values", "present")]
-                for name in past
-            }
+            past = {name: found[name.replace("past_key_values", "present")] for name in past}
     assert used == [0, 1, 1]
 
 
@@ -182,7 +179,9 @@ def test_profiles_of_the_user_bound_the_shapes(
     manifest = read_manifest(root)
     with open_trt(root, manifest, "one", TARGET) as graph:
         graph.run(texts(4, 32))
-        with pytest.raises(LoraExportError, match=r"'input_ids' of shape \[5, 8\].*\[1, 8\] to") as error:
+        with pytest.raises(
+            LoraExportError, match=r"'input_ids' of shape \[5, 8\].*\[1, 8\] to"
+        ) as error:
             graph.run(texts(5, 8))
         assert error.value.exit_code == 2
         with pytest.raises(LoraExportError, match="also reads 'attention_mask'"):
@@ -190,9 +189,7 @@ def test_profiles_of_the_user_bound_the_shapes(
         with pytest.raises(LoraExportError, match="'input_ids' is float32, the engine reads int64"):
             graph.run({**texts(1, 8), "input_ids": np.zeros((1, 8), np.float32)})
         narrow = {name: each.astype(np.int32) for name, each in texts(2, 8).items()}
-        np.testing.assert_array_equal(
-            graph.run(narrow)["logits"], graph.run(texts(2, 8))["logits"]
-        )
+        np.testing.assert_array_equal(graph.run(narrow)["logits"], graph.run(texts(2, 8))["logits"])
 
 
 def test_device_buffers_are_used_again(
@@ -249,14 +246,10 @@ def test_version_compatible_plan_is_loaded_by_a_later_version(
     root = export("merged")
     with monkeypatch.context() as patch:
         install_double(patch, "10.3.0")
-        engines.build(
-            root, TARGET, graphs=["one"], options=EngineOptions(version_compatible=True)
-        )
+        engines.build(root, TARGET, graphs=["one"], options=EngineOptions(version_compatible=True))
     plan = trt_version(root, "one")
     for suffix in (".plan", ".json"):  # carried to where a later version looks for its own
-        plan.with_suffix(suffix).rename(
-            plan.with_name(f"one.{TARGET}.trt10.13.3.9{suffix}")
-        )
+        plan.with_suffix(suffix).rename(plan.with_name(f"one.{TARGET}.trt10.13.3.9{suffix}"))
     install_double(monkeypatch, "10.13.3.9")
     with open_trt(root, read_manifest(root), "one", TARGET) as graph:
         assert graph.run(texts(1, 4))["logits"].shape == (1, 3)
