@@ -187,24 +187,25 @@ class _Checker(ast.NodeVisitor):
         return _PROPERTIES.get(f"{owner}.{node.attr}")
 
     def _of_call(self, node: ast.Call) -> str | None:
-        if isinstance(node.func, ast.Name):
-            if node.func.id == "import_tensorrt":
-                return _MODULE
-            if node.func.id in self.owners.classes:
-                return f"own {node.func.id}"
-            if node.func.id in self.owners.functions:
-                return self.owners.functions[node.func.id]
+        if isinstance(node.func, ast.Name) and (found := self._of_own(node.func.id)):
+            return found
         target = self.kind(node.func)
         if target is not None and target.startswith("class "):
             return target[6:]
-        if isinstance(node.func, ast.Attribute):
-            own = isinstance(node.func.value, ast.Name) and node.func.value.id == "self"
-            if own and node.func.attr in self.owners.functions:
-                return self.owners.functions[node.func.attr]
-            owner = self.kind(node.func.value)
-            if owner is not None and not owner.startswith(("class ", "own ")) and owner != _MODULE:
-                return self._returned(owner, node.func.attr)
-        return None
+        if not isinstance(node.func, ast.Attribute):
+            return None
+        own = isinstance(node.func.value, ast.Name) and node.func.value.id == "self"
+        if own and node.func.attr in self.owners.functions:
+            return self.owners.functions[node.func.attr]
+        owner = self.kind(node.func.value)
+        told = owner is not None and owner != _MODULE and not owner.startswith(("class ", "own "))
+        return self._returned(str(owner), node.func.attr) if told else None
+
+    def _of_own(self, name: str) -> str | None:
+        """Return what a function or class of ours, called by its name alone, returns."""
+        if name == "import_tensorrt":
+            return _MODULE
+        return f"own {name}" if name in self.owners.classes else self.owners.functions.get(name)
 
     def _returned(self, owner: str, method: str) -> str | None:
         for api in self.apis:
