@@ -13,10 +13,10 @@ MODEL := models/all-MiniLM-L6-v2
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test check format families bench clean distclean
+.PHONY: help env model demo test test-trt check format families bench clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter that .venv is made from (now: $(PYTHON))"
 	@echo "  PIP_ARGS='...'       further arguments for pip, such as the index of CPU builds of torch"
@@ -31,6 +31,9 @@ demo: env model ## a real checkpoint and adapter to a verified export, with the 
 
 test: env model ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
+	$(BIN)/python -m pytest tests/trt -m tensorrt -rs
 
 check: env ## lint, format, types, import contracts
 	$(BIN)/ruff check .
