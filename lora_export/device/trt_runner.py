@@ -35,8 +35,9 @@ class TrtRunner:
         engine: The engine.
         cuda: CUDA's functions.
         defaults: Values of inputs that a run need not give: the base of a swappable graph.
-        cuda_graphs: Whether a run is recorded once for each set of shapes and replayed from then
-            on. It saves the time of launching kernels, which is most of what a small graph takes.
+        cuda_graphs: Whether the second run with the same shapes is recorded, and replayed until the
+            shapes change. It saves the time of launching kernels, which is most of what a small
+            graph takes.
 
     Attributes:
         inputs: The inputs' names.
@@ -70,7 +71,7 @@ class TrtRunner:
         self._buffers = {each: DeviceBuffer(cuda) for each in names}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._profile = 0
-        self._recorded: dict[Any, int] = {}
+        self._recorded: int | None = None
         self._closed = False
         context = engine.create_execution_context()
         if context is None:
@@ -101,10 +102,10 @@ class TrtRunner:
             msg = "the engine was closed"
             raise DeviceError(msg, kind="usage")
         values = {name: self._value(name, feeds) for name in self.inputs}
-        moved = self._prepare({name: each.shape for name, each in values.items()})
+        changed = self._prepare({name: each.shape for name, each in values.items()})
         for name, each in values.items():
             self._cuda.copy_to_device(self._buffers[name].address, each, self._stream)
-        self._execute(moved=moved)
+        self._execute(changed=changed)
         found = {name: self._empty(name) for name in self.outputs}
         for name, each in found.items():
             self._cuda.copy_to_host(each, self._buffers[name].address, self._stream)
@@ -139,22 +140,21 @@ class TrtRunner:
         if lacking := self._context.infer_shapes():
             msg = f"TensorRT cannot tell the shapes without {lacking[0]!r}"
             raise DeviceError(msg)
-        moved = [self._place(name) for name in self._buffers]
-        if any(moved):
-            self._forget_recordings()  # they hold the old addresses
+        self._forget_recording()  # it holds the old shapes and addresses
+        for name in self._buffers:
+            self._place(name)
         self._shapes = shapes
         return True
 
-    def _place(self, name: str) -> bool:
-        """Give a tensor room, and tell TensorRT where; return whether it moved."""
+    def _place(self, name: str) -> None:
+        """Give a tensor room, and tell TensorRT where."""
         size = self._size(name)
         buffer = self._buffers[name]
         _, dtype = numpy_dtype(self._engine.get_tensor_dtype(name))
-        moved = buffer.reserve(math.prod(size) * dtype.itemsize)
+        buffer.reserve(math.prod(size) * dtype.itemsize)
         if not self._context.set_tensor_address(name, buffer.address):
             msg = f"TensorRT refuses the address of {name!r}"
             raise DeviceError(msg)
-        return moved
 
     def _size(self, name: str) -> tuple[int, ...]:
         size = tuple(self._context.get_tensor_shape(name))
@@ -184,18 +184,18 @@ class TrtRunner:
             msg = f"no profile covers these shapes together: {together}; {name!r} may be {covered}"
         raise DeviceError(msg, hint="Build it with a profile that covers them.", kind="usage")
 
-    def _execute(self, *, moved: bool) -> None:
+    def _execute(self, *, changed: bool) -> None:
         """Give the stream the work: as kernels, or as a recording of them.
 
-        The first run with new shapes is not recorded: TensorRT then does what happens once.
+        The first run with new shapes is not recorded: TensorRT then does what happens once. A
+        recording is not kept for when its shapes come back: the context's own state has changed.
         """
-        key = (self._profile, tuple(self._shapes.values()))
-        if not self._cuda_graphs or (moved and key not in self._recorded):
+        if changed or not self._cuda_graphs:
             self._enqueue()
             return
-        if key not in self._recorded:
-            self._recorded[key] = self._record()
-        self._cuda.launch(self._recorded[key], self._stream)
+        if self._recorded is None:
+            self._recorded = self._record()
+        self._cuda.launch(self._recorded, self._stream)
 
     def _record(self) -> int:
         self._cuda.synchronize(self._stream)
@@ -221,9 +221,10 @@ class TrtRunner:
         ours, _ = numpy_dtype(self._engine.get_tensor_dtype(name))
         return from_bfloat16(values) if ours == "bfloat16" else values
 
-    def _forget_recordings(self) -> None:
-        while self._recorded:
-            self._cuda.destroy_executable(self._recorded.popitem()[1])
+    def _forget_recording(self) -> None:
+        if self._recorded is not None:
+            recorded, self._recorded = self._recorded, None
+            self._cuda.destroy_executable(recorded)
 
     def close(self) -> None:
         """Give the memory of the device back; a second call does nothing."""
@@ -231,7 +232,7 @@ class TrtRunner:
             return
         self._closed = True
         self._cuda.synchronize(self._stream)
-        self._forget_recordings()
+        self._forget_recording()
         for buffer in self._buffers.values():
             buffer.close()
         self._cuda.destroy_stream(self._stream)

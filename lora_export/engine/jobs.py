@@ -151,6 +151,9 @@ def _job(
 ) -> BuildJob:
     data = resolve_inside(root, onnx).read_bytes()
     required = without_defaults(data) if record.mode == "swappable" else data
+    if options.strip_weights and required is not data:
+        msg = f"a plan of {onnx!r} cannot leave its weights out: the graph is rewritten for it"
+        raise UsageError(msg, hint="Leave --strip-weights out.")
     refittable: tuple[str, ...] = ()
     if options.refit:
         if record.mode not in ("base", "merged"):

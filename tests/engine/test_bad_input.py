@@ -102,6 +102,19 @@ def test_usage(
     assert (result.code, text in result.message) == (code, True), result.err
 
 
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [("--strip-weights", "cannot leave its weights out"), ("--refit", "as inputs")],
+)
+def test_what_a_swappable_graph_does_not_take(
+    export: Callable[[str], Path], capsys: Any, flag: str, text: str
+) -> None:
+    root = export("swappable")
+    arguments = ["--target", TARGET, "--dry-run", "--graph", "swappable", flag]
+    result = call(capsys, "build", root, *arguments)
+    assert (result.code, text in result.message) == (2, True), result.err
+
+
 def test_another_gpu_than_the_target(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

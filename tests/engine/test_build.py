@@ -93,6 +93,29 @@ def test_record_says_what_the_plan_was_made_of(
     assert_intact(root)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tf32": True, "version_compatible": True, "strip_weights": True},
+        {"refit": True, "hardware_compatibility": "ampere+", "optimization_level": 5},
+    ],
+)
+def test_the_builder_has_the_flags_that_a_dry_run_says(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    install_double(monkeypatch)
+    root = export("merged")
+    chosen = EngineOptions(**options)
+    (planned,) = engines.plan_build(root, TARGET, graphs=["base"], options=chosen)
+    (record,) = engines.build(root, TARGET, graphs=["base"], options=chosen)
+    tf32 = ["TF32"] if options.get("tf32") else []
+    said = [flag for flag in planned["flags"] if flag != "-TF32"]
+    assert sorted(record["flags"]) == sorted([*said, *tf32])
+    assert ("-TF32" in planned["flags"]) == (not tf32)
+    assert record["settings"] == planned["settings"]
+
+
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_swappable_engine_takes_adapters(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool

@@ -19,6 +19,7 @@ from lora_export.exports.given import AdapterSource
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.trt import open_trt
 from tests.cli.exports import assert_intact
+from tests.cli.running import call
 from tests.engine.test_build import TARGET, texts, trt_version
 from tests.helpers.double import install_double
 
@@ -87,6 +88,30 @@ def test_an_adapters_plan_is_the_graph_of_it(
     assert trt_version(root).read_bytes() == base_plan
     assert module.builds == 1
     assert_intact(root)
+
+
+def test_the_command(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    install_double(monkeypatch)
+    root = export("merged")
+    arguments = ["--target", TARGET, "--adapter", "one"]
+    result = call(capsys, "refit", root, *arguments)
+    assert result.code == 3
+    assert "no build record" in result.message
+    assert call(capsys, "build", root, "--target", TARGET, "--refit").code == 0
+    result = call(capsys, "refit", root, *arguments, "--json")
+    assert result.code == 0, result.err
+    assert result.document["engine"]["adapter"]["adapter"] == "one"
+    result = call(capsys, "refit", root, "--target", "auto", "--adapter", "two")
+    assert result.code == 0, result.err
+    assert "engines/two.jetson-orin.trt10.3.0.plan" in result.out
+    assert "TensorRT did not run" in result.out
+    assert call(capsys, "refit", root / "nowhere", *arguments).code == 3
+    assert call(capsys, "refit", root, "--target", "jetson", "--adapter", "one").code == 2
+    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "six=/nowhere")
+    assert result.code == 3
+    assert "/nowhere" in result.message
 
 
 def test_weights_are_swapped_in_an_engine_in_use_and_the_base_comes_back(

@@ -566,6 +566,8 @@ class IExecutionContext:
         for each, shape in self._shapes.items():
             named = zip(self.engine._tensors[each]._axes, shape, strict=True)
             sizes |= {axis: size for axis, size in named if isinstance(axis, str)}
+        if "total_sequence" not in sizes and {"sequence", "past_sequence"} <= set(sizes):
+            sizes["total_sequence"] = sizes["sequence"] + sizes["past_sequence"]
         return Dims(
             sizes.get(axis, -1) if isinstance(axis, str) else axis
             for axis in self.engine._tensors[name]._axes
