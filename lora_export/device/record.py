@@ -87,6 +87,9 @@ def read_record(plan: Path) -> Mapping[str, Any]:
         if not isinstance(record.get(key), kind):
             msg = f"the build record {str(path)!r} is damaged: {key!r} is {record.get(key)!r}"
             raise DeviceError(msg, hint=_AGAIN, kind="input")
+    if len(record["onnx"]) != 1:
+        msg = f"the build record {str(path)!r} is damaged: it names {len(record['onnx'])} graphs"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
     return record
 
 
@@ -99,6 +102,7 @@ _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
     "onnx": dict,
     "outputs": dict,
     "plan": dict,
+    "refit": dict,
     "settings": dict,
     "target": str,
     "tensorrt": str,

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lora_export.base.engine_record import read_engine_record
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.files import resolve_inside
 from lora_export.base.safetensors_file import read_header
@@ -148,7 +149,7 @@ def refit_plan(
     file = plan_file(graph, target, version)
     started = time.monotonic()
     plan, record = checked_plan(root, file, manifest.files, manifest.base.fingerprint, cuda)
-    if not record["refit"]:
+    if not read_engine_record(resolve_inside(root, file)).refit:
         msg = f"the engine {file!r} was not built to be refitted"
         raise UnsupportedError(msg, hint=f"lora-export build OUT --target {target} --refit")
     values = refit_values(root, manifest, record, name, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -243,6 +244,14 @@ def test_refit_of_what_is_not_there_or_not_refittable(
         engines.refit(root, TARGET, "one")
     with pytest.raises(AdapterError, match="holds no adapter 'nine'"):
         engines.refit(root, TARGET, "nine")
+    engines.build(root, TARGET, graphs=["base"], options=EngineOptions(refit=True))
+    path = trt_version(root).with_suffix(".json")
+    table = json.loads(path.read_text())
+    del table["refit"][QUERY]["shape"]
+    path.write_text(json.dumps(table))
+    with pytest.raises(LoraExportError, match=r"is damaged: refit\..*shape") as error:
+        engines.refit(root, TARGET, "one")
+    assert error.value.exit_code == 3
     engines.build(root, TARGET, graphs=["base"])
     with pytest.raises(UnsupportedError, match="was not built to be refitted"):
         engines.refit(root, TARGET, "one")
