@@ -27,6 +27,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.manifest import GraphRecord
+from lora_export.device.golden import valid_rows
+from lora_export.device.metrics import relative_l2
 from lora_export.exports.graph_files import write_graphs
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
@@ -34,8 +36,7 @@ from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import make_cases, valid_rows
-from lora_export.verify.metrics import relative_l2
+from lora_export.verify.inputs import make_cases
 from lora_export.verify.running import opened
 from tools.model_families import FAMILIES, Family
 

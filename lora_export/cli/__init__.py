@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("verify:verify", "Repeat the verification of an export."),
     "build": ("engine:build", "Build TensorRT engines of an export, on their device."),
     "refit": ("engine:refit", "Put an adapter into an engine that is built."),
+    "bundle": ("bundle:bundle", "Pack an export for a device, with what checks it there."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),

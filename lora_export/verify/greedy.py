@@ -18,7 +18,7 @@ from lora_export.verify.inputs import DECODER_IDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_export.verify.inputs import Case
+    from lora_export.device.golden import Case
 
 __all__ = ["Greedy", "compare_greedy", "greedy_of_reference"]
 

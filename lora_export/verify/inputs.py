@@ -5,7 +5,6 @@ Which inputs there are, their dtypes and axes, is read from the graph; the confi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
+from lora_export.device.golden import Case
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ __all__ = [
     "CASES",
     "DECODER_IDS",
     "GOLDEN_CASES",
-    "Case",
     "longest_text",
     "make_cases",
-    "valid_rows",
 ]
 
 Array = npt.NDArray[Any]
@@ -42,20 +40,6 @@ GOLDEN_CASES: Final = 2
 """How many of them are kept as golden inputs."""
 
 _VOCABULARY_KEYS: Final = ("vocab_size", "n_vocab")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One input.
-
-    Attributes:
-        feeds: The graph's inputs.
-        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none. Of
-            an encoder-decoder these are the decoder's; no row is padded there.
-    """
-
-    feeds: Mapping[str, Array] = field(repr=False)
-    mask: Array = field(repr=False)
 
 
 def make_cases(
@@ -141,15 +125,3 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
         raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in given.axes]
     return random.standard_normal(shape).astype(dtype.numpy)
-
-
-def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
-    """Return the rows ``[n, width]`` of an output that count: padding does not.
-
-    An output of the last position only has one row for each sequence.
-    """
-    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
-        per_token = False
-    if not per_token:
-        return output.reshape(len(case.mask), -1)
-    return output[case.mask]

@@ -13,11 +13,11 @@ import transformers
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.targets import DEFAULT_TARGET, TARGETS
+from lora_export.device.decoding import run_in_pieces
 from lora_export.graph import tasks
 from lora_export.graph.fold import fold
 from lora_export.graph.signature import Choices
 from lora_export.graph.trace import trace
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
 
 TASK = tasks.by_name("text-generation")

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.graph.signature import PAST, PRESENT
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces"]
+__all__ = ["PAST", "PRESENT", "Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces"]
 
 Array = npt.NDArray[Any]
+
+PAST: Final = "past_key_values."
+PRESENT: Final = "present."
+"""What the names of cache inputs and outputs begin with, as in optimum and ONNX Runtime GenAI."""
 
 _STEPS: Final = 2
 """Single steps at the end of a case, where it is long enough."""
