@@ -45,7 +45,7 @@ class Runtime(Protocol):
 
     Attributes:
         label: A word for file names: which runtime it is.
-        gates: Whether its latency says something of the target.
+        gates: Whether TensorRT runs, so that the latency says something of the target.
     """
 
     label: str
@@ -140,8 +140,6 @@ class TrtRuntime:
         index: Its index.
     """
 
-    gates = True
-
     def __init__(self, root: Path, index: Index) -> None:
         module = import_tensorrt()
         self._version, self._double = str(module.__version__), is_double(module)
@@ -151,6 +149,7 @@ class TrtRuntime:
         self._sha256 = {name: member.sha256 for name, member in index.files.items()}
         self._fingerprint = index.contents.base_fingerprint
         self.label = "tensorrt-double" if self._double else _TENSORRT
+        self.gates = not self._double
 
     def describe(self) -> dict[str, Any]:
         """Return what a report says of the runtime."""
