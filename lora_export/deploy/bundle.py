@@ -18,7 +18,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import BundleError, StorageError
+from lora_export.base.errors import BundleError, StorageError, UsageError
 from lora_export.base.files import (
     move_into_place,
     staging_folder,
@@ -112,10 +112,14 @@ def pack(
         progress: Told about bytes.
 
     Raises:
+        UsageError: `path` is a folder.
         BundleError: A file is not what it should be, or a name is not allowed.
         StorageError: The disk refuses; nothing is left behind.
     """
     tell = progress or Silent()
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder"
+        raise UsageError(msg, hint=f"Name a file: -o {path / name}.tar")
     sources = _sources(files, made)
     rows = {
         each: {"sha256": source.member.sha256, "bytes": source.member.size_bytes}

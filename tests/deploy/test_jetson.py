@@ -92,7 +92,8 @@ def test_a_failed_graph_does_not_travel(exports, tmp_path, capsys):
         (("--target", TARGET, "--adapter", "three"), (2, "'three'")),
         (("--target", TARGET, "--profile", "batch=4:1:8"), (2, "batch")),
         (("--target", TARGET, "--name", "../up"), (3, "../up")),
-        (("--target", TARGET, "-o", "/proc/b.tar"), (3, "/proc")),
+        (("--target", TARGET, "-o", "/"), (2, "is a folder")),
+        (("--target", TARGET, "-o", "/dev/null/b.tar"), (3, "/dev/null")),
     ],
 )
 def test_what_cannot_be_packed_is_refused(exports, tmp_path, capsys, arguments, expected):
