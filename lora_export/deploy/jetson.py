@@ -25,6 +25,7 @@ from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes, read_manife
 from lora_export.base.progress import Progress, Silent
 from lora_export.base.targets import require_tensorrt_target
 from lora_export.deploy.bundle import Packed, pack
+from lora_export.deploy.coverage import require_cover
 from lora_export.deploy.program import program
 from lora_export.deploy.selection import select
 from lora_export.device.checks import Reading
@@ -35,6 +36,7 @@ from lora_export.device.contents import (
     GraphSource,
     LatencyPlan,
 )
+from lora_export.device.golden import read_golden
 from lora_export.engine.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.stacks import BATCHED, width_of
@@ -121,6 +123,7 @@ def bundle_export(
     graphs, rewritten = _graphs(root, manifest, target, options or EngineOptions())
     plan, feeds = _latency(root, manifest, latency or LatencySettings())
     base, checks = manifest.base, _checks(root, manifest)
+    _require_cover(root, graphs, checks, feeds)
     contents = Contents(target, base.dtype, base.fingerprint, graphs, checks, plan)
     for check, record in _verdicts(manifest).items():
         if record == "unverified":
@@ -281,3 +284,23 @@ def _latency(
         return LatencyPlan(None, settings.rounds, settings.max_ratio, reason), {}
     feeds = {LATENCY_FEEDS: _npz(dict(case.feeds))}
     return LatencyPlan(LATENCY_FEEDS, settings.rounds, settings.max_ratio), feeds
+
+
+def _require_cover(
+    root: Path,
+    graphs: dict[str, GraphSource],
+    checks: dict[str, Check],
+    feeds: dict[str, bytes],
+) -> None:
+    """Require of every engine that it takes its golden inputs, and those of the latency."""
+    measured = {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in feeds.items()}
+    for name, check in checks.items():
+        stem = check.graph if check.encoder is None else check.encoder
+        engine = graphs[stem].engine or graphs[BASE].engine
+        if engine is None:
+            continue
+        if check.golden is not None:
+            for case in read_golden(resolve_inside(root, check.golden)).cases:
+                require_cover(name, engine, case.feeds, step=False)
+        for arrays in measured.values():
+            require_cover(f"the latency of {name}", engine, dict(arrays), step=True)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PAST", "PRESENT", "Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces"]
+__all__ = ["PAST", "PRESENT", "Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces", "spans"]
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ def run_in_pieces(
         return graph.run(feeds)[output]
     length = feeds["input_ids"].shape[1]
     pieces: list[Array] = []
-    for start, end in _spans(length):
+    for start, end in spans(length):
         piece = {
             name: value[:, :end] if name == "attention_mask" else value[:, start:end]
             for name, value in feeds.items()
@@ -80,12 +80,12 @@ def decode_in_pieces(decoder: StepDecoder, ids: Array) -> Array:
     """
     decoder.start(len(ids))
     pieces = [
-        decoder.logits({"input_ids": ids[:, start:end]}) for start, end in _spans(ids.shape[1])
+        decoder.logits({"input_ids": ids[:, start:end]}) for start, end in spans(ids.shape[1])
     ]
     return np.concatenate(pieces, axis=1)
 
 
-def _spans(length: int) -> list[tuple[int, int]]:
+def spans(length: int) -> list[tuple[int, int]]:
     """Return where the prefill and each single step begin and end."""
     starts = sorted({0, *(max(0, length - step) for step in range(1, _STEPS + 1))})
     return list(zip(starts, [*starts[1:], length], strict=True))

@@ -105,6 +105,24 @@ def test_what_cannot_be_packed_is_refused(exports, tmp_path, capsys, arguments, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "profile", "words"),
+    [
+        ("merged", "batch=1,sequence=1:8:128", "[2, "),
+        ("merged", "batch=1:1:2,sequence=1:8:64", "latency"),
+        ("decoder", "batch=1:1:2,sequence=1:64:128,past_sequence=0:0:4", "behind"),
+        ("two", "batch=1,sequence=1:8:128", "[2, "),
+    ],
+)
+def test_profiles_have_to_cover_what_is_checked(exports, tmp_path, capsys, kind, profile, words):
+    result = call(capsys, "bundle", exports(kind), "--target", TARGET, "--profile", profile,
+                  "-o", tmp_path / "b.tar")  # fmt: skip
+    assert result.code == 2, result.err
+    assert "no profile covers" in result.message
+    assert words in result.message
+    assert not (tmp_path / "b.tar").exists()
+
+
 def test_an_export_that_was_damaged_does_not_travel(exports, tmp_path, capsys):
     export = copied(exports("merged"), tmp_path / "export")
     path = export / "weights/one.safetensors"
