@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.device.contents import EngineSource
+    from lora_export.device.settings import Profile
 
     Feeds = Mapping[str, npt.NDArray[Any]]
     Shapes = dict[str, tuple[int, ...]]
@@ -41,14 +42,7 @@ def require_cover(what: str, engine: EngineSource, feeds: Feeds, *, step: bool) 
     if not profiles:
         return
     for shapes in _runs(feeds, step=step):
-        if any(
-            all(
-                shape_fits(shape, profile[name])
-                for name, shape in shapes.items()
-                if name in profile
-            )
-            for profile in profiles
-        ):
+        if any(_covers(profile, shapes) for profile in profiles):
             continue
         name = next(iter(shapes))
         known = " or ".join(
@@ -58,6 +52,12 @@ def require_cover(what: str, engine: EngineSource, feeds: Feeds, *, step: bool) 
         behind = f" behind {past} others" if past else ""
         msg = f"no profile covers what {what} is checked with: {name} {list(shapes[name])}{behind}"
         raise UsageError(msg, hint=f"The profiles have {known}: widen one (profiles, --profile).")
+
+
+def _covers(profile: Profile, shapes: Shapes) -> bool:
+    return all(
+        shape_fits(shape, profile[name]) for name, shape in shapes.items() if name in profile
+    )
 
 
 def _runs(feeds: Feeds, *, step: bool) -> Iterator[Shapes]:

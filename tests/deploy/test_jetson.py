@@ -106,20 +106,19 @@ def test_what_cannot_be_packed_is_refused(exports, tmp_path, capsys, arguments, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "profile", "words"),
+    ("kind", "profile"),
     [
-        ("merged", "batch=1,sequence=1:8:128", "[2, "),
-        ("merged", "batch=1:1:2,sequence=1:8:64", "latency"),
-        ("decoder", "batch=1:1:2,sequence=1:64:128,past_sequence=0:0:4", "behind"),
-        ("two", "batch=1,sequence=1:8:128", "[2, "),
+        ("merged", "batch=1,sequence=1:8:128"),  # the golden inputs have two rows
+        ("merged", "batch=1:1:2,sequence=1:8:64"),  # the latency's has 128 tokens
+        ("decoder", "batch=1:1:2,sequence=1:64:128,past_sequence=0:0:4"),
+        ("two", "batch=1,sequence=1:8:128"),
     ],
 )
-def test_profiles_have_to_cover_what_is_checked(exports, tmp_path, capsys, kind, profile, words):
+def test_profiles_have_to_cover_what_is_checked(exports, tmp_path, capsys, kind, profile):
     result = call(capsys, "bundle", exports(kind), "--target", TARGET, "--profile", profile,
                   "-o", tmp_path / "b.tar")  # fmt: skip
     assert result.code == 2, result.err
     assert "no profile covers" in result.message
-    assert words in result.message
     assert not (tmp_path / "b.tar").exists()
 
 
