@@ -10,13 +10,17 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
 
+# What JetPack 6 has: the part that runs on devices is tested with it.
+DEVICE       := .venv-device
+DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
+
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test check format families bench clean distclean
+.PHONY: help env model demo test test-trt test-aarch64 device-env check format families bench clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter that .venv is made from (now: $(PYTHON))"
 	@echo "  PIP_ARGS='...'       further arguments for pip, such as the index of CPU builds of torch"
@@ -29,8 +33,18 @@ model: $(MODEL)/config.json ## fetch the checkpoint that the demo and the tests 
 demo: env model ## a real checkpoint and adapter to a verified export, with the parity and latency figures
 	$(BIN)/lora-export merge-and-build recipes/minilm-intents/recipe.yaml
 
-test: env model ## run the tests
+test: env model device-env ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
+	$(BIN)/python -m pytest tests/trt -m tensorrt -rs
+
+test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs apt and a network
+	$(BIN)/lora-export merge-and-build recipes/jetson-minilm/recipe.yaml --quiet
+	$(BIN)/lora-export merge-and-build recipes/jetson-gpt2/recipe.yaml --no-latency --quiet
+	$(BIN)/python tools/aarch64.py build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar
+
+device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
 
 check: env ## lint, format, types, import contracts
 	$(BIN)/ruff check .
@@ -54,7 +68,7 @@ clean: ## remove build outputs and caches
 	    2>/dev/null || true
 
 distclean: clean ## remove .venv and the fetched checkpoint as well
-	rm -rf $(VENV) models
+	rm -rf $(VENV) $(DEVICE) models
 
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
@@ -66,6 +80,15 @@ $(STAMP): pyproject.toml setup.py constraints.txt lora_export/base/_halves.c
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
 	    -e '.[export,cpu,dev]'
 	@touch $@
+
+# Without a Python 3.10 nothing is made, and the tests that need it say so.
+$(DEVICE_STAMP):
+	@for python in python3.10 $(HOME)/.pyenv/versions/3.10.*/bin/python3.10; do \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	    "$$python" -m venv --clear $(DEVICE) && \
+	    $(DEVICE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	        numpy==1.21.5 onnxruntime==1.20.1 && touch $@; exit; \
+	done; echo "note: there is no Python 3.10, JetPack 6's: the tests that need it are skipped"
 
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python tools/fetch_minilm.py $(MODEL)

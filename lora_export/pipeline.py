@@ -22,6 +22,7 @@ from lora_export.base.errors import (
 from lora_export.base.files import move_into_place, staging_folder
 from lora_export.base.hub import local_path
 from lora_export.base.progress import Progress, Silent
+from lora_export.bundling import require_bundle, with_bundle
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
@@ -80,6 +81,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     require_mode(recipe)
     output = _readable(recipe.path(recipe.output))
     require_runtimes(recipe)
+    require_bundle(recipe)
     existing = existing_export(output)
     checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
     given = read_specs(
@@ -106,7 +108,10 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 existing.base.conversions,
                 settings,
             )
-            return _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
+            outcome = _finish(
+                output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
+            )
+            return with_bundle(outcome, recipe, tell)
         settings, template, ready = graph_and_updates(recipe, settings, given, tell)
         require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
         with staging_folder(output.parent, output.name) as staging:
@@ -124,7 +129,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
             _publish(staging, output)
-    return outcome
+    return with_bundle(outcome, recipe, tell)
 
 
 @contextlib.contextmanager

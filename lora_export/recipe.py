@@ -13,6 +13,7 @@ from lora_export.base.errors import UsageError
 
 __all__ = [
     "AdapterSpec",
+    "BundleSpec",
     "CombineSpec",
     "LatencySpec",
     "Recipe",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 _LIMIT_BYTES: Final = 1 << 20
-_PLANNED: Final = frozenset({"profiles", "triton", "bundle"})
+_PLANNED: Final = frozenset({"triton"})
 """Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
@@ -133,6 +134,23 @@ class LatencySpec(_Section):
     rounds: int = Field(120, ge=10)
 
 
+class BundleSpec(_Section):
+    """The bundle for the target.
+
+    Attributes:
+        enabled: Whether there is one; by default where the target is a device that the bundle is
+            carried to, and the export is verified.
+        file: Where it goes; beside the export, with the target's name, by default.
+        refit: Whether adapters are put into the base's engine instead of one of their own.
+        allow_failed: Whether a graph that failed its verification may go.
+    """
+
+    enabled: bool | None = None
+    file: str | None = None
+    refit: bool = False
+    allow_failed: bool = False
+
+
 class Recipe(_Section):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder.
 
@@ -141,6 +159,8 @@ class Recipe(_Section):
         cache_length: The positions of a static cache of a decoder; it grows by default.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
+        profiles: The shapes that engines cover: each profile gives axes a size, or a range of
+            smallest, tuned for and largest; see `lora_export.engine.profiles`.
     """
 
     base: str
@@ -157,8 +177,10 @@ class Recipe(_Section):
     cache_length: int | None = Field(None, ge=1, le=1 << 24)
     logits: Literal["all", "last"] | None = None
     targets: list[str] = Field([], max_length=1)
+    profiles: list[dict[str, int | tuple[int, int, int]]] = []
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
+    bundle: BundleSpec = BundleSpec()
     output: str
     folder: Path = Field(Path(), exclude=True)
 
@@ -289,6 +311,7 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 _SECTIONS: Final[dict[str, type[_Section]]] = {
     "verify": VerifySpec,
     "latency": LatencySpec,
+    "bundle": BundleSpec,
     "adapters": AdapterSpec,
     "combine": CombineSpec,
 }

@@ -30,17 +30,18 @@ from transformers.core_model_loading import revert_weight_conversion
 from lora_export.base import targets
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.manifest import GraphRecord
+from lora_export.device.decoding import without_cache
+from lora_export.device.golden import valid_rows
+from lora_export.device.metrics import relative_l2
 from lora_export.exports.graph_files import write_graphs
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import PAST
 from lora_export.graph.template import Placement
-from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.pooling import sentence_embedding
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import make_cases, valid_rows
-from lora_export.verify.metrics import relative_l2
+from lora_export.verify.inputs import make_cases
 from lora_export.verify.running import opened
 from lora_export.weights.sentence import SentenceHead
 from tools.model_families import FAMILIES, Family

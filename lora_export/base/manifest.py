@@ -39,6 +39,7 @@ __all__ = [
     "edit_manifest",
     "is_adapter_name",
     "is_export",
+    "manifest_bytes",
     "read_manifest",
     "write_manifest",
 ]
@@ -329,8 +330,12 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, complete or not at all."""
-    text = manifest.model_dump_json(indent=1, exclude_none=True)
-    atomic_write_bytes(folder / MANIFEST_NAME, text.encode() + b"\n")
+    atomic_write_bytes(folder / MANIFEST_NAME, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what ``lora_export.json`` holds."""
+    return manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
 
 
 @contextlib.contextmanager

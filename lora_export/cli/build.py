@@ -68,6 +68,8 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--max-ratio", type=float, help="Largest merged/base latency ratio.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
+@click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")
+@click.option("--no-bundle", is_flag=True, help="Make no bundle.")
 @common_options
 def merge_and_build(
     *,
@@ -78,6 +80,8 @@ def merge_and_build(
     max_ratio: float | None,
     allow_no_effect: bool,
     strict: bool,
+    bundle: str | None,
+    no_bundle: bool,
     **flags: Any,
 ) -> int:
     """Merge adapters into a base, export ONNX, verify, measure.
@@ -94,6 +98,10 @@ def merge_and_build(
         overrides["latency"] = {"enabled": latency}
     if max_ratio is not None:
         overrides["latency"] = {**overrides.get("latency", {}), "max_ratio": max_ratio}
+    if bundle is not None:
+        overrides["bundle"] = {"file": str(Path(bundle).absolute())}
+    if no_bundle:
+        overrides["bundle"] = {"enabled": False}
     return _build(flags, overrides, as_json=as_json, quiet=quiet, strict=strict)
 
 
@@ -103,7 +111,7 @@ def merge_and_build(
 @common_options
 def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Merge and export without verification; see merge-and-build."""
-    disabled = {"verify": {"enabled": False}, "latency": {"enabled": False}}
+    disabled = {key: {"enabled": False} for key in ("verify", "latency", "bundle")}
     return _build(flags, disabled, as_json=as_json, quiet=quiet, strict=False)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.cli.text import size
+
 if TYPE_CHECKING:
     from lora_export.base.manifest import Manifest
     from lora_export.steps import Outcome
@@ -55,7 +57,16 @@ def render(outcome: Outcome) -> str:
             lines.append(f"    {_dataset_line(row['dataset'])}")
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
         lines.append(f"  latency of {name}: {_latency_line(row)}")
+    if "bundle" in outcome.reports:
+        lines.append(f"  bundle: {_bundle_line(outcome.reports['bundle'])}")
     return "\n".join(lines)
+
+
+def _bundle_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['file']}, {row['files']} files, {size(row['bytes'])}, for {row['target']}; unpack "
+        f"it there and run: python3 run.py"
+    )
 
 
 def _graph_line(row: dict[str, Any]) -> str:

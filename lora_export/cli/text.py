@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lora_export.device.text import aligned
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["aligned", "first_few", "size"]
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 _STEP: Final = 1000
 _SHOWN: Final = 8
-
-
-def aligned(rows: Iterable[Sequence[str]], *, indent: int = 2) -> list[str]:
-    """Return one line per row, its cells in columns.
-
-    >>> aligned([("rank", "8"), ("scale", "2")])
-    ['  rank   8', '  scale  2']
-    """
-    table = [tuple(row) for row in rows]
-    columns = max(map(len, table), default=0)
-    widths = [
-        max((len(row[i]) for row in table if i < len(row)), default=0) for i in range(columns)
-    ]
-    return [
-        (" " * indent + "  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=False))).rstrip()
-        for row in table
-    ]
 
 
 def size(count_bytes: int) -> str:

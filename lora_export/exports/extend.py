@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.dtypes import DTYPES
+from lora_export.base.engine_record import engines_of
 from lora_export.base.errors import AdapterError, ExportDirectoryError
 from lora_export.base.files import (
     resolve_inside,
@@ -30,6 +31,7 @@ from lora_export.base.manifest import (
 )
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header
+from lora_export.device.record import FOLDER
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
 from lora_export.exports.plan import match_base
@@ -223,7 +225,8 @@ def _files_of(name: str) -> tuple[str, ...]:
 def sweep(root: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
     swept = False
-    for file in set(_files_of(name)) - set(manifest.files):
+    engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
+    for file in ({*_files_of(name)} | engines_of(name, engines)) - set(manifest.files):
         with contextlib.suppress(FileNotFoundError):
             resolve_inside(root, file).unlink()
             swept = True
@@ -232,7 +235,7 @@ def sweep(root: Path, manifest: Manifest, name: str) -> bool:
 
 def forget_adapter(manifest: Manifest, name: str) -> Manifest:
     """Return the manifest without an adapter, its graph and its files."""
-    gone = _files_of(name)
+    gone = {*_files_of(name)} | engines_of(name, manifest.files)
     return manifest.model_copy(
         update={
             "graphs": {key: value for key, value in manifest.graphs.items() if key != name},

@@ -27,6 +27,7 @@ import onnx
 from onnx import helper
 
 from lora_export.base.errors import ExportDirectoryError
+from lora_export.device.swap import LORA_A, LORA_B
 from lora_export.graph.uses import (
     ONE,
     Use,
@@ -57,8 +58,6 @@ __all__ = [
     "with_lora",
 ]
 
-LORA_A: Final = ".lora_A.weight"
-LORA_B: Final = ".lora_B.weight"
 LORA_SCALE: Final = "lora_scale"
 LABELS_AXIS: Final = "labels"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import UnsupportedError
+from lora_export.device.decoding import PAST, PRESENT, WRITE_INDICES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -40,13 +41,6 @@ __all__ = [
 
 Axis = str | int
 """A name, or a size."""
-
-PAST: Final = "past_key_values."
-PRESENT: Final = "present."
-"""What the names of cache inputs and outputs begin with, as in optimum and ONNX Runtime GenAI."""
-
-WRITE_INDICES: Final = "write_indices"
-"""Where each row of a batch has its new positions written in a static cache (ONNX's own name)."""
 
 _TEXT: Final = ("batch", "sequence")
 _PARAMETERS: Final = "parameters"

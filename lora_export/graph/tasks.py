@@ -74,11 +74,14 @@ class Task:
 
     def result(self, fields: Mapping[str, Array]) -> Array:
         """Return one array of all outputs: several ones are stacked on a last axis."""
-        if not self.further:
-            return fields[self.output]
-        import numpy as np
+        from lora_export.device.checks import joined
 
-        return np.stack([fields[name] for name in self.outputs], axis=-1)
+        return joined(fields, self.outputs)
+
+    @property
+    def per_token(self) -> bool:
+        """Whether the output has a row for each token."""
+        return "sequence" in self.output_axes
 
     @property
     def features(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a graph is given, compared with what it reads, before it is run; and texts on a cache."""
+"""What a graph is given, compared with what it reads, before it is run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UsageError
-from lora_export.graph.signature import PAST, WRITE_INDICES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.signature import Input
 
-__all__ = ["checked_feeds", "on_static_cache", "without_cache"]
+__all__ = ["checked_feeds"]
 
 _SHOWN = 5
 
@@ -50,37 +49,6 @@ def checked_feeds(
     for each in inputs:
         _require_fit(each, arrays[each.name], sizes)
     return arrays
-
-
-def on_static_cache(
-    feeds: Mapping[str, npt.NDArray[Any]], *, written: int, length: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Return `feeds` of new positions as a graph with a static cache reads them.
-
-    Args:
-        feeds: ``input_ids`` and what else is of the new positions, ``[batch, new]``;
-            ``attention_mask`` of the past and the new ones, ``[batch, written + new]``.
-        written: How many positions the cache holds, the same in every row.
-        length: How many it has room for.
-
-    Raises:
-        UsageError: There is no room for the new positions.
-    """
-    batch, new = feeds["input_ids"].shape
-    if written + new > length:
-        msg = f"the static cache has room for {length} positions, not for {written + new}"
-        raise UsageError(msg, hint="Give shorter texts, or export with a larger --cache-length.")
-    mask = np.zeros((batch, length), np.int64)
-    mask[:, : written + new] = feeds["attention_mask"]
-    return {**feeds, "attention_mask": mask, WRITE_INDICES: np.full(batch, written, np.int64)}
-
-
-def without_cache(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Return `feeds` of a graph on an empty past as a model without a cache reads them."""
-    own = {name: value for name, value in feeds.items() if not name.startswith(PAST)}
-    if own.pop(WRITE_INDICES, None) is not None:
-        own["attention_mask"] = own["attention_mask"][:, : own["input_ids"].shape[1]]
-    return own
 
 
 def _require_fit(

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
+from lora_export.device.decoding import on_static_cache
 from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
-from lora_export.runtime.feeds import on_static_cache
 from lora_export.runtime.ort import ort_value
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from lora_export.base.errors import (
     MissingRuntimeError,
 )
 from lora_export.base.tensors import nbytes, read_all
+from lora_export.device.decoding import without_cache
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
-from lora_export.runtime.feeds import without_cache
 from lora_export.runtime.pooling import sentence_embedding
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.base.files import resolve_inside
+from lora_export.device.metrics import relative_l2
+from lora_export.device.tolerances import tolerance_of
 from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.runtime.ort import OrtRunner
-from lora_export.verify.metrics import relative_l2
 from lora_export.verify.swapping import case_of, judge_shared
-from lora_export.verify.tolerances import tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

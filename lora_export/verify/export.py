@@ -12,6 +12,8 @@ from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
+from lora_export.device.golden import read_golden
+from lora_export.device.latency import latency_row, measure_pair
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_width
@@ -23,9 +25,7 @@ from lora_export.runtime.ort import OrtRunner
 from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.golden import read_golden
-from lora_export.verify.inputs import make_cases
-from lora_export.verify.latency import latency_row, measure_pair
+from lora_export.verify.latency_case import latency_case
 from lora_export.verify.parity import (
     GraphParity,
     against_golden,
@@ -216,27 +216,18 @@ def _measure_one(
     max_ratio: float,
     seed: int,
 ) -> dict[str, Any]:
-    task = tasks.by_name(manifest.base.task)
     records = (manifest.graphs["base"], manifest.graphs[name])
-    if records[0].encoder is not None:
-        reason = "the latency of an encoder and a decoder together is not measured"
-        return {"verdict": "unverified", "reason": reason, "ratio": None}
+    case, lacking = latency_case(
+        root, manifest, batch=batch, length=length, seed=seed, config=config
+    )
+    if case is None:
+        return {"verdict": "unverified", "reason": lacking, "ratio": None}
     weights = sum((root / file).stat().st_size for file in records[0].weights)
     free = available_bytes()
     needed = int(_SESSIONS * _SESSION_FACTOR * weights)
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return {"verdict": "unverified", "reason": reason, "ratio": None}
-    feeding = feeding_of(root, records[0])
-    if feeding.reason:
-        return {"verdict": "unverified", "reason": feeding.reason, "ratio": None}
-    (case,) = make_cases(
-        config,
-        feeding.signature,
-        seed=seed,
-        left_padding=task.causal,
-        shapes=feeding.shapes(((batch, length),)),
-    )
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     feeds = dict(case.feeds)
     if records[1].mode == BATCHED:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.base.manifest import GraphRecord
 
-__all__ = ["Feeding", "feeding_of"]
+__all__ = ["Feeding", "feeding_of", "signature_of_file"]
 
 _TEXT: Final = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_IDS)
 _CACHE_AXES: Final = {0: "batch", 2: "past_sequence"}
@@ -94,7 +94,8 @@ def _with_our_axes(given: Input) -> Input:
     return replace(given, axes=axes)
 
 
-def _read(root: Path, file: str) -> Signature:
+def signature_of_file(root: Path, file: str) -> Signature:
+    """Return the interface of a graph; its weights are not read."""
     import onnx
 
     path = resolve_inside(root, file)
@@ -103,9 +104,9 @@ def _read(root: Path, file: str) -> Signature:
 
 def feeding_of(root: Path, record: GraphRecord) -> Feeding:
     """Read the inputs and outputs of a graph, without opening a session."""
-    signature = _read(root, record.onnx)
+    signature = signature_of_file(root, record.onnx)
     if record.encoder is not None:  # together they take what the encoder does, and a text
         text = Input(DECODER_IDS, "int64", ("batch", "sequence"))
-        encoder = _read(root, record.encoder.onnx).inputs
+        encoder = signature_of_file(root, record.encoder.onnx).inputs
         signature = Signature((*encoder, text), signature.outputs[:1])
     return Feeding(replace(signature, inputs=tuple(map(_with_our_axes, signature.inputs))))

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.runtime.feeds import without_cache
+from lora_export.device.decoding import without_cache
 from lora_export.runtime.generate import Decoder, Sampling, generate
 from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_export.verify.inputs import Case
+    from lora_export.device.golden import Case
 
 __all__ = ["Greedy", "compare_greedy", "greedy_of_reference"]
 

@@ -5,7 +5,7 @@ Which inputs there are, their dtypes and axes, is read from the graph; the confi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
-from lora_export.graph.signature import PAST, WRITE_INDICES
-from lora_export.runtime.feeds import on_static_cache
+from lora_export.device.decoding import PAST, WRITE_INDICES, on_static_cache
+from lora_export.device.golden import Case
+from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +26,8 @@ __all__ = [
     "CASES",
     "DECODER_IDS",
     "GOLDEN_CASES",
-    "Case",
     "longest_text",
     "make_cases",
-    "valid_rows",
     "with_buffers",
 ]
 
@@ -43,23 +42,7 @@ CASES: Final = ((1, 8), (2, 24), (1, 1), (3, 33), (4, 64), (1, 128))
 GOLDEN_CASES: Final = 2
 """How many of them are kept as golden inputs."""
 
-_SMALL_PADDING: Final = 2
-_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
 _VOCABULARY_KEYS: Final = ("vocab_size", "n_vocab")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One input.
-
-    Attributes:
-        feeds: The graph's inputs.
-        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none. Of
-            an encoder-decoder these are the decoder's; no row is padded there.
-    """
-
-    feeds: Mapping[str, Array] = field(repr=False)
-    mask: Array = field(repr=False)
 
 
 def make_cases(
@@ -91,13 +74,6 @@ def make_cases(
         )
         for batch, length in shapes
     ]
-
-
-def longest_text(config: Mapping[str, Any]) -> int:
-    """Return how many tokens a model has positions for."""
-    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
-    return max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
 
 
 def _make_case(
@@ -185,15 +161,3 @@ def with_buffers(case: Case, signature: Signature) -> Case:
         if each.name.startswith(PAST) and each.name not in case.feeds
     }
     return replace(case, feeds={**case.feeds, **missing})
-
-
-def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
-    """Return the rows ``[n, width]`` of an output that count: padding does not.
-
-    An output of the last position only has one row for each sequence.
-    """
-    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
-        per_token = False
-    if not per_token:
-        return output.reshape(len(case.mask), -1)
-    return output[case.mask]

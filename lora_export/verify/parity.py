@@ -17,23 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.base.memory import available_bytes
+from lora_export.device.checks import judge_outputs
+from lora_export.device.golden import Case, Golden, valid_rows
+from lora_export.device.metrics import relative_l2
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.dataset import Dataset, Predictions, predict, score
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.golden import Golden
 from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
 from lora_export.verify.inputs import (
     CASES,
     GOLDEN_CASES,
-    Case,
     longest_text,
     make_cases,
-    valid_rows,
     with_buffers,
 )
-from lora_export.verify.metrics import compare, relative_l2
 from lora_export.verify.running import TwoGraphs, opened
-from lora_export.verify.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.device.tolerances import Verdict
     from lora_export.graph.tasks import Task
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
@@ -140,8 +139,9 @@ def against_reference(
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
             return unverified(f"the graph's output {outputs[0]!r} is {shapes}")
-    verdict, row = _judge(
-        cases, actual, expected.outputs, task, dtype=manifest.base.dtype,
+    verdict, row = judge_outputs(
+        cases, actual, expected.outputs,
+        per_token=task.per_token, choices=task.classifies, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
@@ -170,8 +170,9 @@ def against_golden(
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)
     actual = [graph.run(case.feeds) for case in whole]
-    verdict, row = _judge(
-        golden.cases, actual, golden.expected, task, dtype=manifest.base.dtype,
+    verdict, row = judge_outputs(
+        golden.cases, actual, golden.expected,
+        per_token=task.per_token, choices=task.classifies, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "golden outputs"
@@ -224,40 +225,10 @@ def _run_reference(
 
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
-    per_token = "sequence" in task.output_axes
     return [
-        valid_rows(o, case, per_token=per_token) for o, case in zip(outputs, cases, strict=True)
+        valid_rows(output, case, per_token=task.per_token)
+        for output, case in zip(outputs, cases, strict=True)
     ]
-
-
-def _judge(
-    cases: Sequence[Case],
-    actual: Sequence[Array],
-    expected: Sequence[Array],
-    task: Task,
-    *,
-    dtype: str,
-    effect: float | None,
-    allow_no_effect: bool,
-) -> tuple[Verdict, dict[str, Any]]:
-    tolerance = tolerance_of(dtype)
-    metrics = compare(
-        _rows(actual, cases, task),
-        _rows(expected, cases, task),
-        choices=task.classifies,
-        tolerance=tolerance,
-    )
-    verdict, reason = judge(metrics, dtype=dtype, effect=effect, allow_no_effect=allow_no_effect)
-    return verdict, {
-        "verdict": verdict,
-        "reason": reason,
-        "dtype": dtype,
-        "tolerance": tolerance,
-        "effect": effect,
-        "effect_share_limit": EFFECT_SHARE,
-        "metrics": metrics.as_json(),
-        "inputs": [list(case.mask.shape) for case in cases],
-    }
 
 
 def _with_encoder(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from lora_export.device.decoding import decode_in_pieces, run_in_pieces
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
-from lora_export.verify.decoding import decode_in_pieces, run_in_pieces
 from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:

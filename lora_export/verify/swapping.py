@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
-    from lora_export.verify.inputs import Case
-    from lora_export.verify.tolerances import Verdict
+    from lora_export.device.golden import Case
+    from lora_export.device.tolerances import Verdict
 
 __all__ = ["case_of", "judge_shared", "judge_swapping"]
 

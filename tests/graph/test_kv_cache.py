@@ -10,9 +10,9 @@ import torch
 import transformers
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.device.decoding import run_in_pieces
 from lora_export.graph import tasks
 from lora_export.graph.trace import trace
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
 from tests.graph.traced import Graph, twin
 

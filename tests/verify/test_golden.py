@@ -10,8 +10,9 @@ import pytest
 
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import sha256_of_file
-from lora_export.verify.golden import Golden, golden_file, read_golden, write_golden
-from lora_export.verify.inputs import Case, make_cases
+from lora_export.device.golden import Case, Golden, read_golden
+from lora_export.verify.golden import golden_file, write_golden
+from lora_export.verify.inputs import make_cases
 from tests.helpers.interfaces import reading
 
 

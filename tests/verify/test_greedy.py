@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lora_export.device.decoding import run_in_pieces
 from lora_export.graph.signature import CachedLayer, Signature
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.greedy import compare_greedy, greedy_of_reference
 from lora_export.verify.inputs import make_cases
 from tests.helpers.interfaces import reading

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.device.golden import valid_rows
 from lora_export.graph.signature import Input, Signature
-from lora_export.verify.inputs import CASES, make_cases, valid_rows
+from lora_export.verify.inputs import CASES, make_cases
 from tests.helpers.interfaces import reading
 
 BERT = {

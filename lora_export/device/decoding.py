@@ -12,15 +12,32 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
-from lora_export.runtime.feeds import on_static_cache, without_cache
+from lora_export.device.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Graph", "StepDecoder", "decode_in_pieces", "run_in_pieces"]
+__all__ = [
+    "PAST",
+    "PRESENT",
+    "WRITE_INDICES",
+    "Graph",
+    "StepDecoder",
+    "decode_in_pieces",
+    "on_static_cache",
+    "run_in_pieces",
+    "spans",
+    "without_cache",
+]
 
 Array = npt.NDArray[Any]
+
+PAST: Final = "past_key_values."
+PRESENT: Final = "present."
+"""What the names of cache inputs and outputs begin with, as in optimum and ONNX Runtime GenAI."""
+
+WRITE_INDICES: Final = "write_indices"
+"""Where each row of a batch has its new positions written in a static cache (ONNX's own name)."""
 
 _STEPS: Final = 2
 """Single steps at the end of a case, where it is long enough."""
@@ -60,7 +77,7 @@ def run_in_pieces(
     text = without_cache(feeds)
     room = feeds["attention_mask"].shape[1] if WRITE_INDICES in feeds else None
     pieces: list[Array] = []
-    for start, end in _spans(feeds["input_ids"].shape[1]):
+    for start, end in spans(feeds["input_ids"].shape[1]):
         piece = {
             name: value[:, :end] if name == "attention_mask" else value[:, start:end]
             for name, value in text.items()
@@ -82,12 +99,43 @@ def decode_in_pieces(decoder: StepDecoder, ids: Array) -> Array:
     """
     decoder.start(len(ids))
     pieces = [
-        decoder.logits({"input_ids": ids[:, start:end]}) for start, end in _spans(ids.shape[1])
+        decoder.logits({"input_ids": ids[:, start:end]}) for start, end in spans(ids.shape[1])
     ]
     return np.concatenate(pieces, axis=1)
 
 
-def _spans(length: int) -> list[tuple[int, int]]:
+def on_static_cache(
+    feeds: Mapping[str, npt.NDArray[Any]], *, written: int, length: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Return `feeds` of new positions as a graph with a static cache reads them.
+
+    Args:
+        feeds: ``input_ids`` and what else is of the new positions, ``[batch, new]``;
+            ``attention_mask`` of the past and the new ones, ``[batch, written + new]``.
+        written: How many positions the cache holds, the same in every row.
+        length: How many it has room for.
+
+    Raises:
+        UsageError: There is no room for the new positions.
+    """
+    batch, new = feeds["input_ids"].shape
+    if written + new > length:
+        msg = f"the static cache has room for {length} positions, not for {written + new}"
+        raise UsageError(msg, hint="Give shorter texts, or export with a larger --cache-length.")
+    mask = np.zeros((batch, length), np.int64)
+    mask[:, : written + new] = feeds["attention_mask"]
+    return {**feeds, "attention_mask": mask, WRITE_INDICES: np.full(batch, written, np.int64)}
+
+
+def without_cache(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return `feeds` of a graph on an empty past as a model without a cache reads them."""
+    own = {name: value for name, value in feeds.items() if not name.startswith(PAST)}
+    if own.pop(WRITE_INDICES, None) is not None:
+        own["attention_mask"] = own["attention_mask"][:, : own["input_ids"].shape[1]]
+    return own
+
+
+def spans(length: int) -> list[tuple[int, int]]:
     """Return where the prefill and each single step begin and end."""
     starts = sorted({0, *(max(0, length - step) for step in range(1, _STEPS + 1))})
     return list(zip(starts, [*starts[1:], length], strict=True))

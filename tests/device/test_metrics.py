@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_export.verify.metrics import compare, relative_l2
+from lora_export.device.metrics import compare, relative_l2
 
 
 def rows(seed: int, *shapes: tuple[int, int], dtype=np.float32) -> list[np.ndarray]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal
 
-from lora_export.base.errors import UnsupportedError
+from lora_export.device.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from lora_export.verify.metrics import Metrics
+    from lora_export.device.metrics import Metrics
 
 __all__ = ["RELATIVE_L2", "Verdict", "judge", "tolerance_of"]
 

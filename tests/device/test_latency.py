@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lora_export.verify import latency
-from lora_export.verify.latency import bootstrap_ratio, gate, latency_row, measure_pair
+from lora_export.device import latency
+from lora_export.device.latency import bootstrap_ratio, gate, latency_row, measure_pair
 
 
 def simulate(

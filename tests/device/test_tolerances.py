@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from lora_export.base.errors import UnsupportedError
-from lora_export.verify.metrics import Metrics
-from lora_export.verify.tolerances import RELATIVE_L2, judge, tolerance_of
+from lora_export.device.metrics import Metrics
+from lora_export.device.tolerances import RELATIVE_L2, judge, tolerance_of
 
 GOOD = Metrics(
     max_abs=1e-6,

@@ -1,0 +1,86 @@
+"""The bundle that a recipe asks for, packed when the export is there and verified."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.errors import ParityError, UsageError
+from lora_export.deploy.jetson import LatencySettings, bundle_export, default_path
+from lora_export.engine.jobs import EngineOptions
+from lora_export.engine.profiles import axis_ranges
+
+if TYPE_CHECKING:
+    from lora_export.base.progress import Progress
+    from lora_export.recipe import Recipe
+    from lora_export.steps import Outcome
+
+__all__ = ["require_bundle", "wants_bundle", "with_bundle"]
+
+_CARRIED: Final = frozenset({"jetson-orin", "jetson-thor"})
+"""Targets that nobody builds exports on: what is for them is carried there."""
+
+
+def wants_bundle(recipe: Recipe) -> bool:
+    """Whether a recipe ends with a bundle."""
+    spec = recipe.bundle
+    if spec.enabled is not None:
+        return spec.enabled
+    if spec.file is not None:
+        return True
+    return recipe.verify.enabled and not _CARRIED.isdisjoint(recipe.targets)
+
+
+def require_bundle(recipe: Recipe) -> None:
+    """Require of a recipe that it says whom its bundle is for.
+
+    Raises:
+        UsageError: A bundle is asked for, and no target.
+    """
+    if wants_bundle(recipe) and not recipe.targets:
+        msg = "a bundle is for a device, and none is named"
+        raise UsageError(msg, hint="Name it: --target jetson-orin.")
+
+
+def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome:
+    """Pack the bundle that a recipe asks for; return the outcome with what was packed.
+
+    A graph that failed its verification is not bundled: the outcome says so by its exit code.
+
+    Raises:
+        LoraExportError: See `bundle_export`.
+    """
+    if not wants_bundle(recipe):
+        return outcome
+    target, spec, latency = recipe.targets[0], recipe.bundle, recipe.latency
+    try:
+        packed = bundle_export(
+            outcome.output,
+            target,
+            recipe.path(spec.file) if spec.file else default_path(outcome.output, target),
+            options=EngineOptions(
+                profiles=[axis_ranges(profile) for profile in recipe.profiles], refit=spec.refit
+            ),
+            latency=LatencySettings(
+                latency.batch, latency.length, latency.rounds, latency.max_ratio
+            ),
+            allow_failed=spec.allow_failed,
+            progress=progress,
+        )
+    except ParityError as error:
+        progress.note(f"no bundle: {error.message}")
+        return outcome
+    row = {
+        "file": str(_readable(packed.path)),
+        "target": target,
+        "sha256": packed.sha256,
+        "bytes": packed.size_bytes,
+        "files": packed.files,
+    }
+    return replace(outcome, reports={**outcome.reports, "bundle": row})
+
+
+def _readable(path: Path) -> Path:
+    whole, here = path.resolve(), Path.cwd()
+    return whole.relative_to(here) if whole.is_relative_to(here) else whole

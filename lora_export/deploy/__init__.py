@@ -1,0 +1,1 @@
+"""An export made ready for where it runs."""

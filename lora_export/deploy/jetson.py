@@ -1,0 +1,309 @@
+"""What a bundle for a device holds: graphs, weights, adapters, golden outputs, what runs them.
+
+    bundle.json                 the index
+    run.py                      the entry point: build, verify, measure
+    lora_export/device/         what it runs, as it is
+    lora_export.json, *.onnx, weights/, adapters/, golden/, hf/     the export
+    latency.npz                 the inputs that latency is measured with
+    <graph>.tensorrt.onnx, <graph>.defaults.npz     of a swappable graph: what TensorRT is given
+
+The device needs Python 3.10, NumPy 1.21 and JetPack's TensorRT, or ONNX Runtime in its place.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export import __version__
+from lora_export.base.errors import ParityError, UnsupportedError
+from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
+from lora_export.base.progress import Progress, Silent
+from lora_export.base.targets import require_tensorrt_target
+from lora_export.deploy.bundle import Packed, pack
+from lora_export.deploy.coverage import require_cover
+from lora_export.deploy.program import program
+from lora_export.deploy.selection import select
+from lora_export.device.checks import Reading
+from lora_export.device.contents import (
+    Check,
+    Contents,
+    EngineSource,
+    GraphSource,
+    LatencyPlan,
+)
+from lora_export.device.golden import read_golden
+from lora_export.engine.jobs import EngineOptions, jobs_of, stem_of
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.graph import tasks
+from lora_export.graph.required import base_values
+from lora_export.graph.signature import PAST
+from lora_export.verify.feeding import feeding_of, signature_of_file
+from lora_export.verify.latency_case import latency_case
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.base.targets import Target
+    from lora_export.device.engine import BuildJob
+
+__all__ = ["LatencySettings", "bundle_export", "default_path"]
+
+BASE: Final = "base"
+LATENCY_FEEDS: Final = "latency.npz"
+_NO_GOLDEN: Final = "the export has no golden outputs of it: it was not verified"
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """How the device measures latency.
+
+    Attributes:
+        batch: Batch size of the measured input.
+        length: Its length.
+        rounds: Interleaved rounds.
+        max_ratio: The largest allowed ratio of an adapter's latency to the base's.
+    """
+
+    batch: int = 1
+    length: int = 128
+    rounds: int = 120
+    max_ratio: float = 1.05
+
+
+def default_path(output: Path, target: str) -> Path:
+    """Return where the bundle of an export goes: beside it."""
+    return output.parent / f"{output.name}.{target}.tar"
+
+
+def bundle_export(
+    root: Path,
+    target: str,
+    path: Path,
+    *,
+    name: str | None = None,
+    adapters: Sequence[str] = (),
+    options: EngineOptions | None = None,
+    latency: LatencySettings | None = None,
+    allow_failed: bool = False,
+    progress: Progress | None = None,
+) -> Packed:
+    """Pack an export for a device.
+
+    Args:
+        root: The export.
+        target: The device.
+        path: The archive.
+        name: What the bundle, and the folder in the archive, is called; the export's and the
+            target's name by default.
+        adapters: Which adapters go with it; all by default.
+        options: How engines are built there.
+        latency: How latency is measured there.
+        allow_failed: Whether a graph that failed its verification may go.
+        progress: Told what happens.
+
+    Raises:
+        ParityError: A graph failed its verification.
+        UnsupportedError: The target cannot run the export.
+        BundleError: A file is not what the manifest says.
+        LoraExportError: See its class; nothing is left behind.
+    """
+    tell = progress or Silent()
+    row = require_tensorrt_target(target)
+    manifest = select(read_manifest(root), adapters)
+    _require_fit(manifest, row)
+    _require_verified(manifest, allow_failed=allow_failed)
+    graphs, rewritten = _graphs(root, manifest, target, options or EngineOptions())
+    plan, feeds = _latency(root, manifest, latency or LatencySettings())
+    base, checks = manifest.base, _checks(root, manifest)
+    _require_cover(root, graphs, checks, feeds)
+    contents = Contents(target, base.dtype, base.fingerprint, graphs, checks, plan)
+    for check, record in _verdicts(manifest).items():
+        if record == "unverified":
+            tell.note(f"note: {check} was not verified before it was bundled")
+    return pack(
+        path,
+        name or f"{root.resolve().name}-{target}",
+        f"lora-export {__version__}",
+        contents,
+        files={each: (resolve_inside(root, each), d) for each, d in manifest.files.items()},
+        made={**program(), **rewritten, **feeds, MANIFEST_NAME: manifest_bytes(manifest)},
+        progress=tell,
+    )
+
+
+def _verdicts(manifest: Manifest) -> dict[str, str]:
+    """Return what is known of the base, where it can be deployed, and of every adapter."""
+    base = manifest.graphs[BASE]
+    found: dict[str, str] = {} if base.missing else {BASE: base.verification}
+    for name, adapter in manifest.adapters.items():
+        held = adapter.pack or adapter.row or manifest.graphs[name]
+        found[name] = held.verification
+    return found
+
+
+def _require_fit(manifest: Manifest, target: Target) -> None:
+    """Require that the target computes in the export's dtype, and parses its opset."""
+    if manifest.base.dtype not in target.dtypes:
+        msg = f"the export is {manifest.base.dtype}, in which {target.name} does not compute"
+        raise UnsupportedError(msg, hint=f"Export again with --dtype {' or '.join(target.dtypes)}.")
+    if manifest.base.cache_length is not None:
+        msg = "the export has a static cache, whose buffers a bundle's checks do not make"
+        raise UnsupportedError(msg, hint="Export again without --cache-length.")
+    for name, record in manifest.graphs.items():
+        if record.opset > target.opset:
+            msg = f"the graph {name!r} is of opset {record.opset}, {target.name} has {target.opset}"
+            raise UnsupportedError(msg, hint=f"Export again with --target {target.name}.")
+
+
+def _require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
+    shared = [name for name in (SWAPPABLE, BATCHED) if name in manifest.graphs]
+    verdicts = _verdicts(manifest) | {n: manifest.graphs[n].verification for n in shared}
+    failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
+    if failed and not allow_failed:
+        msg = f"{', '.join(failed)} failed the verification and is not bundled"
+        raise ParityError(msg, hint="See reports/parity.json; --allow-failed bundles it anyway.")
+
+
+def _graphs(
+    root: Path, manifest: Manifest, target: str, options: EngineOptions
+) -> tuple[dict[str, GraphSource], dict[str, bytes]]:
+    """Return what is known of every graph, and the files that TensorRT is given in their place."""
+    found: dict[str, GraphSource] = {}
+    made: dict[str, bytes] = {}
+    for name, record in manifest.graphs.items():
+        refit = options.refit and record.mode == "merged"
+        jobs = [] if refit else _jobs(root, manifest, target, name, options)
+        for file in record.graph_files:
+            if refit:
+                reason = "its weights are put into the base's engine"
+                found[stem_of(file)] = GraphSource(file, None, reason)
+                continue
+            job = next(each for each in jobs if each.onnx == file)
+            source, rewritten = _engine(root, job)
+            found[stem_of(file)] = GraphSource(file, source)
+            made |= rewritten
+    return found, made
+
+
+def _jobs(
+    root: Path, manifest: Manifest, target: str, name: str, options: EngineOptions
+) -> list[BuildJob]:
+    """Return the engines of a graph; a base without a head is built for its latency."""
+    record = manifest.graphs[name]
+    graphs = {**manifest.graphs, name: record.model_copy(update={"missing": []})}
+    if record.mode not in {BASE, "merged"}:
+        options = replace(options, refit=False)
+    return jobs_of(root, manifest.model_copy(update={"graphs": graphs}), target, [name], options)
+
+
+def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
+    source = EngineSource(job.onnx, list(job.weights), job.settings.to_json(), dict(job.refit))
+    if job.model is None:
+        return source, {}
+    onnx, defaults = f"{job.graph}.tensorrt.onnx", f"{job.graph}.defaults.npz"
+    values = base_values(resolve_inside(root, job.onnx).read_bytes(), root)
+    made = {onnx: job.model, defaults: _npz(values)}
+    return replace(source, onnx=onnx, defaults=defaults), made
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
+    """Return what the device compares: the base, and every adapter."""
+    base = manifest.graphs[BASE]
+    reason = _NO_GOLDEN
+    if base.missing:
+        reason = f"the base has no {', '.join(base.missing)}; only adapters bring them"
+    golden = None if base.missing else base.golden
+    found = {BASE: _check(root, manifest, base, golden, reason)}
+    for name, adapter in manifest.adapters.items():
+        if (pack := adapter.pack) is not None:
+            record = manifest.graphs[SWAPPABLE]
+            check = _check(root, manifest, record, pack.golden, _NO_GOLDEN)
+            found[name] = replace(check, pack=pack.safetensors)
+        elif (row := adapter.row) is not None:
+            record = manifest.graphs[BATCHED]
+            check = _check(root, manifest, record, row.golden, _NO_GOLDEN)
+            width = width_of(root, manifest, row.row)
+            found[name] = replace(check, row=row.row, width=width)
+        else:
+            record = manifest.graphs[name]
+            check = _check(root, manifest, record, record.golden, _NO_GOLDEN)
+            changed = [file for file in record.weights if file not in base.weights]
+            found[name] = replace(check, refit=changed[0] if len(changed) == 1 else None)
+    return found
+
+
+def _check(
+    root: Path, manifest: Manifest, record: GraphRecord, golden: str | None, reason: str
+) -> Check:
+    task = tasks.by_name(manifest.base.task)
+    reading = Reading(
+        feeding_of(root, record).outputs_for(task.outputs),
+        task.per_token,
+        task.classifies,
+        manifest.base.logits == "last",
+    )
+    encoder = None if record.encoder is None else stem_of(record.encoder.onnx)
+    return Check(
+        stem_of(record.onnx),
+        reading,
+        encoder=encoder,
+        empty={} if encoder is None else _empty(root, record.onnx),
+        golden=golden,
+        reason=None if golden is not None else reason,
+    )
+
+
+def _empty(root: Path, onnx: str) -> dict[str, list[Any]]:
+    """Return heads, width and dtype of each input of a decoder's own cache."""
+    return {
+        each.name: [each.axes[1], each.axes[3], each.dtype]
+        for each in signature_of_file(root, onnx).inputs
+        if each.name.startswith(PAST) and ".decoder." in each.name
+    }
+
+
+def _latency(
+    root: Path, manifest: Manifest, settings: LatencySettings
+) -> tuple[LatencyPlan, dict[str, bytes]]:
+    """Return how latency is measured, and the file of its inputs."""
+    case, reason = latency_case(
+        root, manifest, batch=settings.batch, length=settings.length, seed=0
+    )
+    if case is None:
+        return LatencyPlan(None, settings.rounds, settings.max_ratio, reason), {}
+    feeds = {LATENCY_FEEDS: _npz(dict(case.feeds))}
+    return LatencyPlan(LATENCY_FEEDS, settings.rounds, settings.max_ratio), feeds
+
+
+def _require_cover(
+    root: Path,
+    graphs: dict[str, GraphSource],
+    checks: dict[str, Check],
+    feeds: dict[str, bytes],
+) -> None:
+    """Require of every engine that it takes its golden inputs, and those of the latency."""
+    measured = {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in feeds.items()}
+    for name, check in checks.items():
+        stem = check.graph if check.encoder is None else check.encoder
+        engine = graphs[stem].engine or graphs[BASE].engine
+        if engine is None:
+            continue
+        if check.golden is not None:
+            for case in read_golden(resolve_inside(root, check.golden)).cases:
+                require_cover(name, engine, case.feeds, step=False)
+        for arrays in measured.values():
+            require_cover(f"the latency of {name}", engine, dict(arrays), step=True)

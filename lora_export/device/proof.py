@@ -1,0 +1,177 @@
+"""What is proven of a bundle on the machine it lies on: parity with the golden outputs, latency.
+
+Latency is the paired ratio of an adapter's graph over the base's, both on the same inputs, as
+`lora_export.device.latency` measures it. A decoder with a cache has two: that of a prefill, and
+that of a step behind it, fed what the prefill returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.device.checks import Bound, TwoGraphs, check_graph
+from lora_export.device.decoding import PAST, PRESENT
+from lora_export.device.errors import InputError, UsageError
+from lora_export.device.golden import read_arrays, read_golden
+from lora_export.device.latency import latency_row, measure_pair
+from lora_export.device.values import read_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.device.decoding import Graph
+    from lora_export.device.index import Index
+    from lora_export.device.runtimes import Runtime
+
+    Tell = Callable[[str], None]
+
+__all__ = ["choose", "measure", "verify"]
+
+Array = npt.NDArray[Any]
+
+BASE: Final = "base"
+PREFILL: Final = "prefill"
+STEP: Final = "step"
+_NO_GATE: Final = "measured without TensorRT: it says nothing of the target"
+
+
+def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
+    """Return which of the bundle's checks are asked for; all without names.
+
+    Raises:
+        UsageError: The bundle has no such check.
+    """
+    known = tuple(sorted(index.contents.checks, key=lambda name: (name != BASE, name)))
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        msg = f"the bundle {index.name!r} holds no {unknown!r}"
+        raise UsageError(msg, hint=f"It holds: {', '.join(known)}.")
+    return tuple(names) or known
+
+
+def verify(
+    root: Path, index: Index, runtime: Runtime, names: Sequence[str], tell: Tell
+) -> dict[str, Any]:
+    """Compare graphs with their golden outputs; return the rows of a report, by name.
+
+    Args:
+        root: The bundle's folder.
+        index: Its index.
+        runtime: What runs the graphs.
+        names: What is compared: ``base``, or an adapter.
+        tell: Told what happens.
+    """
+    return {name: _verified(root, index, runtime, name, tell) for name in names}
+
+
+def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell) -> dict[str, Any]:
+    check = index.contents.checks[name]
+    if check.golden is None:
+        return {"verdict": "unverified", "reason": check.reason, "metrics": None}
+    tell(f"parity of {name}")
+    golden = read_golden(root / check.golden)
+    with _opened(root, index, runtime, name) as graph:
+        return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
+
+
+@contextlib.contextmanager
+def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[Graph]:
+    """Yield the graph of a check, with what it is fed beside its inputs; close it at the end."""
+    check = index.contents.checks[name]
+    with contextlib.closing(runtime.open(check.graph, check.refit)) as graph:
+        if check.encoder is not None:
+            empty = {each: (row[0], row[1], row[2]) for each, row in check.empty.items()}
+            with contextlib.closing(runtime.open(check.encoder)) as encoder:
+                yield TwoGraphs(encoder, graph, empty)
+            return
+        values = {} if check.pack is None else read_values(root / check.pack)
+        yield Bound(graph, values, row=check.row, width=check.width)
+
+
+def measure(
+    root: Path,
+    index: Index,
+    runtime: Runtime,
+    names: Sequence[str],
+    tell: Tell,
+    *,
+    rounds: int | None = None,
+    max_ratio: float | None = None,
+) -> dict[str, Any]:
+    """Measure adapters against the base; return the rows of a report, by name.
+
+    Args:
+        root: The bundle's folder.
+        index: Its index.
+        runtime: What runs the graphs.
+        names: What is measured; the base is what it is measured against.
+        tell: Told what happens.
+        rounds: Interleaved rounds; the bundle's own number by default.
+        max_ratio: The gate; the bundle's own by default, and none where TensorRT does not run.
+    """
+    plan = index.contents.latency
+    wanted = [name for name in names if name != BASE]
+    if plan.feeds is None or not wanted:
+        row = {"verdict": "unverified", "reason": plan.reason, "ratio": None}
+        return {name: dict(row) for name in wanted}
+    feeds = read_arrays(root / plan.feeds)
+    rows: dict[str, Any] = {}
+    with _opened(root, index, runtime, BASE) as base:
+        stages = _stages(base, feeds)
+        for name in wanted:
+            tell(f"latency of {name}")
+            with _opened(root, index, runtime, name) as adapter:
+                for stage, values in stages.items():
+                    rows[name if stage is None else f"{name}, {stage}"] = _row(
+                        (base, adapter),
+                        values,
+                        rounds=rounds or plan.rounds,
+                        limit=plan.max_ratio if max_ratio is None else max_ratio,
+                        gates=runtime.gates or max_ratio is not None,
+                    )
+    return rows
+
+
+def _stages(base: Graph, feeds: dict[str, Array]) -> dict[str | None, dict[str, Array]]:
+    """Return the inputs of each thing that is measured: one, or a prefill and a step behind it."""
+    past = [name for name in feeds if name.startswith(PAST)]
+    if not past:
+        return {None: feeds}
+    outputs = base.run(feeds)
+    step = {name: outputs[PRESENT + name[len(PAST) :]] for name in past}
+    for name, values in feeds.items():
+        if name == "attention_mask":
+            step[name] = np.concatenate([values, np.ones_like(values[:, :1])], axis=1)
+        elif name == "position_ids":
+            step[name] = values[:, -1:] + 1
+        elif name == "input_ids":
+            step[name] = values[:, -1:]
+        elif name not in step:
+            msg = f"the step of a decoder that reads {name!r} is not known"
+            raise InputError(msg, hint="Pack the bundle again.")
+    return {PREFILL: feeds, STEP: step}
+
+
+def _row(
+    graphs: tuple[Graph, Graph],
+    feeds: Mapping[str, Array],
+    *,
+    rounds: int,
+    limit: float,
+    gates: bool,
+) -> dict[str, Any]:
+    base, adapter = graphs
+    base_ms, adapter_ms = measure_pair(
+        lambda: base.run(feeds), lambda: adapter.run(feeds), rounds=rounds, seed=0
+    )
+    row = latency_row(base_ms, adapter_ms, max_ratio=limit, seed=0)
+    if not gates:
+        row |= {"verdict": "unverified", "reason": _NO_GATE}
+    ids = feeds.get("input_ids")
+    shape = list(next(iter(feeds.values())).shape if ids is None else ids.shape)
+    return {**row, "input": shape}

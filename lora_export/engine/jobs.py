@@ -1,0 +1,232 @@
+"""What there is to build: the graphs of an export as jobs, each with its profiles and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.base.files import resolve_inside
+from lora_export.base.safetensors_file import read_header
+from lora_export.base.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
+from lora_export.device.engine import BuildJob
+from lora_export.device.settings import BuildSettings
+from lora_export.engine.profiles import RANK, profiles_of
+from lora_export.engine.refittable import refit_rows, refittable_weights
+from lora_export.graph.lora import optional_inputs
+from lora_export.graph.required import without_defaults
+from lora_export.graph.signature import read_signature
+from lora_export.graph.uses import parsed
+from lora_export.weights.checkpoint import read_config
+from lora_export.weights.positions import longest_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.device.settings import Profile
+    from lora_export.engine.profiles import AxisRange
+
+__all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "stem_of"]
+
+_SHARED: Final = ("swappable", "batched")
+_UNKNOWN_LENGTH: Final = 512
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may say of the engines of an export; see `BuildSettings` for most of it.
+
+    Attributes:
+        precision: ``fp32``, ``fp16`` or ``bf16``: what the export has to be in; None takes it as
+            it is.
+        profiles: What is said of the axes; see `lora_export.engine.profiles`.
+        refit: Whether the weights that the adapters change may be changed afterwards.
+    """
+
+    precision: str | None = None
+    profiles: Sequence[Mapping[str, AxisRange]] = ()
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    tf32: bool = False
+    version_compatible: bool = False
+    hardware_compatibility: str = "none"
+    strip_weights: bool = False
+    refit: bool = False
+
+
+def graphs_to_build(
+    manifest: Manifest, names: Sequence[str], *, refit: bool = False
+) -> tuple[str, ...]:
+    """Return the graphs that are built: those named, else the ones that serve adapters.
+
+    That is the graph which adapters share, or each adapter's own; the base's where they are put in
+    by a refit, or where there are none.
+
+    Raises:
+        UsageError: The export has no graph of a name.
+    """
+    for name in names:
+        if name not in manifest.graphs:
+            msg = f"the export has no graph {name!r}"
+            raise UsageError(msg, hint=f"It has: {', '.join(manifest.graphs)}.")
+    if names:
+        return tuple(dict.fromkeys(names))
+    shared = tuple(each for each in _SHARED if each in manifest.graphs)
+    own = tuple(each for each in manifest.graphs if each != "base")
+    return ("base",) if refit else shared or own or ("base",)
+
+
+def stem_of(onnx: str) -> str:
+    """Return what the engine of an ONNX file is called: ``decoder.one`` of ``decoder.one.onnx``."""
+    return onnx.removesuffix(".onnx")
+
+
+def jobs_of(
+    root: Path,
+    manifest: Manifest,
+    target: str,
+    graphs: Sequence[str],
+    options: EngineOptions,
+) -> list[BuildJob]:
+    """Return a job for each ONNX file of the graphs; nothing but headers and graphs is read.
+
+    Args:
+        root: The export.
+        manifest: Its manifest.
+        target: The device.
+        graphs: Names of graphs; see `graphs_to_build`.
+        options: How they are built.
+
+    Raises:
+        UsageError: The target, an option or a profile is wrong.
+        UnsupportedError: The target lacks the precision, or a graph cannot be deployed.
+        ExportDirectoryError: A graph is damaged.
+    """
+    precision = _require_precision(manifest, target, options.precision)
+    for name in graphs:
+        if missing := manifest.graphs[name].missing:
+            msg = f"the graph {name!r} has no values for {missing[0]!r}"
+            raise UnsupportedError(msg, hint="Only an adapter brings them: build its graph.")
+    return [
+        _job(
+            root,
+            manifest,
+            manifest.graphs[name],
+            onnx,
+            target=target,
+            precision=precision,
+            options=options,
+        )
+        for name in graphs
+        for onnx in manifest.graphs[name].graph_files
+    ]
+
+
+def _require_precision(manifest: Manifest, target: str, precision: str | None) -> str:
+    """Return the dtype of the export, which is the engine's: the network is strongly typed."""
+    row = require_tensorrt_target(target)
+    dtype = manifest.base.dtype
+    words = {dtype: word for word, dtype in PRECISIONS.items()}
+    if precision is not None and dtype_of_precision(precision, row) != dtype:
+        msg = f"the export is {dtype}, not {precision}: an engine has the precision of its graph"
+        wanted = PRECISIONS[precision]
+        raise UsageError(msg, hint=f"Export again with --dtype {wanted}, or leave --precision out.")
+    if dtype not in words:
+        msg = f"the export is {dtype}, in which no engine is built"
+        raise UnsupportedError(msg, hint=f"Export with --dtype {' or '.join(words)}.")
+    return dtype_of_precision(words[dtype], row)
+
+
+def _job(
+    root: Path,
+    manifest: Manifest,
+    record: GraphRecord,
+    onnx: str,
+    *,
+    target: str,
+    precision: str,
+    options: EngineOptions,
+) -> BuildJob:
+    data = resolve_inside(root, onnx).read_bytes()
+    required = without_defaults(data) if record.mode == "swappable" else data
+    if options.strip_weights and required is not data:
+        msg = f"a plan of {onnx!r} cannot leave its weights out: the graph is rewritten for it"
+        raise UsageError(msg, hint="Leave --strip-weights out.")
+    refittable: tuple[str, ...] = ()
+    if options.refit:
+        if record.mode not in ("base", "merged"):
+            msg = f"the graph {stem_of(onnx)!r} takes its adapters as inputs"
+            raise UsageError(msg, hint="--refit is for graphs of mode base or merged.")
+        refittable = refittable_weights(root, manifest, onnx, required)
+    settings = BuildSettings(
+        precision=precision,
+        profiles=_profiles(root, manifest, data, required, options.profiles),
+        workspace_bytes=options.workspace_bytes,
+        optimization_level=options.optimization_level,
+        tf32=options.tf32,
+        version_compatible=options.version_compatible,
+        hardware_compatibility=options.hardware_compatibility,
+        strip_weights=options.strip_weights,
+        refittable=refittable,
+    )
+    return BuildJob(
+        root=root,
+        graph=stem_of(onnx),
+        target=target,
+        onnx=onnx,
+        weights=tuple(record.weights),
+        sha256=manifest.files,
+        base_fingerprint=manifest.base.fingerprint,
+        settings=settings,
+        refit=refit_rows(manifest) if refittable else {},
+        model=None if required is data else required,
+    )
+
+
+def _profiles(
+    root: Path,
+    manifest: Manifest,
+    data: bytes,
+    required: bytes,
+    given: Sequence[Mapping[str, AxisRange]],
+) -> tuple[Profile, ...]:
+    """Return the profiles of a graph, the defaults cut to what the model and its adapters are.
+
+    Args:
+        root: The export.
+        manifest: Its manifest.
+        data: The graph.
+        required: The same, every input required.
+        given: What the user says of axes.
+    """
+    config = root / "hf"
+    known = (config / "config.json").is_file()
+    return profiles_of(
+        read_signature(parsed(required)).inputs,
+        given,
+        longest=longest_text(read_config(config)) if known else _UNKNOWN_LENGTH,
+        ranks=[each.rank for each in manifest.adapters.values()],
+        widths=_widths(root, manifest, data),
+    )
+
+
+def _widths(root: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]:
+    """Return the sizes that the base and each pack give the axes of optional inputs, ranks apart.
+
+    The width of a head is one: every adapter may bring its own.
+    """
+    inputs = optional_inputs(data)
+    shapes = [{each.name: tuple(each.dims) for each in parsed(data).graph.initializer}]
+    for adapter in manifest.adapters.values():
+        if adapter.pack is not None:
+            tensors, _ = read_header(resolve_inside(root, adapter.pack.safetensors))
+            shapes.append({name: tensor.shape for name, tensor in tensors.items()})
+    found: dict[str, list[int]] = {}
+    for name, axes in inputs.items():
+        for held in shapes:
+            for axis, size in zip(axes, held.get(name, ()), strict=False):
+                if isinstance(axis, str) and not axis.endswith(f".{RANK}"):
+                    found.setdefault(axis, []).append(size)
+    return found

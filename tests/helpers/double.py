@@ -1,0 +1,49 @@
+"""The double of TensorRT, put in its place for a test; see ``tests/fakes/tensorrt.py``."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.fakes.cudart import DoubleCudart
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["VERSIONS", "install_double", "load_double"]
+
+VERSIONS: Final = ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0")
+"""The versions that there are API data of."""
+
+_SOURCE: Final = Path(__file__).resolve().parents[1] / "fakes" / "tensorrt.py"
+
+
+def load_double(version: str) -> Any:
+    """Return a module that stands for TensorRT of a version, with a CUDA double of its own."""
+    spec = importlib.util.spec_from_file_location("tensorrt", _SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["_version"] = version
+    spec.loader.exec_module(module)
+    module.cudart = DoubleCudart()
+    return module
+
+
+def install_double(patch: pytest.MonkeyPatch, version: str = "10.3.0") -> Any:
+    """Put the double in the place of `tensorrt` and of libcudart; return the module."""
+    module = load_double(version)
+    patch.setitem(sys.modules, "tensorrt", module)
+    patch.setenv("LORA_EXPORT_CUDART", "double")
+    real = ctypes.CDLL
+    patch.setattr(
+        ctypes,
+        "CDLL",
+        lambda name, *rest, **more: (
+            module.cudart if name == "double" else real(name, *rest, **more)
+        ),
+    )
+    return module
