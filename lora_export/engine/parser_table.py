@@ -31,7 +31,7 @@ _FLOATS: Final = ("FP32", "FP16", "BF16")
 _CONSTANTS: Final = (*_FLOATS, "FP8", "FP4", "INT4", "INT32", "INT64", "BOOL")
 
 _CHANGES: Final[dict[Version, dict[str, tuple[str, ...]]]] = {
-    (10, 4): {name: ("FP32", "FP16") for name in ("BlackmanWindow", "HammingWindow", "HannWindow")},
+    (10, 4): dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), ("FP32", "FP16")),
     (10, 5): {"STFT": ("FP32",)},
     (10, 14): {"Attention": (*_FLOATS, "INT8", "FP8")},
     (10, 15): {
