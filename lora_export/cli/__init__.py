@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "refit": ("engine:refit", "Put an adapter into an engine that is built."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
+    "preflight": ("preflight:preflight", "Say what TensorRT will make of an export, without it."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),
     "analyze": (
         "analyze:analyze",

@@ -1,6 +1,6 @@
 """The values of a graph that a parser or a device treats in a way of its own.
 
-Inputs that are optional or dynamic, integers and doubles, and precisions that the target lacks.
+Optional inputs, integers and doubles, and precisions that the target lacks.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from lora_export.base.targets import AUTO
 from lora_export.engine.findings import Finding
 from lora_export.engine.graph_view import tensor_type
 from lora_export.engine.parser_table import ONNX_TYPES
-from lora_export.engine.ranges import Range, ranges_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from lora_export.base.targets import Target
     from lora_export.engine.graph_view import GraphView
 
 __all__ = [
-    "axis_ranges",
-    "check_axes",
     "check_optional_inputs",
     "check_precisions",
     "check_types",
-    "dynamic_axes",
 ]
 
 _TENSOR: Final = onnx.TensorProto
@@ -42,77 +38,13 @@ _PRECISIONS: Final = {
 """What a device needs tensor cores for, by ``TensorProto.DataType``."""
 
 
-def dynamic_axes(view: GraphView) -> dict[str, tuple[str, ...]]:
-    """Return the inputs that have each axis whose size is the caller's; ``?`` for one without name.
-
-    Inputs that are initializers too count: without their defaults they are fed as any other.
-    """
-    found: dict[str, list[str]] = {}
-    for value in view.model.graph.input:
-        for axis in value.type.tensor_type.shape.dim:
-            if not axis.HasField("dim_value"):
-                found.setdefault(axis.dim_param or "?", []).append(value.name)
-    return {axis: tuple(dict.fromkeys(names)) for axis, names in found.items()}
-
-
-def axis_ranges(view: GraphView, given: Mapping[str, Range]) -> dict[str, Range]:
-    """Return the range of each dynamic axis that has one.
-
-    An axis of an optional input (``labels`` of a head) that has no other keeps the size that the
-    input has by default.
-
-    Args:
-        view: The graph.
-        given: The ranges that the user gave, by axis.
-    """
-    defaults = {each.name: each.dims for each in view.model.graph.initializer}
-    kept: dict[str, Range] = {}
-    for value in view.model.graph.input:
-        axes = value.type.tensor_type.shape.dim
-        for axis, size in zip(axes, defaults.get(value.name, ()), strict=False):
-            if axis.dim_param and size:
-                kept[axis.dim_param] = Range(size, size, size)
-    return kept | ranges_of(dynamic_axes(view), given)
-
-
-def check_axes(view: GraphView, given: Mapping[str, Range]) -> Iterator[Finding]:
-    """Yield the axes that no optimization profile can be made for; note the ranges of the others.
-
-    Args:
-        view: The graph.
-        given: The ranges that the user gave, by axis.
-    """
-    axes = dynamic_axes(view)
-    ranges = axis_ranges(view, given)
-    for axis, names in axes.items():
-        if axis not in ranges:
-            named = "an axis without a name" if axis == "?" else f"the axis {axis!r}"
-            yield Finding(
-                "error",
-                "dynamic-shape",
-                f"axis {axis}",
-                f"{named} has no range, and TensorRT builds for ranges only",
-                "Export again with named axes." if axis == "?" else f"Add --axis {axis}=1:8:64.",
-                names,
-            )
-    shown = {axis.rpartition(".")[2]: str(each) for axis, each in ranges.items()}
-    if shown:
-        yield Finding(
-            "note",
-            "dynamic-shape",
-            f"{len(shown)} dynamic axes" if len(shown) > 1 else "1 dynamic axis",
-            "built for " + ", ".join(f"{axis} {each}" for axis, each in sorted(shown.items())),
-            "Say otherwise with --axis AXIS=MIN:OPT:MAX.",
-        )
-
-
-def check_optional_inputs(view: GraphView) -> Iterator[Finding]:
+def check_optional_inputs(model: onnx.ModelProto) -> Iterator[Finding]:
     """Yield the inputs that are initializers too: the parser drops them, with what they stand for.
 
     ``ModelImporter.cpp`` of onnx-tensorrt takes a name that an initializer has for a constant.
     """
-    own = {each.name for each in view.model.graph.initializer}
-    optional = tuple(each.name for each in view.model.graph.input if each.name in own)
+    own = {each.name for each in model.graph.initializer}
+    optional = tuple(each.name for each in model.graph.input if each.name in own)
     if optional:
         yield Finding(
             "note",
@@ -144,13 +76,17 @@ def check_types(view: GraphView) -> Iterator[Finding]:
         )
     long = tuple(name for name, kind in values.items() if kind == _TENSOR.INT64)
     if long:
-        fed = sum(name in inputs for name in long)
+        parts = {"input": inputs.intersection(long), "output": set(long) - inputs}
+        shown = " and ".join(
+            f"{len(each)} {word}{'s' if len(each) > 1 else ''}"
+            for word, each in parts.items()
+            if each
+        )
         yield Finding(
             "note",
             "int64",
             "INT64",
-            f"{fed} inputs and {len(long) - fed} outputs are int64, and stay so: TensorRT 10 and "
-            "newer want int64 buffers for them, not int32",
+            f"{shown} of int64 stay so: TensorRT 10 wants int64 buffers for them, not int32",
             where=long,
         )
     for name, kind in values.items():

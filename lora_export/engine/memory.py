@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
-import onnx
-
 from lora_export.base.dtypes import DTYPES
+from lora_export.engine.axes import largest_sizes
 from lora_export.engine.findings import Finding
 from lora_export.engine.graph_view import tensor_type
-from lora_export.engine.interface import axis_ranges, dynamic_axes
 from lora_export.graph.shapes import shapes_of
 from lora_export.graph.signature import PAST, PRESENT
 
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lora_export.base.targets import Target
+    from lora_export.device.settings import Profile
     from lora_export.engine.graph_view import GraphView
-    from lora_export.engine.ranges import Range
 
 __all__ = ["Memory", "check_memory", "estimate_memory"]
 
@@ -70,27 +68,36 @@ class Memory:
         return low, high
 
 
-def estimate_memory(view: GraphView, given: Mapping[str, Range]) -> Memory:
-    """Return what a graph takes at the largest shapes of its axes.
+def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
+    """Return what a graph takes at the largest shapes of its profiles.
 
     Args:
-        view: The graph.
-        given: The ranges that the user gave, by axis.
+        view: The graph, its optional inputs as plain ones.
+        profiles: What an engine would be built for.
     """
     graph = view.model.graph
-    inputs = {value.name for value in graph.input}
-    weights = sum(
-        _bytes(each.data_type, each.dims) for each in graph.initializer if each.name not in inputs
-    )
-    ranges = axis_ranges(view, given)
-    if set(dynamic_axes(view)) - set(ranges):
+    weights = sum(_bytes(each.data_type, each.dims) for each in graph.initializer)
+    named = {
+        axis.dim_param
+        for value in graph.input
+        for axis in value.type.tensor_type.shape.dim
+        if not axis.HasField("dim_value")
+    }
+    sizes = [largest_sizes(view, each) for each in profiles] or [{}]
+    if any(named - set(each) for each in sizes):
         return Memory(weights, None, None, None)
-    sizes_of_axes = {axis: each.max for axis, each in ranges.items()}
-    shapes = shapes_of(_without_defaults(view.model), sizes_of_axes)
+    rows = [_of_shapes(view, each) for each in sizes]
+    return Memory(weights, *(max(row[at] for row in rows) for at in range(3)))
+
+
+def _of_shapes(view: GraphView, sizes: Mapping[str, int]) -> tuple[int, int, int]:
+    """Return the bytes of the cache, of all inputs and outputs, and of intermediate values."""
+    graph = view.model.graph
+    shapes = shapes_of(view.model, sizes)
     types = {value.name: tensor_type(value) for value in (*graph.input, *graph.output)}
-    sizes = {name: _bytes(kind, shapes.get(name, ())) for name, kind in types.items()}
-    cached = sum(size for name, size in sizes.items() if name.startswith((PAST, PRESENT)))
-    return Memory(weights, cached, sum(sizes.values()), _peak(view, shapes, set(types)))
+    taken = {name: _bytes(kind, shapes.get(name, ())) for name, kind in types.items()}
+    cached = sum(size for name, size in taken.items() if name.startswith((PAST, PRESENT)))
+    return cached, sum(taken.values()), _peak(view, shapes, set(types))
 
 
 def check_memory(memory: Memory, target: Target, memory_gib: float | None) -> Iterator[Finding]:
@@ -128,23 +135,10 @@ def check_memory(memory: Memory, target: Target, memory_gib: float | None) -> It
 
 def _remedy(target: Target, what: str) -> str:
     if what == "run":
-        return "Narrow the ranges (--axis), or export in float16."
+        return "Narrow the ranges (--profile), or export in float16."
     if target.shared_memory:
         return "Free the memory of the host before the build: it is the device's as well."
-    return "Say how large the device is with --memory, or narrow the ranges (--axis)."
-
-
-def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its optional inputs as plain ones, as the build makes them."""
-    inputs = {value.name for value in model.graph.input}
-    if not any(each.name in inputs for each in model.graph.initializer):
-        return model
-    plain = onnx.ModelProto()
-    plain.CopyFrom(model)
-    kept = [each for each in plain.graph.initializer if each.name not in inputs]
-    del plain.graph.initializer[:]
-    plain.graph.initializer.extend(kept)
-    return plain
+    return "Say how large the device is with --memory, or narrow the ranges (--profile)."
 
 
 def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) -> int:

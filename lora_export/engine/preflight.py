@@ -7,33 +7,34 @@ comes from tables; only the parser itself has the last word.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lora_export.base.errors import UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.targets import require_tensorrt_target
+from lora_export.engine.axes import check_axes
 from lora_export.engine.findings import Finding, ordered
 from lora_export.engine.graph_view import view
-from lora_export.engine.interface import (
-    check_axes,
-    check_optional_inputs,
-    check_precisions,
-    check_types,
-)
+from lora_export.engine.interface import check_optional_inputs, check_precisions, check_types
 from lora_export.engine.memory import Memory, check_memory, estimate_memory
 from lora_export.engine.operators import check_operators, check_opset, operator_counts
 from lora_export.engine.parser_table import parser_of, version_of
+from lora_export.engine.profiles import profiles_for
 from lora_export.exports.intact import require_files
+from lora_export.graph.required import without_defaults
 from lora_export.graph.uses import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.base.errors import LoraExportError
+    from lora_export.base.manifest import Manifest
     from lora_export.base.targets import Target
-    from lora_export.engine.ranges import Range
+    from lora_export.device.settings import Profile
+    from lora_export.engine.profiles import AxisRange
 
 __all__ = ["GraphReport", "Preflight", "check_graph", "preflight"]
 
@@ -88,7 +89,7 @@ def preflight(
     *,
     graphs: Sequence[str] = (),
     tensorrt: str | None = None,
-    ranges: Mapping[str, Range] | None = None,
+    profiles: Sequence[Mapping[str, AxisRange]] = (),
     memory_gib: float | None = None,
 ) -> Preflight:
     """Check graphs of an export directory for a target.
@@ -98,11 +99,11 @@ def preflight(
         target_name: A row of `base.targets` that has TensorRT.
         graphs: Names of graphs in the manifest; all of them by default.
         tensorrt: The version; the oldest that the target's software brings by default.
-        ranges: Ranges of dynamic axes that differ from the default ones.
+        profiles: What the user says of dynamic axes, as for a build; else the defaults.
         memory_gib: The memory of the device, where the target's come in several sizes.
 
     Raises:
-        UsageError: There is no such target, graph or version.
+        UsageError: There is no such target, graph, version or axis.
         UnsupportedError: The version is older than what is known here.
         ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
     """
@@ -115,18 +116,13 @@ def preflight(
     for name in names:
         files = manifest.graphs[name].graph_files
         require_files(root, manifest, files, hashed=True)
-        reports += [
-            check_graph(
-                resolve_inside(root, file).read_bytes(),
-                target,
-                version,
-                graph=name,
-                file=file,
-                ranges=ranges,
-                memory_gib=memory_gib,
+        for file in files:
+            data = resolve_inside(root, file).read_bytes()
+            made, why = _profiles(root, manifest, data, profiles)
+            found = check_graph(
+                data, target, version, profiles=made, memory_gib=memory_gib, why=why
             )
-            for file in files
-        ]
+            reports.append(replace(found, graph=name, file=file))
     return Preflight(target.name, version, tuple(_of_version(target, version)), tuple(reports))
 
 
@@ -135,10 +131,9 @@ def check_graph(
     target: Target,
     tensorrt: str,
     *,
-    graph: str = "",
-    file: str = "",
-    ranges: Mapping[str, Range] | None = None,
+    profiles: Sequence[Profile] = (),
     memory_gib: float | None = None,
+    why: LoraExportError | None = None,
 ) -> GraphReport:
     """Check one graph for a target and a version of TensorRT.
 
@@ -146,10 +141,9 @@ def check_graph(
         onnx_bytes: The graph; its weights may lie in other files.
         target: Where the engine is to run.
         tensorrt: The version.
-        graph: What the graph is called.
-        file: Where it lies.
-        ranges: Ranges of dynamic axes that differ from the default ones.
+        profiles: What the engine is to be built for.
         memory_gib: The memory of the device, if it is known.
+        why: What kept profiles from being made, where there are none.
 
     Raises:
         ExportDirectoryError: The graph cannot be parsed.
@@ -157,19 +151,19 @@ def check_graph(
         UnsupportedError: The version is older than what is known here.
     """
     parser = parser_of(tensorrt)
-    seen = view(parsed(onnx_bytes))
-    given = ranges or {}
-    memory = estimate_memory(seen, given)
+    model = parsed(onnx_bytes)
+    seen = view(parsed(without_defaults(onnx_bytes)))
+    memory = estimate_memory(seen, profiles)
     findings = [
         *check_opset(seen, parser),
         *check_operators(seen, parser),
         *check_precisions(seen, target),
-        *check_axes(seen, given),
+        *check_axes(seen, profiles, why),
         *check_memory(memory, target, memory_gib),
         *check_types(seen),
-        *check_optional_inputs(seen),
+        *check_optional_inputs(model),
     ]
-    return GraphReport(graph, file, seen.opset, operator_counts(seen), memory, ordered(findings))
+    return GraphReport("", "", seen.opset, operator_counts(seen), memory, ordered(findings))
 
 
 def _chosen(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -178,6 +172,22 @@ def _chosen(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
         msg = f"the export has no graph {missing[0]!r}"
         raise UsageError(msg, hint=f"Its graphs: {', '.join(known)}.")
     return list(dict.fromkeys(wanted)) or list(known)
+
+
+def _profiles(
+    root: Path, manifest: Manifest, onnx_bytes: bytes, given: Sequence[Mapping[str, AxisRange]]
+) -> tuple[tuple[Profile, ...], UsageError | None]:
+    """Return the profiles of a graph, or why the defaults do not cover it: that is a finding.
+
+    Raises:
+        UsageError: What the user gave does not fit the graph.
+    """
+    try:
+        return profiles_for(root, manifest, without_defaults(onnx_bytes), given), None
+    except UsageError as error:
+        if given:
+            raise
+        return (), error
 
 
 def _of_version(target: Target, version: str) -> list[Finding]:
