@@ -18,10 +18,10 @@ from lora_export.engine.axes import check_axes
 from lora_export.engine.findings import Finding, ordered
 from lora_export.engine.graph_view import view
 from lora_export.engine.interface import check_optional_inputs, check_precisions, check_types
+from lora_export.engine.jobs import profiles_for
 from lora_export.engine.memory import Memory, check_memory, estimate_memory
 from lora_export.engine.operators import check_operators, check_opset, operator_counts
 from lora_export.engine.parser_table import parser_of, version_of
-from lora_export.engine.profiles import profiles_for
 from lora_export.exports.intact import require_files
 from lora_export.graph.required import without_defaults
 from lora_export.graph.uses import parsed
@@ -183,7 +183,7 @@ def _profiles(
         UsageError: What the user gave does not fit the graph.
     """
     try:
-        return profiles_for(root, manifest, without_defaults(onnx_bytes), given), None
+        return profiles_for(root, manifest, onnx_bytes, without_defaults(onnx_bytes), given), None
     except UsageError as error:
         if given:
             raise
