@@ -146,14 +146,15 @@ def _memory_rows(graph: GraphReport) -> list[tuple[str, str]]:
     if memory.activations_bytes is None:
         return [("memory", f"weights {size(memory.weights_bytes)}; more depends on the shapes")]
     low, high = memory.build_bytes
+    about = f"at least ({memory.unknown} values have no known shape)" if memory.unknown else "about"
     parts = f"weights {size(memory.weights_bytes)}, "
     parts += f"inputs and outputs {size(memory.io_bytes or 0)}"
     if memory.cache_bytes:
         parts += f" (the cache's {size(memory.cache_bytes)})"
     parts += f", in between {size(memory.activations_bytes)}"
     return [
-        ("to run", f"about {size(memory.run_bytes)}: {parts}"),
-        ("to build", f"about {size(low)} to {size(high)}"),
+        ("to run", f"{about} {size(memory.run_bytes)}: {parts}"),
+        ("to build", f"{about.partition(' (')[0]} {size(low)} to {size(high)}"),
     ]
 
 

@@ -45,12 +45,14 @@ class Memory:
         cache_bytes: Keys and values, past and present, at the largest shapes.
         io_bytes: All inputs and outputs, these included.
         activations_bytes: The most that intermediate values take at once.
+        unknown: How many of these have no known shape, and count as nothing.
     """
 
     weights_bytes: int
     cache_bytes: int | None
     io_bytes: int | None
     activations_bytes: int | None
+    unknown: int = 0
 
     @property
     def _shapes_bytes(self) -> int:
@@ -87,17 +89,20 @@ def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
     if any(named - set(each) for each in sizes):
         return Memory(weights, None, None, None)
     rows = [_of_shapes(view, each) for each in sizes]
-    return Memory(weights, *(max(row[at] for row in rows) for at in range(3)))
+    cached, io, activations, unknown = (max(row[at] for row in rows) for at in range(4))
+    return Memory(weights, cached, io, activations, unknown)
 
 
-def _of_shapes(view: GraphView, sizes: Mapping[str, int]) -> tuple[int, int, int]:
-    """Return the bytes of the cache, of all inputs and outputs, and of intermediate values."""
+def _of_shapes(view: GraphView, sizes: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """Return the bytes of the cache, of all inputs and outputs, of what is between; the unknown."""
     graph = view.model.graph
     shapes = shapes_of(view.model, sizes)
     types = {value.name: tensor_type(value) for value in (*graph.input, *graph.output)}
     taken = {name: _bytes(kind, shapes.get(name, ())) for name, kind in types.items()}
     cached = sum(size for name, size in taken.items() if name.startswith((PAST, PRESENT)))
-    return cached, sum(taken.values()), _peak(view, shapes, set(types))
+    made = {name for node in graph.node for name in node.output if name}
+    unknown = len(made - set(shapes) - set(types))
+    return cached, sum(taken.values()), _peak(view, shapes, set(types)), unknown
 
 
 def check_memory(memory: Memory, target: Target, memory_gib: float | None) -> Iterator[Finding]:
