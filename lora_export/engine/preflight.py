@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.targets import require_tensorrt_target
@@ -97,21 +97,22 @@ def preflight(
     Args:
         root: The export directory.
         target_name: A row of `base.targets` that has TensorRT.
-        graphs: Names of graphs in the manifest; all of them by default.
+        graphs: Names of graphs in the manifest; by default all that can be deployed.
         tensorrt: The version; the oldest that the target's software brings by default.
         profiles: What the user says of dynamic axes, as for a build; else the defaults.
         memory_gib: The memory of the device, where the target's come in several sizes.
 
     Raises:
         UsageError: There is no such target, graph, version or axis.
-        UnsupportedError: The version is older than what is known here.
+        UnsupportedError: The version is older than what is known here, or a graph that is named
+            has parameters without values.
         ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
     """
     target = require_tensorrt_target(target_name)
     version = tensorrt or target.tensorrt[0]
     version_of(version)
     manifest = read_manifest(root)
-    names = _chosen(graphs, list(manifest.graphs))
+    names = _chosen(graphs, manifest)
     reports = []
     for name in names:
         files = manifest.graphs[name].graph_files
@@ -166,12 +167,17 @@ def check_graph(
     return GraphReport("", "", seen.opset, operator_counts(seen), memory, ordered(findings))
 
 
-def _chosen(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        msg = f"the export has no graph {missing[0]!r}"
-        raise UsageError(msg, hint=f"Its graphs: {', '.join(known)}.")
-    return list(dict.fromkeys(wanted)) or list(known)
+def _chosen(wanted: Sequence[str], manifest: Manifest) -> list[str]:
+    """Return the graphs that are checked: those named, else all that can be deployed."""
+    for name in wanted:
+        if name not in manifest.graphs:
+            msg = f"the export has no graph {name!r}"
+            raise UsageError(msg, hint=f"Its graphs: {', '.join(manifest.graphs)}.")
+        if missing := manifest.graphs[name].missing:
+            msg = f"the graph {name!r} has no values for {missing[0]!r}"
+            raise UnsupportedError(msg, hint="Only an adapter brings them: check its graph.")
+    deployable = [name for name, record in manifest.graphs.items() if not record.missing]
+    return list(dict.fromkeys(wanted)) or deployable
 
 
 def _profiles(
