@@ -30,7 +30,7 @@ class Scope:
     Attributes:
         types: ``TensorProto.DataType`` of each, where it is known.
         ranks: The number of axes of each, where it is known.
-        constants: Those whose value is in the file and cannot be fed instead.
+        constants: Those whose value is in the file.
     """
 
     types: Mapping[str, int] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class GraphView:
     """A graph to be checked.
 
     Attributes:
-        model: It, without its large tensors.
+        model: It; of optional inputs, the defaults are taken out.
         opset: Of ONNX's own domain.
         nodes: All nodes, in order, those of bodies and of called functions after the main graph's.
         functions: ``(domain, name)`` of the functions that the model itself defines.
@@ -86,6 +86,9 @@ class GraphView:
 
 def view(model: onnx.ModelProto) -> GraphView:
     """Return `model` with the types and ranks of its values, as ONNX infers them.
+
+    Args:
+        model: A graph without optional inputs, as `lora_export.graph.required` makes it.
 
     Raises:
         UnsupportedError: Its bodies are nested deeper than can be walked.
@@ -143,8 +146,7 @@ def _scope(graph: onnx.GraphProto, outer: Scope) -> Scope:
     }
     types |= {each.name: each.data_type for each in graph.initializer}
     ranks |= {each.name: len(each.dims) for each in graph.initializer}
-    inputs = {value.name for value in graph.input}
-    constants = {each.name for each in graph.initializer} - inputs
+    constants = {each.name for each in graph.initializer}
     constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
     return Scope(
         {**outer.types, **types},

@@ -67,11 +67,11 @@ def check_operators(view: GraphView, parser: Parser) -> Iterator[Finding]:
         support = parser.support(operator)
         if support == "refused":
             yield _refused(operator, nodes, parser)
-        elif support == "unknown" and ("", operator) not in view.functions:
+        elif support == "unknown":
             message = f"no table says whether TensorRT {parser.version} reads it"
             hint = "Try it on the device, or export again with an older --opset."
             yield Finding("warning", "operator-unknown", operator, message, hint, _names(nodes))
-        elif support == "supported":
+        else:
             yield from _types(operator, nodes, parser)
             yield from _restricted(nodes, parser)
 

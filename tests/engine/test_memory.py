@@ -16,11 +16,12 @@ ORIN, H100 = TARGETS["jetson-orin"], TARGETS["h100"]
 
 
 def chain():
-    """Return ``x [batch, 8] @ W [8, 32]``, a Relu and ``@ V [32, 4]``, with a cache beside it."""
+    """Return ``x [batch, 8] @ W [8, 32]``, two Relus, ``@ V [32, 4]``, and a cache beside it."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("MatMul", ["b", "v"], ["y"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "v"], ["y"]),
         helper.make_node("Identity", ["past_key_values.0.key"], ["present.0.key"]),
     ]
     values = [
@@ -52,7 +53,7 @@ def test_the_sums():
     assert memory.weights_bytes == (8 * 32 + 32 * 4) * 4
     assert memory.cache_bytes == cache
     assert memory.io_bytes == cache + 16 * 8 * 4 + 16 * 4 * 4
-    assert memory.activations_bytes == 2 * 16 * 32 * 4  # a and b live at once
+    assert memory.activations_bytes == 2 * 16 * 32 * 4  # two of a, b, c live at once
     assert memory.run_bytes == memory.weights_bytes + memory.io_bytes + memory.activations_bytes
     low, high = memory.build_bytes
     assert high - low == memory.weights_bytes
