@@ -16,7 +16,7 @@ from lora_export.base.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["ONNX_DOMAINS", "GraphView", "PlacedNode", "Scope", "tensor_type", "view"]
+__all__ = ["ONNX_DOMAINS", "GraphView", "PlacedNode", "Scope", "tensor_type", "type_name", "view"]
 
 ONNX_DOMAINS: Final = frozenset({"", "ai.onnx"})
 _MAX_DEPTH: Final = 50
@@ -111,6 +111,14 @@ def tensor_type(value: onnx.ValueInfoProto) -> int:
     return kind
 
 
+def type_name(kind: int) -> str:
+    """Return ONNX's word for a ``TensorProto.DataType``, or its number where it has none."""
+    try:
+        return str(onnx.TensorProto.DataType.Name(kind))
+    except ValueError:
+        return f"type {kind}"
+
+
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the types of its values; as it is where they cannot be inferred."""
     try:
@@ -147,7 +155,7 @@ def _scope(graph: onnx.GraphProto, outer: Scope) -> Scope:
     types |= {each.name: each.data_type for each in graph.initializer}
     ranks |= {each.name: len(each.dims) for each in graph.initializer}
     constants = {each.name for each in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     return Scope(
         {**outer.types, **types},
         {**outer.ranks, **ranks},

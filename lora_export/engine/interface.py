@@ -11,7 +11,7 @@ import onnx
 
 from lora_export.base.targets import AUTO
 from lora_export.engine.findings import Finding
-from lora_export.engine.graph_view import tensor_type
+from lora_export.engine.graph_view import tensor_type, type_name
 from lora_export.engine.parser_table import ONNX_TYPES
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def check_types(view: GraphView) -> Iterator[Finding]:
         )
     for name, kind in values.items():
         if kind not in ONNX_TYPES:
-            word = _TENSOR.DataType.Name(kind) if kind else "no tensor"
+            word = type_name(kind) if kind else "no tensor"
             message = f"it is {word}, which TensorRT does not have"
             hint = "Take it out of the graph, before or behind what the engine computes."
             yield Finding("error", "type", name, message, hint, (name,))

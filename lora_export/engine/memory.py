@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
+import onnx
+
 from lora_export.base.dtypes import DTYPES
 from lora_export.engine.axes import largest_sizes
 from lora_export.engine.findings import Finding
@@ -38,7 +40,7 @@ _ITEM_BYTES: Final = {row.onnx: row.itemsize_bytes for row in DTYPES.values()}
 
 @dataclass(frozen=True)
 class Memory:
-    """An estimate; what depends on shapes is None where an axis has no range.
+    """An estimate; what depends on shapes is None where they are not known.
 
     Attributes:
         weights_bytes: The graph's initializers.
@@ -88,7 +90,10 @@ def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
     sizes = [largest_sizes(view, each) for each in profiles] or [{}]
     if any(named - set(each) for each in sizes):
         return Memory(weights, None, None, None)
-    rows = [_of_shapes(view, each) for each in sizes]
+    try:
+        rows = [_of_shapes(view, each) for each in sizes]
+    except onnx.shape_inference.InferenceError:
+        return Memory(weights, None, None, None)  # the graph contradicts itself; others say so
     cached, io, activations, unknown = (max(row[at] for row in rows) for at in range(4))
     return Memory(weights, cached, io, activations, unknown)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from lora_export.engine.findings import Finding
-from lora_export.engine.graph_view import ONNX_DOMAINS
+from lora_export.engine.graph_view import ONNX_DOMAINS, type_name
 from lora_export.engine.parser_table import ONNX_TYPES
 from lora_export.engine.restrictions import broken_by
 
@@ -115,7 +115,7 @@ def _types(operator: str, nodes: list[PlacedNode], parser: Parser) -> Iterator[F
     found: dict[str, list[PlacedNode]] = {}
     for node in nodes:
         for number in sorted(_operand_types(node)):
-            word = ONNX_TYPES.get(number, onnx.TensorProto.DataType.Name(number))
+            word = ONNX_TYPES.get(number, type_name(number))
             if known and word not in known and word not in _REPORTED_APART:
                 found.setdefault(word, []).append(node)
     for word, those in found.items():

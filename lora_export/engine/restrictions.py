@@ -81,7 +81,7 @@ RESTRICTIONS: Final = (
     *(Restriction(name, _computed(1), _AXES) for name in _REDUCTIONS),
     Restriction("OneHot", _computed(1), "a depth that the graph computes"),
     Restriction(
-        "Einsum", lambda node: b"..." in node.attribute("equation", b""), "an ellipsis", (10, 12)
+        "Einsum", lambda node: "..." in str(node.attribute("equation")), "an ellipsis", (10, 12)
     ),
     Restriction("ScatterND", _sets("reduction", b"none"), "a reduction"),
     Restriction("ScatterND", _opset_from(18), "opset 18 and later", (10, 9), severity="warning"),

@@ -299,3 +299,24 @@ def test_a_damaged_graph_is_refused():
         check_graph(b"\x00garbage", ORIN, "10.3")
     with pytest.raises(ExportDirectoryError):
         check_graph(onnx.ModelProto().SerializeToString()[:0] + b"\xff" * 9, ORIN, "10.3")
+
+
+def test_what_no_exporter_writes_is_no_crash():
+    strange = [
+        node("Constant", [], outputs=[]),
+        node("Einsum", ["x"], equation=3, outputs=["z"]),
+        node("Identity", ["z"]),
+    ]
+    assert report(graph(strange, kind=99)).findings
+    branches = {
+        f"{which}_branch": helper.make_graph(
+            [node("Relu", ["x"], outputs=["b"])],
+            which,
+            [],
+            [helper.make_tensor_value_info("b", FLOAT, [3, 7])],  # it is [4, 8]
+        )
+        for which in ("then", "else")
+    }
+    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    data = graph([node("If", ["c"], **branches)], shape=(4, 8), inputs=[condition])
+    assert report(data, profiles=[]).operators == {"If": 1, "Relu": 2}
