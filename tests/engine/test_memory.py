@@ -86,6 +86,13 @@ def test_values_without_a_known_shape_are_counted():
     assert estimate_memory(chain(), [profile(batch=2, past=1)]).unknown == 0
 
 
+def test_shapes_that_contradict_each_other_are_not_known():
+    seen = chain()
+    seen.model.graph.initializer.append(numpy_helper.from_array(np.ones((3, 8), np.float32), "x"))
+    memory = estimate_memory(seen, [profile(batch=16, past=10)])
+    assert memory.activations_bytes is None
+
+
 def severities(memory: Memory, target, memory_gib=None) -> dict[str, str]:
     return {each.code: each.severity for each in check_memory(memory, target, memory_gib)}
 
