@@ -38,7 +38,7 @@ def test_default_opset_is_one_that_each_target_parses(target, version) -> None:
 
 
 def test_the_default_graph_is_valid(family: Family) -> None:
-    onnx.checker.check_model(family.graph, full_check=True)
+    onnx.checker.check_model(family.session._model_path, full_check=True)
 
 
 def test_the_default_graph_has_only_what_every_tensorrt_parses(family: Family) -> None:
