@@ -83,6 +83,12 @@ class GraphView:
     nodes: tuple[PlacedNode, ...] = field(repr=False)
     functions: frozenset[tuple[str, str]]
 
+    @property
+    def types(self) -> dict[str, int]:
+        """The ``TensorProto.DataType`` of every value, where it is known."""
+        scopes = {id(each.scope): each.scope for each in self.nodes}
+        return {name: kind for scope in scopes.values() for name, kind in scope.types.items()}
+
 
 def view(model: onnx.ModelProto) -> GraphView:
     """Return `model` with the types and ranks of its values, as ONNX infers them.

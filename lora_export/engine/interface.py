@@ -52,7 +52,7 @@ def check_optional_inputs(model: onnx.ModelProto) -> Iterator[Finding]:
             f"{len(optional)} optional inputs",
             "TensorRT has no optional inputs: its parser drops them, and the engine would compute "
             "the base, whatever is fed. The build takes their defaults out, so that they become "
-            "inputs with a profile, and the base runs with tensors of rank 0",
+            "inputs with a profile, and the base runs with zeros",
             "Build with lora-export build; do not give this file to trtexec as it is.",
             optional,
         )
@@ -63,8 +63,8 @@ def check_types(view: GraphView) -> Iterator[Finding]:
     graph = view.model.graph
     values = {value.name: tensor_type(value) for value in (*graph.input, *graph.output)}
     inputs = {value.name for value in graph.input}
-    inner = {name: kind for node in view.nodes for name, kind in node.scope.types.items()}
-    doubles = tuple(name for name, kind in (inner | values).items() if kind == _TENSOR.DOUBLE)
+    known = view.types | values
+    doubles = tuple(name for name, kind in known.items() if kind == _TENSOR.DOUBLE)
     if doubles:
         yield Finding(
             "warning",

@@ -161,7 +161,7 @@ def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) 
     last: dict[str, int] = {}
     for at, node in enumerate(nodes):
         last |= dict.fromkeys(node.input, at)
-    types = next((each.scope.types for each in view.nodes), {})
+    types = view.types
     ends: dict[int, int] = {}
     alive = peak = 0
     for at, node in enumerate(nodes):
