@@ -10,6 +10,7 @@ import pytest
 
 from lora_export.base.targets import TARGETS
 from lora_export.engine.preflight import preflight
+from lora_export.engine.profiles import axis_ranges
 from lora_export.pipeline import merge_and_build
 from lora_export.recipe import load_recipe
 
@@ -22,7 +23,7 @@ def test_there_are_recipes():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
-def test_its_graphs_are_valid_and_pass_preflight(path, tmp_path, request):
+def test_its_graphs_are_valid_and_pass_preflight(path, tmp_path):
     given = load_recipe(path)
     if not given.path(given.base).is_dir():
         pytest.skip(f"{given.base} is not here: make model fetches it")
@@ -32,13 +33,8 @@ def test_its_graphs_are_valid_and_pass_preflight(path, tmp_path, request):
     for graph in outcome.manifest.graphs.values():
         for file in graph.graph_files:
             onnx.checker.check_model(str(tmp_path / "out" / file), full_check=True)
+    profiles = [axis_ranges(profile) for profile in recipe.profiles]
     for name in recipe.targets or ENGINES:
         for version in TARGETS[name].tensorrt:
             report = preflight(tmp_path / "out", name, tensorrt=version, profiles=_profiles(recipe))
             assert not report.of_severity("error"), (name, version)
-
-
-def _profiles(recipe):
-    from lora_export.engine.profiles import axis_ranges
-
-    return [axis_ranges(profile) for profile in recipe.profiles]
