@@ -35,6 +35,6 @@ def test_its_graphs_are_valid_and_pass_preflight(path, tmp_path):
             onnx.checker.check_model(str(tmp_path / "out" / file), full_check=True)
     profiles = [axis_ranges(profile) for profile in recipe.profiles]
     for name in recipe.targets or ENGINES:
-        for version in TARGETS[name].tensorrt:
-            report = preflight(tmp_path / "out", name, tensorrt=version, profiles=_profiles(recipe))
+        for version in (TARGETS[name].tensorrt[0], TARGETS[name].tensorrt[-1]):
+            report = preflight(tmp_path / "out", name, tensorrt=version, profiles=profiles)
             assert not report.of_severity("error"), (name, version)

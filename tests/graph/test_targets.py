@@ -24,7 +24,7 @@ CHECKED: Final = [
     *((row.name, row.tensorrt[0]) for row in TARGETS.values() if row.tensorrt),
     *(("l4", version) for version in TARGETS["l4"].tensorrt[1:]),
 ]
-"""Each target with its oldest version, and every version once: of float32 they differ in no more."""
+"""Each target with its oldest version, and every version once: a graph in float32 needs no more."""
 
 EXCEPTIONS: Final = {
     ("roberta", "CumSum of INT64"),  # positions, counted from the padding
