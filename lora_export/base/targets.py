@@ -83,8 +83,8 @@ _BLACKWELL: Final = (*_ADA, "fp4")
 
 _CAPABILITY: Final = "developer.nvidia.com/cuda-gpus"
 _PRECISIONS: Final = (
-    "Support matrices of TensorRT and TensorRT Model Optimizer: bf16 from compute capability 8.0, "
-    "fp8 from 8.9, fp4 from Blackwell"
+    "support matrix of TensorRT Model Optimizer: int8 and int4 from Ampere, fp8 from Ada, fp4 from "
+    "Blackwell; ONNX Runtime's pull request 24915: bf16 from compute capability 8.0"
 )
 _OPSET: Final = "onnx-tensorrt, docs/operators.md: 10.1 reads 9 to 20; the next table is 10.15's"
 _HOST: Final = ("10.3", "10.7", "10.13", "10.16", "11.4")
@@ -159,8 +159,8 @@ TARGETS: Final[dict[str, Target]] = {
             20,
             _sources(
                 "JetPack 6: 10.3; 7.2: 10.16.2 (meta-tegra, L4T 39.2); 7.2.2: 11.4.1",
-                "module data sheets: Orin Nano 4 and 8, Orin NX 8 and 16, AGX Orin 32 and 64 GB",
-                dla="module data sheets: Orin NX and AGX Orin; Orin Nano has none",
+                "as sold: Orin Nano 4 and 8, Orin NX 8 and 16, AGX Orin 32 and 64 GB",
+                dla="support matrix of TensorRT, 8.7; on Orin NX and AGX Orin, not on Orin Nano",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
             ),
             compute_capability=(8, 7),
@@ -177,7 +177,7 @@ TARGETS: Final[dict[str, Target]] = {
             20,
             _sources(
                 "JetPack 7.0: 10.13.3; 7.2: 10.16.2 (meta-tegra, L4T 39.2); 7.2.2: 11.4.1",
-                "module data sheets: T4000 64, T5000 128 GB",
+                "as sold: T4000 64, T5000 128 GB",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
             ),
             compute_capability=(11, 0),
@@ -193,8 +193,8 @@ TARGETS: Final[dict[str, Target]] = {
             20,
             _sources(
                 _BLACKWELL_SOURCE,
-                "DGX Spark data sheet: 128 GB, unified",
-                shared_memory="DGX Spark data sheet: 128 GB, unified",
+                "as sold: 128 GB, unified",
+                shared_memory="as sold: 128 GB, unified",
             ),
             compute_capability=(12, 1),
             tensorrt=_BLACKWELL_HOST,
@@ -203,14 +203,20 @@ TARGETS: Final[dict[str, Target]] = {
             memory_gib=(128,),
             shared_memory=True,
         ),
-        _card("a10", (8, 6), _AMPERE, (24,), "A10 data sheet"),
-        _card("l4", (8, 9), _ADA, (24,), "L4 data sheet"),
-        _card("a100", (8, 0), _AMPERE, (40, 80), "A100 data sheet"),
-        _card("h100", (9, 0), _ADA, (80,), "H100 data sheet: the SXM and PCIe cards"),
-        _card("h200", (9, 0), _ADA, (141,), "H200 data sheet"),
-        _card("rtx-ampere", (8, 6), _AMPERE, (8, 12, 24), "GeForce RTX 3070, 3060, 3090"),
-        _card("rtx-ada", (8, 9), _ADA, (8, 12, 16, 24), "GeForce RTX 4060, 4070, 4080, 4090"),
-        _card("rtx-blackwell", (12, 0), _BLACKWELL, (8, 12, 16, 32), "GeForce RTX 5060 to 5090"),
+        _card("a10", (8, 6), _AMPERE, (24,), "as sold"),
+        _card("l4", (8, 9), _ADA, (24,), "as sold"),
+        _card("a100", (8, 0), _AMPERE, (40, 80), "as sold"),
+        _card("h100", (9, 0), _ADA, (80,), "as sold: the SXM and PCIe cards"),
+        _card("h200", (9, 0), _ADA, (141,), "as sold"),
+        _card("rtx-ampere", (8, 6), _AMPERE, (8, 12, 24), "as sold: GeForce RTX 3070, 3060, 3090"),
+        _card("rtx-ada", (8, 9), _ADA, (8, 12, 16, 24), "as sold: GeForce RTX 4060 to 4090"),
+        _card(
+            "rtx-blackwell",
+            (12, 0),
+            _BLACKWELL,
+            (8, 12, 16, 32),
+            "as sold: GeForce RTX 5060 to 5090",
+        ),
         Target(
             AUTO,
             ("float32", "float16"),

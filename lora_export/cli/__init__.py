@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bundle": ("bundle:bundle", "Pack an export for a device, with what checks it there."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
+    "preflight": ("preflight:preflight", "Say what TensorRT will make of an export, without it."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),
     "analyze": (
         "analyze:analyze",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lora_export.device.settings import Profile
     from lora_export.engine.profiles import AxisRange
 
-__all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "stem_of"]
+__all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
 
 _SHARED: Final = ("swappable", "batched")
 _UNKNOWN_LENGTH: Final = 512
@@ -162,7 +162,7 @@ def _job(
         refittable = refittable_weights(root, manifest, onnx, required)
     settings = BuildSettings(
         precision=precision,
-        profiles=_profiles(root, manifest, data, required, options.profiles),
+        profiles=profiles_for(root, manifest, data, required, options.profiles),
         workspace_bytes=options.workspace_bytes,
         optimization_level=options.optimization_level,
         tf32=options.tf32,
@@ -185,7 +185,7 @@ def _job(
     )
 
 
-def _profiles(
+def profiles_for(
     root: Path,
     manifest: Manifest,
     data: bytes,

@@ -1,0 +1,193 @@
+"""``preflight``: the command, and its report as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lora_export.base.errors import UnsupportedError
+from lora_export.cli.console import Console, common_options
+from lora_export.cli.text import aligned, first_few, size
+
+if TYPE_CHECKING:
+    from lora_export.engine.findings import Finding
+    from lora_export.engine.preflight import GraphReport, Preflight
+
+__all__ = ["preflight"]
+
+_SHOWN_NODES: Final = 3
+_STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@click.command("preflight")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="Where the engine will run: jetson-orin, h100, …")
+@click.option(
+    "--graph",
+    "graphs",
+    multiple=True,
+    metavar="NAME",
+    help="A graph of the export; repeatable; all of them.",
+)
+@click.option(
+    "--tensorrt",
+    metavar="VERSION",
+    help="The version of TensorRT; the oldest of the target's software.",
+)
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="AXIS=MIN:OPT:MAX,…",
+    help="Sizes of dynamic axes, as for a build; repeatable.",
+)
+@click.option(
+    "--memory",
+    "memory_gib",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="The memory of the device, where the target's come in several sizes.",
+)
+@click.option("--strict", is_flag=True, help="Treat a warning as an error.")
+@common_options
+def preflight(
+    *,
+    export: Path,
+    target: str,
+    graphs: tuple[str, ...],
+    tensorrt: str | None,
+    profiles: tuple[str, ...],
+    memory_gib: float | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Say whether TensorRT can build engines of EXPORT, without TensorRT and without a GPU.
+
+    The exit code is 0 where it can as far as is known, and 4 where it cannot.
+    """
+    from lora_export.engine.preflight import preflight as check
+    from lora_export.engine.profiles import parse_profile
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        report = check(
+            export,
+            target,
+            graphs=graphs,
+            tensorrt=tensorrt,
+            profiles=[parse_profile(text) for text in profiles],
+            memory_gib=memory_gib,
+        )
+        console.finish(_document(report, strict=strict), _text(report))
+    refusal = _refusal(report, strict=strict)
+    if refusal is None:
+        return 0
+    click.echo(f"error: {refusal.message}\n{refusal.hint}", err=True)
+    return refusal.exit_code
+
+
+def _blocking(report: Preflight, *, strict: bool) -> list[tuple[str, Finding]]:
+    found = report.of_severity("error")
+    return [*found, *report.of_severity("warning")] if strict else found
+
+
+def _refusal(report: Preflight, *, strict: bool) -> UnsupportedError | None:
+    """Return the first of what prevents an engine as an error; None where nothing does."""
+    found = _blocking(report, strict=strict)
+    if not found:
+        return None
+    file, first = found[0]
+    where = f"{file}: " if file else ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    msg = f"TensorRT {report.tensorrt} on {report.target}: {where}{first.subject}: {first.message}"
+    return UnsupportedError(msg + more, hint=first.hint or "See the report.")
+
+
+def _document(report: Preflight, *, strict: bool) -> dict[str, Any]:
+    document = asdict(report)
+    for row, graph in zip(document["graphs"], report.graphs, strict=True):
+        low, high = graph.memory.build_bytes
+        row["memory"] |= {"run_bytes": graph.memory.run_bytes, "build_bytes": [low, high]}
+    return {"buildable": not _blocking(report, strict=strict), **document}
+
+
+def _text(report: Preflight) -> str:
+    """Return the report; files with the same findings and sizes stand together."""
+    alike: dict[tuple[object, ...], list[GraphReport]] = {}
+    for graph in report.graphs:
+        alike.setdefault((graph.opset, graph.findings, graph.memory), []).append(graph)
+    errors, warnings = (len(report.of_severity(which)) for which in ("error", "warning"))
+    verdict = "cannot be built" if errors else "can be built, as far as is known without TensorRT"
+    lines = [f"TensorRT {report.tensorrt} on {report.target}: {verdict}"]
+    lines += [f"  {found.subject}: {found.message}" for found in report.findings]
+    for graphs in alike.values():
+        lines += ["", *_graph_lines(graphs)]
+    if warnings:
+        lines += ["", f"{warnings} warning{'s' if warnings > 1 else ''} (--strict refuses them)"]
+    return "\n".join(lines)
+
+
+def _graph_lines(graphs: list[GraphReport]) -> list[str]:
+    first = graphs[0]
+    nodes = sum(first.operators.values())
+    rows = [
+        ("nodes", f"{nodes:,} of {len(first.operators)} operators, opset {first.opset}"),
+        *_memory_rows(first),
+    ]
+    files = ", ".join(first_few([graph.file for graph in graphs]))
+    return [files, *aligned(rows), *_table(first.findings)]
+
+
+def _memory_rows(graph: GraphReport) -> list[tuple[str, str]]:
+    memory = graph.memory
+    if memory.activations_bytes is None:
+        return [("memory", f"weights {size(memory.weights_bytes)}; more depends on the shapes")]
+    low, high = memory.build_bytes
+    about = f"at least ({memory.unknown} values have no known shape)" if memory.unknown else "about"
+    parts = f"weights {size(memory.weights_bytes)}, "
+    parts += f"inputs and outputs {size(memory.io_bytes or 0)}"
+    if memory.cache_bytes:
+        parts += f" (the cache's {size(memory.cache_bytes)})"
+    parts += f", in between {size(memory.activations_bytes)}"
+    return [
+        ("to run", f"{about} {size(memory.run_bytes)}: {parts}"),
+        ("to build", f"{about.partition(' (')[0]} {size(low)} to {size(high)}"),
+    ]
+
+
+def _table(findings: tuple[Finding, ...]) -> list[str]:
+    """Return the findings as a table, as wide as the terminal."""
+    if not findings:
+        return []
+    import io
+
+    from rich import box
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for name in ("", "what", "finding, and what to do"):
+        table.add_column(name, overflow="fold")
+    for found in findings:
+        shown = () if found.severity == "note" else found.where
+        where = ", ".join(first_few(list(shown), _SHOWN_NODES))
+        lines = [f"{found.message}.", found.hint, f"At {where}." if where else ""]
+        table.add_row(
+            Text(found.severity, style=_STYLES[found.severity]),
+            found.subject,
+            Text("\n".join(line for line in lines if line)),
+        )
+    out = RichConsole()
+    stream = io.StringIO()
+    RichConsole(
+        file=stream,
+        width=out.width,
+        force_terminal=out.is_terminal,
+        color_system="standard" if out.is_terminal else None,
+        no_color=out.no_color,
+    ).print(table)
+    return [line.rstrip() for line in stream.getvalue().rstrip().splitlines()]
