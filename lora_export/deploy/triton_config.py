@@ -35,23 +35,23 @@ _KINDS: Final = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 def graph_config(
     name: str,
-    backend: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     settings: Settings,
     parameters: Mapping[str, str],
     *,
+    backend: str,
     batched: bool = True,
 ) -> Any:
     """Return the configuration of a graph that a backend runs by itself.
 
     Args:
         name: The model's name.
-        backend: ``onnxruntime`` or ``tensorrt``.
         inputs: What the graph reads.
         outputs: What it returns.
         settings: The user's settings.
         parameters: Further parameters.
+        backend: ``onnxruntime`` or ``tensorrt``.
         batched: Whether the first axis of everything is a batch of any size.
     """
     own = dict(parameters)
@@ -178,23 +178,21 @@ def add_warmup(
     Args:
         config: The model's configuration.
         name: What the request is called in the log.
-        files: For each input the file below ``warmup/`` with its bytes.
-        shapes: Its sizes, without the batch.
+        files: The file below ``warmup/`` with an input's bytes; the others are zeros, a string
+            empty.
+        shapes: Sizes of the inputs that have a file, without the batch.
     """
     messages = schema()
-    types = {each.name: each.data_type for each in config.input}
-    config.model_warmup.append(
-        messages.ModelWarmup(
-            name=name,
-            batch_size=1,
-            inputs={
-                each: messages.ModelWarmup.Input(
-                    data_type=types[each], dims=shapes[each], input_data_file=file
-                )
-                for each, file in files.items()
-            },
-        )
-    )
+    request = config.model_warmup.add(name=name, batch_size=1)
+    for each in config.input:
+        given = messages.ModelWarmup.Input(data_type=each.data_type)
+        if each.name in files:
+            given.dims.extend(shapes[each.name] or each.dims)
+            given.input_data_file = files[each.name]
+        else:
+            given.dims.extend(each.dims)
+            given.zero_data = True
+        request.inputs[each.name].CopyFrom(given)
 
 
 def _finish(config: Any, settings: Settings, parameters: Mapping[str, str], *, kind: str) -> None:

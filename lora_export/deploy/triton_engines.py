@@ -6,12 +6,12 @@ engines/<graph>.<target>.trt<version>.plan    and beside each a ``.json`` that s
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
+from lora_export.base.json_file import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["engines_of"]
 
 _LIMIT_BYTES: Final = 1 << 22
+_AGAIN: Final = "Build the engine again."
 _CAPABILITY: Final = re.compile(r"\d{1,2}\.\d")
 _PLAN: Final = re.compile(r"(?P<graph>[^.]+)\..*\.plan")
 
@@ -61,17 +62,10 @@ def engines_of(root: Path, graph: str) -> dict[str, Path]:
 def _capability(plan: Path) -> str:
     """Return what a plan was built for, as its record says."""
     path = plan.with_name(f"{plan.name.removesuffix('.plan')}.json")
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = "it is too large"
-            raise ValueError(msg)
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        value = record["compute_capability"]
-        text = ".".join(map(str, value)) if isinstance(value, list) else str(value)
-        if not _CAPABILITY.fullmatch(text):
-            msg = f"compute_capability is {value!r}"
-            raise ValueError(msg)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"the record of the engine {plan.name!r} is missing or damaged: {error}"
-        raise ExportDirectoryError(msg, hint="Build the engine again.") from error
+    record = read_table(path, _LIMIT_BYTES, ExportDirectoryError, absent=_AGAIN, damaged=_AGAIN)
+    value = record.get("compute_capability")
+    text = ".".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not _CAPABILITY.fullmatch(text):
+        msg = f"{str(path)!r} says compute_capability is {value!r}"
+        raise ExportDirectoryError(msg, hint=_AGAIN)
     return text

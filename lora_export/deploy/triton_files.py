@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import AdapterError, ExportDirectoryError, StorageError, UsageError
@@ -23,6 +22,7 @@ from lora_export.base.files import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from collections.abc import Iterator, Sequence
 
 __all__ = ["File", "locked", "place_file", "place_folder", "remove_folder", "staging_beside"]

@@ -31,6 +31,7 @@ from lora_export.deploy.triton_serving import (
     interface_of,
     serve,
     session_bytes,
+    stack_bytes,
 )
 from lora_export.deploy.triton_settings import HANDFUL, Backend, Settings, Way
 from lora_export.deploy.triton_tokens import tokenizer_model
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
+    from lora_export.deploy.triton_warmup import Request
 
-__all__ = ["Choice", "Model", "choose", "plan_models"]
+__all__ = ["Choice", "Model", "choose", "plan_models", "require_servable"]
 
 _GIB: Final = 1 << 30
 _SESSIONS: Final = 4
@@ -113,7 +115,7 @@ def choose(
         raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
     names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE,)
     for each in names:
-        _require_servable(manifest, each)
+        require_servable(manifest, each)
     own: Way = (
         "batched" if is_batched(manifest) else "swappable" if is_swappable(manifest) else "merged"
     )
@@ -146,19 +148,15 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
     if choice.backend == "python":
         models = [_python(root, manifest, choice, settings)]
     elif is_batched(manifest):
-        models = [_graph(root, manifest, choice, BATCHED, choice.name, settings)]
+        models = [_graph(root, manifest, choice, BATCHED, settings)]
     else:
-        models = [
-            _graph(root, manifest, choice, each, f"{choice.name}-{each}", settings)
-            for each in choice.adapters
-        ]
+        models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
     return [*models, *(_ensembles(root, manifest, choice, models, settings) if choice.text else ())]
 
 
-def _graph(
-    root: Path, manifest: Manifest, choice: Choice, graph: str, name: str, settings: Settings
-) -> Model:
+def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings: Settings) -> Model:
     """Return the model of one graph that a backend runs by itself."""
+    name = choice.name if graph == BATCHED else f"{choice.name}-{graph}"
     record = manifest.graphs[graph]
     path = resolve_inside(root, record.onnx)
     interface = read_interface(path)
@@ -166,8 +164,9 @@ def _graph(
         msg = f"{record.onnx!r} has optional inputs, which {choice.backend} cannot be given"
         raise UnsupportedError(msg, hint="Use --backend python.")
     config = graph_config(
-        name, choice.backend, interface.inputs, interface.outputs, settings,
-        {FINGERPRINT: manifest.base.fingerprint}, batched=interface.batched,
+        name, interface.inputs, interface.outputs, settings,
+        {FINGERPRINT: manifest.base.fingerprint, ADAPTER: graph},
+        backend=choice.backend, batched=interface.batched,
     )  # fmt: skip
     if choice.backend == "tensorrt":
         plans = engines_of(root, graph)
@@ -177,12 +176,9 @@ def _graph(
     else:
         files = [File("1/model.onnx", path)]
         files += [File(f"1/{each}", resolve_inside(root, each)) for each in record.weights]
-    requests = warmup_requests(root, manifest, graph) if settings.warmup else []
-    memory = session_bytes(manifest) + sum(
-        resolve_inside(root, each).stat().st_size
-        for each in record.weights
-        if graph == BATCHED and each not in manifest.graphs[BASE].weights
-    )
+    first = BASE if graph == BATCHED else graph
+    requests = warmup_requests(root, manifest, first) if settings.warmup else []
+    memory = session_bytes(manifest) + (stack_bytes(root, manifest) if graph == BATCHED else 0)
     return _warmed(config, files, requests, memory * settings.instances)
 
 
@@ -214,21 +210,23 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) 
     config = python_config(
         choice.name, interface.inputs, interface.outputs, settings, parameters, base=table["base"]
     )
-    requests = warmup_requests(root, manifest, None, adapters) if settings.warmup else []
+    warm = settings.warmup and not per_session
+    requests = warmup_requests(root, manifest, BASE) if warm else []
     held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
-    memory = held + (session if table["base"] or not per_session else 0)
+    shared = session if table["base"] or not per_session else 0
+    memory = held + shared + (stack_bytes(root, manifest) if choice.way == BATCHED else 0)
     below = [*code_files(), index_file(table), *files]
     one = {each.path: each for each in below}.values()  # graphs share weight files
     versioned = [File(f"1/{each.path}", each.source, each.data) for each in one]
     return _warmed(config, versioned, requests, memory * settings.instances)
 
 
-def _warmed(config: Any, files: list[File], requests: list[Any], memory: int) -> Model:
+def _warmed(config: Any, files: list[File], requests: list[Request], memory: int) -> Model:
+    """Return a model with its warm-up requests; what they do not say of its inputs is zeros."""
+    wanted = {each.name for each in config.input}
     for request in requests:
-        names = {each: f"{request.name}.{each}" for each in request.inputs}
-        wanted = {each.name for each in config.input}
-        names = {each: file for each, file in names.items() if each in wanted}
-        add_warmup(config, request.name, names, {n: request.shapes[n] for n in names})
+        names = {each: f"{request.name}.{each}" for each in request.inputs if each in wanted}
+        add_warmup(config, request.name, names, request.shapes)
         files = [*files, *(File(f"warmup/{f}", data=request.inputs[n]) for n, f in names.items())]
     return Model(config.name, config, tuple(files), memory)
 
@@ -238,9 +236,7 @@ def _ensembles(
 ) -> list[Model]:
     """Return the tokenizer of the export, and for each model its ensemble with it."""
     parameters = {FINGERPRINT: manifest.base.fingerprint}
-    inputs = [
-        each for each in read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
-    ]
+    inputs = read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
     config, files = tokenizer_model(root, f"{choice.name}-tokenizer", inputs, settings, parameters)
     made = [Model(config.name, config, tuple(files), 0)]
     for each in models:
@@ -249,7 +245,8 @@ def _ensembles(
     return made
 
 
-def _require_servable(manifest: Manifest, name: str) -> None:
+def require_servable(manifest: Manifest, name: str) -> None:
+    """Raise unless `name`, an adapter or ``base``, may be served."""
     if name == BASE:
         if missing := manifest.graphs[BASE].missing:
             msg = f"the base has no {missing[0]!r}: only adapters bring it"

@@ -49,10 +49,15 @@ __all__ = [
     "read_index_table",
     "serve",
     "serve_adapter",
+    "serving_source",
+    "session_bytes",
+    "stack_bytes",
 ]
 
 INDEX: Final = f"export/{serving_index.INDEX_NAME}"
-_CODE: Final = ("model.py", "index.py", "lru.py", "rows.py", "runners.py", "tensors.py")
+_CODE: Final = (
+    "model.py", "index.py", "lru.py", "probe.py", "rows.py", "runners.py", "tensors.py",
+)  # fmt: skip
 _SHARED: Final[dict[str, str]] = {
     "merged": "base",
     "merge_at_load": "base",
@@ -66,9 +71,14 @@ Served = tuple[dict[str, Any], list[File]]
 
 
 def code_files() -> list[File]:
-    """Return the code of the model, as it is."""
+    """Return the code of a model that serves adapters."""
+    return [serving_source(name) for name in _CODE]
+
+
+def serving_source(name: str, path: str | None = None) -> File:
+    """Return a file of the code as it is, called `path` there."""
     source = resources.files("lora_export.deploy.serving")
-    return [File(name, data=(source / name).read_bytes()) for name in _CODE]
+    return File(path or name, data=(source / name).read_bytes())
 
 
 def index_file(table: Mapping[str, Any]) -> File:
@@ -182,13 +192,19 @@ def session_bytes(manifest: Manifest) -> int:
     return weights_bytes(manifest, mapped=True)
 
 
+def stack_bytes(root: Path, manifest: Manifest) -> int:
+    """Return what the stacks of a batched graph take."""
+    own = set(manifest.graphs[BATCHED].weights) - set(manifest.graphs["base"].weights)
+    return sum(resolve_inside(root, each).stat().st_size for each in own)
+
+
 def _graph(root: Path, manifest: Manifest, name: str) -> tuple[str, list[File]]:
     """Return the name that a graph gets, and its files; what is not the base's gets its own."""
     record = manifest.graphs[name]
     shared = set(manifest.graphs["base"].weights)
     names = {
         file: file
-        if file in shared
+        if file in shared or manifest.files[file][:12] in file
         else f"weights/{Path(file).stem}-{manifest.files[file][:12]}.safetensors"
         for file in record.weights
     }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
 from lora_export.base.files import resolve_inside
+from lora_export.base.json_file import read_table
 from lora_export.deploy.triton_config import tokenizer_config
 from lora_export.deploy.triton_files import File
+from lora_export.deploy.triton_serving import serving_source
 from lora_export.verify.inputs import longest_text
 from lora_export.weights.checkpoint import read_config
 
@@ -62,8 +62,8 @@ def tokenizer_model(
         )
     own = {**parameters, **_padding(root, path), "multiple": str(_MULTIPLE)}
     config = tokenizer_config(name, inputs, settings, own)
-    code = resources.files("lora_export.deploy.serving") / "tokenizer.py"
-    return config, [File("1/model.py", data=code.read_bytes()), File("1/tokenizer.json", path)]
+    code = [serving_source("tokenizer.py", "1/model.py"), serving_source("probe.py", "1/probe.py")]
+    return config, [*code, File("1/tokenizer.json", path)]
 
 
 def _padding(root: Path, path: Path) -> dict[str, str]:
@@ -85,15 +85,5 @@ def _padding(root: Path, path: Path) -> dict[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = "it is too large"
-            raise ValueError(msg)
-        table = json.loads(path.read_bytes())
-        if not isinstance(table, dict):
-            msg = "it is no object"
-            raise TypeError(msg)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        msg = f"{str(path)!r} is damaged: {error}"
-        raise ExportDirectoryError(msg, hint="Export again.") from error
-    return table
+    again = "Export again."
+    return read_table(path, _LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again)

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["ADAPTER_NAME", "FORMAT", "INDEX_NAME", "Adapter", "Index", "BadIndexError", "Watch"]
+__all__ = ["ADAPTER_NAME", "FORMAT", "INDEX_NAME", "Adapter", "BadIndexError", "Index", "Watch"]
 
 INDEX_NAME = "serving.json"
 FORMAT = "lora-export-serving/1"

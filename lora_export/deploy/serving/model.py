@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils  # Triton's own
 
 from .index import ADAPTER_NAME, BadIndexError, Watch, locate
 from .lru import ByteBudget, TooLargeError
+from .probe import require_readable_tensors
 from .rows import Failure, Job, run_jobs
 from .runners import Runner, Settings, load_runner, open_session
 from .tensors import TensorError
@@ -40,6 +41,7 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the graph that adapters share, and declare the metrics."""
+        require_readable_tensors()
         config = json.loads(args["model_config"])
         parameters = {key: row["string_value"] for key, row in config["parameters"].items()}
         self._name = args["model_name"]
@@ -172,7 +174,9 @@ class TritonPythonModel:
         adapter = self._line(name)
 
         def load() -> Runner:
-            return load_runner(self._folder, index, name, adapter, self._shared, self._settings)
+            return load_runner(
+                self._folder, index, name, shared=self._shared, settings=self._settings
+            )
 
         return self._budget.get((name, adapter.file), adapter.nbytes, load)
 

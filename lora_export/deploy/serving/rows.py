@@ -14,10 +14,11 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    Run = Callable[[Sequence[str | None], Mapping[str, "Array"]], list["Array"]]
+
 __all__ = ["Failure", "Job", "run_jobs"]
 
 Array = np.ndarray[Any, Any]
-Run = "Callable[[Sequence[str | None], Mapping[str, Array]], list[Array]]"
 
 
 class Failure(Exception):  # noqa: N818  (what a request is answered with, not always an error here)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from .index import Adapter, Index
+    from .index import Index
 
 __all__ = ["Runner", "Settings", "load_runner", "merged_values", "open_session"]
 
@@ -95,7 +95,7 @@ class Runner:
 
 
 def load_runner(
-    folder: Path, index: Index, name: str, adapter: Adapter, shared: Any, settings: Settings
+    folder: Path, index: Index, name: str, *, shared: Any, settings: Settings
 ) -> Runner:
     """Load one adapter.
 
@@ -103,7 +103,6 @@ def load_runner(
         folder: That of the index.
         index: What is served.
         name: The adapter.
-        adapter: Its line of the index.
         shared: The session of the graph that adapters share; None where they have their own.
         settings: Where it runs.
 
@@ -111,7 +110,7 @@ def load_runner(
         TensorError: Its pack is damaged, or of another base.
         OSError: A file is missing.
     """
-    path = locate(folder, adapter.file)
+    path = locate(folder, index.adapters[name].file)
     if index.way == "merged":
         if not path.is_file():
             raise FileNotFoundError(path.name)

@@ -1,4 +1,4 @@
-"""Texts to what a graph reads, as a model of Triton's Python backend; the first step of an ensemble.
+"""Texts to what a graph reads, as a Python-backend model; the first step of an ensemble.
 
 A request has a text for each row. Its rows are padded to the longest, rounded up so that the
 requests of several clients more often have the same length and share a batch.
@@ -14,6 +14,8 @@ import numpy as np
 import tokenizers
 import triton_python_backend_utils as pb_utils  # Triton's own
 
+from .probe import require_readable_tensors
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -27,6 +29,7 @@ class TritonPythonModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer."""
+        require_readable_tensors()
         config = json.loads(args["model_config"])
         parameters = {key: row["string_value"] for key, row in config["parameters"].items()}
         self._outputs = [row["name"] for row in config["output"]]
