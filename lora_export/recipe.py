@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.base.errors import UsageError
+from lora_export.deploy.triton_settings import Backend, Settings, Way
 
 __all__ = [
     "AdapterSpec",
@@ -17,17 +18,17 @@ __all__ = [
     "CombineSpec",
     "LatencySpec",
     "Recipe",
+    "TritonSpec",
     "VerifySpec",
     "load_recipe",
     "make_combine",
     "make_recipe",
     "make_specs",
+    "make_triton",
     "recipe_from_flags",
 ]
 
 _LIMIT_BYTES: Final = 1 << 20
-_PLANNED: Final = frozenset({"triton"})
-"""Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
 """Keys of every adapter's line that a flag sets for all of them."""
@@ -151,6 +152,61 @@ class BundleSpec(_Section):
     allow_failed: bool = False
 
 
+class TritonSpec(_Section):
+    """A model repository for the Triton server; see `lora_export.deploy.triton_settings.Settings`.
+
+    Attributes:
+        repository: Where it is written when everything else is done.
+        name: What its models' names begin with; the export's folder by default.
+        backend: ``onnxruntime``, ``python`` or ``tensorrt``; what fits the export by default.
+        way: How a model of the Python backend runs an adapter.
+        adapters: Those that are served; all by default.
+        text: Whether there is an ensemble that takes texts.
+    """
+
+    repository: str | None = None
+    name: str | None = None
+    backend: Backend | None = None
+    way: Way | None = None
+    adapters: list[str] = []
+    text: bool = False
+    max_batch_size: int = Field(16, ge=1, le=65536)
+    max_queue_delay_us: int = Field(500, ge=0)
+    preferred_batch_sizes: list[Annotated[int, Field(ge=1)]] = []
+    max_queue_size: int = Field(0, ge=0)
+    queue_timeout_us: int = Field(0, ge=0)
+    instances: int = Field(1, ge=1, le=1024)
+    device: Literal["cpu", "gpu"] | None = None
+    gpus: list[Annotated[int, Field(ge=0)]] = []
+    threads: int = Field(0, ge=0)
+    cache_bytes: int | None = Field(None, ge=0)
+    response_cache: bool = False
+    warmup: bool = True
+    versions: Annotated[int, Field(ge=1)] | Literal["all"] | list[Annotated[int, Field(ge=1)]] = 1
+    resources: dict[str, Annotated[int, Field(ge=1)]] = {}
+    priority: int = Field(0, ge=0)
+
+    def settings(self) -> Settings:
+        """Return the settings of the models."""
+        return Settings(
+            max_batch_size=self.max_batch_size,
+            max_queue_delay_us=self.max_queue_delay_us,
+            preferred_batch_sizes=tuple(self.preferred_batch_sizes),
+            max_queue_size=self.max_queue_size,
+            queue_timeout_us=self.queue_timeout_us,
+            instances=self.instances,
+            device=self.device,
+            gpus=tuple(self.gpus),
+            threads=self.threads,
+            cache_bytes=self.cache_bytes,
+            response_cache=self.response_cache,
+            warmup=self.warmup,
+            versions=tuple(self.versions) if isinstance(self.versions, list) else self.versions,
+            resources=self.resources,
+            priority=self.priority,
+        )
+
+
 class Recipe(_Section):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder.
 
@@ -181,6 +237,7 @@ class Recipe(_Section):
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     bundle: BundleSpec = BundleSpec()
+    triton: TritonSpec | None = None
     output: str
     folder: Path = Field(Path(), exclude=True)
 
@@ -227,9 +284,6 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
     Raises:
         UsageError: A key is unknown (the nearest known one is named), missing, or has a bad value.
     """
-    if planned := sorted(_PLANNED & set(table)):
-        msg = f"the recipe's section {planned[0]!r} is not built by this version"
-        raise UsageError(msg, hint="Remove it.")
     if "folder" in table:
         msg = "the recipe has the unknown key 'folder'"
         raise UsageError(msg, hint="Paths are taken from the recipe's own folder.")
@@ -263,6 +317,18 @@ def make_combine(table: dict[str, Any]) -> CombineSpec | None:
         return CombineSpec.model_validate(table)
     except ValidationError as error:
         raise _explain(error, section="combine") from error
+
+
+def make_triton(table: dict[str, Any]) -> TritonSpec:
+    """Return the section ``triton`` that flags describe.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    try:
+        return TritonSpec.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, section="triton") from error
 
 
 def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
@@ -314,6 +380,7 @@ _SECTIONS: Final[dict[str, type[_Section]]] = {
     "bundle": BundleSpec,
     "adapters": AdapterSpec,
     "combine": CombineSpec,
+    "triton": TritonSpec,
 }
 
 

@@ -76,7 +76,6 @@ def write_repository(
     text: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
-    announce: Any = None,
 ) -> Written:
     """Write the models of an export into a repository, each whole or not at all.
 
@@ -89,8 +88,7 @@ def write_repository(
         adapters: The adapters, or ``base``; all by default.
         text: Whether there is an ensemble that takes texts.
         settings: The settings of the models.
-        progress: Told what happens.
-        announce: Called with what will be written, before anything is.
+        progress: Told what happens, and before anything is written what it will take.
 
     Raises:
         LoraExportError: See the class of the error; no model is half there.
@@ -111,8 +109,13 @@ def write_repository(
     require_files(root, manifest, sorted(used), hashed=True)
     models = plan_models(root, manifest, choice, settings or Settings())
     written = _described(repository, choice, models)
-    if announce is not None:
-        announce(written)
+    tell.note(
+        f"{written.own_bytes:,} bytes on disk, {written.linked_bytes:,} more hard-linked to the "
+        f"export where the file system allows; about {written.memory_bytes:,} bytes of memory in "
+        "the server"
+    )
+    for note in written.notes:
+        tell.note(f"note: {note}")
     for each in models:
         if (repository / each.name).exists():
             msg = f"{str(repository / each.name)!r} is there already"

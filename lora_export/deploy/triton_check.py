@@ -52,10 +52,10 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
     configs: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
     for folder in folders:
-        try:  # noqa: PERF203  (a finding of its own for each)
+        try:
             configs[folder.name] = parse_config(folder / CONFIG_NAME)
             problems[folder.name] = list(_model_problems(folder, configs[folder.name]))
-        except InputError as error:
+        except InputError as error:  # noqa: PERF203  (a finding of its own for each)
             problems[folder.name] = [error.message]
     for name, config in configs.items():
         if config.HasField("ensemble_scheduling"):

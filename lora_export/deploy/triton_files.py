@@ -22,8 +22,8 @@ from lora_export.base.files import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 __all__ = ["File", "locked", "place_file", "place_folder", "remove_folder", "staging_beside"]
 
