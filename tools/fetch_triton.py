@@ -1,8 +1,9 @@
 """Fetch the Triton server that the tests start: the one that nvidia-pytriton carries.
 
-The package pins NumPy below 2, so it is not installed: its wheel is unpacked into a folder of its
-own, and the Python backend is given the stub of this interpreter's version. The stub needs that
-version's libpython, which Debian has in a package.
+The package needs NumPy below 2, so it is not installed beside lora-export: its wheel is unpacked
+into a folder of its own, with an environment in which the models run, and the Python backend is
+given the stub of this interpreter's version. The stub needs that version's libpython, which Debian
+has in a package.
 
     python tools/fetch_triton.py build/triton
 """
@@ -19,6 +20,8 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "nvidia-pytriton==0.7.0"  # tritonserver 2.51.0
+NUMPY = "numpy==1.26.4"  # the last that this server's Python backend can read
+MODELS_NEED = ("onnxruntime", "tokenizers")  # in the versions of constraints.txt
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -38,6 +41,7 @@ def main() -> None:
             path.chmod(0o755)
         shutil.copy2(own, stub)
     _require_libpython(stub)
+    _make_environment(folder / "venv")
     print(server)
 
 
@@ -52,6 +56,22 @@ def _unpack(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
+
+
+def _make_environment(venv: Path) -> None:
+    """Make the environment that models run in."""
+    if (venv / ".installed").is_file():
+        return
+    pins = Path("constraints.txt").read_text("utf-8").splitlines()
+    exact = [line.partition(";")[0] for line in pins if line.startswith(MODELS_NEED)]
+    newest = {line.partition("==")[0]: line.strip() for line in reversed(exact)}
+    subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+    subprocess.run(
+        [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", NUMPY,
+         *newest.values()],
+        check=True,
+    )  # fmt: skip
+    (venv / ".installed").touch()
 
 
 def _require_libpython(stub: Path) -> None:

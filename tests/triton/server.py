@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serving"]
 
 START_SECONDS = 60
-PY = Path("/tmp/wt/i7triton/build/tvenv/bin")
 
 
 @dataclass
@@ -30,10 +29,11 @@ class Server:
     """A server; `start` it, `stop` it, start it again on the same ports.
 
     Attributes:
-        home: The folder ``tritonserver`` of the package.
+        home: What ``tools/fetch_triton.py`` made.
         repository: The model repository.
         log: Where it writes.
         options: Further options.
+        python: The folder of the interpreter that models run in.
     """
 
     home: Path
@@ -44,16 +44,19 @@ class Server:
     grpc_port: int = 0
     metrics_port: int = 0
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    python: Path | None = None
 
     def start(self) -> None:
         """Start it and wait until all models are ready."""
         if not self.http_port:
             self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        home = self.home / "pytriton" / "tritonserver"
+        self.python = self.python or self.home / "venv" / "bin"
         libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH", "")]
         environment = {
             **os.environ,
-            # The stub takes the interpreter's packages from where it finds `python3`.
-            "PATH": os.pathsep.join([str(PY), os.environ["PATH"]]),
+            # The stub takes its packages from where it finds `python3`.
+            "PATH": os.pathsep.join([str(self.python), os.environ["PATH"]]),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
@@ -62,10 +65,10 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    self.home / "bin" / "tritonserver",
+                    home / "bin" / "tritonserver",
                     f"--model-repository={self.repository}",
-                    f"--backend-directory={self.home / 'backends'}",
-                    f"--cache-directory={self.home / 'caches'}",
+                    f"--backend-directory={home / 'backends'}",
+                    f"--cache-directory={home / 'caches'}",
                     "--http-address=127.0.0.1",
                     "--grpc-address=127.0.0.1",
                     "--metrics-address=127.0.0.1",

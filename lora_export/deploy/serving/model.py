@@ -53,6 +53,7 @@ class TritonPythonModel:
         self._shared: Any = None
         index = self._watch.changed()
         assert index is not None  # noqa: S101  (the first look)
+        self._index = index
         self._follow(index)
         self._metrics = _Metrics(self._name, args["model_version"])
 

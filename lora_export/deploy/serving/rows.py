@@ -140,7 +140,8 @@ def _assembled(parts: list[tuple[list[int], list[Array]]], count: int) -> list[A
         if len(set(shapes)) > 1:
             whole.fill(np.finfo(first.dtype).min)
         for rows, values in parts:
-            place = tuple(slice(size) for size in values[position].shape[1:])
-            whole[(rows, *place)] = values[position]
+            own = values[position]
+            for row, each in zip(rows, own, strict=True):
+                whole[row][tuple(map(slice, own.shape[1:]))] = each
         outputs.append(whole)
     return outputs
