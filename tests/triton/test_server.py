@@ -182,7 +182,7 @@ def test_a_malformed_request_harms_no_other(server, expected, model):
     for right, wrong in zip(answers[::2], answers[1::2], strict=True):
         np.testing.assert_allclose(right, golden.expected[0], **CLOSE)
         assert isinstance(wrong, InferenceServerException)
-        assert wrong.status() == "StatusCode.INVALID_ARGUMENT"
+        assert wrong.status() == "StatusCode.INVALID_ARGUMENT", wrong
 
 
 def test_as_many_names_as_rows(server, expected):
