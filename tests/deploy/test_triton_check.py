@@ -84,7 +84,7 @@ DAMAGE = {
     "a step that is no model": (edit("p-text/config.pbtxt", '"p-tokenizer"', '"nobody"'),
                                 "p-text", "'nobody'"),
     "a cache beside an optional adapter": (
-        edit("p/config.pbtxt", 'backend: "python"', 'backend: "python" response_cache {enable: true}'),
+        edit("p/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
         "p", "response cache"),
 }  # fmt: skip
 

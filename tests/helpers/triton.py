@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from lora_export.verify.golden import Golden
     from tests.helpers.models import TinyModels
 
-__all__ = ["MODES", "CLOSE", "goldens", "served_exports", "variant"]
+__all__ = ["CLOSE", "MODES", "goldens", "served_exports", "variant"]
 
 MODES: Final = ("merged", "swappable", "batched")
 CLOSE: Final = {"rtol": 2e-5, "atol": 2e-6}
 
 
 def served_exports(tiny: TinyModels, root: Path) -> dict[str, Path]:
-    """Return an export of each mode, with the adapters ``a``, ``b`` (another rank), ``c`` (DoRA)."""
+    """Return an export of each mode with three adapters: ranks differ, ``c`` is DoRA."""
     base = tiny.base("bert", "text-classification", tokenizer=True)
     adapters = {
         "a": tiny.adapter(base, seed=21),

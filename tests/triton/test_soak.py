@@ -78,5 +78,5 @@ def test_a_hundred_adapters_in_room_for_ten(home, tiny, tmp_path):
     assert metrics[f"lora_export_adapter_loads_total{labels}"] > REQUESTS / 2  # most had to go
     asked = [v for k, v in metrics.items() if k.startswith("lora_export_adapter_requests_total")]
     assert sum(asked) == REQUESTS
-    print("resident MB:", [round(each / 1e6, 1) for each in memory])
+    print("resident MB:", [round(each / 1e6, 1) for each in memory])  # noqa: T201  (with -s)
     assert max(memory) - memory[0] < GROWTH_BYTES, memory
