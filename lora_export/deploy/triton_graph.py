@@ -86,7 +86,7 @@ def read_interface(path: Path) -> Interface:
     for each in model.graph.initializer:
         if external_data_helper.uses_external_data(each):
             info = external_data_helper.ExternalDataInfo(each)
-            last = int(info.offset or 0) + int(info.length or 0)
+            last = (info.offset or 0) + (info.length or 0)
             files[info.location] = max(files.get(info.location, 0), last)
     return Interface(
         tuple(each for each in given if each.name not in held),

@@ -179,7 +179,8 @@ def _add_lines(
             line, own = serve_adapter(root, manifest, way, each)
             updated["adapters"][each] = line
             files += own
-    updated["retired"] = table.get("retired", [])
+    if table.get("retired"):
+        updated["retired"] = table["retired"]
     for each in names:
         _refuse_stale(model, table, updated, each, replace=replace)
     _require_room(root, manifest, model, updated, names)

@@ -112,6 +112,7 @@ def serve(root: Path, manifest: Manifest, way: Way, adapters: Iterable[str]) -> 
         UnsupportedError: An adapter cannot be run in this way.
         ExportDirectoryError: A file is damaged or missing.
     """
+    require_graph(manifest, way)
     graph, files = _graph(root, manifest, _SHARED[way])
     interface = read_interface(resolve_inside(root, manifest.graphs[_SHARED[way]].onnx))
     table: dict[str, Any] = {
@@ -167,11 +168,12 @@ def interface_of(root: Path, manifest: Manifest, way: Way, adapters: Sequence[st
 
     Heads of adapters may differ in width: a size that is not the same for all is the caller's.
     """
+    require_graph(manifest, way)
     shared = read_interface(resolve_inside(root, manifest.graphs[_SHARED[way]].onnx))
     others = [
         read_interface(resolve_inside(root, manifest.graphs[name].onnx)).outputs
         for name in adapters
-        if way == "merged"
+        if way == "merged" and name in manifest.graphs
     ]
     widths = way == "batched" and any(
         width_of(root, manifest, row) is not None for row in manifest.rows.values()
@@ -185,6 +187,13 @@ def interface_of(root: Path, manifest: Manifest, way: Way, adapters: Sequence[st
         outputs.append(type(each)(each.name, each.data_type, tuple(dims)))
     inputs = tuple(each for each in shared.inputs if each.name != "adapter_ids")
     return type(shared)(inputs, (), tuple(outputs), shared.files)
+
+
+def require_graph(manifest: Manifest, way: Way) -> None:
+    """Raise `UnsupportedError` where an export has no graph that runs adapters in this way."""
+    if _SHARED[way] not in manifest.graphs:
+        msg = f"the export has no {_SHARED[way]} graph: nothing can be served {way}"
+        raise UnsupportedError(msg, hint="Choose another --way, or export in another --mode.")
 
 
 def session_bytes(manifest: Manifest) -> int:

@@ -52,9 +52,9 @@ output {
 }
 instance_group {
   count: 2
-  kind: KIND_GPU
   gpus: 0
   gpus: 1
+  kind: KIND_GPU
   rate_limiter {
     resources {
       name: "R1"
@@ -275,7 +275,8 @@ def test_a_model_that_is_there_is_not_overwritten(exports, tmp_path, capsys):
     [
         (["--adapter", "nobody"], 3, "holds no adapter 'nobody'"),
         (["--name", "../m"], 2, "cannot be called '../m'"),
-        (["--way", "batched"], 4, "cannot be served batched"),
+        (["--way", "batched"], 4, "nothing can be served batched"),
+        (["--way", "merged"], 4, "cannot be served merged"),
         (["--backend", "tensorrt", "--way", "swappable"], 2, "is of the Python backend"),
         (["--cache-bytes", "10"], 2, "cache_bytes is 10"),
         (["--max-batch-size", "0"], 2, "max_batch_size"),
