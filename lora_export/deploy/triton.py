@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_export.base.errors import AdapterError, UsageError
+from lora_export.base.files import storage_errors
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.deploy.triton_files import locked, place_folder
@@ -120,7 +121,8 @@ def write_repository(
         if (repository / each.name).exists():
             msg = f"{str(repository / each.name)!r} is there already"
             raise AdapterError(msg, hint=_EXISTS)
-    repository.mkdir(parents=True, exist_ok=True)
+    with storage_errors(str(repository)):
+        repository.mkdir(parents=True, exist_ok=True)
     with locked(repository):
         for each in models:
             tell.start(f"writing {each.name}")

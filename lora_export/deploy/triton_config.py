@@ -152,6 +152,7 @@ def ensemble_config(
     )
     for each in config.input:
         each.optional = False  # an ensemble has no optional inputs; the base's name is empty
+        each.ClearField("reshape")  # done by its step
     first = {each.name: each.name for each in tokenizer.output}
     config.ensemble_scheduling.step.extend(
         [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
+from lora_export.base.errors import AdapterError, ExportDirectoryError, InputError, UsageError
 from lora_export.deploy.triton_config import ADAPTER, FINGERPRINT
 from lora_export.deploy.triton_schema import CONFIG_NAME, parse_config
 from lora_export.deploy.triton_serving import INDEX
@@ -14,6 +16,8 @@ from lora_export.exports.stacks import BATCHED
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 
 __all__ = ["Found", "find_models", "the_only", "versions_of"]
 
@@ -71,7 +75,7 @@ class Found:
 
 def versions_of(folder: Path) -> list[Path]:
     """Return the version folders of a model, oldest first."""
-    found = [each for each in folder.iterdir() if each.name.isdigit() and each.is_dir()]
+    found = [e for e in folder.iterdir() if _VERSION.fullmatch(e.name) and e.is_dir()]
     return sorted(found, key=lambda each: int(each.name))
 
 
@@ -83,7 +87,7 @@ def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]
         fingerprint: Only those of this base; all without.
 
     Raises:
-        ExportDirectoryError: There is no repository, or one of ours is damaged.
+        ExportDirectoryError: There is no repository.
     """
     try:
         folders = sorted(each for each in repository.iterdir() if (each / CONFIG_NAME).is_file())
@@ -93,11 +97,11 @@ def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]
     found = []
     for folder in folders:
         versions = versions_of(folder)
-        if versions:
-            each = Found(folder, parse_config(folder / CONFIG_NAME), versions[-1])
-            if each.fingerprint and fingerprint in {None, each.fingerprint}:
-                found.append(each)
-    return found
+        with contextlib.suppress(InputError):  # somebody else's, of another schema
+            config = parse_config(folder / CONFIG_NAME)
+            if versions:
+                found.append(Found(folder, config, versions[-1]))
+    return [e for e in found if e.fingerprint and fingerprint in {None, e.fingerprint}]
 
 
 def the_only(models: Iterable[Found], name: str | None, repository: Path) -> list[Found]:

@@ -85,9 +85,10 @@ def read_interface(path: Path) -> Interface:
     files: dict[str, int] = {}
     for each in model.graph.initializer:
         if external_data_helper.uses_external_data(each):
-            info = external_data_helper.ExternalDataInfo(each)
-            last = (info.offset or 0) + (info.length or 0)
-            files[info.location] = max(files.get(info.location, 0), last)
+            place = {entry.key: entry.value for entry in each.external_data}
+            last = _number(path, place, "offset") + _number(path, place, "length")
+            file = place.get("location", "")
+            files[file] = max(files.get(file, 0), last)
     return Interface(
         tuple(each for each in given if each.name not in held),
         tuple(each for each in given if each.name in held),
@@ -120,6 +121,14 @@ def _parsed(path: Path) -> onnx.ModelProto:
         raise ExportDirectoryError(
             msg, hint="Copy the directory again, or write it again."
         ) from error
+
+
+def _number(path: Path, place: Mapping[str, str], key: str) -> int:
+    text = place.get(key, "0")
+    if not (text.isascii() and text.isdigit()):
+        msg = f"{str(path)!r} has weights whose {key} is {text!r}"
+        raise ExportDirectoryError(msg, hint="Copy the directory again, or write it again.")
+    return int(text)
 
 
 def _tensor(path: Path, value: Any) -> Tensor:

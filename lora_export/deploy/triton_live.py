@@ -39,7 +39,7 @@ from lora_export.exports.intact import require_files
 from lora_export.exports.stacks import BATCHED, finish_change, is_batched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
 __all__ = ["Changed", "add_to_repository", "remove_from_repository"]
@@ -104,7 +104,9 @@ def add_to_repository(
         if first.is_batched_graph:
             return _add_version(root, manifest, repository, first)
         for each in names:
-            _add_model(root, manifest, repository, found, each, replace=replace)
+            _require_new(first.stem, {one.adapter for one in found}, each, replace=replace)
+        for each in names:
+            _add_model(root, manifest, repository, first, each)
         now = sorted({each.adapter for each in found} | set(names))
         added = tuple(f"{first.stem}-{each}" for each in names)
         return Changed(first.stem, added, tuple(now), reload=True)
@@ -226,7 +228,8 @@ def _require_room(
     root: Path, manifest: Manifest, model: Found, updated: dict[str, Any], names: Sequence[str]
 ) -> None:
     """Require that the configuration, which stays, fits the new adapters."""
-    limit = int(model.config.parameters["cache_bytes"].string_value)
+    text = model.config.parameters["cache_bytes"].string_value
+    limit = int(text) if text.isascii() and text.isdigit() else 0
     largest = max(updated["adapters"][each]["nbytes"] for each in names)
     if largest > limit:
         msg = f"an adapter takes {largest} bytes, the model's cache_bytes is {limit}"
@@ -259,21 +262,17 @@ def _require_held(name: str, held: Any) -> None:
 # ------------------------------------------------------------------------- a model per adapter
 
 
-def _add_model(
-    root: Path,
-    manifest: Manifest,
-    repository: Path,
-    found: Sequence[Found],
-    adapter: str,
-    *,
-    replace: bool,
-) -> None:
-    """Add a model like its siblings, and its ensemble where they have one."""
-    sibling = found[0]
-    if any(each.adapter == adapter for each in found):
+def _require_new(stem: str, held: Collection[str], adapter: str, *, replace: bool) -> None:
+    if adapter in held:
         what = "cannot be replaced while a server may be reading it" if replace else "is there"
-        msg = f"the model {sibling.stem}-{adapter} {what}"
+        msg = f"the model {stem}-{adapter} {what}"
         raise AdapterError(msg, hint=f"First: lora-export triton remove {adapter}")
+
+
+def _add_model(
+    root: Path, manifest: Manifest, repository: Path, sibling: Found, adapter: str
+) -> None:
+    """Add a model like its sibling, and its ensemble where that has one."""
     warm = bool(sibling.config.model_warmup)
     text = (repository / f"{sibling.name}-text").is_dir()
     choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
