@@ -10,10 +10,9 @@ from lora_export.base.files import storage_errors
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.deploy.triton_files import locked, place_folder
-from lora_export.deploy.triton_models import Choice, Model, choose, plan_models
+from lora_export.deploy.triton_models import Choice, Model, choose, plan_models, require_files_of
 from lora_export.deploy.triton_schema import schema
 from lora_export.deploy.triton_settings import HANDFUL, Settings
-from lora_export.exports.intact import require_files
 from lora_export.exports.stacks import finish_change
 
 if TYPE_CHECKING:
@@ -102,12 +101,8 @@ def write_repository(
         manifest, _model_name(name or root.resolve().name), backend=backend, way=way,
         adapters=adapters, text=text,
     )  # fmt: skip
-    used = {
-        file for graph in manifest.graphs.values() for file in (*graph.graph_files, *graph.weights)
-    }
-    used |= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
     tell.start("checking the export")
-    require_files(root, manifest, sorted(used), hashed=True)
+    require_files_of(root, manifest)
     models = plan_models(root, manifest, choice, settings or Settings())
     written = _described(repository, choice, models)
     tell.note(

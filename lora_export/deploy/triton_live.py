@@ -23,7 +23,7 @@ from lora_export.deploy.triton_files import (
     remove_folder,
 )
 from lora_export.deploy.triton_find import Found, find_models, the_only, versions_of
-from lora_export.deploy.triton_models import Choice, plan_models, require_servable
+from lora_export.deploy.triton_models import Choice, plan_models, require_files_of, require_servable
 from lora_export.deploy.triton_orphans import remove_orphans
 from lora_export.deploy.triton_schema import CONFIG_NAME, config_text
 from lora_export.deploy.triton_serving import (
@@ -35,7 +35,6 @@ from lora_export.deploy.triton_serving import (
     serve_adapter,
 )
 from lora_export.deploy.triton_settings import Settings
-from lora_export.exports.intact import require_files
 from lora_export.exports.stacks import BATCHED, finish_change, is_batched
 
 if TYPE_CHECKING:
@@ -91,11 +90,7 @@ def add_to_repository(
     finish_change(root, manifest)
     for each in names:
         require_servable(manifest, each)
-    used = {
-        file for graph in manifest.graphs.values() for file in (*graph.graph_files, *graph.weights)
-    }
-    used |= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
-    require_files(root, manifest, sorted(used), hashed=True)
+    require_files_of(root, manifest)
     with locked(repository):
         found = the_only(find_models(repository, manifest.base.fingerprint), name, repository)
         first = found[0]

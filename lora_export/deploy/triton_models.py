@@ -36,6 +36,7 @@ from lora_export.deploy.triton_serving import (
 from lora_export.deploy.triton_settings import HANDFUL, Backend, Settings, Way
 from lora_export.deploy.triton_tokens import tokenizer_model
 from lora_export.deploy.triton_warmup import warmup_requests
+from lora_export.exports.intact import require_files
 from lora_export.exports.packs import is_swappable
 from lora_export.exports.stacks import BATCHED, is_batched
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from lora_export.base.manifest import Manifest
     from lora_export.deploy.triton_warmup import Request
 
-__all__ = ["Choice", "Model", "choose", "plan_models", "require_servable"]
+__all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of", "require_servable"]
 
 _GIB: Final = 1 << 30
 _SESSIONS: Final = 4
@@ -243,6 +244,18 @@ def _ensembles(
         ensemble = ensemble_config(f"{each.name}-text", config, each.config, settings, parameters)
         made.append(Model(ensemble.name, ensemble, (File("1/.keep", data=b""),), 0))
     return made
+
+
+def require_files_of(root: Path, manifest: Manifest) -> None:
+    """Require that everything a repository may take from an export is there, with its hash.
+
+    Raises:
+        ExportDirectoryError: A file is missing or differs.
+    """
+    graphs = manifest.graphs.values()
+    used = {file for graph in graphs for file in (*graph.graph_files, *graph.weights)}
+    used |= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
+    require_files(root, manifest, sorted(used), hashed=True)
 
 
 def require_servable(manifest: Manifest, name: str) -> None:

@@ -14,7 +14,7 @@ from lora_export.deploy.triton_settings import Settings
 from lora_export.maintenance import add, remove
 from lora_export.recipe import AdapterSpec
 from tests.cli.running import call, snapshot, stagings
-from tests.helpers.triton import variant
+from tests.helpers.triton import grown_exports
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -22,14 +22,7 @@ pytestmark = pytest.mark.xdist_group("deploy")
 @pytest.fixture(scope="module")
 def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
     """The exports with a further adapter, ``new``."""
-    base = tiny.base("bert", "text-classification", tokenizer=True)
-    folder = tmp_path_factory.mktemp("grown")
-    adapter = variant(tiny.adapter(base, seed=21), folder / "new", 5)
-    found = {}
-    for mode, export in exports.items():
-        found[mode] = Path(shutil.copytree(export, folder / mode))
-        add(found[mode], [AdapterSpec(name="new", source=str(adapter))], base=base)
-    return found
+    return grown_exports(tiny, exports, tmp_path_factory.mktemp("grown"))
 
 
 def index_of(repository: Path, model: str) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,17 +14,18 @@ from lora_export.base.safetensors_file import read_header
 from lora_export.base.safetensors_write import write_tensors
 from lora_export.base.tensors import MemoryTensor, read_all
 from lora_export.deploy.triton_warmup import golden_of
+from lora_export.maintenance import add
+from lora_export.recipe import AdapterSpec
 from lora_export.verify.golden import read_golden
 from tests.helpers.builds import build
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from pathlib import Path
+    from collections.abc import Collection, Mapping
 
     from lora_export.verify.golden import Golden
     from tests.helpers.models import TinyModels
 
-__all__ = ["CLOSE", "MODES", "goldens", "served_exports", "variant"]
+__all__ = ["CLOSE", "MODES", "goldens", "grown_exports", "served_exports", "variant"]
 
 MODES: Final = ("merged", "swappable", "batched")
 CLOSE: Final = {"rtol": 2e-5, "atol": 2e-6}
@@ -48,6 +50,17 @@ def served_exports(
         ).output
         for mode in MODES
     }
+
+
+def grown_exports(tiny: TinyModels, exports: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Return copies of the exports in `folder` with a further adapter, ``new``."""
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    adapter = variant(tiny.adapter(base, seed=21), folder / "new", 5)
+    found = {}
+    for mode, export in exports.items():
+        found[mode] = Path(shutil.copytree(export, folder / mode))
+        add(found[mode], [AdapterSpec(name="new", source=str(adapter))], base=base)
+    return found
 
 
 def goldens(export: Path) -> dict[str, Golden]:

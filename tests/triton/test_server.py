@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
@@ -18,10 +17,8 @@ from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_live import add_to_repository, remove_from_repository
 from lora_export.deploy.triton_server import server_problems
 from lora_export.deploy.triton_settings import Settings
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
 from lora_export.runtime import open_export
-from tests.helpers.triton import CLOSE, goldens, variant
+from tests.helpers.triton import CLOSE, goldens, grown_exports
 from tests.triton.clients import Client, ask_text, protocols
 from tests.triton.server import Server, serving
 
@@ -245,14 +242,7 @@ def test_the_server_has_what_the_repository_says(server, repository):
 @pytest.fixture(scope="module")
 def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
     """The exports with a further adapter, ``new``."""
-    base = tiny.base("bert", "text-classification", tokenizer=True)
-    folder = tmp_path_factory.mktemp("grown")
-    adapter = variant(tiny.adapter(base, seed=21), folder / "new", 5)
-    found = {}
-    for mode, export in exports.items():
-        found[mode] = Path(shutil.copytree(export, folder / mode))
-        add(found[mode], [AdapterSpec(name="new", source=str(adapter))], base=base)
-    return found
+    return grown_exports(tiny, exports, tmp_path_factory.mktemp("grown"))
 
 
 @pytest.mark.parametrize("model", WAYS)
