@@ -38,6 +38,6 @@ def write_triton(
         way=spec.way,
         adapters=spec.adapters,
         text=spec.text,
-        settings=spec.settings(),
+        settings=spec,
         progress=tell,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -152,8 +152,8 @@ class BundleSpec(_Section):
     allow_failed: bool = False
 
 
-class TritonSpec(_Section):
-    """A model repository for the Triton server; see `lora_export.deploy.triton_settings.Settings`.
+class TritonSpec(Settings):
+    """A model repository for the Triton server: which models, beside their settings.
 
     Attributes:
         repository: Where it is written when everything else is done.
@@ -168,43 +168,8 @@ class TritonSpec(_Section):
     name: str | None = None
     backend: Backend | None = None
     way: Way | None = None
-    adapters: list[str] = []
+    adapters: tuple[str, ...] = ()
     text: bool = False
-    max_batch_size: int = Field(16, ge=1, le=65536)
-    max_queue_delay_us: int = Field(500, ge=0)
-    preferred_batch_sizes: list[Annotated[int, Field(ge=1)]] = []
-    max_queue_size: int = Field(0, ge=0)
-    queue_timeout_us: int = Field(0, ge=0)
-    instances: int = Field(1, ge=1, le=1024)
-    device: Literal["cpu", "gpu"] | None = None
-    gpus: list[Annotated[int, Field(ge=0)]] = []
-    threads: int = Field(0, ge=0)
-    cache_bytes: int | None = Field(None, ge=0)
-    response_cache: bool = False
-    warmup: bool = True
-    versions: Annotated[int, Field(ge=1)] | Literal["all"] | list[Annotated[int, Field(ge=1)]] = 1
-    resources: dict[str, Annotated[int, Field(ge=1)]] = {}
-    priority: int = Field(0, ge=0)
-
-    def settings(self) -> Settings:
-        """Return the settings of the models."""
-        return Settings(
-            max_batch_size=self.max_batch_size,
-            max_queue_delay_us=self.max_queue_delay_us,
-            preferred_batch_sizes=tuple(self.preferred_batch_sizes),
-            max_queue_size=self.max_queue_size,
-            queue_timeout_us=self.queue_timeout_us,
-            instances=self.instances,
-            device=self.device,
-            gpus=tuple(self.gpus),
-            threads=self.threads,
-            cache_bytes=self.cache_bytes,
-            response_cache=self.response_cache,
-            warmup=self.warmup,
-            versions=tuple(self.versions) if isinstance(self.versions, list) else self.versions,
-            resources=self.resources,
-            priority=self.priority,
-        )
 
 
 class Recipe(_Section):
@@ -374,7 +339,7 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-_SECTIONS: Final[dict[str, type[_Section]]] = {
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "verify": VerifySpec,
     "latency": LatencySpec,
     "bundle": BundleSpec,

@@ -75,7 +75,7 @@ _OPTIONS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (("--response-cache/--no-response-cache",), {"default": None,
      "help": "Let the server answer from its response cache."}),
     (("--warmup/--no-warmup",), {"default": None, "help": "Run golden inputs first; on."}),
-    (("--versions",), {"help": "The newest so many, all, or a list: 1,3."}),
+    (("--versions",), {"help": "The newest so many, or all."}),
     (("--resource", "resources"), {"multiple": True, "metavar": "NAME=COUNT",
      "help": "A resource of the rate limiter; repeatable."}),
     (("--priority",), {"type": int, "help": "The priority there."}),

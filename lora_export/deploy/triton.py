@@ -95,6 +95,10 @@ def write_repository(
     """
     schema()
     tell = progress or Silent()
+    settings = settings or Settings()
+    if isinstance(settings.versions, tuple) and set(settings.versions) != {1}:
+        msg = f"versions {list(settings.versions)} are to be served, and version 1 is written"
+        raise UsageError(msg, hint="Give --versions 1, the newest, or all.")
     manifest = read_manifest(root)
     finish_change(root, manifest)
     choice = choose(
@@ -103,7 +107,7 @@ def write_repository(
     )  # fmt: skip
     tell.start("checking the export")
     require_files_of(root, manifest)
-    models = plan_models(root, manifest, choice, settings or Settings())
+    models = plan_models(root, manifest, choice, settings)
     written = _described(repository, choice, models)
     tell.note(
         f"{written.own_bytes:,} bytes on disk, {written.linked_bytes:,} more hard-linked to the "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["BACKENDS", "HANDFUL", "WAYS", "Backend", "Settings", "Way"]
 
@@ -17,12 +16,13 @@ Way = Literal["merged", "swappable", "batched", "merge_at_load"]
 WAYS: Final[tuple[Way, ...]] = ("merged", "swappable", "batched", "merge_at_load")
 """How a Python-backend model runs an adapter; see ``serving/index.py``."""
 
+_Positive = Annotated[int, Field(ge=1)]
+
 HANDFUL: Final = 4
 """Up to so many merged adapters get a model each; more are served by one of the Python backend."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseModel):
     """The settings of every model of a repository.
 
     Attributes:
@@ -44,18 +44,20 @@ class Settings:
         priority: Its priority there; 0 for none.
     """
 
-    max_batch_size: int = 16
-    max_queue_delay_us: int = 500
-    preferred_batch_sizes: tuple[int, ...] = ()
-    max_queue_size: int = 0
-    queue_timeout_us: int = 0
-    instances: int = 1
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_batch_size: int = Field(16, ge=1, le=65536)
+    max_queue_delay_us: int = Field(500, ge=0)
+    preferred_batch_sizes: tuple[_Positive, ...] = ()
+    max_queue_size: int = Field(0, ge=0)
+    queue_timeout_us: int = Field(0, ge=0)
+    instances: int = Field(1, ge=1, le=1024)
     device: Literal["cpu", "gpu"] | None = None
-    gpus: tuple[int, ...] = ()
-    threads: int = 0
-    cache_bytes: int | None = None
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    threads: int = Field(0, ge=0)
+    cache_bytes: int | None = Field(None, ge=0)
     response_cache: bool = False
     warmup: bool = True
-    versions: int | Literal["all"] | tuple[int, ...] = 1
-    resources: Mapping[str, int] = field(default_factory=dict)
-    priority: int = 0
+    versions: _Positive | Literal["all"] | tuple[_Positive, ...] = 1
+    resources: Mapping[str, _Positive] = Field(default_factory=dict)
+    priority: int = Field(0, ge=0)
