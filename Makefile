@@ -9,6 +9,7 @@ PYTEST_ARGS ?= -n 2 --dist loadgroup
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
+TRITON := build/triton
 
 # What JetPack 6 has: the part that runs on devices is tested with it.
 DEVICE       := .venv-device
@@ -17,7 +18,7 @@ DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-trt test-aarch64 device-env check format families bench clean distclean
+.PHONY: help env model demo test test-triton test-trt test-aarch64 device-env check format families bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,13 @@ test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs
 	$(BIN)/lora-export merge-and-build recipes/jetson-minilm/recipe.yaml --quiet
 	$(BIN)/lora-export merge-and-build recipes/jetson-gpt2/recipe.yaml --no-latency --quiet
 	$(BIN)/python tools/aarch64.py build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar
+
+# geventhttpclient, which tritonclient needs over HTTP, has wheels for some Pythons only: without it
+# the tests speak gRPC alone.
+test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Triton server (fetched: 55 MB)
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
+	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/triton
 
 device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
 
@@ -89,6 +97,9 @@ $(DEVICE_STAMP):
 	    $(DEVICE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	        numpy==1.21.5 onnxruntime==1.20.1 && touch $@; exit; \
 	done; echo "note: there is no Python 3.10, JetPack 6's: the tests that need it are skipped"
+
+$(TRITON)/venv/.installed: | $(STAMP)
+	$(BIN)/python tools/fetch_triton.py $(TRITON)
 
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python tools/fetch_minilm.py $(MODEL)

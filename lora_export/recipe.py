@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.base.errors import UsageError
+from lora_export.deploy.triton_settings import Backend, Settings, Way
 
 __all__ = [
     "AdapterSpec",
@@ -17,17 +18,17 @@ __all__ = [
     "CombineSpec",
     "LatencySpec",
     "Recipe",
+    "TritonSpec",
     "VerifySpec",
     "load_recipe",
     "make_combine",
     "make_recipe",
     "make_specs",
+    "make_triton",
     "recipe_from_flags",
 ]
 
 _LIMIT_BYTES: Final = 1 << 20
-_PLANNED: Final = frozenset({"triton"})
-"""Sections whose stages do not exist yet; naming one is refused rather than ignored."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
 """Keys of every adapter's line that a flag sets for all of them."""
@@ -151,6 +152,26 @@ class BundleSpec(_Section):
     allow_failed: bool = False
 
 
+class TritonSpec(Settings):
+    """A model repository for the Triton server: which models, beside their settings.
+
+    Attributes:
+        repository: Where it is written when everything else is done.
+        name: What its models' names begin with; the export's folder by default.
+        backend: ``onnxruntime``, ``python`` or ``tensorrt``; what fits the export by default.
+        way: How a model of the Python backend runs an adapter.
+        adapters: Those that are served; all by default.
+        text: Whether there is an ensemble that takes texts.
+    """
+
+    repository: str | None = None
+    name: str | None = None
+    backend: Backend | None = None
+    way: Way | None = None
+    adapters: tuple[str, ...] = ()
+    text: bool = False
+
+
 class Recipe(_Section):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder.
 
@@ -181,6 +202,7 @@ class Recipe(_Section):
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     bundle: BundleSpec = BundleSpec()
+    triton: TritonSpec | None = None
     output: str
     folder: Path = Field(Path(), exclude=True)
 
@@ -227,9 +249,6 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
     Raises:
         UsageError: A key is unknown (the nearest known one is named), missing, or has a bad value.
     """
-    if planned := sorted(_PLANNED & set(table)):
-        msg = f"the recipe's section {planned[0]!r} is not built by this version"
-        raise UsageError(msg, hint="Remove it.")
     if "folder" in table:
         msg = "the recipe has the unknown key 'folder'"
         raise UsageError(msg, hint="Paths are taken from the recipe's own folder.")
@@ -263,6 +282,18 @@ def make_combine(table: dict[str, Any]) -> CombineSpec | None:
         return CombineSpec.model_validate(table)
     except ValidationError as error:
         raise _explain(error, section="combine") from error
+
+
+def make_triton(table: dict[str, Any]) -> TritonSpec:
+    """Return the section ``triton`` that flags describe.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    try:
+        return TritonSpec.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, section="triton") from error
 
 
 def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
@@ -308,12 +339,13 @@ def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-_SECTIONS: Final[dict[str, type[_Section]]] = {
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "verify": VerifySpec,
     "latency": LatencySpec,
     "bundle": BundleSpec,
     "adapters": AdapterSpec,
     "combine": CombineSpec,
+    "triton": TritonSpec,
 }
 
 

@@ -163,12 +163,6 @@ def test_a_bad_value_is_named_with_what_was_given(line, key, load):
     assert "got " in caught.value.message
 
 
-@pytest.mark.parametrize("section", ["triton"])
-def test_a_section_of_a_later_version_is_refused_not_ignored(section, load):
-    with pytest.raises(UsageError, match=f"'{section}' is not built"):
-        load(MINIMAL + f"{section}: {{}}\n")
-
-
 @pytest.mark.parametrize(
     "text",
     ["base: [", "\tbase: x", b"\xff\xfe\x00", "!!python/object/apply:os.system ['true']",

@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "analyze:analyze",
         "What an adapter learned; make it smaller; what one would cost.",
     ),
+    "triton": ("triton:triton", "Write a model repository for the Triton server."),
     "doctor": ("doctor:doctor", "Show what is installed, and what each missing part costs."),
 }
 """Each command: where it lives in this package, and its line in ``--help``."""

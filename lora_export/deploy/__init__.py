@@ -1,1 +1,1 @@
-"""An export made ready for where it runs."""
+"""What carries an export to where it runs: bundles for devices, repositories for Triton."""

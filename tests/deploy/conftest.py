@@ -1,4 +1,4 @@
-"""Exports of each kind, verified and bundled once for all tests of bundles."""
+"""Exports of each kind, verified and bundled once for all tests; those of model repositories."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.builds import build
 from tests.helpers.bundles import bare_site, unpacked
+from tests.helpers.triton import served_exports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,12 @@ def bundles(exports, tmp_path_factory) -> Any:
         return made[kind]
 
     return bundle
+
+
+@pytest.fixture(scope="session")
+def served(tiny, tmp_path_factory) -> dict[str, Path]:
+    """An export of each mode, for model repositories; copy one before changing it."""
+    return served_exports(tiny, tmp_path_factory.mktemp("served"), verified=["merged"])
 
 
 _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -1,0 +1,175 @@
+"""``serving.json``: what a repository's model serves; read again whenever it has changed.
+
+Whoever adds an adapter puts its files there first and then gives the new index its name, so that
+a reader sees the old state or the new one. Files have names of their own content: the file that
+an index names is never another one later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+__all__ = ["ADAPTER_NAME", "FORMAT", "INDEX_NAME", "Adapter", "BadIndexError", "Index", "Watch"]
+
+INDEX_NAME = "serving.json"
+FORMAT = "lora-export-serving/1"
+ADAPTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+WAYS = ("merged", "swappable", "batched", "merge_at_load")
+_LIMIT_BYTES = 1 << 26
+
+
+class BadIndexError(Exception):
+    """The index is missing, damaged, or names a file outside its folder."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter.
+
+    Attributes:
+        file: Its graph (``merged``) or its pack; empty where its values are in the shared graph.
+        nbytes: What it takes when it is loaded.
+        row: Its row in the stacks of a batched graph.
+        width: How many of the logits it has there; None for all.
+    """
+
+    file: str
+    nbytes: int
+    row: int = 0
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Where a merge at load adds ``A B``: a weight of the base graph.
+
+    Attributes:
+        initializer: Its name in the graph and in the weight file.
+        out_axis: The axis of the outputs: 1 where it is stored ``[in, out]``, else 0.
+    """
+
+    initializer: str
+    out_axis: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is served, and how.
+
+    Attributes:
+        way: ``merged``: a session for each adapter; ``swappable``, ``batched``: one graph for all;
+            ``merge_at_load``: the base graph, its changed weights computed when it is opened.
+        graph: The graph that adapters share; that of the base where they have their own.
+        graph_bytes: What a session of it takes.
+        weights: The base's weight file, for a merge at load.
+        base: Whether the base may be asked for; not where only adapters bring a head.
+        fingerprint: That of the base checkpoint.
+        inputs: Names of the graph's inputs, in order.
+        outputs: Names of its outputs; the first is the one whose width may differ.
+        adapters: The adapters by name.
+        matrices: What a merge at load adds to, by the name of A's input.
+    """
+
+    way: str
+    graph: str
+    graph_bytes: int
+    weights: str
+    base: bool
+    fingerprint: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    adapters: dict[str, Adapter]
+    matrices: dict[str, Matrix]
+
+
+def parse_index(data: bytes, folder: Path) -> Index:
+    """Return the index that `data` states.
+
+    Raises:
+        BadIndexError: It is not one, or a path in it leads outside `folder`.
+    """
+    try:
+        table = json.loads(data)
+        if table["format"] != FORMAT:
+            msg = f"its format is {table['format']!r}, not {FORMAT!r}"
+            raise BadIndexError(msg)
+        if table["way"] not in WAYS:
+            msg = f"unknown way {table['way']!r}"
+            raise BadIndexError(msg)
+        index = Index(
+            way=table["way"],
+            graph=str(table["graph"]),
+            graph_bytes=int(table["graph_bytes"]),
+            weights=str(table["weights"]),
+            base=table["base"] is True,
+            fingerprint=str(table["fingerprint"]),
+            inputs=tuple(map(str, table["inputs"])),
+            outputs=tuple(map(str, table["outputs"])),
+            adapters={name: _adapter(name, row) for name, row in table["adapters"].items()},
+            matrices={
+                name: Matrix(str(row["initializer"]), int(row["out_axis"]))
+                for name, row in table["matrices"].items()
+            },
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        msg = f"{INDEX_NAME} is damaged: {type(error).__name__}: {error}"
+        raise BadIndexError(msg) from error
+    for file in (index.graph, index.weights, *(each.file for each in index.adapters.values())):
+        locate(folder, file)
+    return index
+
+
+def _adapter(name: str, row: dict[str, object]) -> Adapter:
+    if ADAPTER_NAME.fullmatch(name) is None:
+        msg = f"{name!r} is no name of an adapter"
+        raise ValueError(msg)
+    number, width = row["row"], row["width"]
+    if not isinstance(number, int) or not isinstance(row["nbytes"], int):
+        msg = f"row and nbytes of {name!r} are no numbers"
+        raise TypeError(msg)
+    if width is not None and not isinstance(width, int):
+        msg = f"width of {name!r} is no number"
+        raise TypeError(msg)
+    return Adapter(str(row["file"]), row["nbytes"], number, width)
+
+
+def locate(folder: Path, file: str) -> Path:
+    """Return ``folder / file``, refusing what leads outside.
+
+    Raises:
+        BadIndexError: `file` is absolute or climbs.
+    """
+    pure = PurePosixPath(file)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in file:
+        msg = f"{INDEX_NAME} names {file!r}, which leads outside"
+        raise BadIndexError(msg)
+    return folder / pure
+
+
+class Watch:
+    """The index of a folder; a look costs one ``stat``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._seen: tuple[int, int, int] | None = None
+
+    def changed(self) -> Index | None:
+        """Return the index if it is another one than at the last call, else None.
+
+        Raises:
+            BadIndexError: It is damaged; the next call looks again only where it has changed.
+            OSError: It is missing.
+        """
+        path = self.folder / INDEX_NAME
+        state = path.stat()
+        stamp = (state.st_ino, state.st_mtime_ns, state.st_size)
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        if state.st_size > _LIMIT_BYTES:
+            msg = f"{INDEX_NAME} has {state.st_size} bytes"
+            raise BadIndexError(msg)
+        return parse_index(path.read_bytes(), self.folder)

@@ -1,0 +1,324 @@
+"""Adapters added to and removed from a repository that a server may be reading.
+
+A model of the Python backend looks at its index with every batch: files are put there first, the
+index is renamed into place, and what it no longer names is deleted last. Where every adapter is a
+model, its folder is renamed into the repository, or out of it. A batched graph that a backend runs
+by itself gets a new version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.base.files import storage_errors
+from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.deploy.serving.index import BadIndexError
+from lora_export.deploy.triton_files import (
+    File,
+    locked,
+    place_file,
+    place_folder,
+    remove_folder,
+)
+from lora_export.deploy.triton_find import Found, find_models, the_only, versions_of
+from lora_export.deploy.triton_models import Choice, plan_models, require_files_of, require_servable
+from lora_export.deploy.triton_orphans import remove_orphans
+from lora_export.deploy.triton_schema import CONFIG_NAME, config_text
+from lora_export.deploy.triton_serving import (
+    INDEX,
+    index_file,
+    interface_of,
+    read_index_table,
+    serve,
+    serve_adapter,
+)
+from lora_export.deploy.triton_settings import Settings
+from lora_export.exports.stacks import BATCHED, finish_change, is_batched
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+__all__ = ["Changed", "add_to_repository", "remove_from_repository"]
+
+_AGAIN: Final = "Write the repository again: lora-export triton EXPORT --repository DIR"
+_KEPT: Final = 2
+"""Versions of a batched graph that stay: the new one, and the one that requests may be running."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change did.
+
+    Attributes:
+        model: The model's name, or what the models' names begin with.
+        models: Models that are new or gone; a server in explicit mode has to be told of them.
+        adapters: The adapters that are served now.
+        reload: Whether those models have to be loaded; a model of the Python backend sees the
+            change by itself.
+    """
+
+    model: str
+    models: tuple[str, ...]
+    adapters: tuple[str, ...]
+    reload: bool
+
+
+def add_to_repository(
+    root: Path,
+    repository: Path,
+    names: Sequence[str],
+    *,
+    name: str | None = None,
+    replace: bool = False,
+) -> Changed:
+    """Serve further adapters of an export.
+
+    Args:
+        root: The export, which holds the adapters already.
+        repository: The repository.
+        names: The adapters.
+        name: Which models, where the repository has several of the base.
+        replace: Whether adapters of the same names may be replaced.
+
+    Raises:
+        LoraExportError: See the class of the error; the repository is as it was.
+    """
+    manifest = read_manifest(root)
+    finish_change(root, manifest)
+    for each in names:
+        require_servable(manifest, each)
+    require_files_of(root, manifest)
+    with locked(repository):
+        found = the_only(find_models(repository, manifest.base.fingerprint), name, repository)
+        first = found[0]
+        if first.serves_adapters:
+            return _add_lines(root, manifest, repository, first, names, replace=replace)
+        if first.is_batched_graph:
+            return _add_version(root, manifest, repository, first)
+        for each in names:
+            _require_new(first.stem, {one.adapter for one in found}, each, replace=replace)
+        for each in names:
+            _add_model(root, manifest, repository, first, each)
+        now = sorted({each.adapter for each in found} | set(names))
+        added = tuple(f"{first.stem}-{each}" for each in names)
+        return Changed(first.stem, added, tuple(now), reload=True)
+
+
+def remove_from_repository(repository: Path, gone: str, *, name: str | None = None) -> Changed:
+    """Serve an adapter no longer.
+
+    Args:
+        repository: The repository.
+        gone: The adapter.
+        name: Which models, where the repository has several.
+
+    Raises:
+        AdapterError: No model serves it.
+        UnsupportedError: The model knows adapters by their rows only.
+        StorageError: The disk refuses.
+    """
+    with locked(repository):
+        every = find_models(repository)
+        found = the_only(every, name, repository)
+        first = found[0]
+        if first.is_batched_graph:
+            msg = f"the model {first.name!r} knows rows, not names: {gone!r} cannot be taken out"
+            raise UnsupportedError(
+                msg, hint="Take it out of the export, then: lora-export triton add EXPORT"
+            )
+        if first.serves_adapters:
+            return _remove_line(repository, first, gone)
+        held = {each.adapter: each for each in found}
+        _require_held(gone, held)
+        text = next((each for each in every if each.name == f"{held[gone].name}-text"), None)
+        models = [each for each in (text, held.pop(gone)) if each is not None]
+        for each in models:  # the ensemble first: it needs the model
+            remove_folder(repository, each.folder)
+        names = tuple(each.name for each in models)
+        return Changed(first.stem, names, tuple(sorted(held)), reload=True)
+
+
+# -------------------------------------------------------------------------- the Python backend
+
+
+def _add_lines(
+    root: Path,
+    manifest: Manifest,
+    repository: Path,
+    model: Found,
+    names: Sequence[str],
+    *,
+    replace: bool,
+) -> Changed:
+    if not names:
+        msg = "no adapter is named"
+        raise UsageError(msg, hint="lora-export triton add EXPORT NAME --repository DIR")
+    table = _table(model)
+    held = table["adapters"]
+    way = table["way"]
+    kept = [each for each in held if each not in names]
+    if way == BATCHED:  # every change of the stacks is another graph
+        lost = sorted(set(kept) - set(manifest.rows))
+        if lost:
+            msg = f"the export no longer holds {lost[0]!r}, which the repository serves"
+            raise AdapterError(msg, hint=f"First: lora-export triton remove {lost[0]}")
+        updated, files = serve(root, manifest, way, [*kept, *names])
+    else:
+        updated, files = {**table, "adapters": dict(held)}, []
+        shared, _ = serve(root, manifest, way, ())
+        if shared["graph"] != table["graph"]:
+            msg = f"the graph of {str(root)!r} is not the one that {model.name!r} serves"
+            raise AdapterError(msg, hint=_AGAIN)
+        for each in names:
+            line, own = serve_adapter(root, manifest, way, each)
+            updated["adapters"][each] = line
+            files += own
+    if table.get("retired"):
+        updated["retired"] = table["retired"]
+    for each in names:
+        _refuse_stale(model, table, updated, each, replace=replace)
+    _require_room(root, manifest, model, updated, names)
+    for file in {each.path: each for each in files}.values():
+        if not (model.version / file.path).exists():
+            place_file(repository, model.version, file)
+    place_file(repository, model.version, index_file(updated))
+    remove_orphans(model.version / INDEX)
+    return Changed(model.name, (), tuple(sorted(updated["adapters"])), reload=False)
+
+
+def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
+    table = _table(model)
+    _require_held(gone, table["adapters"])
+    line = table["adapters"].pop(gone)
+    if model.config.response_cache.enable:
+        table["retired"] = sorted({*table.get("retired", []), f"{gone} {line['file']}"})
+    place_file(repository, model.version, index_file(table))
+    remove_orphans(model.version / INDEX)
+    return Changed(model.name, (), tuple(sorted(table["adapters"])), reload=False)
+
+
+def _refuse_stale(
+    model: Found, table: dict[str, Any], updated: dict[str, Any], name: str, *, replace: bool
+) -> None:
+    """Refuse what would be answered wrongly: another adapter of a name that is known."""
+    before, now = table["adapters"].get(name), updated["adapters"][name]
+    if before is not None and not replace:
+        msg = f"the model {model.name!r} serves an adapter {name!r} already"
+        raise AdapterError(msg, hint="Choose another name, or replace it: --replace")
+    past = {each.split(" ")[0]: each.split(" ", 1)[1] for each in table.get("retired", [])}
+    changed = before is not None and before != now
+    if model.config.response_cache.enable and (
+        changed or past.get(name, now["file"]) != now["file"]
+    ):
+        msg = f"the response cache may still answer for the earlier adapter {name!r}"
+        raise UnsupportedError(
+            msg, hint="Choose another name, or write the repository again and restart the server."
+        )
+
+
+def _require_room(
+    root: Path, manifest: Manifest, model: Found, updated: dict[str, Any], names: Sequence[str]
+) -> None:
+    """Require that the configuration, which stays, fits the new adapters."""
+    text = model.config.parameters["cache_bytes"].string_value
+    limit = int(text) if text.isascii() and text.isdigit() else 0
+    largest = max(updated["adapters"][each]["nbytes"] for each in names)
+    if largest > limit:
+        msg = f"an adapter takes {largest} bytes, the model's cache_bytes is {limit}"
+        raise UsageError(msg, hint=_AGAIN)
+    interface = interface_of(root, manifest, updated["way"], names)
+    for each, declared in zip(interface.outputs, model.config.output, strict=True):
+        own = each.dims[1:]
+        if any(size not in {-1, wanted} for size, wanted in zip(declared.dims, own, strict=True)):
+            msg = (
+                f"{each.name!r} is {list(own)} with the new adapter, the model's configuration "
+                f"says {list(declared.dims)}"
+            )
+            raise UnsupportedError(msg, hint=_AGAIN)
+
+
+def _table(model: Found) -> dict[str, Any]:
+    try:
+        return read_index_table(model.version)
+    except (BadIndexError, OSError) as error:
+        msg = f"the index of {model.name!r} is damaged: {error}"
+        raise AdapterError(msg, hint=_AGAIN) from error
+
+
+def _require_held(name: str, held: Any) -> None:
+    if name not in held:
+        msg = f"no model of the repository serves an adapter {name!r}"
+        raise AdapterError(msg, hint=f"There are: {', '.join(sorted(held)) or 'none'}.")
+
+
+# ------------------------------------------------------------------------- a model per adapter
+
+
+def _require_new(stem: str, held: Collection[str], adapter: str, *, replace: bool) -> None:
+    if adapter in held:
+        what = "cannot be replaced while a server may be reading it" if replace else "is there"
+        msg = f"the model {stem}-{adapter} {what}"
+        raise AdapterError(msg, hint=f"First: lora-export triton remove {adapter}")
+
+
+def _add_model(
+    root: Path, manifest: Manifest, repository: Path, sibling: Found, adapter: str
+) -> None:
+    """Add a model like its sibling, and its ensemble where that has one."""
+    warm = bool(sibling.config.model_warmup)
+    text = (repository / f"{sibling.name}-text").is_dir()
+    choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
+    for model in plan_models(root, manifest, choice, Settings(warmup=warm)):
+        if model.name == f"{sibling.stem}-tokenizer":
+            continue
+        config = model.config
+        if not config.HasField("ensemble_scheduling"):
+            config = _like(sibling.config, model.config)
+        config.max_batch_size = sibling.config.max_batch_size
+        files = [*model.files, File(CONFIG_NAME, data=config_text(config))]
+        place_folder(repository, model.name, files, hint=_AGAIN)
+
+
+def _like(sibling: Any, config: Any) -> Any:
+    """Return the settings of `sibling` with the graph of `config`."""
+    other = type(config)()
+    other.CopyFrom(sibling)
+    other.name = config.name
+    for key in ("input", "output", "model_warmup"):
+        other.ClearField(key)
+        getattr(other, key).extend(getattr(config, key))
+    other.ClearField("cc_model_filenames")
+    other.cc_model_filenames.update(config.cc_model_filenames)
+    for key, value in config.parameters.items():
+        other.parameters[key].CopyFrom(value)
+    return other
+
+
+def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found) -> Changed:
+    """Give a batched graph that a backend runs by itself another version."""
+    if not is_batched(manifest):
+        msg = f"{str(root)!r} has no batched graph, which {model.name!r} is of"
+        raise AdapterError(msg, hint=_AGAIN)
+    if model.config.version_policy.HasField("specific"):
+        msg = f"the model {model.name!r} serves versions that are listed: a new one would not be"
+        raise UnsupportedError(msg, hint="Write it with --versions 1, the newest.")
+    choice = Choice(model.name, model.config.backend, "batched", ())
+    (planned,) = plan_models(root, manifest, choice, Settings(warmup=False))
+    declared = [list(each.dims) for each in model.config.output]
+    if declared != [list(each.dims) for each in planned.config.output]:
+        msg = f"the outputs of {model.name!r} would have another width"
+        raise UnsupportedError(msg, hint=_AGAIN)
+    number = int(model.version.name) + 1
+    files = [
+        File(each.path.removeprefix("1/"), each.source, each.data)
+        for each in planned.files
+        if each.path.startswith("1/")
+    ]
+    place_folder(repository, f"{model.name}/{number}", files, hint=_AGAIN)
+    for old in versions_of(model.folder)[:-_KEPT]:
+        with storage_errors(str(old)):
+            remove_folder(repository, old)
+    return Changed(model.name, (model.name,), tuple(sorted(manifest.rows)), reload=True)

@@ -1,0 +1,153 @@
+"""Adapters added to and removed from a repository, on disk; a server reads it in tests/triton."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lora_export.deploy.triton import write_repository
+from lora_export.deploy.triton_check import check_repository
+from lora_export.deploy.triton_settings import Settings
+from lora_export.maintenance import add, remove
+from lora_export.recipe import AdapterSpec
+from tests.cli.running import call, snapshot, stagings
+from tests.helpers.triton import grown_exports
+
+pytestmark = pytest.mark.xdist_group("deploy")
+
+
+@pytest.fixture(scope="module")
+def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
+    """The exports with a further adapter, ``new``."""
+    return grown_exports(tiny, exports, tmp_path_factory.mktemp("grown"))
+
+
+def index_of(repository: Path, model: str) -> dict[str, object]:
+    table: dict[str, object] = json.loads(
+        (repository / model / "1/export/serving.json").read_text()
+    )
+    return table
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
+def test_added_and_removed_a_python_model_is_what_it_was(exports, grown, tmp_path, capsys, mode):
+    repository = tmp_path / "models"
+    write_repository(exports[mode], repository, name="m", backend="python")
+    before = snapshot(repository)
+    words = ("--repository", repository, "--json")
+    result = call(capsys, "triton", "add", grown[mode], "new", *words)
+    assert result.document == {
+        "model": "m", "models": [], "adapters": ["a", "b", "c", "new"], "reload": False,
+    }  # fmt: skip
+    assert sorted(index_of(repository, "m")["adapters"]) == ["a", "b", "c", "new"]
+    assert check_repository(repository) == {"m": []}
+    assert call(capsys, "triton", "remove", "new", *words).document["adapters"] == ["a", "b", "c"]
+    assert check_repository(repository) == {"m": []}
+    if mode != "batched":  # whose stacks keep the row
+        assert snapshot(repository) == before
+    assert stagings(tmp_path) == []
+
+
+def test_a_model_for_each_adapter_gets_one_like_its_siblings(exports, grown, tmp_path, capsys):
+    repository = tmp_path / "models"
+    settings = Settings(max_batch_size=5, instances=3, priority=2)
+    write_repository(exports["merged"], repository, name="m", text=True, settings=settings)
+    before = snapshot(repository)
+    result = call(capsys, "triton", "add", grown["merged"], "new", "--repository", repository)
+    assert result.code == 0
+    assert "v2/repository/models/m-new/load" in result.out
+    own = (repository / "m-new/config.pbtxt").read_text()
+    other = (repository / "m-a/config.pbtxt").read_text()
+    for line in ("max_batch_size: 5", "  count: 3", "    priority: 2"):
+        assert line in own.splitlines()
+        assert line in other.splitlines()
+    assert (repository / "m-new-text/config.pbtxt").is_file()
+    assert set(check_repository(repository)) == {
+        *(f"m-{each}{text}" for each in ("a", "b", "c", "new") for text in ("", "-text")),
+        "m-tokenizer",
+    }
+    assert not any(check_repository(repository).values())
+    assert call(capsys, "triton", "remove", "new", "--repository", repository).code == 0
+    assert snapshot(repository) == before
+
+
+def test_a_batched_graph_for_onnxruntime_gets_a_version(exports, grown, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(exports["batched"], repository, name="m", backend="onnxruntime")
+    for number in (2, 3):
+        result = call(capsys, "triton", "add", grown["batched"], "--repository", repository)
+        assert result.code == 0
+        assert (repository / f"m/{number}/model.onnx").is_file()
+        assert check_repository(repository) == {"m": []}
+    assert not (repository / "m/1").exists()  # two are kept
+    code = call(capsys, "triton", "remove", "a", "--repository", repository)
+    assert (code.code, "knows rows, not names" in code.message) == (4, True)
+
+
+def test_what_would_be_answered_wrongly_is_refused(exports, grown, tiny, tmp_path, capsys):
+    repository = tmp_path / "models"
+    settings = Settings(response_cache=True)
+    write_repository(exports["swappable"], repository, name="m", settings=settings)
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    changed = Path(shutil.copytree(grown["swappable"], tmp_path / "changed"))
+    other = AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))
+    add(changed, [other], base=base, replace=True)
+    words = ("--repository", repository)
+    taken = call(capsys, "triton", "add", changed, "a", *words)
+    assert (taken.code, "already" in taken.message) == (3, True)
+    result = call(capsys, "triton", "add", changed, "a", "--replace", *words)
+    assert (result.code, "response cache" in result.message) == (4, True)
+    assert call(capsys, "triton", "remove", "a", *words).code == 0
+    result = call(capsys, "triton", "add", changed, "a", *words)
+    assert (result.code, "response cache" in result.message) == (4, True)
+    assert call(capsys, "triton", "add", exports["swappable"], "a", *words).code == 0  # the same
+    assert check_repository(repository) == {"m": []}
+
+
+def test_without_a_response_cache_an_adapter_is_replaced(exports, tiny, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(exports["swappable"], repository, name="m")
+    before = index_of(repository, "m")["adapters"]
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    changed = Path(shutil.copytree(exports["swappable"], tmp_path / "changed"))
+    add(changed, [AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))], base=base,
+        replace=True)  # fmt: skip
+    words = ("--repository", repository)
+    assert call(capsys, "triton", "add", changed, "a", "--replace", *words).code == 0
+    after = index_of(repository, "m")["adapters"]
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
+    packs = {each.name for each in (repository / "m/1/export/adapters").iterdir()}
+    assert packs == {Path(line["file"]).name for line in after.values()}
+
+
+def test_what_is_not_there_is_said(exports, tiny, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(exports["swappable"], repository, name="m")
+    result = call(capsys, "triton", "remove", "nobody", "--repository", repository)
+    assert (result.code, "nobody" in result.message) == (3, True)
+    result = call(capsys, "triton", "add", exports["swappable"], "nobody", "--repository",
+                  repository)  # fmt: skip
+    assert (result.code, "nobody" in result.message) == (3, True)
+    result = call(capsys, "triton", "add", exports["swappable"], "a", "--repository",
+                  tmp_path / "absent")  # fmt: skip
+    assert (result.code, "no model repository" in result.message) == (3, True)
+    write_repository(exports["swappable"], repository, name="second")
+    result = call(capsys, "triton", "remove", "a", "--repository", repository)
+    assert (result.code, "--name" in result.message) == (2, True)
+
+
+def test_an_adapter_that_the_export_lost_stops_a_change_of_the_stacks(
+    exports, grown, tmp_path, capsys
+):
+    repository = tmp_path / "models"
+    write_repository(exports["batched"], repository, name="m")
+    export = Path(shutil.copytree(grown["batched"], tmp_path / "out"))
+    remove(export, "b")
+    before = snapshot(repository)
+    result = call(capsys, "triton", "add", export, "new", "--repository", repository)
+    assert (result.code, "no longer holds 'b'" in result.message) == (3, True)
+    assert snapshot(repository) == before
