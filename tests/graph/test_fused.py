@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 
+from lora_export.device.decoding import run_in_pieces
 from lora_export.graph.fused import fuse
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
 from tests.graph.sketch import Sketch, check, floats, integers
 from tests.graph.traced import Graph, twin

@@ -11,10 +11,9 @@ import torch
 import transformers
 
 from lora_export.base.errors import UsageError
-from lora_export.device.decoding import without_cache
+from lora_export.device.decoding import run_in_pieces, without_cache
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.ort_decoder import OrtDecoder
-from lora_export.verify.decoding import run_in_pieces
 from lora_export.verify.inputs import make_cases
 from tests.graph.traced import Graph, twin
 
