@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 TASK = "text-generation"
-ROOM = 20
+ROOM = 32
 
 
 @pytest.fixture(scope="module")
