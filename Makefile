@@ -43,7 +43,10 @@ test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is 
 test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs apt and a network
 	$(BIN)/lora-export merge-and-build recipes/jetson-minilm/recipe.yaml --quiet
 	$(BIN)/lora-export merge-and-build recipes/jetson-gpt2/recipe.yaml --no-latency --quiet
-	$(BIN)/python tools/aarch64.py build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar
+	$(BIN)/python recipes/jetson-roberta-refit/make_pair.py build/roberta-pair
+	$(BIN)/lora-export merge-and-build recipes/jetson-roberta-refit/recipe.yaml --no-latency --quiet
+	$(BIN)/python tools/aarch64.py build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar \
+	    build/jetson-roberta-refit.tar
 
 # geventhttpclient, which tritonclient needs over HTTP, has wheels for some Pythons only: without it
 # the tests speak gRPC alone.
