@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_export.base.files import resolve_inside
-from lora_export.verify.golden import read_golden
+from lora_export.device.golden import read_golden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,15 +14,15 @@ from lora_export.base.safetensors_file import read_header
 from lora_export.base.safetensors_write import write_tensors
 from lora_export.base.tensors import MemoryTensor, read_all
 from lora_export.deploy.triton_warmup import golden_of
+from lora_export.device.golden import read_golden
 from lora_export.maintenance import add
 from lora_export.recipe import AdapterSpec
-from lora_export.verify.golden import read_golden
 from tests.helpers.builds import build
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from lora_export.verify.golden import Golden
+    from lora_export.device.golden import Golden
     from tests.helpers.models import TinyModels
 
 __all__ = ["CLOSE", "MODES", "goldens", "grown_exports", "served_exports", "variant"]

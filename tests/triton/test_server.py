@@ -25,7 +25,7 @@ from tests.triton.server import Server, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_export.verify.golden import Golden
+    from lora_export.device.golden import Golden
 
 WAYS = {  # model: the export's mode, how adapters are run
     "merged": ("merged", "merged"),
