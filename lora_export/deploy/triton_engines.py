@@ -1,71 +1,118 @@
-"""TensorRT engines of an export, by the compute capability that they were built for.
-
-engines/<graph>.<target>.trt<version>.plan    and beside each a ``.json`` that says, among other
-                                              things, the ``compute_capability``
-"""
+"""TensorRT engines of an export, by the compute capability that they were built for."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
-from lora_export.base.errors import ExportDirectoryError, UnsupportedError, UsageError
+from lora_export.base.dtypes import by_name
+from lora_export.base.engine_record import EngineRecord, read_engine_record
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
-from lora_export.base.json_file import read_table
+from lora_export.deploy.triton_graph import DATA_TYPES, Interface, Tensor
+from lora_export.device.record import FOLDER, require_files, require_plan
+from lora_export.device.settings import BuildSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["engines_of"]
+    from lora_export.base.engine_record import TensorRecord
+    from lora_export.base.manifest import Manifest
 
-_LIMIT_BYTES: Final = 1 << 22
-_AGAIN: Final = "Build the engine again."
-_CAPABILITY: Final = re.compile(r"\d{1,2}\.\d")
-_PLAN: Final = re.compile(r"(?P<graph>[^.]+)\..*\.plan")
+__all__ = ["Engines", "engines_for"]
+
+_BUILD = "Build one on a machine with the server's GPU: lora-export build"
 
 
-def engines_of(root: Path, graph: str) -> dict[str, Path]:
-    """Return the plan of a graph for each compute capability (``8.7``).
+@dataclass(frozen=True)
+class Engines:
+    """The plans of one graph.
+
+    Attributes:
+        plans: The plan for each compute capability (``8.7``).
+        interface: What they read and return.
+        largest_batch: The largest batch that all of them take; None where it is not the caller's.
+    """
+
+    plans: Mapping[str, Path]
+    interface: Interface
+    largest_batch: int | None
+
+
+def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
+    """Return the engines of a graph, each compared with its record and with the export.
 
     Args:
         root: The export directory.
+        manifest: Its manifest.
         graph: The graph's name.
 
     Raises:
-        UnsupportedError: There is none.
-        UsageError: There are two for one capability.
-        ExportDirectoryError: A plan's record is missing or damaged.
+        UnsupportedError: There is none, or a server cannot run one.
+        UsageError: There are two for one capability, or they differ in what they read.
+        DeviceError: A plan is not what its record says, or was made of other files.
     """
-    found: dict[str, Path] = {}
-    folder = resolve_inside(root, "engines")
-    for path in sorted(folder.glob("*.plan")) if folder.is_dir() else ():
-        match = _PLAN.fullmatch(path.name)
-        if match is None or match["graph"] != graph:
+    stem = PurePosixPath(manifest.graphs[graph].onnx).stem
+    folder = resolve_inside(root, FOLDER)
+    plans: dict[str, Path] = {}
+    interfaces: dict[str, Interface] = {}
+    batches = []
+    for found in sorted(folder.glob("*.plan")) if folder.is_dir() else ():
+        if not found.name.startswith(f"{stem}."):
             continue
-        path = resolve_inside(root, f"engines/{path.name}")  # noqa: PLW2901  (no link outside)
-        capability = _capability(path)
-        if capability in found:
-            msg = (
-                f"{found[capability].name!r} and {path.name!r} are both for compute capability "
-                f"{capability}"
-            )
+        path = resolve_inside(root, f"{FOLDER}/{found.name}")
+        record = read_engine_record(path)
+        if record.adapter is not None:
+            continue  # a refit of this graph's engine: another adapter's
+        _require_servable(path, record, manifest)
+        capability = record.gpu.compute_capability
+        if capability in plans:
+            msg = f"{plans[capability].name!r} and {path.name!r} are both for {capability}"
             raise UsageError(msg, hint="Keep the one of the server's TensorRT version.")
-        found[capability] = path
-    if not found:
-        msg = f"the export {str(root)!r} has no TensorRT engine of {graph!r}"
-        raise UnsupportedError(
-            msg, hint="Build one on a machine with the server's GPU: lora-export build"
+        plans[capability] = path
+        interfaces[capability] = Interface(
+            _tensors(record.inputs), (), _tensors(record.outputs), files={}
         )
-    return found
+        batches.append(_largest_batch(path, record))
+    if not plans:
+        msg = f"the export {str(root)!r} has no TensorRT engine of {graph!r}"
+        raise UnsupportedError(msg, hint=_BUILD)
+    first = next(iter(interfaces.values()))
+    for capability, other in interfaces.items():
+        if other != first:
+            msg = f"the engines of {graph!r} differ in what they read: that for {capability}"
+            raise UsageError(msg, hint="Build them with the same settings.")
+    sizes = [each for each in batches if each is not None]
+    return Engines(plans, first, min(sizes, default=None))
 
 
-def _capability(plan: Path) -> str:
-    """Return what a plan was built for, as its record says."""
-    path = plan.with_name(f"{plan.name.removesuffix('.plan')}.json")
-    record = read_table(path, _LIMIT_BYTES, ExportDirectoryError, absent=_AGAIN, damaged=_AGAIN)
-    value = record.get("compute_capability")
-    text = ".".join(map(str, value)) if isinstance(value, list) else str(value)
-    if not _CAPABILITY.fullmatch(text):
-        msg = f"{str(path)!r} says compute_capability is {value!r}"
-        raise ExportDirectoryError(msg, hint=_AGAIN)
-    return text
+def _require_servable(path: Path, record: EngineRecord, manifest: Manifest) -> None:
+    require_plan(path, record.model_dump())
+    require_files(record.model_dump(), manifest.files, manifest.base.fingerprint)
+    if record.double:
+        msg = f"the plan {path.name!r} was made by the test double, not by TensorRT"
+        raise UnsupportedError(msg, hint=_BUILD)
+    if record.settings.get("strip_weights"):
+        msg = f"the plan {path.name!r} has no weights, and a server does not put them back"
+        raise UnsupportedError(msg, hint="Build it without --strip-weights.")
+
+
+def _largest_batch(path: Path, record: EngineRecord) -> int | None:
+    """Return the most rows that the profiles take; None where the batch has one size."""
+    profiles = BuildSettings.from_json(record.settings).profiles
+    ranges = [each for profile in profiles for each in profile.values() if each.max]
+    if not ranges:
+        return None
+    if max(each.min[0] for each in ranges) > 1:
+        msg = f"the plan {path.name!r} takes no batch of one row, which a server begins with"
+        raise UnsupportedError(msg, hint="Build it with a profile whose smallest batch is 1.")
+    return min(each.max[0] for each in ranges)
+
+
+def _tensors(rows: Mapping[str, TensorRecord]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name, DATA_TYPES[by_name(row.dtype).onnx], tuple(row.shape))
+        for name, row in rows.items()
+    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Interface", "Tensor", "read_interface", "relocated"]
+__all__ = ["DATA_TYPES", "Interface", "Tensor", "read_interface", "relocated"]
 
 DATA_TYPES: Final[dict[int, str]] = {
     TensorProto.BOOL: "TYPE_BOOL",

@@ -277,7 +277,7 @@ def _add_model(
         config = model.config
         if not config.HasField("ensemble_scheduling"):
             config = _like(sibling.config, model.config)
-        config.max_batch_size = sibling.config.max_batch_size
+        config.max_batch_size = min(model.config.max_batch_size, sibling.config.max_batch_size)
         files = [*model.files, File(CONFIG_NAME, data=config_text(config))]
         place_folder(repository, model.name, files, hint=_AGAIN)
 

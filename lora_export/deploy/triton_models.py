@@ -21,7 +21,7 @@ from lora_export.deploy.triton_config import (
     graph_config,
     python_config,
 )
-from lora_export.deploy.triton_engines import engines_of
+from lora_export.deploy.triton_engines import engines_for
 from lora_export.deploy.triton_files import File
 from lora_export.deploy.triton_graph import read_interface
 from lora_export.deploy.triton_schema import CONFIG_NAME, config_text
@@ -164,19 +164,22 @@ def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings:
     if interface.optional:
         msg = f"{record.onnx!r} has optional inputs, which {choice.backend} cannot be given"
         raise UnsupportedError(msg, hint="Use --backend python.")
+    largest = settings.max_batch_size
+    if choice.backend == "tensorrt":
+        engines = engines_for(root, manifest, graph)
+        interface, largest = engines.interface, min(largest, engines.largest_batch or largest)
+        files = [File(f"1/{plan.name}", plan) for plan in engines.plans.values()]
+    else:
+        files = [File("1/model.onnx", path)]
+        files += [File(f"1/{each}", resolve_inside(root, each)) for each in record.weights]
     config = graph_config(
-        name, interface.inputs, interface.outputs, settings,
+        name, interface.inputs, interface.outputs,
+        settings.model_copy(update={"max_batch_size": largest}),
         {FINGERPRINT: manifest.base.fingerprint, ADAPTER: graph},
         backend=choice.backend, batched=interface.batched,
     )  # fmt: skip
     if choice.backend == "tensorrt":
-        plans = engines_of(root, graph)
-        for capability, plan in plans.items():
-            config.cc_model_filenames[capability] = plan.name
-        files = [File(f"1/{plan.name}", plan) for plan in plans.values()]
-    else:
-        files = [File("1/model.onnx", path)]
-        files += [File(f"1/{each}", resolve_inside(root, each)) for each in record.weights]
+        config.cc_model_filenames.update({cc: plan.name for cc, plan in engines.plans.items()})
     first = BASE if graph == BATCHED else graph
     requests = warmup_requests(root, manifest, first) if settings.warmup else []
     memory = session_bytes(manifest) + (stack_bytes(root, manifest) if graph == BATCHED else 0)

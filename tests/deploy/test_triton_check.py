@@ -20,10 +20,10 @@ pytestmark = pytest.mark.xdist_group("deploy")
 
 
 @pytest.fixture
-def repository(exports, tmp_path) -> Path:
+def repository(served, tmp_path) -> Path:
     folder = tmp_path / "models"
-    write_repository(exports["merged"], folder, name="o", adapters=["a"])
-    write_repository(exports["swappable"], folder, name="p", text=True)
+    write_repository(served["merged"], folder, name="o", adapters=["a"])
+    write_repository(served["swappable"], folder, name="p", text=True)
     assert not any(check_repository(folder).values())
     return folder
 
@@ -113,7 +113,7 @@ def test_nobody_answers(repository, capsys):
     assert (result.code, "no HTTP address" in result.message) == (2, True)
 
 
-def test_every_setting_is_sound(exports, tmp_path):
+def test_every_setting_is_sound(served, tmp_path):
     settings = Settings(max_queue_size=3, queue_timeout_us=5, versions="all", resources={"r": 1})
-    write_repository(exports["batched"], tmp_path / "models", name="m", settings=settings)
+    write_repository(served["batched"], tmp_path / "models", name="m", settings=settings)
     assert check_repository(tmp_path / "models") == {"m": []}

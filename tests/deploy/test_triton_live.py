@@ -20,9 +20,9 @@ pytestmark = pytest.mark.xdist_group("deploy")
 
 
 @pytest.fixture(scope="module")
-def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
+def grown(served, tiny, tmp_path_factory) -> dict[str, Path]:
     """The exports with a further adapter, ``new``."""
-    return grown_exports(tiny, exports, tmp_path_factory.mktemp("grown"))
+    return grown_exports(tiny, served, tmp_path_factory.mktemp("grown"))
 
 
 def index_of(repository: Path, model: str) -> dict[str, object]:
@@ -33,9 +33,9 @@ def index_of(repository: Path, model: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
-def test_added_and_removed_a_python_model_is_what_it_was(exports, grown, tmp_path, capsys, mode):
+def test_added_and_removed_a_python_model_is_what_it_was(served, grown, tmp_path, capsys, mode):
     repository = tmp_path / "models"
-    write_repository(exports[mode], repository, name="m", backend="python")
+    write_repository(served[mode], repository, name="m", backend="python")
     before = snapshot(repository)
     words = ("--repository", repository, "--json")
     result = call(capsys, "triton", "add", grown[mode], "new", *words)
@@ -51,10 +51,10 @@ def test_added_and_removed_a_python_model_is_what_it_was(exports, grown, tmp_pat
     assert stagings(tmp_path) == []
 
 
-def test_a_model_for_each_adapter_gets_one_like_its_siblings(exports, grown, tmp_path, capsys):
+def test_a_model_for_each_adapter_gets_one_like_its_siblings(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
     settings = Settings(max_batch_size=5, instances=3, priority=2)
-    write_repository(exports["merged"], repository, name="m", text=True, settings=settings)
+    write_repository(served["merged"], repository, name="m", text=True, settings=settings)
     before = snapshot(repository)
     result = call(capsys, "triton", "add", grown["merged"], "new", "--repository", repository)
     assert result.code == 0
@@ -74,9 +74,9 @@ def test_a_model_for_each_adapter_gets_one_like_its_siblings(exports, grown, tmp
     assert snapshot(repository) == before
 
 
-def test_a_batched_graph_for_onnxruntime_gets_a_version(exports, grown, tmp_path, capsys):
+def test_a_batched_graph_for_onnxruntime_gets_a_version(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
-    write_repository(exports["batched"], repository, name="m", backend="onnxruntime")
+    write_repository(served["batched"], repository, name="m", backend="onnxruntime")
     for number in (2, 3):
         result = call(capsys, "triton", "add", grown["batched"], "--repository", repository)
         assert result.code == 0
@@ -87,10 +87,10 @@ def test_a_batched_graph_for_onnxruntime_gets_a_version(exports, grown, tmp_path
     assert (code.code, "knows rows, not names" in code.message) == (4, True)
 
 
-def test_what_would_be_answered_wrongly_is_refused(exports, grown, tiny, tmp_path, capsys):
+def test_what_would_be_answered_wrongly_is_refused(served, grown, tiny, tmp_path, capsys):
     repository = tmp_path / "models"
     settings = Settings(response_cache=True)
-    write_repository(exports["swappable"], repository, name="m", settings=settings)
+    write_repository(served["swappable"], repository, name="m", settings=settings)
     base = tiny.base("bert", "text-classification", tokenizer=True)
     changed = Path(shutil.copytree(grown["swappable"], tmp_path / "changed"))
     other = AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))
@@ -103,16 +103,16 @@ def test_what_would_be_answered_wrongly_is_refused(exports, grown, tiny, tmp_pat
     assert call(capsys, "triton", "remove", "a", *words).code == 0
     result = call(capsys, "triton", "add", changed, "a", *words)
     assert (result.code, "response cache" in result.message) == (4, True)
-    assert call(capsys, "triton", "add", exports["swappable"], "a", *words).code == 0  # the same
+    assert call(capsys, "triton", "add", served["swappable"], "a", *words).code == 0  # the same
     assert check_repository(repository) == {"m": []}
 
 
-def test_without_a_response_cache_an_adapter_is_replaced(exports, tiny, tmp_path, capsys):
+def test_without_a_response_cache_an_adapter_is_replaced(served, tiny, tmp_path, capsys):
     repository = tmp_path / "models"
-    write_repository(exports["swappable"], repository, name="m")
+    write_repository(served["swappable"], repository, name="m")
     before = index_of(repository, "m")["adapters"]
     base = tiny.base("bert", "text-classification", tokenizer=True)
-    changed = Path(shutil.copytree(exports["swappable"], tmp_path / "changed"))
+    changed = Path(shutil.copytree(served["swappable"], tmp_path / "changed"))
     add(changed, [AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))], base=base,
         replace=True)  # fmt: skip
     words = ("--repository", repository)
@@ -124,27 +124,27 @@ def test_without_a_response_cache_an_adapter_is_replaced(exports, tiny, tmp_path
     assert packs == {Path(line["file"]).name for line in after.values()}
 
 
-def test_what_is_not_there_is_said(exports, tiny, tmp_path, capsys):
+def test_what_is_not_there_is_said(served, tiny, tmp_path, capsys):
     repository = tmp_path / "models"
-    write_repository(exports["swappable"], repository, name="m")
+    write_repository(served["swappable"], repository, name="m")
     result = call(capsys, "triton", "remove", "nobody", "--repository", repository)
     assert (result.code, "nobody" in result.message) == (3, True)
-    result = call(capsys, "triton", "add", exports["swappable"], "nobody", "--repository",
+    result = call(capsys, "triton", "add", served["swappable"], "nobody", "--repository",
                   repository)  # fmt: skip
     assert (result.code, "nobody" in result.message) == (3, True)
-    result = call(capsys, "triton", "add", exports["swappable"], "a", "--repository",
+    result = call(capsys, "triton", "add", served["swappable"], "a", "--repository",
                   tmp_path / "absent")  # fmt: skip
     assert (result.code, "no model repository" in result.message) == (3, True)
-    write_repository(exports["swappable"], repository, name="second")
+    write_repository(served["swappable"], repository, name="second")
     result = call(capsys, "triton", "remove", "a", "--repository", repository)
     assert (result.code, "--name" in result.message) == (2, True)
 
 
 def test_an_adapter_that_the_export_lost_stops_a_change_of_the_stacks(
-    exports, grown, tmp_path, capsys
+    served, grown, tmp_path, capsys
 ):
     repository = tmp_path / "models"
-    write_repository(exports["batched"], repository, name="m")
+    write_repository(served["batched"], repository, name="m")
     export = Path(shutil.copytree(grown["batched"], tmp_path / "out"))
     remove(export, "b")
     before = snapshot(repository)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
@@ -15,10 +15,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_check import check_repository
 from lora_export.deploy.triton_settings import Settings
+from lora_export.engines import build as build_engines
 from tests.cli.running import call, command, snapshot, stagings
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.helpers.double import install_double
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -109,28 +108,28 @@ def plain(text: str) -> str:
 # ----------------------------------------------------------------------------- configurations
 
 
-def test_a_merged_adapter_for_onnxruntime_word_for_word(exports, tmp_path):
+def test_a_merged_adapter_for_onnxruntime_word_for_word(served, tmp_path):
     settings = Settings(
         max_batch_size=8, max_queue_delay_us=250, preferred_batch_sizes=(4, 8), max_queue_size=32,
         queue_timeout_us=1_000_000, instances=2, device="gpu", gpus=(0, 1), threads=3,
         response_cache=True, warmup=False, versions=2, resources={"R1": 4}, priority=3,
     )  # fmt: skip
-    done = write_repository(exports["merged"], tmp_path / "models", name="m", settings=settings)
+    done = write_repository(served["merged"], tmp_path / "models", name="m", settings=settings)
     assert done.models == ("m-a", "m-b", "m-c")
     assert plain((tmp_path / "models/m-a/config.pbtxt").read_text()) == ONNXRUNTIME
     assert check_repository(tmp_path / "models") == {"m-a": [], "m-b": [], "m-c": []}
 
 
-def test_the_same_export_gives_the_same_bytes(exports, tmp_path):
+def test_the_same_export_gives_the_same_bytes(served, tmp_path):
     for folder in ("one", "two"):
-        for mode, export in exports.items():
+        for mode, export in served.items():
             write_repository(export, tmp_path / folder, name=mode, text=True)
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
     assert stagings(tmp_path) == []
 
 
-def test_warm_up_requests_are_golden_inputs(exports, tmp_path):
-    write_repository(exports["merged"], tmp_path / "models", name="m")
+def test_warm_up_requests_are_golden_inputs(served, tmp_path):
+    write_repository(served["merged"], tmp_path / "models", name="m")
     (request,) = read_config(tmp_path / "models/m-a").model_warmup
     assert request.batch_size == 1
     assert set(request.inputs) == {"input_ids", "attention_mask", "token_type_ids"}
@@ -139,8 +138,8 @@ def test_warm_up_requests_are_golden_inputs(exports, tmp_path):
         assert path.stat().st_size == 8 * given.dims[0], name
 
 
-def test_a_batched_graph_for_onnxruntime_takes_rows(exports, tmp_path):
-    write_repository(exports["batched"], tmp_path / "models", name="m", backend="onnxruntime")
+def test_a_batched_graph_for_onnxruntime_takes_rows(served, tmp_path):
+    write_repository(served["batched"], tmp_path / "models", name="m", backend="onnxruntime")
     config = read_config(tmp_path / "models/m")
     (ids,) = [each for each in config.input if each.name == "adapter_ids"]
     assert list(ids.dims) == [1]
@@ -150,9 +149,9 @@ def test_a_batched_graph_for_onnxruntime_takes_rows(exports, tmp_path):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(exports, tmp_path, cached):
+def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(served, tmp_path, cached):
     settings = Settings(response_cache=cached)
-    write_repository(exports["swappable"], tmp_path / "models", name="m", settings=settings)
+    write_repository(served["swappable"], tmp_path / "models", name="m", settings=settings)
     config = read_config(tmp_path / "models/m")
     (adapter,) = [each for each in config.input if each.name == "adapter"]
     assert ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[
@@ -161,37 +160,77 @@ def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(exports, tmp_p
     assert adapter.optional is not cached
 
 
-def engine(export: Path, graph: str, capability: object, version: str = "10.3") -> None:
-    folder = export / "engines"
-    folder.mkdir(exist_ok=True)
-    stem = f"{graph}.sm{str(capability).replace('.', '')}.trt{version}"
-    (folder / f"{stem}.plan").write_bytes(b"plan of " + stem.encode())
-    (folder / f"{stem}.json").write_text(json.dumps({"compute_capability": capability}))
+TARGET = "jetson-orin"  # the double of TensorRT stands for its GPU
 
 
-def test_engines_by_compute_capability(exports, tmp_path):
-    export = shutil.copytree(exports["merged"], tmp_path / "out")
-    engine(export, "a", "8.7")
-    engine(export, "a", "9.0")
-    repository = tmp_path / "models"
-    write_repository(export, repository, name="m", backend="tensorrt", adapters=["a"])
-    config = read_config(repository / "m-a")
+@pytest.fixture
+def engines(served, tmp_path, monkeypatch) -> Path:
+    """An export with engines of two adapters, whose records say that TensorRT made them."""
+    export = Path(shutil.copytree(served["merged"], tmp_path / "out"))
+    install_double(monkeypatch)
+    build_engines(export, TARGET, graphs=["a", "b"])
+    for record in (export / "engines").glob("*.json"):
+        rewrite(record, double=False)
+    return export
+
+
+def rewrite(record: Path, **keys: object) -> None:
+    record.write_text(json.dumps({**json.loads(record.read_text()), **keys}))
+
+
+def test_engines_by_compute_capability(engines, tmp_path, capsys):
+    words = ("--backend", "tensorrt", "--adapter", "a", "--name", "m", "--max-batch-size", "4096")
+    result = call(capsys, "triton", engines, "--repository", tmp_path / "models", *words)
+    assert result.code == 0, result.err
+    config = read_config(tmp_path / "models/m-a")
+    (plan,) = (engines / "engines").glob("a.*.plan")
     assert config.backend == "tensorrt"
-    assert dict(config.cc_model_filenames) == {
-        "8.7": "a.sm87.trt10.3.plan",
-        "9.0": "a.sm90.trt10.3.plan",
-    }
-    assert (repository / "m-a/1/a.sm87.trt10.3.plan").read_bytes() == b"plan of a.sm87.trt10.3"
-    assert check_repository(repository) == {"m-a": []}
-    engine(export, "a", "8.7", "10.7")
-    result = command("triton", export, "--repository", tmp_path / "two", "--backend", "tensorrt",
-                     "--adapter", "a")  # fmt: skip
-    assert (result.code, "both for compute capability 8.7" in result.message) == (2, True)
+    assert dict(config.cc_model_filenames) == {"8.7": plan.name}
+    record = json.loads(plan.with_suffix(".json").read_text())
+    assert [each.name for each in config.input] == list(record["inputs"])
+    sizes = [each["max"][0] for each in record["settings"]["profiles"][0].values()]
+    assert config.max_batch_size == min(sizes) < 4096
+    assert (tmp_path / "models/m-a/1" / plan.name).samefile(plan)
+    assert check_repository(tmp_path / "models") == {"m-a": []}
+    result = call(capsys, "triton", "add", engines, "b", "--repository", tmp_path / "models")
+    assert result.code == 0, result.err
+    assert check_repository(tmp_path / "models") == {"m-a": [], "m-b": []}
+    next((tmp_path / "models/m-b/1").glob("*.plan")).unlink()
+    (found,) = check_repository(tmp_path / "models")["m-b"]
+    assert "for compute capability 8.7, is missing" in found
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "text"),
+    [
+        ({"double": True}, 4, "made by the test double"),
+        ({"base_fingerprint": "0" * 64}, 3, "of another base"),
+        ({"graph": 1}, 3, "damaged"),
+    ],
+)
+def test_engines_that_do_not_belong_are_refused(engines, tmp_path, capsys, keys, code, text):  # noqa: PLR0917
+    (record,) = (engines / "engines").glob("a.*.json")
+    rewrite(record, **keys)
+    result = call(capsys, "triton", engines, "--repository", tmp_path / "models",
+                  "--backend", "tensorrt", "--adapter", "a")  # fmt: skip
+    assert (result.code, text in result.message) == (code, True), result.err
+    assert not (tmp_path / "models").exists()
+
+
+def test_which_engine_is_served_is_no_guess(engines, tmp_path, capsys):
+    (plan,) = (engines / "engines").glob("a.*.plan")
+    for path in (plan, plan.with_suffix(".json")):
+        shutil.copy(path, path.with_name(path.name.replace("trt10.3.0", "trt10.7.0")))
+    words = ("--repository", tmp_path / "models", "--backend", "tensorrt")
+    result = call(capsys, "triton", engines, *words, "--adapter", "a")
+    assert (result.code, "are both for 8.7" in result.message) == (2, True)
+    result = call(capsys, "triton", engines, *words, "--adapter", "c")
+    assert (result.code, "no TensorRT engine of 'c'" in result.message) == (4, True)
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime"])
-def test_optional_inputs_are_refused_by_backends_that_take_none(exports, tmp_path, capsys, backend):
-    result = call(capsys, "triton", exports["swappable"], "--repository", tmp_path / "models",
+def test_optional_inputs_are_refused_by_backends_that_take_none(served, tmp_path, capsys, backend):
+    result = call(capsys, "triton", served["swappable"], "--repository", tmp_path / "models",
                   "--backend", backend)  # fmt: skip
     assert result.code == 4
     assert "optional inputs of a swappable graph" in result.message
@@ -202,49 +241,49 @@ def test_optional_inputs_are_refused_by_backends_that_take_none(exports, tmp_pat
 # -------------------------------------------------------------------------------------- files
 
 
-def test_weights_are_linked_and_what_it_takes_is_said_before(exports, tmp_path, capsys):
-    result = call(capsys, "triton", exports["merged"], "--repository", tmp_path / "models",
+def test_weights_are_linked_and_what_it_takes_is_said_before(served, tmp_path, capsys):
+    result = call(capsys, "triton", served["merged"], "--repository", tmp_path / "models",
                   "--name", "m", "--json")  # fmt: skip
     assert result.code == 0
     linked = tmp_path / "models/m-a/1/weights/base.safetensors"
-    assert linked.samefile(exports["merged"] / "weights/base.safetensors")
+    assert linked.samefile(served["merged"] / "weights/base.safetensors")
     assert result.err.index("bytes of memory") < result.err.index("writing m-a")
     document = result.document
     assert document["linked_bytes"] > document["own_bytes"] > 0
     assert document["memory_bytes"] > 3 * linked.stat().st_size * 0.5
 
 
-def test_without_hard_links_files_are_copied(exports, tmp_path, monkeypatch):
+def test_without_hard_links_files_are_copied(served, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    write_repository(exports["merged"], tmp_path / "models", name="m")
+    write_repository(served["merged"], tmp_path / "models", name="m")
     copied = tmp_path / "models/m-a/1/weights/base.safetensors"
-    original = exports["merged"] / "weights/base.safetensors"
+    original = served["merged"] / "weights/base.safetensors"
     assert copied.read_bytes() == original.read_bytes()
     assert not copied.samefile(original)
 
 
 def test_past_a_handful_of_merged_adapters_the_python_backend_is_pointed_to(
-    exports, tmp_path, capsys, monkeypatch
+    served, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("lora_export.deploy.triton.HANDFUL", 2)
-    result = call(capsys, "triton", exports["merged"], "--repository", tmp_path / "models",
+    result = call(capsys, "triton", served["merged"], "--repository", tmp_path / "models",
                   "--backend", "onnxruntime")  # fmt: skip
     assert result.code == 0
     assert "3 merged adapters are as many models" in result.err
     assert "--backend python" in result.err
 
 
-def test_by_default_more_than_a_handful_go_to_the_python_backend(exports, tmp_path, monkeypatch):
+def test_by_default_more_than_a_handful_go_to_the_python_backend(served, tmp_path, monkeypatch):
     monkeypatch.setattr("lora_export.deploy.triton_models.HANDFUL", 2)
-    done = write_repository(exports["merged"], tmp_path / "models", name="m")
+    done = write_repository(served["merged"], tmp_path / "models", name="m")
     assert (done.backend, done.models) == ("python", ("m",))
 
 
-def test_what_is_copied_into_a_repository_imports_nothing_of_this_package(exports, tmp_path):
-    write_repository(exports["swappable"], tmp_path / "models", name="m", text=True)
+def test_what_is_copied_into_a_repository_imports_nothing_of_this_package(served, tmp_path):
+    write_repository(served["swappable"], tmp_path / "models", name="m", text=True)
     sources = sorted((tmp_path / "models").rglob("*.py"))
     assert len(sources) == 9
     for path in sources:
@@ -261,8 +300,8 @@ def refused(capsys, *words: object) -> tuple[int, str]:
     return result.code, result.message
 
 
-def test_a_model_that_is_there_is_not_overwritten(exports, tmp_path, capsys):
-    words = (exports["swappable"], "--repository", tmp_path / "models", "--name", "m")
+def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
+    words = (served["swappable"], "--repository", tmp_path / "models", "--name", "m")
     assert call(capsys, "triton", *words).code == 0
     before = snapshot(tmp_path / "models")
     code, message = refused(capsys, *words)
@@ -285,16 +324,16 @@ def test_a_model_that_is_there_is_not_overwritten(exports, tmp_path, capsys):
         (["--resource", "R"], 2, "NAME=COUNT"),
     ],
 )
-def test_what_cannot_be_is_said(exports, tmp_path, capsys, words, code, text):  # noqa: PLR0917
-    result = call(capsys, "triton", exports["swappable"], "--repository", tmp_path / "models",
+def test_what_cannot_be_is_said(served, tmp_path, capsys, words, code, text):  # noqa: PLR0917
+    result = call(capsys, "triton", served["swappable"], "--repository", tmp_path / "models",
                   *words)  # fmt: skip
     assert result.code == code
     assert text in result.err
     assert not (tmp_path / "models").exists()
 
 
-def test_a_damaged_export_is_not_deployed(exports, tmp_path, capsys):
-    export = shutil.copytree(exports["swappable"], tmp_path / "out")
+def test_a_damaged_export_is_not_deployed(served, tmp_path, capsys):
+    export = shutil.copytree(served["swappable"], tmp_path / "out")
     pack = export / "adapters/b.safetensors"
     data = bytearray(pack.read_bytes())
     data[-1] ^= 1
@@ -304,8 +343,8 @@ def test_a_damaged_export_is_not_deployed(exports, tmp_path, capsys):
     assert (code, "adapters/b.safetensors" in message) == (3, True)
 
 
-def test_a_failed_adapter_is_not_deployed(exports, tmp_path, capsys):
-    export = shutil.copytree(exports["swappable"], tmp_path / "out")
+def test_a_failed_adapter_is_not_deployed(served, tmp_path, capsys):
+    export = shutil.copytree(served["swappable"], tmp_path / "out")
     manifest = json.loads((export / "lora_export.json").read_text())
     manifest["adapters"]["b"]["pack"]["verification"] = "fail"
     (export / "lora_export.json").write_text(json.dumps(manifest))
@@ -313,24 +352,24 @@ def test_a_failed_adapter_is_not_deployed(exports, tmp_path, capsys):
     assert (code, "'b' failed its verification" in message) == (3, True)
 
 
-def test_without_tritonclient_it_is_said_what_to_install(exports, tmp_path):
-    result = command("triton", exports["merged"], "--repository", tmp_path / "models",
+def test_without_tritonclient_it_is_said_what_to_install(served, tmp_path):
+    result = command("triton", served["merged"], "--repository", tmp_path / "models",
                      without=["tritonclient"])  # fmt: skip
     assert result.code == 7
     assert "lora-export[triton]" in result.message
 
 
-def test_a_recipe_has_a_section_and_flags_win(exports, tmp_path, capsys):
+def test_a_recipe_has_a_section_and_flags_win(served, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "base: b\noutput: o\ntriton:\n  repository: models\n  name: m\n  max_batch_size: 4\n"
         "  response_cache: true\n"
     )
-    result = call(capsys, "triton", exports["swappable"], "--recipe", recipe,
+    result = call(capsys, "triton", served["swappable"], "--recipe", recipe,
                   "--max-batch-size", "2")  # fmt: skip
     assert result.code == 0, result.err
     config = read_config(tmp_path / "models/m")
     assert (config.max_batch_size, config.response_cache.enable) == (2, True)
     recipe.write_text("base: b\noutput: o\ntriton:\n  max_batch: 4\n")
-    result = call(capsys, "triton", exports["swappable"], "--recipe", recipe)
+    result = call(capsys, "triton", served["swappable"], "--recipe", recipe)
     assert (result.code, "max_batch_size" in result.message) == (2, True)
