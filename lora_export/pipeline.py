@@ -238,6 +238,8 @@ def _finish(
             checkpoint=checkpoint,
             adapters=adapters,
             dataset=recipe.path(recipe.verify.dataset) if recipe.verify.dataset else None,
+            metric=recipe.verify.metric,
+            max_new_tokens=recipe.verify.max_new_tokens,
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )

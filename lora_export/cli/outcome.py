@@ -53,6 +53,8 @@ def render(outcome: Outcome) -> str:
         lines.append(f"  parity of {name}: {_parity_line(row)}")
         for adapter, own in row.get("adapters", {}).items():
             lines.append(f"    with {adapter}: {_parity_line(own)}")
+            if own.get("dataset"):
+                lines.append(f"      {_dataset_line(own['dataset'])}")
         if row.get("dataset"):
             lines.append(f"    {_dataset_line(row['dataset'])}")
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
@@ -105,10 +107,18 @@ def _why(row: dict[str, Any]) -> str:
 
 
 def _dataset_line(row: dict[str, Any]) -> str:
+    low, high = row["difference_interval"]
+    base = f"base {row['base']:.4f}, " if row["base"] is not None else ""
     return (
-        f"{row['metric']} on {row['count']} held-out examples: graph {row['graph']:.4f}, "
-        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ"
+        f"{row['metric']} on {row['count']} held-out examples: {base}graph {row['graph']:.4f}, "
+        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ; "
+        f"difference {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{_mcnemar(row)}"
     )
+
+
+def _mcnemar(row: dict[str, Any]) -> str:
+    found = row["mcnemar"]
+    return f", McNemar p = {found['p_value']:.2g}" if found else ""
 
 
 def _latency_line(row: dict[str, Any]) -> str:
