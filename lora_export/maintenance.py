@@ -22,6 +22,7 @@ from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import again, read_specs
 from lora_export.recipe import AdapterSpec
+from lora_export.report.write import write_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.steps import Outcome, add_all, prepare
@@ -79,7 +80,7 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
-    updated, reports = add_all(
+    _, reports = add_all(
         output,
         ready,
         output=output,
@@ -87,7 +88,7 @@ def add(
         replace=replace,
         progress=progress or Silent(),
     )
-    return Outcome(output, updated, reports)
+    return Outcome(output, write_report(output), reports)
 
 
 def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
@@ -104,7 +105,8 @@ def remove(output: Path, name: str) -> Outcome:
         change_rows(output, gone=name)
     else:
         remove_adapter(output, name)
-    return Outcome(output, prune_reports(output))
+    prune_reports(output)
+    return Outcome(output, write_report(output))
 
 
 def verify(
@@ -168,8 +170,8 @@ def verify(
         allow_no_effect=allow_no_effect,
     )
     tell = progress or Silent()
-    updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
-    return Outcome(output, updated, {"parity": report})
+    _, report = verify_export(output, list(manifest.graphs), evidence, tell)
+    return Outcome(output, write_report(output), {"parity": report})
 
 
 def _find_adapters(

@@ -42,6 +42,7 @@ from lora_export.preconditions import (
     require_runtimes,
     require_same_base,
 )
+from lora_export.report.write import write_report
 from lora_export.settings import graph_and_updates, settle
 from lora_export.steps import (
     Outcome,
@@ -221,7 +222,7 @@ def _finish(
     if swappable and root != output:
         resolved = [each.resolved for each in ready]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
-    manifest, reports = add_all(
+    _, reports = add_all(
         root,
         ready,
         output=output,
@@ -244,11 +245,11 @@ def _finish(
             allow_no_effect=recipe.verify.allow_no_effect,
         )
         names = ["base", *([recipe.mode] if swappable or batched else adapters)]
-        manifest, reports["parity"] = verify_export(root, names, evidence, tell)
+        _, reports["parity"] = verify_export(root, names, evidence, tell)
     latency = recipe.latency
     gated = not batched or "max_ratio" in latency.model_fields_set  # rows cost what they cost
     if latency.enabled and gated and (adapters or swappable):
-        manifest, reports["latency"] = measure_latency(
+        _, reports["latency"] = measure_latency(
             root,
             [recipe.mode] if swappable or batched else list(adapters),
             checkpoint.config,
@@ -259,7 +260,7 @@ def _finish(
             seed=recipe.verify.seed,
             progress=tell,
         )
-    return Outcome(output, manifest, reports)
+    return Outcome(output, write_report(root), reports)
 
 
 def _publish(staging: Path, output: Path) -> None:

@@ -26,13 +26,13 @@ _LIBRARIES: Final = {"rouge": ("rouge_score", "rouge-score"), "bleu": ("sacreble
 _ORDER: Final = 4
 
 
-def require_library(metric: str) -> None:
+def require_library(metric: str | None) -> None:
     """Require what a metric is computed with.
 
     Raises:
         MissingRuntimeError: It is not installed.
     """
-    module, package = _LIBRARIES.get(metric, ("", ""))
+    module, package = _LIBRARIES.get(metric or "", ("", ""))
     if module and importlib.util.find_spec(module) is None:
         msg = f"the metric {metric} is computed by {package}, which is not installed"
         raise MissingRuntimeError(msg, hint="Install it with: pip install 'lora-export[metrics]'")
