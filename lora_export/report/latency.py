@@ -95,10 +95,10 @@ def _cell(cell: Mapping[str, Any]) -> Markup:
     name = f"{cell['kind']} {cell['batch']}×{cell['length']}"
     name += f" after {cell['past']}" if cell.get("past") else ""
     samples = [SampleMark(key, row["samples_ms"]) for key, row in cell["times"].items()]
-    ratios = [
-        RatioMark(f"{row['subject']} / {row['over']}", row["ratio"], row["interval"])
-        for row in cell["ratios"]
-    ]
+    ratios: dict[str, list[RatioMark]] = {}
+    for row in cell["ratios"]:
+        mark = RatioMark(row["subject"], row["ratio"], row["interval"])
+        ratios.setdefault(row["over"], []).append(mark)
     columns = (
         Column("Subject"), Column("Median ms", "n"), Column("p90 ms", "n"), Column("p99 ms", "n"),
         Column("Rows/s", "n"), Column("Tokens/s", "n"), Column("Energy mJ", "n"),
@@ -115,12 +115,13 @@ def _cell(cell: Mapping[str, Any]) -> Markup:
                 sample_figure(samples, f"Times of {name}"),
                 "Every measured run; the bar holds the middle half, the stroke is the median.",
             ),
-            _figure(
-                ratio_figure(ratios, f"Ratios of {name}"),
-                "Paired ratios with their intervals. Dashed: no difference.",
-            )
-            if ratios
-            else None,
+            *(
+                _figure(
+                    ratio_figure(marks, f"Ratios of {name} over {over}"),
+                    f"Over {over}, in pairs, with their intervals. Dashed: no difference.",
+                )
+                for over, marks in ratios.items()
+            ),
             table(f"Times of {name}, {cell['rounds']} rounds", columns, rows),
         ]
     )

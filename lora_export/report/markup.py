@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Markup", "clean", "join", "tag"]
 
-_VOID: Final = frozenset({"meta", "br", "hr", "line", "rect", "circle", "path"})
+_VOID: Final = frozenset({"meta", "br", "wbr", "circle", "path"})
 _HIDDEN: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
@@ -55,7 +55,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
         if value is not None
     )
     if name in _VOID and not children:
-        return Markup(f"<{name}{given}>" if name in {"meta", "br", "hr"} else f"<{name}{given}/>")
+        return Markup(f"<{name}{given}>" if name not in {"circle", "path"} else f"<{name}{given}/>")
     return Markup(f"<{name}{given}>{join(children)}</{name}>")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.units import size
@@ -19,6 +20,7 @@ __all__ = ["page"]
 _POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 )
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _TITLES: Final = {
     "merged": "What was merged", "parity": "Parity", "fidelity": "Fidelity", "latency": "Latency",
     "sizes": "Sizes", "environment": "Environment",
@@ -34,7 +36,7 @@ _SAYS: Final = {
 def page(facts: Facts) -> str:
     """Return the whole page."""
     base = facts.manifest.base
-    title = f"{base.model_class}: {count(len(facts.manifest.adapters), 'adapter')}"
+    adapters = count(len(facts.manifest.adapters), "adapter")
     made = {
         "merged": merged(facts),
         "parity": parity(facts),
@@ -51,7 +53,7 @@ def page(facts: Facts) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"lora-export: {title}"),
+        tag("title", f"lora-export: {base.model_class}, {adapters}"),
         tag("style", Markup(STYLE)),
     )
     body = tag(
@@ -60,7 +62,7 @@ def page(facts: Facts) -> str:
         tag(
             "header",
             tag("p", "lora-export report", class_="kicker"),
-            tag("h1", title),
+            tag("h1", _breakable(base.model_class), f": {adapters}"),
             tag("p", badge(facts.verdict), f" {_SAYS[facts.verdict]}"),
             _cards(facts),
             tag("nav", tag("ul", *links), aria_label="Sections"),
@@ -69,6 +71,11 @@ def page(facts: Facts) -> str:
         tag("footer", tag("p", f"Written by {facts.manifest.tool}."), _ignored(facts)),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _breakable(name: str) -> Markup:
+    """Return the name of a class that may be broken before its capitals."""
+    return join(part for word in _WORD.split(name) for part in (tag("wbr"), word))
 
 
 def _cards(facts: Facts) -> Markup:

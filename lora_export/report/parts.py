@@ -57,7 +57,7 @@ def number(value: object, digits: int = 3) -> str:
         return str(value)
     if value and not _SMALL <= abs(value) < _LARGE:
         return f"{value:.2e}"
-    return f"{value:.{digits}f}"
+    return f"{value:,.{digits}f}"
 
 
 def signed(value: float) -> str:

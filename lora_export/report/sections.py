@@ -229,7 +229,11 @@ def _fidelity_of(name: str, row: Mapping[str, Any], *, heat: bool) -> Markup:
         f"{row['unmoved_share']:.1%} of the entries did not move."
     )
     warning = (
-        tag("p", badge("ambiguous"), f" {count(len(lossy), 'tensor')} lost more than a tenth.")
+        tag(
+            "p",
+            tag("strong", "Warning:"),
+            f" {count(len(lossy), 'tensor')} lost more than a tenth.",
+        )
         if lossy
         else None
     )
@@ -318,7 +322,7 @@ def sizes(facts: Facts) -> Markup:
         [name, size(own), f"{own / base:.2%}" if base else "–"]
         for name, own in ((n, adapter_bytes(facts, n)) for n in facts.manifest.adapters)
     ]
-    heads = (Column("Adapter"), Column("Adds", "n"), Column("Of the base’s weights", "n"))
+    heads = (Column("Adapter"), Column("Adds", "n"), Column("Of the base", "n"))
     added = table("What each adapter adds to the base", heads, adapters) if adapters else None
     return section("sizes", "Sizes", added, shown)
 
