@@ -85,8 +85,8 @@ ROWS: Final = tuple(f"{work}:{tool}" for work in WORKS for tool in TOOLS)
 METHOD: Final = (
     "Random weights, seeded. Whole processes; where a tool needs two (PEFT's merge first), seconds "
     "are added and the larger peak is taken. The graph is compared with the unmerged adapter in "
-    "PEFT on the same inputs, and timed in ONNX Runtime beside ours, 1 × 128 tokens, interleaved, 30 "
-    "rounds. Sizes are of graphs and weights. Ours holds the unadapted base's graph too."
+    "PEFT on the same inputs, and timed in ONNX Runtime beside ours, 1 × 128 tokens, interleaved, "
+    "30 rounds. Sizes are of graphs and weights. Ours holds the unadapted base's graph too."
 )
 
 

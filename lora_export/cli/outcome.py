@@ -107,18 +107,16 @@ def _why(row: dict[str, Any]) -> str:
 
 
 def _dataset_line(row: dict[str, Any]) -> str:
-    low, high = row["difference_interval"]
-    base = f"base {row['base']:.4f}, " if row["base"] is not None else ""
-    return (
-        f"{row['metric']} on {row['count']} held-out examples: {base}graph {row['graph']:.4f}, "
-        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ; "
-        f"difference {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{_mcnemar(row)}"
+    scores = (
+        f"{row['metric']} on {row['count']} held-out examples: graph {row['graph']:.4f}, "
+        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ"
     )
-
-
-def _mcnemar(row: dict[str, Any]) -> str:
+    if not row["disagreements"]:
+        return scores
+    low, high = row["difference_interval"]
     found = row["mcnemar"]
-    return f", McNemar p = {found['p_value']:.2g}" if found else ""
+    test = f", McNemar p = {found['p_value']:.2g}" if found else ""
+    return f"{scores}; difference {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{test}"
 
 
 def _latency_line(row: dict[str, Any]) -> str:
