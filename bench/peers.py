@@ -21,10 +21,13 @@ import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import _environment
 import _measure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CLAIM: Final = "peers"
 PAGE: Final = _environment.ROOT / "docs" / "comparison.md"
@@ -159,7 +162,7 @@ def measure(bench: Bench, work: str, tool: str) -> dict[str, Any]:
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
     try:
-        bench.export(work, tool, out)
+        first = bench.export(work, tool, out)
         graph = next((each for each in _graphs(out, tool) if each.is_file()), None)
         if graph is None:
             return {**row, "failed": "it ends without an error and without a graph"}
@@ -179,7 +182,7 @@ def measure(bench: Bench, work: str, tool: str) -> dict[str, Any]:
         return {**row, "failed": lines[-1][:_LAST_WORDS]}
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    return {**row, **_measure.summarise_runs(runs)}
+    return {**row, **_measure.summarise_runs(runs or [first])}
 
 
 def _graphs(out: Path, tool: str) -> list[Path]:
@@ -205,7 +208,7 @@ def table(document: dict[str, Any]) -> str:
         "# The same work by others",
         INTRODUCTION,
         METHOD,
-        _where(machine, document["repetitions"]),
+        _where(machine, document["repetitions"], document["rows"].values()),
     ]
     lines = [part for line in lines for part in (line, "")]
     for work, row in WORKS.items():
@@ -224,9 +227,15 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _where(machine: dict[str, Any], repetitions: int) -> str:
+def _where(machine: dict[str, Any], repetitions: int, rows: Iterable[dict[str, Any]]) -> str:
     size = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_mib'] // 1024} GiB"
-    return f"{size}; medians of {repetitions} after one unmeasured run."
+    runs = f"medians of {repetitions} after one unmeasured run" if repetitions else "one run each"
+    return f"{size}; {runs}; {_load(rows)}."
+
+
+def _load(rows: Iterable[dict[str, Any]]) -> str:
+    loads = [row["load_average"][0] for row in rows]
+    return f"load average {min(loads)} to {max(loads)} when a row began"
 
 
 def _cells(row: dict[str, Any], tool: str) -> list[str]:
@@ -267,7 +276,9 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=ROWS, action="append", help="a row; repeatable")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="repetitions (3); 0: the first run counts"
+    )
     for name in ("peers", "olive", "mobius"):
         parser.add_argument(f"--{name}-python", type=Path, help=f"made from bench/{name}*.txt")
     parser.add_argument("--work-dir", type=Path, help="where checkpoints and graphs go (build/)")

@@ -22,7 +22,7 @@ from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import again, read_specs
 from lora_export.recipe import AdapterSpec
-from lora_export.report.write import write_report
+from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.steps import Outcome, add_all, prepare
@@ -88,7 +88,7 @@ def add(
         replace=replace,
         progress=progress or Silent(),
     )
-    return Outcome(output, write_report(output), reports)
+    return Outcome(output, refresh_report(output), reports)
 
 
 def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
@@ -106,7 +106,7 @@ def remove(output: Path, name: str) -> Outcome:
     else:
         remove_adapter(output, name)
     prune_reports(output)
-    return Outcome(output, write_report(output))
+    return Outcome(output, refresh_report(output))
 
 
 def verify(
@@ -171,7 +171,7 @@ def verify(
     )
     tell = progress or Silent()
     _, report = verify_export(output, list(manifest.graphs), evidence, tell)
-    return Outcome(output, write_report(output), {"parity": report})
+    return Outcome(output, refresh_report(output), {"parity": report})
 
 
 def _find_adapters(

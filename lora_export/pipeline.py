@@ -42,7 +42,7 @@ from lora_export.preconditions import (
     require_runtimes,
     require_same_base,
 )
-from lora_export.report.write import write_report
+from lora_export.report.write import refresh_report
 from lora_export.settings import graph_and_updates, settle
 from lora_export.steps import (
     Outcome,
@@ -260,7 +260,7 @@ def _finish(
             seed=recipe.verify.seed,
             progress=tell,
         )
-    return Outcome(output, write_report(root), reports)
+    return Outcome(output, refresh_report(root), reports)
 
 
 def _publish(staging: Path, output: Path) -> None:

@@ -25,8 +25,9 @@ def write(path, rows):
     return path
 
 
-def verified(capsys, tiny, tmp_path, kind, task, rows, *flags, **settings):
+def verified(capsys, tiny, tmp_path, model, rows, *flags, **settings):
     """Build an export, verify it on a data set; return the row of the report, base and adapter."""
+    kind, task = model
     base = tiny.base(kind, task, tokenizer=True, **settings)
     count = settings.get("labels_count", 3)
     adapter = tiny.adapter(base, task=task, labels_count=count)
@@ -55,7 +56,7 @@ def test_numbers(capsys, tiny, tmp_path):
     chance = random.Random(1)
     rows = [{"text": words(chance), "label": chance.gauss(0, 1)} for _ in range(24)]
     found, base, adapter = verified(
-        capsys, tiny, tmp_path, "bert", "text-classification", rows, labels_count=1
+        capsys, tiny, tmp_path, ("bert", "text-classification"), rows, labels_count=1
     )
     import torch
     from scipy import stats
@@ -76,7 +77,7 @@ def test_tags(capsys, tiny, tmp_path):
         tokens = words(chance).split()
         rows.append({"tokens": tokens, "tags": [chance.randrange(3) for _ in tokens]})
     found, base, adapter = verified(
-        capsys, tiny, tmp_path, "bert", "token-classification", rows, "--metric", "accuracy"
+        capsys, tiny, tmp_path, ("bert", "token-classification"), rows, "--metric", "accuracy"
     )
     import torch
 
@@ -98,7 +99,7 @@ def test_spans(capsys, tiny, tmp_path):
         context = words(chance, 8, 14)
         rows.append({"question": words(chance), "context": context,
                      "answers": [" ".join(context.split()[2:4])]})  # fmt: skip
-    found, _, _ = verified(capsys, tiny, tmp_path, "bert", "question-answering", rows)
+    found, _, _ = verified(capsys, tiny, tmp_path, ("bert", "question-answering"), rows)
     assert found["metric"] == "f1"
     assert 0 <= found["reference"] <= 1
 
@@ -106,7 +107,7 @@ def test_spans(capsys, tiny, tmp_path):
 def test_perplexity(capsys, tiny, tmp_path):
     chance = random.Random(4)
     rows = [{"text": words(chance, 4, 12)} for _ in range(12)]
-    found, base, adapter = verified(capsys, tiny, tmp_path, "gpt2", "text-generation", rows)
+    found, base, adapter = verified(capsys, tiny, tmp_path, ("gpt2", "text-generation"), rows)
     import torch
 
     model = peft_model(base, adapter, "text-generation")
@@ -125,7 +126,7 @@ def test_what_is_written(capsys, tiny, tmp_path):
     chance = random.Random(5)
     rows = [{"prompt": words(chance), "target": [words(chance), words(chance)]} for _ in range(6)]
     found, base, adapter = verified(
-        capsys, tiny, tmp_path, "gpt2", "text-generation", rows,
+        capsys, tiny, tmp_path, ("gpt2", "text-generation"), rows,
         "--metric", "bleu", "--max-new-tokens", "6",
     )  # fmt: skip
     import sacrebleu
@@ -150,7 +151,7 @@ def test_what_an_encoder_decoder_writes(capsys, tiny, tmp_path):
     chance = random.Random(6)
     rows = [{"prompt": words(chance), "target": words(chance)} for _ in range(5)]
     found, _, _ = verified(
-        capsys, tiny, tmp_path, "bart", "text2text-generation", rows, "--max-new-tokens", "5"
+        capsys, tiny, tmp_path, ("bart", "text2text-generation"), rows, "--max-new-tokens", "5"
     )
     assert found["metric"] == "rouge"
 

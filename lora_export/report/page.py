@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.units import size
+from lora_export.report.fidelity import fidelity
 from lora_export.report.latency import latency
 from lora_export.report.markup import Markup, join, tag
 from lora_export.report.parts import badge, count, number
-from lora_export.report.sections import environment, fidelity, merged, parity, sizes
+from lora_export.report.sections import environment, merged, parity, sizes
 from lora_export.report.style import STYLE
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import atomic_write_bytes, resolve_inside, storage_errors
-from lora_export.base.manifest import edit_manifest, write_manifest
-from lora_export.report.facts import read_facts
+from lora_export.base.manifest import edit_manifest, read_manifest, write_manifest
+from lora_export.report.facts import SKIPPED, read_facts
 from lora_export.report.github import annotate
 from lora_export.report.markdown import markdown
 from lora_export.report.page import page
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.base.manifest import Manifest
 
-__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "write_report"]
+__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "refresh_report", "write_report"]
 
 REPORT_HTML: Final = "reports/report.html"
 REPORT_MARKDOWN: Final = "reports/report.md"
@@ -46,6 +46,19 @@ def write_report(root: Path) -> Manifest:
         updated = manifest.model_copy(update={"files": others})
         write_manifest(root, updated)
     return updated
+
+
+def refresh_report(root: Path) -> Manifest:
+    """Write the report of an export that has figures to show, or has a report; return the manifest.
+
+    Raises:
+        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        StorageError: The disk refuses.
+    """
+    manifest = read_manifest(root)
+    if any(file.startswith(SKIPPED) for file in manifest.files):
+        return write_report(root)
+    return manifest
 
 
 def github_lines(root: Path) -> list[str]:

@@ -124,11 +124,13 @@ def test_what_is_no_export_is_refused(capsys, tmp_path):
         write_report(tmp_path)
 
 
-def test_a_build_an_addition_and_a_removal_keep_it_true(capsys, tiny, tmp_path):
+def test_an_addition_and_a_removal_keep_it_true(capsys, tiny, tmp_path):
     base = tiny.base("bert")
     one = tiny.adapter(base)
     build(base, {"one": one}, tmp_path / "out")
     page = tmp_path / "out" / REPORT_HTML
+    assert not page.parent.exists()  # nothing was measured, so that there is nothing to show
+    assert call(capsys, "report", tmp_path / "out", "--quiet").code == 0
     assert "one.safetensors" in page.read_text()
     assert call(capsys, "add", tmp_path / "out", "--adapter", f"two={one}", "--quiet").code == 0
     assert "two.safetensors" in page.read_text()

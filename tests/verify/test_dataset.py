@@ -185,7 +185,7 @@ def test_the_width_of_the_head_decides_between_classes_and_numbers(load):
     assert (found.metric, found.examples.expected) == ("pearson", [2.5, -1.0])
     with pytest.raises(UsageError, match="with one output"):
         load(line("w3", 2.5), width=1, metric="accuracy")
-    with pytest.raises(InputError, match="line 1 of.*'go', no number"):
+    with pytest.raises(InputError, match=r"line 1 of.*'go', no number"):
         load(line("w3", "go"), width=1)
 
 
