@@ -25,8 +25,8 @@ _SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bool) -> int:
     """Write what is known of EXPORT as one page: reports/report.html and report.md.
 
-    merge-and-build and verify do so by themselves, add and remove keep it true. With --github, everything that is
-    not a pass becomes a ::error or ::warning line on stdout.
+    merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
+    everything that is not a pass becomes a ::error or ::warning line on stdout.
     """
     from lora_export.report.write import REPORT_HTML, REPORT_MARKDOWN, github_lines, write_report
 

@@ -25,7 +25,7 @@ _ROW: Final = 44
 _BOTTOM: Final = 34
 _NAME: Final = 34
 _DOTS: Final = 200
-_TICKS: Final = 4
+_TICKS: Final = 6
 
 
 @dataclass(frozen=True)

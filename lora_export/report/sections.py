@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["adapter_bytes", "environment", "merged", "parity", "sizes"]
 
 _TEXT: Final = 160
+_SHORT: Final = frozenset({"cpu", "os"})
 
 
 def merged(facts: Facts) -> Markup:
@@ -221,13 +222,23 @@ def environment(facts: Facts) -> Markup:
     """Where it was made and measured."""
     rows: dict[str, Any] = {"Written by": facts.manifest.tool}
     for source in (facts.environment, facts.bench.get("environment") or {}):
-        rows |= {key.replace("_", " ").capitalize(): _flat(v) for key, v in source.items()}
+        rows |= {_title(key): _valued(key, value) for key, value in source.items()}
     graphs = facts.manifest.graphs.items()
     rows["Graphs"] = join(
         tag("div", f"{name}: opset {each.opset}, ", tag("code", short(each.sha256)))
         for name, each in graphs
     )
     return section("environment", "Environment", facts_list(rows))
+
+
+def _title(key: str) -> str:
+    words = key.removesuffix("_bytes").replace("_", " ")
+    return words.upper() if words in _SHORT else words.capitalize()
+
+
+def _valued(key: str, value: object) -> str:
+    """Return a value as text, bytes with a unit."""
+    return size(value) if key.endswith("_bytes") and isinstance(value, int) else _flat(value)
 
 
 def _flat(value: object) -> str:
