@@ -19,13 +19,20 @@ REFERENCES = [
 ]
 
 
-def test_bleu_of_a_data_set_is_sacrebleus():
+@pytest.mark.parametrize(
+    ("answers", "references"),
+    [
+        (ANSWERS, REFERENCES),
+        (["the cat sat down now"], [["the cat sat on it now"]]),  # no four words agree
+    ],
+)
+def test_bleu_of_a_data_set_is_sacrebleus(answers, references):
     import sacrebleu
 
-    longest = max(map(len, REFERENCES))
-    columns = [[row[i] if i < len(row) else None for row in REFERENCES] for i in range(longest)]
-    expected = sacrebleu.corpus_bleu(ANSWERS, columns).score
-    sums = text_scores.bleu_parts(ANSWERS, REFERENCES).sum(0)
+    longest = max(map(len, references))
+    columns = [[row[i] if i < len(row) else None for row in references] for i in range(longest)]
+    expected = sacrebleu.corpus_bleu(answers, columns).score
+    sums = text_scores.bleu_parts(answers, references).sum(0)
     assert float(text_scores.bleu_of_counts(sums)) == pytest.approx(expected)
     assert expected > 5
 
