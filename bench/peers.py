@@ -33,6 +33,7 @@ CLAIM: Final = "peers"
 PAGE: Final = _environment.ROOT / "docs" / "comparison.md"
 ADAPTER: Final = "tenant"
 SCRIPT: Final = _measure.BENCH / "_peer_graph.py"
+SHAPE: Final = "a batch of 2 × 24"
 _LAST_WORDS: Final = 200
 _SAME: Final = 1e-4
 
@@ -244,6 +245,8 @@ def _cells(row: dict[str, Any], tool: str) -> list[str]:
         return [f"fails: `{shown}`", "–", "–", "–", "–"]
     error = row.get("relative_l2")
     said = f"no logits: the graph ends in `{row['outputs'][0]}`"
+    if "fails" in row:
+        said += f"; it fails on {SHAPE}"
     if error is not None:
         said = f"{error:.1e}" + ("" if error < _SAME else ", **not the adapter's outputs**")
     ratio = "1"

@@ -506,7 +506,8 @@ def test_verify_with_a_dataset_finds_changed_predictions(built, copied, tmp_path
     row = result.document["reports"]["parity"]["graphs"]["first"]
     assert row["dataset"]["reference"] == 1.0
     assert row["dataset"]["graph"] < 1.0
-    assert row["dataset"]["clear_disagreements"] == len(row["dataset"]["differing"]) > 0
+    assert row["dataset"]["clear_disagreements"] == row["dataset"]["disagreements"] == 40
+    assert len(row["dataset"]["differing"]) == 20  # the first of them
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lora_export.device.text import aligned
 from lora_export.base.units import size
+from lora_export.device.text import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["aligned", "first_few", "size"]
 
 _SHOWN: Final = 8
-
-
 
 
 def first_few(lines: Sequence[str], shown: int = _SHOWN) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.units import size
 from lora_export.report.markup import clean
-from lora_export.report.parts import count, number, signed
+from lora_export.report.parts import count, difference, number
 from lora_export.report.sections import adapter_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["markdown"]
 
 _SIGNS: Final = {"pass": "✅ pass", "fail": "❌ fail", "ambiguous": "⚠️ ambiguous"}
 _SPECIAL: Final = re.compile(r"[&<>\\`*_{}\[\]#|~@$:]|\bwww\.")
+_BRACKETS: Final = str.maketrans({"[": "\\[", "]": "\\]"})
 _CELL: Final = 200
 
 
@@ -68,7 +69,6 @@ def _scored(facts: Facts) -> str | None:
         found = facts.parity_of(name).get("dataset")
         if not found:
             continue
-        low, high = found["difference_interval"]
         rows.append(
             [
                 _text(name),
@@ -77,7 +77,7 @@ def _scored(facts: Facts) -> str | None:
                 number(found["base"], 4),
                 number(found["reference"], 4),
                 number(found["graph"], 4),
-                f"{signed(found['difference'])} \\[{signed(low)}, {signed(high)}\\]",
+                difference(found).translate(_BRACKETS),
                 number(found["disagreements"]),
             ]
         )

@@ -80,7 +80,8 @@ def _breakable(name: str) -> Markup:
 
 
 def _cards(facts: Facts) -> Markup:
-    errors = [row["metrics"]["relative_l2"] for row in _rows(facts) if (row.get("metrics") or {})]
+    found = [(row.get("metrics") or {}).get("relative_l2") for row in _rows(facts)]
+    errors = [error for error in found if error is not None]
     ratios = [row["ratio"] for row in facts.latency.values() if row.get("ratio") is not None]
     adapters = facts.manifest.adapters.values()
     applied, total = (

@@ -15,11 +15,12 @@ __all__ = [
     "Column",
     "badge",
     "count",
+    "difference",
     "facts_list",
     "number",
+    "scrolling",
     "section",
     "short",
-    "signed",
     "table",
 ]
 
@@ -60,13 +61,16 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """Return a difference with its sign; nothing is +0.
+def difference(row: Mapping[str, Any]) -> str:
+    """Return the difference of two scores with its interval; nothing is +0.
 
-    >>> signed(-0.0), signed(-0.0125)
-    ('+0.0000', '-0.0125')
+    >>> difference({"difference": -0.0125, "difference_interval": [-0.025, -0.0]})
+    '-0.0125 [-0.0250, +0.0000]'
     """
-    return f"{value + 0.0:+.4f}"
+    if row["difference"] is None:
+        return DASH
+    value, low, high = (each + 0.0 for each in (row["difference"], *row["difference_interval"]))
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def count(amount: int, what: str) -> str:

@@ -10,11 +10,11 @@ from lora_export.report.parts import (
     Column,
     badge,
     count,
+    difference,
     facts_list,
     number,
     section,
     short,
-    signed,
     table,
 )
 
@@ -135,7 +135,6 @@ def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
     )  # fmt: skip
     rows = []
     for name, each in scored.items():
-        low, high = each["difference_interval"]
         rows.append(
             [
                 name,
@@ -145,7 +144,7 @@ def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
                 number(each["base"], 4),
                 number(each["reference"], 4),
                 number(each["graph"], 4),
-                f"{signed(each['difference'])} [{signed(low)}, {signed(high)}]",
+                difference(each),
                 number((each["mcnemar"] or {}).get("p_value")),
                 number(each["disagreements"]),
             ]

@@ -127,6 +127,7 @@ def load_dataset(
     config: Mapping[str, Any],
     width: int | None = None,
     left_padding: bool = False,
+    room: int | None = None,
     max_new_tokens: int = 64,
 ) -> Dataset:
     """Read a JSONL file and tokenize it.
@@ -141,6 +142,7 @@ def load_dataset(
         config: The model's config: its padding token and its positions.
         width: The number of labels of the head.
         left_padding: Whether padding comes first.
+        room: The positions of a static cache.
         max_new_tokens: The most tokens of a text that is written.
 
     Raises:
@@ -153,7 +155,7 @@ def load_dataset(
     tokenizer = open_tokenizer(tokenizer_folder)
     own = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    longest = longest_text(config)
+    longest = min(longest_text(config), room or longest_text(config))
     if tokenizer.truncation is None or tokenizer.truncation["max_length"] > longest:
         tokenizer.enable_truncation(longest)
     padding = config.get("pad_token_id")
@@ -204,14 +206,16 @@ def score(
         for side, answers in (("graph", graph), ("reference", reference), ("base", base))
         if answers is not None
     }
-    values = {side: float(metric.value(each.sum(0))) for side, each in parts.items()}
+    with np.errstate(invalid="ignore", over="ignore"):  # a graph may return NaN or infinity
+        values = {side: float(metric.value(each.sum(0))) for side, each in parts.items()}
+        same = _same(metric, parts, values, seed)
     row = {
         "metric": dataset.metric,
         "count": len(dataset.examples.expected),
         "cut": dataset.examples.cut,
         "base": None,
-        **values,
-        **_same(metric, parts, values, seed),
+        **{side: value if np.isfinite(value) else None for side, value in values.items()},
+        **same,
         "disagreements": len(differing),
         "clear_disagreements": len(clear),
         "differing": differing[:_SHOWN],
@@ -229,6 +233,16 @@ def _same(
 ) -> dict[str, Any]:
     """Return whether graph and reference are as accurate, and how that was found."""
     graph, reference = parts["graph"], parts["reference"]
+    if not np.isfinite([values["graph"], values["reference"]]).all():
+        return {
+            "difference": None,
+            "difference_interval": None,
+            "confidence": CONFIDENCE,
+            "margin": None,
+            "mcnemar": None,
+            "verdict": "fail",
+            "reason": "the score is not finite",
+        }
     difference, interval = bootstrap_difference(graph, reference, metric.value, seed=seed)
     margin = metric.margin * (abs(values["reference"]) if metric.relative else 1.0)
     found = None
@@ -258,13 +272,20 @@ def _differing(
             "example": i,
             "text": examples.texts[i],
             "label": examples.expected[i],
-            "graph": graph.values[i],
+            "graph": _finite(graph.values[i]),
             "reference": reference.values[i],
             "reference_margin": _number(margins[i]) if margins is not None else None,
         }
         for i in range(len(examples.expected))
         if not dataset.kind.same(graph.values[i], reference.values[i], tolerance)
     ]
+
+
+def _finite(value: Any) -> Any:
+    """Return an answer as JSON has it: NaN and infinity are null."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _number(value: float) -> float:

@@ -186,6 +186,7 @@ def _dataset(
         config=evidence.checkpoint.config,
         width=_width(manifest, evidence.adapters.get(name)),
         left_padding=task.causal,
+        room=manifest.base.cache_length,
         max_new_tokens=evidence.max_new_tokens,
     )
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lora_export.verify.tolerances import Verdict
+    from lora_export.device.tolerances import Verdict
 
 __all__ = ["CONFIDENCE", "bootstrap_difference", "judge_pair", "mcnemar"]
 

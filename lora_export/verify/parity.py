@@ -286,9 +286,8 @@ def _unclear(result: Mapping[str, Any]) -> bool:
 def _less_accurate(verdict: Verdict, row: dict[str, Any], result: Mapping[str, Any]) -> Verdict:
     """Let the score on the data set lower a verdict."""
     if result["verdict"] == "fail" or (result["verdict"] == "ambiguous" and verdict == "pass"):
-        scores = f"{result['metric']} {result['graph']:.4g} for {result['reference']:.4g}"
         verdict = row["verdict"] = result["verdict"]
-        row["reason"] = f"{scores} on the data set: {result['reason']}"
+        row["reason"] = f"{result['metric']} on the data set: {result['reason']}"
     return verdict
 
 

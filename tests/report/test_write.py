@@ -96,6 +96,18 @@ def test_a_report_that_is_not_the_manifests_is_left_out_and_named(export):
     assert "1.160" not in text
 
 
+def test_a_graph_of_nan_has_a_page(export):
+    def broken(table):
+        row = table["graphs"]["billing_intents"]
+        row["metrics"]["relative_l2"] = None
+        row["dataset"].update(graph=None, difference=None, difference_interval=None, mcnemar=None)
+
+    rewrite(export, "parity", broken)
+    write_report(export)
+    text = (export / REPORT_MARKDOWN).read_text()
+    assert "| billing&#95;intents | ⚠️ ambiguous | – | 0.420 |" in text
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lora_export.verify.dataset import (
 )
 from lora_export.verify.kinds.kind import Examples, Reading
 from lora_export.verify.kinds.labelled import CLASSES
+from lora_export.verify.kinds.language import TEXTS
 from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 
 LABELS = ("stop", "go", "wait")
@@ -297,6 +299,19 @@ def test_a_near_tie_is_a_margin_of_ten_tolerated_errors(tolerance, errors, clear
     reference = answers(0, margins=[errors * tolerance])
     found, _ = score(dataset(0), answers(1), reference, tolerance=tolerance)
     assert (found["disagreements"], found["clear_disagreements"]) == (1, clear)
+
+
+def test_a_score_that_is_not_finite_fails_and_is_null():
+    reading = dataset(0).reading
+    texts = Dataset(TEXTS, "perplexity", reading, Examples(["a", "b"], [None] * 2, []))
+    found, differing = score(
+        texts, Answers([[math.nan, 3.0], [2.0, 2.0]]), Answers([[3.0, 3.0], [2.0, 2.0]]),
+        tolerance=1e-5,
+    )  # fmt: skip
+    assert (found["graph"], found["reference"]) == (None, pytest.approx(math.e))
+    assert (found["verdict"], found["difference"]) == ("fail", None)
+    assert [each["example"] for each in differing] == [0]
+    json.dumps([found, differing], allow_nan=False)
 
 
 def test_equal_predictions_disagree_nowhere_though_both_may_be_wrong():

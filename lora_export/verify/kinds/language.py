@@ -57,7 +57,8 @@ def _ask_texts(examples: Examples, reading: Reading, model: Asked) -> Answers:
     values: list[list[float]] = []
     for batch in examples.batches:
         logits = model.run(batch)
-        ids, mask = batch["input_ids"], batch["attention_mask"].astype(bool)
+        ids = batch["input_ids"]
+        mask = batch["attention_mask"][:, : ids.shape[1]].astype(bool)  # longer on a static cache
         if logits.shape[1] != ids.shape[1]:
             msg = "perplexity needs the logits of all positions, and the graph returns the last"
             raise UnsupportedError(msg, hint="Export it again without --logits last.")
