@@ -11,7 +11,10 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PEERS_REQUIREMENTS: Final = ROOT / "bench" / "peers.txt"
@@ -54,34 +57,42 @@ def own_versions() -> dict[str, str | None]:
     return {name: _version(name) for name in _OURS}
 
 
-def peer_versions(python: Path) -> dict[str, str | None]:
-    """Return the versions of the libraries in the peers' environment."""
+def peer_versions(python: Path, packages: Sequence[str] = _PEERS) -> dict[str, str | None]:
+    """Return the versions of the libraries in a peers' environment."""
     code = (
         "import json, sys\nfrom importlib import metadata\n"
         "print(json.dumps({name: metadata.version(name) for name in sys.argv[1:]}))"
     )
     output = subprocess.run(
-        [str(python), "-c", code, *_PEERS], check=True, capture_output=True, text=True
+        [str(python), "-c", code, *packages], check=True, capture_output=True, text=True
     ).stdout
     versions: dict[str, str | None] = json.loads(output)
     return versions
 
 
-def ensure_peers(given: Path | None) -> Path:
-    """Return the peers' interpreter: `given`, or that of ``build/peers``, made anew if need be."""
+def ensure_peers(given: Path | None, which: str | None = None) -> Path:
+    """Return the peers' interpreter: `given`, or that of ``build/peers``, made anew if need be.
+
+    Args:
+        given: An interpreter that is taken as it is.
+        which: A peer with an environment of its own, made from ``bench/peers-NAME.txt``.
+    """
+    suffix = f"-{which}" if which else ""
+    folder = PEERS_FOLDER.with_name(f"{PEERS_FOLDER.name}{suffix}")
+    requirements = PEERS_REQUIREMENTS.with_stem(f"{PEERS_REQUIREMENTS.stem}{suffix}")
     if given is not None:
         if not given.is_file():
             sys.exit(f"error: no interpreter at {given}; check --peers-python")
         return given.absolute()  # not resolved: a venv's python is a link out of it
-    python, stamp = PEERS_FOLDER / "bin" / "python", PEERS_FOLDER / ".installed"
-    digest = hashlib.sha256(PEERS_REQUIREMENTS.read_bytes()).hexdigest()
+    python, stamp = folder / "bin" / "python", folder / ".installed"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()
     with contextlib.suppress(OSError):
         if stamp.read_text("utf-8") == digest:
             return python
-    print("setting up the peers' environment in build/peers", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS_FOLDER)], check=True)
+    print(f"setting up the peers' environment in build/{folder.name}", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([str(python), *install, "-r", str(PEERS_REQUIREMENTS)], check=True)
+    subprocess.run([str(python), *install, "-r", str(requirements)], check=True)
     stamp.write_text(digest, "utf-8")
     return python
 

@@ -6,32 +6,27 @@ with ``decoder_start_token_id`` (and ``forced_bos_token_id`` where the generatio
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from lora_export.base.errors import (
-    ExportDirectoryError,
-    InputError,
-    MissingRuntimeError,
-    UnsupportedError,
-    UsageError,
-)
-from lora_export.base.files import resolve_inside
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
+from lora_export.runtime.tokens import (
+    first_tokens,
+    open_tokenizer,
+    padded,
+    read_settings,
+    stop_tokens,
+    tokenizer_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import numpy.typing as npt
 
 __all__ = ["Continuation", "continue_texts", "continues"]
 
@@ -91,12 +86,13 @@ def continue_texts(
     if manifest.base.task not in _TASKS:
         msg = f"{str(root)!r} is an export for {manifest.base.task}, which makes no text of text"
         raise UnsupportedError(msg, hint=f"Generating needs the task {' or '.join(_TASKS)}.")
-    tokenizer = _tokenizer(root)
-    config, generation = (
-        _settings(root, name) for name in ("config.json", "generation_config.json")
-    )
+    folder = tokenizer_folder(root)
+    tokenizer = open_tokenizer(folder)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    config, generation = read_settings(folder)
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
-    stop = _stop_tokens(config, generation)
+    stop = stop_tokens(config, generation)
     padding = config.get("pad_token_id") or 0
     record = manifest.graphs.get(adapter or "base", manifest.graphs["base"])
     if record.encoder is None:
@@ -104,8 +100,9 @@ def continue_texts(
         decoder = OrtDecoder(open_runner(root, manifest, adapter or "base"))
     else:
         _positions_left(config, rows, max_new_tokens)
-        feeds = _padded_right(rows, padding)
-        rows = [_first_tokens({**config, **generation})] * len(rows)
+        ids, mask = padded(rows, padding)
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        rows = [first_tokens(config, generation)] * len(rows)
         limit = _positions_left(config, rows, max_new_tokens)
         decoder, _ = OrtEncoderDecoder(root, record).encode(feeds)
     found: list[list[int]] = [[] for _ in rows]
@@ -133,68 +130,6 @@ def continue_texts(
 def continues(root: Path) -> bool:
     """Whether the text that the export makes follows its prompt: an encoder-decoder's does not."""
     return read_manifest(root).graphs["base"].encoder is None
-
-
-def _padded_right(rows: Sequence[Sequence[int]], padding: int) -> dict[str, npt.NDArray[Any]]:
-    """Return ``input_ids`` and ``attention_mask`` ``[batch, longest]`` of an encoder."""
-    if not all(rows):
-        msg = "a prompt has no tokens"
-        raise UsageError(msg, hint="Give at least one word.")
-    longest = max(map(len, rows))
-    ids = np.full((len(rows), longest), padding, np.int64)
-    mask = np.zeros_like(ids)
-    for at, row in enumerate(rows):
-        ids[at, : len(row)] = row
-        mask[at, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def _first_tokens(settings: dict[str, Any]) -> list[int]:
-    """Return what the decoder of an encoder-decoder begins with."""
-    start = settings.get("decoder_start_token_id")
-    start = settings.get("bos_token_id") if start is None else start
-    if not isinstance(start, int):
-        msg = f"the config tells no token that the decoder begins with: {start!r}"
-        raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
-    forced = settings.get("forced_bos_token_id")
-    return [start] if forced is None else [start, int(forced)]
-
-
-def _tokenizer(root: Path) -> Any:
-    if importlib.util.find_spec("tokenizers") is None:
-        msg = "a prompt has to be tokenized, and tokenizers is not installed"
-        raise MissingRuntimeError(msg, hint="Install it with: pip install tokenizers")
-    import tokenizers
-
-    path = resolve_inside(root, "hf/tokenizer.json")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:
-        msg = f"cannot read the tokenizer {str(path)!r}: {error}"
-        raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _settings(root: Path, name: str) -> dict[str, Any]:
-    """Return a file of settings beside the tokenizer; empty where there is none."""
-    path = resolve_inside(root, f"hf/{name}")
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is damaged: {error}"
-        raise ExportDirectoryError(msg, hint="Export again.") from error
-    return table if isinstance(table, dict) else {}
-
-
-def _stop_tokens(config: dict[str, Any], generation: dict[str, Any]) -> frozenset[int]:
-    """Return the tokens that end a text: the generation config's, else the config's."""
-    value = generation.get("eos_token_id", config.get("eos_token_id"))
-    values = value if isinstance(value, list) else [value]
-    return frozenset(each for each in values if isinstance(each, int))
 
 
 def _positions_left(

@@ -22,9 +22,11 @@ from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import again, read_specs
 from lora_export.recipe import AdapterSpec
+from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.steps import Outcome, add_all, prepare
+from lora_export.verify.dataset import require_metric
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.verify.record import prune_reports
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
@@ -78,7 +80,7 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
-    updated, reports = add_all(
+    _, reports = add_all(
         output,
         ready,
         output=output,
@@ -86,7 +88,7 @@ def add(
         replace=replace,
         progress=progress or Silent(),
     )
-    return Outcome(output, updated, reports)
+    return Outcome(output, refresh_report(output), reports)
 
 
 def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
@@ -103,7 +105,8 @@ def remove(output: Path, name: str) -> Outcome:
         change_rows(output, gone=name)
     else:
         remove_adapter(output, name)
-    return Outcome(output, prune_reports(output))
+    prune_reports(output)
+    return Outcome(output, refresh_report(output))
 
 
 def verify(
@@ -112,6 +115,9 @@ def verify(
     base: str | Path | None = None,
     specs: Sequence[AdapterSpec] = (),
     dataset: Path | None = None,
+    metric: str | None = None,
+    max_new_tokens: int = 64,
+    disagreements: Path | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
     progress: Progress | None = None,
@@ -122,7 +128,10 @@ def verify(
         output: The export directory.
         base: The base checkpoint, a folder or an id of the hub.
         specs: The adapters, where they are no longer at the place that the manifest records.
-        dataset: A JSONL file with labelled sentences.
+        dataset: A JSONL file of examples; see `lora_export.verify.kinds`.
+        metric: How they are scored; by default as the task usually is.
+        max_new_tokens: The most tokens of a text that is written for them.
+        disagreements: Where every example on which graph and reference differ is written.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
         progress: Told what happens.
@@ -134,20 +143,35 @@ def verify(
         what = "--adapter" if specs else "--dataset"
         msg = f"{what} says what to compare with torch, and the base is not given"
         raise UsageError(msg, hint="Add --base BASE.")
+    if dataset is None and (metric is not None or disagreements is not None):
+        what = "--metric" if metric is not None else "--disagreements"
+        msg = f"{what} is about a data set, and none is given"
+        raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
     manifest = read_manifest(output)
     finish_change(output, manifest)
     require_intact(output, manifest)
     require_onnxruntime()
+    if dataset is not None:
+        require_metric(manifest.base.task, metric)
     checkpoint = _matching_checkpoint(manifest, base)
     adapters: Mapping[str, Adapter] = {}
     if checkpoint is not None:
         require_reference()
         checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
         adapters = _find_adapters(output, manifest, specs, checkpoint.config)
-    evidence = Evidence(checkpoint, adapters, dataset, seed, allow_no_effect)
+    evidence = Evidence(
+        checkpoint,
+        adapters,
+        dataset=dataset,
+        metric=metric,
+        max_new_tokens=max_new_tokens,
+        disagreements=disagreements,
+        seed=seed,
+        allow_no_effect=allow_no_effect,
+    )
     tell = progress or Silent()
-    updated, report = verify_export(output, list(manifest.graphs), evidence, tell)
-    return Outcome(output, updated, {"parity": report})
+    _, report = verify_export(output, list(manifest.graphs), evidence, tell)
+    return Outcome(output, refresh_report(output), {"parity": report})
 
 
 def _find_adapters(

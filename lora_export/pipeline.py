@@ -42,6 +42,7 @@ from lora_export.preconditions import (
     require_runtimes,
     require_same_base,
 )
+from lora_export.report.write import refresh_report
 from lora_export.settings import graph_and_updates, settle
 from lora_export.steps import (
     Outcome,
@@ -221,7 +222,7 @@ def _finish(
     if swappable and root != output:
         resolved = [each.resolved for each in ready]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
-    manifest, reports = add_all(
+    _, reports = add_all(
         root,
         ready,
         output=output,
@@ -238,15 +239,17 @@ def _finish(
             checkpoint=checkpoint,
             adapters=adapters,
             dataset=recipe.path(recipe.verify.dataset) if recipe.verify.dataset else None,
+            metric=recipe.verify.metric,
+            max_new_tokens=recipe.verify.max_new_tokens,
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
         names = ["base", *([recipe.mode] if swappable or batched else adapters)]
-        manifest, reports["parity"] = verify_export(root, names, evidence, tell)
+        _, reports["parity"] = verify_export(root, names, evidence, tell)
     latency = recipe.latency
     gated = not batched or "max_ratio" in latency.model_fields_set  # rows cost what they cost
     if latency.enabled and gated and (adapters or swappable):
-        manifest, reports["latency"] = measure_latency(
+        _, reports["latency"] = measure_latency(
             root,
             [recipe.mode] if swappable or batched else list(adapters),
             checkpoint.config,
@@ -257,7 +260,7 @@ def _finish(
             seed=recipe.verify.seed,
             progress=tell,
         )
-    return Outcome(output, manifest, reports)
+    return Outcome(output, refresh_report(root), reports)
 
 
 def _publish(staging: Path, output: Path) -> None:

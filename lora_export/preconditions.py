@@ -13,6 +13,7 @@ from lora_export.exports.stacks import BATCHED
 from lora_export.parts import recorded_source
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
+from lora_export.verify.text_scores import require_library
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
 
@@ -143,5 +144,6 @@ def require_runtimes(recipe: Recipe) -> None:
     """Ask for what the verification needs before the work begins, not after."""
     if recipe.verify.enabled:
         require_reference()
+        require_library(recipe.verify.metric if recipe.verify.dataset else None)
     if recipe.verify.enabled or recipe.latency.enabled:
         require_onnxruntime()

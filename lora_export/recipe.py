@@ -17,6 +17,7 @@ __all__ = [
     "BundleSpec",
     "CombineSpec",
     "LatencySpec",
+    "Metric",
     "Recipe",
     "TritonSpec",
     "VerifySpec",
@@ -32,6 +33,18 @@ _LIMIT_BYTES: Final = 1 << 20
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
 """Keys of every adapter's line that a flag sets for all of them."""
+
+
+Metric = Literal[
+    "accuracy",
+    "bleu",
+    "exact_match",
+    "f1",
+    "matthews",
+    "pearson",
+    "perplexity",
+    "rouge",
+]
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,15 +117,17 @@ class VerifySpec(_Section):
 
     Attributes:
         enabled: Whether to verify at all.
-        dataset: A JSONL file of ``{"text": …, "label": …}``, repeated with the exported graph.
-        metric: The metric of that data set.
+        dataset: A JSONL file of examples, asked of the reference and of the exported graph.
+        metric: How they are scored; by default as the task usually is.
+        max_new_tokens: The most tokens of a text that is written for them.
         seed: Seeds the generated inputs.
         allow_no_effect: Accept an adapter that changes nothing measurable.
     """
 
     enabled: bool = True
     dataset: str | None = None
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Metric | None = None
+    max_new_tokens: int = Field(64, ge=1)
     seed: int = 0
     allow_no_effect: bool = False
 

@@ -93,6 +93,8 @@ def test_build_leaves_exactly_the_files_of_the_design(built: Built) -> None:
         "golden/second.npz",
         "reports/parity.json",
         "reports/latency.json",
+        "reports/report.html",
+        "reports/report.md",
     }
     assert stagings(built.out.parent) == []
 
@@ -254,7 +256,7 @@ def test_second_build_has_the_same_bytes(built: Built, tmp_path: Path, capsys) -
     before, after = snapshot(built.out), snapshot(out)
     assert set(before) - set(after) == {
         "golden/base.npz", "golden/first.npz", "golden/second.npz",
-        "reports/parity.json", "reports/latency.json",
+        "reports/parity.json", "reports/latency.json", "reports/report.html", "reports/report.md",
     }  # fmt: skip
     del after["lora_export.json"]
     assert [name for name in after if after[name] != before[name]] == []
@@ -504,7 +506,8 @@ def test_verify_with_a_dataset_finds_changed_predictions(built, copied, tmp_path
     row = result.document["reports"]["parity"]["graphs"]["first"]
     assert row["dataset"]["reference"] == 1.0
     assert row["dataset"]["graph"] < 1.0
-    assert row["dataset"]["clear_disagreements"] == len(row["dataset"]["differing"]) > 0
+    assert row["dataset"]["clear_disagreements"] == row["dataset"]["disagreements"] == 40
+    assert len(row["dataset"]["differing"]) == 20  # the first of them
 
 
 @pytest.mark.parametrize(

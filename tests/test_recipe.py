@@ -146,7 +146,7 @@ def test_a_missing_key_is_named(text, key, load):
         ("adapters: [a]", "adapters"),
         ("verify: yes please", "verify"),
         ("verify: {seed: x}", "verify.seed"),
-        ("verify: {metric: f1}", "verify.metric"),
+        ("verify: {metric: speed}", "verify.metric"),
         ("latency: {rounds: 9}", "latency.rounds"),
         ("latency: {max_ratio: 0}", "latency.max_ratio"),
         ("latency: {batch: 0}", "latency.batch"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from lora_export.report.colours import STOPS, colour
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,8 +27,6 @@ _STYLE: Final = (
     ".page{fill:#fff}.frame{fill:none;stroke:#888}"
     "@media(prefers-color-scheme:dark){text{fill:#ddd}.page{fill:#181818}}"
 )
-_STOPS: Final = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
-"""Dark to bright, evenly in lightness (the colours of viridis at 0, 1/4, … 1)."""
 
 
 def heatmap(title: str, panels: Sequence[tuple[str, Float64Array]]) -> str:
@@ -62,7 +62,7 @@ def _panel(caption: str, table: Float64Array, x: int) -> list[str]:
             value = float(table[i, j])
             parts.append(
                 f'<rect x="{x + j * _CELL}" y="{_TOP + i * _CELL}" width="{_CELL}" '
-                f'height="{_CELL}" fill="{_colour(value)}">'
+                f'height="{_CELL}" fill="{colour(value)}">'
                 f"<title>i={i + 1}, j={j + 1}: {value:.3f}</title></rect>"
             )
     bottom = _TOP + rows * _CELL
@@ -90,8 +90,8 @@ def _ticks(count: int) -> list[int]:
 
 def _legend(x: int, height: int) -> list[str]:
     stops = "".join(
-        f'<stop offset="{at / (len(_STOPS) - 1):.2f}" stop-color="rgb{stop}"/>'
-        for at, stop in enumerate(reversed(_STOPS))
+        f'<stop offset="{at / (len(STOPS) - 1):.2f}" stop-color="rgb{stop}"/>'
+        for at, stop in enumerate(reversed(STOPS))
     )
     return [
         f'<defs><linearGradient id="scale" x2="0" y2="1">{stops}</linearGradient></defs>',
@@ -99,12 +99,3 @@ def _legend(x: int, height: int) -> list[str]:
         f'<text x="{x + 20}" y="{_TOP + 10}">1</text>',
         f'<text x="{x + 20}" y="{_TOP + height}">0</text>',
     ]
-
-
-def _colour(value: float) -> str:
-    """Return the colour of a number, between the stops."""
-    place = min(max(value, 0.0), 1.0) * (len(_STOPS) - 1)
-    low = min(int(place), len(_STOPS) - 2)
-    share = place - low
-    mixed = (round(a + (b - a) * share) for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True))
-    return f"rgb({','.join(map(str, mixed))})"

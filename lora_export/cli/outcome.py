@@ -50,11 +50,9 @@ def render(outcome: Outcome) -> str:
             f"{row['unmoved_share']:.2%} of the entries did not move"
         )
     for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
-        lines.append(f"  parity of {name}: {_parity_line(row)}")
+        lines += _parity_lines(f"parity of {name}", row, indent=2)
         for adapter, own in row.get("adapters", {}).items():
-            lines.append(f"    with {adapter}: {_parity_line(own)}")
-        if row.get("dataset"):
-            lines.append(f"    {_dataset_line(row['dataset'])}")
+            lines += _parity_lines(f"with {adapter}", own, indent=4)
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
         lines.append(f"  latency of {name}: {_latency_line(row)}")
     if "bundle" in outcome.reports:
@@ -78,6 +76,13 @@ def _graph_line(row: dict[str, Any]) -> str:
             more = ", …" if len(entries) > _SHOWN else ""
             parts.append(f"{len(entries)} {key}: {shown}{more}")
     return "; ".join(parts)
+
+
+def _parity_lines(what: str, row: dict[str, Any], *, indent: int) -> list[str]:
+    lines = [f"{' ' * indent}{what}: {_parity_line(row)}"]
+    if row.get("dataset"):
+        lines.append(f"{' ' * (indent + 2)}{_dataset_line(row['dataset'])}")
+    return lines
 
 
 def _parity_line(row: dict[str, Any]) -> str:
@@ -105,10 +110,19 @@ def _why(row: dict[str, Any]) -> str:
 
 
 def _dataset_line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['metric']} on {row['count']} held-out examples: graph {row['graph']:.4f}, "
-        f"PEFT in torch {row['reference']:.4f}, {row['disagreements']} predictions differ"
+    graph, reference = (
+        "nan" if v is None else f"{v:.4f}" for v in (row["graph"], row["reference"])
     )
+    scores = (
+        f"{row['metric']} on {row['count']} held-out examples: graph {graph}, "
+        f"PEFT in torch {reference}, {row['disagreements']} predictions differ"
+    )
+    if not row["disagreements"] or row["difference"] is None:
+        return scores
+    low, high = row["difference_interval"]
+    found = row["mcnemar"]
+    test = f", McNemar p = {found['p_value']:.2g}" if found else ""
+    return f"{scores}; difference {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{test}"
 
 
 def _latency_line(row: dict[str, Any]) -> str:

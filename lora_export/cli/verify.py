@@ -26,7 +26,14 @@ __all__ = ["verify"]
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
               help="Where an adapter is now, if it has moved; repeatable.")  # fmt: skip
 @click.option("--dataset", type=click.Path(path_type=Path),
-              help="JSONL of text and label: compare predictions too.")  # fmt: skip
+              help="JSONL of examples: compare what is predicted, too.")  # fmt: skip
+@click.option("--metric", metavar="METRIC",
+              help="How they are scored: accuracy, f1, matthews, pearson, exact_match, rouge, "
+                   "bleu or perplexity; as the task usually is.")  # fmt: skip
+@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True,
+              help="The most tokens of a text that is written for an example.")  # fmt: skip
+@click.option("--disagreements", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+              help="Write every example on which graph and reference differ.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
@@ -38,6 +45,9 @@ def verify(
     base: str | None,
     adapters: tuple[str, ...],
     dataset: Path | None,
+    metric: str | None,
+    max_new_tokens: int,
+    disagreements: Path | None,
     seed: int,
     allow_no_effect: bool,
     strict: bool,
@@ -66,6 +76,9 @@ def verify(
             base=base,
             specs=make_specs(rows, {}),
             dataset=dataset,
+            metric=metric,
+            max_new_tokens=max_new_tokens,
+            disagreements=disagreements,
             seed=seed,
             allow_no_effect=allow_no_effect,
             progress=console,

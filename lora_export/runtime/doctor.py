@@ -47,6 +47,7 @@ class _Row:
 
 
 _EXPORT: Final = "pip install 'lora-export[export]'"
+_METRICS: Final = "pip install 'lora-export[metrics]'"
 _TRACING: Final = "merge-and-build and export of an architecture that is not in the graph cache"
 _BROKEN: Final = "every command"
 _CORE: Final = "pip install lora-export"
@@ -71,6 +72,8 @@ _PACKAGES: Final = (
         "TensorRT engines",
         "pip install 'lora-export[tensorrt]'; on a Jetson it comes with JetPack",
     ),
+    _Row("rouge_score", ("rouge-score",), "verify --metric rouge", _METRICS),
+    _Row("sacrebleu", ("sacrebleu",), "verify --metric bleu", _METRICS),
     _Row("polygraphy", ("polygraphy",), "TensorRT engines", "pip install polygraphy"),
     _Row(
         "tritonclient",

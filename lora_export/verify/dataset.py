@@ -1,124 +1,301 @@
-"""Task accuracy on a data set, by the graph and by the reference, on the same tokens."""
+"""Task accuracy on a data set: by the graph, by the reference, by the base, on the same tokens.
+
+JSONL  →  examples (`kinds/`: read by the task)
+       →  answers of each model, on the same inputs
+       →  the metric of each, the difference of graph and reference with its interval,
+          every example on which the two differ
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from lora_export.base.errors import InputError, MissingRuntimeError, UsageError
+from lora_export.base.errors import InputError, UsageError
+from lora_export.runtime.tokens import open_tokenizer, read_settings
+from lora_export.verify.inputs import longest_text
+from lora_export.verify.kinds.kind import Reading
+from lora_export.verify.kinds.labelled import CLASSES, NUMBERS, TAGS
+from lora_export.verify.kinds.language import TEXTS, WRITTEN
+from lora_export.verify.kinds.spans import SPANS
+from lora_export.verify.paired import CONFIDENCE, bootstrap_difference, judge_pair, mcnemar
+from lora_export.verify.text_scores import require_library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Dataset", "Predictions", "load_dataset", "predict", "score"]
+    from lora_export.graph.signature import Signature
+    from lora_export.verify.asking import Answers, Asked
+    from lora_export.verify.kinds.kind import Examples, Kind, Metric
 
-Array = npt.NDArray[Any]
+__all__ = ["Dataset", "choose_metric", "load_dataset", "predict", "require_metric", "score"]
 
-_BATCH: Final = 32
 _LIMIT_BYTES: Final = 1 << 28
 _NEAR_TIE: Final = 10.0
+_SHOWN: Final = 20
+
+_KINDS: Final[dict[str, tuple[Kind, ...]]] = {
+    "text-classification": (CLASSES, NUMBERS),
+    "token-classification": (TAGS,),
+    "question-answering": (SPANS,),
+    "text-generation": (TEXTS, WRITTEN),
+    "text2text-generation": (WRITTEN,),
+}
+"""The kinds of data sets of a task; the first metric of the first is the default."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tokenized examples and their classes.
+    """Examples of one kind, and how answers are scored.
 
     Attributes:
-        batches: Graph inputs, int64 ``[batch, length]``, padded to the longest of the batch.
-        labels: The class of each example, ``[n]``.
-        texts: The sentences, for reports.
+        kind: How they are asked.
+        metric: The name of the metric.
+        reading: What they were read with.
+        examples: The examples.
     """
 
-    batches: Sequence[Mapping[str, Array]] = field(repr=False)
-    labels: npt.NDArray[np.int64] = field(repr=False)
-    texts: Sequence[str] = field(repr=False)
+    kind: Kind
+    metric: str
+    reading: Reading
+    examples: Examples
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Classes that a model chose, and how clearly: the margin between its two best logits."""
+def choose_metric(task: str, metric: str | None, *, width: int | None = None) -> tuple[Kind, str]:
+    """Return the kind of data set that a metric is computed on, and the metric.
 
-    classes: npt.NDArray[np.int64]
-    margins: npt.NDArray[np.float64]
+    Args:
+        task: The export's task.
+        metric: Its name; None for the default of the task.
+        width: The number of labels of the head; 1 is a regression.
+
+    Raises:
+        UsageError: The task has no data sets, or not this metric.
+        MissingRuntimeError: What computes it is not installed.
+    """
+    kinds = _kinds(task)
+    if CLASSES in kinds:
+        kinds = (NUMBERS,) if width == 1 else (CLASSES,)
+    known = {name: kind for kind in kinds for name in kind.metrics}
+    chosen = metric or next(iter(known))
+    if chosen not in known:
+        what = f"{task} with one output" if kinds == (NUMBERS,) else task
+        raise _no_metric(chosen, what, known)
+    require_library(chosen)
+    return known[chosen], chosen
+
+
+def require_metric(task: str, metric: str | None) -> None:
+    """Require that a task has a metric, and what computes it, before the work begins.
+
+    Raises:
+        UsageError: The task has no data sets, or not this metric.
+        MissingRuntimeError: What computes it is not installed.
+    """
+    known = [name for kind in _kinds(task) for name in kind.metrics]
+    chosen = metric or known[0]
+    if chosen not in known:
+        raise _no_metric(chosen, task, known)
+    require_library(chosen)
+
+
+def _kinds(task: str) -> tuple[Kind, ...]:
+    kinds = _KINDS.get(task, ())
+    if not kinds:
+        msg = f"a data set is compared for {', '.join(_KINDS)}, not for {task}"
+        raise UsageError(msg, hint="Leave verify.dataset (--dataset) out.")
+    return kinds
+
+
+def _no_metric(metric: str, what: str, known: Iterable[str]) -> UsageError:
+    msg = f"{metric!r} is no metric of {what}"
+    return UsageError(msg, hint=f"Choose with --metric (verify.metric): {', '.join(known)}.")
 
 
 def load_dataset(
     path: Path,
     *,
+    task: str,
+    metric: str | None,
     tokenizer_folder: Path,
     labels: Sequence[str],
-    inputs: Sequence[str],
-    padding: int | None = None,
+    signature: Signature,
+    config: Mapping[str, Any],
+    width: int | None = None,
+    left_padding: bool = False,
+    room: int | None = None,
+    max_new_tokens: int = 64,
 ) -> Dataset:
-    """Read a JSONL file of ``{"text": …, "label": name or index}`` and tokenize it.
+    """Read a JSONL file and tokenize it.
+
+    Args:
+        path: The file.
+        task: The export's task.
+        metric: The metric; None for the default of the task.
+        tokenizer_folder: Where ``tokenizer.json`` and the configs are.
+        labels: The names of the labels.
+        signature: The inputs of the graph.
+        config: The model's config: its padding token and its positions.
+        width: The number of labels of the head.
+        left_padding: Whether padding comes first.
+        room: The positions of a static cache.
+        max_new_tokens: The most tokens of a text that is written.
 
     Raises:
-        InputError: The file is missing or damaged, or a label is unknown.
-        MissingRuntimeError: The ``tokenizers`` package is not installed.
-        UsageError: The names of the labels are not known.
+        InputError: The file is missing or damaged, or an example is not of its kind.
+        MissingRuntimeError: ``tokenizers``, or what computes the metric, is not installed.
+        UsageError: The names of the labels are not known, or the metric is not the task's.
     """
-    if not labels:
-        msg = "a data set needs the names of the labels"
-        raise UsageError(msg, hint="Give them in the recipe (labels:) or with --labels.")
-    rows = _read_rows(path)
-    index = {name: position for position, name in enumerate(labels)}
-    classes = [_class_of(row, index, path, number) for number, row in rows]
-    texts = [str(row["text"]) for _, row in rows]
-    tokenizer = _tokenizer(tokenizer_folder)
-    batches = [
-        _tokenize(tokenizer, texts[start : start + _BATCH], inputs, padding)
-        for start in range(0, len(texts), _BATCH)
-    ]
-    return Dataset(batches, np.array(classes, np.int64), texts)
+    kind, name = choose_metric(task, metric, width=width)
+    rows = _read_rows(path, kind.fields)
+    tokenizer = open_tokenizer(tokenizer_folder)
+    own = (tokenizer.padding or {}).get("pad_id", 0)
+    tokenizer.no_padding()
+    longest = min(longest_text(config), room or longest_text(config))
+    if tokenizer.truncation is None or tokenizer.truncation["max_length"] > longest:
+        tokenizer.enable_truncation(longest)
+    padding = config.get("pad_token_id")
+    reading = Reading(
+        path, tokenizer, labels, signature,
+        padding=padding if isinstance(padding, int) else own,
+        longest=longest, left=left_padding,
+        settings=read_settings(tokenizer_folder), max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    return Dataset(kind, name, reading, kind.read(rows, reading))
 
 
-def predict(dataset: Dataset, run: Callable[[Mapping[str, Array]], Array]) -> Predictions:
-    """Return the choices of `run`, which maps graph inputs to logits ``[batch, classes]``."""
-    logits = np.concatenate([run(batch) for batch in dataset.batches]).astype(np.float64)
-    ordered = np.sort(logits, axis=-1)
-    scale = np.sqrt((logits**2).mean(axis=-1))
-    return Predictions(
-        logits.argmax(axis=-1).astype(np.int64), (ordered[:, -1] - ordered[:, -2]) / scale
-    )
+def predict(dataset: Dataset, model: Asked) -> Answers:
+    """Return what `model` says of each example."""
+    return dataset.kind.ask(dataset.examples, dataset.reading, model)
 
 
 def score(
-    dataset: Dataset, graph: Predictions, reference: Predictions, *, tolerance: float
-) -> dict[str, Any]:
-    """Compare the two on the data set; every example on which they differ is listed.
+    dataset: Dataset,
+    graph: Answers,
+    reference: Answers,
+    base: Answers | None = None,
+    *,
+    tolerance: float,
+    seed: int = 0,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compare the answers; return the report's row and every example on which two differ.
 
     A choice is nearly tied where the reference's margin is within ten errors of the tolerated size.
+
+    Args:
+        dataset: The examples.
+        graph: The graph's answers.
+        reference: Those of the unmerged adapter.
+        base: Those of the same model without the adapter's low-rank part.
+        tolerance: The relative L2 error that is tolerated.
+        seed: Seeds the bootstrap.
     """
-    differ = [int(i) for i in np.flatnonzero(graph.classes != reference.classes)]
-    clear = [i for i in differ if reference.margins[i] > _NEAR_TIE * tolerance]
-    return {
-        "metric": "accuracy",
-        "count": len(dataset.labels),
-        "graph": float((graph.classes == dataset.labels).mean()),
-        "reference": float((reference.classes == dataset.labels).mean()),
-        "disagreements": len(differ),
+    metric = dataset.kind.metrics[dataset.metric]
+    differing = _differing(dataset, graph, reference, tolerance)
+    clear = [
+        each
+        for each in differing
+        if each["reference_margin"] is not None and each["reference_margin"] > _NEAR_TIE * tolerance
+    ]
+    parts = {
+        side: _parts(dataset, metric, answers)
+        for side, answers in (("graph", graph), ("reference", reference), ("base", base))
+        if answers is not None
+    }
+    with np.errstate(invalid="ignore", over="ignore"):  # a graph may return NaN or infinity
+        values = {side: float(metric.value(each.sum(0))) for side, each in parts.items()}
+        same = _same(metric, parts, values, seed)
+    row = {
+        "metric": dataset.metric,
+        "count": len(dataset.examples.expected),
+        "cut": dataset.examples.cut,
+        "base": None,
+        **{side: value if np.isfinite(value) else None for side, value in values.items()},
+        **same,
+        "disagreements": len(differing),
         "clear_disagreements": len(clear),
-        "differing": [
-            {
-                "text": dataset.texts[i],
-                "label": int(dataset.labels[i]),
-                "graph": int(graph.classes[i]),
-                "reference": int(reference.classes[i]),
-                "reference_margin": float(reference.margins[i]),
-            }
-            for i in differ
-        ],
+        "differing": differing[:_SHOWN],
+        "differing_shown": min(len(differing), _SHOWN),
+    }
+    return row, differing
+
+
+def _parts(dataset: Dataset, metric: Metric, answers: Answers) -> Any:
+    return metric.parts(answers.values, dataset.examples.expected, dataset.reading.labels)
+
+
+def _same(
+    metric: Metric, parts: Mapping[str, Any], values: Mapping[str, float], seed: int
+) -> dict[str, Any]:
+    """Return whether graph and reference are as accurate, and how that was found."""
+    graph, reference = parts["graph"], parts["reference"]
+    if not np.isfinite([values["graph"], values["reference"]]).all():
+        return {
+            "difference": None,
+            "difference_interval": None,
+            "confidence": CONFIDENCE,
+            "margin": None,
+            "mcnemar": None,
+            "verdict": "fail",
+            "reason": "the score is not finite",
+        }
+    difference, interval = bootstrap_difference(graph, reference, metric.value, seed=seed)
+    margin = metric.margin * (abs(values["reference"]) if metric.relative else 1.0)
+    found = None
+    if metric.right:
+        hits = [each[:, 0] > 0 for each in (graph, reference)]
+        only = [int(np.count_nonzero(a & ~b)) for a, b in (hits, hits[::-1])]
+        found = {"only_graph": only[0], "only_reference": only[1], "p_value": mcnemar(*only)}
+    verdict, reason = judge_pair(interval, margin, found["p_value"] if found else None)
+    return {
+        "difference": difference,
+        "difference_interval": list(interval),
+        "confidence": CONFIDENCE,
+        "margin": margin,
+        "mcnemar": found,
+        "verdict": verdict,
+        "reason": reason,
     }
 
 
-def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _differing(
+    dataset: Dataset, graph: Answers, reference: Answers, tolerance: float
+) -> list[dict[str, Any]]:
+    examples = dataset.examples
+    margins = reference.margins
+    return [
+        {
+            "example": i,
+            "text": examples.texts[i],
+            "label": examples.expected[i],
+            "graph": _finite(graph.values[i]),
+            "reference": reference.values[i],
+            "reference_margin": _number(margins[i]) if margins is not None else None,
+        }
+        for i in range(len(examples.expected))
+        if not dataset.kind.same(graph.values[i], reference.values[i], tolerance)
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """Return an answer as JSON has it: NaN and infinity are null."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _number(value: float) -> float:
+    """Return a margin as JSON has it: the largest number for an infinite one."""
+    return float(np.nan_to_num(value))
+
+
+def _read_rows(path: Path, fields: str) -> list[tuple[int, dict[str, Any]]]:
     """Return the examples, each with the number of its line."""
+    hint = f"Each line is {fields}."
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"the data set {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
@@ -127,62 +304,15 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
     except OSError as error:
         msg = f"cannot read the data set {str(path)!r}: {error.strerror}"
-        raise InputError(msg, hint="Check verify.dataset in the recipe.") from error
+        raise InputError(msg, hint="Check verify.dataset in the recipe, or --dataset.") from error
     except (ValueError, RecursionError) as error:
         msg = f"the data set {str(path)!r} is not JSON line by line: {error}"
-        raise InputError(msg, hint='Each line is {"text": …, "label": …}.') from error
-    bad = next((n for n, row in rows if not _is_example(row)), None)
-    if bad is not None or not rows:
-        where = f"line {bad} of " if bad else ""
-        msg = f"{where}the data set {str(path)!r} has no text and label"
-        raise InputError(msg, hint='Each line is {"text": …, "label": …}.')
+        raise InputError(msg, hint=hint) from error
+    bad = next((n for n, row in rows if not isinstance(row, dict)), None)
+    if bad is not None:
+        msg = f"line {bad} of the data set {str(path)!r} is no object"
+        raise InputError(msg, hint=hint)
+    if not rows:
+        msg = f"the data set {str(path)!r} has no examples"
+        raise InputError(msg, hint=hint)
     return rows
-
-
-def _is_example(row: object) -> bool:
-    return isinstance(row, dict) and isinstance(row.get("text"), str) and "label" in row
-
-
-def _class_of(row: Mapping[str, Any], index: Mapping[str, int], path: Path, number: int) -> int:
-    label = row["label"]
-    if isinstance(label, str) and label in index:
-        return index[label]
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(index):
-        return label
-    msg = f"line {number} of {str(path)!r} has the unknown label {label!r}"
-    raise InputError(msg, hint=f"Known: {', '.join(index)}.")
-
-
-def _tokenizer(folder: Path) -> Any:
-    if importlib.util.find_spec("tokenizers") is None:
-        msg = "a data set has to be tokenized, and tokenizers is not installed"
-        raise MissingRuntimeError(msg, hint="Install lora-export[export].")
-    import tokenizers
-
-    path = folder / "tokenizer.json"
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:
-        msg = f"cannot read the tokenizer {str(path)!r}: {error}"
-        raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
-
-
-def _tokenize(
-    tokenizer: Any, texts: Sequence[str], inputs: Sequence[str], padding: int | None
-) -> dict[str, Array]:
-    """Tokenize a batch, padded with the model's padding token to its longest sentence."""
-    settings = {k: v for k, v in (tokenizer.padding or {}).items() if k != "length"}
-    if padding is not None:
-        settings["pad_id"] = padding
-    tokenizer.enable_padding(**settings)
-    encodings = tokenizer.encode_batch(list(texts))
-    made = {
-        "input_ids": [encoding.ids for encoding in encodings],
-        "attention_mask": [encoding.attention_mask for encoding in encodings],
-        "token_type_ids": [encoding.type_ids for encoding in encodings],
-    }
-    unknown = [name for name in inputs if name not in made]
-    if unknown:
-        msg = f"a data set cannot fill the graph's input {unknown[0]!r}"
-        raise InputError(msg, hint="Data sets are for classification.")
-    return {name: np.array(made[name], np.int64) for name in inputs}

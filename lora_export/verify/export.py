@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import AdapterError, UsageError
-from lora_export.base.files import resolve_inside
+from lora_export.base.errors import AdapterError
+from lora_export.base.files import atomic_write_bytes, resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
 from lora_export.device.golden import read_golden
@@ -22,6 +23,7 @@ from lora_export.graph import tasks
 from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.tokens import tokenizer_folder
 from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset
 from lora_export.verify.feeding import feeding_of
@@ -36,7 +38,7 @@ from lora_export.verify.record import record_latency, record_parity
 from lora_export.verify.swapping import judge_swapping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -58,7 +60,11 @@ class Evidence:
     Attributes:
         checkpoint: The base; None leaves the golden outputs.
         adapters: The adapters by name, as their authors published them.
-        dataset: A JSONL file with labelled sentences.
+        dataset: A JSONL file of examples; see `lora_export.verify.kinds`.
+        metric: How they are scored; None for the default of the task.
+        max_new_tokens: The most tokens of a text that is written for them.
+        disagreements: Where every example on which graph and reference differ is written, a line
+            of JSON each; None for nowhere.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
     """
@@ -66,6 +72,9 @@ class Evidence:
     checkpoint: Checkpoint | None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     dataset: Path | None = None
+    metric: str | None = None
+    max_new_tokens: int = 64
+    disagreements: Path | None = None
     seed: int = 0
     allow_no_effect: bool = False
 
@@ -84,8 +93,19 @@ def verify_export(
     for name in names:
         progress.start(f"parity of {name}")
         found[name] = _verify_one(root, manifest, name, evidence)
+    if evidence.disagreements is not None:
+        lines = (json.dumps(each) + "\n" for each in _differing(found))
+        atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
     updated = record_parity(root, manifest, found)
     return updated, {"graphs": {name: parity.row for name, parity in found.items()}}
+
+
+def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
+    """Yield every example on which a graph and its reference differ, with the adapter's name."""
+    for name, parity in found.items():
+        for each in parity.differing:
+            yield {"adapter": name, **each}
+        yield from _differing(parity.adapters)
 
 
 def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
@@ -153,18 +173,21 @@ def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
 def _dataset(
     root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
 ) -> Dataset | None:
-    if evidence.dataset is None:
+    if evidence.dataset is None or evidence.checkpoint is None:
         return None
-    if tasks.by_name(manifest.base.task).name != "text-classification":
-        msg = f"a data set is compared for text-classification, not for {manifest.base.task}"
-        raise UsageError(msg, hint="Leave verify.dataset (--dataset) out.")
-    labels = manifest.adapters[name].labels or manifest.base.labels or ()
+    task = tasks.by_name(manifest.base.task)
     return load_dataset(
         evidence.dataset,
-        tokenizer_folder=root / "hf",
-        labels=labels,
-        inputs=feeding_of(root, record).signature.input_names,
-        padding=evidence.checkpoint.config.get("pad_token_id") if evidence.checkpoint else None,
+        task=task.name,
+        metric=evidence.metric,
+        tokenizer_folder=tokenizer_folder(root),
+        labels=manifest.adapters[name].labels or manifest.base.labels or (),
+        signature=feeding_of(root, record).signature,
+        config=evidence.checkpoint.config,
+        width=_width(manifest, evidence.adapters.get(name)),
+        left_padding=task.causal,
+        room=manifest.base.cache_length,
+        max_new_tokens=evidence.max_new_tokens,
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "GOLDEN_CASES",
     "longest_text",
     "make_cases",
+    "text_feeds",
     "with_buffers",
 ]
 
@@ -108,18 +109,55 @@ def _make_case(
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
-    sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
-    feeds = {
+    feeds = _filled(signature, known, (batch, length), random)
+    positions = mask if "input_ids" in feeds else np.ones((batch, 1))
+    if DECODER_IDS in feeds:
+        positions = np.ones_like(feeds[DECODER_IDS])
+    return with_buffers(Case(feeds, positions.astype(bool)), signature)
+
+
+def text_feeds(signature: Signature, ids: Array, mask: Array, types: Array) -> dict[str, Array]:
+    """Return a graph's inputs for texts, ``[batch, length]`` each; an empty past where it has one.
+
+    Raises:
+        UnsupportedError: The graph has an input that text does not fill.
+    """
+    known = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": types,
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+    }
+    if WRITE_INDICES in signature.input_names:
+        known = on_static_cache(known, written=0, length=_cache_length(signature))
+    strange = [
+        each.name
+        for each in signature.inputs
+        if each.name not in known and not each.name.startswith(PAST)
+    ]
+    if strange and strange != [DECODER_IDS]:
+        msg = f"a data set cannot fill the graph's input {strange[0]!r}"
+        raise UnsupportedError(msg, hint="Data sets are texts; leave --dataset out.")
+    kept = replace(signature, inputs=tuple(i for i in signature.inputs if i.name not in strange))
+    feeds = _filled(kept, known, ids.shape, np.random.default_rng(0))
+    return dict(with_buffers(Case(feeds, mask.astype(bool)), kept).feeds)
+
+
+def _filled(
+    signature: Signature,
+    known: Mapping[str, Array],
+    shape: tuple[int, ...],
+    random: np.random.Generator,
+) -> dict[str, Array]:
+    """Return what is known of the inputs, the others made up; a cache is left to `with_buffers`."""
+    sizes = {"batch": shape[0], "sequence": shape[1], "past_sequence": 0}
+    return {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
         if each.name in known
         else _numbers(random, each, sizes)
         for each in signature.inputs
         if not each.name.startswith(PAST)
     }
-    positions = mask if "input_ids" in feeds else np.ones((batch, 1))
-    if DECODER_IDS in feeds:
-        positions = np.ones_like(feeds[DECODER_IDS])
-    return with_buffers(Case(feeds, positions.astype(bool)), signature)
 
 
 def _cache_length(signature: Signature) -> int:

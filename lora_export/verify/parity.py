@@ -21,7 +21,8 @@ from lora_export.device.checks import judge_outputs
 from lora_export.device.golden import Case, Golden, valid_rows
 from lora_export.device.metrics import relative_l2
 from lora_export.runtime.reference import Reference, estimate_bytes
-from lora_export.verify.dataset import Dataset, Predictions, predict, score
+from lora_export.verify.asking import Answers, Uncached
+from lora_export.verify.dataset import Dataset, predict, score
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
 from lora_export.verify.inputs import (
@@ -63,12 +64,15 @@ class GraphParity:
         row: The graph's row in ``reports/parity.json``.
         golden: What a device needs to repeat the comparison; None where nothing was computed.
         adapters: Of a swappable graph: the same for each adapter.
+        differing: Every example of the data set on which graph and reference differ; the row holds
+            the first of them.
     """
 
     verdict: Verdict
     row: dict[str, Any]
     golden: Golden | None = field(default=None, repr=False)
     adapters: Mapping[str, GraphParity] = field(default_factory=dict, repr=False)
+    differing: Sequence[dict[str, Any]] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class _Expected:
 
     outputs: list[Array]
     effect: float | None
-    predictions: Predictions | None
+    answers: Answers | None
+    base_answers: Answers | None
     greedy: Greedy | None
     hidden: list[Array]
 
@@ -145,10 +150,14 @@ def against_reference(
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
-    if dataset is not None and expected.predictions is not None:
-        predicted = predict(dataset, graph.run)
-        row["dataset"] = score(dataset, predicted, expected.predictions, tolerance=row["tolerance"])
+    differing: list[dict[str, Any]] = []
+    if dataset is not None and expected.answers is not None:
+        row["dataset"], differing = score(
+            dataset, predict(dataset, graph), expected.answers, expected.base_answers,
+            tolerance=row["tolerance"], seed=seed,
+        )  # fmt: skip
         verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
+        verdict = _less_accurate(verdict, row, row["dataset"])
     if isinstance(graph, TwoGraphs):
         verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
     if expected.greedy is not None:
@@ -156,7 +165,8 @@ def against_reference(
         row["greedy"] = compare_greedy(decoder, expected.greedy, tolerance=tolerance)
         verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
-    return GraphParity(verdict, row, Golden(cases[kept], expected.outputs[kept], expected.effect))
+    golden = Golden(cases[kept], expected.outputs[kept], expected.effect)
+    return GraphParity(verdict, row, golden, differing=differing)
 
 
 def against_golden(
@@ -211,17 +221,20 @@ def _run_reference(
     try:
         outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
         hidden = [reference.encode(c.feeds) for c in cases] if task.encoder_decoder else []
-        predictions = predict(dataset, reference.run) if dataset is not None else None
-        effect = greedy = None
+        names = dataset.reading.signature.input_names if dataset is not None else ()
+        asked = Uncached(reference.run, names)
+        answers = predict(dataset, asked) if dataset is not None else None
+        effect = greedy = base_answers = None
         if steps:
             greedy = greedy_of_reference(reference.run, cases[_GREEDY_CASE], steps=steps)
         if has_adapter:
             with reference.without_low_rank():
                 plain = [reference.run(case.feeds)[:, positions] for case in cases]
+                base_answers = predict(dataset, asked) if dataset is not None else None
             effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
     finally:
         reference.close()
-    return _Expected(outputs, effect, predictions, greedy, hidden)
+    return _Expected(outputs, effect, answers, base_answers, greedy, hidden)
 
 
 def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
@@ -258,10 +271,23 @@ def _lowered(
     if result["clear_disagreements"]:
         verdict = "fail"
         row["reason"] = f"{result['clear_disagreements']} {what} differ"
-    elif result["disagreements"] and verdict == "pass":
+    elif result["disagreements"] and verdict == "pass" and not _unclear(result):
         verdict = "ambiguous"
         row["reason"] = f"{result['disagreements']} near-tied {what} differ"
     row["verdict"] = verdict
+    return verdict
+
+
+def _unclear(result: Mapping[str, Any]) -> bool:
+    """Whether what differs has no margin that tells a tie: then the scores decide."""
+    return all(each.get("reference_margin") is None for each in result["differing"])
+
+
+def _less_accurate(verdict: Verdict, row: dict[str, Any], result: Mapping[str, Any]) -> Verdict:
+    """Let the score on the data set lower a verdict."""
+    if result["verdict"] == "fail" or (result["verdict"] == "ambiguous" and verdict == "pass"):
+        verdict = row["verdict"] = result["verdict"]
+        row["reason"] = f"{result['metric']} on the data set: {result['reason']}"
     return verdict
 
 

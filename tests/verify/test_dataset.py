@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 
-from lora_export.base.errors import InputError, UsageError
-from lora_export.verify.dataset import Dataset, Predictions, load_dataset, predict, score
-from tests.helpers.models import save_tiny_tokenizer
+from lora_export.base.errors import InputError, UnsupportedError, UsageError
+from lora_export.graph.signature import Input, Output, Signature
+from lora_export.verify.asking import Answers, Uncached
+from lora_export.verify.dataset import (
+    Dataset,
+    load_dataset,
+    predict,
+    require_metric,
+    score,
+)
+from lora_export.verify.kinds.kind import Examples, Reading
+from lora_export.verify.kinds.labelled import CLASSES
+from lora_export.verify.kinds.language import TEXTS
+from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 
 LABELS = ("stop", "go", "wait")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -20,14 +32,26 @@ def tokenizer(tmp_path_factory):
     return save_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
+def signature(*names):
+    inputs = tuple(Input(name, "int64", ("batch", "sequence")) for name in names)
+    return Signature(inputs, (Output("logits", ("batch",)),))
+
+
 @pytest.fixture
 def load(tokenizer, tmp_path):
-    def run(text: str | bytes, labels=LABELS, inputs=INPUTS, folder=tokenizer, padding=None):
+    def run(
+        text: str | bytes, labels=LABELS, inputs=INPUTS, folder=tokenizer, padding=None, **more
+    ):
         path = tmp_path / "data.jsonl"
         path.write_bytes(text.encode() if isinstance(text, str) else text)
+        settings = {"task": "text-classification", "metric": None, **more}
+        config = {"max_position_embeddings": POSITIONS}
+        if padding is not None:
+            config["pad_token_id"] = padding
         return load_dataset(
-            path, tokenizer_folder=folder, labels=labels, inputs=inputs, padding=padding
-        )
+            path, tokenizer_folder=folder, labels=labels, signature=signature(*inputs),
+            config=config, **settings,
+        )  # fmt: skip
 
     return run
 
@@ -38,9 +62,9 @@ def line(text: object, label: object, **more: object) -> str:
 
 def test_labels_by_name_and_by_index(load):
     found = load(line("w3 w4", "go") + line("w5", 2) + line("w6", "stop", note="kept out"))
-    assert found.labels.tolist() == [1, 2, 0]
-    assert list(found.texts) == ["w3 w4", "w5", "w6"]
-    (batch,) = found.batches
+    assert found.examples.expected == [1, 2, 0]
+    assert list(found.examples.texts) == ["w3 w4", "w5", "w6"]
+    (batch,) = found.examples.batches
     assert list(batch) == list(INPUTS)
     np.testing.assert_array_equal(batch["input_ids"], [[3, 4], [5, 0], [6, 0]])
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 1], [1, 0], [1, 0]])
@@ -48,24 +72,24 @@ def test_labels_by_name_and_by_index(load):
 
 
 def test_padding_is_the_models_own_token(load):
-    (batch,) = load(line("w3 w4", "go") + line("w5", 2), padding=7).batches
+    (batch,) = load(line("w3 w4", "go") + line("w5", 2), padding=7).examples.batches
     np.testing.assert_array_equal(batch["input_ids"], [[3, 4], [5, 7]])
     np.testing.assert_array_equal(batch["attention_mask"], [[1, 1], [1, 0]])
 
 
 def test_only_the_inputs_of_the_graph_are_made(load):
-    (batch,) = load(line("w3", "go"), inputs=["attention_mask", "input_ids"]).batches
+    (batch,) = load(line("w3", "go"), inputs=["attention_mask", "input_ids"]).examples.batches
     assert list(batch) == ["attention_mask", "input_ids"]
 
 
 def test_batches_are_padded_each_to_its_own_longest(load):
     text = "".join(line(" ".join(["w9"] * (1 + i)), "go") for i in range(70))
-    shapes = [batch["input_ids"].shape for batch in load(text).batches]
+    shapes = [batch["input_ids"].shape for batch in load(text).examples.batches]
     assert shapes == [(32, 32), (32, 64), (6, 70)]
 
 
 def test_blank_lines_are_left_out_and_counted(load):
-    assert len(load("\n" + line("w3", "go") + "\n  \n" + line("w4", 0)).texts) == 2
+    assert len(load("\n" + line("w3", "go") + "\n  \n" + line("w4", 0)).examples.texts) == 2
     with pytest.raises(InputError, match=r"line 3 of.*unknown label 'fly'"):
         load("\n" + line("w3", "go") + line("w4", "fly"))
 
@@ -74,12 +98,12 @@ def test_line_separators_inside_a_text_are_part_of_it(load):
     # JSON allows U+2028, U+0085 and the like in strings: only \n ends a line of JSONL.
     texts = ["w3\u2028w4", "w5\x85w6", "w7\u2029"]
     found = load("".join(line(text, "go") for text in texts))
-    assert list(found.texts) == texts
+    assert list(found.examples.texts) == texts
 
 
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_an_empty_data_set_is_refused(text, load):
-    with pytest.raises(InputError, match="has no text and label"):
+    with pytest.raises(InputError, match="has no examples"):
         load(text)
 
 
@@ -118,12 +142,9 @@ def test_without_names_of_labels_it_is_a_usage_error(load):
 def test_a_missing_file_is_named(tmp_path, tokenizer):
     with pytest.raises(InputError, match=r"gone\.jsonl.*No such file"):
         load_dataset(
-            tmp_path / "gone.jsonl",
-            tokenizer_folder=tokenizer,
-            labels=LABELS,
-            inputs=INPUTS,
-            padding=None,
-        )
+            tmp_path / "gone.jsonl", task="text-classification", metric=None,
+            tokenizer_folder=tokenizer, labels=LABELS, signature=signature(*INPUTS), config={},
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1]"])
@@ -135,8 +156,88 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_named(content, load, tmp_path
 
 
 def test_an_input_that_text_cannot_fill_is_refused(load):
-    with pytest.raises(InputError, match="'position_ids'"):
-        load(line("w3", "go"), inputs=["input_ids", "position_ids"])
+    with pytest.raises(UnsupportedError, match="'bbox'"):
+        load(line("w3", "go"), inputs=["input_ids", "bbox"])
+
+
+def test_a_text_longer_than_the_model_is_cut_and_counted(load):
+    found = load(line(" ".join(["w9"] * 500), "go") + line("w3", "go"))
+    assert found.examples.cut == 1
+    assert found.examples.batches[0]["input_ids"].shape[1] <= POSITIONS
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "says"),
+    [
+        ("text-classification", "rouge", "accuracy, f1, matthews"),
+        ("token-classification", "matthews", "f1, accuracy"),
+        ("question-answering", "accuracy", "f1, exact_match"),
+        ("text-generation", "pearson", "perplexity, rouge, bleu, exact_match"),
+        ("fill-mask", None, "Leave verify.dataset"),
+    ],
+)
+def test_a_metric_that_a_task_has_not_is_refused_with_those_it_has(task, metric, says):
+    with pytest.raises(UsageError) as caught:
+        require_metric(task, metric)
+    assert says in (caught.value.hint or "")
+
+
+def test_the_width_of_the_head_decides_between_classes_and_numbers(load):
+    found = load(line("w3", 2.5) + line("w4", -1), width=1, labels=())
+    assert (found.metric, found.examples.expected) == ("pearson", [2.5, -1.0])
+    with pytest.raises(UsageError, match="with one output"):
+        load(line("w3", 2.5), width=1, metric="accuracy")
+    with pytest.raises(InputError, match=r"line 1 of.*'go', no number"):
+        load(line("w3", "go"), width=1)
+
+
+def test_tags_are_asked_of_the_first_piece_of_each_word(load):
+    row = {"tokens": ["w3", "w4", "w5"], "tags": ["stop", "go", 2]}
+    found = load(json.dumps(row), task="token-classification")
+    assert (found.metric, found.examples.expected) == ("f1", [[0, 1, 2]])
+    (notes,) = found.examples.notes
+    ids = found.examples.batches[0]["input_ids"][0]
+    assert [int(ids[at]) for at in notes] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("token-classification", {"tokens": ["w3"], "tags": ["go", "go"]}),
+        ("token-classification", {"tokens": [], "tags": []}),
+        ("token-classification", {"tokens": "w3", "tags": ["go"]}),
+        ("question-answering", {"question": "w3", "context": "w4", "answers": []}),
+        ("question-answering", {"question": "w3", "answers": ["w4"]}),
+        ("question-answering", {"question": "w3", "context": "w4", "answers": 3}),
+        ("text-generation", {"prompt": "w3 w4"}),
+        ("text-generation", {"text": "w3"}),
+        ("text2text-generation", {"prompt": "w3", "target": [1]}),
+    ],
+)
+def test_an_example_of_another_kind_is_named_by_its_line(task, row, load):
+    with pytest.raises(InputError, match="line 1 of"):
+        load(json.dumps(row), task=task)
+
+
+def test_a_span_is_the_likeliest_of_the_context(load):
+    row = {"question": "w9 w8", "context": "w3  w4 w5", "answers": {"text": ["w4 w5"]}}
+    found = load(json.dumps(row), task="question-answering")
+    context, encoding = found.examples.notes[0]
+    logits = np.zeros((1, len(encoding.ids), 2))
+    first, *_, last = [at for at, part in enumerate(encoding.sequence_ids) if part == 1]
+    logits[0, first + 1, 0], logits[0, last, 1] = 3, 2
+    logits[0, 0] = 50  # the question answers nothing
+    logits[0, first, 1] = 9  # an end before the start
+    logits[0, last, 0] = 2.5
+    answers = predict(found, Uncached(lambda feeds: logits, ()))
+    oracle = {
+        (start, end): logits[0, start, 0] + logits[0, end, 1]
+        for start in range(first, last + 1)
+        for end in range(start, last + 1)
+    }
+    start, end = max(oracle, key=oracle.__getitem__)
+    assert answers.values == [context[encoding.offsets[start][0] : encoding.offsets[end][1]]]
+    assert answers.values[0] in context
 
 
 # --------------------------------------------------------------------------- predict and score
@@ -144,49 +245,76 @@ def test_an_input_that_text_cannot_fill_is_refused(load):
 
 def dataset(*labels: int) -> Dataset:
     batches = [{"x": np.array([[index]])} for index in range(len(labels))]
-    return Dataset(batches, np.array(labels), [f"text {i}" for i in range(len(labels))])
+    texts = [f"text {i}" for i in range(len(labels))]
+    reading = Reading(None, None, LABELS, signature("x"), 0, 8, False, ({}, {}), 8)  # type: ignore[arg-type]
+    return Dataset(CLASSES, "accuracy", reading, Examples(texts, list(labels), batches))
 
 
 def test_predictions_are_the_largest_logit_and_its_margin():
     logits = np.array([[1.0, 3.0, 2.0], [5.0, -5.0, 0.0]], np.float32)
-    found = predict(dataset(0, 0), lambda feeds: logits[feeds["x"][0]])
-    assert found.classes.tolist() == [1, 0]
+    found = predict(dataset(0, 0), Uncached(lambda feeds: logits[feeds["x"][0]], ("x",)))
+    assert found.values == [1, 0]
     sizes = np.sqrt((logits.astype(np.float64) ** 2).mean(-1))
     np.testing.assert_allclose(found.margins, [1.0 / sizes[0], 5.0 / sizes[1]], rtol=1e-12)
 
 
-def predictions(*classes: int, margins=None) -> Predictions:
-    return Predictions(
-        np.array(classes), np.array(margins or [1.0] * len(classes), dtype=np.float64)
-    )
+def answers(*classes: int, margins=None) -> Answers:
+    return Answers(list(classes), np.array(margins or [1.0] * len(classes), dtype=np.float64))
 
 
 def test_scores_are_accuracies_and_every_difference_is_listed():
-    found = score(
+    found, differing = score(
         dataset(0, 1, 2, 0),
-        graph=predictions(0, 1, 0, 1),
-        reference=predictions(0, 1, 2, 2, margins=[1, 1, 0.5, 1e-6]),
+        graph=answers(0, 1, 0, 1),
+        reference=answers(0, 1, 2, 2, margins=[1, 1, 0.5, 1e-6]),
+        base=answers(1, 1, 1, 1),
         tolerance=1e-5,
     )
-    assert found["graph"] == 0.5
-    assert found["reference"] == 0.75
+    assert (found["graph"], found["reference"], found["base"]) == (0.5, 0.75, 0.25)
     assert found["count"] == 4
     assert (found["disagreements"], found["clear_disagreements"]) == (2, 1)
-    assert [row["text"] for row in found["differing"]] == ["text 2", "text 3"]
-    assert found["differing"][0] == {
-        "text": "text 2", "label": 2, "graph": 0, "reference": 2, "reference_margin": 0.5,
+    assert found["mcnemar"] == {"only_graph": 0, "only_reference": 1, "p_value": 1.0}
+    assert [row["text"] for row in differing] == ["text 2", "text 3"]
+    assert differing[0] == {
+        "example": 2, "text": "text 2", "label": 2, "graph": 0, "reference": 2,
+        "reference_margin": 0.5,
     }  # fmt: skip
     json.dumps(found, allow_nan=False)
+
+
+def test_the_row_holds_the_first_differences_and_the_list_all():
+    many = 60
+    found, differing = score(
+        dataset(*[0] * many), answers(*[1] * many), answers(*[0] * many), tolerance=1e-5
+    )
+    assert (found["disagreements"], found["differing_shown"]) == (many, len(found["differing"]))
+    assert len(differing) == many > len(found["differing"])
+    assert found["verdict"] == "fail"
+    assert found["mcnemar"]["p_value"] < 1e-15
 
 
 @pytest.mark.parametrize("tolerance", [1e-5, 5e-3])
 @pytest.mark.parametrize(("errors", "clear"), [(9.9, 0), (10.1, 1)])
 def test_a_near_tie_is_a_margin_of_ten_tolerated_errors(tolerance, errors, clear):
-    reference = predictions(0, margins=[errors * tolerance])
-    found = score(dataset(0), predictions(1), reference, tolerance=tolerance)
+    reference = answers(0, margins=[errors * tolerance])
+    found, _ = score(dataset(0), answers(1), reference, tolerance=tolerance)
     assert (found["disagreements"], found["clear_disagreements"]) == (1, clear)
 
 
+def test_a_score_that_is_not_finite_fails_and_is_null():
+    reading = dataset(0).reading
+    texts = Dataset(TEXTS, "perplexity", reading, Examples(["a", "b"], [None] * 2, []))
+    found, differing = score(
+        texts, Answers([[math.nan, 3.0], [2.0, 2.0]]), Answers([[3.0, 3.0], [2.0, 2.0]]),
+        tolerance=1e-5,
+    )  # fmt: skip
+    assert (found["graph"], found["reference"]) == (None, pytest.approx(math.e))
+    assert (found["verdict"], found["difference"]) == ("fail", None)
+    assert [each["example"] for each in differing] == [0]
+    json.dumps([found, differing], allow_nan=False)
+
+
 def test_equal_predictions_disagree_nowhere_though_both_may_be_wrong():
-    found = score(dataset(0, 1), predictions(1, 0), predictions(1, 0), tolerance=1e-5)
+    found, _ = score(dataset(0, 1), answers(1, 0), answers(1, 0), tolerance=1e-5)
     assert (found["graph"], found["disagreements"], found["differing"]) == (0.0, 0, [])
+    assert (found["verdict"], found["difference_interval"]) == ("pass", [0.0, 0.0])

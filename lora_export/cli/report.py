@@ -1,0 +1,48 @@
+"""``report``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import click
+
+from lora_export.base.errors import UsageError
+from lora_export.cli.console import Console, common_options
+
+__all__ = ["report"]
+
+_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+
+
+@click.command("report")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--github", is_flag=True,
+              help="Print GitHub annotations; add the report to the step's summary.")  # fmt: skip
+@click.option("--open", "opened", is_flag=True, help="Show the page in a browser.")
+@common_options
+def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bool) -> int:
+    """Write what is known of EXPORT as one page: reports/report.html and report.md.
+
+    merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
+    everything that is not a pass becomes a ::error or ::warning line on stdout.
+    """
+    from lora_export.report.write import REPORT_HTML, REPORT_MARKDOWN, github_lines, write_report
+
+    if github and as_json:
+        msg = "--github and --json both print on stdout"
+        raise UsageError(msg, hint="Choose one of them.")
+    with Console(as_json=as_json, quiet=quiet) as console:
+        write_report(export)
+        files = {"html": export / REPORT_HTML, "markdown": export / REPORT_MARKDOWN}
+        lines = github_lines(export) if github else [str(path) for path in files.values()]
+        if github and (summary := os.environ.get(_SUMMARY)):
+            with Path(summary).open("a", encoding="utf-8") as stream:
+                stream.write(files["markdown"].read_text("utf-8"))
+        document = {key: str(path) for key, path in files.items()}
+        if lines or as_json:
+            console.finish(document, "\n".join(lines))
+        if opened:
+            click.launch(str(files["html"].resolve()))
+    return 0

@@ -1,0 +1,1 @@
+"""What is known of an export on one page: ``reports/report.html``, ``report.md``, annotations."""

@@ -1,0 +1,137 @@
+"""What an export says of itself, read once: the manifest, its reports, the sizes of its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import ExportDirectoryError
+from lora_export.base.files import resolve_inside, sha256_of_file
+from lora_export.base.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.base.manifest import Manifest
+
+__all__ = ["SKIPPED", "Facts", "read_facts"]
+
+_LIMIT_BYTES: Final = 1 << 27
+_REPORTS: Final = ("parity", "latency", "fidelity", "bench")
+SKIPPED: Final = "reports/"
+"""Files below this are about the export, and not of it."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An export.
+
+    Attributes:
+        manifest: Its manifest.
+        parity: Rows of ``reports/parity.json`` by graph; so are the next two.
+        latency: Of ``latency.json``.
+        fidelity: Of ``fidelity.json``.
+        bench: ``bench.json``; empty where there is none.
+        environment: Where it was verified; empty where it was not.
+        sizes: The bytes of each file.
+        ignored: Reports that are not those that the manifest knows.
+    """
+
+    manifest: Manifest
+    parity: Mapping[str, Any] = field(repr=False)
+    latency: Mapping[str, Any] = field(repr=False)
+    fidelity: Mapping[str, Any] = field(repr=False)
+    bench: Mapping[str, Any] = field(repr=False)
+    environment: Mapping[str, Any] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of the graphs and of the latency gates that were judged."""
+        found: list[str] = [each.verification for each in self.manifest.graphs.values()]
+        for adapter in self.manifest.adapters.values():
+            held = adapter.pack or adapter.row
+            found += [held.verification] if held is not None else []
+        found += [str(row.get("verdict")) for row in self.latency.values()]
+        gate = self.bench.get("gate")
+        found += [str(gate["verdict"])] if gate else []
+        order = ("fail", "ambiguous", "unverified")
+        return next((verdict for verdict in order if verdict in found), "pass")
+
+    def verification(self, adapter: str) -> str:
+        """What is known of an adapter, however the export holds it."""
+        record = self.manifest.adapters[adapter]
+        held = record.pack or record.row or self.manifest.graphs.get(adapter)
+        return held.verification if held is not None else "unverified"
+
+    def parity_of(self, adapter: str) -> Mapping[str, Any]:
+        """The row of an adapter: its graph's, or its own under a graph that adapters share."""
+        own = self.parity.get(adapter)
+        if own is not None:
+            return dict(own)
+        shared = (row.get("adapters") or {} for row in self.parity.values())
+        return next((dict(rows[adapter]) for rows in shared if adapter in rows), {})
+
+
+def read_facts(root: Path) -> Facts:
+    """Read what an export says of itself; a report that is not the manifest's is left out.
+
+    Raises:
+        ExportDirectoryError: It is no export, or one of its reports is damaged.
+    """
+    manifest = read_manifest(root)
+    found: dict[str, Any] = {}
+    ignored = []
+    for name in _REPORTS:
+        file = f"reports/{name}.json"
+        path = resolve_inside(root, file)
+        if file not in manifest.files or not path.is_file():
+            continue
+        if path.stat().st_size > _LIMIT_BYTES or sha256_of_file(path) != manifest.files[file]:
+            ignored.append(file)
+            continue
+        found[name] = _parsed(path)
+    rows = {name: _rows(found.get(name, {}), name) for name in _REPORTS[:-1]}
+    environments = (report.get("environment") for report in found.values())
+    return Facts(
+        manifest,
+        **rows,
+        bench=found.get("bench", {}),
+        environment=next((each for each in environments if isinstance(each, dict)), {}),
+        sizes=_sizes(root, manifest),
+        ignored=tuple(ignored),
+    )
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(str(path), str(error)) from error
+    if not isinstance(table, dict):
+        raise _damaged(str(path), "it is no object")
+    return table
+
+
+def _rows(report: Mapping[str, Any], name: str) -> dict[str, Any]:
+    rows = report.get("graphs", {})
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise _damaged(f"reports/{name}.json", "its graphs are no rows")
+    return rows
+
+
+def _damaged(what: str, why: str) -> ExportDirectoryError:
+    msg = f"the report {what!r} is damaged: {why}"
+    return ExportDirectoryError(msg, hint="Write it again with: lora-export verify OUT")
+
+
+def _sizes(root: Path, manifest: Manifest) -> dict[str, int]:
+    paths = {file: resolve_inside(root, file) for file in manifest.files}
+    return {
+        file: path.stat().st_size
+        for file, path in sorted(paths.items())
+        if path.is_file() and not file.startswith(SKIPPED)
+    }

@@ -1,0 +1,137 @@
+"""``report.md``: the same in short, for a pull request; no text in it is markup."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.units import size
+from lora_export.report.markup import clean
+from lora_export.report.parts import count, difference, number
+from lora_export.report.sections import adapter_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lora_export.report.facts import Facts
+
+__all__ = ["markdown"]
+
+_SIGNS: Final = {"pass": "✅ pass", "fail": "❌ fail", "ambiguous": "⚠️ ambiguous"}
+_SPECIAL: Final = re.compile(r"[&<>\\`*_{}\[\]#|~@$:]|\bwww\.")
+_BRACKETS: Final = str.maketrans({"[": "\\[", "]": "\\]"})
+_CELL: Final = 200
+
+
+def markdown(facts: Facts) -> str:
+    """Return the report as GitHub's markdown."""
+    base = facts.manifest.base
+    adapters = count(len(facts.manifest.adapters), "adapter")
+    what = ", ".join(_text(each) for each in (base.model_class, base.task, base.dtype))
+    parts = [
+        f"## lora-export: {_sign(facts.verdict)}",
+        f"{what}, {adapters}, {size(sum(facts.sizes.values()))}",
+    ]
+    if facts.manifest.adapters:
+        parts.append(_adapters(facts))
+    if scored := _scored(facts):
+        parts += ["### Accuracy on the task", scored]
+    if timed := _timed(facts):
+        parts += ["### Latency", timed]
+    if gate := facts.bench.get("gate"):
+        parts += [f"### Benchmark: {_sign(str(gate['verdict']))}", _gate(gate)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _adapters(facts: Facts) -> str:
+    rows = []
+    for name, record in facts.manifest.adapters.items():
+        row = facts.parity_of(name)
+        metrics = row.get("metrics") or {}
+        rows.append(
+            [
+                _text(name),
+                _sign(facts.verification(name)),
+                number(metrics.get("relative_l2")),
+                number(row.get("effect")),
+                f"{record.tensors_applied} of {record.tensors_total}",
+                size(adapter_bytes(facts, name)),
+                "" if row.get("verdict") == "pass" else _text(row.get("reason", "")),
+            ]
+        )
+    heads = ("Adapter", "Parity", "Relative L2 error", "Effect", "Tensors applied", "Adds", "Why")
+    return _table(heads, rows)
+
+
+def _scored(facts: Facts) -> str | None:
+    rows = []
+    for name in facts.manifest.adapters:
+        found = facts.parity_of(name).get("dataset")
+        if not found:
+            continue
+        rows.append(
+            [
+                _text(name),
+                _sign(str(found["verdict"])),
+                f"{_text(found['metric'])} of {number(found['count'])}",
+                number(found["base"], 4),
+                number(found["reference"], 4),
+                number(found["graph"], 4),
+                difference(found).translate(_BRACKETS),
+                number(found["disagreements"]),
+            ]
+        )
+    heads = ("Adapter", "Same", "Metric", "Base", "Reference", "Graph", "Difference", "Differ")
+    return _table(heads, rows) if rows else None
+
+
+def _timed(facts: Facts) -> str | None:
+    rows = []
+    for name, row in facts.latency.items():
+        if row.get("ratio") is None:
+            continue
+        low, high = row["ratio_interval"]
+        rows.append(
+            [
+                _text(name),
+                _sign(str(row["verdict"])),
+                f"{row['ratio']:.3f} \\[{low:.3f}, {high:.3f}\\]",
+                number(row["max_ratio"], 2),
+                number(row["median_ms"], 2),
+                number(row["base_median_ms"], 2),
+            ]
+        )
+    heads = ("Graph", "Gate", "Ratio to the base", "Limit", "Median ms", "Base median ms")
+    return _table(heads, rows) if rows else None
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    rows = [
+        [
+            _text(row["subject"]),
+            _text(row["cell"]),
+            _sign(str(row["verdict"])),
+            _text(row["reason"]),
+        ]
+        for row in gate["rows"]
+    ]
+    return _table(("Subject", "Cell", "Gate", "Why"), rows)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sign(verdict: str) -> str:
+    return _SIGNS.get(verdict, f"❔ {_text(verdict)}")
+
+
+def _text(value: object) -> str:
+    r"""Return text that is only text: no markup, link, mention or reference to an issue.
+
+    >>> _text("a|b <c> @me #1")
+    'a&#124;b &#60;c&#62; &#64;me &#35;1'
+    """
+    flat = " ".join(clean(value, _CELL).split())
+    return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), flat)

@@ -1,0 +1,114 @@
+"""``report.html``: one file, nothing fetched, no script; the same facts give the same bytes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.units import size
+from lora_export.report.fidelity import fidelity
+from lora_export.report.latency import latency
+from lora_export.report.markup import Markup, join, tag
+from lora_export.report.parts import badge, count, number
+from lora_export.report.sections import environment, merged, parity, sizes
+from lora_export.report.style import STYLE
+
+if TYPE_CHECKING:
+    from lora_export.report.facts import Facts
+
+__all__ = ["page"]
+
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_TITLES: Final = {
+    "merged": "What was merged", "parity": "Parity", "fidelity": "Fidelity", "latency": "Latency",
+    "sizes": "Sizes", "environment": "Environment",
+}  # fmt: skip
+_SAYS: Final = {
+    "pass": "Every graph computes what its adapter computes, and every limit is kept.",
+    "fail": "A graph or a limit failed: see below.",
+    "ambiguous": "Something is neither shown nor refuted: see below.",
+    "unverified": "Not everything was verified: see below.",
+}
+
+
+def page(facts: Facts) -> str:
+    """Return the whole page."""
+    base = facts.manifest.base
+    adapters = count(len(facts.manifest.adapters), "adapter")
+    made = {
+        "merged": merged(facts),
+        "parity": parity(facts),
+        "fidelity": fidelity(facts),
+        "latency": latency(facts),
+        "sizes": sizes(facts),
+        "environment": environment(facts),
+    }
+    shown = {key: each for key, each in made.items() if each is not None}
+    links = (tag("li", tag("a", _TITLES[key], href=f"#{key}")) for key in shown)
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", f"lora-export: {base.model_class}, {adapters}"),
+        tag("style", Markup(STYLE)),
+    )
+    body = tag(
+        "body",
+        tag("a", "Skip to the report", class_="skip", href="#main"),
+        tag(
+            "header",
+            tag("p", "lora-export report", class_="kicker"),
+            tag("h1", _breakable(base.model_class), f": {adapters}"),
+            tag("p", badge(facts.verdict), f" {_SAYS[facts.verdict]}"),
+            _cards(facts),
+            tag("nav", tag("ul", *links), aria_label="Sections"),
+        ),
+        tag("main", *shown.values(), id="main"),
+        tag("footer", tag("p", f"Written by {facts.manifest.tool}."), _ignored(facts)),
+    )
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _breakable(name: str) -> Markup:
+    """Return the name of a class that may be broken before its capitals."""
+    return join(part for word in _WORD.split(name) for part in (tag("wbr"), word))
+
+
+def _cards(facts: Facts) -> Markup:
+    found = [(row.get("metrics") or {}).get("relative_l2") for row in _rows(facts)]
+    errors = [error for error in found if error is not None]
+    ratios = [row["ratio"] for row in facts.latency.values() if row.get("ratio") is not None]
+    adapters = facts.manifest.adapters.values()
+    applied, total = (
+        sum(getattr(each, key) for each in adapters) for key in ("tensors_applied", "tensors_total")
+    )
+    cards = {
+        "Adapters": number(len(facts.manifest.adapters)),
+        "Tensors applied": f"{applied} of {total}" if total else None,
+        "Worst relative L2 error": number(max(errors)) if errors else None,
+        "Largest latency ratio": number(max(ratios)) if ratios else None,
+        "All files": size(sum(facts.sizes.values())),
+    }
+    made = (
+        tag("div", tag("dt", name), tag("dd", value))
+        for name, value in cards.items()
+        if value is not None
+    )
+    return tag("dl", *made, class_="cards")
+
+
+def _rows(facts: Facts) -> list[dict[str, Any]]:
+    graphs = list(facts.parity.values())
+    return [*graphs, *(own for row in graphs for own in (row.get("adapters") or {}).values())]
+
+
+def _ignored(facts: Facts) -> Markup:
+    return join(
+        tag("p", f"{file} is not the file that the manifest knows, and was left out.")
+        for file in facts.ignored
+    )

@@ -1,0 +1,250 @@
+"""The sections of the page, from what is known: each a function from `Facts` to markup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.units import size
+from lora_export.report.markup import Markup, clean, join, tag
+from lora_export.report.parts import (
+    Column,
+    badge,
+    count,
+    difference,
+    facts_list,
+    number,
+    section,
+    short,
+    table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.base.manifest import AdapterRecord
+    from lora_export.report.facts import Facts
+
+__all__ = ["adapter_bytes", "environment", "merged", "parity", "sizes"]
+
+_TEXT: Final = 160
+_SHORT: Final = frozenset({"cpu", "os"})
+
+
+def merged(facts: Facts) -> Markup:
+    """What was merged into what, and how completely."""
+    base = facts.manifest.base
+    about = facts_list(
+        {
+            "Base": base.source,
+            "Class": base.model_class,
+            "Task": base.task,
+            "Stored in": base.dtype,
+            "Pooling": base.pooling,
+            "Graph": f"{base.graph.source} (given)" if base.graph else "traced",
+            "Fingerprint": tag("code", short(base.fingerprint)),
+        }
+    )
+    rows = [
+        (
+            name,
+            record.source,
+            record.format,
+            number(record.rank),
+            "" if record.scale is None else number(record.scale),
+            _coverage(record),
+            _notes(record),
+        )
+        for name, record in facts.manifest.adapters.items()
+    ]
+    columns = (
+        Column("Adapter"), Column("Source", "long"), Column("Format"), Column("Rank", "n"),
+        Column("Scale", "n"), Column("Tensors applied", "name"), Column("Notes", "long"),
+    )  # fmt: skip
+    shown = (
+        table("Adapters, and how much of each was applied", columns, rows)
+        if rows
+        else tag("p", "No adapter: the export holds the base's graph only.")
+    )
+    return section("merged", "What was merged into what", about, shown)
+
+
+def _coverage(record: AdapterRecord) -> Markup:
+    applied, total = record.tensors_applied, record.tensors_total
+    text = f"{applied} of {total}"
+    bar = tag("progress", text, value=applied, max=max(total, 1), aria_label=f"{text} applied")
+    return join([f"{text} ", bar])
+
+
+def _notes(record: AdapterRecord) -> str:
+    notes = []
+    if record.combined is not None:
+        parts = ", ".join(f"{part.name} × {part.weight:g}" for part in record.combined.parts)
+        notes.append(f"combined by {record.combined.method}: {parts}")
+    if record.dropped:
+        notes.append(f"dropped: {', '.join(record.dropped)}")
+    if record.missing_in_base:
+        notes.append(f"brings: {', '.join(record.missing_in_base)}")
+    if record.labels:
+        notes.append(f"labels: {', '.join(record.labels)}")
+    return clean("; ".join(notes), 2 * _TEXT)
+
+
+def parity(facts: Facts) -> Markup:
+    """Every graph against the unmerged adapter, and task accuracy."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for name in facts.manifest.graphs:
+        row = facts.parity.get(name, {"verdict": facts.manifest.graphs[name].verification})
+        rows[name] = row
+        for adapter, own in (row.get("adapters") or {}).items():
+            rows[f"{name} with {adapter}"] = own
+    columns = (
+        Column("Graph"), Column("Verdict", "name"), Column("Relative L2 error", "n"),
+        Column("Tolerance", "n"), Column("Adapter’s effect", "n"), Column("Top-1 agreement", "n"),
+        Column("Why", "long"),
+    )  # fmt: skip
+    shown = table(
+        "Each graph’s outputs against the reference’s on the same inputs",
+        columns,
+        [_parity_row(name, row) for name, row in rows.items()],
+    )
+    against = sorted({str(row["against"]) for row in rows.values() if row.get("against")})
+    note = tag("p", f"Compared with: {'; '.join(against)}.", class_="soft") if against else None
+    scored = {name: row["dataset"] for name, row in rows.items() if row.get("dataset")}
+    return section("parity", "Parity", note, shown, _accuracy(scored) if scored else None)
+
+
+def _parity_row(name: str, row: Mapping[str, Any]) -> list[Any]:
+    metrics = row.get("metrics") or {}
+    return [
+        name,
+        badge(str(row.get("verdict"))),
+        number(metrics.get("relative_l2")),
+        number(row.get("tolerance")),
+        number(row.get("effect")),
+        number(metrics.get("top1_agreement"), 4),
+        clean(row.get("reason") or "not verified", 2 * _TEXT),
+    ]
+
+
+def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
+    columns = (
+        Column("Graph"), Column("Verdict", "name"), Column("Metric", "name"),
+        Column("Examples", "n"), Column("Base", "n"), Column("Reference", "n"),
+        Column("Graph", "n"), Column("Difference", "n"), Column("McNemar p", "n"),
+        Column("Different answers", "n"),
+    )  # fmt: skip
+    rows = []
+    for name, each in scored.items():
+        rows.append(
+            [
+                name,
+                badge(str(each["verdict"])),
+                each["metric"],
+                number(each["count"]),
+                number(each["base"], 4),
+                number(each["reference"], 4),
+                number(each["graph"], 4),
+                difference(each),
+                number((each["mcnemar"] or {}).get("p_value")),
+                number(each["disagreements"]),
+            ]
+        )
+    shown = table("Scores on the data set, and graph minus reference", columns, rows)
+    lists = [_disagreements(name, each) for name, each in scored.items() if each["differing"]]
+    note = tag(
+        "p",
+        "Base: the same model with the adapter’s low-rank part switched off. The interval is a "
+        "bootstrap over examples, in pairs.",
+        class_="soft",
+    )
+    return join([tag("h3", "Accuracy on the task"), shown, note, *lists])
+
+
+def _disagreements(name: str, row: Mapping[str, Any]) -> Markup:
+    columns = (
+        Column("Example", "n"), Column("Input", "long"), Column("Expected", "long"),
+        Column("Reference", "long"), Column("Graph", "long"),
+    )  # fmt: skip
+    rows = [
+        [
+            number(each["example"]),
+            *(clean(each[key], _TEXT) for key in ("text", "label", "reference", "graph")),
+        ]
+        for each in row["differing"]
+    ]
+    caption = f"Where {name} and the reference differ"
+    return tag(
+        "details",
+        tag("summary", f"{caption}: {len(rows)} of {row['disagreements']} shown"),
+        table(caption, columns, rows),
+    )
+
+
+def sizes(facts: Facts) -> Markup:
+    """What each file takes, and what an adapter adds."""
+    total = sum(facts.sizes.values())
+    rows = [
+        [file, size(count_bytes), f"{count_bytes / total:.1%}"]
+        for file, count_bytes in sorted(facts.sizes.items(), key=lambda row: (-row[1], row[0]))
+    ]
+    columns = (Column("File"), Column("Size", "n"), Column("Share", "n"))
+    shown = tag(
+        "details",
+        tag("summary", f"All {count(len(rows), 'file')}, {size(total)}"),
+        table("Files by size", columns, rows),
+    )
+    base = facts.sizes.get("weights/base.safetensors", 0)
+    adapters = [
+        [name, size(own), f"{own / base:.2%}" if base else "–"]
+        for name, own in ((n, adapter_bytes(facts, n)) for n in facts.manifest.adapters)
+    ]
+    heads = (Column("Adapter"), Column("Adds", "n"), Column("Of the base", "n"))
+    added = table("What each adapter adds to the base", heads, adapters) if adapters else None
+    return section("sizes", "Sizes", added, shown)
+
+
+def adapter_bytes(facts: Facts, name: str) -> int:
+    """Return what the files take that only this adapter has; a row of a stack has none."""
+    graph, record = facts.manifest.graphs.get(name), facts.manifest.adapters[name]
+    files: set[str | None] = set()
+    if graph is not None:
+        files |= {*graph.graph_files, *graph.weights, graph.golden}
+    for held in (record.pack, record.row):
+        files |= {held.golden} if held is not None else set()
+    if record.pack is not None:
+        files |= {record.pack.safetensors, record.pack.onnx_adapter}
+    files -= set(facts.manifest.graphs["base"].weights)
+    return sum(facts.sizes.get(file, 0) for file in files if file is not None)
+
+
+def environment(facts: Facts) -> Markup:
+    """Where it was made and measured."""
+    rows: dict[str, Any] = {"Written by": facts.manifest.tool}
+    for source in (facts.environment, facts.bench.get("environment") or {}):
+        rows |= {_title(key): _valued(key, value) for key, value in source.items()}
+    graphs = facts.manifest.graphs.items()
+    rows["Graphs"] = join(
+        tag("div", f"{name}: opset {each.opset}, ", tag("code", short(each.sha256)))
+        for name, each in graphs
+    )
+    return section("environment", "Environment", facts_list(rows))
+
+
+def _title(key: str) -> str:
+    words = key.removesuffix("_bytes").replace("_", " ")
+    return words.upper() if words in _SHORT else words.capitalize()
+
+
+def _valued(key: str, value: object) -> str:
+    """Return a value as text, bytes with a unit."""
+    return size(value) if key.endswith("_bytes") and isinstance(value, int) else _flat(value)
+
+
+def _flat(value: object) -> str:
+    """Return nested values as one line."""
+    if isinstance(value, dict):
+        pairs = ((key, _flat(each)) for key, each in value.items() if each not in (None, [], {}))
+        return clean(", ".join(f"{key} {text}" for key, text in pairs), 4 * _TEXT)
+    if isinstance(value, list):
+        return clean(", ".join(_flat(each) for each in value), 4 * _TEXT)
+    return "" if value is None else clean(value, 4 * _TEXT)

@@ -1,0 +1,128 @@
+"""Text to token ids and back, with the tokenizer and the settings that a base brings in ``hf/``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    InputError,
+    MissingRuntimeError,
+    UsageError,
+)
+from lora_export.base.files import resolve_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+__all__ = [
+    "first_tokens",
+    "open_tokenizer",
+    "padded",
+    "read_settings",
+    "stop_tokens",
+    "tokenizer_folder",
+]
+
+_FILES: Final = ("tokenizer.json", "config.json", "generation_config.json")
+
+
+def tokenizer_folder(root: Path) -> Path:
+    """Return ``hf/`` of an export.
+
+    Raises:
+        ExportDirectoryError: A file in it that is read here leads outside.
+    """
+    folder, *_ = [resolve_inside(root, f"hf/{name}").parent for name in _FILES]
+    return folder
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer (of ``tokenizers``) in `folder`, with the file's own settings.
+
+    Raises:
+        MissingRuntimeError: ``tokenizers`` is not installed.
+        InputError: ``tokenizer.json`` is missing or damaged.
+    """
+    if importlib.util.find_spec("tokenizers") is None:
+        msg = "text has to be tokenized, and tokenizers is not installed"
+        raise MissingRuntimeError(msg, hint="Install it with: pip install tokenizers")
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        msg = f"cannot read the tokenizer {str(path)!r}: {error}"
+        raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
+
+
+def padded(
+    rows: Sequence[Sequence[int]], padding: int, *, left: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows of ids as ``[batch, longest]``, and which positions count.
+
+    Raises:
+        UsageError: A row has no tokens.
+    """
+    if not all(rows):
+        msg = "a prompt has no tokens"
+        raise UsageError(msg, hint="Give at least one word.")
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), padding, np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        place = slice(longest - len(row), None) if left else slice(len(row))
+        ids[at, place] = row
+        mask[at, place] = 1
+    return ids, mask
+
+
+def read_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return ``config.json`` and ``generation_config.json``; empty where one is not there.
+
+    Raises:
+        ExportDirectoryError: One is damaged.
+    """
+    return _table(folder / "config.json"), _table(folder / "generation_config.json")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{str(path)!r} is damaged: {error}"
+        raise ExportDirectoryError(msg, hint="Export again.") from error
+    return table if isinstance(table, dict) else {}
+
+
+def stop_tokens(config: dict[str, Any], generation: dict[str, Any]) -> frozenset[int]:
+    """Return the tokens that end a text: the generation config's, else the config's."""
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    values = value if isinstance(value, list) else [value]
+    return frozenset(each for each in values if isinstance(each, int))
+
+
+def first_tokens(config: dict[str, Any], generation: dict[str, Any]) -> list[int]:
+    """Return what the decoder of an encoder-decoder begins with.
+
+    Raises:
+        ExportDirectoryError: Neither file tells.
+    """
+    settings = {**config, **generation}
+    start = settings.get("decoder_start_token_id")
+    start = settings.get("bos_token_id") if start is None else start
+    if not isinstance(start, int):
+        msg = f"the config tells no token that the decoder begins with: {start!r}"
+        raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
+    forced = settings.get("forced_bos_token_id")
+    return [start] if forced is None else [start, int(forced)]
