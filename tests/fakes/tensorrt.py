@@ -28,9 +28,10 @@ IS_DOUBLE = True
 
 __version__: str = globals().get("_version") or os.environ.get("TENSORRT_DOUBLE", "10.3.0")
 
-_DATA = Path(__file__).resolve().parents[1] / "data"
-_API = json.loads((_DATA / "tensorrt_api" / f"{__version__}.json").read_text())
-_OPERATORS = json.loads((_DATA / "tensorrt_operators_10.1.json").read_text())["operators"]
+_ROOT = Path(__file__).resolve().parents[2]
+_API = json.loads((_ROOT / "tests/data/tensorrt_api" / f"{__version__}.json").read_text())
+_TABLE = _ROOT / "lora_export/engine/data/tensorrt_operators_10.1.json"
+_OPERATORS = json.loads(_TABLE.read_text())["operators"]
 _MAGIC = b"DOUBLE-PLAN-1\n"
 _TIMING = b"DOUBLE-TIMING-1\n"
 
