@@ -31,8 +31,8 @@ def test_the_export_is_in_it_as_it_is(exports, bundles):
     assert not any("__pycache__" in file for file in held)
 
 
-def test_an_unpacked_bundle_is_an_export(bundles, capsys):
-    result = call(capsys, "verify", bundles("swappable"), "--json")
+def test_an_unpacked_bundle_is_an_export(bundles, capsys, tmp_path):
+    result = call(capsys, "verify", copied(bundles("swappable"), tmp_path / "bundle"), "--json")
     assert result.code == 0, result.err
     assert result.document["reports"]["parity"]["graphs"]["swappable"]["verdict"] == "pass"
 
