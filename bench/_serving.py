@@ -22,7 +22,7 @@ import numpy as np
 from lora_export.maintenance import add
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime import Session, open_export
-from lora_export.verify.latency import bootstrap_ratio
+from lora_export.verify.bench.ratios import bootstrap_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -66,6 +66,8 @@ def make_cases(
     seed: int,
     left_padding: bool,
     shapes: Sequence[tuple[int, int]] = CASES,
+    past: int = 0,
+    padded: bool = True,
 ) -> list[Case]:
     """Return seeded inputs for a model.
 
@@ -75,6 +77,8 @@ def make_cases(
         seed: Seeds the values.
         left_padding: Whether padding comes first, as decoders expect it.
         shapes: Batch and length of each input; a length counts where the graph has one.
+        past: Positions that a decoder's cache holds before the input.
+        padded: Whether the rows of a batch after the first are shorter.
 
     Raises:
         UnsupportedError: The graph has an input or an axis that is not known here.
@@ -83,7 +87,14 @@ def make_cases(
     longest = longest_text(config)
     return [
         _make_case(
-            random, config, signature, batch, min(length, longest), left_padding=left_padding
+            random,
+            config,
+            signature,
+            batch,
+            min(length, longest),
+            left_padding=left_padding,
+            past=past,
+            padded=padded,
         )
         for batch, length in shapes
     ]
@@ -104,6 +115,8 @@ def _make_case(
     length: int,
     *,
     left_padding: bool,
+    past: int,
+    padded: bool,
 ) -> Case:
     vocabulary = next((int(config[k]) for k in _VOCABULARY_KEYS if config.get(k)), 2)
     padding = config.get("pad_token_id")
@@ -111,7 +124,8 @@ def _make_case(
     ids = random.integers(0, vocabulary, (batch, length))
     ids[ids == padding] = (padding + 1) % vocabulary
     mask = np.ones((batch, length), np.int64)
-    for row in range(1, batch):  # the first row is full, the others end (or begin) earlier
+    # the first row is full, the others end (or begin) earlier
+    for row in range(1, batch if padded else 1):
         kept = max(1, length - row * length // (batch + 1))
         hidden = slice(0, length - kept) if left_padding else slice(kept, length)
         mask[row, hidden] = 0
@@ -119,14 +133,14 @@ def _make_case(
     types = random.integers(0, max(1, int(config.get("type_vocab_size") or 2)), (batch, length))
     known: dict[str, Array] = {
         "input_ids": ids,
-        "attention_mask": mask,
+        "attention_mask": np.concatenate([np.ones((batch, past), np.int64), mask], axis=1),
         "token_type_ids": types * mask,
-        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0) + past,
     }
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
-    sizes = {"batch": batch, "sequence": length, "past_sequence": 0}
+    sizes = {"batch": batch, "sequence": length, "past_sequence": past}
     feeds = {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
         if each.name in known
