@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "add": ("extend:add", "Add an adapter to an existing export, without torch."),
     "remove": ("extend:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),
+    "bench": ("bench:bench", "Time an export's graphs side by side, and judge them."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "adapter": ("adapter:adapter", "Convert an adapter to another format."),
