@@ -33,6 +33,8 @@ CLAIM: Final = "peers"
 PAGE: Final = _environment.ROOT / "docs" / "comparison.md"
 ADAPTER: Final = "tenant"
 SCRIPT: Final = _measure.BENCH / "_peer_graph.py"
+QUIET: Final = 1.5
+"""Seconds are shown where the load average was at most this when a row began."""
 SHAPE: Final = "a batch of 2 × 24"
 _LAST_WORDS: Final = 200
 _SAME: Final = 1e-4
@@ -90,7 +92,8 @@ METHOD: Final = (
     "Random weights, seeded. Whole processes; where a tool needs two (PEFT's merge first), seconds "
     "are added and the larger peak is taken. The graph is compared with the unmerged adapter in "
     "PEFT on the same inputs, and timed in ONNX Runtime beside ours, 1 × 128 tokens, interleaved, "
-    "30 rounds. Sizes are of graphs and weights. Ours holds the unadapted base's graph too."
+    "30 rounds. Seconds are left out where the machine was not quiet. Sizes are of graphs and "
+    "weights. Ours holds the unadapted base's graph too."
 )
 
 
@@ -253,8 +256,10 @@ def _cells(row: dict[str, Any], tool: str) -> list[str]:
     if tool != "ours":
         low, high = row["ratio_interval"]
         ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+    load = row["load_average"][0]
+    seconds = f"{row['wall_s']['median']:.1f}" if load <= QUIET else f"– (load {load:.1f})"
     return [
-        f"{row['wall_s']['median']:.1f}",
+        seconds,
         f"{row['peak_mb']['median'] / 1000:.2f} GB",
         f"{row['bytes'] / 1e6:.0f} MB",
         said,

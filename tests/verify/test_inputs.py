@@ -8,7 +8,7 @@ import pytest
 from lora_export.base.errors import UnsupportedError
 from lora_export.device.golden import valid_rows
 from lora_export.graph.signature import Input, Signature
-from lora_export.verify.inputs import CASES, make_cases
+from lora_export.verify.inputs import CASES, make_cases, text_feeds
 from tests.helpers.interfaces import reading
 
 BERT = {
@@ -119,3 +119,25 @@ def test_pictures_have_the_dtype_and_the_axes_that_the_graph_states():
 def test_an_input_that_is_not_known_is_refused_by_name(strange):
     with pytest.raises(UnsupportedError, match="'x'"):
         make_cases({}, Signature((strange,), ()), seed=0, left_padding=False)
+
+
+def test_texts_on_a_static_cache_have_its_mask_and_its_buffers():
+    text, cache = ("batch", "sequence"), ("batch", 2, 16, 4)
+    signature = Signature(
+        (
+            Input("input_ids", "int64", text),
+            Input("attention_mask", "int64", ("batch", 16)),
+            Input("position_ids", "int64", text),
+            Input("write_indices", "int64", ("batch",)),
+            Input("past_key_values.0.key", "float32", cache),
+        ),
+        (),
+    )
+    ids = np.array([[0, 0, 7], [5, 6, 7]])
+    feeds = text_feeds(signature, ids, np.array([[0, 0, 1], [1, 1, 1]]), np.zeros_like(ids))
+    assert feeds["attention_mask"].shape == (2, 16)
+    np.testing.assert_array_equal(feeds["attention_mask"][:, :3], [[0, 0, 1], [1, 1, 1]])
+    assert not feeds["attention_mask"][:, 3:].any()
+    np.testing.assert_array_equal(feeds["position_ids"], [[0, 0, 0], [0, 1, 2]])
+    np.testing.assert_array_equal(feeds["write_indices"], [0, 0])
+    assert feeds["past_key_values.0.key"].shape == (2, 2, 16, 4)
