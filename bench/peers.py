@@ -27,7 +27,7 @@ import _environment
 import _measure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
 CLAIM: Final = "peers"
 PAGE: Final = _environment.ROOT / "docs" / "comparison.md"
@@ -212,7 +212,7 @@ def table(document: dict[str, Any]) -> str:
         "# The same work by others",
         INTRODUCTION,
         METHOD,
-        _where(machine, document["repetitions"], document["rows"].values()),
+        _where(machine, document["rows"].values()),
     ]
     lines = [part for line in lines for part in (line, "")]
     for work, row in WORKS.items():
@@ -231,15 +231,12 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _where(machine: dict[str, Any], repetitions: int, rows: Iterable[dict[str, Any]]) -> str:
+def _where(machine: dict[str, Any], rows: Collection[dict[str, Any]]) -> str:
     size = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_mib'] // 1024} GiB"
-    runs = f"medians of {repetitions} after one unmeasured run" if repetitions else "one run each"
-    return f"{size}; {runs}; {_load(rows)}."
-
-
-def _load(rows: Iterable[dict[str, Any]]) -> str:
+    counts = [len(row["wall_s"]["samples"]) for row in rows if "wall_s" in row]
     loads = [row["load_average"][0] for row in rows]
-    return f"load average {min(loads)} to {max(loads)} when a row began"
+    runs = f"medians of {min(counts)} to {max(counts)} runs"
+    return f"{size}; {runs}; load average {min(loads)} to {max(loads)} when a row began."
 
 
 def _cells(row: dict[str, Any], tool: str) -> list[str]:
