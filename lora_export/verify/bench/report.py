@@ -38,6 +38,7 @@ __all__ = [
     "Subject",
     "TimeRow",
     "parse_report",
+    "point_name",
 ]
 
 BENCH_FORMAT: Final = 1
@@ -142,9 +143,8 @@ class Cell(_Record):
 
     @property
     def name(self) -> str:
-        """How a person reads it: ``prefill 1×128``, ``decode 1×1 after 512``."""
-        shape = f"{self.kind} {self.batch}×{self.length}"
-        return f"{shape} after {self.past}" if self.past else shape
+        """How a person reads it; see `point_name`."""
+        return point_name(self.kind, self.batch, self.length, self.past)
 
 
 class GateRow(_Record):
@@ -203,6 +203,16 @@ class BenchReport(_Record):
     subjects: dict[str, Subject]
     cells: list[Cell] = Field(default_factory=list)
     gate: Gate | None = None
+
+
+def point_name(kind: CellKind, batch: int, length: int, past: int) -> str:
+    """Return how a person reads a point of the grid.
+
+    >>> point_name("prefill", 1, 128, 0), point_name("decode", 4, 1, 512)
+    ('prefill 1×128', 'decode 4×1 after 512')
+    """
+    shape = f"{kind} {batch}×{length}"
+    return f"{shape} after {past}" if past else shape
 
 
 def parse_report(text: bytes, source: str) -> BenchReport:
