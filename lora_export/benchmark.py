@@ -70,7 +70,8 @@ def bench(
     lengths: Sequence[int] = (128,),
     pasts: Sequence[int] = (),
     rounds: int = 50,
-    max_rounds: int = 800,
+    max_rounds: int = 3200,
+    max_seconds: float = 300.0,
     max_ratio: float | None = None,
     against: Path | None = None,
     baseline: Path | None = None,
@@ -94,6 +95,7 @@ def bench(
         pasts: Of decoders with a cache: positions before a single token.
         rounds: Of each cell, before it is looked at.
         max_rounds: The most of each cell whose judgement is open.
+        max_seconds: No further rounds of a cell begin after so long.
         max_ratio: The limit; none without it and without a baseline, else 1.05.
         against: An export whose graphs of the same names are the baseline, timed side by side.
         baseline: A file with the ratios of earlier over the base graph.
@@ -129,9 +131,14 @@ def bench(
         chosen, max_ratio, against=against, stored=stored, environment=environment, seed=seed
     )
     plan = Plan(
-        rounds, max(rounds, max_rounds) if judge is not None else rounds, seed, threads, startup,
-        judge.is_open if judge is not None else lambda *_: False,
-    )  # fmt: skip
+        rounds=rounds,
+        max_rounds=rounds if judge is None else max(rounds, max_rounds),
+        max_seconds=max_seconds,
+        seed=seed,
+        threads=threads,
+        startup=startup,
+        is_open=(lambda *_: False) if judge is None else judge.is_open,
+    )
     points = grid(source, batches, lengths, pasts)
     subjects, cells = measure(chosen, points, plan, tell)
     found = BenchReport(

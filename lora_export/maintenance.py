@@ -18,7 +18,6 @@ from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
-from lora_export.recipe import AdapterSpec
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.recipe import CombineSpec
+    from lora_export.recipe import AdapterSpec, CombineSpec
 
 __all__ = ["add", "remove", "verify"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -54,6 +55,7 @@ class Plan:
     Attributes:
         rounds: Of each cell, before it is looked at.
         max_rounds: The most of each cell, where its judgement is open.
+        max_seconds: No further rounds begin after so long, in each cell.
         seed: Seeds inputs, order and resampling.
         threads: Threads within an operator; 0 leaves the choice to the runtime.
         startup: Whether each graph is also opened in a process of its own.
@@ -62,6 +64,7 @@ class Plan:
 
     rounds: int
     max_rounds: int
+    max_seconds: float
     seed: int
     threads: int
     startup: bool
@@ -105,9 +108,11 @@ def _cell(
     measurement = Interleaved(runs, seed=plan.seed)
     warm = measurement.warm_up()
     stops = looks(plan.rounds, plan.max_rounds)
+    end = time.monotonic() + plan.max_seconds
     for stop in stops:
         measurement.extend(stop - measurement.rounds)
-        if not plan.is_open(point, measurement.times_ms, len(stops)):
+        open_still = plan.is_open(point, measurement.times_ms, len(stops))
+        if not open_still or time.monotonic() > end:
             break
     times = measurement.times_ms
     energy = {
