@@ -9,8 +9,8 @@
 Paths are relative to pytest's root folder, so that a baseline lies in the user's repository;
 ``pytest --lora-export-update-baseline`` writes it. A test fails where the gate or the parity
 fails; what stays ambiguous or could not be compared is told at the end of the run, and fails with
-``--lora-export-strict`` or ``@pytest.mark.lora_export(strict=True)``, whose further keywords are
-defaults for the calls within the test.
+``--lora-export-strict`` or ``@pytest.mark.lora_export(strict=True)``. The marker's further keywords
+are defaults of `lora_export_bench`: on a class or a module, they are said once.
 
 Measuring beside other tests measures those too. With pytest-xdist, tests that measure are put in
 one group of their own, which ``--dist loadgroup`` keeps on one worker; another distribution over
@@ -27,17 +27,18 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lora_export.benchmark import Benchmark
     from lora_export.steps import Outcome
+    from lora_export.verify.bench.report import GateRow
 
 __all__ = ["XDIST_GROUP", "lora_export_bench", "lora_export_parity"]
 
 XDIST_GROUP: Final = "lora_export_bench"
 _MARKER: Final = (
-    "lora_export(strict=False, **settings): defaults for lora_export_bench and lora_export_parity"
+    "lora_export(strict=False, **settings): defaults of lora_export_bench; strict of both fixtures"
 )
 _FIXTURE: Final = "lora_export_bench"
 _PARALLEL: Final = (
@@ -106,7 +107,7 @@ class _Settings:
     tell: Callable[[str], None]
 
     def path(self, given: str | Path) -> Path:
-        """Return a path of the test's, relative to pytest's root folder."""
+        """Return a path that is relative to pytest's root folder."""
         return self.root / given
 
 
@@ -151,7 +152,7 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
             "startup": False, "report": folder / "bench.json", **settings.defaults, **given,
         }  # fmt: skip
         arguments.setdefault("max_ratio", DEFAULT_MAX_RATIO)
-        for name in ("against", "baseline", "report", "base"):
+        for name in ("against", "baseline", "report"):
             if arguments.get(name) is not None:
                 arguments[name] = settings.path(arguments[name])
         if settings.update and arguments.get("baseline") is not None:
@@ -161,10 +162,8 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
         if found.baseline is not None:
             settings.tell(f"baseline written: {found.baseline}")
             return found
-        for row in found.report.gate.rows if found.report.gate is not None else ():
-            shown = "" if row.ratio is None else f"{row.ratio:.3f} times {row.over}, "
-            _conclude(f"{row.subject}, {row.cell}: {shown}{row.verdict}: {row.reason}",
-                      row.verdict, settings)  # fmt: skip
+        gate = found.report.gate
+        _conclude([_finding(row) for row in (gate.rows if gate is not None else ())], settings)
         return found
 
     return measure
@@ -182,21 +181,31 @@ def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]
     def verify(output: str | Path, **given: Any) -> Outcome:
         from lora_export import maintenance
 
-        arguments = {**settings.defaults, **given}
-        for name in ("base", "dataset"):
-            if arguments.get(name) is not None:
-                arguments[name] = settings.path(arguments[name])
-        outcome = maintenance.verify(settings.path(output), **arguments)
-        for name, row in outcome.reports["parity"]["graphs"].items():
-            _conclude(f"parity of {name}: {row['verdict']}: {row['reason']}",
-                      row["verdict"], settings)  # fmt: skip
+        if given.get("dataset") is not None:
+            given["dataset"] = settings.path(given["dataset"])
+        outcome = maintenance.verify(settings.path(output), **given)
+        rows = outcome.reports["parity"]["graphs"]
+        _conclude(
+            [
+                (row["verdict"], f"parity of {name}: {row['verdict']}: {row['reason']}")
+                for name, row in rows.items()
+            ],
+            settings,
+        )
         return outcome
 
     return verify
 
 
-def _conclude(text: str, verdict: str, settings: _Settings) -> None:
-    """Tell a finding; fail the test where it is one."""
-    settings.tell(text)
-    if verdict == "fail" or (settings.strict and verdict in _OPEN):
-        pytest.fail(text, pytrace=False)
+def _finding(row: GateRow) -> tuple[str, str]:
+    shown = "" if row.ratio is None else f"{row.ratio:.3f} times {row.over}, "
+    return row.verdict, f"{row.subject}, {row.cell}: {shown}{row.verdict}: {row.reason}"
+
+
+def _conclude(findings: Sequence[tuple[str, str]], settings: _Settings) -> None:
+    """Tell findings, each a verdict and its text; fail the test where one is a failure."""
+    for _, text in findings:
+        settings.tell(text)
+    failing = {"fail", *(_OPEN if settings.strict else ())}
+    if failed := [text for verdict, text in findings if verdict in failing]:
+        pytest.fail("\n".join(failed), pytrace=False)
