@@ -36,8 +36,8 @@ METHOD: Final = (
     "what it shows is noise."
 )
 _LEGEND: Final = (
-    "Percent over the base graph, with the interval; in italics the paper's own figures, of another "
-    "machine (a Quadro RTX 8000) and another runtime."
+    "Percent over the base graph, with the interval; in italics the paper's own figures, of "
+    "another machine (a Quadro RTX 8000) and another runtime."
 )
 _TOLERANCE: Final = 1e-4
 

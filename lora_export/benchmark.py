@@ -70,8 +70,8 @@ def bench(
     lengths: Sequence[int] = (128,),
     pasts: Sequence[int] = (),
     rounds: int = 50,
-    max_rounds: int = 3200,
-    max_seconds: float = 300.0,
+    max_rounds: int = 6400,
+    max_seconds: float = 600.0,
     max_ratio: float | None = None,
     against: Path | None = None,
     baseline: Path | None = None,
@@ -121,6 +121,9 @@ def bench(
     for name in runners:
         require_runner(name)
     with_torch = any(RUNNERS[name].provider is None for name in runners)
+    if with_torch and base is None:
+        msg = "torch runs the base checkpoint, which is not given"
+        raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
     tell = progress or Silent()
     source = _source(output, base if with_torch else None, specs)
     other = _source(against, base if with_torch else None, ()) if against is not None else None

@@ -40,9 +40,9 @@ _REASONS: Final = 8
 @click.option("--past", "pasts", metavar="N,…", default="",
               help="Decoders: time one token after so many others, too.")  # fmt: skip
 @click.option("--rounds", type=int, default=50, show_default=True, help="Runs of each cell.")
-@click.option("--max-rounds", type=int, default=3200, show_default=True,
+@click.option("--max-rounds", type=int, default=6400, show_default=True,
               help="The most of a cell whose judgement is open.")  # fmt: skip
-@click.option("--max-seconds", type=float, default=300.0, show_default=True,
+@click.option("--max-seconds", type=float, default=600.0, show_default=True,
               help="No further runs of a cell begin after so long.")  # fmt: skip
 @click.option("--max-ratio", type=float, metavar="RATIO",
               help="The gate: the largest ratio over baseline or base graph.")  # fmt: skip

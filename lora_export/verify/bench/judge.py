@@ -136,7 +136,7 @@ def baseline_of(report: BenchReport, machine: Mapping[str, Any]) -> bytes:
         "packages": report.environment["packages"],
         "rows": rows,
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
 class Judge:

@@ -102,12 +102,13 @@ def bootstrap_ratio(
 
 
 def _medians(rows: Float64Array) -> Float64Array:
-    """Return the median of each row; a quarter of the time of `numpy.median`."""
+    """Return the median of each row, in a fraction of the time of `numpy.median`."""
     middle = rows.shape[1] // 2
+    parted = np.partition(rows, middle, axis=1)
+    upper = parted[:, middle]
     if rows.shape[1] % 2:
-        return np.asarray(np.partition(rows, middle, axis=1)[:, middle])
-    sorted_there = np.partition(rows, (middle - 1, middle), axis=1)
-    return np.asarray(sorted_there[:, middle - 1 : middle + 1].mean(axis=1))
+        return np.asarray(upper)
+    return np.asarray((parted[:, :middle].max(axis=1) + upper) / 2)
 
 
 def gate(interval: tuple[float, float], max_ratio: float) -> tuple[Verdict, str]:

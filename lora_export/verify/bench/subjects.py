@@ -254,14 +254,11 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> T
     """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
 
     Raises:
-        UsageError: torch is to run a graph that stands for several adapters.
         LoraExportError: See `open_graph` and `TorchRun`.
     """
     if runner.provider is not None:
         return open_graph(source, graph, runner, threads=threads)
-    if source.checkpoint is None:
-        msg = "torch runs the base checkpoint, which is not given"
-        raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
+    assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
     model = TorchRun(
         source.checkpoint,
         tasks.by_name(source.manifest.base.task),
