@@ -42,7 +42,11 @@ def graphs(exports: Path) -> dict[str, Path]:
 def ids(path: Path, rows: int, length: int) -> dict[str, Any]:
     """Return full rows of tokens, and what selects the adapter in a shared graph."""
     words = np.random.default_rng(0).integers(2, 500, (rows, length))
-    feeds: dict[str, Any] = {"input_ids": words, "attention_mask": np.ones_like(words)}
+    feeds: dict[str, Any] = {
+        "input_ids": words,
+        "attention_mask": np.ones_like(words),
+        "position_ids": np.tile(np.arange(length), (rows, 1)),
+    }
     root = path.parent
     if path.name == "swappable.onnx":
         feeds |= read_pack(root, read_manifest(root), "lora")

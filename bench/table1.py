@@ -83,6 +83,8 @@ def prepare(session: _measure.Session, exports: Path, model: str) -> dict[str, A
     base = session.generate("base", model, "base")
     adapter = session.generate("adapter", model, "adapter", seed=1)
     for mode in ("merged", "swappable", "batched"):
+        if (exports / mode).is_dir():  # an export is there as a whole or not at all
+            continue
         print(f"{CLAIM}: the {mode} export", file=sys.stderr)
         session.ours(
             "merge-and-build", "--no-verify", "--no-latency", "--no-cache", "--logits", "last",
