@@ -35,10 +35,10 @@ RECORDED: Final = 2000
 METHOD: Final = (
     "Each trial judges as `bench` does: at 50 rounds, and at twice as many while the judgement is "
     "open, up to 6400; the looks share the 5 % of error. Recorded: blocks of 50 rounds drawn from "
-    "tests/data/timings.json (one graph in two sessions, two threads, on two cores that ran other "
-    "work besides), the slow graph's times multiplied. Simulated: tests/helpers/timings.py. Real: one "
-    "graph in two sessions, one thread, beside two processes that are busy and idle in turns; the "
-    "slow one spins for a tenth of its own time after each run."
+    "tests/data/timings.json (one graph in two sessions, two threads, two cores that ran other "
+    "work besides), the slow graph's times multiplied. Simulated: tests/helpers/timings.py. Real: "
+    "one graph in two sessions, one thread, beside two processes that are busy and idle in turns; "
+    "the slow one spins for a tenth of its own time after each run."
 )
 
 
