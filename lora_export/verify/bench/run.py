@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lora_export.base.progress import Progress
     from lora_export.runtime.energy import Meter
     from lora_export.verify.bench.core import Float64Array, WarmUp
-    from lora_export.verify.bench.subjects import Point, Timed
+    from lora_export.verify.bench.subjects import Bind, Point
 
 __all__ = ["BASELINE", "Chosen", "Plan", "key_of", "measure"]
 
@@ -87,7 +87,7 @@ def measure(
     """
     _require_memory(chosen)
     subjects = {each.key: _subject(each, points[0], plan, progress) for each in chosen}
-    timed: dict[str, Timed] = {}
+    timed: dict[str, Bind] = {}
     for each in chosen:
         progress.start(f"opening {each.key}")
         runner = RUNNERS[each.runner]
@@ -97,7 +97,7 @@ def measure(
         meter = find_meter(stack)
         for point in points:
             progress.start(f"timing {point.name}")
-            runs = {key: each.bind(point, plan.seed) for key, each in timed.items()}
+            runs = {key: bind(point, plan.seed) for key, bind in timed.items()}
             cells.append(_cell(runs, point, plan, meter))
     return subjects, cells
 

@@ -31,13 +31,15 @@ if TYPE_CHECKING:
     from lora_export.verify.feeding import Feeding
     from lora_export.weights.checkpoint import Checkpoint
 
+    Bind = Callable[["Point", int], Callable[[], object]]
+    """Gives what one run of an open subject is, at a point of the grid and with a seed."""
+
 __all__ = [
     "BASE",
     "RUNNERS",
     "Point",
     "Runner",
     "Source",
-    "Timed",
     "grid",
     "open_graph",
     "open_timed",
@@ -221,14 +223,7 @@ def require_runner(name: str) -> Runner:
     return runner
 
 
-class Timed:
-    """A subject that is open: `bind` gives what one run of it is, for one point of the grid."""
-
-    def __init__(self, bind: Callable[[Point, int], Callable[[], object]]) -> None:
-        self.bind = bind
-
-
-def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Timed:
+def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
     """Open a graph in ONNX Runtime.
 
     Raises:
@@ -247,10 +242,10 @@ def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> T
         feeds = source.feeds(point, graph, seed=seed)
         return BoundRun(session, provider, {**feeds, **pack})
 
-    return Timed(bind)
+    return bind
 
 
-def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Timed:
+def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
     """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
 
     Raises:
@@ -272,4 +267,4 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> T
     def bind(point: Point, seed: int) -> Callable[[], object]:
         return model.bind(source.feeds(point, graph, seed=seed), past=point.past)
 
-    return Timed(bind)
+    return bind
