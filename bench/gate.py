@@ -32,6 +32,7 @@ SLOW: Final = 1.10
 ROUNDS: Final = 50
 MOST: Final = 6400
 RECORDED: Final = 2000
+SOURCES: Final = "recorded,simulated,real"
 METHOD: Final = (
     "Each trial judges as `bench` does: at 50 rounds, and at twice as many while the judgement is "
     "open, up to 6400; the looks share the 5 % of error. Recorded: blocks of 50 rounds drawn from "
@@ -203,8 +204,8 @@ def summary(outcomes: list[tuple[str, int]], wanted: str) -> dict[str, Any]:
     }
 
 
-def trials(count: int, work: Path) -> dict[str, dict[str, Any]]:
-    """Run all trials; return their summaries by name."""
+def trials(count: int, work: Path, wanted_sources: list[str]) -> dict[str, dict[str, Any]]:
+    """Run the trials of some sources; return their summaries by name."""
     from tests.helpers.timings import LOADS as RECORDINGS
     from tests.helpers.timings import NOISES, recorded, simulated
 
@@ -214,12 +215,14 @@ def trials(count: int, work: Path) -> dict[str, dict[str, Any]]:
             ("recorded", recorded, RECORDINGS),
             ("simulated", simulated, NOISES),
         ):
-            for kind in kinds:
+            for kind in kinds if source in wanted_sources else ():
                 print(f"{CLAIM}: {source}, {kind}, {what}", file=sys.stderr)
                 outcomes = [
                     judged(make(kind, MOST, seed=1000 + seed, ratio=truth)) for seed in range(count)
                 ]
                 found[f"{source}, {kind}, {what}"] = summary(outcomes, wanted)
+    if "real" not in wanted_sources:
+        return found
     one, two = runs(work, rows=8, layers=1, threads=1)
     with Load("bursts"):
         for new, what, wanted in (
@@ -238,6 +241,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeat", type=int, default=100, help="trials of each kind (100)")
+    parser.add_argument("--sources", default=SOURCES, help=f"of timings ({SOURCES})")
     parser.add_argument("--record", type=Path, metavar="FILE", help="record timings, and stop")
     parser.add_argument("--peers-python", type=Path, help="not used: there are no peers here")
     parser.add_argument("--work-dir", type=Path, help="where the graph goes (build/)")
@@ -249,7 +253,7 @@ def main() -> None:
             document = {"what": " ".join(str(__doc__).split()), "times_10us": times}
             options.record.write_text(json.dumps(document, separators=(",", ":")), "utf-8")
             return
-        found = trials(session.repeat, session.work)
+        found = trials(session.repeat, session.work, options.sources.split(","))
         session.report(
             "The latency gate: how often equals pass, and a tenth is caught",
             METHOD,

@@ -87,13 +87,14 @@ class TorchRun:
         with torch.inference_mode(), quiet():
             cache = self._filled(inputs, past) if past else None
         further = {"past_key_values": cache, "use_cache": True} if cache is not None else {}
+        added = inputs["input_ids"].shape[1] if past else 0
         on_gpu = self._device == "cuda"
 
         def run() -> object:
             with torch.inference_mode():
                 output = self._call(**inputs, **further, return_dict=True)
                 if cache is not None:
-                    cache.crop(past)
+                    cache.crop(-added)
                 if on_gpu:
                     torch.cuda.synchronize()
             return output

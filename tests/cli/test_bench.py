@@ -28,7 +28,7 @@ def base(tiny):
 
 @pytest.fixture(scope="module")
 def adapter(tiny, base):
-    return tiny.adapter(base)
+    return tiny.adapter(base, task="text-generation")
 
 
 @pytest.fixture(scope="module")

@@ -182,7 +182,7 @@ class Judge:
         """Return the judgement of all cells."""
         rows = [row for found in self._rows.values() for row in found]
         found = {row.verdict for row in rows}
-        worst = next((each for each in _SEVERITY if each in found), "unverified")
+        worst: Verdict = next((each for each in _SEVERITY if each in found), "unverified")
         return Gate(max_ratio=self._max_ratio, verdict=worst, against=self._against, rows=rows)
 
     def _row(

@@ -74,7 +74,7 @@ class Ratio:
 
 def block_length(rounds: int) -> int:
     """Return the length of the bootstrap's blocks: the cube root of the number of rounds, up."""
-    return max(1, math.ceil(float(rounds) ** (1 / 3)))
+    return max(1, math.ceil(math.pow(rounds, 1 / 3)))
 
 
 def bootstrap_ratio(
