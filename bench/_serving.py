@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_export.device.ratios import bootstrap_ratio
+from lora_export.device.timing import Interleaved
 from lora_export.maintenance import add
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime import Session, open_export
-from lora_export.verify.bench.core import Interleaved
-from lora_export.verify.bench.ratios import bootstrap_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

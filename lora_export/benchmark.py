@@ -14,14 +14,15 @@ from lora_export.base.errors import LatencyError, UsageError
 from lora_export.base.files import atomic_write_bytes
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
+from lora_export.device.ratios import CONFIDENCE
 from lora_export.exports.intact import require_intact
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import finish_change
 from lora_export.graph import tasks
+from lora_export.report.write import refresh_report
 from lora_export.runtime.environment import describe_environment, machine_class
 from lora_export.steps import config_of, find_adapters, matching_checkpoint
 from lora_export.verify.bench.judge import Judge, baseline_of, read_baseline
-from lora_export.verify.bench.ratios import CONFIDENCE
 from lora_export.verify.bench.report import BenchReport, Settings
 from lora_export.verify.bench.run import BASELINE, Chosen, Plan, key_of, measure
 from lora_export.verify.bench.subjects import BASE, RUNNERS, Source, grid, require_runner
@@ -159,6 +160,7 @@ def bench(
     text = found.model_dump_json(indent=1).encode() + b"\n"
     if report is None:
         file = record_bench(output, text)
+        refresh_report(output)
     else:
         file = report
         atomic_write_bytes(report, text)

@@ -75,8 +75,14 @@ def make_cases(
     longest = longest_text(config)
     return [
         _make_case(
-            random, config, signature, batch, min(length, longest),
-            left_padding=left_padding, past=past, padded=padded,
+            random,
+            config,
+            signature,
+            batch,
+            min(length, longest),
+            left_padding=left_padding,
+            past=past,
+            padded=padded,
         )
         for batch, length in shapes
     ]

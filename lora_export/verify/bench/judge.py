@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_export.base.errors import InputError, UnsupportedError
-from lora_export.verify.bench.ratios import Ratio, gate, look_confidence, rounds_to_settle
+from lora_export.device.ratios import Ratio, gate, look_confidence, rounds_to_settle
 from lora_export.verify.bench.report import Gate, GateRow
 from lora_export.verify.bench.run import paired
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from lora_export.verify.bench.core import Float64Array
+    from lora_export.device.timing import Float64Array
+    from lora_export.device.tolerances import Verdict
     from lora_export.verify.bench.report import BenchReport
     from lora_export.verify.bench.subjects import Point
-    from lora_export.verify.tolerances import Verdict
 
 __all__ = ["Baseline", "Judge", "baseline_of", "parse_baseline", "read_baseline"]
 

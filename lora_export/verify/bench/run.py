@@ -11,9 +11,9 @@ import numpy as np
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.memory import available_bytes
+from lora_export.device.ratios import CONFIDENCE, Ratio, bootstrap_ratio, looks
+from lora_export.device.timing import Interleaved
 from lora_export.runtime.energy import energy_of_a_run_mj, find_meter
-from lora_export.verify.bench.core import Interleaved
-from lora_export.verify.bench.ratios import CONFIDENCE, Ratio, bootstrap_ratio, looks
 from lora_export.verify.bench.report import Cell, RatioRow, Subject, TimeRow
 from lora_export.verify.bench.startup import measure_startup
 from lora_export.verify.bench.subjects import BASE, RUNNERS, Source, open_timed
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_export.base.progress import Progress
+    from lora_export.device.timing import Float64Array, WarmUp
     from lora_export.runtime.energy import Meter
-    from lora_export.verify.bench.core import Float64Array, WarmUp
     from lora_export.verify.bench.subjects import Bind, Point
 
 __all__ = ["BASELINE", "Chosen", "Plan", "key_of", "measure"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lora_export.verify.bench.ratios import (
+from lora_export.device.ratios import (
     Ratio,
     block_length,
     bootstrap_ratio,
@@ -114,7 +114,7 @@ def test_blocks_cover_correlated_noise_that_single_rounds_do_not(monkeypatch):
         return count
 
     with_blocks = covered()
-    monkeypatch.setattr("lora_export.verify.bench.ratios.block_length", lambda _rounds: 1)
+    monkeypatch.setattr("lora_export.device.ratios.block_length", lambda _rounds: 1)
     assert covered() < with_blocks - 5
 
 
@@ -138,7 +138,7 @@ def test_the_estimate_is_the_median_of_the_ratios_and_lies_in_its_interval():
 
 def test_with_blocks_of_one_round_it_is_the_bootstrap_of_the_textbook(monkeypatch):
     """The same draws, by NumPy's own median."""
-    monkeypatch.setattr("lora_export.verify.bench.ratios.block_length", lambda _rounds: 1)
+    monkeypatch.setattr("lora_export.device.ratios.block_length", lambda _rounds: 1)
     base, other = simulated("spikes", 60, seed=1)
     ratios = other / base
     picks = np.random.default_rng(7).integers(0, 60, (2000, 60))
@@ -149,7 +149,7 @@ def test_with_blocks_of_one_round_it_is_the_bootstrap_of_the_textbook(monkeypatc
 
 def test_blocks_are_drawn_around_the_end(monkeypatch):
     """Every round has the same chance: a block that begins at the last one goes on at the first."""
-    monkeypatch.setattr("lora_export.verify.bench.ratios.block_length", lambda _rounds: 3)
+    monkeypatch.setattr("lora_export.device.ratios.block_length", lambda _rounds: 3)
     ratios = np.arange(1.0, 8.0)
     starts = np.random.default_rng(0).integers(0, 7, (2000, 3))
     picks = ((starts[:, :, None] + np.arange(3)) % 7).reshape(2000, 9)[:, :7]

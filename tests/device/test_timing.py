@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lora_export.verify.bench import core
-from lora_export.verify.bench.core import Interleaved
+from lora_export.device import timing as core
+from lora_export.device.timing import Interleaved
 
 
 class Clock:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from lora_export.verify.tolerances import Verdict
+    from lora_export.device.tolerances import Verdict
 
 __all__ = [
     "CONFIDENCE",
