@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -26,6 +27,7 @@ Shape = tuple[int, ...]
 _BLOCK_VALUES: Final = 1 << 22
 _CODES: Final = {"float32": "F32", "float16": "F16"}
 _STD: Final = 0.02
+_NORM: Final = re.compile(r"(norm|ln_\w)\.weight")
 _LABELS: Final = 3
 
 
@@ -41,6 +43,7 @@ class Model:
         rank: The adapter's rank.
         task_type: The adapter's task, in PEFT's words.
         targets: The adapter's ``target_modules``.
+        transposed: Whether the adapted weights are stored ``(in, out)``, as GPT-2's are.
     """
 
     config: dict[str, Any]
@@ -50,6 +53,7 @@ class Model:
     rank: int
     task_type: str
     targets: tuple[str, ...]
+    transposed: bool = False
 
     def adapter_tensors(self) -> dict[str, Shape]:
         """Return the shapes of the adapter's tensors, named as PEFT names them."""
@@ -71,7 +75,7 @@ class Model:
             "lora_alpha": 2 * self.rank,
             "lora_dropout": 0.0,
             "bias": "none",
-            "fan_in_fan_out": False,
+            "fan_in_fan_out": self.transposed,
             "inference_mode": True,
             "target_modules": list(self.targets),
             "modules_to_save": ["classifier", "score"] if self.task_type == "SEQ_CLS" else None,
@@ -149,6 +153,37 @@ def _llama_tensors(config: dict[str, Any]) -> dict[str, Shape]:
     return shapes
 
 
+def _gpt2_tensors(config: dict[str, Any]) -> dict[str, Shape]:
+    width = config["n_embd"]
+    shapes: dict[str, Shape] = {
+        "transformer.wte.weight": (config["vocab_size"], width),
+        "transformer.wpe.weight": (config["n_positions"], width),
+    }
+    parts = {
+        "attn.c_attn": (width, 3 * width),
+        "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, 4 * width),
+        "mlp.c_proj": (4 * width, width),
+    }
+    for index in range(config["n_layer"]):
+        layer = f"transformer.h.{index}"
+        for norm in ("ln_1", "ln_2"):
+            shapes[f"{layer}.{norm}.weight"] = shapes[f"{layer}.{norm}.bias"] = (width,)
+        for part, (inputs, outputs) in parts.items():  # Conv1D: (in, out)
+            shapes[f"{layer}.{part}.weight"] = (inputs, outputs)
+            shapes[f"{layer}.{part}.bias"] = (outputs,)
+    shapes["transformer.ln_f.weight"] = shapes["transformer.ln_f.bias"] = (width,)
+    return shapes
+
+
+def _gpt2_adapted(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    width = config["n_embd"]
+    return {
+        f"transformer.h.{index}.attn.c_attn": (width, 3 * width)
+        for index in range(config["n_layer"])
+    }
+
+
 _ROBERTA_CONFIG: Final[dict[str, Any]] = {
     "architectures": ["RobertaForSequenceClassification"],
     "model_type": "roberta",
@@ -186,6 +221,21 @@ _LLAMA_CONFIG: Final[dict[str, Any]] = {  # TinyLlama-1.1B's
     "eos_token_id": 2,
     "torch_dtype": "float16",
 }
+_GPT2_MEDIUM: Final[dict[str, Any]] = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "vocab_size": 50257,
+    "n_embd": 1024,
+    "n_layer": 24,
+    "n_head": 16,
+    "n_positions": 1024,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-05,
+    "bos_token_id": 50256,
+    "eos_token_id": 50256,
+    "torch_dtype": "float32",
+}
+_NARROW_GPT2: Final = {"vocab_size": 600, "n_embd": 64, "bos_token_id": 1, "eos_token_id": 1}
 _LLAMA_7B: Final = {  # Llama-2-7B's
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -218,7 +268,17 @@ def _llama(changes: dict[str, Any], dtype: str = "float16") -> Model:
     return Model(config, dtype, _llama_tensors, _llama_adapted, 16, "CAUSAL_LM", _ALL_LINEAR)
 
 
+def _gpt2(changes: dict[str, Any]) -> Model:
+    config = {**_GPT2_MEDIUM, **changes}
+    return Model(
+        config, "float32", _gpt2_tensors, _gpt2_adapted, 4, "CAUSAL_LM", ("c_attn",),
+        transposed=True,
+    )  # fmt: skip
+
+
 MODELS: Final[dict[str, Model]] = {
+    "gpt2-medium": _gpt2({}),
+    "gpt2-narrow": _gpt2(_NARROW_GPT2),  # all 24 layers, hardly any weights
     "roberta-base": _roberta({}),
     "roberta-narrow": _roberta(_NARROW_ROBERTA),  # all 12 layers, hardly any weights
     "llama-1b": _llama({}),
@@ -232,7 +292,7 @@ MODELS: Final[dict[str, Model]] = {
 def _blocks(name: str, shape: Shape, dtype: str, seed: int) -> Iterator[bytes]:
     """Yield a tensor's bytes: N(0, 0.02²), around 1 for a norm's scale; seeded by its name."""
     generator = np.random.default_rng([seed, *name.encode()])
-    mean = 1.0 if "norm.weight" in name.lower() else 0.0
+    mean = 1.0 if _NORM.search(name.lower()) else 0.0
     remaining = prod(shape)
     while remaining:
         count = min(remaining, _BLOCK_VALUES)
@@ -249,7 +309,7 @@ class _Pool:
         self._values = (values * np.float32(_STD)).astype(dtype)
 
     def blocks(self, name: str, shape: Shape, dtype: str, seed: int) -> Iterator[bytes]:
-        if "norm.weight" in name.lower():
+        if _NORM.search(name.lower()):
             yield from _blocks(name, shape, dtype, seed)
             return
         places = np.random.default_rng([seed, *name.encode()])

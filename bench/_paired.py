@@ -7,11 +7,9 @@ A second session of the peer's graph is timed with them: what its ratio shows is
 
 from __future__ import annotations
 
+import functools
 import json
-import random
-import statistics
 import sys
-import time
 import zlib
 from typing import Any
 
@@ -19,10 +17,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from lora_export.device.ratios import bootstrap_ratio
+from lora_export.device.timing import Interleaved
+
 _IDS = 1000
-_WARM_UP = 3
-_RESAMPLES = 4000
-_WIDTH = 0.95
 
 
 def open_session(path: str) -> onnxruntime.InferenceSession:
@@ -52,13 +50,6 @@ def make_feeds(session: onnxruntime.InferenceSession, length: int, past: int) ->
     return feeds
 
 
-def interval(ratios: list[float]) -> list[float]:
-    """Return the bootstrap interval of the median of `ratios`."""
-    drawn = np.random.default_rng(0).choice(ratios, (_RESAMPLES, len(ratios)))
-    tail = (1 - _WIDTH) / 2
-    return [round(float(v), 4) for v in np.quantile(np.median(drawn, axis=1), [tail, 1 - tail])]
-
-
 def node_count(path: str) -> int:
     """Return the nodes of a graph, constants not counted."""
     nodes = onnx.load(path, load_external_data=False).graph.node
@@ -73,22 +64,26 @@ def main() -> None:
     feeds = {name: make_feeds(session, length, past) for name, session in sessions.items()}
     first = {name: session.run(None, feeds[name])[0] for name, session in sessions.items()}
     scale = float(np.abs(first["peer"]).max())
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    shuffled = random.Random(0)
-    for index in range(_WARM_UP + pairs):
-        for name in shuffled.sample(list(sessions), len(sessions)):
-            start = time.perf_counter()
-            sessions[name].run(None, feeds[name])
-            if index >= _WARM_UP:
-                samples[name].append((time.perf_counter() - start) * 1e3)
+    measurement = Interleaved(
+        {
+            name: functools.partial(session.run, None, feeds[name])
+            for name, session in sessions.items()
+        },
+        seed=0,
+    )
+    measurement.warm_up()
+    measurement.extend(pairs)
+    samples = measurement.times_ms
     result: dict[str, Any] = {
         "samples_ms": {name: [round(v, 3) for v in values] for name, values in samples.items()},
         "max_relative_difference": float(np.abs(first["ours"] - first["peer"]).max()) / scale,
         "nodes": {"peer": node_count(peer), "ours": node_count(ours)},
     }
     for what, name in (("ours_over_peer", "ours"), ("peer_over_itself", "peer_again")):
-        ratios = [a / b for a, b in zip(samples[name], samples["peer"], strict=True)]
-        result[what] = {"median": round(statistics.median(ratios), 4), "interval": interval(ratios)}
+        ratio, interval = bootstrap_ratio(samples["peer"], samples[name], seed=0)
+        result[what] = {
+            "median": round(ratio, 4), "interval": [round(each, 4) for each in interval],
+        }  # fmt: skip
     print(json.dumps(result))
 
 

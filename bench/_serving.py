@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.device.latency import bootstrap_ratio
+from lora_export.device.ratios import bootstrap_ratio
+from lora_export.device.timing import Interleaved
 from lora_export.maintenance import add
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime import Session, open_export
@@ -56,17 +57,10 @@ def anonymous_mb() -> float:
 
 def interleaved(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, Any]:
     """Return the ms of each run, in rounds of random order."""
-    random = np.random.default_rng(0)
-    names = list(runs)
-    times = {name: np.empty(rounds) for name in names}
-    for name in names * 3:
-        runs[name]()
-    for at in range(rounds):
-        for which in random.permutation(len(names)):
-            start = time.perf_counter_ns()
-            runs[names[which]]()
-            times[names[which]][at] = (time.perf_counter_ns() - start) / 1e6
-    return times
+    measurement = Interleaved(runs, seed=0)
+    measurement.warm_up()
+    measurement.extend(rounds)
+    return measurement.times_ms
 
 
 def hashes(folder: Path) -> dict[str, str]:

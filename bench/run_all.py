@@ -27,6 +27,8 @@ CLAIMS: Final = (
     "merge_at_load",
     "switching",
     "modes",
+    "gate",
+    "table1",
     "swappable_decoder",
     "batched_overhead",
 )

@@ -6,13 +6,10 @@ Adding and removing import no torch; the base's weights and graph stay as they a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lora_export.adapters.renamed import as_named
-from lora_export.adapters.resolve import Names
-from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
-from lora_export.base.hub import local_path
-from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.base.errors import UsageError
+from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
@@ -20,24 +17,27 @@ from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, finish_change, is_batched
 from lora_export.graph import tasks
-from lora_export.parts import again, read_specs
-from lora_export.recipe import AdapterSpec
+from lora_export.parts import read_specs
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.steps import Outcome, add_all, prepare
+from lora_export.steps import (
+    Outcome,
+    add_all,
+    config_of,
+    find_adapters,
+    matching_checkpoint,
+    prepare,
+)
 from lora_export.verify.dataset import require_metric
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.verify.record import prune_reports
-from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
-from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.manifest import AdapterRecord, PartRecord
-    from lora_export.recipe import CombineSpec
+    from lora_export.recipe import AdapterSpec, CombineSpec
 
 __all__ = ["add", "remove", "verify"]
 
@@ -67,10 +67,10 @@ def add(
     """
     manifest = read_manifest(output)
     require_usable(output, manifest)
-    given = read_specs(specs, Path(), combine, base_config=_base_config(output, base))
+    given = read_specs(specs, Path(), combine, base_config=config_of(output, base))
     for one in given:
         require_task(manifest, one.adapter)
-    checkpoint = _matching_checkpoint(manifest, base)
+    checkpoint = matching_checkpoint(manifest, base)
     ready = prepare(
         given,
         parameters_of(manifest),
@@ -89,14 +89,6 @@ def add(
         progress=progress or Silent(),
     )
     return Outcome(output, refresh_report(output), reports)
-
-
-def _base_config(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
-    """Return the config of the base, or of its copy in the export; None without either."""
-    copy = output / "hf"
-    if base is None and not (copy / "config.json").is_file():
-        return None
-    return read_config(copy if base is None else local_path(str(base)))
 
 
 def remove(output: Path, name: str) -> Outcome:
@@ -153,12 +145,12 @@ def verify(
     require_onnxruntime()
     if dataset is not None:
         require_metric(manifest.base.task, metric)
-    checkpoint = _matching_checkpoint(manifest, base)
+    checkpoint = matching_checkpoint(manifest, base)
     adapters: Mapping[str, Adapter] = {}
     if checkpoint is not None:
         require_reference()
         checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
-        adapters = _find_adapters(output, manifest, specs, checkpoint.config)
+        adapters = find_adapters(output, manifest, specs, checkpoint.config)
     evidence = Evidence(
         checkpoint,
         adapters,
@@ -172,52 +164,3 @@ def verify(
     tell = progress or Silent()
     _, report = verify_export(output, list(manifest.graphs), evidence, tell)
     return Outcome(output, refresh_report(output), {"parity": report})
-
-
-def _find_adapters(
-    output: Path,
-    manifest: Manifest,
-    specs: Sequence[AdapterSpec],
-    config: Mapping[str, Any],
-) -> dict[str, Adapter]:
-    """Read the adapters of an export from where `specs` or else the manifest say they are."""
-    given = {spec.name or Path(spec.source).name: spec for spec in specs}
-    records = manifest.adapters.values()
-    parts = {part.name for record in records if record.combined for part in record.combined.parts}
-    if unknown := sorted(set(given) - set(manifest.adapters) - parts):
-        msg = f"the export holds no adapter {unknown[0]!r}"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
-
-    def locate(name: str, record: AdapterRecord | PartRecord) -> AdapterSpec:
-        if name in given:
-            return given[name]
-        folder = local_path(record.source, output)
-        if not folder.exists():
-            msg = f"adapter {name!r} is not at {str(folder)!r} any more"
-            raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
-        return AdapterSpec(source=str(folder), format=record.format)
-
-    names = Names(parameters_of(manifest), manifest.base.prefix)
-    return {
-        name: as_named(
-            again(name, record, locate, base_config=config),
-            names,
-            manifest.base.conversions,
-            drop=record.dropped,
-        )
-        for name, record in manifest.adapters.items()
-    }
-
-
-def _matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:
-    if base is None:
-        return None
-    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
-    digest = fingerprint(checkpoint)
-    if digest != manifest.base.fingerprint:
-        msg = (
-            f"{str(base)!r} is not the base of this export: its fingerprint is {digest[:16]}…, "
-            f"the export's {manifest.base.fingerprint[:16]}…"
-        )
-        raise ExportDirectoryError(msg, hint=f"The export was made from {manifest.base.source!r}.")
-    return checkpoint

@@ -3,39 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.adapters.renamed import as_named
 from lora_export.adapters.resolve import Names, Resolved, resolve
-from lora_export.base.errors import LatencyError, ParityError, UsageError
+from lora_export.base.errors import (
+    AdapterError,
+    ExportDirectoryError,
+    LatencyError,
+    ParityError,
+    UsageError,
+)
+from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
-from lora_export.exports.extend import add_adapter
+from lora_export.exports.extend import add_adapter, parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 from lora_export.exports.stack_table import NewAdapter
 from lora_export.exports.stacks import BATCHED, change_rows, is_batched
-from lora_export.parts import Given, recorded_source
+from lora_export.parts import Given, again, recorded_source
+from lora_export.recipe import AdapterSpec
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verify.record import record_fidelity
+from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
+from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.conversions import Conversion
+    from lora_export.base.manifest import AdapterRecord, PartRecord
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
     from lora_export.graph.tasks import Task
-    from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [
     "Outcome",
     "Ready",
     "add_all",
     "checked_labels",
+    "config_of",
+    "find_adapters",
+    "matching_checkpoint",
     "prepare",
 ]
 
@@ -228,3 +241,69 @@ def checked_labels(
         msg = f"{len(labels)} labels are given, but the head has {width} outputs"
         raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
     return tuple(labels)
+
+
+def config_of(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
+    """Return the config of the base, or of its copy in the export; None without either."""
+    copy = output / "hf"
+    if base is None and not (copy / "config.json").is_file():
+        return None
+    return read_config(copy if base is None else local_path(str(base)))
+
+
+def find_adapters(
+    output: Path,
+    manifest: Manifest,
+    specs: Sequence[AdapterSpec],
+    config: Mapping[str, Any],
+) -> dict[str, Adapter]:
+    """Read the adapters of an export from where `specs` or else the manifest say they are.
+
+    Raises:
+        AdapterError: One is not there, or not of this export.
+    """
+    given = {spec.name or Path(spec.source).name: spec for spec in specs}
+    records = manifest.adapters.values()
+    parts = {part.name for record in records if record.combined for part in record.combined.parts}
+    if unknown := sorted(set(given) - set(manifest.adapters) - parts):
+        msg = f"the export holds no adapter {unknown[0]!r}"
+        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+
+    def locate(name: str, record: AdapterRecord | PartRecord) -> AdapterSpec:
+        if name in given:
+            return given[name]
+        folder = local_path(record.source, output)
+        if not folder.exists():
+            msg = f"adapter {name!r} is not at {str(folder)!r} any more"
+            raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
+        return AdapterSpec(source=str(folder), format=record.format)
+
+    names = Names(parameters_of(manifest), manifest.base.prefix)
+    return {
+        name: as_named(
+            again(name, record, locate, base_config=config),
+            names,
+            manifest.base.conversions,
+            drop=record.dropped,
+        )
+        for name, record in manifest.adapters.items()
+    }
+
+
+def matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:
+    """Open the base of an export where it is given; None where it is not.
+
+    Raises:
+        ExportDirectoryError: It is another base than the export's.
+    """
+    if base is None:
+        return None
+    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
+    digest = fingerprint(checkpoint)
+    if digest != manifest.base.fingerprint:
+        msg = (
+            f"{str(base)!r} is not the base of this export: its fingerprint is {digest[:16]}…, "
+            f"the export's {manifest.base.fingerprint[:16]}…"
+        )
+        raise ExportDirectoryError(msg, hint=f"The export was made from {manifest.base.source!r}.")
+    return checkpoint

@@ -26,6 +26,9 @@ from tests.helpers.models import TinyModels
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Whether or not the entry point is installed: under one name it is one plugin.
+pytest_plugins = ["lora_export.pytest_plugin"]
+
 # A first call imports what it needs: wall time per example says nothing here. Derandomized, so that
 # a failure in CI is a failure everywhere.
 settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)

@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "refit": ("engine:refit", "Put an adapter into an engine that is built."),
     "bundle": ("bundle:bundle", "Pack an export for a device, with what checks it there."),
     "report": ("report:report", "Write what is known of an export as one page."),
+    "bench": ("bench:bench", "Time an export's graphs side by side, and judge them."),
     "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
     "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
     "preflight": ("preflight:preflight", "Say what TensorRT will make of an export, without it."),

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Reference", "estimate_bytes", "require_reference"]
+__all__ = ["Reference", "estimate_bytes", "quiet", "require_reference"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft")
 _RUNTIME_COPIES: Final = 2.1
@@ -109,7 +109,7 @@ class Reference:
         trained_for = _trained_for(task, adapter)
         if adapter is not None:
             labels_count = count_labels(trained_for, checkpoint.config, [adapter])
-        with _quiet():
+        with quiet():
             self._model = _load_base(checkpoint, trained_for, labels_count)
             if adapter is not None:
                 self._model = _load_adapter(self._model, adapter)
@@ -119,6 +119,11 @@ class Reference:
         if trained_for is not task:
             self._callable = getattr(inner, inner.base_model_prefix)
 
+    @property
+    def model(self) -> Any:
+        """The module that is called, the adapter's layers in it."""
+        return self._callable
+
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Return the task's output for `feeds`, float32; of a decoder, without a cache."""
         import torch
@@ -127,7 +132,7 @@ class Reference:
             name: torch.from_numpy(np.ascontiguousarray(value))
             for name, value in without_cache(feeds).items()
         }
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet():
             output = self._callable(**inputs, return_dict=True)
         if self._sentence is not None:
             states = output["last_hidden_state"].float().numpy()
@@ -141,7 +146,7 @@ class Reference:
         import torch
 
         inputs = {name: torch.from_numpy(feeds[name]) for name in self._task.inputs}
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), quiet():
             output = self._callable.get_encoder()(**inputs, return_dict=True)
         return np.asarray(output.last_hidden_state.float().numpy(), np.float32)
 
@@ -255,7 +260,7 @@ def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence notices about new heads and missing keys: they are checked here."""
     if importlib.util.find_spec("transformers"):
         import transformers

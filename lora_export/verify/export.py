@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lora_export.base.progress import Progress
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Evidence", "measure_latency", "verify_export"]
+__all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
 
 _SESSIONS: Final = 2
 _SESSION_FACTOR: Final = 2.0
@@ -161,11 +161,14 @@ def _verify_graph(
 def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
     """Return the number of labels of a graph: the adapter's head, else the base graph's."""
     task = tasks.by_name(manifest.base.task)
-    names = task.label_parameters
-    if not names:
-        return None
     if adapter is not None and (width := head_width(task, adapter)) is not None:
         return width
+    return head_labels(manifest)
+
+
+def head_labels(manifest: Manifest) -> int | None:
+    """Return the number of labels of the base graph's head; None where the task has none."""
+    names = tasks.by_name(manifest.base.task).label_parameters
     own = (each.shape[0] for each in parameters_of(manifest) if each.name in names)
     return next(own, None)
 

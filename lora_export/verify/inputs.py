@@ -53,6 +53,8 @@ def make_cases(
     seed: int,
     left_padding: bool,
     shapes: Sequence[tuple[int, int]] = CASES,
+    past: int = 0,
+    padded: bool = True,
 ) -> list[Case]:
     """Return seeded inputs for a model.
 
@@ -62,6 +64,8 @@ def make_cases(
         seed: Seeds the values.
         left_padding: Whether padding comes first, as decoders expect it.
         shapes: Batch and length of each input; a length counts where the graph has one.
+        past: Positions that a decoder's cache holds before the input.
+        padded: Whether the rows of a batch after the first are shorter.
 
     Raises:
         UnsupportedError: The graph has an input or an axis that is not known here.
@@ -71,7 +75,14 @@ def make_cases(
     longest = longest_text(config)
     return [
         _make_case(
-            random, config, signature, batch, min(length, longest), left_padding=left_padding
+            random,
+            config,
+            signature,
+            batch,
+            min(length, longest),
+            left_padding=left_padding,
+            past=past,
+            padded=padded,
         )
         for batch, length in shapes
     ]
@@ -85,6 +96,8 @@ def _make_case(
     length: int,
     *,
     left_padding: bool,
+    past: int,
+    padded: bool,
 ) -> Case:
     vocabulary = next((int(config[k]) for k in _VOCABULARY_KEYS if config.get(k)), 2)
     padding = config.get("pad_token_id")
@@ -92,7 +105,8 @@ def _make_case(
     ids = random.integers(0, vocabulary, (batch, length))
     ids[ids == padding] = (padding + 1) % vocabulary
     mask = np.ones((batch, length), np.int64)
-    for row in range(1, batch):  # the first row is full, the others end (or begin) earlier
+    # the first row is full, the others end (or begin) earlier
+    for row in range(1, batch if padded else 1):
         kept = max(1, length - row * length // (batch + 1))
         hidden = slice(0, length - kept) if left_padding else slice(kept, length)
         mask[row, hidden] = 0
@@ -100,12 +114,12 @@ def _make_case(
     types = random.integers(0, max(1, int(config.get("type_vocab_size") or 2)), (batch, length))
     known: dict[str, Array] = {
         "input_ids": ids,
-        "attention_mask": mask,
+        "attention_mask": np.concatenate([np.ones((batch, past), np.int64), mask], axis=1),
         "token_type_ids": types * mask,
-        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0),
+        "position_ids": np.maximum(mask.cumsum(axis=1) - 1, 0) + past,
     }
     if WRITE_INDICES in signature.input_names:
-        known = on_static_cache(known, written=0, length=_cache_length(signature))
+        known = on_static_cache(known, written=past, length=_cache_length(signature))
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
@@ -113,7 +127,7 @@ def _make_case(
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
     if DECODER_IDS in feeds:
         positions = np.ones_like(feeds[DECODER_IDS])
-    return with_buffers(Case(feeds, positions.astype(bool)), signature)
+    return with_buffers(Case(feeds, positions.astype(bool)), signature, past=past)
 
 
 def text_feeds(signature: Signature, ids: Array, mask: Array, types: Array) -> dict[str, Array]:
@@ -185,14 +199,14 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
     return random.standard_normal(shape).astype(dtype.numpy)
 
 
-def with_buffers(case: Case, signature: Signature) -> Case:
+def with_buffers(case: Case, signature: Signature, *, past: int = 0) -> Case:
     """Return `case` with the inputs of a cache that it lacks.
 
     A static cache is full of numbers that nobody has written, which must not be seen; all its
     positions hold the same ones, so that they take no memory before they are run.
     """
     random = np.random.default_rng(0)
-    sizes = {"batch": len(case.mask), "past_sequence": 0}
+    sizes = {"batch": len(case.mask), "past_sequence": past}
     missing = {
         each.name: _numbers(random, each, sizes)
         for each in signature.inputs

@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
     from lora_export.verify.parity import GraphParity
 
-__all__ = ["environment", "prune_reports", "record_fidelity", "record_latency", "record_parity"]
+__all__ = [
+    "environment",
+    "prune_reports",
+    "record_bench",
+    "record_fidelity",
+    "record_latency",
+    "record_parity",
+]
 
 _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
+_BENCH: Final = "reports/bench.json"
 _FIDELITY: Final = "reports/fidelity.json"
 
 
@@ -94,6 +102,19 @@ def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
 def record_fidelity(root: Path, rows: Mapping[str, Any]) -> Manifest:
     """Write ``reports/fidelity.json``; rows of other adapters stay."""
     return _record_rows(root, _FIDELITY, rows)
+
+
+def record_bench(root: Path, text: bytes) -> Path:
+    """Write ``reports/bench.json``, in place of an earlier one; return where it is."""
+    with edit_manifest(root) as manifest:
+        others = {key: value for key, value in manifest.files.items() if key != _BENCH}
+        write_manifest(root, manifest.model_copy(update={"files": others}))
+        path = resolve_inside(root, _BENCH)
+        with storage_errors(str(path)):
+            path.parent.mkdir(exist_ok=True)
+        files = {**others, _BENCH: atomic_write_bytes(path, text)}
+        write_manifest(root, manifest.model_copy(update={"files": files}))
+    return path
 
 
 def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:

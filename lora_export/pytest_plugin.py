@@ -1,0 +1,211 @@
+"""A pytest plugin: the latency and the parity of an export as tests of the user's own.
+
+    def test_latency(lora_export_bench):
+        lora_export_bench("build/roberta", lengths=(128,), baseline="tests/latency.json")
+
+    def test_parity(lora_export_parity):
+        lora_export_parity("build/roberta")
+
+Paths are relative to pytest's root folder, so that a baseline lies in the user's repository;
+``pytest --lora-export-update-baseline`` writes it. A test fails where the gate or the parity
+fails; what stays ambiguous or could not be compared is told at the end of the run, and fails with
+``--lora-export-strict`` or ``@pytest.mark.lora_export(strict=True)``. The marker's further keywords
+are defaults of `lora_export_bench`: on a class or a module, they are said once.
+
+Measuring beside other tests measures those too. With pytest-xdist, tests that measure are put in
+one group of their own, which ``--dist loadgroup`` keeps on one worker; another distribution over
+several workers is refused.
+
+Nothing but pytest is imported here: what measures is loaded by the first test that asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from lora_export.benchmark import Benchmark
+    from lora_export.steps import Outcome
+    from lora_export.verify.bench.report import GateRow
+
+__all__ = ["XDIST_GROUP", "lora_export_bench", "lora_export_parity"]
+
+XDIST_GROUP: Final = "lora_export_bench"
+_MARKER: Final = (
+    "lora_export(strict=False, **settings): defaults of lora_export_bench; strict of both fixtures"
+)
+_FIXTURE: Final = "lora_export_bench"
+_PARALLEL: Final = (
+    "latency is not measured beside the tests of other workers: run these tests with -n 0, or all "
+    "of them with --dist loadgroup, which keeps what measures on one worker"
+)
+_OPEN: Final = frozenset({"ambiguous", "unverified"})
+_PROPERTY: Final = "lora_export"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two flags."""
+    group = parser.getgroup("lora-export")
+    group.addoption(
+        "--lora-export-update-baseline",
+        action="store_true",
+        help="write the baselines of lora_export_bench instead of comparing with them",
+    )
+    group.addoption(
+        "--lora-export-strict",
+        action="store_true",
+        help="fail what lora-export's gates leave ambiguous or unverified",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep what measures on one worker."""
+    measures = _FIXTURE in getattr(item, "fixturenames", ())
+    if measures and item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Tell what the tests measured, those of other workers included."""
+    reports = [
+        report
+        for kind in ("passed", "failed")
+        for report in terminalreporter.stats.get(kind, [])
+        if getattr(report, "when", None) == "call"
+    ]
+    lines = [
+        f"{report.nodeid}: {text}"
+        for report in reports
+        for name, text in report.user_properties
+        if name == _PROPERTY
+    ]
+    if lines:
+        terminalreporter.section("lora-export")
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a test's marker and the command line say."""
+
+    root: Path
+    strict: bool
+    update: bool
+    defaults: dict[str, Any]
+    tell: Callable[[str], None]
+
+    def path(self, given: str | Path) -> Path:
+        """Return a path that is relative to pytest's root folder."""
+        return self.root / given
+
+
+def _settings(request: pytest.FixtureRequest) -> _Settings:
+    defaults: dict[str, Any] = {}
+    for marker in reversed(list(request.node.iter_markers("lora_export"))):  # the closest one last
+        defaults |= marker.kwargs
+    strict = bool(defaults.pop("strict", False))
+    properties = request.node.user_properties
+    return _Settings(
+        root=request.config.rootpath,
+        strict=strict or request.config.getoption("--lora-export-strict"),
+        update=request.config.getoption("--lora-export-update-baseline"),
+        defaults=defaults,
+        tell=lambda text: properties.append((_PROPERTY, text)),
+    )
+
+
+def _alone(config: pytest.Config) -> bool:
+    """Whether no other worker runs tests, or xdist keeps what measures on this one."""
+    worker = getattr(config, "workerinput", None)
+    return worker is None or worker["workercount"] == 1 or bool(config.getvalue("loadgroup"))
+
+
+@pytest.fixture
+def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark]:
+    """Return a function that times an export and fails the test where the gate does.
+
+    Its arguments are those of `lora_export.benchmark.bench`. Without `against` and without
+    `baseline` the ratios are over the base graph of the same export. No report is left in the
+    export unless `report` says where.
+    """
+    if not _alone(request.config):
+        pytest.fail(_PARALLEL, pytrace=False)
+    settings = _settings(request)
+    folder: Path = request.getfixturevalue("tmp_path")
+
+    def measure(output: str | Path, **given: Any) -> Benchmark:
+        from lora_export.benchmark import DEFAULT_MAX_RATIO, bench
+
+        arguments: dict[str, Any] = {
+            "startup": False, "report": folder / "bench.json", **settings.defaults, **given,
+        }  # fmt: skip
+        arguments.setdefault("max_ratio", DEFAULT_MAX_RATIO)
+        for name in ("against", "baseline", "report"):
+            if arguments.get(name) is not None:
+                arguments[name] = settings.path(arguments[name])
+        if settings.update and arguments.get("baseline") is not None:
+            arguments["baseline"].parent.mkdir(parents=True, exist_ok=True)
+            arguments["update_baseline"] = True
+        found = bench(settings.path(output), **arguments)
+        if found.baseline is not None:
+            settings.tell(f"baseline written: {found.baseline}")
+            return found
+        gate = found.report.gate
+        _conclude([_finding(row) for row in (gate.rows if gate is not None else ())], settings)
+        return found
+
+    return measure
+
+
+@pytest.fixture
+def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]:
+    """Return a function that verifies an export and fails the test where the parity does.
+
+    Its arguments are those of `lora_export.maintenance.verify`: without `base`, the golden outputs
+    of the export are compared.
+    """
+    settings = _settings(request)
+
+    def verify(output: str | Path, **given: Any) -> Outcome:
+        from lora_export import maintenance
+
+        if given.get("dataset") is not None:
+            given["dataset"] = settings.path(given["dataset"])
+        outcome = maintenance.verify(settings.path(output), **given)
+        rows = outcome.reports["parity"]["graphs"]
+        _conclude(
+            [
+                (row["verdict"], f"parity of {name}: {row['verdict']}: {row['reason']}")
+                for name, row in rows.items()
+            ],
+            settings,
+        )
+        return outcome
+
+    return verify
+
+
+def _finding(row: GateRow) -> tuple[str, str]:
+    shown = "" if row.ratio is None else f"{row.ratio:.3f} times {row.over}, "
+    return row.verdict, f"{row.subject}, {row.cell}: {shown}{row.verdict}: {row.reason}"
+
+
+def _conclude(findings: Sequence[tuple[str, str]], settings: _Settings) -> None:
+    """Tell findings, each a verdict and its text; fail the test where one is a failure."""
+    for _, text in findings:
+        settings.tell(text)
+    failing = {"fail", *(_OPEN if settings.strict else ())}
+    if failed := [text for verdict, text in findings if verdict in failing]:
+        pytest.fail("\n".join(failed), pytrace=False)

@@ -1,0 +1,66 @@
+"""A graph whose inputs and outputs stay on its device: what is timed is the graph and no copy.
+
+Inputs are put on the provider's device once. Outputs are bound to it and written to the same place
+by every run, so that nothing is allocated and nothing is copied back; a run ends when the device
+is done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_export.runtime.ort import device_of, failed, ort_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+    import onnxruntime
+
+__all__ = ["BoundRun"]
+
+
+class BoundRun:
+    """A session with one set of inputs bound; calling it runs the graph once.
+
+    Args:
+        session: The session.
+        provider: Its execution provider, by its full name.
+        feeds: A value for each input, and for optional ones that differ from their defaults.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        provider: str,
+        feeds: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
+        device = device_of(provider)
+        self._session = session
+        self._wait = device != "cpu"
+        self._held = {name: ort_value(values, device) for name, values in feeds.items()}
+        self._arrays = dict(feeds)  # on the CPU, values are bound by address
+        self._binding = session.io_binding()
+        for name, value in self._held.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for node in session.get_outputs():
+            self._binding.bind_output(node.name, device)
+
+    def __call__(self) -> None:
+        """Run the graph, and wait until its outputs are there.
+
+        Raises:
+            ExportDirectoryError: The graph cannot be run on these inputs.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+            if self._wait:
+                self._binding.synchronize_outputs()
+        except Exception as error:
+            raise failed(error) from error
+
+    def outputs(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs of the last run, copied to the CPU."""
+        names = [node.name for node in self._session.get_outputs()]
+        values = [value.numpy() for value in self._binding.get_outputs()]
+        return {name: value.copy() for name, value in zip(names, values, strict=True)}

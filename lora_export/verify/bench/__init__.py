@@ -1,0 +1,1 @@
+"""Latency of graphs and runners: measured side by side, compared as paired ratios, gated."""

@@ -1,0 +1,270 @@
+"""What can be timed: the graphs of an export on a runner, opened once, fed cell by cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.base.files import resolve_inside
+from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.exports.stacks import BATCHED
+from lora_export.graph import tasks
+from lora_export.graph.batched import ADAPTER_IDS
+from lora_export.graph.signature import PAST
+from lora_export.runtime.bound import BoundRun
+from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
+from lora_export.runtime.torch_run import TorchRun, require_torch
+from lora_export.verify.bench.report import point_name
+from lora_export.verify.feeding import feeding_of
+from lora_export.verify.inputs import longest_text, make_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import Manifest
+    from lora_export.verify.bench.report import CellKind
+    from lora_export.verify.feeding import Feeding
+    from lora_export.weights.checkpoint import Checkpoint
+
+    Bind = Callable[["Point", int], Callable[[], object]]
+    """Gives what one run of an open subject is, at a point of the grid and with a seed."""
+
+__all__ = [
+    "BASE",
+    "RUNNERS",
+    "Point",
+    "Runner",
+    "Source",
+    "grid",
+    "open_graph",
+    "open_timed",
+    "require_runner",
+]
+
+BASE: Final = "base"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One row of the table.
+
+    Attributes:
+        provider: Of ONNX Runtime, by its short name; None where torch runs the model.
+        device: Where torch runs it.
+        compiled: Whether ``torch.compile`` has it.
+    """
+
+    provider: str | None = None
+    device: str = "cpu"
+    compiled: bool = False
+
+
+RUNNERS: Final[dict[str, Runner]] = {
+    "ort-cpu": Runner("cpu"),
+    "ort-cuda": Runner("cuda"),
+    "ort-tensorrt": Runner("tensorrt"),
+    "torch": Runner(),
+    "torch-compile": Runner(compiled=True),
+    "torch-cuda": Runner(device="cuda"),
+    "torch-cuda-compile": Runner(device="cuda", compiled=True),
+}
+"""What runs a model. torch runs the base checkpoint, with the adapter unmerged, through PEFT."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An export whose graphs are timed.
+
+    Attributes:
+        root: The export directory.
+        manifest: Its manifest.
+        config: The model's config, for inputs.
+        checkpoint: The base, where torch runs too.
+        adapters: Its adapters by name, where torch runs too.
+        labels_count: The width of the base's own head, for torch.
+    """
+
+    root: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint | None = None
+    adapters: Mapping[str, Adapter] | None = None
+    labels_count: int | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether the graphs are decoders."""
+        return tasks.by_name(self.manifest.base.task).causal
+
+    @property
+    def cached(self) -> bool:
+        """Whether they read the keys and values of past positions."""
+        return any(each.name.startswith(PAST) for each in self.feeding.signature.inputs)
+
+    @property
+    def feeding(self) -> Feeding:
+        """The interface of its graphs, required to be one that can be fed.
+
+        Raises:
+            UnsupportedError: An encoder and a decoder, or inputs that are not known here.
+        """
+        record = self.manifest.graphs[BASE]
+        if record.encoder is not None:
+            msg = f"{str(self.root)!r} is an encoder and a decoder, which bench does not time"
+            raise UnsupportedError(msg, hint="Time `lora-export generate`, which runs both.")
+        feeding = feeding_of(self.root, record)
+        if feeding.reason:
+            msg = f"{str(self.root)!r} cannot be timed: {feeding.reason}"
+            raise UnsupportedError(msg, hint="Time it where its inputs are known.")
+        return feeding
+
+    def graphs(self) -> list[str]:
+        """Return what there is to time: the base, each adapter, the graphs that adapters share."""
+        shared = [name for name in (SWAPPABLE, BATCHED) if name in self.manifest.graphs]
+        alone = [] if BATCHED in shared else list(self.manifest.adapters)
+        return [BASE, *shared, *alone]
+
+    def mode(self, graph: str) -> str:
+        """Return how `graph` holds its adapter."""
+        record = self.manifest.graphs.get(graph)
+        return SWAPPABLE if record is None else record.mode
+
+    def files(self, graph: str) -> dict[str, str]:
+        """Return the SHA-256 of the files of a graph: its own, its weights', its adapter's."""
+        record = self.manifest.graphs.get(graph, self.manifest.graphs.get(SWAPPABLE))
+        names = [] if record is None else [*record.graph_files, *record.weights]
+        own = self.manifest.adapters.get(graph)
+        if own is not None and own.pack is not None:
+            names.append(own.pack.safetensors)
+        return {name: self.manifest.files[name] for name in names if name in self.manifest.files}
+
+    def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, Any]:
+        """Return values for the inputs of a graph at one point of the grid."""
+        (case,) = make_cases(
+            self.config,
+            self.feeding.signature,
+            seed=seed,
+            left_padding=self.causal,
+            shapes=((point.batch, point.length),),
+            past=point.past,
+            padded=False,
+        )
+        feeds = dict(case.feeds)
+        if graph == BATCHED:  # every row another adapter, the base among them
+            rows = np.array([0, *self.manifest.rows.values()], np.int64)
+            feeds[ADAPTER_IDS] = np.resize(rows, point.batch)
+        return feeds
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid: new tokens of each row, and those that the cache holds before.
+
+    Attributes:
+        text: Whether rows are made of tokens; an image or a sound has none.
+    """
+
+    kind: CellKind
+    batch: int
+    length: int
+    past: int = 0
+    text: bool = True
+
+    @property
+    def name(self) -> str:
+        """How a person reads it: ``prefill 1×128``, ``decode 1×1 after 512``."""
+        return point_name(self.kind, self.batch, self.length, self.past)
+
+
+def grid(
+    source: Source, batches: Sequence[int], lengths: Sequence[int], pasts: Sequence[int]
+) -> list[Point]:
+    """Return the points to measure; of a decoder prefills, and for each past one token after it.
+
+    Raises:
+        UsageError: A point is longer than the model, or a past is given without a cache.
+    """
+    longest = longest_text(source.config)
+    if pasts and not source.cached:
+        msg = f"--past is of decoders with a cache, and {str(source.root)!r} has none"
+        raise UsageError(msg, hint="Leave --past out, or export without --no-cache.")
+    text = "input_ids" in source.feeding.signature.input_names
+    most = max((*lengths, *(past + 1 for past in pasts)))
+    if text and most > longest:
+        msg = f"{most} tokens are more than the {longest} that the model has positions for"
+        raise UsageError(msg, hint="Choose shorter ones with --length and --past.")
+    asked = [(batch, length) for batch in batches for length in lengths]
+    kind: CellKind = "prefill" if source.cached else "forward"
+    points = [Point(kind, *shape, text=text) for shape in source.feeding.shapes(asked)]
+    points += [Point("decode", batch, 1, past) for batch in batches for past in pasts]
+    return points
+
+
+def require_runner(name: str) -> Runner:
+    """Return a row of `RUNNERS` that is installed.
+
+    Raises:
+        UsageError: There is none of that name.
+        MissingRuntimeError: Its library, provider or device is not there.
+    """
+    if name not in RUNNERS:
+        msg = f"there is no runner {name!r}"
+        raise UsageError(msg, hint=f"Runners: {', '.join(RUNNERS)}.")
+    runner = RUNNERS[name]
+    if runner.provider is not None:
+        require_provider(runner.provider)
+    else:
+        require_torch(runner.device)
+    return runner
+
+
+def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+    """Open a graph in ONNX Runtime.
+
+    Raises:
+        LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
+    """
+    assert runner.provider is not None  # noqa: S101  (the caller looked)
+    provider = PROVIDERS[runner.provider]
+    manifest = source.manifest
+    held = graph if graph in manifest.graphs else SWAPPABLE
+    pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
+    session = open_session(
+        resolve_inside(source.root, manifest.graphs[held].onnx), provider=provider, threads=threads
+    )
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        feeds = source.feeds(point, graph, seed=seed)
+        return BoundRun(session, provider, {**feeds, **pack})
+
+    return bind
+
+
+def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+    """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
+
+    Raises:
+        LoraExportError: See `open_graph` and `TorchRun`.
+    """
+    if runner.provider is not None:
+        return open_graph(source, graph, runner, threads=threads)
+    assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
+    model = TorchRun(
+        source.checkpoint,
+        tasks.by_name(source.manifest.base.task),
+        adapter=None if graph == BASE else (source.adapters or {})[graph],
+        labels_count=source.labels_count,
+        device=runner.device,
+        compiled=runner.compiled,
+        threads=threads,
+    )
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        return model.bind(source.feeds(point, graph, seed=seed), past=point.past)
+
+    return bind

@@ -1,0 +1,35 @@
+"""The environment of a figure: what is told, and what must be alike to compare."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+
+from lora_export.runtime.environment import describe_environment, machine_class
+
+
+def test_the_machine_and_the_versions_are_told_as_json_values():
+    found = describe_environment(threads=3)
+    assert json.loads(json.dumps(found)) == found
+    assert found["cpu"]["architecture"] == platform.machine()
+    assert found["cpu"]["usable"] >= 1
+    assert found["packages"]["onnxruntime"] == metadata.version("onnxruntime")
+    assert found["python"] == platform.python_version()
+    assert found["threads"] == 3
+    assert len(found["load_average"]) == 3
+
+
+def test_nothing_names_the_host():
+    assert platform.node() not in json.dumps(describe_environment())
+
+
+def test_the_class_of_a_machine_is_its_hardware_and_its_threads():
+    here = describe_environment()
+    later = {**here, "load_average": [9.0, 9.0, 9.0], "packages": {"onnxruntime": "9"}}
+    assert machine_class(here) == machine_class(later)
+    assert machine_class(here) != machine_class({**here, "threads": 1})
+    gpu = {"name": "NVIDIA Other", "clocks_mhz": None}
+    assert machine_class({**here, "gpus": [gpu]})["gpus"] == ["NVIDIA Other"]
+    other_cpu = {**here, "cpu": {**here["cpu"], "model": "Other"}}
+    assert machine_class(here) != machine_class(other_cpu)

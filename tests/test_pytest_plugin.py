@@ -1,0 +1,169 @@
+"""The pytest plugin in projects of its users: what passes, fails, is refused and is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_export.base.manifest import read_manifest
+from tests.helpers.builds import build
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURING = """
+    def test_latency(lora_export_bench):
+        lora_export_bench({out!r}, lengths=(8,), rounds=5, max_rounds=5, max_ratio={limit})
+"""
+
+
+@pytest.fixture(scope="module")
+def export(tiny, tmp_path_factory):
+    """A verified export with golden outputs; not to be changed."""
+    base = tiny.base("bert")
+    folder = tmp_path_factory.mktemp("plugin") / "out"
+    build(base, {"one": tiny.adapter(base)}, folder, verify={"enabled": True})
+    return folder
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """A project whose pytest has the plugin, whether or not it is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\naddopts = -p lora_export.pytest_plugin -p no:cacheprovider\n")
+    return pytester
+
+
+def test_latency_of_this_export(lora_export_bench, export):
+    """The plugin in use: an adapter's graph is the base's with other weights, so as fast."""
+    found = lora_export_bench(export, lengths=(64,), max_ratio=2.0, rounds=30, max_rounds=240)
+    assert found.report.gate.verdict in {"pass", "ambiguous"}
+    assert not (export / "reports" / "bench.json").exists()
+
+
+def test_parity_of_this_export(lora_export_parity, export):
+    outcome = lora_export_parity(export)
+    assert {row["verdict"] for row in outcome.reports["parity"]["graphs"].values()} == {"pass"}
+
+
+def test_a_user_measures_and_verifies(project, export) -> None:
+    project.makepyfile(
+        f"""
+        def test_latency(lora_export_bench):
+            found = lora_export_bench({str(export)!r}, lengths=(8,), rounds=5, max_ratio=1000)
+            assert found.report.cells[0].rounds == 5
+
+        def test_parity(lora_export_parity):
+            lora_export_parity({str(export)!r})
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([
+        "*= lora-export =*",
+        "*test_latency: ort-cpu:one, forward 1×8: * times ort-cpu:base, pass: *",
+        "*test_parity: parity of one: pass: *",
+    ])  # fmt: skip
+
+
+def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export) -> None:
+    project.makepyfile(
+        f"""
+        import lora_export.verify.bench.run as run
+
+        def test_latency(lora_export_bench):
+            lora_export_bench({str(export)!r}, lengths=(8,), rounds=20, max_ratio=0.01)
+
+        def test_parity(lora_export_parity, monkeypatch):
+            from lora_export import maintenance
+            real = maintenance.verify
+
+            def wrong(output, **given):
+                outcome = real(output, **given)
+                outcome.reports["parity"]["graphs"]["one"] |= {{"verdict": "fail", "reason": "off"}}
+                return outcome
+
+            monkeypatch.setattr(maintenance, "verify", wrong)
+            lora_export_parity({str(export)!r})
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*lies above the limit 0.01*", "*parity of one: fail: off*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_the_baseline_lies_in_the_repository(project, export) -> None:
+    project.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.lora_export(lengths=(8,), rounds=5, max_rounds=5, max_ratio=1000)
+        def test_latency(lora_export_bench):
+            lora_export_bench({str(export)!r}, baseline="figures/latency.json")
+        """
+    )
+    missing = project.runpytest_subprocess()
+    missing.assert_outcomes(failed=1)
+    missing.stdout.fnmatch_lines(["*there is no baseline at *figures/latency.json*"])
+    project.runpytest_subprocess("--lora-export-update-baseline").assert_outcomes(passed=1)
+    file = project.path / "figures" / "latency.json"
+    table = json.loads(file.read_text())
+    assert [row["subject"] for row in table["rows"]] == ["ort-cpu:one"]
+    result = project.runpytest_subprocess("--lora-export-strict")
+    result.assert_outcomes(passed=1)
+    table["machine"]["cpu"] = "Another 9000"
+    file.write_text(json.dumps(table))
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*unverified: not comparable, another class of machine*"])
+    project.runpytest_subprocess("--lora-export-strict").assert_outcomes(failed=1)
+
+
+def test_measuring_in_parallel_is_refused_and_says_what_to_do(project, export) -> None:
+    project.makepyfile(MEASURING.format(out=str(export), limit=1000))
+    refused = project.runpytest_subprocess("-n", "2")
+    refused.assert_outcomes(errors=1)
+    refused.stdout.fnmatch_lines(["*latency is not measured beside*-n 0*--dist loadgroup*"])
+    project.runpytest_subprocess("-n", "0").assert_outcomes(passed=1)
+
+
+def test_with_loadgroup_all_that_measures_is_on_one_worker(project, export) -> None:
+    project.makepyfile(
+        test_one=MEASURING.format(out=str(export), limit=1000),
+        test_two=MEASURING.format(out=str(export), limit=1000),
+        test_three="def test_other(): pass",
+    )
+    result = project.runpytest_subprocess("-n", "2", "--dist", "loadgroup", "-v")
+    result.assert_outcomes(passed=3)
+    passed = [line for line in result.outlines if "PASSED" in line and "::test_latency" in line]
+    assert len(passed) == 2
+    assert len({line.split("]")[0] for line in passed}) == 1, passed  # "[gw0"
+    assert any("times ort-cpu:base, pass" in line for line in result.outlines)
+
+
+def test_pytest_starts_without_heavy_libraries_and_without_much_time() -> None:
+    code = (
+        "import sys, lora_export.pytest_plugin\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & "
+        "{'torch', 'onnxruntime', 'onnx', 'numpy', 'transformers', 'pydantic', 'click'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_entry_point_is_declared_under_the_name_of_the_module() -> None:
+    """So that naming it with -p as well is not registering it twice."""
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    section = text.partition("[project.entry-points.pytest11]")[2].partition("\n[")[0]
+    assert '"lora_export.pytest_plugin" = "lora_export.pytest_plugin"' in section
+
+
+def test_the_export_was_not_changed(export) -> None:
+    assert "reports/bench.json" not in read_manifest(export).files
