@@ -192,7 +192,8 @@ def test_adapters_come_and_go_and_the_others_keep_their_rows(root, tiny, base, a
     stack = {name for name in after if name.startswith("weights/batched-")}
     assert len(stack) == 1
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"lora_export.json", "batched.onnx", *stack}
+    pages = {"reports/report.html", "reports/report.md"}
+    assert changed == {"lora_export.json", "batched.onnx", *stack, *pages}
     remove(root, "sst2")
     rows = {name: each.row.row for name, each in read_manifest(root).adapters.items()}
     assert rows == {"mnli": 1, "five": 3, "new": 4}

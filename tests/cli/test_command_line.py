@@ -113,7 +113,7 @@ RECIPES = {
     "wrong type": ("base: b\noutput: o\nlabels: red\n", "labels", "red"),
     "wrong choice": ("base: b\noutput: o\nmode: fused\n", "mode", "fused"),
     "wrong number": ("base: b\noutput: o\nlatency: {rounds: 1}\n", "rounds", "1"),
-    "planned section": ("base: b\noutput: o\ntriton: {}\n", "triton", "not built"),
+    "unknown triton key": ("base: b\noutput: o\ntriton: {bakcend: x}\n", "bakcend", "backend"),
     "a list": ("- base\n", "recipe", "keys"),
     "empty": ("", "recipe", "keys"),
     "not YAML": ("base: [\n", "YAML", "recipe"),

@@ -192,6 +192,8 @@ def test_add_writes_a_pack_and_touches_nothing_else(root, tiny, base):
         "lora_export.json",
         "adapters/new.safetensors",
         "adapters/new.onnx_adapter",
+        "reports/report.html",
+        "reports/report.md",
     }
     with open_export(root) as session:
         found = session.run(FEEDS, adapter="new")["logits"]
