@@ -32,7 +32,16 @@ def export(tiny, tmp_path_factory):
 
 @pytest.fixture
 def project(pytester, monkeypatch):
-    """A project whose pytest has the plugin, whether or not it is installed."""
+    """A project whose pytest has the plugin, whether or not it is installed.
+
+    Run in this process where it does not matter: libraries are loaded once, before pytester takes
+    its picture of what is loaded.
+    """
+    import onnxruntime  # noqa: F401
+
+    import lora_export.benchmark
+    import lora_export.maintenance  # noqa: F401
+
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini("[pytest]\naddopts = -p lora_export.pytest_plugin -p no:cacheprovider\n")
     return pytester
@@ -61,7 +70,7 @@ def test_a_user_measures_and_verifies(project, export) -> None:
             lora_export_parity({str(export)!r})
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines([
         "*= lora-export =*",
@@ -91,7 +100,7 @@ def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export
             lora_export_parity({str(export)!r})
         """
     )
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*lies above the limit 0.01*", "*parity of one: fail: off*"])
     assert "Traceback" not in result.stdout.str()
@@ -107,21 +116,21 @@ def test_the_baseline_lies_in_the_repository(project, export) -> None:
             lora_export_bench({str(export)!r}, baseline="figures/latency.json")
         """
     )
-    missing = project.runpytest_subprocess()
+    missing = project.runpytest_inprocess()
     missing.assert_outcomes(failed=1)
     missing.stdout.fnmatch_lines(["*there is no baseline at *figures/latency.json*"])
-    project.runpytest_subprocess("--lora-export-update-baseline").assert_outcomes(passed=1)
+    project.runpytest_inprocess("--lora-export-update-baseline").assert_outcomes(passed=1)
     file = project.path / "figures" / "latency.json"
     table = json.loads(file.read_text())
     assert [row["subject"] for row in table["rows"]] == ["ort-cpu:one"]
-    result = project.runpytest_subprocess("--lora-export-strict")
+    result = project.runpytest_inprocess("--lora-export-strict")
     result.assert_outcomes(passed=1)
     table["machine"]["cpu"] = "Another 9000"
     file.write_text(json.dumps(table))
-    result = project.runpytest_subprocess()
+    result = project.runpytest_inprocess()
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*unverified: not comparable, another class of machine*"])
-    project.runpytest_subprocess("--lora-export-strict").assert_outcomes(failed=1)
+    project.runpytest_inprocess("--lora-export-strict").assert_outcomes(failed=1)
 
 
 def test_measuring_in_parallel_is_refused_and_says_what_to_do(project, export) -> None:
