@@ -26,6 +26,7 @@ from lora_export.base.errors import ExportDirectoryError
 from lora_export.graph.shapes import large_sizes, shapes_of
 from lora_export.graph.uses import (
     ONE,
+    forget_shapes,
     node,
     parsed,
     readers_of,
@@ -145,6 +146,7 @@ class _Rewriting:
         if missing := wanted - set(self._dtypes):
             msg = f"the graph has no initializer {min(missing)!r}"
             raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
+        forget_shapes(graph, stacks.resizable)
         ranks = dict(stacks.ranks)
         uses = {
             each.name: [use_of(self._nodes, at, each) for at in self._readers[each.name]]
@@ -174,7 +176,6 @@ class _Rewriting:
         kept = [each for each in graph.initializer if each.name in read]
         del graph.initializer[:]
         graph.initializer.extend([*kept, *self._added.values()])
-        del graph.value_info[:]  # shapes behind a head are of the base's width
         placed: bytes = self._model.SerializeToString(deterministic=True)
         return placed
 

@@ -31,6 +31,7 @@ from lora_export.device.swap import LORA_A, LORA_B
 from lora_export.graph.uses import (
     ONE,
     Use,
+    forget_shapes,
     node,
     parsed,
     readers_of,
@@ -121,6 +122,7 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
     if missing:
         msg = f"the graph has no initializer {min(missing)!r}"
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
+    forget_shapes(graph, slots.resizable)
     for parameter in slots.adapted:
         if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
             raise unsupported(parameter, f"it is {parameter.dtype}, others are not")
@@ -141,7 +143,6 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
     del graph.node[:]
     for at, old in enumerate(nodes):
         graph.node.extend([old, *added.get(at, ())])
-    del graph.value_info[:]  # shapes behind a head are of the base's width
     placed: bytes = model.SerializeToString(deterministic=True)
     return placed
 

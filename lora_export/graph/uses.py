@@ -12,13 +12,14 @@ from onnx import helper
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
 
 __all__ = [
     "ONE",
     "Use",
+    "forget_shapes",
     "node",
     "parsed",
     "readers_of",
@@ -125,6 +126,24 @@ def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
                 yield from _inputs_of(inner)
+
+
+def forget_shapes(graph: onnx.GraphProto, changed: Collection[str]) -> None:
+    """Remove what `graph` says of the shapes of values that follow from `changed`; mutates.
+
+    The others stay: ONNX Runtime fuses more where it knows shapes.
+
+    Args:
+        graph: The graph, before anything else in it is changed.
+        changed: Names of parameters that will have another shape.
+    """
+    following = set(changed)
+    for each in graph.node:
+        if any(name in following for name in _inputs_of(each)):
+            following.update(each.output)
+    kept = [each for each in graph.value_info if each.name not in following]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def use_of(nodes: Sequence[onnx.NodeProto], at: int, parameter: Parameter) -> Use:

@@ -69,7 +69,7 @@ class Feeding:
                     else:
                         fixed[position] = axis
         kept = (
-            (fixed[0] or batch, min(fixed[1] or length, room or length)) for batch, length in wanted
+            (fixed[0] or batch, fixed[1] or min(length, room or length)) for batch, length in wanted
         )
         return tuple(dict.fromkeys(kept))
 
