@@ -18,14 +18,14 @@ DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-triton test-trt test-aarch64 device-env check format families bench clean distclean
+.PHONY: help env model demo test test-slow test-triton test-trt test-aarch64 device-env check format families bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12    the interpreter that .venv is made from (now: $(PYTHON))"
 	@echo "  PIP_ARGS='...'       further arguments for pip, such as the index of CPU builds of torch"
-	@echo "  PYTEST_ARGS='...'    further arguments for pytest, such as -m 'not slow' or -k NAME"
+	@echo "  PYTEST_ARGS='...'    further arguments for pytest, such as -k NAME"
 
 env: $(STAMP) ## set up .venv with the exact versions of constraints.txt
 
@@ -34,8 +34,11 @@ model: $(MODEL)/config.json ## fetch the checkpoint that the demo and the tests 
 demo: env model ## a real checkpoint and adapter to a verified export, with the parity and latency figures
 	$(BIN)/lora-export merge-and-build recipes/minilm-intents/recipe.yaml
 
-test: env model device-env ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: env model device-env ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+
+test-slow: env model device-env ## run the slow tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
 	$(BIN)/python -m pytest tests/trt -m tensorrt -rs

@@ -60,6 +60,7 @@ CONFIGS = {
 }  # fmt: skip
 CONFIGS["t5-decoder"] = CONFIGS["t5-encoder"]
 KEPT = {"gemma3": [(0, 1, 2, 5, 6, 7, 8)], "t5-encoder": [(0, 1, 4, 5)] * 2}
+SLOW = {"gemma3", "t5-encoder", "t5-decoder", "deberta", "llama"}
 COMPONENTS: dict[str, Component] = {"t5-encoder": "encoder", "t5-decoder": "decoder"}
 
 
@@ -99,10 +100,7 @@ def run(model: ir.Model, parameters: Any, state: dict[str, torch.Tensor]) -> lis
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.slow if kind in {"gemma3", "t5-encoder"} else ())
-        for kind in CONFIGS
-    ],
+    [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in CONFIGS],
 )
 def test_stamped_graph_is_the_graph_of_the_whole_model(kind: str) -> None:
     config, task = CONFIGS[kind]
