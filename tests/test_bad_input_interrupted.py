@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 TASK = "text-classification"
 
 DRIVER = """

@@ -13,6 +13,8 @@ from tests.cli.exports import peft_model, report
 from tests.cli.running import call
 from tests.helpers.builds import build
 
+pytestmark = pytest.mark.slow
+
 WORDS = [f"w{i}" for i in range(3, 200)]
 
 

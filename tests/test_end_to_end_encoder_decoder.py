@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 TEXT, SPEECH = "text2text-generation", "automatic-speech-recognition"
 TASKS = {"t5": TEXT, "bart": TEXT, "whisper": SPEECH}
 PAST = "past_key_values."

@@ -10,6 +10,8 @@ from safetensors.numpy import save_file
 
 from tests.cli.running import call
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):

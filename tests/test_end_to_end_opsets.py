@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 TASK = "text-generation"
 ROOM = 32
 

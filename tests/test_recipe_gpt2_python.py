@@ -12,7 +12,7 @@ from tests.cli.running import call
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "gpt2-python" / "recipe.yaml"
 
-pytestmark = pytest.mark.xdist_group("gpt2-python")  # one build
+pytestmark = [pytest.mark.xdist_group("gpt2-python"), pytest.mark.slow]  # one build
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from tests.cli.exports import assert_intact, manifest_of, report
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.helpers.models import TinyModels
+
+pytestmark = pytest.mark.slow
 
 TASK = "text-generation"
 

@@ -149,7 +149,7 @@ def params() -> Iterator[Any]:
             )
 
 
-@pytest.mark.parametrize(("case", "name"), params())
+@pytest.mark.parametrize(("case", "name"), list(params()))
 def test_the_merged_graph_holds_what_peft_merges(case, name, built):
     export = built(case, name)
     expected = peft_merge(export.base, export.adapter, case.task)
@@ -173,7 +173,7 @@ def test_the_merged_graph_holds_what_peft_merges(case, name, built):
             np.testing.assert_allclose(wide, nearest, rtol=2.0**-6, atol=1e-6, err_msg=parameter)
 
 
-@pytest.mark.parametrize(("case", "name"), params())
+@pytest.mark.parametrize(("case", "name"), list(params()))
 def test_the_adapters_file_holds_what_changed_and_nothing_else(case, name, built):
     export = built(case, name)
     stored = load_file(export.root / "weights" / f"{name}.safetensors")

@@ -10,6 +10,8 @@ import transformers
 from lora_export.graph import tasks
 from lora_export.graph import trace as tracing
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 
 

@@ -60,7 +60,7 @@ CONFIGS = {
 }  # fmt: skip
 CONFIGS["t5-decoder"] = CONFIGS["t5-encoder"]
 KEPT = {"gemma3": [(0, 1, 2, 5, 6, 7, 8)], "t5-encoder": [(0, 1, 4, 5)] * 2}
-SLOW = {"gemma3", "t5-encoder", "t5-decoder", "deberta", "llama"}
+SLOW = {"gemma3", "t5-encoder", "t5-decoder", "deberta", "llama", "gpt2"}
 COMPONENTS: dict[str, Component] = {"t5-encoder": "encoder", "t5-decoder": "decoder"}
 
 
