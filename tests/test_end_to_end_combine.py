@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 TASK = "text-classification"
 FEEDS = {
     "input_ids": np.arange(3, 21).reshape(2, 9),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 TASK = "text-classification"
 
 FAMILIES: tuple[tuple[str, str, dict[str, Any]], ...] = (

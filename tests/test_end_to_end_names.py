@@ -9,6 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.cli.running import call
 
+pytestmark = pytest.mark.slow
+
 SAVED = ("base.onnx", "a.onnx", "weights/base.safetensors", "weights/a.safetensors")
 
 

@@ -19,6 +19,8 @@ from tests.helpers.foreign import export_tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 TASK = "text-classification"
 ADAPTER = {"target_modules": ["query", "dense", "word_embeddings"], "bias": "all"}
 

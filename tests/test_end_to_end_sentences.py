@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.helpers.models import TinyModels
 
+pytestmark = pytest.mark.slow
+
 FEATURES = "feature-extraction"
 
 

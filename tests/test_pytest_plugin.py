@@ -12,6 +12,8 @@ import pytest
 from lora_export.base.manifest import read_manifest
 from tests.helpers.builds import build
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parents[1]
