@@ -20,7 +20,7 @@ def protocols() -> list[str]:
     """Return the protocols that tritonclient is installed for."""
     try:
         import tritonclient.http  # noqa: F401
-    except ImportError:  # geventhttpclient has no wheel for this Python
+    except (ImportError, RuntimeError):  # it raises either where geventhttpclient is missing
         return ["grpc"]
     return ["grpc", "http"]
 
