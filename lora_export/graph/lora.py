@@ -9,7 +9,8 @@ and where y contains a bias b (``Gemm``), DoRA is ``z + (g - 1) ∘ (z - b)``. A
 ``lora_scale`` are graph inputs that are initializers too, so that nobody has to feed them: A and B
 of rank 0, g and ``lora_scale`` ones. Without an adapter what is added is exactly zero. The term
 stands before a bias that is added by a node of its own, so that runtimes fuse that bias with what
-follows it (``BiasGelu``) as they do in the base graph.
+follows it (``BiasGelu``) as they do in the base graph. Where several weights read one x it is x
+that is scaled, once: a decoder that makes a token at a time pays for the number of nodes.
 
 Each weight's rank is an axis of its own name: ONNX Runtime shares buffers between values whose axes
 are called the same, and one adapter may have several ranks, and rank 0 where it changes nothing.
@@ -42,7 +43,7 @@ from lora_export.graph.uses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.signature import Axis
@@ -123,15 +124,21 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         msg = f"the graph has no initializer {min(missing)!r}"
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     forget_shapes(graph, slots.resizable)
+    uses: dict[str, list[Use]] = {}
     for parameter in slots.adapted:
         if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
             raise unsupported(parameter, f"it is {parameter.dtype}, others are not")
-        uses = [use_of(nodes, at, parameter) for at in readers[parameter.name]]
-        if not uses:
+        uses[parameter.name] = [use_of(nodes, at, parameter) for at in readers[parameter.name]]
+        if not uses[parameter.name]:
             raise unsupported(parameter, "no node reads it")
+    shared = _shared(use for each in uses.values() for use in each)
+    for x, at in shared.items():
+        added[at] = [node("Mul", [x, LORA_SCALE], _scaled(x))]
+    for parameter in slots.adapted:
         dora = parameter.name in slots.magnitudes
-        for use in uses:
-            added.setdefault(use.at, []).extend(_term(nodes[use.at], use, parameter, dora=dora))
+        for use in uses[parameter.name]:
+            term = _term(nodes[use.at], use, parameter, dora=dora, x_is_scaled=use.x in shared)
+            added.setdefault(use.at, []).extend(term)
         made += _defaults(graph, parameter, dtypes[parameter.name], dora=dora)
     if slots.adapted:
         dtype = dtypes[slots.adapted[0].name]
@@ -164,8 +171,21 @@ def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
     }
 
 
+def _shared(uses: Iterable[Use]) -> dict[str, int]:
+    """Return each x that several weights are multiplied with, and the first node that reads it."""
+    readers: dict[str, list[int]] = {}
+    for use in uses:
+        if not use.gather:
+            readers.setdefault(use.x, []).append(use.at)
+    return {x: min(places) for x, places in readers.items() if len(places) > 1}
+
+
+def _scaled(x: str) -> str:
+    return f"{x}.{LORA_SCALE}"
+
+
 def _term(
-    target: onnx.NodeProto, use: Use, parameter: Parameter, *, dora: bool
+    target: onnx.NodeProto, use: Use, parameter: Parameter, *, dora: bool, x_is_scaled: bool
 ) -> list[onnx.NodeProto]:
     """Return the nodes that add the term behind `target`; its output's name moves to the last."""
     out = target.output[0]
@@ -173,11 +193,17 @@ def _term(
     target.output[0] = base
     a, b = input_a(parameter.name), input_b(parameter.name)
 
-    thin, scaled, delta = f"{out}.lora_A", f"{out}.lora_A.scaled", f"{out}.lora_B"
-    nodes = [
-        node("Gather", [a, use.x], thin) if use.gather else node("MatMul", [use.x, a], thin),
-        node("Mul", [thin, LORA_SCALE], scaled),
-        node("MatMul", [scaled, b], delta),
+    thin, delta = f"{out}.lora_A", f"{out}.lora_B"
+    if x_is_scaled and not use.gather:
+        nodes = [node("MatMul", [_scaled(use.x), a], thin)]
+    else:
+        whole = f"{thin}.whole"
+        nodes = [
+            node("Gather", [a, use.x], whole) if use.gather else node("MatMul", [use.x, a], whole),
+            node("Mul", [whole, LORA_SCALE], thin),
+        ]
+    nodes += [
+        node("MatMul", [thin, b], delta),
         node("Add", [base, delta], f"{out}.lora" if dora else out),
     ]
     if not dora:
