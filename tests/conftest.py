@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import tests.helpers.cores  # noqa: F401  (before torch and ONNX Runtime are loaded)
 from tests.helpers.models import TinyModels
 
 if TYPE_CHECKING:
