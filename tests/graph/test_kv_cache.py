@@ -15,6 +15,7 @@ from lora_export.graph import tasks
 from lora_export.graph.trace import trace
 from lora_export.verify.inputs import make_cases
 from tests.graph.traced import Graph, twin
+from tests.helpers.slow import but_the_first
 
 TASK = tasks.by_name("text-generation")
 SMALL: dict[str, Any] = {
@@ -32,7 +33,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", but_the_first(CONFIGS))
 def test_prefill_and_steps_are_what_torch_computes_at_once(kind: str) -> None:
     config = CONFIGS[kind]
     model = twin(config)
