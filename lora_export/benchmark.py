@@ -22,7 +22,7 @@ from lora_export.graph import tasks
 from lora_export.report.write import refresh_report
 from lora_export.runtime.environment import describe_environment, machine_class
 from lora_export.steps import config_of, find_adapters, matching_checkpoint
-from lora_export.verify.bench.judge import Judge, baseline_of, read_baseline
+from lora_export.verify.bench.judge import Judge, baseline_of, is_wide, read_baseline
 from lora_export.verify.bench.report import BenchReport, Settings
 from lora_export.verify.bench.run import BASELINE, Chosen, Plan, key_of, measure
 from lora_export.verify.bench.subjects import BASE, RUNNERS, Source, grid, require_runner
@@ -30,14 +30,18 @@ from lora_export.verify.export import head_labels
 from lora_export.verify.record import record_bench
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.device.timing import Float64Array
     from lora_export.recipe import AdapterSpec
+    from lora_export.verify.bench.subjects import Point
 
 __all__ = ["DEFAULT_MAX_RATIO", "Benchmark", "bench"]
 
 DEFAULT_MAX_RATIO: Final = 1.05
+_LEAST: Final = {"--rounds": 5, "--max-rounds": 5, "--threads": 0}
+"""The least value of each flag; 1 of those that are not here."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,15 @@ def bench(
     Raises:
         LoraExportError: See the class of the error.
     """
-    _require_sense(rounds, max_rounds, (*batches, *lengths, *pasts), max_ratio)
-    if against is not None and baseline is not None:
-        msg = "--against and --baseline are two baselines"
-        raise UsageError(msg, hint="Give one of them.")
-    if update_baseline and baseline is None:
-        msg = "--update-baseline writes a file, and none is named"
-        raise UsageError(msg, hint="Name it: --baseline FILE")
+    batches, lengths, pasts, runners = (
+        tuple(dict.fromkeys(each)) for each in (batches, lengths, pasts, runners)
+    )
+    _require_sense(
+        {"--rounds": rounds, "--max-rounds": max_rounds, "--threads": threads},
+        {"--batch": batches, "--length": lengths, "--past": pasts},
+        max_seconds, max_ratio,
+    )  # fmt: skip
+    _require_files(report, baseline, against, update_baseline=update_baseline)
     for name in runners:
         require_runner(name)
     with_torch = any(RUNNERS[name].provider is None for name in runners)
@@ -132,16 +138,24 @@ def bench(
     environment = describe_environment(threads)
     stored = read_baseline(baseline) if baseline is not None and not update_baseline else None
     judge = _judge(
-        chosen, max_ratio, against=against, stored=stored, environment=environment, seed=seed
-    )
+        chosen, max_ratio, against=against, stored=stored, environment=environment, seed=seed,
+        kept=update_baseline,
+    )  # fmt: skip
+    allowed = DEFAULT_MAX_RATIO if max_ratio is None or max_ratio == 1 else max_ratio
+    kept = _over_base(chosen) if update_baseline else []
+
+    def is_open(point: Point, times: Mapping[str, Float64Array], count: int) -> bool:
+        open_still = judge is not None and judge.is_open(point, times, count)
+        return open_still or is_wide(times, kept, max_ratio=allowed, seed=seed)
+
     plan = Plan(
         rounds=rounds,
-        max_rounds=rounds if judge is None else max(rounds, max_rounds),
+        max_rounds=max(rounds, max_rounds) if judge is not None or kept else rounds,
         max_seconds=max_seconds,
         seed=seed,
         threads=threads,
         startup=startup,
-        is_open=(lambda *_: False) if judge is None else judge.is_open,
+        is_open=is_open,
     )
     points = grid(source, batches, lengths, pasts)
     subjects, cells = measure(chosen, points, plan, tell)
@@ -171,18 +185,41 @@ def bench(
 
 
 def _require_sense(
-    rounds: int, max_rounds: int, sizes: Sequence[int], max_ratio: float | None
+    counts: Mapping[str, int],
+    sizes: Mapping[str, Sequence[int]],
+    max_seconds: float,
+    max_ratio: float | None,
 ) -> None:
-    for flag, value, least in (
-        ("--rounds", rounds, 5), ("--max-rounds", max_rounds, 5),
-        *(("--batch, --length and --past", size, 1) for size in sizes),
-    ):  # fmt: skip
-        if value < least:
+    given = [*counts.items(), *((flag, each) for flag, many in sizes.items() for each in many)]
+    for flag, value in given:
+        if value < _LEAST.get(flag, 1):
             msg = f"{flag} cannot be {value}"
-            raise UsageError(msg, hint=f"The least is {least}.")
+            raise UsageError(msg, hint=f"The least is {_LEAST.get(flag, 1)}.")
+    if empty := [flag for flag in ("--batch", "--length") if not sizes[flag]]:
+        msg = f"{empty[0]} has no number"
+        raise UsageError(msg, hint=f"For example: {empty[0]} 1,8")
+    if not max_seconds > 0:
+        msg = f"--max-seconds cannot be {max_seconds}"
+        raise UsageError(msg, hint="600 is ten minutes for each cell.")
     if max_ratio is not None and not 0 < max_ratio < float("inf"):
         msg = f"--max-ratio cannot be {max_ratio}"
         raise UsageError(msg, hint="1.05 allows five hundredths.")
+
+
+def _require_files(
+    report: Path | None, baseline: Path | None, against: Path | None, *, update_baseline: bool
+) -> None:
+    """What is written at the end must not fail there."""
+    for flag, path in (("--report", report), ("--baseline", baseline)):
+        if path is not None and path.is_dir():
+            msg = f"{flag} {str(path)!r} is a folder"
+            raise UsageError(msg, hint=f"Name a file: {flag} {path / 'figures.json'}")
+    if against is not None and baseline is not None:
+        msg = "--against and --baseline are two baselines"
+        raise UsageError(msg, hint="Give one of them.")
+    if update_baseline and baseline is None:
+        msg = "--update-baseline writes a file, and none is named"
+        raise UsageError(msg, hint="Name it: --baseline FILE")
 
 
 def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -> Source:
@@ -231,6 +268,15 @@ def _choose(
     return found + both
 
 
+def _over_base(chosen: Sequence[Chosen]) -> list[tuple[str, str]]:
+    """Return each subject with the base graph of its runner."""
+    return [
+        (each.key, key_of(each.runner, BASE))
+        for each in chosen
+        if each.graph != BASE and not each.baseline
+    ]
+
+
 def _judge(
     chosen: Sequence[Chosen],
     max_ratio: float | None,
@@ -239,20 +285,21 @@ def _judge(
     stored: Any,
     environment: dict[str, Any],
     seed: int,
+    kept: bool,
 ) -> Judge | None:
     """Return what judges the ratios; None where there is no limit."""
     own = [each for each in chosen if not each.baseline]
     keys = {each.key for each in chosen}
-    over_base = [
-        (each.key, key_of(each.runner, BASE)) for each in own if each.graph != BASE
-    ]  # fmt: skip
+    over_base = _over_base(chosen)
     limit = DEFAULT_MAX_RATIO if max_ratio is None else max_ratio
-    if not over_base and against is None and (stored is not None or max_ratio is not None):
-        msg = "there is nothing to judge: the base graph is alone"
+    wanted = kept or stored is not None or max_ratio is not None
+    if not over_base and against is None and wanted:
+        msg = f"there is nothing to {'keep' if kept else 'judge'}: the base graph is alone"
         raise UsageError(msg, hint="Compare it with another export's: --against BASELINE_OUT")
     if against is not None:
         pairs = [(each.key, each.key + BASELINE) for each in own if each.key + BASELINE in keys]
-        return Judge(limit, pairs, against=str(against), seed=seed)
+        lacking = [each.key for each in own if each.key + BASELINE not in keys]
+        return Judge(limit, pairs, against=str(against), lacking=lacking, seed=seed)
     if stored is not None:
         unlike = stored.difference(machine_class(environment))
         return Judge(

@@ -48,6 +48,7 @@ _STORAGE_ERRNOS: Final = frozenset(
         errno.EIO,
         errno.ENOTDIR,
         errno.EEXIST,
+        errno.EISDIR,
     }
 )
 

@@ -105,9 +105,9 @@ def bench(
 
 
 def _numbers(flag: str, text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
     wrong = next((word for word in words if not word.isdecimal()), None)
-    if wrong is not None or (not words and text):
+    if wrong is not None:
         msg = f"{flag} {text!r} has {wrong!r}, which is no number"
         raise UsageError(msg, hint=f"For example: {flag} 1,8,32")
     return [int(word) for word in words]

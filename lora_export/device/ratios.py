@@ -114,11 +114,12 @@ def _medians(rows: Float64Array) -> Float64Array:
 def gate(interval: tuple[float, float], max_ratio: float) -> tuple[Verdict, str]:
     """Return the verdict on an interval: above the limit, below it, or astride."""
     low, high = interval
+    shown = f"the interval [{low:.3f}, {high:.3f}]"
     if low > max_ratio:
-        return "fail", f"the interval [{low:.3f}, {high:.3f}] lies above the limit {max_ratio}"
-    if high > max_ratio:
-        return "ambiguous", f"the interval [{low:.3f}, {high:.3f}] straddles the limit {max_ratio}"
-    return "pass", f"the interval [{low:.3f}, {high:.3f}] lies below the limit {max_ratio}"
+        return "fail", f"{shown} lies above the limit {max_ratio}"
+    if low <= high <= max_ratio:  # which NaN is not
+        return "pass", f"{shown} lies below the limit {max_ratio}"
+    return "ambiguous", f"{shown} straddles the limit {max_ratio}"
 
 
 def looks(rounds: int, max_rounds: int) -> list[int]:
@@ -143,19 +144,36 @@ def look_confidence(count: int, confidence: float = CONFIDENCE) -> float:
 
 
 def rounds_to_settle(
-    estimate: float, interval: tuple[float, float], max_ratio: float, rounds: int
+    estimate: float,
+    interval: tuple[float, float],
+    max_ratio: float,
+    rounds: int,
+    *,
+    fixed: float = 0.0,
 ) -> int | None:
     """Return how many rounds would take the limit out of the interval; None past a million.
 
-    The interval narrows with the square root of the rounds: n' = n · (h / |ln(ratio / limit)|)²,
-    where h is the half of the interval, in logarithms, that faces the limit.
+    The interval narrows with the square root of the rounds, but for what is not measured now:
+    n' = n · (h² − f²) / (d² − f²), where d = |ln(ratio / limit)| and h is the half of the interval,
+    in logarithms, that faces the limit.
+
+    Args:
+        estimate: The ratio.
+        interval: Its interval.
+        max_ratio: The limit.
+        rounds: How many were measured.
+        fixed: f, the part of h that further rounds leave as it is: a stored baseline's.
 
     >>> rounds_to_settle(1.0, (0.9, 1.1), 1.05, 50)
     191
+    >>> rounds_to_settle(1.0, (0.9, 1.1), 1.05, 50, fixed=0.06) is None
+    True
     """
     distance = abs(math.log(estimate / max_ratio))
     facing = interval[1] if estimate <= max_ratio else interval[0]
     half = abs(math.log(facing / estimate))
-    if distance == 0 or rounds * (half / distance) ** 2 > _MOST_ROUNDS:
+    room = distance**2 - fixed**2
+    needed = rounds * (half**2 - fixed**2) / room if room > 0 else math.inf
+    if not needed <= _MOST_ROUNDS:
         return None
-    return max(rounds + 1, math.ceil(rounds * (half / distance) ** 2))
+    return max(rounds + 1, math.ceil(needed))

@@ -6,6 +6,7 @@ one round is done to all subjects in it, and a ratio within the round is free of
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -81,9 +82,17 @@ class Interleaved:
             before = medians
         return WarmUp(windows * _WINDOW, stable=False)
 
-    def extend(self, rounds: int) -> None:
-        """Measure further rounds."""
-        self._rows += [self._round() for _ in range(rounds)]
+    def extend(self, rounds: int, *, until_s: float = math.inf) -> None:
+        """Measure further rounds.
+
+        Args:
+            rounds: How many, at most.
+            until_s: No round begins after this reading of `time.perf_counter`.
+        """
+        for _ in range(rounds):
+            if time.perf_counter() > until_s:
+                return
+            self._rows.append(self._round())
 
     def _round(self) -> list[float]:
         """Return the ms of each subject in one round."""

@@ -71,8 +71,17 @@ def machine_class(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def cpu_model() -> str | None:
-    """Return the processor's name as the kernel has it."""
-    return _cpuinfo("model name") or platform.processor() or None
+    """Return the processor's name as the kernel has it; of an ARM one, which has none, the numbers.
+
+    A machine with several kinds of cores has the numbers of each.
+    """
+    return _cpuinfo("model name") or _arm_model() or platform.processor() or None
+
+
+def _arm_model() -> str | None:
+    """Return implementer and part of each kind of core (the register MIDR_EL1)."""
+    kinds = zip(_all_of("CPU implementer"), _all_of("CPU part"), strict=False)
+    return ", ".join(f"implementer {one} part {other}" for one, other in sorted(set(kinds))) or None
 
 
 def os_name() -> str:
@@ -94,11 +103,13 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def _cpuinfo(field: str) -> str | None:
-    for line in (read_text(_CPUINFO) or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == field:
-            return value.strip()
-    return None
+    return next(iter(_all_of(field)), None)
+
+
+def _all_of(field: str) -> list[str]:
+    """Return a field of ``/proc/cpuinfo`` of every processor that has it."""
+    rows = (line.partition(":") for line in (read_text(_CPUINFO) or "").splitlines())
+    return [value.strip() for key, _, value in rows if key.strip() == field]
 
 
 def _cpu_clock_mhz() -> float | None:

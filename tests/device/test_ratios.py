@@ -193,6 +193,21 @@ def test_the_number_of_rounds_that_would_settle_it_does():
     assert settled > told / 2  # an estimate from a noisy start: half of them, not all
 
 
+@pytest.mark.parametrize("interval", [(math.nan, math.nan), (0.9, math.nan), (0.9, math.inf)])
+def test_what_is_no_number_never_passes(interval):
+    assert gate(interval, LIMIT)[0] == "ambiguous"
+    assert rounds_to_settle(1.0, interval, LIMIT, 50) is None
+
+
+def test_rounds_narrow_only_what_they_measure():
+    """Of a half of 0.1 that faces a limit 0.0488 away: with f, n (h² − f²) / (d² − f²)."""
+    interval, distance = (math.exp(-0.1), math.exp(0.1)), math.log(LIMIT)
+    for fixed in (0.0, 0.02, 0.04):
+        expected = math.ceil(100 * (0.1**2 - fixed**2) / (distance**2 - fixed**2))
+        assert rounds_to_settle(1.0, interval, LIMIT, 100, fixed=fixed) == expected
+    assert rounds_to_settle(1.0, interval, LIMIT, 100, fixed=distance) is None
+
+
 def test_what_cannot_be_settled_has_no_number():
     assert rounds_to_settle(LIMIT, (1.0, 1.1), LIMIT, 50) is None
     assert rounds_to_settle(1.0499999, (1.0, 1.1), LIMIT, 50) is None

@@ -49,6 +49,17 @@ def test_runs_are_timed_each_on_its_own_interleaved_in_random_order(monkeypatch)
     assert np.median(times["other"] / times["base"]) == pytest.approx(1.5, rel=0.02)
 
 
+def test_no_round_begins_after_a_moment(monkeypatch):
+    clock = Clock(monkeypatch, slowing=0.0)
+    measurement = Interleaved({"a": clock.run("a", 4), "b": clock.run("b", 6)}, seed=0)
+    measurement.extend(3, until_s=0.0155)
+    assert measurement.rounds == 2  # begun at 0 and 10 ms; the next one would at 20
+    measurement.extend(3, until_s=0.0155)
+    assert measurement.rounds == 2
+    measurement.extend(3)
+    assert measurement.rounds == 5
+
+
 def test_the_order_is_seeded(monkeypatch):
     orders = []
     for seed in (0, 0, 1):

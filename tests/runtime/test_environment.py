@@ -6,6 +6,7 @@ import json
 import platform
 from importlib import metadata
 
+from lora_export.runtime import environment
 from lora_export.runtime.environment import describe_environment, machine_class
 
 
@@ -33,3 +34,23 @@ def test_the_class_of_a_machine_is_its_hardware_and_its_threads():
     assert machine_class({**here, "gpus": [gpu]})["gpus"] == ["NVIDIA Other"]
     other_cpu = {**here, "cpu": {**here["cpu"], "model": "Other"}}
     assert machine_class(here) != machine_class(other_cpu)
+
+
+def test_an_arm_processor_is_told_by_its_numbers(tmp_path, monkeypatch):
+    """The kernel has no name for one: two kinds must not be taken for the same class."""
+
+    def model(*parts: str) -> str | None:
+        text = "".join(
+            f"processor\t: {at}\nCPU implementer\t: 0x41\nCPU part\t: {part}\n\n"
+            for at, part in enumerate(parts)
+        )
+        (tmp_path / "cpuinfo").write_text(text)
+        return environment.cpu_model()
+
+    monkeypatch.setattr(environment, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert model("0xd42") == "implementer 0x41 part 0xd42"
+    assert model("0xd42", "0xd0b", "0xd42") == (
+        "implementer 0x41 part 0xd0b, implementer 0x41 part 0xd42"
+    )
+    assert model() is None

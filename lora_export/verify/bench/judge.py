@@ -8,6 +8,7 @@ class of machine does: `Baseline.machine` says which one it was.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lora_export.base.errors import InputError, UnsupportedError
 from lora_export.device.ratios import Ratio, gate, look_confidence, rounds_to_settle
 from lora_export.verify.bench.report import Gate, GateRow
-from lora_export.verify.bench.run import paired
+from lora_export.verify.bench.run import BASELINE, paired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +27,15 @@ if TYPE_CHECKING:
     from lora_export.verify.bench.report import BenchReport
     from lora_export.verify.bench.subjects import Point
 
-__all__ = ["Baseline", "Judge", "baseline_of", "parse_baseline", "read_baseline"]
+__all__ = ["Baseline", "Judge", "baseline_of", "is_wide", "parse_baseline", "read_baseline"]
 
 BASELINE_FORMAT: Final = 1
 _LIMIT_BYTES: Final = 1 << 24
+_RATIOS: Final = (1e-6, 1e6)
+"""What a ratio of two times can be."""
+_KEPT_SHARE: Final = 0.25
+"""Of what a limit allows, in logarithms: the half of an interval that is worth keeping."""
+_REWRITE: Final = "write it again with --update-baseline"
 _SEVERITY: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified", "pass")
 
 
@@ -43,6 +49,17 @@ class BaselineRow(BaseModel):
     over: str
     ratio: float
     interval: tuple[float, float]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What the ratio is of."""
+        return self.cell, self.subject, self.over
+
+
+class _Version(BaseModel):
+    """The part of a file that any version can read."""
+
+    format_version: int = BASELINE_FORMAT
 
 
 class Baseline(BaseModel):
@@ -74,7 +91,7 @@ class Baseline(BaseModel):
     def find(self, cell: str, subject: str, over: str) -> Ratio | None:
         """Return a ratio, where the file has it."""
         for row in self.rows:
-            if (row.cell, row.subject, row.over) == (cell, subject, over):
+            if row.key == (cell, subject, over):
                 return Ratio(row.ratio, *row.interval)
         return None
 
@@ -87,20 +104,31 @@ def parse_baseline(text: bytes, source: str) -> Baseline:
         UnsupportedError: It was written by a newer version.
     """
     try:
+        version = _Version.model_validate_json(text).format_version
+        if version > BASELINE_FORMAT:
+            msg = f"{source!r} has format_version {version}; this reads {BASELINE_FORMAT}"
+            raise UnsupportedError(msg, hint="Upgrade lora-export.")
         found = Baseline.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        msg = f"{source!r} is no baseline of latencies: {where}: {first['msg']}"
-        raise InputError(msg, hint="Write it again: --update-baseline") from error
-    if found.format_version > BASELINE_FORMAT:
-        msg = f"{source!r} has format_version {found.format_version}; this reads {BASELINE_FORMAT}"
-        raise UnsupportedError(msg, hint="Upgrade lora-export.")
-    bad = next((row for row in found.rows if not 0 < row.interval[0] <= row.ratio), None)
-    if bad is not None or any(row.ratio > row.interval[1] for row in found.rows):
-        msg = f"{source!r} is no baseline of latencies: a ratio lies outside its interval"
-        raise InputError(msg, hint="Write it again: --update-baseline")
+        raise _no_baseline(source, f"{where}: {first['msg']}") from error
+    least, most = _RATIOS
+    seen: set[tuple[str, str, str]] = set()
+    for row in found.rows:
+        low, high = row.interval
+        what = f"the ratio of {row.subject} in {row.cell}"
+        if not least <= low <= row.ratio <= high <= most:
+            raise _no_baseline(source, f"{what} lies outside its interval")
+        if row.key in seen:
+            raise _no_baseline(source, f"{what} is there twice")
+        seen.add(row.key)
     return found
+
+
+def _no_baseline(source: str, why: str) -> InputError:
+    msg = f"{source!r} is no baseline of latencies: {why}"
+    return InputError(msg, hint="Write it again: --update-baseline")
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -139,6 +167,32 @@ def baseline_of(report: BenchReport, machine: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
+def is_wide(
+    times: Mapping[str, Float64Array],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    max_ratio: float,
+    seed: int,
+) -> bool:
+    """Return whether a ratio is not known well enough to be kept as a baseline.
+
+    Its error comes to every later comparison with it, and no later round takes it away: each half
+    of its interval may be a quarter of what the limit allows.
+
+    Args:
+        times: The times of the subjects of one cell.
+        pairs: What is kept, and over what.
+        max_ratio: The limit that it is for.
+        seed: Seeds the resampling.
+    """
+    most = _KEPT_SHARE * abs(math.log(max_ratio))
+    found = (paired(times, *pair, seed=seed) for pair in pairs)
+    return any(
+        max(math.log(each.high / each.estimate), math.log(each.estimate / each.low)) > most
+        for each in found
+    )
+
+
 class Judge:
     """Judges cells while they are measured; the last judgement of each cell stands.
 
@@ -148,6 +202,7 @@ class Judge:
         against: What the baseline is, in words.
         stored: Ratios of earlier; each pair is judged over the same pair of theirs.
         unlike: Why `stored` cannot be compared with this machine.
+        lacking: Subjects that should be judged, and that the baseline does not have.
         seed: Seeds the resampling.
     """
 
@@ -159,10 +214,12 @@ class Judge:
         against: str,
         stored: Baseline | None = None,
         unlike: str | None = None,
+        lacking: Sequence[str] = (),
         seed: int,
     ) -> None:
         self._max_ratio, self._pairs, self._against = max_ratio, pairs, against
         self._stored, self._unlike, self._seed = stored, unlike, seed
+        self._lacking = lacking
         self._rows: dict[Point, list[GateRow]] = {}
 
     def is_open(self, point: Point, times: Mapping[str, Float64Array], count: int) -> bool:
@@ -175,6 +232,7 @@ class Judge:
         """
         confidence = look_confidence(count)
         rows = [self._row(point, times, *pair, confidence) for pair in self._pairs]
+        rows += [_unjudged(point, subject, len(times[subject])) for subject in self._lacking]
         self._rows[point] = rows
         return any(row.verdict == "ambiguous" for row in rows)
 
@@ -193,22 +251,22 @@ class Judge:
         over: str,
         confidence: float,
     ) -> GateRow:
-        ratio: Ratio | None
-        ratio = paired(times, subject, over, seed=self._seed, confidence=confidence)
-        why = None
+        found: Ratio | None
+        found = paired(times, subject, over, seed=self._seed, confidence=confidence)
+        why, earlier = None, None
         if self._stored is not None:
             earlier = self._stored.find(point.name, subject, over)
-            missing = "the baseline has no such figure; write it with --update-baseline"
+            missing = f"the baseline has no such figure; {_REWRITE}"
             why = self._unlike or (missing if earlier is None else None)
-            ratio = None if why or earlier is None else ratio.over(earlier)
+            found = None if why or earlier is None else found.over(earlier)
         rounds = len(times[subject])
-        verdict, reason, needed = _judged(ratio, why, self._max_ratio, rounds)
+        verdict, reason, needed = _judged(found, why, earlier, self._max_ratio, rounds)
         return GateRow(
             cell=point.name,
             subject=subject,
             over=over if self._stored is None else f"{over}, as in the baseline",
-            ratio=None if ratio is None else ratio.estimate,
-            interval=None if ratio is None else ratio.interval,
+            ratio=None if found is None else found.estimate,
+            interval=None if found is None else found.interval,
             verdict=verdict,
             reason=reason,
             rounds=rounds,
@@ -216,8 +274,15 @@ class Judge:
         )
 
 
+def _unjudged(point: Point, subject: str, rounds: int) -> GateRow:
+    return GateRow(
+        cell=point.name, subject=subject, over=subject + BASELINE, ratio=None, interval=None,
+        verdict="unverified", reason="the baseline has no graph of that name", rounds=rounds,
+    )  # fmt: skip
+
+
 def _judged(
-    ratio: Ratio | None, why: str | None, max_ratio: float, rounds: int
+    ratio: Ratio | None, why: str | None, earlier: Ratio | None, max_ratio: float, rounds: int
 ) -> tuple[Verdict, str, int | None]:
     """Return verdict, reason and the rounds that an ambiguous ratio needs."""
     if ratio is None:
@@ -225,6 +290,13 @@ def _judged(
     verdict, reason = gate(ratio.interval, max_ratio)
     if verdict != "ambiguous":
         return verdict, reason, None
-    needed = rounds_to_settle(ratio.estimate, ratio.interval, max_ratio, rounds)
+    fixed = 0.0
+    if earlier is not None:  # the half of the baseline's own interval that faces the limit
+        ends = (earlier.estimate, earlier.low), (earlier.high, earlier.estimate)
+        above, below = ends[0 if ratio.estimate <= max_ratio else 1]
+        fixed = math.log(above / below)
+    needed = rounds_to_settle(ratio.estimate, ratio.interval, max_ratio, rounds, fixed=fixed)
     more = f"about {needed} rounds would settle it" if needed else "no number of rounds settles it"
+    if not needed and fixed:
+        more += f": the baseline itself is not known well enough; {_REWRITE}"
     return verdict, f"{reason}; {more}", needed

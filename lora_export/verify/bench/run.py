@@ -31,6 +31,8 @@ __all__ = ["BASELINE", "Chosen", "Plan", "key_of", "measure"]
 BASELINE: Final = "@baseline"
 _SESSION_FACTOR: Final = 2.0
 """A session holds its weights, and at worst a packed copy of them."""
+_LEAST_ROUNDS: Final = 5
+"""However long they take."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Plan:
     Attributes:
         rounds: Of each cell, before it is looked at.
         max_rounds: The most of each cell, where its judgement is open.
-        max_seconds: No further rounds begin after so long, in each cell.
+        max_seconds: No further rounds of a cell begin after so long, but for the first five.
         seed: Seeds inputs, order and resampling.
         threads: Threads within an operator; 0 leaves the choice to the runtime.
         startup: Whether each graph is also opened in a process of its own.
@@ -108,11 +110,12 @@ def _cell(
     measurement = Interleaved(runs, seed=plan.seed)
     warm = measurement.warm_up()
     stops = looks(plan.rounds, plan.max_rounds)
-    end = time.monotonic() + plan.max_seconds
+    end = time.perf_counter() + plan.max_seconds
+    measurement.extend(min(_LEAST_ROUNDS, plan.rounds))
     for stop in stops:
-        measurement.extend(stop - measurement.rounds)
+        measurement.extend(stop - measurement.rounds, until_s=end)
         open_still = plan.is_open(point, measurement.times_ms, len(stops))
-        if not open_still or time.monotonic() > end:
+        if not open_still or time.perf_counter() > end:
             break
     times = measurement.times_ms
     energy = {

@@ -194,6 +194,8 @@ def grid(
         msg = f"--past is of decoders with a cache, and {str(source.root)!r} has none"
         raise UsageError(msg, hint="Leave --past out, or export without --no-cache.")
     text = "input_ids" in source.feeding.signature.input_names
+    if not text:  # an image has no length
+        lengths = (1,)
     most = max((*lengths, *(past + 1 for past in pasts)))
     if text and most > longest:
         msg = f"{most} tokens are more than the {longest} that the model has positions for"
