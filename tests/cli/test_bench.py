@@ -133,6 +133,21 @@ def test_against_runs_the_graphs_of_both_exports(export, built, capsys, monkeypa
     assert verdicts == ["pass", "fail"]
 
 
+def test_a_graph_that_the_baseline_export_lacks_is_not_passed_over(
+    export, built, adapter, capsys, monkeypatch
+) -> None:
+    steady(monkeypatch)
+    assert call(capsys, "add", export, "--adapter", f"two={adapter}", "--quiet").code == 0
+    command_line = ("bench", export, "--against", built, *QUICK)
+    result = call(capsys, *command_line)
+    assert result.code == 0
+    assert "gate: unverified" in result.out
+    assert "ort-cpu:two: the baseline has no graph of that name" in result.out
+    assert call(capsys, *command_line, "--strict").code == 6
+    asked = call(capsys, *command_line, "--graph", "one", "--json")
+    assert asked.document["gate"]["verdict"] == "pass"
+
+
 def test_an_open_judgement_is_ambiguous_and_says_how_many_rounds(
     export, built, capsys, monkeypatch
 ) -> None:
@@ -179,6 +194,52 @@ def test_a_file_keeps_ratios_and_judges_the_next_run(export, tmp_path, capsys, m
     assert failed.code == 6
     (judged,) = failed.document["gate"]["rows"]
     assert judged["ratio"] == pytest.approx(1.1 * 1.0, abs=0.02)
+
+
+def test_a_baseline_is_measured_on_until_it_is_worth_keeping(
+    export, tmp_path, capsys, monkeypatch
+) -> None:
+    """Its error comes to each later comparison, where no round takes it away."""
+    original = run_module.Interleaved
+
+    class Noisy(original):
+        @property
+        def times_ms(self):
+            noise = np.random.default_rng(0)
+            return {
+                key: 2.0 * np.exp(0.03 * noise.standard_normal(len(each)))
+                for key, each in super().times_ms.items()
+            }
+
+    monkeypatch.setattr(run_module, "Interleaved", Noisy)
+    file = tmp_path / "new" / "latency.json"
+    keeping = ("bench", export, "--rounds", 6, "--length", 8, "--no-startup", "--quiet",
+               "--baseline", file, "--update-baseline", "--json")  # fmt: skip
+    result = call(capsys, *keeping)
+    assert result.code == 0, result.err
+    (row,) = json.loads(file.read_text())["rows"]
+    assert result.document["cells"][0]["rounds"] > 48
+    assert row["interval"][1] - row["interval"][0] < 0.025
+    assert result.document["gate"] is None
+    short = call(capsys, *keeping, "--max-rounds", 12)
+    assert short.document["cells"][0]["rounds"] == 12
+
+
+def test_no_further_runs_begin_after_so_many_seconds(export, capsys, monkeypatch) -> None:
+    steady(monkeypatch)
+    slowed(monkeypatch, 1.0499, of="ort-cpu:one")
+    found = call(capsys, "bench", export, "--max-ratio", 1.05, "--length", 8, "--rounds", 100_000,
+                 "--max-rounds", 200_000, "--max-seconds", 0.5, "--no-startup", "--quiet",
+                 "--json").document  # fmt: skip
+    assert 5 <= found["cells"][0]["rounds"] < 100_000
+
+
+def test_a_size_that_is_said_twice_is_measured_once(export, capsys) -> None:
+    found = call(capsys, "bench", export, *QUICK[:4], "--no-startup", "--quiet", "--json",
+                 "--batch", "2,2", "--length", "8, 8", "--past", "4,4",
+                 "--runner", "ort-cpu", "--runner", "ort-cpu").document  # fmt: skip
+    assert [cell["past"] for cell in found["cells"]] == [0, 4]
+    assert list(found["subjects"]) == ["ort-cpu:base", "ort-cpu:one"]
 
 
 def test_another_class_of_machine_or_an_unknown_cell_is_not_compared(
@@ -258,6 +319,15 @@ def test_a_report_elsewhere_leaves_the_export_as_it_is(export, tmp_path, capsys)
         (("--graph", "two"), 2, "It has: base, one"),
         (("--length", "9999"), 2, "positions"),
         (("--length", "x"), 2, "no number"),
+        (("--length", ""), 2, "--length has no number"),
+        (("--batch", " "), 2, "--batch has no number"),
+        (("--batch", "1,,2"), 2, "has '', which is no number"),
+        (("--threads", "-1"), 2, "--threads cannot be -1"),
+        (("--max-seconds", "0"), 2, "--max-seconds cannot be 0"),
+        (("--max-seconds", "nan"), 2, "--max-seconds cannot be nan"),
+        (("--report", "."), 2, "is a folder"),
+        (("--baseline", ".", "--update-baseline"), 2, "is a folder"),
+        (("--graph", "base", "--baseline", "x.json", "--update-baseline"), 2, "nothing to keep"),
         (("--batch", "0"), 2, "cannot be 0"),
         (("--rounds", "1"), 2, "--rounds cannot be 1"),
         (("--max-ratio", "-1"), 2, "--max-ratio cannot be -1"),
