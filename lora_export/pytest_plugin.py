@@ -13,23 +13,26 @@ fails; what stays ambiguous or could not be compared is told at the end of the r
 are defaults of `lora_export_bench`: on a class or a module, they are said once.
 
 Measuring beside other tests measures those too. With pytest-xdist, tests that measure are put in
-one group of their own, which ``--dist loadgroup`` keeps on one worker; another distribution over
-several workers is refused.
+one group of their own, which ``--dist loadgroup`` keeps on one worker, and the other workers wait
+while one of them runs; another distribution over several workers is refused.
 
 Nothing but pytest is imported here: what measures is loaded by the first test that asks for it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from lora_export.base.turns import Turns
     from lora_export.benchmark import Benchmark
     from lora_export.steps import Outcome
     from lora_export.verify.bench.report import GateRow
@@ -43,17 +46,22 @@ _MARKER: Final = (
 _FIXTURE: Final = "lora_export_bench"
 _PARALLEL: Final = (
     "latency is not measured beside the tests of other workers: run these tests with -n 0, or all "
-    "of them with --dist loadgroup, which keeps what measures on one worker"
+    "of them with --dist loadgroup, which keeps what measures on one worker; the fixture has to be "
+    "an argument of the test or of one of its fixtures"
 )
 _OPEN: Final = frozenset({"ambiguous", "unverified"})
 _PROPERTY: Final = "lora_export"
+_UPDATE: Final = "--lora-export-update-baseline"
+_TURNS: Final = pytest.StashKey["Turns"]()
+_ALONE: Final = pytest.StashKey[bool]()
+_WRITTEN: Final = pytest.StashKey[dict[Path, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two flags."""
     group = parser.getgroup("lora-export")
     group.addoption(
-        "--lora-export-update-baseline",
+        _UPDATE,
         action="store_true",
         help="write the baselines of lora_export_bench instead of comparing with them",
     )
@@ -74,6 +82,45 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     measures = _FIXTURE in getattr(item, "fixturenames", ())
     if measures and item.config.pluginmanager.hasplugin("xdist"):
         item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Where several workers share the tests, and some measure: take part in the turns."""
+    worker = _of_several(session.config)
+    if worker is None or not session.config.getvalue("loadgroup"):
+        return
+    if any(_FIXTURE in getattr(item, "fixturenames", ()) for item in session.items):
+        from lora_export.base.turns import Turns
+
+        folder = Path(tempfile.gettempdir()) / f"lora-export-turns-{worker['testrunuid']}"
+        session.config.stash[_TURNS] = Turns(folder)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the turns."""
+    turns = session.config.stash.get(_TURNS, None)
+    if turns is not None:
+        del session.config.stash[_TURNS]
+        turns.close()
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)  # waiting is no part of a test's time
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, None, None]:
+    """Run what measures while no other worker runs a test."""
+    with _turn(item):
+        yield
+
+
+@contextlib.contextmanager
+def _turn(item: pytest.Item) -> Iterator[None]:
+    turns = item.config.stash.get(_TURNS, None)
+    if turns is None:
+        yield
+        return
+    alone = _FIXTURE in getattr(item, "fixturenames", ())
+    with turns.take(alone=alone):
+        item.stash[_ALONE] = alone
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -105,10 +152,36 @@ class _Settings:
     update: bool
     defaults: dict[str, Any]
     tell: Callable[[str], None]
+    test: str
+    written: dict[Path, str]
 
     def path(self, given: str | Path) -> Path:
         """Return a path that is relative to pytest's root folder."""
         return self.root / given
+
+    def located(self, given: dict[str, Any], *names: str) -> dict[str, Any]:
+        """Return arguments with paths of those names; a base that is not there is an id of a hub."""
+        found = {name: self.path(given[name]) for name in names if given.get(name) is not None}
+        if given.get("base") is not None and self.path(given["base"]).exists():
+            found["base"] = self.path(given["base"])
+        return {**given, **found}
+
+    def claim(self, baseline: Path, own: set[Path]) -> None:
+        """Fail where another measurement of this run has written the same file.
+
+        Args:
+            baseline: The file.
+            own: What this run of the test has written; a repetition writes it again.
+        """
+        file = baseline.resolve()
+        other = self.written.setdefault(file, self.test)
+        if other != self.test or file in own:
+            pytest.fail(
+                f"{baseline} was written for {other} in this run: a measurement needs a file of "
+                "its own",
+                pytrace=False,
+            )
+        own.add(file)
 
 
 def _settings(request: pytest.FixtureRequest) -> _Settings:
@@ -123,13 +196,31 @@ def _settings(request: pytest.FixtureRequest) -> _Settings:
         update=request.config.getoption("--lora-export-update-baseline"),
         defaults=defaults,
         tell=lambda text: properties.append((_PROPERTY, text)),
+        test=request.node.nodeid,
+        written=request.config.stash.setdefault(_WRITTEN, {}),
     )
 
 
-def _alone(config: pytest.Config) -> bool:
-    """Whether no other worker runs tests, or xdist keeps what measures on this one."""
-    worker = getattr(config, "workerinput", None)
-    return worker is None or worker["workercount"] == 1 or bool(config.getvalue("loadgroup"))
+def _of_several(config: pytest.Config) -> dict[str, Any] | None:
+    """Return what xdist tells this worker, where there are others; None where there are none."""
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    return worker if worker is not None and worker["workercount"] > 1 else None
+
+
+@contextlib.contextmanager
+def _without_traceback() -> Iterator[None]:
+    """Fail the test with the message of a foreseen error: it says what is wrong and what to do."""
+    from lora_export.base.errors import LoraExportError
+
+    try:
+        yield
+    except LoraExportError as error:
+        pytest.fail(_for_pytest(str(error)), pytrace=False)
+
+
+def _for_pytest(text: str) -> str:
+    """Return a text of the command line with pytest's flag."""
+    return text.replace("--update-baseline", f"pytest {_UPDATE}")
 
 
 @pytest.fixture
@@ -140,10 +231,11 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
     `baseline` the ratios are over the base graph of the same export. No report is left in the
     export unless `report` says where.
     """
-    if not _alone(request.config):
+    if _of_several(request.config) and not request.node.stash.get(_ALONE, False):
         pytest.fail(_PARALLEL, pytrace=False)
     settings = _settings(request)
     folder: Path = request.getfixturevalue("tmp_path")
+    written: set[Path] = set()
 
     def measure(output: str | Path, **given: Any) -> Benchmark:
         from lora_export.benchmark import DEFAULT_MAX_RATIO, bench
@@ -152,13 +244,12 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
             "startup": False, "report": folder / "bench.json", **settings.defaults, **given,
         }  # fmt: skip
         arguments.setdefault("max_ratio", DEFAULT_MAX_RATIO)
-        for name in ("against", "baseline", "report"):
-            if arguments.get(name) is not None:
-                arguments[name] = settings.path(arguments[name])
+        arguments = settings.located(arguments, "against", "baseline", "report")
         if settings.update and arguments.get("baseline") is not None:
-            arguments["baseline"].parent.mkdir(parents=True, exist_ok=True)
+            settings.claim(arguments["baseline"], written)
             arguments["update_baseline"] = True
-        found = bench(settings.path(output), **arguments)
+        with _without_traceback():
+            found = bench(settings.path(output), **arguments)
         if found.baseline is not None:
             settings.tell(f"baseline written: {found.baseline}")
             return found
@@ -181,9 +272,9 @@ def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]
     def verify(output: str | Path, **given: Any) -> Outcome:
         from lora_export import maintenance
 
-        if given.get("dataset") is not None:
-            given["dataset"] = settings.path(given["dataset"])
-        outcome = maintenance.verify(settings.path(output), **given)
+        given = settings.located(given, "dataset", "disagreements")
+        with _without_traceback():
+            outcome = maintenance.verify(settings.path(output), **given)
         rows = outcome.reports["parity"]["graphs"]
         _conclude(
             [
@@ -199,7 +290,8 @@ def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]
 
 def _finding(row: GateRow) -> tuple[str, str]:
     shown = "" if row.ratio is None else f"{row.ratio:.3f} times {row.over}, "
-    return row.verdict, f"{row.subject}, {row.cell}: {shown}{row.verdict}: {row.reason}"
+    said = f"{row.subject}, {row.cell}: {shown}{row.verdict}: {row.reason}"
+    return row.verdict, _for_pytest(said)
 
 
 def _conclude(findings: Sequence[tuple[str, str]], settings: _Settings) -> None:

@@ -120,7 +120,12 @@ def test_the_baseline_lies_in_the_repository(project, export) -> None:
     )
     missing = project.runpytest_inprocess()
     missing.assert_outcomes(failed=1)
-    missing.stdout.fnmatch_lines(["*there is no baseline at *figures/latency.json*"])
+    missing.stdout.fnmatch_lines([
+        "*there is no baseline at *figures/latency.json*",
+        "Write it first: pytest --lora-export-update-baseline",
+    ])  # fmt: skip
+    assert "Traceback" not in missing.stdout.str()
+    assert "judge.py" not in missing.stdout.str()
     project.runpytest_inprocess("--lora-export-update-baseline").assert_outcomes(passed=1)
     file = project.path / "figures" / "latency.json"
     table = json.loads(file.read_text())
@@ -133,6 +138,39 @@ def test_the_baseline_lies_in_the_repository(project, export) -> None:
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*unverified: not comparable, another class of machine*"])
     project.runpytest_inprocess("--lora-export-strict").assert_outcomes(failed=1)
+
+
+def test_two_measurements_do_not_write_one_baseline(project, export) -> None:
+    """The second would take the place of the first, whose figure would then be missing."""
+    project.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.lora_export(rounds=5, max_rounds=5, max_ratio=1000, baseline="latency.json")
+        @pytest.mark.parametrize("length", [8, 12])
+        def test_latency(lora_export_bench, length):
+            lora_export_bench({str(export)!r}, lengths=(length,))
+        """
+    )
+    result = project.runpytest_inprocess("--lora-export-update-baseline")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*latency.json was written for *test_latency*8* in this run*"])
+    table = json.loads((project.path / "latency.json").read_text())
+    assert [row["cell"] for row in table["rows"]] == ["forward 1×8"]
+
+
+def test_a_base_beside_the_tests_is_found_from_any_folder(project, export, tiny, monkeypatch) -> None:
+    (project.path / "models").mkdir()
+    (project.path / "models" / "bert").symlink_to(tiny.base("bert"))
+    project.makepyfile(
+        f"""
+        def test_parity(lora_export_parity):
+            outcome = lora_export_parity({str(export)!r}, base="models/bert")
+            assert outcome.reports["parity"]["graphs"]["one"]["against"].startswith("PEFT")
+        """
+    )
+    monkeypatch.chdir(project.path / "models")
+    project.runpytest_inprocess(project.path, "--rootdir", project.path).assert_outcomes(passed=1)
 
 
 def test_measuring_in_parallel_is_refused_and_says_what_to_do(project, export) -> None:
@@ -155,6 +193,67 @@ def test_with_loadgroup_all_that_measures_is_on_one_worker(project, export) -> N
     assert len(passed) == 2
     assert len({line.split("]")[0] for line in passed}) == 1, passed  # "[gw0"
     assert any("times ort-cpu:base, pass" in line for line in result.outlines)
+
+
+def test_with_loadgroup_the_other_workers_wait_while_one_measures(project, export) -> None:
+    stamps = """
+        import json, time
+        from pathlib import Path
+
+        def stamp(kind, begin):
+            with Path({folder!r}, kind).open("a") as stream:
+                stream.write(json.dumps([begin, time.monotonic()]) + "\\n")
+    """.format(folder=str(project.path))
+    project.makepyfile(
+        stamps=stamps,
+        test_one=f"""
+            import time, pytest
+            from stamps import stamp
+
+            @pytest.fixture
+            def measure(lora_export_bench):
+                return lora_export_bench
+
+            @pytest.mark.parametrize("at", range(3))
+            def test_latency(measure, at):
+                begin = time.monotonic()
+                measure({str(export)!r}, lengths=(8,), rounds=30, max_rounds=30, max_ratio=1000)
+                time.sleep(0.3)
+                stamp("alone", begin)
+        """,
+        test_two="""
+            import time, pytest
+            from stamps import stamp
+
+            @pytest.mark.parametrize("at", range(40))
+            def test_other(at):
+                begin = time.monotonic()
+                time.sleep(0.05)
+                stamp("beside", begin)
+        """,
+    )
+    result = project.runpytest_subprocess("-n", "3", "--dist", "loadgroup")
+    result.assert_outcomes(passed=43)
+    spans = {
+        name: [json.loads(line) for line in (project.path / name).read_text().splitlines()]
+        for name in ("alone", "beside")
+    }
+    assert len(spans["alone"]) == 3
+    for begin, end in spans["alone"]:
+        assert not [each for each in spans["beside"] if each[0] < end and begin < each[1]]
+
+
+def test_with_loadgroup_a_fixture_that_is_asked_for_on_the_way_is_refused(project, export) -> None:
+    project.makepyfile(
+        test_one=MEASURING.format(out=str(export), limit=1000),
+        test_two=f"""
+            def test_late(request):
+                request.getfixturevalue("lora_export_bench")({str(export)!r})
+        """,
+    )
+    result = project.runpytest_subprocess("-n", "2", "--dist", "loadgroup")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*the fixture has to be an argument of the test*"])
 
 
 def test_pytest_starts_without_heavy_libraries_and_without_much_time() -> None:
