@@ -88,6 +88,9 @@ def add(
         replace=replace,
         progress=progress or Silent(),
     )
+    names = {each.resolved.adapter.name for each in ready}
+    if replaced := names & set(manifest.adapters):
+        prune_reports(output, replaced, measured=reports.get("fidelity", {}).get("graphs", {}))
     return Outcome(output, refresh_report(output), reports)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.exports import assert_intact, manifest_of, report, scale_tensor
 from tests.cli.running import HEAVY, REPOSITORY, call, command, snapshot, stagings
+from tests.helpers.builds import build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -374,3 +375,33 @@ def test_export_without_an_adapter_says_so(tiny, tmp_path, capsys) -> None:
     result = call(capsys, "export", "--base", tiny.base("bert"), "--out", tmp_path / "out")
     assert result.code == 0, result.err
     assert "no adapter" in result.out
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
+def test_what_was_found_of_an_adapter_goes_with_it(tiny, tmp_path, capsys, mode) -> None:
+    """A verdict on the adapter that had the name before is none on the new one."""
+    base = tiny.base("bert")
+    one, two, other = (tiny.adapter(base, seed=seed) for seed in (1, 2, 3))
+    out = tmp_path / "out"
+    build(base, {"one": one, "two": two}, out, mode=mode, verify={"enabled": True},
+          latency={"enabled": mode == "merged", "max_ratio": 50})  # fmt: skip
+
+    def known() -> set[str]:
+        rows = report(out, "parity")["graphs"]
+        return {*rows, *(name for row in rows.values() for name in row.get("adapters") or {})}
+
+    before = known()
+    assert {"one", "two"} <= before
+    added = call(capsys, "add", out, "--adapter", f"one={other}", "--replace", "--quiet")
+    assert added.code == 0, added.err
+    assert "one" not in known()
+    assert "two" in known()
+    if mode == "merged":
+        assert set(report(out, "latency")["graphs"]) == {"two"}
+    page = (out / "reports" / "report.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| one |"))
+    assert "unverified" in line
+    assert call(capsys, "remove", out, "two", "--quiet").code == 0
+    assert "two" not in known()
+    assert "two" not in (out / "reports" / "report.html").read_text()
+    assert_intact(out)

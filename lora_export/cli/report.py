@@ -28,6 +28,7 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
     merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
     everything that is not a pass becomes a ::error or ::warning line on stdout.
     """
+    from lora_export.base.files import storage_errors
     from lora_export.report.write import REPORT_HTML, REPORT_MARKDOWN, github_lines, write_report
 
     if github and as_json:
@@ -38,7 +39,7 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
         files = {"html": export / REPORT_HTML, "markdown": export / REPORT_MARKDOWN}
         lines = github_lines(export) if github else [str(path) for path in files.values()]
         if github and (summary := os.environ.get(_SUMMARY)):
-            with Path(summary).open("a", encoding="utf-8") as stream:
+            with storage_errors(summary), Path(summary).open("a", encoding="utf-8") as stream:
                 stream.write(files["markdown"].read_text("utf-8"))
         document = {key: str(path) for key, path in files.items()}
         if lines or as_json:

@@ -20,6 +20,9 @@ __all__ = ["SKIPPED", "Facts", "read_facts"]
 
 _LIMIT_BYTES: Final = 1 << 27
 _REPORTS: Final = ("parity", "latency", "fidelity", "bench")
+_NOT_THE_FILE: Final = "is not the file that the manifest knows"
+_OUTDATED: Final = "is of graphs that have changed since"
+_CHANGED: Final = "changed since it was verified; see: lora-export verify"
 SKIPPED: Final = "reports/"
 """Files below this are about the export, and not of it."""
 
@@ -36,7 +39,7 @@ class Facts:
         bench: ``bench.json``; empty where there is none.
         environment: Where it was verified; empty where it was not.
         sizes: The bytes of each file.
-        ignored: Reports that are not those that the manifest knows.
+        ignored: Reports that are left out, each with the reason.
     """
 
     manifest: Manifest
@@ -46,7 +49,7 @@ class Facts:
     bench: Mapping[str, Any] = field(repr=False)
     environment: Mapping[str, Any] = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -84,17 +87,21 @@ def read_facts(root: Path) -> Facts:
     """
     manifest = read_manifest(root)
     found: dict[str, Any] = {}
-    ignored = []
+    ignored: dict[str, str] = {}
     for name in _REPORTS:
         file = f"reports/{name}.json"
         path = resolve_inside(root, file)
         if file not in manifest.files or not path.is_file():
             continue
         if path.stat().st_size > _LIMIT_BYTES or sha256_of_file(path) != manifest.files[file]:
-            ignored.append(file)
+            ignored[file] = _NOT_THE_FILE
             continue
         found[name] = _parsed(path)
+    if _is_outdated(found.get("bench", {}), manifest):
+        ignored["reports/bench.json"] = _OUTDATED
+        del found["bench"]
     rows = {name: _rows(found.get(name, {}), name) for name in _REPORTS[:-1]}
+    rows["parity"] = _current(rows["parity"], manifest)
     environments = (report.get("environment") for report in found.values())
     return Facts(
         manifest,
@@ -102,8 +109,46 @@ def read_facts(root: Path) -> Facts:
         bench=found.get("bench", {}),
         environment=next((each for each in environments if isinstance(each, dict)), {}),
         sizes=_sizes(root, manifest),
-        ignored=tuple(ignored),
+        ignored=ignored,
     )
+
+
+def _is_outdated(bench: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether a graph that was timed is not the export's any more."""
+    subjects = bench.get("subjects")
+    rows = subjects.values() if isinstance(subjects, dict) else ()
+    own = [row for row in rows if isinstance(row, dict) and not row.get("baseline")]
+    tables = [row["files"] for row in own if isinstance(row.get("files"), dict)]
+    return any(manifest.files.get(file) != sha for table in tables for file, sha in table.items())
+
+
+def _current(rows: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Return rows of ``parity.json`` without what they say of graphs and adapters of earlier.
+
+    A verification writes its verdict to the manifest too, and what is replaced loses it there.
+    """
+    found: dict[str, Any] = {}
+    for name, row in rows.items():
+        record = manifest.graphs.get(name)
+        if record is None:
+            continue
+        found[name] = _of_now(row, record.verification)
+        if isinstance(row.get("adapters"), dict):
+            held = {each: own.pack or own.row for each, own in manifest.adapters.items()}
+            found[name]["adapters"] = {
+                each: _of_now(own, known.verification)
+                for each, own in row["adapters"].items()
+                if (known := held.get(each)) is not None
+            }
+    return found
+
+
+def _of_now(row: Any, verification: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise _damaged("reports/parity.json", "its graphs are no rows")
+    if row.get("verdict", verification) == verification:
+        return dict(row)
+    return {"verdict": verification, "reason": _CHANGED}
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -109,6 +109,5 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
 
 def _ignored(facts: Facts) -> Markup:
     return join(
-        tag("p", f"{file} is not the file that the manifest knows, and was left out.")
-        for file in facts.ignored
+        tag("p", f"{file} {why}, and was left out.") for file, why in facts.ignored.items()
     )

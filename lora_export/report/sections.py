@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.base.units import size
 from lora_export.report.markup import Markup, clean, join, tag
 from lora_export.report.parts import (
+    DASH,
     Column,
     badge,
     count,
@@ -168,7 +169,10 @@ def _disagreements(name: str, row: Mapping[str, Any]) -> Markup:
     rows = [
         [
             number(each["example"]),
-            *(clean(each[key], _TEXT) for key in ("text", "label", "reference", "graph")),
+            *(
+                DASH if each[key] is None else clean(each[key], _TEXT)
+                for key in ("text", "label", "reference", "graph")
+            ),
         ]
         for each in row["differing"]
     ]

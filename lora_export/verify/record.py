@@ -18,7 +18,7 @@ from lora_export.base.manifest import Manifest, edit_manifest, write_manifest
 from lora_export.verify.golden import golden_file, write_golden
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from lora_export.verify.parity import GraphParity
@@ -128,14 +128,23 @@ def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:
     return updated
 
 
-def prune_reports(root: Path) -> Manifest:
-    """Take the rows of graphs that are gone out of the reports."""
+def prune_reports(
+    root: Path, replaced: Collection[str] = (), *, measured: Collection[str] = ()
+) -> Manifest:
+    """Take the rows of graphs and adapters that are gone out of the reports.
+
+    Args:
+        root: The export directory.
+        replaced: Adapters that are others now.
+        measured: Those of them whose row in ``reports/fidelity.json`` is new.
+    """
     with edit_manifest(root) as manifest:
         files = dict(manifest.files)
         for file in (_PARITY, _LATENCY, _FIDELITY):
             if file in files:
+                gone = set(replaced) - (set(measured) if file == _FIDELITY else set())
                 files[file] = _write_report(
-                    root, file, _with_earlier_rows(root, manifest, file, {})
+                    root, file, _with_earlier_rows(root, manifest, file, {}, gone=gone)
                 )
         updated = manifest.model_copy(update={"files": files})
         write_manifest(root, updated)
@@ -143,19 +152,37 @@ def prune_reports(root: Path) -> Manifest:
 
 
 def _with_earlier_rows(
-    root: Path, manifest: Manifest, file: str, rows: Mapping[str, Any]
+    root: Path,
+    manifest: Manifest,
+    file: str,
+    rows: Mapping[str, Any],
+    *,
+    gone: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return a report of `rows` and of what the last report says of other graphs."""
+    """Return a report of `rows` and of what the last report says of other graphs, but `gone`."""
     earlier: dict[str, Any] = {}
     path = resolve_inside(root, file)
     if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
         earlier = json.loads(path.read_text("utf-8"))["graphs"]
+    kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
     graphs = {
-        name: rows.get(name, earlier.get(name))
+        name: rows.get(name, kept.get(name))
         for name in manifest.graphs
-        if name in rows or name in earlier
+        if name in rows or (name in kept and name not in gone)
     }
     return {"environment": environment(), "graphs": graphs}
+
+
+def _of_adapters(row: dict[str, Any], manifest: Manifest, gone: Collection[str]) -> dict[str, Any]:
+    """Return the row of a graph that adapters share with those that are still there."""
+    if "adapters" not in row:
+        return row
+    kept = {
+        name: own
+        for name, own in row["adapters"].items()
+        if name in manifest.adapters and name not in gone
+    }
+    return {**row, "adapters": kept}
 
 
 def _write_report(root: Path, file: str, report: Mapping[str, Any]) -> str:

@@ -96,6 +96,64 @@ def test_a_report_that_is_not_the_manifests_is_left_out_and_named(export):
     assert "1.160" not in text
 
 
+def test_figures_of_graphs_that_have_changed_are_left_out_and_named(export):
+    """A timing of files that the export does not hold any more says nothing of it."""
+
+    def timed(table, sha):
+        table["subjects"]["ort-cpu:base"]["files"] = {"base.onnx": sha}
+        table["subjects"]["ort-cpu:base@baseline"] = {
+            **table["subjects"]["ort-cpu:base"], "baseline": True, "files": {"base.onnx": "0" * 64},
+        }  # fmt: skip
+
+    rewrite(export, "bench", lambda t: timed(t, sha256_of_file(export / "base.onnx")))
+    write_report(export)
+    assert "Benchmark" in (export / REPORT_MARKDOWN).read_text()
+    rewrite(export, "bench", lambda t: timed(t, "1" * 64))
+    write_report(export)
+    text = (export / REPORT_HTML).read_text()
+    assert "reports/bench.json is of graphs that have changed since, and was left out." in text
+    assert "Times of forward" not in text
+    assert "Benchmark" not in (export / REPORT_MARKDOWN).read_text()
+
+
+def test_a_verdict_on_another_adapter_of_that_name_is_not_shown(export):
+    manifest = read_manifest(export)
+    graphs = dict(manifest.graphs)
+    graphs["support-intents"] = graphs["support-intents"].model_copy(
+        update={"verification": "unverified"}
+    )
+    write_manifest(export, manifest.model_copy(update={"graphs": graphs}))
+    write_report(export)
+    row = next(
+        line
+        for line in (export / REPORT_MARKDOWN).read_text().splitlines()
+        if line.startswith("| support-intents")
+    )
+    assert "unverified" in row
+    assert "changed since it was verified" in row
+    assert "3.40e-07" not in row
+    assert "3.40e-07" not in (export / REPORT_HTML).read_text()
+    (line,) = [each for each in annotate(read_facts(export)) if "support-intents" in each][:1]
+    assert line.startswith("::warning title=Parity of support-intents::changed since")
+
+
+def test_an_example_without_a_label_has_a_dash(export):
+    def scored(table):
+        for each in table["graphs"]["billing_intents"]["dataset"]["differing"]:
+            each.update(label=None, graph=None)
+
+    rewrite(export, "parity", scored)
+    write_report(export)
+    assert ">None<" not in (export / REPORT_HTML).read_text()
+
+
+def test_a_summary_that_cannot_be_written_is_said(capsys, export, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    done = call(capsys, "report", export, "--github", "--quiet")
+    assert done.code == 3
+    assert str(tmp_path) in done.message
+
+
 def test_a_graph_of_nan_has_a_page(export):
     def broken(table):
         row = table["graphs"]["billing_intents"]
