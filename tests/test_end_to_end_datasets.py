@@ -158,6 +158,117 @@ def test_what_an_encoder_decoder_writes(capsys, tiny, tmp_path):
     assert found["metric"] == "rouge"
 
 
+def scored(capsys, out, base, data, *flags):
+    """Verify an export on a data set; return the rows of its adapters."""
+    done = call(capsys, "verify", out, "--base", base, "--dataset", data, *flags, "--json",
+                "--quiet")  # fmt: skip
+    assert done.code == 0, done.err + done.out
+    graphs = report(out, "parity")["graphs"]
+    rows = {name: row for row in graphs.values() for name, row in (row.get("adapters") or {}).items()}
+    rows |= {name: row for name, row in graphs.items() if "dataset" in row}
+    assert rows
+    assert {row["verdict"] for row in rows.values()} == {"pass"}
+    return {name: row["dataset"] for name, row in rows.items()}
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
+def test_a_static_cache_scores_as_a_growing_one(capsys, tiny, tmp_path, mode):
+    chance = random.Random(8)
+    base = tiny.base("llama", "text-generation", tokenizer=True)
+    adapter = tiny.adapter(base, task="text-generation")
+    texts = write(tmp_path / "texts.jsonl", [{"text": words(chance, 4, 12)} for _ in range(11)])
+    prompts = write(
+        tmp_path / "prompts.jsonl",
+        [{"prompt": words(chance), "target": words(chance)} for _ in range(9)],
+    )
+    found = {}
+    for room in (None, 24):
+        out = tmp_path / f"room-{room}"
+        build(base, {"one": adapter}, out, task="text-generation", mode=mode,
+              **({"opset": 24, "cache_length": room} if room else {}))  # fmt: skip
+        rows = scored(capsys, out, base, texts)
+        written = scored(capsys, out, base, prompts, "--metric", "rouge", "--max-new-tokens", 6)
+        found[room] = (rows["one"], written["one"])
+    for grown, static in zip(*found.values(), strict=True):
+        assert static["graph"] == pytest.approx(grown["graph"], rel=1e-5)
+        assert static["reference"] == pytest.approx(grown["reference"], rel=1e-5)
+        assert (static["count"], static["disagreements"]) == (grown["count"], 0)
+
+
+def test_texts_past_a_static_cache_are_cut_and_counted(capsys, tiny, tmp_path):
+    base = tiny.base("llama", "text-generation", tokenizer=True)
+    build(base, {"one": tiny.adapter(base, task="text-generation")}, tmp_path / "out",
+          task="text-generation", opset=24, cache_length=24)  # fmt: skip
+    data = write(tmp_path / "data.jsonl", [{"text": words(random.Random(9), 40, 60)}] * 2)
+    assert scored(capsys, tmp_path / "out", base, data)["one"]["cut"] == 2
+
+
+@pytest.mark.parametrize("mode", ["swappable", "batched"])
+def test_adapters_of_one_graph_are_scored_each_with_its_own_names(capsys, tiny, tmp_path, mode):
+    base = tiny.base("bert", tokenizer=True)
+    adapters = {
+        "one": {"source": str(tiny.adapter(base)), "labels": ["a", "b", "c"]},
+        "two": {"source": str(tiny.adapter(base, seed=5, labels_count=2)), "labels": ["c", "a"]},
+    }
+    build(base, adapters, tmp_path / "out", mode=mode)
+    chance = random.Random(10)
+    data = write(
+        tmp_path / "data.jsonl",
+        [{"text": words(chance), "label": chance.choice("ac")} for _ in range(37)],
+    )
+    rows = scored(capsys, tmp_path / "out", base, data)
+    assert {name: row["count"] for name, row in rows.items()} == {"one": 37, "two": 37}
+    assert rows["one"]["reference"] != rows["two"]["reference"]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_graph_of_another_exporter_is_scored(capsys, tiny, tmp_path, fixed):
+    """One of a fixed shape takes two rows of eight tokens, and no others."""
+    from tests.helpers.foreign import export_tiny
+
+    base = tiny.base("bert", tokenizer=True)
+    adapter = tiny.adapter(base)
+    graph = export_tiny(
+        base, tmp_path / "theirs.onnx", "text-classification", dynamo=False, fixed=fixed
+    )
+    built = call(capsys, "export", "--base", base, "--graph", graph, "--adapter", f"one={adapter}",
+                 "--out", tmp_path / "out", "--quiet")  # fmt: skip
+    assert built.code == 0, built.err
+    chance = random.Random(11)
+    rows = [{"text": words(chance, 2, 8), "label": chance.randrange(3)} for _ in range(35)]
+    found = scored(capsys, tmp_path / "out", base, write(tmp_path / "data.jsonl", rows))["one"]
+    import torch
+
+    model = peft_model(base, adapter, "text-classification", labels_count=3)
+    right = 0
+    for row in rows:
+        with torch.inference_mode():
+            said = model(input_ids=torch.tensor([ids(row["text"])])).logits.argmax()
+        right += int(said) == row["label"]
+    assert found["reference"] == pytest.approx(right / 35)
+    assert (found["count"], found["cut"]) == (35, 0)
+
+
+def test_labels_that_nobody_gave_are_those_of_the_config_or_numbers(capsys, tiny, tmp_path):
+    import shutil
+
+    named = tmp_path / "named"
+    shutil.copytree(tiny.base("bert", tokenizer=True), named)
+    adapter = tiny.adapter(named)
+    config = json.loads((named / "config.json").read_text())
+    config |= {"id2label": {"0": "no", "1": "yes", "2": "so"}, "num_labels": 3}
+    (named / "config.json").write_text(json.dumps(config))
+    build(named, {"one": adapter}, tmp_path / "out")
+    chance = random.Random(12)
+    texts = [words(chance) for _ in range(20)]
+    scores = []
+    for labels in (["no", "yes", "so"], [0, 1, 2]):
+        rows = [{"text": text, "label": labels[at % 3]} for at, text in enumerate(texts)]
+        data = write(tmp_path / "data.jsonl", rows)
+        scores.append(scored(capsys, tmp_path / "out", named, data)["one"]["reference"])
+    assert scores[0] == scores[1]
+
+
 def test_every_difference_goes_to_a_file_and_a_wrong_graph_is_caught(capsys, tiny, tmp_path):
     from tests.cli.exports import scale_tensor
 

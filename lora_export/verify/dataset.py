@@ -16,13 +16,15 @@ import numpy as np
 
 from lora_export.base.errors import InputError, UsageError
 from lora_export.runtime.tokens import open_tokenizer, read_settings
+from lora_export.verify.feeding import fixed_axes
 from lora_export.verify.inputs import longest_text
 from lora_export.verify.kinds.kind import Reading
 from lora_export.verify.kinds.labelled import CLASSES, NUMBERS, TAGS
 from lora_export.verify.kinds.language import TEXTS, WRITTEN
 from lora_export.verify.kinds.spans import SPANS
+from lora_export.verify.labels import HOW_TO_NAME, are_numbers
 from lora_export.verify.paired import CONFIDENCE, bootstrap_difference, judge_pair, mcnemar
-from lora_export.verify.text_scores import require_library
+from lora_export.verify.text_scores import require_library, require_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -151,11 +153,15 @@ def load_dataset(
         UsageError: The names of the labels are not known, or the metric is not the task's.
     """
     kind, name = choose_metric(task, metric, width=width)
+    if kind is TAGS and name == "f1" and are_numbers(labels):
+        msg = "f1 counts entities by the names of the tags, which are not known"
+        raise UsageError(msg, hint=f"{HOW_TO_NAME} Or choose --metric accuracy.")
     rows = _read_rows(path, kind.fields)
     tokenizer = open_tokenizer(tokenizer_folder)
     own = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    longest = min(longest_text(config), room or longest_text(config))
+    fixed_rows, fixed_tokens, _ = fixed_axes(signature)
+    longest = min(each for each in (longest_text(config), room, fixed_tokens) if each)
     if tokenizer.truncation is None or tokenizer.truncation["max_length"] > longest:
         tokenizer.enable_truncation(longest)
     padding = config.get("pad_token_id")
@@ -164,8 +170,12 @@ def load_dataset(
         padding=padding if isinstance(padding, int) else own,
         longest=longest, left=left_padding,
         settings=read_settings(tokenizer_folder), max_new_tokens=max_new_tokens,
+        rows=fixed_rows, tokens=fixed_tokens,
     )  # fmt: skip
-    return Dataset(kind, name, reading, kind.read(rows, reading))
+    examples = kind.read(rows, reading)
+    if name == "rouge":
+        require_words(examples.expected, str(path))
+    return Dataset(kind, name, reading, examples)
 
 
 def predict(dataset: Dataset, model: Asked) -> Answers:
@@ -299,20 +309,36 @@ def _read_rows(path: Path, fields: str) -> list[tuple[int, dict[str, Any]]]:
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"the data set {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
-            raise InputError(msg)
-        lines = path.read_text("utf-8").split("\n")
-        rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
+            raise InputError(msg, hint="Give a part of it.")
+        lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
         msg = f"cannot read the data set {str(path)!r}: {error.strerror}"
         raise InputError(msg, hint="Check verify.dataset in the recipe, or --dataset.") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         msg = f"the data set {str(path)!r} is not JSON line by line: {error}"
         raise InputError(msg, hint=hint) from error
-    bad = next((n for n, row in rows if not isinstance(row, dict)), None)
-    if bad is not None:
-        msg = f"line {bad} of the data set {str(path)!r} is no object"
-        raise InputError(msg, hint=hint)
+    rows = [(n, _parsed(path, n, line, hint)) for n, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         msg = f"the data set {str(path)!r} has no examples"
         raise InputError(msg, hint=hint)
     return rows
+
+
+def _parsed(path: Path, number: int, line: str, hint: str) -> dict[str, Any]:
+    where = f"line {number} of the data set {str(path)!r}"
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        at = f"{error.msg}, column {error.colno}" if hasattr(error, "colno") else str(error)
+        msg = f"{where} is not JSON: {at}"
+        raise InputError(msg, hint=hint) from error
+    if not isinstance(row, dict):
+        msg = f"{where} is no object"
+        raise InputError(msg, hint=hint)
+    if "\\ud" in line.lower():  # an escape may be one half of a character
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            msg = f"{where} has half of a character: {error.object[error.start]!r}"
+            raise InputError(msg, hint="Characters past U+FFFF are two escapes.") from error
+    return row

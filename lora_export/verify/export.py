@@ -27,6 +27,7 @@ from lora_export.runtime.tokens import tokenizer_folder
 from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset
 from lora_export.verify.feeding import feeding_of
+from lora_export.verify.labels import label_names
 from lora_export.verify.latency_case import latency_case
 from lora_export.verify.parity import (
     GraphParity,
@@ -179,15 +180,18 @@ def _dataset(
     if evidence.dataset is None or evidence.checkpoint is None:
         return None
     task = tasks.by_name(manifest.base.task)
+    width = _width(manifest, evidence.adapters.get(name))
     return load_dataset(
         evidence.dataset,
         task=task.name,
         metric=evidence.metric,
         tokenizer_folder=tokenizer_folder(root),
-        labels=manifest.adapters[name].labels or manifest.base.labels or (),
+        labels=label_names(
+            manifest.adapters[name].labels, manifest.base.labels, evidence.checkpoint.config, width
+        ),
         signature=feeding_of(root, record).signature,
         config=evidence.checkpoint.config,
-        width=_width(manifest, evidence.adapters.get(name)),
+        width=width,
         left_padding=task.causal,
         room=manifest.base.cache_length,
         max_new_tokens=evidence.max_new_tokens,

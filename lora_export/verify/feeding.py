@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.base.manifest import GraphRecord
 
-__all__ = ["Feeding", "feeding_of", "signature_of_file"]
+__all__ = ["Feeding", "feeding_of", "fixed_axes", "signature_of_file"]
 
 _TEXT: Final = ("input_ids", "attention_mask", "token_type_ids", "position_ids", DECODER_IDS)
 _CACHE_AXES: Final = {0: "batch", 2: "past_sequence"}
@@ -56,22 +56,29 @@ class Feeding:
 
         A static cache bounds the lengths.
         """
-        fixed: list[int | None] = [None, None]
-        room: int | None = None
-        static = WRITE_INDICES in self.signature.input_names
-        for each in self.signature.inputs:
-            if each.name in _TEXT:
-                for position, axis in enumerate(each.axes[:2]):
-                    if not isinstance(axis, int):
-                        continue
-                    if static and each.name == "attention_mask" and position == 1:
-                        room = axis
-                    else:
-                        fixed[position] = axis
-        kept = (
-            (fixed[0] or batch, fixed[1] or min(length, room or length)) for batch, length in wanted
-        )
+        rows, tokens, room = fixed_axes(self.signature)
+        kept = ((rows or batch, tokens or min(length, room or length)) for batch, length in wanted)
         return tuple(dict.fromkeys(kept))
+
+
+def fixed_axes(signature: Signature) -> tuple[int | None, int | None, int | None]:
+    """Return the rows and the tokens that a graph takes, and the positions of a static cache.
+
+    None where any number will do.
+    """
+    fixed: list[int | None] = [None, None]
+    room: int | None = None
+    static = WRITE_INDICES in signature.input_names
+    for each in signature.inputs:
+        if each.name in _TEXT:
+            for position, axis in enumerate(each.axes[:2]):
+                if not isinstance(axis, int):
+                    continue
+                if static and each.name == "attention_mask" and position == 1:
+                    room = axis
+                else:
+                    fixed[position] = axis
+    return fixed[0], fixed[1], room
 
 
 def _is_known(given: Input) -> bool:

@@ -11,7 +11,6 @@ interval lies within a margin that does not matter, and ``ambiguous`` where neit
 
 from __future__ import annotations
 
-from math import comb
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -42,7 +41,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     (1.0, 1.0, 0.03125)
     """
     total, least = only_first + only_second, min(only_first, only_second)
-    tail = sum(comb(total, k) for k in range(least + 1))
+    term = tail = 1  # C(total, 0); integers, so that nothing is rounded
+    for k in range(least):
+        term = term * (total - k) // (k + 1)
+        tail += term
     return min(1.0, 2 * tail / (1 << total))
 
 

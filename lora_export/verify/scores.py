@@ -54,9 +54,16 @@ def share(sums: Float64Array) -> Float64Array:
     return _over(sums[..., 0], sums[..., 1])
 
 
-def class_parts(predicted: Sequence[int], expected: Sequence[int], count: int) -> Float64Array:
-    """Return, by class, whether an example is right, said and true: ``[n, 3 · classes]``."""
-    said, true = (np.eye(count)[np.asarray(each, np.intp)] for each in (predicted, expected))
+def class_parts(
+    predicted: Sequence[int | None], expected: Sequence[int], count: int
+) -> Float64Array:
+    """Return, by class, whether an example is right, said and true: ``[n, 3 · classes]``.
+
+    Of an example without an answer (None), no class is said.
+    """
+    one_hot = np.vstack([np.eye(count), np.zeros(count)])
+    said = one_hot[[count if each is None else each for each in predicted]]
+    true = one_hot[np.asarray(expected, np.intp)]
     return np.concatenate([said * true, said, true], axis=-1)
 
 
@@ -70,11 +77,15 @@ def f1_of_classes(sums: Float64Array) -> Float64Array:
 
 
 def matthews_of_classes(sums: Float64Array) -> Float64Array:
-    """Return Matthews' correlation for any number of classes; 0 where a side is constant."""
+    """Return Matthews' correlation for any number of classes; 0 where a side is constant.
+
+    No answer is an answer of its own, which is never right.
+    """
     right, said, true = _by_class(sums)
     n = true.sum(-1)
+    none = n - said.sum(-1)
     above = right.sum(-1) * n - (said * true).sum(-1)
-    below = (n**2 - (said**2).sum(-1)) * (n**2 - (true**2).sum(-1))
+    below = (n**2 - (said**2).sum(-1) - none**2) * (n**2 - (true**2).sum(-1))
     return _over(above, np.sqrt(np.maximum(below, 0)))
 
 
@@ -143,15 +154,16 @@ def best_exact(answer: str, references: Sequence[str]) -> float:
 
 
 def best_f1(answer: str, references: Sequence[str]) -> float:
-    """Return the best F1 of words with one of the references, as SQuAD 1.1 counts it."""
+    """Return the best F1 of words with one of the references, as SQuAD 1.1 counts it.
+
+    Where nothing is left of either (``the``), it is 0, though the match is exact.
+    """
     return max(_word_f1(_normal(answer).split(), _normal(each).split()) for each in references)
 
 
 def _word_f1(answer: list[str], reference: list[str]) -> float:
     common = sum((Counter(answer) & Counter(reference)).values())
-    if not answer or not reference:
-        return float(answer == reference)
-    return 2 * common / (len(answer) + len(reference))
+    return 2 * common / (len(answer) + len(reference)) if common else 0.0
 
 
 def _normal(text: str) -> str:

@@ -8,22 +8,24 @@ the sums of its statistics.
 from __future__ import annotations
 
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.errors import MissingRuntimeError
+from lora_export.base.errors import MissingRuntimeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["bleu_of_counts", "bleu_parts", "require_library", "rouge_parts"]
+__all__ = ["bleu_of_counts", "bleu_parts", "require_library", "require_words", "rouge_parts"]
 
 Float64Array = npt.NDArray[np.float64]
 
 _LIBRARIES: Final = {"rouge": ("rouge_score", "rouge-score"), "bleu": ("sacrebleu", "sacrebleu")}
 _ORDER: Final = 4
+_WORD: Final = re.compile(r"[a-z0-9]")
 
 
 def require_library(metric: str | None) -> None:
@@ -36,6 +38,17 @@ def require_library(metric: str | None) -> None:
     if module and importlib.util.find_spec(module) is None:
         msg = f"the metric {metric} is computed by {package}, which is not installed"
         raise MissingRuntimeError(msg, hint="Install it with: pip install 'lora-export[metrics]'")
+
+
+def require_words(references: Sequence[Sequence[str]], source: str) -> None:
+    """Require that ROUGE sees anything: its words are of Latin letters without accents and digits.
+
+    Raises:
+        UsageError: It would be 0 whatever is written.
+    """
+    if not any(_WORD.search(each.lower()) for own in references for each in own):
+        msg = f"no target of {source!r} has a word that ROUGE reads: Latin letters and digits"
+        raise UsageError(msg, hint="Choose --metric exact_match or bleu (verify.metric).")
 
 
 def rouge_parts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Float64Array:

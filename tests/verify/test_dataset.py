@@ -126,6 +126,35 @@ def test_what_is_not_json_is_refused(bad, load):
         load(bad)
 
 
+@pytest.mark.parametrize(
+    "bad", ['{"text": "x" "label": 0}', '{"text": \'x\'}', "nonsense", '{"label": 1' + "0" * 5000 + "}"]
+)
+def test_a_line_that_is_not_json_is_named_by_its_number(bad, load):
+    with pytest.raises(InputError, match=r"line 3 of the data set .* is not JSON") as caught:
+        load(line("w3", "go") + "\n" + bad + "\n" + line("w3", "go"))
+    assert "line 1" not in caught.value.message
+
+
+def test_a_mark_of_the_byte_order_and_windows_line_ends_are_no_part_of_it(load):
+    text = (line("w3", "go") + line("w4", 0)).replace("\n", "\r\n")
+    assert load("\ufeff" + text).examples.expected == [1, 0]
+
+
+@pytest.mark.parametrize("text", ["w3 \\ud83d", "\\udc00", "w3 \\uDE00 w4"])
+def test_half_of_a_character_is_named_by_its_line(text, load):
+    with pytest.raises(InputError, match=r"line 2 of .* half of a character"):
+        load(line("w3", "go") + '{"text": "' + text + '", "label": 0}')
+
+
+def test_both_halves_are_a_character(load):
+    assert load('{"text": "w3 \\ud83d\\ude00", "label": 0}').examples.texts == ["w3 \U0001f600"]
+
+
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_named_by_its_line(load):
+    with pytest.raises(InputError, match=r"line 2 of .* without tokens"):
+        load(line("w3", "go") + line("", "go"))
+
+
 @pytest.mark.parametrize("label", ["fly", "GO", "", -1, 3, 1.0, True, None, ["go"], {"a": 1}])
 def test_an_unknown_label_is_named_with_the_known_ones(label, load):
     with pytest.raises(InputError, match=r"line 1 of.*unknown label") as caught:
@@ -187,8 +216,9 @@ def test_the_width_of_the_head_decides_between_classes_and_numbers(load):
     assert (found.metric, found.examples.expected) == ("pearson", [2.5, -1.0])
     with pytest.raises(UsageError, match="with one output"):
         load(line("w3", 2.5), width=1, metric="accuracy")
-    with pytest.raises(InputError, match=r"line 1 of.*'go', no number"):
-        load(line("w3", "go"), width=1)
+    for label in ("go", None, True, [1], float("inf"), float("nan"), 10**400):
+        with pytest.raises(InputError, match=r"line 1 of.*, no number"):
+            load(line("w3", label), width=1)
 
 
 def test_tags_are_asked_of_the_first_piece_of_each_word(load):
@@ -198,6 +228,62 @@ def test_tags_are_asked_of_the_first_piece_of_each_word(load):
     (notes,) = found.examples.notes
     ids = found.examples.batches[0]["input_ids"][0]
     assert [int(ids[at]) for at in notes] == [3, 4, 5]
+
+
+def test_f1_of_tags_that_nobody_named_is_refused(load):
+    row = json.dumps({"tokens": ["w3", "w4"], "tags": [0, 1]})
+    numbered = {"task": "token-classification", "labels": ["LABEL_0", "LABEL_1"]}
+    with pytest.raises(UsageError, match="names of the tags") as caught:
+        load(row, **numbered)
+    assert "--labels" in (caught.value.hint or "")
+    assert "--metric accuracy" in (caught.value.hint or "")
+    assert load(row, metric="accuracy", **numbered).examples.expected == [[0, 1]]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_words_of_byte_level_bpe_have_their_space(load, tmp_path, split):
+    """As with transformers' ``add_prefix_space``: the pieces are those of the sentence."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    own = tokenizers.Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)
+    pattern = tokenizers.Regex(r"'s| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
+    own.pre_tokenizer = (
+        pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), level])
+        if split
+        else level
+    )
+    words = ["Anna", "lives", "in", "New", "York's", "north"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    own.train_from_iterator([" " + " ".join(words)] * 20, trainer)
+    own.save(str(tmp_path / "tokenizer.json"))
+    row = {"tokens": words, "tags": ["go"] * len(words)}
+    found = load(json.dumps(row), task="token-classification", folder=tmp_path)
+    ids = found.examples.batches[0]["input_ids"][0].tolist()
+    assert ids == own.encode(" " + " ".join(words)).ids
+    assert len(found.examples.notes[0]) == len(words)
+
+
+def test_a_question_that_leaves_no_room_is_named_by_its_line(load):
+    rows = [{"question": "w9", "context": "w3 w4", "answers": ["w4"]},
+            {"question": " ".join(["w9"] * 500), "context": "w3", "answers": ["w3"]}]  # fmt: skip
+    with pytest.raises(InputError, match=r"line 2 of .*question that leaves no room"):
+        load("\n".join(map(json.dumps, rows)), task="question-answering")
+
+
+@pytest.mark.parametrize("metric", ["rouge", None])
+def test_rouge_of_targets_that_it_cannot_read_is_refused(load, metric):
+    """It would be 0 for every model, and all of them as good."""
+    rows = [json.dumps({"prompt": "w3", "target": text}) for text in ("東京", "…", "москва")]
+    seq2seq = {"task": "text2text-generation", "metric": metric}
+    with pytest.raises(UsageError, match="Latin letters and digits") as caught:
+        load("\n".join(rows), **seq2seq)
+    assert "exact_match" in (caught.value.hint or "")
+    assert load("\n".join(rows), task="text2text-generation", metric="exact_match")
+    assert load("\n".join([*rows, json.dumps({"prompt": "w3", "target": "W4"})]), **seq2seq)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +342,39 @@ def test_predictions_are_the_largest_logit_and_its_margin():
     assert found.values == [1, 0]
     sizes = np.sqrt((logits.astype(np.float64) ** 2).mean(-1))
     np.testing.assert_allclose(found.margins, [1.0 / sizes[0], 5.0 / sizes[1]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_no_answer(bad, load):
+    """`argmax` of them is the first: without this, a broken row counts as class 0."""
+    logits = np.array([[bad, 1.0, 2.0], [9.0, 1.0, 2.0]])
+    found = predict(dataset(0, 0), Uncached(lambda feeds: logits[feeds["x"][0]], ("x",)))
+    assert found.values == [None, 0]
+    good = predict(dataset(0, 0), Uncached(lambda feeds: logits[[1]], ("x",)))
+    row, differing = score(dataset(0, 0), found, good, tolerance=1e-5)
+    assert (row["graph"], row["reference"]) == (0.5, 1.0)
+    assert row["clear_disagreements"] == 1
+    assert differing[0]["graph"] is None
+    json.dumps([row, differing], allow_nan=False)
+
+
+def test_words_and_spans_of_broken_logits_are_no_answers(load):
+    tags = load(json.dumps({"tokens": ["w3", "w4"], "tags": ["stop", "go"]}),
+                task="token-classification")  # fmt: skip
+    logits = np.array([[[9.0, 0, 0], [np.nan, 9.0, 0]]])
+    found = predict(tags, Uncached(lambda feeds: logits, ()))
+    assert found.values == [[0, None]]
+    for metric in tags.kind.metrics.values():
+        parts = metric.parts(found.values, tags.examples.expected, LABELS)
+        assert np.isfinite(parts).all()
+    row = {"question": "w9", "context": "w3 w4", "answers": ["w3"]}
+    spans = load(json.dumps(row), task="question-answering")
+    shape = (1, len(spans.examples.notes[0][1].ids), 2)
+    said = predict(spans, Uncached(lambda feeds: np.full(shape, np.nan), ()))
+    assert said.values == [None]
+    reference = predict(spans, Uncached(lambda feeds: np.ones(shape), ()))
+    scored, _ = score(spans, said, reference, tolerance=1e-5)
+    assert (scored["graph"], scored["disagreements"]) == (0.0, 1)
 
 
 def answers(*classes: int, margins=None) -> Answers:

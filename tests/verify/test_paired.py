@@ -18,6 +18,11 @@ def test_mcnemar_is_the_binomial_test(first, second):
     assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 
 
+def test_mcnemar_of_many_differences_is_exact_and_quick():
+    assert mcnemar(9_900, 10_100) == pytest.approx(stats.binomtest(9_900, 20_000).pvalue, rel=1e-9)
+    assert mcnemar(20_000, 30_000) == pytest.approx(0.0, abs=1e-300)
+
+
 def hits(values):
     return np.stack([np.array(values, float), np.ones(len(values))], axis=-1)
 

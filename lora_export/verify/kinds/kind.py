@@ -14,13 +14,24 @@ from lora_export.verify.inputs import text_feeds
 from lora_export.verify.scores import share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.graph.signature import Signature
     from lora_export.verify.asking import Answers, Asked
 
-__all__ = ["BATCH", "Examples", "Kind", "Metric", "Reading", "batches", "count_cut", "row_error"]
+__all__ = [
+    "BATCH",
+    "Examples",
+    "Kind",
+    "Metric",
+    "Reading",
+    "batches",
+    "count_cut",
+    "require_tokens",
+    "row_error",
+    "run_batches",
+]
 
 Array = npt.NDArray[Any]
 Float64Array = npt.NDArray[np.float64]
@@ -63,6 +74,8 @@ class Reading:
         left: Whether rows are filled on the left.
         settings: ``config.json`` and ``generation_config.json``.
         max_new_tokens: The most tokens of a text that is written.
+        rows: How many rows the graph takes; None for any number.
+        tokens: How many tokens the graph takes; None for any number.
     """
 
     path: Path
@@ -74,13 +87,27 @@ class Reading:
     left: bool
     settings: tuple[Mapping[str, Any], Mapping[str, Any]] = field(repr=False)
     max_new_tokens: int
+    rows: int | None = None
+    tokens: int | None = None
 
     def feeds(self, encodings: Sequence[Any]) -> dict[str, Array]:
-        """Return the graph's inputs for a batch of encodings, filled to the longest."""
-        ids, mask = padded([each.ids for each in encodings], self.padding, left=self.left)
+        """Return the graph's inputs for a batch of encodings, filled to the longest.
+
+        A graph of a fixed shape gets that: more padding, and the last row again and again, whose
+        answers `run_batches` leaves out.
+        """
+        rows = [*encodings, *[encodings[-1]] * ((self.rows or 0) - len(encodings))]
+        ids, mask = padded([each.ids for each in rows], self.padding, left=self.left)
         types = np.zeros_like(ids)
-        types[mask == 1] = [kind for each in encodings for kind in each.type_ids]
-        return text_feeds(self.signature, ids, mask, types)
+        types[mask == 1] = [kind for each in rows for kind in each.type_ids]
+        missing = max(0, (self.tokens or 0) - ids.shape[1])
+        room = ((0, 0), (missing, 0) if self.left else (0, missing))
+        ids = np.pad(ids, room, constant_values=self.padding)
+        return text_feeds(self.signature, ids, np.pad(mask, room), np.pad(types, room))
+
+    def batches(self, encodings: Sequence[Any], size: int = BATCH) -> list[dict[str, Array]]:
+        """Return the graph's inputs for all encodings, `size` of them together at most."""
+        return [self.feeds(each) for each in batches(encodings, self.rows or size)]
 
     def encode(self, inputs: Sequence[Any], **settings: Any) -> list[Any]:
         """Tokenize texts, cut to what the model takes; nothing is filled."""
@@ -130,9 +157,33 @@ def batches(rows: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def run_batches(
+    examples: Examples, model: Asked
+) -> Iterator[tuple[Mapping[str, Array], Array]]:
+    """Yield each batch and the model's output for its examples."""
+    left = len(examples.expected)
+    for batch in examples.batches:
+        found = model.run(batch)[:left]
+        left -= len(found)
+        yield batch, found
+
+
 def count_cut(encodings: Sequence[Any]) -> int:
     """Return how many of the texts did not fit."""
     return sum(bool(each.overflowing) for each in encodings)
+
+
+def require_tokens(
+    encodings: Sequence[Any], rows: Sequence[tuple[int, Any]], reading: Reading, fields: str
+) -> None:
+    """Require that something is left of every text.
+
+    Raises:
+        InputError: The tokenizer makes nothing of one.
+    """
+    for (number, _), encoding in zip(rows, encodings, strict=True):
+        if not encoding.ids:
+            raise row_error(reading, number, "has a text without tokens", fields)
 
 
 def row_error(reading: Reading, number: int, what: str, fields: str) -> InputError:

@@ -13,10 +13,12 @@ from lora_export.verify.kinds.kind import (
     Examples,
     Kind,
     Metric,
-    batches,
     count_cut,
+    require_tokens,
     row_error,
+    run_batches,
 )
+from lora_export.verify.labels import HOW_TO_NAME
 from lora_export.verify.scores import (
     class_parts,
     entity_parts,
@@ -39,6 +41,7 @@ Float64Array = npt.NDArray[np.float64]
 
 _CLASS_FIELDS: Final = '{"text": …, "label": …}'
 _TAG_FIELDS: Final = '{"tokens": ["…", …], "tags": ["…", …]}'
+_SHOWN: Final = 80
 _OFF: Final = 10.0
 """Two numbers are the same within so many errors of the tolerated size."""
 
@@ -56,8 +59,9 @@ def _read_classes(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
 
 def _ask_classes(examples: Examples, reading: Reading, model: Asked) -> Answers:
     del reading
-    logits = np.concatenate([model.run(batch) for batch in examples.batches]).astype(np.float64)
-    return Answers(logits.argmax(axis=-1).tolist(), _margins(logits))
+    found = [output for _, output in run_batches(examples, model)]
+    logits = np.concatenate(found).astype(np.float64)
+    return Answers(_largest(logits), _margins(logits))
 
 
 def _class_of(label: object, index: Mapping[str, int], reading: Reading, number: int) -> int:
@@ -86,17 +90,28 @@ def _read_numbers(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
     expected = []
     for number, row in rows:
         _require_text(row, number, reading)
-        label = row["label"]
-        if isinstance(label, bool) or not isinstance(label, (int, float)) or not np.isfinite(label):
-            raise row_error(reading, number, f"has the label {label!r}, no number", _CLASS_FIELDS)
-        expected.append(float(label))
+        label = _finite_number(row["label"])
+        if label is None:
+            what = f"has the label {str(row['label'])[:_SHOWN]!r}, no number"
+            raise row_error(reading, number, what, _CLASS_FIELDS)
+        expected.append(label)
     return _of_texts(rows, reading, expected)
+
+
+def _finite_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if np.isfinite(number) else None
 
 
 def _ask_numbers(examples: Examples, reading: Reading, model: Asked) -> Answers:
     del reading
-    found = np.concatenate([model.run(batch) for batch in examples.batches]).astype(np.float64)
-    return Answers(found[:, 0].tolist())
+    found = [output for _, output in run_batches(examples, model)]
+    return Answers(np.concatenate(found).astype(np.float64)[:, 0].tolist())
 
 
 def _moments(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
@@ -113,7 +128,12 @@ def _read_tags(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> 
         words, tags = row.get("tokens"), row.get("tags")
         if not (_words(words) and isinstance(tags, list) and len(words or ()) == len(tags)):
             raise row_error(reading, number, "has no tokens with a tag each", _TAG_FIELDS)
-    found = reading.encode([row["tokens"] for _, row in rows], is_pretokenized=True)
+    spaced = _tells_words_by_spaces(reading.tokenizer)
+    found = reading.encode(
+        [[f" {w}" if spaced and not w[0].isspace() else w for w in row["tokens"]] for _, row in rows],
+        is_pretokenized=True,
+    )
+    require_tokens(found, rows, reading, _TAG_FIELDS)
     expected, notes = [], []
     for (number, row), encoding in zip(rows, found, strict=True):
         first: dict[int, int] = {}
@@ -125,10 +145,19 @@ def _read_tags(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> 
     return Examples(
         texts=[" ".join(row["tokens"]) for _, row in rows],
         expected=expected,
-        batches=[reading.feeds(batch) for batch in batches(found)],
+        batches=reading.batches(found),
         notes=notes,
         cut=count_cut(found),
     )
+
+
+def _tells_words_by_spaces(tokenizer: Any) -> bool:
+    """Whether the space before a word is part of it, as in byte-level BPE.
+
+    Words that are given one by one have none; transformers asks for ``add_prefix_space`` then.
+    """
+    splitter = tokenizer.pre_tokenizer
+    return splitter is not None and b'"ByteLevel"' in splitter.__getstate__()
 
 
 def _words(value: object) -> bool:
@@ -137,12 +166,12 @@ def _words(value: object) -> bool:
 
 def _ask_tags(examples: Examples, reading: Reading, model: Asked) -> Answers:
     del reading
-    values: list[list[int]] = []
+    values: list[list[int | None]] = []
     margins: list[float] = []
-    for batch in examples.batches:
-        for row in model.run(batch).astype(np.float64):
+    for _, output in run_batches(examples, model):
+        for row in output.astype(np.float64):
             logits = row[examples.notes[len(values)]]  # (words, labels)
-            values.append(logits.argmax(axis=-1).tolist())
+            values.append(_largest(logits))
             margins.append(float(_margins(logits).min(initial=np.inf)))
     return Answers(values, np.array(margins))
 
@@ -158,7 +187,10 @@ def _tag_hits(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str
 
 def _entities(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
     pairs = zip(said, expected, strict=True)
-    named = [[[labels[each] for each in tags] for tags in pair] for pair in pairs]
+    named = [
+        [["O" if each is None else labels[each] for each in tags] for tags in pair]
+        for pair in pairs
+    ]
     return np.array([entity_parts(*pair) for pair in named], np.float64)
 
 
@@ -168,7 +200,7 @@ def _entities(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str
 def _index(reading: Reading) -> dict[str, int]:
     if not reading.labels:
         msg = "a data set needs the names of the labels"
-        raise UsageError(msg, hint="Give them in the recipe (labels:) or with --labels.")
+        raise UsageError(msg, hint=HOW_TO_NAME)
     return {name: position for position, name in enumerate(reading.labels)}
 
 
@@ -182,8 +214,17 @@ def _of_texts(
 ) -> Examples:
     texts = [row["text"] for _, row in rows]
     found = reading.encode(texts)
-    made = [reading.feeds(batch) for batch in batches(found)]
-    return Examples(texts, expected, made, cut=count_cut(found))
+    require_tokens(found, rows, reading, _CLASS_FIELDS)
+    return Examples(texts, expected, reading.batches(found), cut=count_cut(found))
+
+
+def _largest(logits: Float64Array) -> list[int | None]:
+    """Return the class with the largest logit of each row; None where one is NaN or infinite."""
+    known = np.isfinite(logits).all(axis=-1)
+    return [
+        int(each) if finite else None
+        for each, finite in zip(logits.argmax(axis=-1), known, strict=True)
+    ]
 
 
 def _margins(logits: Float64Array) -> Float64Array:

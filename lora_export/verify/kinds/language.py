@@ -12,7 +12,15 @@ from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.tokens import first_tokens, stop_tokens
 from lora_export.verify.asking import Answers
 from lora_export.verify.inputs import DECODER_IDS
-from lora_export.verify.kinds.kind import Examples, Kind, Metric, batches, count_cut, row_error
+from lora_export.verify.kinds.kind import (
+    Examples,
+    Kind,
+    Metric,
+    batches,
+    count_cut,
+    row_error,
+    run_batches,
+)
 from lora_export.verify.kinds.spans import answers_of, exact_parts, same_text
 from lora_export.verify.scores import perplexity_of
 from lora_export.verify.text_scores import bleu_of_counts, bleu_parts, rouge_parts
@@ -47,7 +55,7 @@ def _read_texts(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) ->
     longest = max(len(each.ids) for each in encodings)
     row_bytes = 16 * longest * int(reading.settings[0].get("vocab_size") or 1)
     size = max(1, min(_WRITTEN_BATCH, _LOGITS_BYTES // row_bytes))
-    made = [reading.feeds(batch) for batch in batches(encodings, size)]
+    made = reading.batches(encodings, size)
     return Examples(texts, [None] * len(texts), made, cut=count_cut(encodings))
 
 
@@ -55,14 +63,13 @@ def _ask_texts(examples: Examples, reading: Reading, model: Asked) -> Answers:
     """Return ``[−Σ log p, tokens]`` of each text: of every token behind the first."""
     del reading
     values: list[list[float]] = []
-    for batch in examples.batches:
-        logits = model.run(batch)
-        ids = batch["input_ids"]
-        mask = batch["attention_mask"][:, : ids.shape[1]].astype(bool)  # longer on a static cache
+    for batch, logits in run_batches(examples, model):
+        ids = batch["input_ids"][: len(logits)]
+        mask = batch["attention_mask"][: len(ids), : ids.shape[1]]  # longer on a static cache
         if logits.shape[1] != ids.shape[1]:
             msg = "perplexity needs the logits of all positions, and the graph returns the last"
             raise UnsupportedError(msg, hint="Export it again without --logits last.")
-        for row, tokens, counts in zip(logits, ids, mask, strict=True):
+        for row, tokens, counts in zip(logits, ids, mask.astype(bool), strict=True):
             values.append(_likelihood(row[counts], tokens[counts]))
     return Answers(values)
 
@@ -96,6 +103,9 @@ def _read_written(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
         if not isinstance(row.get("prompt"), str) or not targets:
             raise row_error(reading, number, "has no prompt and target", _WRITTEN_FIELDS)
         expected.append(targets)
+    if reading.rows or reading.tokens:
+        msg = "texts are written token by token, and the graph takes a fixed number of them"
+        raise UnsupportedError(msg, hint="Choose --metric perplexity (verify.metric).")
     prompts = [row["prompt"] for _, row in rows]
     encodings = reading.encode(prompts)
     for (number, _), encoding in zip(rows, encodings, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.verify.asking import Answers
-from lora_export.verify.kinds.kind import Examples, Kind, Metric, batches, count_cut, row_error
+from lora_export.verify.kinds.kind import Examples, Kind, Metric, count_cut, row_error, run_batches
 from lora_export.verify.scores import best_exact, best_f1
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ def _read(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examp
     settings = reading.tokenizer.truncation or {}
     longest = min(reading.longest, settings.get("max_length", reading.longest))
     reading.tokenizer.enable_truncation(longest, strategy="only_second")
-    encodings = reading.encode([(row["question"], row["context"]) for _, row in rows])
+    encodings = _encoded(rows, reading)
     return Examples(
         texts=[row["question"] for _, row in rows],
         expected=expected,
-        batches=[reading.feeds(batch) for batch in batches(encodings)],
+        batches=reading.batches(encodings),
         notes=[
             (row["context"], encoding) for (_, row), encoding in zip(rows, encodings, strict=True)
         ],
@@ -50,12 +50,26 @@ def _read(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examp
     )
 
 
+def _encoded(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> list[Any]:
+    pairs = [(row["question"], row["context"]) for _, row in rows]
+    try:
+        return reading.encode(pairs)
+    except Exception as error:  # tokenizers raises nothing more precise
+        for (number, _), pair in zip(rows, pairs, strict=True):
+            try:
+                reading.encode([pair])
+            except Exception:  # noqa: BLE001
+                what = "has a question that leaves no room for its text"
+                raise row_error(reading, number, what, _FIELDS) from error
+        raise
+
+
 def _ask(examples: Examples, reading: Reading, model: Asked) -> Answers:
     del reading
-    values: list[str] = []
+    values: list[str | None] = []
     margins: list[float] = []
-    for batch in examples.batches:
-        for row in model.run(batch).astype(np.float64):  # (length, 2): start and end
+    for _, output in run_batches(examples, model):
+        for row in output.astype(np.float64):  # (length, 2): start and end
             context, encoding = examples.notes[len(values)]
             text, margin = _best(row, context, encoding)
             values.append(text)
@@ -63,11 +77,16 @@ def _ask(examples: Examples, reading: Reading, model: Asked) -> Answers:
     return Answers(values, np.array(margins))
 
 
-def _best(row: Float64Array, context: str, encoding: Any) -> tuple[str, float]:
-    """Return the text of the likeliest span of the context, and how clear the choice is."""
+def _best(row: Float64Array, context: str, encoding: Any) -> tuple[str | None, float]:
+    """Return the text of the likeliest span of the context, and how clear the choice is.
+
+    There is none where a logit is NaN or infinite.
+    """
     inside = [at for at, part in enumerate(encoding.sequence_ids) if part == 1]
     if not inside:
         return "", np.inf
+    if not np.isfinite(row[inside]).all():
+        return None, 0.0
     start, end = row[inside, 0], row[inside, 1]
     scores = start[:, None] + end[None, :]
     steps = np.arange(len(inside))
@@ -107,7 +126,10 @@ def _mean(
     labels: Sequence[str],
 ) -> Float64Array:
     del labels
-    rows = [(value(one, other), 1.0) for one, other in zip(said, expected, strict=True)]
+    rows = [
+        (0.0 if one is None else value(one, other), 1.0)
+        for one, other in zip(said, expected, strict=True)
+    ]
     return np.array(rows, np.float64)
 
 
