@@ -127,7 +127,7 @@ def bench(
     _require_files(report, baseline, against, update_baseline=update_baseline)
     for name in runners:
         require_runner(name)
-    with_torch = any(RUNNERS[name].provider is None for name in runners)
+    with_torch = any(RUNNERS[name].torch for name in runners)
     if with_torch and base is None:
         msg = "torch runs the base checkpoint, which is not given"
         raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
@@ -254,7 +254,7 @@ def _choose(
         Chosen(source, name, runner)
         for runner in runners
         for name in wanted
-        if RUNNERS[runner].provider is not None or name not in {"swappable", "batched"}
+        if not RUNNERS[runner].torch or name not in {"swappable", "batched"}
     ]
     if other is None:
         return found

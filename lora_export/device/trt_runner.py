@@ -14,7 +14,7 @@ from lora_export.device.errors import DeviceError
 from lora_export.device.settings import ShapeRange, shape_fits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import tensorrt as trt
     from typing_extensions import Self
@@ -98,6 +98,38 @@ class TrtRunner:
             DeviceError: An input is missing, of another dtype, or of a shape in no profile; or the
                 device failed.
         """
+        changed = self._give(feeds)
+        self._execute(changed=changed)
+        found = {name: self._empty(name) for name in self.outputs}
+        for name, each in found.items():
+            self._cuda.copy_to_host(each, self._buffers[name].address, self._stream)
+        self._cuda.synchronize(self._stream)
+        return {name: self._result(name, each) for name, each in found.items()}
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
+        """Put values on the device once; return what runs the engine on them, without any copy.
+
+        A run ends when the device is done. It is good until other shapes are given.
+
+        Raises:
+            DeviceError: See `run`.
+        """
+        self._give(feeds)
+        self._execute(changed=True)
+        self._cuda.synchronize(self._stream)
+        shapes = dict(self._shapes)
+
+        def run() -> None:
+            if self._closed or shapes != self._shapes:
+                msg = "other shapes were given since, or the engine was closed"
+                raise DeviceError(msg, kind="usage")
+            self._execute(changed=False)
+            self._cuda.synchronize(self._stream)
+
+        return run
+
+    def _give(self, feeds: Mapping[str, Array]) -> bool:
+        """Put values on the device; return whether their shapes are others than before."""
         if self._closed:
             msg = "the engine was closed"
             raise DeviceError(msg, kind="usage")
@@ -105,12 +137,7 @@ class TrtRunner:
         changed = self._prepare({name: each.shape for name, each in values.items()})
         for name, each in values.items():
             self._cuda.copy_to_device(self._buffers[name].address, each, self._stream)
-        self._execute(changed=changed)
-        found = {name: self._empty(name) for name in self.outputs}
-        for name, each in found.items():
-            self._cuda.copy_to_host(each, self._buffers[name].address, self._stream)
-        self._cuda.synchronize(self._stream)
-        return {name: self._result(name, each) for name, each in found.items()}
+        return changed
 
     def _value(self, name: str, feeds: Mapping[str, Array]) -> Array:
         given = feeds.get(name)

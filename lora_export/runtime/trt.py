@@ -19,7 +19,7 @@ from lora_export.device.swap import LORA_A, padded
 from lora_export.graph.required import base_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["TrtGraph", "open_trt"]
+__all__ = ["TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
 
 
 class TrtGraph:
@@ -59,8 +59,19 @@ class TrtGraph:
         Raises:
             DeviceError: An input is missing, or of a dtype or shape that the engine does not take.
         """
+        return self._runner.run(self._given(feeds))
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
+        """Return what runs the engine on values that stay on its device; see `TrtRunner.bound`.
+
+        Raises:
+            DeviceError: See `run`.
+        """
+        return self._runner.bound(self._given(feeds))
+
+    def _given(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         given = {name: values for name, values in feeds.items() if name in self._runner.inputs}
-        return self._runner.run({**padded(given, self._rank), **self.adapter})
+        return {**padded(given, self._rank), **self.adapter}
 
     def complete(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the feeds with what the graph reads beside them: nothing; see `RowRunner`."""
@@ -114,7 +125,7 @@ def open_trt(
     if record is None or record.encoder is not None:
         msg = f"the export has no single graph {graph!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(manifest.graphs)}.")
-    plan = plan_file(graph, target, str(import_tensorrt().__version__))
+    plan = plan_file(graph, target, tensorrt_version())
     defaults: dict[str, Array] = {}
     rank = 0
     if record.mode == "swappable":
@@ -131,6 +142,29 @@ def open_trt(
         cuda_graphs=cuda_graphs,
     )
     return TrtGraph(runner, rank=rank, adapter=adapter)
+
+
+def tensorrt_version() -> str:
+    """Return the version of TensorRT that is installed.
+
+    Raises:
+        DeviceError: None is.
+    """
+    return str(import_tensorrt().__version__)
+
+
+def targets_of(manifest: Manifest, graph: str) -> list[str]:
+    """Return the targets that there is an engine of a graph for, of the TensorRT that is installed.
+
+    Raises:
+        DeviceError: TensorRT is not installed.
+    """
+    begin, end = plan_file(graph, "\0", tensorrt_version()).split("\0")
+    return [
+        file.removeprefix(begin).removesuffix(end)
+        for file in manifest.files
+        if file.startswith(begin) and file.endswith(end)
+    ]
 
 
 def _smallest_rank(settings: BuildSettings) -> int:

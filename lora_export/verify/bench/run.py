@@ -12,8 +12,10 @@ import numpy as np
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.memory import available_bytes
 from lora_export.device.ratios import CONFIDENCE, Ratio, bootstrap_ratio, looks
+from lora_export.device.record import plan_file
 from lora_export.device.timing import Interleaved
 from lora_export.runtime.energy import energy_of_a_run_mj, find_meter
+from lora_export.runtime.trt import tensorrt_version
 from lora_export.verify.bench.report import Cell, RatioRow, Subject, TimeRow
 from lora_export.verify.bench.startup import measure_startup
 from lora_export.verify.bench.subjects import BASE, RUNNERS, Source, open_timed
@@ -183,7 +185,7 @@ def _pairs(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subject:
     startup = None
-    if plan.startup and RUNNERS[each.runner].provider is not None:
+    if plan.startup and not RUNNERS[each.runner].torch:
         progress.start(f"start-up of {each.key}")
         startup = measure_startup(
             each.source, each.graph, each.runner, point, threads=plan.threads, seed=plan.seed
@@ -192,10 +194,19 @@ def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subj
         graph=each.graph,
         mode=each.source.mode(each.graph),
         runner=each.runner,
-        files=each.source.files(each.graph),
+        files=_files(each),
         baseline=each.baseline,
         startup=startup,
     )
+
+
+def _files(each: Chosen) -> dict[str, str]:
+    """Return the SHA-256 of what is run; an engine has its weights in it."""
+    if not RUNNERS[each.runner].engine:
+        return each.source.files(each.graph)
+    held, target = each.source.engine(each.graph)
+    plan = plan_file(held, target, tensorrt_version())
+    return {plan: each.source.manifest.files[plan]}
 
 
 def _require_memory(chosen: Sequence[Chosen]) -> None:

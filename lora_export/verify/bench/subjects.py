@@ -17,6 +17,7 @@ from lora_export.graph.signature import PAST
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
 from lora_export.runtime.torch_run import TorchRun, require_torch
+from lora_export.runtime.trt import open_trt, targets_of, tensorrt_version
 from lora_export.verify.bench.report import point_name
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import longest_text, make_cases
@@ -54,20 +55,28 @@ class Runner:
     """One row of the table.
 
     Attributes:
-        provider: Of ONNX Runtime, by its short name; None where torch runs the model.
+        provider: Of ONNX Runtime, by its short name; None where another library runs the model.
         device: Where torch runs it.
         compiled: Whether ``torch.compile`` has it.
+        engine: Whether TensorRT runs an engine that was built of the graph.
     """
 
     provider: str | None = None
     device: str = "cpu"
     compiled: bool = False
+    engine: bool = False
+
+    @property
+    def torch(self) -> bool:
+        """Whether torch runs the base checkpoint, and not a graph."""
+        return self.provider is None and not self.engine
 
 
 RUNNERS: Final[dict[str, Runner]] = {
     "ort-cpu": Runner("cpu"),
     "ort-cuda": Runner("cuda"),
     "ort-tensorrt": Runner("tensorrt"),
+    "tensorrt": Runner(engine=True),
     "torch": Runner(),
     "torch-compile": Runner(compiled=True),
     "torch-cuda": Runner(device="cuda"),
@@ -142,6 +151,24 @@ class Source:
         if own is not None and own.pack is not None:
             names.append(own.pack.safetensors)
         return {name: self.manifest.files[name] for name in names if name in self.manifest.files}
+
+    def engine(self, graph: str) -> tuple[str, str]:
+        """Return the graph that has the engine which runs `graph`, and the engine's target.
+
+        Raises:
+            UsageError: There is none for the TensorRT that is installed.
+            DeviceError: TensorRT is not installed.
+        """
+        held = graph if graph in self.manifest.graphs else SWAPPABLE
+        targets = targets_of(self.manifest, held)
+        if not targets:
+            msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
+            hint = f"Build it on this device: lora-export build EXPORT --target TARGET --graph {held}"
+            raise UsageError(msg, hint=hint)
+        if len(targets) > 1:
+            msg = f"{held!r} has engines for {', '.join(targets)}"
+            raise UsageError(msg, hint="Keep the one of this device in the export.")
+        return held, targets[0]
 
     def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, Any]:
         """Return values for the inputs of a graph at one point of the grid."""
@@ -220,17 +247,21 @@ def require_runner(name: str) -> Runner:
     runner = RUNNERS[name]
     if runner.provider is not None:
         require_provider(runner.provider)
+    elif runner.engine:
+        tensorrt_version()
     else:
         require_torch(runner.device)
     return runner
 
 
 def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
-    """Open a graph in ONNX Runtime.
+    """Open a graph in ONNX Runtime, or its engine in TensorRT.
 
     Raises:
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
+    if runner.engine:
+        return _open_engine(source, graph)
     assert runner.provider is not None  # noqa: S101  (the caller looked)
     provider = PROVIDERS[runner.provider]
     manifest = source.manifest
@@ -247,13 +278,24 @@ def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     return bind
 
 
+def _open_engine(source: Source, graph: str) -> Bind:
+    held, target = source.engine(graph)
+    pack = {} if held == graph else dict(read_pack(source.root, source.manifest, graph))
+    engine = open_trt(source.root, source.manifest, held, target, adapter=pack)
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        return engine.bound(source.feeds(point, graph, seed=seed))
+
+    return bind
+
+
 def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
     """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
 
     Raises:
         LoraExportError: See `open_graph` and `TorchRun`.
     """
-    if runner.provider is not None:
+    if not runner.torch:
         return open_graph(source, graph, runner, threads=threads)
     assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
     model = TorchRun(
