@@ -8,6 +8,7 @@ from lora_export.base.units import size
 from lora_export.report.figures import RatioMark, SampleMark, ratio_figure, sample_figure
 from lora_export.report.markup import Markup, join, tag
 from lora_export.report.parts import Column, badge, number, section, table
+from lora_export.verify.bench.report import point_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,8 +93,8 @@ def _gate(gate: Mapping[str, Any]) -> Markup:
 
 
 def _cell(cell: Mapping[str, Any]) -> Markup:
-    name = f"{cell['kind']} {cell['batch']}×{cell['length']}"
-    name += f" after {cell['past']}" if cell.get("past") else ""
+    sizes = (cell["batch"], cell["length"], cell.get("past", 0), cell.get("source", 0))
+    name = point_name(cell["kind"], *sizes)
     samples = [SampleMark(key, row["samples_ms"]) for key, row in cell["times"].items()]
     ratios: dict[str, list[RatioMark]] = {}
     for row in cell["ratios"]:

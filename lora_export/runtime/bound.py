@@ -27,6 +27,7 @@ class BoundRun:
         session: The session.
         provider: Its execution provider, by its full name.
         feeds: A value for each input, and for optional ones that differ from their defaults.
+        values: Values that are on the device already, such as another graph's outputs.
     """
 
     def __init__(
@@ -34,11 +35,14 @@ class BoundRun:
         session: onnxruntime.InferenceSession,
         provider: str,
         feeds: Mapping[str, npt.NDArray[Any]],
+        *,
+        values: Mapping[str, onnxruntime.OrtValue] | None = None,
     ) -> None:
         device = device_of(provider)
         self._session = session
         self._wait = device != "cpu"
-        self._held = {name: ort_value(values, device) for name, values in feeds.items()}
+        self._held = {name: ort_value(each, device) for name, each in feeds.items()}
+        self._held |= values or {}
         self._arrays = dict(feeds)  # on the CPU, values are bound by address
         self._binding = session.io_binding()
         for name, value in self._held.items():
@@ -61,6 +65,9 @@ class BoundRun:
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs of the last run, copied to the CPU."""
+        return {name: value.numpy().copy() for name, value in self.values().items()}
+
+    def values(self) -> dict[str, onnxruntime.OrtValue]:
+        """Return the outputs of the last run where they are; the next run writes them anew."""
         names = [node.name for node in self._session.get_outputs()]
-        values = [value.numpy() for value in self._binding.get_outputs()]
-        return {name: value.copy() for name, value in zip(names, values, strict=True)}
+        return dict(zip(names, self._binding.get_outputs(), strict=True))

@@ -14,7 +14,8 @@
 Times are milliseconds, memory is bytes, energy is millijoules for one run. `kind` is ``forward``
 for a graph without a cache; of a decoder with one, ``prefill`` (`length` tokens after an empty
 past: the time to the first token) or ``decode`` (one token after `past` others: the time per
-token). `length` counts the new tokens of each row.
+token). `length` counts the new tokens of each row; of an encoder-decoder's prefill, those that the
+encoder reads, and `source` counts them of a token of its decoder.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ class Cell(_Record):
     batch: int
     length: int
     past: int = 0
+    source: int = 0
     rounds: int
     times: dict[str, TimeRow]
     ratios: list[RatioRow]
@@ -144,7 +146,7 @@ class Cell(_Record):
     @property
     def name(self) -> str:
         """How a person reads it; see `point_name`."""
-        return point_name(self.kind, self.batch, self.length, self.past)
+        return point_name(self.kind, self.batch, self.length, self.past, self.source)
 
 
 class GateRow(_Record):
@@ -205,14 +207,17 @@ class BenchReport(_Record):
     gate: Gate | None = None
 
 
-def point_name(kind: CellKind, batch: int, length: int, past: int) -> str:
+def point_name(kind: CellKind, batch: int, length: int, past: int, source: int = 0) -> str:
     """Return how a person reads a point of the grid.
 
     >>> point_name("prefill", 1, 128, 0), point_name("decode", 4, 1, 512)
     ('prefill 1×128', 'decode 4×1 after 512')
+    >>> point_name("decode", 1, 1, 16, 128)
+    'decode 1×1 after 16, encoder 128'
     """
     shape = f"{kind} {batch}×{length}"
-    return f"{shape} after {past}" if past else shape
+    behind = f" after {past}" if past else ""
+    return f"{shape}{behind}, encoder {source}" if source else f"{shape}{behind}"
 
 
 def parse_report(text: bytes, source: str) -> BenchReport:

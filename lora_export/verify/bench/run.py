@@ -129,6 +129,7 @@ def _cell(
         batch=point.batch,
         length=point.length,
         past=point.past,
+        source=point.source,
         rounds=measurement.rounds,
         times={key: _time_row(times[key], point, warm, energy[key]) for key in runs},
         ratios=[_ratio_row(times, key, over, plan.seed) for key, over in _pairs(list(runs))],

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +38,7 @@ def measure_startup(
     """
     asked = {
         "root": str(source.root.resolve()), "config": dict(source.config), "graph": graph,
-        "runner": runner, "point": [point.kind, point.batch, point.length, point.past],
+        "runner": runner, "point": list(astuple(point)),
         "threads": threads, "seed": seed,
     }  # fmt: skip
     done = subprocess.run(  # noqa: S603  (this interpreter, our own module)

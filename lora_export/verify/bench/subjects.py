@@ -19,6 +19,7 @@ from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
 from lora_export.runtime.torch_run import TorchRun, require_torch
 from lora_export.runtime.trt import open_trt, targets_of, tensorrt_version
 from lora_export.verify.bench.report import point_name
+from lora_export.verify.bench.two_graphs import open_two
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import longest_text, make_cases
 
@@ -111,22 +112,23 @@ class Source:
         return tasks.by_name(self.manifest.base.task).causal
 
     @property
+    def paired(self) -> bool:
+        """Whether each is an encoder and a decoder."""
+        return self.manifest.graphs[BASE].encoder is not None
+
+    @property
     def cached(self) -> bool:
         """Whether they read the keys and values of past positions."""
-        return any(each.name.startswith(PAST) for each in self.feeding.signature.inputs)
+        return self.paired or any(each.name.startswith(PAST) for each in self.feeding.signature.inputs)
 
     @property
     def feeding(self) -> Feeding:
         """The interface of its graphs, required to be one that can be fed.
 
         Raises:
-            UnsupportedError: An encoder and a decoder, or inputs that are not known here.
+            UnsupportedError: They have inputs that are not known here.
         """
-        record = self.manifest.graphs[BASE]
-        if record.encoder is not None:
-            msg = f"{str(self.root)!r} is an encoder and a decoder, which bench does not time"
-            raise UnsupportedError(msg, hint="Time `lora-export generate`, which runs both.")
-        feeding = feeding_of(self.root, record)
+        feeding = feeding_of(self.root, self.manifest.graphs[BASE])
         if feeding.reason:
             msg = f"{str(self.root)!r} cannot be timed: {feeding.reason}"
             raise UnsupportedError(msg, hint="Time it where its inputs are known.")
@@ -171,14 +173,14 @@ class Source:
         return held, targets[0]
 
     def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, Any]:
-        """Return values for the inputs of a graph at one point of the grid."""
+        """Return values for the inputs of a graph at one point of the grid; see `open_two`."""
         (case,) = make_cases(
             self.config,
             self.feeding.signature,
             seed=seed,
             left_padding=self.causal,
-            shapes=((point.batch, point.length),),
-            past=point.past,
+            shapes=((point.batch, point.source or point.length),),
+            past=0 if self.paired else point.past,
             padded=False,
         )
         feeds = dict(case.feeds)
@@ -194,6 +196,7 @@ class Point:
 
     Attributes:
         text: Whether rows are made of tokens; an image or a sound has none.
+        source: Tokens of the encoder's input, where the point is a token of its decoder.
     """
 
     kind: CellKind
@@ -201,11 +204,12 @@ class Point:
     length: int
     past: int = 0
     text: bool = True
+    source: int = 0
 
     @property
     def name(self) -> str:
         """How a person reads it: ``prefill 1×128``, ``decode 1×1 after 512``."""
-        return point_name(self.kind, self.batch, self.length, self.past)
+        return point_name(self.kind, self.batch, self.length, self.past, self.source)
 
 
 def grid(
@@ -224,13 +228,16 @@ def grid(
     if not text:  # an image has no length
         lengths = (1,)
     most = max((*lengths, *(past + 1 for past in pasts)))
-    if text and most > longest:
+    if most > longest:
         msg = f"{most} tokens are more than the {longest} that the model has positions for"
         raise UsageError(msg, hint="Choose shorter ones with --length and --past.")
     asked = [(batch, length) for batch in batches for length in lengths]
     kind: CellKind = "prefill" if source.cached else "forward"
     points = [Point(kind, *shape, text=text) for shape in source.feeding.shapes(asked)]
-    points += [Point("decode", batch, 1, past) for batch in batches for past in pasts]
+    read = max(lengths) if source.paired else 0
+    points += [
+        Point("decode", batch, 1, past, source=read) for batch in batches for past in pasts
+    ]
     return points
 
 
@@ -265,6 +272,8 @@ def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     assert runner.provider is not None  # noqa: S101  (the caller looked)
     provider = PROVIDERS[runner.provider]
     manifest = source.manifest
+    if source.paired:
+        return open_two(source, manifest.graphs[graph], provider, threads=threads)
     held = graph if graph in manifest.graphs else SWAPPABLE
     pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
     session = open_session(
@@ -298,6 +307,9 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     if not runner.torch:
         return open_graph(source, graph, runner, threads=threads)
     assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
+    if source.paired:
+        msg = "torch runs an encoder and a decoder together, which is not timed"
+        raise UnsupportedError(msg, hint="Leave the torch runners out.")
     model = TorchRun(
         source.checkpoint,
         tasks.by_name(source.manifest.base.task),
