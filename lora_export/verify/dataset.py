@@ -329,7 +329,9 @@ def _parsed(path: Path, number: int, line: str, hint: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        at = f"{error.msg}, column {error.colno}" if hasattr(error, "colno") else str(error)
+        at = str(error)
+        if isinstance(error, json.JSONDecodeError):  # its own line is that within the line
+            at = f"{error.msg}, column {error.colno}"
         msg = f"{where} is not JSON: {at}"
         raise InputError(msg, hint=hint) from error
     if not isinstance(row, dict):
