@@ -1,8 +1,8 @@
 """Measure every claim, one after another, and print what was met. Results: ``bench/results/``.
 
-The scripts' own options apply: ``--repeat``, ``--peers-python``, ``--work-dir``. Hours on two cores,
-most of them the peers'; about 45 GB of disk while it runs. A claim whose tools are not there is
-named, and left out: ``triton_load`` needs the server that ``make test-triton`` fetches.
+The scripts' own options apply: ``--repeat``, ``--peers-python``, ``--work-dir``. Hours on two
+cores, most of them the peers'; about 45 GB of disk while it runs. A claim whose tools are not
+there is named, and left out: ``triton_load`` needs the server that ``make test-triton`` fetches.
 """
 
 from __future__ import annotations

@@ -116,9 +116,8 @@ def bench(
     Raises:
         LoraExportError: See the class of the error.
     """
-    batches, lengths, pasts, runners = (
-        tuple(dict.fromkeys(each)) for each in (batches, lengths, pasts, runners)
-    )
+    batches, lengths, pasts = (tuple(dict.fromkeys(each)) for each in (batches, lengths, pasts))
+    runners = tuple(dict.fromkeys(runners))
     _require_sense(
         {"--rounds": rounds, "--max-rounds": max_rounds, "--threads": threads},
         {"--batch": batches, "--length": lengths, "--past": pasts},

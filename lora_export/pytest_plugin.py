@@ -32,7 +32,6 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from lora_export.base.turns import Turns
     from lora_export.benchmark import Benchmark
     from lora_export.steps import Outcome
     from lora_export.verify.bench.report import GateRow
@@ -52,7 +51,7 @@ _PARALLEL: Final = (
 _OPEN: Final = frozenset({"ambiguous", "unverified"})
 _PROPERTY: Final = "lora_export"
 _UPDATE: Final = "--lora-export-update-baseline"
-_TURNS: Final = pytest.StashKey["Turns"]()
+_TURNS: Final = pytest.StashKey[Any]()
 _ALONE: Final = pytest.StashKey[bool]()
 _WRITTEN: Final = pytest.StashKey[dict[Path, str]]()
 
@@ -160,7 +159,7 @@ class _Settings:
         return self.root / given
 
     def located(self, given: dict[str, Any], *names: str) -> dict[str, Any]:
-        """Return arguments with paths of those names; a base that is not there is an id of a hub."""
+        """Return arguments with paths of those names; a base that is not there is a hub's id."""
         found = {name: self.path(given[name]) for name in names if given.get(name) is not None}
         if given.get("base") is not None and self.path(given["base"]).exists():
             found["base"] = self.path(given["base"])

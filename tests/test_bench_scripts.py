@@ -22,5 +22,7 @@ def test_every_script_is_run_with_the_others():
 
 
 def test_every_script_is_in_the_table():
-    rows = re.findall(r"^\| `([a-z0-9_]+)\.py` \|", (BENCH / "README.md").read_text("utf-8"), re.M)
+    rows = re.findall(
+        r"^\| `([a-z0-9_]+)\.py` \|", (BENCH / "README.md").read_text("utf-8"), re.MULTILINE
+    )
     assert sorted(rows) == sorted(SCRIPTS)

@@ -164,7 +164,9 @@ def scored(capsys, out, base, data, *flags):
                 "--quiet")  # fmt: skip
     assert done.code == 0, done.err + done.out
     graphs = report(out, "parity")["graphs"]
-    rows = {name: row for row in graphs.values() for name, row in (row.get("adapters") or {}).items()}
+    rows = {
+        name: row for row in graphs.values() for name, row in (row.get("adapters") or {}).items()
+    }
     rows |= {name: row for name, row in graphs.items() if "dataset" in row}
     assert rows
     assert {row["verdict"] for row in rows.values()} == {"pass"}

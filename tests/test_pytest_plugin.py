@@ -159,7 +159,9 @@ def test_two_measurements_do_not_write_one_baseline(project, export) -> None:
     assert [row["cell"] for row in table["rows"]] == ["forward 1×8"]
 
 
-def test_a_base_beside_the_tests_is_found_from_any_folder(project, export, tiny, monkeypatch) -> None:
+def test_a_base_beside_the_tests_is_found_from_any_folder(
+    project, export, tiny, monkeypatch
+) -> None:
     (project.path / "models").mkdir()
     (project.path / "models" / "bert").symlink_to(tiny.base("bert"))
     project.makepyfile(
@@ -196,14 +198,14 @@ def test_with_loadgroup_all_that_measures_is_on_one_worker(project, export) -> N
 
 
 def test_with_loadgroup_the_other_workers_wait_while_one_measures(project, export) -> None:
-    stamps = """
+    stamps = f"""
         import json, time
         from pathlib import Path
 
         def stamp(kind, begin):
-            with Path({folder!r}, kind).open("a") as stream:
+            with Path({str(project.path)!r}, kind).open("a") as stream:
                 stream.write(json.dumps([begin, time.monotonic()]) + "\\n")
-    """.format(folder=str(project.path))
+    """
     project.makepyfile(
         stamps=stamps,
         test_one=f"""

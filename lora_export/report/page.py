@@ -108,6 +108,4 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _ignored(facts: Facts) -> Markup:
-    return join(
-        tag("p", f"{file} {why}, and was left out.") for file, why in facts.ignored.items()
-    )
+    return join(tag("p", f"{file} {why}, and was left out.") for file, why in facts.ignored.items())

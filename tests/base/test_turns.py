@@ -6,6 +6,8 @@ import multiprocessing
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lora_export.base.turns import Turns
 
 if TYPE_CHECKING:
@@ -53,11 +55,8 @@ def test_who_is_alone_is_beside_nobody_and_gets_its_turn(tmp_path):
 def test_a_turn_ends_with_an_exception_and_with_its_process(tmp_path):
     turns, other = Turns(tmp_path), Turns(tmp_path)
     for alone in (True, False):
-        try:
-            with turns.take(alone=alone):
-                raise KeyError
-        except KeyError:
-            pass
+        with pytest.raises(ZeroDivisionError), turns.take(alone=alone):
+            assert 1 / 0
         with other.take(alone=True):
             pass
     context = multiprocessing.get_context("spawn")

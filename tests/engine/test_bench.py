@@ -1,4 +1,4 @@
-"""``bench`` on engines that the double of TensorRT has built: what is timed, and what is missing."""
+"""``bench`` on engines that the double of TensorRT has built: what is timed, what is missing."""
 
 from __future__ import annotations
 
@@ -78,12 +78,10 @@ def test_a_bound_run_computes_what_a_run_does_without_a_copy(
         ) as engine:
             expected = engine.run(feeds)
             run = engine.bound(feeds)
-            moved = []
+            moved: list[object] = []
             with monkeypatch.context() as patch:
                 for name in ("copy_to_device", "copy_to_host"):
-                    patch.setattr(
-                        type(engine._runner._cuda), name, lambda *_: moved.append(1)
-                    )
+                    patch.setattr(type(engine._runner._cuda), name, moved.append)
                 for _ in range(3):
                     run()
             assert moved == []
@@ -102,7 +100,7 @@ def test_an_engine_that_is_missing_is_named_with_how_to_build_it(
     install_double(monkeypatch)
     root = export("merged")
     engines.build(root, TARGET, graphs=["one"])
-    with pytest.raises(UsageError, match="no engine of 'base' for TensorRT 10.3.0") as caught:
+    with pytest.raises(UsageError, match=r"no engine of 'base' for TensorRT 10\.3\.0") as caught:
         benchmark.bench(root, graphs=["one"], runners=["tensorrt"], **QUICK)
     assert "--graph base" in (caught.value.hint or "")
     engines.build(root, "jetson-agx-orin", graphs=["base"])

@@ -127,7 +127,7 @@ def test_what_is_not_json_is_refused(bad, load):
 
 
 @pytest.mark.parametrize(
-    "bad", ['{"text": "x" "label": 0}', '{"text": \'x\'}', "nonsense", '{"label": 1' + "0" * 5000 + "}"]
+    "bad", ['{"text": "x" "label": 0}', "{'text': 0}", "nonsense", '{"label": 1' + "0" * 5000 + "}"]
 )
 def test_a_line_that_is_not_json_is_named_by_its_number(bad, load):
     with pytest.raises(InputError, match=r"line 3 of the data set .* is not JSON") as caught:

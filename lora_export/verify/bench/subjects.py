@@ -119,7 +119,9 @@ class Source:
     @property
     def cached(self) -> bool:
         """Whether they read the keys and values of past positions."""
-        return self.paired or any(each.name.startswith(PAST) for each in self.feeding.signature.inputs)
+        return self.paired or any(
+            each.name.startswith(PAST) for each in self.feeding.signature.inputs
+        )
 
     @property
     def feeding(self) -> Feeding:
@@ -165,7 +167,9 @@ class Source:
         targets = targets_of(self.manifest, held)
         if not targets:
             msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
-            hint = f"Build it on this device: lora-export build EXPORT --target TARGET --graph {held}"
+            hint = (
+                f"Build it on this device: lora-export build EXPORT --target TARGET --graph {held}"
+            )
             raise UsageError(msg, hint=hint)
         if len(targets) > 1:
             msg = f"{held!r} has engines for {', '.join(targets)}"
@@ -235,9 +239,7 @@ def grid(
     kind: CellKind = "prefill" if source.cached else "forward"
     points = [Point(kind, *shape, text=text) for shape in source.feeding.shapes(asked)]
     read = max(lengths) if source.paired else 0
-    points += [
-        Point("decode", batch, 1, past, source=read) for batch in batches for past in pasts
-    ]
+    points += [Point("decode", batch, 1, past, source=read) for batch in batches for past in pasts]
     return points
 
 

@@ -1,7 +1,7 @@
 """An encoder and a decoder, timed as they take turns.
 
-    prefill   the encoder on an input, then the decoder's first token: the time to the first token
-    decode    the decoder's next token after `past` others: the time per token
+prefill   the encoder on an input, then the decoder's first token: the time to the first token
+decode    the decoder's next token after `past` others: the time per token
 """
 
 from __future__ import annotations

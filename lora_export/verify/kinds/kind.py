@@ -157,9 +157,7 @@ def batches(rows: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def run_batches(
-    examples: Examples, model: Asked
-) -> Iterator[tuple[Mapping[str, Array], Array]]:
+def run_batches(examples: Examples, model: Asked) -> Iterator[tuple[Mapping[str, Array], Array]]:
     """Yield each batch and the model's output for its examples."""
     left = len(examples.expected)
     for batch in examples.batches:

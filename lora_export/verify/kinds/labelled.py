@@ -130,7 +130,10 @@ def _read_tags(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> 
             raise row_error(reading, number, "has no tokens with a tag each", _TAG_FIELDS)
     spaced = _tells_words_by_spaces(reading.tokenizer)
     found = reading.encode(
-        [[f" {w}" if spaced and not w[0].isspace() else w for w in row["tokens"]] for _, row in rows],
+        [
+            [f" {w}" if spaced and not w[0].isspace() else w for w in row["tokens"]]
+            for _, row in rows
+        ],
         is_pretokenized=True,
     )
     require_tokens(found, rows, reading, _TAG_FIELDS)
@@ -220,7 +223,7 @@ def _of_texts(
 
 def _largest(logits: Float64Array) -> list[int | None]:
     """Return the class with the largest logit of each row; None where one is NaN or infinite."""
-    known = np.isfinite(logits).all(axis=-1)
+    known = np.asarray(np.isfinite(logits).all(axis=-1))
     return [
         int(each) if finite else None
         for each, finite in zip(logits.argmax(axis=-1), known, strict=True)
@@ -230,9 +233,10 @@ def _largest(logits: Float64Array) -> list[int | None]:
 def _margins(logits: Float64Array) -> Float64Array:
     """Return the distance of the two largest logits, over their root mean square."""
     ordered = np.sort(logits, axis=-1)
-    scale = np.sqrt((logits**2).mean(axis=-1))
     second = ordered[..., -2] if ordered.shape[-1] > 1 else -np.inf
-    return np.asarray((ordered[..., -1] - second) / np.maximum(scale, np.finfo(float).tiny))
+    with np.errstate(invalid="ignore"):  # infinite ones have no margin
+        scale = np.sqrt((logits**2).mean(axis=-1))
+        return np.asarray((ordered[..., -1] - second) / np.maximum(scale, np.finfo(float).tiny))
 
 
 def _equal(one: Any, other: Any, tolerance: float) -> bool:

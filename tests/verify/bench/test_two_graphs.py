@@ -35,7 +35,7 @@ def made(request, tiny, tmp_path_factory) -> tuple[str, Path, Path]:
 
 
 def test_prefills_and_steps_are_timed_and_judged(made):
-    kind, base, out = made
+    kind, _, out = made
     found = benchmark.bench(
         out, batches=(1, 2), lengths=(4, 8), pasts=(3,), rounds=5, max_rounds=5, max_ratio=1000
     ).report
