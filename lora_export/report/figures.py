@@ -71,8 +71,13 @@ def ratio_figure(marks: Sequence[RatioMark], label: str) -> Markup:
 
 
 def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
-    """Return a figure of times: dots, the middle half as a bar, the median as a stroke."""
-    axis = _Axis.over([v for m in marks for v in m.samples_ms])
+    """Return a figure of times: dots, the middle half as a bar, the median as a stroke.
+
+    Runs that took far longer than the others of their row are counted, and lie at the edge: on a
+    busy machine a few of them would press all the rest into one stroke.
+    """
+    limits = [_far(sorted(m.samples_ms)) for m in marks]
+    axis = _Axis.over([min(v, max(limits)) for m in marks for v in m.samples_ms])
     height = len(marks) * _ROW + _BOTTOM
     rows: list[Markup] = []
     for index, mark in enumerate(marks):
@@ -85,14 +90,22 @@ def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
             for value in ordered[::step]
         ]
         x = _n(axis.at(middle))
+        beyond = sum(value > max(limits) for value in ordered)
+        said = f"{middle:.3g} ms" + (f", {beyond} off the scale" if beyond else "")
         rows += [
             _text(_EDGE, y + 14, clean(mark.name, _NAME)),
-            _text(_WIDTH - _EDGE, y + 14, f"{middle:.3g} ms", anchor="end", class_="value"),
+            _text(_WIDTH - _EDGE, y + 14, said, anchor="end", class_="value"),
             _line(axis.at(low), axis.at(high), y + 30, "half"),
             *dots,
             tag("path", d=f"M{x} {y + 21}V{y + 39}", class_="median"),
         ]
     return _figure([*rows, *axis.ticks(height, " ms")], height, label)
+
+
+def _far(ordered: Sequence[float]) -> float:
+    """Return what is far above sorted numbers: three times the middle half above it (Tukey)."""
+    low, high = (_quantile(ordered, share) for share in (0.25, 0.75))
+    return high + 3 * (high - low)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

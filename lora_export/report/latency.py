@@ -100,11 +100,12 @@ def _cell(cell: Mapping[str, Any]) -> Markup:
     for row in cell["ratios"]:
         mark = RatioMark(row["subject"], row["ratio"], row["interval"])
         ratios.setdefault(row["over"], []).append(mark)
-    columns = (
-        Column("Subject"), Column("Median ms", "n"), Column("p90 ms", "n"), Column("p99 ms", "n"),
-        Column("Rows/s", "n"), Column("Tokens/s", "n"), Column("Energy mJ", "n"),
-    )  # fmt: skip
-    keys = ("median_ms", "p90_ms", "p99_ms", "per_second", "tokens_per_second", "energy_mj")
+    known = {
+        "median_ms": "Median ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "per_second": "Rows/s",
+        "tokens_per_second": "Tokens/s", "energy_mj": "Energy mJ",
+    }  # fmt: skip
+    keys = [key for key in known if any(row.get(key) is not None for row in cell["times"].values())]
+    columns = (Column("Subject"), *(Column(known[key], "n") for key in keys))
     rows = [
         [subject, *(number(row.get(key), 2) for key in keys)]
         for subject, row in cell["times"].items()
@@ -114,7 +115,8 @@ def _cell(cell: Mapping[str, Any]) -> Markup:
             tag("h4", name),
             _figure(
                 sample_figure(samples, f"Times of {name}"),
-                "Every measured run; the bar holds the middle half, the stroke is the median.",
+                "Every measured run; the bar holds the middle half, the stroke is the median. What "
+                "is off the scale lies at its end.",
             ),
             *(
                 _figure(

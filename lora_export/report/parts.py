@@ -65,12 +65,13 @@ def number(value: object, digits: int = 3) -> str:
 def difference(row: Mapping[str, Any]) -> str:
     """Return the difference of two scores with its interval; nothing is +0.
 
-    >>> difference({"difference": -0.0125, "difference_interval": [-0.025, -0.0]})
+    >>> difference({"difference": -0.0125, "difference_interval": [-0.025, -1e-9]})
     '-0.0125 [-0.0250, +0.0000]'
     """
     if row["difference"] is None:
         return DASH
-    value, low, high = (each + 0.0 for each in (row["difference"], *row["difference_interval"]))
+    values = (row["difference"], *row["difference_interval"])
+    value, low, high = (round(each, 4) + 0.0 for each in values)
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 

@@ -163,7 +163,7 @@ def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 def _disagreements(name: str, row: Mapping[str, Any]) -> Markup:
     columns = (
-        Column("Example", "n"), Column("Input", "long"), Column("Expected", "long"),
+        Column("Example"), Column("Input", "long"), Column("Expected", "long"),
         Column("Reference", "long"), Column("Graph", "long"),
     )  # fmt: skip
     rows = [
