@@ -83,8 +83,8 @@ def test_rounds_do_not_settle_what_the_baseline_leaves_open():
 
 def test_the_number_of_rounds_counts_what_they_narrow():
     """A tenth of the interval is the baseline's: what is left needs so many rounds, and no less."""
-    times = simulated("white", 40_000, seed=1)
-    baseline = stored(1.0, 1 / 1.02, 1.02)
+    times = simulated("white", 40_000, seed=2)
+    baseline = stored(1.0, 1 / 1.01, 1.01)
     judge = Judge(LIMIT, PAIRS, against="the file", stored=baseline, seed=0)
     judge.is_open(POINT, named(times, 10), 1)
     (row,) = judge.gate().rows
