@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from lora_export import benchmark, engines
 from lora_export.base.errors import UsageError
-from lora_export.base.manifest import read_manifest
+from lora_export.base.manifest import read_manifest, write_manifest
 from lora_export.device.errors import DeviceError
 from lora_export.exports.packs import read_pack
 from lora_export.runtime.trt import open_trt, targets_of
@@ -103,8 +104,12 @@ def test_an_engine_that_is_missing_is_named_with_how_to_build_it(
     with pytest.raises(UsageError, match=r"no engine of 'base' for TensorRT 10\.3\.0") as caught:
         benchmark.bench(root, graphs=["one"], runners=["tensorrt"], **QUICK)
     assert "--graph base" in (caught.value.hint or "")
-    engines.build(root, "jetson-agx-orin", graphs=["base"])
     engines.build(root, TARGET, graphs=["base"])
+    manifest = read_manifest(root)
+    plan, other = (f"engines/base.{each}.trt10.3.0.plan" for each in (TARGET, "a10"))
+    shutil.copy(root / plan, root / other)
+    files = {**manifest.files, other: manifest.files[plan]}
+    write_manifest(root, manifest.model_copy(update={"files": files}))
     with pytest.raises(UsageError, match="has engines for"):
         benchmark.bench(root, graphs=["one"], runners=["tensorrt"], **QUICK)
 
