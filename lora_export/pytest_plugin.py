@@ -214,7 +214,7 @@ def _without_traceback() -> Iterator[None]:
     try:
         yield
     except LoraExportError as error:
-        pytest.fail(_for_pytest(str(error)), pytrace=False)
+        raise pytest.fail.Exception(_for_pytest(str(error)), pytrace=False) from None
 
 
 def _for_pytest(text: str) -> str:

@@ -126,6 +126,7 @@ def test_the_baseline_lies_in_the_repository(project, export) -> None:
     ])  # fmt: skip
     assert "Traceback" not in missing.stdout.str()
     assert "judge.py" not in missing.stdout.str()
+    assert "another exception occurred" not in missing.stdout.str()
     project.runpytest_inprocess("--lora-export-update-baseline").assert_outcomes(passed=1)
     file = project.path / "figures" / "latency.json"
     table = json.loads(file.read_text())

@@ -344,6 +344,13 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
     assert not (built / "reports" / "bench.json").exists()
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_said(built, tmp_path, capsys) -> None:
+    result = call(capsys, "bench", built, "--batch", 10**13, "--length", 8, "--no-startup",
+                  "--quiet", "--report", tmp_path / "bench.json")  # fmt: skip
+    assert result.code == 4
+    assert "do not fit into memory" in result.message
+
+
 def test_a_damaged_graph_and_no_export_are_input_errors(export, tmp_path, capsys) -> None:
     assert call(capsys, "bench", tmp_path / "nothing").code == 3
     (export / "one.onnx").write_bytes(b"damaged")

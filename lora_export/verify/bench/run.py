@@ -86,7 +86,7 @@ def measure(
     """Time `chosen` at each of `points`; return the report's subjects and cells.
 
     Raises:
-        UnsupportedError: All subjects together do not fit into memory.
+        UnsupportedError: All subjects together, or the inputs of a point, do not fit into memory.
         LoraExportError: One of them cannot be opened or run.
     """
     _require_memory(chosen)
@@ -101,7 +101,11 @@ def measure(
         meter = find_meter(stack)
         for point in points:
             progress.start(f"timing {point.name}")
-            runs = {key: bind(point, plan.seed) for key, bind in timed.items()}
+            try:
+                runs = {key: bind(point, plan.seed) for key, bind in timed.items()}
+            except MemoryError as error:
+                msg = f"the inputs of {point.name} do not fit into memory: {error}"
+                raise UnsupportedError(msg, hint="Choose a smaller --batch.") from error
             cells.append(_cell(runs, point, plan, meter))
     return subjects, cells
 
