@@ -49,6 +49,7 @@ def verdict(times, baseline: Baseline) -> str:
     return judge.gate().verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", LOADS)
 @pytest.mark.parametrize(("ratio", "wanted"), [(1.0, "pass"), (1.1, "fail")])
 def test_a_later_run_on_a_loaded_machine_is_judged_rightly_by_what_was_kept(load, ratio, wanted):
