@@ -142,6 +142,9 @@ def verify(
         what = "--metric" if metric is not None else "--disagreements"
         msg = f"{what} is about a data set, and none is given"
         raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
+    if disagreements is not None and disagreements.is_dir():
+        msg = f"--disagreements {str(disagreements)!r} is a folder"
+        raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
     manifest = read_manifest(output)
     finish_change(output, manifest)
     require_intact(output, manifest)

@@ -300,6 +300,7 @@ def test_every_difference_goes_to_a_file_and_a_wrong_graph_is_caught(capsys, tin
     [
         (("--metric", "f1"), "--dataset FILE.jsonl"),
         (("--disagreements", "x.jsonl"), "--dataset FILE.jsonl"),
+        (("--base", "b", "--dataset", "x.jsonl", "--disagreements", "."), "is a folder"),
     ],
 )
 def test_what_is_said_of_no_data_set_is_refused(capsys, tmp_path, flags, says):

@@ -48,7 +48,6 @@ _STORAGE_ERRNOS: Final = frozenset(
         errno.EIO,
         errno.ENOTDIR,
         errno.EEXIST,
-        errno.EISDIR,
     }
 )
 

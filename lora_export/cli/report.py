@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import StorageError, UsageError
 from lora_export.cli.console import Console, common_options
 
 __all__ = ["report"]
@@ -28,7 +28,6 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
     merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
     everything that is not a pass becomes a ::error or ::warning line on stdout.
     """
-    from lora_export.base.files import storage_errors
     from lora_export.report.write import REPORT_HTML, REPORT_MARKDOWN, github_lines, write_report
 
     if github and as_json:
@@ -39,11 +38,19 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
         files = {"html": export / REPORT_HTML, "markdown": export / REPORT_MARKDOWN}
         lines = github_lines(export) if github else [str(path) for path in files.values()]
         if github and (summary := os.environ.get(_SUMMARY)):
-            with storage_errors(summary), Path(summary).open("a", encoding="utf-8") as stream:
-                stream.write(files["markdown"].read_text("utf-8"))
+            _append(Path(summary), files["markdown"].read_text("utf-8"))
         document = {key: str(path) for key, path in files.items()}
         if lines or as_json:
             console.finish(document, "\n".join(lines))
         if opened:
             click.launch(str(files["html"].resolve()))
     return 0
+
+
+def _append(summary: Path, text: str) -> None:
+    try:
+        with summary.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        msg = f"cannot write the summary {str(summary)!r}: {error.strerror}"
+        raise StorageError(msg, hint=f"Check ${_SUMMARY}, or leave --github out.") from error
