@@ -227,7 +227,7 @@ def _versions(text: str) -> int | str | list[int]:
 
 def _resource(text: str) -> tuple[str, int]:
     name, separator, count = text.partition("=")
-    if not (name and separator and count.isdigit()):
+    if not (name and separator and count.isascii() and count.isdigit()):
         msg = f"--resource: {text!r} is not NAME=COUNT"
         raise click.UsageError(msg)
     return name, int(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import storage_errors
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
-from lora_export.deploy.triton_files import locked, place_folder
+from lora_export.deploy.triton_files import is_placed, locked, place_folder
 from lora_export.deploy.triton_models import Choice, Model, choose, plan_models, require_files_of
 from lora_export.deploy.triton_schema import schema
 from lora_export.deploy.triton_settings import HANDFUL, Settings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Written", "write_repository"]
 
 _EXISTS = "Add adapters with: lora-export triton add; or remove the folder while no server uses it."
+_LONGEST_NAME = 128  # adapters and -text are appended, a file system takes 255
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,7 @@ def write_repository(
     )
     for note in written.notes:
         tell.note(f"note: {note}")
-    for each in models:
-        if (repository / each.name).exists():
-            msg = f"{str(repository / each.name)!r} is there already"
-            raise AdapterError(msg, hint=_EXISTS)
+    models = _still_to_write(repository, models)
     with storage_errors(str(repository)):
         repository.mkdir(parents=True, exist_ok=True)
     with locked(repository):
@@ -127,6 +126,17 @@ def write_repository(
             tell.start(f"writing {each.name}")
             place_folder(repository, each.name, each.all_files, hint=_EXISTS)
     return written
+
+
+def _still_to_write(repository: Path, models: Sequence[Model]) -> list[Model]:
+    """Return the models that are not there yet: those that a run which was cut short left out."""
+    there = [each for each in models if os.path.lexists(repository / each.name)]
+    for each in there:
+        folder = repository / each.name
+        if len(there) == len(models) or not is_placed(folder, each.all_files):
+            msg = f"{str(folder)!r} is there already"
+            raise AdapterError(msg, hint=_EXISTS)
+    return [each for each in models if each not in there]
 
 
 def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Written:
@@ -153,7 +163,8 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Wri
 
 def _model_name(name: str) -> str:
     """Return what models may be called; Triton takes a folder's name."""
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
+    odd = not name.isprintable() or name != name.strip() or set(name) & set("/\\")
+    if not name or odd or name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
         msg = f"models cannot be called {name!r}"
         raise UsageError(msg, hint="Give another one: --name NAME")
     return name

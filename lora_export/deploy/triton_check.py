@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from math import prod
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import ExportDirectoryError, InputError
-from lora_export.deploy.serving.index import BadIndexError
 from lora_export.deploy.triton_config import ADAPTER
 from lora_export.deploy.triton_ensemble_check import ensemble_problems
 from lora_export.deploy.triton_find import versions_of
 from lora_export.deploy.triton_graph import read_interface
-from lora_export.deploy.triton_orphans import named_files
-from lora_export.deploy.triton_schema import CONFIG_NAME, parse_config, schema
-from lora_export.deploy.triton_serving import INDEX, read_index_table
+from lora_export.deploy.triton_index_check import code_problems, index_problems
+from lora_export.deploy.triton_schema import CONFIG_NAME, data_type_name, parse_config, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ _ITEM_BYTES: Final[dict[str, int]] = {
     "TYPE_BF16": 2, "TYPE_INT32": 4, "TYPE_FP32": 4, "TYPE_INT64": 8, "TYPE_FP64": 8,
 }  # fmt: skip
 _CAPABILITY: Final = re.compile(r"\d{1,2}\.\d")
+_PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 _GIVEN: Final = {"adapter_ids": ADAPTER}
 """Inputs of a graph that a model of the Python backend makes of another."""
 
@@ -66,7 +66,7 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
 def _model_problems(folder: Path, config: Any) -> Iterator[str]:
     if config.name and config.name != folder.name:
         yield f"its name is {config.name!r}, its folder {folder.name!r}"
-    kind = config.backend or config.platform
+    kind = config.backend or _PLATFORMS.get(config.platform, config.platform)
     if kind not in _CHECKS:
         yield f"backend {kind!r} is not one that is known here: {', '.join(_CHECKS)}"
         return
@@ -84,6 +84,12 @@ def _model_problems(folder: Path, config: Any) -> Iterator[str]:
 
 
 def _batch_problems(config: Any, kind: str) -> Iterator[str]:
+    if config.max_batch_size < 0:
+        yield f"max_batch_size is {config.max_batch_size}"
+    for what, tensors in (("input", config.input), ("output", config.output)):
+        names = [each.name for each in tensors]
+        for name in sorted({each for each in names if names.count(each) > 1}):
+            yield f"{what} {name!r} is there twice"
     if config.HasField("dynamic_batching") and not config.max_batch_size:
         yield "it has dynamic_batching, and max_batch_size 0"
     for size in config.dynamic_batching.preferred_batch_size:
@@ -101,9 +107,18 @@ def _batch_problems(config: Any, kind: str) -> Iterator[str]:
         )
 
 
+def _inside(file: str) -> bool:
+    """Whether a file that a configuration names lies below the folder that it is looked for in."""
+    pure = PurePosixPath(file)
+    return not pure.is_absolute() and ".." not in pure.parts and "\0" not in file
+
+
 def _onnx_problems(version: Path, config: Any) -> Iterator[str]:
-    path = version / (config.default_model_filename or "model.onnx")
-    yield from _graph_problems(version, path, config, inputs=lambda name: name)
+    file = config.default_model_filename or "model.onnx"
+    if not _inside(file):
+        yield f"default_model_filename {file!r} leads outside"
+        return
+    yield from _graph_problems(version, version / file, config, inputs=lambda name: name)
 
 
 def _graph_problems(
@@ -116,6 +131,9 @@ def _graph_problems(
         return
     interface = read_interface(path)
     for file, needed in interface.files.items():
+        if not _inside(file):
+            yield f"{where} reads {file!r}, which leads outside"
+            continue
         weights = path.parent / file
         have = weights.stat().st_size if weights.is_file() else None
         if have is None:
@@ -153,7 +171,7 @@ def _tensor_problems(
     where: str, kind: str, tensor: Tensor, declared: Any, *, batched: bool
 ) -> Iterator[str]:
     """Compare what a graph reads or returns with what its configuration says."""
-    name, data_type = tensor.name, schema().DataType.Name(declared.data_type)
+    name, data_type = tensor.name, data_type_name(declared.data_type)
     if data_type != tensor.data_type:
         yield f"{kind} {name!r} is {data_type}, {tensor.data_type} in {where}"
     dims = list(declared.reshape.shape if declared.HasField("reshape") else declared.dims)
@@ -169,44 +187,31 @@ def _tensor_problems(
 
 def _engine_problems(version: Path, config: Any) -> Iterator[str]:
     files = dict(config.cc_model_filenames)
-    if not files and not (version / (config.default_model_filename or "model.plan")).is_file():
+    default = config.default_model_filename or "model.plan"
+    if not files and not (_inside(default) and (version / default).is_file()):
         yield f"{version.name} has neither cc_model_filenames nor a default plan"
     for capability, file in sorted(files.items()):
         if not _CAPABILITY.fullmatch(capability):
             yield f"cc_model_filenames: {capability!r} is no compute capability"
-        if not (version / file).is_file():
+        if not _inside(file):
+            yield f"{file!r}, for compute capability {capability}, leads outside"
+        elif not (version / file).is_file():
             yield f"{version.name}/{file}, for compute capability {capability}, is missing"
 
 
 def _python_problems(version: Path, config: Any) -> Iterator[str]:
-    if not (version / (config.default_model_filename or "model.py")).is_file():
-        yield f"{version.name}/model.py is missing"
-    if not (version / INDEX).is_file():
+    file = config.default_model_filename or "model.py"
+    if not _inside(file):
+        yield f"default_model_filename {file!r} leads outside"
         return
-    try:
-        table = read_index_table(version)
-    except (BadIndexError, OSError) as error:
-        yield f"{version.name}: {error}"
-        return
-    folder = (version / INDEX).parent
-    named = [table["graph"], table["weights"], *(r["file"] for r in table["adapters"].values())]
-    missing = sorted(each for each in named if each and not (folder / each).is_file())
-    yield from (f"{version.name}/{INDEX} names {each!r}, which is missing" for each in missing)
-    if missing:
-        return
-    graphs = {each for each in named if each.endswith(".onnx")}
-    for each in sorted(graphs):
-        yield from _graph_problems(
-            version, folder / each, config, inputs=lambda name: _GIVEN.get(name, name)
+    yield from code_problems(version, file)
+
+    def compare(path: Path) -> Iterator[str]:
+        return _graph_problems(
+            version, path, config, inputs=lambda name: _GIVEN.get(name, name)
         )
-    for each in sorted(named_files(version / INDEX) - {folder / other for other in named}):
-        if not each.is_file():
-            yield f"{version.name}/{each.relative_to(version)} is missing"
-    adapter = next((each for each in config.input if each.name == ADAPTER), None)
-    if adapter is None or adapter.data_type != schema().TYPE_STRING:
-        yield f"it has no input {ADAPTER!r} of TYPE_STRING"
-    if "cache_bytes" not in config.parameters:
-        yield "it has no parameter 'cache_bytes'"
+
+    yield from index_problems(version, config, compare)
 
 
 def _nothing(version: Path, config: Any) -> Iterator[str]:  # noqa: ARG001  (one of the table)
@@ -224,7 +229,6 @@ _CHECKS: Final[dict[str, Callable[[Path, Any], Iterator[str]]]] = {
 
 
 def _warmup_problems(folder: Path, config: Any) -> Iterator[str]:
-    types = schema().DataType
     declared = {each.name for each in config.input}
     for request in config.model_warmup:
         for name in sorted(declared - set(request.inputs)):
@@ -236,8 +240,10 @@ def _warmup_problems(folder: Path, config: Any) -> Iterator[str]:
             if not given.input_data_file:
                 continue
             path = folder / "warmup" / given.input_data_file
-            item = _ITEM_BYTES.get(types.Name(given.data_type))
-            if not path.is_file():
+            item = _ITEM_BYTES.get(data_type_name(given.data_type))
+            if not _inside(given.input_data_file):
+                yield f"warm-up file {given.input_data_file!r} leads outside"
+            elif not path.is_file():
                 yield f"warmup/{given.input_data_file} is missing"
             elif item and path.stat().st_size != prod(given.dims) * item * request.batch_size:
                 yield f"warmup/{given.input_data_file} has {path.stat().st_size} bytes"

@@ -180,7 +180,7 @@ def add_warmup(
         config: The model's configuration.
         name: What the request is called in the log.
         files: The file below ``warmup/`` with an input's bytes; the others are zeros, a string
-            empty.
+            empty, and sizes that are the caller's 0.
         shapes: Sizes of the inputs that have a file, without the batch.
     """
     messages = schema()
@@ -191,7 +191,7 @@ def add_warmup(
             given.dims.extend(shapes[each.name] or each.dims)
             given.input_data_file = files[each.name]
         else:
-            given.dims.extend(each.dims)
+            given.dims.extend(max(size, 0) for size in each.dims)  # an empty past
             given.zero_data = True
         request.inputs[each.name].CopyFrom(given)
 

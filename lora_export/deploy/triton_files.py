@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import os
 import shutil
 from dataclasses import dataclass
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["File", "locked", "place_file", "place_folder", "remove_folder", "staging_beside"]
+__all__ = [
+    "File",
+    "is_placed",
+    "locked",
+    "place_file",
+    "place_folder",
+    "remove_folder",
+    "staging_beside",
+]
 
 _NO_LINK: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -115,6 +124,23 @@ def place_folder(repository: Path, name: str, files: Sequence[File], *, hint: st
         sync_folder(target.parent)
 
 
+def is_placed(folder: Path, files: Sequence[File]) -> bool:
+    """Whether a folder holds these files and no others."""
+    wanted = {each.path: each for each in files}
+    found = {e.relative_to(folder).as_posix(): e for e in folder.rglob("*") if not e.is_dir()}
+    return found.keys() == wanted.keys() and all(
+        _is_copy(path, wanted[name]) for name, path in found.items()
+    )
+
+
+def _is_copy(path: Path, file: File) -> bool:
+    if not path.is_file() or path.stat().st_size != file.nbytes:
+        return False
+    if file.source is None:
+        return path.read_bytes() == file.data
+    return path.samefile(file.source) or filecmp.cmp(path, file.source, shallow=False)
+
+
 def place_file(repository: Path, folder: Path, file: File) -> None:
     """Put one file into a model's folder, complete or not at all; one of its name is replaced.
 
@@ -126,6 +152,9 @@ def place_file(repository: Path, folder: Path, file: File) -> None:
         _write(staging / "file", file)
         with storage_errors(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.resolve().is_relative_to(folder.resolve()):
+                msg = f"{str(target.parent)!r} is a link that leads out of {str(folder)!r}"
+                raise AdapterError(msg, hint="The repository is damaged or hostile.")
             (staging / "file").replace(target)
             sync_folder(target.parent)
 
@@ -139,7 +168,10 @@ def remove_folder(repository: Path, folder: Path) -> None:
     with staging_beside(repository) as staging, storage_errors(str(folder)):
         folder.rename(staging / "gone")
         sync_folder(folder.parent)
-        shutil.rmtree(staging / "gone")
+        if (staging / "gone").is_symlink():
+            (staging / "gone").unlink()  # what it led to is not ours
+        else:
+            shutil.rmtree(staging / "gone")
 
 
 def _write(path: Path, file: File) -> None:
@@ -149,7 +181,7 @@ def _write(path: Path, file: File) -> None:
             write_synced(path, file.data)
             return
         try:
-            os.link(file.source, path)
+            os.link(file.source.resolve(), path)  # never a link to a link
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise

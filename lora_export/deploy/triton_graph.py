@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["DATA_TYPES", "Interface", "Tensor", "read_interface", "relocated"]
+__all__ = ["DATA_TYPES", "Interface", "Tensor", "read_interface", "relocated", "stack_rows"]
 
 DATA_TYPES: Final[dict[int, str]] = {
     TensorProto.BOOL: "TYPE_BOOL",
@@ -33,6 +33,7 @@ DATA_TYPES: Final[dict[int, str]] = {
 """Triton's name of each element type of ONNX."""
 
 _ANY: Final = -1
+_LIMIT_BYTES: Final = 1 << 31  # that of protobuf
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,17 @@ def read_interface(path: Path) -> Interface:
     )
 
 
+def stack_rows(path: Path) -> int:
+    """Return how many rows the stacks of a batched graph have, the base's included; 1 without any.
+
+    Raises:
+        ExportDirectoryError: It is missing or no ONNX file.
+    """
+    held = _parsed(path).graph.initializer
+    rows = [each.dims[0] for each in held if each.name.endswith(".stack") and each.dims]
+    return min(rows, default=1)
+
+
 def relocated(path: Path, names: Mapping[str, str]) -> bytes:
     """Return a graph whose weights lie in files of other names.
 
@@ -115,7 +127,10 @@ def relocated(path: Path, names: Mapping[str, str]) -> bytes:
 
 def _parsed(path: Path) -> onnx.ModelProto:
     try:
-        return onnx.load(path, load_external_data=False)
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than an ONNX graph can be"
+            raise ExportDirectoryError(msg)
+        return onnx.load_model_from_string(path.read_bytes())
     except (OSError, DecodeError) as error:
         msg = f"{str(path)!r} cannot be read as an ONNX graph: {error}"
         raise ExportDirectoryError(

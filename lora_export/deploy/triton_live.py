@@ -90,12 +90,13 @@ def add_to_repository(
     finish_change(root, manifest)
     for each in names:
         require_servable(manifest, each)
-    require_files_of(root, manifest)
     with locked(repository):
         found = the_only(find_models(repository, manifest.base.fingerprint), name, repository)
         first = found[0]
-        if first.serves_adapters:
+        if first.serves_adapters:  # and has the base: its weights are not read again
+            require_files_of(root, manifest, names=names, base_weights=False)
             return _add_lines(root, manifest, repository, first, names, replace=replace)
+        require_files_of(root, manifest)
         if first.is_batched_graph:
             return _add_version(root, manifest, repository, first)
         for each in names:
@@ -166,6 +167,7 @@ def _add_lines(
             msg = f"the export no longer holds {lost[0]!r}, which the repository serves"
             raise AdapterError(msg, hint=f"First: lora-export triton remove {lost[0]}")
         updated, files = serve(root, manifest, way, [*kept, *names])
+        _refuse_others(model, held, updated["adapters"], kept)
     else:
         updated, files = {**table, "adapters": dict(held)}, []
         shared, _ = serve(root, manifest, way, ())
@@ -185,7 +187,7 @@ def _add_lines(
         if not (model.version / file.path).exists():
             place_file(repository, model.version, file)
     place_file(repository, model.version, index_file(updated))
-    remove_orphans(model.version / INDEX)
+    remove_orphans((model.version / INDEX).parent)
     return Changed(model.name, (), tuple(sorted(updated["adapters"])), reload=False)
 
 
@@ -194,9 +196,9 @@ def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
     _require_held(gone, table["adapters"])
     line = table["adapters"].pop(gone)
     if model.config.response_cache.enable:
-        table["retired"] = sorted({*table.get("retired", []), f"{gone} {line['file']}"})
+        table["retired"] = sorted({*table.get("retired", []), f"{gone} {_content(line)}"})
     place_file(repository, model.version, index_file(table))
-    remove_orphans(model.version / INDEX)
+    remove_orphans((model.version / INDEX).parent)
     return Changed(model.name, (), tuple(sorted(table["adapters"])), reload=False)
 
 
@@ -211,12 +213,27 @@ def _refuse_stale(
     past = {each.split(" ")[0]: each.split(" ", 1)[1] for each in table.get("retired", [])}
     changed = before is not None and before != now
     if model.config.response_cache.enable and (
-        changed or past.get(name, now["file"]) != now["file"]
+        changed or past.get(name, _content(now)) != _content(now)
     ):
         msg = f"the response cache may still answer for the earlier adapter {name!r}"
         raise UnsupportedError(
             msg, hint="Choose another name, or write the repository again and restart the server."
         )
+
+
+def _content(line: dict[str, Any]) -> str:
+    """Return what tells an adapter from another one of its name."""
+    return str(line.get("identity") or line["file"])
+
+
+def _refuse_others(
+    model: Found, held: dict[str, Any], updated: dict[str, Any], kept: Sequence[str]
+) -> None:
+    """Refuse to change what nobody named: stacks hold every adapter as the export has it now."""
+    for each in kept:
+        if _content(held[each]) != _content(updated[each]):
+            msg = f"{each!r} of the export is another adapter than {model.name!r} serves"
+            raise AdapterError(msg, hint=f"Replace it at once: triton add … {each} --replace")
 
 
 def _require_room(
@@ -241,11 +258,20 @@ def _require_room(
 
 
 def _table(model: Found) -> dict[str, Any]:
+    _require_inside(model)
     try:
         return read_index_table(model.version)
     except (BadIndexError, OSError) as error:
         msg = f"the index of {model.name!r} is damaged: {error}"
         raise AdapterError(msg, hint=_AGAIN) from error
+
+
+def _require_inside(model: Found) -> None:
+    """Refuse to change files that lie elsewhere: a folder on the way may be a link."""
+    folder = (model.version / INDEX).parent
+    if folder.resolve() != (model.folder.resolve() / model.version.name / folder.name):
+        msg = f"{str(folder)!r} is a link that leads out of the model {model.name!r}"
+        raise AdapterError(msg, hint="The repository is damaged or hostile.")
 
 
 def _require_held(name: str, held: Any) -> None:
@@ -272,7 +298,7 @@ def _add_model(
     text = (repository / f"{sibling.name}-text").is_dir()
     choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
     for model in plan_models(root, manifest, choice, Settings(warmup=warm)):
-        if model.name == f"{sibling.stem}-tokenizer":
+        if text and model.name == f"{sibling.stem}-tokenizer":
             continue
         config = model.config
         if not config.HasField("ensemble_scheduling"):

@@ -41,7 +41,7 @@ from lora_export.exports.packs import is_swappable
 from lora_export.exports.stacks import BATCHED, is_batched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
@@ -126,6 +126,9 @@ def choose(
     if backend != "python" and way is not None:
         msg = f"--way {way} is of the Python backend; {backend} runs a graph as it is"
         raise UsageError(msg, hint="Leave it out, or add: --backend python")
+    if backend != "python" and own == "batched" and adapters:
+        msg = f"a batched graph of the backend {backend} has the rows of all adapters"
+        raise UsageError(msg, hint="Leave --adapter out, or add: --backend python")
     if backend != "python" and own == "swappable":
         msg = f"the backend {backend} cannot be given the optional inputs of a swappable graph"
         raise UnsupportedError(
@@ -152,7 +155,13 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
         models = [_graph(root, manifest, choice, BATCHED, settings)]
     else:
         models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
-    return [*models, *(_ensembles(root, manifest, choice, models, settings) if choice.text else ())]
+    if choice.text:
+        models += _ensembles(root, manifest, choice, models, settings)
+    names = [each.name for each in models]
+    if twice := {each for each in names if names.count(each) > 1}:
+        msg = f"two models would be called {min(twice)!r}: an adapter has the name of a step"
+        raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
+    return models
 
 
 def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings: Settings) -> Model:
@@ -249,15 +258,33 @@ def _ensembles(
     return made
 
 
-def require_files_of(root: Path, manifest: Manifest) -> None:
+def require_files_of(
+    root: Path,
+    manifest: Manifest,
+    *,
+    names: Collection[str] | None = None,
+    base_weights: bool = True,
+) -> None:
     """Require that everything a repository may take from an export is there, with its hash.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        names: The adapters that are taken; all by default.
+        base_weights: Whether the weights of the base are taken.
 
     Raises:
         ExportDirectoryError: A file is missing or differs.
     """
-    graphs = manifest.graphs.values()
+    taken = manifest.adapters.keys() if names is None else set(names)
+    graphs = [g for n, g in manifest.graphs.items() if n in taken or n not in manifest.adapters]
     used = {file for graph in graphs for file in (*graph.graph_files, *graph.weights)}
-    used |= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
+    used |= {
+        each.pack.safetensors for n, each in manifest.adapters.items() if each.pack and n in taken
+    }
+    if not base_weights:
+        used -= set(manifest.graphs[BASE].weights)
+|= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
     require_files(root, manifest, sorted(used), hashed=True)
 
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
+from lora_export.base.errors import InputError
+from lora_export.deploy.serving.index import read_index
 from lora_export.deploy.triton_graph import read_interface
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["named_files", "remove_orphans"]
+__all__ = ["remove_orphans"]
+
+_OURS: Final = re.compile(r".+-[0-9a-f]{12}\.(onnx|safetensors)")
+"""What is put beside an index under the name of its content; nothing else is ever deleted."""
 
 
-def named_files(index: Path) -> set[Path]:
-    """Return the files that an index names, and those that its graphs read."""
-    table = json.loads(index.read_bytes())
-    folder = index.parent
-    named = {table["graph"], table["weights"]}
-    named |= {line["file"] for line in table["adapters"].values() if line["file"]}
-    read = {
-        file
-        for each in named
-        if each.endswith(".onnx")
-        for file in read_interface(folder / each).files
-    }
-    return {folder / each for each in named | read} | {index}
+def remove_orphans(folder: Path) -> None:
+    """Delete what the index of `folder` does not name, nor a graph that it names read.
 
-
-def remove_orphans(index: Path) -> None:
-    """Delete what is not named; a server that has opened a file keeps it until it closes it."""
-    kept = named_files(index)
-    for path in sorted(index.parent.rglob("*")):
-        if path.is_file() and path not in kept:
+    A server that has opened a file keeps it until it closes it. Where a graph that is named cannot
+    be read, and what it needs is not known, everything stays.
+    """
+    index = read_index(folder)
+    named = {index.graph, *(each.file for each in index.adapters.values() if each.file)}
+    try:
+        read = {
+            file
+            for each in named
+            if each.endswith(".onnx")
+            for file in read_interface(folder / each).files
+        }
+    except InputError:
+        return
+    kept = {folder / each for each in named | read}
+    for path in sorted(folder.rglob("*")):
+        if path not in kept and _OURS.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CONFIG_NAME", "config_text", "new_config", "parse_config", "schema"]
+__all__ = ["CONFIG_NAME", "config_text", "data_type_name", "new_config", "parse_config", "schema"]
 
 CONFIG_NAME: Final = "config.pbtxt"
 _LIMIT_BYTES: Final = 1 << 22
@@ -46,6 +46,12 @@ def config_text(config: Any) -> bytes:
     return text.encode()
 
 
+def data_type_name(number: int) -> str:
+    """Return Triton's name of a data type; the number itself where it has none."""
+    known = schema().DataType.DESCRIPTOR.values_by_number
+    return str(known[number].name) if number in known else str(number)
+
+
 def parse_config(path: Path) -> Any:
     """Read a ``config.pbtxt``.
 
@@ -56,6 +62,9 @@ def parse_config(path: Path) -> Any:
 
     config = new_config()
     try:
+        if path.exists() and not path.is_file():
+            msg = f"{str(path)!r} is no file"
+            raise ExportDirectoryError(msg)
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"{str(path)!r} is larger than a configuration can be"
             raise ExportDirectoryError(msg)

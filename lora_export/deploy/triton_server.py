@@ -9,7 +9,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import ExportDirectoryError, InputError, UsageError
-from lora_export.deploy.triton_schema import CONFIG_NAME, parse_config, schema
+from lora_export.deploy.triton_schema import CONFIG_NAME, data_type_name, parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,16 +51,20 @@ def _compare(address: str, repository: Path, name: str) -> list[str]:
         own = parse_config(repository / name / CONFIG_NAME)
     except InputError:
         return []  # found already
-    served = json.loads(_get(address, f"v2/models/{quoted}/config") or b"{}")
+    try:
+        return _differences(own, json.loads(_get(address, f"v2/models/{quoted}/config") or b"{}"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ["the server does not say its configuration"]
+
+
+def _differences(own: Any, served: Any) -> list[str]:
+    """Return in what the configuration that a server has differs from that of the repository."""
     found = []
     if served.get("max_batch_size") != own.max_batch_size:
         found.append(f"the server has max_batch_size {served.get('max_batch_size')}")
     for kind, tensors in (("input", own.input), ("output", own.output)):
         there = {each["name"]: _facts(each) for each in served.get(kind, [])}
-        here = {
-            each.name: (schema().DataType.Name(each.data_type), tuple(each.dims))
-            for each in tensors
-        }
+        here = {each.name: (data_type_name(each.data_type), tuple(each.dims)) for each in tensors}
         found += [
             f"{kind} {each!r} is {there.get(each)} in the server, {here.get(each)} here"
             for each in sorted(there.keys() | here.keys())

@@ -36,7 +36,7 @@ from lora_export.graph.uses import stored_input_first
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from lora_export.base.manifest import Manifest
+    from lora_export.base.manifest import AdapterRecord, Manifest
     from lora_export.deploy.triton_graph import Interface
     from lora_export.deploy.triton_settings import Way
 
@@ -56,7 +56,8 @@ __all__ = [
 
 INDEX: Final = f"export/{serving_index.INDEX_NAME}"
 _CODE: Final = (
-    "model.py", "index.py", "lru.py", "probe.py", "rows.py", "runners.py", "tensors.py",
+    "model.py", "index.py", "lru.py", "metrics.py", "probe.py", "rows.py", "runners.py",
+    "tensors.py",
 )  # fmt: skip
 _SHARED: Final[dict[str, str]] = {
     "merged": "base",
@@ -93,8 +94,9 @@ def read_index_table(version: Path) -> dict[str, Any]:
         BadIndexError: It is damaged.
         OSError: It is missing.
     """
-    data = (version / INDEX).read_bytes()
-    serving_index.parse_index(data, (version / INDEX).parent)
+    folder = (version / INDEX).parent
+    data = serving_index.index_bytes(folder)
+    serving_index.parse_index(data, folder)
     table: dict[str, Any] = json.loads(data)
     return table
 
@@ -127,6 +129,7 @@ def serve(root: Path, manifest: Manifest, way: Way, adapters: Iterable[str]) -> 
         "outputs": [each.name for each in interface.outputs],
         "adapters": {},
         "matrices": _matrices(manifest) if way == "merge_at_load" else {},
+        "base_width": width_of(root, manifest, 0) if way == BATCHED else None,
     }
     for name in adapters:
         line, own = serve_adapter(root, manifest, way, name)
@@ -149,7 +152,8 @@ def serve_adapter(root: Path, manifest: Manifest, way: Way, name: str) -> Served
         return {**line, "file": file, "nbytes": session_bytes(manifest)}, files
     if way == "batched" and record.row is not None:
         row = record.row.row
-        return {**line, "row": row, "width": width_of(root, manifest, row)}, []
+        own = {"row": row, "width": width_of(root, manifest, row), "identity": _identity(record)}
+        return {**line, **own}, []
     if way in {"swappable", "merge_at_load"} and record.pack is not None:
         path = resolve_inside(root, record.pack.safetensors)
         tensors, _ = read_header(path)
@@ -161,6 +165,13 @@ def serve_adapter(root: Path, manifest: Manifest, way: Way, name: str) -> Served
         return {**line, "file": file, "nbytes": size}, [File(f"export/{file}", path)]
     msg = f"adapter {name!r} cannot be served {way}: the export does not hold it so"
     raise UnsupportedError(msg, hint="Choose another --way, or export in another --mode.")
+
+
+def _identity(record: AdapterRecord) -> str:
+    """Return what tells an adapter in the stacks from another one of its name."""
+    facts = {"sha256", "scale", "alpha", "enable_lora", "dropped", "combined"}
+    text = json.dumps(record.model_dump(mode="json", include=facts), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def interface_of(root: Path, manifest: Manifest, way: Way, adapters: Sequence[str]) -> Interface:

@@ -24,7 +24,9 @@ __all__ = ["tokenizer_model"]
 
 _TOKENS: Final = ("input_ids", "attention_mask", "token_type_ids")
 _TOKENIZER: Final = "hf/tokenizer.json"
+_MASK: Final = "attention_mask"
 _MULTIPLE: Final = 8
+_ANY: Final = -1
 _LIMIT_BYTES: Final = 1 << 28
 _NO_LIMIT: Final = 1 << 20
 """A ``model_max_length`` beyond this says that there is none."""
@@ -54,13 +56,20 @@ def tokenizer_model(
     if strange:
         msg = f"the graph reads {strange[0]!r}, which a tokenizer does not make of a text"
         raise UnsupportedError(msg, hint="Serve it without --text.")
+    if _MASK not in [each.name for each in inputs]:
+        msg = f"the graph reads no {_MASK!r}: it would read the padding of a short text too"
+        raise UnsupportedError(msg, hint="Serve it without --text.")
     path = resolve_inside(root, _TOKENIZER)
     if not path.is_file():
         msg = f"the export {str(root)!r} has no {_TOKENIZER}"
         raise UnsupportedError(
             msg, hint="Serve it without --text, or put the file into the base checkpoint."
         )
-    own = {**parameters, **_padding(root, path), "multiple": str(_MULTIPLE)}
+    padding = _padding(root, path)
+    own = {**parameters, **padding, "multiple": str(_MULTIPLE)}
+    if sizes := {each.dims[-1] for each in inputs if each.dims[-1] != _ANY}:
+        length = min(sizes)  # a graph of one length
+        own |= {"multiple": str(length), "max_length": str(length)}
     config = tokenizer_config(name, inputs, settings, own)
     code = [serving_source("tokenizer.py", "1/model.py"), serving_source("probe.py", "1/probe.py")]
     return config, [*code, File("1/tokenizer.json", path)]
@@ -80,7 +89,9 @@ def _padding(root: Path, path: Path) -> dict[str, str]:
     return {
         "pad_id": str(int(padding.get("pad_id", config.get("pad_token_id") or 0))),
         "pad_type_id": str(int(padding.get("pad_type_id", 0))),
-        "max_length": str(min(int(each) for each in limits if each and each < _NO_LIMIT)),
+        "max_length": str(
+            min((int(each) for each in limits if each and each < _NO_LIMIT), default=_NO_LIMIT)
+        ),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,6 +64,71 @@ def climb(root: Path) -> None:
     path.write_text(json.dumps(table))
 
 
+def flip(file: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        path = next(root.glob(file))
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.unlink()  # it is linked to the export
+        path.write_bytes(data)
+
+    return change
+
+
+def index(**keys: object) -> Callable[[Path], None]:
+    """Change keys of the index, or where a value is a function what is there."""
+
+    def change(root: Path) -> None:
+        path = root / "p/1/export/serving.json"
+        table = json.loads(path.read_text())
+        for key, value in keys.items():
+            if callable(value):
+                value(table[key])
+            else:
+                table[key] = value
+        path.write_text(json.dumps(table))
+
+    return change
+
+
+def add_line(file: str, line: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        with (root / file).open("a") as stream:
+            stream.write(f"\n{line}\n")
+
+    return change
+
+
+def pipe(root: Path) -> None:
+    (root / "o-a/config.pbtxt").unlink()
+    os.mkfifo(root / "o-a/config.pbtxt")  # nobody will ever write into it
+
+
+def endless(root: Path) -> None:
+    path = root / "p/1/export/serving.json"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def other_weights(root: Path) -> None:
+    """Let the graph read weights from a place outside."""
+    path = root / "o-a/1/model.onnx"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data.replace(b"weights/base.safetensors", b"../../../../../../passwd"))
+
+
+def foreign_pack(root: Path) -> None:
+    """Give an adapter a pack that says another base, under the name of its content."""
+    path = next(root.glob("p/1/export/adapters/a-*"))
+    data = path.read_bytes()
+    fingerprint = json.loads((root / "p/1/export/serving.json").read_text())["fingerprint"]
+    data = data.replace(fingerprint.encode(), fingerprint[::-1].encode())
+    name = f"a-{hashlib.sha256(data).hexdigest()[:12]}.safetensors"
+    path.with_name(name).write_bytes(data)
+    index(adapters=lambda lines: lines["a"].update(file=f"adapters/{name}"))(root)
+
+
 DAMAGE = {
     "a word that is no field": (edit("o-a/config.pbtxt", "name:", "nome:"), "o-a", "nome"),
     "another name": (rename, "other", "its name is 'o-a'"),
@@ -86,6 +153,41 @@ DAMAGE = {
     "a cache beside an optional adapter": (
         edit("p/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
         "p", "response cache"),
+    "a pipe": (pipe, "o-a", "is no file"),
+    "a graph from elsewhere": (
+        add_line("o-a/config.pbtxt", 'default_model_filename: "/etc/passwd"'), "o-a", "outside"),
+    "code from elsewhere": (
+        add_line("p/config.pbtxt", 'default_model_filename: "../../../x.py"'), "p", "outside"),
+    "weights from elsewhere": (other_weights, "o-a", "leads outside"),
+    "a warm-up from elsewhere": (
+        edit("o-a/config.pbtxt", 'input_data_file: "', 'input_data_file: "../1/'), "o-a",
+        "leads outside"),
+    "a number that is no dtype": (
+        edit("o-a/config.pbtxt", "data_type: TYPE_INT64", "data_type: 99"), "o-a", "99"),
+    "an input twice": (
+        add_line("o-a/config.pbtxt", 'input { name: "input_ids" data_type: TYPE_INT64 dims: -1 }'),
+        "o-a", "twice"),
+    "less than no batch": (
+        edit("o-a/config.pbtxt", "max_batch_size: 16", "max_batch_size: -1"), "o-a", "-1"),
+    "a folder without a model": (lambda root: (root / "o-a/2").mkdir(), "o-a", "2/model.onnx"),
+    "a version without code": (lambda root: (root / "p/2").mkdir(), "p", "2/model.py is missing"),
+    "half the code": (unlink("p/1/rows.py"), "p", "1/rows.py is missing"),
+    "code that is none": (shorten("p/1/model.py"), "p", "is no Python"),
+    "no index": (unlink("p/1/export/serving.json"), "p", "serving.json is missing"),
+    "an index without end": (endless, "p", "is no file"),
+    "no tokenizer": (unlink("p-tokenizer/1/tokenizer.json"), "p-tokenizer", "tokenizer.json"),
+    "half a pack": (shorten("p/1/export/adapters/a-*"), "p", "another SHA-256"),
+    "a bit of a pack": (flip("p/1/export/adapters/b-*"), "p", "another SHA-256"),
+    "a bit of a graph": (flip("p/1/export/swappable-*.onnx"), "p", "another SHA-256"),
+    "a pack of another base": (foreign_pack, "p", "is for another base"),
+    "a pack under another name": (
+        index(adapters=lambda lines: lines["a"].update(file=5)), "p", "which is missing"),
+    "an input that the index forgets": (
+        index(inputs=lambda names: names.pop()), "p", "has the inputs"),
+    "another output": (index(outputs=["scores"]), "p", "lacks the output 'scores'"),
+    "another base": (index(fingerprint="0" * 64), "p", "base_fingerprint"),
+    "an adapter that never fits": (
+        index(adapters=lambda lines: lines["a"].update(nbytes=1 << 60)), "p", "cache_bytes is"),
 }  # fmt: skip
 
 
@@ -97,6 +199,38 @@ def test_damage_is_found_and_named(repository, capsys, what):
     assert result.code == 3
     found = result.document["models"][model]
     assert any(text in line for line in found), found
+
+
+def test_rows_of_adapters_are_those_of_the_stacks(served, tmp_path):
+    folder = tmp_path / "models"
+    write_repository(served["batched"], folder, name="p")
+    assert check_repository(folder) == {"p": []}
+    for row in (0, 4, -1):
+        index(adapters=lambda lines, row=row: lines["b"].update(row=row))(folder)
+        assert check_repository(folder)["p"] == [
+            f"the row of 'b' is {row}, {next(folder.glob('p/1/export/*.onnx')).name} "
+            "has rows up to 3"
+        ]
+
+
+def test_a_model_merged_at_load_knows_where_its_matrices_go(served, tmp_path):
+    folder = tmp_path / "models"
+    write_repository(served["swappable"], folder, name="p", way="merge_at_load")
+    assert check_repository(folder) == {"p": []}
+    index(matrices={})(folder)
+    found = check_repository(folder)["p"]
+    assert found
+    assert all("does not say which weight" in line for line in found)
+
+
+def test_somebody_elses_models_are_checked_as_far_as_they_are_known(served, tmp_path):
+    folder = tmp_path / "models"
+    write_repository(served["merged"], folder, name="o", adapters=["a"])
+    edit("o-a/config.pbtxt", 'backend: "onnxruntime"', 'platform: "onnxruntime_onnx"')(folder)
+    (folder / "own/1").mkdir(parents=True)
+    (folder / "own/1/model.py").write_text("import numpy\n")
+    (folder / "own/config.pbtxt").write_text('backend: "python"\n')
+    assert check_repository(folder) == {"o-a": [], "own": []}
 
 
 def test_what_is_no_repository(tmp_path, capsys):

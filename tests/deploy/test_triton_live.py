@@ -14,7 +14,7 @@ from lora_export.deploy.triton_settings import Settings
 from lora_export.maintenance import add, remove
 from lora_export.recipe import AdapterSpec
 from tests.cli.running import call, snapshot, stagings
-from tests.helpers.triton import grown_exports
+from tests.helpers.triton import grown_exports, variant
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -151,3 +151,123 @@ def test_an_adapter_that_the_export_lost_stops_a_change_of_the_stacks(
     result = call(capsys, "triton", "add", export, "new", "--repository", repository)
     assert (result.code, "no longer holds 'b'" in result.message) == (3, True)
     assert snapshot(repository) == before
+
+
+@pytest.fixture(scope="module")
+def exchanged(served, tiny, tmp_path_factory) -> Path:
+    """The batched export with another adapter called ``a``, and a further one."""
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    folder = tmp_path_factory.mktemp("exchanged")
+    export = Path(shutil.copytree(served["batched"], folder / "out"))
+    other = AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))
+    add(export, [other], base=base, replace=True)
+    new = variant(tiny.adapter(base, seed=21), folder / "new", 5)
+    add(export, [AdapterSpec(name="new", source=str(new))], base=base)
+    return export
+
+
+def test_stacks_do_not_exchange_an_adapter_that_nobody_named(served, exchanged, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(served["batched"], repository, name="m")
+    before = snapshot(repository)
+    words = ("--repository", repository)
+    result = call(capsys, "triton", "add", exchanged, "new", *words)
+    assert (result.code, "another adapter than 'm' serves" in result.message) == (3, True)
+    assert snapshot(repository) == before
+    result = call(capsys, "triton", "add", exchanged, "new", "a", *words)
+    assert (result.code, "already" in result.message) == (3, True)
+    assert call(capsys, "triton", "add", exchanged, "new", "a", "--replace", *words).code == 0
+    assert check_repository(repository) == {"m": []}
+
+
+def test_a_response_cache_keeps_rows_to_their_names(served, exchanged, tmp_path, capsys):
+    repository = tmp_path / "models"
+    settings = Settings(response_cache=True)
+    write_repository(served["batched"], repository, name="m", settings=settings)
+    words = ("--repository", repository)
+    result = call(capsys, "triton", "add", exchanged, "a", "--replace", *words)
+    assert (result.code, "response cache" in result.message) == (4, True)
+    assert call(capsys, "triton", "remove", "a", *words).code == 0
+    result = call(capsys, "triton", "add", exchanged, "a", *words)
+    assert (result.code, "response cache" in result.message) == (4, True)
+    assert call(capsys, "triton", "add", served["batched"], "a", *words).code == 0  # the same
+    assert check_repository(repository) == {"m": []}
+
+
+def test_an_adapter_may_be_called_like_a_step(served, tiny, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(served["merged"], repository, name="m", adapters=["a"])
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    export = Path(shutil.copytree(served["merged"], tmp_path / "out"))
+    add(export, [AdapterSpec(name="tokenizer", source=str(tiny.adapter(base, seed=21)))], base=base)
+    result = call(capsys, "triton", "add", export, "tokenizer", "--repository", repository)
+    assert result.code == 0
+    assert check_repository(repository) == {"m-a": [], "m-tokenizer": []}
+    result = call(capsys, "triton", export, "--text", "--repository", tmp_path / "second",
+                  "--backend", "onnxruntime", "--name", "m")  # fmt: skip
+    assert (result.code, "two models would be called 'm-tokenizer'" in result.message) == (4, True)
+
+
+def test_nothing_is_written_or_deleted_outside(served, grown, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(served["swappable"], repository, name="m")
+    precious = f"precious-{'0' * 12}.safetensors"
+    for inside in ("1/export/adapters", "1/export", "1"):
+        folder, outside = repository / "m" / inside, tmp_path / inside.replace("/", "-")
+        folder.rename(outside)
+        folder.symlink_to(outside)
+        (outside / precious).write_text("mine")
+        before = snapshot(outside)
+        result = call(capsys, "triton", "add", grown["swappable"], "new", "--repository", repository)
+        assert (result.code, "leads out of" in result.message) == (3, True)
+        assert snapshot(outside) == before
+        if inside != "1/export/adapters":
+            result = call(capsys, "triton", "remove", "a", "--repository", repository)
+            assert (result.code, "leads out of" in result.message) == (3, True)
+            assert snapshot(outside) == before
+        folder.unlink()
+        (outside / precious).unlink()
+        outside.rename(folder)
+
+
+def test_a_users_own_files_beside_an_index_stay(served, grown, tmp_path, capsys):
+    repository = tmp_path / "models"
+    write_repository(served["swappable"], repository, name="m")
+    (repository / "m/1/export/notes.txt").write_text("mine")
+    (repository / "m/1/export/adapters/mine.safetensors").write_text("mine")
+    words = ("--repository", repository)
+    assert call(capsys, "triton", "add", grown["swappable"], "new", *words).code == 0
+    assert call(capsys, "triton", "remove", "new", *words).code == 0
+    assert (repository / "m/1/export/notes.txt").read_text() == "mine"
+    assert (repository / "m/1/export/adapters/mine.safetensors").read_text() == "mine"
+    packs = {each.name.partition("-")[0] for each in (repository / "m/1/export/adapters").iterdir()}
+    assert packs == {"a", "b", "c", "mine.safetensors"}
+
+
+def test_a_model_that_is_a_link_is_taken_out_and_what_it_leads_to_stays(
+    served, tmp_path, capsys
+):
+    repository = tmp_path / "models"
+    write_repository(served["merged"], repository, name="m")
+    (repository / "m-b").rename(tmp_path / "elsewhere")
+    (repository / "m-b").symlink_to(tmp_path / "elsewhere")
+    result = call(capsys, "triton", "remove", "b", "--repository", repository)
+    assert result.code == 0
+    assert not (repository / "m-b").is_symlink()
+    assert (tmp_path / "elsewhere/config.pbtxt").is_file()
+    assert stagings(tmp_path) == []
+
+
+def test_adding_an_adapter_does_not_read_the_bases_weights_again(
+    served, grown, tmp_path, capsys
+):
+    repository = tmp_path / "models"
+    write_repository(served["swappable"], repository, name="m")
+    export = Path(shutil.copytree(grown["swappable"], tmp_path / "out"))
+    weights = export / "weights/base.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # damage that only a hash shows
+    result = call(capsys, "triton", "add", export, "new", "--repository", repository)
+    assert result.code == 0
+    code = call(capsys, "triton", export, "--repository", tmp_path / "second").code
+    assert code == 3

@@ -265,6 +265,39 @@ def test_without_hard_links_files_are_copied(served, tmp_path, monkeypatch):
     assert not copied.samefile(original)
 
 
+def test_a_file_that_is_a_link_is_linked_to_what_it_is(served, tmp_path):
+    export = Path(shutil.copytree(served["swappable"], tmp_path / "out"))
+    pack = export / "adapters/a.safetensors"
+    pack.rename(export / "adapters/kept")
+    pack.symlink_to("kept")
+    write_repository(export, tmp_path / "models", name="m")
+    (found,) = (tmp_path / "models/m/1/export/adapters").glob("a-*")
+    assert not found.is_symlink()
+    assert found.read_bytes() == (export / "adapters/kept").read_bytes()
+
+
+def test_what_a_killed_run_left_is_completed(served, tmp_path, capsys):
+    words = (served["merged"], "--repository", tmp_path / "models", "--name", "m", "--text")
+    assert call(capsys, "triton", *words).code == 0
+    whole = snapshot(tmp_path / "models")
+    for name in ("m-c", "m-a-text", "m-tokenizer"):
+        shutil.rmtree(tmp_path / "models" / name)
+    assert call(capsys, "triton", *words).code == 0
+    assert snapshot(tmp_path / "models") == whole
+    shutil.rmtree(tmp_path / "models/m-c")
+    (tmp_path / "models/m-a/config.pbtxt").write_text("")
+    code, message = refused(capsys, *words)
+    assert (code, "m-a' is there already" in message) == (3, True)
+    assert not (tmp_path / "models/m-c").exists()
+
+
+def test_rows_of_a_batched_graph_are_served_all_or_by_name(served, tmp_path, capsys):
+    words = (served["batched"], "--repository", tmp_path / "models", "--adapter", "a")
+    code, message = refused(capsys, *words, "--backend", "onnxruntime")
+    assert (code, "rows of all adapters" in message) == (2, True)
+    assert call(capsys, "triton", *words, "--backend", "python", "--name", "m").code == 0
+
+
 def test_past_a_handful_of_merged_adapters_the_python_backend_is_pointed_to(
     served, tmp_path, capsys, monkeypatch
 ):
@@ -285,7 +318,7 @@ def test_by_default_more_than_a_handful_go_to_the_python_backend(served, tmp_pat
 def test_what_is_copied_into_a_repository_imports_nothing_of_this_package(served, tmp_path):
     write_repository(served["swappable"], tmp_path / "models", name="m", text=True)
     sources = sorted((tmp_path / "models").rglob("*.py"))
-    assert len(sources) == 9
+    assert len(sources) == 10
     for path in sources:
         imported = re.findall(r"^\s*(?:from|import) (\S+)", path.read_text(), re.MULTILINE)
         outside = {each.partition(".")[0] for each in imported if not each.startswith(".")}
@@ -314,6 +347,10 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
     [
         (["--adapter", "nobody"], 3, "holds no adapter 'nobody'"),
         (["--name", "../m"], 2, "cannot be called '../m'"),
+        (["--name", "m\n"], 2, "cannot be called"),
+        (["--name", " "], 2, "cannot be called"),
+        (["--name", "a\\b"], 2, "cannot be called"),
+        (["--name", "m" * 200], 2, "cannot be called"),
         (["--way", "batched"], 4, "nothing can be served batched"),
         (["--way", "merged"], 4, "cannot be served merged"),
         (["--backend", "tensorrt", "--way", "swappable"], 2, "is of the Python backend"),

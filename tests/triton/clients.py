@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ask_text", "protocols"]
 
-TYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32"}
+TYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "float16": "FP16"}
 
 
 def protocols() -> list[str]:
@@ -29,6 +29,7 @@ class Client:
     """A connection to a server."""
 
     def __init__(self, server: Server, protocol: str = "grpc") -> None:
+        self.protocol = protocol
         if protocol == "grpc":
             import tritonclient.grpc as library
 

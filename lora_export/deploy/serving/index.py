@@ -12,7 +12,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["ADAPTER_NAME", "FORMAT", "INDEX_NAME", "Adapter", "BadIndexError", "Index", "Watch"]
+__all__ = [
+    "ADAPTER_NAME",
+    "FORMAT",
+    "INDEX_NAME",
+    "Adapter",
+    "BadIndexError",
+    "Index",
+    "Watch",
+    "index_bytes",
+    "read_index",
+]
 
 INDEX_NAME = "serving.json"
 FORMAT = "lora-export-serving/1"
@@ -71,6 +81,7 @@ class Index:
         outputs: Names of its outputs; the first is the one whose width may differ.
         adapters: The adapters by name.
         matrices: What a merge at load adds to, by the name of A's input.
+        base_width: How many of the logits of a batched graph the base has; None for all.
     """
 
     way: str
@@ -83,6 +94,32 @@ class Index:
     outputs: tuple[str, ...]
     adapters: dict[str, Adapter]
     matrices: dict[str, Matrix]
+    base_width: int | None = None
+
+
+def read_index(folder: Path) -> Index:
+    """Return the index of a folder.
+
+    Raises:
+        BadIndexError: It is damaged.
+        OSError: It is missing.
+    """
+    return parse_index(index_bytes(folder), folder)
+
+
+def index_bytes(folder: Path) -> bytes:
+    """Return the content of the index of a folder, which is a file of bounded size.
+
+    Raises:
+        BadIndexError: It is something else.
+        OSError: It is missing.
+    """
+    path = folder / INDEX_NAME
+    size = path.stat().st_size
+    if not path.is_file() or size > _LIMIT_BYTES:
+        msg = f"{INDEX_NAME} has {size} bytes" if path.is_file() else f"{INDEX_NAME} is no file"
+        raise BadIndexError(msg)
+    return path.read_bytes()
 
 
 def parse_index(data: bytes, folder: Path) -> Index:
@@ -113,6 +150,7 @@ def parse_index(data: bytes, folder: Path) -> Index:
                 name: Matrix(str(row["initializer"]), int(row["out_axis"]))
                 for name, row in table["matrices"].items()
             },
+            base_width=_width("the base", table.get("base_width")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         msg = f"{INDEX_NAME} is damaged: {type(error).__name__}: {error}"
@@ -126,14 +164,18 @@ def _adapter(name: str, row: dict[str, object]) -> Adapter:
     if ADAPTER_NAME.fullmatch(name) is None:
         msg = f"{name!r} is no name of an adapter"
         raise ValueError(msg)
-    number, width = row["row"], row["width"]
+    number = row["row"]
     if not isinstance(number, int) or not isinstance(row["nbytes"], int):
         msg = f"row and nbytes of {name!r} are no numbers"
         raise TypeError(msg)
+    return Adapter(str(row["file"]), row["nbytes"], number, _width(repr(name), row["width"]))
+
+
+def _width(whose: str, width: object) -> int | None:
     if width is not None and not isinstance(width, int):
-        msg = f"width of {name!r} is no number"
+        msg = f"width of {whose} is no number"
         raise TypeError(msg)
-    return Adapter(str(row["file"]), row["nbytes"], number, width)
+    return width
 
 
 def locate(folder: Path, file: str) -> Path:
@@ -169,7 +211,4 @@ class Watch:
         if stamp == self._seen:
             return None
         self._seen = stamp
-        if state.st_size > _LIMIT_BYTES:
-            msg = f"{INDEX_NAME} has {state.st_size} bytes"
-            raise BadIndexError(msg)
-        return parse_index(path.read_bytes(), self.folder)
+        return read_index(self.folder)

@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils  # Triton's own
 
 from .index import ADAPTER_NAME, BadIndexError, Watch, locate
 from .lru import ByteBudget, TooLargeError
+from .metrics import Metrics
 from .probe import require_readable_tensors
 from .rows import Failure, Job, run_jobs
 from .runners import Runner, Settings, load_runner, open_session
@@ -51,17 +52,26 @@ class TritonPythonModel:
         self._watch = Watch(self._folder)
         self._budget: ByteBudget[Runner] = ByteBudget(int(parameters["cache_bytes"]))
         self._shared: Any = None
+        self._index: Any = None
         index = self._watch.changed()
-        assert index is not None  # noqa: S101  (the first look)
-        self._index = index
-        self._follow(index)
-        self._metrics = _Metrics(self._name, args["model_version"])
+        while index is not None:
+            try:
+                self._follow(index)
+                break
+            except Exception:  # ONNX Runtime's have no class of their own
+                index = self._watch.changed()  # its files may have gone for those of a newer one
+                if index is None:
+                    raise
+        self._metrics = Metrics(self._name, args["model_version"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer a batch of requests, each with its outputs or with an error of its own."""
         self._refresh()
         jobs = [self._job(request) for request in requests]
+        self._metrics.asked(each for job in jobs for each in self._counted(job))
         run_jobs(jobs, self._run, mixed=self._index.way == "batched")
+        for job in jobs:
+            self._cut(job)
         self._metrics.cached(self._budget)
         return [self._response(job) for job in jobs]
 
@@ -69,10 +79,12 @@ class TritonPythonModel:
         """Let the sessions go."""
         self._shared = None
         self._budget.keep(set())
+        self._metrics.cached(self._budget)
 
     # ------------------------------------------------------------------------------- requests
 
     def _job(self, request: Any) -> Job:
+        """Return a request as a job; whatever is wrong with it is its own failure."""
         try:
             index = self._index
             feeds = {
@@ -80,15 +92,27 @@ class TritonPythonModel:
                 for name in index.inputs
             }
             count = len(feeds[index.inputs[0]])
+            if not count:
+                raise Failure("INVALID_ARG", "the batch has no row")  # noqa: TRY301
             job = Job(feeds, self._adapters(request, count))
         except Failure as failure:
             return Job({}, [], failure)
-        for name in dict.fromkeys(job.adapters):
-            known = index.base if name is None else name in index.adapters
-            self._metrics.asked(name or BASE if known else "unknown")
-            if not known and job.failure is None:
-                job.failure = self._unknown(name)
+        except Exception as error:  # noqa: BLE001  (the other requests have nothing to do with it)
+            return Job({}, [], Failure("INVALID_ARG", f"the request cannot be read: {error}"))
+        unknown = [name for name in dict.fromkeys(job.adapters) if not self._known(name)]
+        if unknown:
+            job.failure = self._unknown(unknown[0])
         return job
+
+    def _known(self, name: str | None) -> bool:
+        return self._index.base if name is None else name in self._index.adapters
+
+    def _counted(self, job: Job) -> list[str]:
+        """Return what a job is counted by: every adapter once, unknown ones together."""
+        return [
+            (name or BASE) if self._known(name) else "unknown"
+            for name in dict.fromkeys(job.adapters)
+        ]
 
     def _adapters(self, request: Any, count: int) -> list[str | None]:
         """Return the adapter of each row, as the input or the parameter says."""
@@ -119,7 +143,7 @@ class TritonPythonModel:
         if name is None:
             text = "the base has no head of its own: name an adapter"
             return Failure("INVALID_ARG", f"{text}; there are: {listed or 'none'}")
-        shown = name if ADAPTER_NAME.fullmatch(name) else repr(name[:64])
+        shown = name if ADAPTER_NAME.fullmatch(name) else ascii(name[:64])
         return Failure("NOT_FOUND", f"there is no adapter {shown}; there are: {listed or 'none'}")
 
     def _response(self, job: Job) -> Any:
@@ -138,54 +162,86 @@ class TritonPythonModel:
     def _run(self, adapters: Sequence[str | None], feeds: Mapping[str, Any]) -> list[Any]:
         """Run rows that belong together; whatever goes wrong is a `Failure`."""
         index = self._index
+        if index.way == "batched":
+            runner = Runner(self._shared, {}, self._settings)
+            feeds = {**feeds, ADAPTER_IDS: self._rows(adapters)}
+        else:
+            runner = self._loaded(adapters[0])
         try:
-            if index.way == "batched":
-                return self._run_mixed(adapters, feeds)
-            return self._runner(adapters[0]).run(index.outputs, feeds)
-        except FileNotFoundError as error:
-            self._refresh()  # removed since the batch began?
-            if adapters[0] is not None:
-                self._line(adapters[0])
-            raise Failure("UNAVAILABLE", f"a file of adapter {adapters[0]} is missing") from error
-        except TooLargeError as error:
-            raise Failure("UNAVAILABLE", f"adapter {adapters[0]}: {error}") from error
-        except (TensorError, BadIndexError) as error:
-            raise Failure("INTERNAL", f"adapter {adapters[0]}: {error}") from error
-        except Failure:
-            raise
+            outputs = runner.run(index.outputs, feeds)
         except Exception as error:  # ONNX Runtime's have no class of their own
-            text = (str(error).splitlines() or [""])[0]
-            raise Failure("INVALID_ARG", f"the graph refuses these inputs: {text}") from error
-
-    def _run_mixed(self, adapters: Sequence[str | None], feeds: Mapping[str, Any]) -> list[Any]:
-        index = self._index
-        lines = [None if name is None else self._line(name) for name in adapters]
-        ids = np.array([0 if line is None else line.row for line in lines], np.int64)
-        runner = Runner(self._shared, {}, self._settings)
-        outputs = runner.run(index.outputs, {**feeds, ADAPTER_IDS: ids})
-        widths = {None if line is None else line.width for line in lines}
-        if len(widths) == 1 and (width := widths.pop()) is not None:
-            outputs[0] = outputs[0][..., :width]  # the logits that these adapters have
+            text = f"the graph refuses these inputs: {_line(error)}"
+            raise Failure("INVALID_ARG", text) from error
+        for name, each in zip(index.outputs, outputs, strict=True):
+            if each.shape[:1] != (len(adapters),):
+                text = f"{name!r} is {list(each.shape)} for {len(adapters)} row(s)"
+                raise Failure("INTERNAL", text)
         return outputs
 
+    def _loaded(self, name: str | None) -> Runner:
+        """Return what runs an adapter; where it cannot be loaded, a `Failure` says why."""
+        what = f"adapter {name or BASE}"
+        try:
+            return self._runner(name)
+        except Failure:
+            raise
+        except FileNotFoundError as error:
+            raise Failure("UNAVAILABLE", f"a file of {what} is missing") from error
+        except TooLargeError as error:
+            raise Failure("UNAVAILABLE", f"{what}: {error}") from error
+        except (TensorError, BadIndexError) as error:
+            raise Failure("INTERNAL", f"{what}: {error}") from error
+        except Exception as error:
+            raise Failure("INTERNAL", f"{what} cannot be loaded: {_line(error)}") from error
+
     def _runner(self, name: str | None) -> Runner:
-        index = self._index
+        """Return what runs an adapter: the one that the index names by now."""
+        while True:
+            index = self._index
+            try:
+                return self._opened(index, name)
+            except Failure:
+                raise
+            except Exception:
+                self._refresh()  # replaced or removed since the batch began?
+                if self._index is index:
+                    raise
+
+    def _opened(self, index: Index, name: str | None) -> Runner:
         if name is None:
             return Runner(self._base(), {}, self._settings)
-        adapter = self._line(name)
-
-        def load() -> Runner:
-            return load_runner(
+        adapter = self._entry(name)
+        return self._budget.get(
+            (name, adapter.file),
+            adapter.nbytes,
+            lambda: load_runner(
                 self._folder, index, name, shared=self._shared, settings=self._settings
-            )
+            ),
+        )
 
-        return self._budget.get((name, adapter.file), adapter.nbytes, load)
+    def _rows(self, adapters: Sequence[str | None]) -> Any:
+        """Return the row of each adapter in the stacks; 0 is the base."""
+        entries = [None if name is None else self._entry(name) for name in adapters]
+        return np.array([0 if each is None else each.row for each in entries], np.int64)
 
-    def _line(self, name: str) -> Adapter:
-        """Return an adapter's line of the index, which may be another one than a moment ago."""
+    def _cut(self, job: Job) -> None:
+        """Leave a job the logits that its own adapters have, whoever shared its batch."""
+        index = self._index
+        if job.failure is not None or index.way != "batched":
+            return
+        widths = [
+            index.base_width if name is None else index.adapters[name].width
+            for name in set(job.adapters)
+        ]
+        if None not in widths:
+            job.outputs[0] = job.outputs[0][..., : max(widths)]
+
+    def _entry(self, name: str) -> Adapter:
+        """Return what the index says of an adapter, which may have changed a moment ago."""
         if name not in self._index.adapters:
             raise self._unknown(name)
-        return self._index.adapters[name]
+        entry: Adapter = self._index.adapters[name]
+        return entry
 
     def _base(self) -> Any:
         """Return the session that adapters share; that of a base beside them opens when asked."""
@@ -213,47 +269,6 @@ class TritonPythonModel:
         self._budget.keep({(name, each.file) for name, each in index.adapters.items()})
 
 
-class _Metrics:
-    """Requests by adapter, adapters loaded, and what the loaded ones take."""
-
-    def __init__(self, model: str, version: str) -> None:
-        self._labels = {"model": model, "version": version}
-        kind = pb_utils.MetricFamily
-        self._requests = kind(
-            name="lora_export_adapter_requests_total",
-            description="Requests that named the adapter",
-            kind=kind.COUNTER,
-        )
-        self._loads_family = kind(
-            name="lora_export_adapter_loads_total",
-            description="Adapters loaded into the cache",
-            kind=kind.COUNTER,
-        )
-        self._bytes_family = kind(
-            name="lora_export_adapter_cached_bytes",
-            description="Bytes that loaded adapters take",
-            kind=kind.GAUGE,
-        )
-        self._loads = self._loads_family.Metric(labels=self._labels)
-        self._bytes = self._bytes_family.Metric(labels=self._labels)
-        self._by_adapter: dict[str, Any] = {}
-        self._told = 0
-
-    def asked(self, adapter: str) -> None:
-        """Count a request."""
-        if adapter not in self._by_adapter:
-            labels = {**self._labels, "adapter": adapter}
-            self._by_adapter[adapter] = self._requests.Metric(labels=labels)
-        self._by_adapter[adapter].increment(1)
-
-    def cached(self, budget: ByteBudget[Runner]) -> None:
-        """Tell what the budget holds."""
-        if budget.loads > self._told:
-            self._loads.increment(budget.loads - self._told)
-            self._told = budget.loads
-        self._bytes.set(budget.used_bytes)
-
-
 def _settings(args: Mapping[str, str], parameters: Mapping[str, str]) -> Settings:
     on_gpu = args["model_instance_kind"] == "GPU"
     provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
@@ -265,3 +280,8 @@ def _text(name: object) -> str:
         return ""
     text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
     return "" if text == BASE else text
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -138,10 +138,17 @@ def _assembled(parts: list[tuple[list[int], list[Array]]], count: int) -> list[A
         shapes = [values[position].shape[1:] for _, values in parts]
         whole = np.empty((count, *map(max, zip(*shapes, strict=True))), first.dtype)
         if len(set(shapes)) > 1:
-            whole.fill(np.finfo(first.dtype).min)
+            whole.fill(_lowest(first.dtype))
         for rows, values in parts:
             own = values[position]
             for row, each in zip(rows, own, strict=True):
                 whole[row][tuple(map(slice, own.shape[1:]))] = each
         outputs.append(whole)
     return outputs
+
+
+def _lowest(dtype: np.dtype[Any]) -> Any:
+    """Return the lowest number of a dtype."""
+    if dtype.kind == "f":
+        return np.finfo(dtype).min
+    return np.iinfo(dtype).min if dtype.kind in "iu" else False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .index import locate
-from .tensors import TensorError, read_tensors
+from .tensors import TensorError, TensorFile, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,25 +136,27 @@ def merged_values(folder: Path, index: Index, pack: Mapping[str, Array]) -> dict
     Raises:
         TensorError: The pack holds half an update.
     """
-    weights = locate(folder, index.weights)
     values: dict[str, Array] = {}
     used = set()
-    for name in pack:
-        if not name.endswith(_A):
-            continue
-        module = name[: -len(_A)]
-        if name not in index.matrices or module + _B not in pack:
-            msg = f"there is no weight for {name!r}, or half of its update is missing"
-            raise TensorError(msg)
-        matrix = index.matrices[name]
-        (stored,) = read_tensors(weights, [matrix.initializer])[0].values()
-        update = pack[name].astype(np.float32) @ pack[module + _B].astype(np.float32)  # (in, out)
-        merged = (stored.T if matrix.out_axis == 0 else stored).astype(np.float32) + update
-        if module + _SCALE in pack:
-            merged *= pack[module + _SCALE].astype(np.float32)
-        merged = merged.T if matrix.out_axis == 0 else merged
-        values[matrix.initializer] = np.ascontiguousarray(merged.astype(stored.dtype))
-        used |= {name, module + _B, module + _SCALE}
+    with TensorFile(locate(folder, index.weights)) as weights:
+        for name in pack:
+            if not name.endswith(_A):
+                continue
+            module = name[: -len(_A)]
+            if name not in index.matrices or module + _B not in pack:
+                msg = f"there is no weight for {name!r}, or half of its update is missing"
+                raise TensorError(msg)
+            matrix = index.matrices[name]
+            stored = weights.read(matrix.initializer)
+            a, b = (
+                pack[module + each].astype(np.float32) for each in (_A, _B)
+            )  # (in, r), (r, out)
+            merged = (stored.T if matrix.out_axis == 0 else stored).astype(np.float32) + a @ b
+            if module + _SCALE in pack:
+                merged *= pack[module + _SCALE].astype(np.float32)
+            merged = merged.T if matrix.out_axis == 0 else merged
+            values[matrix.initializer] = np.ascontiguousarray(merged.astype(stored.dtype))
+            used |= {name, module + _B, module + _SCALE}
     return values | {name: each for name, each in pack.items() if name not in used}
 
 

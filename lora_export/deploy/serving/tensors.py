@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["TensorError", "read_tensors"]
+__all__ = ["TensorError", "TensorFile", "read_tensors"]
 
 _LIMIT_BYTES = 1 << 27
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -31,36 +33,72 @@ class TensorError(Exception):
     """A safetensors file is missing, damaged, or lacks a tensor."""
 
 
-def read_tensors(
-    path: Path, names: Iterable[str] | None = None
-) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
-    """Return tensors of a file by name, and its metadata.
+class TensorFile:
+    """An open file whose header has been read; a context manager that closes it.
 
     Args:
         path: The file.
-        names: The tensors to read; None for all.
 
     Raises:
-        TensorError: The file or a tensor is missing or damaged.
+        TensorError: It is no safetensors file.
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._stream = path.open("rb")
+        try:
+            size = os.fstat(self._stream.fileno()).st_size
+            length = int.from_bytes(self._stream.read(8), "little")
+            if not 0 < length <= min(size - 8, _LIMIT_BYTES):
+                msg = f"{path.name} is no safetensors file"
+                raise TensorError(msg)  # noqa: TRY301
+            with self._damage():
+                self._rows = json.loads(self._stream.read(length))
+                self.metadata: dict[str, str] = dict(self._rows.pop("__metadata__", {}))
+        except BaseException:
+            self._stream.close()
+            raise
+        self._start, self._available = 8 + length, size - 8 - length
+
+    def __enter__(self) -> TensorFile:  # noqa: PYI034  (Self is not in Python 3.10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its tensors."""
+        return list(self._rows)
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Return one tensor.
+
+        Raises:
+            TensorError: It is missing or damaged.
+        """
+        with self._damage():
+            return _read(self._stream, self._rows[name], self._start, self._available)
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            msg = f"{self._name} is damaged: {type(error).__name__}: {error}"
+            raise TensorError(msg) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """Return the tensors of a file by name, and its metadata.
+
+    Raises:
+        TensorError: The file is missing or damaged.
         OSError: The file cannot be opened.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(size - 8, _LIMIT_BYTES):
-            msg = f"{path.name} is no safetensors file"
-            raise TensorError(msg)
-        try:
-            header = json.loads(stream.read(length))
-            metadata = header.pop("__metadata__", {})
-            rows = {name: header[name] for name in (header if names is None else names)}
-            return {
-                name: _read(stream, row, 8 + length, size - 8 - length)
-                for name, row in rows.items()
-            }, dict(metadata)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            msg = f"{path.name} is damaged: {type(error).__name__}: {error}"
-            raise TensorError(msg) from error
+    with TensorFile(path) as file:
+        return {name: file.read(name) for name in file.names}, file.metadata
 
 
 def _read(stream: Any, row: dict[str, Any], start: int, available: int) -> np.ndarray[Any, Any]:

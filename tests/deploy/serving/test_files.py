@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from lora_export.deploy.serving.index import BadIndexError, Watch, parse_index
 from lora_export.deploy.serving.lru import ByteBudget, TooLargeError
-from lora_export.deploy.serving.tensors import TensorError, read_tensors
+from lora_export.deploy.serving.tensors import TensorError, TensorFile, read_tensors
 
 TABLE = {
     "format": "lora-export-serving/1", "way": "swappable", "graph": "g.onnx", "graph_bytes": 1,
@@ -75,9 +75,11 @@ def test_tensors_are_those_that_safetensors_wrote(tmp_path):
     for name, each in values.items():
         assert found[name].dtype == each.dtype
         assert np.array_equal(found[name], each)
-    assert list(read_tensors(tmp_path / "t", ["a"])[0]) == ["a"]
-    with pytest.raises(TensorError):
-        read_tensors(tmp_path / "t", ["nobody"])
+    with TensorFile(tmp_path / "t") as file:
+        assert file.names == list(found)
+        assert np.array_equal(file.read("a"), values["a"])
+        with pytest.raises(TensorError):
+            file.read("nobody")
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
@@ -130,3 +132,10 @@ def test_the_least_recently_used_goes_before_the_next_is_loaded():
 
 def fail() -> str:
     raise RuntimeError
+
+
+def test_the_width_of_the_base_is_a_number_or_left_out(tmp_path):
+    assert parse_index(changed(), tmp_path).base_width is None
+    assert parse_index(changed(base_width=2), tmp_path).base_width == 2
+    with pytest.raises(BadIndexError):
+        parse_index(changed(base_width="2"), tmp_path)

@@ -83,3 +83,16 @@ def test_what_has_failed_already_does_not_run():
     failed = Job({}, [], Failure("NOT_FOUND", "nobody"))
     run_jobs([failed], Graph(mixed=False), mixed=False)
     assert failed.outputs == []
+
+
+def test_numbers_that_a_row_does_not_have_are_the_lowest():
+    class Ranks(Graph):
+        def __call__(
+            self, adapters: Sequence[str | None], feeds: Mapping[str, np.ndarray]
+        ) -> list[np.ndarray]:
+            return [each.astype(np.int32) for each in super().__call__(adapters, feeds)]
+
+    job = Job({"x": np.ones((2, 1))}, ["a", "b"])
+    run_jobs([job], Ranks(mixed=False), mixed=False)
+    lowest = np.iinfo(np.int32).min
+    assert job.outputs[0].tolist() == [[101, 101, lowest], [201, 201, 201]]
