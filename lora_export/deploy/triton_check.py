@@ -207,9 +207,7 @@ def _python_problems(version: Path, config: Any) -> Iterator[str]:
     yield from code_problems(version, file)
 
     def compare(path: Path) -> Iterator[str]:
-        return _graph_problems(
-            version, path, config, inputs=lambda name: _GIVEN.get(name, name)
-        )
+        return _graph_problems(version, path, config, inputs=lambda name: _GIVEN.get(name, name))
 
     yield from index_problems(version, config, compare)
 

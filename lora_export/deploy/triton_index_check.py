@@ -88,10 +88,15 @@ def index_problems(
         yield f"{version.name}: {error}"
         return
     yield from _config_problems(config, index)
-    graphs = [index.graph]
-    if index.way == "merged":
-        graphs += [each.file for each in index.adapters.values()]
-    packs = {n: each.file for n, each in index.adapters.items() if index.way not in _NO_PACK}
+    yield from _files_problems(version, folder, index, compare)
+
+
+def _files_problems(
+    version: Path, folder: Path, index: Index, compare: Callable[[Path], Iterator[str]]
+) -> Iterator[str]:
+    own = {name: each.file for name, each in index.adapters.items() if index.way != "batched"}
+    packs = {} if index.way == "merged" else own
+    graphs = [index.graph, *(own.values() if index.way == "merged" else ())]
     weights = [index.weights] if index.way == "merge_at_load" else []
     bad = set()
     for each in dict.fromkeys([*graphs, *packs.values(), *weights]):
@@ -106,9 +111,6 @@ def index_problems(
         for name, file in packs.items():
             if file not in bad:
                 yield from _pack_problems(folder, index, name)
-
-
-_NO_PACK: Final = {"merged", "batched"}
 
 
 def _config_problems(config: Any, index: Index) -> Iterator[str]:
