@@ -284,7 +284,6 @@ def require_files_of(
     }
     if not base_weights:
         used -= set(manifest.graphs[BASE].weights)
-|= {each.pack.safetensors for each in manifest.adapters.values() if each.pack}
     require_files(root, manifest, sorted(used), hashed=True)
 
 

@@ -218,7 +218,9 @@ def test_nothing_is_written_or_deleted_outside(served, grown, tmp_path, capsys):
         folder.symlink_to(outside)
         (outside / precious).write_text("mine")
         before = snapshot(outside)
-        result = call(capsys, "triton", "add", grown["swappable"], "new", "--repository", repository)
+        result = call(
+            capsys, "triton", "add", grown["swappable"], "new", "--repository", repository
+        )
         assert (result.code, "leads out of" in result.message) == (3, True)
         assert snapshot(outside) == before
         if inside != "1/export/adapters":
@@ -244,9 +246,7 @@ def test_a_users_own_files_beside_an_index_stay(served, grown, tmp_path, capsys)
     assert packs == {"a", "b", "c", "mine.safetensors"}
 
 
-def test_a_model_that_is_a_link_is_taken_out_and_what_it_leads_to_stays(
-    served, tmp_path, capsys
-):
+def test_a_model_that_is_a_link_is_taken_out_and_what_it_leads_to_stays(served, tmp_path, capsys):
     repository = tmp_path / "models"
     write_repository(served["merged"], repository, name="m")
     (repository / "m-b").rename(tmp_path / "elsewhere")
@@ -258,9 +258,7 @@ def test_a_model_that_is_a_link_is_taken_out_and_what_it_leads_to_stays(
     assert stagings(tmp_path) == []
 
 
-def test_adding_an_adapter_does_not_read_the_bases_weights_again(
-    served, grown, tmp_path, capsys
-):
+def test_adding_an_adapter_does_not_read_the_bases_weights_again(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
     write_repository(served["swappable"], repository, name="m")
     export = Path(shutil.copytree(grown["swappable"], tmp_path / "out"))
