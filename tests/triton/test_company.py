@@ -1,4 +1,4 @@
-"""What a request is answered does not depend on whom it shares a batch, a server or a moment with."""
+"""What a request is answered does not depend on who shares its batch, server or moment."""
 
 from __future__ import annotations
 
@@ -64,9 +64,7 @@ def server(home, heads, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("company")
     settings = Settings(max_queue_delay_us=200_000, preferred_batch_sizes=(8,))
     for mode, export in heads.items():
-        write_repository(
-            export, folder / "models", name=mode, backend="python", settings=settings
-        )
+        write_repository(export, folder / "models", name=mode, backend="python", settings=settings)
     assert not any(check_repository(folder / "models").values())
     with serving(home, folder / "models", folder / "log") as running:
         yield running
@@ -83,9 +81,7 @@ def test_a_request_has_the_logits_of_its_adapter_whoever_shares_its_batch(server
     }  # fmt: skip
     with ThreadPoolExecutor(8) as pool:  # at once: they share a batch
         given = names * 2
-        found = list(
-            pool.map(lambda name: Client(server).ask(model, feeds, name or ""), given)
-        )
+        found = list(pool.map(lambda name: Client(server).ask(model, feeds, name or ""), given))
     for name, each in zip(given, found, strict=True):
         np.testing.assert_allclose(each, wanted[name], **CLOSE)
 
@@ -132,7 +128,7 @@ def bert_feeds() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("mode", WAYS)
-def test_an_adapter_replaced_under_load_is_the_old_one_or_the_new(  # noqa: PLR0917
+def test_an_adapter_replaced_under_load_is_the_old_one_or_the_new(
     home, exports, replaced, tmp_path, mode
 ):
     feeds, answers = bert_feeds(), []
@@ -187,7 +183,7 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", WAYS)
-def test_writers_killed_at_any_moment_leave_a_repository_that_polls(  # noqa: PLR0917
+def test_writers_killed_at_any_moment_leave_a_repository_that_polls(
     home, exports, grown, tmp_path, mode
 ):
     feeds = bert_feeds()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from lora_export.device.decoding import PAST, PRESENT, on_static_cache
 from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_check import check_repository
+from lora_export.device.decoding import PAST, PRESENT, on_static_cache
 from lora_export.runtime import open_export
 from tests.helpers.builds import build
 from tests.helpers.sentences import save_sentences
@@ -64,9 +64,7 @@ def exports(tiny, tmp_path_factory) -> dict[str, Path]:
 def server(home, exports, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("kinds")
     for kind, export in exports.items():
-        write_repository(
-            export, folder / "models", name=kind, backend="python", way=WAYS.get(kind)
-        )
+        write_repository(export, folder / "models", name=kind, backend="python", way=WAYS.get(kind))
     assert not any(check_repository(folder / "models").values())
     with serving(home, folder / "models", folder / "log") as running:
         yield running
