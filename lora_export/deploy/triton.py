@@ -10,7 +10,7 @@ from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.files import storage_errors
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
-from lora_export.deploy.triton_files import is_placed, locked, place_folder
+from lora_export.deploy.triton_files import is_placed, is_plain, locked, place_folder
 from lora_export.deploy.triton_models import Choice, Model, choose, plan_models, require_files_of
 from lora_export.deploy.triton_schema import schema
 from lora_export.deploy.triton_settings import HANDFUL, Settings
@@ -149,6 +149,12 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Wri
             f"{len(choice.adapters)} merged adapters are as many models, each with a base of its "
             "own in memory; --backend python serves them from one, loading what is asked for"
         )
+    where = str(repository.resolve())
+    if (choice.backend == "python" or choice.text) and not is_plain(where):
+        notes.append(
+            f"Triton starts a Python model through a shell, which takes {where!r} apart: serve it "
+            "from a path of letters, digits, - and _"
+        )
     return Written(
         repository,
         choice.backend,
@@ -163,8 +169,8 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Wri
 
 def _model_name(name: str) -> str:
     """Return what models may be called; Triton takes a folder's name."""
-    odd = not name.isprintable() or name != name.strip() or set(name) & set("/\\")
-    if not name or odd or name.startswith(".") or len(name.encode()) > _LONGEST_NAME:
+    good = is_plain(name) and "/" not in name and not name.startswith((".", "-"))
+    if not good or len(name.encode()) > _LONGEST_NAME:
         msg = f"models cannot be called {name!r}"
-        raise UsageError(msg, hint="Give another one: --name NAME")
+        raise UsageError(msg, hint="Give letters, digits, -, _ and full stops: --name NAME")
     return name

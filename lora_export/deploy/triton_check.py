@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.base.errors import ExportDirectoryError, InputError
 from lora_export.deploy.triton_config import ADAPTER
 from lora_export.deploy.triton_ensemble_check import ensemble_problems
+from lora_export.deploy.triton_files import is_plain
 from lora_export.deploy.triton_find import versions_of
 from lora_export.deploy.triton_graph import read_interface
 from lora_export.deploy.triton_index_check import code_problems, index_problems
@@ -78,6 +79,9 @@ def _model_problems(folder: Path, config: Any) -> Iterator[str]:
         if number not in numbers:
             yield f"version {number} of its version_policy is missing"
     yield from _batch_problems(config, kind)
+    where = str(folder.resolve())
+    if kind == "python" and not is_plain(where):
+        yield f"Triton starts a Python model through a shell, which takes {where!r} apart"
     for version in versions:
         yield from _CHECKS[kind](version, config)
     yield from _warmup_problems(folder, config)

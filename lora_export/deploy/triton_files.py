@@ -10,6 +10,7 @@ import errno
 import fcntl
 import filecmp
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "File",
     "is_placed",
+    "is_plain",
     "locked",
     "place_file",
     "place_folder",
@@ -39,6 +41,14 @@ __all__ = [
 _NO_LINK: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 )
+
+
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+")
+
+
+def is_plain(path: str) -> bool:
+    """Whether a path means itself to a shell, through which Triton starts a Python model."""
+    return _PLAIN.fullmatch(path) is not None
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,19 @@ def test_what_a_killed_run_left_is_completed(served, tmp_path, capsys):
     assert not (tmp_path / "models/m-c").exists()
 
 
+def test_a_path_that_a_shell_takes_apart_is_pointed_out(served, tmp_path, capsys):
+    words = ("--repository", tmp_path / "my models", "--name", "m")
+    result = call(capsys, "triton", served["swappable"], *words, "--json")
+    assert result.code == 0
+    (note,) = result.document["notes"]
+    assert "my models" in note
+    (found,) = check_repository(tmp_path / "my models")["m"]
+    assert "through a shell" in found
+    result = call(capsys, "triton", served["merged"], *words[:3], "o", "--json")
+    assert result.document["notes"] == []  # no model of the Python backend
+    assert check_repository(tmp_path / "my models")["o-a"] == []
+
+
 def test_rows_of_a_batched_graph_are_served_all_or_by_name(served, tmp_path, capsys):
     words = (served["batched"], "--repository", tmp_path / "models", "--adapter", "a")
     code, message = refused(capsys, *words, "--backend", "onnxruntime")
@@ -349,6 +362,10 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
         (["--name", "../m"], 2, "cannot be called '../m'"),
         (["--name", "m\n"], 2, "cannot be called"),
         (["--name", " "], 2, "cannot be called"),
+        (["--name", "my model"], 2, "cannot be called"),
+        (["--name", "m;date"], 2, "cannot be called"),
+        (["--name", "$(date)"], 2, "cannot be called"),
+        (["--name", "-m"], 2, "cannot be called"),
         (["--name", "a\\b"], 2, "cannot be called"),
         (["--name", "m" * 200], 2, "cannot be called"),
         (["--way", "batched"], 4, "nothing can be served batched"),
