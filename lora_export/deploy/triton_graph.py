@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import onnx
@@ -44,11 +44,13 @@ class Tensor:
         name: Its name.
         data_type: Its type, Triton's name.
         dims: Its sizes, the batch included; −1 where the size is the caller's.
+        axes: What the graph calls them; "" where the size has no name.
     """
 
     name: str
     data_type: str
     dims: tuple[int, ...]
+    axes: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -152,4 +154,5 @@ def _tensor(path: Path, value: Any) -> Tensor:
         msg = f"{str(path)!r}: {value.name!r} has element type {kind.elem_type}, unknown to Triton"
         raise ExportDirectoryError(msg)
     dims = tuple(axis.dim_value if axis.HasField("dim_value") else _ANY for axis in kind.shape.dim)
-    return Tensor(value.name, DATA_TYPES[kind.elem_type], dims)
+    axes = tuple(axis.dim_param for axis in kind.shape.dim)
+    return Tensor(value.name, DATA_TYPES[kind.elem_type], dims, axes)

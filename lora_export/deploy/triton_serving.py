@@ -127,6 +127,7 @@ def serve(root: Path, manifest: Manifest, way: Way, adapters: Iterable[str]) -> 
         "fingerprint": manifest.base.fingerprint,
         "inputs": [each.name for each in interface.inputs if each.name != "adapter_ids"],
         "outputs": [each.name for each in interface.outputs],
+        "axes": {each.name: list(each.axes) for each in interface.inputs},
         "adapters": {},
         "matrices": _matrices(manifest) if way == "merge_at_load" else {},
         "base_width": width_of(root, manifest, 0) if way == BATCHED else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 __all__ = [
@@ -81,6 +81,7 @@ class Index:
         outputs: Names of its outputs; the first is the one whose width may differ.
         adapters: The adapters by name.
         matrices: What a merge at load adds to, by the name of A's input.
+        axes: The axes of the inputs, by name: a size that is the caller's has a name, "" if none.
         base_width: How many of the logits of a batched graph the base has; None for all.
     """
 
@@ -94,6 +95,7 @@ class Index:
     outputs: tuple[str, ...]
     adapters: dict[str, Adapter]
     matrices: dict[str, Matrix]
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     base_width: int | None = None
 
 
@@ -149,6 +151,10 @@ def parse_index(data: bytes, folder: Path) -> Index:
             matrices={
                 name: Matrix(str(row["initializer"]), int(row["out_axis"]))
                 for name, row in table["matrices"].items()
+            },
+            axes={
+                name: tuple(each if isinstance(each, str) else "" for each in axes)
+                for name, axes in table.get("axes", {}).items()
             },
             base_width=_width("the base", table.get("base_width")),
         )

@@ -91,6 +91,7 @@ class TritonPythonModel:
                 name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
                 for name in index.inputs
             }
+            _require_alike(feeds, index)
             count = len(feeds[index.inputs[0]])
             if not count:
                 raise Failure("INVALID_ARG", "the batch has no row")  # noqa: TRY301
@@ -273,6 +274,17 @@ def _settings(args: Mapping[str, str], parameters: Mapping[str, str]) -> Setting
     on_gpu = args["model_instance_kind"] == "GPU"
     provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
     return Settings(provider, int(args["model_instance_device_id"]), int(parameters["threads"]))
+
+
+def _require_alike(feeds: Mapping[str, Any], index: Index) -> None:
+    """Refuse axes of one name and two sizes: a graph may stretch one of size 1 without a word."""
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, values in feeds.items():
+        for size, axis in zip(values.shape, index.axes.get(name, ()), strict=False):
+            known, where = sizes.setdefault(axis, (size, name)) if axis else (size, "")
+            if known != size:
+                text = f"{axis!r} is {size} in {name!r} and {known} in {where!r}"
+                raise Failure("INVALID_ARG", text)
 
 
 def _text(name: object) -> str:
