@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
 __all__ = [
+    "FIXED_SCALE",
     "SWAPPABLE",
     "add_pack",
     "add_swappable_graph",
@@ -86,6 +87,8 @@ __all__ = [
 
 SWAPPABLE: Final = "swappable"
 _GRAPH_FILE: Final = "swappable.onnx"
+FIXED_SCALE: Final = "lora_scale"
+"""In a pack's metadata: the one scale that all of its values hold for (a bias with that of a B)."""
 _SHOWN: Final = 5
 _AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
 
@@ -183,6 +186,8 @@ def add_pack(
             (staging / "adapters").mkdir()
             (root / "adapters").mkdir(exist_ok=True)
         metadata = {**weights_metadata(name), "base_fingerprint": fingerprint}
+        if any(update.added is not None for update in resolved.updates):
+            metadata[FIXED_SCALE] = "1"
         files = {plain: write_tensors(staging / plain, tensors, metadata)}
         with storage_errors(packed):
             write(staging / packed, tensors, fingerprint)
@@ -353,6 +358,7 @@ def _inputs_for(update: Update) -> list[str]:
 def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
     for update in resolved.updates:
         refuse_unswappable(update)
+        _require_width(resolved, update, inputs)
     wanted = [name for update in resolved.updates for name in _inputs_for(update)]
     if lacking := [name for name in wanted if name not in inputs]:
         shown = "\n  ".join(lacking[:_SHOWN])
@@ -366,6 +372,18 @@ def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
             hint="Export again, into another directory, with all adapters given to "
             "merge-and-build; or add this one to an export of merged graphs.",
         )
+
+
+def _require_width(resolved: Resolved, update: Update, inputs: Collection[str]) -> None:
+    """Require that a head of another width is not one that the graph updates: s·B has one width."""
+    name, saved = update.parameter.name, update.saved
+    if saved is None or saved.tensor.shape == update.parameter.shape or input_b(name) not in inputs:
+        return
+    msg = (
+        f"adapter {resolved.adapter.source!r} brings {name!r} of shape {list(saved.tensor.shape)}; "
+        f"the swappable graph has a low-rank update of it, of shape {list(update.parameter.shape)}"
+    )
+    raise UnsupportedError(msg, hint="Export it in a graph of its own, or with --mode batched.")
 
 
 def _values(resolved: Resolved, stored: Mapping[str, Tensor]) -> dict[str, MemoryTensor]:

@@ -12,6 +12,9 @@ stands before a bias that is added by a node of its own, so that runtimes fuse t
 follows it (``BiasGelu``) as they do in the base graph. Where several weights read one x it is x
 that is scaled, once: a decoder that makes a token at a time pays for the number of nodes.
 
+``lora_scale`` is what PEFT multiplies its scaling by, where A B alone depends on that: g is the
+factor of the scale 1, and so is the bias of a B (``lora_bias``) that is folded into the module's.
+
 Each weight's rank is an axis of its own name: ONNX Runtime shares buffers between values whose axes
 are called the same, and one adapter may have several ranks, and rank 0 where it changes nothing.
 
@@ -52,6 +55,7 @@ __all__ = [
     "LORA_A",
     "LORA_B",
     "LORA_SCALE",
+    "MAGNITUDE",
     "Slots",
     "input_a",
     "input_b",
@@ -61,6 +65,7 @@ __all__ = [
 ]
 
 LORA_SCALE: Final = "lora_scale"
+MAGNITUDE: Final = ".lora_magnitude.scale"
 LABELS_AXIS: Final = "labels"
 
 
@@ -93,7 +98,7 @@ def input_b(weight: str) -> str:
 
 def input_magnitude(weight: str) -> str:
     """Return the name of the input that holds DoRA's factor of a weight, ``[out]``."""
-    return f"{_module(weight)}.lora_magnitude.scale"
+    return _module(weight) + MAGNITUDE
 
 
 def _module(weight: str) -> str:

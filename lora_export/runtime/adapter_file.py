@@ -72,7 +72,7 @@ def read_onnx_adapter(path: Path, fingerprint: str) -> dict[str, npt.NDArray[Any
     """Return the tensors of an ``.onnx_adapter`` that was made for a base.
 
     Raises:
-        AdapterError: It cannot be read, or is for another base.
+        AdapterError: It is damaged, holds NaN or infinity, or is for another base.
         MissingRuntimeError: ONNX Runtime is not installed, or is too old.
     """
     import onnxruntime
@@ -92,4 +92,8 @@ def read_onnx_adapter(path: Path, fingerprint: str) -> dict[str, npt.NDArray[Any
     if version != wanted:
         msg = f"{str(path)!r} is for a base of model version {version}, the export's has {wanted}"
         raise AdapterError(msg, hint="Make a pack of the adapter for this export.")
+    for name, each in tensors.items():
+        if each.dtype.kind == "f" and not bool(np.isfinite(each).all()):
+            msg = f"tensor {name!r} of the adapter {str(path)!r} holds NaN or infinity"
+            raise AdapterError(msg, hint="Its training diverged, or the file is damaged.")
     return tensors

@@ -10,7 +10,7 @@ from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -25,30 +25,38 @@ def checked_feeds(
     feeds: Mapping[str, npt.ArrayLike],
     inputs: Sequence[Input],
     *,
-    optional: Collection[str] = (),
+    optional: Mapping[str, Input] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return `feeds` as arrays that fit `inputs`: names, dtypes, sizes, and axes of one name alike.
 
     Args:
         feeds: A value for each input.
         inputs: What the graph reads.
-        optional: Further inputs that may be given; ONNX Runtime checks these.
+        optional: Further inputs that may be given, by name; a Python number becomes what they read.
 
     Raises:
         UsageError: An input is missing, unknown, or does not fit.
     """
     names = {each.name for each in inputs}
+    further = optional or {}
     if missing := [each.name for each in inputs if each.name not in feeds]:
         msg = f"the graph also reads {_listed(missing)}"
         raise UsageError(msg, hint="Give a value for each of the session's inputs.")
-    if unknown := [name for name in feeds if name not in names and name not in optional]:
+    if unknown := [name for name in feeds if name not in names and name not in further]:
         msg = f"the graph has no input {unknown[0]!r}"
         raise UsageError(msg, hint=f"It reads: {_listed([each.name for each in inputs])}.")
-    arrays = {name: np.asarray(values) for name, values in feeds.items()}
+    given = [*inputs, *(further[name] for name in feeds if name in further)]
+    arrays = {each.name: _array(feeds[each.name], each) for each in given}
     sizes: dict[str, tuple[int, str]] = {}
-    for each in inputs:
+    for each in given:
         _require_fit(each, arrays[each.name], sizes)
     return arrays
+
+
+def _array(values: npt.ArrayLike, wanted: Input) -> npt.NDArray[Any]:
+    """Return a value as an array; a Python number has no dtype of its own."""
+    plain = isinstance(values, (int, float))
+    return np.asarray(values, by_name(wanted.dtype).numpy if plain else None)
 
 
 def _require_fit(
@@ -62,7 +70,8 @@ def _require_fit(
     shown = f"input {wanted.name!r} has the shape {list(values.shape)}"
     if len(values.shape) != len(wanted.axes):
         msg = f"{shown}, the graph reads {list(wanted.axes)}"
-        raise UsageError(msg, hint="A single text is a batch of one: values[None].")
+        text = "A single text is a batch of one: values[None]."
+        raise UsageError(msg, hint=text if wanted.axes else "Give one number.")
     for size, axis in zip(values.shape, wanted.axes, strict=True):
         if isinstance(axis, int):
             if size != axis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
@@ -15,17 +16,18 @@ from lora_export.base.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.given import AdapterSource, recorded_source, resolve_source
 from lora_export.exports.intact import require_files
-from lora_export.exports.packs import is_swappable, read_pack
+from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
 from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
 from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
     from lora_export.base.manifest import Manifest
+    from lora_export.graph.signature import Input
     from lora_export.runtime.graphs import ExportGraphs
 
 __all__ = ["WAYS", "How", "Loader", "Plan", "Runner"]
@@ -38,7 +40,7 @@ class Runner(Protocol):
     """A loaded graph, with or without an adapter; thread-safe."""
 
     @property
-    def optional(self) -> Collection[str]:
+    def optional(self) -> Mapping[str, Input]:
         """Inputs that have a default."""
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -76,7 +78,7 @@ class Loader:
     def __init__(self, graphs: ExportGraphs, given: Mapping[str, AdapterSource]) -> None:
         self._graphs = graphs
         self._given = dict(given)
-        self._plans: dict[tuple[str, How], Plan] = {}
+        self._plans: dict[tuple[str, How | None], Plan] = {}
         for name, source in self._given.items():
             check_adapter_name(name)
             self.plan(name, "swappable" if _is_pack(source) else "merge_at_load")
@@ -114,6 +116,8 @@ class Loader:
             UnsupportedError: It cannot be loaded that way.
             UsageError: There is no such way.
         """
+        with contextlib.suppress(KeyError, TypeError):  # TypeError: no name at all, told below
+            return self._plans[name, how]
         if how is not None and how not in WAYS:
             msg = f"how={how!r} is no way to run an adapter"
             raise UsageError(msg, hint=f"The ways are: {', '.join(WAYS)}.")
@@ -130,7 +134,8 @@ class Loader:
                 "merge_at_load": self._merge_at_load,
             }
             self._plans[name, way] = makers[way](name)
-        return self._plans[name, way]
+        self._plans[name, how] = self._plans[name, way]
+        return self._plans[name, how]
 
     def _merged(self, name: str) -> Plan:
         graphs = self._graphs
@@ -171,11 +176,12 @@ class Loader:
         pack = manifest.adapters[name].pack
         assert pack is not None  # noqa: S101  (see `ways`)
         require_files(root, manifest, [pack.safetensors], hashed=True)
-        tensors, _ = read_header(resolve_inside(root, pack.safetensors))
+        tensors, metadata = read_header(resolve_inside(root, pack.safetensors))
 
         def load() -> Runner:
             graph = graphs.swappable()
-            return graph.bind(name, read_pack(root, manifest, name, graph.optional))
+            values = read_pack(root, manifest, name, graph.axes)
+            return graph.bind(name, values, fixed_scale=FIXED_SCALE in metadata)
 
         return Plan(f"{name} (swappable)", sum(map(nbytes, tensors.values())), load)
 

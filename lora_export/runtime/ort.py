@@ -10,6 +10,7 @@ import numpy as np
 
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError, UnsupportedError
+from lora_export.graph.signature import Input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "device_of",
     "failed",
     "open_session",
+    "optional_inputs",
     "ort_value",
     "require_onnxruntime",
     "require_provider",
@@ -42,6 +44,8 @@ PROVIDERS: Final[dict[str, str]] = {
 """Execution providers by their short names."""
 
 _DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+_WORDS: Final = {"float": "float32", "double": "float64"}
+"""What ONNX Runtime calls dtypes, where that is not our name."""
 _UNNAMED: Final = {
     np.dtype(row.numpy): row.onnx for row in DTYPES.values() if row.numpy.kind == "V"
 }
@@ -101,6 +105,15 @@ def ort_value(values: npt.NDArray[Any], device: str = "cpu") -> onnxruntime.OrtV
     moved = onnxruntime.OrtValue.ortvalue_from_shape_and_type(values.shape, onnx_type, device)
     moved.update_inplace(raw)
     return moved
+
+
+def optional_inputs(session: onnxruntime.InferenceSession) -> dict[str, Input]:
+    """Return the inputs of a graph that have a default, by name."""
+    found = {}
+    for node in session.get_overridable_initializers():
+        word = node.type.removeprefix("tensor(").removesuffix(")")
+        found[node.name] = Input(node.name, _WORDS.get(word, word), tuple(node.shape))
+    return found
 
 
 def failed(error: Exception) -> ExportDirectoryError:
@@ -198,7 +211,7 @@ class OrtRunner:
         self.adapter = dict(adapter or {})
         self.inputs = tuple(node.name for node in self.session.get_inputs())
         self._narrow = {n.name for n in self.session.get_inputs() if n.type == "tensor(int32)"}
-        self.optional = tuple(node.name for node in self.session.get_overridable_initializers())
+        self.optional = optional_inputs(self.session)
         self.outputs = tuple(node.name for node in self.session.get_outputs())
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.generic]]:

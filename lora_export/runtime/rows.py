@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.graph.signature import Input
     from lora_export.runtime.ort import OrtRunner
 
 __all__ = ["RowRunner"]
@@ -30,7 +31,7 @@ class RowRunner:
     def __init__(self, runner: OrtRunner, row: int, width: int | None) -> None:
         self._runner, self._row, self._width = runner, row, width
         self.session, self.adapter = runner.session, runner.adapter
-        self.optional: tuple[str, ...] = ()
+        self.optional: Mapping[str, Input] = {}
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the graph once; the logits that the adapter does not have are cut off.

@@ -223,16 +223,22 @@ class Session:
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
         arrays = checked_feeds(feeds, self.inputs)
         count = len(arrays[self.inputs[0].name])
-        if len(adapter_ids) != count:
-            msg = f"adapter_ids is {list(adapter_ids)!r}, the batch has {count} row(s)"
+        plain = np.atleast_1d(np.array(adapter_ids, dtype=object))
+        rows = [] if isinstance(adapter_ids, str) else list(plain)
+        if len(rows) != count:
+            msg = f"adapter_ids is {adapter_ids!r}, the batch has {count} row(s)"
             raise UsageError(msg, hint="Give an adapter for each row; None is the base.")
-        ids = np.array([self._row(each) for each in adapter_ids], np.int64)
+        ids = np.array([self._row(each) for each in rows], np.int64)
         return self._graphs.shared(BATCHED).run({**arrays, ADAPTER_IDS: ids})
 
     def _row(self, adapter: int | str | None) -> int:
         """Return the row of an adapter in the stacks."""
         rows = self._rows
-        row = rows.get(adapter, -1) if isinstance(adapter, str) else adapter or 0
+        if isinstance(adapter, str):
+            row = rows.get(adapter, -1)
+        else:
+            whole = isinstance(adapter, (int, np.integer)) and not isinstance(adapter, bool)
+            row = 0 if adapter is None else int(adapter) if whole else -1
         missing = self._graphs.manifest.graphs["base"].missing
         if row not in rows.values() and (row != 0 or missing):
             what = f"the base has no {missing[0]!r}" if row == 0 else f"there is no row {adapter!r}"

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from lora_export.base.dtypes import by_name
+from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.exports.packs import require_fit
-from lora_export.runtime.ort import device_of, failed, open_session, ort_value
+from lora_export.graph.lora import LORA_SCALE, MAGNITUDE
+from lora_export.runtime.ort import device_of, failed, open_session, optional_inputs, ort_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +28,7 @@ __all__ = ["BoundAdapter", "SwappableGraph"]
 
 
 class SwappableGraph:
-    """The session of a swappable graph.
+    """The session of a swappable graph; `optional` are its inputs that have a default.
 
     Args:
         path: The ``.onnx`` file; its weights lie beside it.
@@ -40,26 +43,33 @@ class SwappableGraph:
         self.session = open_session(path, provider=provider, threads=threads)
         self.device = device_of(provider)
         self.outputs = tuple(node.name for node in self.session.get_outputs())
-        self.optional = {
-            node.name: tuple(node.shape) for node in self.session.get_overridable_initializers()
-        }
+        self.optional = optional_inputs(self.session)
+        self.axes = {name: each.axes for name, each in self.optional.items()}
 
     def base(self) -> BoundAdapter:
         """Return what runs the graph without an adapter."""
-        return BoundAdapter(self, {})
+        return BoundAdapter(self, "base", {})
 
-    def bind(self, name: str, tensors: Mapping[str, npt.NDArray[Any]]) -> BoundAdapter:
+    def bind(
+        self, name: str, tensors: Mapping[str, npt.NDArray[Any]], *, fixed_scale: bool = False
+    ) -> BoundAdapter:
         """Put the tensors of an adapter on the device.
 
         Args:
             name: The adapter's name, for messages.
             tensors: Its tensors by the names of the graph's optional inputs.
+            fixed_scale: Whether a value of it holds for the scale 1 only; see `BoundAdapter`.
 
         Raises:
             AdapterError: The graph cannot take the tensors; see `require_fit`.
         """
-        require_fit(name, {each: values.shape for each, values in tensors.items()}, self.optional)
-        return BoundAdapter(self, tensors)
+        require_fit(name, {each: values.shape for each, values in tensors.items()}, self.axes)
+        for each, values in tensors.items():
+            wanted = by_name(self.optional[each].dtype).numpy
+            if values.dtype != wanted:
+                msg = f"{each!r} of adapter {name!r} is {values.dtype}, the graph reads {wanted}"
+                raise AdapterError(msg, hint="Make a pack of the adapter for this export.")
+        return BoundAdapter(self, name, tensors, fixed_scale=fixed_scale)
 
 
 class BoundAdapter:
@@ -68,12 +78,29 @@ class BoundAdapter:
     A binding is used by one run at a time, and kept for the next one, because making it takes a
     call per tensor. Its outputs are bound anew for each run: left alone, the next run would write
     over them, while the arrays that were returned still point there.
+
+    DoRA's factors ``m / ‖W + s·B A‖``, and a bias that holds ``s·bias`` of a B, are those of the
+    scale 1: such an adapter is not run with another ``lora_scale``, which multiplies A B alone.
+
+    Args:
+        graph: The graph.
+        name: The adapter's name, for messages.
+        tensors: Its tensors by the names of the graph's optional inputs.
+        fixed_scale: Whether it has such a bias; factors are seen from their names.
     """
 
-    def __init__(self, graph: SwappableGraph, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-        self._graph = graph
-        self.optional = tuple(graph.optional)
-        self._values = {name: ort_value(each, graph.device) for name, each in tensors.items()}
+    def __init__(
+        self,
+        graph: SwappableGraph,
+        name: str,
+        tensors: Mapping[str, npt.NDArray[Any]],
+        *,
+        fixed_scale: bool = False,
+    ) -> None:
+        self._graph, self._name = graph, name
+        self.optional = graph.optional
+        self._fixed_scale = fixed_scale or any(each.endswith(MAGNITUDE) for each in tensors)
+        self._values = {each: ort_value(values, graph.device) for each, values in tensors.items()}
         self._free: deque[onnxruntime.IOBinding] = deque()
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -83,9 +110,11 @@ class BoundAdapter:
             feeds: All inputs, and any optional ones (``lora_scale``).
 
         Raises:
+            UnsupportedError: ``lora_scale`` is not 1, and the adapter holds for that alone.
             ExportDirectoryError: The graph cannot be run on these inputs.
         """
         graph = self._graph
+        self._require_scale(feeds)
         try:
             binding = self._free.pop()
         except IndexError:
@@ -106,3 +135,16 @@ class BoundAdapter:
         if not graph.optional.keys() & held.keys():  # an optional input would stay bound
             self._free.append(binding)
         return dict(zip(graph.outputs, values, strict=True))
+
+    def _require_scale(self, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+        scale = feeds.get(LORA_SCALE)
+        if self._fixed_scale and scale is not None and float(scale) != 1:
+            msg = (
+                f"{LORA_SCALE} is {float(scale):g}, and adapter {self._name!r} (DoRA, or a bias on "
+                "B) has values that hold for 1 only"
+            )
+            raise UnsupportedError(
+                msg,
+                hint="Add it with that scale, under a name of its own: lora-export add EXPORT "
+                f"--adapter NAME=PATH --scale NAME={float(scale):g}",
+            )

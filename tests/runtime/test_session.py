@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -250,6 +251,59 @@ def test_an_optional_input_lasts_one_run(swappable):
             session.run({**FEEDS, **head}, adapter="a", how="merge_at_load")
 
 
+def scaled_peft(base: Path, adapter: Path, scale: float) -> np.ndarray:
+    """Return what PEFT gives with its scaling multiplied."""
+    model = peft_model(base, adapter, TASK, labels_count=3)
+    for module in model.modules():
+        if hasattr(module, "scale_layer"):
+            module.scale_layer(scale)
+    return run_torch(model, FEEDS)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2, np.array(0.5, np.float32)])
+def test_the_scale_is_that_of_peft_as_a_number_or_an_array(swappable, base, adapters, scale):
+    with open_export(swappable) as session:
+        found = session.run({**FEEDS, "lora_scale": scale}, adapter="b")["logits"]
+    np.testing.assert_allclose(found, scaled_peft(base, adapters["b"], float(scale)), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (np.array(0.5), "lora_scale.*float64, the graph reads float32"),
+        (np.array([0.5], np.float32), r"lora_scale.*\[1\], the graph reads \[\]"),
+        ("half", "lora_scale"),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_refused_before_the_run(swappable, scale, message):
+    with open_export(swappable) as session, pytest.raises(UsageError, match=message):
+        session.run({**FEEDS, "lora_scale": scale}, adapter="b")
+
+
+def test_values_that_hold_for_the_scale_1_are_not_run_with_another(tiny, base, tmp_path):
+    """DoRA's factors, and biases that hold a B's, depend on the scale; a pack has them for 1."""
+    both = {
+        "dora": tiny.adapter(base, seed=24, use_dora=True),
+        "biased": tiny.adapter(base, seed=25, lora_bias=True),
+    }
+    root = build(base, both, tmp_path / "out", mode="swappable").output
+    with open_export(root) as session:
+        for name in both:
+            full = session.run(FEEDS, adapter=name)["logits"]
+            one = session.run({**FEEDS, "lora_scale": 1}, adapter=name)["logits"]
+            assert np.array_equal(one, full)
+            with pytest.raises(UnsupportedError, match=f"lora_scale is 0.5.*{name!r}") as caught:
+                session.run({**FEEDS, "lora_scale": 0.5}, adapter=name)
+            assert "--scale NAME=0.5" in (caught.value.hint or "")
+        session.run({**FEEDS, "lora_scale": 0.5})
+    for name, adapter in both.items():  # what the hint says
+        add(root, [AdapterSpec(name=f"half-{name}", source=str(adapter), scale=0.5)])
+    with open_export(root) as session:
+        for name, adapter in both.items():
+            found = session.run(FEEDS, adapter=f"half-{name}")["logits"]
+            np.testing.assert_allclose(found, scaled_peft(base, adapter, 0.5), **CLOSE)
+
+
 def test_each_row_of_a_batch_has_its_own_adapter(batched, by_peft):
     with open_export(batched) as session:
         assert session.ways("b") == ("batched", "merge_at_load")
@@ -264,13 +318,13 @@ def test_each_row_of_a_batch_has_its_own_adapter(batched, by_peft):
         assert not np.allclose(rows[1], session.run(feeds_of(4))["logits"][1], **CLOSE)
 
 
-@pytest.mark.parametrize("ids", [[1], [1, 1, 1], []])
+@pytest.mark.parametrize("ids", [[1], [1, 1, 1], [], "ab", 3])
 def test_rows_that_do_not_fit_the_batch_are_refused(batched, ids):
     with open_export(batched) as session, pytest.raises(UsageError, match="2 row"):
         session.run(FEEDS, adapter_ids=ids)
 
 
-@pytest.mark.parametrize("wrong", [4, -1, "zebra"])
+@pytest.mark.parametrize("wrong", [4, -1, "zebra", 2.0, True])
 def test_an_unknown_row_is_refused_with_those_that_there_are(batched, wrong):
     with open_export(batched) as session, pytest.raises(UsageError, match="no row") as caught:
         session.run(FEEDS, adapter_ids=[1, wrong])
@@ -337,6 +391,32 @@ def test_a_pack_that_does_not_fit_the_graph_is_refused(
         with pytest.raises(AdapterError, match=message):
             session.run(FEEDS, adapter="pack")
         assert session.cached_bytes == 0
+
+
+def test_a_pack_of_another_dtype_is_refused_by_name(swappable, adapters, tmp_path):
+    version = model_version_of(read_manifest(swappable).base.fingerprint)
+    halves = {name: each.astype(np.float16) for name, each in packed(adapters["b"]).items()}
+    pack = onnx_adapter(tmp_path / "p.onnx_adapter", halves, version)
+    with open_export(swappable, adapters={"pack": pack}) as session:
+        with pytest.raises(AdapterError, match="float16, the graph reads float32"):
+            session.run(FEEDS, adapter="pack")
+        assert session.cached_bytes == 0
+
+
+def test_a_pack_with_damaged_values_or_shapes_is_refused(swappable, adapters, tmp_path):
+    version = model_version_of(read_manifest(swappable).base.fingerprint)
+    tensors = packed(adapters["b"])
+    tensors[f"{QUERY}.lora_A.weight"][0, 0] = np.nan
+    pack = onnx_adapter(tmp_path / "nan.onnx_adapter", tensors, version)
+    with pytest.raises(AdapterError, match=f"{QUERY}.lora_A.weight.*NaN"):
+        open_export(swappable, adapters={"pack": pack})
+    pack = onnx_adapter(tmp_path / "wide.onnx_adapter", packed(adapters["b"]), version)
+    data = pack.read_bytes()
+    shape, more = struct.pack("<qq", 32, 7), struct.pack("<qq", 1 << 40, 7)
+    assert shape in data
+    pack.write_bytes(data.replace(shape, more, 1))
+    with pytest.raises(AdapterError, match=r"wide\.onnx_adapter"):
+        open_export(swappable, adapters={"pack": pack})
 
 
 # ------------------------------------------------------------------------------- the cache
