@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
+from lora_export.exports.intact import require_files
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.stacks import BATCHED, finished_manifest
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -27,6 +30,8 @@ from lora_export.runtime.tokens import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from lora_export.base.manifest import Manifest
 
 __all__ = ["Continuation", "continue_texts", "continues"]
 
@@ -78,7 +83,7 @@ def continue_texts(
         UnsupportedError: The export is of a task that makes no text of text, or without a cache.
         ExportDirectoryError: The export is damaged.
     """
-    manifest = read_manifest(root)
+    manifest = finished_manifest(root)
     if adapter is not None and adapter not in manifest.adapters:
         known = ", ".join(manifest.adapters) or "none"
         msg = f"{str(root)!r} has no adapter {adapter!r}"
@@ -86,6 +91,7 @@ def continue_texts(
     if manifest.base.task not in _TASKS:
         msg = f"{str(root)!r} is an export for {manifest.base.task}, which makes no text of text"
         raise UnsupportedError(msg, hint=f"Generating needs the task {' or '.join(_TASKS)}.")
+    require_files(root, manifest, _small_files(manifest, adapter), hashed=True)
     folder = tokenizer_folder(root)
     tokenizer = open_tokenizer(folder)
     tokenizer.no_padding()
@@ -130,6 +136,15 @@ def continue_texts(
 def continues(root: Path) -> bool:
     """Whether the text that the export makes follows its prompt: an encoder-decoder's does not."""
     return read_manifest(root).graphs["base"].encoder is None
+
+
+def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:
+    """Return the graph that is run, and the pack that it is given."""
+    own = manifest.adapters.get(adapter or "")
+    if own is not None and own.pack is not None:
+        return [manifest.graphs[SWAPPABLE].onnx, own.pack.safetensors]
+    name = BATCHED if own is not None and own.row is not None else adapter or "base"
+    return list(manifest.graphs[name].graph_files)
 
 
 def _positions_left(

@@ -11,6 +11,7 @@ old one before the manifest names it, and takes its place afterwards; see `finis
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import AdapterError, ExportDirectoryError
@@ -27,6 +28,7 @@ from lora_export.base.manifest import (
     Manifest,
     RowRecord,
     edit_manifest,
+    read_manifest,
     write_manifest,
 )
 from lora_export.base.safetensors_file import read_header
@@ -57,11 +59,19 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["BATCHED", "change_rows", "finish_change", "is_batched", "width_of"]
+__all__ = [
+    "BATCHED",
+    "change_rows",
+    "finish_change",
+    "finished_manifest",
+    "is_batched",
+    "width_of",
+]
 
 BATCHED: Final = "batched"
 _GRAPH_FILE: Final = "batched.onnx"
 _NEXT_FILE: Final = "batched.next.onnx"
+_STACK_FILES: Final = "batched-*.safetensors"
 
 
 def is_batched(manifest: Manifest) -> bool:
@@ -83,20 +93,46 @@ def _stack_file(manifest: Manifest) -> str | None:
     return next(iter(own), None)
 
 
-def finish_change(root: Path, manifest: Manifest) -> None:
+def finish_change(root: Path, manifest: Manifest, *, locked: bool = False) -> None:
     """Put the batched graph that the manifest names into its place, where a change was cut short.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        locked: Whether the caller holds the directory's lock (`edit_manifest`).
 
     Raises:
         StorageError: The disk refuses.
     """
-    if not is_batched(manifest):
+    if not is_batched(manifest) or not _waits(root, manifest):
         return
-    waiting = resolve_inside(root, _NEXT_FILE)
-    wanted = manifest.graphs[BATCHED].sha256
-    if waiting.is_file() and sha256_of_file(waiting) == wanted:
-        with storage_errors(_GRAPH_FILE):
-            waiting.replace(resolve_inside(root, _GRAPH_FILE))
-        sync_folder(root)
+    with storage_errors(_GRAPH_FILE):
+        if locked:
+            resolve_inside(root, _NEXT_FILE).replace(resolve_inside(root, _GRAPH_FILE))
+            sync_folder(root)
+            return
+        with edit_manifest(root) as current:  # another change may have begun meanwhile
+            finish_change(root, current, locked=True)
+
+
+def finished_manifest(root: Path) -> Manifest:
+    """Return the manifest of an export, its batched graph in its place; see `finish_change`.
+
+    Raises:
+        ExportDirectoryError: There is no export, or its manifest is damaged.
+        StorageError: The disk refuses.
+    """
+    manifest = read_manifest(root)
+    finish_change(root, manifest)
+    return manifest
+
+
+def _waits(root: Path, manifest: Manifest) -> bool:
+    """Whether the graph that the manifest names lies beside its place."""
+    with contextlib.suppress(FileNotFoundError):
+        found = sha256_of_file(resolve_inside(root, _NEXT_FILE))
+        return found == manifest.graphs[BATCHED].sha256
+    return False
 
 
 def change_rows(
@@ -123,7 +159,7 @@ def change_rows(
         for update in each.resolved.updates:
             refuse_unswappable(update)
     with edit_manifest(root) as manifest:
-        finish_change(root, manifest)
+        finish_change(root, manifest, locked=True)
         if gone is not None and gone not in manifest.adapters:
             msg = f"the export {str(root)!r} holds no adapter {gone!r}"
             held = ", ".join(sorted(manifest.adapters)) or "none"
@@ -140,7 +176,8 @@ def change_rows(
             rows.setdefault(each.name, free)
         table = StackTable(root, manifest, rows, new, _old_stacks(root, manifest))
         updated = _write(root, kept, rows, new, table)
-        for file in set(manifest.files) - set(updated.files):
+        killed = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
+        for file in (killed | set(manifest.files)) - set(updated.files):
             resolve_inside(root, file).unlink(missing_ok=True)
         for name in {gone, *(each.name for each in new)} - {None}:
             sweep(root, updated, str(name))
@@ -210,7 +247,7 @@ def _write(
         }
     )
     write_manifest(root, updated)
-    finish_change(root, updated)
+    finish_change(root, updated, locked=True)
     return updated
 
 

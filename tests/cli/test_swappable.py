@@ -326,3 +326,10 @@ def test_text_is_generated_with_an_adapter_of_the_swappable_graph(tiny, tmp_path
     assert texts["merged", "a"] == texts["swappable", "a"]
     assert texts["merged", None] == texts["swappable", None]
     assert texts["merged", "a"] != texts["merged", None]
+    pack = root / "adapters" / "a.safetensors"
+    data = bytearray(pack.read_bytes())
+    data[-3] ^= 1
+    pack.write_bytes(data)
+    found = call(capsys, "generate", root, "--adapter", "a", "--prompt", "the cat")
+    assert found.code == 3
+    assert "adapters/a.safetensors" in found.message
