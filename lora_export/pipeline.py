@@ -50,6 +50,7 @@ from lora_export.steps import (
     add_all,
     checked_labels,
     prepare,
+    without_copies_in,
 )
 from lora_export.verify.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
@@ -220,7 +221,7 @@ def _finish(
     checkpoint = settings.checkpoint
     swappable, batched = recipe.mode == SWAPPABLE, recipe.mode == BATCHED
     if swappable and root != output:
-        resolved = [each.resolved for each in ready]
+        resolved = [each.resolved for each in without_copies_in(root, ready)]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
     _, reports = add_all(
         root,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require
 from lora_export.exports.plan import head_parameters, head_width, require_complete
 from lora_export.exports.stack_table import NewAdapter
 from lora_export.exports.stacks import BATCHED, change_rows, is_batched
+from lora_export.exports.values import without_copies
 from lora_export.parts import Given, again, recorded_source
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime.adapter_file import write_onnx_adapter
@@ -50,6 +51,7 @@ __all__ = [
     "find_adapters",
     "matching_checkpoint",
     "prepare",
+    "without_copies_in",
 ]
 
 
@@ -153,6 +155,8 @@ def add_all(
         batched: Whether the export becomes a batched one.
     """
     manifest = read_manifest(root)
+    if batched or is_batched(manifest) or is_swappable(manifest):
+        ready = without_copies_in(root, ready)
     resolved = [each.resolved for each in ready]
     require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
     if len(ready) > 1:  # a single one is checked as it is merged
@@ -199,6 +203,11 @@ def add_all(
     if not kept:
         return manifest, {}
     return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+
+
+def without_copies_in(root: Path, ready: Sequence[Ready]) -> tuple[Ready, ...]:
+    """Return adapters for a graph that they share; see `without_copies`."""
+    return tuple(replace(each, resolved=without_copies(root, each.resolved)) for each in ready)
 
 
 def _source(ready: Ready, output: Path) -> str:

@@ -148,7 +148,7 @@ class StackTable:
 
     def _thin(self, parameter: Parameter, rank: int) -> Iterator[Entry]:
         """Yield the stacks of A, of s·B and, where one has it, of DoRA's factors."""
-        inputs, outputs = sizes_of(parameter)
+        inputs, outputs = self._sizes(parameter)
         name = parameter.name
         for stack, value, shape, fill in (
             (stack_a(name), input_a(name), (inputs, rank), 0),
@@ -193,11 +193,16 @@ class StackTable:
         head = next(each for each in self._values if each.name in self._heads)
         return head.shape[0]
 
+    def _sizes(self, parameter: Parameter) -> tuple[int, int]:
+        """Return ``(in, out)`` of a matrix; a head that rows bring is as wide as the widest."""
+        inputs, outputs = sizes_of(parameter)
+        return inputs, (self._labels or outputs) if parameter.name in self._heads else outputs
+
     def _value_shape(self, parameter: Parameter) -> tuple[int, ...]:
-        shape = sizes_of(parameter) if len(parameter.shape) > 1 else tuple(parameter.shape)
-        if parameter.name in self._heads and self._labels is not None:
-            shape = (*shape[:-1], self._labels)
-        return shape
+        if len(parameter.shape) > 1:
+            return self._sizes(parameter)
+        shape = tuple(parameter.shape)
+        return (self._labels or shape[0],) if parameter.name in self._heads else shape
 
     # ------------------------------------------------------------------------ values
 

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.adapters.delta import Factors, factors_of, read_finite
+from lora_export.adapters.resolve import Update
 from lora_export.base.dtypes import to_float32
 from lora_export.base.errors import (
     ExportDirectoryError,
     UnsupportedError,
 )
-from lora_export.base.tensors import MemoryTensor, iter_blocks
+from lora_export.base.files import resolve_inside
+from lora_export.base.safetensors_file import read_header
+from lora_export.base.tensors import MemoryTensor, bytes_of, iter_blocks
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.graph.lora import (
     input_a,
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import LowRank
-    from lora_export.adapters.resolve import Resolved, Update
+    from lora_export.adapters.resolve import Resolved
     from lora_export.base.manifest import (
         Manifest,
     )
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
-__all__ = ["origin_of", "refuse_unswappable", "values_of"]
+__all__ = ["origin_of", "refuse_unswappable", "values_of", "without_copies"]
 
 
 def refuse_unswappable(update: Update) -> None:
@@ -57,6 +60,44 @@ def refuse_unswappable(update: Update) -> None:
         if found:
             msg = f"an adapter {kind} {update.parameter.name!r}, which adapters of one graph cannot"
             raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
+
+
+def without_copies(root: Path, resolved: Resolved) -> Resolved:
+    """Return the adapter without the parameters that it carries just as the base has them.
+
+    PEFT saves an embedding or a head whole beside its update (``save_embedding_layers``): a copy of
+    the base's, which would be in every pack and in every row.
+
+    Args:
+        root: The export directory.
+        resolved: The adapter, resolved against the export's parameters.
+
+    Raises:
+        AdapterError: A tensor holds NaN or infinity.
+    """
+    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    updates = (
+        replace(each, saved=None) if _is_copy(each, stored.get(each.parameter.name)) else each
+        for each in resolved.updates
+    )
+    kept = tuple(each for each in updates if each.saved is not None or each.changes_value)
+    return replace(resolved, updates=kept)
+
+
+def _is_copy(update: Update, base: Tensor | None) -> bool:
+    """Whether an adapter's own value of a parameter is the base's, as the export stores it."""
+    if base is None or update.saved is None or update.saved.tensor.shape != update.parameter.shape:
+        return False
+    done = 0
+    for block in merged_entry(Update(update.parameter, saved=update.saved), None,
+                              base_is_stored=True).blocks():  # fmt: skip
+        own = bytes_of(np.ascontiguousarray(block))
+        other = bytearray(len(own))
+        base.read_into(memoryview(other), done)
+        if own != other:
+            return False
+        done += len(own)
+    return True
 
 
 def values_of(update: Update, base: Tensor | None) -> dict[str, Callable[[], npt.NDArray[Any]]]:

@@ -59,6 +59,7 @@ LABELS_STACK: Final = "labels.stack"
 """Which logits each row has, ``bool [n, labels]``."""
 
 _AXIS_1: Final = "batched_axis_1"
+_HINT: Final = "Leave the module out, or let it be swapped by the request: --mode swappable."
 _LOWEST: Final = "batched_lowest"
 _ROW, _TOKENS = 2, 3
 """Ranks of values with one vector for each row of the batch, and with one for each token."""
@@ -183,12 +184,14 @@ class _Rewriting:
 
     def _add_term(self, use: Use, parameter: Parameter, rank: int) -> None:
         """Add ``(x A[k]) B[k]`` to what the weight gives, and scale it by DoRA's factor."""
-        inputs, outputs = sizes_of(parameter)
+        inputs, outputs = self._matrix_shape(parameter)
         dtype, rows, name = self._dtypes[parameter.name], self._stacks.rows, parameter.name
         nodes = self._instead.setdefault(use.at, [self._nodes[use.at]])
         last = next(each for each in reversed(nodes) if each.output)
         out = last.output[0]
         last.output[0] = f"{out}.base"
+        if last.name == f"{out}.{last.op_type}":  # one that was put here for a head
+            last.name = f"{out}.base.{last.op_type}"
         b = self._gathered(use.at, stack_b(name), dtype, [rows, rank, outputs])
         if use.gather:
             tokens = self._require_rows(parameter, use.x, (_ROW,))
@@ -311,7 +314,7 @@ class _Rewriting:
             return len(axes)
         what = "of unknown shape" if axes is None else f"a value with {len(axes)} axes"
         why = f"{shown or value!r} is {what}, of which the rows of the batch are not the first"
-        raise unsupported(parameter, why)
+        raise unsupported(parameter, why, hint=_HINT)
 
     def _stack(self, name: str, dtype: int, shape: Sequence[int]) -> str:
         """Declare a stack as an initializer in the stack file; return its name."""

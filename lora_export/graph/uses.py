@@ -174,7 +174,7 @@ def _plain_gemm(attributes: Mapping[str, object]) -> bool:
     )
 
 
-def unsupported(parameter: Parameter, why: str) -> UnsupportedError:
+def unsupported(parameter: Parameter, why: str, *, hint: str = _HINT) -> UnsupportedError:
     """Return the error for a parameter that adapters cannot share a graph for."""
     msg = f"{parameter.name!r} ({parameter.module_type}) cannot be swapped or batched: {why}"
-    return UnsupportedError(msg, hint=_HINT)
+    return UnsupportedError(msg, hint=hint)

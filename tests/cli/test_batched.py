@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from safetensors.numpy import load_file
 
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
@@ -241,11 +242,11 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
     finish = stacks.finish_change
     calls: list[int] = []
 
-    def second_is_killed(*arguments: Any) -> None:
+    def second_is_killed(*arguments: Any, **settings: Any) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        finish(*arguments)
+        finish(*arguments, **settings)
 
     monkeypatch.setattr(stacks, "finish_change", second_is_killed)
     with pytest.raises(KeyboardInterrupt):
@@ -256,6 +257,50 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
     wanted = run_torch(peft_model(base, new, TASK, labels_count=3), feeds_of(2))
     np.testing.assert_allclose(found[0, :3], wanted[0], **CLOSE)
     assert verify(root).reports["parity"]["graphs"]["batched"]["verdict"] != "fail"
+
+
+def test_a_reader_that_finishes_a_change_beside_its_writer_does_no_harm(root, monkeypatch):
+    """Between the look at the waiting graph and its move, another process moves it."""
+    graph, waiting = root / "batched.onnx", root / "batched.next.onnx"
+    before = graph.read_bytes()
+    graph.replace(waiting)
+    hashed = stacks.sha256_of_file
+
+    def then_moved(path: Path) -> str:
+        found = hashed(path)
+        if path == waiting:
+            waiting.replace(graph)
+        return found
+
+    monkeypatch.setattr(stacks, "sha256_of_file", then_moved)
+    stacks.finish_change(root, read_manifest(root))
+    assert graph.read_bytes() == before
+    assert not waiting.exists()
+
+
+def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
+    stray = root / "weights" / "batched-0123456789ab.safetensors"
+    stray.write_bytes(b"of a change whose process was killed")
+    add(root, [spec("new", tiny.adapter(base, seed=66))])
+    assert not stray.exists()
+    assert verify(root, base=base).exit_code() == 0
+
+
+def test_a_head_is_updated_in_one_row_and_brought_by_another(tiny, tmp_path):
+    task = "image-classification"
+    base = tiny.base("vit", task)
+    two = {
+        "low": tiny.adapter(base, task=task, seed=81, target_modules=["q_proj", "classifier"]),
+        "whole": tiny.adapter(
+            base, task=task, seed=82, modules_to_save=["classifier"], labels_count=5
+        ),
+    }
+    outcome = build(base, two, tmp_path / "out", mode="batched", verify={"enabled": True})
+    row = outcome.reports["parity"]["graphs"]["batched"]
+    assert row["verdict"] == "pass", row
+    with pytest.raises(UnsupportedError, match=r"classifier\.weight.*\[5, 32\].*\[3, 32\]"):
+        build(base, two, tmp_path / "swappable", mode="swappable")
+    assert not (tmp_path / "swappable").exists()
 
 
 def _killed(*_: object) -> None:
@@ -305,3 +350,46 @@ def test_text_is_generated_with_a_row(tiny, tmp_path, capsys):
         assert found.code == 0, found.err
         texts[mode] = found.document
     assert texts["merged"] == texts["batched"]
+
+
+def test_generate_finishes_a_change_that_was_cut_short(tiny, tmp_path, capsys):
+    base = tiny.base("gpt2", "text-generation")
+    one, two = (
+        tiny.adapter(base, task="text-generation", seed=seed, strength=1.0) for seed in (53, 54)
+    )
+    root = build(base, {"a": one}, tmp_path / "out", mode="batched").output
+    if not (root / "hf" / "tokenizer.json").exists():
+        save_tiny_tokenizer(root / "hf")
+
+    def told() -> Any:
+        found = call(capsys, "generate", root, "--adapter", "a", "--prompt", "the cat",
+                     "--max-new-tokens", 8, "--json")  # fmt: skip
+        assert found.code == 0, found.err
+        return found.document
+
+    before, old = told(), (root / "batched.onnx").read_bytes()
+    add(root, [spec("a", two)], replace=True)
+    after = told()
+    assert after != before
+    (root / "batched.onnx").replace(root / "batched.next.onnx")
+    (root / "batched.onnx").write_bytes(old)
+    assert told() == after
+
+
+def test_a_copy_of_the_bases_table_is_in_no_row_and_in_no_pack(tiny, tmp_path):
+    """PEFT saves an embedding and a head whole beside their updates."""
+    base = tiny.base("llama", "text-generation")
+    modules = ["q_proj", "embed_tokens", "lm_head"]
+    adapter = tiny.adapter(base, task="text-generation", seed=91, target_modules=modules)
+    names = load_file(adapter / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in names if "base_layer" in name} == {*modules[1:]}
+    for mode in ("batched", "swappable"):
+        outcome = build(base, {"a": adapter}, tmp_path / mode, mode=mode, verify={"enabled": True})
+        assert outcome.reports["parity"]["graphs"][mode]["verdict"] == "pass"
+        (file,) = (
+            path
+            for path in outcome.output.rglob("*.safetensors")
+            if path.name != "base.safetensors"
+        )
+        assert not [name for name in load_file(file) if "lora_" not in name]
+        assert outcome.manifest.adapters["a"].tensors_applied == len(names)
