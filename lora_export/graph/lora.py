@@ -120,7 +120,6 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
     model = parsed(onnx_bytes)
     graph = model.graph
     nodes = list(graph.node)
-    readers = readers_of(nodes)
     added: dict[int, list[onnx.NodeProto]] = {}
     made: list[onnx.TensorProto] = []
     dtypes = {each.name: each.data_type for each in graph.initializer}
@@ -129,13 +128,7 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         msg = f"the graph has no initializer {min(missing)!r}"
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     forget_shapes(graph, slots.resizable)
-    uses: dict[str, list[Use]] = {}
-    for parameter in slots.adapted:
-        if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
-            raise unsupported(parameter, f"it is {parameter.dtype}, others are not")
-        uses[parameter.name] = [use_of(nodes, at, parameter) for at in readers[parameter.name]]
-        if not uses[parameter.name]:
-            raise unsupported(parameter, "no node reads it")
+    uses = _uses(nodes, slots, dtypes)
     shared = _shared(use for each in uses.values() for use in each)
     for x, at in shared.items():
         added[at] = [node("Mul", [x, LORA_SCALE], _scaled(x))]
@@ -174,6 +167,21 @@ def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
         for value in graph.input
         if value.name in own
     }
+
+
+def _uses(
+    nodes: Sequence[onnx.NodeProto], slots: Slots, dtypes: Mapping[str, int]
+) -> dict[str, list[Use]]:
+    """Return where each weight that gets a term is read; they are of one dtype."""
+    readers = readers_of(nodes)
+    found: dict[str, list[Use]] = {}
+    for parameter in slots.adapted:
+        if dtypes[parameter.name] != dtypes[slots.adapted[0].name]:
+            raise unsupported(parameter, f"it is {parameter.dtype}, others are not")
+        found[parameter.name] = [use_of(nodes, at, parameter) for at in readers[parameter.name]]
+        if not found[parameter.name]:
+            raise unsupported(parameter, "no node reads it")
+    return found
 
 
 def _shared(uses: Iterable[Use]) -> dict[str, int]:
