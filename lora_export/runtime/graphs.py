@@ -6,15 +6,16 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import ExportDirectoryError, UsageError
 from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import read_manifest
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.intact import require_files
 from lora_export.runtime.ort import CPU, OrtRunner
 from lora_export.runtime.swappable import SwappableGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import numpy.typing as npt
@@ -90,6 +91,20 @@ class ExportGraphs:
             self._closed = True
             self._shared.clear()
 
+    def require(self, files: Iterable[str], *, hashed: bool) -> None:
+        """Require of files that they are those of the manifest; see `require_files`.
+
+        Raises:
+            ExportDirectoryError: One is damaged, or the export was changed since it was opened.
+        """
+        try:
+            require_files(self.root, self.manifest, files, hashed=hashed)
+        except ExportDirectoryError as error:
+            if read_manifest(self.root).files == self.manifest.files:
+                raise
+            msg = f"the export {str(self.root)!r} was changed since it was opened: {error.message}"
+            raise ExportDirectoryError(msg, hint="Open the export again.") from error
+
     def _once(self, name: str, opened: Callable[[], Any]) -> Any:
         with self._lock:
             if self._closed:
@@ -103,6 +118,6 @@ class ExportGraphs:
         """Return the path of a graph whose hash, and whose own weight files, are right."""
         record = self.manifest.graphs[name]
         own = [file for file in record.weights if file != BASE_WEIGHTS]
-        require_files(self.root, self.manifest, [record.onnx], hashed=True)
-        require_files(self.root, self.manifest, own, hashed=self.check_hashes)
+        self.require([record.onnx], hashed=True)
+        self.require(own, hashed=self.check_hashes)
         return resolve_inside(self.root, record.onnx)

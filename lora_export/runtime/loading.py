@@ -15,7 +15,6 @@ from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.given import AdapterSource, recorded_source, resolve_source
-from lora_export.exports.intact import require_files
 from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
 from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
@@ -175,7 +174,7 @@ class Loader:
         root, manifest = graphs.root, graphs.manifest
         pack = manifest.adapters[name].pack
         assert pack is not None  # noqa: S101  (see `ways`)
-        require_files(root, manifest, [pack.safetensors], hashed=True)
+        graphs.require([pack.safetensors], hashed=True)
         tensors, metadata = read_header(resolve_inside(root, pack.safetensors))
 
         def load() -> Runner:

@@ -24,7 +24,7 @@ from lora_export.base.errors import (
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.at_load import merged_values
 from lora_export.exports.given import resolve_source
-from lora_export.maintenance import add
+from lora_export.maintenance import add, remove
 from lora_export.recipe import AdapterSpec
 from lora_export.runtime import AdapterSource, open_export
 from lora_export.runtime.adapter_file import model_version_of
@@ -635,6 +635,25 @@ def test_damage_is_found_before_a_file_is_used(request, tmp_path, file, damage, 
 
     with pytest.raises(ExportDirectoryError, match=file.replace(".", r"\.")):
         use()
+
+
+def test_an_export_that_changed_since_it_was_opened_says_so(swappable, batched, tmp_path):
+    one, other = (
+        shutil.copytree(each, tmp_path / each.parent.name) for each in (swappable, batched)
+    )
+    with open_export(one) as first, open_export(other) as second:
+        kept = first.run(FEEDS, adapter="a")["logits"]
+        for root in (one, other):
+            remove(root, "a")
+            remove(root, "b")
+        assert np.array_equal(first.run(FEEDS, adapter="a")["logits"], kept)  # it is loaded
+        with pytest.raises(ExportDirectoryError, match="changed since it was opened") as caught:
+            first.run(FEEDS, adapter="b")
+        assert caught.value.hint == "Open the export again."
+        with pytest.raises(ExportDirectoryError, match="changed since it was opened"):
+            second.run(FEEDS, adapter_ids=["c", "c"])
+    with open_export(other) as again:
+        again.run(FEEDS, adapter_ids=["c", "c"])
 
 
 def test_what_is_not_used_is_not_read(swappable, tmp_path):
