@@ -28,6 +28,7 @@ from lora_export.base.manifest import (
     Manifest,
     RowRecord,
     edit_manifest,
+    is_adapter_name,
     read_manifest,
     write_manifest,
 )
@@ -50,7 +51,7 @@ from lora_export.graph.template import Placement
 from lora_export.weights.stream import write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -161,6 +162,8 @@ def change_rows(
     with edit_manifest(root) as manifest:
         finish_change(root, manifest, locked=True)
         if gone is not None and gone not in manifest.adapters:
+            if is_adapter_name(gone) and _swept(root, manifest, {gone}):
+                return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {gone!r}"
             held = ", ".join(sorted(manifest.adapters)) or "none"
             raise AdapterError(msg, hint=f"It holds: {held}.")
@@ -176,12 +179,19 @@ def change_rows(
             rows.setdefault(each.name, free)
         table = StackTable(root, manifest, rows, new, _old_stacks(root, manifest))
         updated = _write(root, kept, rows, new, table)
-        killed = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
-        for file in (killed | set(manifest.files)) - set(updated.files):
+        for file in set(manifest.files) - set(updated.files):
             resolve_inside(root, file).unlink(missing_ok=True)
-        for name in {gone, *(each.name for each in new)} - {None}:
-            sweep(root, updated, str(name))
+        _swept(root, updated, {*([gone] if gone else []), *(each.name for each in new)})
     return updated
+
+
+def _swept(root: Path, manifest: Manifest, names: Iterable[str]) -> bool:
+    """Remove stacks, and files of adapters, that the manifest does not name; whether there were."""
+    stacks = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
+    stray = stacks - set(manifest.files)
+    for file in stray:
+        resolve_inside(root, file).unlink(missing_ok=True)
+    return any([bool(stray), *(sweep(root, manifest, name) for name in names)])
 
 
 def _write(

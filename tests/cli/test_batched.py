@@ -283,6 +283,15 @@ def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
     stray.write_bytes(b"of a change whose process was killed")
     add(root, [spec("new", tiny.adapter(base, seed=66))])
     assert not stray.exists()
+    remove(root, "new")
+    golden = root / "golden" / "new.npz"
+    for file in (stray, golden):
+        file.write_bytes(b"of a removal whose process was killed")
+    remove(root, "new")
+    assert not stray.exists()
+    assert not golden.exists()
+    with pytest.raises(AdapterError, match="holds no adapter 'new'"):
+        remove(root, "new")
     assert verify(root, base=base).exit_code() == 0
 
 
