@@ -248,8 +248,9 @@ def _finish(
         names = ["base", *([recipe.mode] if swappable or batched else adapters)]
         _, reports["parity"] = verify_export(root, names, evidence, tell)
     latency = recipe.latency
-    gated = not batched or "max_ratio" in latency.model_fields_set  # rows cost what they cost
-    if latency.enabled and gated and (adapters or swappable):
+    merged = not (swappable or batched)  # that promises the base's latency; inputs and rows cost
+    asked = not latency.model_fields_set.isdisjoint({"enabled", "max_ratio"})
+    if latency.enabled and (merged or asked) and (adapters or swappable):
         _, reports["latency"] = measure_latency(
             root,
             [recipe.mode] if swappable or batched else list(adapters),

@@ -136,8 +136,10 @@ class LatencySpec(_Section):
     """How latency is measured and gated.
 
     Attributes:
-        enabled: Whether to measure at all.
-        max_ratio: The largest allowed ratio of merged to base latency.
+        enabled: Whether to measure at all. By default merged graphs are measured, whose latency is
+            the base's; swappable and batched ones, which cost something, where this or
+            `max_ratio` is given.
+        max_ratio: The largest allowed ratio to the base's latency.
         batch: Batch size of the measured input.
         length: Sequence length of the measured input.
         rounds: Interleaved rounds.

@@ -64,8 +64,10 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_build_options
 @combine_options
 @click.option("--verify/--no-verify", default=None, help="Prove parity and measure latency.")
-@click.option("--latency/--no-latency", default=None, help="Measure latency.")
-@click.option("--max-ratio", type=float, help="Largest merged/base latency ratio.")
+@click.option(
+    "--latency/--no-latency", default=None, help="Measure latency; by default of merged graphs."
+)
+@click.option("--max-ratio", type=float, help="Largest latency ratio to the base.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
 @click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")

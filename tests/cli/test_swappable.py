@@ -68,9 +68,23 @@ def built(base, pair, tmp_path_factory):
         "adapters": [{"name": name, "source": str(each)} for name, each in pair.items()],
         "output": str(root),
         "mode": "swappable",
-        "latency": {"enabled": False},
     }
     return merge_and_build(make_recipe(table, folder=Path("/")))
+
+
+def test_latency_is_measured_where_it_is_asked_for(base, pair, built, tmp_path):
+    assert "latency" not in built.reports  # inputs cost something: no limit is right for all
+    table = {
+        "base": str(base),
+        "adapters": [{"name": name, "source": str(each)} for name, each in pair.items()],
+        "output": str(tmp_path / "out"),
+        "mode": "swappable",
+        "verify": {"enabled": False},
+        "latency": {"max_ratio": 0.01, "rounds": 10, "length": 8},
+    }
+    outcome = merge_and_build(make_recipe(table, folder=Path("/")))
+    assert outcome.reports["latency"]["graphs"]["swappable"]["verdict"] == "fail"
+    assert outcome.exit_code() == 6
 
 
 @pytest.fixture
