@@ -128,7 +128,10 @@ def choose(logits: Array, sampling: Sampling, random: np.random.Generator) -> np
 
 def _distribution(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
     """Return the probabilities that are drawn from, ``[batch, vocabulary]``."""
-    scores = logits.astype(np.float64) / sampling.temperature
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)  # so that nothing overflows as it is divided
+    with np.errstate(over="ignore"):
+        scores /= sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         least = np.partition(scores, -sampling.top_k, axis=-1)[:, -sampling.top_k, None]
         scores = np.where(scores < least, -np.inf, scores)
@@ -145,6 +148,7 @@ def _distribution(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
 
 
 def _softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    """Return the softmax of scores whose largest is 0."""
+    raised = np.exp(scores)
     result: npt.NDArray[np.float64] = raised / raised.sum(axis=-1, keepdims=True)
     return result

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.generation import continue_texts
 from lora_export.runtime.generate import Sampling, choose, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -76,6 +78,25 @@ def test_graph_without_a_cache_is_refused(tiny: TinyModels, tmp_path: Path) -> N
         OrtDecoder(OrtRunner(tmp_path / "out" / "base.onnx"))
 
 
+def test_text_goes_on_where_the_prompt_ends(export: Path) -> None:
+    """SentencePiece's decoder drops the space before the first word of whatever it decodes."""
+    words = {f"▁w{index}": index for index in range(200)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="▁w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.save(str(export / "hf" / "tokenizer.json"))
+    pieces: list[str] = []
+    prompts = ["w5 w9", "w7"]
+    found = continue_texts(
+        export, prompts, adapter=None, max_new_tokens=4, sampling=Sampling(),
+        on_text=pieces.append,
+    )  # fmt: skip
+    for prompt, each in zip(prompts, found, strict=True):
+        whole = " ".join([prompt, *(f"w{token}" for token in each.tokens)])
+        assert prompt + each.text == whole
+    assert "".join(pieces) == found[0].text
+
+
 def test_prompts_are_padded_on_the_left_and_positions_go_on() -> None:
     decoder = Scripted([3, 4], [5, 6])
     assert greedy(decoder, [[7, 8, 9], [2]], 2) == [[3, 5], [4, 6]]
@@ -109,6 +130,12 @@ def test_draws_follow_the_distribution_of_transformers(top_k: int, top_p: float)
     found = np.bincount(drawn, minlength=20) / count
     assert set(np.flatnonzero(found)) <= set(np.flatnonzero(expected))
     np.testing.assert_allclose(found, expected, atol=5 / np.sqrt(count))
+
+
+def test_a_temperature_near_zero_takes_the_largest() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 20)) * 30
+    drawn = choose(logits, Sampling(1e-310, top_p=0.9), np.random.default_rng(1))
+    assert drawn.tolist() == logits.argmax(axis=-1).tolist()
 
 
 def test_the_seed_decides_the_draw() -> None:
