@@ -23,6 +23,7 @@ from lora_export.runtime.tokens import (
     stop_tokens,
     tokenizer_folder,
 )
+from lora_export.weights.positions import switching_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -109,8 +110,9 @@ def continue_texts(
     found: list[list[int]] = [[] for _ in rows]
     told = ""
     for tokens in generate(
-        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding
-    ):
+        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding,
+        switch=switching_length(config),
+    ):  # fmt: skip
         for row, token in zip(found, tokens, strict=True):
             if token is not None:
                 row.append(token)

@@ -113,15 +113,18 @@ def greedy_of_reference(
     return Greedy(case, np.concatenate(tokens, axis=1), np.stack(margins, axis=1))
 
 
-def compare_greedy(decoder: Decoder, expected: Greedy, *, tolerance: float) -> dict[str, Any]:
+def compare_greedy(
+    decoder: Decoder, expected: Greedy, *, tolerance: float, switch: int | None = None
+) -> dict[str, Any]:
     """Return how far the graph's tokens agree; ``clear`` counts rows that part without a tie."""
     feeds = expected.case.feeds
     texts = feeds[DECODER_IDS if DECODER_IDS in feeds else "input_ids"]
     prompts = [ids[mask].tolist() for ids, mask in zip(texts, expected.case.mask, strict=True)]
     rows, steps = expected.tokens.shape
     found = generate(
-        decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0
-    )
+        decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0,
+        switch=switch,
+    )  # fmt: skip
     tokens = np.array(list(found), np.int64).T
     differing = []
     agreeing = 0

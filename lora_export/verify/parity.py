@@ -32,6 +32,7 @@ from lora_export.verify.inputs import (
     with_buffers,
 )
 from lora_export.verify.running import TwoGraphs, opened
+from lora_export.weights.positions import switching_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +160,10 @@ def against_reference(
         verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
     if expected.greedy is not None:
         decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
-        row["greedy"] = compare_greedy(decoder, expected.greedy, tolerance=tolerance)
+        row["greedy"] = compare_greedy(
+            decoder, expected.greedy, tolerance=tolerance,
+            switch=switching_length(checkpoint.config),
+        )  # fmt: skip
         verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
     golden = Golden(cases[kept], expected.outputs[kept], expected.effect)
