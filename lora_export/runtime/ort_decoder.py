@@ -95,8 +95,10 @@ class OrtDecoder:
             present = PRESENT + each.name.removeprefix(PAST)
             if not each.name.startswith(PAST):
                 msg = f"the graph also takes {each.name!r}, which is not fed here"
-            elif each.type not in _DTYPES or len(each.shape) != _RANK or not (
-                isinstance(each.shape[1], int) and isinstance(each.shape[3], int)
+            elif (
+                each.type not in _DTYPES
+                or len(each.shape) != _RANK
+                or not (isinstance(each.shape[1], int) and isinstance(each.shape[3], int))
             ):
                 shape = f"{each.type} {each.shape}"
                 msg = f"the cache {each.name!r} is {shape}, not [batch, heads, length, width]"

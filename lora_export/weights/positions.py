@@ -12,7 +12,7 @@ __all__ = ["longest_text", "switching_length"]
 _POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
 _SMALL_PADDING: Final = 2
 _LONG_ROPE: Final = frozenset({"longrope", "su"})
-"""What a config calls rotary frequencies that are others for long texts (``su``: Phi-3's first name)."""
+"""What configs call frequencies that are others for long texts; ``su`` is Phi-3's first word."""
 
 
 def longest_text(config: Mapping[str, Any]) -> int:

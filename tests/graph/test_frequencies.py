@@ -25,7 +25,8 @@ SMALL: dict[str, Any] = {
 LONG = transformers.Phi3Config(
     **SMALL, max_position_embeddings=64, original_max_position_embeddings=LENGTH,
     rope_scaling={
-        "type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [9.0, 3.0, 4.0, 5.0],
+        "type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [9.0, 3.0, 4.0, 5.0],
     },
 )  # fmt: skip
 DYNAMIC = transformers.LlamaConfig(
@@ -44,10 +45,10 @@ def test_frequencies_follow_the_length_of_the_text(config: Any, opset: int) -> N
         text = {name: torch.tensor(v) for name, v in case.feeds.items() if "past" not in name}
         with torch.inference_mode():
             expected = model(**text, use_cache=False).logits.numpy()[case.mask]
-        for actual in (
-            graph.run(case.feeds)["logits"],
-            run_in_pieces(graph, case.feeds, "logits"),
-        ):
+        found = [graph.run(case.feeds)["logits"]]
+        if config is LONG or case.mask.shape[1] <= LENGTH:  # NTK changes with every further token
+            found.append(run_in_pieces(graph, case.feeds, "logits"))
+        for actual in found:
             error = np.linalg.norm(actual[case.mask] - expected) / np.linalg.norm(expected)
             assert error < 2e-6
 

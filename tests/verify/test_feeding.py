@@ -11,7 +11,7 @@ KEY, VALUE = (f"past_key_values.0.{what}" for what in ("key", "value"))
 
 
 def decoder(
-    *, past: int | str = "past", new: int | str = "new", total: int | str = "total",
+    *, past: int | str = "past_sequence", new: int | str = "new", total: int | str = "total",
     returned: tuple[str, ...] = ("present.0.key", "present.0.value"), static: bool = False,
 ) -> Feeding:  # fmt: skip
     """Return the interface of a decoder with one layer."""

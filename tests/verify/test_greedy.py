@@ -119,8 +119,8 @@ def decoder(room: int | None) -> Feeding:
         (512, 5, 3, 3),
         (512, 2, 2, 1),
         (512, 1, 1, 1),
-        (7, None, 3, 4),
-        (7, 64, 3, 4),
+        (7, None, 4, 4),
+        (7, 64, 4, 4),
     ],
 )
 def test_text_and_tokens_fit_what_model_and_cache_hold(
