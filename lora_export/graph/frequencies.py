@@ -39,7 +39,7 @@ def choose_frequencies_in_graph(model: torch.nn.Module) -> None:
             values, _ = ROPE_INIT_FUNCTIONS[_LONG](module.config, None, seq_len=longer)
             module.register_buffer(_OF_LONG_TEXTS, values, persistent=False)
         plain = inspect.unwrap(type(module).forward)
-        module.forward = functools.partial(_forward, module, plain)  # type: ignore[method-assign]
+        module.forward = functools.partial(_forward, module, plain)
 
 
 class _WithFrequencies:
