@@ -15,8 +15,9 @@ from lora_export.generation import continue_texts
 from lora_export.runtime.generate import Sampling, choose, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
+from tests.cli.running import call
 from tests.helpers.builds import build
-from tests.helpers.models import load_tiny
+from tests.helpers.models import load_tiny, save_tiny_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,10 +73,16 @@ def test_greedy_tokens_of_a_padded_batch_are_those_of_transformers_alone(
             assert tokens == expected[0, len(prompt) :].tolist()
 
 
-def test_graph_without_a_cache_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
-    build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False)
+def test_graph_without_a_cache_is_refused_before_anything_is_printed(
+    tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False).output
     with pytest.raises(UnsupportedError, match="no cache"):
-        OrtDecoder(OrtRunner(tmp_path / "out" / "base.onnx"))
+        OrtDecoder(OrtRunner(root / "base.onnx"))
+    save_tiny_tokenizer(root / "hf")
+    refused = call(capsys, "generate", root, "--prompt", "w5 w9")
+    assert (refused.code, refused.out) == (4, "")
+    assert "no cache" in refused.err
 
 
 def test_text_goes_on_where_the_prompt_ends(export: Path) -> None:
