@@ -30,7 +30,7 @@ def test_biases_count_once(kind: str, opset: int) -> None:
     config = CONFIGS[kind]
     eager = twin(config)
     graph = Graph(config, eager, opset=opset)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     model.load_state_dict(eager.state_dict())
     for case in make_cases(
         config.to_dict(), graph.signature, seed=0, left_padding=True, shapes=((1, 12), (3, 30))
