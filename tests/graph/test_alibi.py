@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,9 @@ CONFIGS = {
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_biases_count_once(kind: str, opset: int) -> None:
     config = CONFIGS[kind]
-    eager = twin(config)
+    eager = twin(copy.deepcopy(config))  # a config remembers the attention that was asked for
     graph = Graph(config, eager, opset=opset)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    model = transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval()
     model.load_state_dict(eager.state_dict())
     for case in make_cases(
         config.to_dict(), graph.signature, seed=0, left_padding=True, shapes=((1, 12), (3, 30))
