@@ -26,9 +26,10 @@ from lora_export.runtime.tokens import (
     stop_tokens,
     tokenizer_folder,
 )
+from lora_export.weights.positions import switching_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from lora_export.base.manifest import Manifest
@@ -111,26 +112,47 @@ def continue_texts(
         rows = [first_tokens(config, generation)] * len(rows)
         limit = _positions_left(config, rows, max_new_tokens)
         decoder, _ = OrtEncoderDecoder(root, record).encode(feeds)
+    before = rows if record.encoder is None else [[] for _ in rows]
     found: list[list[int]] = [[] for _ in rows]
     told = ""
     for tokens in generate(
-        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding
-    ):
+        decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding,
+        switch=switching_length(config),
+    ):  # fmt: skip
         for row, token in zip(found, tokens, strict=True):
             if token is not None:
                 row.append(token)
         if on_text is not None:
-            text = tokenizer.decode([token for token in found[0] if token not in stop])
+            text = _text_behind(tokenizer, before[0], found[0], stop)
             if text.startswith(told) and not text.endswith(_UNFINISHED):
                 on_text(text[len(told) :])
                 told = text
-    texts = [tokenizer.decode([token for token in row if token not in stop]) for row in found]
+    texts = [
+        _text_behind(tokenizer, ids, row, stop) for ids, row in zip(before, found, strict=True)
+    ]
     if on_text is not None and texts[0].startswith(told):
         on_text(texts[0][len(told) :])
     return [
         Continuation(prompt, text, tuple(row), bool(row) and row[-1] in stop)
         for prompt, text, row in zip(prompts, texts, found, strict=True)
     ]
+
+
+def _text_behind(
+    tokenizer: Any, before: Sequence[int], tokens: Sequence[int], stop: Collection[int]
+) -> str:
+    """Return the text of `tokens` as it continues that of `before`.
+
+    By themselves they may have another: what a tokenizer with word boundaries (SentencePiece,
+    WordPiece) decodes begins without the space that lies between the two.
+    """
+    shown = [token for token in tokens if token not in stop]
+    begun: str = tokenizer.decode(list(before))
+    whole: str = tokenizer.decode([*before, *shown])
+    if whole.startswith(begun):
+        return whole[len(begun) :]
+    alone: str = tokenizer.decode(shown)
+    return alone
 
 
 def continues(root: Path) -> bool:

@@ -151,7 +151,7 @@ def _own_graph(
         settings,
         dtype=dtype,
         opset=graph.template.opset,
-        choices=Choices(cache=graph.has_cache),
+        choices=graph.choices if settings.task.causal else Choices(cache=graph.choices.cache),
         own_graph=graph,
     )
     return decided, graph.template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tools.model_families import FAMILIES
-from tools.models import DATA, PAGE, TOLERANCE, Row, page
+from tools.models import DATA, OPSET, PAGE, TOLERANCE, Row, page
 
 ROWS = [Row(**row) for row in json.loads(DATA.read_text())]
 REFUSED: set[tuple[str, str]] = set()
@@ -23,3 +23,7 @@ def test_every_export_agrees_with_torch_and_every_other_says_why_not() -> None:
     for row in ROWS:
         assert row.refused or (row.relative_l2 or 1.0) < TOLERANCE, row
         assert row.cache == (row.task in WITH_CACHE and not row.refused), row
+
+
+def test_every_row_is_of_the_default_opset() -> None:
+    assert {row.opset for row in ROWS if not row.refused} == {OPSET}

@@ -30,6 +30,7 @@ OWNERS = frozenset(
         "lora_export.graph.kv_cache",
         "lora_export.graph.experts",
         "lora_export.graph.fold",
+        "lora_export.graph.frequencies",
         "lora_export.graph.fused",
         "lora_export.graph.layers",
         "lora_export.graph.masks",

@@ -158,6 +158,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("Gemma 3", "Gemma3TextConfig", _GEMMA, _DECODER),
     Family("Phi-3", "Phi3Config", _LLAMA, _GENERATION),
     Family(
+        "Phi-3 (long)",
+        "Phi3Config",
+        {**_LLAMA, "original_max_position_embeddings": POSITIONS // 4,
+         "rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3],
+                          "long_factor": [2.0, 3.0, 4.0, 5.0]}},
+        _GENERATION,
+    ),
+    Family(
         "Falcon",
         "FalconConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": LAYERS,

@@ -100,10 +100,10 @@ class Row:
 
 
 def twin(family: Family, task: tasks.Task) -> Any:
-    """Return the family's model in torch: float32, eager attention, every parameter random."""
+    """Return the family's model in torch: float32, its own attention, every parameter random."""
     config = getattr(transformers, family.config)(**family.settings, **_labels(task))
     torch.manual_seed(0)
-    model = getattr(transformers, task.auto_class).from_config(config, attn_implementation="eager")
+    model = getattr(transformers, task.auto_class).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * _SPREAD)

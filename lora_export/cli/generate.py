@@ -45,15 +45,18 @@ def generate(
     from lora_export.generation import continue_texts, continues
     from lora_export.runtime.generate import Sampling
 
+    told: list[str] = []
+
     def stream(text: str) -> None:
+        if not told:  # now that there is something to say, and nothing was refused
+            told.append(shown[0])
+            sys.stdout.write(shown[0])
         sys.stdout.write(text)
         sys.stdout.flush()
 
     streamed = not as_json and len(prompts) == 1
     with Console(as_json=as_json, quiet=quiet) as console:
         shown = prompts if continues(export) else [""] * len(prompts)
-        if streamed:
-            stream(shown[0])
         found = continue_texts(
             export,
             prompts,

@@ -15,7 +15,7 @@ from lora_export.exports.plan import BasePlan
 from lora_export.graph.foreign.adopt import adopt, require_same_base
 from lora_export.graph.foreign.match import match_graph
 from lora_export.graph.foreign.opened import open_graph
-from lora_export.graph.signature import PAST, read_signature
+from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OwnGraph", "adopt_graph", "require_in_graph"]
 
+_RANK_OF_LOGITS = 3
 _SHOWN = 5
 
 
@@ -56,9 +57,18 @@ class OwnGraph:
         return sizes.most_common(1)[0][0]
 
     @property
-    def has_cache(self) -> bool:
-        """Whether it takes keys and values of past positions."""
-        return any(name.startswith(PAST) for name in self._signature.input_names)
+    def choices(self) -> Choices:
+        """Its interface as that of a decoder: its cache, and whether it returns the last logits."""
+        inputs = {each.name: each.axes for each in self._signature.inputs}
+        length = inputs.get("attention_mask", ())[1:2] if WRITE_INDICES in inputs else ()
+        returned = self._signature.outputs[0].axes if self._signature.outputs else ()
+        last = len(returned) == _RANK_OF_LOGITS and returned[1] == 1
+        one_token = inputs.get("input_ids", ())[1:2] == (1,)
+        return Choices(
+            cache=any(name.startswith(PAST) for name in inputs),
+            logits="last" if last and not one_token else "all",
+            cache_length=next((each for each in length if isinstance(each, int)), None),
+        )
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -5,11 +5,16 @@
 splits x (Veltkamp 1968) and keeps its 24 - 16 = 8 leading bits, those of bfloat16. Of whole
 numbers and their products with slopes that bfloat16 holds it is the same to the last bit as a
 cast, which few runtimes have (compared with torch up to position 200,000).
+
+Falcon's model puts the biases into the mask that its attentions are given, and its eager attention
+adds them once more; with torch's own attention, which is the default, they count once. So they do
+here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +30,7 @@ _MODULES: Final = ("transformers.models.falcon.modeling_falcon",)
 """Where a ``build_alibi_tensor`` multiplies in bfloat16 whatever the model's dtype is."""
 
 _BUILDER: Final = "build_alibi_tensor"
+_ATTENTION: Final = "FalconAttention"
 _SPLITTER: Final = 65537.0
 
 
@@ -34,10 +40,37 @@ def _rounded(x: torch.Tensor) -> torch.Tensor:
     return scaled - (scaled - x)
 
 
+class _InTheMask:
+    """Biases that an attention has to add nothing for: its mask holds them."""
+
+    def view(self, *sizes: int) -> torch.Tensor:
+        """Return a scalar 0, whatever the sizes."""
+        del sizes
+        return torch.zeros(())
+
+
+def _counted_once(forward: Any) -> Any:
+    """Return the ``forward`` of an attention that leaves out biases which its mask holds."""
+
+    @functools.wraps(forward)
+    def attend(
+        self: Any, hidden_states: Any, *, alibi: Any, attention_mask: Any, **rest: Any
+    ) -> Any:
+        held = attention_mask is not None and attention_mask.shape[1] == self.num_heads
+        if alibi is not None and held:  # by head: a mask alone is the same for all
+            alibi = _InTheMask()
+        return forward(self, hidden_states, alibi=alibi, attention_mask=attention_mask, **rest)
+
+    return attend
+
+
 @contextlib.contextmanager
 def float32_alibi() -> Iterator[None]:
-    """Let the models of the table compute their biases in float32, until the block ends."""
-    before: list[tuple[Any, Any]] = []
+    """Let the models of the table compute their biases in float32 and add them once.
+
+    Until the block ends.
+    """
+    before: list[tuple[Any, str, Any]] = []
 
     def replaced(original: Any) -> Any:
         def build(mask: torch.Tensor, heads: int, dtype: torch.dtype) -> torch.Tensor:
@@ -55,13 +88,18 @@ def float32_alibi() -> Iterator[None]:
 
         return build
 
-    for name in _MODULES:
-        module = importlib.import_module(name)
-        original = getattr(module, _BUILDER)
-        before.append((module, original))
-        setattr(module, _BUILDER, replaced(original))
+    for path in _MODULES:
+        module = importlib.import_module(path)
+        attention = getattr(module, _ATTENTION)
+        for holder, name, change in (
+            (module, _BUILDER, replaced),
+            (attention, "forward", _counted_once),
+        ):
+            original = getattr(holder, name)
+            before.append((holder, name, original))
+            setattr(holder, name, change(original))
     try:
         yield
     finally:
-        for module, original in before:
-            setattr(module, _BUILDER, original)
+        for holder, name, original in before:
+            setattr(holder, name, original)

@@ -33,6 +33,8 @@ __all__ = ["cache_layers", "cache_of", "tensors_of"]
 
 _PROBE_LENGTH = 2
 _TENSOR_SCATTER_OPSET = 24
+_NO_STATIC_CACHE = {"gpt_neo": "its layers tell from the length of the keys where a query stands"}
+"""Why a model has no static cache, by its type."""
 
 
 def cache_layers(model: Any, length: int | None = None) -> tuple[CachedLayer, ...]:
@@ -43,8 +45,13 @@ def cache_layers(model: Any, length: int | None = None) -> tuple[CachedLayer, ..
         length: The positions of a static cache; None for one that grows.
 
     Raises:
-        UnsupportedError: Its layers keep something else than keys and values.
+        UnsupportedError: Its layers keep something else than keys and values, or cannot keep them
+            in buffers.
     """
+    why = _NO_STATIC_CACHE.get(model.config.model_type) if length is not None else None
+    if why is not None:
+        msg = f"{type(model).__name__} has no static cache: {why}"
+        raise UnsupportedError(msg, hint="Export it with one that grows: without --cache-length.")
     cache = DynamicCache()
     ids = torch.ones((1, _PROBE_LENGTH), dtype=torch.int64)
     try:

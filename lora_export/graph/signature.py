@@ -260,17 +260,28 @@ def _size(config: Any, axis: Axis) -> Axis:
 
 
 def read_signature(model: onnx.ModelProto) -> Signature:
-    """Return the interface of a graph, as its ONNX file states it; initializers are no inputs."""
-    dtypes = {row.onnx: row.name for row in DTYPES.values()}
+    """Return the interface of a graph, as its ONNX file states it; initializers are no inputs.
+
+    Raises:
+        UnsupportedError: An input is of a type that no array here has (texts, sequences).
+    """
     own = {initializer.name for initializer in model.graph.initializer}
     return Signature(
         tuple(
-            Input(value.name, dtypes[value.type.tensor_type.elem_type], _axes(value))
+            Input(value.name, _dtype(value), _axes(value))
             for value in model.graph.input
             if value.name not in own
         ),
         tuple(Output(value.name, _axes(value)) for value in model.graph.output),
     )
+
+
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    for row in DTYPES.values():
+        if row.onnx == value.type.tensor_type.elem_type:
+            return row.name
+    msg = f"the graph's input {value.name!r} is of a type that is not fed here"
+    raise UnsupportedError(msg, hint="Inputs are arrays of numbers or truth values.")
 
 
 def _axes(value: onnx.ValueInfoProto) -> tuple[Axis, ...]:

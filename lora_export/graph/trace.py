@@ -28,6 +28,7 @@ from lora_export.graph.conversions import conversions_of
 from lora_export.graph.decompose import only_needed_decompositions
 from lora_export.graph.encoder_decoder import component_of
 from lora_export.graph.experts import traceable_experts
+from lora_export.graph.frequencies import choose_frequencies_in_graph
 from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
@@ -260,6 +261,7 @@ def _build(
         ) from error
     model.tie_weights()
     model.eval()
+    choose_frequencies_in_graph(model)
     _make_parameters_fake(model)
     return model
 

@@ -76,6 +76,7 @@ def generate(
     sampling: Sampling,
     stop: Collection[int],
     padding: int,
+    switch: int | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each row; None for a row that has met a stop token before.
 
@@ -86,6 +87,8 @@ def generate(
         sampling: How a token is chosen.
         stop: Tokens that end a row; the one that ended it is yielded.
         padding: Fills rows that are shorter, on the left, and those that have ended.
+        switch: The longest text whose cache can be continued as it is; see
+            `lora_export.weights.positions.switching_length`.
 
     Raises:
         UsageError: A prompt is empty.
@@ -103,17 +106,26 @@ def generate(
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0)
     ended = np.zeros(len(prompts), bool)
     decoder.start(len(prompts))
+    seen = 0
     for _ in range(max_new_tokens):
-        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        if seen and positions[:, -1].max() == switch:  # one token longer than that
+            decoder.start(len(prompts))
+            seen = 0
+        feeds = {
+            "input_ids": ids[:, seen:],
+            "attention_mask": mask,
+            "position_ids": positions[:, seen:],
+        }
+        seen = ids.shape[1]
         tokens = choose(decoder.step(feeds), sampling, random)
         yield [None if done else int(token) for token, done in zip(tokens, ended, strict=True)]
         tokens[ended] = padding
         ended |= np.isin(tokens, list(stop))
         if ended.all():
             return
-        ids = tokens[:, None]
-        mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
-        positions = positions[:, -1:] + 1
+        ids = np.concatenate([ids, tokens[:, None]], axis=1)
+        mask = np.concatenate([mask, np.ones_like(tokens[:, None])], axis=1)
+        positions = np.concatenate([positions, positions[:, -1:] + 1], axis=1)
 
 
 def choose(logits: Array, sampling: Sampling, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -128,7 +140,10 @@ def choose(logits: Array, sampling: Sampling, random: np.random.Generator) -> np
 
 def _distribution(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
     """Return the probabilities that are drawn from, ``[batch, vocabulary]``."""
-    scores = logits.astype(np.float64) / sampling.temperature
+    scores = logits.astype(np.float64)
+    scores -= scores.max(axis=-1, keepdims=True)  # so that nothing overflows as it is divided
+    with np.errstate(over="ignore"):
+        scores /= sampling.temperature
     if 0 < sampling.top_k < scores.shape[-1]:
         least = np.partition(scores, -sampling.top_k, axis=-1)[:, -sampling.top_k, None]
         scores = np.where(scores < least, -np.inf, scores)
@@ -145,6 +160,7 @@ def _distribution(logits: Array, sampling: Sampling) -> npt.NDArray[np.float64]:
 
 
 def _softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    """Return the softmax of scores whose largest is 0."""
+    raised = np.exp(scores)
     result: npt.NDArray[np.float64] = raised / raised.sum(axis=-1, keepdims=True)
     return result

@@ -18,11 +18,12 @@ import numpy.typing as npt
 
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError
 from lora_export.device.decoding import on_static_cache
+from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
 from lora_export.runtime.ort import ort_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from onnxruntime import OrtValue
 
@@ -35,6 +36,8 @@ Array = npt.NDArray[Any]
 
 _DTYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _LOGITS: Final = "logits"
+_FED: Final = frozenset({"input_ids", "attention_mask", "position_ids", WRITE_INDICES, ADAPTER_IDS})
+_RANK: Final = 4
 
 
 class OrtDecoder:
@@ -48,7 +51,8 @@ class OrtDecoder:
             by default.
 
     Raises:
-        UnsupportedError: The graph has no cache.
+        UnsupportedError: The graph has no cache, or one of another form than that of
+            `lora_export.graph.kv_cache`.
     """
 
     def __init__(
@@ -72,12 +76,37 @@ class OrtDecoder:
         if not self._past:
             msg = "the graph has no cache of keys and values: it scores text and cannot generate"
             raise UnsupportedError(msg, hint="Export it again without --no-cache.")
+        outputs = [each.name for each in self._session.get_outputs()]
+        self._require_known(outputs)
+        self._logits = _LOGITS if _LOGITS in outputs else outputs[0]
+        self._narrow = {n.name for n in self._session.get_inputs() if n.type == "tensor(int32)"}
         names = {each.name: each for each in self._session.get_inputs()}
         self._room = names["attention_mask"].shape[1] if WRITE_INDICES in names else None
         self._in_place = device == "cpu" if in_place is None else in_place
         self._written = 0
         self._cache: dict[str, Any] = {}
         self._next: dict[str, Any] = {}
+
+    def _require_known(self, outputs: Collection[str]) -> None:
+        """Refuse a graph, made elsewhere, that cannot be run step by step here."""
+        for each in self._session.get_inputs():
+            if each.name in _FED or each.name in self._fixed:
+                continue
+            present = PRESENT + each.name.removeprefix(PAST)
+            if not each.name.startswith(PAST):
+                msg = f"the graph also takes {each.name!r}, which is not fed here"
+            elif (
+                each.type not in _DTYPES
+                or len(each.shape) != _RANK
+                or not (isinstance(each.shape[1], int) and isinstance(each.shape[3], int))
+            ):
+                shape = f"{each.type} {each.shape}"
+                msg = f"the cache {each.name!r} is {shape}, not [batch, heads, length, width]"
+            elif present not in outputs:
+                msg = f"the graph takes {each.name!r} and returns no {present!r}"
+            else:
+                continue
+            raise UnsupportedError(msg, hint="Export the model here: leave --graph out.")
 
     def start(self, batch: int) -> None:
         """Begin with an empty past for `batch` rows."""
@@ -118,7 +147,10 @@ class OrtDecoder:
         feeds = self._complete(feeds)
         bound = {**self._cache, **self._fixed}
         names = [each.name for each in self._session.get_inputs() if each.name not in bound]
-        held = [np.ascontiguousarray(feeds[name]) for name in names]
+        held = [
+            np.ascontiguousarray(feeds[name], np.int32 if name in self._narrow else None)
+            for name in names
+        ]
         for name, value in zip(names, held, strict=True):  # bound by address: `held` keeps them
             binding.bind_cpu_input(name, value)
         for name, value in self._adapter.items():  # an active adapter would be ignored here
@@ -131,7 +163,7 @@ class OrtDecoder:
             if name in into:
                 binding.bind_ortvalue_output(name, into[name])
             else:
-                binding.bind_output(name, "cpu" if name == _LOGITS else self._device)
+                binding.bind_output(name, "cpu" if name == self._logits else self._device)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
@@ -144,5 +176,5 @@ class OrtDecoder:
             self._cache, self._next = self._next, self._cache
         else:
             self._cache = {name: values[PRESENT + name.removeprefix(PAST)] for name in self._cache}
-        logits: Array = values[_LOGITS].numpy()
+        logits: Array = values[self._logits].numpy()
         return logits

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.files import resolve_inside
-from lora_export.graph.signature import PAST, WRITE_INDICES, Input, Signature, read_signature
+from lora_export.graph.signature import (
+    PAST,
+    PRESENT,
+    WRITE_INDICES,
+    Input,
+    Signature,
+    read_signature,
+)
 from lora_export.verify.inputs import DECODER_IDS
 
 if TYPE_CHECKING:
@@ -45,6 +52,29 @@ class Feeding:
         if unknown := [each.name for each in inputs if not _is_known(each)]:
             return f"the graph takes {', '.join(unknown[:_SHOWN])}, which is not fed here"
         return None if inputs else "the graph has no inputs"
+
+    @property
+    def cache_reason(self) -> str | None:
+        """Why a cache cannot be filled step by step; None where it can, or there is none."""
+        inputs, outputs = self.signature.inputs, self.signature.output_names
+        past = [each for each in inputs if each.name.startswith(PAST)]
+        for each in past:
+            present = PRESENT + each.name.removeprefix(PAST)
+            if present not in outputs:
+                return f"the graph takes {each.name} and returns no {present}"
+        static = WRITE_INDICES in self.signature.input_names
+        fixed = [] if static else [*past, *(each for each in inputs if each.name in _TEXT)]
+        for each in fixed if past else ():
+            at = 2 if each.name.startswith(PAST) else 1
+            axis = each.axes[at] if len(each.axes) > at else None
+            if isinstance(axis, int):
+                return f"the graph has a cache, and the length of {each.name} is always {axis}"
+        return None
+
+    @property
+    def room(self) -> int | None:
+        """The positions of a static cache; None where there is none."""
+        return fixed_axes(self.signature)[2]
 
     def outputs_for(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """Return the outputs called `wanted`, else as many: models return their results first."""
@@ -85,6 +115,8 @@ def _is_known(given: Input) -> bool:
     """Whether values can be made up for an input: text, an empty past, numbers of a known shape."""
     if given.name in (*_TEXT, WRITE_INDICES):
         return True
+    if given.name.startswith(PAST) and len(given.axes) != _CACHE_RANK:
+        return False
     known = {"batch", *(("sequence", "past_sequence") if given.name.startswith(PAST) else ())}
     named = {axis for axis in given.axes if isinstance(axis, str)}
     return by_name(given.dtype).floating and named <= known

@@ -14,19 +14,25 @@ import numpy.typing as npt
 
 from lora_export.device.decoding import without_cache
 from lora_export.runtime.generate import Decoder, Sampling, generate
-from lora_export.verify.inputs import DECODER_IDS
+from lora_export.verify.inputs import DECODER_IDS, longest_text, make_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lora_export.device.golden import Case
+    from lora_export.verify.feeding import Feeding
 
-__all__ = ["Greedy", "compare_greedy", "greedy_of_reference"]
+__all__ = ["Greedy", "compare_greedy", "greedy_of_reference", "prompts_for"]
 
 Array = npt.NDArray[Any]
 
 _NEAR_TIE: Final = 10.0
 """A choice whose margin is within so many errors of the tolerated size is nearly tied."""
+
+_BATCH: Final = 2
+_LENGTH: Final = 24
+_STEPS: Final = 8
+"""What is continued and by how many tokens, where model and cache have room for it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,34 @@ class Greedy:
     case: Case = field(repr=False)
     tokens: Array = field(repr=False)
     margins: Array = field(repr=False)
+
+
+def prompts_for(
+    feeding: Feeding, config: Mapping[str, Any], *, seed: int, left_padding: bool
+) -> tuple[Case, int]:
+    """Return a batch of texts with padding, and how many tokens they are continued by.
+
+    Where positions or those of a static cache end early, half of them are left for the tokens; the
+    last token is not run, and needs no place.
+
+    Args:
+        feeding: What the graph takes.
+        config: The model's config.
+        seed: Seeds the texts.
+        left_padding: Whether padding comes first.
+    """
+    longest = longest_text(config)
+    longest = longest if feeding.room is None else min(longest, feeding.room)
+    steps = min(_STEPS, (longest + 1) // 2)
+    length = min(_LENGTH, longest - steps + 1)
+    (case,) = make_cases(
+        config,
+        feeding.signature,
+        seed=seed,
+        left_padding=left_padding,
+        shapes=feeding.shapes(((_BATCH, length),)),
+    )
+    return case, steps
 
 
 def greedy_of_reference(
@@ -79,15 +113,18 @@ def greedy_of_reference(
     return Greedy(case, np.concatenate(tokens, axis=1), np.stack(margins, axis=1))
 
 
-def compare_greedy(decoder: Decoder, expected: Greedy, *, tolerance: float) -> dict[str, Any]:
+def compare_greedy(
+    decoder: Decoder, expected: Greedy, *, tolerance: float, switch: int | None = None
+) -> dict[str, Any]:
     """Return how far the graph's tokens agree; ``clear`` counts rows that part without a tie."""
     feeds = expected.case.feeds
     texts = feeds[DECODER_IDS if DECODER_IDS in feeds else "input_ids"]
     prompts = [ids[mask].tolist() for ids, mask in zip(texts, expected.case.mask, strict=True)]
     rows, steps = expected.tokens.shape
     found = generate(
-        decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0
-    )
+        decoder, prompts, max_new_tokens=steps, sampling=Sampling(), stop=(), padding=0,
+        switch=switch,
+    )  # fmt: skip
     tokens = np.array(list(found), np.int64).T
     differing = []
     agreeing = 0

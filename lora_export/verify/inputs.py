@@ -122,7 +122,8 @@ def _make_case(
         known = on_static_cache(known, written=past, length=_cache_length(signature))
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
-        known[DECODER_IDS] = random.integers(0, vocabulary, (batch, written))
+        own = int(config.get("decoder_vocab_size") or vocabulary)  # Marian may have two
+        known[DECODER_IDS] = random.integers(0, own, (batch, written))
     feeds = _filled(signature, known, (batch, length), random)
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
     if DECODER_IDS in feeds:

@@ -11,7 +11,7 @@ that does not fit stays ``unverified`` and says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,15 @@ from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verify.asking import Answers, Uncached
 from lora_export.verify.dataset import Dataset, predict, score
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference
+from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference, prompts_for
 from lora_export.verify.inputs import (
     CASES,
     GOLDEN_CASES,
-    longest_text,
     make_cases,
     with_buffers,
 )
 from lora_export.verify.running import TwoGraphs, opened
+from lora_export.weights.positions import switching_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,10 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
 
 Array = npt.NDArray[Any]
-
-_GREEDY_CASE: Final = 1
-"""The inputs that a decoder continues: a batch with padding."""
-_GREEDY_STEPS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -119,8 +115,8 @@ def against_reference(
     if reason := _too_large(checkpoint):
         return unverified(reason)
     feeding = feeding_of(root, record)
-    if feeding.reason:
-        return unverified(feeding.reason)
+    if reason := feeding.reason or feeding.cache_reason:
+        return unverified(reason)
     outputs = feeding.outputs_for(task.outputs)
     cases = make_cases(
         checkpoint.config,
@@ -134,9 +130,11 @@ def against_reference(
     expected = _run_reference(
         reference, task, cases, dataset,
         has_adapter=adapter is not None, last=last,
-        steps=_greedy_steps(checkpoint.config, cases, manifest.base.cache_length)
+        prompts=prompts_for(
+            feeding, checkpoint.config, seed=seed, left_padding=task.causal
+        )
         if manifest.base.cache
-        else 0,
+        else None,
     )  # fmt: skip
     graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
     actual = [graph.run(case.feeds) for case in cases]
@@ -162,7 +160,10 @@ def against_reference(
         verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
     if expected.greedy is not None:
         decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
-        row["greedy"] = compare_greedy(decoder, expected.greedy, tolerance=tolerance)
+        row["greedy"] = compare_greedy(
+            decoder, expected.greedy, tolerance=tolerance,
+            switch=switching_length(checkpoint.config),
+        )  # fmt: skip
         verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
     golden = Golden(cases[kept], expected.outputs[kept], expected.effect)
@@ -214,7 +215,7 @@ def _run_reference(
     *,
     has_adapter: bool,
     last: bool,
-    steps: int,
+    prompts: tuple[Case, int] | None,
 ) -> _Expected:
     """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
     positions = slice(-1, None) if last else slice(None)
@@ -225,8 +226,8 @@ def _run_reference(
         asked = Uncached(reference.run, names)
         answers = predict(dataset, asked) if dataset is not None else None
         effect = greedy = base_answers = None
-        if steps:
-            greedy = greedy_of_reference(reference.run, cases[_GREEDY_CASE], steps=steps)
+        if prompts is not None:
+            greedy = greedy_of_reference(reference.run, prompts[0], steps=prompts[1])
         if has_adapter:
             with reference.without_low_rank():
                 plain = [reference.run(case.feeds)[:, positions] for case in cases]
@@ -289,11 +290,3 @@ def _less_accurate(verdict: Verdict, row: dict[str, Any], result: Mapping[str, A
         verdict = row["verdict"] = result["verdict"]
         row["reason"] = f"{result['metric']} on the data set: {result['reason']}"
     return verdict
-
-
-def _greedy_steps(config: Mapping[str, Any], cases: Sequence[Case], room: int | None) -> int:
-    """Return how many tokens are compared, where positions or those of a static cache may end."""
-    _, length = cases[_GREEDY_CASE].mask.shape
-    longest = longest_text(config)
-    longest = longest if room is None else min(longest, room)
-    return max(0, min(_GREEDY_STEPS, longest - int(length)))

@@ -91,3 +91,10 @@ def test_initializers_are_no_inputs() -> None:
     assert read_signature(onnx.helper.make_model(graph)) == Signature(
         inputs, (Output("x", ("batch", 3)),)
     )
+
+
+def test_input_that_is_no_array_of_numbers_is_named() -> None:
+    text = onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, ["batch"])
+    graph = onnx.helper.make_graph([], "main", [text], [])
+    with pytest.raises(UnsupportedError, match="'text' is of a type"):
+        read_signature(onnx.helper.make_model(graph))

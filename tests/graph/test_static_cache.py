@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.device.decoding import run_in_pieces, without_cache
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -144,3 +144,13 @@ def test_more_than_the_buffers_hold_is_refused(pair: Any) -> None:
     feeds = {"input_ids": ids, "attention_mask": ids, "position_ids": ids}
     with pytest.raises(UsageError, match=f"room for {ROOM} positions, not for {ROOM + 1}"):
         decoder.step(feeds)
+
+
+def test_model_that_reads_positions_off_its_keys_is_refused() -> None:
+    config = transformers.GPTNeoConfig(
+        vocab_size=60, hidden_size=16, num_layers=2, num_heads=2, max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]], window_size=4,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="GPTNeoForCausalLM has no static cache") as caught:
+        Graph(config, twin(config), cache_length=ROOM)
+    assert "--cache-length" in (caught.value.hint or "")

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.generation import continue_texts
 from lora_export.runtime.generate import Sampling, choose, generate
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
+from tests.cli.running import call
 from tests.helpers.builds import build
-from tests.helpers.models import load_tiny
+from tests.helpers.models import load_tiny, save_tiny_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,10 +73,35 @@ def test_greedy_tokens_of_a_padded_batch_are_those_of_transformers_alone(
             assert tokens == expected[0, len(prompt) :].tolist()
 
 
-def test_graph_without_a_cache_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
-    build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False)
+def test_graph_without_a_cache_is_refused_before_anything_is_printed(
+    tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False).output
     with pytest.raises(UnsupportedError, match="no cache"):
-        OrtDecoder(OrtRunner(tmp_path / "out" / "base.onnx"))
+        OrtDecoder(OrtRunner(root / "base.onnx"))
+    save_tiny_tokenizer(root / "hf")
+    refused = call(capsys, "generate", root, "--prompt", "w5 w9")
+    assert (refused.code, refused.out) == (4, "")
+    assert "no cache" in refused.err
+
+
+def test_text_goes_on_where_the_prompt_ends(export: Path) -> None:
+    """SentencePiece's decoder drops the space before the first word of whatever it decodes."""
+    words = {f"▁w{index}": index for index in range(200)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="▁w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.save(str(export / "hf" / "tokenizer.json"))
+    pieces: list[str] = []
+    prompts = ["w5 w9", "w7"]
+    found = continue_texts(
+        export, prompts, adapter=None, max_new_tokens=4, sampling=Sampling(),
+        on_text=pieces.append,
+    )  # fmt: skip
+    for prompt, each in zip(prompts, found, strict=True):
+        whole = " ".join([prompt, *(f"w{token}" for token in each.tokens)])
+        assert prompt + each.text == whole
+    assert "".join(pieces) == found[0].text
 
 
 def test_prompts_are_padded_on_the_left_and_positions_go_on() -> None:
@@ -109,6 +137,12 @@ def test_draws_follow_the_distribution_of_transformers(top_k: int, top_p: float)
     found = np.bincount(drawn, minlength=20) / count
     assert set(np.flatnonzero(found)) <= set(np.flatnonzero(expected))
     np.testing.assert_allclose(found, expected, atol=5 / np.sqrt(count))
+
+
+def test_a_temperature_near_zero_takes_the_largest() -> None:
+    logits = np.random.default_rng(0).standard_normal((5, 20)) * 30
+    drawn = choose(logits, Sampling(1e-310, top_p=0.9), np.random.default_rng(1))
+    assert drawn.tolist() == logits.argmax(axis=-1).tolist()
 
 
 def test_the_seed_decides_the_draw() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from lora_export.device.decoding import run_in_pieces
-from lora_export.graph.signature import CachedLayer, Signature
-from lora_export.verify.greedy import compare_greedy, greedy_of_reference
+from lora_export.graph.signature import WRITE_INDICES, CachedLayer, Input, Signature
+from lora_export.verify.feeding import Feeding
+from lora_export.verify.greedy import compare_greedy, greedy_of_reference, prompts_for
 from lora_export.verify.inputs import make_cases
 from tests.helpers.interfaces import reading
 
@@ -98,3 +99,37 @@ def test_wrong_decoder_is_named_with_row_and_step(cases: Any) -> None:
     first = found["differing"][0]
     assert first["graph"] != first["reference"] == expected.tokens[first["row"], first["step"]]
     assert first["step"] >= 1  # the prefill is right
+
+
+def decoder(room: int | None) -> Feeding:
+    """Return the interface of a decoder; with a static cache of `room` positions."""
+    inputs = reading("input_ids", "position_ids").inputs
+    inputs += (Input("attention_mask", "int64", ("batch", room or "total_sequence")),)
+    if room is not None:
+        inputs += (Input(WRITE_INDICES, "int64", ("batch",)),)
+    return Feeding(Signature((*inputs, *CachedLayer(0, 1, 1, 1, room).inputs(0, "float32")), ()))
+
+
+@pytest.mark.parametrize(
+    ("positions", "room", "length", "steps"),
+    [
+        (512, None, 24, 8),
+        (512, 31, 24, 8),
+        (512, 24, 17, 8),  # as long as the text that there is room for otherwise
+        (512, 5, 3, 3),
+        (512, 2, 2, 1),
+        (512, 1, 1, 1),
+        (7, None, 4, 4),
+        (7, 64, 4, 4),
+    ],
+)
+def test_text_and_tokens_fit_what_model_and_cache_hold(
+    positions: int, room: int | None, length: int, steps: int
+) -> None:
+    config = {"vocab_size": VOCABULARY, "n_positions": positions + 1, "pad_token_id": 0}
+    case, found = prompts_for(decoder(room), config, seed=0, left_padding=True)
+    assert (case.mask.shape, found) == ((2, length), steps)
+    assert length + steps - 1 <= min(positions, room or positions)  # the last token is not run
+    if length > 2:
+        assert not case.mask[1, 0]
+        assert case.mask[1, -1]

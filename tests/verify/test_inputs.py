@@ -141,3 +141,11 @@ def test_texts_on_a_static_cache_have_its_mask_and_its_buffers():
     np.testing.assert_array_equal(feeds["position_ids"], [[0, 0, 0], [0, 1, 2]])
     np.testing.assert_array_equal(feeds["write_indices"], [0, 0])
     assert feeds["past_key_values.0.key"].shape == (2, 2, 16, 4)
+
+
+def test_the_tokens_of_a_decoder_are_of_its_own_vocabulary():
+    names = ["input_ids", "decoder_input_ids"]
+    for own, highest in ((10, 9), (None, 49)):  # Marian may have two vocabularies
+        cases = make({**BERT, "decoder_vocab_size": own}, names)
+        assert max(case.feeds["decoder_input_ids"].max() for case in cases) == highest
+        assert max(case.feeds["input_ids"].max() for case in cases) == 49
