@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import ParityError, UsageError
-from lora_export.deploy.jetson import LatencySettings, bundle_export, default_path
+from lora_export.base.targets import require_tensorrt_target
+from lora_export.deploy.jetson import LatencySettings, bundle_export
+from lora_export.deploy.naming import default_path
 from lora_export.engine.jobs import EngineOptions
 from lora_export.engine.profiles import axis_ranges
 
@@ -36,11 +38,14 @@ def require_bundle(recipe: Recipe) -> None:
     """Require of a recipe that it says whom its bundle is for.
 
     Raises:
-        UsageError: A bundle is asked for, and no target.
+        UsageError: A bundle is asked for, and no target that runs engines.
     """
-    if wants_bundle(recipe) and not recipe.targets:
+    if not wants_bundle(recipe):
+        return
+    if not recipe.targets:
         msg = "a bundle is for a device, and none is named"
         raise UsageError(msg, hint="Name it: --target jetson-orin.")
+    require_tensorrt_target(recipe.targets[0])
 
 
 def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome:

@@ -17,12 +17,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lora_export.base.patterns import REPEATED, ways
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["Conversion", "NewName", "new_name"]
 
 _GROUP: Final = re.compile(r"g\d+")
+_PATTERN_LIMIT: Final = 8192
+_NAME_LIMIT: Final = 512
+_WAYS_LIMIT: Final = 32 * REPEATED**2
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class Conversion:
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a pattern that cannot be one."""
+        if len(self.pattern) > _PATTERN_LIMIT or ways(self.pattern) > _WAYS_LIMIT:
+            msg = f"{self.pattern[:80]!r} could take forever to match"
+            raise ValueError(msg)
         try:
             compiled = _compiled(self.pattern)
         except re.error as error:
@@ -62,6 +70,8 @@ class Conversion:
         if path is None:
             return None
         inner = name.removeprefix(path)
+        if len(inner) > _NAME_LIMIT:
+            return None
         found = _compiled(self.pattern).search(inner)
         if found is None:
             return None

@@ -47,6 +47,7 @@ class Target:
         dla: Whether devices of this name have deep learning accelerators beside the GPU.
         memory_gib: Sizes that the devices are sold with, smallest first.
         shared_memory: Whether that memory is the host's as well.
+        bound_plans: Whether no plan can be built there that other GPUs load too.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Target:
     dla: bool = False
     memory_gib: tuple[int, ...] = ()
     shared_memory: bool = False
+    bound_plans: bool = False
 
     @property
     def architecture(self) -> str | None:
@@ -89,6 +91,7 @@ _PRECISIONS: Final = (
 _OPSET: Final = "onnx-tensorrt, docs/operators.md: 10.1 reads 9 to 20; the next table is 10.15's"
 _HOST: Final = ("10.3", "10.7", "10.13", "10.16", "11.4")
 _HOST_SOURCE: Final = "versions whose Python API was read from their bindings"
+_BOUND: Final = "developer guide of TensorRT, Hardware Compatibility: not on JetPack"
 _BLACKWELL_HOST: Final = ("10.13", "10.16", "11.4")
 _BLACKWELL_SOURCE: Final = (
     "release notes of TensorRT 10.8, the first for Blackwell; " + _HOST_SOURCE
@@ -162,6 +165,7 @@ TARGETS: Final[dict[str, Target]] = {
                 "as sold: Orin Nano 4 and 8, Orin NX 8 and 16, AGX Orin 32 and 64 GB",
                 dla="support matrix of TensorRT, 8.7; on Orin NX and AGX Orin, not on Orin Nano",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
+                bound_plans=_BOUND,
             ),
             compute_capability=(8, 7),
             tensorrt=("10.3", "10.16", "11.4"),
@@ -170,6 +174,7 @@ TARGETS: Final[dict[str, Target]] = {
             dla=True,
             memory_gib=(4, 8, 16, 32, 64),
             shared_memory=True,
+            bound_plans=True,
         ),
         Target(
             "jetson-thor",
@@ -179,6 +184,7 @@ TARGETS: Final[dict[str, Target]] = {
                 "JetPack 7.0: 10.13.3; 7.2: 10.16.2 (meta-tegra, L4T 39.2); 7.2.2: 11.4.1",
                 "as sold: T4000 64, T5000 128 GB",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
+                bound_plans=_BOUND,
             ),
             compute_capability=(11, 0),
             tensorrt=("10.13", "10.16", "11.4"),
@@ -186,6 +192,7 @@ TARGETS: Final[dict[str, Target]] = {
             precisions=_BLACKWELL,
             memory_gib=(64, 128),
             shared_memory=True,
+            bound_plans=True,
         ),
         Target(
             "dgx-spark",

@@ -70,7 +70,8 @@ def pack(
     quiet: bool,
 ) -> int:
     """Pack EXPORT for a device (the default command)."""
-    from lora_export.deploy.jetson import LatencySettings, bundle_export, default_path
+    from lora_export.deploy.jetson import LatencySettings, bundle_export
+    from lora_export.deploy.naming import default_path
     from lora_export.engine.jobs import EngineOptions
     from lora_export.engine.profiles import axis_ranges, parse_profile
     from lora_export.recipe import load_recipe

@@ -16,6 +16,7 @@ import io
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import BundleError, StorageError, UsageError
@@ -45,7 +46,6 @@ from lora_export.device.index import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from lora_export.device.contents import Contents
 
@@ -59,6 +59,7 @@ ENTRY_POINT: Final = "run.py"
 
 _FILE_MODE: Final = 0o644
 _PROGRAM_MODE: Final = 0o755
+_CODE: Final = frozenset({".py", ".pyc", ".so"})
 _AGAIN: Final = "Copy it again, or pack it again: lora-export bundle."
 
 
@@ -205,6 +206,7 @@ def verify_bundle(path: Path, progress: Progress | None = None) -> Index:
         index = read_index(path)
         tell.start(f"hashing {path}", index.size_bytes)
         require_files(path, index, tell.advance)
+        _require_no_more_code(path, index)
         return index
     with opened(path) as archive:
         tell.start(f"hashing {path.name}", archive.index.size_bytes)
@@ -212,6 +214,26 @@ def verify_bundle(path: Path, progress: Progress | None = None) -> Index:
             for block in blocks:
                 tell.advance(len(block))
     return archive.index
+
+
+def _require_no_more_code(root: Path, index: Index) -> None:
+    """Require that nothing lies in an unpacked bundle that its entry point could import besides.
+
+    Python looks for modules beside the program first: a ``numpy.py`` there would be run. Engines
+    and reports, which a run leaves, are no code.
+
+    Raises:
+        BundleError: There is code, or a link, that the index does not name.
+    """
+    for folder, folders, files in os.walk(root):
+        for each in (*folders, *files):
+            path = Path(folder, each)
+            name = path.relative_to(root).as_posix()
+            code = each in files and path.suffix in _CODE
+            if name not in index.files and (code or path.is_symlink()):
+                what = "a link" if path.is_symlink() else "code"
+                msg = f"{name!r} of {str(root)!r} is {what} that its index does not name"
+                raise BundleError(msg, hint="Remove it, or unpack the bundle again.")
 
 
 def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:

@@ -13,6 +13,7 @@ The device needs Python 3.10, NumPy 1.21 and JetPack's TensorRT, or ONNX Runtime
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,9 +24,11 @@ from lora_export.base.errors import ParityError, UnsupportedError
 from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes
 from lora_export.base.progress import Progress, Silent
+from lora_export.base.safetensors_file import read_header
 from lora_export.base.targets import require_tensorrt_target
 from lora_export.deploy.bundle import Packed, pack
-from lora_export.deploy.coverage import require_cover
+from lora_export.deploy.coverage import require_cover, require_cover_of_decoder
+from lora_export.deploy.naming import name_of
 from lora_export.deploy.program import program
 from lora_export.deploy.selection import select
 from lora_export.device.checks import Reading
@@ -36,15 +39,22 @@ from lora_export.device.contents import (
     GraphSource,
     LatencyPlan,
 )
+from lora_export.device.decoding import WRITE_INDICES
 from lora_export.device.golden import read_golden
+from lora_export.device.settings import BuildSettings
+from lora_export.device.swap import padded_shape, smallest_rank
 from lora_export.engine.jobs import EngineOptions, jobs_of, stem_of
+from lora_export.engine.refittable import changed_weights
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.stacks import BATCHED, finished_manifest, width_of
 from lora_export.graph import tasks
 from lora_export.graph.required import base_values
-from lora_export.graph.signature import PAST
+from lora_export.graph.signature import PAST, own_cache
+from lora_export.graph.uses import parsed
 from lora_export.verify.feeding import feeding_of, signature_of_file
 from lora_export.verify.latency_case import latency_case
+from lora_export.weights.checkpoint import read_config
+from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +64,7 @@ if TYPE_CHECKING:
     from lora_export.base.targets import Target
     from lora_export.device.engine import BuildJob
 
-__all__ = ["LatencySettings", "bundle_export", "default_path"]
+__all__ = ["LatencySettings", "bundle_export"]
 
 BASE: Final = "base"
 LATENCY_FEEDS: Final = "latency.npz"
@@ -76,11 +86,6 @@ class LatencySettings:
     length: int = 128
     rounds: int = 120
     max_ratio: float = 1.05
-
-
-def default_path(output: Path, target: str) -> Path:
-    """Return where the bundle of an export goes: beside it."""
-    return output.parent / f"{output.name}.{target}.tar"
 
 
 def bundle_export(
@@ -111,6 +116,7 @@ def bundle_export(
 
     Raises:
         ParityError: A graph failed its verification.
+        UsageError: The name, an adapter or a profile is wrong.
         UnsupportedError: The target cannot run the export.
         BundleError: A file is not what the manifest says.
         LoraExportError: See its class; nothing is left behind.
@@ -120,17 +126,18 @@ def bundle_export(
     manifest = select(finished_manifest(root), adapters)
     _require_fit(manifest, row)
     _require_verified(manifest, allow_failed=allow_failed)
+    folder = name_of(root, target, name)
     graphs, rewritten = _graphs(root, manifest, target, options or EngineOptions())
     plan, feeds = _latency(root, manifest, latency or LatencySettings())
     base, checks = manifest.base, _checks(root, manifest)
-    _require_cover(root, graphs, checks, feeds)
+    _require_cover(root, graphs, checks, feeds, rewritten)
     contents = Contents(target, base.dtype, base.fingerprint, graphs, checks, plan)
     for check, record in _verdicts(manifest).items():
         if record == "unverified":
             tell.note(f"note: {check} was not verified before it was bundled")
     return pack(
         path,
-        name or f"{root.resolve().name}-{target}",
+        folder,
         f"lora-export {__version__}",
         contents,
         files={each: (resolve_inside(root, each), d) for each, d in manifest.files.items()},
@@ -154,9 +161,6 @@ def _require_fit(manifest: Manifest, target: Target) -> None:
     if manifest.base.dtype not in target.dtypes:
         msg = f"the export is {manifest.base.dtype}, in which {target.name} does not compute"
         raise UnsupportedError(msg, hint=f"Export again with --dtype {' or '.join(target.dtypes)}.")
-    if manifest.base.cache_length is not None:
-        msg = "the export has a static cache, whose buffers a bundle's checks do not make"
-        raise UnsupportedError(msg, hint="Export again without --cache-length.")
     for name, record in manifest.graphs.items():
         if record.opset > target.opset:
             msg = f"the graph {name!r} is of opset {record.opset}, {target.name} has {target.opset}"
@@ -178,8 +182,9 @@ def _graphs(
     """Return what is known of every graph, and the files that TensorRT is given in their place."""
     found: dict[str, GraphSource] = {}
     made: dict[str, bytes] = {}
+    marked = _marked(root, manifest, target, options) if options.refit else frozenset()
     for name, record in manifest.graphs.items():
-        refit = options.refit and record.mode == "merged"
+        refit = record.mode == "merged" and _is_refit(root, manifest, name, marked)
         jobs = [] if refit else _jobs(root, manifest, target, name, options)
         for file in record.graph_files:
             if refit:
@@ -193,13 +198,31 @@ def _graphs(
     return found, made
 
 
+def _marked(root: Path, manifest: Manifest, target: str, options: EngineOptions) -> frozenset[str]:
+    """Return the weights that can be changed in the engine of the base."""
+    (job,) = _jobs(root, manifest, target, BASE, options)
+    return frozenset(job.settings.refittable)
+
+
+def _is_refit(root: Path, manifest: Manifest, adapter: str, marked: frozenset[str]) -> bool:
+    """Whether an adapter can be put into the base's engine; a wider head cannot."""
+    if not marked:
+        return False
+    graph = parsed(resolve_inside(root, manifest.graphs[BASE].onnx).read_bytes()).graph
+    shapes = {each.name: tuple(each.dims) for each in graph.initializer}
+    changed = changed_weights(root, manifest, adapter)
+    return bool(changed) and all(
+        name in marked and shapes[name] == each.shape for name, each in changed.items()
+    )
+
+
 def _jobs(
     root: Path, manifest: Manifest, target: str, name: str, options: EngineOptions
 ) -> list[BuildJob]:
     """Return the engines of a graph; a base without a head is built for its latency."""
     record = manifest.graphs[name]
     graphs = {**manifest.graphs, name: record.model_copy(update={"missing": []})}
-    if record.mode not in {BASE, "merged"}:
+    if record.mode != BASE:  # an engine of its own needs no other weights
         options = replace(options, refit=False)
     return jobs_of(root, manifest.model_copy(update={"graphs": graphs}), target, [name], options)
 
@@ -209,7 +232,8 @@ def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
     if job.model is None:
         return source, {}
     onnx, defaults = f"{job.graph}.tensorrt.onnx", f"{job.graph}.defaults.npz"
-    values = base_values(resolve_inside(root, job.onnx).read_bytes(), root)
+    rank = smallest_rank(job.settings.profiles)
+    values = base_values(resolve_inside(root, job.onnx).read_bytes(), root, rank=rank)
     made = {onnx: job.model, defaults: _npz(values)}
     return replace(source, onnx=onnx, defaults=defaults), made
 
@@ -262,6 +286,7 @@ def _check(
         reading,
         encoder=encoder,
         empty={} if encoder is None else _empty(root, record.onnx),
+        buffers=_buffers(root, manifest, record.onnx),
         golden=golden,
         reason=None if golden is not None else reason,
     )
@@ -269,24 +294,45 @@ def _check(
 
 def _empty(root: Path, onnx: str) -> dict[str, list[Any]]:
     """Return heads, width and dtype of each input of a decoder's own cache."""
+    cache = own_cache(signature_of_file(root, onnx).inputs)
+    return {name: list(row) for name, row in cache.items()}
+
+
+def _buffers(root: Path, manifest: Manifest, onnx: str) -> dict[str, list[Any]]:
+    """Return heads, positions, width and dtype of each buffer of a static cache."""
+    if manifest.base.cache_length is None:
+        return {}
     return {
-        each.name: [each.axes[1], each.axes[3], each.dtype]
+        each.name: [*each.axes[1:], each.dtype]
         for each in signature_of_file(root, onnx).inputs
-        if each.name.startswith(PAST) and ".decoder." in each.name
+        if each.name.startswith(PAST)
     }
 
 
 def _latency(
     root: Path, manifest: Manifest, settings: LatencySettings
 ) -> tuple[LatencyPlan, dict[str, bytes]]:
-    """Return how latency is measured, and the file of its inputs."""
-    case, reason = latency_case(
-        root, manifest, batch=settings.batch, length=settings.length, seed=0
-    )
+    """Return how latency is measured, and the file of its inputs.
+
+    Behind the text of a decoder there is room for a step. The buffers of a static cache are made on
+    the device.
+    """
+    length = min(settings.length, _room(root, manifest))
+    case, reason = latency_case(root, manifest, batch=settings.batch, length=length, seed=0)
     if case is None:
         return LatencyPlan(None, settings.rounds, settings.max_ratio, reason), {}
-    feeds = {LATENCY_FEEDS: _npz(dict(case.feeds))}
+    static = WRITE_INDICES in case.feeds
+    kept = {k: v for k, v in case.feeds.items() if not (static and k.startswith(PAST))}
+    feeds = {LATENCY_FEEDS: _npz(kept)}
     return LatencyPlan(LATENCY_FEEDS, settings.rounds, settings.max_ratio), feeds
+
+
+def _room(root: Path, manifest: Manifest) -> int:
+    """Return how long a text may be that a decoder with a cache can go on from."""
+    if not manifest.base.cache:
+        return sys.maxsize
+    config = read_config(root / "hf")
+    return max(1, min(longest_text(config), manifest.base.cache_length or sys.maxsize) - 1)
 
 
 def _require_cover(
@@ -294,16 +340,36 @@ def _require_cover(
     graphs: dict[str, GraphSource],
     checks: dict[str, Check],
     feeds: dict[str, bytes],
+    made: dict[str, bytes],
 ) -> None:
     """Require of every engine that it takes its golden inputs, and those of the latency."""
     measured = {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in feeds.items()}
     for name, check in checks.items():
-        stem = check.graph if check.encoder is None else check.encoder
-        engine = graphs[stem].engine or graphs[BASE].engine
+        engine = graphs[check.graph if check.encoder is None else check.encoder].engine
+        engine = engine or graphs[BASE].engine
         if engine is None:
             continue
+        values = _shapes_of_values(root, engine, check, made)
         if check.golden is not None:
             for case in read_golden(resolve_inside(root, check.golden)).cases:
-                require_cover(name, engine, case.feeds, step=False)
+                require_cover(name, engine, case.feeds, step=False, further=values)
+                decoder = graphs[check.graph].engine
+                if check.encoder is not None and decoder is not None:
+                    require_cover_of_decoder(name, decoder, case.feeds)
         for arrays in measured.values():
-            require_cover(f"the latency of {name}", engine, dict(arrays), step=True)
+            what = f"the latency of {name}"
+            require_cover(what, engine, dict(arrays), step=True, further=values)
+
+
+def _shapes_of_values(
+    root: Path, engine: EngineSource, check: Check, made: dict[str, bytes]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an adapter's values as the engine of a swappable graph is fed them."""
+    if check.pack is None or engine.defaults is None:
+        return {}
+    with np.load(io.BytesIO(made[engine.defaults]), allow_pickle=False) as defaults:
+        shapes = {name: defaults[name].shape for name in defaults.files}
+    tensors, _ = read_header(resolve_inside(root, check.pack))
+    shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    rank = smallest_rank(BuildSettings.from_json(engine.settings).profiles)
+    return {name: padded_shape(name, shape, rank) for name, shape in shapes.items()}

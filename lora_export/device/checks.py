@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 
     from lora_export.device.decoding import Graph
 
-__all__ = ["Bound", "Reading", "TwoGraphs", "check_graph", "joined", "judge_outputs", "read_output"]
+__all__ = [
+    "DECODER_IDS",
+    "Bound",
+    "Reading",
+    "TwoGraphs",
+    "check_graph",
+    "joined",
+    "judge_outputs",
+    "read_output",
+]
 
 Array = npt.NDArray[Any]
 
-_DECODER_IDS: Final = "decoder_input_ids"
+DECODER_IDS: Final = "decoder_input_ids"
+"""What the decoder reads where an encoder has inputs of its own."""
+
 _MASK: Final = "attention_mask"
 
 
@@ -68,7 +79,8 @@ class Bound:
         """Run the graph once."""
         bound = {**feeds, **self.values}
         if self.row is not None:
-            bound["adapter_ids"] = np.full(len(feeds["input_ids"]), self.row, np.int64)
+            rows = len(next(iter(feeds.values())))  # of texts, of images
+            bound["adapter_ids"] = np.full(rows, self.row, np.int64)
         found = self.graph.run(bound)
         if self.width is not None:
             found = {name: each[..., : self.width] for name, each in found.items()}
@@ -99,7 +111,7 @@ class TwoGraphs:
         }
         if _MASK in feeds:
             fixed[f"encoder_{_MASK}"] = feeds[_MASK]
-        ids = feeds[_DECODER_IDS]
+        ids = feeds[DECODER_IDS]
         past = {
             name: np.zeros((len(ids), heads, 0, width), dtype)
             for name, (heads, width, dtype) in self.empty.items()

@@ -9,11 +9,14 @@ from lora_export.device.checks import Reading
 from lora_export.device.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["Check", "Contents", "EngineSource", "GraphSource", "LatencyPlan", "read_contents"]
 
-_DAMAGED: Final = (KeyError, TypeError, ValueError, AttributeError)
+_CACHED: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
+"""NumPy's dtype for a cache; it has no bfloat16, to which TensorRT's runner rounds."""
+
+_DAMAGED: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Check:
         reading: How its outputs are read.
         encoder: The graph that runs before it, where there are two.
         empty: Of two graphs: heads, width and dtype of each input of the decoder's own cache.
+        buffers: Of a static cache: heads, positions, width and dtype of each input that holds it.
         golden: Its golden inputs and outputs; None where there are none.
         reason: Why there are none.
         pack: The adapter's values, where the graph takes them as inputs.
@@ -71,6 +75,7 @@ class Check:
     reading: Reading
     encoder: str | None = None
     empty: dict[str, list[Any]] = field(default_factory=dict)
+    buffers: dict[str, list[Any]] = field(default_factory=dict)
     golden: str | None = None
     reason: str | None = None
     pack: str | None = None
@@ -148,7 +153,7 @@ def read_contents(table: Mapping[str, Any], files: Collection[str], where: str) 
         raise BundleError(msg, hint="Pack the bundle again: lora-export bundle.") from error
     for what, names, known in (
         ("file", _files(contents), files),
-        ("graph", [g for c in checks.values() for g in (c.graph, c.encoder) if g], graphs),
+        ("graph", [g for c in checks.values() for g in _needed(c, graphs)], graphs),
         ("check", ["base"], checks),
     ):
         lost = next((name for name in names if name not in known), None)
@@ -156,6 +161,13 @@ def read_contents(table: Mapping[str, Any], files: Collection[str], where: str) 
             msg = f"the index {where!r} names the {what} {lost!r}, which the bundle does not hold"
             raise BundleError(msg, hint="Pack the bundle again: lora-export bundle.")
     return contents
+
+
+def _needed(check: Check, graphs: Mapping[str, GraphSource]) -> list[str]:
+    """Return the graphs that a check is run with; the base's where its engine is refitted."""
+    own = graphs.get(check.graph)
+    refit = check.refit is not None and own is not None and own.engine is None
+    return [name for name in (check.graph, check.encoder, "base" if refit else None) if name]
 
 
 def _files(contents: Contents) -> list[str]:
@@ -193,7 +205,8 @@ def _check(row: Mapping[str, Any]) -> Check:
             *(bool(reading[key]) for key in ("per_token", "choices", "last")),
         ),
         _maybe(row["encoder"]),
-        {name: [int(e[0]), int(e[1]), _text(e[2])] for name, e in row["empty"].items()},
+        {name: _sizes(each, 2) for name, each in row["empty"].items()},
+        {name: _sizes(each, 3) for name, each in row.get("buffers", {}).items()},
         _maybe(row["golden"]),
         _maybe(row["reason"]),
         _maybe(row["pack"]),
@@ -202,10 +215,21 @@ def _check(row: Mapping[str, Any]) -> Check:
     )
 
 
+def _sizes(row: Sequence[Any], count: int) -> list[Any]:
+    """Return so many sizes and a dtype."""
+    *sizes, dtype = row
+    if len(sizes) != count or dtype not in _CACHED or min(sizes) < 1:
+        msg = f"{row!r} is no cache"
+        raise ValueError(msg)
+    return [*map(int, sizes), _CACHED[dtype]]
+
+
 def _latency(row: Mapping[str, Any]) -> LatencyPlan:
-    return LatencyPlan(
-        _maybe(row["feeds"]), int(row["rounds"]), float(row["max_ratio"]), _maybe(row["reason"])
-    )
+    rounds, max_ratio = int(row["rounds"]), float(row["max_ratio"])
+    if rounds < 1 or not max_ratio > 0:
+        msg = f"the latency is measured in {rounds} rounds, with the limit {max_ratio}"
+        raise ValueError(msg)
+    return LatencyPlan(_maybe(row["feeds"]), rounds, max_ratio, _maybe(row["reason"]))
 
 
 def _text(value: object) -> str:

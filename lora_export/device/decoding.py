@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lora_export.device.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "PAST",
@@ -27,6 +27,7 @@ __all__ = [
     "on_static_cache",
     "run_in_pieces",
     "spans",
+    "with_buffers",
     "without_cache",
 ]
 
@@ -133,6 +134,26 @@ def without_cache(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArra
     if own.pop(WRITE_INDICES, None) is not None:
         own["attention_mask"] = own["attention_mask"][:, : own["input_ids"].shape[1]]
     return own
+
+
+def with_buffers(
+    feeds: Mapping[str, npt.NDArray[Any]], buffers: Mapping[str, Sequence[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return `feeds` with the buffers of a static cache; without any, as they are.
+
+    The buffers are full of numbers that nobody has written, which must not be seen.
+
+    Args:
+        feeds: Inputs of a graph, ``[batch, …]``.
+        buffers: Heads, positions, width and dtype of each buffer.
+    """
+    random = np.random.default_rng(0)
+    made = {}
+    for name, (heads, length, width, dtype) in buffers.items():
+        shape = (len(feeds["input_ids"]), heads, length, width)
+        row = random.standard_normal(width).astype(dtype)
+        made[name] = np.ascontiguousarray(np.broadcast_to(row, shape))
+    return {**feeds, **made}
 
 
 def spans(length: int) -> list[tuple[int, int]]:

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "INDEX_LIMIT_BYTES",
     "INDEX_NAME",
+    "NAME_LIMIT",
     "Index",
     "Member",
     "check_name",
     "encode_index",
+    "is_bundle_name",
     "parse_index",
     "read_index",
     "require_files",
@@ -41,7 +43,10 @@ FORMAT: Final = "lora-export/bundle"
 FORMAT_VERSION: Final = 1
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
+NAME_LIMIT: Final = 100
+"""How many characters the name of a bundle has at most."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _PART: Final = re.compile(r"[A-Za-z0-9_.+@=,\-]{1,100}")
 _LONGEST: Final = 100
 _AGAIN: Final = "Copy it again, or pack it again: lora-export bundle."
@@ -138,7 +143,7 @@ def parse_index(data: bytes, where: str) -> Index:
         msg = f"the index {where!r} was edited: it does not have the SHA-256 that it names"
         raise BundleError(msg, hint=_AGAIN)
     name, tool, rows = (table.get(key) for key in ("name", "tool", "files"))
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_bundle_name(name):
         msg = f"the index {where!r} calls the bundle {name!r}"
         raise BundleError(msg, hint=_AGAIN)
     if not isinstance(tool, str) or not isinstance(rows, dict):
@@ -162,6 +167,11 @@ def _member(where: str, name: str, row: object) -> Member:
         msg = f"the index {where!r} says that {name!r} has {size!r} bytes"
         raise BundleError(msg, hint=_AGAIN)
     return Member(digest, size)
+
+
+def is_bundle_name(name: str) -> bool:
+    """Whether a bundle, and the folder in its archive, can be called so."""
+    return len(name) <= NAME_LIMIT and _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str, where: str) -> str:

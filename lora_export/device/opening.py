@@ -48,7 +48,11 @@ def checked_plan(
     record = read_record(path)
     require_files(record, sha256, fingerprint)
     require_device(
-        record, tensorrt=str(module.__version__), gpu=cuda.gpu(), double=is_double(module)
+        record,
+        tensorrt=str(module.__version__),
+        driver=cuda.versions()[0],
+        gpu=cuda.gpu(),
+        double=is_double(module),
     )
     require_plan(path, record)
     return path.read_bytes(), record

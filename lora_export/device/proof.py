@@ -8,16 +8,25 @@ that of a step behind it, fed what the prefill returned.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from lora_export.device.checks import Bound, TwoGraphs, check_graph
-from lora_export.device.decoding import PAST, PRESENT
+from lora_export.device.decoding import (
+    PAST,
+    PRESENT,
+    WRITE_INDICES,
+    on_static_cache,
+    with_buffers,
+    without_cache,
+)
 from lora_export.device.errors import InputError, UsageError
 from lora_export.device.golden import read_arrays, read_golden
 from lora_export.device.latency import latency_row, measure_pair
+from lora_export.device.swap import padded
 from lora_export.device.values import read_values
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.device.decoding import Graph
+    from lora_export.device.golden import Golden
     from lora_export.device.index import Index
     from lora_export.device.runtimes import Runtime
 
@@ -74,9 +84,15 @@ def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell)
     if check.golden is None:
         return {"verdict": "unverified", "reason": check.reason, "metrics": None}
     tell(f"parity of {name}")
-    golden = read_golden(root / check.golden)
+    golden = _whole(read_golden(root / check.golden), check.buffers)
     with _opened(root, index, runtime, name) as graph:
         return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
+
+
+def _whole(golden: Golden, buffers: Mapping[str, Sequence[Any]]) -> Golden:
+    """Return golden inputs with the buffers of a static cache, which their file leaves out."""
+    cases = [replace(each, feeds=with_buffers(each.feeds, buffers)) for each in golden.cases]
+    return replace(golden, cases=cases)
 
 
 @contextlib.contextmanager
@@ -89,7 +105,10 @@ def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[G
             with contextlib.closing(runtime.open(check.encoder)) as encoder:
                 yield TwoGraphs(encoder, graph, empty)
             return
-        values = {} if check.pack is None else read_values(root / check.pack)
+        values: dict[str, Array] = {}
+        if check.pack is not None:
+            rank = runtime.smallest_rank(check.graph)
+            values = padded(read_values(root / check.pack), rank)
         yield Bound(graph, values, row=check.row, width=check.width)
 
 
@@ -119,7 +138,8 @@ def measure(
     if plan.feeds is None or not wanted:
         row = {"verdict": "unverified", "reason": plan.reason, "ratio": None}
         return {name: dict(row) for name in wanted}
-    feeds = read_arrays(root / plan.feeds)
+    buffers = index.contents.checks[BASE].buffers
+    feeds = with_buffers(read_arrays(root / plan.feeds), buffers)
     rows: dict[str, Any] = {}
     with _opened(root, index, runtime, BASE) as base:
         stages = _stages(base, feeds)
@@ -143,18 +163,22 @@ def _stages(base: Graph, feeds: dict[str, Array]) -> dict[str | None, dict[str, 
     if not past:
         return {None: feeds}
     outputs = base.run(feeds)
-    step = {name: outputs[PRESENT + name[len(PAST) :]] for name in past}
-    for name, values in feeds.items():
+    step: dict[str, Array] = {}
+    for name, values in without_cache(feeds).items():
         if name == "attention_mask":
             step[name] = np.concatenate([values, np.ones_like(values[:, :1])], axis=1)
         elif name == "position_ids":
             step[name] = values[:, -1:] + 1
         elif name == "input_ids":
             step[name] = values[:, -1:]
-        elif name not in step:
+        else:
             msg = f"the step of a decoder that reads {name!r} is not known"
             raise InputError(msg, hint="Pack the bundle again.")
-    return {PREFILL: feeds, STEP: step}
+    if WRITE_INDICES in feeds:
+        written, room = feeds["input_ids"].shape[1], feeds["attention_mask"].shape[1]
+        step = on_static_cache(step, written=written, length=room)
+    kept = {name: outputs[PRESENT + name[len(PAST) :]] for name in past}
+    return {PREFILL: feeds, STEP: {**step, **kept}}
 
 
 def _row(

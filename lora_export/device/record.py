@@ -9,6 +9,7 @@ The host's `lora_export.base.engine_record` is the same table as validated value
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.device.errors import DeviceError
@@ -95,6 +96,7 @@ def read_record(plan: Path) -> Mapping[str, Any]:
 
 _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
     "base_fingerprint": str,
+    "cuda": dict,
     "double": bool,
     "graph": str,
     "gpu": dict,
@@ -130,11 +132,21 @@ def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
         raise DeviceError(msg, hint=_AGAIN, kind="input")
 
 
-def require_device(record: Mapping[str, Any], *, tensorrt: str, gpu: Gpu, double: bool) -> None:
-    """Require that a plan is for the TensorRT and the GPU that are here.
+def require_device(
+    record: Mapping[str, Any], *, tensorrt: str, driver: str, gpu: Gpu, double: bool
+) -> None:
+    """Require that a plan is for the TensorRT, the driver and the GPU that are here.
+
+    Args:
+        record: The build record.
+        tensorrt: The version that is here.
+        driver: The version of CUDA that the driver supports; a newer one takes older plans.
+        gpu: The device.
+        double: Whether TensorRT is the test double.
 
     Raises:
-        DeviceError: It was built by another version, for another GPU, or by the test double.
+        DeviceError: It was built by another version, behind a newer driver, for another GPU, or by
+            the test double.
     """
     name = f"the engine {record['graph']!r} of {record['target']!r}"
     if record["double"] != double:
@@ -150,7 +162,24 @@ def require_device(record: Mapping[str, Any], *, tensorrt: str, gpu: Gpu, double
         if not (settings.get("version_compatible") and newer):
             msg = f"{name} was built by TensorRT {built}, here is {tensorrt}"
             raise DeviceError(msg, hint=_AGAIN, kind="input")
+    before = str(record["cuda"].get("driver"))
+    if _cuda(driver) < _cuda(before):
+        msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
+        raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
     _require_gpu(name, record["gpu"], gpu, str(settings.get("hardware_compatibility", "none")))
+
+
+def _cuda(version: str) -> tuple[int, int]:
+    """Return major and minor of a version of CUDA.
+
+    Raises:
+        DeviceError: It is none.
+    """
+    found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version)
+    if found is None:
+        msg = f"the build record is damaged: {version!r} is no version of CUDA"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    return int(found[1]), int(found[2])
 
 
 def _require_gpu(name: str, built: Mapping[str, Any], here: Gpu, level: str) -> None:

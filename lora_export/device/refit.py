@@ -133,8 +133,15 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
 
 
 def serialized(engine: trt.ICudaEngine) -> Any:
-    """Return the plan of an engine with the weights that it has now, as a buffer."""
-    plan = engine.serialize()
+    """Return the plan of an engine with the weights that it has now, as a buffer.
+
+    An engine that was built without weights is serialized without them too, unless told otherwise.
+    """
+    import tensorrt as trt
+
+    config = engine.create_serialization_config()
+    config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
+    plan = engine.serialize_with_config(config)
     if plan is None:
         msg = "TensorRT could not serialize the engine"
         raise DeviceError(msg)

@@ -23,6 +23,7 @@ from lora_export.device.opening import checked_plan, open_live, open_plan
 from lora_export.device.ort_runner import OrtGraph, onnxruntime_version
 from lora_export.device.record import plan_file
 from lora_export.device.settings import BuildSettings
+from lora_export.device.swap import smallest_rank
 from lora_export.device.values import read_values
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Runtime(Protocol):
 
     def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
         """Make what `open` needs, unless it is there already; return what is known of it."""
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return the smallest rank of an adapter's factors that a graph takes; 0 for any."""
 
     def open(self, stem: str, refit: str | None = None) -> OpenGraph:
         """Return a graph, ready to be run; with other weights of the base's, where it takes them.
@@ -125,6 +129,11 @@ class OrtRuntime:
         """Do nothing: ONNX Runtime opens the graph as it is."""
         del stem, tell
         return None
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return 0: its ranks may be empty."""
+        del stem
+        return 0
 
     def open(self, stem: str, refit: str | None = None) -> OpenGraph:
         """Return a session of a graph; a merged graph has its weights."""
@@ -202,6 +211,10 @@ class TrtRuntime:
             refit=source.refit,
         )
         return {**build(job, cuda=self._cuda, tell=tell), "kept": False}
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return the smallest rank that a profile of the graph's engine covers."""
+        return smallest_rank(BuildSettings.from_json(self._engine(stem).settings).profiles)
 
     def open(self, stem: str, refit: str | None = None) -> OpenGraph:
         """Return a runner of a built engine, or the base's engine with an adapter's weights."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from lora_export.device.settings import Profile
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["LORA_A", "LORA_B", "padded"]
+__all__ = ["LORA_A", "LORA_B", "padded", "padded_shape", "smallest_rank"]
 
 LORA_A: Final = ".lora_A.weight"
 LORA_B: Final = ".lora_B.weight"
@@ -31,11 +33,30 @@ def padded(values: Mapping[str, Array], rank: int) -> dict[str, Array]:
 
 
 def _padded(name: str, values: Array, rank: int) -> Array:
-    axis = next((at for end, at in _RANK_AXES.items() if name.endswith(end)), None)
-    if axis is None or values.shape[axis] >= rank:
+    shape = padded_shape(name, values.shape, rank)
+    if shape == values.shape:
         return values
-    shape = list(values.shape)
-    shape[axis] = rank
     whole = np.zeros(shape, values.dtype)
     whole[tuple(slice(0, size) for size in values.shape)] = values
     return whole
+
+
+def padded_shape(name: str, shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Return the shape that `padded` gives a value.
+
+    >>> padded_shape("q.lora_A.weight", (32, 2), 4), padded_shape("head.weight", (3, 32), 4)
+    ((32, 4), (3, 32))
+    """
+    axis = next((at for end, at in _RANK_AXES.items() if name.endswith(end)), None)
+    if axis is None:
+        return shape
+    return (*shape[:axis], max(shape[axis], rank), *shape[axis + 1 :])
+
+
+def smallest_rank(profiles: Iterable[Profile]) -> int:
+    """Return the smallest rank of A, ``[in, r]``, in any profile; 0 where there is none."""
+    at = _RANK_AXES[LORA_A]
+    return min(
+        (each.min[at] for p in profiles for name, each in p.items() if name.endswith(LORA_A)),
+        default=0,
+    )

@@ -40,7 +40,7 @@ def build_engines(
         progress: Told what happens.
 
     Raises:
-        UnsupportedError: This machine is not the target.
+        UnsupportedError: This machine is not the target, or an option is none of it.
         LoraExportError: TensorRT or a device is missing, a file is not what the manifest says, a
             graph or a profile is refused, the build fails, or the disk refuses. Engines that were
             finished before stay.
@@ -52,6 +52,8 @@ def build_engines(
     cuda = open_cuda()
     for target in {job.target for job in jobs}:
         require_present(target, cuda.gpu())
+    for job in jobs:
+        _require_portable(job)
     records = []
     for job in jobs:
         progress.start(f"engine {job.graph} for {job.target}")
@@ -78,6 +80,22 @@ def require_present(target: str, gpu: Gpu) -> None:
         raise UnsupportedError(msg, hint=hint)
 
 
+def _require_portable(job: BuildJob) -> None:
+    """Refuse a plan for other GPUs where TensorRT makes none.
+
+    Raises:
+        UnsupportedError: It is asked for.
+    """
+    level = job.settings.hardware_compatibility
+    if level != "none" and require_tensorrt_target(job.target).bound_plans:
+        msg = (
+            f"TensorRT makes no plans for other GPUs on {job.target!r}: {level!r} is not to be had"
+        )
+        raise UnsupportedError(
+            msg, hint="Leave --hardware-compatible out, and build on each device."
+        )
+
+
 def list_engine_files(root: Path, record: Mapping[str, Any]) -> None:
     """Name a plan, its record and the timing cache in the manifest, with their hashes."""
     plan = str(record["plan"]["file"])
@@ -98,7 +116,9 @@ def described(job: BuildJob, version: str) -> dict[str, Any]:
 
     Raises:
         DeviceError: The version lacks something that is asked for.
+        UnsupportedError: The target does.
     """
+    _require_portable(job)
     require_level(parse_version(version), job.settings.hardware_compatibility)
     plan = plan_file(job.graph, job.target, version)
     line = None

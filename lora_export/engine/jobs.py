@@ -11,7 +11,7 @@ from lora_export.base.safetensors_file import read_header
 from lora_export.base.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
 from lora_export.device.engine import BuildJob
 from lora_export.device.settings import BuildSettings
-from lora_export.engine.profiles import RANK, profiles_of
+from lora_export.engine.profiles import RANK, axes_of, profiles_of
 from lora_export.engine.refittable import refit_rows, refittable_weights
 from lora_export.graph.lora import optional_inputs
 from lora_export.graph.required import without_defaults
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from lora_export.base.manifest import GraphRecord, Manifest
     from lora_export.device.settings import Profile
     from lora_export.engine.profiles import AxisRange
+    from lora_export.graph.signature import Input
 
 __all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
 
 _SHARED: Final = ("swappable", "batched")
 _UNKNOWN_LENGTH: Final = 512
+_TEXT: Final = "sequence"
+_READ: Final = "encoder_sequence"
+"""What the decoder of a pair calls the length of the text that the encoder reads."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,8 @@ def jobs_of(
     """
     precision = _require_precision(manifest, target, options.precision)
     for name in graphs:
-        if missing := manifest.graphs[name].missing:
-            msg = f"the graph {name!r} has no values for {missing[0]!r}"
-            raise UnsupportedError(msg, hint="Only an adapter brings them: build its graph.")
+        if not options.refit:
+            _require_values(name, manifest.graphs[name].missing)
     return [
         _job(
             root,
@@ -122,6 +125,13 @@ def jobs_of(
         for name in graphs
         for onnx in manifest.graphs[name].graph_files
     ]
+
+
+def _require_values(graph: str, missing: Sequence[str]) -> None:
+    """Require of a graph that it has all values, or gets them by a refit."""
+    if missing:
+        msg = f"the graph {graph!r} has no values for {missing[0]!r}"
+        raise UnsupportedError(msg, hint="Only an adapter brings them: build its graph.")
 
 
 def _require_precision(manifest: Manifest, target: str, precision: str | None) -> str:
@@ -156,13 +166,17 @@ def _job(
         raise UsageError(msg, hint="Leave --strip-weights out.")
     refittable: tuple[str, ...] = ()
     if options.refit:
+        if record.encoder is not None:
+            msg = f"the graph {stem_of(onnx)!r} is one of two: weights are put into a single engine"
+            raise UnsupportedError(msg, hint="Leave --refit out: each adapter has its engines.")
         if record.mode not in ("base", "merged"):
             msg = f"the graph {stem_of(onnx)!r} takes its adapters as inputs"
             raise UsageError(msg, hint="--refit is for graphs of mode base or merged.")
         refittable = refittable_weights(root, manifest, onnx, required)
+        _require_values(stem_of(onnx), [n for n in record.missing if n not in refittable])
     settings = BuildSettings(
         precision=precision,
-        profiles=profiles_for(root, manifest, data, required, options.profiles),
+        profiles=profiles_for(root, manifest, onnx, data, options.profiles),
         workspace_bytes=options.workspace_bytes,
         optimization_level=options.optimization_level,
         tf32=options.tf32,
@@ -188,28 +202,59 @@ def _job(
 def profiles_for(
     root: Path,
     manifest: Manifest,
+    onnx: str,
     data: bytes,
-    required: bytes,
     given: Sequence[Mapping[str, AxisRange]],
 ) -> tuple[Profile, ...]:
     """Return the profiles of a graph, the defaults cut to what the model and its adapters are.
 
+    A profile that the user gives is for every graph of the export, as far as it has the axes. Where
+    an encoder and a decoder share one, ``encoder_sequence`` is the text that the encoder reads.
+
     Args:
         root: The export.
         manifest: Its manifest.
-        data: The graph.
-        required: The same, every input required.
+        onnx: The ONNX file of the graph.
+        data: What it holds.
         given: What the user says of axes.
+
+    Raises:
+        UsageError: See `profiles_of`.
     """
-    config = root / "hf"
-    known = (config / "config.json").is_file()
+    encoders = {each.encoder.onnx for each in manifest.graphs.values() if each.encoder is not None}
+    if onnx in encoders:
+        given = [{**each, _TEXT: each[_READ]} if _READ in each else each for each in given]
     return profiles_of(
-        read_signature(parsed(required)).inputs,
+        _inputs(data),
         given,
-        longest=longest_text(read_config(config)) if known else _UNKNOWN_LENGTH,
+        longest=_longest(root),
         ranks=[each.rank for each in manifest.adapters.values()],
         widths=_widths(root, manifest, data),
+        others=_axes(root, manifest) if given else (),
     )
+
+
+def _inputs(data: bytes) -> tuple[Input, ...]:
+    return read_signature(parsed(without_defaults(data))).inputs
+
+
+def _longest(root: Path) -> int:
+    """Return how many positions the model has, as far as the export tells."""
+    if not (root / "hf" / "config.json").is_file():
+        return _UNKNOWN_LENGTH
+    config = read_config(root / "hf")
+    text = config.get("text_config")  # of a model with a tower for texts
+    return longest_text({**config, **text} if isinstance(text, dict) else config)
+
+
+def _axes(root: Path, manifest: Manifest) -> set[str]:
+    """Return the axes of all graphs of an export; a merged one has those of the base."""
+    found: set[str] = set()
+    for record in manifest.graphs.values():
+        if record.mode != "merged":
+            for file in record.graph_files:
+                found |= axes_of(_inputs(resolve_inside(root, file).read_bytes()))
+    return found
 
 
 def _widths(root: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]:

@@ -119,7 +119,7 @@ def preflight(
         require_files(root, manifest, files, hashed=True)
         for file in files:
             data = resolve_inside(root, file).read_bytes()
-            made, why = _profiles(root, manifest, data, profiles)
+            made, why = _profiles(root, manifest, file, data, profiles)
             found = check_graph(
                 data, target, version, profiles=made, memory_gib=memory_gib, why=why
             )
@@ -181,7 +181,11 @@ def _chosen(wanted: Sequence[str], manifest: Manifest) -> list[str]:
 
 
 def _profiles(
-    root: Path, manifest: Manifest, onnx_bytes: bytes, given: Sequence[Mapping[str, AxisRange]]
+    root: Path,
+    manifest: Manifest,
+    file: str,
+    onnx_bytes: bytes,
+    given: Sequence[Mapping[str, AxisRange]],
 ) -> tuple[tuple[Profile, ...], UsageError | None]:
     """Return the profiles of a graph, or why the defaults do not cover it: that is a finding.
 
@@ -189,7 +193,7 @@ def _profiles(
         UsageError: What the user gave does not fit the graph.
     """
     try:
-        return profiles_for(root, manifest, onnx_bytes, without_defaults(onnx_bytes), given), None
+        return profiles_for(root, manifest, file, onnx_bytes, given), None
     except UsageError as error:
         if given:
             raise

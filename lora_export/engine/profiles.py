@@ -7,7 +7,7 @@ A profile gives each axis a range ``min, opt, max``; the recipe writes
       - {batch: [1, 1, 8], sequence: 1, past_sequence: [0, 256, 1024]}
 
 What it does not give is taken from the defaults. ``lora_r`` stands for the rank of every module;
-``total_sequence`` follows from past and new positions.
+``total_sequence`` follows from past and new positions. A static cache bounds the new positions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import UsageError
+from lora_export.device.decoding import WRITE_INDICES
 from lora_export.device.settings import Profile, ShapeRange
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from lora_export.graph.signature import Input
 
-__all__ = ["RANK", "AxisRange", "axis_ranges", "parse_profile", "profiles_of"]
+__all__ = ["RANK", "AxisRange", "axes_of", "axis_ranges", "parse_profile", "profiles_of"]
 
 AxisRange = tuple[int, int, int]
 """Smallest, tuned for, and largest size of an axis."""
@@ -61,6 +62,7 @@ def profiles_of(
     longest: int,
     ranks: Sequence[int] = (),
     widths: Mapping[str, Sequence[int]] | None = None,
+    others: Collection[str] = (),
 ) -> tuple[Profile, ...]:
     """Return the range of each dynamic input, profile by profile.
 
@@ -71,30 +73,58 @@ def profiles_of(
         longest: How many positions the model has: what the defaults are cut to.
         ranks: The ranks of the adapters that are known.
         widths: Sizes that are known of further axes, such as the number of labels.
+        others: Axes of other graphs, which a profile may name too: it is for all of them.
+
+    Returns:
+        Profiles that differ: those that differ in axes of other graphs only are one.
 
     Raises:
-        UsageError: An axis is not known and not given, or one is given that the graph lacks.
+        UsageError: An axis is not known and not given, one is given that no graph has, or a static
+            cache has no room for the new positions.
     """
     dynamic = [each for each in inputs if each.dynamic]
     if not dynamic:
-        if given:
+        if given and not others:
             msg = "the graph has no dynamic axis, and profiles are given"
             raise UsageError(msg, hint="Leave them out.")
         return ()
-    axes = {_axis(each, at) for each in dynamic for at in each.dynamic}
+    axes = axes_of(inputs)
+    room = _room(inputs)
     for profile in given:
-        _refuse_unknown(profile, axes)
-    defaults = _defaults(longest, ranks, widths or {})
+        _refuse_unknown(profile, axes.union(others))
+        _require_room(profile, room)
+    most = longest if room is None else min(longest, room)
+    defaults = _defaults(most, ranks, widths or {})
     wanted: list[Mapping[str, AxisRange]] = [{**defaults, **profile} for profile in given]
     if not wanted:
         wanted = [defaults]
-        if _PAST in axes:
-            cut = {axis: _cut(axis, row, longest) for axis, row in _DECODE.items()}
+        if _PAST in axes or room is not None:
+            cut = {axis: _cut(axis, row, most) for axis, row in _DECODE.items()}
             wanted.append({**defaults, **cut})
-    return tuple(
+    found = [
         {each.name: _shapes(each, profile) for each in dynamic}
         for profile in (_summed(profile, axes) for profile in wanted)
-    )
+    ]
+    return tuple(each for at, each in enumerate(found) if each not in found[:at])
+
+
+def axes_of(inputs: Sequence[Input]) -> set[str]:
+    """Return the names of the axes of a graph, those of its ranks too."""
+    return {_axis(each, at) for each in inputs for at in each.dynamic}
+
+
+def _room(inputs: Sequence[Input]) -> int | None:
+    """Return how many positions a static cache has; None where there is none."""
+    masks = {each.name: each.axes[-1] for each in inputs if each.axes}
+    length = masks.get("attention_mask")
+    return length if WRITE_INDICES in masks and isinstance(length, int) else None
+
+
+def _require_room(profile: Mapping[str, AxisRange], room: int | None) -> None:
+    """Refuse more new positions than a static cache has: they would be written beside it."""
+    if room is not None and _NEW in profile and profile[_NEW][2] > room:
+        msg = f"a profile has {_NEW} up to {profile[_NEW][2]}, the static cache has room for {room}"
+        raise UsageError(msg, hint=f"Say at most {room}, or export with a larger --cache-length.")
 
 
 def _defaults(

@@ -151,7 +151,8 @@ def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
     with staging_folder(job.root, "trtexec") as staging, _parsable(job) as onnx:
         plan, cache = staging / "engine.plan", staging / "timing"
         if timing.is_file():
-            shutil.copyfile(timing, cache)
+            with storage_errors(str(cache)):
+                shutil.copyfile(timing, cache)
         line = trtexec_line(
             job,
             version,
@@ -213,9 +214,10 @@ def _installed(executable: str) -> tuple[str, bool]:
     The version is Python's own where that is installed and agrees: it has one more number, and an
     engine is loaded by comparing it.
     """
-    done = subprocess.run(  # noqa: S603  (found on PATH, or where JetPack puts it)
-        [executable, "--help"], capture_output=True, text=True, check=False
-    )
+    with _startable(executable):
+        done = subprocess.run(  # noqa: S603  (found on PATH, or where JetPack puts it)
+            [executable, "--help"], capture_output=True, text=True, errors="replace", check=False
+        )
     found = _BANNER.search(done.stdout)
     if found is None:
         msg = f"{executable} does not say which version of TensorRT it is of"
@@ -230,10 +232,28 @@ def _installed(executable: str) -> tuple[str, bool]:
     return (own if own.startswith(version) else version), is_double(module)
 
 
+@contextlib.contextmanager
+def _startable(executable: str) -> Iterator[None]:
+    """Translate what the system raises where a program cannot be started."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"{executable} cannot be started: {error.strerror}"
+        raise LoraExportError(msg, hint="Build it without --trtexec.") from error
+
+
 def _run(line: list[str], job: BuildJob) -> None:
-    with subprocess.Popen(  # noqa: S603  (see `_installed`)
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        with _startable(line[0]):
+            process = stack.enter_context(
+                subprocess.Popen(  # noqa: S603  (see `_installed`)
+                    line,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                )
+            )
         try:
             printed, _ = process.communicate()
         except BaseException:

@@ -33,6 +33,7 @@ __all__ = [
     "Output",
     "Signature",
     "given_inputs",
+    "own_cache",
     "past_name",
     "present_name",
     "read_signature",
@@ -257,6 +258,23 @@ def _size(config: Any, axis: Axis) -> Axis:
     if isinstance(value, (list, tuple)):
         value = value[place]
     return value * factor if isinstance(value, int) else axis
+
+
+def own_cache(inputs: Sequence[Input]) -> dict[str, tuple[int, int, str]]:
+    """Return heads, width and dtype of what the decoder of a pair keeps of its own text.
+
+    The dtype is NumPy's; of bfloat16, which NumPy does not have, it is float32.
+
+    Args:
+        inputs: The decoder's; its cache is ``[batch, heads, past_sequence, width]``.
+    """
+    found: dict[str, tuple[int, int, str]] = {}
+    for each in inputs:
+        if each.name.startswith(PAST) and ".decoder." in each.name:
+            _, heads, _, width = each.axes
+            dtype = "float32" if each.dtype == "bfloat16" else each.dtype
+            found[each.name] = (int(heads), int(width), dtype)
+    return found
 
 
 def read_signature(model: onnx.ModelProto) -> Signature:

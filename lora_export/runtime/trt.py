@@ -1,22 +1,29 @@
 """TensorRT: an engine of an export that can be run as the other runtimes' graphs are.
 
 TensorRT itself is called in `lora_export.device`, on devices too. What is added here is what an
-export knows: the base of a swappable engine as explicit values, and packs of adapters.
+export knows: the base of a swappable engine as explicit values, packs of adapters, and which two
+engines are an encoder and its decoder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lora_export.base.errors import UsageError
+import onnx
+
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.device.api import import_tensorrt
+from lora_export.device.checks import DECODER_IDS, TwoGraphs
+from lora_export.device.cuda import open_cuda
 from lora_export.device.opening import open_plan
 from lora_export.device.record import plan_file, read_record
 from lora_export.device.settings import BuildSettings
-from lora_export.device.swap import LORA_A, padded
+from lora_export.device.swap import padded, smallest_rank
 from lora_export.graph.required import base_values
+from lora_export.graph.signature import own_cache, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,28 +32,105 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
-    from lora_export.base.manifest import Manifest
+    from lora_export.base.manifest import GraphRecord, Manifest
     from lora_export.device.cuda import Cuda
     from lora_export.device.trt_runner import TrtRunner
 
     Array = npt.NDArray[Any]
 
-__all__ = ["TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
+__all__ = ["EnginePair", "TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
+
+
+class Engine(Protocol):
+    """What `TrtGraph` runs: an engine, or two."""
+
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run it once."""
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
+        """Return what runs it on values that stay on its device."""
+
+    def close(self) -> None:
+        """Give the memory of the device back."""
+
+
+class EnginePair:
+    """The engines of an encoder and its decoder as one; not thread-safe.
+
+    The encoder runs once. The decoder reads its keys and values and writes its own cache: a prefill
+    of ``decoder_input_ids`` and single steps, whose logits are returned together.
+
+    Args:
+        encoder: The encoder's engine; see `lora_export.graph.encoder_decoder`.
+        decoder: The decoder's.
+        empty: Heads, width and dtype of each input of the decoder's own cache.
+
+    Attributes:
+        encoder: The encoder's engine, to be run by itself.
+        decoder: The decoder's, for whoever writes one token after the other.
+    """
+
+    optional: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ("logits",)
+
+    def __init__(
+        self, encoder: TrtRunner, decoder: TrtRunner, empty: Mapping[str, tuple[int, int, str]]
+    ) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.inputs = (*encoder.inputs, DECODER_IDS)
+        self._together = TwoGraphs(encoder, decoder, empty)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the logits of all positions of ``decoder_input_ids``.
+
+        Raises:
+            UsageError: An input is missing.
+            DeviceError: One is of a dtype or shape that an engine does not take.
+        """
+        for name in self.inputs:
+            if name not in feeds:
+                msg = f"the engines also read {name!r}"
+                raise UsageError(msg, hint=f"Their inputs: {', '.join(self.inputs)}.")
+        return self._together.run(feeds)
+
+    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
+        """Refuse: what the decoder reads is made in every run.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        del feeds
+        msg = "two engines have no values that stay on the device from run to run"
+        raise UnsupportedError(
+            msg, hint="Bind the engines themselves: runner.encoder, runner.decoder."
+        )
+
+    def close(self) -> None:
+        """Give the memory of the device back."""
+        self.encoder.close()
+        self.decoder.close()
 
 
 class TrtGraph:
-    """One engine; what `OrtRunner` is for ONNX Runtime. Not thread-safe.
+    """One graph, of one engine or two; what `OrtRunner` is for ONNX Runtime. Not thread-safe.
 
     Args:
-        runner: The engine.
+        runner: The engine, or the pair.
         rank: The smallest rank that its profiles cover; 0 where it takes no adapters.
         adapter: Values of optional inputs, for every run.
+
+    Attributes:
+        runner: The engine, or the pair.
     """
 
     def __init__(
-        self, runner: TrtRunner, *, rank: int = 0, adapter: Mapping[str, Array] | None = None
+        self, runner: Engine, *, rank: int = 0, adapter: Mapping[str, Array] | None = None
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._rank = rank
         self.adapter = padded(adapter or {}, rank)
         self.optional = runner.optional
@@ -54,23 +138,24 @@ class TrtGraph:
         self.outputs = runner.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the engine once; inputs that it does not have are left out.
+        """Run the graph once; inputs that it does not have are left out.
 
         Raises:
             DeviceError: An input is missing, or of a dtype or shape that the engine does not take.
         """
-        return self._runner.run(self._given(feeds))
+        return self.runner.run(self._given(feeds))
 
     def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
         """Return what runs the engine on values that stay on its device; see `TrtRunner.bound`.
 
         Raises:
             DeviceError: See `run`.
+            UnsupportedError: It is a pair of engines.
         """
-        return self._runner.bound(self._given(feeds))
+        return self.runner.bound(self._given(feeds))
 
     def _given(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        given = {name: values for name, values in feeds.items() if name in self._runner.inputs}
+        given = {name: values for name, values in feeds.items() if name in self.runner.inputs}
         return {**padded(given, self._rank), **self.adapter}
 
     def complete(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -85,7 +170,7 @@ class TrtGraph:
 
     def close(self) -> None:
         """Give the memory of the device back."""
-        self._runner.close()
+        self.runner.close()
 
     def __enter__(self) -> Self:
         """Return the graph."""
@@ -108,6 +193,8 @@ def open_trt(
 ) -> TrtGraph:
     """Open the engine of a graph; without `adapter` a swappable one computes the base.
 
+    Of an encoder-decoder both engines are opened, and ``runner`` of the graph is an `EnginePair`.
+
     Args:
         root: The export.
         manifest: Its manifest.
@@ -119,29 +206,46 @@ def open_trt(
 
     Raises:
         DeviceError: TensorRT or a device is missing, or the plan does not fit either or the export.
-        UsageError: The export has no such graph, or it is two.
+        UsageError: The export has no such graph.
+        UnsupportedError: It has parameters without values.
     """
     record = manifest.graphs.get(graph)
-    if record is None or record.encoder is not None:
-        msg = f"the export has no single graph {graph!r}"
+    if record is None:
+        msg = f"the export has no graph {graph!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(manifest.graphs)}.")
-    plan = plan_file(graph, target, tensorrt_version())
-    defaults: dict[str, Array] = {}
-    rank = 0
-    if record.mode == "swappable":
-        settings = BuildSettings.from_json(read_record(resolve_inside(root, plan))["settings"])
-        rank = _smallest_rank(settings)
-        defaults = base_values(resolve_inside(root, record.onnx).read_bytes(), root, rank=rank)
-    runner = open_plan(
-        root,
-        plan,
-        sha256=manifest.files,
-        fingerprint=manifest.base.fingerprint,
-        cuda=cuda,
-        defaults=defaults,
-        cuda_graphs=cuda_graphs,
-    )
-    return TrtGraph(runner, rank=rank, adapter=adapter)
+    if record.missing:
+        msg = (
+            f"the graph {graph!r} has no values for {record.missing[0]!r}: only adapters bring them"
+        )
+        raise UnsupportedError(
+            msg, hint="Open an adapter's engine; lora-export refit makes one of it."
+        )
+    version = tensorrt_version()
+    device = cuda or open_cuda()
+
+    def opened(file: str, defaults: Mapping[str, Array] | None = None) -> TrtRunner:
+        return open_plan(
+            root,
+            _plan_of(file, target, version),
+            sha256=manifest.files,
+            fingerprint=manifest.base.fingerprint,
+            cuda=device,
+            defaults=defaults,
+            cuda_graphs=cuda_graphs,
+        )
+
+    if record.encoder is not None:
+        with contextlib.ExitStack() as opening:
+            encoder = opening.enter_context(opened(record.encoder.onnx))
+            pair = EnginePair(encoder, opened(record.onnx), _empty(root, record))
+            opening.pop_all()
+        return TrtGraph(pair, adapter=adapter)
+    if record.mode != "swappable":
+        return TrtGraph(opened(record.onnx), adapter=adapter)
+    plan = resolve_inside(root, _plan_of(record.onnx, target, version))
+    rank = smallest_rank(BuildSettings.from_json(read_record(plan)["settings"]).profiles)
+    defaults = base_values(resolve_inside(root, record.onnx).read_bytes(), root, rank=rank)
+    return TrtGraph(opened(record.onnx, defaults), rank=rank, adapter=adapter)
 
 
 def tensorrt_version() -> str:
@@ -167,12 +271,10 @@ def targets_of(manifest: Manifest, graph: str) -> list[str]:
     ]
 
 
-def _smallest_rank(settings: BuildSettings) -> int:
-    """Return the smallest rank of A, ``[in, r]``, in any profile."""
-    ranks = [
-        each.min[1]
-        for profile in settings.profiles
-        for name, each in profile.items()
-        if name.endswith(LORA_A)
-    ]
-    return min(ranks, default=0)
+def _plan_of(onnx_file: str, target: str, version: str) -> str:
+    return plan_file(onnx_file.removesuffix(".onnx"), target, version)
+
+
+def _empty(root: Path, record: GraphRecord) -> dict[str, tuple[int, int, str]]:
+    path = resolve_inside(root, record.onnx)
+    return own_cache(read_signature(onnx.load(path, load_external_data=False)).inputs)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import UnsupportedError
+from lora_export.device.checks import DECODER_IDS
 from lora_export.device.decoding import PAST, WRITE_INDICES, on_static_cache
 from lora_export.device.golden import Case
 from lora_export.weights.positions import longest_text
@@ -33,9 +34,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-
-DECODER_IDS: Final = "decoder_input_ids"
-"""What the decoder reads where an encoder has inputs of its own."""
 
 CASES: Final = ((1, 8), (2, 24), (1, 1), (3, 33), (4, 64), (1, 128))
 """Batch and length of each input; lengths are cut to what the model takes."""

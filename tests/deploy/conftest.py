@@ -59,6 +59,7 @@ _SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "swappable": ("bert", "text-classification", {"mode": "swappable"}),
     "batched": ("bert", "text-classification", {"mode": "batched"}),
     "decoder": ("gpt2", "text-generation", {}),
+    "static": ("gpt2", "text-generation", {"cache_length": 70}),
     "two": ("t5", "text2text-generation", {}),
 }
 

@@ -175,6 +175,10 @@ def test_an_edited_index_is_refused(archive, capsys):
         (lambda t: t["checks"]["base"].update(graph="gone"), "'gone'"),
         (lambda t: t["checks"].clear(), "'base'"),
         (lambda t: t["latency"].update(rounds="many"), "damaged"),
+        (lambda t: t["latency"].update(rounds=0), "0 rounds"),
+        (lambda t: t["latency"].update(max_ratio=float("nan")), "nan"),
+        (lambda t: t["checks"]["base"].update(buffers={"x": [1, 2, "float32"]}), "no cache"),
+        (lambda t: t["checks"]["base"].update(refit="weights/a.bin"), "'base'"),
         (lambda t: t["latency"].update(feeds="../secret.npz"), "secret.npz"),
         (lambda t: t.update(format="zip"), "not the index"),
     ],
@@ -305,6 +309,36 @@ def test_links_in_an_unpacked_bundle_are_refused(archive, tmp_path, capsys):
     result = call(capsys, "bundle", "verify", tmp_path / "out")
     assert result.code == 3
     assert "weights/a.bin" in result.message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["numpy.py", "numpy/__init__.py", "lora_export/device/__pycache__/main.cpython-310.pyc",
+     "lora_export/more.py", "tensorrt.abi3.so"],
+)  # fmt: skip
+def test_code_that_the_index_does_not_name_is_refused(archive, tmp_path, capsys, name):
+    """Python looks beside the program first: it would be run before anything is compared."""
+    unpack(archive, tmp_path / "out")
+    (tmp_path / "out" / "engines").mkdir()
+    (tmp_path / "out" / "engines" / "a.plan").write_bytes(b"what a run leaves")
+    (tmp_path / "out" / "report.tensorrt.json").write_text("{}")
+    assert call(capsys, "bundle", "verify", tmp_path / "out").code == 0
+    (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / name).write_bytes(b"")
+    result = call(capsys, "bundle", "verify", tmp_path / "out")
+    assert result.code == 3
+    assert repr(name) in result.message
+    assert "code that its index does not name" in result.message
+
+
+def test_a_folder_that_is_a_link_is_refused(archive, tmp_path, capsys):
+    unpack(archive, tmp_path / "out")
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "out" / "numpy").symlink_to(tmp_path / "numpy")
+    result = call(capsys, "bundle", "verify", tmp_path / "out")
+    assert result.code == 3
+    assert "'numpy'" in result.message
+    assert "a link" in result.message
 
 
 def test_a_pipe_in_an_unpacked_bundle_is_not_read(archive, tmp_path, capsys):

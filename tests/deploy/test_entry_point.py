@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.bundles import copied, old_python, read_report, run_bundle
 
-KINDS = ("merged", "half", "swappable", "batched", "decoder", "two")
+KINDS = ("merged", "half", "swappable", "batched", "decoder", "static", "two")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 
@@ -12,8 +13,10 @@ from lora_export.base.manifest import read_manifest
 from lora_export.device.index import read_index
 from lora_export.device.main import main
 from lora_export.device.settings import BuildSettings
+from lora_export.engine.jobs import EngineOptions
 from tests.cli.exports import manifest_of
 from tests.cli.running import call, snapshot
+from tests.helpers.builds import build
 from tests.helpers.bundles import copied, read_report, unpacked
 from tests.helpers.double import install_double
 
@@ -91,7 +94,7 @@ def test_a_failed_graph_does_not_travel(exports, tmp_path, capsys):
         (("--target", "onnxruntime-cpu"), (2, "no engine")),
         (("--target", TARGET, "--adapter", "three"), (2, "'three'")),
         (("--target", TARGET, "--profile", "batch=4:1:8"), (2, "batch")),
-        (("--target", TARGET, "--name", "../up"), (3, "../up")),
+        (("--target", TARGET, "--name", "../up"), (2, "../up")),
         (("--target", TARGET, "-o", "/"), (2, "is a folder")),
         (("--target", TARGET, "-o", "/dev/null/b.tar"), (3, "/dev/null")),
     ],
@@ -112,6 +115,9 @@ def test_what_cannot_be_packed_is_refused(exports, tmp_path, capsys, arguments, 
         ("merged", "batch=1:1:2,sequence=1:8:64"),  # the latency's has 128 tokens
         ("decoder", "batch=1:1:2,sequence=1:64:128,past_sequence=0:0:4"),
         ("two", "batch=1,sequence=1:8:128"),
+        ("two", "batch=1:1:3,sequence=1:4:8,encoder_sequence=1:8:128"),  # the decoder's alone
+        ("static", "batch=1:1:2,sequence=1:4:8"),
+        ("swappable", "batch=1:1:2,sequence=1:8:128,lora_r=1:1:2"),  # an adapter has rank 4
     ],
 )
 def test_profiles_have_to_cover_what_is_checked(exports, tmp_path, capsys, kind, profile):
@@ -147,7 +153,7 @@ def test_a_dtype_that_the_target_lacks_is_refused(exports, tmp_path, capsys, mon
     assert "--dtype float16" in result.message
 
 
-@pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "two"])
+@pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "static", "two"])
 def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeypatch, capsys, kind):
     """End to end with the double of TensorRT, which says what it is wherever it appears."""
     root = copied(bundles(kind), tmp_path / "bundle")
@@ -191,8 +197,6 @@ def test_adapters_are_put_into_the_engine_of_the_base(exports, tmp_path, monkeyp
 
 
 def _refit():
-    from lora_export.engine.jobs import EngineOptions
-
     return EngineOptions(refit=True)
 
 
@@ -235,3 +239,108 @@ def test_an_export_without_its_golden_outputs_does_not_travel(exports, tmp_path,
     assert result.code == 3
     assert "golden" in result.message
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_profile_may_begin_at_a_rank_above_that_of_an_adapter(
+    exports, tmp_path, monkeypatch, capsys
+):
+    """Adapters and the base are padded to it: both have to lie in the profile on the device."""
+    profile = {"batch": (1, 1, 3), "sequence": (1, 8, 128), "lora_r": (6, 8, 16)}
+    root = unpacked(exports("swappable"), tmp_path, options=EngineOptions(profiles=[profile]))
+    install_double(monkeypatch)
+    assert main(root, ["--rounds", "10"]) == 0, capsys.readouterr().err
+    rows = read_report(root, "tensorrt-double")["parity"]["graphs"]
+    assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(
+        ("base", "one", "two"), "pass"
+    )
+
+
+def test_a_static_cache_travels_without_its_buffers(exports, bundles):
+    root = bundles("static")
+    check = read_index(root).contents.checks["one"]
+    assert check.buffers["past_key_values.0.key"] == [4, 70, 8, "float32"]
+    with np.load(root / "latency.npz") as feeds:
+        assert not any(name.startswith("past_key_values.") for name in feeds.files)
+        assert feeds["input_ids"].shape == (1, 69)  # and room for a step
+        assert feeds["attention_mask"].shape == (1, 70)
+
+
+def test_a_decoder_of_few_positions_has_room_for_the_step(tiny, tmp_path, capsys):
+    base = tiny.base("gpt2", "text-generation", n_positions=40)
+    adapter = tiny.adapter(base, task="text-generation", labels_count=None, strength=0.3)
+    build(base, {"one": adapter}, tmp_path / "out", task="text-generation",
+          verify={"enabled": True})  # fmt: skip
+    root = unpacked(tmp_path / "out", tmp_path)
+    assert main(root, ["--rounds", "10", "--runtime", "onnxruntime"]) == 0
+    rows = read_report(root)["latency"]["graphs"]
+    assert set(rows) == {"one, prefill", "one, step"}
+
+
+def test_a_wider_head_gets_an_engine_of_its_own_beside_the_refitted_one(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    """A refit changes no shape: what cannot be put into the base's engine is found when packing."""
+    base = tiny.base("bert", "text-classification")
+    adapters = {
+        "one": tiny.adapter(base, seed=1, strength=0.3),
+        "two": tiny.adapter(base, seed=2, strength=0.3, labels_count=5),
+    }
+    export = tmp_path / "out"
+    build(base, adapters, export, task="text-classification", verify={"enabled": True})
+    root = unpacked(export, tmp_path, options=_refit())
+    graphs = read_index(root).contents.graphs
+    assert graphs["one"].engine is None
+    assert graphs["two"].engine is not None
+    install_double(monkeypatch)
+    assert main(root, ["verify"]) == 0, capsys.readouterr().err
+    report = read_report(root, "tensorrt-double")
+    assert set(report["engines"]) == {"base", "two"}
+    assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my model (v2)", "my-model-v2-jetson-orin"),
+        ("_draft", "draft-jetson-orin"),
+        ("größe", "gr-e-jetson-orin"),
+        ("模型", "export-jetson-orin"),
+        ("x" * 120, "x" * 88 + "-jetson-orin"),
+    ],
+)
+def test_any_folder_can_be_packed(exports, tmp_path, capsys, folder, name):
+    export = copied(exports("merged"), tmp_path / folder)
+    result = call(capsys, "bundle", export, "--target", TARGET, "--json")
+    assert result.code == 0, result.err
+    assert result.document["name"] == name
+    assert result.document["file"] == str(tmp_path / f"{folder}.{TARGET}.tar")
+    assert call(capsys, "bundle", "verify", result.document["file"]).code == 0
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "a b", "../up", ".hidden", "-rf", "größe"])
+def test_a_name_that_no_bundle_has_is_refused_before_the_work(exports, tmp_path, capsys, name):
+    result = call(capsys, "bundle", exports("merged"), "--target", TARGET, f"--name={name}", "-o",
+                  tmp_path / "b.tar")  # fmt: skip
+    assert result.code == 2, result.err
+    assert "--name takes letters" in result.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_export_in_the_working_directory_is_packed_beside_it(
+    exports, tmp_path, capsys, monkeypatch
+):
+    export = copied(exports("merged"), tmp_path / "here")
+    monkeypatch.chdir(export)
+    result = call(capsys, "bundle", ".", "--target", TARGET, "--json")
+    assert result.code == 0, result.err
+    assert result.document["name"] == f"here-{TARGET}"
+    assert result.document["file"] == str(tmp_path / f"here.{TARGET}.tar")
+    assert snapshot(export) == snapshot(exports("merged"))
+
+
+def test_a_bundle_for_a_target_without_engines_is_refused_before_the_work(tiny, tmp_path, capsys):
+    result = call(capsys, "merge-and-build", "--base", tiny.base("bert"), "--out", tmp_path / "out",
+                  "--bundle", tmp_path / "b.tar", "--target", "onnxruntime-cpu")  # fmt: skip
+    assert result.code == 2
+    assert "there is no engine for it" in result.message
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,12 @@ from tests.helpers.tensorrt_api import API, Owners, check_source, owners_of
 PACKAGE = Path(lora_export.__file__).parent
 MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
 OURS = {name: text for name, text in MODULES.items() if "tensorrt" in text}
+CALLING = sorted(
+    name
+    for name, text in MODULES.items()
+    if name.startswith("device/") or "import_tensorrt" in text
+)
+"""What calls TensorRT or is handed something of it: what runs on a device, and what imports it."""
 
 
 def _imports_tensorrt(source: str) -> bool:
@@ -41,9 +47,9 @@ def test_nobody_imports_it_another_way() -> None:
             ), name
 
 
-@pytest.mark.parametrize("name", sorted(n for n, t in OURS.items() if n.startswith("device/")))
+@pytest.mark.parametrize("name", CALLING)
 def test_every_version_has_what_is_used(name: str) -> None:
-    findings, _ = check_source(OURS[name], owners_of(list(OURS.values())), SINCE)
+    findings, _ = check_source(MODULES[name], owners_of(list(OURS.values())), SINCE)
     assert [f"{name}:{each.line}: {each.text}" for each in findings] == []
 
 
@@ -137,6 +143,8 @@ HEAD = "import tensorrt as trt\n"
         ("trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY", "(10, 3) has no Hardware"),
         ("class L(trt.ILogger):\n    def log(self, level, text): ...", "other arguments than"),
         ("r = trt.Refitter(1, 2)\nr.get_weights_prototype('a').count", "has no Weights.count"),
+        ("m = import_tensorrt()\nm.init_libnvinfer()", "has no trt.init_libnvinfer"),
+        ("m = import_tensorrt()\nm.Runtime(1).load()", "has no Runtime.load"),
     ],
 )  # fmt: skip
 def test_the_checker_finds(code: str, text: str) -> None:

@@ -193,6 +193,14 @@ def test_plan_of_another_gpu_version_or_kind(
     edit(record, tensorrt="10.7.0")
     refused(root, r"built by TensorRT 10\.7\.0, here is 10\.3\.0", 3)
     record.write_text(text)
+    module.cudart.driver = 12020
+    refused(root, r"behind a driver for CUDA 12\.6, here is one for 12\.2", 3)
+    module.cudart.driver = 13000
+    opened(root)
+    module.cudart.driver = 12060
+    edit(record, cuda={"driver": "new"})
+    refused(root, "'new' is no version of CUDA", 3)
+    record.write_text(text)
     module.cudart.name = "NVIDIA Thor"
     module.cudart.capability = (11, 0)
     refused(root, r"built for Orin \(double\) \(compute capability 8\.7\), here is NVIDIA Thor", 3)

@@ -82,7 +82,7 @@ def test_a_bound_run_computes_what_a_run_does_without_a_copy(
             moved: list[object] = []
             with monkeypatch.context() as patch:
                 for name in ("copy_to_device", "copy_to_host"):
-                    patch.setattr(type(engine._runner._cuda), name, moved.append)
+                    patch.setattr(type(engine.runner._cuda), name, moved.append)
                 for _ in range(3):
                     run()
             assert moved == []

@@ -18,10 +18,12 @@ from lora_export import engines
 from lora_export.base.engine_record import read_engine_record
 from lora_export.base.errors import LoraExportError
 from lora_export.base.manifest import read_manifest
+from lora_export.device.decoding import PAST, decode_in_pieces, on_static_cache, with_buffers
 from lora_export.device.engine import build as build_on_device
 from lora_export.engine.jobs import EngineOptions, jobs_of
 from lora_export.exports.packs import read_pack
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.trt import open_trt
 from tests.cli.exports import assert_intact
 from tests.helpers.double import VERSIONS, install_double
@@ -104,11 +106,12 @@ def test_record_says_what_the_plan_was_made_of(
 def test_the_builder_has_the_flags_that_a_dry_run_says(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    install_double(monkeypatch)
+    module = install_double(monkeypatch)
+    module.cudart.name, module.cudart.capability = "NVIDIA A10 (double)", (8, 6)
     root = export("merged")
     chosen = EngineOptions(**options)
-    (planned,) = engines.plan_build(root, TARGET, graphs=["base"], options=chosen)
-    (record,) = engines.build(root, TARGET, graphs=["base"], options=chosen)
+    (planned,) = engines.plan_build(root, "a10", graphs=["base"], options=chosen)
+    (record,) = engines.build(root, "a10", graphs=["base"], options=chosen)
     tf32 = ["TF32"] if options.get("tf32") else []
     said = [flag for flag in planned["flags"] if flag != "-TF32"]
     assert sorted(record["flags"]) == sorted([*said, *tf32])
@@ -170,7 +173,7 @@ def test_decoder_has_a_profile_for_prefill_and_one_for_steps(
     reference = OrtRunner(root / "one.onnx")
     ids = np.random.default_rng(1).integers(3, 200, (2, 12))
     with open_trt(root, manifest, "one", TARGET) as graph:
-        context = graph._runner._context
+        context = graph.runner._context
         used = []
         past: dict[str, Any] = {
             name: np.zeros((2, 4, 0, 8), np.float32)
@@ -188,6 +191,66 @@ def test_decoder_has_a_profile_for_prefill_and_one_for_steps(
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values)
             used.append(context._profile)
+            past = {name: found[name.replace("past_key_values", "present")] for name in past}
+    assert used == [0, 1, 1]
+
+
+def test_an_encoder_and_its_decoder_are_run_as_one(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = install_double(monkeypatch)
+    root = export("pair")
+    records = engines.build(root, TARGET, graphs=["base", "one"])
+    assert {each["graph"] for each in records} == {
+        f"{part}.{name}" for part in ("encoder", "decoder") for name in ("base", "one")
+    }
+    manifest = read_manifest(root)
+    written = np.random.default_rng(3).integers(3, 200, (2, 7))
+    logits = {}
+    for name in ("base", "one"):
+        reference = OrtEncoderDecoder(root, manifest.graphs[name])
+        expected = decode_in_pieces(reference.encode(texts(2, 9))[0], written)
+        with open_trt(root, manifest, name, TARGET) as graph:
+            assert graph.inputs == ("input_ids", "attention_mask", "decoder_input_ids")
+            feeds = {**texts(2, 9), "decoder_input_ids": written}
+            for _ in range(2):
+                found = graph.run(feeds)["logits"]
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+            with pytest.raises(LoraExportError, match="also read 'decoder_input_ids'"):
+                graph.run(texts(2, 9))
+        logits[name] = found
+    assert np.abs(logits["one"] - logits["base"]).max() > 1e-3
+    assert module.cudart.allocated == {}
+    trt_version(root, "decoder.one").unlink()
+    with pytest.raises(LoraExportError, match=r"no plan .*decoder\.one"):
+        open_trt(root, manifest, "one", TARGET)
+    assert module.cudart.allocated == {}
+
+
+def test_a_static_cache_is_written_by_the_engine(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_double(monkeypatch)
+    root = export("static")
+    engines.build(root, TARGET, graphs=["one"])
+    reference = OrtRunner(root / "one.onnx")
+    ids = np.random.default_rng(1).integers(3, 200, (2, 12))
+    with open_trt(root, read_manifest(root), "one", TARGET) as graph:
+        buffers = {name: [4, 24, 8, "float32"] for name in graph.inputs if name.startswith(PAST)}
+        assert len(buffers) == 4
+        past = {n: v for n, v in with_buffers({"input_ids": ids}, buffers).items() if n in buffers}
+        used = []
+        for start, end in ((0, 10), (10, 11), (11, 12)):
+            text = {
+                "input_ids": ids[:, start:end],
+                "attention_mask": np.ones((2, end), np.int64),
+                "position_ids": np.tile(np.arange(start, end), (2, 1)),
+            }
+            feeds = {**on_static_cache(text, written=start, length=24), **past}
+            found, expected = graph.run(feeds), reference.run(feeds)
+            for name, values in expected.items():
+                np.testing.assert_array_equal(found[name], values)
+            used.append(graph.runner._context._profile)
             past = {name: found[name.replace("past_key_values", "present")] for name in past}
     assert used == [0, 1, 1]
 

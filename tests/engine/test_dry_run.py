@@ -68,7 +68,7 @@ def lines() -> dict[str, dict[str, Any]]:
                 "optimization_level": 4,
                 "tf32": True,
                 "version_compatible": True,
-                "hardware_compatibility": "ampere+",
+                "hardware_compatibility": "none" if row.bound_plans else "ampere+",
                 "strip_weights": True,
             }
             jobs = {

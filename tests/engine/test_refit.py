@@ -22,6 +22,7 @@ from lora_export.runtime.trt import open_trt
 from tests.cli.exports import assert_intact
 from tests.cli.running import call
 from tests.engine.test_build import TARGET, texts, trt_version
+from tests.helpers.builds import build
 from tests.helpers.double import install_double
 
 if TYPE_CHECKING:
@@ -255,3 +256,38 @@ def test_refit_of_what_is_not_there_or_not_refittable(
     engines.build(root, TARGET, graphs=["base"])
     with pytest.raises(UnsupportedError, match="was not built to be refitted"):
         engines.refit(root, TARGET, "one")
+
+
+def test_a_plan_without_weights_is_refitted_into_one_that_has_them(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT serializes an engine that was built without weights without them, unless told."""
+    install_double(monkeypatch)
+    root = export("merged")
+    engines.build(root, TARGET, options=EngineOptions(refit=True, strip_weights=True))
+    assert {"STRIP_PLAN", "REFIT_INDIVIDUAL"} <= set(read_engine_record(trt_version(root)).flags)
+    engines.refit(root, TARGET, "one")
+    assert read_engine_record(trt_version(root, "one")).settings["strip_weights"] is False
+    for name in ("one", "base"):
+        with open_trt(root, read_manifest(root), name, TARGET) as graph:
+            np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(root, name))
+
+
+def test_a_head_that_only_adapters_bring_is_put_into_the_engine(
+    monkeypatch: pytest.MonkeyPatch, tiny: TinyModels, tmp_path: Path
+) -> None:
+    install_double(monkeypatch)
+    task, root = "text-classification", tmp_path / "out"
+    base = tiny.base("roberta", "feature-extraction")
+    adapters = {"one": tiny.adapter(base, seed=1), "two": tiny.adapter(base, seed=2)}
+    build(base, adapters, root, task=task)
+    assert read_manifest(root).graphs["base"].missing
+    with pytest.raises(UnsupportedError, match="'base' has no values for 'classifier"):
+        engines.build(root, TARGET, graphs=["base"])
+    engines.build(root, TARGET, options=EngineOptions(refit=True))
+    for name in ("one", "two"):
+        engines.refit(root, TARGET, name)
+        with open_trt(root, read_manifest(root), name, TARGET) as graph:
+            np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(root, name))
+    with pytest.raises(UnsupportedError, match="'base' has no values for 'classifier"):
+        open_trt(root, read_manifest(root), "base", TARGET)

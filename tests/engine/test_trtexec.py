@@ -95,3 +95,31 @@ def test_it_is_not_there(
     result = call(capsys, "build", export("merged"), "--target", TARGET, "--trtexec")
     assert result.code == 7
     assert "libnvinfer-bin" in result.message
+
+
+def test_several_profiles_are_numbered(
+    export: Callable[[str], Path], capsys: Any, called: Path
+) -> None:
+    root = export("decoder")
+    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    assert result.code == 0, result.err
+    assert [each for each in json.loads(called.read_text()) if each.startswith("--profile=")] == [
+        "--profile=0",
+        "--profile=1",
+    ]
+    with open_trt(root, read_manifest(root), "one", TARGET) as opened:
+        prefill, step = opened.runner.profiles
+        assert (prefill["input_ids"].max[1], step["input_ids"].max[1]) == (159, 1)
+
+
+def test_a_program_that_cannot_be_started_is_named(
+    export: Callable[[str], Path], capsys: Any, called: Path
+) -> None:
+    program = called.parent / "bin" / "trtexec"
+    program.write_bytes(b"\x7fELF of another machine")
+    root = export("merged")
+    before = snapshot(root)
+    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    assert result.code == 1
+    assert f"{program} cannot be started: Exec format error" in result.message
+    assert snapshot(root) == before

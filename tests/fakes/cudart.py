@@ -34,6 +34,7 @@ class DoubleCudart:
 
     Attributes:
         name, capability, devices: What the device is said to be.
+        driver: The CUDA that its driver is for, as the driver says it.
         limit_bytes: How much can be allocated.
         capturing: Recordings under way: stream → the work it was given.
         launches: How many recordings were replayed.
@@ -43,6 +44,7 @@ class DoubleCudart:
         self.name = "Orin (double)"
         self.capability = (8, 7)
         self.devices = 1
+        self.driver = 12060  # for CUDA 12.6
         self.limit_bytes = _MEMORY_BYTES
         self.allocated: dict[int, ctypes.Array[ctypes.c_char]] = {}
         self.streams: set[int] = set()
@@ -94,7 +96,7 @@ class DoubleCudart:
         return 0
 
     def cudaDriverGetVersion(self, value: Any) -> int:  # noqa: N802
-        _pointed(value, ctypes.c_int).value = 12060
+        _pointed(value, ctypes.c_int).value = self.driver
         return 0
 
     def cudaRuntimeGetVersion(self, value: Any) -> int:  # noqa: N802

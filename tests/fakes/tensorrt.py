@@ -64,6 +64,7 @@ DataType = _enum("DataType")
 HardwareCompatibilityLevel = _enum("HardwareCompatibilityLevel")
 MemoryPoolType = _enum("MemoryPoolType")
 NetworkDefinitionCreationFlag = _int_enum("NetworkDefinitionCreationFlag")
+SerializationFlag = _enum("SerializationFlag")
 TensorIOMode = _enum("TensorIOMode")
 
 _TYPES: dict[int, tuple[str, Any]] = {
@@ -392,15 +393,7 @@ def _plan(network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory:
     )
     if BuilderFlag.REFIT_IDENTICAL in config._flags or BuilderFlag.REFIT in config._flags:
         refittable = sorted(each.name for each in network._model.graph.initializer)
-    model = onnx.ModelProto()
-    model.CopyFrom(network._model)
-    stripped = []
-    if BuilderFlag.STRIP_PLAN in config._flags:
-        stripped = refittable
-        for each in model.graph.initializer:
-            if each.name in stripped:
-                zeros = np.zeros(list(each.dims), _TYPES[each.data_type][1])
-                each.CopyFrom(numpy_helper.from_array(zeros, each.name))
+    stripped = refittable if BuilderFlag.STRIP_PLAN in config._flags else []
     profiles = [profile._ranges for profile in config._profiles] or [{}]
     header = {
         "version": __version__,
@@ -411,7 +404,18 @@ def _plan(network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory:
         "refittable": refittable,
         "stripped": stripped,
     }
-    return _packed(header, model)
+    return _packed(header, _emptied(network._model, stripped))
+
+
+def _emptied(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """Return a model in which some weights are zeros."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for each in copied.graph.initializer:
+        if each.name in names:
+            zeros = np.zeros(list(each.dims), _TYPES[each.data_type][1])
+            each.CopyFrom(numpy_helper.from_array(zeros, each.name))
+    return copied
 
 
 def _packed(header: dict[str, Any], model: onnx.ModelProto) -> IHostMemory:
@@ -456,6 +460,23 @@ class Runtime:
         if header["level"] == "NONE" and header["device"] != _device():
             return f"the plan is for {header['device']}, not {_device()}"
         return None
+
+
+class ISerializationConfig:
+    def __init__(self, stripped: bool) -> None:
+        self._flags = {SerializationFlag.EXCLUDE_WEIGHTS} if stripped else set()
+
+    def set_flag(self, flag: Any) -> bool:
+        self._flags.add(flag)
+        return True
+
+    def clear_flag(self, flag: Any) -> bool:
+        assert isinstance(flag, SerializationFlag)
+        self._flags.discard(flag)
+        return True
+
+    def get_flag(self, flag: Any) -> bool:
+        return flag in self._flags
 
 
 class ICudaEngine:
@@ -504,8 +525,16 @@ class ICudaEngine:
             return None
         return IExecutionContext(self)
 
+    def create_serialization_config(self) -> ISerializationConfig:
+        return ISerializationConfig(bool(self._header["stripped"]))
+
     def serialize(self) -> IHostMemory:
-        return _packed({**self._header, "stripped": sorted(self._empty)}, self._model)
+        return self.serialize_with_config(self.create_serialization_config())
+
+    def serialize_with_config(self, arg0: ISerializationConfig) -> IHostMemory:
+        without = arg0.get_flag(SerializationFlag.EXCLUDE_WEIGHTS)
+        names = self._header["refittable"] if without else sorted(self._empty)
+        return _packed({**self._header, "stripped": names}, _emptied(self._model, names))
 
     def _session(self) -> Any:
         if getattr(self, "_opened", (-1,))[0] != self._version:

@@ -198,6 +198,8 @@ class _Checker(ast.NodeVisitor):
         if own and node.func.attr in self.owners.functions:
             return self.owners.functions[node.func.attr]
         owner = self.kind(node.func.value)
+        if owner is not None and owner.startswith("own ") and owner[4:] not in self.owners.classes:
+            return owner  # what a function of an imported module returns
         told = owner is not None and owner != _MODULE and not owner.startswith(("class ", "own "))
         return self._returned(str(owner), node.func.attr) if told else None
 

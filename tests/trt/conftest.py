@@ -37,7 +37,7 @@ def _real() -> None:
 def real_exports(
     request: pytest.FixtureRequest, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Exports of a classifier and a decoder, in a dtype; engines are built in them."""
+    """Exports of a classifier, of decoders and of a pair, in a dtype; engines are built in them."""
     from tests.helpers.builds import build
 
     root = tmp_path_factory.mktemp(f"trt-{request.param}")
@@ -48,5 +48,11 @@ def real_exports(
     build(base, adapters, root / "swappable", task=task, dtype=request.param, mode="swappable")
     decoder = tiny.base("gpt2", "text-generation")
     own = tiny.adapter(decoder, task="text-generation", labels_count=None)
-    build(decoder, {"one": own}, root / "decoder", task="text-generation", dtype=request.param)
+    text = {"task": "text-generation", "dtype": request.param}
+    build(decoder, {"one": own}, root / "decoder", **text)
+    build(decoder, {"one": own}, root / "static", cache_length=24, **text)
+    task = "text2text-generation"
+    pair = tiny.base("bart", task)
+    own = tiny.adapter(pair, task=task, labels_count=None)
+    build(pair, {"one": own}, root / "pair", task=task, dtype=request.param)
     return root

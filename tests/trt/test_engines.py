@@ -14,12 +14,14 @@ from lora_export import engines
 from lora_export.base.engine_record import read_engine_record
 from lora_export.base.manifest import read_manifest
 from lora_export.device.cuda import open_cuda
+from lora_export.device.decoding import PAST, decode_in_pieces, on_static_cache, with_buffers
 from lora_export.device.errors import DeviceError
 from lora_export.device.opening import open_live
 from lora_export.engine.jobs import EngineOptions
 from lora_export.engine.refit import base_supply, refit_values
 from lora_export.exports.packs import read_pack
 from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.trt import open_trt
 
 if TYPE_CHECKING:
@@ -106,6 +108,39 @@ def test_decoder(real_exports: Path) -> None:
             past = {n: found[n.replace("past_key_values", "present")] for n in past}
 
 
+def test_static_cache(real_exports: Path) -> None:
+    root = real_exports / "static"
+    target = built(root, "one")
+    reference = OrtRunner(root / "one.onnx")
+    ids = np.random.default_rng(1).integers(3, 200, (2, 12))
+    dtype = read_manifest(root).base.dtype
+    with open_trt(root, read_manifest(root), "one", target) as graph:
+        buffers = {name: [4, 24, 8, dtype] for name in graph.inputs if name.startswith(PAST)}
+        past = {n: v for n, v in with_buffers({"input_ids": ids}, buffers).items() if n in buffers}
+        for start, end in ((0, 10), (10, 11), (11, 12)):
+            text = {
+                "input_ids": ids[:, start:end],
+                "attention_mask": np.ones((2, end), np.int64),
+                "position_ids": np.tile(np.arange(start, end), (2, 1)),
+            }
+            feeds = {**on_static_cache(text, written=start, length=24), **past}
+            found, expected = graph.run(feeds), reference.run(feeds)
+            require_close(root, found["logits"], expected["logits"])
+            past = {n: found[n.replace("past_key_values", "present")] for n in past}
+
+
+def test_encoder_and_decoder(real_exports: Path) -> None:
+    root = real_exports / "pair"
+    target = built(root, "one")
+    manifest = read_manifest(root)
+    written = np.random.default_rng(3).integers(3, 200, (2, 7))
+    reference = OrtEncoderDecoder(root, manifest.graphs["one"])
+    expected = decode_in_pieces(reference.encode(texts(2, 9))[0], written)
+    with open_trt(root, manifest, "one", target) as graph:
+        found = graph.run({**texts(2, 9), "decoder_input_ids": written})["logits"]
+    require_close(root, found, expected)
+
+
 def test_refit(real_exports: Path) -> None:
     root = real_exports / "merged"
     target = built(root, refit=True)
@@ -129,6 +164,15 @@ def test_refit(real_exports: Path) -> None:
     live.use_base()
     np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], base)
     live.close()
+
+
+def test_refit_of_a_plan_without_weights(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    target = built(root, refit=True, strip_weights=True)
+    engines.refit(root, AUTO, "one")
+    with open_trt(root, read_manifest(root), "one", target) as graph:
+        expected = OrtRunner(root / "one.onnx").run(texts(2, 9))["logits"]
+        require_close(root, graph.run(texts(2, 9))["logits"], expected)
 
 
 def test_stripped_and_version_compatible(real_exports: Path) -> None:

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import AdapterError
+from lora_export.base.patterns import REPEATED, ways
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = ["rank_by_config", "require_simple_pattern", "scale_of"]
 
 _PATTERN_LIMIT: Final = 256
 _REPETITIONS_LIMIT: Final = 3
+_WAYS_LIMIT: Final = 16 * REPEATED**_REPETITIONS_LIMIT
 _ALPHA_LIMIT: Final = 1e30
 
 
@@ -64,6 +66,7 @@ def require_simple_pattern(pattern: str, module: str, setting: str) -> None:
         or len(module) > _PATTERN_LIMIT
         or re.search(r"\)\s*[*+?{]|\(\?", pattern)
         or len(re.findall(r"[*+{]", pattern)) > _REPETITIONS_LIMIT
+        or ways(pattern) > _WAYS_LIMIT
     ):
         msg = f"{setting} has the pattern {pattern[:60]!r}, which could take forever to match"
         raise AdapterError(msg, hint="Write it as plain module names in adapter_config.json.")
