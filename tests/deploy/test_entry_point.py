@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tests.helpers.bundles import copied, old_python, read_report, run_bundle
+from tests.helpers.slow import but_the_first
 
 KINDS = ("merged", "half", "swappable", "batched", "decoder", "static", "two")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", but_the_first(KINDS))
 def test_every_kind_verifies_without_torch(bundles, site, kind, tmp_path) -> None:
     root = copied(bundles(kind), tmp_path / "empty")
     done = run_bundle(root, "verify", site=site)

@@ -36,9 +36,14 @@ CONFIGS = {
 }
 WRITTEN_BY = {20: "ScatterND", 24: "TensorScatter"}
 
+OTHERS = (("llama", 24), ("qwen3", 20), ("mistral", 20), ("bloom", 24))
 
-@pytest.fixture(scope="module", params=[("gpt2", 20), ("llama", 24), ("qwen3", 20), ("mistral", 20),
-                                        ("bloom", 24)], ids=str)  # fmt: skip
+
+@pytest.fixture(
+    scope="module",
+    params=[("gpt2", 20), *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)],
+    ids=str,
+)
 def pair(request: pytest.FixtureRequest) -> Any:
     kind, opset = request.param
     model = twin(CONFIGS[kind])
