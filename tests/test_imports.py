@@ -15,7 +15,8 @@ from tests.cli.running import HEAVY, python
 OWNERS = frozenset(
     {
         "lora_export.__main__",  # runs the command line
-        "lora_export.deploy.serving.model",  # Triton's own module, which only a server has
+        "lora_export.deploy.serving.metrics",  # Triton's own module, which only a server has
+        "lora_export.deploy.serving.model",
         "lora_export.deploy.serving.probe",
         "lora_export.deploy.serving.tokenizer",
         "lora_export.graph.alibi",

@@ -19,6 +19,7 @@ from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import InputError, LoraExportError, StorageError, UsageError
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import iter_blocks
+from lora_export.weights import shards
 from lora_export.weights.shards import INDEX_NAME, parse_size, plan_shards, write_sharded
 from lora_export.weights.stream import Entry
 
@@ -152,7 +153,10 @@ def test_truncated_source_is_named_and_no_index_is_left(tmp_path: Path) -> None:
     assert not (out / INDEX_NAME).exists()
 
 
-def test_error_of_one_thread_ends_the_others(tmp_path: Path) -> None:
+def test_error_of_one_thread_ends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "thread_count", lambda: 2)  # one of them would never come to it
     endless = 10**9
 
     def failing() -> Iterator[np.ndarray]:
