@@ -495,6 +495,15 @@ def test_dataset_of_a_recipe_repeats_the_accuracy(built: Built, tmp_path: Path, 
     assert "0.7500" in result.out
 
 
+def test_verify_looks_at_a_dataset_before_it_begins(built, tmp_path, capsys) -> None:
+    result = call(
+        capsys, "verify", built.out, "--base", built.base, "--dataset", tmp_path / "none.jsonl"
+    )
+    assert (result.code, result.out) == (3, "")
+    assert "cannot read the data set" in result.err
+    assert "parity of" not in result.err
+
+
 def test_verify_with_a_dataset_finds_changed_predictions(built, copied, tmp_path, capsys) -> None:
     dataset_of(built, tmp_path / "heldout.jsonl")
     scale_tensor(copied, "weights/first.safetensors", -1.0, containing="classifier.weight")

@@ -69,7 +69,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--max-ratio", type=float, help="Largest latency ratio to the base.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
-@click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
+@click.option("--strict", is_flag=True, help="Fail where an adapter is ambiguous or unverified.")
 @click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")
 @click.option("--no-bundle", is_flag=True, help="Make no bundle.")
 @common_options

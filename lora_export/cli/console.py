@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -150,12 +151,12 @@ def of_adapters(
 
 
 def parse_adapter(text: str) -> dict[str, Any]:
-    """Split ``[NAME=]PATH`` as the command line takes it."""
+    """Split ``[NAME=]PATH`` as the command line takes it; a path may hold a ``=`` of its own."""
     name, separator, source = text.partition("=")
     if separator and not name:
         msg = f"--adapter {text!r} has no name before the ="
         raise UsageError(msg, hint="Write NAME=PATH, or the path alone.")
-    if separator and "/" not in name:
+    if separator and ("/" not in name or (Path(source).exists() and not Path(text).exists())):
         return {"name": name, "source": source}
     return {"source": text}
 

@@ -36,7 +36,7 @@ __all__ = ["verify"]
               help="Write every example on which graph and reference differ.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
-@click.option("--strict", is_flag=True, help="Treat an ambiguous result as a failure.")
+@click.option("--strict", is_flag=True, help="Fail where an adapter is ambiguous or unverified.")
 @adapter_options
 @common_options
 def verify(

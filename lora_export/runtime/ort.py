@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError, UnsupportedError
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    LoraExportError,
+    MissingRuntimeError,
+    UnsupportedError,
+    UsageError,
+)
 from lora_export.graph.signature import Input
 
 if TYPE_CHECKING:
@@ -33,6 +40,9 @@ __all__ = [
 ]
 
 _QUIET: Final = 3
+
+_OUTSIDE: Final = re.compile(r"out of data bounds, idx=(-?\d+) .*\[-?\d+,(-?\d+)\]")
+"""What the kernel of ``Gather`` says."""
 
 CPU: Final = "CPUExecutionProvider"
 
@@ -116,9 +126,13 @@ def optional_inputs(session: onnxruntime.InferenceSession) -> dict[str, Input]:
     return found
 
 
-def failed(error: Exception) -> ExportDirectoryError:
+def failed(error: Exception) -> LoraExportError:
     """Return what a run raises whose inputs ONNX Runtime, or a kernel of it, refuses."""
     text = (str(error).splitlines() or [""])[0]
+    if found := _OUTSIDE.search(text):
+        msg = f"an input holds or leads to the index {found[1]}, and a table of the model ends at "
+        hint = "A token is not in the vocabulary, or a text is longer than the model has positions."
+        return UsageError(f"{msg}{found[2]}", hint=hint)
     msg = f"the graph failed in ONNX Runtime: {text}"
     return ExportDirectoryError(msg, hint="Report this with --debug.")
 

@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from lora_export.verify.asking import Answers, Asked
     from lora_export.verify.kinds.kind import Examples, Kind, Metric
 
-__all__ = ["Dataset", "choose_metric", "load_dataset", "predict", "require_metric", "score"]
+__all__ = [
+    "Dataset",
+    "choose_metric",
+    "load_dataset",
+    "predict",
+    "require_examples",
+    "require_metric",
+    "score",
+]
 
 _LIMIT_BYTES: Final = 1 << 28
 _NEAR_TIE: Final = 10.0
@@ -116,6 +124,15 @@ def _kinds(task: str) -> tuple[Kind, ...]:
 def _no_metric(metric: str, what: str, known: Iterable[str]) -> UsageError:
     msg = f"{metric!r} is no metric of {what}"
     return UsageError(msg, hint=f"Choose with --metric (verify.metric): {', '.join(known)}.")
+
+
+def require_examples(path: Path) -> None:
+    """Refuse a file that is missing, damaged or empty before any work is done.
+
+    Raises:
+        InputError: It is.
+    """
+    _read_rows(path, "an object")
 
 
 def load_dataset(

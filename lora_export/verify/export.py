@@ -25,7 +25,7 @@ from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.tokens import tokenizer_folder
 from lora_export.verify.batching import judge_batched
-from lora_export.verify.dataset import Dataset, load_dataset
+from lora_export.verify.dataset import Dataset, load_dataset, require_examples
 from lora_export.verify.feeding import feeding_of
 from lora_export.verify.labels import label_names
 from lora_export.verify.latency_case import latency_case
@@ -90,6 +90,8 @@ def verify_export(
         MissingRuntimeError: What a comparison needs is not installed.
     """
     manifest = read_manifest(root)
+    if evidence.dataset is not None and evidence.checkpoint is not None:
+        require_examples(evidence.dataset)  # what is wrong in a line is known once a graph reads it
     found: dict[str, GraphParity] = {}
     for name in names:
         progress.start(f"parity of {name}")

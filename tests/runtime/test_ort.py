@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.base.errors import ExportDirectoryError, MissingRuntimeError, UnsupportedError
+from lora_export.base.errors import (
+    ExportDirectoryError,
+    MissingRuntimeError,
+    UnsupportedError,
+    UsageError,
+)
 from lora_export.runtime.ort import OrtRunner, require_onnxruntime
 
 if TYPE_CHECKING:
@@ -54,6 +59,22 @@ def test_inputs_that_do_not_fit_are_one_of_ours(tmp_path: Path) -> None:
     runner = OrtRunner(save(tmp_path / "g.onnx"))
     with pytest.raises(ExportDirectoryError, match="failed in ONNX Runtime"):
         runner.run({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
+
+
+def test_an_index_outside_of_a_table_is_the_users(tmp_path: Path) -> None:
+    node = helper.make_node("Gather", ["table", "ids"], ["out"])
+    table = numpy_helper.from_array(np.ones((5, 2), np.float32), "table")
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("ids", TensorProto.INT64, [None])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, 2])], [table],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10),
+        tmp_path / "g.onnx",
+    )
+    with pytest.raises(UsageError, match="index 7, and a table of the model ends at 4") as caught:
+        OrtRunner(tmp_path / "g.onnx").run({"ids": np.array([1, 7])})
+    assert "vocabulary" in caught.value.hint
 
 
 def test_absent_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
