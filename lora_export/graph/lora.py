@@ -9,8 +9,7 @@ and where y contains a bias b (``Gemm``), DoRA is ``z + (g - 1) ∘ (z - b)``. A
 ``lora_scale`` are graph inputs that are initializers too, so that nobody has to feed them: A and B
 of rank 0, g and ``lora_scale`` ones. Without an adapter what is added is exactly zero. The term
 stands before a bias that is added by a node of its own, so that runtimes fuse that bias with what
-follows it (``BiasGelu``) as they do in the base graph. Where several weights read one x it is x
-that is scaled, once: a decoder that makes a token at a time pays for the number of nodes.
+follows it (``BiasGelu``) as they do in the base graph.
 
 ``lora_scale`` is what PEFT multiplies its scaling by, where A B alone depends on that: g is the
 factor of the scale 1, and so is the bias of a B (``lora_bias``) that is folded into the module's.
@@ -46,7 +45,7 @@ from lora_export.graph.uses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.base.parameters import Parameter
     from lora_export.graph.signature import Axis
@@ -129,14 +128,10 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
     forget_shapes(graph, slots.resizable)
     uses = _uses(nodes, slots, dtypes)
-    shared = _shared(use for each in uses.values() for use in each)
-    for x, at in shared.items():
-        added[at] = [node("Mul", [x, LORA_SCALE], _scaled(x))]
     for parameter in slots.adapted:
         dora = parameter.name in slots.magnitudes
         for use in uses[parameter.name]:
-            term = _term(nodes[use.at], use, parameter, dora=dora, x_is_scaled=use.x in shared)
-            added.setdefault(use.at, []).extend(term)
+            added.setdefault(use.at, []).extend(_term(nodes[use.at], use, parameter, dora=dora))
         made += _defaults(graph, parameter, dtypes[parameter.name], dora=dora)
     if slots.adapted:
         dtype = dtypes[slots.adapted[0].name]
@@ -184,21 +179,8 @@ def _uses(
     return found
 
 
-def _shared(uses: Iterable[Use]) -> dict[str, int]:
-    """Return each x that several weights are multiplied with, and the first node that reads it."""
-    readers: dict[str, list[int]] = {}
-    for use in uses:
-        if not use.gather:
-            readers.setdefault(use.x, []).append(use.at)
-    return {x: min(places) for x, places in readers.items() if len(places) > 1}
-
-
-def _scaled(x: str) -> str:
-    return f"{x}.{LORA_SCALE}"
-
-
 def _term(
-    target: onnx.NodeProto, use: Use, parameter: Parameter, *, dora: bool, x_is_scaled: bool
+    target: onnx.NodeProto, use: Use, parameter: Parameter, *, dora: bool
 ) -> list[onnx.NodeProto]:
     """Return the nodes that add the term behind `target`; its output's name moves to the last."""
     out = target.output[0]
@@ -206,17 +188,11 @@ def _term(
     target.output[0] = base
     a, b = input_a(parameter.name), input_b(parameter.name)
 
-    thin, delta = f"{out}.lora_A", f"{out}.lora_B"
-    if x_is_scaled and not use.gather:
-        nodes = [node("MatMul", [_scaled(use.x), a], thin)]
-    else:
-        whole = f"{thin}.whole"
-        nodes = [
-            node("Gather", [a, use.x], whole) if use.gather else node("MatMul", [use.x, a], whole),
-            node("Mul", [whole, LORA_SCALE], thin),
-        ]
-    nodes += [
-        node("MatMul", [thin, b], delta),
+    thin, scaled, delta = f"{out}.lora_A", f"{out}.lora_A.scaled", f"{out}.lora_B"
+    nodes = [
+        node("Gather", [a, use.x], thin) if use.gather else node("MatMul", [use.x, a], thin),
+        node("Mul", [thin, LORA_SCALE], scaled),
+        node("MatMul", [scaled, b], delta),
         node("Add", [base, delta], f"{out}.lora" if dora else out),
     ]
     if not dora:
