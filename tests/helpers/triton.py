@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from lora_export.device.golden import Golden
     from tests.helpers.models import TinyModels
 
-__all__ = ["CLOSE", "MODES", "goldens", "grown_exports", "served_exports", "variant"]
+__all__ = [
+    "CLOSE",
+    "MODES",
+    "goldens",
+    "grown_exports",
+    "replaced_exports",
+    "served_exports",
+    "variant",
+]
 
 MODES: Final = ("merged", "swappable", "batched")
 CLOSE: Final = {"rtol": 2e-5, "atol": 2e-6}
@@ -54,12 +62,26 @@ def served_exports(
 
 def grown_exports(tiny: TinyModels, exports: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """Return copies of the exports in `folder` with a further adapter, ``new``."""
+    return _changed_exports(tiny, exports, folder, "new", seed=5)
+
+
+def replaced_exports(
+    tiny: TinyModels, exports: Mapping[str, Path], folder: Path
+) -> dict[str, Path]:
+    """Return copies of the exports in `folder` with another adapter called ``a``."""
+    return _changed_exports(tiny, exports, folder, "a", seed=8)
+
+
+def _changed_exports(
+    tiny: TinyModels, exports: Mapping[str, Path], folder: Path, name: str, *, seed: int
+) -> dict[str, Path]:
     base = tiny.base("bert", "text-classification", tokenizer=True)
-    adapter = variant(tiny.adapter(base, seed=21), folder / "new", 5)
+    adapter = variant(tiny.adapter(base, seed=21), folder / "adapter", seed)
     found = {}
     for mode, export in exports.items():
         found[mode] = Path(shutil.copytree(export, folder / mode))
-        add(found[mode], [AdapterSpec(name="new", source=str(adapter))], base=base)
+        replace = name in read_manifest(export).adapters
+        add(found[mode], [AdapterSpec(name=name, source=str(adapter))], base=base, replace=replace)
     return found
 
 

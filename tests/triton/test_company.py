@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,16 +19,15 @@ from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_check import check_repository
 from lora_export.deploy.triton_live import add_to_repository, remove_from_repository
 from lora_export.deploy.triton_settings import Settings
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
 from lora_export.runtime import open_export
 from tests.helpers.builds import build
-from tests.helpers.triton import CLOSE, grown_exports, variant
+from tests.helpers.triton import CLOSE, grown_exports, replaced_exports
 from tests.triton.clients import Client
 from tests.triton.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.triton.server import Server
 
@@ -112,14 +109,7 @@ def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def replaced(exports, tiny, tmp_path_factory) -> dict[str, Path]:
     """The exports with another adapter called ``a``."""
-    folder = tmp_path_factory.mktemp("replaced")
-    base = tiny.base("bert", TASK, tokenizer=True)
-    other = variant(tiny.adapter(base, seed=21), folder / "other", 8)
-    found = {}
-    for mode, export in exports.items():
-        found[mode] = Path(shutil.copytree(export, folder / mode))
-        add(found[mode], [AdapterSpec(name="a", source=str(other))], base=base, replace=True)
-    return found
+    return replaced_exports(tiny, exports, tmp_path_factory.mktemp("replaced"))
 
 
 def bert_feeds() -> dict[str, np.ndarray]:

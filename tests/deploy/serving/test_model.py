@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +10,14 @@ import pytest
 
 from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_live import add_to_repository, remove_from_repository
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
 from lora_export.runtime import open_export
 from tests.helpers.backend import Backend, Error, Request, loaded
 from tests.helpers.builds import build
-from tests.helpers.triton import CLOSE, variant
+from tests.helpers.triton import CLOSE, replaced_exports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -160,14 +157,7 @@ def test_an_adapter_too_large_for_the_cache_is_said(served, tmp_path):
 @pytest.fixture(scope="module")
 def other(served, tiny, tmp_path_factory) -> dict[str, Path]:
     """The exports with another adapter called ``a``."""
-    folder = tmp_path_factory.mktemp("other")
-    base = tiny.base("bert", TASK, tokenizer=True)
-    adapter = variant(tiny.adapter(base, seed=21), folder / "adapter", 8)
-    found = {}
-    for mode, export in served.items():
-        found[mode] = Path(shutil.copytree(export, folder / mode))
-        add(found[mode], [AdapterSpec(name="a", source=str(adapter))], base=base, replace=True)
-    return found
+    return replaced_exports(tiny, served, tmp_path_factory.mktemp("other"))
 
 
 @pytest.mark.parametrize("name", ["merged", "swappable", "at-load"])
