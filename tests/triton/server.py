@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -109,8 +110,11 @@ class Server:
         self.process = None
 
     def ready(self) -> bool:
-        """Whether it answers and its models are ready."""
-        return self.status("v2/health/ready") == 200
+        """Whether it answers and its models are ready.
+
+        Metrics are served last: milliseconds after HTTP answers that all is ready.
+        """
+        return self.status("v2/health/ready") == 200 and listening(self.metrics_port)
 
     def model_ready(self, model: str) -> bool:
         """Whether a model is ready."""
@@ -168,12 +172,27 @@ class Server:
         return total
 
 
+def listening(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except OSError:
+        return False
+    return True
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    """Return ports of the loopback that nobody listens on.
+
+    They lie below those that systems give to outgoing connections: one of these could take the
+    port before the server does, or between its stop and its next start.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in ports:
+                ports.append(port)
     return ports
 
 
