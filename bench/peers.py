@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import _environment
 import _measure
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,8 +35,8 @@ CLAIM: Final = "peers"
 PAGE: Final = _environment.ROOT / "docs" / "comparison.md"
 ADAPTER: Final = "tenant"
 SCRIPT: Final = _measure.BENCH / "_peer_graph.py"
-QUIET: Final = 1.5
-"""Seconds are shown where the load average was at most this when a row began."""
+QUIET: Final = 0.1
+"""Seconds are shown where other processes kept at most this many cores busy meanwhile."""
 SHAPE: Final = "a batch of 2 × 24"
 _LAST_WORDS: Final = 200
 _SAME: Final = 1e-4
@@ -92,8 +94,8 @@ METHOD: Final = (
     "Random weights, seeded. Whole processes; where a tool needs two (PEFT's merge first), seconds "
     "are added and the larger peak is taken. The graph is compared with the unmerged adapter in "
     "PEFT on the same inputs, and timed in ONNX Runtime beside ours, 1 × 128 tokens, interleaved, "
-    "30 rounds. Seconds are left out where the machine was not quiet. Sizes are of graphs and "
-    "weights. Ours holds the unadapted base's graph too."
+    "30 rounds. Seconds are left out where other processes kept more than a tenth of a core busy. "
+    "Sizes are of graphs and weights. Ours holds the unadapted base's graph too."
 )
 
 
@@ -158,12 +160,29 @@ class Bench(_measure.Session):
             shutil.rmtree(merged, ignore_errors=True)
 
 
+class Others:
+    """How many cores other processes keep busy, on average since this was made."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        everybody = psutil.cpu_times()
+        own = sum(os.times()[:4])  # with all children that have ended
+        return time.monotonic(), sum(everybody) - everybody.idle - everybody.iowait - own
+
+    def busy_cores(self) -> float:
+        """Return the busy seconds of other processes over the seconds that went by."""
+        (began, before), (now, after) = self._start, self._now()
+        return round(max(0.0, (after - before) / (now - began)), 3)
+
+
 def measure(bench: Bench, work: str, tool: str) -> dict[str, Any]:
     """Measure one row: an unmeasured run, whose graph is looked at, then the repetitions."""
     out = bench.work / "out"
     row: dict[str, Any] = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
     }
     try:
         first = bench.export(work, tool, out)
@@ -234,9 +253,9 @@ def table(document: dict[str, Any]) -> str:
 def _where(machine: dict[str, Any], rows: Collection[dict[str, Any]]) -> str:
     size = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_mib'] // 1024} GiB"
     counts = [len(row["wall_s"]["samples"]) for row in rows if "wall_s" in row]
-    loads = [row["load_average"][0] for row in rows]
+    busy = max(row["others_busy_cores"] for row in rows)
     runs = f"medians of {min(counts)} to {max(counts)} runs"
-    return f"{size}; {runs}; load average {min(loads)} to {max(loads)} when a row began."
+    return f"{size}; {runs}; other processes kept at most {busy:.2f} cores busy."
 
 
 def _cells(row: dict[str, Any], tool: str) -> list[str]:
@@ -253,8 +272,8 @@ def _cells(row: dict[str, Any], tool: str) -> list[str]:
     if tool != "ours":
         low, high = row["ratio_interval"]
         ratio = f"{row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
-    load = row["load_average"][0]
-    seconds = f"{row['wall_s']['median']:.1f}" if load <= QUIET else f"– (load {load:.1f})"
+    busy = row["others_busy_cores"]
+    seconds = f"{row['wall_s']['median']:.1f}" if busy <= QUIET else "–"
     return [
         seconds,
         f"{row['peak_mb']['median'] / 1000:.2f} GB",
@@ -311,7 +330,11 @@ def main() -> None:
             document["versions"] |= versions(bench.pythons, bench.peers_python)
             for row in options.only:
                 print(f"{CLAIM}: {row}", file=sys.stderr)
-                document["rows"][row] = measure(bench, *row.split(":"))
+                work, tool = row.split(":")
+                bench.prepare(work)
+                others = Others()
+                found = measure(bench, work, tool)
+                document["rows"][row] = {**found, "others_busy_cores": others.busy_cores()}
                 _write(options.output, document)
     PAGE.write_text(table(document), "utf-8")
     print(table(document))
