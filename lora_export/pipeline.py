@@ -37,6 +37,7 @@ from lora_export.preconditions import (
     existing_export,
     graph_source,
     require_bases,
+    require_layers,
     require_mode,
     require_one_graph,
     require_runtimes,
@@ -92,6 +93,8 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     adapters = [each.adapter for each in given]
     settings = settle(recipe, checkpoint, adapters)
     require_one_graph(recipe, settings.task)
+    if existing is None and recipe.graph is None:
+        require_layers(given, settings)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             require_same_base(existing, settings, fingerprinted(), output, recipe)

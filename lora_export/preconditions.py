@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lora_export.adapters.foresee import refuse_misfit
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.manifest import GraphSource, Manifest, is_export, read_manifest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lora_export.base.conversions import Conversion
     from lora_export.base.parameters import Parameter
     from lora_export.graph.tasks import Task
+    from lora_export.parts import Given
     from lora_export.recipe import Recipe
     from lora_export.settings import Settings
     from lora_export.steps import Ready
@@ -32,6 +34,7 @@ __all__ = [
     "existing_export",
     "graph_source",
     "require_bases",
+    "require_layers",
     "require_mode",
     "require_one_graph",
     "require_runtimes",
@@ -116,6 +119,17 @@ def require_bases(
         for adapter in each.given.originals:
             require_known_base(adapter, checkpoint.tensors, prefix, checkpoint.source)
         require_residual_base(each.resolved, sources, checkpoint.source)
+
+
+def require_layers(given: Sequence[Given], settings: Settings) -> None:
+    """Require, by headers alone and before anything is traced, that the adapters' layers are there.
+
+    Raises:
+        AdapterError: As `resolve` would raise it once the graph is there.
+    """
+    checkpoint = settings.checkpoint
+    for each in given:
+        refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
 
 
 def require_mode(recipe: Recipe) -> None:

@@ -27,12 +27,20 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.base.tensors import Tensor
 
-__all__ = ["CONV1D_TYPES", "UNKNOWN_MODULE", "Fit", "check_fit", "header_parameters", "prefix_of"]
+__all__ = [
+    "CONV1D_TYPES",
+    "PREFIXES",
+    "UNKNOWN_MODULE",
+    "Fit",
+    "check_fit",
+    "header_parameters",
+    "prefix_of",
+]
 
 UNKNOWN_MODULE: Final = "unknown"
 """The module type of a `Parameter` that comes from a header."""
 
-_PREFIXES: Final[dict[str, str]] = {
+PREFIXES: Final[dict[str, str]] = {
     "albert": "albert.",
     "bart": "model.",
     "bert": "bert.",
@@ -58,7 +66,8 @@ _PREFIXES: Final[dict[str, str]] = {
     "whisper": "model.",
     "xlm-roberta": "roberta.",
 }
-"""``base_model_prefix`` of transformers, by ``model_type``."""
+"""``base_model_prefix`` of transformers, by ``model_type``: families whose checkpoints name their
+layers as the model does."""
 
 CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
 
@@ -103,7 +112,7 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
     By model type where it is known; else, of the first components of all names, the one under which
     most of the adapter's modules are found, none winning a draw.
     """
-    known = _PREFIXES.get(model_type)
+    known = PREFIXES.get(model_type)
     if known is not None:
         return known
     parameters = tuple(parameters)
