@@ -82,7 +82,7 @@ def _fetch(spec: str, repo: str, revision: str | None) -> Path:
 
 def _explained(spec: str, error: Exception) -> HubError:
     """Translate an error of the hub's library."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     reasons: tuple[tuple[Any, str, str], ...] = (
         (errors.GatedRepoError, "its owner has to grant access",
@@ -96,9 +96,24 @@ def _explained(spec: str, error: Exception) -> HubError:
     for kind, reason, hint in reasons:
         if isinstance(error, kind):
             return HubError(f"there is no folder {spec!r}, and {reason}", hint=hint)
-    first = str(error).strip().splitlines() or [type(error).__name__]
-    return HubError(
-        f"there is no folder {spec!r}, and the hub cannot be asked: {first[0][:200]}",
-        hint="Check the path; or, with a network, download it once: hf download "
-        f"{spec.removeprefix(_SCHEME).partition('@')[0]}",
-    )
+    name, _, revision = spec.removeprefix(_SCHEME).partition("@")
+    download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    missing = isinstance(error, errors.LocalEntryNotFoundError)
+    if missing and constants.HF_HUB_OFFLINE:
+        why = "the hub's cache does not hold all of it, and HF_HUB_OFFLINE forbids to ask the hub"
+        hint = f"Check the path; or download it once: HF_HUB_OFFLINE=0 {download}"
+    else:
+        cause = (error.__cause__ if missing else None) or error
+        why = f"the hub cannot be asked: {_first_sentence(str(cause)) or type(cause).__name__}"
+        hint = f"Check the path and the network; what is not cached is fetched by: {download}"
+    return HubError(f"there is no folder {spec!r}, and {why}", hint=hint)
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of a message, whole; a line that ends in a colon goes on."""
+    found = ""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        found = f"{found} {line}".lstrip()
+        if not found.endswith(":"):
+            break
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", found, maxsplit=1)[0].rstrip(".:")

@@ -82,6 +82,61 @@ def test_what_is_not_to_be_had_says_so(spec: str, cache: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+def test_what_the_cache_lacks_offline_names_the_switch_and_the_command(cache: Path) -> None:
+    with pytest.raises(HubError) as caught:
+        local_path("org/none@v1")
+    assert "HF_HUB_OFFLINE" in caught.value.message
+    hint = str(caught.value.hint)
+    assert hint.endswith("HF_HUB_OFFLINE=0 hf download org/none --revision v1")
+
+
+LONG = f"Client error '418 Teapot' for url 'https://hub/{'x' * 300}' (Request ID: 7)"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (f"{LONG}. Try again.\nFor more information see there.", LONG),
+        (
+            "\n\nBad request:\nThe name is too long. Choose another.",
+            "Bad request: The name is too long",
+        ),
+        ("[Errno 111] Connection refused", "[Errno 111] Connection refused"),
+        ("", "LookupError"),
+    ],
+    ids=["long", "lines", "no sentence", "empty"],
+)
+def test_the_library_s_first_sentence_is_shown_whole(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, message: str, shown: str
+) -> None:
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError(message)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError) as caught:
+        local_path("org/none")
+    assert caught.value.message == (
+        f"there is no folder 'org/none', and the hub cannot be asked: {shown}"
+    )
+    assert str(caught.value.hint).endswith("hf download org/none")
+
+
+def test_without_a_network_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    def fail(*_: object, **__: object) -> None:
+        cause = ConnectionError("[Errno -3] Temporary failure in name resolution")
+        raise errors.LocalEntryNotFoundError("Got: long. Please check it.") from cause
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(HubError, match=r"cannot be asked: \[Errno -3\] Temporary failure in name"):
+        local_path("org/none")
+
+
 def test_export_of_ids_records_their_commits(
     tiny: TinyModels, tmp_path: Path, cache: Path, capsys
 ) -> None:
