@@ -84,10 +84,12 @@ def run(arguments: list[str]) -> int:
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
-    except click.ClickException as error:
-        if as_json:
-            _print_error("UsageError", error.format_message(), None)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        hint = _how_to_use(getattr(error, "ctx", None))
+        _report("UsageError", error.format_message(), hint, as_json=as_json)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; nothing half-written was left", err=True)
@@ -107,15 +109,19 @@ def run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _how_to_use(context: click.Context | None) -> str:
+    """Return what the command takes, in a line, and where the rest is said."""
+    if context is None:
+        return "See: lora-export --help"
+    usage = " ".join(context.get_usage().split())
+    return f"{usage}\nSee: {context.command_path} --help"
+
+
 def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None:
     click.echo(f"error: {message}" + (f"\n{hint}" if hint else ""), err=True)
     if as_json:
-        _print_error(kind, message, hint)
-
-
-def _print_error(kind: str, message: str, hint: str | None) -> None:
-    document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)

@@ -74,7 +74,7 @@ def test_usage_error_is_exit_2_and_names_the_fault(tmp_path, monkeypatch, capsys
     arguments, word = USAGE_ERRORS[case]
     result = call(capsys, *arguments)
     assert result.code == 2
-    assert word in result.err
+    assert word in result.message
     assert result.out == ""
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
@@ -87,7 +87,18 @@ def test_json_prints_one_document_for_a_usage_error(tmp_path, monkeypatch, capsy
     result = call(capsys, *arguments, "--json")
     assert result.code == 2
     error = json.loads(result.out)["error"]
-    assert word in error["message"] + str(error["hint"])
+    assert error["kind"] == "UsageError"
+    shown = "\n".join(filter(None, (error["message"], error["hint"])))
+    assert word in shown
+    assert result.message == f"{shown}\n"
+
+
+def test_usage_error_says_what_the_command_takes(capsys) -> None:
+    error = call(capsys, "add", "out", "--no-such-option", "--json").document["error"]
+    assert "--no-such-option" in error["message"]
+    assert error["hint"] == "Usage: lora-export add [OPTIONS] EXPORT\nSee: lora-export add --help"
+    group = call(capsys, "no-such-command", "--json").document["error"]
+    assert group["hint"].endswith("See: lora-export --help")
 
 
 def test_json_prints_one_document_for_bad_input(tmp_path: Path, capsys) -> None:
