@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import ParityError, UsageError
 from lora_export.base.targets import require_tensorrt_target
+from lora_export.deploy.bundle import require_replaceable
 from lora_export.deploy.jetson import LatencySettings, bundle_export
 from lora_export.deploy.naming import default_path
 from lora_export.engine.jobs import EngineOptions
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lora_export.recipe import Recipe
     from lora_export.steps import Outcome
 
-__all__ = ["require_bundle", "wants_bundle", "with_bundle"]
+__all__ = ["readable", "require_bundle", "wants_bundle", "with_bundle"]
 
 _CARRIED: Final = frozenset({"jetson-orin", "jetson-thor"})
 """Targets that nobody builds exports on: what is for them is carried there."""
@@ -35,9 +36,10 @@ def wants_bundle(recipe: Recipe) -> bool:
 
 
 def require_bundle(recipe: Recipe) -> None:
-    """Require of a recipe that it says whom its bundle is for.
+    """Require of a recipe that it says whom its bundle is for, and replaces nothing but a bundle.
 
     Raises:
+        BundleError: A file of another kind is where the bundle goes.
         UsageError: A bundle is asked for, and no target that runs engines.
     """
     if not wants_bundle(recipe):
@@ -46,6 +48,15 @@ def require_bundle(recipe: Recipe) -> None:
         msg = "a bundle is for a device, and none is named"
         raise UsageError(msg, hint="Name it: --target jetson-orin.")
     require_tensorrt_target(recipe.targets[0])
+    require_replaceable(_path(recipe))
+
+
+def _path(recipe: Recipe) -> Path:
+    """Return where the bundle goes."""
+    spec = recipe.bundle
+    if spec.file:
+        return recipe.path(spec.file)
+    return default_path(readable(recipe.path(recipe.output)), recipe.targets[0])
 
 
 def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome:
@@ -63,7 +74,7 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
         packed = bundle_export(
             outcome.output,
             target,
-            recipe.path(spec.file) if spec.file else default_path(outcome.output, target),
+            _path(recipe),
             options=EngineOptions(
                 profiles=[axis_ranges(profile) for profile in recipe.profiles], refit=spec.refit
             ),
@@ -71,13 +82,14 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
                 latency.batch, latency.length, latency.rounds, latency.max_ratio
             ),
             allow_failed=spec.allow_failed,
+            replace=True,  # as a rerun replaces the adapters that it brings
             progress=progress,
         )
     except ParityError as error:
         progress.note(f"no bundle: {error.message}")
         return outcome
     row = {
-        "file": str(_readable(packed.path)),
+        "file": str(readable(packed.path)),
         "target": target,
         "sha256": packed.sha256,
         "bytes": packed.size_bytes,
@@ -86,6 +98,7 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
     return replace(outcome, reports={**outcome.reports, "bundle": row})
 
 
-def _readable(path: Path) -> Path:
+def readable(path: Path) -> Path:
+    """Return the path relative to the working directory where it is below it, else absolute."""
     whole, here = path.resolve(), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else whole

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.base.errors import (
@@ -22,7 +21,7 @@ from lora_export.base.errors import (
 from lora_export.base.files import move_into_place, staging_folder
 from lora_export.base.hub import local_path
 from lora_export.base.progress import Progress, Silent
-from lora_export.bundling import require_bundle, with_bundle
+from lora_export.bundling import readable, require_bundle, with_bundle
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
@@ -59,6 +58,7 @@ from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from lora_export.graph.template import GraphTemplate
     from lora_export.recipe import Recipe
@@ -82,7 +82,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
         msg = "a graph of your own has its dtype, opset, cache and logits"
         raise UsageError(msg, hint="Leave these flags out, or --graph.")
     require_mode(recipe)
-    output = _readable(recipe.path(recipe.output))
+    output = readable(recipe.path(recipe.output))
     require_runtimes(recipe)
     require_bundle(recipe)
     existing = existing_export(output)
@@ -156,12 +156,6 @@ def _in_background(checkpoint: Checkpoint) -> Iterator[Callable[[], str]]:
 
 class _Stopped(Exception):  # noqa: N818  (ends a thread; nobody sees it)
     """The fingerprint is not needed any more."""
-
-
-def _readable(path: Path) -> Path:
-    """Return the path relative to the working directory where it is below it, else absolute."""
-    whole, here = path.resolve(), Path.cwd()
-    return whole.relative_to(here) if whole.is_relative_to(here) else whole
 
 
 def _create(

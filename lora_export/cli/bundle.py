@@ -54,6 +54,7 @@ def bundle() -> None:
               help="Take profiles, latency and refit of a recipe.")  # fmt: skip
 @click.option("--refit", is_flag=True, help="Put the adapters into the base's engine.")
 @click.option("--allow-failed", is_flag=True, help="Pack a graph that failed its verification.")
+@click.option("--replace", is_flag=True, help="Replace the archive, where there is one.")
 @common_options
 def pack(
     *,
@@ -66,6 +67,7 @@ def pack(
     recipe: Path | None,
     refit: bool,
     allow_failed: bool,
+    replace: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -92,6 +94,7 @@ def pack(
             options=EngineOptions(profiles=given, refit=refit),
             latency=latency,
             allow_failed=allow_failed,
+            replace=replace,
             progress=console,
         )
         console.finish(

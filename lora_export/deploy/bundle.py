@@ -49,7 +49,15 @@ if TYPE_CHECKING:
 
     from lora_export.device.contents import Contents
 
-__all__ = ["ENTRY_POINT", "Packed", "pack", "unpack", "verify_bundle"]
+__all__ = [
+    "ENTRY_POINT",
+    "Packed",
+    "pack",
+    "require_replaceable",
+    "require_vacant",
+    "unpack",
+    "verify_bundle",
+]
 
 _BLOCK_BYTES: Final = 1 << 20
 _GZIP_SUFFIXES: Final = (".gz", ".tgz")
@@ -145,6 +153,36 @@ def pack(
         partial.replace(path)
         sync_folder(path.parent)
     return Packed(path, name, index.digest, size, len(sources) + 1)
+
+
+def require_vacant(path: Path) -> None:
+    """Require that there is nothing where a bundle goes.
+
+    Raises:
+        BundleError: Something is there.
+    """
+    if os.path.lexists(path):
+        msg = f"{str(path)!r} exists already"
+        raise BundleError(
+            msg, hint="Choose another -o, or pass --replace to replace it; nothing was changed."
+        )
+
+
+def require_replaceable(path: Path) -> None:
+    """Require that what is where a bundle goes, if anything, is one.
+
+    Raises:
+        BundleError: It is a file of another kind.
+    """
+    if not os.path.lexists(path) or path.is_dir():
+        return
+    try:
+        with opened(path):
+            pass
+    except BundleError as error:
+        msg = f"{str(path)!r} exists and is no bundle"
+        hint = "Choose another name for the bundle (--bundle), or remove that; nothing was changed."
+        raise BundleError(msg, hint=hint) from error
 
 
 def _sources(

@@ -26,7 +26,7 @@ from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes
 from lora_export.base.progress import Progress, Silent
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.targets import require_tensorrt_target
-from lora_export.deploy.bundle import Packed, pack
+from lora_export.deploy.bundle import Packed, pack, require_vacant
 from lora_export.deploy.coverage import require_cover, require_cover_of_decoder
 from lora_export.deploy.naming import name_of
 from lora_export.deploy.program import program
@@ -98,6 +98,7 @@ def bundle_export(
     options: EngineOptions | None = None,
     latency: LatencySettings | None = None,
     allow_failed: bool = False,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> Packed:
     """Pack an export for a device.
@@ -112,17 +113,20 @@ def bundle_export(
         options: How engines are built there.
         latency: How latency is measured there.
         allow_failed: Whether a graph that failed its verification may go.
+        replace: Whether a file at `path` may be replaced.
         progress: Told what happens.
 
     Raises:
         ParityError: A graph failed its verification.
         UsageError: The name, an adapter or a profile is wrong.
         UnsupportedError: The target cannot run the export.
-        BundleError: A file is not what the manifest says.
+        BundleError: A file is not what the manifest says, or something is at `path`.
         LoraExportError: See its class; nothing is left behind.
     """
     tell = progress or Silent()
     row = require_tensorrt_target(target)
+    if not replace and not path.is_dir():
+        require_vacant(path)
     manifest = select(finished_manifest(root), adapters)
     _require_fit(manifest, row)
     _require_verified(manifest, allow_failed=allow_failed)

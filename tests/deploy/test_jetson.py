@@ -83,7 +83,7 @@ def test_a_failed_graph_does_not_travel(exports, tmp_path, capsys):
     assert result.code == 5
     assert "one failed" in result.message
     assert not out.exists()
-    for more in (("--adapter", "two"), ("--allow-failed",)):
+    for more in (("--adapter", "two"), ("--allow-failed", "--replace")):
         assert call(capsys, "bundle", export, "--target", TARGET, "-o", out, *more).code == 0
 
 
@@ -218,6 +218,10 @@ def test_the_recipe_of_a_target_ends_with_a_bundle(tiny, tmp_path, capsys):
     assert result.code == 0, result.err
     assert "run.py" in result.out
     assert other.is_file()
+    before = other.read_bytes()
+    result = call(capsys, *arguments, "--out", tmp_path / "out2", "--bundle", other)
+    assert result.code == 0, result.err
+    assert other.read_bytes() == before
     result = call(capsys, *arguments, "--out", tmp_path / "out3", "--no-bundle")
     assert result.code == 0
     assert not (tmp_path / "out3.jetson-orin.tar").exists()
@@ -230,6 +234,31 @@ def test_a_bundle_without_a_target_is_refused_before_the_work(tiny, tmp_path, ca
     assert result.code == 2
     assert "--target" in result.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_that_is_there_is_kept_unless_told_otherwise(exports, tmp_path, capsys):
+    out = tmp_path / "b.tar"
+    arguments = ("bundle", exports("merged"), "--target", TARGET, "-o", out)
+    assert call(capsys, *arguments).code == 0
+    before = out.read_bytes()
+    result = call(capsys, *arguments, "--adapter", "two")
+    assert result.code == 3
+    assert "b.tar' exists already" in result.message
+    assert "--replace" in result.message
+    assert out.read_bytes() == before
+    assert call(capsys, *arguments, "--adapter", "two", "--replace").code == 0
+    assert out.read_bytes() != before
+
+
+def test_a_file_that_is_no_bundle_is_refused_before_the_work(tiny, tmp_path, capsys):
+    other = tmp_path / "notes.tar"
+    other.write_text("mine")
+    result = call(capsys, "merge-and-build", "--base", tiny.base("bert"), "--out", tmp_path / "out",
+                  "--target", TARGET, "--bundle", other)  # fmt: skip
+    assert result.code == 3
+    assert "notes.tar' exists and is no bundle" in result.message
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.tar"]
+    assert other.read_text() == "mine"
 
 
 def test_an_export_without_its_golden_outputs_does_not_travel(exports, tmp_path, capsys):
