@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,7 +128,8 @@ def build(
             rows = engines.plan_build(
                 export, target, graphs=graphs, options=options, tensorrt=version
             )
-            console.finish({"dry_run": rows}, "\n".join(map(_planned, rows)))
+            text = "\n".join(_planned(row, export) for row in rows)
+            console.finish({"export": str(export), "dry_run": rows}, text)
             return 0
         records = engines.build(
             export, target, graphs=graphs, options=options, trtexec=trtexec, progress=console
@@ -148,14 +150,20 @@ def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
     return [axis_ranges(each) for each in load_recipe(recipe).profiles]
 
 
-def _planned(row: Mapping[str, Any]) -> str:
-    """Return what a build would do, as lines."""
+def _planned(row: Mapping[str, Any], export: Path) -> str:
+    """Return what a build would do, as lines; the last can be pasted where the export's path holds.
+
+    But for a rewritten graph, which is there during a build only.
+    """
     from lora_export.device.settings import BuildSettings
 
     settings = BuildSettings.from_json(row["settings"])
     lines = [f"{row['plan']} from {row['onnx']}, TensorRT {row['tensorrt']}"]
     if row["rewritten"]:
-        lines.append("  its optional inputs become required: the parser would drop them")
+        lines.append(
+            "  its optional inputs become required: the parser would drop them; --trtexec writes "
+            "that graph for the time of the build"
+        )
     lines += aligned(
         [
             ("precision", settings.precision),
@@ -175,7 +183,10 @@ def _planned(row: Mapping[str, Any]) -> str:
             ],
             indent=4,
         )
-    return "\n".join([*lines, f"  {row['trtexec'] or 'trtexec cannot: it refits all or nothing'}"])
+    if row["trtexec"] is None:
+        return "\n".join([*lines, "  trtexec cannot: it refits all or nothing"])
+    start = f"cd {shlex.quote(str(export))} && mkdir -p {Path(row['plan']).parent}"
+    return "\n".join([*lines, f"  ({start} && {row['trtexec']})"])
 
 
 def _workspace(settings: BuildSettings) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,7 @@ def test_the_command_prints_it_without_tensorrt_and_torch(export: Callable[[str]
         without=("tensorrt", "torch", "transformers", "onnxruntime"),
     )  # fmt: skip
     assert result.code == 0, result.err
+    assert result.document["export"] == str(root)
     first = result.document["dry_run"][0]
     assert first["plan"] == "engines/one.jetson-orin.trt10.3.plan"
     assert first["trtexec"] == (
@@ -132,6 +135,30 @@ def test_the_command_prints_it_without_tensorrt_and_torch(export: Callable[[str]
         "--maxShapes=attention_mask:4x128,input_ids:4x128 "
         "--timingCacheFile=engines/jetson-orin.trt10.3.timing --skipInference"
     )
+
+
+def test_the_line_can_be_pasted_from_here(
+    export: Callable[[str], Path], tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """A stand-in for trtexec, on PATH, finds what it reads and may write where it is told to."""
+    shutil.copytree(export("merged"), tmp_path / "my exports" / "out", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "my exports" / "out" / "engines", ignore_errors=True)
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin" / "trtexec"
+    stand_in.write_text(
+        "#!/bin/sh\nfor each; do case $each in\n"
+        '--onnx=*) cat "${each#*=}" >/dev/null || exit 1;;\n'
+        '--saveEngine=*) echo plan >"${each#*=}" || exit 1;;\nesac; done\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    result = call(capsys, "build", "my exports/out", "--target", "jetson-orin", "--dry-run",
+                  "--graph", "one")  # fmt: skip
+    assert result.code == 0, result.err
+    line = result.out.splitlines()[-1].strip()
+    path = f"{stand_in.parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", line], check=True, env={**os.environ, "PATH": path})
+    assert (tmp_path / "my exports/out/engines/one.jetson-orin.trt10.3.plan").is_file()
 
 
 def test_profiles_of_a_recipe(export: Callable[[str], Path], tmp_path: Path, capsys: Any) -> None:
