@@ -74,8 +74,9 @@ def analyze(
             msg = "there is nothing to analyse"
             raise UsageError(msg, hint="Name an adapter, or a model: --plan BASE --target q_proj")
         _refuse(bool(targets), "--target belongs to --plan")
-        _refuse((cut is None) != (out is None), "--compress and --out belong together")
         _refuse(figure is not None and other is None, "--figure compares two adapters")
+        _refuse(module is not None and figure is None, "--module belongs to --figure")
+        _require_compression(cut, out, adapter, {"a second adapter": other, "--base": base})
         if cut is not None and out is not None:
             done = _compress(adapter, out, cut, reading)
             console.finish(asdict(done), _compression_text(done))
@@ -99,6 +100,25 @@ def analyze(
 def _refuse(wrong: bool, message: str) -> None:  # noqa: FBT001  (a guard)
     if wrong:
         raise UsageError(message, hint="See: lora-export analyze --help")
+
+
+def _require_compression(
+    cut: str | None, out: Path | None, adapter: str, others: dict[str, str | None]
+) -> None:
+    """Require that ``--compress`` says where it writes, and is given what it has a use for."""
+    if cut is None and out is not None:
+        msg = "--out is where --compress writes, and an analysis is printed only: nothing was saved"
+        raise UsageError(msg, hint=f"Add --compress RANK, or keep what is printed: --json > {out}.json")
+    if cut is None:
+        return
+    name = Path(adapter).name
+    where = f"--out {out or f'{name}-small'}"
+    if useless := next((each for each, given in others.items() if given is not None), None):
+        msg = f"--compress takes one adapter, and {useless} is given: nothing was saved"
+        raise UsageError(msg, hint=f"Write: lora-export analyze {adapter} --compress {cut} {where}")
+    if out is None:
+        msg = "--compress writes a smaller adapter, and it is not said where: nothing was saved"
+        raise UsageError(msg, hint=f"Name a new folder: {where}")
 
 
 def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: Console) -> Cost:

@@ -55,7 +55,11 @@ def test_a_smaller_adapter(capsys, places, tmp_path) -> None:
     [
         ((), 2, "nothing to analyse"),
         (("{one}", "--compress", "half", "--out", "x"), 2, "neither a rank nor a share"),
-        (("{one}", "--compress", "2"), 2, "belong together"),
+        (("{one}", "--compress", "2"), 2, "nothing was saved\nName a new folder: --out one-small"),
+        (("{one}", "--out", "x"), 2, "nothing was saved\nAdd --compress RANK"),
+        (("{one}", "{two}", "--compress", "2"), 2, "takes one adapter, and a second adapter is"),
+        (("{one}", "--base", "{base}", "--compress", "2", "--out", "x"), 2, "--base is given"),
+        (("{one}", "{two}", "--module", "q"), 2, "belongs to --figure"),
         (("{one}", "--figure", "x.svg"), 2, "compares two adapters"),
         (("{one}", "--target", "q"), 2, "belongs to --plan"),
         (("--plan", "{base}"), 2, "what is adapted"),
