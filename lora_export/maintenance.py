@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
+from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import for_task
-from lora_export.exports.stacks import change_rows, finish_change, is_batched
+from lora_export.exports.stacks import BATCHED, change_rows, finish_change, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
 from lora_export.report.write import refresh_report
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import Manifest
     from lora_export.recipe import AdapterSpec, CombineSpec
 
 __all__ = ["add", "remove", "verify"]
@@ -109,6 +111,7 @@ def verify(
     *,
     base: str | Path | None = None,
     specs: Sequence[AdapterSpec] = (),
+    only: Sequence[str] = (),
     dataset: Path | None = None,
     metric: str | None = None,
     max_new_tokens: int = 64,
@@ -123,6 +126,8 @@ def verify(
         output: The export directory.
         base: The base checkpoint, a folder or an id of the hub.
         specs: The adapters, where they are no longer at the place that the manifest records.
+        only: What is verified, ``base`` or names of adapters; by default all. What is recorded of
+            the others stays.
         dataset: A JSONL file of examples; see `lora_export.verify.kinds`.
         metric: How they are scored; by default as the task usually is.
         max_new_tokens: The most tokens of a text that is written for them.
@@ -146,6 +151,10 @@ def verify(
         msg = f"--disagreements {str(disagreements)!r} is a folder"
         raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
     manifest = read_manifest(output)
+    chosen = _chosen(output, manifest, only)
+    if dataset is not None and not chosen - {"base"}:
+        msg = "--dataset scores adapters, and only the base is to be verified"
+        raise UsageError(msg, hint="Name one: --only ADAPTER.")
     finish_change(output, manifest)
     require_intact(output, manifest)
     require_onnxruntime()
@@ -156,7 +165,7 @@ def verify(
     if checkpoint is not None:
         require_reference()
         checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
-        adapters = find_adapters(output, manifest, specs, checkpoint.config)
+        adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
     evidence = Evidence(
         checkpoint,
         adapters,
@@ -166,7 +175,26 @@ def verify(
         disagreements=disagreements,
         seed=seed,
         allow_no_effect=allow_no_effect,
+        only=chosen,
     )
-    tell = progress or Silent()
-    _, report = verify_export(output, list(manifest.graphs), evidence, tell)
+    shared = chosen - {"base"} or not only
+    graphs = [
+        name
+        for name, graph in manifest.graphs.items()
+        if name in chosen or (shared and graph.mode in {SWAPPABLE, BATCHED})
+    ]
+    _, report = verify_export(output, graphs, evidence, progress or Silent())
     return Outcome(output, refresh_report(output), {"parity": report})
+
+
+def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
+    """Return the names of what is verified.
+
+    Raises:
+        AdapterError: The export holds nothing of a name.
+    """
+    known = ("base", *manifest.adapters)
+    if unknown := [name for name in only if name not in known]:
+        msg = f"the export {str(output)!r} holds no adapter {unknown[0]!r}"
+        raise AdapterError(msg, hint=f"--only takes: {', '.join(known)}.")
+    return frozenset(only or known)

@@ -33,7 +33,7 @@ from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.conversions import Conversion
@@ -265,8 +265,10 @@ def find_adapters(
     manifest: Manifest,
     specs: Sequence[AdapterSpec],
     config: Mapping[str, Any],
+    *,
+    only: Collection[str] | None = None,
 ) -> dict[str, Adapter]:
-    """Read the adapters of an export from where `specs` or else the manifest say they are.
+    """Read the adapters of an export, or `only` some, from where `specs` or else the manifest says.
 
     Raises:
         AdapterError: One is not there, or not of this export.
@@ -296,6 +298,7 @@ def find_adapters(
             drop=record.dropped,
         )
         for name, record in manifest.adapters.items()
+        if only is None or name in only
     }
 
 

@@ -108,7 +108,7 @@ def _require_compression(
     """Require that ``--compress`` says where it writes, and is given what it has a use for."""
     if cut is None and out is not None:
         msg = "--out is where --compress writes, and an analysis is printed only: nothing was saved"
-        raise UsageError(msg, hint=f"Add --compress RANK, or keep what is printed: --json > {out}.json")
+        raise UsageError(msg, hint="Add --compress RANK, or keep what is printed: --json > FILE")
     if cut is None:
         return
     name = Path(adapter).name

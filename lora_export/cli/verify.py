@@ -25,6 +25,8 @@ __all__ = ["verify"]
               help="The base checkpoint: compare with torch and PEFT.")  # fmt: skip
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
               help="Where an adapter is now, if it has moved; repeatable.")  # fmt: skip
+@click.option("--only", multiple=True, metavar="NAME",
+              help="Verify this adapter, or base, and no other; repeatable. All.")  # fmt: skip
 @click.option("--dataset", type=click.Path(path_type=Path),
               help="JSONL of examples: compare what is predicted, too.")  # fmt: skip
 @click.option("--metric", metavar="METRIC",
@@ -44,6 +46,7 @@ def verify(
     export: Path,
     base: str | None,
     adapters: tuple[str, ...],
+    only: tuple[str, ...],
     dataset: Path | None,
     metric: str | None,
     max_new_tokens: int,
@@ -75,6 +78,7 @@ def verify(
             export,
             base=base,
             specs=make_specs(rows, {}),
+            only=only,
             dataset=dataset,
             metric=metric,
             max_new_tokens=max_new_tokens,
@@ -83,5 +87,10 @@ def verify(
             allow_no_effect=allow_no_effect,
             progress=console,
         )
-        console.finish(describe(outcome), render(outcome))
+        names = ("base", *outcome.manifest.adapters)
+        verified = [name for name in names if name in (only or names)]
+        text = render(outcome)
+        if others := [name for name in names if name not in verified]:
+            text += f"\n  not verified now, as it was recorded: {', '.join(others)}"
+        console.finish({**describe(outcome), "verified": verified}, text)
     return outcome.exit_code(strict=strict)

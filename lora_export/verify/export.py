@@ -39,7 +39,7 @@ from lora_export.verify.record import record_latency, record_parity
 from lora_export.verify.swapping import judge_swapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -68,6 +68,7 @@ class Evidence:
             of JSON each; None for nowhere.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
+        only: Which adapters of a graph that they share are compared; None for all.
     """
 
     checkpoint: Checkpoint | None
@@ -78,6 +79,7 @@ class Evidence:
     disagreements: Path | None = None
     seed: int = 0
     allow_no_effect: bool = False
+    only: Collection[str] | None = None
 
 
 def verify_export(
@@ -116,8 +118,11 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
     judge = {SWAPPABLE: judge_swapping, BATCHED: judge_batched}.get(record.mode)
     if judge is None:
         return _verify_graph(root, manifest, record, name, evidence)
+    only = manifest.adapters if evidence.only is None else evidence.only
     adapters = {
-        each: _verify_graph(root, manifest, record, each, evidence) for each in manifest.adapters
+        each: _verify_graph(root, manifest, record, each, evidence)
+        for each in manifest.adapters
+        if each in only
     }
     return judge(root, manifest, adapters, seed=evidence.seed)
 

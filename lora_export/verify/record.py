@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.files import (
@@ -15,7 +16,10 @@ from lora_export.base.files import (
     storage_errors,
 )
 from lora_export.base.manifest import Manifest, edit_manifest, write_manifest
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.stacks import BATCHED
 from lora_export.verify.golden import golden_file, write_golden
+from lora_export.verify.swapping import worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -64,7 +68,12 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         golden = {
             name: each.golden for name, each in (current | packs).items() if each.golden is not None
         }
-        rows = {name: parity.row for name, parity in current.items()}
+        earlier = _earlier_rows(root, manifest, _PARITY)
+        recorded = {
+            name: _with_others(name, parity, manifest, earlier.get(name, {}))
+            for name, parity in current.items()
+        }
+        rows = {name: parity.row for name, parity in recorded.items()}
         report = _with_earlier_rows(root, manifest, _PARITY, rows)
         # Until the new files are there, the manifest vouches for none of them.
         stale = {_PARITY, *(golden_file(name) for name in golden)}
@@ -75,7 +84,7 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         files = {golden_file(name): write_golden(root, name, each) for name, each in golden.items()}
         files[_PARITY] = _write_report(root, _PARITY, report)
         graphs = dict(manifest.graphs)
-        for name, parity in current.items():
+        for name, parity in recorded.items():
             kept = golden_file(name) if name in golden else graphs[name].golden
             graphs[name] = graphs[name].model_copy(
                 update={"verification": parity.verdict, "golden": kept}
@@ -92,6 +101,33 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         )
         write_manifest(root, updated)
     return updated
+
+
+def _with_others(
+    name: str, parity: GraphParity, manifest: Manifest, earlier: Mapping[str, Any]
+) -> GraphParity:
+    """Return the verdict on a graph that adapters share, with those that were not compared now.
+
+    What is recorded of these stays: the graph is as good as the worst of all.
+    """
+    others = {
+        each: held.verification
+        for each, record in manifest.adapters.items()
+        if each not in parity.adapters and (held := record.pack or record.row) is not None
+    }
+    if manifest.graphs[name].mode not in {SWAPPABLE, BATCHED} or not others:
+        return parity
+    verdict = worst_of([parity.verdict, *others.values()])
+    told = [f"{each} is {kept}, as recorded" for each, kept in others.items() if kept != "pass"]
+    reasons = [parity.row["reason"]] if parity.verdict != "pass" or not told else []
+    kept_rows = {each: row for each, row in earlier.get("adapters", {}).items() if each in others}
+    row = {
+        **parity.row,
+        "verdict": verdict,
+        "reason": "; ".join([*reasons, *told]),
+        "adapters": {**kept_rows, **parity.row["adapters"]},
+    }
+    return replace(parity, verdict=verdict, row=row)
 
 
 def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
@@ -160,10 +196,7 @@ def _with_earlier_rows(
     gone: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return a report of `rows` and of what the last report says of other graphs, but `gone`."""
-    earlier: dict[str, Any] = {}
-    path = resolve_inside(root, file)
-    if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
-        earlier = json.loads(path.read_text("utf-8"))["graphs"]
+    earlier = _earlier_rows(root, manifest, file)
     kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
     graphs = {
         name: rows.get(name, kept.get(name))
@@ -171,6 +204,15 @@ def _with_earlier_rows(
         if name in rows or (name in kept and name not in gone)
     }
     return {"environment": environment(), "graphs": graphs}
+
+
+def _earlier_rows(root: Path, manifest: Manifest, file: str) -> dict[str, Any]:
+    """Return the rows of the last report, if it is the one that the manifest names."""
+    path = resolve_inside(root, file)
+    if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
+        rows: dict[str, Any] = json.loads(path.read_text("utf-8"))["graphs"]
+        return rows
+    return {}
 
 
 def _of_adapters(row: dict[str, Any], manifest: Manifest, gone: Collection[str]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lora_export.device.golden import Case
     from lora_export.device.tolerances import Verdict
 
-__all__ = ["case_of", "judge_shared", "judge_swapping"]
+__all__ = ["case_of", "judge_shared", "judge_swapping", "worst_of"]
 
 _SHAPE: Final = (2, 12)
 _WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
@@ -90,8 +90,7 @@ def judge_shared(
         good: The reason where nothing is wrong.
         further: More keys of the report's row.
     """
-    verdicts = {each.verdict for each in adapters.values()}
-    verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
+    verdict = worst_of([each.verdict for each in adapters.values()])
     if not compared and verdict == "pass":
         verdict = "unverified"
     found = [f"{name} is {e.verdict}" for name, e in adapters.items() if e.verdict != "pass"]
@@ -105,6 +104,11 @@ def judge_shared(
         "adapters": {name: each.row for name, each in adapters.items()},
     }
     return GraphParity(verdict, row, adapters=adapters)
+
+
+def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the worst of some verdicts; ``pass`` where there are none."""
+    return next((each for each in _WORST_FIRST if each in verdicts), "pass")
 
 
 def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
