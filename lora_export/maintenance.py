@@ -18,7 +18,7 @@ from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import BATCHED, change_rows, finish_change, is_batched
 from lora_export.graph import tasks
-from lora_export.parts import read_specs
+from lora_export.parts import notes_on_base, read_specs
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -82,6 +82,7 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
+    notes = notes_on_base(given, manifest.base.source, progress or Silent())
     _, reports = add_all(
         output,
         ready,
@@ -93,7 +94,7 @@ def add(
     names = {each.resolved.adapter.name for each in ready}
     if replaced := names & set(manifest.adapters):
         prune_reports(output, replaced, measured=reports.get("fidelity", {}).get("graphs", {}))
-    return Outcome(output, refresh_report(output), reports)
+    return Outcome(output, refresh_report(output), reports, notes)
 
 
 def remove(output: Path, name: str) -> Outcome:

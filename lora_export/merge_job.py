@@ -44,6 +44,7 @@ class Job:
         parameters: What is written: the base's tensors, and what only the adapter has.
         prefix: What the base's names get before them, where the adapter brings a head.
         brought: The parameters that only the adapter has.
+        given: The adapter as it was given; what it was combined of.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +52,7 @@ class Job:
     parameters: tuple[Parameter, ...]
     prefix: str
     brought: tuple[str, ...]
+    given: Given
 
     @property
     def head_width(self) -> int | None:
@@ -101,7 +103,7 @@ def prepare_job(
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)
     bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
-    return Job(checkpoint, resolved, written, prefix if bare else "", brought)
+    return Job(checkpoint, resolved, written, prefix if bare else "", brought, given)
 
 
 def _only(

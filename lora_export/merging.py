@@ -28,7 +28,7 @@ from lora_export.base.files import (
     sync_folder,
     write_synced,
 )
-from lora_export.base.hub import local_path
+from lora_export.base.hub import hub_id_of, local_path
 from lora_export.base.merge_record import (
     RECORD_NAME,
     MergedAdapter,
@@ -40,7 +40,7 @@ from lora_export.base.merge_record import (
 )
 from lora_export.base.progress import Progress, Silent
 from lora_export.merge_job import Job, prepare_job
-from lora_export.parts import recorded_source
+from lora_export.parts import notes_on_base, recorded_source
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companions import write_companions
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
@@ -71,11 +71,13 @@ class Merge:
         record: What lies in it as ``lora_export.merge.json``.
         lossy: The tensors that lost more of the delta than the table of `fidelity` allows, worst
             first.
+        notes: What the user should know of the adapters.
     """
 
     output: Path
     record: MergeRecord
     lossy: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def merge_checkpoint(
@@ -112,6 +114,7 @@ def merge_checkpoint(
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     job = prepare_job(checkpoint, specs, folder, combine)
+    notes = notes_on_base([job.given], hub_id_of(checkpoint.folder), tell)
     config = merged_config(
         job.checkpoint.config,
         task_type=job.resolved.adapter.task_type,
@@ -134,7 +137,7 @@ def merge_checkpoint(
         _publish(staging, output)
     lossy = _lossy(record)
     _warn(lossy, record, tell)
-    return Merge(output, record, lossy)
+    return Merge(output, record, lossy, notes)
 
 
 def unmerge_checkpoint(

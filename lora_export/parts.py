@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.combine import Combination, combine, scaled, without
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, UsageError
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import AdapterRecord
+    from lora_export.base.progress import Progress
     from lora_export.recipe import CombineSpec
 
-__all__ = ["Given", "again", "read_spec", "read_specs", "recorded_source"]
+__all__ = ["Given", "again", "notes_on_base", "read_spec", "read_specs", "recorded_source"]
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,21 @@ def _as_recorded(spec: AdapterSpec, own: AdapterRecord | PartRecord) -> AdapterS
             "enable_lora": spec.enable_lora or own.enable_lora,
         }
     )
+
+
+def notes_on_base(given: Sequence[Given], base: str | None, progress: Progress) -> tuple[str, ...]:
+    """Return a note for each adapter that names another base than `base`, and tell it.
+
+    Args:
+        given: The adapters.
+        base: The hub's id of the base; None where it has none.
+        progress: Told the notes.
+    """
+    found = (note_on_base(each, base) for one in given for each in one.originals)
+    notes = tuple(note for note in found if note is not None)
+    for note in notes:
+        progress.note(f"note: {note}")
+    return notes
 
 
 def recorded_source(folder: Path, output: Path) -> str:

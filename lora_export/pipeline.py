@@ -12,6 +12,7 @@ import contextlib
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.base.errors import (
@@ -19,7 +20,7 @@ from lora_export.base.errors import (
     UsageError,
 )
 from lora_export.base.files import move_into_place, staging_folder
-from lora_export.base.hub import local_path
+from lora_export.base.hub import hub_id_of, local_path
 from lora_export.base.progress import Progress, Silent
 from lora_export.bundling import readable, require_bundle, with_bundle
 from lora_export.exports.create import create_export
@@ -31,7 +32,7 @@ from lora_export.exports.plan import (
     require_complete,
 )
 from lora_export.exports.stacks import BATCHED
-from lora_export.parts import read_specs, recorded_source
+from lora_export.parts import notes_on_base, read_specs, recorded_source
 from lora_export.preconditions import (
     existing_export,
     graph_source,
@@ -95,6 +96,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     require_one_graph(recipe, settings.task)
     if existing is None and recipe.graph is None:
         require_layers(given, settings)
+    notes = notes_on_base(given, hub_id_of(checkpoint.folder), tell)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             require_same_base(existing, settings, fingerprinted(), output, recipe)
@@ -116,7 +118,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
             outcome = _finish(
                 output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
-            return with_bundle(outcome, recipe, tell)
+            return with_bundle(replace(outcome, notes=notes), recipe, tell)
         settings, template, ready = graph_and_updates(recipe, settings, given, tell)
         require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
         with staging_folder(output.parent, output.name) as staging:
@@ -134,7 +136,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
             _publish(staging, output)
-    return with_bundle(outcome, recipe, tell)
+    return with_bundle(replace(outcome, notes=notes), recipe, tell)
 
 
 @contextlib.contextmanager

@@ -63,11 +63,13 @@ class Outcome:
         output: The export directory.
         manifest: Its manifest.
         reports: The reports that were written, by name.
+        notes: What the user should know of the adapters.
     """
 
     output: Path
     manifest: Manifest
     reports: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """Return 0, or the code of the gate that failed.

@@ -148,6 +148,7 @@ def _describe(outcome: Merge) -> dict[str, Any]:
         "output": str(outcome.output),
         **outcome.record.model_dump(),
         "lossy": list(outcome.lossy),
+        "notes": list(outcome.notes),
     }
 
 

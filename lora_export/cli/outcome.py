@@ -25,6 +25,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "graphs": {name: record.model_dump() for name, record in manifest.graphs.items()},
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
         "reports": outcome.reports,
+        "notes": list(outcome.notes),
     }
 
 

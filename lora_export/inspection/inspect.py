@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.adapters.resolve import Names
 from lora_export.adapters.stored import as_stored
 from lora_export.base.errors import InputError, UsageError
+from lora_export.base.hub import hub_id_of
 from lora_export.base.manifest import is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
@@ -49,6 +51,7 @@ class FitReport:
     `trained_share` is the adapter's parameters over the base's; `changed_share` the part of the
     base's parameters that a merge changes, which is what a merged graph stores anew. `recorded`
     says how the base compares with the one that the adapter records; None where it records none.
+    `note` says that the adapter names another base, where both names are known.
     """
 
     fits: bool
@@ -63,6 +66,7 @@ class FitReport:
     changed_share: float
     changed_bytes: int
     recorded: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ def inspect_pair(
         stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     described = adapter_report(read, adapter)
-    found = _fit_report(fit, described, report.parameters)
+    source = read_manifest(base).base.source if is_export(base) else hub_id_of(base)
+    found = replace(_fit_report(fit, described, report.parameters), note=note_on_base(read, source))
     if read.known_base is not None:
         recorded, differences = _recorded(read.known_base, base, prefix, hashed=hashed)
         found = replace(

@@ -2,7 +2,8 @@
 
 Shapes and dtypes are compared first, from headers; then the bytes of these tensors, and no others:
 a base that differs elsewhere (another head, one more tensor) merges to the same values. The name
-that PEFT records (``base_model_name_or_path``) is not compared: names move.
+that PEFT records (``base_model_name_or_path``) is not compared here: names
+move (``adapters/base_name.py``).
 """
 
 from __future__ import annotations

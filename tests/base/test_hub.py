@@ -159,6 +159,35 @@ def test_export_of_ids_records_their_commits(
     assert "org/none" in missing.err
 
 
+def test_an_adapter_of_another_base_by_its_name_is_noted_everywhere(
+    tiny: TinyModels, tmp_path: Path, cache: Path, capsys
+) -> None:
+    base = tiny.base("bert")
+    adapter = tiny.adapter(base, config_edits={"base_model_name_or_path": "org/other"})
+    put(cache, "org/base", base)
+    out = tmp_path / "out"
+    commands = (
+        ("export", "--base", "org/base", "--adapter", f"a={adapter}", "--out", out),
+        ("add", out, "--adapter", f"b={adapter}"),
+        ("merge", "--base", "org/base", "--adapter", adapter, "--out", tmp_path / "merged"),
+    )
+    for arguments in commands:
+        done = call(capsys, *arguments, "--json")
+        assert done.code == 0, done.err
+        (note,) = done.document["notes"]
+        assert "names the base 'org/other', and 'org/base' is given" in note
+        assert done.err.count(f"note: {note}\n") == 1
+    for given in ("org/base", out):
+        shown = call(capsys, "inspect", given, adapter, "--json")
+        assert shown.code == 0, shown.err
+        assert "'org/other'" in shown.document["fit"]["note"]
+        assert "'org/other', and" in call(capsys, "inspect", given, adapter).out
+    silent = call(capsys, "merge", "--base", base, "--adapter", adapter, "--out",
+                  tmp_path / "local", "--json")  # fmt: skip
+    assert silent.document["notes"] == []
+    assert "note:" not in silent.err
+
+
 def test_folders_of_sentence_transformers_are_fetched_and_no_others() -> None:
     from huggingface_hub.utils import filter_repo_objects
 
