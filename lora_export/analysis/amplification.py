@@ -56,7 +56,9 @@ class Amplification:
 
     @property
     def factor(self) -> float:
-        """‖ΔW‖ / ‖Uᵀ W V‖; infinite where W does nothing in those directions."""
+        """‖ΔW‖ / ‖Uᵀ W V‖; 0 where ΔW = 0, infinite where only W does nothing there."""
+        if not self.delta_norm:
+            return 0.0
         return self.delta_norm / self.in_delta if self.in_delta else math.inf
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,8 @@ def _document(report: Analysis) -> dict[str, Any]:
         if row.similarity is not None:
             written["similarity"] = {name: each.tolist() for name, each in row.similarity.items()}
         if row.amplification is not None:
-            written["amplification"]["factor"] = row.amplification.factor
+            factor = row.amplification.factor
+            written["amplification"]["factor"] = factor if isfinite(factor) else None
     return document
 
 

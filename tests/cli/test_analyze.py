@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.cli.running import call
 from tests.helpers.handmade import save_adapter, save_checkpoint
@@ -33,6 +34,28 @@ def test_a_report(capsys, places) -> None:
     text = call(capsys, "analyze", one, two, "--base", base, "--quiet").out
     assert "bert.encoder.layer.*.attention.self.query" in text
     assert "amplified" in text
+
+
+def test_an_adapter_that_does_nothing_amplifies_nothing(capsys, tmp_path) -> None:
+    base, idle = save_checkpoint(tmp_path / "base"), save_adapter(tmp_path / "idle")
+    file = idle / "adapter_model.safetensors"
+    save_file(
+        {k: v if "lora_A" in k else np.zeros_like(v) for k, v in load_file(file).items()}, file
+    )
+    done = call(capsys, "analyze", idle, "--base", base, "--json", "--quiet")
+    assert done.code == 0
+    rows = json.loads(done.out)["modules"]
+    assert {row["amplification"]["factor"] for row in rows} == {0.0}
+
+
+def test_an_endless_amplification_is_null_in_json(capsys, tmp_path) -> None:
+    base, one = save_checkpoint(tmp_path / "base"), save_adapter(tmp_path / "one")
+    file = base / "model.safetensors"
+    save_file({k: np.zeros_like(v) for k, v in load_file(file).items()}, file)
+    done = call(capsys, "analyze", one, "--base", base, "--json", "--quiet")
+    assert done.code == 0
+    rows = json.loads(done.out)["modules"]
+    assert {row["amplification"]["factor"] for row in rows} == {None}
 
 
 def test_a_figure(capsys, places, tmp_path) -> None:
