@@ -95,9 +95,9 @@ def _by_class(sums: Float64Array) -> Float64Array:
 
 
 def moments(predicted: Sequence[float], expected: Sequence[float]) -> Float64Array:
-    """Return ``1, x, y, x², y², xy`` of each example, ``[n, 6]``, about the mean of `expected`."""
-    centre = float(np.mean(np.asarray(expected, np.float64)))
-    x, y = (np.asarray(each, np.float64) - centre for each in (predicted, expected))
+    """Return ``1, x, y, x², y², xy`` of each example, ``[n, 6]``, each side about its own mean."""
+    x, y = (np.asarray(each, np.float64) for each in (predicted, expected))
+    x, y = (each - float(np.mean(each)) for each in (x, y))
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
 
 

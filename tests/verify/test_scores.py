@@ -74,6 +74,14 @@ def test_pearson_is_that_of_scipy(pairs):
         assert found == pytest.approx(stats.pearsonr(said, true).statistic, abs=1e-6)
 
 
+def test_pearson_of_answers_that_lie_close_together_and_far_from_the_labels():
+    random = np.random.default_rng(0)
+    true = random.uniform(0, 5, 40)
+    said = 1e5 + 1e-3 * (true + random.standard_normal(40))
+    found = float(scores.pearson_of_moments(scores.moments(said, true).sum(0)))
+    assert found == pytest.approx(stats.pearsonr(said, true).statistic, abs=1e-6)
+
+
 @given(st.lists(st.lists(st.sampled_from(TAG_NAMES), min_size=1, max_size=12), min_size=1))
 def test_entities_are_those_of_seqeval(sentences):
     for tags in sentences:
