@@ -10,16 +10,31 @@ if TYPE_CHECKING:
 __all__ = ["longest_text", "switching_length"]
 
 _POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
-_SMALL_PADDING: Final = 2
+_AFTER_PADDING: Final = frozenset(
+    {
+        "altclip_text_model", "bridgetower_text_model", "camembert", "clap_text_model",
+        "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm",
+        "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+"""Model types whose first position is the one behind ``pad_token_id``, as fairseq counts."""
 _LONG_ROPE: Final = frozenset({"longrope", "su"})
 """What configs call frequencies that are others for long texts; ``su`` is Phi-3's first word."""
 
 
 def longest_text(config: Mapping[str, Any]) -> int:
-    """Return how many tokens a model has positions for."""
+    """Return how many tokens a model has positions for.
+
+    >>> longest_text({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0})
+    512
+    >>> longest_text({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
+    512
+    """
     positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
-    padding = config.get("pad_token_id") or 0  # RoBERTa's positions begin after it
-    return max(1, positions - (padding + 1 if padding <= _SMALL_PADDING else 0))
+    first = 0
+    if config.get("model_type") in _AFTER_PADDING:
+        first = int(config.get("pad_token_id") or 0) + 1
+    return max(1, positions - first)
 
 
 def switching_length(config: Mapping[str, Any]) -> int | None:
