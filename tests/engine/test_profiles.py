@@ -104,7 +104,8 @@ def test_a_model_with_a_tower_for_texts_has_its_positions(export: Callable[[str]
     config = root / "hf" / "config.json"
     table = json.loads(config.read_text())
     del table["max_position_embeddings"]
-    table["text_config"] = {"max_position_embeddings": 77, "pad_token_id": 9}
+    text = {"model_type": "clip_text_model", "max_position_embeddings": 77, "pad_token_id": 9}
+    table["text_config"] = text
     config.write_text(json.dumps({**table, "pad_token_id": 9}))
     assert planned(root, "one", profiles=[])["one"][0]["input_ids"]["max"] == [8, 77]
     config.write_text(json.dumps({**table, "text_config": ["rubbish"]}))

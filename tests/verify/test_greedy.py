@@ -126,7 +126,7 @@ def decoder(room: int | None) -> Feeding:
 def test_text_and_tokens_fit_what_model_and_cache_hold(
     positions: int, room: int | None, length: int, steps: int
 ) -> None:
-    config = {"vocab_size": VOCABULARY, "n_positions": positions + 1, "pad_token_id": 0}
+    config = {"vocab_size": VOCABULARY, "n_positions": positions, "pad_token_id": 0}
     case, found = prompts_for(decoder(room), config, seed=0, left_padding=True)
     assert (case.mask.shape, found) == ((2, length), steps)
     assert length + steps - 1 <= min(positions, room or positions)  # the last token is not run

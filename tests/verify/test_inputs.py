@@ -74,7 +74,8 @@ def test_the_seed_decides():
 
 def test_lengths_are_cut_to_what_the_model_takes():
     # RoBERTa's positions begin after its padding index: 34 embeddings hold 32 tokens.
-    cases = make({"vocab_size": 50, "max_position_embeddings": 34, "pad_token_id": 1})
+    config = {"model_type": "roberta", "vocab_size": 50, "max_position_embeddings": 34}
+    cases = make({**config, "pad_token_id": 1})
     assert max(case.mask.shape[1] for case in cases) == 32
 
 
