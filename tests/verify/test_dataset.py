@@ -219,6 +219,9 @@ def test_the_width_of_the_head_decides_between_classes_and_numbers(load):
     for label in ("go", None, True, [1], float("inf"), float("nan"), 10**400):
         with pytest.raises(InputError, match=r"line 1 of.*, no number"):
             load(line("w3", label), width=1)
+    for rows in (line("w3", 2), line("w3", 2) + line("w4", 2.0)):
+        with pytest.raises(InputError, match=r"every label of .* is 2"):
+            load(rows, width=1)
 
 
 def test_tags_are_asked_of_the_first_piece_of_each_word(load):

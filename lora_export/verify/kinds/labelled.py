@@ -95,6 +95,10 @@ def _read_numbers(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
             what = f"has the label {str(row['label'])[:_SHOWN]!r}, no number"
             raise row_error(reading, number, what, _CLASS_FIELDS)
         expected.append(label)
+    if len(set(expected)) == 1:
+        msg = f"every label of the data set {str(reading.path)!r} is {expected[0]:g}"
+        hint = "Pearson's correlation needs labels that differ: with these it says nothing."
+        raise InputError(msg, hint=hint)
     return _of_texts(rows, reading, expected)
 
 
