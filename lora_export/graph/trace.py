@@ -59,6 +59,7 @@ _EXAMPLE_SIZE: Final = 16
 _DEFAULTS: Final = Choices()
 _MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
+_TALKATIVE: Final = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir", "transformers")
 
 
 @dataclass(frozen=True)
@@ -373,13 +374,20 @@ def _fewer_collections() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's prints and notices; its errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Silence the exporter's prints and notices; its errors still arrive as exceptions.
+
+    What cannot be traced, torch prints on stderr as far as it came, with a warning of its own.
+    """
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import TYPE_CHECKING
 
 import onnx
 import pytest
 
 from lora_export.base.errors import UnsupportedError
-from lora_export.graph import tasks
+from lora_export.graph import tasks, trace
 from lora_export.graph.export import export_graph
 from tests.graph.families import initializers_of, load_config, template_of
 
@@ -111,3 +113,12 @@ def test_keys_that_a_conversion_to_their_own_dtype_returns_are_outputs() -> None
     )
     names = [value.name for value in graph.graph.output]
     assert names[:3] == ["logits", "present.0.key", "present.0.value"]
+
+
+def test_what_torch_prints_where_tracing_fails_is_not_the_users(capfd) -> None:
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    with trace._quiet():
+        print("def forward(self): ...", file=sys.stderr)  # noqa: T201
+        print("def forward(self): ...")  # noqa: T201
+        log.warning("no user code corresponds to {u1}")
+    assert capfd.readouterr() == ("", "")
