@@ -34,6 +34,7 @@ from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.pooling import add_dense_layers, sentence_embedding
 from lora_export.graph.promote import promotion_from_known_values
+from lora_export.graph.settings import plain_settings, refuse_what_is_passed_over
 from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, signature_of
 from lora_export.graph.sizes import read_sizes_once
 
@@ -244,7 +245,7 @@ def _build(
 ) -> Any:
     """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
     model_type = config.get("model_type")
-    settings = {k: v for k, v in config.items() if k not in {"auto_map", "quantization_config"}}
+    settings = plain_settings(config)
     try:
         parsed = transformers.AutoConfig.for_model(**settings)
         auto_class = getattr(transformers, task.auto_class)
@@ -260,6 +261,7 @@ def _build(
             msg.splitlines()[0][:_MESSAGE_LIMIT],
             hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
         ) from error
+    refuse_what_is_passed_over(model, settings)
     model.tie_weights()
     model.eval()
     choose_frequencies_in_graph(model)
