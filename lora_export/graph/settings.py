@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["plain_settings", "refuse_what_is_passed_over"]
 
 _FLOAT: Final = "__float__"
+_FLOATS: Final = {name: float(name) for name in ("Infinity", "-Infinity", "NaN")}
 _NOT_BUILT: Final = ("auto_map", "quantization_config")
 
 _MADE_BY: Final = (("position_embedding_type", "relative_key", "distance_embedding"),)
@@ -51,7 +52,7 @@ def refuse_what_is_passed_over(model: Any, settings: Mapping[str, Any]) -> None:
 
 def _decoded(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {_FLOAT}:
-            return float(value[_FLOAT])
+        if value.keys() == {_FLOAT} and isinstance(value[_FLOAT], str):
+            return _FLOATS.get(value[_FLOAT], value)
         return {name: _decoded(each) for name, each in value.items()}
     return [_decoded(each) for each in value] if isinstance(value, list) else value

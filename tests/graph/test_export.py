@@ -138,8 +138,12 @@ def test_positions_that_transformers_no_longer_has_are_refused(kind) -> None:
 
 
 def test_numbers_that_json_cannot_write_are_read() -> None:
-    config = {"limits": [0.0, {"__float__": "Infinity"}], "rope": {"low": {"__float__": "NaN"}}}
+    damaged = {"__float__": "many"}
+    config = {
+        "limits": [0.0, {"__float__": "Infinity"}, damaged],
+        "rope": {"low": {"__float__": "NaN"}},
+    }
     settings = plain_settings({**config, "auto_map": {"AutoModel": "mine.Model"}})
-    assert settings["limits"] == [0.0, float("inf")]
+    assert settings["limits"] == [0.0, float("inf"), damaged]
     assert math.isnan(settings["rope"]["low"])
     assert "auto_map" not in settings
