@@ -21,6 +21,7 @@ _FLOAT: Final = "__float__"
 _FLOATS: Final = {name: float(name) for name in ("Infinity", "-Infinity", "NaN")}
 _NOT_BUILT: Final = ("auto_map", "quantization_config")
 
+_SPARSE: Final = ("block_sparse",)
 _MADE_BY: Final = (("position_embedding_type", "relative_key", "distance_embedding"),)
 """A setting, how its values begin, and what a model that reads them has among its parameters."""
 
@@ -31,12 +32,17 @@ def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_what_is_passed_over(model: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse a model that was built as if a setting were not there.
+    """Refuse a model that was built, or would be traced, as if a setting were not there.
+
+    BigBird's sparse attention is such a setting: texts as short as the traced one turn it off.
 
     Raises:
         UnsupportedError: The setting's parameters are not in the model (BERT's relative positions,
             which transformers 5 no longer has).
     """
+    if getattr(model.config, "attention_type", None) in _SPARSE:
+        msg = f"{type(model).__name__} attends to all of a short text and to blocks of a long one"
+        raise UnsupportedError(msg, hint="Set attention_type to original_full.")
     for name, beginning, part in _MADE_BY:
         value = settings.get(name)
         if not isinstance(value, str) or not value.startswith(beginning):

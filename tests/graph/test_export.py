@@ -147,3 +147,14 @@ def test_numbers_that_json_cannot_write_are_read() -> None:
     assert settings["limits"] == [0.0, float("inf"), damaged]
     assert math.isnan(settings["rope"]["low"])
     assert "auto_map" not in settings
+
+
+@pytest.mark.parametrize("said", [{}, {"attention_type": "block_sparse"}])  # the default
+def test_attention_that_depends_on_the_length_of_the_text_is_refused(said) -> None:
+    config = {
+        "model_type": "big_bird", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9,
+        "num_attention_heads": 2, "intermediate_size": 8, **said,
+    }  # fmt: skip
+    task = tasks.by_name("feature-extraction")
+    with pytest.raises(UnsupportedError, match="to blocks of a long one"):
+        export_graph(config, task, dtype="float32", opset=20, labels_count=None, use_cache=False)
