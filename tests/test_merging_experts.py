@@ -31,6 +31,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {},
         {"parameters": ["mlp.gate.weight", BOTH[1]], "target_modules": ["q_proj", "o_proj"]},
     ),
+    "mixtral, all linear": ("mixtral", {}, {"parameters": [], "target_modules": "all-linear"}),
+    "mixtral, parameters with and without their module": (
+        "mixtral",
+        {},
+        {"parameters": ["gate.weight", "gate_up_proj", "down_proj"], "target_modules": ["q_proj"]},
+    ),
     "qwen3, patterns": (
         "qwen3-moe",
         {},

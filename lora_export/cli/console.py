@@ -97,7 +97,7 @@ class Console:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TimeElapsedColumn(),
-                console=RichConsole(stderr=True),
+                console=RichConsole(file=sys.stderr),  # also while the exporter's is silenced
                 transient=True,
             )
             self._bar.start()

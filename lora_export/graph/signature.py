@@ -58,6 +58,13 @@ _INPUTS: Final[dict[str, tuple[str, tuple[Axis, ...]]]] = {
 }
 """Inputs by their name in transformers: dtype and axes."""
 
+_NEVER_GIVEN: Final = ("bbox", "xpath_tags_seq", "input_shape_ids", "type_vocab_sizes")
+"""Arguments of ``forward``, or settings, of models that read more than text at every token.
+
+Without it transformers assumes zeros, so that a graph would run, and answer another question:
+LayoutLM's boxes, MarkupLM's paths, RoCBert's shapes, and TAPAS' rows and columns.
+"""
+
 _CONFIG_AXES: Final[dict[str, tuple[str, int, int]]] = {
     "channels": ("num_channels", 0, 1),
     "height": ("image_size", 0, 1),
@@ -209,6 +216,10 @@ def signature_of(
     if "input_ids" in accepted and "input_ids" not in task.inputs:
         msg = f"the model {config.model_type!r} reads text too, which {task.name} does not give it"
         raise UnsupportedError(msg, hint="Export the part that reads images, as a checkpoint.")
+    more = [name for name in _NEVER_GIVEN if name in accepted or hasattr(config, name)]
+    if more:
+        msg = f"the model {config.model_type!r} reads {more[0]!r} too, which no task here gives it"
+        raise UnsupportedError(msg, hint="Export it elsewhere, and give that graph with --graph.")
     names = [*task.inputs]
     if "token_type_ids" in accepted and (getattr(config, "type_vocab_size", None) or 0) > 1:
         names.append("token_type_ids")

@@ -34,6 +34,7 @@ from lora_export.graph.layers import Repeat, leave_out_repeats
 from lora_export.graph.masks import plain_masks
 from lora_export.graph.pooling import add_dense_layers, sentence_embedding
 from lora_export.graph.promote import promotion_from_known_values
+from lora_export.graph.settings import plain_settings, refuse_what_is_passed_over
 from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, signature_of
 from lora_export.graph.sizes import read_sizes_once
 
@@ -59,6 +60,7 @@ _EXAMPLE_SIZE: Final = 16
 _DEFAULTS: Final = Choices()
 _MESSAGE_LIMIT: Final = 300
 _WRAPPED: Final = "model."
+_TALKATIVE: Final = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir", "transformers")
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _build(
 ) -> Any:
     """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
     model_type = config.get("model_type")
-    settings = {k: v for k, v in config.items() if k not in {"auto_map", "quantization_config"}}
+    settings = plain_settings(config)
     try:
         parsed = transformers.AutoConfig.for_model(**settings)
         auto_class = getattr(transformers, task.auto_class)
@@ -259,6 +261,7 @@ def _build(
             msg.splitlines()[0][:_MESSAGE_LIMIT],
             hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
         ) from error
+    refuse_what_is_passed_over(model, settings)
     model.tie_weights()
     model.eval()
     choose_frequencies_in_graph(model)
@@ -373,13 +376,20 @@ def _fewer_collections() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's prints and notices; its errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Silence the exporter's prints and notices; its errors still arrive as exceptions.
+
+    What cannot be traced, torch prints on stderr as far as it came, with a warning of its own.
+    """
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -121,7 +121,10 @@ def _make_case(
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
         own = int(config.get("decoder_vocab_size") or vocabulary)  # Marian may have two
-        known[DECODER_IDS] = random.integers(0, own, (batch, written))
+        decoder_ids = random.integers(0, own, (batch, written))
+        # M2M100 counts positions by the tokens that are no padding, with a cache by all of them
+        decoder_ids[decoder_ids == padding] = (padding + 1) % own
+        known[DECODER_IDS] = decoder_ids
     feeds = _filled(signature, known, (batch, length), random)
     positions = mask if "input_ids" in feeds else np.ones((batch, 1))
     if DECODER_IDS in feeds:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import sys
 from typing import TYPE_CHECKING
 
 import onnx
 import pytest
 
 from lora_export.base.errors import UnsupportedError
-from lora_export.graph import tasks
+from lora_export.graph import tasks, trace
 from lora_export.graph.export import export_graph
+from lora_export.graph.settings import plain_settings
 from tests.graph.families import initializers_of, load_config, template_of
 
 if TYPE_CHECKING:
@@ -111,3 +115,46 @@ def test_keys_that_a_conversion_to_their_own_dtype_returns_are_outputs() -> None
     )
     names = [value.name for value in graph.graph.output]
     assert names[:3] == ["logits", "present.0.key", "present.0.value"]
+
+
+def test_what_torch_prints_where_tracing_fails_is_not_the_users(capfd) -> None:
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    with trace._quiet():
+        print("def forward(self): ...", file=sys.stderr)  # noqa: T201
+        print("def forward(self): ...")  # noqa: T201
+        log.warning("no user code corresponds to {u1}")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+def test_positions_that_transformers_no_longer_has_are_refused(kind) -> None:
+    config = {
+        "model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 8, "vocab_size": 9, "position_embedding_type": kind,
+    }  # fmt: skip
+    task = tasks.by_name("feature-extraction")
+    with pytest.raises(UnsupportedError, match=f"does not know position_embedding_type '{kind}'"):
+        export_graph(config, task, dtype="float32", opset=20, labels_count=None, use_cache=False)
+
+
+def test_numbers_that_json_cannot_write_are_read() -> None:
+    damaged = {"__float__": "many"}
+    config = {
+        "limits": [0.0, {"__float__": "Infinity"}, damaged],
+        "rope": {"low": {"__float__": "NaN"}},
+    }
+    settings = plain_settings({**config, "auto_map": {"AutoModel": "mine.Model"}})
+    assert settings["limits"] == [0.0, float("inf"), damaged]
+    assert math.isnan(settings["rope"]["low"])
+    assert "auto_map" not in settings
+
+
+@pytest.mark.parametrize("said", [{}, {"attention_type": "block_sparse"}])  # the default
+def test_attention_that_depends_on_the_length_of_the_text_is_refused(said) -> None:
+    config = {
+        "model_type": "big_bird", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9,
+        "num_attention_heads": 2, "intermediate_size": 8, **said,
+    }  # fmt: skip
+    task = tasks.by_name("feature-extraction")
+    with pytest.raises(UnsupportedError, match="to blocks of a long one"):
+        export_graph(config, task, dtype="float32", opset=20, labels_count=None, use_cache=False)

@@ -63,6 +63,16 @@ def test_model_that_does_not_take_what_the_task_reads_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("kind", ["layoutlm", "markuplm", "roc_bert", "tapas"])
+def test_model_that_reads_more_than_text_at_every_token_is_refused(kind: str) -> None:
+    config = transformers.AutoConfig.for_model(kind)
+    model_class = transformers.AutoModel._model_mapping[type(config)]
+    accepted = inspect.signature(model_class.forward).parameters
+    task = tasks.by_name("feature-extraction")
+    with pytest.raises(UnsupportedError, match=f"'{kind}' reads '.*' too, which no task here"):
+        signature_of(config, task, accepted, dtype="float32")
+
+
 def test_model_that_reads_text_beside_images_is_refused_for_images_alone() -> None:
     task = tasks.by_name("image-feature-extraction")
     with pytest.raises(UnsupportedError, match="'clip' reads text too"):

@@ -150,3 +150,11 @@ def test_the_tokens_of_a_decoder_are_of_its_own_vocabulary():
         cases = make({**BERT, "decoder_vocab_size": own}, names)
         assert max(case.feeds["decoder_input_ids"].max() for case in cases) == highest
         assert max(case.feeds["input_ids"].max() for case in cases) == 49
+
+
+def test_no_token_of_a_decoder_is_padding():
+    names = ["input_ids", "decoder_input_ids"]
+    for own, padding in ((None, 3), (10, 9)):
+        config = {**BERT, "vocab_size": 12, "pad_token_id": padding, "decoder_vocab_size": own}
+        found = np.concatenate([c.feeds["decoder_input_ids"].ravel() for c in make(config, names)])
+        assert set(found.tolist()) == set(range(own or 12)) - {padding}

@@ -65,7 +65,8 @@ def parameter_names(
         AdapterError: The file holds other wrappers than the config means.
         UnsupportedError: Several parameters of a module, in an order that is not known.
     """
-    names = _targeted(module, config)
+    own, anywhere = _targeted(module, config)
+    names = own if own and len(own) == len(depths) else own | anywhere
     if not names:
         return {}
     if set(depths) != set(range(len(names))):
@@ -86,18 +87,26 @@ def parameter_names(
     return dict(enumerate(reversed(ordered)))
 
 
-def _targeted(module: str, config: Mapping[str, Any]) -> set[str]:
-    """Return the parameters of `module` that ``target_parameters`` means, as PEFT matches them."""
+def _targeted(module: str, config: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the parameters of `module` that ``target_parameters`` means, as PEFT matches them.
+
+    Those that it names with their module (``gate.weight``) come first. One that it names without
+    (``down_proj``) may be any module's, and whether this one has it is not known here: PEFT targets
+    routers and experts of a mixture with ``["gate.weight", "gate_up_proj", "down_proj"]``.
+    """
     targets = config.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
         msg = "target_parameters is no list of names"
         raise AdapterError(msg, hint="The adapter's config is damaged.")
-    found: set[str] = set()
+    own: set[str] = set()
+    anywhere: set[str] = set()
     for target in targets:
         owner, _, name = target.rpartition(".")
-        if f".{module}".endswith(f".{owner}") if owner else not _is_target(module, config):
-            found.add(name)
-    return found
+        if owner and f".{module}".endswith(f".{owner}"):
+            own.add(name)
+        elif not owner and not _is_target(module, config):
+            anywhere.add(name)
+    return own, anywhere
 
 
 def _is_target(module: str, config: Mapping[str, Any]) -> bool:
