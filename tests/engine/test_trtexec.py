@@ -109,7 +109,7 @@ def test_several_profiles_are_numbered(
     ]
     with open_trt(root, read_manifest(root), "one", TARGET) as opened:
         prefill, step = opened.runner.profiles
-        assert (prefill["input_ids"].max[1], step["input_ids"].max[1]) == (159, 1)
+        assert (prefill["input_ids"].max[1], step["input_ids"].max[1]) == (160, 1)
 
 
 def test_a_program_that_cannot_be_started_is_named(
