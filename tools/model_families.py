@@ -26,6 +26,7 @@ _ENCODER: Final = (
     "fill-mask",
     "feature-extraction",
 )
+_CLASSIFIER: Final = ("text-classification", "token-classification")
 _EMBEDDER: Final = (*_ENCODER, "sentence-similarity")
 
 _BERT: Final[dict[str, Any]] = {
@@ -67,7 +68,8 @@ _BART: Final[dict[str, Any]] = {
 _LLAMA: Final = {**_BERT, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2}
 _GEMMA: Final = {**_LLAMA, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8}
 _EXPERTS: Final = {"num_experts_per_tok": 2, "output_router_logits": False}
-_IMAGES: Final = ("image-classification", "image-feature-extraction")
+_FEATURES: Final = ("image-feature-extraction",)
+_IMAGES: Final = ("image-classification", *_FEATURES)
 _TOWERS: Final = (*_IMAGES, "feature-extraction")
 _VIT: Final[dict[str, Any]] = {
     "hidden_size": 32,
@@ -89,6 +91,16 @@ _DEBERTA: Final = {
 }
 
 
+_GPT2: Final[dict[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": POSITIONS,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 _TEXT: Final = {**_BERT, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -112,13 +124,7 @@ class Family:
 
 
 FAMILIES: Final[tuple[Family, ...]] = (
-    Family(
-        "GPT-2",
-        "GPT2Config",
-        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": LAYERS, "n_head": 4,
-         "n_positions": POSITIONS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
-        _DECODER,
-    ),
+    Family("GPT-2", "GPT2Config", _GPT2, _DECODER),
     Family(
         "GPT-Neo",
         "GPTNeoConfig",
@@ -154,6 +160,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         (*_GENERATION, "sentence-similarity"),
         pooling="lasttoken",
     ),
+    Family("Gemma", "GemmaConfig", {**_LLAMA, "head_dim": 8}, _GENERATION),
     Family("Gemma 2", "Gemma2Config", _GEMMA, _DECODER),
     Family("Gemma 3", "Gemma3TextConfig", _GEMMA, _DECODER),
     Family("Phi-3", "Phi3Config", _LLAMA, _GENERATION),
@@ -184,6 +191,26 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("StableLM", "StableLmConfig", _LLAMA, _GENERATION),
     Family("OLMo2", "Olmo2Config", _LLAMA, _GENERATION),
     Family("SmolLM3", "SmolLM3Config", _LLAMA, _GENERATION),
+    Family("Phi", "PhiConfig", _LLAMA, _GENERATION),
+    Family("Starcoder2", "Starcoder2Config", {**_LLAMA, "sliding_window": WINDOW}, _GENERATION),
+    Family("Cohere2", "Cohere2Config", {**_LLAMA, "sliding_window": WINDOW}, _GENERATION),
+    Family("GLM-4", "Glm4Config", {**_LLAMA, "head_dim": 8}, _GENERATION),
+    Family(
+        "Granite",
+        "GraniteConfig",
+        {**_LLAMA, "embedding_multiplier": 2.0, "attention_multiplier": 0.2,
+         "residual_multiplier": 0.5, "logits_scaling": 2.0},
+        _GENERATION,
+    ),
+    Family("GPT-J", "GPTJConfig", {**_GPT2, "rotary_dim": 4}, _GENERATION),
+    Family("GPT-BigCode", "GPTBigCodeConfig", _GPT2, _GENERATION),
+    Family(
+        "MPT",
+        "MptConfig",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_heads": 4, "n_layers": LAYERS,
+         "max_seq_len": POSITIONS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        _GENERATION,
+    ),
     Family(
         "Qwen3-MoE",
         "Qwen3MoeConfig",
@@ -191,6 +218,36 @@ FAMILIES: Final[tuple[Family, ...]] = (
         _GENERATION,
     ),
     Family("Mixtral", "MixtralConfig", {**_LLAMA, **_EXPERTS, "num_local_experts": 6}, _GENERATION),
+    Family("OLMoE", "OlmoeConfig", {**_LLAMA, **_EXPERTS, "num_experts": 6}, _GENERATION),
+    Family(
+        "GPT-OSS",
+        "GptOssConfig",
+        {**_LLAMA, **_EXPERTS, "head_dim": 8, "num_local_experts": 6, "sliding_window": WINDOW},
+        _GENERATION,
+    ),
+    Family(
+        "DeepSeek-V3",
+        "DeepseekV3Config",
+        {**_LLAMA, **_EXPERTS, "num_key_value_heads": 4, "n_routed_experts": 8, "n_group": 4,
+         "topk_group": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 2,
+         "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+         "v_head_dim": 8},
+        _GENERATION,
+    ),
+    Family(
+        "Mamba",
+        "MambaConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "state_size": 8,
+         "num_hidden_layers": LAYERS},
+        _GENERATION,
+    ),
+    Family(
+        "RWKV",
+        "RwkvConfig",
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": LAYERS,
+         "attention_hidden_size": 32, "context_length": POSITIONS},
+        _GENERATION,
+    ),
     Family("BERT", "BertConfig", _BERT, _EMBEDDER),
     Family("RoBERTa", "RobertaConfig", _ROBERTA, _ENCODER),
     Family("XLM-R", "XLMRobertaConfig", _ROBERTA, _EMBEDDER),
@@ -224,13 +281,57 @@ FAMILIES: Final[tuple[Family, ...]] = (
         pooling="cls",
     ),
     Family("MPNet", "MPNetConfig", {**_BERT, "pad_token_id": 1}, _EMBEDDER),
+    Family("CamemBERT", "CamembertConfig", _ROBERTA, _CLASSIFIER),
+    Family("EuroBERT", "EuroBertConfig", {**_LLAMA, "mask_token_id": 3}, _CLASSIFIER),
+    Family("NomicBERT", "NomicBertConfig", {**_BERT, "head_dim": 8}, _CLASSIFIER),
+    Family(
+        "MobileBERT",
+        "MobileBertConfig",
+        {**_BERT, "embedding_size": 16, "intra_bottleneck_size": 16},
+        _CLASSIFIER,
+    ),
+    Family("ESM", "EsmConfig", {**_ROBERTA, "mask_token_id": 3}, _CLASSIFIER),
+    Family("BigBird", "BigBirdConfig", _BERT, _CLASSIFIER),
+    Family("BigBird (full)", "BigBirdConfig", {**_BERT, "attention_type": "original_full"},
+           _CLASSIFIER),
+    Family("Longformer", "LongformerConfig", {**_ROBERTA, "attention_window": 8}, _CLASSIFIER),
+    Family("LayoutLM", "LayoutLMConfig", _BERT, _CLASSIFIER),
+    Family(
+        "XLNet",
+        "XLNetConfig",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": LAYERS, "n_head": 4, "d_inner": 48},
+        _CLASSIFIER,
+    ),
     Family("ViT", "ViTConfig", _VIT, _IMAGES),
     Family("DINOv2", "Dinov2Config", {**_VIT, "mlp_ratio": 2}, _IMAGES),
+    Family("DINOv3", "DINOv3ViTConfig", {**_VIT, "num_register_tokens": 2}, _FEATURES),
+    Family("BEiT", "BeitConfig", {**_VIT, "use_relative_position_bias": True}, _IMAGES),
+    Family(
+        "Swin",
+        "SwinConfig",
+        {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2],
+         "window_size": 4},
+        _IMAGES,
+    ),
+    Family(
+        "ConvNeXt",
+        "ConvNextConfig",
+        {"image_size": 32, "num_stages": 2, "hidden_sizes": [8, 16], "depths": [2, 2]},
+        _IMAGES,
+    ),
+    Family(
+        "SegFormer",
+        "SegformerConfig",
+        {"image_size": 32, "num_encoder_blocks": 2, "depths": [2, 2], "sr_ratios": [2, 1],
+         "hidden_sizes": [16, 32], "patch_sizes": [7, 3], "strides": [4, 2],
+         "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]},
+        _IMAGES,
+    ),
     Family("CLIP", "CLIPConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
-    Family("CLIP, images", "CLIPVisionConfig", _VIT, ("image-feature-extraction",)),
+    Family("CLIP, images", "CLIPVisionConfig", _VIT, _FEATURES),
     Family("CLIP, text", "CLIPTextConfig", _TEXT, ("feature-extraction",)),
     Family("SigLIP", "SiglipConfig", {"text_config": _TEXT, "vision_config": _VIT}, _TOWERS),
-    Family("SigLIP, images", "SiglipVisionConfig", _VIT, ("image-feature-extraction",)),
+    Family("SigLIP, images", "SiglipVisionConfig", _VIT, _FEATURES),
     Family("T5", "T5Config", _T5, _TEXT2TEXT),
     Family(
         "T5 v1.1",
@@ -245,6 +346,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("mBART", "MBartConfig", _BART, _TEXT2TEXT),
     Family("Marian", "MarianConfig", _BART, _TEXT2TEXT),
     Family("Pegasus", "PegasusConfig", _BART, _TEXT2TEXT),
+    Family("M2M100", "M2M100Config", _BART, _TEXT2TEXT),
+    Family("Blenderbot", "BlenderbotConfig", _BART, _TEXT2TEXT),
+    Family(
+        "LED",
+        "LEDConfig",
+        {**_BART, "attention_window": 8, "max_encoder_position_embeddings": POSITIONS,
+         "max_decoder_position_embeddings": POSITIONS},
+        _TEXT2TEXT,
+    ),
     Family(
         "Whisper",
         "WhisperConfig",
