@@ -254,7 +254,8 @@ def _where(machine: dict[str, Any], rows: Collection[dict[str, Any]]) -> str:
     size = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_mib'] // 1024} GiB"
     counts = [len(row["wall_s"]["samples"]) for row in rows if "wall_s" in row]
     busy = max(row["others_busy_cores"] for row in rows)
-    runs = f"medians of {min(counts)} to {max(counts)} runs"
+    least, most = min(counts), max(counts)
+    runs = f"medians of {least if least == most else f'{least} to {most}'} runs"
     return f"{size}; {runs}; other processes kept at most {busy:.2f} cores busy."
 
 
