@@ -15,7 +15,7 @@ from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import for_task
-from lora_export.exports.stacks import change_rows, finish_change, is_batched
+from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
 from lora_export.report.write import refresh_report
@@ -146,7 +146,6 @@ def verify(
         msg = f"--disagreements {str(disagreements)!r} is a folder"
         raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
     manifest = read_manifest(output)
-    finish_change(output, manifest)
     require_intact(output, manifest)
     require_onnxruntime()
     if dataset is not None:

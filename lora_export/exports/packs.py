@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.base.changes import change_export
 from lora_export.base.dtypes import cast
 from lora_export.base.errors import (
     AdapterError,
@@ -25,7 +26,6 @@ from lora_export.base.files import (
     resolve_inside,
     staging_folder,
     storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.base.manifest import (
@@ -45,7 +45,7 @@ from lora_export.exports.extend import (
     forget_adapter,
     parameters_of,
     refuse_taken,
-    sweep,
+    strays,
 )
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
@@ -184,7 +184,6 @@ def add_pack(
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "adapters").mkdir()
-            (root / "adapters").mkdir(exist_ok=True)
         metadata = {**weights_metadata(name), "base_fingerprint": fingerprint}
         if any(update.added is not None for update in resolved.updates):
             metadata[FIXED_SCALE] = "1"
@@ -201,19 +200,13 @@ def add_pack(
         with edit_manifest(root) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
-            if name in current.adapters:
-                write_manifest(root, others)  # from here on nobody trusts the old files
-            for file in files:
-                (staging / file).replace(resolve_inside(root, file))
-            sync_folder(root / "adapters")
             updated = others.model_copy(
                 update={
                     "adapters": {**others.adapters, name: record},
                     "files": {**others.files, **files},
                 }
             )
-            write_manifest(root, updated)
-            sweep(root, updated, name)
+            change_export(root, staging, current, updated, strays(root, updated, name))
     return updated
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lora_export.device.golden import Golden
 
-__all__ = ["golden_file", "write_golden"]
+__all__ = ["golden_bytes", "golden_file", "write_golden"]
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,15 @@ def golden_file(graph: str) -> str:
 
 
 def write_golden(root: Path, graph: str, golden: Golden) -> str:
-    """Write the golden file of a graph; return its SHA-256.
+    """Write the golden file of a graph; return its SHA-256. See `golden_bytes`."""
+    path = resolve_inside(root, golden_file(graph))
+    with storage_errors(str(path)):
+        path.parent.mkdir(exist_ok=True)
+    return atomic_write_bytes(path, golden_bytes(golden))
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """Return what a golden file holds.
 
     The buffers of a static cache, in which nothing is written, are left out.
 
@@ -47,7 +55,4 @@ def write_golden(root: Path, graph: str, golden: Golden) -> str:
         arrays[f"{index}.expected"] = expected
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    path = resolve_inside(root, golden_file(graph))
-    with storage_errors(str(path)):
-        path.parent.mkdir(exist_ok=True)
-    return atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -11,9 +11,11 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
+from lora_export.base import changes
+from lora_export.base import waiting as waiting_files
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
-from lora_export.exports import stacks
+from lora_export.base.waiting import WAITING
 from lora_export.maintenance import add, remove, verify
 from lora_export.pipeline import merge_and_build
 from lora_export.recipe import make_recipe
@@ -234,7 +236,7 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
     """Between the manifest and the graph's last move, the old export or the new one is served."""
     new = tiny.adapter(base, seed=66)
     before = by_onnxruntime(root, feeds_of(2), [1, 2])
-    monkeypatch.setattr(stacks, "write_manifest", _killed)
+    monkeypatch.setattr(changes, "write_manifest", _killed)
     with pytest.raises(KeyboardInterrupt):
         add(root, [spec("new", new)])
     with open_export(root, check_hashes=True) as session:
@@ -242,21 +244,14 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
         assert "new" not in session.adapters
     np.testing.assert_array_equal(found, before)
     monkeypatch.undo()
-    finish = stacks.finish_change
-    calls: list[int] = []
-
-    def second_is_killed(*arguments: Any, **settings: Any) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        finish(*arguments, **settings)
-
-    monkeypatch.setattr(stacks, "finish_change", second_is_killed)
+    monkeypatch.setattr(changes, "finish", _killed)
     with pytest.raises(KeyboardInterrupt):
         add(root, [spec("new", new)])
     monkeypatch.undo()
+    assert (root / WAITING / "batched.onnx").is_file()
     with open_export(root, check_hashes=True) as session:
         found = session.run(feeds_of(2), adapter_ids=["new", "sst2"])["logits"]
+    assert not (root / WAITING).exists()
     wanted = run_torch(peft_model(base, new, TASK, labels_count=3), feeds_of(2))
     np.testing.assert_allclose(found[0, :3], wanted[0], **CLOSE)
     assert verify(root).reports["parity"]["graphs"]["batched"]["verdict"] != "fail"
@@ -264,10 +259,11 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
 
 def test_a_reader_that_finishes_a_change_beside_its_writer_does_no_harm(root, monkeypatch):
     """Between the look at the waiting graph and its move, another process moves it."""
-    graph, waiting = root / "batched.onnx", root / "batched.next.onnx"
+    graph, waiting = root / "batched.onnx", root / WAITING / "batched.onnx"
     before = graph.read_bytes()
+    waiting.parent.mkdir()
     graph.replace(waiting)
-    hashed = stacks.sha256_of_file
+    hashed = waiting_files.sha256_of_file
 
     def then_moved(path: Path) -> str:
         found = hashed(path)
@@ -275,10 +271,10 @@ def test_a_reader_that_finishes_a_change_beside_its_writer_does_no_harm(root, mo
             waiting.replace(graph)
         return found
 
-    monkeypatch.setattr(stacks, "sha256_of_file", then_moved)
-    stacks.finish_change(root, read_manifest(root))
+    monkeypatch.setattr(waiting_files, "sha256_of_file", then_moved)
+    read_manifest(root)
     assert graph.read_bytes() == before
-    assert not waiting.exists()
+    assert not waiting.parent.exists()
 
 
 def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
@@ -383,7 +379,8 @@ def test_generate_finishes_a_change_that_was_cut_short(tiny, tmp_path, capsys):
     add(root, [spec("a", two)], replace=True)
     after = told()
     assert after != before
-    (root / "batched.onnx").replace(root / "batched.next.onnx")
+    (root / WAITING).mkdir()
+    (root / "batched.onnx").replace(root / WAITING / "batched.onnx")
     (root / "batched.onnx").write_bytes(old)
     assert told() == after
 
