@@ -221,6 +221,45 @@ def test_adapters_come_and_go_and_the_others_keep_their_rows(root, tiny, base, a
     assert_rows(root, new, ["mnli", None])
 
 
+@pytest.mark.parametrize("way", ["removed", "replaced"])
+def test_an_adapter_takes_its_rank_its_layers_and_its_magnitudes_with_it(
+    root, tiny, base, expected, way
+):
+    """What is left are the stacks of a row that is the base, byte for byte, and what PEFT says."""
+    targets = ["query", "word_embeddings"]
+    wide = tiny.adapter(
+        base, seed=67, labels_count=2, r=16, target_modules=targets, use_dora=True, strength=1.0
+    )
+    small = tiny.adapter(base, seed=68, labels_count=2, r=2)
+    add(root, [spec("new", small)])
+    before = {name: sha for name, sha in file_hashes(root).items() if "batched" in name}
+    shapes = stack_shapes(root)
+    add(root, [spec("new", wide)], replace=True)
+    held = stack_shapes(root)
+    assert held["roberta.encoder.layer.0.attention.self.query.lora_A.stack"][-1] == 16
+    assert {"roberta.embeddings.word_embeddings.lora_A.stack"} <= held.keys() - shapes.keys()
+    assert any("magnitude" in name for name in held.keys() - shapes.keys())
+    if way == "replaced":
+        add(root, [spec("new", small)], replace=True)
+        after = {name: sha for name, sha in file_hashes(root).items() if "batched" in name}
+        assert after == before
+        wanted = run_torch(peft_model(base, small, TASK, labels_count=2), feeds_of(8))
+        found = by_onnxruntime(root, feeds_of(8), [4] * 8)
+        np.testing.assert_allclose(found[:, :2], wanted, **CLOSE)
+        assert_rows(root, expected, ["sst2", "mnli", None, "five"])
+    else:
+        remove(root, "new")
+        rest = {name: (shape[0] - 1, *shape[1:]) for name, shape in shapes.items()}
+        assert stack_shapes(root) == rest
+        assert_rows(root, expected, ["sst2", "mnli", None, "five"])
+    assert verify(root, base=base).exit_code() == 0
+
+
+def stack_shapes(root: Path) -> dict[str, tuple[int, ...]]:
+    (file,) = (root / "weights").glob("batched-*.safetensors")
+    return {name: value.shape for name, value in load_file(file).items()}
+
+
 def test_an_adapter_that_is_replaced_keeps_its_row(root, tiny, base, expected):
     other = tiny.adapter(base, seed=65, labels_count=3)
     add(root, [spec("mnli", other)], replace=True)
