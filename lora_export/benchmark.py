@@ -17,7 +17,6 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.device.ratios import CONFIDENCE
 from lora_export.exports.intact import require_intact
 from lora_export.exports.plan import for_task
-from lora_export.exports.stacks import finish_change
 from lora_export.graph import tasks
 from lora_export.report.write import refresh_report
 from lora_export.runtime.environment import describe_environment, machine_class
@@ -223,8 +222,6 @@ def _require_files(
 
 def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -> Source:
     """Open an export, and the checkpoint that it was made of where torch runs it."""
-    manifest = read_manifest(root)
-    finish_change(root, manifest)
     manifest = read_manifest(root)
     require_intact(root, manifest)
     config = config_of(root, None)

@@ -15,7 +15,12 @@ from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.resolve import Names, resolve
 from lora_export.adapters.stored import as_stored
 from lora_export.base.dtypes import by_name
-from lora_export.base.errors import AdapterError, ExportDirectoryError, UsageError
+from lora_export.base.errors import (
+    AdapterError,
+    ExportDirectoryError,
+    UnsupportedError,
+    UsageError,
+)
 from lora_export.base.files import (
     move_into_place,
     staging_folder,
@@ -23,20 +28,26 @@ from lora_export.base.files import (
     sync_folder,
     write_synced,
 )
+from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.base.safetensors_write import write_tensors
 from lora_export.base.tensors import nbytes
+from lora_export.exports.given import AdapterSource, resolve_source
+from lora_export.exports.intact import require_usable
+from lora_export.exports.packs import is_swappable, pack_of, require_slots
 from lora_export.exports.plan import HEAD_PARAMETERS
-from lora_export.runtime.adapter_file import write_onnx_adapter
+from lora_export.exports.values import without_copies
+from lora_export.runtime.adapter_file import SUFFIX, write_onnx_adapter
 from lora_export.weights.base_match import record_base
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.base.tensors import MemoryTensor
 
 __all__ = ["FORMATS", "Converted", "convert"]
 
@@ -60,6 +71,7 @@ def convert(
     *,
     to: str,
     base: Path | None = None,
+    export: Path | None = None,
     dtype: str | None = None,
     scale: float = 1.0,
     drop: Sequence[str] = (),
@@ -73,6 +85,8 @@ def convert(
         to: One of `FORMATS`.
         base: The base checkpoint: names and shapes are compared with it first, and its fingerprint
             is recorded in what is written. Without it, what the adapter records is kept.
+        export: A swappable export, of whose graph an ``onnx_adapter`` sets the inputs: as `add`
+            makes the pack, and for its base. The graph decides about names and dtype.
         dtype: What packed formats store; ``peft`` keeps the adapter's own.
         scale: Multiplies the updates.
         drop: Patterns of tensors that are left out.
@@ -81,8 +95,8 @@ def convert(
     Raises:
         UsageError: An unknown format, a dtype for one that keeps the adapter's, or no base where
             the adapter's initialisation changed it.
-        AdapterError: The adapter is damaged, or does not fit `base`.
-        ExportDirectoryError: Something is at `output` already.
+        AdapterError: The adapter is damaged, or does not fit `base` or `export`.
+        ExportDirectoryError: Something is at `output` already, or `export` is no export.
         UnsupportedError: The format cannot hold what the adapter has.
     """
     if to not in _WRITERS:
@@ -92,6 +106,9 @@ def convert(
     if dtype is not None and default_dtype is None:
         msg = f"--to {to} keeps the adapter's own dtype"
         raise UsageError(msg, hint="Leave --dtype out.")
+    if export is not None:
+        _require_for_export(to, base, dtype)
+        return _for_export(source, output, export, scale, drop)
     adapter = read_adapter(source, name=source.resolve().name.lower(), source=str(source))
     adapter = scaled(without(adapter, drop), scale)
     conv1d = False
@@ -113,6 +130,49 @@ def convert(
         len(adapter.low_rank),
         len(adapter.saved),
         chosen,
+    )
+
+
+def _require_for_export(to: str, base: Path | None, dtype: str | None) -> None:
+    """Refuse what does not go with an export: it has a base, a graph and that graph's dtype.
+
+    Raises:
+        UsageError: Such a thing is given.
+    """
+    if to != _PACK:
+        msg = f"--export is the export whose graph a pack is for, and --to {to} makes none"
+        raise UsageError(msg, hint=f"Leave --export out, or choose --to {_PACK}.")
+    for option, value in (("--base", base), ("--dtype", dtype)):
+        if value is not None:
+            msg = f"{option} {str(value)!r} and --export are given, and the export has its own"
+            raise UsageError(msg, hint=f"Leave {option} out.")
+
+
+def _for_export(
+    source: Path, output: Path, export: Path, scale: float, drop: Sequence[str]
+) -> Converted:
+    """Write the pack that `add` would write, beside the export."""
+    manifest = read_manifest(export)
+    if not is_swappable(manifest):
+        msg = f"the export {str(export)!r} has no swappable graph"
+        raise UnsupportedError(msg, hint="Export it with --mode swappable.")
+    require_usable(export, manifest)
+    given = AdapterSource(source, scale=scale, drop=drop)
+    resolved = without_copies(export, resolve_source(export, manifest, _ANY_NAME, given))
+    require_slots(export, manifest, [resolved])
+    tensors, metadata = pack_of(export, manifest, resolved)
+    metadata["name"] = output.stem
+    with staging_folder(output.parent, output.name) as staging:
+        names = _write_pack(staging, output, tensors, metadata, manifest.base.fingerprint)
+        _publish(staging, output, names)
+    return Converted(
+        str(source),
+        resolved.adapter.format,
+        _PACK,
+        tuple(str(output.parent / name) for name in names),
+        len(resolved.adapter.low_rank),
+        len(resolved.adapter.saved),
+        manifest.base.dtype,
     )
 
 
@@ -173,15 +233,27 @@ def _write_peft(folder: Path, adapter: Adapter, *, conv1d: bool, **_: Any) -> tu
 def _write_onnx_adapter(
     folder: Path, adapter: Adapter, *, output: Path, dtype: str, **_: Any
 ) -> tuple[str, ...]:
-    """Write the pack, and beside it the same tensors as safetensors."""
-    if output.suffix != ".onnx_adapter":
-        msg = f"{str(output)!r} does not end in .onnx_adapter"
-        raise UsageError(msg, hint="Name a file: --out NAME.onnx_adapter")
+    """Write the pack under the adapter's own names."""
     tensors = pack(adapter, by_name(dtype))
+    fingerprint = adapter.known_base.fingerprint if adapter.known_base else None
+    return _write_pack(folder, output, tensors, metadata_of(adapter), fingerprint)
+
+
+def _write_pack(
+    folder: Path,
+    output: Path,
+    tensors: Mapping[str, MemoryTensor],
+    metadata: Mapping[str, str],
+    fingerprint: str | None,
+) -> tuple[str, ...]:
+    """Write a pack, and beside it the same tensors as safetensors."""
+    if output.suffix != SUFFIX:
+        msg = f"{str(output)!r} does not end in {SUFFIX}"
+        raise UsageError(msg, hint=f"Name a file: --out NAME{SUFFIX}")
     plain = output.with_suffix(".safetensors").name
-    write_tensors(folder / plain, tensors, metadata_of(adapter))
+    write_tensors(folder / plain, tensors, metadata)
     with storage_errors(str(output)):
-        write_onnx_adapter(folder / output.name, tensors)
+        write_onnx_adapter(folder / output.name, tensors, fingerprint)
     return plain, output.name
 
 
@@ -205,9 +277,13 @@ def _write_edge_llm(folder: Path, adapter: Adapter, *, dtype: str, **_: Any) -> 
     return ()
 
 
+_PACK: Final = "onnx_adapter"
+_ANY_NAME: Final = "adapter"
+"""What the adapter is called while it is read; nothing that is written says so."""
+
 _WRITERS: Final[dict[str, tuple[Callable[..., tuple[str, ...]], str | None]]] = {
     "peft": (_write_peft, None),
-    "onnx_adapter": (_write_onnx_adapter, "float32"),
+    _PACK: (_write_onnx_adapter, "float32"),
     "edge-llm": (_write_edge_llm, "float16"),
 }
 """Each format: its writer, which returns the files to move or none for the folder, its dtype."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.base import targets
 from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.device.cuda import open_cuda
 from lora_export.device.versions import parse_version
@@ -14,7 +15,6 @@ from lora_export.engine.build import build_engines, engine_documents, list_engin
 from lora_export.engine.jobs import EngineOptions, graphs_to_build, jobs_of
 from lora_export.engine.refit import refit_plan
 from lora_export.exports.intact import require_usable
-from lora_export.exports.stacks import finished_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ def build(
     """
     chosen = options or EngineOptions()
     targets.require_tensorrt_target(target)
-    manifest = finished_manifest(output)
+    manifest = read_manifest(output)
     require_usable(output, manifest)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
     jobs = jobs_of(output, manifest, target, names, chosen)
@@ -90,7 +90,7 @@ def plan_build(
     targets.require_tensorrt_target(target)
     if tensorrt is not None:
         parse_version(tensorrt)
-    manifest = finished_manifest(output)
+    manifest = read_manifest(output)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
     return engine_documents(jobs_of(output, manifest, target, names, chosen), tensorrt)
 
@@ -117,7 +117,7 @@ def refit(
     """
     tell = progress or Silent()
     targets.require_tensorrt_target(target)
-    manifest = finished_manifest(output)
+    manifest = read_manifest(output)
     require_usable(output, manifest)
     if source is None and name not in manifest.adapters:
         msg = f"the export holds no adapter {name!r}"

@@ -13,7 +13,7 @@ from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.intact import require_files
 from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED, finished_manifest
+from lora_export.exports.stacks import BATCHED
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
@@ -84,7 +84,7 @@ def continue_texts(
         UnsupportedError: The export is of a task that makes no text of text, or without a cache.
         ExportDirectoryError: The export is damaged.
     """
-    manifest = finished_manifest(root)
+    manifest = read_manifest(root)
     if adapter is not None and adapter not in manifest.adapters:
         known = ", ".join(manifest.adapters) or "none"
         msg = f"{str(root)!r} has no adapter {adapter!r}"

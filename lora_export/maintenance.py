@@ -16,7 +16,7 @@ from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import for_task
-from lora_export.exports.stacks import BATCHED, change_rows, finish_change, is_batched
+from lora_export.exports.stacks import BATCHED, change_rows, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import notes_on_base, read_specs
 from lora_export.report.write import refresh_report
@@ -156,7 +156,6 @@ def verify(
     if dataset is not None and not chosen - {"base"}:
         msg = "--dataset scores adapters, and only the base is to be verified"
         raise UsageError(msg, hint="Name one: --only ADAPTER.")
-    finish_change(output, manifest)
     require_intact(output, manifest)
     require_onnxruntime()
     if dataset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -94,3 +95,21 @@ def test_an_adapter_of_old_names_is_added_to_any_export(parts, expected, capsys)
     merged = [load_file(expected / "weights" / f"{name}.safetensors") for name in "ab"]
     assert merged[0].keys() == merged[1].keys()
     assert all((merged[0][name] == merged[1][name]).all() for name in merged[0])
+
+
+def test_an_adapter_of_old_names_is_merged_at_load(parts, expected) -> None:
+    from lora_export.runtime import open_export
+
+    rows = np.arange(2, 12).reshape(2, 5)
+    with open_export(expected, adapters={"old": parts / "old"}) as session:
+        given = {"input_ids": rows, "attention_mask": np.ones_like(rows),
+                 "position_ids": np.tile(np.arange(5), (2, 1))}  # fmt: skip
+        feeds = {each.name: given[each.name] for each in session.inputs if each.name in given}
+        cache = {
+            each.name: np.zeros((2, each.axes[1], 0, each.axes[3]), np.float32)
+            for each in session.inputs
+            if each.name not in given
+        }
+        assert session.ways("old") == ("merge_at_load",)
+        found = [session.run({**feeds, **cache}, adapter=name)["logits"] for name in ("a", "old")]
+    np.testing.assert_array_equal(found[0], found[1])

@@ -16,7 +16,9 @@ from lora_export.base.files import (
     exclusive_lock,
     remove_abandoned,
     resolve_inside,
+    storage_errors,
 )
+from lora_export.base.waiting import are_awaited, finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +43,7 @@ __all__ = [
     "is_export",
     "manifest_bytes",
     "read_manifest",
+    "stored_manifest",
     "write_manifest",
 ]
 
@@ -279,12 +282,24 @@ def is_export(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate the manifest of an export directory.
+    """Read and validate the manifest of an export directory, whose files are then in their places.
+
+    A change whose process was killed is finished first; see `lora_export.base.waiting`.
 
     Raises:
         ExportDirectoryError: There is none, it is damaged, or a path in it leads outside.
+        StorageError: A change cannot be finished: the disk refuses.
         UnsupportedError: It was written by a newer version.
     """
+    manifest = stored_manifest(folder)
+    if are_awaited(folder, manifest.files):
+        with storage_errors(str(folder)), edit_manifest(folder) as manifest:
+            pass
+    return manifest
+
+
+def stored_manifest(folder: Path) -> Manifest:
+    """Return the manifest as it stands, though files of it may wait; see `read_manifest`."""
     path = folder / MANIFEST_NAME
     try:
         if path.stat().st_size > _LIMIT_BYTES:
@@ -342,10 +357,13 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 def edit_manifest(folder: Path) -> Iterator[Manifest]:
     """Hold the directory's lock and yield the manifest as it is now.
 
-    The caller writes its successor with `write_manifest` before the block ends; two processes that
-    do so at once follow one another.
+    The caller writes its successor before the block ends, with `write_manifest`, or together with
+    files by `lora_export.base.changes`; two processes that do so at once follow one another. What a
+    killed process has left is finished or removed first.
     """
-    read_manifest(folder)  # nothing is created in a folder that is not an export
+    stored_manifest(folder)  # nothing is created in a folder that is not an export
     with exclusive_lock(folder / _LOCK):
         remove_abandoned(folder)
-        yield read_manifest(folder)
+        manifest = stored_manifest(folder)
+        finish(folder, manifest.files)
+        yield manifest

@@ -24,6 +24,8 @@ def adapter() -> None:
               help="A new folder; for onnx_adapter a new file.")  # fmt: skip
 @click.option("--base", type=click.Path(path_type=Path),
               help="The base checkpoint: compare names and shapes, record it.")  # fmt: skip
+@click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT",
+              help="A swappable export: the onnx_adapter is the pack for its graph.")  # fmt: skip
 @click.option("--dtype", help="What is stored: float32 for onnx_adapter, float16 for edge-llm.")
 @click.option("--scale", type=float, default=1.0, help="Multiply the updates.")
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors.")
@@ -34,6 +36,7 @@ def convert(
     to: str,
     out: Path,
     base: Path | None,
+    export: Path | None,
     dtype: str | None,
     scale: float,
     drop: tuple[str, ...],
@@ -43,7 +46,8 @@ def convert(
     """Write ADAPTER in another format, its scales folded in or recorded exactly.
 
     peft: a folder that PEFT loads. onnx_adapter: ONNX Runtime's file for swappable graphs, and the
-    same as safetensors beside it. edge-llm: TensorRT-Edge-LLM's processed adapter.
+    same as safetensors beside it; with --export as `add` makes it. edge-llm: TensorRT-Edge-LLM's
+    processed adapter.
     """
     from dataclasses import asdict
 
@@ -51,7 +55,15 @@ def convert(
 
     with Console(as_json=as_json, quiet=quiet) as console:
         done = conversion.convert(
-            source, out, to=to, base=base, dtype=dtype, scale=scale, drop=drop, progress=console
+            source,
+            out,
+            to=to,
+            base=base,
+            export=export,
+            dtype=dtype,
+            scale=scale,
+            drop=drop,
+            progress=console,
         )
         text = f"{out}: {done.modules} modules, {done.saved} saved parameters, as {to}"
         console.finish(asdict(done), text)

@@ -22,7 +22,7 @@ import numpy as np
 from lora_export import __version__
 from lora_export.base.errors import ParityError, UnsupportedError
 from lora_export.base.files import resolve_inside
-from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes
+from lora_export.base.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.targets import require_tensorrt_target
@@ -46,7 +46,7 @@ from lora_export.device.swap import padded_shape, smallest_rank
 from lora_export.engine.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engine.refittable import changed_weights
 from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED, finished_manifest, width_of
+from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.graph import tasks
 from lora_export.graph.required import base_values
 from lora_export.graph.signature import PAST, own_cache
@@ -127,7 +127,7 @@ def bundle_export(
     row = require_tensorrt_target(target)
     if not replace and not path.is_dir():
         require_vacant(path)
-    manifest = select(finished_manifest(root), adapters)
+    manifest = select(read_manifest(root), adapters)
     _require_fit(manifest, row)
     _require_verified(manifest, allow_failed=allow_failed)
     folder = name_of(root, target, name)

@@ -14,7 +14,6 @@ from lora_export.deploy.triton_files import is_placed, is_plain, locked, place_f
 from lora_export.deploy.triton_models import Choice, Model, choose, plan_models, require_files_of
 from lora_export.deploy.triton_schema import schema
 from lora_export.deploy.triton_settings import HANDFUL, Settings
-from lora_export.exports.stacks import finish_change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +101,6 @@ def write_repository(
         msg = f"versions {list(settings.versions)} are to be served, and version 1 is written"
         raise UsageError(msg, hint="Give --versions 1, the newest, or all.")
     manifest = read_manifest(root)
-    finish_change(root, manifest)
     choice = choose(
         manifest, _model_name(name or root.resolve().name), backend=backend, way=way,
         adapters=adapters, text=text,

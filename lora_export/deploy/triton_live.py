@@ -35,7 +35,7 @@ from lora_export.deploy.triton_serving import (
     serve_adapter,
 )
 from lora_export.deploy.triton_settings import Settings
-from lora_export.exports.stacks import BATCHED, finish_change, is_batched
+from lora_export.exports.stacks import BATCHED, is_batched
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -87,7 +87,6 @@ def add_to_repository(
         LoraExportError: See the class of the error; the repository is as it was.
     """
     manifest = read_manifest(root)
-    finish_change(root, manifest)
     for each in names:
         require_servable(manifest, each)
     with locked(repository):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
+from lora_export.base.manifest import read_manifest
 from lora_export.base.targets import require_tensorrt_target
 from lora_export.engine.axes import check_axes
 from lora_export.engine.findings import Finding, ordered
@@ -22,7 +23,6 @@ from lora_export.engine.memory import Memory, check_memory, estimate_memory
 from lora_export.engine.operators import check_operators, check_opset, operator_counts
 from lora_export.engine.parser_table import parser_of, version_of
 from lora_export.exports.intact import require_files
-from lora_export.exports.stacks import finished_manifest
 from lora_export.graph.required import without_defaults
 from lora_export.graph.uses import parsed
 
@@ -111,7 +111,7 @@ def preflight(
     target = require_tensorrt_target(target_name)
     version = tensorrt or target.tensorrt[0]
     version_of(version)
-    manifest = finished_manifest(root)
+    manifest = read_manifest(root)
     names = _chosen(graphs, manifest)
     reports = []
     for name in names:

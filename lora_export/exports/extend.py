@@ -1,16 +1,16 @@
 """Adding an adapter to an export, and removing one: no torch, no tracing, the base untouched.
 
 What is written is one weight file with the tensors that changed and one graph that points at it
-for those, and at the base's file for all others. The work happens in a private folder; the files
-move into place, and the manifest names them, under the directory's lock.
+for those, and at the base's file for all others. The work happens in a private folder; under the
+directory's lock the manifest names the files and they move into place (`change_export`).
 """
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.base.changes import change_export
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.engine_record import engines_of
 from lora_export.base.errors import AdapterError, ExportDirectoryError
@@ -18,7 +18,6 @@ from lora_export.base.files import (
     resolve_inside,
     staging_folder,
     storage_errors,
-    sync_folder,
 )
 from lora_export.base.manifest import (
     AdapterRecord,
@@ -27,7 +26,6 @@ from lora_export.base.manifest import (
     Manifest,
     edit_manifest,
     is_adapter_name,
-    write_manifest,
 )
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header
@@ -58,6 +56,7 @@ __all__ = [
     "parameters_of",
     "refuse_taken",
     "remove_adapter",
+    "strays",
     "sweep",
 ]
 
@@ -170,12 +169,6 @@ def add_adapter(
         with edit_manifest(root) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
-            if name in current.adapters:
-                write_manifest(root, others)  # from here on nobody trusts the old files
-            for file in (weights_file, *graph.files):
-                (staging / file).replace(resolve_inside(root, file))
-            for folder in (root / "weights", root):
-                sync_folder(folder)
             updated = others.model_copy(
                 update={
                     "graphs": {**others.graphs, name: graph_record},
@@ -187,14 +180,13 @@ def add_adapter(
                     },
                 }
             )
-            write_manifest(root, updated)
-            sweep(root, updated, name)
+            change_export(root, staging, current, updated, strays(root, updated, name))
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
 
 
 def remove_adapter(root: Path, name: str) -> Manifest:
-    """Take an adapter out of an export: the manifest forgets it, then its files go.
+    """Take an adapter out of an export: the manifest forgets it, and its files go.
 
     Raises:
         AdapterError: The export holds no adapter of this name.
@@ -206,8 +198,8 @@ def remove_adapter(root: Path, name: str) -> Manifest:
             msg = f"the export {str(root)!r} holds no adapter {name!r}"
             raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
         updated = forget_adapter(manifest, name)
-        write_manifest(root, updated)
-        sweep(root, updated, name)
+        with staging_folder(root, "remove") as staging:
+            change_export(root, staging, manifest, updated, strays(root, updated, name))
     return updated
 
 
@@ -224,13 +216,17 @@ def _files_of(name: str) -> tuple[str, ...]:
 
 def sweep(root: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
-    swept = False
+    found = strays(root, manifest, name)
+    for file in found:
+        resolve_inside(root, file).unlink(missing_ok=True)
+    return bool(found)
+
+
+def strays(root: Path, manifest: Manifest, name: str) -> set[str]:
+    """Return the adapter's files that are there and that the manifest does not name."""
     engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
-    for file in ({*_files_of(name)} | engines_of(name, engines)) - set(manifest.files):
-        with contextlib.suppress(FileNotFoundError):
-            resolve_inside(root, file).unlink()
-            swept = True
-    return swept
+    unnamed = ({*_files_of(name)} | engines_of(name, engines)) - set(manifest.files)
+    return {file for file in unnamed if resolve_inside(root, file).exists()}
 
 
 def forget_adapter(manifest: Manifest, name: str) -> Manifest:

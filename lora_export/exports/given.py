@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.combine import scaled
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.adapters.resolve import resolve
+from lora_export.adapters.renamed import as_named
+from lora_export.adapters.resolve import Names, resolve
 from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import check_adapter_name
@@ -74,10 +75,12 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         base_config=_base_config(root),
     )
     require_task(manifest, adapter)
+    parameters, prefix = parameters_of(manifest), manifest.base.prefix
+    names, conversions = Names(parameters, prefix), manifest.base.conversions
     resolved = resolve(
-        scaled(adapter, source.scale),
-        parameters_of(manifest),
-        prefix=manifest.base.prefix,
+        as_named(scaled(adapter, source.scale), names, conversions, drop=source.drop),
+        parameters,
+        prefix=prefix,
         drop=source.drop,
         resizable=head_parameters(tasks.by_name(manifest.base.task)),
     )

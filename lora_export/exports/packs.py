@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.base.changes import change_export
 from lora_export.base.dtypes import cast
 from lora_export.base.errors import (
     AdapterError,
@@ -25,7 +26,6 @@ from lora_export.base.files import (
     resolve_inside,
     staging_folder,
     storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.base.manifest import (
@@ -45,7 +45,7 @@ from lora_export.exports.extend import (
     forget_adapter,
     parameters_of,
     refuse_taken,
-    sweep,
+    strays,
 )
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
     from lora_export.graph.signature import Axis
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
@@ -80,6 +79,7 @@ __all__ = [
     "add_pack",
     "add_swappable_graph",
     "is_swappable",
+    "pack_of",
     "read_pack",
     "require_fit",
     "require_slots",
@@ -178,16 +178,11 @@ def add_pack(
     plain, packed = f"adapters/{name}.safetensors", f"adapters/{name}.onnx_adapter"
     with edit_manifest(root) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
-    tensors = _values(resolved, stored)
+    tensors, metadata = pack_of(root, manifest, resolved)
     fingerprint = manifest.base.fingerprint
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "adapters").mkdir()
-            (root / "adapters").mkdir(exist_ok=True)
-        metadata = {**weights_metadata(name), "base_fingerprint": fingerprint}
-        if any(update.added is not None for update in resolved.updates):
-            metadata[FIXED_SCALE] = "1"
         files = {plain: write_tensors(staging / plain, tensors, metadata)}
         with storage_errors(packed):
             write(staging / packed, tensors, fingerprint)
@@ -201,19 +196,13 @@ def add_pack(
         with edit_manifest(root) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
-            if name in current.adapters:
-                write_manifest(root, others)  # from here on nobody trusts the old files
-            for file in files:
-                (staging / file).replace(resolve_inside(root, file))
-            sync_folder(root / "adapters")
             updated = others.model_copy(
                 update={
                     "adapters": {**others.adapters, name: record},
                     "files": {**others.files, **files},
                 }
             )
-            write_manifest(root, updated)
-            sweep(root, updated, name)
+            change_export(root, staging, current, updated, strays(root, updated, name))
     return updated
 
 
@@ -386,12 +375,24 @@ def _require_width(resolved: Resolved, update: Update, inputs: Collection[str]) 
     raise UnsupportedError(msg, hint="Export it in a graph of its own, or with --mode batched.")
 
 
-def _values(resolved: Resolved, stored: Mapping[str, Tensor]) -> dict[str, MemoryTensor]:
-    """Return the adapter as values of inputs, in the graph's dtype."""
+def pack_of(
+    root: Path, manifest: Manifest, resolved: Resolved
+) -> tuple[dict[str, MemoryTensor], dict[str, str]]:
+    """Return an adapter as values of the swappable graph's inputs, and the metadata of their file.
+
+    Raises:
+        AdapterError: A tensor of the adapter is damaged.
+        InputError: The graph's dtype cannot hold a value.
+    """
+    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    fingerprint = manifest.base.fingerprint
+    metadata = {**weights_metadata(resolved.adapter.name), "base_fingerprint": fingerprint}
+    if any(update.added is not None for update in resolved.updates):
+        metadata[FIXED_SCALE] = "1"
     found: dict[str, MemoryTensor] = {}
     for update in resolved.updates:
         dtype = update.parameter.stored_dtype
         for name, compute in values_of(update, stored.get(update.parameter.name)).items():
             kept = cast(np.ascontiguousarray(compute()), dtype, name=name)
             found[name] = MemoryTensor(name, dtype, kept)
-    return found
+    return found, metadata

@@ -165,14 +165,24 @@ class StackTable:
         return bool({stack_a(name), stack_of(name)} & set(self._old))
 
     def _rank(self, name: str) -> int:
-        old = self._old.get(stack_a(name))
-        ranks = [0 if old is None else old.shape[-1]]
+        """Return the largest rank of the rows; 0 where none updates the weight."""
         updates = self._updates[name].values()
-        ranks += [each.low_rank.a.shape[0] for each in updates if each.low_rank is not None]
-        return max(ranks)
+        ranks = [each.low_rank.a.shape[0] for each in updates if each.low_rank is not None]
+        return max([self._copied_rank(name), int(self._scaled(name)), *ranks])
+
+    def _copied_rank(self, name: str) -> int:
+        """Return the largest rank of the rows that are copied: behind it both factors are zeros."""
+        found = 0
+        for stack, other_axis in ((stack_a(name), 0), (stack_b(name), 1)):
+            for values in self._copied_rows(stack):
+                used = np.flatnonzero((values != 0).any(axis=other_axis))
+                found = max(found, int(used[-1]) + 1 if used.size else 0)
+        return found
 
     def _scaled(self, name: str) -> bool:
-        return stack_magnitude(name) in self._old or any(
+        """Whether a row has DoRA's factors: in one that has not they are 1."""
+        copied = self._copied_rows(stack_magnitude(name))
+        return any((values != 1).any() for values in copied) or any(
             update.low_rank is not None and update.low_rank.magnitude is not None
             for update in self._updates[name].values()
         )
@@ -263,6 +273,11 @@ class StackTable:
                 yield (np.arange(labels) < width).astype(dtype.numpy)
 
         return Entry(LABELS_STACK, dtype, (self._count, labels), blocks)
+
+    def _copied_rows(self, stack: str) -> Iterator[Array]:
+        for row, values in enumerate(self._old_rows(stack)):
+            if row in self._copied:
+                yield values
 
     def _old_rows(self, stack: str) -> Iterator[Array]:
         tensor = self._old.get(stack)

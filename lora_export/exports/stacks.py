@@ -5,22 +5,20 @@
 
 An adapter keeps its row as long as it is there, and the row of one that was removed is the base
 until another takes it. A change writes a stack file of another name and a small graph: the stacks
-that stay are copied row by row, and the base's weights are not touched. The graph is put beside the
-old one before the manifest names it, and takes its place afterwards; see `finish_change`.
+that stay are copied row by row, and the base's weights are not touched.
 """
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.base.changes import change_export
 from lora_export.base.errors import AdapterError, ExportDirectoryError
 from lora_export.base.files import (
     resolve_inside,
     sha256_of_file,
     staging_folder,
     storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.base.manifest import (
@@ -29,8 +27,6 @@ from lora_export.base.manifest import (
     RowRecord,
     edit_manifest,
     is_adapter_name,
-    read_manifest,
-    write_manifest,
 )
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import read_all
@@ -39,7 +35,7 @@ from lora_export.exports.extend import (
     adapter_record,
     forget_adapter,
     refuse_taken,
-    sweep,
+    strays,
 )
 from lora_export.exports.stack_table import NewAdapter, StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
@@ -56,6 +52,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.base.manifest import AdapterRecord
     from lora_export.base.tensors import Tensor
 
     Array = npt.NDArray[Any]
@@ -63,15 +60,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BATCHED",
     "change_rows",
-    "finish_change",
-    "finished_manifest",
     "is_batched",
     "width_of",
 ]
 
 BATCHED: Final = "batched"
 _GRAPH_FILE: Final = "batched.onnx"
-_NEXT_FILE: Final = "batched.next.onnx"
 _STACK_FILES: Final = "batched-*.safetensors"
 
 
@@ -92,48 +86,6 @@ def _stack_file(manifest: Manifest) -> str | None:
     record = manifest.graphs.get(BATCHED)
     own = set(record.weights) - set(manifest.graphs["base"].weights) if record else ()
     return next(iter(own), None)
-
-
-def finish_change(root: Path, manifest: Manifest, *, locked: bool = False) -> None:
-    """Put the batched graph that the manifest names into its place, where a change was cut short.
-
-    Args:
-        root: The export directory.
-        manifest: Its manifest.
-        locked: Whether the caller holds the directory's lock (`edit_manifest`).
-
-    Raises:
-        StorageError: The disk refuses.
-    """
-    if not is_batched(manifest) or not _waits(root, manifest):
-        return
-    with storage_errors(_GRAPH_FILE):
-        if locked:
-            resolve_inside(root, _NEXT_FILE).replace(resolve_inside(root, _GRAPH_FILE))
-            sync_folder(root)
-            return
-        with edit_manifest(root) as current:  # another change may have begun meanwhile
-            finish_change(root, current, locked=True)
-
-
-def finished_manifest(root: Path) -> Manifest:
-    """Return the manifest of an export, its batched graph in its place; see `finish_change`.
-
-    Raises:
-        ExportDirectoryError: There is no export, or its manifest is damaged.
-        StorageError: The disk refuses.
-    """
-    manifest = read_manifest(root)
-    finish_change(root, manifest)
-    return manifest
-
-
-def _waits(root: Path, manifest: Manifest) -> bool:
-    """Whether the graph that the manifest names lies beside its place."""
-    with contextlib.suppress(FileNotFoundError):
-        found = sha256_of_file(resolve_inside(root, _NEXT_FILE))
-        return found == manifest.graphs[BATCHED].sha256
-    return False
 
 
 def change_rows(
@@ -160,9 +112,11 @@ def change_rows(
         for update in each.resolved.updates:
             refuse_unswappable(update)
     with edit_manifest(root) as manifest:
-        finish_change(root, manifest, locked=True)
         if gone is not None and gone not in manifest.adapters:
-            if is_adapter_name(gone) and _swept(root, manifest, {gone}):
+            left = _strays(root, manifest, {gone}) if is_adapter_name(gone) else set()
+            for file in left:
+                resolve_inside(root, file).unlink(missing_ok=True)
+            if left:
                 return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {gone!r}"
             held = ", ".join(sorted(manifest.adapters)) or "none"
@@ -178,33 +132,30 @@ def change_rows(
             free = next(row for row in range(1, len(rows) + 2) if row not in rows.values())
             rows.setdefault(each.name, free)
         table = StackTable(root, manifest, rows, new, _old_stacks(root, manifest))
-        updated = _write(root, kept, rows, new, table)
-        for file in set(manifest.files) - set(updated.files):
-            resolve_inside(root, file).unlink(missing_ok=True)
-        _swept(root, updated, {*([gone] if gone else []), *(each.name for each in new)})
-    return updated
+        return _write(root, manifest, kept, rows=rows, new=new, table=table)
 
 
-def _swept(root: Path, manifest: Manifest, names: Iterable[str]) -> bool:
-    """Remove stacks, and files of adapters, that the manifest does not name; whether there were."""
+def _strays(root: Path, manifest: Manifest, names: Iterable[str]) -> set[str]:
+    """Return the stacks, and files of adapters, that the manifest does not name."""
     stacks = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
-    stray = stacks - set(manifest.files)
-    for file in stray:
-        resolve_inside(root, file).unlink(missing_ok=True)
-    return any([bool(stray), *(sweep(root, manifest, name) for name in names)])
+    return (stacks - set(manifest.files)).union(*(strays(root, manifest, each) for each in names))
 
 
 def _write(
     root: Path,
+    before: Manifest,
     kept: Manifest,
+    *,
     rows: Mapping[str, int],
     new: Sequence[NewAdapter],
     table: StackTable,
 ) -> Manifest:
-    """Write stacks and graph, then the manifest; return it."""
+    """Write stacks, graph and manifest in place of those of `before`; return the manifest."""
     base = kept.graphs["base"]
     stale = _stack_file(kept)
     with staging_folder(root, "add") as staging:
+        with storage_errors(str(staging)):
+            (staging / "weights").mkdir()
         entries = table.entries()
         files: dict[str, str] = {}
         placements: dict[str, Placement] = {}
@@ -212,6 +163,8 @@ def _write(
             metadata = {**weights_metadata(BATCHED), "base_fingerprint": kept.base.fingerprint}
             written = write_weights(staging / "stacks", entries, metadata=metadata)
             stack_file = f"weights/batched-{written.sha256[:12]}.safetensors"
+            with storage_errors(stack_file):
+                (staging / "stacks").rename(staging / stack_file)
             files[stack_file] = written.sha256
             placements = {
                 each.name: Placement(stack_file, *written.offsets[each.name]) for each in entries
@@ -219,21 +172,35 @@ def _write(
         graph = with_stacks(
             resolve_inside(root, base.onnx).read_bytes(), table.described(placements)
         )
-        digest = write_synced(staging / _NEXT_FILE, graph)
-        with storage_errors(str(root)):
-            for file in files:
-                (staging / "stacks").replace(resolve_inside(root, file))
-            sync_folder(root / "weights")
-            (staging / _NEXT_FILE).replace(resolve_inside(root, _NEXT_FILE))
-        sync_folder(root)
-    record = GraphRecord(
-        mode=BATCHED,
-        onnx=_GRAPH_FILE,
-        weights=[*base.weights, *files],
-        opset=base.opset,
-        sha256=digest,
-        missing=base.missing,
-    )
+        digest = write_synced(staging / _GRAPH_FILE, graph)
+        record = GraphRecord(
+            mode=BATCHED,
+            onnx=_GRAPH_FILE,
+            weights=[*base.weights, *files],
+            opset=base.opset,
+            sha256=digest,
+            missing=base.missing,
+        )
+        updated = kept.model_copy(
+            update={
+                "adapters": _adapters(kept, rows, new),
+                "graphs": {**kept.graphs, BATCHED: record},
+                "files": {
+                    **{file: sha for file, sha in kept.files.items() if file != stale},
+                    **files,
+                    _GRAPH_FILE: digest,
+                },
+            }
+        )
+        names = {*before.adapters.keys() - updated.adapters.keys(), *(each.name for each in new)}
+        change_export(root, staging, before, updated, _strays(root, updated, names))
+    return updated
+
+
+def _adapters(
+    kept: Manifest, rows: Mapping[str, int], new: Sequence[NewAdapter]
+) -> dict[str, AdapterRecord]:
+    """Return what the manifest says of the adapters; none is verified in the new graph."""
     adapters = {
         name: each.model_copy(
             update={"row": each.row and each.row.model_copy(update={"verification": "unverified"})}
@@ -245,20 +212,7 @@ def _write(
             kept, each.resolved, source=each.source, origin=origin_of(kept, each.resolved),
             labels=each.labels, combined=each.combined,
         ).model_copy(update={"row": RowRecord(row=rows[each.name])})  # fmt: skip
-    updated = kept.model_copy(
-        update={
-            "adapters": adapters,
-            "graphs": {**kept.graphs, BATCHED: record},
-            "files": {
-                **{file: sha for file, sha in kept.files.items() if file != stale},
-                **files,
-                _GRAPH_FILE: digest,
-            },
-        }
-    )
-    write_manifest(root, updated)
-    finish_change(root, updated, locked=True)
-    return updated
+    return adapters
 
 
 def _old_stacks(root: Path, manifest: Manifest) -> Mapping[str, Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+from lora_export.base.changes import replace_files
 from lora_export.base.errors import ExportDirectoryError
-from lora_export.base.files import atomic_write_bytes, resolve_inside, storage_errors
-from lora_export.base.manifest import edit_manifest, read_manifest, write_manifest
+from lora_export.base.manifest import edit_manifest, read_manifest
 from lora_export.report.facts import SKIPPED, read_facts
 from lora_export.report.github import annotate
 from lora_export.report.markdown import markdown
@@ -36,16 +36,8 @@ def write_report(root: Path) -> Manifest:
         facts = read_facts(root)
         with _damaged_rows():
             pages = {REPORT_HTML: page(facts), REPORT_MARKDOWN: markdown(facts)}
-        others = {key: value for key, value in manifest.files.items() if key not in pages}
-        write_manifest(root, manifest.model_copy(update={"files": others}))
-        for file, text in pages.items():
-            path = resolve_inside(root, file)
-            with storage_errors(str(path)):
-                path.parent.mkdir(exist_ok=True)
-            others[file] = atomic_write_bytes(path, text.encode())
-        updated = manifest.model_copy(update={"files": others})
-        write_manifest(root, updated)
-    return updated
+        contents = {file: text.encode() for file, text in pages.items()}
+        return replace_files(root, manifest, manifest, contents)
 
 
 def refresh_report(root: Path) -> Manifest:

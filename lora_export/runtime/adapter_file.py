@@ -25,6 +25,9 @@ __all__ = ["SUFFIX", "model_version_of", "read_onnx_adapter", "write_onnx_adapte
 
 SUFFIX: Final = ".onnx_adapter"
 
+_NO_BASE: Final = 1
+"""The model version of a pack whose base is not known."""
+
 _DTYPES = frozenset({"float32", "float16"})
 
 
@@ -53,7 +56,7 @@ def write_onnx_adapter(
             raise UnsupportedError(msg, hint="Use --dtype float32 or --dtype float16.")
     file = onnxruntime.AdapterFormat()
     file.set_adapter_version(1)
-    file.set_model_version(1 if fingerprint is None else model_version_of(fingerprint))
+    file.set_model_version(_NO_BASE if fingerprint is None else model_version_of(fingerprint))
     file.set_parameters(
         {
             name: onnxruntime.OrtValue.ortvalue_from_numpy(tensors[name].values)
@@ -91,7 +94,13 @@ def read_onnx_adapter(path: Path, fingerprint: str) -> dict[str, npt.NDArray[Any
     wanted = model_version_of(fingerprint)
     if version != wanted:
         msg = f"{str(path)!r} is for a base of model version {version}, the export's has {wanted}"
-        raise AdapterError(msg, hint="Make a pack of the adapter for this export.")
+        if version == _NO_BASE:
+            msg = f"{str(path)!r} does not say which base it is for"
+        hint = (
+            "Make one for this export: lora-export adapter convert ADAPTER --to onnx_adapter "
+            f"--export EXPORT --out NAME{SUFFIX}"
+        )
+        raise AdapterError(msg, hint=hint)
     for name, each in tensors.items():
         if each.dtype.kind == "f" and not bool(np.isfinite(each).all()):
             msg = f"tensor {name!r} of the adapter {str(path)!r} holds NaN or infinity"

@@ -27,7 +27,7 @@ from lora_export.base.files import resolve_inside
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.given import AdapterSource
 from lora_export.exports.intact import require_files, require_usable
-from lora_export.exports.stacks import BATCHED, finish_change, is_batched
+from lora_export.exports.stacks import BATCHED, is_batched
 from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.graph.signature import read_signature
 from lora_export.runtime.cache import ByteCache
@@ -87,7 +87,6 @@ def open_export(
     if manifest.graphs["base"].encoder is not None:
         msg = f"{str(root)!r} is an encoder and a decoder, which a session of one graph cannot run"
         raise UnsupportedError(msg, hint="Run its text with: lora-export generate")
-    finish_change(root, manifest)
     require_usable(root, manifest)
     if check_hashes:
         require_files(root, manifest, manifest.graphs["base"].weights, hashed=True)

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.files import atomic_write_bytes, resolve_inside, storage_errors
 from lora_export.device.decoding import PAST, WRITE_INDICES
 from lora_export.device.golden import NO_EFFECT_KNOWN
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lora_export.device.golden import Golden
 
-__all__ = ["golden_file", "write_golden"]
+__all__ = ["golden_bytes", "golden_file"]
 
 Array = npt.NDArray[Any]
 
@@ -27,8 +24,8 @@ def golden_file(graph: str) -> str:
     return f"golden/{graph}.npz"
 
 
-def write_golden(root: Path, graph: str, golden: Golden) -> str:
-    """Write the golden file of a graph; return its SHA-256.
+def golden_bytes(golden: Golden) -> bytes:
+    """Return what a golden file holds.
 
     The buffers of a static cache, in which nothing is written, are left out.
 
@@ -47,7 +44,4 @@ def write_golden(root: Path, graph: str, golden: Golden) -> str:
         arrays[f"{index}.expected"] = expected
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    path = resolve_inside(root, golden_file(graph))
-    with storage_errors(str(path)):
-        path.parent.mkdir(exist_ok=True)
-    return atomic_write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -9,16 +9,12 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.files import (
-    atomic_write_bytes,
-    resolve_inside,
-    sha256_of_file,
-    storage_errors,
-)
-from lora_export.base.manifest import Manifest, edit_manifest, write_manifest
+from lora_export.base.changes import replace_files
+from lora_export.base.files import resolve_inside, sha256_of_file
+from lora_export.base.manifest import Manifest, edit_manifest
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.stacks import BATCHED
-from lora_export.verify.golden import golden_file, write_golden
+from lora_export.verify.golden import golden_bytes, golden_file
 from lora_export.verify.swapping import worst_of
 
 if TYPE_CHECKING:
@@ -75,14 +71,8 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         }
         rows = {name: parity.row for name, parity in recorded.items()}
         report = _with_earlier_rows(root, manifest, _PARITY, rows)
-        # Until the new files are there, the manifest vouches for none of them.
-        stale = {_PARITY, *(golden_file(name) for name in golden)}
-        bare = manifest.model_copy(
-            update={"files": {k: v for k, v in manifest.files.items() if k not in stale}}
-        )
-        write_manifest(root, bare)
-        files = {golden_file(name): write_golden(root, name, each) for name, each in golden.items()}
-        files[_PARITY] = _write_report(root, _PARITY, report)
+        contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
+        contents[_PARITY] = _bytes_of(report)
         graphs = dict(manifest.graphs)
         for name, parity in recorded.items():
             kept = golden_file(name) if name in golden else graphs[name].golden
@@ -96,11 +86,8 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
                 kept = golden_file(name) if name in golden else own.golden
                 told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
                 adapters[name] = adapters[name].model_copy(update={field: told})
-        updated = bare.model_copy(
-            update={"graphs": graphs, "adapters": adapters, "files": {**bare.files, **files}}
-        )
-        write_manifest(root, updated)
-    return updated
+        updated = manifest.model_copy(update={"graphs": graphs, "adapters": adapters})
+        return replace_files(root, manifest, updated, contents)
 
 
 def _with_others(
@@ -143,25 +130,14 @@ def record_fidelity(root: Path, rows: Mapping[str, Any]) -> Manifest:
 def record_bench(root: Path, text: bytes) -> Path:
     """Write ``reports/bench.json``, in place of an earlier one; return where it is."""
     with edit_manifest(root) as manifest:
-        others = {key: value for key, value in manifest.files.items() if key != _BENCH}
-        write_manifest(root, manifest.model_copy(update={"files": others}))
-        path = resolve_inside(root, _BENCH)
-        with storage_errors(str(path)):
-            path.parent.mkdir(exist_ok=True)
-        files = {**others, _BENCH: atomic_write_bytes(path, text)}
-        write_manifest(root, manifest.model_copy(update={"files": files}))
-    return path
+        replace_files(root, manifest, manifest, {_BENCH: text})
+    return resolve_inside(root, _BENCH)
 
 
 def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:
     with edit_manifest(root) as manifest:
         report = _with_earlier_rows(root, manifest, file, rows)
-        others = {key: value for key, value in manifest.files.items() if key != file}
-        write_manifest(root, manifest.model_copy(update={"files": others}))
-        digest = _write_report(root, file, report)
-        updated = manifest.model_copy(update={"files": {**others, file: digest}})
-        write_manifest(root, updated)
-    return updated
+        return replace_files(root, manifest, manifest, {file: _bytes_of(report)})
 
 
 def prune_reports(
@@ -175,16 +151,12 @@ def prune_reports(
         measured: Those of them whose row in ``reports/fidelity.json`` is new.
     """
     with edit_manifest(root) as manifest:
-        files = dict(manifest.files)
+        contents: dict[str, bytes] = {}
         for file in (_PARITY, _LATENCY, _FIDELITY):
-            if file in files:
+            if file in manifest.files:
                 gone = set(replaced) - (set(measured) if file == _FIDELITY else set())
-                files[file] = _write_report(
-                    root, file, _with_earlier_rows(root, manifest, file, {}, gone=gone)
-                )
-        updated = manifest.model_copy(update={"files": files})
-        write_manifest(root, updated)
-    return updated
+                contents[file] = _bytes_of(_with_earlier_rows(root, manifest, file, {}, gone=gone))
+        return replace_files(root, manifest, manifest, contents) if contents else manifest
 
 
 def _with_earlier_rows(
@@ -227,12 +199,9 @@ def _of_adapters(row: dict[str, Any], manifest: Manifest, gone: Collection[str])
     return {**row, "adapters": kept}
 
 
-def _write_report(root: Path, file: str, report: Mapping[str, Any]) -> str:
-    """Write a report; return its SHA-256."""
-    path = resolve_inside(root, file)
-    with storage_errors(str(path)):
-        path.parent.mkdir(exist_ok=True)
-    return atomic_write_bytes(path, json.dumps(report, indent=1).encode() + b"\n")
+def _bytes_of(report: Mapping[str, Any]) -> bytes:
+    """Return what the file of a report holds."""
+    return json.dumps(report, indent=1).encode() + b"\n"
 
 
 def environment() -> dict[str, Any]:

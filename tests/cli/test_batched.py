@@ -11,9 +11,11 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load_file
 
+from lora_export.base import changes
+from lora_export.base import waiting as waiting_files
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
-from lora_export.exports import stacks
+from lora_export.base.waiting import WAITING
 from lora_export.maintenance import add, remove, verify
 from lora_export.pipeline import merge_and_build
 from lora_export.recipe import make_recipe
@@ -219,6 +221,45 @@ def test_adapters_come_and_go_and_the_others_keep_their_rows(root, tiny, base, a
     assert_rows(root, new, ["mnli", None])
 
 
+@pytest.mark.parametrize("way", ["removed", "replaced"])
+def test_an_adapter_takes_its_rank_its_layers_and_its_magnitudes_with_it(
+    root, tiny, base, expected, way
+):
+    """What is left are the stacks of a row that is the base, byte for byte, and what PEFT says."""
+    targets = ["query", "word_embeddings"]
+    wide = tiny.adapter(
+        base, seed=67, labels_count=2, r=16, target_modules=targets, use_dora=True, strength=1.0
+    )
+    small = tiny.adapter(base, seed=68, labels_count=2, r=2)
+    add(root, [spec("new", small)])
+    before = {name: sha for name, sha in file_hashes(root).items() if "batched" in name}
+    shapes = stack_shapes(root)
+    add(root, [spec("new", wide)], replace=True)
+    held = stack_shapes(root)
+    assert held["roberta.encoder.layer.0.attention.self.query.lora_A.stack"][-1] == 16
+    assert {"roberta.embeddings.word_embeddings.lora_A.stack"} <= held.keys() - shapes.keys()
+    assert any("magnitude" in name for name in held.keys() - shapes.keys())
+    if way == "replaced":
+        add(root, [spec("new", small)], replace=True)
+        after = {name: sha for name, sha in file_hashes(root).items() if "batched" in name}
+        assert after == before
+        wanted = run_torch(peft_model(base, small, TASK, labels_count=2), feeds_of(8))
+        found = by_onnxruntime(root, feeds_of(8), [4] * 8)
+        np.testing.assert_allclose(found[:, :2], wanted, **CLOSE)
+        assert_rows(root, expected, ["sst2", "mnli", None, "five"])
+    else:
+        remove(root, "new")
+        rest = {name: (shape[0] - 1, *shape[1:]) for name, shape in shapes.items()}
+        assert stack_shapes(root) == rest
+        assert_rows(root, expected, ["sst2", "mnli", None, "five"])
+    assert verify(root, base=base).exit_code() == 0
+
+
+def stack_shapes(root: Path) -> dict[str, tuple[int, ...]]:
+    (file,) = (root / "weights").glob("batched-*.safetensors")
+    return {name: value.shape for name, value in load_file(file).items()}
+
+
 def test_an_adapter_that_is_replaced_keeps_its_row(root, tiny, base, expected):
     other = tiny.adapter(base, seed=65, labels_count=3)
     add(root, [spec("mnli", other)], replace=True)
@@ -234,7 +275,7 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
     """Between the manifest and the graph's last move, the old export or the new one is served."""
     new = tiny.adapter(base, seed=66)
     before = by_onnxruntime(root, feeds_of(2), [1, 2])
-    monkeypatch.setattr(stacks, "write_manifest", _killed)
+    monkeypatch.setattr(changes, "write_manifest", _killed)
     with pytest.raises(KeyboardInterrupt):
         add(root, [spec("new", new)])
     with open_export(root, check_hashes=True) as session:
@@ -242,21 +283,14 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
         assert "new" not in session.adapters
     np.testing.assert_array_equal(found, before)
     monkeypatch.undo()
-    finish = stacks.finish_change
-    calls: list[int] = []
-
-    def second_is_killed(*arguments: Any, **settings: Any) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        finish(*arguments, **settings)
-
-    monkeypatch.setattr(stacks, "finish_change", second_is_killed)
+    monkeypatch.setattr(changes, "finish", _killed)
     with pytest.raises(KeyboardInterrupt):
         add(root, [spec("new", new)])
     monkeypatch.undo()
+    assert (root / WAITING / "batched.onnx").is_file()
     with open_export(root, check_hashes=True) as session:
         found = session.run(feeds_of(2), adapter_ids=["new", "sst2"])["logits"]
+    assert not (root / WAITING).exists()
     wanted = run_torch(peft_model(base, new, TASK, labels_count=3), feeds_of(2))
     np.testing.assert_allclose(found[0, :3], wanted[0], **CLOSE)
     assert verify(root).reports["parity"]["graphs"]["batched"]["verdict"] != "fail"
@@ -264,10 +298,11 @@ def test_a_change_that_was_cut_short_is_finished_or_never_was(root, tiny, base, 
 
 def test_a_reader_that_finishes_a_change_beside_its_writer_does_no_harm(root, monkeypatch):
     """Between the look at the waiting graph and its move, another process moves it."""
-    graph, waiting = root / "batched.onnx", root / "batched.next.onnx"
+    graph, waiting = root / "batched.onnx", root / WAITING / "batched.onnx"
     before = graph.read_bytes()
+    waiting.parent.mkdir()
     graph.replace(waiting)
-    hashed = stacks.sha256_of_file
+    hashed = waiting_files.sha256_of_file
 
     def then_moved(path: Path) -> str:
         found = hashed(path)
@@ -275,10 +310,10 @@ def test_a_reader_that_finishes_a_change_beside_its_writer_does_no_harm(root, mo
             waiting.replace(graph)
         return found
 
-    monkeypatch.setattr(stacks, "sha256_of_file", then_moved)
-    stacks.finish_change(root, read_manifest(root))
+    monkeypatch.setattr(waiting_files, "sha256_of_file", then_moved)
+    read_manifest(root)
     assert graph.read_bytes() == before
-    assert not waiting.exists()
+    assert not waiting.parent.exists()
 
 
 def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
@@ -383,7 +418,8 @@ def test_generate_finishes_a_change_that_was_cut_short(tiny, tmp_path, capsys):
     add(root, [spec("a", two)], replace=True)
     after = told()
     assert after != before
-    (root / "batched.onnx").replace(root / "batched.next.onnx")
+    (root / WAITING).mkdir()
+    (root / "batched.onnx").replace(root / WAITING / "batched.onnx")
     (root / "batched.onnx").write_bytes(old)
     assert told() == after
 

@@ -12,8 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_export.adapters.formats.detect import read_adapter
+from lora_export.base.errors import AdapterError
+from lora_export.runtime import open_export
 from tests.cli.exports import peft_model, run_torch
 from tests.cli.running import call, snapshot, stagings
+from tests.helpers.builds import build
 from tests.helpers.handmade import save_adapter, save_checkpoint
 from tests.helpers.peft_files import pair, write_peft
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 MODULE = "bert.encoder.layer.0.attention.self.query"
+TASK = "text-classification"
 FEEDS = {"input_ids": np.arange(3, 21).reshape(2, 9), "attention_mask": np.ones((2, 9), np.int64)}
 
 
@@ -86,6 +90,76 @@ def graph() -> onnx.ModelProto:
     output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4, 6])
     body = helper.make_graph(nodes, "g", inputs, [output], empty)
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.slow
+def test_a_pack_for_an_export_is_the_one_that_add_makes(tiny, tmp_path, capsys) -> None:
+    """DoRA, a head, names without the base's prefix: the export's graph decides about them."""
+    base = tiny.base("roberta", TASK)
+    room = tiny.adapter(base, seed=5, use_dora=True, labels_count=3)
+    other = tiny.adapter(base, seed=6, use_dora=True, labels_count=2, r=3)
+    root = build(base, {"room": room}, tmp_path / "out", mode="swappable").output
+    convert = ("adapter", "convert", other, "--to", "onnx_adapter", "--export", root)
+    pack = tmp_path / "packs" / "other.onnx_adapter"
+    done = call(capsys, *convert, "--out", pack, "--json")
+    assert done.code == 0, done.err
+    assert done.document["files"] == [str(pack.with_suffix(".safetensors")), str(pack)]
+
+    wanted = run_torch(peft_model(base, other, TASK, labels_count=2), FEEDS)
+    loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+    loaded.Load(str(pack))
+    options.add_active_adapter(loaded)
+    graph = onnxruntime.InferenceSession(str(root / "swappable.onnx"))
+    assert_close(graph.run(["logits"], FEEDS, options)[0], wanted)
+    with open_export(root, adapters={"mine": pack}) as session:
+        assert_close(session.run(FEEDS, adapter="mine")["logits"], wanted)
+
+    assert call(capsys, "add", root, "--adapter", f"other={other}").code == 0
+    for file in (pack, pack.with_suffix(".safetensors")):
+        assert file.read_bytes() == (root / "adapters" / file.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_pack_without_an_export_is_for_the_base_that_it_was_compared_with(
+    tiny, tmp_path, capsys
+) -> None:
+    base = tiny.base("roberta", TASK)
+    adapter = tiny.adapter(base, seed=7, labels_count=3)
+    root = build(base, {"a": adapter}, tmp_path / "out", mode="swappable").output
+    convert = ("adapter", "convert", adapter, "--to", "onnx_adapter")
+    bare, compared = tmp_path / "bare.onnx_adapter", tmp_path / "compared.onnx_adapter"
+    assert call(capsys, *convert, "--out", bare).code == 0
+    assert call(capsys, *convert, "--base", base, "--out", compared).code == 0
+    with open_export(root, adapters={"mine": compared}) as session:
+        np.testing.assert_array_equal(
+            session.run(FEEDS, adapter="mine")["logits"], session.run(FEEDS, adapter="a")["logits"]
+        )
+    with pytest.raises(AdapterError, match="does not say which base") as caught:
+        open_export(root, adapters={"mine": bare})
+    assert "adapter convert ADAPTER --to onnx_adapter --export EXPORT" in str(caught.value.hint)
+
+
+@pytest.mark.slow
+def test_what_does_not_go_with_an_export_is_refused(tiny, tmp_path, capsys) -> None:
+    base = tiny.base("roberta", TASK)
+    adapter = tiny.adapter(base, seed=7, labels_count=3)
+    root = build(base, {"a": adapter}, tmp_path / "out").output
+    out = tmp_path / "x.onnx_adapter"
+    convert = ("adapter", "convert", adapter, "--export", root, "--out", out, "--to")
+    for code, arguments, message in (
+        (2, ["peft"], "--to peft makes none"),
+        (2, ["onnx_adapter", "--base", base], "--base"),
+        (2, ["onnx_adapter", "--dtype", "float16"], "--dtype 'float16'"),
+        (4, ["onnx_adapter"], "has no swappable graph"),
+    ):
+        refused = call(capsys, *convert, *arguments)
+        assert refused.code == code, refused.err
+        assert message in refused.message
+    assert not out.exists()
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-6)
 
 
 def test_to_edge_llm(adapter: Path, tmp_path: Path, capsys) -> None:

@@ -10,8 +10,9 @@ import pytest
 from lora_export.device.checks import Bound, Reading, check_graph
 from lora_export.device.golden import Golden, read_golden
 from lora_export.graph.signature import CachedLayer, Signature
-from lora_export.verify.golden import golden_file, write_golden
+from lora_export.verify.golden import golden_file
 from lora_export.verify.inputs import make_cases
+from tests.helpers.golden import write_golden
 from tests.helpers.interfaces import reading
 from tests.verify.test_greedy import VOCABULARY, Summing, whole
 
