@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export import __version__
-from lora_export.base.errors import LatencyError, UsageError
-from lora_export.base.files import atomic_write_bytes
+from lora_export.base.errors import LatencyError, StorageError, UsageError
+from lora_export.base.files import atomic_write_bytes, staging_folder
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.device.ratios import CONFIDENCE
@@ -218,6 +218,19 @@ def _require_files(
     if update_baseline and baseline is None:
         msg = "--update-baseline writes a file, and none is named"
         raise UsageError(msg, hint="Name it: --baseline FILE")
+    for flag, path in (("--report", report), ("--baseline", baseline if update_baseline else None)):
+        if path is not None:
+            _require_writable(flag, path)
+
+
+def _require_writable(flag: str, path: Path) -> None:
+    """Require that a file can be written beside `path`, minutes before it is."""
+    try:
+        with staging_folder(path.parent, "file"):
+            pass
+    except (OSError, StorageError) as error:
+        msg = f"{flag} {str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(msg, hint="Name a file in a folder that takes one.") from error
 
 
 def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -> Source:

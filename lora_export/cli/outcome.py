@@ -114,8 +114,9 @@ def _dataset_line(row: dict[str, Any]) -> str:
     graph, reference = (
         "nan" if v is None else f"{v:.4f}" for v in (row["graph"], row["reference"])
     )
+    examples = "1 held-out example" if row["count"] == 1 else f"{row['count']} held-out examples"
     scores = (
-        f"{row['metric']} on {row['count']} held-out examples: graph {graph}, "
+        f"{row['metric']} on {examples}: graph {graph}, "
         f"PEFT in torch {reference}, {row['disagreements']} predictions differ"
     )
     if not row["disagreements"] or row["difference"] is None:

@@ -326,6 +326,8 @@ def test_a_report_elsewhere_leaves_the_export_as_it_is(export, tmp_path, capsys)
         (("--max-seconds", "0"), 2, "--max-seconds cannot be 0"),
         (("--max-seconds", "nan"), 2, "--max-seconds cannot be nan"),
         (("--report", "."), 2, "is a folder"),
+        (("--report", "/proc/figures.json"), 2, "cannot be written"),
+        (("--baseline", "/dev/null/x.json", "--update-baseline"), 2, "cannot be written"),
         (("--baseline", ".", "--update-baseline"), 2, "is a folder"),
         (("--graph", "base", "--baseline", "x.json", "--update-baseline"), 2, "nothing to keep"),
         (("--batch", "0"), 2, "cannot be 0"),
