@@ -74,6 +74,7 @@ class Analysis:
         magnitudes: Whether it is DoRA: what is analysed is the update before rows are scaled.
         modules: One row each.
         only_here: Modules that the other adapter does not have.
+        only_there: Modules that only the other adapter has.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Analysis:
     magnitudes: bool
     modules: tuple[ModuleRow, ...]
     only_here: tuple[str, ...] = ()
+    only_there: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def analyze(
         rows.append(_row(spectrum, amplification, update, others.get(update.module)))
         if weights:
             progress.advance(weights.bytes_of(update))
+    own = {row.module for row in rows}
     missing = [row.module for row in rows if other is not None and row.module not in others]
     return Analysis(
         source=str(path),
@@ -152,6 +155,7 @@ def analyze(
         magnitudes=any(update.magnitude is not None for update in adapter.low_rank),
         modules=tuple(rows),
         only_here=tuple(missing),
+        only_there=tuple(module for module in others if module not in own),
     )
 
 

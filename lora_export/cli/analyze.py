@@ -219,8 +219,9 @@ def _lines(report: Analysis) -> list[str]:
     lines = [f"adapter {report.source}", *aligned(table)]
     if report.magnitudes:
         lines.append("  DoRA: the updates are those before rows are scaled to their magnitudes")
-    if report.only_here:
-        lines.append(f"  not in {report.other}: {', '.join(first_few(list(report.only_here)))}")
+    for source, modules in ((report.other, report.only_here), (report.source, report.only_there)):
+        if modules:
+            lines.append(f"  not in {source}: {', '.join(first_few(list(modules)))}")
     lines.append("  medians over each group; every module with --json")
     return lines
 

@@ -58,6 +58,17 @@ def test_an_endless_amplification_is_null_in_json(capsys, tmp_path) -> None:
     assert {row["amplification"]["factor"] for row in rows} == {None}
 
 
+def test_modules_of_one_adapter_only_are_named(capsys, places) -> None:
+    _, one, two = places
+    file = two / "adapter_model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if ".query." not in k}, file)
+    for pair, key, lacking in (((one, two), "only_here", two), ((two, one), "only_there", two)):
+        document = json.loads(call(capsys, "analyze", *pair, "--json", "--quiet").out)
+        assert document[key]
+        assert all(module.endswith(".query") for module in document[key])
+        assert f"not in {lacking}: " in call(capsys, "analyze", *pair, "--quiet").out
+
+
 def test_a_figure(capsys, places, tmp_path) -> None:
     _, one, two = places
     figure = tmp_path / "phi.svg"
