@@ -73,7 +73,7 @@ _OPTIONS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (("--threads",), {"type": int, "help": "Threads within an operator."}),
     (("--cache-bytes",), {"type": int, "help": "What loaded adapters may take, per instance."}),
     (("--response-cache/--no-response-cache",), {"default": None,
-     "help": "Let the server answer from its response cache."}),
+     "help": "An ensemble MODEL-cached that answers from the server's response cache."}),
     (("--warmup/--no-warmup",), {"default": None, "help": "Run golden inputs first; on."}),
     (("--versions",), {"help": "The newest so many, or all."}),
     (("--resource", "resources"), {"multiple": True, "metavar": "NAME=COUNT",

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import ExportDirectoryError, InputError
-from lora_export.deploy.triton_config import ADAPTER
+from lora_export.deploy.triton_config import ADAPTER, FINGERPRINT
 from lora_export.deploy.triton_ensemble_check import ensemble_problems
 from lora_export.deploy.triton_files import is_plain
 from lora_export.deploy.triton_find import versions_of
@@ -79,6 +79,7 @@ def _model_problems(folder: Path, config: Any) -> Iterator[str]:
         if number not in numbers:
             yield f"version {number} of its version_policy is missing"
     yield from _batch_problems(config, kind)
+    yield from _cache_problems(config, kind)
     where = str(folder.resolve())
     if kind == "python" and not is_plain(where):
         yield f"Triton starts a Python model through a shell, which takes {where!r} apart"
@@ -104,7 +105,19 @@ def _batch_problems(config: Any, kind: str) -> Iterator[str]:
         yield f"input {optional[0]!r} is optional, which the backend tensorrt refuses"
     if optional and kind == "onnxruntime" and config.max_batch_size:
         yield f"input {optional[0]!r} is optional: onnxruntime needs max_batch_size 0 for that"
-    if kind == "python" and config.response_cache.enable and ADAPTER in optional:
+
+
+def _cache_problems(config: Any, kind: str) -> Iterator[str]:
+    if config.response_cache.enable and kind != "ensemble" and FINGERPRINT in config.parameters:
+        yield (
+            "the response cache of a model keeps errors too, and answers the next such request "
+            "with nothing: it belongs into an ensemble (--response-cache)"
+        )
+    if (
+        kind == "python"
+        and config.response_cache.enable
+        and any(each.name == ADAPTER and each.optional for each in config.input)
+    ):
         yield (
             f"the response cache is on and the input {ADAPTER!r} optional: an adapter named by a "
             "parameter would be answered from the cache of another"

@@ -74,14 +74,11 @@ def python_config(
     outputs: Sequence[Tensor],
     settings: Settings,
     parameters: Mapping[str, str],
-    *,
-    base: bool,
 ) -> Any:
     """Return the configuration of a model of the Python backend that holds adapters.
 
-    The adapter is an input. Where the base has a head of its own the input may be left out; not so
-    with a response cache, whose key would not tell a request that names its adapter by a parameter
-    from one for the base.
+    The adapter is an input that may be left out: a request parameter names it then, or it is the
+    base.
 
     Args:
         name: The model's name.
@@ -89,7 +86,6 @@ def python_config(
         outputs: What it returns.
         settings: The user's settings.
         parameters: What the model reads of its configuration.
-        base: Whether the base may be asked for.
     """
     config = new_config(
         name=name,
@@ -98,12 +94,7 @@ def python_config(
         input=[_input(each) for each in inputs],
         output=[_output(each) for each in outputs],
     )
-    config.input.add(
-        name=ADAPTER,
-        data_type=schema().TYPE_STRING,
-        dims=[1],
-        optional=base and not settings.response_cache,
-    )
+    config.input.add(name=ADAPTER, data_type=schema().TYPE_STRING, dims=[1], optional=True)
     own = {**parameters, "threads": str(settings.threads)}
     _finish(config, settings, own, kind=_KINDS[settings.device or "cpu"])
     return config
@@ -129,44 +120,42 @@ def tokenizer_config(
 
 
 def ensemble_config(
-    name: str, tokenizer: Any, model: Any, settings: Settings, parameters: Mapping[str, str]
+    name: str, steps: Sequence[Any], settings: Settings, parameters: Mapping[str, str]
 ) -> Any:
-    """Return the configuration of the two steps text → tokens → outputs.
+    """Return the configuration of models that run one after another (text → tokens → outputs).
+
+    The response cache is here and not in the models: that of a model keeps errors too, and answers
+    the next such request with nothing, as a success (Triton 2.51); that of an ensemble does not.
 
     Args:
         name: The ensemble's name.
-        tokenizer: The first step's configuration.
-        model: The second's; what it reads beside tokens is passed on.
+        steps: The configurations of the models; what none before a step makes is an input.
         settings: The user's settings.
         parameters: Further parameters.
     """
     messages = schema()
-    tokens = {each.name for each in tokenizer.output}
-    passed = [each for each in model.input if each.name not in tokens]
+    made = {each.name for step in steps[:-1] for each in step.output}
     config = new_config(
         name=name,
         platform="ensemble",
-        max_batch_size=settings.max_batch_size,
-        input=[*tokenizer.input, *passed],
-        output=model.output,
+        max_batch_size=steps[0].max_batch_size,
+        input=[each for step in steps for each in step.input if each.name not in made],
+        output=steps[-1].output,
     )
+    for each in (*config.input, *config.output):
+        each.ClearField("reshape")  # done by its step
     for each in config.input:
         each.optional = False  # an ensemble has no optional inputs; the base's name is empty
-        each.ClearField("reshape")  # done by its step
-    first = {each.name: each.name for each in tokenizer.output}
-    config.ensemble_scheduling.step.extend(
-        [
+    for step in steps:
+        config.ensemble_scheduling.step.append(
             messages.ModelEnsembling.Step(
-                model_name=tokenizer.name, model_version=-1,
-                input_map={TEXT: TEXT}, output_map=first,
-            ),
-            messages.ModelEnsembling.Step(
-                model_name=model.name, model_version=-1,
-                input_map={each.name: each.name for each in model.input},
-                output_map={each.name: each.name for each in model.output},
-            ),
-        ]
-    )  # fmt: skip
+                model_name=step.name, model_version=-1,
+                input_map={each.name: each.name for each in step.input},
+                output_map={each.name: each.name for each in step.output},
+            )
+        )  # fmt: skip
+    if settings.response_cache:
+        config.response_cache.enable = True
     _set_parameters(config, parameters)
     return config
 
@@ -217,8 +206,6 @@ def _finish(config: Any, settings: Settings, parameters: Mapping[str, str], *, k
         group.rate_limiter.priority = settings.priority
         for resource, count in sorted(settings.resources.items()):
             group.rate_limiter.resources.add(name=resource, count=count)
-    if settings.response_cache:
-        config.response_cache.enable = True
     _set_parameters(config, parameters)
 
 

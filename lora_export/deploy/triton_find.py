@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 
-__all__ = ["Found", "find_models", "the_only", "versions_of"]
+__all__ = ["Found", "find_models", "is_cached", "the_only", "versions_of"]
 
 _MAKE: Final = "Make one with: lora-export triton EXPORT --repository DIR"
 
@@ -102,6 +102,17 @@ def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]
             if versions:
                 found.append(Found(folder, config, versions[-1]))
     return [e for e in found if e.fingerprint and fingerprint in {None, e.fingerprint}]
+
+
+def is_cached(repository: Path, model: Found) -> bool:
+    """Whether answers of a model may come from the response cache: its own, or an ensemble's."""
+    if model.config.response_cache.enable:
+        return True
+    return any(
+        each.config.response_cache.enable
+        and any(step.model_name == model.name for step in each.config.ensemble_scheduling.step)
+        for each in find_models(repository)
+    )
 
 
 def the_only(models: Iterable[Found], name: str | None, repository: Path) -> list[Found]:

@@ -22,7 +22,13 @@ from lora_export.deploy.triton_files import (
     place_folder,
     remove_folder,
 )
-from lora_export.deploy.triton_find import Found, find_models, the_only, versions_of
+from lora_export.deploy.triton_find import (
+    Found,
+    find_models,
+    is_cached,
+    the_only,
+    versions_of,
+)
 from lora_export.deploy.triton_models import Choice, plan_models, require_files_of, require_servable
 from lora_export.deploy.triton_orphans import remove_orphans
 from lora_export.deploy.triton_schema import CONFIG_NAME, config_text
@@ -133,9 +139,10 @@ def remove_from_repository(repository: Path, gone: str, *, name: str | None = No
             return _remove_line(repository, first, gone)
         held = {each.adapter: each for each in found}
         _require_held(gone, held)
-        text = next((each for each in every if each.name == f"{held[gone].name}-text"), None)
-        models = [each for each in (text, held.pop(gone)) if each is not None]
-        for each in models:  # the ensemble first: it needs the model
+        own = held.pop(gone)
+        around = {f"{own.name}-text", f"{own.name}-cached"}
+        models = [*(each for each in every if each.name in around and not each.adapter), own]
+        for each in models:  # ensembles first: they need the model
             remove_folder(repository, each.folder)
         names = tuple(each.name for each in models)
         return Changed(first.stem, names, tuple(sorted(held)), reload=True)
@@ -179,8 +186,9 @@ def _add_lines(
             files += own
     if table.get("retired"):
         updated["retired"] = table["retired"]
+    cached = is_cached(repository, model)
     for each in names:
-        _refuse_stale(model, table, updated, each, replace=replace)
+        _refuse_stale(model, table, updated, each, replace=replace, cached=cached)
     _require_room(root, manifest, model, updated, names)
     for file in {each.path: each for each in files}.values():
         if not (model.version / file.path).exists():
@@ -194,7 +202,7 @@ def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
     table = _table(model)
     _require_held(gone, table["adapters"])
     line = table["adapters"].pop(gone)
-    if model.config.response_cache.enable:
+    if is_cached(repository, model):
         table["retired"] = sorted({*table.get("retired", []), f"{gone} {_content(line)}"})
     place_file(repository, model.version, index_file(table))
     remove_orphans((model.version / INDEX).parent)
@@ -202,7 +210,13 @@ def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
 
 
 def _refuse_stale(
-    model: Found, table: dict[str, Any], updated: dict[str, Any], name: str, *, replace: bool
+    model: Found,
+    table: dict[str, Any],
+    updated: dict[str, Any],
+    name: str,
+    *,
+    replace: bool,
+    cached: bool,
 ) -> None:
     """Refuse what would be answered wrongly: another adapter of a name that is known."""
     before, now = table["adapters"].get(name), updated["adapters"][name]
@@ -211,9 +225,7 @@ def _refuse_stale(
         raise AdapterError(msg, hint="Choose another name, or replace it: --replace")
     past = {each.split(" ")[0]: each.split(" ", 1)[1] for each in table.get("retired", [])}
     changed = before is not None and before != now
-    if model.config.response_cache.enable and (
-        changed or past.get(name, _content(now)) != _content(now)
-    ):
+    if cached and (changed or past.get(name, _content(now)) != _content(now)):
         msg = f"the response cache may still answer for the earlier adapter {name!r}"
         raise UnsupportedError(
             msg, hint="Choose another name, or write the repository again and restart the server."
@@ -295,8 +307,10 @@ def _add_model(
     """Add a model like its sibling, and its ensemble where that has one."""
     warm = bool(sibling.config.model_warmup)
     text = (repository / f"{sibling.name}-text").is_dir()
+    cached = is_cached(repository, sibling)
     choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
-    for model in plan_models(root, manifest, choice, Settings(warmup=warm)):
+    settings = Settings(warmup=warm, response_cache=cached)
+    for model in plan_models(root, manifest, choice, settings):
         if text and model.name == f"{sibling.stem}-tokenizer":
             continue
         config = model.config
@@ -330,6 +344,9 @@ def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found)
     if model.config.version_policy.HasField("specific"):
         msg = f"the model {model.name!r} serves versions that are listed: a new one would not be"
         raise UnsupportedError(msg, hint="Write it with --versions 1, the newest.")
+    if is_cached(repository, model):
+        msg = f"the response cache may still answer for the earlier rows of {model.name!r}"
+        raise UnsupportedError(msg, hint="Write the repository again and restart the server.")
     choice = Choice(model.name, model.config.backend, "batched", ())
     (planned,) = plan_models(root, manifest, choice, Settings(warmup=False))
     declared = [list(each.dims) for each in model.config.output]

@@ -4,10 +4,12 @@ onnxruntime   NAME-ADAPTER for each merged adapter; NAME for a batched graph
 tensorrt      the same, of engines
 python        NAME, with all adapters
 and with texts  NAME-tokenizer, and MODEL-text for each of these
+and with a response cache  MODEL-cached for each of these
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,8 +157,11 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
         models = [_graph(root, manifest, choice, BATCHED, settings)]
     else:
         models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
+    run = list(models)
     if choice.text:
-        models += _ensembles(root, manifest, choice, models, settings)
+        models += _with_texts(root, manifest, choice, run, settings)
+    if settings.response_cache:
+        models += [_ensemble(manifest, f"{e.name}-cached", [e.config], settings) for e in run]
     names = [each.name for each in models]
     if twice := {each for each in names if names.count(each) > 1}:
         msg = f"two models would be called {min(twice)!r}: an adapter has the name of a step"
@@ -220,9 +225,7 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) 
         msg = f"the largest adapter takes {largest} bytes, cache_bytes is {limit}"
         raise UsageError(msg, hint=f"Give --cache-bytes {largest} at least.")
     parameters = {FINGERPRINT: manifest.base.fingerprint, "cache_bytes": str(limit)}
-    config = python_config(
-        choice.name, interface.inputs, interface.outputs, settings, parameters, base=table["base"]
-    )
+    config = python_config(choice.name, interface.inputs, interface.outputs, settings, parameters)
     warm = settings.warmup and not per_session
     requests = warmup_requests(root, manifest, BASE) if warm else []
     held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
@@ -244,18 +247,31 @@ def _warmed(config: Any, files: list[File], requests: list[Request], memory: int
     return Model(config.name, config, tuple(files), memory)
 
 
-def _ensembles(
+def _with_texts(
     root: Path, manifest: Manifest, choice: Choice, models: Sequence[Model], settings: Settings
 ) -> list[Model]:
     """Return the tokenizer of the export, and for each model its ensemble with it."""
     parameters = {FINGERPRINT: manifest.base.fingerprint}
     inputs = read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
     config, files = tokenizer_model(root, f"{choice.name}-tokenizer", inputs, settings, parameters)
-    made = [Model(config.name, config, tuple(files), 0)]
-    for each in models:
-        ensemble = ensemble_config(f"{each.name}-text", config, each.config, settings, parameters)
-        made.append(Model(ensemble.name, ensemble, (File("1/.keep", data=b""),), 0))
-    return made
+    steps = [(f"{each.name}-text", [config, each.config]) for each in models]
+    ensembles = [_ensemble(manifest, name, each, settings) for name, each in steps]
+    return [Model(config.name, config, tuple(files), 0), *ensembles]
+
+
+def _ensemble(manifest: Manifest, name: str, steps: Sequence[Any], settings: Settings) -> Model:
+    """Return models that run one after another as one.
+
+    The response cache's key has the version. It is a number of the content where a graph is run by
+    itself: what was cached for another graph, that had the name before, is not found again.
+    """
+    config = ensemble_config(name, steps, settings, {FINGERPRINT: manifest.base.fingerprint})
+    version, held = 1, steps[-1].parameters
+    if settings.response_cache and ADAPTER in held:
+        record = manifest.graphs[held[ADAPTER].string_value]
+        hashes = [manifest.files[each] for each in (*record.graph_files, *record.weights)]
+        version = 1 + int(hashlib.sha256("".join(hashes).encode()).hexdigest()[:12], 16)
+    return Model(name, config, (File(f"{version}/.keep", data=b""),), 0)
 
 
 def require_files_of(

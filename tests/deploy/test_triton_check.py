@@ -153,6 +153,9 @@ DAMAGE = {
     "a cache beside an optional adapter": (
         edit("p/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
         "p", "response cache"),
+    "a cache that keeps errors": (
+        edit("o-a/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
+        "o-a", "keeps errors"),
     "a pipe": (pipe, "o-a", "is no file"),
     "a graph from elsewhere": (
         add_line("o-a/config.pbtxt", 'default_model_filename: "/etc/passwd"'), "o-a", "outside"),

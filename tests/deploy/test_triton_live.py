@@ -10,6 +10,7 @@ import pytest
 
 from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_check import check_repository
+from lora_export.deploy.triton_find import versions_of
 from lora_export.deploy.triton_settings import Settings
 from lora_export.maintenance import add, remove
 from lora_export.recipe import AdapterSpec
@@ -104,7 +105,7 @@ def test_what_would_be_answered_wrongly_is_refused(served, grown, tiny, tmp_path
     result = call(capsys, "triton", "add", changed, "a", *words)
     assert (result.code, "response cache" in result.message) == (4, True)
     assert call(capsys, "triton", "add", served["swappable"], "a", *words).code == 0  # the same
-    assert check_repository(repository) == {"m": []}
+    assert check_repository(repository) == {"m": [], "m-cached": []}
 
 
 def test_without_a_response_cache_an_adapter_is_replaced(served, tiny, tmp_path, capsys):
@@ -191,7 +192,40 @@ def test_a_response_cache_keeps_rows_to_their_names(served, exchanged, tmp_path,
     result = call(capsys, "triton", "add", exchanged, "a", *words)
     assert (result.code, "response cache" in result.message) == (4, True)
     assert call(capsys, "triton", "add", served["batched"], "a", *words).code == 0  # the same
-    assert check_repository(repository) == {"m": []}
+    assert check_repository(repository) == {"m": [], "m-cached": []}
+
+
+def test_a_response_cache_tells_graphs_of_one_name_apart(served, grown, tiny, tmp_path, capsys):
+    repository = tmp_path / "models"
+    settings = Settings(response_cache=True)
+    write_repository(served["merged"], repository, name="m", settings=settings, text=True)
+    base = tiny.base("bert", "text-classification", tokenizer=True)
+    changed = Path(shutil.copytree(served["merged"], tmp_path / "changed"))
+    other = AdapterSpec(name="a", source=str(tiny.adapter(base, seed=99)))
+    add(changed, [other], base=base, replace=True)
+
+    def versions() -> dict[str, list[str]]:
+        ensembles = ("m-a-cached", "m-a-text")
+        return {e: [each.name for each in versions_of(repository / e)] for e in ensembles}
+
+    before = versions()
+    words = ("--repository", repository)
+    for export in (changed, served["merged"]):
+        assert call(capsys, "triton", "remove", "a", *words).code == 0
+        assert not list(repository.glob("m-a*"))
+        assert call(capsys, "triton", "add", export, "a", *words).code == 0
+        assert not any(check_repository(repository).values())
+        assert (versions() == before) is (export != changed)
+
+
+def test_a_response_cache_keeps_a_batched_graph_as_it_is(served, grown, tmp_path, capsys):
+    repository = tmp_path / "models"
+    settings = Settings(response_cache=True)
+    write_repository(
+        served["batched"], repository, name="m", backend="onnxruntime", settings=settings
+    )
+    result = call(capsys, "triton", "add", grown["batched"], "--repository", repository)
+    assert (result.code, "response cache" in result.message) == (4, True)
 
 
 def test_an_adapter_may_be_called_like_a_step(served, tiny, tmp_path, capsys):

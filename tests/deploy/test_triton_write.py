@@ -90,9 +90,6 @@ parameters {
   }
 }
 backend: "onnxruntime"
-response_cache {
-  enable: true
-}
 """
 
 
@@ -115,9 +112,9 @@ def test_a_merged_adapter_for_onnxruntime_word_for_word(served, tmp_path):
         response_cache=True, warmup=False, versions=2, resources={"R1": 4}, priority=3,
     )  # fmt: skip
     done = write_repository(served["merged"], tmp_path / "models", name="m", settings=settings)
-    assert done.models == ("m-a", "m-b", "m-c")
+    assert done.models == ("m-a", "m-b", "m-c", "m-a-cached", "m-b-cached", "m-c-cached")
     assert plain((tmp_path / "models/m-a/config.pbtxt").read_text()) == ONNXRUNTIME
-    assert check_repository(tmp_path / "models") == {"m-a": [], "m-b": [], "m-c": []}
+    assert check_repository(tmp_path / "models") == {name: [] for name in done.models}
 
 
 def test_the_same_export_gives_the_same_bytes(served, tmp_path):
@@ -148,16 +145,33 @@ def test_a_batched_graph_for_onnxruntime_takes_rows(served, tmp_path):
     assert check_repository(tmp_path / "models") == {"m": []}
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(served, tmp_path, cached):
-    settings = Settings(response_cache=cached)
+def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(served, tmp_path):
+    settings = Settings(response_cache=True)
     write_repository(served["swappable"], tmp_path / "models", name="m", settings=settings)
-    config = read_config(tmp_path / "models/m")
-    (adapter,) = [each for each in config.input if each.name == "adapter"]
-    assert ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[
-        adapter.data_type
-    ].name == "TYPE_STRING"  # fmt: skip
-    assert adapter.optional is not cached
+    for name in ("m", "m-cached"):
+        config = read_config(tmp_path / "models" / name)
+        (adapter,) = [each for each in config.input if each.name == "adapter"]
+        assert ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[
+            adapter.data_type
+        ].name == "TYPE_STRING"  # fmt: skip
+        assert adapter.optional is (name == "m")
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
+def test_a_response_cache_is_that_of_ensembles(served, tmp_path, mode):
+    """That of a model keeps errors, and answers the next such request with nothing."""
+    done = write_repository(
+        served[mode], tmp_path / "models", name="m", text=True,
+        settings=Settings(response_cache=True),
+    )  # fmt: skip
+    cached = {
+        name
+        for name in done.models
+        if read_config(tmp_path / "models" / name).response_cache.enable
+    }
+    assert cached == {name for name in done.models if name.endswith(("-cached", "-text"))}
+    assert cached
+    assert check_repository(tmp_path / "models") == {name: [] for name in done.models}
 
 
 TARGET = "jetson-orin"  # the double of TensorRT stands for its GPU
@@ -423,7 +437,8 @@ def test_a_recipe_has_a_section_and_flags_win(served, tmp_path, capsys):
                   "--max-batch-size", "2")  # fmt: skip
     assert result.code == 0, result.err
     config = read_config(tmp_path / "models/m")
-    assert (config.max_batch_size, config.response_cache.enable) == (2, True)
+    assert config.max_batch_size == 2
+    assert read_config(tmp_path / "models/m-cached").response_cache.enable
     recipe.write_text("base: b\noutput: o\ntriton:\n  max_batch: 4\n")
     result = call(capsys, "triton", served["swappable"], "--recipe", recipe)
     assert (result.code, "max_batch_size" in result.message) == (2, True)

@@ -69,7 +69,7 @@ def expected(exports) -> dict[str, Golden]:
 
 
 @pytest.mark.parametrize("protocol", protocols())
-@pytest.mark.parametrize("model", [*WAYS, "cached"])
+@pytest.mark.parametrize("model", [*WAYS, "cached", "cached-cached"])
 def test_every_adapter_answers_with_its_golden_outputs(server, exports, model, protocol):
     client = Client(server, protocol)
     golden = goldens(exports[WAYS.get(model, ("swappable",))[0]])
@@ -205,15 +205,29 @@ def test_with_a_response_cache_only_the_input_names_it(server, exports, expected
     client = Client(server)
     feeds = expected["b"].cases[0].feeds
     with pytest.raises(InferenceServerException, match="adapter"):
-        client.ask("cached", feeds, parameters={"adapter": "b"})
+        client.ask("cached-cached", feeds, parameters={"adapter": "b"})
     with open_export(exports["swappable"]) as session:
         wanted = {name: session.run(feeds, adapter=name)["logits"] for name in ("a", "b")}
     before = server.metrics()
     for name in ("a", "b", "a", "b"):
-        np.testing.assert_allclose(client.ask("cached", feeds, name), wanted[name], **CLOSE)
+        found = client.ask("cached-cached", feeds, name)
+        np.testing.assert_allclose(found, wanted[name], **CLOSE)
     after = server.metrics()
-    key = 'nv_cache_num_hits_per_model{model="cached",version="1"}'
+    key = 'nv_cache_num_hits_per_model{model="cached-cached",version="1"}'
     assert after[key] - before.get(key, 0) >= 2
+
+
+def test_errors_are_no_answers_of_the_response_cache(server, exports, expected):
+    client = Client(server)
+    feeds = {name: each[:, ::-1].copy() for name, each in expected["b"].cases[0].feeds.items()}
+    with open_export(exports["swappable"]) as session:
+        wanted = session.run(feeds, adapter="a")["logits"]
+    for _ in range(3):
+        with pytest.raises(InferenceServerException, match="there is no adapter nobody"):
+            client.ask("cached-cached", feeds, "nobody")
+        with pytest.raises(InferenceServerException, match="differ"):
+            client.ask("cached-cached", feeds, "a", parameters={"adapter": "b"})
+    np.testing.assert_allclose(client.ask("cached-cached", feeds, "a"), wanted, **CLOSE)
 
 
 def test_requests_are_counted_by_adapter(server, expected):
@@ -231,7 +245,7 @@ def test_requests_are_counted_by_adapter(server, expected):
 
 
 def test_the_server_has_what_the_repository_says(server, repository):
-    models = [*WAYS, "cached", "swappable-tokenizer", "swappable-text"]
+    models = [*WAYS, "cached", "cached-cached", "swappable-tokenizer", "swappable-text"]
     found = server_problems(f"http://{server.http}", repository, models)
     assert found == {name: [] for name in models}
 
