@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from math import prod
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import ExportDirectoryError, InputError
@@ -18,7 +19,6 @@ from lora_export.deploy.triton_schema import CONFIG_NAME, data_type_name, parse_
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from lora_export.deploy.triton_graph import Interface, Tensor
 
@@ -28,6 +28,7 @@ _ITEM_BYTES: Final[dict[str, int]] = {
     "TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT8": 1, "TYPE_INT16": 2, "TYPE_FP16": 2,
     "TYPE_BF16": 2, "TYPE_INT32": 4, "TYPE_FP32": 4, "TYPE_INT64": 8, "TYPE_FP64": 8,
 }  # fmt: skip
+_ANY: Final = -1
 _CAPABILITY: Final = re.compile(r"\d{1,2}\.\d")
 _PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 _GIVEN: Final = {"adapter_ids": ADAPTER}
@@ -59,7 +60,7 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
         except InputError as error:  # noqa: PERF203  (a finding of its own for each)
             problems[folder.name] = [error.message]
     for name, config in configs.items():
-        if config.HasField("ensemble_scheduling"):
+        if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
             problems[name] += ensemble_problems(config, configs)
     return problems
 
@@ -78,7 +79,11 @@ def _model_problems(folder: Path, config: Any) -> Iterator[str]:
     for number in config.version_policy.specific.versions:
         if number not in numbers:
             yield f"version {number} of its version_policy is missing"
+    if config.version_policy.HasField("latest") and not config.version_policy.latest.num_versions:
+        yield "its version_policy serves the latest 0 versions"
     yield from _batch_problems(config, kind)
+    yield from _dims_problems(config)
+    yield from _link_problems(folder)
     yield from _cache_problems(config, kind)
     where = str(folder.resolve())
     if kind == "python" and not is_plain(where):
@@ -98,13 +103,32 @@ def _batch_problems(config: Any, kind: str) -> Iterator[str]:
     if config.HasField("dynamic_batching") and not config.max_batch_size:
         yield "it has dynamic_batching, and max_batch_size 0"
     for size in config.dynamic_batching.preferred_batch_size:
-        if size > config.max_batch_size:
-            yield f"preferred batch size {size} is above max_batch_size {config.max_batch_size}"
+        if not 0 < size <= max(config.max_batch_size, 1):
+            yield f"preferred batch size {size}, max_batch_size {config.max_batch_size}"
     optional = [each.name for each in config.input if each.optional]
     if optional and kind == "tensorrt":
         yield f"input {optional[0]!r} is optional, which the backend tensorrt refuses"
     if optional and kind == "onnxruntime" and config.max_batch_size:
         yield f"input {optional[0]!r} is optional: onnxruntime needs max_batch_size 0 for that"
+
+
+def _dims_problems(config: Any) -> Iterator[str]:
+    """Yield sizes that the server refuses: none at all, below 1, or a reshape of another count."""
+    for each in (*config.input, *config.output):
+        dims, shape = list(each.dims), list(each.reshape.shape)
+        if not dims or any(size < 1 and size != _ANY for size in (*dims, *shape)):
+            yield f"{each.name!r} has the dims {dims}: they are −1 or at least 1"
+        elif each.HasField("reshape") and prod(map(abs, dims)) != prod(map(abs, shape)):
+            yield f"{each.name!r} has the dims {dims}, reshaped to {shape}"
+
+
+def _link_problems(folder: Path) -> Iterator[str]:
+    """Yield links that lead out of the repository: to nothing, in a container that mounts it."""
+    inside = (folder.resolve(), folder.parent.resolve())
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not any(map(Path(os.path.realpath(path)).is_relative_to, inside)):
+            where = path.relative_to(folder).as_posix()
+            yield f"{where} is a link that leads out of the repository, to {str(path.readlink())!r}"
 
 
 def _cache_problems(config: Any, kind: str) -> Iterator[str]:

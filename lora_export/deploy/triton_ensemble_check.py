@@ -17,6 +17,8 @@ def ensemble_problems(config: Any, models: Mapping[str, Any]) -> Iterator[str]:
         config: Its configuration.
         models: The configurations of all models of the repository.
     """
+    if not config.ensemble_scheduling.step:
+        yield "it has no step"
     known = {each.name: (each.data_type, list(each.dims)) for each in config.input}
     for step in config.ensemble_scheduling.step:
         model = models.get(step.model_name)

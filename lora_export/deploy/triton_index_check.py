@@ -7,8 +7,9 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import LoraExportError
+from lora_export.base.errors import ExportDirectoryError, LoraExportError
 from lora_export.base.files import sha256_of_file
+from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.deploy.serving.index import BadIndexError, read_index
 from lora_export.deploy.triton_config import ADAPTER, FINGERPRINT, TEXT
@@ -30,7 +31,9 @@ _ADAPTER_IDS: Final = "adapter_ids"
 _HASHED: Final = re.compile(r".+-([0-9a-f]{12})\.[a-z]+")
 _A: Final = ".lora_A.weight"
 _CODE_LIMIT_BYTES: Final = 1 << 20
-_TOKENIZER_NUMBERS: Final = ("max_length", "multiple", "pad_id", "pad_type_id")
+_TOKENIZER_LIMIT_BYTES: Final = 1 << 28
+_TOKENIZER_NUMBERS: Final = {"max_length": 1, "multiple": 1, "pad_id": 0, "pad_type_id": 0}
+"""Parameters of the tokenizer step, and the least that each may be."""
 
 
 def code_problems(version: Path, file: str) -> Iterator[str]:
@@ -114,9 +117,7 @@ def _files_problems(
 
 
 def _config_problems(config: Any, index: Index) -> Iterator[str]:
-    adapter = next((each for each in config.input if each.name == ADAPTER), None)
-    if adapter is None or data_type_name(adapter.data_type) != "TYPE_STRING":
-        yield f"it has no input {ADAPTER!r} of TYPE_STRING"
+    yield from _adapter_problems(config)
     declared = {each.name for each in config.output}
     for name in index.outputs:
         if name not in declared:
@@ -132,6 +133,15 @@ def _config_problems(config: Any, index: Index) -> Iterator[str]:
             for name, each in sorted(index.adapters.items()):
                 if each.nbytes > int(text):
                     yield f"adapter {name!r} takes {each.nbytes} bytes, cache_bytes is {text}"
+
+
+def _adapter_problems(config: Any) -> Iterator[str]:
+    """Yield what is wrong with the input that names an adapter for each row."""
+    adapter = next((each for each in config.input if each.name == ADAPTER), None)
+    if adapter is None or data_type_name(adapter.data_type) != "TYPE_STRING":
+        yield f"it has no input {ADAPTER!r} of TYPE_STRING"
+    elif list(adapter.dims) != [1]:
+        yield f"{ADAPTER!r} has the dims {list(adapter.dims)}, not one name for each row"
 
 
 def _file_problem(path: Path) -> str:
@@ -190,7 +200,14 @@ def _tokenizer_problems(version: Path, config: Any) -> Iterator[str]:
     path = version / "tokenizer.json"
     if not path.is_file():
         yield f"{PurePosixPath(version.name, path.name)} is missing"
-    for key in _TOKENIZER_NUMBERS:
+    else:
+        try:
+            again = "Write the repository again."
+            limit = _TOKENIZER_LIMIT_BYTES
+            read_table(path, limit, ExportDirectoryError, absent=again, damaged=again)
+        except LoraExportError as error:
+            yield error.message
+    for key, least in _TOKENIZER_NUMBERS.items():
         text = config.parameters[key].string_value if key in config.parameters else ""
-        if not text.removeprefix("-").isdigit():
-            yield f"it has no parameter {key!r} that is a number"
+        if not (text.isascii() and text.isdigit() and int(text) >= least):
+            yield f"it has no parameter {key!r} that is a number of at least {least}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lora_export.deploy.triton import write_repository
 from lora_export.deploy.triton_check import check_repository
+from lora_export.deploy.triton_schema import config_text, parse_config
 from lora_export.deploy.triton_settings import Settings
 from tests.cli.running import call
 
@@ -104,6 +106,26 @@ def pipe(root: Path) -> None:
     os.mkfifo(root / "o-a/config.pbtxt")  # nobody will ever write into it
 
 
+def no_steps(root: Path) -> None:
+    path = root / "p-text/config.pbtxt"
+    config = parse_config(path)
+    config.ClearField("ensemble_scheduling")
+    path.write_bytes(config_text(config))
+
+
+def link_outside(root: Path) -> None:
+    path = root / "o-a/1/weights/base.safetensors"
+    shutil.copy(path, root.parent / "weights")
+    path.unlink()
+    path.symlink_to(root.parent / "weights")
+
+
+def link_to_itself(root: Path) -> None:
+    path = root / "o-a/1/model.onnx"
+    path.unlink()
+    path.symlink_to(path)
+
+
 def endless(root: Path) -> None:
     path = root / "p/1/export/serving.json"
     path.unlink()
@@ -156,6 +178,25 @@ DAMAGE = {
     "a cache that keeps errors": (
         edit("o-a/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
         "o-a", "keeps errors"),
+    "a size of nothing": (edit("o-a/config.pbtxt", "dims: -1", "dims: 0"), "o-a", "at least 1"),
+    "a size below −1": (edit("o-a/config.pbtxt", "dims: -1", "dims: -5"), "o-a", "at least 1"),
+    "another reshape": (
+        edit("o-a/config.pbtxt", "dims: 3", "dims: 4 reshape { shape: 3 }"), "o-a", "reshaped to"),
+    "two names for a row": (edit("p/config.pbtxt", "dims: 1", "dims: -1"), "p", "one name"),
+    "a batch of none": (
+        edit("o-a/config.pbtxt", "max_queue", "preferred_batch_size: 0 max_queue"),
+        "o-a", "preferred batch size 0"),
+    "no version": (
+        edit("o-a/config.pbtxt", "num_versions: 1", "num_versions: 0"), "o-a", "latest 0 versions"),
+    "an ensemble of nothing": (no_steps, "p-text", "no step"),
+    "no multiple": (
+        edit("p-tokenizer/config.pbtxt", 'string_value: "8"', 'string_value: "0"'),
+        "p-tokenizer", "'multiple'"),
+    "half a tokenizer": (shorten("p-tokenizer/1/tokenizer.json"), "p-tokenizer", "JSON"),
+    "a configuration of bytes": (
+        lambda root: (root / "o-a/config.pbtxt").write_bytes(b"\xff\xfe"), "o-a", "UTF-8"),
+    "a link outside": (link_outside, "o-a", "leads out of the repository"),
+    "a link to itself": (link_to_itself, "o-a", "1/model.onnx is missing"),
     "a pipe": (pipe, "o-a", "is no file"),
     "a graph from elsewhere": (
         add_line("o-a/config.pbtxt", 'default_model_filename: "/etc/passwd"'), "o-a", "outside"),
