@@ -43,7 +43,7 @@ _NO_LINK: Final = frozenset(
 )
 
 
-_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+")
+_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
 def is_plain(path: str) -> bool:

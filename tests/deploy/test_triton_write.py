@@ -380,6 +380,7 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
         (["--name", "m;date"], 2, "cannot be called"),
         (["--name", "$(date)"], 2, "cannot be called"),
         (["--name", "-m"], 2, "cannot be called"),
+        (["--name", "möd"], 2, "cannot be called"),
         (["--name", "a\\b"], 2, "cannot be called"),
         (["--name", "m" * 200], 2, "cannot be called"),
         (["--way", "batched"], 4, "nothing can be served batched"),
