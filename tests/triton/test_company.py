@@ -292,3 +292,18 @@ def test_instances_share_their_metrics_and_end_in_peace(home, exports, tmp_path)
         ask_all()
         assert value(counted) == asked
     assert not set(exits.read_text().split()) - {"0", "1"}  # 1: none of ours; 139: a crash
+
+
+def test_a_refused_request_leaves_nothing_to_crash_over(home, exports, tmp_path):
+    repository = tmp_path / "models"
+    write_repository(exports["batched"], repository, name="m")
+    feeds = bert_feeds()
+    backends, exits = recorded(home, tmp_path)
+    with serving(home, repository, tmp_path / "log", backends) as server:
+        client = Client(server)
+        longer = np.pad(feeds["attention_mask"], ((0, 0), (0, 2)), constant_values=1)
+        for wrong in ({"attention_mask": longer}, {"input_ids": feeds["input_ids"] + 10_000}):
+            for _ in range(2):
+                with pytest.raises(InferenceServerException, match=r"sequence|refuses"):
+                    client.ask("m", {**feeds, **wrong}, "a")
+    assert not set(exits.read_text().split()) - {"0", "1"}

@@ -8,6 +8,7 @@ removed by whoever changes ``serving.json``; see ``index.py``.
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +77,11 @@ class TritonPythonModel:
         return [self._response(job) for job in jobs]
 
     def finalize(self) -> None:
-        """Let the sessions go."""
+        """Let the sessions go, and whatever of a request is still held in a circle."""
         self._shared = None
         self._budget.keep(set())
         self._metrics.cached(self._budget)
+        gc.collect()
 
     # ------------------------------------------------------------------------------- requests
 
@@ -97,7 +99,7 @@ class TritonPythonModel:
                 raise Failure("INVALID_ARG", "the batch has no row")  # noqa: TRY301
             job = Job(feeds, self._adapters(request, count))
         except Failure as failure:
-            return Job({}, [], failure)
+            return Job({}, [], failure.detached())
         except Exception as error:  # noqa: BLE001  (the other requests have nothing to do with it)
             return Job({}, [], Failure("INVALID_ARG", f"the request cannot be read: {error}"))
         unknown = [name for name in dict.fromkeys(job.adapters) if not self._known(name)]

@@ -33,6 +33,15 @@ class Failure(Exception):  # noqa: N818  (what a request is answered with, not a
         super().__init__(message)
         self.kind = kind
 
+    def detached(self) -> Failure:
+        """Return it without where it was raised.
+
+        A stack holds a request's tensors, and in a circle the failure too. They lie in memory that
+        is shared with the server: a stub that lets go of them after that has gone crashes.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
 
 @dataclass
 class Job:
@@ -101,7 +110,7 @@ def _run_parts(parts: list[_Part], run: Run) -> Iterator[tuple[_Part, list[Array
         outputs = _run_together(parts, run)
     except Failure as failure:
         if len(parts) == 1:
-            parts[0].job.failure = failure
+            parts[0].job.failure = failure.detached()
             return
         for part in parts:
             yield from _run_parts([part], run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,3 +98,17 @@ def test_numbers_that_a_row_does_not_have_are_the_lowest():
     run_jobs([job], Ranks(mixed=False), mixed=False)
     lowest = np.iinfo(np.int32).min
     assert job.outputs[0].tolist() == [[101, 101, lowest], [201, 201, 201]]
+
+
+def test_a_refused_job_lets_go_of_its_tensors():
+    x = np.array([[-1.0]])
+    gone = weakref.ref(x)
+    job = Job({"x": x}, ["a"])
+    gc.disable()
+    try:
+        run_jobs([job], Graph(mixed=True), mixed=True)
+        assert str(job.failure) == "negative"
+        del x, job
+        assert gone() is None
+    finally:
+        gc.enable()
