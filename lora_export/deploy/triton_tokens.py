@@ -76,16 +76,23 @@ def tokenizer_model(
 
 
 def _padding(root: Path, path: Path) -> dict[str, str]:
-    """Return how texts are padded and cut, of the tokenizer's files and the config."""
+    """Return how texts are padded and cut, of the tokenizer's files and the config.
+
+    Where sentence-transformers says how long a text may be, its word counts, as it does there: what
+    the tokenizer was last set to is often shorter.
+    """
     table = _json(path)
     padding, truncation = table.get("padding") or {}, table.get("truncation") or {}
     config = read_config(root / "hf") if (root / "hf" / "config.json").is_file() else {}
-    beside = root / "hf" / "tokenizer_config.json"
-    limits = [
-        longest_text(config),
-        truncation.get("max_length"),
-        _json(beside).get("model_max_length") if beside.is_file() else None,
-    ]
+    limits: list[Any] = [longest_text(config)]
+    sentence = _beside(path, "sentence_bert_config.json").get("max_seq_length")
+    if isinstance(sentence, int) and sentence > 0:
+        limits += [sentence]
+    else:
+        limits += [
+            truncation.get("max_length"),
+            _beside(path, "tokenizer_config.json").get("model_max_length"),
+        ]
     return {
         "pad_id": str(int(padding.get("pad_id", config.get("pad_token_id") or 0))),
         "pad_type_id": str(int(padding.get("pad_type_id", 0))),
@@ -93,6 +100,12 @@ def _padding(root: Path, path: Path) -> dict[str, str]:
             min((int(each) for each in limits if each and each < _NO_LIMIT), default=_NO_LIMIT)
         ),
     }
+
+
+def _beside(path: Path, name: str) -> dict[str, Any]:
+    """Return a file beside `path`; nothing where there is none."""
+    file = path.parent / name
+    return _json(file) if file.is_file() else {}
 
 
 def _json(path: Path) -> dict[str, Any]:
