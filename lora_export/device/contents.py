@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -234,7 +235,7 @@ def _sizes(row: Sequence[Any], count: int) -> list[Any]:
 
 def _latency(row: Mapping[str, Any]) -> LatencyPlan:
     rounds, max_ratio = int(row["rounds"]), float(row["max_ratio"])
-    if rounds < 1 or not max_ratio > 0:
+    if rounds < 1 or not 0 < max_ratio < math.inf:
         msg = f"the latency is measured in {rounds} rounds, with the limit {max_ratio}"
         raise ValueError(msg)
     feeds, reason = _maybe_why(row, "feeds")
