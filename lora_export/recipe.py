@@ -146,7 +146,7 @@ class LatencySpec(_Section):
     """
 
     enabled: bool = True
-    max_ratio: float = Field(1.05, gt=0)
+    max_ratio: float = Field(1.05, gt=0, allow_inf_nan=False)
     batch: int = Field(1, ge=1)
     length: int = Field(128, ge=1)
     rounds: int = Field(120, ge=10)

@@ -149,6 +149,7 @@ def test_a_missing_key_is_named(text, key, load):
         ("verify: {metric: speed}", "verify.metric"),
         ("latency: {rounds: 9}", "latency.rounds"),
         ("latency: {max_ratio: 0}", "latency.max_ratio"),
+        ("latency: {max_ratio: .inf}", "latency.max_ratio"),
         ("latency: {batch: 0}", "latency.batch"),
         ("base: [x]", "base"),
         ("base: 7", "base"),

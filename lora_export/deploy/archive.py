@@ -106,6 +106,9 @@ def opened(path: Path) -> Iterator[Archive]:
         BundleError: It is no bundle, or unpacks to more than a hundred times its size.
     """
     where = str(path)
+    if path.exists() and not path.is_file():
+        msg = f"{where!r} is no file"
+        raise BundleError(msg, hint="Make one with: lora-export bundle")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

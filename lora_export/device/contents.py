@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.device.checks import Reading
-from lora_export.device.errors import BundleError
+from lora_export.device.errors import BundleError, DeviceError
+from lora_export.device.settings import BuildSettings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +19,10 @@ __all__ = ["Check", "Contents", "EngineSource", "GraphSource", "LatencyPlan", "r
 _CACHED: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
 """NumPy's dtype for a cache; it has no bfloat16, to which TensorRT's runner rounds."""
 
-_DAMAGED: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+@=,\-]*")
+"""What engines are called after: no path."""
+
+_DAMAGED: Final = (DeviceError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -138,10 +144,10 @@ def read_contents(table: Mapping[str, Any], files: Collection[str], where: str) 
         BundleError: Something is missing, of another kind, or names what is not in the bundle.
     """
     try:
-        graphs = {stem: _graph(row) for stem, row in table["graphs"].items()}
+        graphs = {_word(stem): _graph(row) for stem, row in table["graphs"].items()}
         checks = {name: _check(row) for name, row in table["checks"].items()}
         contents = Contents(
-            _text(table["target"]),
+            _word(table["target"]),
             _text(table["dtype"]),
             _text(table["base_fingerprint"]),
             graphs,
@@ -186,6 +192,7 @@ def _graph(row: Mapping[str, Any]) -> GraphSource:
     engine = row["engine"]
     source = None
     if engine is not None:
+        BuildSettings.from_json(engine["settings"])
         source = EngineSource(
             _text(engine["onnx"]),
             [_text(each) for each in engine["weights"]],
@@ -198,6 +205,9 @@ def _graph(row: Mapping[str, Any]) -> GraphSource:
 
 def _check(row: Mapping[str, Any]) -> Check:
     reading = row["reading"]
+    if not reading["outputs"]:
+        msg = f"nothing is compared of {row['graph']!r}"
+        raise ValueError(msg)
     return Check(
         _text(row["graph"]),
         Reading(
@@ -207,8 +217,7 @@ def _check(row: Mapping[str, Any]) -> Check:
         _maybe(row["encoder"]),
         {name: _sizes(each, 2) for name, each in row["empty"].items()},
         {name: _sizes(each, 3) for name, each in row.get("buffers", {}).items()},
-        _maybe(row["golden"]),
-        _maybe(row["reason"]),
+        *_maybe_why(row, "golden"),
         _maybe(row["pack"]),
         _maybe(row["refit"]),
         *(None if row[key] is None else int(row[key]) for key in ("row", "width")),
@@ -226,10 +235,11 @@ def _sizes(row: Sequence[Any], count: int) -> list[Any]:
 
 def _latency(row: Mapping[str, Any]) -> LatencyPlan:
     rounds, max_ratio = int(row["rounds"]), float(row["max_ratio"])
-    if rounds < 1 or not max_ratio > 0:
+    if rounds < 1 or not 0 < max_ratio < math.inf:
         msg = f"the latency is measured in {rounds} rounds, with the limit {max_ratio}"
         raise ValueError(msg)
-    return LatencyPlan(_maybe(row["feeds"]), rounds, max_ratio, _maybe(row["reason"]))
+    feeds, reason = _maybe_why(row, "feeds")
+    return LatencyPlan(feeds, rounds, max_ratio, reason)
 
 
 def _text(value: object) -> str:
@@ -237,6 +247,23 @@ def _text(value: object) -> str:
         msg = f"{value!r} is no text"
         raise ValueError(msg)
     return value
+
+
+def _word(value: object) -> str:
+    text = _text(value)
+    if not _WORD.fullmatch(text):
+        msg = f"{text!r} is no name"
+        raise ValueError(msg)
+    return text
+
+
+def _maybe_why(row: Mapping[str, Any], key: str) -> tuple[str | None, str | None]:
+    """Return a file and the reason why there is none, one of which there has to be."""
+    file, reason = _maybe(row[key]), _maybe(row["reason"])
+    if file is None and reason is None:
+        msg = f"no {key!r}, and no reason"
+        raise ValueError(msg)
+    return file, reason
 
 
 def _maybe(value: object) -> str | None:

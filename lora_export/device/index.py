@@ -106,8 +106,8 @@ def read_index(root: Path) -> Index:
     """
     path = root / INDEX_NAME
     try:
-        if path.is_symlink():
-            msg = f"{str(path)!r} is a link"
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            msg = f"{str(path)!r} is {'a link' if path.is_symlink() else 'no file'}"
             raise BundleError(msg, hint=_AGAIN)
         with path.open("rb") as stream:
             data = stream.read(INDEX_LIMIT_BYTES + 1)
@@ -191,8 +191,15 @@ def check_name(name: str, where: str) -> str:
 
 
 def _check_folders(where: str, files: Mapping[str, Member]) -> None:
-    """Require that no file stands where another one needs a folder."""
-    for name in files:
+    """Require that no file stands where another one, or a folder that it needs, does.
+
+    Names that differ in case alone are one file where case does not count.
+    """
+    seen: dict[str, str] = {}
+    for name in (INDEX_NAME, *files):
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            msg = f"the index {where!r} has {other!r} and {name!r}, which differ in case alone"
+            raise BundleError(msg, hint=_AGAIN)
         parts = name.split("/")
         for end in range(1, len(parts)):
             if "/".join(parts[:end]) in files:

@@ -10,6 +10,7 @@ failed, 6 latency gate failed, 7 a needed runtime is missing.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import traceback
 from pathlib import Path
@@ -79,6 +80,13 @@ def _run(root: Path, options: argparse.Namespace) -> int:
     if options.rounds is not None and options.rounds < _FEWEST_ROUNDS:
         msg = f"--rounds {options.rounds} is below {_FEWEST_ROUNDS}: no interval can be told"
         raise UsageError(msg)
+    ratio = options.max_ratio
+    if ratio is not None and not (0 < ratio < math.inf):
+        msg = f"--max-ratio {ratio} is no ratio that a latency could have"
+        raise UsageError(msg, hint="Give a number above 0, such as 1.05.")
+    if options.report is not None and options.report.is_dir():
+        msg = f"--report {str(options.report)!r} is a folder"
+        raise UsageError(msg, hint="Name a file in it.")
     index = read_index(root)
     names = choose(index, options.only)
     _say(f"{index.name}: {len(index.files)} files, {index.size_bytes / 1e6:.1f} MB, for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.device.errors import InputError, MissingRuntimeError, UnsupportedError
@@ -14,10 +15,16 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["OrtGraph", "onnxruntime_version"]
+__all__ = ["OrtGraph", "crashing_optimizers", "onnxruntime_version", "require_new_enough"]
 
 _ERRORS_ONLY: Final = 3
 _PROVIDER: Final = "CPUExecutionProvider"
+_FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
+_FUSING_CRASHES: Final = ((1, 23), (1, 30))
+"""From the first of these versions up to the second."""
+
+_TOO_NEW: Final = re.compile(r"Unsupported model IR version|Opset \d+ is under development")
+"""What an ONNX Runtime says that is older than a graph."""
 
 
 def onnxruntime_version() -> str:
@@ -35,6 +42,34 @@ def onnxruntime_version() -> str:
     return version
 
 
+def crashing_optimizers(version: str) -> list[str]:
+    """Return the graph optimizers that a version of ONNX Runtime has to go without.
+
+    Of 1.23 to 1.29 the one that widens float16 initializers ends the process on those that are
+    inputs too, as a swappable graph has them (microsoft/onnxruntime, pull request 32143).
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    first, fixed = _FUSING_CRASHES
+    return [_FUSING] if first <= number < fixed else []
+
+
+def require_new_enough(said: str, graph: str) -> None:
+    """Require that it is not its age for which ONNX Runtime refused a graph.
+
+    Args:
+        said: What it said.
+        graph: The graph's file.
+
+    Raises:
+        MissingRuntimeError: It is older than the graph.
+    """
+    if _TOO_NEW.search(said):
+        msg = f"ONNX Runtime {onnxruntime_version()} is too old for {graph!r}: {said}"
+        hint = "Install a newer one: pip install -U onnxruntime (--no-deps leaves NumPy as it is)"
+        raise MissingRuntimeError(msg, hint=hint)
+
+
 class OrtGraph:
     """One session on the CPU.
 
@@ -42,13 +77,13 @@ class OrtGraph:
         path: The ``.onnx`` file; its weights lie beside it.
 
     Raises:
-        MissingRuntimeError: ONNX Runtime is not installed.
+        MissingRuntimeError: ONNX Runtime is not installed, or is older than the graph.
         InputError: The graph or its weights cannot be opened.
         UnsupportedError: ONNX Runtime has no kernel for something in the graph.
     """
 
     def __init__(self, path: Path) -> None:
-        onnxruntime_version()
+        version = onnxruntime_version()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -56,10 +91,14 @@ class OrtGraph:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options, providers=[_PROVIDER]
+                str(path),
+                sess_options=options,
+                providers=[_PROVIDER],
+                disabled_optimizers=crashing_optimizers(version),
             )
         except Exception as error:
             text = (str(error).splitlines() or [""])[0]
+            require_new_enough(text, path.name)
             msg = f"ONNX Runtime cannot open {path.name!r}: {text}"
             if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
                 raise UnsupportedError(msg, hint="Check the bundle on its target.") from error

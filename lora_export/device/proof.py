@@ -86,7 +86,11 @@ def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell)
     tell(f"parity of {name}")
     golden = _whole(read_golden(root / check.golden), check.buffers)
     with _opened(root, index, runtime, name) as graph:
-        return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
+        try:
+            return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
+        except (KeyError, IndexError, ValueError) as error:
+            msg = f"{check.golden!r} and the graph {check.graph!r} do not fit each other: {error}"
+            raise InputError(msg, hint="Pack the bundle again.") from error
 
 
 def _whole(golden: Golden, buffers: Mapping[str, Sequence[Any]]) -> Golden:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.device.errors import DeviceError
 from lora_export.device.versions import HARDWARE_LEVELS
@@ -11,9 +11,13 @@ from lora_export.device.versions import HARDWARE_LEVELS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["BuildSettings", "Profile", "ShapeRange", "shape_fits"]
+__all__ = ["LARGEST_AXIS", "BuildSettings", "Profile", "ShapeRange", "shape_fits"]
 
 _LEVELS = range(6)
+LARGEST_AXIS: Final = 2**31 - 1
+"""What an axis has at most in a profile."""
+
+_LARGEST_POOL_BYTES: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ class BuildSettings:
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
             msg = f"a workspace of {self.workspace_bytes} bytes holds nothing"
             raise DeviceError(msg, kind="usage")
+        if self.workspace_bytes is not None and self.workspace_bytes > _LARGEST_POOL_BYTES:
+            msg = f"no device has a workspace of {self.workspace_bytes} bytes"
+            raise DeviceError(msg, kind="usage")
         for number, profile in enumerate(self.profiles):
             for name, each in profile.items():
                 _require_range(f"profile {number}, input {name!r}", each)
@@ -127,3 +134,6 @@ def _require_range(where: str, each: ShapeRange) -> None:
         if not 0 <= low <= best <= high:
             msg = f"{where}: axis {axis} has min {low}, opt {best}, max {high}"
             raise DeviceError(msg, hint="They have to be in this order, from 0 on.", kind="usage")
+        if high > LARGEST_AXIS:
+            msg = f"{where}: axis {axis} has max {high}, above {LARGEST_AXIS}"
+            raise DeviceError(msg, kind="usage")

@@ -7,6 +7,7 @@ comes from tables; only the parser itself has the last word.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -103,12 +104,15 @@ def preflight(
         memory_gib: The memory of the device, where the target's come in several sizes.
 
     Raises:
-        UsageError: There is no such target, graph, version or axis.
+        UsageError: There is no such target, graph, version or axis, or no such memory.
         UnsupportedError: The version is older than what is known here, or a graph that is named
             has parameters without values.
         ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
     """
     target = require_tensorrt_target(target_name)
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        msg = f"no device has a memory of {memory_gib} GiB"
+        raise UsageError(msg, hint="Give the GiB of the device: --memory 8.")
     version = tensorrt or target.tensorrt[0]
     version_of(version)
     manifest = read_manifest(root)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import UsageError
 from lora_export.device.decoding import WRITE_INDICES
-from lora_export.device.settings import Profile, ShapeRange
+from lora_export.device.settings import LARGEST_AXIS, Profile, ShapeRange
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -216,11 +216,14 @@ def axis_ranges(profile: Mapping[str, int | Sequence[int]]) -> dict[str, AxisRan
     """Return a profile of a recipe with every axis as a range.
 
     Raises:
-        UsageError: The sizes of an axis are not in order.
+        UsageError: The sizes of an axis are not in order, or larger than any axis.
     """
     found: dict[str, AxisRange] = {}
     for axis, sizes in profile.items():
         low, best, high = (sizes,) * _PARTS if isinstance(sizes, int) else sizes
+        if high > LARGEST_AXIS:
+            msg = f"the axis {axis!r} of a profile has max {high}"
+            raise UsageError(msg, hint=f"No axis is longer than {LARGEST_AXIS}.")
         if not 0 <= low <= best <= high or high == 0:
             msg = f"the axis {axis!r} of a profile has min {low}, opt {best}, max {high}"
             raise UsageError(msg, hint="They have to be in this order, from 0 on.")

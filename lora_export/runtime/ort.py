@@ -17,6 +17,7 @@ from lora_export.base.errors import (
     UnsupportedError,
     UsageError,
 )
+from lora_export.device.ort_runner import crashing_optimizers, require_new_enough
 from lora_export.graph.signature import Input
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def open_session(
     Raises:
         ExportDirectoryError: The graph or its weights are damaged or missing.
         UnsupportedError: The provider has no kernel for something in the graph.
-        MissingRuntimeError: ONNX Runtime is not installed, or the provider does not start.
+        MissingRuntimeError: ONNX Runtime is not installed or older than the graph, or the provider
+            does not start.
     """
     require_onnxruntime()
     import onnxruntime
@@ -175,10 +177,14 @@ def open_session(
         if held:
             options.add_external_initializers(list(initializers or ()), held)
         session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=[provider]
+            str(path),
+            sess_options=options,
+            providers=[provider],
+            disabled_optimizers=crashing_optimizers(onnxruntime.__version__),
         )
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]
+        require_new_enough(text, str(path))
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
             msg = f"{provider} cannot run {path.name!r}: {text}"
             raise UnsupportedError(msg, hint="Choose another target or dtype.") from error

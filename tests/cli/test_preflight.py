@@ -126,6 +126,9 @@ def test_a_version_that_the_target_does_not_bring_is_said(capsys, export):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--target", "jetson-orin", "--memory", "nan"], 2, "nan GiB"),
+        (["--target", "jetson-orin", "--memory", "inf"], 2, "inf GiB"),
+        (["--target", "jetson-orin", "--profile", f"batch=1:1:{10**20}"], 2, f"max {10**20}"),
         (["--target", "jetson-oron"], 2, "unknown target 'jetson-oron'"),
         (["--target", "onnxruntime-cpu"], 2, "there is no engine for it"),
         (["--target", "l4", "--graph", "nope"], 2, "no graph 'nope'"),

@@ -150,6 +150,14 @@ def _edited(archive: Path, change, *, sealed: bool = True) -> Path:
     return rewritten(archive, edit)
 
 
+_RANGE = {"x": {"min": [9], "opt": [1], "max": [1]}}
+
+
+def _engine(**settings: Any) -> dict[str, Any]:
+    return {"onnx": "a.onnx", "weights": [], "settings": {"precision": "float32", **settings},
+            "refit": {}, "defaults": None}  # fmt: skip
+
+
 def test_an_edited_index_is_refused(archive, capsys):
     path = _edited(archive, lambda t: t["latency"].update(max_ratio=99.0), sealed=False)
     refused(capsys, path, "was edited")
@@ -177,10 +185,20 @@ def test_an_edited_index_is_refused(archive, capsys):
         (lambda t: t["latency"].update(rounds="many"), "damaged"),
         (lambda t: t["latency"].update(rounds=0), "0 rounds"),
         (lambda t: t["latency"].update(max_ratio=float("nan")), "nan"),
+        (lambda t: t["latency"].update(max_ratio=float("inf")), "inf"),
         (lambda t: t["checks"]["base"].update(buffers={"x": [1, 2, "float32"]}), "no cache"),
         (lambda t: t["checks"]["base"].update(refit="weights/a.bin"), "'base'"),
         (lambda t: t["latency"].update(feeds="../secret.npz"), "secret.npz"),
         (lambda t: t.update(format="zip"), "not the index"),
+        (lambda t: t.update(target="../../up"), "'../../up'"),
+        (lambda t: t["graphs"].update({"../up": t["graphs"]["a"]}), "'../up'"),
+        (lambda t: t["graphs"]["a"].update(engine=_engine(precision=7, more=1)), "build settings"),
+        (lambda t: t["graphs"]["a"].update(engine=_engine(profiles=[_RANGE])), "min 9, opt 1"),
+        (lambda t: t["checks"]["base"]["reading"].update(outputs=[]), "nothing is compared"),
+        (lambda t: t["checks"]["base"].update(reason=None), "no 'golden', and no reason"),
+        (lambda t: t["latency"].update(reason=None), "no 'feeds', and no reason"),
+        (lambda t: t["files"].update({"A.onnx": t["files"]["a.onnx"]}), "case alone"),
+        (lambda t: t["files"].update({"Bundle.json": t["files"]["a.onnx"]}), "case alone"),
     ],
 )
 def test_an_index_that_says_what_it_must_not_is_refused(archive, capsys, change, words):
@@ -348,6 +366,12 @@ def test_a_pipe_in_an_unpacked_bundle_is_not_read(archive, tmp_path, capsys):
     result = call(capsys, "bundle", "verify", tmp_path / "out")
     assert result.code == 3
     assert "no file" in result.message
+    for pipe, bundle in (("out/bundle.json", "out"), ("pipe.tar", "pipe.tar")):
+        (tmp_path / pipe).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / pipe)
+        result = call(capsys, "bundle", "verify", tmp_path / bundle)
+        assert result.code == 3
+        assert "no file" in result.message
 
 
 def test_large_files_have_sizes_in_base_256():

@@ -132,6 +132,23 @@ def test_a_wrong_graph_fails_its_parity(bundles, site, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [lambda row: row["reading"].update(outputs=["gone"]),
+     lambda row: row["reading"].update(per_token=True),
+     lambda row: row.update(encoder="base")],
+)  # fmt: skip
+def test_an_index_that_reads_a_graph_wrongly_is_told(bundles, site, tmp_path, change) -> None:
+    root = copied(bundles("merged"), tmp_path / "empty")
+    index = json.loads((root / "bundle.json").read_text())
+    change(index["checks"]["one"])
+    seal(root, index)
+    done = run_bundle(root, "verify", "--only", "one", site=site)
+    assert done.returncode == 3
+    assert "'golden/one.npz'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("file", "words"),
     [
         ("weights/one.safetensors", ("weights/one.safetensors", "not what was packed")),
@@ -162,8 +179,10 @@ def test_an_index_that_was_edited_is_refused(bundles, site, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
-    [(("--only", "three"), "three"), (("--rounds", "3"), "--rounds"), (("dance",), "dance")],
-)
+    [(("--only", "three"), "three"), (("--rounds", "3"), "--rounds"), (("dance",), "dance"),
+     (("--max-ratio", "nan"), "--max-ratio"), (("--max-ratio", "0"), "--max-ratio"),
+     (("--report", "."), "--report")],
+)  # fmt: skip
 def test_usage_is_checked(bundles, site, arguments, word) -> None:
     done = run_bundle(bundles("merged"), *arguments, site=site)
     assert done.returncode == 2

@@ -34,6 +34,8 @@ def test_settings_travel_as_json() -> None:
         {"hardware_compatibility": "volta"},
         {"optimization_level": 9},
         {"workspace_bytes": 0},
+        {"workspace_bytes": 2**64},
+        {"profiles": [{"x": {"min": [1], "opt": [2], "max": [2**31]}}]},
         {"unknown": 1},
     ],
 )

@@ -88,6 +88,8 @@ def test_without_a_device(
         (["--target", TARGET, "--profile", "batch=1:2"], 2, "is not AXIS=SIZE"),
         (["--target", TARGET, "--profile", "batch=4:2:8"], 2, "min 4, opt 2, max 8"),
         (["--target", TARGET, "--profile", "depth=1:2:8"], 2, "the axis 'depth'"),
+        (["--target", TARGET, "--profile", f"batch=1:1:{10**20}"], 2, f"max {10**20}"),
+        (["--target", TARGET, "--workspace", str(10**14)], 2, "no device has a workspace"),
         (["--target", TARGET, "--hardware-compatible", "volta"], 2, "'volta'"),
         (["--target", "l4", "--hardware-compatible", "same-compute-capability"], 4, "needs Tensor"),
         (["--target", TARGET, "--tensorrt", "9.3"], 4, "older than 10.3"),

@@ -135,6 +135,22 @@ def test_weights_are_swapped_in_an_engine_in_use_and_the_base_comes_back(
     assert module.cudart.allocated == {}
 
 
+def test_every_refittable_weight_has_a_value(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an adapter leaves alone goes back to the base, whatever the engine had there."""
+    install_double(monkeypatch)
+    root = refittable(export)
+    live, record, manifest = opened(root)
+    live.close()
+    rows = {name for name, row in record["refit"].items() if not row.get("neighbour")}
+    supply = base_supply(root, record)
+    for name in ("base", "one"):
+        assert set(refit_values(root, manifest, record, name, None)) == rows
+    for name, values in refit_values(root, manifest, record, "base", None).items():
+        np.testing.assert_array_equal(values, supply(name))
+
+
 def test_a_refit_that_breaks_off_leaves_the_engine_in_use_as_it_was(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
     from .index import Index
 
-__all__ = ["Runner", "Settings", "load_runner", "merged_values", "open_session"]
+__all__ = [
+    "Runner",
+    "Settings",
+    "crashing_optimizers",
+    "load_runner",
+    "merged_values",
+    "open_session",
+]
 
 Array = np.ndarray[Any, Any]
 _QUIET = 3
@@ -43,6 +51,13 @@ class Settings:
         return "cpu" if self.provider == "CPUExecutionProvider" else "cuda"
 
 
+def crashing_optimizers(version: str) -> list[str]:
+    """Return what lora_export.device.ort_runner's function of this name does, for a server."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    return ["FuseFp16InitializerToFp32NodeTransformer"] if (1, 23) <= number < (1, 30) else []
+
+
 def open_session(path: Path, settings: Settings, values: Mapping[str, Array] | None = None) -> Any:
     """Open a graph.
 
@@ -62,7 +77,10 @@ def open_session(path: Path, settings: Settings, values: Mapping[str, Array] | N
         options.add_external_initializers(list(values or ()), held)
     extra = {"device_id": str(settings.device_id)} if settings.device == "cuda" else {}
     session = onnxruntime.InferenceSession(
-        str(path), sess_options=options, providers=[(settings.provider, extra)]
+        str(path),
+        sess_options=options,
+        providers=[(settings.provider, extra)],
+        disabled_optimizers=crashing_optimizers(onnxruntime.__version__),
     )
     if settings.provider not in session.get_providers():
         msg = f"{settings.provider} did not start; there is {', '.join(session.get_providers())}"
