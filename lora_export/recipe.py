@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.base.errors import UsageError
 from lora_export.deploy.triton_settings import Backend, Settings, Way
+from lora_export.device.contents import MOST_ROUNDS
 
 __all__ = [
     "AdapterSpec",
@@ -149,7 +150,7 @@ class LatencySpec(_Section):
     max_ratio: float = Field(1.05, gt=0, allow_inf_nan=False)
     batch: int = Field(1, ge=1)
     length: int = Field(128, ge=1)
-    rounds: int = Field(120, ge=10)
+    rounds: int = Field(120, ge=10, le=MOST_ROUNDS)
 
 
 class BundleSpec(_Section):

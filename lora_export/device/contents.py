@@ -14,7 +14,18 @@ from lora_export.device.settings import BuildSettings
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["Check", "Contents", "EngineSource", "GraphSource", "LatencyPlan", "read_contents"]
+__all__ = [
+    "MOST_ROUNDS",
+    "Check",
+    "Contents",
+    "EngineSource",
+    "GraphSource",
+    "LatencyPlan",
+    "read_contents",
+]
+
+MOST_ROUNDS: Final = 100_000
+"""What an index may ask for: an hour of a graph that takes 15 ms."""
 
 _CACHED: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
 """NumPy's dtype for a cache; it has no bfloat16, to which TensorRT's runner rounds."""
@@ -235,7 +246,7 @@ def _sizes(row: Sequence[Any], count: int) -> list[Any]:
 
 def _latency(row: Mapping[str, Any]) -> LatencyPlan:
     rounds, max_ratio = int(row["rounds"]), float(row["max_ratio"])
-    if rounds < 1 or not 0 < max_ratio < math.inf:
+    if not 1 <= rounds <= MOST_ROUNDS or not 0 < max_ratio < math.inf:
         msg = f"the latency is measured in {rounds} rounds, with the limit {max_ratio}"
         raise ValueError(msg)
     feeds, reason = _maybe_why(row, "feeds")
