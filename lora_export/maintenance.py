@@ -14,9 +14,8 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
-from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import for_task
-from lora_export.exports.stacks import BATCHED, change_rows, is_batched
+from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.graph import tasks
 from lora_export.parts import notes_on_base, read_specs
 from lora_export.report.write import refresh_report
@@ -181,7 +180,7 @@ def verify(
     graphs = [
         name
         for name, graph in manifest.graphs.items()
-        if name in chosen or (shared and graph.mode in {SWAPPABLE, BATCHED})
+        if name in chosen or (shared and graph.is_shared)
     ]
     _, report = verify_export(output, graphs, evidence, progress or Silent())
     return Outcome(output, refresh_report(output), {"parity": report})

@@ -143,6 +143,11 @@ class GraphRecord(_Record):
         further = {} if self.encoder is None else {self.encoder.onnx: self.encoder.sha256}
         return {self.onnx: self.sha256, **further}
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is one graph for all adapters."""
+        return self.mode in {"swappable", "batched"}
+
 
 class PartRecord(_Record):
     """One of the adapters that a combined one was made of."""

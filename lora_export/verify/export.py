@@ -132,7 +132,7 @@ def _verify_graph(
 ) -> GraphParity:
     """Compare a graph, with its pack where the adapter is one, against what there is."""
     task = tasks.by_name(manifest.base.task)
-    shared = record.mode in {SWAPPABLE, BATCHED}
+    shared = record.is_shared
     if record.missing and not shared:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)

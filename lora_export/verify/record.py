@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.base.changes import replace_files
 from lora_export.base.files import resolve_inside, sha256_of_file
 from lora_export.base.manifest import Manifest, edit_manifest
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED
 from lora_export.verify.golden import golden_bytes, golden_file
 from lora_export.verify.swapping import worst_of
 
@@ -70,7 +68,7 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
             for name, parity in current.items()
         }
         rows = {name: parity.row for name, parity in recorded.items()}
-        report = _with_earlier_rows(root, manifest, _PARITY, rows)
+        report = _with_earlier_rows(manifest, earlier, rows)
         contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
         contents[_PARITY] = _bytes_of(report)
         graphs = dict(manifest.graphs)
@@ -102,7 +100,7 @@ def _with_others(
         for each, record in manifest.adapters.items()
         if each not in parity.adapters and (held := record.pack or record.row) is not None
     }
-    if manifest.graphs[name].mode not in {SWAPPABLE, BATCHED} or not others:
+    if not manifest.graphs[name].is_shared or not others:
         return parity
     verdict = worst_of([parity.verdict, *others.values()])
     told = [f"{each} is {kept}, as recorded" for each, kept in others.items() if kept != "pass"]
@@ -136,7 +134,7 @@ def record_bench(root: Path, text: bytes) -> Path:
 
 def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:
     with edit_manifest(root) as manifest:
-        report = _with_earlier_rows(root, manifest, file, rows)
+        report = _with_earlier_rows(manifest, _earlier_rows(root, manifest, file), rows)
         return replace_files(root, manifest, manifest, {file: _bytes_of(report)})
 
 
@@ -155,20 +153,19 @@ def prune_reports(
         for file in (_PARITY, _LATENCY, _FIDELITY):
             if file in manifest.files:
                 gone = set(replaced) - (set(measured) if file == _FIDELITY else set())
-                contents[file] = _bytes_of(_with_earlier_rows(root, manifest, file, {}, gone=gone))
+                earlier = _earlier_rows(root, manifest, file)
+                contents[file] = _bytes_of(_with_earlier_rows(manifest, earlier, {}, gone=gone))
         return replace_files(root, manifest, manifest, contents) if contents else manifest
 
 
 def _with_earlier_rows(
-    root: Path,
     manifest: Manifest,
-    file: str,
+    earlier: Mapping[str, Any],
     rows: Mapping[str, Any],
     *,
     gone: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return a report of `rows` and of what the last report says of other graphs, but `gone`."""
-    earlier = _earlier_rows(root, manifest, file)
+    """Return a report of `rows` and of the rows of `earlier` of other graphs, but `gone`."""
     kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
     graphs = {
         name: rows.get(name, kept.get(name))

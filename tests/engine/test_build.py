@@ -18,7 +18,7 @@ from lora_export import engines
 from lora_export.base.engine_record import read_engine_record
 from lora_export.base.errors import LoraExportError
 from lora_export.base.manifest import read_manifest
-from lora_export.device.decoding import PAST, decode_in_pieces, on_static_cache, with_buffers
+from lora_export.device.decoding import PAST, decode_in_pieces, with_buffers
 from lora_export.device.engine import build as build_on_device
 from lora_export.engine.jobs import EngineOptions, jobs_of
 from lora_export.exports.packs import read_pack
@@ -27,6 +27,7 @@ from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.trt import open_trt
 from tests.cli.exports import assert_intact
 from tests.helpers.double import VERSIONS, install_double
+from tests.helpers.pieces import run_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,18 +181,10 @@ def test_decoder_has_a_profile_for_prefill_and_one_for_steps(
             for name in graph.inputs
             if name.startswith("past_key_values.")
         }
-        for start, end in ((0, 10), (10, 11), (11, 12)):
-            feeds = {
-                "input_ids": ids[:, start:end],
-                "attention_mask": np.ones((2, end), np.int64),
-                "position_ids": np.tile(np.arange(start, end), (2, 1)),
-                **past,
-            }
-            found, expected = graph.run(feeds), reference.run(feeds)
-            for name, values in expected.items():
+        for feeds, found in run_in_pieces(graph, ids, past):
+            for name, values in reference.run(feeds).items():
                 np.testing.assert_array_equal(found[name], values)
             used.append(context._profile)
-            past = {name: found[name.replace("past_key_values", "present")] for name in past}
     assert used == [0, 1, 1]
 
 
@@ -240,18 +233,10 @@ def test_a_static_cache_is_written_by_the_engine(
         assert len(buffers) == 4
         past = {n: v for n, v in with_buffers({"input_ids": ids}, buffers).items() if n in buffers}
         used = []
-        for start, end in ((0, 10), (10, 11), (11, 12)):
-            text = {
-                "input_ids": ids[:, start:end],
-                "attention_mask": np.ones((2, end), np.int64),
-                "position_ids": np.tile(np.arange(start, end), (2, 1)),
-            }
-            feeds = {**on_static_cache(text, written=start, length=24), **past}
-            found, expected = graph.run(feeds), reference.run(feeds)
-            for name, values in expected.items():
+        for feeds, found in run_in_pieces(graph, ids, past, static=24):
+            for name, values in reference.run(feeds).items():
                 np.testing.assert_array_equal(found[name], values)
             used.append(graph.runner._context._profile)
-            past = {name: found[name.replace("past_key_values", "present")] for name in past}
     assert used == [0, 1, 1]
 
 

@@ -31,14 +31,14 @@ class Client:
     def __init__(self, server: Server, protocol: str = "grpc") -> None:
         self.protocol = protocol
         if protocol == "grpc":
-            import tritonclient.grpc as library
+            import tritonclient.grpc as module
 
-            self.client = library.InferenceServerClient(server.grpc)
+            self.client = module.InferenceServerClient(server.grpc)
         else:
-            import tritonclient.http as library
+            import tritonclient.http as module
 
-            self.client = library.InferenceServerClient(server.http, network_timeout=60)
-        self.library: Any = library
+            self.client = module.InferenceServerClient(server.http, network_timeout=60)
+        self.module: Any = module
 
     def ask(
         self,
@@ -61,7 +61,7 @@ class Client:
     def tensor(self, name: str, values: np.ndarray) -> Any:
         """Return an input of a request."""
         kind = "BYTES" if values.dtype == object else TYPES[values.dtype.name]
-        one = self.library.InferInput(name, list(values.shape), kind)
+        one = self.module.InferInput(name, list(values.shape), kind)
         one.set_data_from_numpy(values)
         return one
 

@@ -14,7 +14,7 @@ from lora_export import engines
 from lora_export.base.engine_record import read_engine_record
 from lora_export.base.manifest import read_manifest
 from lora_export.device.cuda import open_cuda
-from lora_export.device.decoding import PAST, decode_in_pieces, on_static_cache, with_buffers
+from lora_export.device.decoding import PAST, decode_in_pieces, with_buffers
 from lora_export.device.errors import DeviceError
 from lora_export.device.opening import open_live
 from lora_export.engine.jobs import EngineOptions
@@ -23,6 +23,7 @@ from lora_export.exports.packs import read_pack
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.trt import open_trt
+from tests.helpers.pieces import run_in_pieces
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,16 +97,8 @@ def test_decoder(real_exports: Path) -> None:
         past: dict[str, Array] = {
             name: np.zeros((2, 4, 0, 8), dtype) for name in graph.inputs if name.startswith("past")
         }
-        for start, end in ((0, 10), (10, 11), (11, 12)):
-            feeds = {
-                "input_ids": ids[:, start:end],
-                "attention_mask": np.ones((2, end), np.int64),
-                "position_ids": np.tile(np.arange(start, end), (2, 1)),
-                **past,
-            }
-            found, expected = graph.run(feeds), reference.run(feeds)
-            require_close(root, found["logits"], expected["logits"])
-            past = {n: found[n.replace("past_key_values", "present")] for n in past}
+        for feeds, found in run_in_pieces(graph, ids, past):
+            require_close(root, found["logits"], reference.run(feeds)["logits"])
 
 
 def test_static_cache(real_exports: Path) -> None:
@@ -117,16 +110,8 @@ def test_static_cache(real_exports: Path) -> None:
     with open_trt(root, read_manifest(root), "one", target) as graph:
         buffers = {name: [4, 24, 8, dtype] for name in graph.inputs if name.startswith(PAST)}
         past = {n: v for n, v in with_buffers({"input_ids": ids}, buffers).items() if n in buffers}
-        for start, end in ((0, 10), (10, 11), (11, 12)):
-            text = {
-                "input_ids": ids[:, start:end],
-                "attention_mask": np.ones((2, end), np.int64),
-                "position_ids": np.tile(np.arange(start, end), (2, 1)),
-            }
-            feeds = {**on_static_cache(text, written=start, length=24), **past}
-            found, expected = graph.run(feeds), reference.run(feeds)
-            require_close(root, found["logits"], expected["logits"])
-            past = {n: found[n.replace("past_key_values", "present")] for n in past}
+        for feeds, found in run_in_pieces(graph, ids, past, static=24):
+            require_close(root, found["logits"], reference.run(feeds)["logits"])
 
 
 def test_encoder_and_decoder(real_exports: Path) -> None:
