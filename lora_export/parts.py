@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.base_name import note_on_base
-from lora_export.adapters.combine import Combination, combine, scaled, without
+from lora_export.adapters.combine import Combination, combine, default_rank, scaled, without
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.hub import hub_id_of, local_path
@@ -127,16 +127,17 @@ def read_specs(
         raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
     if combination is None:
         return tuple(map(Given, adapters, specs))
+    drops = [tuple(spec.drop) for spec in specs]
+    kept = [without(adapter, drop) for adapter, drop in zip(adapters, drops, strict=True)]
+    given_rank = combination.rank
     how = Combination(
         method=combination.method,
         weights=tuple(combination.weights) if combination.weights is not None else None,
         density=combination.density,
-        rank=combination.rank,
+        rank=default_rank(combination.method, kept) if given_rank is None else given_rank,
         majority_sign_method=combination.majority_sign_method,
         seed=combination.seed,
     )
-    drops = [tuple(spec.drop) for spec in specs]
-    kept = [without(adapter, drop) for adapter, drop in zip(adapters, drops, strict=True)]
     result = combine(kept, how, name=_combined_name(combination.name, names))
     labels = next((spec.labels for spec in specs if spec.labels), None)
     weights = how.weights or (1.0,) * len(kept)

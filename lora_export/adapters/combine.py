@@ -34,7 +34,7 @@ from lora_export.base.tensors import MemoryTensor, same_values
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["METHODS", "Combination", "combine", "scaled", "without"]
+__all__ = ["METHODS", "Combination", "combine", "default_rank", "scaled", "without"]
 
 METHODS: Final = (
     "linear",
@@ -64,7 +64,9 @@ class Combination:
         method: One of `METHODS`.
         weights: One factor per adapter, of either sign; None is 1 for each.
         density: The share of entries kept, for methods that prune.
-        rank: The largest rank of the result, for ``svd`` and ``…_svd``; None is the largest given.
+        rank: The largest rank of the result, for ``svd`` and ``…_svd``. None is the largest rank of
+            the adapters' tensors, which is what records without a rank mean; what is combined anew
+            gets `default_rank`.
         majority_sign_method: How TIES elects signs.
         seed: Seeds DARE's masks.
     """
@@ -132,6 +134,30 @@ def without(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
         added=tuple(each for each in adapter.added if kept(each.parameter)),
         rows=tuple(each for each in adapter.rows if kept(each.parameter)),
     )
+
+
+def default_rank(method: str, adapters: Sequence[Adapter]) -> int | None:
+    """Return the rank of the result where the user gives none; None for methods that take none.
+
+    That of PEFT's ``add_weighted_adapter``: the largest ``r`` or value of ``rank_pattern`` in the
+    adapters' configs, whether or not a module has it. An adapter of another format has no such
+    config; the largest rank of its tensors counts.
+
+    Args:
+        method: One of `METHODS`.
+        adapters: What is combined.
+    """
+    if not method.endswith("svd"):
+        return None
+    return max((_configured_rank(adapter) for adapter in adapters), default=None)
+
+
+def _configured_rank(adapter: Adapter) -> int:
+    ranks: list[object] = [adapter.max_rank]
+    if adapter.format == "peft":
+        pattern = adapter.config.get("rank_pattern") or {}
+        ranks += [adapter.config.get("r"), *pattern.values()]
+    return max(rank for rank in ranks if isinstance(rank, int))
 
 
 def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adapter:
@@ -273,15 +299,18 @@ def _combine_factors(
     random = np.random.default_rng([how.seed, zlib.crc32(updates[0][0].module.encode())])
     rule = Rule(how.method.removesuffix("_svd"), how.density or 1.0, how.majority_sign_method)
     if how.method.endswith("_svd"):
-        deltas = [
-            (b @ a) * np.float32(u.scale) for (a, b), (u, _) in zip(pairs, updates, strict=True)
-        ]
+        deltas = [_delta(a, b, u.scale) for (a, b), (u, _) in zip(pairs, updates, strict=True)]
         return truncated_svd(merge(deltas, [w for _, w in updates], rule, random), rank)
     _require_equal_ranks([update for update, _ in updates], how)
     roots = [math.sqrt(abs(s)) for s in scales]
     signed = [math.copysign(root, s) for root, s in zip(roots, scales, strict=True)]
     a = merge([a for a, _ in pairs], signed, rule, random)
     return a, merge([b for _, b in pairs], roots, rule, random)
+
+
+def _delta(a: Float32Array, b: Float32Array, scale: float) -> Float32Array:
+    """Return ``s·B A``, summed in float64: which entries are equal must not depend on the CPU."""
+    return np.asarray((b.astype(np.float64) @ a.astype(np.float64)) * scale, np.float32)
 
 
 def _require_alike(updates: Sequence[LowRank]) -> None:

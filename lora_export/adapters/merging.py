@@ -7,7 +7,9 @@
     dare_ties         ties on mᵢ tᵢ / density
 
 γ is the majority's sign of each entry, elected before the weights are applied, + on a draw:
-that of ``Σᵢ tᵢ`` (``total``) or of ``Σᵢ sign tᵢ`` (``frequency``). As PEFT 0.21 computes them.
+that of ``Σᵢ tᵢ`` (``total``) or of ``Σᵢ sign tᵢ`` (``frequency``). As PEFT 0.21 computes them, but
+for one choice that PEFT leaves to ``torch.topk``: of equal magnitudes at the cut, ``top`` keeps
+those that come first in row-major order.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from lora_export.base.dtypes import Float32Array
 
-__all__ = ["MajoritySign", "Rule", "low_rank_svd", "merge", "truncated_svd"]
+__all__ = ["MajoritySign", "Rule", "keep_largest", "low_rank_svd", "merge", "truncated_svd"]
 
 MajoritySign = Literal["total", "frequency"]
 _RANDOM: Final = frozenset({"dare_linear", "dare_ties"})
@@ -64,7 +66,7 @@ def merge(
         if rule.method in _RANDOM:
             arrays = [_drop_random(each, rule.density, random) for each in arrays]
         else:
-            arrays = [_keep_largest(each, rule.density) for each in arrays]
+            arrays = [keep_largest(each, rule.density) for each in arrays]
     stack = np.stack(arrays)  # (n, …)
     factors = np.asarray(weights, np.float32).reshape(-1, *(1,) * (stack.ndim - 1))
     if rule.method not in _ELECTED:
@@ -74,15 +76,21 @@ def merge(
     return np.asarray(total / np.maximum(kept.sum(axis=0), 1), np.float32)
 
 
-def _keep_largest(values: Float32Array, density: float) -> Float32Array:
-    """Return `values` with all but the ``⌊density · size⌋`` largest magnitudes set to 0."""
+def keep_largest(values: Float32Array, density: float) -> Float32Array:
+    """Return `values` with all but the ``k = ⌊density · size⌋`` largest magnitudes set to 0.
+
+    Exactly k entries are kept. Of equal magnitudes at the cut, those that come first in row-major
+    order are kept, so that the result depends on the values alone.
+    """
     kept = int(density * values.size)
-    result = np.zeros(values.size, np.float32)
-    if kept:
-        flat = values.reshape(-1)
-        chosen = np.argpartition(np.abs(flat), values.size - kept)[values.size - kept :]
-        result[chosen] = flat[chosen]
-    return result.reshape(values.shape)
+    if kept == 0:
+        return np.zeros(values.shape, np.float32)
+    magnitudes = np.abs(values.reshape(-1))
+    cut = np.partition(magnitudes, values.size - kept)[values.size - kept]
+    mask = magnitudes > cut
+    equal = np.flatnonzero(magnitudes == cut)
+    mask[equal[: kept - np.count_nonzero(mask)]] = True
+    return np.where(mask.reshape(values.shape), values, np.float32(0))
 
 
 def _drop_random(values: Float32Array, density: float, random: np.random.Generator) -> Float32Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
-from lora_export.adapters.combine import METHODS, Combination, combine, scaled, without
+from lora_export.adapters.combine import (
+    METHODS,
+    Combination,
+    combine,
+    default_rank,
+    scaled,
+    without,
+)
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.tensors import MemoryTensor, read_all
@@ -41,8 +49,9 @@ def adapter(
     random = np.random.default_rng(seed)
     updates = tuple(update(module, rank, scale, random) for module in modules or MODULES)
     return Adapter(
-        name=name, source=name, folder=Path(), format="peft", low_rank=updates, task_type=None,
-        base_name=None, sha256=f"{seed:064x}", config={}, **{"saved": (), **more},
+        name=name, source=name, folder=Path(), low_rank=updates, task_type=None,
+        base_name=None, sha256=f"{seed:064x}",
+        **{"format": "peft", "saved": (), "config": {}, **more},
     )  # fmt: skip
 
 
@@ -170,6 +179,26 @@ def test_the_rank_of_svd_is_peft_s(method, rank):
     assert {each.rank for each in ours.low_rank} == {rank}
 
 
+@pytest.mark.parametrize(
+    ("configs", "expected"),
+    [
+        ([{"r": 16, "rank_pattern": {"linear": 2}}, {"r": 2}], 16),
+        ([{"r": 2}, {"r": 2, "rank_pattern": {"conv1d": 9, "nothing": 5}}], 9),
+        ([{"r": 2, "rank_pattern": None}, {"r": 2, "rank_pattern": {}}], 2),
+    ],
+)
+def test_the_default_rank_is_the_largest_of_the_configs(configs, expected):
+    adapters = [adapter(f"a{i}", config=config) for i, config in enumerate(configs)]
+    assert default_rank("svd", adapters) == default_rank("ties_svd", adapters) == expected
+    assert default_rank("cat", adapters) is None
+    assert default_rank("ties", adapters) is None
+
+
+def test_the_default_rank_of_other_formats_is_that_of_their_tensors():
+    kohya = adapter("a", rank=3, format="kohya", config={"r": 64})
+    assert default_rank("svd", [kohya, adapter("b", config={"r": 2})]) == 3
+
+
 @pytest.mark.parametrize("method", ["linear", "cat", "svd", "ties", "ties_svd"])
 def test_an_adapter_without_a_module_counts_as_absent_as_in_peft(method):
     adapters = [
@@ -180,6 +209,18 @@ def test_an_adapter_without_a_module_counts_as_absent_as_in_peft(method):
     ours = combine(adapters, how, name="c")
     assert set(by_module(ours)) == {"linear", "conv1d", "embedding"}
     assert_same(ours, in_peft(adapters, how))
+
+
+@pytest.mark.parametrize("method", ["ties_svd", "magnitude_prune_svd"])
+def test_equal_entries_of_a_product_are_equal_after_it_is_computed(method):
+    """B is the identity: ΔW is A itself, of ±1, and the first ⌊density · n⌋ entries stay."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (7, 5)).astype(np.float32)
+    low = LowRank("linear", tensor(signs), tensor(np.eye(7)), 0.3)
+    adapters = [replace(adapter(name), low_rank=(low,)) for name in ("a", "b")]
+    found = delta(combine(adapters, Combination(method, density=0.5), name="c").low_rank[0])
+    expected = np.where(np.arange(35).reshape(7, 5) < 17, 0.3 * signs, 0)
+    expected *= 2 if method == "magnitude_prune_svd" else 1
+    assert np.allclose(found, expected, atol=1e-6)
 
 
 def test_cat_and_svd_of_full_rank_are_the_exact_sum():
