@@ -89,6 +89,8 @@ class MergeRecord(_Row):
         float32: Tensors kept in float32 because the dtype would have lost too much.
         tensors: The tensors that are not the base's, by name.
         fidelity: What the merge kept of the adapter.
+        no_effect: Why the merge changes nothing; null where it changes something.
+        notes: What the user was told of the adapter and its base.
     """
 
     format_version: Literal[1] = _FORMAT_VERSION
@@ -102,6 +104,8 @@ class MergeRecord(_Row):
     float32: list[str]
     tensors: dict[str, MergedTensor]
     fidelity: MergedFidelity
+    no_effect: str | None = None
+    notes: list[str] = []
 
 
 def read_record(folder: Path) -> MergeRecord:
