@@ -58,6 +58,7 @@ class Given:
             rank=how.rank,
             majority_sign_method=how.majority_sign_method,
             seed=how.seed,
+            head_from=how.head_from,
             parts=[
                 PartRecord(
                     name=part.name,
@@ -137,9 +138,10 @@ def read_specs(
         rank=default_rank(combination.method, kept) if given_rank is None else given_rank,
         majority_sign_method=combination.majority_sign_method,
         seed=combination.seed,
+        head_from=combination.head_from,
     )
     result = combine(kept, how, name=_combined_name(combination.name, names))
-    labels = next((spec.labels for spec in specs if spec.labels), None)
+    labels = _combined_labels(specs, names, how.head_from)
     weights = how.weights or (1.0,) * len(kept)
     return (
         Given(
@@ -149,6 +151,15 @@ def read_specs(
             tuple(zip(adapters, weights, drops, strict=True)),
         ),
     )
+
+
+def _combined_labels(
+    specs: Sequence[AdapterSpec], names: Sequence[str], head_from: str | None
+) -> list[str] | None:
+    """Return the labels that are given for the adapter whose head is taken."""
+    rows = zip(specs, names, strict=True)
+    given = [spec.labels for spec, name in rows if head_from in {None, name}]
+    return next((labels for labels in given if labels), None)
 
 
 def _combined_name(wanted: str | None, names: Sequence[str]) -> str:
@@ -192,6 +203,7 @@ def again(
         made.rank,
         made.majority_sign_method,
         made.seed,
+        made.head_from,
     )
     return combine(parts, how, name=name)
 

@@ -102,6 +102,8 @@ class CombineSpec(_Section):
         name: What the result is called; the adapters' names, joined by ``-``, by default.
         majority_sign_method: How TIES elects signs.
         seed: Seeds DARE.
+        head_from: The adapter whose head, labels and tokenizer the result has; without it, all
+            adapters that bring one have to agree.
     """
 
     method: str
@@ -111,6 +113,7 @@ class CombineSpec(_Section):
     name: str | None = None
     majority_sign_method: Literal["total", "frequency"] = "total"
     seed: int = Field(0, ge=0)
+    head_from: str | None = None
 
 
 class VerifySpec(_Section):

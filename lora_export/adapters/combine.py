@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from lora_export.adapters.agreed import agreed
 from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
 from lora_export.base.dtypes import DTYPES, Float32Array
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.tensors import MemoryTensor, same_values
+from lora_export.base.tensors import MemoryTensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,7 @@ class Combination:
             gets `default_rank`.
         majority_sign_method: How TIES elects signs.
         seed: Seeds DARE's masks.
+        head_from: The adapter whose head is taken where several bring different ones.
     """
 
     method: str
@@ -77,6 +79,7 @@ class Combination:
     rank: int | None = None
     majority_sign_method: MajoritySign = "total"
     seed: int = 0
+    head_from: str | None = None
 
 
 def scaled(adapter: Adapter, factor: float) -> Adapter:
@@ -188,7 +191,7 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
         folder=first.folder,
         format="combined",
         low_rank=tuple(_combine_module(modules[key], how, rank) for key in sorted(modules)),
-        saved=_agreed(adapters),
+        saved=agreed(adapters, how.head_from),
         task_type=task_types.pop() if len(task_types) == 1 else None,
         base_name=next((each.base_name for each in adapters if each.base_name), None),
         sha256=_digest(adapters, weights, how),
@@ -210,6 +213,10 @@ def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]
     if len(adapters) < 2:  # noqa: PLR2004  (several)
         msg = f"--combine {how.method} needs at least two adapters, {len(adapters)} is given"
         raise UsageError(msg, hint="To weaken or strengthen a single one, use --scale.")
+    names = [adapter.name for adapter in adapters]
+    if how.head_from is not None and how.head_from not in names:
+        msg = f"the head is to be of {how.head_from!r}, which is none of the combined adapters"
+        raise UsageError(msg, hint=f"--head-from takes one of: {', '.join(names)}.")
     weights = how.weights or (1.0,) * len(adapters)
     if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         msg = f"{len(adapters)} adapters cannot be combined with the weights {list(weights)}"
@@ -337,25 +344,6 @@ def _require_equal_ranks(updates: Sequence[LowRank], how: Combination) -> None:
         raise AdapterError(msg, hint=f"Combine with {exact}, which takes any ranks.")
 
 
-def _agreed(adapters: Sequence[Adapter]) -> tuple[Saved, ...]:
-    """Return the parameters that are carried whole, required to have one value each."""
-    found: dict[str, tuple[Adapter, Saved]] = {}
-    for adapter in adapters:
-        for saved in adapter.saved:
-            owner, held = found.setdefault(saved.parameter, (adapter, saved))
-            if not same_values(held.tensor, saved.tensor):
-                msg = (
-                    f"adapters {owner.name!r} and {adapter.name!r} both carry "
-                    f"{saved.parameter!r}, with different values"
-                )
-                raise AdapterError(
-                    msg,
-                    hint="Whole parameters are not averaged. Leave them out of all but one adapter "
-                    "(drop in the recipe), or of all with --drop PATTERN.",
-                )
-    return tuple(found[path][1] for path in sorted(found))
-
-
 def _sum_added(adapters: Sequence[Adapter], weights: Sequence[float]) -> tuple[Added, ...]:
     """Return ``Σᵢ wᵢ sᵢ bᵢ`` for each parameter that is added to."""
     sums: dict[str, Float32Array] = {}
@@ -382,5 +370,7 @@ def _digest(adapters: Sequence[Adapter], weights: Sequence[float], how: Combinat
         for adapter, weight in zip(adapters, weights, strict=True)
     ]
     settings = {key: value for key, value in asdict(how).items() if key != "weights"}
+    if how.head_from is None:  # as it was hashed before there was a choice
+        del settings["head_from"]
     text = json.dumps({"parts": parts, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

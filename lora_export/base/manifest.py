@@ -164,13 +164,17 @@ class PartRecord(_Record):
 
 
 class CombinedRecord(_Record):
-    """How adapters were combined into one; enough to do it again."""
+    """How adapters were combined into one; enough to do it again.
+
+    `head_from` names the part whose head, labels and tokenizer the result has.
+    """
 
     method: str
     density: float | None = None
     rank: int | None = None
     majority_sign_method: Literal["total", "frequency"] = "total"
     seed: int = 0
+    head_from: str | None = None
     parts: list[PartRecord]
 
 

@@ -174,6 +174,9 @@ def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--combine-density", type=float, help="Share of entries that is kept."),
             click.option("--combine-rank", type=int, help="Rank of the result, for svd."),
             click.option("--combine-name", help="Name of the result; the names joined by -."),
+            click.option("--head-from", metavar="NAME",
+                         help="With --combine: the adapter whose head, labels and tokenizer the "
+                              "result has."),
             click.option("--combine-sign", help="How ties elects signs: total or frequency."),
             click.option("--seed", type=int, help="Seeds dare's random choices."),
         )
@@ -194,6 +197,7 @@ def combine_table(flags: dict[str, Any]) -> dict[str, Any]:
         "combine_rank": "rank",
         "combine_name": "name",
         "combine_sign": "majority_sign_method",
+        "head_from": "head_from",
         "seed": "seed",
     }
     table = {key: flags[flag] for flag, key in keys.items() if flags[flag] is not None}

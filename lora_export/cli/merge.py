@@ -59,9 +59,6 @@ _WORST: Final = 5
     is_flag=True,
     help="Keep tensors in float32 whose dtype would lose too much of the delta.",
 )
-@click.option(
-    "--allow-no-effect", is_flag=True, help="Merge an adapter although it changes nothing."
-)
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
 @click.option(
     "--drop",
@@ -81,7 +78,6 @@ def merge(
     dtype: str | None,
     max_shard_size: str,
     float32_where_lossy: bool,
-    allow_no_effect: bool,
     labels: str | None,
     drop: tuple[str, ...],
     adapter_format: str | None,
@@ -106,7 +102,7 @@ def merge(
     limit_bytes = parse_size(max_shard_size)
     with Console(as_json=as_json, quiet=quiet) as console:
         if unmerge is not None:
-            if adapters or dtype or float32_where_lossy or allow_no_effect or labels or drop:
+            if adapters or dtype or float32_where_lossy or labels or drop:
                 msg = "--unmerge takes --base and --out, and nothing of a merge"
                 raise UsageError(msg, hint="For another adapter, merge it from the base.")
             digest = merging.unmerge_checkpoint(
@@ -131,7 +127,6 @@ def merge(
             dtype=dtype,
             max_shard_bytes=limit_bytes,
             float32_where_lossy=float32_where_lossy,
-            allow_no_effect=allow_no_effect,
             progress=console,
         )
         console.finish(_describe(outcome), "\n".join(_render(outcome)))
@@ -173,10 +168,10 @@ def _render(outcome: Merge) -> list[str]:
             f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
         ),
     ]
-    if record.no_effect:
-        lines.append(f"  the adapter changes nothing: {record.no_effect}")
     if record.brought:
         lines.append(f"  only the adapter has: {', '.join(record.brought)}")
+    if record.companions:
+        lines.append(f"  from the adapter's folder: {', '.join(record.companions)}")
     if record.float32:
         lines.append(f"  kept in float32: {len(record.float32)} tensor(s)")
     worst = sorted(changed, key=lambda name: (-(changed[name].relative_error or 0.0), name))

@@ -10,6 +10,7 @@ from lora_export.base.errors import CheckpointError, InputError, UnsupportedErro
 from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
+from lora_export.weights.companion_files import companion_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,29 +28,6 @@ _LAYOUTS: Final = (
 )
 _OLD_SUFFIXES: Final = {".gamma": ".weight", ".beta": ".bias"}
 """What LayerNorm's parameters were called in checkpoints converted from TensorFlow."""
-
-_COMPANIONS: Final = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "spm.model",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-)
-_MODULE_FILES: Final = ("config.json", "model.safetensors", "pytorch_model.bin")
-"""What the folders hold that sentence-transformers adds: ``1_Pooling``, ``2_Dense``."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +83,8 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         folder=folder,
         config=config,
         tensors=renamed,
-        companions=_companions(folder),
+        companions=tuple(companion_files(folder).values()),
     )
-
-
-def _companions(folder: Path) -> tuple[Path, ...]:
-    found = [folder / name for name in _COMPANIONS if (folder / name).is_file()]
-    if (folder / "modules.json").is_file():
-        for name in _MODULE_FILES:
-            found += sorted(folder.glob(f"[0-9]*_*/{name}"))
-    return tuple(found)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

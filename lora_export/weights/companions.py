@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.weights.brought import Brought
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.special_tokens import Content
 
 __all__ = ["labelled", "write_companions"]
 
 
 def write_companions(
-    folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any]
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    brought: Brought | None = None,
 ) -> dict[str, str]:
     """Copy the companions of `checkpoint` into the existing `folder`, its config replaced.
+
+    Args:
+        folder: An existing folder.
+        checkpoint: The base.
+        config: What ``config.json`` becomes.
+        brought: What an adapter brings in place of the base's companions.
 
     Returns:
         The SHA-256 of each file by its name in `folder`.
@@ -29,15 +40,20 @@ def write_companions(
         StorageError: The disk refuses.
     """
     files: dict[str, str] = {}
+    base = {
+        companion.relative_to(checkpoint.folder).as_posix(): companion
+        for companion in checkpoint.companions
+    }
+    contents: dict[str, Content] = {**(brought.over(base) if brought is not None else base)}
+    contents["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     with storage_errors(str(folder)):
-        for companion in checkpoint.companions:
-            name = companion.relative_to(checkpoint.folder).as_posix()
+        for name, content in contents.items():
             target = folder / name
             target.parent.mkdir(exist_ok=True)
-            if name == "config.json":
-                target.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            if isinstance(content, bytes):
+                target.write_bytes(content)
             else:
-                shutil.copyfile(companion, target)
+                shutil.copyfile(content, target)
             files[name] = sha256_of_file(target)
     return files
 

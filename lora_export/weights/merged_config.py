@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import UsageError
-from lora_export.weights.companions import labelled
+from lora_export.weights.labels import config_of_head, names_of_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["merged_config"]
+__all__ = ["merged_config", "with_task_head"]
 
 _DTYPE_KEYS: Final = ("dtype", "torch_dtype")  # transformers 5, and before
 _SUFFIXES: Final = (
@@ -34,6 +34,7 @@ def merged_config(
     head_width: int | None,
     labels: Sequence[str] | None,
     dtype: str | None,
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the config of the merged checkpoint.
 
@@ -43,6 +44,7 @@ def merged_config(
         head_width: The number of classes of the head that the adapter brings; None without one.
         labels: Names of those classes.
         dtype: What the checkpoint is cast to; None where it keeps its own.
+        own: The ``config.json`` in the adapter's folder, for the names of its classes.
 
     Raises:
         UsageError: There are labels but no head, or not as many as it is wide.
@@ -52,31 +54,29 @@ def merged_config(
         raise UsageError("the adapter brings no head whose classes labels could name",
                          hint="Leave labels (--labels) out.")  # fmt: skip
     if head_width is not None:
-        table = labelled(table, _labels(config, head_width, labels))
-        table.pop("num_labels", None)
-        if task_type in _HEADS:
-            table["architectures"] = _with_head(config, _HEADS[task_type])
+        _require_as_many(labels, head_width)
+        own = own or {}
+        names = names_of_head(head_width, given=labels, own=own, base=config, brought=True)
+        table = config_of_head(table, names, own=own, brought=True)
+        table = with_task_head(table, task_type)
     if dtype is not None:
         keys = [key for key in _DTYPE_KEYS if key in config] or [_DTYPE_KEYS[1]]
         table.update(dict.fromkeys(keys, dtype))
     return table
 
 
-def _labels(
-    config: Mapping[str, Any], width: int, labels: Sequence[str] | None
-) -> Sequence[str] | None:
-    """Return the names of the classes; None where the config's own are as many as needed."""
-    if labels is not None:
-        if len(labels) != width:
-            msg = f"{len(labels)} labels are given, but the head has {width} outputs"
-            raise UsageError(
-                msg, hint="Give as many names as the head has outputs, in their order."
-            )
-        return labels
-    held = config.get("id2label")
-    if isinstance(held, dict) and len(held) == width:
-        return None
-    return [f"LABEL_{index}" for index in range(width)]
+def with_task_head(config: Mapping[str, Any], task_type: str | None) -> dict[str, Any]:
+    """Return `config` with the class in ``architectures`` that has the head of a PEFT task."""
+    table = dict(config)
+    if task_type in _HEADS:
+        table["architectures"] = _with_head(config, _HEADS[task_type])
+    return table
+
+
+def _require_as_many(labels: Sequence[str] | None, width: int) -> None:
+    if labels is not None and len(labels) != width:
+        msg = f"{len(labels)} labels are given, but the head has {width} outputs"
+        raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
 
 
 def _with_head(config: Mapping[str, Any], suffix: str) -> Any:

@@ -1,0 +1,171 @@
+"""The files that lie beside weights: tokenizer, chat templates, generation and processor settings.
+
+One table for bases and adapters. Code (``tokenization_*.py``) and weights are in none of its rows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import AdapterError, InputError, StorageError
+from lora_export.base.json_file import read_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "CONFIG",
+    "GENERATION_CONFIG",
+    "LIMIT_BYTES",
+    "SENTENCE",
+    "SETTINGS",
+    "TEMPLATES",
+    "TOKENIZER",
+    "VOCABULARIES",
+    "companion_files",
+    "same_content",
+]
+
+CONFIG: Final = "config.json"
+GENERATION_CONFIG: Final = "generation_config.json"
+CHAT_TEMPLATE: Final = "chat_template.jinja"
+LIMIT_BYTES: Final = 1 << 28
+"""How large a companion may become; the largest vocabularies have 40 MB."""
+
+VOCABULARIES: Final = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "spiece.model",
+    "spm.model",
+    "spm_char.model",
+    "source.spm",
+    "tiktoken.model",
+    "qwen.tiktoken",
+    "prophetnet.tokenizer",
+    "byte_maps.json",
+    "vocab-src.json",
+)
+"""Files of which one makes a tokenizer; the rows of `TOKENIZER` after them complete it."""
+
+TOKENIZER: Final = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "vocab.bpe",
+    "bpe.codes",
+    "dict.txt",
+    "target.spm",
+    "vocab-tgt.json",
+    "target_vocab.json",
+    "normalizer.json",
+    "emoji.json",
+    "entity_vocab.json",
+    "word_shape.json",
+    "word_pronunciation.json",
+)
+TEMPLATES: Final = re.compile(r"chat_template\.(jinja|json)|additional_chat_templates/[^/]+\.jinja")
+_TEMPLATE_FOLDER: Final = "additional_chat_templates"
+SETTINGS: Final = (
+    GENERATION_CONFIG,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
+"""Files that say something by themselves."""
+
+SENTENCE: Final = re.compile(
+    r"modules\.json|[0-9]+_[^/]+/(config\.json|model\.safetensors|pytorch_model\.bin)"
+)
+"""The chain of sentence-transformers, and the folders of its modules."""
+
+_UNSAID: Final = frozenset(
+    {
+        "_commit_hash",
+        "_from_model_config",
+        "_name_or_path",
+        "is_local",
+        "local_files_only",
+        "name_or_path",
+        "transformers_version",
+    }
+)
+"""Keys of settings that tell where and by what a file was written."""
+
+
+def companion_files(folder: Path) -> dict[str, Path]:
+    """Return the companions in `folder` by their names below it, ``config.json`` included.
+
+    Args:
+        folder: The folder of a checkpoint or an adapter; links in it are followed.
+
+    Raises:
+        StorageError: The folder cannot be read.
+    """
+    wanted = [*TOKENIZER, *SETTINGS, CONFIG, CHAT_TEMPLATE, "chat_template.json"]
+    found = [folder / name for name in wanted]
+    try:
+        found += sorted((folder / _TEMPLATE_FOLDER).glob("*.jinja"))
+        if (folder / "modules.json").is_file():
+            found += [folder / "modules.json", *sorted(folder.glob("[0-9]*_*/*"))]
+        named = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
+    except OSError as error:
+        msg = f"cannot read {str(folder)!r}: {error.strerror}"
+        raise StorageError(msg, hint="Check the path and its permissions.") from error
+    return {name: path for name, path in named.items() if name in wanted or _in_folder(name)}
+
+
+def _in_folder(name: str) -> bool:
+    return TEMPLATES.fullmatch(name) is not None or SENTENCE.fullmatch(name) is not None
+
+
+def same_content(first: Path, second: Path) -> bool:
+    """Return whether two companions say the same: equal bytes, or equal JSON.
+
+    Keys may come in any order, and those that tell where a file was written do not count.
+
+    Raises:
+        AdapterError: A file is too large, or cannot be read.
+    """
+    data = [_read(first), _read(second)]
+    if data[0] == data[1]:
+        return True
+    if first.suffix != ".json":
+        return False
+    try:
+        tables = [read_json(path, LIMIT_BYTES, InputError, absent="", damaged="")
+                  for path in (first, second)]  # fmt: skip
+    except InputError:
+        return False
+    return _canonical(tables[0]) == _canonical(tables[1])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size <= LIMIT_BYTES:
+            return path.read_bytes()
+    except OSError as error:
+        msg = f"cannot read {str(path)!r}: {error.strerror}"
+        raise AdapterError(msg, hint="Check the file and its permissions.") from error
+    msg = f"{str(path)!r} is larger than {LIMIT_BYTES} bytes"
+    raise AdapterError(msg, hint="It is no file of a tokenizer: move it out of the folder.")
+
+
+def _canonical(value: Any) -> str:
+    """Return JSON as text, in which 1 and true differ."""
+    said: Any = value
+    if isinstance(value, dict):
+        said = {key: each for key, each in value.items() if key not in _UNSAID}
+    return json.dumps(said, sort_keys=True)

@@ -1,0 +1,160 @@
+"""The ids of a tokenizer's special tokens, and configs that agree with them.
+
+The rule is that of transformers' `Trainer` (`align_special_tokens`): a token that the tokenizer
+defines is set in ``config.json`` and ``generation_config.json``; tokens that end a text are added
+to those that end it already.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from lora_export.base.errors import AdapterError
+from lora_export.base.json_file import read_json
+from lora_export.weights.companion_files import LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from lora_export.base.errors import InputError
+
+__all__ = ["Content", "Ids", "read_table", "special_ids", "with_special_tokens"]
+
+Content: TypeAlias = "Path | bytes"
+"""A companion: a file that is copied, or what was made for it."""
+Ids: TypeAlias = "Mapping[str, int | list[int]]"
+"""``eos_token_id``, ``bos_token_id``, ``pad_token_id``."""
+
+_TOKENS: Final = ("eos_token", "bos_token", "pad_token")
+_SEVERAL: Final = "eos_token_id"
+_TEXT_CONFIG: Final = "text_config"
+
+
+def special_ids(files: Mapping[str, Content]) -> dict[str, int]:
+    """Return the ids of the tokens that end, begin and pad a text, as far as the files tell.
+
+    Args:
+        files: The files of a tokenizer, by name.
+
+    Raises:
+        AdapterError: A file is no JSON.
+    """
+    settings = {
+        **read_table(files, "special_tokens_map.json"),
+        **read_table(files, "tokenizer_config.json"),
+    }
+    names = {token: _text(settings.get(token)) for token in _TOKENS}
+    wanted = {name for name in names.values() if name is not None}
+    if not wanted:
+        return {}
+    ids: dict[str, int] = {}
+    for name, token in _numbered(files, settings):
+        if name in wanted:
+            ids.setdefault(name, token)
+    return {
+        f"{token}_id": ids[name]
+        for token, name in names.items()
+        if name is not None and name in ids
+    }
+
+
+def _text(token: Any) -> str | None:
+    """Return the text of a token, which settings hold plain or as a table."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _numbered(
+    files: Mapping[str, Content], settings: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+    """Yield tokens with their ids, those that were added first."""
+    whole = read_table(files, "tokenizer.json")
+    for token in _list(whole.get("added_tokens")):
+        if isinstance(token, dict):
+            yield from _pair(token.get("content"), token.get("id"))
+    decoder = settings.get("added_tokens_decoder")
+    for number, token in (decoder if isinstance(decoder, dict) else {}).items():
+        yield from _pair(_text(token), int(number) if str(number).isdecimal() else None)
+    model = whole.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    for table in (read_table(files, "added_tokens.json"), vocabulary,
+                  read_table(files, "vocab.json")):  # fmt: skip
+        if isinstance(table, dict):
+            for name, number in table.items():
+                yield from _pair(name, number)
+    for number, piece in enumerate(_list(vocabulary)):  # a unigram model's: [piece, score]
+        yield from _pair(piece[0] if isinstance(piece, list) and piece else piece, number)
+    if "vocab.txt" in files and not whole:
+        source = files["vocab.txt"]
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        for number, line in enumerate(data.decode("utf-8", "replace").split("\n")):
+            yield from _pair(line.rstrip("\r"), number)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _pair(name: Any, number: Any) -> Iterator[tuple[str, int]]:
+    if isinstance(name, str) and isinstance(number, int) and not isinstance(number, bool):
+        yield name, number
+
+
+def read_table(
+    files: Mapping[str, Content], name: str, error: type[InputError] = AdapterError
+) -> dict[str, Any]:
+    """Return the JSON object in one of `files`; an empty one where there is none.
+
+    Raises:
+        InputError: As `error`: the file is too large or no JSON.
+    """
+    source = files.get(name)
+    if source is None:
+        return {}
+    if isinstance(source, bytes):
+        table = json.loads(source)
+    else:
+        hint = "Save the tokenizer or the model's settings again."
+        table = read_json(source, LIMIT_BYTES, error, absent=hint, damaged=hint)
+    return table if isinstance(table, dict) else {}
+
+
+def with_special_tokens(
+    settings: Mapping[str, Any], ids: Ids, *, generation: bool = False
+) -> dict[str, Any]:
+    """Return a config or generation config that agrees with `ids`.
+
+    A config of several parts has them in its ``text_config``. An id beyond the vocabulary is left
+    out: the model has no row for it.
+
+    Args:
+        settings: The config or generation config.
+        ids: The new ids.
+        generation: Whether it is a generation config, which may end a text in several ways.
+    """
+    text = settings.get(_TEXT_CONFIG)
+    if isinstance(text, dict):
+        outer = {key: value for key, value in ids.items() if key in settings}
+        inner = with_special_tokens(text, ids)
+        return {**_aligned(settings, outer, several=generation), _TEXT_CONFIG: inner}
+    return _aligned(settings, ids, several=generation)
+
+
+def _aligned(settings: Mapping[str, Any], ids: Ids, *, several: bool) -> dict[str, Any]:
+    table = dict(settings)
+    rows = settings.get("vocab_size")
+    for key, value in ids.items():
+        new = value if isinstance(value, list) else [value]
+        if isinstance(rows, int) and any(each >= rows for each in new):
+            continue
+        held = settings.get(key)
+        old = held if isinstance(held, list) else [] if held is None else [held]
+        if new == old or (len(new) == 1 and new[0] in old):
+            continue
+        if key == _SEVERAL and (several or isinstance(held, list)):
+            table[key] = [*new, *(each for each in old if each not in new)]
+        else:
+            table[key] = value
+    return table
