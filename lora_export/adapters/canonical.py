@@ -174,7 +174,8 @@ class Adapter:
         known_base: The base that it was made for, where its file records that.
         residual: The initialisation (``pissa``) that took its first update off its base: it is
             merged into that residual base only, see ``weights/residual.py``.
-        renamed: Whether it goes by the model's names where its file has the hub's.
+        renamed: Whether it goes by other names than its file has: without wrappers, or the
+            model's where the file has the hub's.
     """
 
     name: str

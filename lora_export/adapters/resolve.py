@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.wrappers import refuse_training_only
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
 from lora_export.base.tensors import count_stored, same_values
 
@@ -138,7 +139,8 @@ def resolve(
     Raises:
         AdapterError: Tensors match nothing, or have shapes that do not fit; up to five are named.
         TiedParameterError: A change to one name of a tied weight, which has to be untied first.
-        UnsupportedError: Two changes of one kind to one parameter.
+        UnsupportedError: Two changes of one kind to one parameter, or a module that only training
+            reads.
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
@@ -166,6 +168,11 @@ def resolve(
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
+    left_out = set(dropped)
+    refuse_training_only(
+        (each.parameter for each in adapter.saved if each.parameter not in left_out),
+        adapter.source,
+    )
     if not misfits:
         misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_rest(adapter, unmatched, misfits)

@@ -1,11 +1,13 @@
 """The reference: the adapter running *unmerged* in torch, through PEFT, in float32.
 
 An independent path: transformers reads the checkpoint, PEFT reads the adapter and adds its own
-layers. Nothing of ours takes part, except a check that PEFT did load every tensor of the adapter,
-and two things of which PEFT's own files say nothing: a factor (``--scale``) multiplies PEFT's
-scales, as its ``scale_layer`` does; and an adapter that is in no folder of PEFT's, because it was
-combined, or that has names there which the model has no more, is written as one first. How adapters
-are combined is proven by the tests, with PEFT's ``add_weighted_adapter`` as the oracle.
+layers. Of the base's folder transformers sees the config and the weights alone (`bare_folder`), so
+that it does not load an adapter that lies there too. PEFT reads the adapter's own files where their
+names are exactly the model's. Otherwise (another format, several combined, names that had to be
+resolved) it reads a folder that is written from what was resolved. A factor (``--scale``), which
+PEFT's files cannot hold, multiplies PEFT's scales, as its ``scale_layer`` does. PEFT is checked to
+have loaded every tensor. How adapters are combined is proven by the tests, with PEFT's
+``add_weighted_adapter`` as the oracle.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from lora_export.device.decoding import without_cache
 from lora_export.exports.plan import count_labels
 from lora_export.graph import tasks
 from lora_export.runtime.pooling import sentence_embedding
+from lora_export.runtime.reference_files import bare_folder, to_reference_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -183,13 +186,14 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
 
     settings = {"num_labels": labels_count} if labels_count is not None else {}
     try:
-        model = getattr(transformers, task.auto_class).from_pretrained(
-            checkpoint.folder,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            local_files_only=True,
-            **settings,
-        )
+        with bare_folder(checkpoint) as folder:
+            model = getattr(transformers, task.auto_class).from_pretrained(
+                folder,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+                **settings,
+            )
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"transformers cannot load {checkpoint.source!r} for {task.name}: {text}"
@@ -202,6 +206,7 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
 def _load_adapter(model: Any, adapter: Adapter) -> Any:
     import peft
 
+    adapter = to_reference_names(adapter, model.state_dict(), model.base_model_prefix)
     written = adapter.format != "peft" or adapter.renamed
     try:
         with tempfile.TemporaryDirectory(prefix="lora-export-") as temporary:

@@ -6,11 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import CheckpointError, InputError, UnsupportedError
+from lora_export.base.errors import CheckpointError, InputError, LoraExportError
 from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
+<<<<<<< HEAD
 from lora_export.weights.companion_files import companion_files
+=======
+from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
+>>>>>>> 67bf80e (Wrappers around the names of an adapter's tensors are seen through; the reference reads what was resolved; stored floats decide, not a left-over quantization_config)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import FileTensor, MemoryTensor, Tensor
     from lora_export.weights.sentence import SentenceHead
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors"]
+__all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors", "weight_files"]
 
 _CONFIG_LIMIT_BYTES: Final = 1 << 24
 _INDEX_LIMIT_BYTES: Final = 1 << 28
@@ -37,7 +41,8 @@ class Checkpoint:
     Attributes:
         source: What the user wrote.
         folder: Where its files are.
-        config: Its ``config.json``.
+        config: Its ``config.json``, without the ``quantization_config`` that a dequantized
+            checkpoint has kept.
         tensors: Every tensor by its name, LayerNorm's old names made new.
         companions: The tokenizer and config files beside the weights, and the folders of
             sentence-transformers' modules.
@@ -62,14 +67,18 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
 
     Raises:
         CheckpointError: A file is missing or damaged, or shards contradict their index.
+        UnsupportedError: Its weights are quantized.
     """
     config = read_config(folder)
     try:
         tensors = read_tensors(folder)
-    except CheckpointError:
+    except LoraExportError as error:
+        refuse_quantized(config, folder)  # its files may be of a kind that is not read
+        if isinstance(error, InputError) and not isinstance(error, CheckpointError):
+            raise CheckpointError(error.message, hint=error.hint) from error
         raise
-    except InputError as error:
-        raise CheckpointError(error.message, hint=error.hint) from error
+    if is_quantized(tensors):
+        refuse_quantized(config, folder)
     renamed = {_modern_name(name): _renamed(tensor) for name, tensor in tensors.items()}
     if len(renamed) != len(tensors):
         twice = next(name for name in tensors if _modern_name(name) != name)
@@ -81,7 +90,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     return Checkpoint(
         source=source or str(folder),
         folder=folder,
-        config=config,
+        config=without_leftover(config),
         tensors=renamed,
         companions=tuple(companion_files(folder).values()),
     )
@@ -109,19 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         msg = f"{str(path)!r} names no model_type"
         kind = "an adapter's" if "peft_type" in config else "another kind of"
         raise CheckpointError(msg, hint=f"It is {kind} config; pass the base checkpoint.")
-    _refuse_quantized(config, folder)
     return config
-
-
-def _refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise for weights that are codes: without their scales they mean something else."""
-    settings = config.get("quantization_config")
-    if settings:
-        method = settings.get("quant_method") if isinstance(settings, dict) else settings
-        msg = f"the base {str(folder)!r} is quantized ({method})"
-        raise UnsupportedError(
-            msg, hint="Give the unquantized checkpoint that the adapter was trained for."
-        )
 
 
 def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
@@ -151,17 +148,38 @@ def read_tensors(folder: Path) -> Mapping[str, Tensor]:
     raise CheckpointError(msg, hint="Were the weights downloaded? Git LFS leaves pointer files.")
 
 
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that `read_tensors` reads: the shards' index and the shards, or one file.
+
+    Raises:
+        CheckpointError: There is none, or the index is damaged.
+    """
+    for index_name, single_name in _LAYOUTS:
+        if (folder / index_name).is_file():
+            weight_map = _read_weight_map(folder, index_name)
+            shards = sorted({str(value) for value in weight_map.values()})
+            return (folder / index_name, *(folder / shard for shard in shards))
+        if (folder / single_name).is_file():
+            return (folder / single_name,)
+    return ()
+
+
 def _read_one(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_header(path)[0]
     return read_torch_file(path)
 
 
-def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
+def _read_weight_map(folder: Path, index_name: str) -> dict[str, Any]:
     weight_map = _read_json(folder / index_name, _INDEX_LIMIT_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         msg = f"{index_name} in {str(folder)!r} has no weight_map"
         raise CheckpointError(msg, hint="The index is damaged: copy it again.")
+    return weight_map
+
+
+def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
+    weight_map = _read_weight_map(folder, index_name)
     shards: dict[str, Mapping[str, Tensor]] = {}
     for shard in sorted({str(value) for value in weight_map.values()}):
         if PurePosixPath(shard).name != shard or shard in {"", ".", ".."}:

@@ -82,3 +82,36 @@ def test_estimate_covers_the_weights_in_float32(tiny: TinyModels) -> None:
         for n in (200, 40_200)
     )
     assert large - small >= 40_000 * 32 * 4
+
+
+def test_an_adapter_in_the_bases_folder_is_not_the_base(tiny: TinyModels, feeds, tmp_path) -> None:
+    base = tiny.base("bert", TASK)
+    adapter = tiny.adapter(base, seed=1)
+    crowded = shutil.copytree(base, tmp_path / "base")
+    for file in adapter.iterdir():
+        if file.name.startswith("adapter_"):
+            shutil.copy(file, crowded)
+    plain = run_torch(load_tiny(base, TASK), feeds)
+    assert np.allclose(reference_of(crowded, None).run(feeds), plain, atol=1e-6)
+    expected = run_torch(peft_model(base, adapter, TASK), feeds)
+    assert np.allclose(reference_of(crowded, adapter).run(feeds), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda key: key.removeprefix("base_model.model."),
+        lambda key: key.replace("base_model.model.bert.", "base_model.model."),
+        lambda key: "module." + key.replace("layer.0.", "layer.0._orig_mod."),
+        lambda key: key.replace(".lora_A.", ".lora_A.sql.").replace(".lora_B.", ".lora_B.sql."),
+    ],
+    ids=["no prefix", "bare model", "wrapped", "named"],
+)
+def test_other_names_are_read_as_the_models(renamed, tiny: TinyModels, feeds, tmp_path) -> None:
+    base = tiny.base("bert", TASK)
+    adapter = tiny.adapter(base, seed=1)
+    expected = run_torch(peft_model(base, adapter, TASK), feeds)
+    other = shutil.copytree(adapter, tmp_path / "adapter")
+    file = other / "adapter_model.safetensors"
+    save_file({renamed(key): value for key, value in load_file(file).items()}, file)
+    assert np.allclose(reference_of(base, other).run(feeds), expected, atol=1e-6)

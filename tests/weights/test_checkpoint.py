@@ -365,3 +365,30 @@ def test_a_quantized_base_is_refused_by_its_method(tmp_path, method):
     with pytest.raises(UnsupportedError, match=rf"is quantized \({method}\)") as error:
         open_checkpoint(tmp_path)
     assert "unquantized checkpoint" in error.value.hint
+
+
+def _with_settings(folder, tensors, method="bitsandbytes"):
+    settings = {"quant_method": method, "load_in_4bit": True}
+    nested = {"text_config": {"quantization_config": settings, "hidden_size": 4}}
+    config = {**CONFIG, **nested, "quantization_config": settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_floats_under_a_leftover_quantization_config_are_a_base(tmp_path):
+    tensors = {
+        "layer.weight": np.ones((4, 4), np.float32),
+        "embeddings.position_ids": np.arange(4, dtype=np.int64),
+        "h.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8),
+    }
+    checkpoint = open_checkpoint(_with_settings(tmp_path, tensors))
+    assert set(checkpoint.tensors) == set(tensors)
+    assert checkpoint.config == {**CONFIG, "text_config": {"hidden_size": 4}}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_codes_are_refused_by_the_method(dtype, tmp_path):
+    tensors = {"norm.weight": np.ones(4, np.float32), "layer.weight": np.ones((4, 4), dtype)}
+    with pytest.raises(UnsupportedError, match=r"is quantized \(hqq\)"):
+        open_checkpoint(_with_settings(tmp_path, tensors, "hqq"))

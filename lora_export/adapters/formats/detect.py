@@ -113,8 +113,9 @@ def read_adapter(
     marks = None if enable_lora is None else tuple(enable_lora)
     options = Options(alpha, marks, base_config)
     if format == "peft" or (format is None and _is_peft(path)):
+        adapter = read_peft(path if path.is_dir() else path.parent, name=name, source=source)
         _refuse_useless(options, "peft", frozenset(), source)
-        return read_peft(path if path.is_dir() else path.parent, name=name, source=source)
+        return adapter
     opened = _open(path, name=name, source=source)
     if not opened.tensors:
         msg = f"adapter {source!r} holds no tensors"
@@ -143,6 +144,8 @@ def _is_peft(path: Path) -> bool:
         return False
     if path.is_dir() and _named(folder) is None:
         return True  # its reader says what is missing
+    if _names_other_kind(folder / CONFIG_NAME):
+        return True  # its reader refuses the kind, whatever the tensors are called
     try:
         opened = _open(path, name="adapter", source=str(path))
     except LoraExportError:
@@ -150,12 +153,21 @@ def _is_peft(path: Path) -> bool:
     return not any(reader.recognises(opened) for reader in _READERS.values())
 
 
+def _names_other_kind(settings: Path) -> bool:
+    """Whether an adapter's settings name a kind of PEFT's that is not LoRA (``ADALORA``)."""
+    try:
+        kind = read_settings(settings).get("peft_type")
+    except AdapterError:
+        return False
+    return isinstance(kind, str) and kind != "LORA"
+
+
 def _detect(opened: Opened) -> str:
     kind = next((kind for kind, reader in _READERS.items() if reader.recognises(opened)), None)
     if kind is not None:
         return kind
     msg = f"{opened.source!r} holds no adapter that is recognised: {_examples(opened)}"
-    if any(".lora_A.weight" in key for key in opened.tensors):
+    if any(".lora_A." in key or ".lora_embedding_A" in key for key in opened.tensors):
         hint = f"These are PEFT's names: copy {CONFIG_NAME}, which PEFT writes beside them."
     else:
         hint = (

@@ -99,6 +99,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         config=config,
         known_base=read_known_base(metadata, source),
         residual=_residual(config),
+        renamed=found.renamed,
     )
 
 
@@ -118,8 +119,8 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
         msg = f"adapter {source!r} is of the kind {kind!r}; only LORA is merged"
         raise UnsupportedError(
             msg,
-            hint="Where PEFT can merge it (LoHa, LoKr, OFT, IA3), export what merge_and_unload "
-            "leaves; a prompt or prefix cannot be merged at all.",
+            hint="Where PEFT can merge it (AdaLoRA, LoHa, LoKr, OFT, IA3), export what "
+            "merge_and_unload leaves; a prompt or prefix cannot be merged at all.",
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if config.get(setting):

@@ -9,18 +9,21 @@
 <module>[.base_layer…].lora_A.weight, …           of a parameter that the config names: A
                                                   ``[E·r, in]``, B ``[out, r·E]``; `peft_parameters`
 anything else                                     a parameter that is carried whole
+
+`peft_keys` takes wrappers and the adapter's own name out of the keys first.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.formats.peft_keys import parse_keys
 from lora_export.adapters.formats.peft_parameters import parameter_names, split_wrappers
 from lora_export.adapters.formats.peft_scale import rank_by_config, scale_of
 from lora_export.base.errors import AdapterError, UnsupportedError
@@ -33,14 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sorted", "sort_tensors"]
 
-_WRAPPER: Final = "base_model.model."
-_WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)\.")
+_WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save)\.")
 """What PEFT's layers add to the path of a parameter."""
 
-_PART: Final = re.compile(
-    r"^(?P<module>.+)\.(?:lora_(?P<kind>[AB]\.weight|B\.bias|embedding_[AB]|magnitude_vector)"
-    r"(?:(?<=magnitude_vector)\.weight)?|token_adapter\.(?P<tokens>trainable_tokens_delta))$"
-)
 _FACTORS: Final = ("A.weight", "B.weight")
 _EMBEDDING: Final = ("embedding_A", "embedding_B")
 _BIAS: Final = "B.bias"
@@ -57,6 +55,7 @@ class Sorted:
     added: tuple[Added, ...]
     rows: tuple[Rows, ...]
     repeated: tuple[str, ...]
+    renamed: bool = False
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> Sorted:
@@ -75,14 +74,15 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
     saved: dict[str, Tensor] = {}
     repeated: list[str] = []
     bare = bool(config.get("target_parameters"))
-    for key, tensor in sorted(tensors.items()):
+    keys = parse_keys(sorted(tensors), source)
+    for key, found in keys.items():
+        tensor = tensors[key]
         if not tensor.dtype.floating:
             msg = f"tensor {key!r} of adapter {source!r} has the dtype {tensor.dtype.name}"
             raise AdapterError(msg, hint="An adapter's tensors are floating-point numbers.")
-        path = key.removeprefix(_WRAPPER)
-        if match := _PART.match(path):
-            module = match["module"] if bare else match["module"].replace(".base_layer", "")
-            kind = match["kind"] or match["tokens"]
+        path, kind = found.path, found.kind
+        if found.module is not None and kind is not None:
+            module = found.module if bare else found.module.replace(".base_layer", "")
             if kind in parts.setdefault(module, {}):
                 msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
                 raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
@@ -100,7 +100,8 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
             else:
                 saved[parameter] = tensor
     whole = tuple(Saved(name, tensor) for name, tensor in saved.items())
-    return _by_module(parts, whole, tuple(repeated), config, source)
+    result = _by_module(parts, whole, tuple(repeated), config, source)
+    return replace(result, renamed=any(not each.as_saved for each in keys.values()))
 
 
 def _by_module(

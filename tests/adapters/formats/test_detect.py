@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lora_export.adapters.formats.detect import FORMATS, is_adapter, read_adapter
-from lora_export.base.errors import AdapterError, LoraExportError, UsageError
+from lora_export.base.errors import AdapterError, LoraExportError, UnsupportedError, UsageError
 from tests.adapters.formats.test_llama_cpp import pairs
 from tests.adapters.formats.test_llama_cpp import write as write_gguf
 from tests.helpers.formats import factors, write_tensors
-from tests.helpers.peft_files import pair, write_peft
+from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
 A, B = factors(4, 6)
 MLX = {"lora_parameters": {"rank": 2, "scale": 2.0}}
@@ -234,3 +234,15 @@ def test_any_tensors_and_settings_give_an_adapter_or_a_clean_error(
     assert found.tensor_count <= len(stored)
     alphas = sum(name.endswith(".alpha") for name in stored)
     assert found.tensor_count + alphas * (found.format == "kohya") >= len(stored)
+
+
+def test_an_adapter_of_another_kind_is_refused_by_it_whatever_its_tensors_are_called(tmp_path):
+    tensors = {
+        f"{WRAPPER}q.lora_A": np.ones((2, 3), np.float32),
+        f"{WRAPPER}q.lora_B": np.ones((4, 2), np.float32),
+        f"{WRAPPER}q.lora_E": np.ones((2, 1), np.float32),
+    }
+    folder = write_peft(tmp_path, tensors, peft_type="ADALORA")
+    for alpha in (None, 16):
+        with pytest.raises(UnsupportedError, match="kind 'ADALORA'"):
+            read_adapter(folder, name="x", source="x", alpha=alpha)

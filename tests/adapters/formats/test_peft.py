@@ -300,7 +300,7 @@ def test_other_floating_dtypes_are_read(dtype, tmp_path):
     [
         "q.lora_A.bias",
         "q.token_adapter.base_layer.weight",
-        "q.lora_A.default.weight",
+        "q.lora_A.default.more.weight",
         "q.lora_C.weight",
         "q.lora_embedding_A.weight",
     ],

@@ -1,0 +1,79 @@
+"""What the reference's libraries get to read: a base without its neighbours, the model's names."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.base.files import storage_errors
+from lora_export.weights.checkpoint import weight_files
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["bare_folder", "to_reference_names"]
+
+_Whole = TypeVar("_Whole", Saved, Added, Rows)
+
+
+@contextlib.contextmanager
+def bare_folder(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield a folder that holds the config of `checkpoint` and links to its weights, nothing else.
+
+    transformers loads an adapter that it finds beside the weights, and dequantizes by a config that
+    the weights contradict.
+
+    Raises:
+        StorageError: There is no room for temporary files.
+    """
+    with tempfile.TemporaryDirectory(prefix="lora-export-base-") as temporary:
+        folder = Path(temporary)
+        with storage_errors(temporary):
+            text = json.dumps(dict(checkpoint.config))
+            (folder / "config.json").write_text(text, encoding="utf-8")
+            for file in weight_files(checkpoint.folder):
+                (folder / file.name).symlink_to(file.resolve())
+        yield folder
+
+
+def to_reference_names(adapter: Adapter, parameters: Container[str], prefix: str) -> Adapter:
+    """Return `adapter` with each name as the model has it, with or without its bare model's name.
+
+    Args:
+        adapter: The adapter, resolved: its names are the model's but for that prefix.
+        parameters: The model's parameters.
+        prefix: ``base_model_prefix``; may be empty.
+    """
+    inner = f"{prefix}." if prefix else ""
+
+    def named(parameter: str) -> str:
+        shorter = parameter.removeprefix(inner)
+        candidates = (parameter, shorter, inner + shorter)
+        return next((name for name in candidates if name in parameters), parameter)
+
+    def low_rank(update: LowRank) -> LowRank:
+        name = named(update.parameter)
+        if name == update.parameter:
+            return update
+        module, _, leaf = name.rpartition(".")
+        return replace(update, module=module, name=leaf if update.name is not None else None)
+
+    def whole(item: _Whole) -> _Whole:
+        return replace(item, parameter=named(item.parameter))
+
+    result = replace(
+        adapter,
+        low_rank=tuple(map(low_rank, adapter.low_rank)),
+        saved=tuple(map(whole, adapter.saved)),
+        added=tuple(map(whole, adapter.added)),
+        rows=tuple(map(whole, adapter.rows)),
+    )
+    return adapter if result == adapter else replace(result, renamed=True)

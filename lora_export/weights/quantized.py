@@ -1,0 +1,64 @@
+"""Whether the weights of a checkpoint are quantized: what is stored decides, not the config.
+
+A checkpoint that was loaded quantized and saved dequantized keeps ``quantization_config`` in its
+``config.json``, though its weights are floating-point numbers again. Weights are quantized where
+one of them is stored as integers or 8-bit floats: codes, which are numbers only together with their
+scales. Every quantizer of transformers stores such codes; tables of indices and masks
+(``position_ids``, ``relative_position_index``, ``attn.bias``) are none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["is_quantized", "refuse_quantized", "without_leftover"]
+
+_SETTING: Final = "quantization_config"
+_CODES: Final = frozenset({"int8", "uint8", "int16", "int32", "float8_e4m3fn", "float8_e5m2"})
+_TABLES: Final = re.compile(
+    r"(?:.*\.)?(?:attn\.bias|attention\.bias|masked_bias|position_ids|token_type_ids"
+    r"|num_batches_tracked|.*_index|.*_mask|.*_indices|.*_buckets?)"
+)
+
+
+def is_quantized(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the weights in `tensors` are codes; their headers are read, not their values."""
+    return any(_is_code(name, tensor) for name, tensor in tensors.items())
+
+
+def _is_code(name: str, tensor: Tensor) -> bool:
+    codes = tensor.dtype.name in _CODES and len(tensor.shape) > 0
+    return codes and _TABLES.fullmatch(name) is None
+
+
+def refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise for a checkpoint whose config names a quantizer.
+
+    Raises:
+        UnsupportedError: It does; the message has the method.
+    """
+    settings = config.get(_SETTING)
+    if settings:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        msg = f"the base {str(folder)!r} is quantized ({method})"
+        raise UnsupportedError(
+            msg, hint="Give the unquantized checkpoint that the adapter was trained for."
+        )
+
+
+def without_leftover(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a checkpoint of floats, at any depth without ``quantization_config``."""
+    return {
+        key: without_leftover(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != _SETTING
+    }
