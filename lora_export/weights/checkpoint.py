@@ -10,11 +10,8 @@ from lora_export.base.errors import CheckpointError, InputError, LoraExportError
 from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
-<<<<<<< HEAD
 from lora_export.weights.companion_files import companion_files
-=======
 from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
->>>>>>> 67bf80e (Wrappers around the names of an adapter's tensors are seen through; the reference reads what was resolved; stored floats decide, not a left-over quantization_config)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

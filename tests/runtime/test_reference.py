@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,9 @@ def test_factors_that_peft_passes_over_are_an_error(tiny, tmp_path: Path) -> Non
     path = tmp_path / "a" / "adapter_model.safetensors"
     renamed = {k.replace(".query.", ".other."): v for k, v in load_file(path).items()}
     save_file(renamed, path, metadata={"format": "pt"})
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    config["target_modules"].append("other")
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(AdapterError, match=r"PEFT did not load.*other"):
         reference_of(base, tmp_path / "a")
 
