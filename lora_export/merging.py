@@ -9,12 +9,11 @@ the base again from the base, and the recorded fingerprint proves that it is the
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import lora_export
 from lora_export.adapters.fit import header_parameters
+from lora_export.adapters.zero_updates import describe_zero, trained_items, zero_parameters
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import (
     CheckpointError,
@@ -29,35 +28,31 @@ from lora_export.base.files import (
     write_synced,
 )
 from lora_export.base.hub import hub_id_of, local_path
-from lora_export.base.merge_record import (
-    RECORD_NAME,
-    MergedAdapter,
-    MergedBase,
-    MergedFidelity,
-    MergedTensor,
-    MergeRecord,
-    read_record,
-)
+from lora_export.base.merge_record import RECORD_NAME, MergeRecord, read_record
 from lora_export.base.progress import Progress, Silent
 from lora_export.merge_job import Job, prepare_job
-from lora_export.parts import notes_on_base, recorded_source
+from lora_export.merge_recording import (
+    base_fingerprint,
+    encoded,
+    lossy_tensors,
+    make_record,
+    warn_of_loss,
+)
+from lora_export.parts import notes_on_base
 from lora_export.weights.brought import brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.companions import write_companions
-from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
-from lora_export.weights.fingerprint import fingerprint_of
+from lora_export.weights.effect import ZERO_UPDATE, missing_effect, require_effect
 from lora_export.weights.merged import MergePlan, measure_lossy, plan_merge
 from lora_export.weights.merged_config import merged_config
 from lora_export.weights.shards import write_sharded
 from lora_export.weights.special_tokens import with_special_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.resolve import Resolved
     from lora_export.recipe import AdapterSpec, CombineSpec
 
 __all__ = ["MAX_SHARD_BYTES", "Merge", "merge_checkpoint", "unmerge_checkpoint"]
@@ -93,6 +88,7 @@ def merge_checkpoint(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     float32_where_lossy: bool = False,
+    allow_no_effect: bool = False,
     progress: Progress | None = None,
 ) -> Merge:
     """Merge an adapter into a base and save the result as a Hugging Face checkpoint.
@@ -107,9 +103,11 @@ def merge_checkpoint(
         dtype: The dtype of all floating tensors; each keeps its own where it is None.
         max_shard_bytes: How large a file may become.
         float32_where_lossy: Store in float32 what would lose too much of the delta in its dtype.
+        allow_no_effect: Whether the adapter may change nothing.
         progress: Told what happens.
 
     Raises:
+        ParityError: The adapter changes nothing.
         LoraExportError: See the class of the error; `output` is as it was.
     """
     tell = progress or Silent()
@@ -118,6 +116,7 @@ def merge_checkpoint(
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     job = prepare_job(checkpoint, specs, folder, combine)
     notes = notes_on_base([job.given], hub_id_of(checkpoint.folder), tell)
+    notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))
     brought = brought_by(
         job.given.originals,
         companion_files(checkpoint.folder),
@@ -125,6 +124,7 @@ def merge_checkpoint(
     )
     for note in brought.notes:
         tell.note(f"note: {note}")
+    notes = (*notes, *brought.notes)
     config = merged_config(
         job.checkpoint.config,
         task_type=job.resolved.adapter.task_type,
@@ -143,14 +143,19 @@ def merge_checkpoint(
         plan = _plan(job, wanted, kept)
     with staging_folder(output.parent, output.name) as staging:
         digests = _write(staging, plan, max_shard_bytes, "merging", tell)
+        no_effect = missing_effect(job.resolved, plan, digests, prefix=job.prefix)
+        require_effect(no_effect, job.resolved.adapter.source, allowed=allow_no_effect)
         write_companions(staging, job.checkpoint, config, brought)
-        record = _record(job, plan, digests, output=output, dtype=wanted, kept=kept)
+        record = make_record(
+            job, plan, digests,
+            output=output, dtype=wanted, kept=kept, no_effect=no_effect, notes=notes,
+        )  # fmt: skip
         record = record.model_copy(update={"companions": list(brought.taken)})
-        write_synced(staging / RECORD_NAME, _encoded(record))
+        write_synced(staging / RECORD_NAME, encoded(record))
         _publish(staging, output)
-    lossy = _lossy(record)
-    _warn(lossy, record, tell)
-    return Merge(output, record, lossy, (*notes, *brought.notes))
+    lossy = lossy_tensors(record)
+    warn_of_loss(lossy, record, tell)
+    return Merge(output, record, lossy, notes)
 
 
 def unmerge_checkpoint(
@@ -180,7 +185,7 @@ def unmerge_checkpoint(
     plan = plan_merge(checkpoint.tensors, header_parameters(checkpoint.tensors), None)
     with staging_folder(output.parent, output.name) as staging:
         _write(staging, plan, max_shard_bytes, "base", progress or Silent())
-        digest = _base_fingerprint(plan)
+        digest = base_fingerprint(plan)
         if digest != record.base.fingerprint:
             msg = (
                 f"{str(base)!r} is not the base of {str(merged)!r}: its fingerprint is "
@@ -190,6 +195,26 @@ def unmerge_checkpoint(
         write_companions(staging, checkpoint, checkpoint.config)
         _publish(staging, output)
     return digest
+
+
+def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[str, ...]:
+    """Return a note on updates that are zero, and tell it.
+
+    Raises:
+        ParityError: All of them are, and that is not allowed.
+    """
+    adapter = job.resolved.adapter
+    items = trained_items(
+        item for update in job.resolved.updates for item in (update.low_rank, update.added)
+    )
+    zero = zero_parameters(items)
+    if items and len(zero) == len(items):
+        require_effect(ZERO_UPDATE, adapter.source, allowed=allow_no_effect)
+    note = describe_zero(items, adapter.source)
+    if note is None:
+        return ()
+    tell.note(f"note: {note}")
+    return (note,)
 
 
 def _floating(dtype: str | None) -> str | None:
@@ -223,106 +248,6 @@ def _write(
         max_shard_bytes=max_shard_bytes,
         hashed=plan.hashed,
         advance=tell.advance,
-    )
-
-
-def _base_fingerprint(plan: MergePlan) -> str:
-    return fingerprint_of(
-        {name: (t.dtype.name, t.shape, t.hexdigest()) for name, t in plan.sources.items()}
-    )
-
-
-def _record(
-    job: Job,
-    plan: MergePlan,
-    digests: Mapping[str, str],
-    *,
-    output: Path,
-    dtype: str | None,
-    kept: frozenset[str],
-) -> MergeRecord:
-    base_digests = {name: t.hexdigest() for name, t in plan.sources.items()}
-    written = {
-        **{name: base_digests[source] for name, source in plan.unchanged.items()},
-        **digests,
-    }
-    parts = {name: meter.result() for name, meter in plan.meters.items()}
-    total = overall(parts.values())
-    checkpoint, adapter = job.checkpoint, job.resolved.adapter
-    return MergeRecord(
-        tool=f"lora-export {lora_export.__version__}",
-        base=MergedBase(
-            source=recorded_source(checkpoint.folder, output),
-            model_type=str(checkpoint.config["model_type"]),
-            fingerprint=_base_fingerprint(plan),
-        ),
-        adapter=_adapter_row(adapter, job.resolved, output),
-        dtype=dtype,
-        fingerprint=fingerprint_of(
-            {e.name: (e.dtype.name, e.shape, written[e.name]) for e in plan.entries}
-        ),
-        renamed_by=job.prefix,
-        brought=sorted(job.brought),
-        float32=sorted(job.prefix + name for name in kept),
-        tensors={
-            entry.name: _tensor_row(
-                entry.dtype.name, entry.shape, digests[entry.name], parts.get(entry.name)
-            )
-            for entry in sorted(plan.entries, key=lambda entry: entry.name)
-            if entry.name in digests
-        },
-        fidelity=MergedFidelity(
-            relative_error=total.relative_error, unmoved_share=total.unmoved_share
-        ),
-    )
-
-
-def _adapter_row(adapter: Adapter, resolved: Resolved, output: Path) -> MergedAdapter:
-    return MergedAdapter(
-        name=adapter.name,
-        source=recorded_source(adapter.folder, output),
-        format=adapter.format,
-        rank=adapter.max_rank,
-        sha256=adapter.sha256,
-        tensors_total=adapter.tensor_count,
-        tensors_applied=resolved.applied_count,
-        dropped=list(resolved.dropped),
-    )
-
-
-def _tensor_row(
-    dtype: str, shape: tuple[int, ...], sha256: str, fidelity: Fidelity | None
-) -> MergedTensor:
-    return MergedTensor(
-        dtype=dtype,
-        shape=list(shape),
-        sha256=sha256,
-        relative_error=fidelity.relative_error if fidelity else None,
-        unmoved_share=fidelity.unmoved_share if fidelity else None,
-    )
-
-
-def _encoded(record: MergeRecord) -> bytes:
-    return (json.dumps(record.model_dump(), indent=1) + "\n").encode()
-
-
-def _lossy(record: MergeRecord) -> tuple[str, ...]:
-    rows = {
-        name: row.relative_error
-        for name, row in record.tensors.items()
-        if row.relative_error is not None and row.relative_error > LOSSY_RELATIVE_ERROR[row.dtype]
-    }
-    return tuple(sorted(rows, key=lambda name: (-rows[name], name)))
-
-
-def _warn(lossy: Sequence[str], record: MergeRecord, tell: Progress) -> None:
-    if not lossy:
-        return
-    worst = record.tensors[lossy[0]]
-    tell.note(
-        f"warning: {len(lossy)} tensor(s) keep the adapter's delta with a relative error above "
-        f"{LOSSY_RELATIVE_ERROR[worst.dtype]:g}: {lossy[0]!r} in {worst.dtype} has "
-        f"{worst.relative_error:.3g}. Store them in float32: --float32-where-lossy."
     )
 
 

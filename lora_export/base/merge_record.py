@@ -89,6 +89,8 @@ class MergeRecord(_Row):
         float32: Tensors kept in float32 because the dtype would have lost too much.
         tensors: The tensors that are not the base's, by name.
         fidelity: What the merge kept of the adapter.
+        no_effect: Why the merge changes nothing; null where it changes something.
+        notes: What the user was told of the adapter and its base.
         companions: What was taken from the adapter's folder besides its tensors: ``tokenizer``,
             ``chat template``, or names of files.
     """
@@ -104,6 +106,8 @@ class MergeRecord(_Row):
     float32: list[str]
     tensors: dict[str, MergedTensor]
     fidelity: MergedFidelity
+    no_effect: str | None = None
+    notes: list[str] = []
     companions: list[str] = []
 
 

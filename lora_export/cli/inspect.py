@@ -126,12 +126,20 @@ def _adapter_lines(report: AdapterReport) -> list[str]:
                 first_few([f"{name} {list(shape)}" for name, shape in report.saved.items()])
             )
         ),
+        *([("update", _zero_line(report))] if report.zero_updates else []),
         ("tensors", f"{report.tensors:,}"),
         ("parameters", f"{report.parameters:,} in {size(report.bytes)}"),
         ("dtypes", _dtypes(report.dtypes)),
         ("sha256", report.sha256),
     ]
     return [f"adapter {report.path}", *aligned(rows)]
+
+
+def _zero_line(report: AdapterReport) -> str:
+    zero = report.zero_updates
+    if len(zero) == report.updates:
+        return "zero: the adapter adds nothing to any weight (not trained, or damaged)"
+    return f"zero for {len(zero)} of {report.updates}: {', '.join(first_few(list(zero), 3))}"
 
 
 def _distribution(modules_by_value: Mapping[str, int]) -> str:

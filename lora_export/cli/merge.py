@@ -59,6 +59,9 @@ _WORST: Final = 5
     is_flag=True,
     help="Keep tensors in float32 whose dtype would lose too much of the delta.",
 )
+@click.option(
+    "--allow-no-effect", is_flag=True, help="Merge an adapter although it changes nothing."
+)
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
 @click.option(
     "--drop",
@@ -78,6 +81,7 @@ def merge(
     dtype: str | None,
     max_shard_size: str,
     float32_where_lossy: bool,
+    allow_no_effect: bool,
     labels: str | None,
     drop: tuple[str, ...],
     adapter_format: str | None,
@@ -102,7 +106,7 @@ def merge(
     limit_bytes = parse_size(max_shard_size)
     with Console(as_json=as_json, quiet=quiet) as console:
         if unmerge is not None:
-            if adapters or dtype or float32_where_lossy or labels or drop:
+            if adapters or dtype or float32_where_lossy or allow_no_effect or labels or drop:
                 msg = "--unmerge takes --base and --out, and nothing of a merge"
                 raise UsageError(msg, hint="For another adapter, merge it from the base.")
             digest = merging.unmerge_checkpoint(
@@ -127,6 +131,7 @@ def merge(
             dtype=dtype,
             max_shard_bytes=limit_bytes,
             float32_where_lossy=float32_where_lossy,
+            allow_no_effect=allow_no_effect,
             progress=console,
         )
         console.finish(_describe(outcome), "\n".join(_render(outcome)))
@@ -168,6 +173,8 @@ def _render(outcome: Merge) -> list[str]:
             f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
         ),
     ]
+    if record.no_effect:
+        lines.append(f"  the adapter changes nothing: {record.no_effect}")
     if record.brought:
         lines.append(f"  only the adapter has: {', '.join(record.brought)}")
     if record.companions:

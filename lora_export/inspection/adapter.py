@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from lora_export.adapters.zero_updates import trained_items, zero_parameters
 from lora_export.base.tensors import nbytes
 from lora_export.inspection.common import bytes_by_dtype
 
@@ -35,7 +36,8 @@ class AdapterReport:
     """An adapter; `ranks` and `scales` count modules, `saved` holds shapes.
 
     `residual` names the initialisation that changed its base, `base_fingerprint` the base that it
-    records.
+    records. `zero_updates` names the parameters whose update is zero for every base, and `updates`
+    counts all that are updated.
     """
 
     kind: str
@@ -55,11 +57,14 @@ class AdapterReport:
     sha256: str
     residual: str | None = None
     base_fingerprint: str | None = None
+    updates: int = 0
+    zero_updates: tuple[str, ...] = ()
 
 
 def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
     """Describe `adapter`, which was read from `path`."""
     tensors = adapter.tensors
+    trained = trained_items(adapter.items)
     rule = None
     if adapter.format == "peft":
         rule = "alpha/sqrt(r)" if adapter.config.get("use_rslora") else "alpha/r"
@@ -81,6 +86,8 @@ def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
         sha256=adapter.sha256,
         residual=adapter.residual,
         base_fingerprint=adapter.known_base.fingerprint if adapter.known_base else None,
+        updates=len(trained),
+        zero_updates=zero_parameters(trained),
     )
 
 

@@ -1,7 +1,8 @@
 """What a path holds, and whether an adapter fits a base.
 
-Nothing here needs torch unless the weights are a pickle of PyTorch, and no tensor is read unless
-hashes are asked for. A report is a frozen value; `dataclasses.asdict` makes JSON of it.
+Nothing here needs torch unless the weights are a pickle of PyTorch. Of an adapter the factors are
+read, to find updates of zero; of a base no tensor is, unless hashes are asked for. A report is a
+frozen value; `dataclasses.asdict` makes JSON of it.
 """
 
 from __future__ import annotations

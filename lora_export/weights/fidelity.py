@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOSSY_RELATIVE_ERROR",
+    "NOISE",
     "Fidelity",
     "FidelityMeter",
     "fidelity_rows",
@@ -50,6 +51,10 @@ LOSSY_RELATIVE_ERROR: Final[dict[str, float]] = {
 
 At 0.1 the noise that rounding adds has a hundredth of the delta's energy.
 """
+
+NOISE: Final = 2e-7
+"""‖ΔW‖ / ‖W0‖ up to which a delta is the rounding of float32 and no update: a few times 2⁻²⁴, for
+DoRA divides by a length that float32 has rounded."""
 
 _NARROW: Final = frozenset({"float16", "bfloat16"})
 _MATRIX: Final = 2
@@ -93,9 +98,14 @@ class FidelityMeter:
         self._wide = _WideDelta(parameter, update) if _has_wide_delta(parameter, update) else None
         self._error = self._delta = 0.0
         self._unmoved = self._entries = 0
+        self._base_mean_square: float | None = None
+        self._moved = False
 
     def __call__(self, start: int, base: Array, merged: Array, stored: Array) -> None:
         """Take rows from `start` on: W0 and the merged value in float32, and what is stored."""
+        if self._base_mean_square is None:
+            self._base_mean_square = float(np.vdot(base, base)) / max(base.size, 1)
+        self._moved = self._moved or not _is_cast_of(base, stored)
         if self._wide is not None:
             self._take_wide(self._wide.rows(start, len(base)), base, stored)
             return
@@ -117,6 +127,26 @@ class FidelityMeter:
     def result(self) -> Fidelity:
         """Return what was seen so far."""
         return Fidelity(self._error, self._delta, self._unmoved, self._entries)
+
+    @property
+    def is_unmoved(self) -> bool:
+        """Whether every stored entry is that of W0 in the same dtype."""
+        return not self._moved
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether ‖ΔW‖ ≤ `NOISE`·‖W0‖, ‖W0‖ taken from the first block of rows."""
+        limit = NOISE**2 * (self._base_mean_square or 0.0) * self._entries
+        return self._delta <= limit
+
+
+def _is_cast_of(base: Array, stored: Array) -> bool:
+    """Return whether `stored` is `base` in another dtype; a first row that differs is enough."""
+    with np.errstate(over="ignore"):
+        return all(
+            bool(np.array_equal(stored[part], base[part].astype(stored.dtype)))
+            for part in (slice(0, 1), slice(1, None))
+        )
 
 
 def _has_wide_delta(parameter: Parameter, update: LowRank | None) -> bool:

@@ -14,6 +14,7 @@ from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
+from lora_export.adapters.targeting import require_targeted
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.safetensors_file import read_header
@@ -63,7 +64,8 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         source: Where it came from, for messages and the manifest.
 
     Raises:
-        AdapterError: A file is missing or damaged, a factor lacks its partner, ranks disagree.
+        AdapterError: A file is missing or damaged, a factor lacks its partner, ranks disagree, or
+            tensors belong to modules that the config does not target.
         UnsupportedError: The adapter is of another kind than LoRA, or uses a refused setting.
     """
     config = read_settings(folder / CONFIG_NAME)
@@ -80,6 +82,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         msg = f"adapter {source!r} holds no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     found = sort_tensors(tensors, config, source)
+    require_targeted([each.module for each in found.low_rank if each.name is None], config, source)
     digest = hashlib.sha256()
     for file in (folder / CONFIG_NAME, path):
         digest.update(bytes.fromhex(sha256_of_file(file)))

@@ -1,0 +1,181 @@
+"""The modules that a PEFT config targets, and the tensors of modules that it does not.
+
+PEFT adds its layers where the config says so, and then loads the file into them; a tensor of any
+other module is dropped with a warning. The model that PEFT makes of such an adapter lacks what the
+tensor does, so the adapter is refused here, by name.
+
+The rules are those of ``check_target_module_exists`` (PEFT 0.21, ``tuners/tuners_utils.py``):
+
+    exclude_modules         a list of suffixes, or an expression that matches the whole path
+    modules_to_save         a module inside one of these gets no layers
+    target_modules          as ``exclude_modules``
+    layers_to_transform     the first number in the path is the layer (``layers_pattern`` names the
+                            part before it); only where ``target_modules`` is a list
+
+They are left undecided, and nothing is refused, where ``target_modules`` is missing or
+``all-linear``, or where an expression could take exponential time to match.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.base.errors import AdapterError
+from lora_export.base.patterns import REPEATED, ways
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = ["require_targeted", "target_rule"]
+
+_ALL_LINEAR: Final = "all-linear"
+_SHOWN: Final = 3
+_PATTERN_LIMIT: Final = 2048
+_WAYS_LIMIT: Final = 16 * REPEATED**3
+_LAYER: Final = re.compile(r"\.(\d+)(?=\.)")
+_ROOT: Final = "model."
+
+
+def require_targeted(modules: Iterable[str], config: Mapping[str, Any], source: str) -> None:
+    """Require that the config targets every module that has low-rank factors.
+
+    Args:
+        modules: The modules' paths in the adapter's model.
+        config: The adapter's config.
+        source: The adapter, for messages.
+
+    Raises:
+        AdapterError: It does not target some of them; up to three are named.
+    """
+    targets = target_rule(config, source)
+    if targets is None:
+        return
+    strange = [module for module in modules if not targets(module)]
+    if config.get("ensure_weight_tying"):  # PEFT adds the other side of a tie itself
+        strange = [module for module in strange if _LAYER.search(module)]
+    if not strange:
+        return
+    shown = ", ".join(repr(module) for module in strange[:_SHOWN])
+    more = ", …" if len(strange) > _SHOWN else ""
+    msg = (
+        f"adapter {source!r} holds updates of {len(strange)} module(s) that its config does not "
+        f"target: {shown}{more}; it says {_settings(config)}"
+    )
+    raise AdapterError(
+        msg,
+        hint="PEFT leaves such tensors out. Use the adapter_config.json that was saved with this "
+        "file; if the modules were trained, add them to its target_modules.",
+    )
+
+
+def target_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool] | None:
+    """Return whether a module is targeted, as a function of its path; None where it is undecided.
+
+    Raises:
+        AdapterError: A setting is of the wrong type, or no regular expression.
+    """
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and targets.lower() == _ALL_LINEAR:
+        return None
+    if targets is None:
+        if not config.get("target_parameters"):
+            return None  # PEFT has a table by model type
+        targets = []
+    included = _matcher(targets, "target_modules", source)
+    excluded = _matcher(config.get("exclude_modules") or [], "exclude_modules", source)
+    if included is None or excluded is None:
+        return None
+    saved = _names(config.get("modules_to_save") or [], "modules_to_save", source)
+    in_layers = _layer_rule(config, source) if not isinstance(targets, str) else _everywhere
+
+    def is_targeted(module: str) -> bool:
+        if any(f".{name}." in f".{module}." for name in saved):
+            return False
+        paths = _paths(module) if isinstance(targets, str) else (module,)
+        return not excluded(module) and any(map(included, paths)) and in_layers(module)
+
+    return is_targeted
+
+
+def _paths(module: str) -> tuple[str, ...]:
+    """Return the paths that an expression may mean: a file may lack the model's own name."""
+    return module, _ROOT + module, module.removeprefix(_ROOT)
+
+
+def _everywhere(_: str) -> bool:
+    return True
+
+
+def _matcher(setting: object, name: str, source: str) -> Callable[[str], bool] | None:
+    """Return how PEFT matches a list of suffixes or an expression; None where that is not safe."""
+    if isinstance(setting, str):
+        expression = _compiled(setting, name, source)
+        return None if expression is None else lambda path: expression.fullmatch(path) is not None
+    exact = frozenset(_names(setting, name, source))
+    endings = tuple(f".{each}" for each in exact)
+    return lambda path: path in exact or path.endswith(endings)
+
+
+def _compiled(pattern: str, name: str, source: str) -> re.Pattern[str] | None:
+    """Return a stranger's expression; None where it could take too long to match."""
+    if len(pattern) > _PATTERN_LIMIT or ways(pattern) > _WAYS_LIMIT:
+        return None
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        msg = f"{name} of adapter {source!r} is {pattern[:60]!r}, no regular expression: {error}"
+        raise AdapterError(msg, hint="The adapter's config is damaged.") from error
+
+
+def _names(setting: object, name: str, source: str) -> list[str]:
+    """Return a setting that is a list of names."""
+    if not isinstance(setting, list) or not all(isinstance(each, str) for each in setting):
+        msg = f"{name} of adapter {source!r} is {str(setting)[:60]!r}, no list of names"
+        raise AdapterError(msg, hint="The adapter's config is damaged.")
+    return setting
+
+
+def _layer_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]:
+    """Return whether a module is in one of the layers that ``layers_to_transform`` names."""
+    setting = config.get("layers_to_transform")
+    if setting is None or setting == []:
+        return _everywhere
+    layers = setting if isinstance(setting, list) else [setting]
+    if not all(type(each) is int for each in layers):
+        msg = f"layers_to_transform of adapter {source!r} is {str(setting)[:60]!r}"
+        raise AdapterError(msg, hint="It must be a number or a list of numbers.")
+    named = config.get("layers_pattern") or []
+    patterns = [
+        _compiled(rf"(?:^|.*?\.){each}\.(?P<index>\d+)\.", "layers_pattern", source)
+        for each in _names([named] if isinstance(named, str) else named, "layers_pattern", source)
+    ]
+
+    def in_layers(module: str) -> bool:
+        if None in patterns:
+            return True
+        found = _layers_of(module, [each for each in patterns if each is not None])
+        return not found.isdisjoint(layers)
+
+    return in_layers
+
+
+def _layers_of(module: str, patterns: Sequence[re.Pattern[str]]) -> set[int]:
+    """Return the layer that a module is in.
+
+    Without patterns these are two where numbers nest (``layers.1.experts.0``): PEFT takes the first
+    number since 0.19 and took the last one before.
+    """
+    if patterns:
+        found = next((m for each in patterns if (m := each.match(module))), None)
+        return set() if found is None else {int(found["index"])}
+    numbers = [int(each) for each in _LAYER.findall(module)]
+    return {numbers[0], numbers[-1]} if numbers else set()
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Return the settings that decide, as the config has them, cut to a line."""
+    names = ("target_modules", "exclude_modules", "layers_to_transform", "modules_to_save")
+    given = [f"{name}: {config[name]}" for name in names if config.get(name) not in (None, [])]
+    text = ", ".join(given) or "target_modules: []"
+    return text if len(text) <= 200 else f"{text[:199]}…"  # noqa: PLR2004

@@ -1,0 +1,91 @@
+"""Updates that are zero, told from the adapter's own factors: no base is read.
+
+``s·B A`` is zero where s is, where A or B is (PEFT initialises B with zeros, so an adapter that was
+saved before training looks like this), or where the ranks cancel each other, as those of two
+adapters do that ``--combine`` takes with opposite weights. The last is told by the product with a
+few random vectors: for x with independent standard normal entries, E‖B A x‖² = ‖B A‖².
+
+With DoRA's magnitude the merged weight is ``m·W0/‖W0‖`` even for B A = 0, and what that changes
+only the base tells (``weights/effect.py``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lora_export.adapters.canonical import Added, LowRank
+from lora_export.base.dtypes import Float32Array, to_float32
+from lora_export.base.tensors import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lora_export.adapters.canonical import Item
+    from lora_export.base.tensors import Tensor
+
+__all__ = ["describe_zero", "is_zero", "trained_items", "zero_parameters"]
+
+_CANCELLED: Final = 1e-6
+"""‖B A‖ / (‖B‖ ‖A‖) up to which the ranks count as cancelled: float32 rounds by 1e-7."""
+
+_VECTORS: Final = 4
+_SHOWN: Final = 3
+
+
+def trained_items(items: Iterable[Item | None]) -> tuple[LowRank | Added, ...]:
+    """Return what is added to the base's values: low-rank updates, and the biases on their B."""
+    return tuple(item for item in items if isinstance(item, LowRank | Added))
+
+
+def zero_parameters(items: Iterable[LowRank | Added]) -> tuple[str, ...]:
+    """Return the parameters to which the items certainly add zero, in their order."""
+    return tuple(item.parameter for item in items if is_zero(item))
+
+
+def is_zero(item: LowRank | Added) -> bool:
+    """Return whether an update is zero for every base; False where the base decides."""
+    if item.scale == 0 and not (isinstance(item, LowRank) and item.magnitude is not None):
+        return True
+    if isinstance(item, Added):
+        return not _values(item.tensor).any()
+    if item.magnitude is not None:
+        return False
+    b = _values(item.b)
+    if not b.any():
+        return True
+    a = _values(item.a)
+    return not a.any() or (item.experts == 1 and _cancels(b, a))
+
+
+def describe_zero(items: Sequence[LowRank | Added], source: str) -> str | None:
+    """Return a sentence on the updates of an adapter that are zero; None where none is.
+
+    Args:
+        items: The updates; see `trained_items`.
+        source: What the user calls the adapter.
+    """
+    zero = zero_parameters(items)
+    if not zero:
+        return None
+    if len(zero) == len(items):
+        return f"the update of adapter {source!r} is zero, in each of {len(items)} parameter(s)"
+    shown = ", ".join(repr(name) for name in zero[:_SHOWN]) + (", …" if len(zero) > _SHOWN else "")
+    return (
+        f"{len(zero)} of {len(items)} updates of adapter {source!r} are zero ({shown}): they were "
+        "not trained, or the file is damaged"
+    )
+
+
+def _values(tensor: Tensor) -> Float32Array:
+    return to_float32(read_all(tensor))
+
+
+def _cancels(b: Float32Array, a: Float32Array) -> bool:
+    """Return whether ``b @ a`` is zero up to the rounding of its terms."""
+    left = b.reshape(len(b), -1).astype(np.float64)  # (out, r)
+    right = a.reshape(len(a), -1).astype(np.float64)  # (r, in · kernel)
+    vectors = np.random.default_rng(0).standard_normal((right.shape[1], _VECTORS))
+    product = np.linalg.norm(left @ (right @ vectors)) / np.sqrt(_VECTORS)
+    return bool(product <= _CANCELLED * np.linalg.norm(left) * np.linalg.norm(right))
