@@ -9,7 +9,7 @@ from transformers.core_model_loading import PrefixChange, WeightConverter, Weigh
 
 from lora_export.base.conversions import Conversion
 
-__all__ = ["conversions_of"]
+__all__ = ["conversions_of", "read_rule"]
 
 _OPERATIONS = {"MergeModulelist": "stack", "Concatenate": "concatenate", "Chunk": "chunk"}
 
@@ -17,10 +17,11 @@ _OPERATIONS = {"MergeModulelist": "stack", "Concatenate": "concatenate", "Chunk"
 def conversions_of(model: Any) -> tuple[Conversion, ...]:
     """Return the rules of `model`, in the order in which transformers applies them."""
     rules = conversion_mapping.get_model_conversion_mapping(model)
-    return tuple(_read(rule) for rule in rules)
+    return tuple(read_rule(rule) for rule in rules)
 
 
-def _read(rule: Any) -> Conversion:
+def read_rule(rule: Any) -> Conversion:
+    """Return one rule of transformers as data."""
     operations: tuple[str, ...] = ()
     if isinstance(rule, WeightConverter):
         operations = tuple(_name_of(operation) for operation in rule.operations)
