@@ -17,7 +17,7 @@ from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.graph import tasks
-from lora_export.parts import notes_on_base, read_specs
+from lora_export.parts import notes_on_base, notes_on_vocabulary, read_specs
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -81,7 +81,11 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
-    notes = notes_on_base(given, manifest.base.source, progress or Silent())
+    tell = progress or Silent()
+    notes = (
+        *notes_on_base(given, manifest.base.source, tell),
+        *notes_on_vocabulary([each.resolved for each in ready], tell),
+    )
     _, reports = add_all(
         output,
         ready,

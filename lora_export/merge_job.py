@@ -99,6 +99,8 @@ def prepare_job(
     for each in given.originals:
         require_known_base(each, tensors, prefix, checkpoint.source)
     require_residual_base(resolved, tensors, checkpoint.source)
+    if resolved.vocabulary is not None:
+        parameters = resolved.vocabulary.resized(parameters)
     changed = {update.parameter.name for update in resolved.updates}
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)

@@ -38,7 +38,7 @@ from lora_export.merge_recording import (
     make_record,
     warn_of_loss,
 )
-from lora_export.parts import notes_on_base
+from lora_export.parts import notes_on_base, notes_on_vocabulary
 from lora_export.weights.brought import brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
@@ -132,8 +132,10 @@ def merge_checkpoint(
         labels=job.given.spec.labels,
         dtype=wanted,
         own=brought.config,
+        vocabulary=job.resolved.vocabulary,
     )
     config = with_special_tokens(config, brought.tokens)
+    notes = (*notes, *notes_on_vocabulary([job.resolved], tell))
     plan = _plan(job, wanted, frozenset())
     kept: frozenset[str] = frozenset()
     if float32_where_lossy:

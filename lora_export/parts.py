@@ -19,11 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.resolve import Resolved
     from lora_export.base.manifest import AdapterRecord
     from lora_export.base.progress import Progress
     from lora_export.recipe import CombineSpec
 
-__all__ = ["Given", "again", "notes_on_base", "read_spec", "read_specs", "recorded_source"]
+__all__ = [
+    "Given",
+    "again",
+    "notes_on_base",
+    "notes_on_vocabulary",
+    "read_spec",
+    "read_specs",
+    "recorded_source",
+]
 
 
 @dataclass(frozen=True)
@@ -232,6 +241,18 @@ def notes_on_base(given: Sequence[Given], base: str | None, progress: Progress) 
     """
     found = (note_on_base(each, base) for one in given for each in one.originals)
     notes = tuple(note for note in found if note is not None)
+    for note in notes:
+        progress.note(f"note: {note}")
+    return notes
+
+
+def notes_on_vocabulary(resolved: Sequence[Resolved], progress: Progress) -> tuple[str, ...]:
+    """Return a note for each adapter that changes the number of tokens, and tell it."""
+    notes = tuple(
+        f"adapter {each.adapter.name!r} {each.vocabulary.described} tokens"
+        for each in resolved
+        if each.vocabulary is not None
+    )
     for note in notes:
         progress.note(f"note: {note}")
     return notes

@@ -32,7 +32,7 @@ from lora_export.exports.plan import (
     require_complete,
 )
 from lora_export.exports.stacks import BATCHED
-from lora_export.parts import notes_on_base, read_specs, recorded_source
+from lora_export.parts import notes_on_base, notes_on_vocabulary, read_specs, recorded_source
 from lora_export.preconditions import (
     existing_export,
     graph_source,
@@ -115,12 +115,14 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 existing.base.conversions,
                 settings,
             )
+            notes = (*notes, *notes_on_vocabulary([each.resolved for each in ready], tell))
             outcome = _finish(
                 output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
             return with_bundle(replace(outcome, notes=notes), recipe, tell)
         settings, template, ready = graph_and_updates(recipe, settings, given, tell)
         require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
+        notes = (*notes, *notes_on_vocabulary([each.resolved for each in ready], tell))
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import refuse_training_only
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
 from lora_export.base.tensors import count_stored, same_values
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
@@ -35,6 +37,7 @@ class Update:
         saved: The value that it starts from, instead of the base's.
         added: What is added to it.
         rows: Rows of it that are replaced.
+        padded: Whether it is the base's value with zeros appended, or cut, to its shape.
     """
 
     parameter: Parameter
@@ -42,11 +45,13 @@ class Update:
     saved: Saved | None = None
     added: Added | None = None
     rows: Rows | None = None
+    padded: bool = False
 
     @property
     def changes_value(self) -> bool:
         """Whether something is computed from a value, the base's or the adapter's own."""
-        return self.low_rank is not None or self.added is not None or self.rows is not None
+        items = (self.low_rank, self.added, self.rows)
+        return self.padded or any(item is not None for item in items)
 
     @property
     def needs_base(self) -> bool:
@@ -69,12 +74,15 @@ class Resolved:
         updates: One entry per parameter that changes, sorted by name.
         dropped: Tensors left out because the user said so.
         applied_count: How many of the adapter's tensors are applied.
+        vocabulary: How it changes the number of tokens; the parameters of `updates` have the new
+            shapes. None where it keeps it.
     """
 
     adapter: Adapter
     updates: tuple[Update, ...]
     dropped: tuple[str, ...]
     applied_count: int
+    vocabulary: Vocabulary | None = None
 
 
 _FIELDS: Final[dict[type, str]] = {
@@ -144,6 +152,16 @@ def resolve(
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
+    vocabulary = vocabulary_of(
+        adapter,
+        parameters,
+        names.find,
+        dropped=lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in drop),
+        heads=resizable,
+    )
+    if vocabulary is not None:
+        parameters = vocabulary.resized(parameters)
+        names = Names(parameters, prefix)
     updates: dict[str, Update] = {}
     unmatched: list[str] = []
     dropped: list[str] = []
@@ -176,8 +194,18 @@ def resolve(
     if not misfits:
         misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_rest(adapter, unmatched, misfits)
-    ordered = tuple(updates[name] for name in sorted(updates))
-    return Resolved(adapter, ordered, tuple(dropped), count_stored(applied) + len(adapter.repeated))
+    if vocabulary is not None:
+        saved = {name for name, update in updates.items() if update.saved is not None}
+        vocabulary.require_whole(adapter, parameters, saved)
+        padded = (Update(each, padded=True) for each in vocabulary.padded(parameters))
+        updates |= {each.parameter.name: each for each in padded}
+    return Resolved(
+        adapter,
+        tuple(updates[name] for name in sorted(updates)),
+        tuple(dropped),
+        count_stored(applied) + len(adapter.repeated),
+        vocabulary,
+    )
 
 
 def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
@@ -274,5 +302,6 @@ def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[s
             raise AdapterError(
                 msg,
                 hint=f"Is this the right base and task?{base} "
-                "What the task does not use can be left out with --drop PATTERN.",
+                "What the task does not use can be left out with --drop PATTERN; its training is "
+                "then lost.",
             )

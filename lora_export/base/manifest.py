@@ -214,7 +214,8 @@ class AdapterRecord(_Record):
     """One adapter, and how completely it was applied.
 
     `scale` is what its updates were multiplied by, where that is not 1; `alpha` and `enable_lora`
-    are what the user said of it; `combined` says what it was made of, and `source` then names the
+    are what the user said of it; `vocab_size` is its number of tokens, where that is not the
+    base's; `combined` says what it was made of, and `source` then names the
     parts.
     """
 
@@ -231,6 +232,7 @@ class AdapterRecord(_Record):
     dropped: list[str] = []
     missing_in_base: list[str]
     labels: list[str] | None = None
+    vocab_size: int | None = Field(default=None, ge=1)
     sha256: Sha256
     pack: PackRecord | None = None
     row: RowRecord | None = None

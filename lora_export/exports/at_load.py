@@ -59,8 +59,14 @@ def require_same_shapes(resolved: Resolved) -> None:
     """Require that the base graph can take every value of the adapter.
 
     Raises:
-        UnsupportedError: The adapter brings a head of another width.
+        UnsupportedError: The adapter brings a head of another width, or another vocabulary.
     """
+    if resolved.vocabulary is not None:
+        msg = (
+            f"adapter {resolved.adapter.name!r} {resolved.vocabulary.described} tokens: "
+            "a merge at load cannot change a shape"
+        )
+        raise UnsupportedError(msg, hint=f"Merge it into the export: {_add(resolved)}.")
     for update in resolved.updates:
         if update.saved is None or update.saved.tensor.shape == update.parameter.shape:
             continue
@@ -73,9 +79,13 @@ def require_same_shapes(resolved: Resolved) -> None:
         )
         raise UnsupportedError(
             msg,
-            hint="Merge it into the export (lora-export add EXPORT --adapter "
-            f"{name}={resolved.adapter.folder}), or export with --mode swappable.",
+            hint=f"Merge it into the export ({_add(resolved)}), or export with --mode swappable.",
         )
+
+
+def _add(resolved: Resolved) -> str:
+    adapter = resolved.adapter
+    return f"lora-export add EXPORT --adapter {adapter.name}={adapter.folder}"
 
 
 def weights_bytes(manifest: Manifest, *, mapped: bool, changed: Collection[str] = ()) -> int:

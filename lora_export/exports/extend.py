@@ -153,7 +153,7 @@ def add_adapter(
             name,
             read_graphs(root, manifest.graphs["base"]),
             placements,
-            output_width=_head_width(manifest, resolved),
+            output_width=_output_width(manifest, resolved),
         )
         record = adapter_record(
             manifest, resolved, source=source, origin=origin, labels=labels, combined=combined
@@ -306,9 +306,11 @@ def merged_entries(
     return entries, origin
 
 
-def _head_width(manifest: Manifest, resolved: Resolved) -> int | None:
-    """Return the number of labels, where the adapter brings the head."""
+def _output_width(manifest: Manifest, resolved: Resolved) -> int | None:
+    """Return the number of labels or tokens, where the adapter brings it."""
     task = tasks.by_name(manifest.base.task)
+    if resolved.vocabulary is not None and task.scores_tokens:
+        return resolved.vocabulary.after
     for update in resolved.updates:
         if update.saved is not None and update.parameter.name in task.label_parameters:
             return update.saved.tensor.shape[0]
@@ -343,5 +345,6 @@ def adapter_record(
             u.parameter.name for u in resolved.updates if u.saved and u.parameter.name in missing
         ),
         labels=list(labels) if labels else None,
+        vocab_size=resolved.vocabulary.after if resolved.vocabulary else None,
         sha256=adapter.sha256,
     )

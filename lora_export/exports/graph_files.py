@@ -66,7 +66,8 @@ def write_graphs(
         name: ``base``, or an adapter's name.
         graphs: The graph and None, or the decoder's and the encoder's.
         placements: Where values lie.
-        output_width: A new size for the last axis of the output of a single graph.
+        output_width: A new size for the last axis of the output, of an encoder-decoder that of
+            the decoder.
 
     Raises:
         ExportDirectoryError: A graph is damaged, or has no such initializer.
@@ -78,10 +79,9 @@ def write_graphs(
         placed = place(first, placements, output_width=output_width)
         digest = write_synced(folder / single, placed)
         return WrittenGraph(GraphFile(onnx=single, sha256=digest))
+    pair = place_pair(first, encoder, placements, output_width=output_width)
     written = [
         GraphFile(onnx=file, sha256=write_synced(folder / file, graph))
-        for file, graph in zip(
-            (decoder_file, encoder_file), place_pair(first, encoder, placements), strict=True
-        )
+        for file, graph in zip((decoder_file, encoder_file), pair, strict=True)
     ]
     return WrittenGraph(*written)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import LowRank
     from lora_export.adapters.resolve import Resolved
+    from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.base.manifest import (
         Manifest,
     )
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
-__all__ = ["origin_of", "refuse_unswappable", "values_of", "without_copies"]
+__all__ = ["origin_of", "refuse_unswappable", "refuse_vocabulary", "values_of", "without_copies"]
 
 
 def refuse_unswappable(update: Update) -> None:
@@ -62,6 +63,18 @@ def refuse_unswappable(update: Update) -> None:
             raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
 
 
+def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:
+    """Raise `UnsupportedError` for an adapter that changes the number of tokens.
+
+    The embeddings of a graph that adapters share have the base's rows.
+    """
+    if vocabulary is not None:
+        msg = f"adapter {name!r} {vocabulary.described} tokens, which adapters of one graph cannot"
+        raise UnsupportedError(
+            msg, hint="Export merged graphs, each with its own vocabulary: --mode merged."
+        )
+
+
 def without_copies(root: Path, resolved: Resolved) -> Resolved:
     """Return the adapter without the parameters that it carries just as the base has them.
 
@@ -74,7 +87,9 @@ def without_copies(root: Path, resolved: Resolved) -> Resolved:
 
     Raises:
         AdapterError: A tensor holds NaN or infinity.
+        UnsupportedError: The adapter changes the number of tokens.
     """
+    refuse_vocabulary(resolved.adapter.name, resolved.vocabulary)
     stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
     updates = (
         replace(each, saved=None) if _is_copy(each, stored.get(each.parameter.name)) else each

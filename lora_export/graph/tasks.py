@@ -93,6 +93,11 @@ class Task:
         """Whether the last axis of the output is a choice, so that its top-1 means something."""
         return self.output == "logits"
 
+    @property
+    def scores_tokens(self) -> bool:
+        """Whether the last axis of the output has an entry for each token of the vocabulary."""
+        return self.classifies and not self.label_parameters
+
 
 _LABELS: Final = ("classifier.out_proj.weight", "classifier.weight", "score.weight")
 

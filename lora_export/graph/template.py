@@ -119,15 +119,22 @@ def place(
 
 
 def place_pair(
-    decoder: bytes, encoder: bytes, placements: Mapping[str, Placement]
+    decoder: bytes,
+    encoder: bytes,
+    placements: Mapping[str, Placement],
+    *,
+    output_width: int | None = None,
 ) -> tuple[bytes, bytes]:
     """Return both graphs of an encoder-decoder, as `place` does, each with what it reads.
+
+    `output_width` is the decoder's.
 
     Raises:
         ExportDirectoryError: A graph cannot be parsed, or neither has one of the initializers.
     """
     (first, in_first), (second, in_second) = (
-        _placed(graph, placements, None) for graph in (decoder, encoder)
+        _placed(graph, placements, width)
+        for graph, width in ((decoder, output_width), (encoder, None))
     )
     _refuse_unknown(in_first & in_second)
     return first, second

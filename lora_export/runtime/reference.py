@@ -91,6 +91,7 @@ class Reference:
         task: The export's task.
         adapter: The adapter, or None for the base alone.
         labels_count: The width of the base's own head; an adapter's is taken from its tensors.
+        vocab_size: The number of tokens that the adapter brings, where that is not the base's.
 
     Raises:
         CheckpointError: transformers cannot load the base.
@@ -104,6 +105,7 @@ class Reference:
         *,
         adapter: Adapter | None,
         labels_count: int | None,
+        vocab_size: int | None = None,
     ) -> None:
         require_reference()
         self._task = task
@@ -114,6 +116,8 @@ class Reference:
             labels_count = count_labels(trained_for, checkpoint.config, [adapter])
         with quiet():
             self._model = _load_base(checkpoint, trained_for, labels_count)
+            if vocab_size is not None:  # the adapter has values for every row, old ones too
+                self._model.resize_token_embeddings(vocab_size, mean_resizing=False)
             if adapter is not None:
                 self._model = _load_adapter(self._model, adapter)
         # not through PEFT's wrapper: for question answering, it drops token_type_ids

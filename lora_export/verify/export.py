@@ -159,6 +159,7 @@ def _verify_graph(
         task,
         adapter=adapter,
         labels_count=_width(manifest, adapter),
+        vocab_size=manifest.adapters[name].vocab_size if adapter is not None else None,
         seed=evidence.seed,
         allow_no_effect=evidence.allow_no_effect,
         dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),

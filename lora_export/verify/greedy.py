@@ -51,7 +51,12 @@ class Greedy:
 
 
 def prompts_for(
-    feeding: Feeding, config: Mapping[str, Any], *, seed: int, left_padding: bool
+    feeding: Feeding,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    left_padding: bool,
+    vocab_size: int | None = None,
 ) -> tuple[Case, int]:
     """Return a batch of texts with padding, and how many tokens they are continued by.
 
@@ -63,6 +68,7 @@ def prompts_for(
         config: The model's config.
         seed: Seeds the texts.
         left_padding: Whether padding comes first.
+        vocab_size: The number of tokens, where it is not the config's.
     """
     longest = longest_text(config)
     longest = longest if feeding.room is None else min(longest, feeding.room)
@@ -74,6 +80,7 @@ def prompts_for(
         seed=seed,
         left_padding=left_padding,
         shapes=feeding.shapes(((_BATCH, length),)),
+        vocab_size=vocab_size,
     )
     return case, steps
 

@@ -21,12 +21,14 @@ from lora_export.weights.positions import longest_text
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lora_export.base.manifest import Manifest
     from lora_export.graph.signature import Input, Signature
 
 __all__ = [
     "CASES",
     "DECODER_IDS",
     "GOLDEN_CASES",
+    "common_vocab_size",
     "longest_text",
     "make_cases",
     "text_feeds",
@@ -53,6 +55,7 @@ def make_cases(
     shapes: Sequence[tuple[int, int]] = CASES,
     past: int = 0,
     padded: bool = True,
+    vocab_size: int | None = None,
 ) -> list[Case]:
     """Return seeded inputs for a model.
 
@@ -64,12 +67,15 @@ def make_cases(
         shapes: Batch and length of each input; a length counts where the graph has one.
         past: Positions that a decoder's cache holds before the input.
         padded: Whether the rows of a batch after the first are shorter.
+        vocab_size: The number of tokens, where it is not the config's.
 
     Raises:
         UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
     config = {**config, **(config.get("text_config") or {})}  # of a model with a tower for texts
+    if vocab_size is not None:
+        config = {**config, "vocab_size": vocab_size, "decoder_vocab_size": vocab_size}
     longest = longest_text(config)
     return [
         _make_case(
@@ -97,7 +103,7 @@ def _make_case(
     past: int,
     padded: bool,
 ) -> Case:
-    vocabulary = next((int(config[k]) for k in _VOCABULARY_KEYS if config.get(k)), 2)
+    vocabulary = _vocab_size(config)
     padding = config.get("pad_token_id")
     padding = padding if isinstance(padding, int) and 0 <= padding < vocabulary else 0
     ids = random.integers(0, vocabulary, (batch, length))
@@ -130,6 +136,22 @@ def _make_case(
     if DECODER_IDS in feeds:
         positions = np.ones_like(feeds[DECODER_IDS])
     return with_buffers(Case(feeds, positions.astype(bool)), signature, past=past)
+
+
+def common_vocab_size(config: Mapping[str, Any], manifest: Manifest) -> int | None:
+    """Return a number of tokens that every graph of an export has; None where all have the base's.
+
+    Args:
+        config: The base's config.
+        manifest: The manifest of the export.
+    """
+    sizes = [each.vocab_size for each in manifest.adapters.values() if each.vocab_size is not None]
+    text = {**config, **(config.get("text_config") or {})}
+    return min(*sizes, _vocab_size(text)) if sizes else None
+
+
+def _vocab_size(config: Mapping[str, Any]) -> int:
+    return next((int(config[key]) for key in _VOCABULARY_KEYS if config.get(key)), 2)
 
 
 def text_feeds(signature: Signature, ids: Array, mask: Array, types: Array) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.graph import tasks
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import make_cases
+from lora_export.verify.inputs import common_vocab_size, make_cases
 from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ def latency_case(
     feeding = feeding_of(root, record)
     if feeding.reason:
         return None, feeding.reason
+    config = read_config(root / "hf") if config is None else config
     (case,) = make_cases(
-        read_config(root / "hf") if config is None else config,
+        config,
         feeding.signature,
         seed=seed,
         left_padding=tasks.by_name(manifest.base.task).causal,
         shapes=feeding.shapes(((batch, length),)),
+        vocab_size=common_vocab_size(config, manifest),
     )
     return case, None

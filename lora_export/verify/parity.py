@@ -92,6 +92,7 @@ def against_reference(
     *,
     adapter: Adapter | None,
     labels_count: int | None,
+    vocab_size: int | None,
     seed: int,
     allow_no_effect: bool,
     dataset: Dataset | None,
@@ -107,6 +108,7 @@ def against_reference(
         task: The export's task.
         adapter: The adapter of this graph; None for the base.
         labels_count: The width of the head.
+        vocab_size: The number of tokens, where the adapter brings another than the base's.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
         dataset: Examples whose predictions are compared too.
@@ -124,14 +126,18 @@ def against_reference(
         seed=seed,
         left_padding=task.causal,
         shapes=feeding.shapes(CASES),
+        vocab_size=vocab_size,
     )
-    reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
+    reference = Reference(
+        checkpoint, task, adapter=adapter, labels_count=labels_count, vocab_size=vocab_size
+    )
     last = manifest.base.logits == "last"
     expected = _run_reference(
         reference, task, cases, dataset,
         has_adapter=adapter is not None, last=last,
         prompts=prompts_for(
-            feeding, checkpoint.config, seed=seed, left_padding=task.causal
+            feeding, checkpoint.config,
+            seed=seed, left_padding=task.causal, vocab_size=vocab_size,
         )
         if manifest.base.cache
         else None,

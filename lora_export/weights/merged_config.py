@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.vocabulary import resized_config
 from lora_export.base.errors import UsageError
 from lora_export.weights.labels import config_of_head, names_of_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from lora_export.adapters.vocabulary import Vocabulary
 
 __all__ = ["merged_config", "with_task_head"]
 
@@ -35,6 +38,7 @@ def merged_config(
     labels: Sequence[str] | None,
     dtype: str | None,
     own: Mapping[str, Any] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> dict[str, Any]:
     """Return the config of the merged checkpoint.
 
@@ -45,11 +49,13 @@ def merged_config(
         labels: Names of those classes.
         dtype: What the checkpoint is cast to; None where it keeps its own.
         own: The ``config.json`` in the adapter's folder, for the names of its classes.
+        vocabulary: How the adapter changes the number of tokens, if it does.
 
     Raises:
         UsageError: There are labels but no head, or not as many as it is wide.
+        UnsupportedError: The config cannot say the new number of tokens.
     """
-    table = dict(config)
+    table = dict(config) if vocabulary is None else resized_config(config, vocabulary)
     if labels is not None and head_width is None:
         raise UsageError("the adapter brings no head whose classes labels could name",
                          hint="Leave labels (--labels) out.")  # fmt: skip

@@ -101,6 +101,7 @@ def require_residual_base(
         update
         for update in resolved.updates
         if update.low_rank is not None
+        and update.saved is None
         and not update.low_rank.embedding
         and len(update.parameter.shape) == _MATRIX
         and update.parameter.name in tensors

@@ -230,6 +230,8 @@ def merged_entry(
     if base is None:
         msg = f"the base has no value for {parameter.name!r}, which the adapter updates"
         raise InputError(msg, hint="Is this the right base?")
+    if update.padded:
+        return _padded_entry(parameter, base)
     bare = update.low_rank is not None and update.low_rank.name is not None
     tensor = MatrixTensor(base) if bare and len(base.shape) > _MATRIX else base
     transpose_on_read = parameter.transposed and not base_is_stored
@@ -267,6 +269,19 @@ def _saved_entry(update: Update) -> Entry:
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, stored_shape, blocks)
+
+
+def _padded_entry(parameter: Parameter, base: Tensor) -> Entry:
+    """Return the base's value, the last axis cut or filled with zeros to the parameter's shape."""
+
+    def blocks() -> Iterator[Array]:
+        value = _read_block(base, 0, base.shape)
+        wanted = np.zeros(parameter.stored_shape, base.dtype.numpy)
+        kept = min(wanted.shape[-1], value.shape[-1])
+        wanted[..., :kept] = value[..., :kept]
+        yield cast(wanted, parameter.stored_dtype, name=parameter.name)
+
+    return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
 
 
 def _read_rows(

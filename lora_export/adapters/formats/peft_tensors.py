@@ -6,6 +6,7 @@
 <module>.lora_magnitude_vector[.weight]           DoRA's m
 <module>.lora_B.bias                              a bias on B (``lora_bias``): ``b = b0 + s·bias``
 <module>.token_adapter.trainable_tokens_delta     rows of an embedding, replaced
+<module>.token_adapter.base_layer.weight          the embedding whose rows they replace, whole
 <module>[.base_layer…].lora_A.weight, …           of a parameter that the config names: A
                                                   ``[E·r, in]``, B ``[out, r·E]``; `peft_parameters`
 anything else                                     a parameter that is carried whole
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sorted", "sort_tensors"]
 
-_WRAPPERS: Final = re.compile(r"\.(?:base_layer|modules_to_save)\.")
+_WRAPPERS: Final = re.compile(r"\.(?:(?:token_adapter\.)?base_layer|modules_to_save)\.")
 """What PEFT's layers add to the path of a parameter."""
 
 _FACTORS: Final = ("A.weight", "B.weight")
@@ -87,7 +88,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
                 msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
                 raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
             parts[module][kind] = tensor
-        elif "lora_" in path.rpartition(".")[2] or ".lora_" in path or "token_adapter" in path:
+        elif _is_unknown(_WRAPPERS.sub(".", path)):
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
         elif ".original_module." in path:  # the base's own, for PEFT with its adapters disabled
@@ -102,6 +103,11 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
     whole = tuple(Saved(name, tensor) for name, tensor in saved.items())
     result = _by_module(parts, whole, tuple(repeated), config, source)
     return replace(result, renamed=any(not each.as_saved for each in keys.values()))
+
+
+def _is_unknown(path: str) -> bool:
+    """Whether a parameter belongs to a layer of PEFT, and not to the model."""
+    return "lora_" in path.rpartition(".")[2] or ".lora_" in path or "token_adapter" in path
 
 
 def _by_module(

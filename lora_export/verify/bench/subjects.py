@@ -21,7 +21,7 @@ from lora_export.runtime.trt import open_trt, targets_of, tensorrt_version
 from lora_export.verify.bench.report import point_name
 from lora_export.verify.bench.two_graphs import open_two
 from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import longest_text, make_cases
+from lora_export.verify.inputs import common_vocab_size, longest_text, make_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -186,6 +186,7 @@ class Source:
             shapes=((point.batch, point.source or point.length),),
             past=0 if self.paired else point.past,
             padded=False,
+            vocab_size=common_vocab_size(self.config, self.manifest),
         )
         feeds = dict(case.feeds)
         if graph == BATCHED:  # every row another adapter, the base among them

@@ -1,0 +1,72 @@
+"""``merge`` with a vocabulary that training changed; PEFT on a resized base is the oracle."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.running import call
+from tests.helpers.vocabulary import (
+    FAMILIES,
+    TOKENS,
+    WAYS,
+    Family,
+    logits_of,
+    resized_peft,
+    save_base,
+    save_grown,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> dict[str, Path]:
+    """A base of each family."""
+    root = tmp_path_factory.mktemp("bases")
+    return {name: save_base(family, root / name) for name, family in FAMILIES.items()}
+
+
+def load(family: Family, folder: Path) -> Any:
+    import transformers
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, info = getattr(transformers, family.model).from_pretrained(
+            folder, output_loading_info=True
+        )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    return model.eval()
+
+
+def relative(ours: Any, theirs: Any) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def merge(capsys, base: Path, adapter: Path, out: Path, *more: str) -> Any:
+    return call(capsys, "merge", "--base", base, "--adapter", f"x={adapter}", "--out", out, *more)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2", "gptj"])
+def test_a_grown_vocabulary_is_merged_as_peft_runs_it(kind, way, bases, tmp_path, capsys) -> None:
+    if (kind, way) == ("llama-tied", "LoRA on the embedding"):
+        pytest.skip("the base layer of a tied embedding is the head, too")
+    family, base, size = FAMILIES[kind], bases[kind], TOKENS + 5
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    trained = logits_of(save_grown(family, base, adapter, way, size), size)
+    reloaded = logits_of(resized_peft(family, base, adapter, size), size)
+    result = merge(capsys, base, adapter, out)
+    if relative(reloaded, trained) > 1e-6:
+        assert result.code == 3, (relative(reloaded, trained), result.out)
+        return
+    assert result.code == 0, result.err
+    merged = load(family, out)
+    assert merged.get_input_embeddings().weight.shape[0] == size
+    assert merged.config.get_text_config().vocab_size == size
+    assert relative(logits_of(merged, size), trained) < 1e-6
