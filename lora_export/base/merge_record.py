@@ -21,6 +21,7 @@ __all__ = [
     "MergedAdapter",
     "MergedBase",
     "MergedTensor",
+    "MergedVerification",
     "read_record",
 ]
 
@@ -74,6 +75,26 @@ class MergedFidelity(_Row):
     unmoved_share: float
 
 
+class MergedVerification(_Row):
+    """How the merged checkpoint compares with the unmerged adapter.
+
+    Attributes:
+        verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.
+        reason: Why.
+        relative_l2: The relative L2 error of the outputs; null where nothing was compared.
+        tolerance: The largest that passes.
+        effect: What the adapter changes, relative L2; null where it is not measured.
+        task: The task whose model was run.
+    """
+
+    verdict: Literal["pass", "fail", "ambiguous", "unverified"] = "unverified"
+    reason: str = "it was not asked for (--verify)"
+    relative_l2: float | None = None
+    tolerance: float | None = None
+    effect: float | None = None
+    task: str | None = None
+
+
 class MergeRecord(_Row):
     """The whole record.
 
@@ -93,6 +114,7 @@ class MergeRecord(_Row):
         notes: What the user was told of the adapter and its base.
         companions: What was taken from the adapter's folder besides its tensors: ``tokenizer``,
             ``chat template``, or names of files.
+        verification: How it compares with the unmerged adapter.
     """
 
     format_version: Literal[1] = _FORMAT_VERSION
@@ -109,6 +131,7 @@ class MergeRecord(_Row):
     no_effect: str | None = None
     notes: list[str] = []
     companions: list[str] = []
+    verification: MergedVerification = MergedVerification()
 
 
 def read_record(folder: Path) -> MergeRecord:

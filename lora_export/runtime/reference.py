@@ -66,7 +66,9 @@ def require_reference() -> None:
         )
 
 
-def estimate_bytes(checkpoint: Checkpoint, *, tokens: int) -> int:
+def estimate_bytes(
+    checkpoint: Checkpoint, *, tokens: int, copies: float = _RUNTIME_COPIES
+) -> int:
     """Estimate the memory that a comparison takes at its peak.
 
     The reference holds float32 weights, and after it the runtime holds its own, at worst twice; to
@@ -75,12 +77,13 @@ def estimate_bytes(checkpoint: Checkpoint, *, tokens: int) -> int:
     Args:
         checkpoint: The base.
         tokens: Tokens of all inputs together.
+        copies: How often the float32 weights are held at the peak.
     """
     weights = sum(
         nbytes(tensor) // tensor.dtype.itemsize_bytes * 4 for tensor in checkpoint.tensors.values()
     )
     width = max(int(checkpoint.config.get(key) or 0) for key in ("vocab_size", "hidden_size"))
-    return int(weights * _RUNTIME_COPIES) + _OUTPUT_BYTES * tokens * width + _OVERHEAD_BYTES
+    return int(weights * copies) + _OUTPUT_BYTES * tokens * width + _OVERHEAD_BYTES
 
 
 class Reference:
@@ -190,7 +193,8 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
 
     settings = {"num_labels": labels_count} if labels_count is not None else {}
     try:
-        with bare_folder(checkpoint) as folder:
+        with bare_folder(checkpoint) as folder, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a head that the files lack is the same in every model
             model = getattr(transformers, task.auto_class).from_pretrained(
                 folder,
                 dtype=torch.float32,
