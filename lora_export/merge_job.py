@@ -84,7 +84,7 @@ def prepare_job(
     prefix = prefix_of(
         str(checkpoint.config["model_type"]), header_parameters(checkpoint.tensors), given.adapter
     )
-    given = _as_stored(checkpoint, given, prefix)
+    read, given = given, _as_stored(checkpoint, given, prefix)
     parameters = _parameters(checkpoint, given, prefix)
     try:
         resolved = _resolved(given, parameters, prefix)
@@ -105,7 +105,7 @@ def prepare_job(
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)
     bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
-    return Job(checkpoint, resolved, written, prefix if bare else "", brought, given)
+    return Job(checkpoint, resolved, written, prefix if bare else "", brought, read)
 
 
 def _only(

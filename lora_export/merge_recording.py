@@ -11,6 +11,7 @@ from lora_export.base.merge_record import (
     MergedBase,
     MergedFidelity,
     MergedTensor,
+    MergedVerification,
     MergeRecord,
 )
 from lora_export.parts import recorded_source
@@ -47,6 +48,7 @@ def make_record(
     kept: frozenset[str],
     no_effect: str | None,
     notes: Sequence[str],
+    verification: MergedVerification,
 ) -> MergeRecord:
     """Return the record of a merge whose tensors are written.
 
@@ -59,6 +61,7 @@ def make_record(
         kept: The parameters that are stored in float32 because of what rounding would lose.
         no_effect: Why the merge changes nothing; None where it changes something.
         notes: What the user was told.
+        verification: How the result compares with the unmerged adapter.
     """
     base_digests = {name: t.hexdigest() for name, t in plan.sources.items()}
     written = {
@@ -95,6 +98,7 @@ def make_record(
         ),
         no_effect=no_effect,
         notes=list(notes),
+        verification=verification,
     )
 
 

@@ -28,7 +28,12 @@ from lora_export.base.files import (
     write_synced,
 )
 from lora_export.base.hub import hub_id_of, local_path
-from lora_export.base.merge_record import RECORD_NAME, MergeRecord, read_record
+from lora_export.base.merge_record import (
+    RECORD_NAME,
+    MergedVerification,
+    MergeRecord,
+    read_record,
+)
 from lora_export.base.progress import Progress, Silent
 from lora_export.merge_job import Job, prepare_job
 from lora_export.merge_recording import (
@@ -38,7 +43,9 @@ from lora_export.merge_recording import (
     make_record,
     warn_of_loss,
 )
+from lora_export.merge_verify import verify_job
 from lora_export.parts import notes_on_base, notes_on_vocabulary
+from lora_export.runtime.reference import require_reference
 from lora_export.weights.brought import brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
@@ -89,6 +96,8 @@ def merge_checkpoint(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     float32_where_lossy: bool = False,
     allow_no_effect: bool = False,
+    verify: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Merge:
     """Merge an adapter into a base and save the result as a Hugging Face checkpoint.
@@ -104,14 +113,20 @@ def merge_checkpoint(
         max_shard_bytes: How large a file may become.
         float32_where_lossy: Store in float32 what would lose too much of the delta in its dtype.
         allow_no_effect: Whether the adapter may change nothing.
+        verify: Whether to compare the result with the unmerged adapter, in torch, before it is
+            published.
+        strict: Whether a comparison that is ambiguous or cannot be made is an error.
         progress: Told what happens.
 
     Raises:
-        ParityError: The adapter changes nothing.
+        MissingRuntimeError: `verify` is set, and torch, transformers or PEFT is not installed.
+        ParityError: The adapter changes nothing, or the comparison failed.
         LoraExportError: See the class of the error; `output` is as it was.
     """
     tell = progress or Silent()
     _require_vacant(output)
+    if verify:
+        require_reference()
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     job = prepare_job(checkpoint, specs, folder, combine)
@@ -148,9 +163,17 @@ def merge_checkpoint(
         no_effect = missing_effect(job.resolved, plan, digests, prefix=job.prefix)
         require_effect(no_effect, job.resolved.adapter.source, allowed=allow_no_effect)
         write_companions(staging, job.checkpoint, config, brought)
+        verification = MergedVerification()
+        if verify:
+            tell.start("verification")
+            verification = verify_job(
+                job, checkpoint, staging,
+                dtype=wanted, allow_no_effect=allow_no_effect, strict=strict,
+            )  # fmt: skip
         record = make_record(
             job, plan, digests,
             output=output, dtype=wanted, kept=kept, no_effect=no_effect, notes=notes,
+            verification=verification,
         )  # fmt: skip
         record = record.model_copy(update={"companions": list(brought.taken)})
         write_synced(staging / RECORD_NAME, encoded(record))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "NOT_ASKED",
     "RECORD_NAME",
     "MergeRecord",
     "MergedAdapter",
@@ -24,6 +25,9 @@ __all__ = [
     "MergedVerification",
     "read_record",
 ]
+
+NOT_ASKED: Final = "no comparison was asked for"
+"""The reason of a merge without ``--verify``."""
 
 RECORD_NAME: Final = "lora_export.merge.json"
 _FORMAT_VERSION: Final = 1
@@ -88,7 +92,7 @@ class MergedVerification(_Row):
     """
 
     verdict: Literal["pass", "fail", "ambiguous", "unverified"] = "unverified"
-    reason: str = "it was not asked for (--verify)"
+    reason: str = NOT_ASKED
     relative_l2: float | None = None
     tolerance: float | None = None
     effect: float | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from lora_export.base.errors import UsageError
+from lora_export.base.merge_record import NOT_ASKED
 from lora_export.cli.console import (
     Console,
     adapter_options,
@@ -22,6 +23,7 @@ from lora_export.cli.console import (
 from lora_export.cli.text import aligned
 
 if TYPE_CHECKING:
+    from lora_export.base.merge_record import MergedVerification
     from lora_export.merging import Merge
 
 __all__ = ["merge"]
@@ -62,6 +64,12 @@ _WORST: Final = 5
 @click.option(
     "--allow-no-effect", is_flag=True, help="Merge an adapter although it changes nothing."
 )
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compare the result with PEFT, unmerged, before it is published; needs torch.",
+)
+@click.option("--strict", is_flag=True, help="Fail where --verify is ambiguous or cannot compare.")
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
 @click.option(
     "--drop",
@@ -82,6 +90,8 @@ def merge(
     max_shard_size: str,
     float32_where_lossy: bool,
     allow_no_effect: bool,
+    verify: bool,
+    strict: bool,
     labels: str | None,
     drop: tuple[str, ...],
     adapter_format: str | None,
@@ -98,7 +108,7 @@ def merge(
     fingerprint was compared with the one that the merge recorded. Going to another adapter is a
     merge from the base.
     """
-    _one_blas_thread()
+    _one_blas_thread(for_torch=verify)
     from lora_export import merging
     from lora_export.recipe import make_combine, make_specs
     from lora_export.weights.shards import parse_size
@@ -106,7 +116,8 @@ def merge(
     limit_bytes = parse_size(max_shard_size)
     with Console(as_json=as_json, quiet=quiet) as console:
         if unmerge is not None:
-            if adapters or dtype or float32_where_lossy or allow_no_effect or labels or drop:
+            given = (dtype, float32_where_lossy, allow_no_effect, verify, strict, labels, drop)
+            if adapters or any(given):
                 msg = "--unmerge takes --base and --out, and nothing of a merge"
                 raise UsageError(msg, hint="For another adapter, merge it from the base.")
             digest = merging.unmerge_checkpoint(
@@ -132,19 +143,23 @@ def merge(
             max_shard_bytes=limit_bytes,
             float32_where_lossy=float32_where_lossy,
             allow_no_effect=allow_no_effect,
+            verify=verify,
+            strict=strict,
             progress=console,
         )
         console.finish(_describe(outcome), "\n".join(_render(outcome)))
     return 0
 
 
-def _one_blas_thread() -> None:
+def _one_blas_thread(*, for_torch: bool) -> None:
     """Keep NumPy's library from starting threads of its own: the merge has one per processor.
+
+    MKL is torch's library too, which `for_torch` leaves its threads.
 
     The products are thin (rank 16): handing them out costs far more than computing them. The
     library reads this once, when NumPy is imported; what the user has set stays.
     """
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in ("OPENBLAS_NUM_THREADS", *(() if for_torch else ("MKL_NUM_THREADS",))):
         os.environ.setdefault(name, "1")
 
 
@@ -152,6 +167,7 @@ def _describe(outcome: Merge) -> dict[str, Any]:
     return {
         "output": str(outcome.output),
         **outcome.record.model_dump(),
+        "verdict": outcome.record.verification.verdict,
         "lossy": list(outcome.lossy),
         "notes": list(outcome.notes),
     }
@@ -187,4 +203,17 @@ def _render(outcome: Merge) -> list[str]:
          f"{changed[name].unmoved_share:.2%} unmoved")
         for name in worst[:_WORST]
     ]  # fmt: skip
-    return [*lines, *aligned(rows, indent=4)]
+    return [*lines, *aligned(rows, indent=4), f"  {_verdict_line(record.verification)}"]
+
+
+def _verdict_line(found: MergedVerification) -> str:
+    """Return the verdict, and how to get one where there is none."""
+    if found.relative_l2 is None or found.tolerance is None:
+        asked = found.reason != NOT_ASKED
+        how = "" if asked else "; to compare it with PEFT: lora-export merge … --verify"
+        return f"{found.verdict}: {found.reason}{how}"
+    effect = "" if found.effect is None else f", effect of the adapter {found.effect:.3g}"
+    return (
+        f"{found.verdict}: relative L2 error {found.relative_l2:.2e} to PEFT, unmerged "
+        f"(tolerance {found.tolerance:.0e}{effect}); {found.reason}"
+    )

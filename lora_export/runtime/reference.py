@@ -66,9 +66,7 @@ def require_reference() -> None:
         )
 
 
-def estimate_bytes(
-    checkpoint: Checkpoint, *, tokens: int, copies: float = _RUNTIME_COPIES
-) -> int:
+def estimate_bytes(checkpoint: Checkpoint, *, tokens: int, copies: float = _RUNTIME_COPIES) -> int:
     """Estimate the memory that a comparison takes at its peak.
 
     The reference holds float32 weights, and after it the runtime holds its own, at worst twice; to

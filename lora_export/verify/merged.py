@@ -169,7 +169,6 @@ def _cases(model: Any, task: Task, seed: int) -> list[Case]:
 def _other_shape(actual: Outputs, expected: Outputs) -> str | None:
     for ours, theirs in zip(actual, expected, strict=True):
         if ours.shape != theirs.shape:
-            return (
-                f"the merged checkpoint returns {list(ours.shape)}, the adapter {list(theirs.shape)}"
-            )
+            shapes = f"{list(ours.shape)}, the unmerged adapter {list(theirs.shape)}"
+            return f"the merged checkpoint returns {shapes}"
     return None

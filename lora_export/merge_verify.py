@@ -1,0 +1,75 @@
+"""The verification of a merge, before it is published: see ``verify/merged.py``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_export.base.errors import ParityError
+from lora_export.base.merge_record import MergedVerification
+from lora_export.exports.plan import main_dtype
+from lora_export.verify.merged import verify_merged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.merge_job import Job
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["verify_job"]
+
+
+def verify_job(
+    job: Job,
+    base: Checkpoint,
+    merged: Path,
+    *,
+    dtype: str | None,
+    allow_no_effect: bool,
+    strict: bool,
+) -> MergedVerification:
+    """Compare a merged checkpoint with the unmerged adapter; return the verdict.
+
+    Args:
+        job: The merge.
+        base: The base, as it is on disk.
+        merged: The folder of the merged checkpoint.
+        dtype: What its floating tensors were cast to; None where each kept its own.
+        allow_no_effect: Whether the adapter may change nothing.
+        strict: Whether a comparison that is ambiguous or cannot be made is an error.
+
+    Raises:
+        ParityError: They differ; with `strict`, also where that is open.
+    """
+    row = verify_merged(
+        base,
+        merged,
+        job.given.adapter,
+        dtype=dtype or main_dtype(base),
+        drop=job.given.spec.drop,
+        allow_no_effect=allow_no_effect,
+    )
+    verdict, reason = row["verdict"], row["reason"]
+    if verdict == "fail":
+        msg = f"the merged checkpoint is not the base with the adapter: {reason}"
+        raise ParityError(msg, hint=_hint(row))
+    if strict and verdict != "pass":
+        msg = f"the merged checkpoint is {verdict}: {reason}"
+        raise ParityError(msg, hint="Leave out --strict to keep it. Nothing was written.")
+    return MergedVerification(
+        verdict=verdict,
+        reason=reason,
+        relative_l2=row["metrics"]["relative_l2"] if row["metrics"] else None,
+        tolerance=row.get("tolerance"),
+        effect=row.get("effect"),
+        task=row.get("task"),
+    )
+
+
+def _hint(row: dict[str, Any]) -> str:
+    """Return what to do about a comparison that failed."""
+    if row.get("dtype") in {"float16", "bfloat16"}:
+        return (
+            f"Rounding to {row['dtype']} may be the reason: try --float32-where-lossy or --dtype "
+            "float32. Nothing was written."
+        )
+    return "Please report it with the model type and the adapter's config. Nothing was written."
