@@ -18,7 +18,7 @@ DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-slow test-triton test-trt test-aarch64 device-env check format families bench clean distclean
+.PHONY: help env model demo test test-slow test-triton test-trt test-aarch64 device-env check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ format: env ## format the code and fix what can be fixed
 
 families: env ## export every model family tiny, compare it with torch, write docs/models.md (minutes)
 	$(BIN)/python -m tools.models
+
+nightly: env ## the differential fuzz: 5,000 random merges and graphs against unmerged PEFT (NIGHTLY_ARGS='--seed 2')
+	$(BIN)/python -m tools.merge_fuzz --count 5000 --jobs 2 $(NIGHTLY_ARGS)
 
 bench: env model ## measure the claims of the README; results in bench/results/
 	$(BIN)/python bench/run_all.py
