@@ -1,4 +1,4 @@
-"""Text from an export: its tokenizer, one of its graphs, its stop tokens; no torch.
+"""Text from an export: one of its graphs, with the tokenizer and stop tokens of its adapter.
 
 A decoder continues a prompt. An encoder-decoder reads it in the encoder, and its decoder begins
 with ``decoder_start_token_id`` (and ``forced_bos_token_id`` where the generation config has one).
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.base.manifest import read_manifest
+from lora_export.exports.companions import companions_of, folder_of
 from lora_export.exports.intact import require_files
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.stacks import BATCHED
@@ -19,12 +20,12 @@ from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.tokens import (
+    READ,
     first_tokens,
     open_tokenizer,
     padded,
     read_settings,
     stop_tokens,
-    tokenizer_folder,
 )
 from lora_export.weights.positions import switching_length
 
@@ -93,11 +94,11 @@ def continue_texts(
         msg = f"{str(root)!r} is an export for {manifest.base.task}, which makes no text of text"
         raise UnsupportedError(msg, hint=f"Generating needs the task {' or '.join(_TASKS)}.")
     require_files(root, manifest, _small_files(manifest, adapter), hashed=True)
-    folder = tokenizer_folder(root)
-    tokenizer = open_tokenizer(folder)
+    files = companions_of(root, manifest, adapter)
+    tokenizer = open_tokenizer(files)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    config, generation = read_settings(folder)
+    config, generation = read_settings(files)
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
     stop = stop_tokens(config, generation)
     padding = config.get("pad_token_id") or 0
@@ -161,7 +162,14 @@ def continues(root: Path) -> bool:
 
 
 def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:
-    """Return the graph that is run, and the pack that it is given."""
+    """Return the graph that is run, the pack that it is given, and what is read of its text."""
+    own = manifest.adapters.get(adapter or "")
+    beside = own.companions.files if own is not None and own.companions is not None else []
+    read = [f"{folder_of(adapter or '')}/{name}" for name in READ if name in beside]
+    return [*read, *_graph_files(manifest, adapter)]
+
+
+def _graph_files(manifest: Manifest, adapter: str | None) -> list[str]:
     own = manifest.adapters.get(adapter or "")
     if own is not None and own.pack is not None:
         return [manifest.graphs[SWAPPABLE].onnx, own.pack.safetensors]

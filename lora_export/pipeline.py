@@ -58,7 +58,7 @@ from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from lora_export.graph.template import GraphTemplate
@@ -189,9 +189,7 @@ def _create(
     )
     resolved = [each.resolved for each in ready]
     require_complete(plan.missing, resolved, checkpoint.source, plan.unused)
-    labels = (
-        checked_labels(settings.task, template.parameters, recipe.labels) if not ready else None
-    )
+    labels = _base_labels(template, ready, settings, recipe, plan.missing)
     create_export(
         staging,
         checkpoint,
@@ -201,12 +199,33 @@ def _create(
         task=settings.task.name,
         dtype=settings.dtype,
         choices=settings.choices,
-        labels=ready[0].labels if ready else labels,
+        labels=labels,
         fingerprint=fingerprinted,
         progress=tell,
         graph_source=graph_source(recipe, output),
         graph_report=own.report if own is not None else None,
     )
+
+
+def _base_labels(
+    template: GraphTemplate,
+    ready: Sequence[Ready],
+    settings: Settings,
+    recipe: Recipe,
+    missing: Collection[str],
+) -> Sequence[str] | None:
+    """Return the names of the classes of the base's head.
+
+    Where adapters bring heads of their own, the recipe's names are the base's too if its head is as
+    wide; a base without a head has the names of its first adapter's.
+    """
+    if not ready:
+        return checked_labels(settings.task, template.parameters, recipe.labels)
+    heads = settings.task.label_parameters
+    if any(name in missing for name in heads):
+        return ready[0].labels
+    width = next((e.shape[0] for e in template.parameters if e.name in heads), None)
+    return recipe.labels if recipe.labels and len(recipe.labels) == width else None
 
 
 def _finish(

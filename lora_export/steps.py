@@ -18,6 +18,7 @@ from lora_export.base.errors import (
 )
 from lora_export.base.hub import local_path
 from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.exports.companions import AdapterCompanions, companions_for
 from lora_export.exports.extend import add_adapter, parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
 from lora_export.exports.plan import head_parameters, head_width, require_complete
@@ -160,6 +161,7 @@ def add_all(
     if batched or is_batched(manifest) or is_swappable(manifest):
         ready = without_copies_in(root, ready)
     resolved = [each.resolved for each in ready]
+    companions = _companions(root, manifest, ready, progress)
     require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
@@ -167,13 +169,15 @@ def add_all(
     if batched or is_batched(manifest):
         progress.start("stacks")
         new = [
-            NewAdapter(each.resolved, _source(each, output), each.labels, each.given.record(output))
-            for each in ready
+            NewAdapter(
+                each.resolved, _source(each, output), each.labels, each.given.record(output), own
+            )
+            for each, own in zip(ready, companions, strict=True)
         ]
         return change_rows(root, new, replace=replace), {}
     if is_swappable(manifest):
         require_slots(root, manifest, resolved)
-        for each in ready:
+        for each, own in zip(ready, companions, strict=True):
             progress.start(f"adapter {each.resolved.adapter.name}")
             manifest = add_pack(
                 root,
@@ -183,10 +187,11 @@ def add_all(
                 replace=replace,
                 write=write_onnx_adapter,
                 combined=each.given.record(output),
+                companions=own,
             )
         return manifest, {}
     kept: dict[str, Any] = {}
-    for each in ready:
+    for each, own in zip(ready, companions, strict=True):
         added = add_adapter(
             root,
             each.resolved,
@@ -196,6 +201,7 @@ def add_all(
             labels=each.labels,
             replace=replace,
             progress=progress,
+            companions=own,
         )
         manifest = added.manifest
         if added.fidelity is not None:
@@ -205,6 +211,24 @@ def add_all(
     if not kept:
         return manifest, {}
     return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+
+
+def _companions(
+    root: Path, manifest: Manifest, ready: Sequence[Ready], tell: Progress
+) -> list[AdapterCompanions]:
+    """Return what comes with each adapter besides its tensors; notes on it are told."""
+    parameters = parameters_of(manifest)
+    found = []
+    for each in ready:
+        how = each.given.combination
+        own = companions_for(
+            root, manifest, parameters, each.resolved, each.given.originals,
+            labels=each.labels, preferred=how.head_from if how is not None else None,
+        )  # fmt: skip
+        for note in own.notes:
+            tell.note(f"note: {note}")
+        found.append(own)
+    return found
 
 
 def without_copies_in(root: Path, ready: Sequence[Ready]) -> tuple[Ready, ...]:

@@ -29,6 +29,7 @@ __all__ = [
     "AdapterRecord",
     "BaseRecord",
     "CombinedRecord",
+    "CompanionsRecord",
     "GraphFile",
     "GraphRecord",
     "GraphSource",
@@ -178,6 +179,20 @@ class CombinedRecord(_Record):
     parts: list[PartRecord]
 
 
+class CompanionsRecord(_Record):
+    """What comes with an adapter besides its tensors; see ``exports/companions.py``.
+
+    Attributes:
+        files: Files below ``hf/<adapter>/``, which hold in place of those in ``hf/``.
+        hidden: Files in ``hf/`` that do not hold for the adapter.
+        taken: What this is, in words: ``tokenizer``, ``chat template``, or names of files.
+    """
+
+    files: list[str] = []
+    hidden: list[str] = []
+    taken: list[str] = []
+
+
 class PackRecord(_Record):
     """An adapter as values of the inputs of a swappable graph; see ``exports/packs.py``.
 
@@ -215,8 +230,8 @@ class AdapterRecord(_Record):
 
     `scale` is what its updates were multiplied by, where that is not 1; `alpha` and `enable_lora`
     are what the user said of it; `vocab_size` is its number of tokens, where that is not the
-    base's; `combined` says what it was made of, and `source` then names the
-    parts.
+    base's; `combined` says what it was made of, and `source` then names the parts. `companions` is
+    None where the adapter has those of the base.
     """
 
     source: str
@@ -236,6 +251,7 @@ class AdapterRecord(_Record):
     sha256: Sha256
     pack: PackRecord | None = None
     row: RowRecord | None = None
+    companions: CompanionsRecord | None = None
 
 
 class Manifest(_Record):
@@ -350,6 +366,8 @@ def _check_paths(folder: Path, manifest: Manifest) -> None:
         if pack := adapter.pack:
             for file in (pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME):
                 resolve_inside(folder, file)
+        for file in adapter.companions.files if adapter.companions else ():
+            resolve_inside(folder, f"hf/{name}/{file}")
         if adapter.row and adapter.row.golden:
             resolve_inside(folder, adapter.row.golden)
 

@@ -93,8 +93,18 @@ def finish(root: Path, files: Mapping[str, str]) -> None:
         for place in {resolve_inside(root, file).parent for file in moved}:
             sync_folder(place)
         for file in set(_gone(folder)) - set(files):
-            resolve_inside(root, file).unlink(missing_ok=True)
+            place = resolve_inside(root, file)
+            place.unlink(missing_ok=True)
+            _remove_empty(place.parent, root.resolve())
         shutil.rmtree(folder)
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    """Remove folders that are left empty, except `root` and those directly in it."""
+    with contextlib.suppress(OSError):
+        while root in folder.parent.parents:
+            folder.rmdir()
+            folder = folder.parent
 
 
 def _waiting(root: Path) -> Iterator[str]:

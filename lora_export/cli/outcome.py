@@ -45,6 +45,8 @@ def render(outcome: Outcome) -> str:
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
             f"{verified}"
         )
+        if record.companions is not None and record.companions.taken:
+            lines.append(f"    from its folder: {', '.join(record.companions.taken)}")
     for name, row in outcome.reports.get("fidelity", {}).get("graphs", {}).items():
         lines.append(
             f"  fidelity of {name}: relative error {row['relative_error']:.2e} of the delta, "

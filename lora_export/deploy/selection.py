@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.base.errors import UnsupportedError, UsageError
+from lora_export.exports.companions import folder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from lora_export.base.manifest import AdapterRecord, GraphRecord, Manifest
 
@@ -39,10 +40,10 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
     gone = set(manifest.adapters) - kept
     graphs = {name: record for name, record in manifest.graphs.items() if name not in gone}
     adapters = {name: each for name, each in manifest.adapters.items() if name in kept}
-    files = _files(graphs.values(), adapters.values())
+    files = _files(graphs.values(), adapters)
     others = _files(
         [manifest.graphs[name] for name in gone if name in manifest.graphs],
-        [manifest.adapters[name] for name in gone],
+        {name: manifest.adapters[name] for name in gone},
     )
     return manifest.model_copy(
         update={
@@ -61,12 +62,15 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
     )
 
 
-def _files(graphs: Collection[GraphRecord], adapters: Collection[AdapterRecord]) -> set[str]:
+def _files(graphs: Collection[GraphRecord], adapters: Mapping[str, AdapterRecord]) -> set[str]:
     """Return what graphs and adapters are made of."""
     found: set[str | None] = set()
+    for name, adapter in adapters.items():
+        if adapter.companions is not None:
+            found |= {f"{folder_of(name)}/{file}" for file in adapter.companions.files}
     for record in graphs:
         found |= {*record.graph_files, *record.weights, record.golden}
-    for adapter in adapters:
+    for adapter in adapters.values():
         if adapter.pack is not None:
             found |= {adapter.pack.safetensors, adapter.pack.onnx_adapter, adapter.pack.golden}
         if adapter.row is not None:

@@ -22,6 +22,7 @@ from lora_export.base.files import (
 from lora_export.base.manifest import (
     AdapterRecord,
     CombinedRecord,
+    CompanionsRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
@@ -30,6 +31,7 @@ from lora_export.base.manifest import (
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header
 from lora_export.device.record import FOLDER
+from lora_export.exports.companions import NO_COMPANIONS, folder_of, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
 from lora_export.exports.plan import match_base
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.resolve import Resolved
     from lora_export.base.progress import Progress
     from lora_export.base.tensors import Tensor
+    from lora_export.exports.companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [
@@ -106,6 +109,7 @@ def add_adapter(
     replace: bool,
     progress: Progress,
     combined: CombinedRecord | None = None,
+    companions: AdapterCompanions = NO_COMPANIONS,
 ) -> AddedAdapter:
     """Merge an adapter into an export; return the manifest that names it, and what was kept.
 
@@ -122,6 +126,7 @@ def add_adapter(
         replace: Whether an adapter of the same name may be replaced.
         progress: Told about bytes.
         combined: What the adapter was made of, where it was.
+        companions: What comes with it besides its tensors.
 
     Raises:
         AdapterError: The name is taken, or a tensor of the adapter is damaged.
@@ -156,8 +161,10 @@ def add_adapter(
             output_width=_output_width(manifest, resolved),
         )
         record = adapter_record(
-            manifest, resolved, source=source, origin=origin, labels=labels, combined=combined
-        )
+            manifest, resolved, source=source, origin=origin, labels=companions.labels or labels,
+            combined=combined, companions=companions.record,
+        )  # fmt: skip
+        own = stage_companions(staging, name, companions.contents)
         graph_record = GraphRecord(
             mode="merged",
             onnx=graph.onnx.onnx,
@@ -177,6 +184,7 @@ def add_adapter(
                         **others.files,
                         **graph.files,
                         weights_file: written.sha256,
+                        **own,
                     },
                 }
             )
@@ -225,13 +233,18 @@ def sweep(root: Path, manifest: Manifest, name: str) -> bool:
 def strays(root: Path, manifest: Manifest, name: str) -> set[str]:
     """Return the adapter's files that are there and that the manifest does not name."""
     engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
-    unnamed = ({*_files_of(name)} | engines_of(name, engines)) - set(manifest.files)
+    beside = resolve_inside(root, folder_of(name)).rglob("*")
+    own = {each.relative_to(root.resolve()).as_posix() for each in beside if each.is_file()}
+    unnamed = ({*_files_of(name)} | engines_of(name, engines) | own) - set(manifest.files)
     return {file for file in unnamed if resolve_inside(root, file).exists()}
 
 
 def forget_adapter(manifest: Manifest, name: str) -> Manifest:
     """Return the manifest without an adapter, its graph and its files."""
     gone = {*_files_of(name)} | engines_of(name, manifest.files)
+    record = manifest.adapters.get(name)
+    if record is not None and record.companions is not None:
+        gone |= {f"{folder_of(name)}/{file}" for file in record.companions.files}
     return manifest.model_copy(
         update={
             "graphs": {key: value for key, value in manifest.graphs.items() if key != name},
@@ -325,6 +338,7 @@ def adapter_record(
     origin: str,
     labels: Sequence[str] | None,
     combined: CombinedRecord | None,
+    companions: CompanionsRecord | None = None,
 ) -> AdapterRecord:
     """Return what the manifest says of an adapter; `origin` is whose values it was merged with."""
     adapter = resolved.adapter
@@ -347,4 +361,5 @@ def adapter_record(
         labels=list(labels) if labels else None,
         vocab_size=resolved.vocabulary.after if resolved.vocabulary else None,
         sha256=adapter.sha256,
+        companions=companions,
     )

@@ -17,11 +17,7 @@ import numpy as np
 
 from lora_export.base.changes import change_export
 from lora_export.base.dtypes import cast
-from lora_export.base.errors import (
-    AdapterError,
-    UnsupportedError,
-    UsageError,
-)
+from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.files import (
     resolve_inside,
     staging_folder,
@@ -39,6 +35,7 @@ from lora_export.base.manifest import (
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.safetensors_write import write_tensors
 from lora_export.base.tensors import MemoryTensor, read_all
+from lora_export.exports.companions import NO_COMPANIONS, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.extend import (
     adapter_record,
@@ -69,6 +66,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.base.parameters import Parameter
+    from lora_export.exports.companions import AdapterCompanions
     from lora_export.graph.signature import Axis
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
@@ -156,6 +154,7 @@ def add_pack(
     replace: bool,
     write: WriteAdapter,
     combined: CombinedRecord | None = None,
+    companions: AdapterCompanions = NO_COMPANIONS,
 ) -> Manifest:
     """Add an adapter to a swappable export: its pack, in two formats; no graph is touched.
 
@@ -169,6 +168,7 @@ def add_pack(
         replace: Whether an adapter of the same name may be replaced.
         write: Writes an ``.onnx_adapter``: its path, its tensors, the base's fingerprint.
         combined: What the adapter was made of, where it was.
+        companions: What comes with it besides its tensors.
 
     Raises:
         AdapterError: The name is taken, or a tensor of the adapter is damaged.
@@ -187,9 +187,10 @@ def add_pack(
         with storage_errors(packed):
             write(staging / packed, tensors, fingerprint)
             files[packed] = write_synced(staging / packed, (staging / packed).read_bytes())
+        files |= stage_companions(staging, name, companions.contents)
         record = adapter_record(
-            manifest, resolved, source=source, origin=origin_of(manifest, resolved), labels=labels,
-            combined=combined,
+            manifest, resolved, source=source, origin=origin_of(manifest, resolved),
+            labels=companions.labels or labels, combined=combined, companions=companions.record,
         ).model_copy(
             update={"pack": PackRecord(safetensors=plain, onnx_adapter=packed, base=fingerprint)}
         )  # fmt: skip

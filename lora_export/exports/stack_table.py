@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lora_export.base.files import (
 )
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import iter_blocks, read_all
+from lora_export.exports.companions import AdapterCompanions
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.extend import (
     parameters_of,
@@ -64,12 +65,14 @@ class NewAdapter:
         source: Where it is, as the manifest records it.
         labels: Names of the head's classes.
         combined: What it was made of, where it was.
+        companions: What comes with it besides its tensors.
     """
 
     resolved: Resolved
     source: str
     labels: Sequence[str] | None = None
     combined: CombinedRecord | None = None
+    companions: AdapterCompanions = field(default_factory=AdapterCompanions)
 
     @property
     def name(self) -> str:

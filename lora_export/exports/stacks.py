@@ -30,6 +30,7 @@ from lora_export.base.manifest import (
 )
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import read_all
+from lora_export.exports.companions import stage_companions
 from lora_export.exports.create import weights_metadata
 from lora_export.exports.extend import (
     adapter_record,
@@ -158,6 +159,7 @@ def _write(
             (staging / "weights").mkdir()
         entries = table.entries()
         files: dict[str, str] = {}
+        stacks: list[str] = []
         placements: dict[str, Placement] = {}
         if entries:
             metadata = {**weights_metadata(BATCHED), "base_fingerprint": kept.base.fingerprint}
@@ -166,9 +168,12 @@ def _write(
             with storage_errors(stack_file):
                 (staging / "stacks").rename(staging / stack_file)
             files[stack_file] = written.sha256
+            stacks.append(stack_file)
             placements = {
                 each.name: Placement(stack_file, *written.offsets[each.name]) for each in entries
             }
+        for each in new:
+            files |= stage_companions(staging, each.name, each.companions.contents)
         graph = with_stacks(
             resolve_inside(root, base.onnx).read_bytes(), table.described(placements)
         )
@@ -176,7 +181,7 @@ def _write(
         record = GraphRecord(
             mode=BATCHED,
             onnx=_GRAPH_FILE,
-            weights=[*base.weights, *files],
+            weights=[*base.weights, *stacks],
             opset=base.opset,
             sha256=digest,
             missing=base.missing,
@@ -210,7 +215,8 @@ def _adapters(
     for each in new:
         adapters[each.name] = adapter_record(
             kept, each.resolved, source=each.source, origin=origin_of(kept, each.resolved),
-            labels=each.labels, combined=each.combined,
+            labels=each.companions.labels or each.labels, combined=each.combined,
+            companions=each.companions.record,
         ).model_copy(update={"row": RowRecord(row=rows[each.name])})  # fmt: skip
     return adapters
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the tokenizer and the settings that a base brings in ``hf/``."""
+"""Text to token ids and back, with the tokenizer and the settings of a base or an adapter."""
 
 from __future__ import annotations
 
@@ -14,38 +14,32 @@ from lora_export.base.errors import (
     MissingRuntimeError,
     UsageError,
 )
-from lora_export.base.files import resolve_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
 
 __all__ = [
+    "READ",
     "first_tokens",
     "open_tokenizer",
     "padded",
     "read_settings",
     "stop_tokens",
-    "tokenizer_folder",
 ]
 
-_FILES: Final = ("tokenizer.json", "config.json", "generation_config.json")
+TOKENIZER_FILE: Final = "tokenizer.json"
+READ: Final = (TOKENIZER_FILE, "config.json", "generation_config.json")
+"""The companions that are read here."""
 
 
-def tokenizer_folder(root: Path) -> Path:
-    """Return ``hf/`` of an export.
+def open_tokenizer(files: Mapping[str, Path]) -> Any:
+    """Return the tokenizer (of ``tokenizers``) of a base or an adapter, with its own settings.
 
-    Raises:
-        ExportDirectoryError: A file in it that is read here leads outside.
-    """
-    folder, *_ = [resolve_inside(root, f"hf/{name}").parent for name in _FILES]
-    return folder
-
-
-def open_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer (of ``tokenizers``) in `folder`, with the file's own settings.
+    Args:
+        files: The companions of the base or the adapter, by name; see `exports.companions`.
 
     Raises:
         MissingRuntimeError: ``tokenizers`` is not installed.
@@ -56,7 +50,12 @@ def open_tokenizer(folder: Path) -> Any:
         raise MissingRuntimeError(msg, hint="Install it with: pip install tokenizers")
     import tokenizers
 
-    path = folder / "tokenizer.json"
+    path = files.get(TOKENIZER_FILE)
+    if path is None:
+        msg = f"cannot read the tokenizer: there is no {TOKENIZER_FILE}"
+        raise InputError(
+            msg, hint="The base needs one beside its weights, or the adapter in its folder."
+        )
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:
@@ -85,16 +84,22 @@ def padded(
     return ids, mask
 
 
-def read_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_settings(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return ``config.json`` and ``generation_config.json``; empty where one is not there.
+
+    Args:
+        files: The companions of the base or the adapter, by name.
 
     Raises:
         ExportDirectoryError: One is damaged.
     """
-    return _table(folder / "config.json"), _table(folder / "generation_config.json")
+    config, generation = (_table(files.get(name)) for name in READ[1:])
+    return config, generation
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _table(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
     try:
         table = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

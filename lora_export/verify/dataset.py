@@ -140,7 +140,7 @@ def load_dataset(
     *,
     task: str,
     metric: str | None,
-    tokenizer_folder: Path,
+    companions: Mapping[str, Path],
     labels: Sequence[str],
     signature: Signature,
     config: Mapping[str, Any],
@@ -155,7 +155,7 @@ def load_dataset(
         path: The file.
         task: The export's task.
         metric: The metric; None for the default of the task.
-        tokenizer_folder: Where ``tokenizer.json`` and the configs are.
+        companions: ``tokenizer.json`` and the configs, by name.
         labels: The names of the labels.
         signature: The inputs of the graph.
         config: The model's config: its padding token and its positions.
@@ -174,7 +174,7 @@ def load_dataset(
         msg = "f1 counts entities by the names of the tags, which are not known"
         raise UsageError(msg, hint=f"{HOW_TO_NAME} Or choose --metric accuracy.")
     rows = _read_rows(path, kind.fields)
-    tokenizer = open_tokenizer(tokenizer_folder)
+    tokenizer = open_tokenizer(companions)
     own = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
     fixed_rows, fixed_tokens, _ = fixed_axes(signature)
@@ -186,7 +186,7 @@ def load_dataset(
         path, tokenizer, labels, signature,
         padding=padding if isinstance(padding, int) else own,
         longest=longest, left=left_padding,
-        settings=read_settings(tokenizer_folder), max_new_tokens=max_new_tokens,
+        settings=read_settings(companions), max_new_tokens=max_new_tokens,
         rows=fixed_rows, tokens=fixed_tokens,
     )  # fmt: skip
     examples = kind.read(rows, reading)

@@ -15,6 +15,7 @@ from lora_export.base.manifest import read_manifest
 from lora_export.base.memory import available_bytes
 from lora_export.device.golden import read_golden
 from lora_export.device.latency import latency_row, measure_pair
+from lora_export.exports.companions import companions_of
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_width
@@ -23,7 +24,6 @@ from lora_export.graph import tasks
 from lora_export.graph.batched import ADAPTER_IDS
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort import OrtRunner
-from lora_export.runtime.tokens import tokenizer_folder
 from lora_export.verify.batching import judge_batched
 from lora_export.verify.dataset import Dataset, load_dataset, require_examples
 from lora_export.verify.feeding import feeding_of
@@ -193,7 +193,7 @@ def _dataset(
         evidence.dataset,
         task=task.name,
         metric=evidence.metric,
-        tokenizer_folder=tokenizer_folder(root),
+        companions=companions_of(root, manifest, name),
         labels=label_names(
             manifest.adapters[name].labels, manifest.base.labels, evidence.checkpoint.config, width
         ),

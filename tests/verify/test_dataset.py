@@ -21,6 +21,7 @@ from lora_export.verify.dataset import (
 from lora_export.verify.kinds.kind import Examples, Reading
 from lora_export.verify.kinds.labelled import CLASSES
 from lora_export.verify.kinds.language import TEXTS
+from lora_export.weights.companion_files import companion_files
 from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 
 LABELS = ("stop", "go", "wait")
@@ -49,7 +50,7 @@ def load(tokenizer, tmp_path):
         if padding is not None:
             config["pad_token_id"] = padding
         return load_dataset(
-            path, tokenizer_folder=folder, labels=labels, signature=signature(*inputs),
+            path, companions=companion_files(folder), labels=labels, signature=signature(*inputs),
             config=config, **settings,
         )  # fmt: skip
 
@@ -172,7 +173,8 @@ def test_a_missing_file_is_named(tmp_path, tokenizer):
     with pytest.raises(InputError, match=r"gone\.jsonl.*No such file"):
         load_dataset(
             tmp_path / "gone.jsonl", task="text-classification", metric=None,
-            tokenizer_folder=tokenizer, labels=LABELS, signature=signature(*INPUTS), config={},
+            companions=companion_files(tokenizer), labels=LABELS,
+            signature=signature(*INPUTS), config={},
         )  # fmt: skip
 
 
