@@ -251,23 +251,52 @@ def test_a_graph_of_another_exporter_is_scored(capsys, tiny, tmp_path, fixed):
     assert (found["count"], found["cut"]) == (35, 0)
 
 
-def test_labels_that_nobody_gave_are_those_of_the_config_or_numbers(capsys, tiny, tmp_path):
+def without_head(adapter, folder):
+    """Copy an adapter for classification without the head that it brings."""
     import shutil
 
-    named = tmp_path / "named"
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(adapter, folder)
+    held = load_file(folder / "adapter_model.safetensors")
+    kept = {name: value for name, value in held.items() if "classifier" not in name}
+    assert len(kept) < len(held)
+    save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"task_type": None, "modules_to_save": None}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_labels_that_nobody_gave_are_those_of_the_head_s_config_or_numbers(capsys, tiny, tmp_path):
+    import shutil
+
+    named, own = tmp_path / "named", tmp_path / "own"
     shutil.copytree(tiny.base("bert", tokenizer=True), named)
-    adapter = tiny.adapter(named)
+    shutil.copytree(tiny.adapter(named), own)
+    names = {"id2label": {"0": "no", "1": "yes", "2": "so"}}
     config = json.loads((named / "config.json").read_text())
-    config |= {"id2label": {"0": "no", "1": "yes", "2": "so"}, "num_labels": 3}
-    (named / "config.json").write_text(json.dumps(config))
-    build(named, {"one": adapter}, tmp_path / "out")
+    (named / "config.json").write_text(json.dumps({**config, **names, "num_labels": 3}))
+    of_base = without_head(tiny.adapter(named), tmp_path / "of_base")
+    (own / "config.json").write_text(json.dumps(names))
+    adapters = {"one": tiny.adapter(named), "own": own, "of_base": of_base}
+    build(named, adapters, tmp_path / "out")
+    held = json.loads((tmp_path / "out/lora_export.json").read_text())["adapters"]
+    numbered = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert {name: record["labels"] for name, record in held.items()} == {
+        "one": numbered, "own": ["no", "yes", "so"], "of_base": ["no", "yes", "so"],
+    }  # fmt: skip
     chance = random.Random(12)
     texts = [words(chance) for _ in range(20)]
     scores = []
     for labels in (["no", "yes", "so"], [0, 1, 2]):
         rows = [{"text": text, "label": labels[at % 3]} for at, text in enumerate(texts)]
         data = write(tmp_path / "data.jsonl", rows)
-        scores.append(scored(capsys, tmp_path / "out", named, data)["one"]["reference"])
+        done = call(capsys, "verify", tmp_path / "out", "--base", named, "--dataset", data,
+                    "--only", "own", "--only", "of_base", "--json")  # fmt: skip
+        assert done.code == 0, done.err
+        graphs = report(tmp_path / "out", "parity")["graphs"]
+        scores.append([graphs[name]["dataset"]["reference"] for name in ("own", "of_base")])
     assert scores[0] == scores[1]
 
 
