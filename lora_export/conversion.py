@@ -12,8 +12,8 @@ from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
 from lora_export.adapters.formats.peft_write import metadata_of, write_peft
 from lora_export.adapters.layout import checkpoint_parameters
+from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, resolve
-from lora_export.adapters.stored import as_stored
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import (
     AdapterError,
@@ -185,7 +185,7 @@ def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, boo
     model_type = str(checkpoint.config["model_type"])
     parameters = header_parameters(checkpoint.tensors)
     prefix = prefix_of(model_type, parameters, adapter)
-    stored = as_stored(adapter, Names(parameters, prefix))
+    stored = to_checkpoint_names(adapter, Names(parameters, prefix), config=checkpoint.config)
     fit = check_fit(
         stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )

@@ -68,7 +68,8 @@ def add(
     """
     manifest = read_manifest(output)
     require_usable(output, manifest)
-    given = read_specs(specs, Path(), combine, base_config=config_of(output, base))
+    config = config_of(output, base)
+    given = read_specs(specs, Path(), combine, base_config=config)
     for one in given:
         require_task(manifest, one.adapter)
     checkpoint = matching_checkpoint(manifest, base)
@@ -77,6 +78,7 @@ def add(
         parameters_of(manifest),
         prefix=manifest.base.prefix,
         conversions=manifest.base.conversions,
+        config=config,
         task=tasks.by_name(manifest.base.task),
     )
     for each in ready:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.layout import checkpoint_parameters
+from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
-from lora_export.adapters.stored import as_stored
 from lora_export.base.errors import TiedParameterError, UsageError
 from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype, untie
 from lora_export.graph import tasks
@@ -121,13 +120,11 @@ def _only(
 
 
 def _as_stored(checkpoint: Checkpoint, given: Given, prefix: str) -> Given:
-    dropped = [
-        update.parameter
-        for update in given.adapter.low_rank
-        if any(fnmatchcase(update.parameter, pattern) for pattern in given.spec.drop)
-    ]
     names = Names(header_parameters(checkpoint.tensors), prefix)
-    return replace(given, adapter=as_stored(given.adapter, names, kept=dropped))
+    named = to_checkpoint_names(
+        given.adapter, names, config=checkpoint.config, drop=given.spec.drop
+    )
+    return replace(given, adapter=named)
 
 
 def _parameters(checkpoint: Checkpoint, given: Given, prefix: str) -> tuple[Parameter, ...]:

@@ -105,6 +105,7 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
                 parameters_of(existing),
                 prefix=existing.base.prefix,
                 conversions=existing.base.conversions,
+                config=checkpoint.config,
                 task=settings.task,
                 labels=recipe.labels,
             )

@@ -112,6 +112,7 @@ def graph_and_updates(
             template.parameters,
             prefix=template.prefix,
             conversions=template.conversions,
+            config=settings.checkpoint.config,
             task=settings.task,
             labels=recipe.labels,
         )

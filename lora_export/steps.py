@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.delta import require_finite_tensors
-from lora_export.adapters.renamed import as_named
+from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
 from lora_export.base.errors import (
     AdapterError,
@@ -103,6 +103,7 @@ def prepare(
     *,
     prefix: str,
     conversions: Sequence[Conversion],
+    config: Mapping[str, Any] | None,
     task: Task,
     labels: Sequence[str] | None = None,
 ) -> tuple[Ready, ...]:
@@ -113,6 +114,7 @@ def prepare(
         parameters: What the base graph reads.
         prefix: ``base_model_prefix`` with its dot.
         conversions: How transformers loads a checkpoint of the model.
+        config: The base's ``config.json``, where it is at hand.
         task: The task.
         labels: Names of the classes for adapters whose line has none.
     """
@@ -120,7 +122,9 @@ def prepare(
     return tuple(
         Ready(
             resolve(
-                as_named(each.adapter, names, conversions, drop=each.spec.drop),
+                to_model_names(
+                    each.adapter, names, conversions, config=config, drop=each.spec.drop
+                ),
                 parameters,
                 prefix=prefix,
                 drop=each.spec.drop,
@@ -317,10 +321,11 @@ def find_adapters(
 
     names = Names(parameters_of(manifest), manifest.base.prefix)
     return {
-        name: as_named(
+        name: to_model_names(
             again(name, record, locate, base_config=config),
             names,
             manifest.base.conversions,
+            config=config,
             drop=record.dropped,
         )
         for name, record in manifest.adapters.items()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names, misfit_of
+from lora_export.base.declarations import classes_of
 from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import count_stored
 
@@ -109,10 +110,10 @@ def header_parameters(tensors: Mapping[str, Tensor]) -> list[Parameter]:
 def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter | None) -> str:
     """Return the bare model's name inside one with a head, with its dot, or ``""``.
 
-    By model type where it is known; else, of the first components of all names, the one under which
-    most of the adapter's modules are found, none winning a draw.
+    By model type where transformers has it; else, of the first components of all names, the one
+    under which most of the adapter's modules are found, none where it is not a single one.
     """
-    known = PREFIXES.get(model_type)
+    known = _declared_prefix(model_type)
     if known is not None:
         return known
     parameters = tuple(parameters)
@@ -124,7 +125,17 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
         names = Names(parameters, prefix)
         return sum(names.find(module) is not None for module in modules)
 
-    return max(["", *sorted(firsts)], key=found_count)
+    most = max(map(found_count, ["", *firsts]))
+    best = [prefix for prefix in ("", *sorted(firsts)) if found_count(prefix) == most]
+    return best[0] if len(best) == 1 else ""
+
+
+def _declared_prefix(model_type: str) -> str | None:
+    """Return the prefix that transformers' classes of a model type share; None without one."""
+    if model_type in PREFIXES:
+        return PREFIXES[model_type]
+    declared = {each.prefix for each in classes_of(model_type) if each.prefix}
+    return f"{declared.pop()}." if len(declared) == 1 else None
 
 
 def check_fit(

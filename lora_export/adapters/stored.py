@@ -1,4 +1,4 @@
-"""An adapter of a model whose experts are stacked, on a checkpoint that stores them one by one.
+"""An update of stacked experts, on a checkpoint that stores them one by one.
 
 transformers 5 stacks the experts of most models when it loads them, and splits them when it saves:
 
@@ -7,27 +7,29 @@ transformers 5 stacks the experts of most models when it loads them, and splits 
     <path>.experts.down_proj     [E, out, width]    <path>.experts.<e>.w2.weight, or .down_proj
 
 An update of the stack becomes one of each stored matrix: of w1 the first rows of Bₑ, of w3 the
-others. Mixtral's block is ``block_sparse_moe`` on disk and ``mlp`` in the model.
+others. Which tensors are stacked follows from transformers' rules for the model; where these are
+not known, from a table of names.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections import defaultdict
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.canonical import LowRank
 from lora_export.adapters.experts import ExpertColumns, ExpertRows, Recent
 from lora_export.base.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.lookup import Lookup
     from lora_export.adapters.resolve import Names
     from lora_export.base.parameters import Parameter
 
-__all__ = ["STORED_EXPERTS", "as_stored"]
+__all__ = ["STORED_EXPERTS", "split_stack"]
 
 STORED_EXPERTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "gate_up_proj": (("w1", "w3"), ("gate_proj", "up_proj")),
@@ -37,68 +39,26 @@ STORED_EXPERTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
 """The modules of one expert whose rows, one below the other, are its matrix of the stack."""
 
 _RENAMED: Final = ((".mlp.", ".block_sparse_moe."), (".block_sparse_moe.", ".mlp."))
+_STACKS: Final = frozenset({("stack:0",), ("stack:0", "concatenate:1")})
 
 
-def as_stored(adapter: Adapter, names: Names, *, kept: Sequence[str] = ()) -> Adapter:
-    """Return `adapter` with what it changes named and split as the checkpoint stores it.
-
-    What is found under its own name stays as it is; what is not found at all is left to `resolve`.
+def split_stack(update: LowRank, lookup: Lookup, recent: Recent, source: str) -> list[LowRank]:
+    """Return an update of each stored matrix; nothing where no experts are stored one by one.
 
     Args:
-        adapter: The adapter.
-        names: The checkpoint's parameters.
-        kept: Parameters that stay as they are: what the user drops by these names.
+        update: The update of a stack.
+        lookup: The checkpoint's names.
+        recent: The B's that were read last; one for all updates of an adapter.
+        source: The adapter, for messages.
 
     Raises:
         AdapterError: The stored experts are not as many or not as wide as the adapter's.
         UnsupportedError: The experts are stored in a way that is not known.
     """
-    recent = Recent()
-    low_rank: list[LowRank] = []
-    for update in adapter.low_rank:
-        if update.parameter in kept or names.find(update.parameter) is not None:
-            low_rank.append(update)
-        elif parts := _split(update, names, recent, adapter.source):
-            low_rank.extend(parts)
-        else:
-            low_rank.append(
-                replace(update, module=_renamed(update.module, update.parameter, names))
-            )
-    return replace(
-        adapter,
-        low_rank=tuple(low_rank),
-        saved=tuple(_moved(each, names) for each in adapter.saved),
-        added=tuple(_moved(each, names) for each in adapter.added),
-        rows=tuple(_moved(each, names) for each in adapter.rows),
-    )
-
-
-_Named = TypeVar("_Named", Saved, Added, Rows)
-
-
-def _moved(item: _Named, names: Names) -> _Named:
-    return replace(item, parameter=_renamed(item.parameter, item.parameter, names))
-
-
-def _renamed(path: str, parameter: str, names: Names) -> str:
-    """Return `path` as the checkpoint has it, if it has `parameter` under another name."""
-    if names.find(parameter) is None:
-        for old, new in _RENAMED:
-            if names.find(parameter.replace(old, new)) is not None:
-                return path.replace(old, new)
-    return path
-
-
-def _split(update: LowRank, names: Names, recent: Recent, source: str) -> list[LowRank]:
-    """Return an update of each stored matrix; nothing where no experts are stored one by one."""
-    if update.name is None or update.experts == 1:
-        return []
-    for module in (update.module, *(update.module.replace(*each) for each in _RENAMED)):
-        for parts in STORED_EXPERTS.get(update.name, ()):
-            found = [names.find(f"{module}.0.{part}.weight") for part in parts]
-            if None not in found:
-                return _of_each(replace(update, module=module), parts, names, recent, source)
-    other = next((name for name in names if f"{update.module}." in name), None)
+    experts = _by_rules(update, lookup) or _by_table(update, lookup.names)
+    if experts:
+        return _of_each(update, experts, recent, source)
+    other = next((name for name in lookup.names if f"{update.module}." in name), None)
     if other is not None:
         msg = (
             f"adapter {source!r} updates {update.parameter!r}, which the base stores in a way "
@@ -112,46 +72,70 @@ def _split(update: LowRank, names: Names, recent: Recent, source: str) -> list[L
     return []
 
 
+def _by_rules(update: LowRank, lookup: Lookup) -> list[list[Parameter]]:
+    """Return the matrices of each expert that transformers stacks into the parameter."""
+    by_source: defaultdict[int, list[Parameter]] = defaultdict(list)
+    for each in lookup.sources_of(update.parameter):
+        if each.new.converter is None or each.new.converter.operations not in _STACKS:
+            return []
+        by_source[each.new.source].append(each.parameter)
+    columns = [sorted(by_source[key], key=_in_order) for key in sorted(by_source)]
+    if len({len(column) for column in columns}) != 1:
+        return []
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _in_order(parameter: Parameter) -> list[tuple[int, str]]:
+    """Return a key that sorts expert 10 behind expert 9."""
+    parts = re.split(r"(\d+)", parameter.name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _by_table(update: LowRank, names: Names) -> list[list[Parameter]]:
+    """Return the matrices of each expert by the names that most models give them."""
+    for module in (update.module, *(update.module.replace(*each) for each in _RENAMED)):
+        for parts in STORED_EXPERTS.get(update.name or "", ()):
+            experts: list[list[Parameter]] = []
+            while True:
+                paths = [f"{module}.{len(experts)}.{part}.weight" for part in parts]
+                found = [each for path in paths if (each := names.find(path)) is not None]
+                if len(found) < len(parts):
+                    break
+                experts.append(found)
+            if experts:
+                return experts
+    return []
+
+
 def _of_each(
-    update: LowRank, parts: Sequence[str], names: Names, recent: Recent, source: str
+    update: LowRank, experts: Sequence[Sequence[Parameter]], recent: Recent, source: str
 ) -> list[LowRank]:
+    if len(experts) != update.experts:
+        msg = (
+            f"the update of {update.parameter!r} by adapter {source!r} has {update.experts} "
+            f"experts, the base has {len(experts)} ({experts[0][0].name!r} and so on)"
+        )
+        raise AdapterError(msg, hint="Is this the right base?")
     result: list[LowRank] = []
-    for expert in range(update.experts):
-        stored = [_stored(update, expert, part, names, source) for part in parts]
-        *starts, outputs = accumulate((each.shape[0] for each in stored), initial=0)
+    for expert, matrices in enumerate(experts):
+        heights = [each.shape[0] if each.shape else 0 for each in matrices]
+        *starts, outputs = accumulate(heights, initial=0)
         if outputs != update.b.shape[0]:
+            stored = ", ".join(each.name for each in matrices)
             msg = (
                 f"the update of {update.parameter!r} by adapter {source!r} has "
-                f"{update.b.shape[0]} outputs, the base {outputs} ({', '.join(parts)})"
+                f"{update.b.shape[0]} outputs, the base {outputs} ({stored})"
             )
             raise AdapterError(msg, hint="Is this the right base?")
-        for part, start, each in zip(parts, starts, stored, strict=True):
-            columns = ExpertColumns(update.b, update.experts, expert, start, each.shape[0], recent)
+        for each, start, height in zip(matrices, starts, heights, strict=True):
+            module, _, leaf = each.name.rpartition(".")
             result.append(
                 LowRank(
-                    f"{update.module}.{expert}.{part}",
+                    module,
                     ExpertRows(update.a, update.experts, expert),
-                    columns,
+                    ExpertColumns(update.b, update.experts, expert, start, height, recent),
                     update.scale,
-                    name="weight",
+                    name=leaf,
                 )
             )
-    if names.find(f"{update.module}.{update.experts}.{parts[0]}.weight") is not None:
-        msg = (
-            f"the update of {update.parameter!r} by adapter {source!r} has {update.experts} "
-            "experts, the base has more"
-        )
-        raise AdapterError(msg, hint="Is this the right base?")
     return result
-
-
-def _stored(update: LowRank, expert: int, part: str, names: Names, source: str) -> Parameter:
-    path = f"{update.module}.{expert}.{part}.weight"
-    found = names.find(path)
-    if found is None or not found.shape:
-        msg = (
-            f"the update of {update.parameter!r} by adapter {source!r} has {update.experts} "
-            f"experts, but the base has no matrix {path!r}"
-        )
-        raise AdapterError(msg, hint="Is this the right base?")
-    return found

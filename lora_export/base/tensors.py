@@ -14,13 +14,14 @@ import numpy.typing as npt
 from lora_export.base.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from lora_export.base.dtypes import DType
 
 __all__ = [
     "BLOCK_BYTES",
+    "ComposedTensor",
     "FileHandle",
     "FileTensor",
     "MatrixTensor",
@@ -124,6 +125,30 @@ class MemoryTensor:
 
 
 @dataclass(frozen=True)
+class ComposedTensor:
+    """A small tensor that is computed from others when it is read.
+
+    Attributes:
+        name: What it is called.
+        dtype: Its dtype.
+        shape: Its shape.
+        sources: The tensors that it is made of.
+        compose: Returns its values, in `dtype` and `shape`.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    sources: tuple[Tensor, ...] = field(repr=False)
+    compose: Callable[[], npt.NDArray[Any]] = field(repr=False, compare=False)
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
+        """Fill `buffer` with the tensor's bytes from `offset_bytes` on."""
+        raw = bytes_of(np.ascontiguousarray(self.compose(), self.dtype.numpy))
+        buffer[:] = raw[offset_bytes : offset_bytes + len(buffer)]
+
+
+@dataclass(frozen=True)
 class MatrixTensor:
     """A tensor of three or more axes as a matrix of its innermost rows."""
 
@@ -167,8 +192,20 @@ def read_all(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def count_stored(tensors: Iterable[Tensor]) -> int:
-    """Return how many tensors their files hold for `tensors`; parts of one (``whole``) are one."""
-    return len({id(getattr(tensor, "whole", tensor)) for tensor in tensors})
+    """Return how many tensors their files hold for `tensors`.
+
+    Parts of one (``whole``) are one, and one that is composed of several (``sources``) is these.
+    """
+    return len({id(source) for tensor in tensors for source in _stored(tensor)})
+
+
+def _stored(tensor: Tensor) -> Iterator[Tensor]:
+    sources = getattr(tensor, "sources", None)
+    if sources is None:
+        yield getattr(tensor, "whole", tensor)
+        return
+    for source in sources:
+        yield from _stored(source)
 
 
 def same_values(first: Tensor, second: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.combine import scaled
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.adapters.renamed import as_named
+from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.resolve import Names, resolve
 from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.base.hub import local_path
@@ -65,6 +65,7 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         UnsupportedError: It is of a kind that cannot be merged.
         UsageError: It was trained for another task, or an option does not fit it.
     """
+    config = _base_config(root)
     adapter = read_adapter(
         local_path(str(source.path)),
         name=check_adapter_name(name),
@@ -72,13 +73,15 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         format=source.format,
         alpha=source.alpha,
         enable_lora=source.enable_lora,
-        base_config=_base_config(root),
+        base_config=config,
     )
     require_task(manifest, adapter)
     parameters, prefix = parameters_of(manifest), manifest.base.prefix
     names, conversions = Names(parameters, prefix), manifest.base.conversions
     resolved = resolve(
-        as_named(scaled(adapter, source.scale), names, conversions, drop=source.drop),
+        to_model_names(
+            scaled(adapter, source.scale), names, conversions, config=config, drop=source.drop
+        ),
         parameters,
         prefix=prefix,
         drop=source.drop,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
+from lora_export.adapters.naming import to_checkpoint_names, to_model_names
 from lora_export.adapters.resolve import Names
-from lora_export.adapters.stored import as_stored
 from lora_export.base.errors import InputError, UsageError
 from lora_export.base.hub import hub_id_of
 from lora_export.base.manifest import is_export, read_manifest
@@ -141,6 +141,12 @@ def inspect_pair(
         read = _read_adapter(adapter, reading, base / "hf")
         model_type, prefix = manifest.base.model_type, manifest.base.prefix
         parameters = present_parameters(manifest)
+        stored = to_model_names(
+            read,
+            Names(parameters, prefix),
+            manifest.base.conversions,
+            config=_config_in(base / "hf"),
+        )
         report = export_report(base, manifest, hashed=hashed, progress=tell)
     else:
         checkpoint = open_checkpoint(base)
@@ -148,8 +154,9 @@ def inspect_pair(
         model_type = str(checkpoint.config["model_type"])
         parameters = header_parameters(checkpoint.tensors)
         prefix = prefix_of(model_type, parameters, read)
+        names = Names(parameters, prefix)
+        stored = to_checkpoint_names(read, names, config=checkpoint.config)
         report = checkpoint_report(checkpoint, hashed=hashed, progress=tell)
-    stored = as_stored(read, Names(parameters, prefix))
     fit = check_fit(
         stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
@@ -218,11 +225,15 @@ def _read_adapter(
     path: Path, reading: Mapping[str, Any] | None, base: Path | None = None
 ) -> Adapter:
     """Read the adapter at `path`; `base` is a folder with the base's ``config.json``."""
-    has_config = base is not None and (base / "config.json").is_file()
-    config = read_config(base) if base is not None and has_config else None
+    config = _config_in(base) if base is not None else None
     return read_adapter(
         path, name="adapter", source=str(path), base_config=config, **(reading or {})
     )
+
+
+def _config_in(folder: Path) -> dict[str, Any] | None:
+    """Return the ``config.json`` in `folder`; None without one."""
+    return read_config(folder) if (folder / "config.json").is_file() else None
 
 
 def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitReport:
