@@ -10,6 +10,7 @@
     │   ├── HubError                    what an id of the hub means is not to be had
     │   └── StorageError                the disk: full, read-only, not permitted
     ├── UnsupportedError            4   well-formed, but not something that is handled
+    │   ├── FixedLengthError            a model whose trace is right for some sizes only
     │   └── TiedParameterError          a change to one of several names of a parameter
     ├── ParityError                 5   the graph does not compute what the adapter computes
     ├── LatencyError                6   the graph is slower than its gate allows
@@ -40,6 +41,7 @@ __all__ = [
     "BundleError",
     "CheckpointError",
     "ExportDirectoryError",
+    "FixedLengthError",
     "HubError",
     "InputError",
     "LatencyError",
@@ -63,6 +65,10 @@ class AdapterError(InputError):
 
 class HubError(InputError):
     """What an id of the Hugging Face hub means cannot be had."""
+
+
+class FixedLengthError(UnsupportedError):
+    """A model whose trace is right for some sizes of its inputs only."""
 
 
 class TiedParameterError(UnsupportedError):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from lora_export.base.errors import UnsupportedError
+from lora_export.base.errors import FixedLengthError, UnsupportedError
 from lora_export.graph.fold import fold
 from lora_export.graph.parts import NotRepeatingError
 from lora_export.graph.stamp import stamp
@@ -110,9 +109,13 @@ def _traced_and_folded(
         )  # fmt: skip
         return traced, fold(traced.model, traced.parameters, traced.signature)
 
-    with contextlib.suppress(UnsupportedError, NotRepeatingError):
+    try:
         traced, parameters = traced_and_folded(every_layer=False)
         return traced, stamp(traced.model, parameters, traced.repeats)
+    except FixedLengthError:  # more layers do not help
+        raise
+    except (UnsupportedError, NotRepeatingError):
+        pass  # and let go of what was traced
     return traced_and_folded(every_layer=True)
 
 

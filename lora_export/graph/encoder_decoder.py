@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderC
 from transformers.modeling_outputs import BaseModelOutput
 
 from lora_export.base.errors import UnsupportedError
+from lora_export.graph.overflow import AssumeOverflow
 from lora_export.graph.signature import (
     PAST,
     PRESENT,
@@ -138,7 +139,7 @@ def _layers_of(model: Any, given: Sequence[Input]) -> _Layers:
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     ids = torch.ones((_PROBE_LENGTH, _PROBE_LENGTH), dtype=torch.int64)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True), AssumeOverflow(), torch.no_grad():
             model(**examples, decoder_input_ids=ids, past_key_values=cache, use_cache=True)
     except Exception as error:
         text = (str(error).splitlines() or [""])[0]

@@ -17,24 +17,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx_ir as ir
 import torch
-import transformers
-from accelerate import init_empty_weights
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.base.errors import StorageError, UnsupportedError
-from lora_export.base.parameters import Parameter
 from lora_export.graph.alibi import float32_alibi
 from lora_export.graph.conversions import conversions_of
 from lora_export.graph.decompose import only_needed_decompositions
+from lora_export.graph.empty_model import build_model
 from lora_export.graph.encoder_decoder import component_of
 from lora_export.graph.experts import traceable_experts
-from lora_export.graph.frequencies import choose_frequencies_in_graph
+from lora_export.graph.initializers import detach_parameters
 from lora_export.graph.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.layers import Repeat, leave_out_repeats
+from lora_export.graph.lengths import fixed_axis, fixed_length, refuse_fixed_lengths
 from lora_export.graph.masks import plain_masks
-from lora_export.graph.pooling import add_dense_layers, sentence_embedding
+from lora_export.graph.overflow import AssumeOverflow
+from lora_export.graph.pooling import sentence_embedding
 from lora_export.graph.promote import promotion_from_known_values
-from lora_export.graph.settings import plain_settings, refuse_what_is_passed_over
 from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, signature_of
 from lora_export.graph.sizes import read_sizes_once
 
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lora_export.base.conversions import Conversion
+    from lora_export.base.parameters import Parameter
     from lora_export.graph.encoder_decoder import Component
     from lora_export.graph.signature import CachedLayer, Signature
     from lora_export.graph.tasks import Task
@@ -53,13 +52,11 @@ _EXAMPLE_SIZES: Final[dict[str, int]] = {
     "batch": 2,
     "sequence": 7,
     "past_sequence": 5,
-    "total_sequence": 12,
 }
 """Sizes of named axes while tracing; one that is not here gets `_EXAMPLE_SIZE`."""
 _EXAMPLE_SIZE: Final = 16
 _DEFAULTS: Final = Choices()
 _MESSAGE_LIMIT: Final = 300
-_WRAPPED: Final = "model."
 _TALKATIVE: Final = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir", "transformers")
 
 
@@ -112,13 +109,16 @@ def trace(
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
-    model = _build(config, task, getattr(torch, dtype), sentence)
+    model = build_model(config, task, getattr(torch, dtype), sentence)
     repeats = () if every_layer else leave_out_repeats(model)
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
     else:
         signature, wrapper = _one_graph(model, task, dtype, opset, choices, sentence=sentence)
-    arguments = _example_inputs(signature)
+    dynamic = {
+        each.name: dict.fromkeys(each.dynamic, torch.export.Dim.DYNAMIC)
+        for each in signature.inputs
+    }
     try:
         with (
             _quiet(),
@@ -128,15 +128,18 @@ def trace(
             traceable_experts(),
             only_needed_decompositions(),
             promotion_from_known_values(),
+            AssumeOverflow() if dtype == "float16" else contextlib.nullcontext(),
             torch.no_grad(),
         ):
-            dynamic = {
-                each.name: dict.fromkeys(each.dynamic, torch.export.Dim.DYNAMIC)
-                for each in signature.inputs
-            }
-            program = torch.export.export(
-                wrapper, (), {"inputs": arguments}, strict=False, dynamic_shapes={"inputs": dynamic}
-            )
+
+            def exported(sizes: Mapping[str, int]) -> torch.export.ExportedProgram:
+                inputs = {"inputs": _example_inputs(signature, sizes)}
+                return torch.export.export(
+                    wrapper, (), inputs, strict=False, dynamic_shapes={"inputs": dynamic}
+                )
+
+            program = exported({})
+            refuse_fixed_lengths(program, signature, model, exported)
             if component is not None:  # the encoder's graph has little of the decoder
                 program.graph.eliminate_dead_code()
             onnx_program = torch.onnx.export(
@@ -151,8 +154,12 @@ def trace(
     except OSError as error:
         msg = f"the exporter cannot write its temporary files: {error}"
         raise StorageError(msg, hint="Free some space, or set TMPDIR.") from error
+    except UnsupportedError:
+        raise
     except Exception as error:
         name = type(model).__name__
+        if (axis := fixed_axis(error, signature)) is not None:
+            raise fixed_length(name, f"its code fixes the size of {axis}") from error
         msg = f"{name} cannot be traced for {task.name}: {_first_cause(error)}"
         raise UnsupportedError(
             msg,
@@ -162,7 +169,7 @@ def trace(
     graph = onnx_program.model
     _check_dtypes(graph, dtype, model)
     read_sizes_once(graph, signature)
-    parameters = _detach_parameters(graph, model, first_names=component is not None)
+    parameters = detach_parameters(graph, model, first_names=component is not None)
     prefix = getattr(model, "base_model_prefix", "") or ""
     prefix = f"{prefix}." if prefix else ""
     name = type(model).__name__
@@ -240,35 +247,6 @@ class _Wrapper(torch.nn.Module):
         )
 
 
-def _build(
-    config: Mapping[str, Any], task: Task, dtype: torch.dtype, sentence: SentenceHead | None
-) -> Any:
-    """Return the model, its parameters fake, its buffers real, its ties tied, in eval mode."""
-    model_type = config.get("model_type")
-    settings = plain_settings(config)
-    try:
-        parsed = transformers.AutoConfig.for_model(**settings)
-        auto_class = getattr(transformers, task.auto_class)
-        with init_empty_weights(include_buffers=False):
-            model = auto_class.from_config(
-                parsed, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
-            )
-            if sentence is not None:
-                add_dense_layers(model, sentence, dtype)
-    except Exception as error:
-        msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
-        raise UnsupportedError(
-            msg.splitlines()[0][:_MESSAGE_LIMIT],
-            hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
-        ) from error
-    refuse_what_is_passed_over(model, settings)
-    model.tie_weights()
-    model.eval()
-    choose_frequencies_in_graph(model)
-    _make_parameters_fake(model)
-    return model
-
-
 def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
     """Refuse a model that computes in bfloat16 whatever its parameters are."""
     if dtype == "bfloat16":
@@ -287,77 +265,20 @@ def _first_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:_MESSAGE_LIMIT]
 
 
-def _make_parameters_fake(model: torch.nn.Module) -> None:
-    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one object."""
-    replaced: dict[int, torch.nn.Parameter] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in model.modules():
-            for name, parameter in module._parameters.items():  # noqa: SLF001  (torch's own idiom)
-                if parameter is None:
-                    continue
-                if id(parameter) not in replaced:
-                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                    replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
-                module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
-
-
-def _example_inputs(signature: Signature) -> dict[str, torch.Tensor]:
-    """Return an example of each input, in order."""
+def _example_inputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Return an example of each input, in order; `sizes` are those of axes that differ."""
+    known = {**_EXAMPLE_SIZES, **sizes}
+    known["total_sequence"] = known["past_sequence"] + known["sequence"]
     return {
         each.name: torch.ones(
             [
-                _EXAMPLE_SIZES.get(axis, _EXAMPLE_SIZE) if isinstance(axis, str) else axis
+                known.get(axis, _EXAMPLE_SIZE) if isinstance(axis, str) else axis
                 for axis in each.axes
             ],
             dtype=getattr(torch, each.dtype),
         )
         for each in signature.inputs
     }
-
-
-def _detach_parameters(graph: ir.Model, model: Any, *, first_names: bool) -> tuple[Parameter, ...]:
-    """Take the values of parameters out of the graph and describe them; mutates `graph`.
-
-    Initializers that are not in the model's state (constants that were lifted) keep their values.
-    With `first_names`, a tied parameter has the first of its names, else the one that tracing met:
-    two graphs of one model then agree.
-    """
-    state = model.state_dict(keep_vars=True)
-    names_of: dict[int, list[str]] = {}
-    for name, value in state.items():
-        names_of.setdefault(id(value), []).append(name)
-    found: list[Parameter] = []
-    for value in list(graph.graph.initializers.values()):
-        name = (value.name or "").removeprefix(_WRAPPED)
-        if name not in state:
-            continue
-        graph.graph.initializers.pop(value.name or "")
-        name = names_of[id(state[name])][0] if first_names else name
-        value.name = name
-        value.const_value = None
-        graph.graph.initializers.add(value)
-        found.append(_describe(name, tuple(names_of[id(state[name])]), state[name], model))
-    return tuple(sorted(found, key=lambda parameter: parameter.name))
-
-
-def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:
-    is_parameter = isinstance(value, torch.nn.Parameter)
-    owner = model.get_submodule(name.rpartition(".")[0])
-    return Parameter(
-        name=name,
-        shape=tuple(value.shape),
-        dtype=str(value.dtype).removeprefix("torch."),
-        module_type=_module_type(owner) if is_parameter else "buffer",
-        aliases=tuple(alias for alias in names if alias != name),
-    )
-
-
-def _module_type(module: torch.nn.Module) -> str:
-    """Return the most basic class that tells how a weight is laid out, else the class itself."""
-    for kind in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d):
-        if isinstance(module, kind):
-            return kind.__name__
-    return type(module).__name__
 
 
 @contextlib.contextmanager

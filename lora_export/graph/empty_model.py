@@ -1,0 +1,82 @@
+"""A model built from its config: parameters without values, real buffers, ties tied.
+
+Parameters are fake CPU tensors: they have shapes and dtypes, no storage. Buffers (rotary
+frequencies, position tables that no checkpoint holds) are real.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lora_export.base.errors import UnsupportedError
+from lora_export.graph.frequencies import choose_frequencies_in_graph
+from lora_export.graph.pooling import add_dense_layers
+from lora_export.graph.settings import plain_settings, refuse_what_is_passed_over
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.graph.tasks import Task
+    from lora_export.weights.sentence import SentenceHead
+
+__all__ = ["build_model"]
+
+_MESSAGE_LIMIT: Final = 300
+
+
+def build_model(
+    config: Mapping[str, Any], task: Task, dtype: torch.dtype, sentence: SentenceHead | None
+) -> Any:
+    """Return the model that `config` describes for `task`, in eval mode.
+
+    Args:
+        config: The checkpoint's ``config.json``.
+        task: The task's row; it names the class.
+        dtype: The dtype of the parameters.
+        sentence: Layers behind the token states, for a task that pools them.
+
+    Raises:
+        UnsupportedError: transformers cannot build the model, or ignores a setting of the config.
+    """
+    model_type = config.get("model_type")
+    settings = plain_settings(config)
+    try:
+        parsed = transformers.AutoConfig.for_model(**settings)
+        auto_class = getattr(transformers, task.auto_class)
+        with init_empty_weights(include_buffers=False):
+            model = auto_class.from_config(
+                parsed, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+            )
+            if sentence is not None:
+                add_dense_layers(model, sentence, dtype)
+    except Exception as error:
+        msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
+        raise UnsupportedError(
+            msg.splitlines()[0][:_MESSAGE_LIMIT],
+            hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
+        ) from error
+    refuse_what_is_passed_over(model, settings)
+    model.tie_weights()
+    model.eval()
+    choose_frequencies_in_graph(model)
+    _make_parameters_fake(model)
+    return model
+
+
+def _make_parameters_fake(model: torch.nn.Module) -> None:
+    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one object."""
+    replaced: dict[int, torch.nn.Parameter] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in model.modules():
+            for name, parameter in module._parameters.items():  # noqa: SLF001  (torch's own idiom)
+                if parameter is None:
+                    continue
+                if id(parameter) not in replaced:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
+                module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
