@@ -5,9 +5,11 @@ Adding and removing import no torch; the base's weights and graph stay as they a
 
 from __future__ import annotations
 
+from dataclasses import replace as with_values
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_export.adapter_notes import base_of_export, notes_of, notes_on_base, with_notes
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
@@ -17,7 +19,7 @@ from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.graph import tasks
-from lora_export.parts import notes_on_base, notes_on_vocabulary, read_specs
+from lora_export.parts import notes_on_vocabulary, read_specs
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
     from lora_export.base.manifest import Manifest
     from lora_export.recipe import AdapterSpec, CombineSpec
+    from lora_export.weights.named_base import GivenBase
 
 __all__ = ["add", "remove", "verify"]
 
@@ -50,6 +53,7 @@ def add(
     base: str | Path | None = None,
     combine: CombineSpec | None = None,
     replace: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Add adapters to an existing export, without torch and without tracing.
@@ -61,6 +65,7 @@ def add(
             the export was cast.
         combine: How the adapters become one; None adds each.
         replace: Whether adapters of the same names may be replaced.
+        strict: Whether an adapter that names another base is an error.
         progress: Told what happens.
 
     Raises:
@@ -73,6 +78,8 @@ def add(
     for one in given:
         require_task(manifest, one.adapter)
     checkpoint = matching_checkpoint(manifest, base)
+    tell = progress or Silent()
+    given = with_notes(given, base_of_export(output, manifest, checkpoint), tell, strict=strict)
     ready = prepare(
         given,
         parameters_of(manifest),
@@ -83,9 +90,8 @@ def add(
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
-    tell = progress or Silent()
     notes = (
-        *notes_on_base(given, manifest.base.source, tell),
+        *notes_of(given),
         *notes_on_vocabulary([each.resolved for each in ready], tell),
     )
     _, reports = add_all(
@@ -124,6 +130,7 @@ def verify(
     disagreements: Path | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
     """Verify an existing export: against torch where the base is given, else its golden outputs.
@@ -140,6 +147,7 @@ def verify(
         disagreements: Where every example on which graph and reference differ is written.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
+        strict: Whether an adapter that names another base is an error.
         progress: Told what happens.
 
     Raises:
@@ -163,6 +171,7 @@ def verify(
         raise UsageError(msg, hint="Name one: --only ADAPTER.")
     require_intact(output, manifest)
     require_onnxruntime()
+    tell = progress or Silent()
     if dataset is not None:
         require_metric(manifest.base.task, metric)
     checkpoint = matching_checkpoint(manifest, base)
@@ -171,6 +180,9 @@ def verify(
         require_reference()
         checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
         adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
+        adapters = _noted(
+            adapters, base_of_export(output, manifest, checkpoint), tell, strict=strict
+        )
     evidence = Evidence(
         checkpoint,
         adapters,
@@ -188,8 +200,24 @@ def verify(
         for name, graph in manifest.graphs.items()
         if name in chosen or (shared and graph.is_shared)
     ]
-    _, report = verify_export(output, graphs, evidence, progress or Silent())
-    return Outcome(output, refresh_report(output), {"parity": report})
+    _, report = verify_export(output, graphs, evidence, tell)
+    notes = [
+        note
+        for name, record in manifest.adapters.items()
+        if name in chosen
+        for note in adapters.get(name, record).notes
+    ]
+    return Outcome(output, refresh_report(output), {"parity": report}, tuple(notes))
+
+
+def _noted(
+    adapters: Mapping[str, Adapter], base: GivenBase, tell: Progress, *, strict: bool
+) -> dict[str, Adapter]:
+    """Return the adapters, each with a note where it names another base than the export's."""
+    return {
+        name: with_values(each, notes=notes_on_base([each], base, tell, strict=strict))
+        for name, each in adapters.items()
+    }
 
 
 def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lora_export.adapter_notes import notes_on_base, opened_base
 from lora_export.adapters.fit import header_parameters
 from lora_export.adapters.zero_updates import describe_zero, trained_items, zero_parameters
 from lora_export.base.dtypes import by_name
@@ -27,7 +28,7 @@ from lora_export.base.files import (
     sync_folder,
     write_synced,
 )
-from lora_export.base.hub import hub_id_of, local_path
+from lora_export.base.hub import local_path
 from lora_export.base.merge_record import (
     RECORD_NAME,
     MergedVerification,
@@ -44,7 +45,7 @@ from lora_export.merge_recording import (
     warn_of_loss,
 )
 from lora_export.merge_verify import verify_job
-from lora_export.parts import notes_on_base, notes_on_vocabulary
+from lora_export.parts import notes_on_vocabulary
 from lora_export.runtime.reference import require_reference
 from lora_export.weights.brought import brought_by
 from lora_export.weights.checkpoint import open_checkpoint
@@ -115,7 +116,8 @@ def merge_checkpoint(
         allow_no_effect: Whether the adapter may change nothing.
         verify: Whether to compare the result with the unmerged adapter, in torch, before it is
             published.
-        strict: Whether a comparison that is ambiguous or cannot be made is an error.
+        strict: Whether it is an error that a comparison is ambiguous or cannot be made, or that the
+            adapter names another base.
         progress: Told what happens.
 
     Raises:
@@ -130,7 +132,7 @@ def merge_checkpoint(
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     job = prepare_job(checkpoint, specs, folder, combine)
-    notes = notes_on_base([job.given], hub_id_of(checkpoint.folder), tell)
+    notes = notes_on_base(job.given.originals, opened_base(checkpoint), tell, strict=strict)
     notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))
     brought = brought_by(
         job.given.originals,

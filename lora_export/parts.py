@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.combine import Combination, combine, default_rank, scaled, without
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, UsageError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Given",
     "again",
-    "notes_on_base",
     "notes_on_vocabulary",
     "read_spec",
     "read_specs",
@@ -229,21 +227,6 @@ def _as_recorded(spec: AdapterSpec, own: AdapterRecord | PartRecord) -> AdapterS
             "enable_lora": spec.enable_lora or own.enable_lora,
         }
     )
-
-
-def notes_on_base(given: Sequence[Given], base: str | None, progress: Progress) -> tuple[str, ...]:
-    """Return a note for each adapter that names another base than `base`, and tell it.
-
-    Args:
-        given: The adapters.
-        base: The hub's id of the base; None where it has none.
-        progress: Told the notes.
-    """
-    found = (note_on_base(each, base) for one in given for each in one.originals)
-    notes = tuple(note for note in found if note is not None)
-    for note in notes:
-        progress.note(f"note: {note}")
-    return notes
 
 
 def notes_on_vocabulary(resolved: Sequence[Resolved], progress: Progress) -> tuple[str, ...]:

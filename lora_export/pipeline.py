@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lora_export.adapter_notes import notes_of, opened_base, with_notes
 from lora_export.base.errors import (
     ExportDirectoryError,
     UsageError,
 )
 from lora_export.base.files import move_into_place, staging_folder
-from lora_export.base.hub import hub_id_of, local_path
+from lora_export.base.hub import local_path
 from lora_export.base.progress import Progress, Silent
 from lora_export.bundling import readable, require_bundle, with_bundle
 from lora_export.exports.create import create_export
@@ -32,7 +33,7 @@ from lora_export.exports.plan import (
     require_complete,
 )
 from lora_export.exports.stacks import BATCHED
-from lora_export.parts import notes_on_base, notes_on_vocabulary, read_specs, recorded_source
+from lora_export.parts import notes_on_vocabulary, read_specs, recorded_source
 from lora_export.preconditions import (
     existing_export,
     graph_source,
@@ -68,11 +69,14 @@ if TYPE_CHECKING:
 __all__ = ["merge_and_build"]
 
 
-def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome:
+def merge_and_build(
+    recipe: Recipe, progress: Progress | None = None, *, strict: bool = False
+) -> Outcome:
     """Build the export directory that `recipe` describes, and verify it as far as it asks to.
 
     A new directory appears complete or not at all. An existing export of the same base receives the
-    recipe's adapters, and keeps those that it holds under other names.
+    recipe's adapters, and keeps those that it holds under other names. With `strict`, an adapter
+    that names another base than the recipe's is an error.
 
     Raises:
         LoraExportError: See the class of the error; nothing half-written is left.
@@ -96,7 +100,8 @@ def merge_and_build(recipe: Recipe, progress: Progress | None = None) -> Outcome
     require_one_graph(recipe, settings.task)
     if existing is None and recipe.graph is None:
         require_layers(given, settings)
-    notes = notes_on_base(given, hub_id_of(checkpoint.folder), tell)
+    given = with_notes(given, opened_base(checkpoint), tell, strict=strict)
+    notes = notes_of(given)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             require_same_base(existing, settings, fingerprinted(), output, recipe)

@@ -1,5 +1,7 @@
 """Whether the base that an adapter names is another than the one that is given, by their names.
 
+Folders that exist are compared by their contents instead (``weights/named_base.py``).
+
 PEFT records what its base was loaded from (``base_model_name_or_path``): an id of the hub, or a
 path on somebody's machine, which says nothing. Nor does the name of a local base, nor the
 ``_name_or_path`` in its config: that of a fine-tuned model often names what it was tuned from. So
@@ -24,6 +26,7 @@ __all__ = ["note_on_base"]
 _ENDINGS: Final = re.compile(
     r"(?:[-_.](?:unsloth|bnb|nf4|quantized|gptq|awq|gguf|mlx|hf|[48]-?bits?|int[48]|fp8|fp16|bf16))+$"
 )
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _FOLDERS: Final = frozenset(
     [
         "base",
@@ -84,12 +87,28 @@ def note_on_base(adapter: Adapter, base: str | None) -> str | None:
     named = adapter.base_name
     if not isinstance(named, str) or base is None or not base.startswith("hf://"):
         return None
-    given = base.removeprefix("hf://").partition("@")[0]
-    if not _is_on_hub(named) or _core(named) == _core(given):
+    given, _, commit = base.removeprefix("hf://").partition("@")
+    if not _is_on_hub(named):
         return None
+    if _core(named) == _core(given):
+        return _note_on_revision(adapter, given, commit)
     return (
         f"adapter {adapter.source!r} names the base {named!r}, and {given!r} is given: that its "
         "tensors fit does not say that it was trained on this one"
+    )
+
+
+def _note_on_revision(adapter: Adapter, given: str, commit: str) -> str | None:
+    """Return a sentence where an adapter names another commit; branches and tags are left alone."""
+    revision = adapter.config.get("revision")
+    named = str(adapter.base_name).removeprefix("hf://").partition("@")[0]
+    if named != given or not isinstance(revision, str) or not _COMMIT.fullmatch(revision):
+        return None
+    if revision == commit or not _COMMIT.fullmatch(commit):
+        return None
+    return (
+        f"adapter {adapter.source!r} names the commit {revision[:12]} of {given!r}, and "
+        f"{commit[:12]} is given: the weights may differ"
     )
 
 

@@ -176,6 +176,7 @@ class Adapter:
             merged into that residual base only, see ``weights/residual.py``.
         renamed: Whether it goes by other names than its file has: without wrappers, or the
             model's where the file has the hub's.
+        notes: What the user should know of it; recorded with it.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Adapter:
     known_base: KnownBase | None = None
     residual: str | None = None
     renamed: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def max_rank(self) -> int:

@@ -231,7 +231,8 @@ class AdapterRecord(_Record):
     `scale` is what its updates were multiplied by, where that is not 1; `alpha` and `enable_lora`
     are what the user said of it; `vocab_size` is its number of tokens, where that is not the
     base's; `combined` says what it was made of, and `source` then names the parts. `companions` is
-    None where the adapter has those of the base.
+    None where the adapter has those of the base. `notes` are what the user was told of it, such as
+    that it names another base.
     """
 
     source: str
@@ -252,6 +253,7 @@ class AdapterRecord(_Record):
     pack: PackRecord | None = None
     row: RowRecord | None = None
     companions: CompanionsRecord | None = None
+    notes: list[str] = []
 
 
 class Manifest(_Record):

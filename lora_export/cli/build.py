@@ -69,7 +69,11 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--max-ratio", type=float, help="Largest latency ratio to the base.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
-@click.option("--strict", is_flag=True, help="Fail where an adapter is ambiguous or unverified.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail where an adapter is ambiguous or unverified, or names another base.",
+)
 @click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")
 @click.option("--no-bundle", is_flag=True, help="Make no bundle.")
 @common_options
@@ -127,7 +131,7 @@ def _build(
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
     recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = pipeline.merge_and_build(recipe, console)
+        outcome = pipeline.merge_and_build(recipe, console, strict=strict)
         document, text = describe(outcome), render(outcome)
         code = outcome.exit_code(strict=strict)
         spec = recipe.triton

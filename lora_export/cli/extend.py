@@ -32,6 +32,7 @@ __all__ = ["add", "remove"]
 @click.option("--drop", multiple=True, metavar="PATTERN",
               help="Leave out adapter tensors that the task does not use.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
+@click.option("--strict", is_flag=True, help="Fail where an adapter names another base.")
 @adapter_options
 @combine_options
 @common_options
@@ -43,6 +44,7 @@ def add(
     labels: str | None,
     drop: tuple[str, ...],
     replace: bool,
+    strict: bool,
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
@@ -66,7 +68,13 @@ def add(
     combined = make_combine(combine_table(flags))
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = maintenance.add(
-            export, specs, base=base, combine=combined, replace=replace, progress=console
+            export,
+            specs,
+            base=base,
+            combine=combined,
+            replace=replace,
+            strict=strict,
+            progress=console,
         )
         console.finish(describe(outcome), render(outcome))
     return 0

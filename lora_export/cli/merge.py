@@ -69,7 +69,11 @@ _WORST: Final = 5
     is_flag=True,
     help="Compare the result with PEFT, unmerged, before it is published; needs torch.",
 )
-@click.option("--strict", is_flag=True, help="Fail where --verify is ambiguous or cannot compare.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail where --verify is not a pass, or the adapter names another base.",
+)
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
 @click.option(
     "--drop",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.cli.text import size
+from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
 if TYPE_CHECKING:
     from lora_export.base.manifest import Manifest
@@ -21,6 +22,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     manifest = outcome.manifest
     return {
         "output": str(outcome.output),
+        "verdict": verdict_of(manifest),
+        "deployable": list(deployable(manifest)),
         "base": manifest.base.model_dump(),
         "graphs": {name: record.model_dump() for name, record in manifest.graphs.items()},
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
@@ -53,6 +56,8 @@ def render(outcome: Outcome) -> str:
             f"{row['unmoved_share']:.2%} of the entries did not move"
         )
     for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
+        if name in manifest.graphs and not is_deployable(manifest.graphs[name]):
+            row = {**row, "verdict": NOT_APPLICABLE}  # noqa: PLW2901
         lines += _parity_lines(f"parity of {name}", row, indent=2)
         for adapter, own in row.get("adapters", {}).items():
             lines += _parity_lines(f"with {adapter}", own, indent=4)

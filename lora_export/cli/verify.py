@@ -38,7 +38,11 @@ __all__ = ["verify"]
               help="Write every example on which graph and reference differ.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
-@click.option("--strict", is_flag=True, help="Fail where an adapter is ambiguous or unverified.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail where an adapter is ambiguous or unverified, or names another base.",
+)
 @adapter_options
 @common_options
 def verify(
@@ -85,6 +89,7 @@ def verify(
             disagreements=disagreements,
             seed=seed,
             allow_no_effect=allow_no_effect,
+            strict=strict,
             progress=console,
         )
         names = ("base", *outcome.manifest.adapters)

@@ -362,4 +362,5 @@ def adapter_record(
         vocab_size=resolved.vocabulary.after if resolved.vocabulary else None,
         sha256=adapter.sha256,
         companions=companions,
+        notes=list(adapter.notes),
     )

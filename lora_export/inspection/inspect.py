@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapter_notes import base_of_export, opened_base
 from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.adapters.naming import to_checkpoint_names, to_model_names
 from lora_export.adapters.resolve import Names
 from lora_export.base.errors import InputError, UsageError
-from lora_export.base.hub import hub_id_of
 from lora_export.base.manifest import is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
@@ -26,6 +26,7 @@ from lora_export.inspection.checkpoint import CheckpointReport, checkpoint_repor
 from lora_export.inspection.export import ExportReport, export_report, present_parameters
 from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
+from lora_export.weights.named_base import note_on_named_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -161,8 +162,8 @@ def inspect_pair(
         stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )
     described = adapter_report(read, adapter)
-    source = read_manifest(base).base.source if is_export(base) else hub_id_of(base)
-    found = replace(_fit_report(fit, described, report.parameters), note=note_on_base(read, source))
+    note = _note_on_base(read, base, tell, hashed=hashed)
+    found = replace(_fit_report(fit, described, report.parameters), note=note)
     if read.known_base is not None:
         recorded, differences = _recorded(read.known_base, base, prefix, hashed=hashed)
         found = replace(
@@ -172,6 +173,17 @@ def inspect_pair(
             mismatches=(*found.mismatches, *differences),
         )
     return Pair("pair", report, described, found)
+
+
+def _note_on_base(adapter: Adapter, base: Path, tell: Progress, *, hashed: bool) -> str | None:
+    """Return a note where the adapter names another base; values are compared where all is read."""
+    if is_export(base):
+        given = base_of_export(base, read_manifest(base), None)
+    else:
+        given = opened_base(open_checkpoint(base))
+    return note_on_base(adapter, given.hub_id) or note_on_named_folder(
+        adapter, given, tell, values=hashed
+    )
 
 
 def _recorded(

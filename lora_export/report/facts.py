@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import resolve_inside, sha256_of_file
 from lora_export.base.manifest import read_manifest
+from lora_export.exports.verdict import verdict_of, verification_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +55,7 @@ class Facts:
     @property
     def verdict(self) -> str:
         """The worst verdict of the graphs and of the latency gates that were judged."""
-        found: list[str] = [each.verification for each in self.manifest.graphs.values()]
-        for adapter in self.manifest.adapters.values():
-            held = adapter.pack or adapter.row
-            found += [held.verification] if held is not None else []
+        found = [verdict_of(self.manifest)]
         found += [str(row.get("verdict")) for row in self.latency.values()]
         gate = self.bench.get("gate")
         found += [str(gate["verdict"])] if gate else []
@@ -66,9 +64,7 @@ class Facts:
 
     def verification(self, adapter: str) -> str:
         """What is known of an adapter, however the export holds it."""
-        record = self.manifest.adapters[adapter]
-        held = record.pack or record.row or self.manifest.graphs.get(adapter)
-        return held.verification if held is not None else "unverified"
+        return verification_of(self.manifest, adapter)
 
     def parity_of(self, adapter: str) -> Mapping[str, Any]:
         """The row of an adapter: its graph's, or its own under a graph that adapters share."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.exports.verdict import is_deployable
 from lora_export.report.markup import clean
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ def annotate(facts: Facts) -> list[str]:
 def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield verdict, title and message of each graph, adapter and gate."""
     for name, record in facts.manifest.graphs.items():
+        if not is_deployable(record):
+            continue
         row = facts.parity.get(name, {})
         yield record.verification, f"Parity of {name}", _reason(row)
     for name in facts.manifest.adapters:
         if name not in facts.manifest.graphs:
             yield facts.verification(name), f"Parity of {name}", _reason(facts.parity_of(name))
+    for name, adapter in facts.manifest.adapters.items():
+        for note in adapter.notes:
+            yield "ambiguous", f"Adapter {name}", note
     for name, row in facts.latency.items():
         yield str(row.get("verdict")), f"Latency of {name}", _reason(row)
     for name, row in facts.fidelity.items():

@@ -34,6 +34,11 @@ def markdown(facts: Facts) -> str:
     ]
     if facts.manifest.adapters:
         parts.append(_adapters(facts))
+    parts += [
+        f"⚠️ {_text(name)}: {_text(note)}"
+        for name, record in facts.manifest.adapters.items()
+        for note in record.notes
+    ]
     if scored := _scored(facts):
         parts += ["### Accuracy on the task", scored]
     if timed := _timed(facts):

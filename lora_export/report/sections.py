@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.units import size
+from lora_export.exports.verdict import NOT_APPLICABLE, is_deployable
 from lora_export.report.markup import Markup, clean, join, tag
 from lora_export.report.parts import (
     DASH,
@@ -87,15 +88,17 @@ def _notes(record: AdapterRecord) -> str:
         notes.append(f"brings: {', '.join(record.missing_in_base)}")
     if record.labels:
         notes.append(f"labels: {', '.join(record.labels)}")
-    return clean("; ".join(notes), 2 * _TEXT)
+    notes += record.notes
+    return clean("; ".join(notes), 4 * _TEXT)
 
 
 def parity(facts: Facts) -> Markup:
     """Every graph against the unmerged adapter, and task accuracy."""
     rows: dict[str, Mapping[str, Any]] = {}
     for name in facts.manifest.graphs:
-        row = facts.parity.get(name, {"verdict": facts.manifest.graphs[name].verification})
-        rows[name] = row
+        graph = facts.manifest.graphs[name]
+        row = facts.parity.get(name, {"verdict": graph.verification})
+        rows[name] = row if is_deployable(graph) else {**row, "verdict": NOT_APPLICABLE}
         for adapter, own in (row.get("adapters") or {}).items():
             rows[f"{name} with {adapter}"] = own
     columns = (

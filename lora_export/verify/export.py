@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,14 +117,27 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
     record = manifest.graphs[name]
     judge = {SWAPPABLE: judge_swapping, BATCHED: judge_batched}.get(record.mode)
     if judge is None:
-        return _verify_graph(root, manifest, record, name, evidence)
+        found = _verify_graph(root, manifest, record, name, evidence)
+        return _with_notes(found, name, manifest, evidence)
     only = manifest.adapters if evidence.only is None else evidence.only
     adapters = {
-        each: _verify_graph(root, manifest, record, each, evidence)
+        each: _with_notes(
+            _verify_graph(root, manifest, record, each, evidence), each, manifest, evidence
+        )
         for each in manifest.adapters
         if each in only
     }
     return judge(root, manifest, adapters, seed=evidence.seed)
+
+
+def _with_notes(
+    found: GraphParity, name: str, manifest: Manifest, evidence: Evidence
+) -> GraphParity:
+    """Return a verdict with the notes on its adapter in the report's row."""
+    known = evidence.adapters.get(name) or manifest.adapters.get(name)
+    if known is None or not known.notes:
+        return found
+    return replace(found, row={**found.row, "notes": list(known.notes)})
 
 
 def _verify_graph(

@@ -1,0 +1,105 @@
+"""What the user should know of adapters and their base, told and recorded.
+
+A note on an adapter goes to the terminal, to ``--json``, into the manifest or the merge record, and
+from there into every report. That an adapter names another base is an error under ``--strict``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lora_export.adapters.base_name import note_on_base
+from lora_export.adapters.zero_updates import describe_zero, trained_items
+from lora_export.base.errors import AdapterError
+from lora_export.base.hub import hub_id_of
+from lora_export.weights.named_base import GivenBase, given_checkpoint, note_on_named_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.manifest import Manifest
+    from lora_export.base.progress import Progress
+    from lora_export.parts import Given
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["base_of_export", "notes_of", "notes_on_base", "opened_base", "with_notes"]
+
+
+def opened_base(checkpoint: Checkpoint) -> GivenBase:
+    """Return an open checkpoint as the base that is given."""
+    return given_checkpoint(checkpoint, hub_id_of(checkpoint.folder))
+
+
+def base_of_export(output: Path, manifest: Manifest, checkpoint: Checkpoint | None) -> GivenBase:
+    """Return the base of an export: the checkpoint where it is given, else what is recorded.
+
+    Args:
+        output: The export directory.
+        manifest: Its manifest.
+        checkpoint: The base, required to be the export's.
+    """
+    recorded = manifest.base
+    if checkpoint is not None:
+        return replace(opened_base(checkpoint), hub_id=recorded.source)
+    folder = output / recorded.source
+    return GivenBase(
+        recorded.source,
+        recorded.source,
+        folder=folder if folder.is_dir() else None,
+        fingerprint=recorded.fingerprint,
+    )
+
+
+def notes_on_base(
+    adapters: Iterable[Adapter], base: GivenBase, tell: Progress, *, strict: bool = False
+) -> tuple[str, ...]:
+    """Return a note for each adapter that names another base, and tell it.
+
+    Args:
+        adapters: The adapters as they were read.
+        base: The base that is given.
+        tell: Told the notes, and how much is read for them.
+        strict: Whether such an adapter is an error.
+
+    Raises:
+        AdapterError: There is one, and `strict` is set.
+    """
+    found = (
+        note_on_base(each, base.hub_id) or note_on_named_folder(each, base, tell)
+        for each in adapters
+    )
+    notes = tuple(note for note in found if note is not None)
+    if notes and strict:
+        raise AdapterError(
+            notes[0], hint="Give the base that it names: --base; or leave out --strict."
+        )
+    for note in notes:
+        tell.note(f"note: {note}")
+    return notes
+
+
+def with_notes(
+    given: Sequence[Given], base: GivenBase, tell: Progress, *, strict: bool = False
+) -> tuple[Given, ...]:
+    """Return the adapters with their notes: on the base that they name, on updates of zero.
+
+    Raises:
+        AdapterError: One names another base, and `strict` is set.
+    """
+    noted = []
+    for each in given:
+        notes = notes_on_base(each.originals, base, tell, strict=strict)
+        zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
+        if zero is not None:
+            tell.note(f"note: {zero}")
+            notes = (*notes, zero)
+        noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
+    return tuple(noted)
+
+
+def notes_of(given: Iterable[Given]) -> tuple[str, ...]:
+    """Return the notes of all adapters."""
+    return tuple(note for each in given for note in each.adapter.notes)

@@ -1,0 +1,45 @@
+"""What of an export can be deployed, and the verdict on it.
+
+A base graph whose head only adapters bring is not applicable: it is never run, so it enters no
+verdict. Of a graph that adapters share each adapter has a verdict of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from lora_export.base.manifest import GraphRecord, Manifest
+
+__all__ = ["NOT_APPLICABLE", "deployable", "is_deployable", "verdict_of", "verification_of"]
+
+NOT_APPLICABLE: Final = "not applicable"
+"""What is shown in place of a verdict on a graph that lacks parameters."""
+
+_WORST_FIRST: Final = ("fail", "ambiguous", "unverified")
+
+
+def is_deployable(graph: GraphRecord) -> bool:
+    """Return whether a graph has all of its parameters, or gets them from each adapter."""
+    return graph.is_shared or not graph.missing
+
+
+def deployable(manifest: Manifest) -> tuple[str, ...]:
+    """Return what can be deployed: the base where it is complete, and the adapters."""
+    base = manifest.graphs.get("base")
+    return (*(("base",) if base is not None and not base.missing else ()), *manifest.adapters)
+
+
+def verification_of(manifest: Manifest, name: str) -> str:
+    """Return what is known of an adapter, or of the base, however the export holds it."""
+    record = manifest.adapters.get(name)
+    held = (record.pack or record.row) if record is not None else None
+    found = held or manifest.graphs.get(name)
+    return found.verification if found is not None else "unverified"
+
+
+def verdict_of(manifest: Manifest) -> str:
+    """Return the worst verdict on what can be deployed, and on the graphs that adapters share."""
+    found = {verification_of(manifest, name) for name in deployable(manifest)}
+    found |= {graph.verification for graph in manifest.graphs.values() if graph.is_shared}
+    return next((verdict for verdict in _WORST_FIRST if verdict in found), "pass")

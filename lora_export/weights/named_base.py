@@ -1,0 +1,195 @@
+"""Whether the base that an adapter names by its folder is the one that is given, by its contents.
+
+PEFT records the path that its base was loaded from. Where that folder exists on this machine it is
+compared with the base that is given, and the cheapest answer comes first:
+
+    1. the same folder, or the same weight files        equal, nothing is read
+    2. names, shapes and dtypes, from the headers       other ones: another base
+    3. the values, tensor by tensor                     read up to the first that differs
+
+Of an export whose base is not at hand only the fingerprint is known; the named folder is hashed
+then. A quantized base is left alone: adapters are trained on it and merged into the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from lora_export.base.errors import LoraExportError
+from lora_export.base.tensors import bytes_of, iter_blocks, nbytes
+from lora_export.weights.checkpoint import open_checkpoint
+from lora_export.weights.fingerprint import TIED_NAMES, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.base.progress import Progress
+    from lora_export.base.tensors import Tensor
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["GivenBase", "given_checkpoint", "note_on_named_folder"]
+
+_WEIGHTS: Final = ("*.safetensors", "pytorch_model*.bin")
+_START_BYTES: Final = 1 << 16
+_BLOCK_BYTES: Final = 1 << 22
+
+
+@dataclass(frozen=True)
+class GivenBase:
+    """The base that adapters are merged into, as far as it is at hand.
+
+    Attributes:
+        source: What the user calls it.
+        hub_id: Its id on the hub (``hf://owner/name@commit``); None where it has none.
+        folder: Its folder; None where it is not at hand.
+        tensors: Its tensors; None where they are not at hand.
+        fingerprint: Its fingerprint, where only that is known.
+    """
+
+    source: str
+    hub_id: str | None
+    folder: Path | None = None
+    tensors: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    fingerprint: str | None = None
+
+
+def given_checkpoint(checkpoint: Checkpoint, hub_id: str | None) -> GivenBase:
+    """Return an open checkpoint as the base that is given."""
+    return GivenBase(checkpoint.source, hub_id, checkpoint.folder, checkpoint.tensors)
+
+
+def note_on_named_folder(
+    adapter: Adapter, base: GivenBase, tell: Progress, *, values: bool = True
+) -> str | None:
+    """Return a sentence for the user, where an adapter names a folder that holds another base.
+
+    A relative path is looked up in the current folder, as PEFT does it, and in the adapter's.
+
+    Args:
+        adapter: The adapter.
+        base: The base that is given.
+        tell: Told how much is read.
+        values: Whether values are compared too, or headers only.
+
+    Returns:
+        None where the bases are equal, where no such folder exists, or where it cannot be told.
+    """
+    named = adapter.base_name
+    found: list[str] = []
+    for folder, where in _named_folders(adapter):
+        difference = _difference(folder, base, tell, values=values)
+        if difference is None:
+            return None
+        found.append(f"{where}: {difference}")
+    if not found:
+        return None
+    return (
+        f"adapter {adapter.source!r} names the base {named!r}, and {base.source!r} is another "
+        f"({found[0]}); that its tensors fit does not say that it was trained on this one"
+    )
+
+
+def _named_folders(adapter: Adapter) -> list[tuple[Path, str]]:
+    """Return the folders that the name of the base may mean, and where each was found."""
+    named = adapter.base_name
+    if not isinstance(named, str) or not named or "\0" in named:
+        return []
+    path = Path(named)
+    own = adapter.folder if adapter.folder.is_dir() else adapter.folder.parent
+    places = (
+        [(path, "that folder")]
+        if path.is_absolute()
+        else [(path, "in the current folder"), (own / path, "in the adapter's folder")]
+    )
+    return [(place, where) for place, where in places if _is_checkpoint(place)]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:  # a name that is too long, a folder that may not be read
+        return False
+
+
+def _difference(folder: Path, base: GivenBase, tell: Progress, *, values: bool) -> str | None:
+    """Return how the checkpoint in `folder` differs from the given base; None where it does not."""
+    if base.folder is not None and _same_files(folder, base.folder):
+        return None
+    try:
+        named = open_checkpoint(folder)
+    except LoraExportError:
+        return None
+    if named.config.get("quantization_config"):
+        return None
+    if base.tensors is not None:
+        found = _header_difference(named.tensors, base.tensors)
+        if found is None and values:
+            found = _value_difference(folder, named.tensors, base.tensors, tell)
+        return found
+    return _other_fingerprint(named, base, tell) if values else None
+
+
+def _other_fingerprint(named: Checkpoint, base: GivenBase, tell: Progress) -> str | None:
+    """Return that two fingerprints differ; None where they do not, or where one is not known."""
+    if base.fingerprint is None:
+        return None
+    total = sum(nbytes(tensor) for tensor in named.tensors.values())
+    tell.start(f"fingerprint of {named.folder}", total)
+    same = fingerprint(named, tell.advance) == base.fingerprint
+    return None if same else "its fingerprint is another, so values or dtypes differ"
+
+
+def _same_files(one: Path, two: Path) -> bool:
+    """Return whether two folders have the same files of weights, by their real paths."""
+    if one.resolve() == two.resolve():
+        return True
+    files = [
+        {path.resolve() for pattern in _WEIGHTS for path in folder.glob(pattern)}
+        for folder in (one, two)
+    ]
+    return bool(files[0]) and files[0] == files[1]
+
+
+def _header_difference(named: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """Return the first difference of names, shapes and dtypes; a tied copy is none."""
+    for name in sorted(named.keys() ^ given.keys()):
+        if not name.endswith(TIED_NAMES):
+            return f"only {'the named' if name in named else 'the given'} base has {name!r}"
+    for name in sorted(named.keys() & given.keys()):
+        theirs, ours = named[name], given[name]
+        if theirs.shape != ours.shape:
+            return f"{name!r} is {list(theirs.shape)} there and {list(ours.shape)} here"
+        if theirs.dtype != ours.dtype:
+            dtypes = f"{theirs.dtype.name} there and {ours.dtype.name} here"
+            return f"other values or dtype: {name!r} is {dtypes}"
+    return None
+
+
+def _value_difference(
+    folder: Path, named: Mapping[str, Tensor], given: Mapping[str, Tensor], tell: Progress
+) -> str | None:
+    """Return the first tensor whose values differ: the start of each is compared before the rest.
+
+    A base that was trained further differs nearly everywhere and is told at once.
+    """
+    shared = sorted(named.keys() & given.keys())
+    for name in shared:
+        count = min(_START_BYTES, nbytes(named[name]))
+        theirs, ours = np.empty(count, np.uint8), np.empty(count, np.uint8)
+        named[name].read_into(bytes_of(theirs), 0)
+        given[name].read_into(bytes_of(ours), 0)
+        if not np.array_equal(theirs, ours):
+            return f"other values in {name!r}"
+    tell.start(f"comparing the base with {folder}", sum(nbytes(named[name]) for name in shared))
+    for name in shared:
+        blocks = (iter_blocks(each[name], _BLOCK_BYTES) for each in (named, given))
+        for one, two in zip(*blocks, strict=True):
+            if not np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(two, np.uint8)):
+                return f"other values in {name!r}"
+            tell.advance(len(two))
+    return None
