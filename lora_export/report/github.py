@@ -37,14 +37,7 @@ def annotate(facts: Facts) -> list[str]:
 
 def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield verdict, title and message of each graph, adapter and gate."""
-    for name, record in facts.manifest.graphs.items():
-        if not is_deployable(record):
-            continue
-        row = facts.parity.get(name, {})
-        yield record.verification, f"Parity of {name}", _reason(row)
-    for name in facts.manifest.adapters:
-        if name not in facts.manifest.graphs:
-            yield facts.verification(name), f"Parity of {name}", _reason(facts.parity_of(name))
+    yield from _parity_findings(facts)
     for name, adapter in facts.manifest.adapters.items():
         for note in adapter.notes:
             yield "ambiguous", f"Adapter {name}", note
@@ -58,6 +51,18 @@ def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
     for row in (facts.bench.get("gate") or {}).get("rows", []):
         title = f"Benchmark of {row['subject']}, {row['cell']}"
         yield str(row["verdict"]), title, _reason(row)
+
+
+def _parity_findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
+    """Yield verdict, title and message of each graph that can be deployed, and of each adapter."""
+    for name, record in facts.manifest.graphs.items():
+        if not is_deployable(record):
+            continue
+        row = facts.parity.get(name, {})
+        yield record.verification, f"Parity of {name}", _reason(row)
+    for name in facts.manifest.adapters:
+        if name not in facts.manifest.graphs:
+            yield facts.verification(name), f"Parity of {name}", _reason(facts.parity_of(name))
 
 
 def _reason(row: Mapping[str, Any]) -> str:

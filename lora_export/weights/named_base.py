@@ -8,7 +8,8 @@ compared with the base that is given, and the cheapest answer comes first:
     3. the values, tensor by tensor                     read up to the first that differs
 
 Of an export whose base is not at hand only the fingerprint is known; the named folder is hashed
-then. A quantized base is left alone: adapters are trained on it and merged into the original.
+then. A base that cannot be read is left alone, and so is a quantized one: adapters are trained on it
+and merged into the original.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def note_on_named_folder(
         difference = _difference(folder, base, tell, values=values)
         if difference is None:
             return None
-        found.append(f"{where}: {difference}")
+        found.append(f"{difference}{where}")
     if not found:
         return None
     return (
@@ -102,9 +103,12 @@ def _named_folders(adapter: Adapter) -> list[tuple[Path, str]]:
     path = Path(named)
     own = adapter.folder if adapter.folder.is_dir() else adapter.folder.parent
     places = (
-        [(path, "that folder")]
+        [(path, "")]
         if path.is_absolute()
-        else [(path, "in the current folder"), (own / path, "in the adapter's folder")]
+        else [
+            (path, "; found in the current folder"),
+            (own / path, "; found in the adapter's folder"),
+        ]
     )
     return [(place, where) for place, where in places if _is_checkpoint(place)]
 
@@ -123,8 +127,6 @@ def _difference(folder: Path, base: GivenBase, tell: Progress, *, values: bool) 
     try:
         named = open_checkpoint(folder)
     except LoraExportError:
-        return None
-    if named.config.get("quantization_config"):
         return None
     if base.tensors is not None:
         found = _header_difference(named.tensors, base.tensors)
