@@ -56,16 +56,22 @@ def render(outcome: Outcome) -> str:
             f"{row['unmoved_share']:.2%} of the entries did not move"
         )
     for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
-        if name in manifest.graphs and not is_deployable(manifest.graphs[name]):
-            row = {**row, "verdict": NOT_APPLICABLE}  # noqa: PLW2901
-        lines += _parity_lines(f"parity of {name}", row, indent=2)
-        for adapter, own in row.get("adapters", {}).items():
-            lines += _parity_lines(f"with {adapter}", own, indent=4)
+        lines += _graph_lines(manifest, name, row)
     for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
         lines.append(f"  latency of {name}: {_latency_line(row)}")
     if "bundle" in outcome.reports:
         lines.append(f"  bundle: {_bundle_line(outcome.reports['bundle'])}")
     return "\n".join(lines)
+
+
+def _graph_lines(manifest: Manifest, name: str, row: dict[str, Any]) -> list[str]:
+    """Return the parity of a graph, and of each adapter where they share it."""
+    if name in manifest.graphs and not is_deployable(manifest.graphs[name]):
+        row = {**row, "verdict": NOT_APPLICABLE}
+    lines = _parity_lines(f"parity of {name}", row, indent=2)
+    for adapter, own in row.get("adapters", {}).items():
+        lines += _parity_lines(f"with {adapter}", own, indent=4)
+    return lines
 
 
 def _bundle_line(row: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ compared with the base that is given, and the cheapest answer comes first:
     3. the values, tensor by tensor                     read up to the first that differs
 
 Of an export whose base is not at hand only the fingerprint is known; the named folder is hashed
-then. A base that cannot be read is left alone, and so is a quantized one: adapters are trained on it
-and merged into the original.
+then. A base that cannot be read is left alone, and so is a quantized one, on which adapters are
+trained that are merged into the original.
 """
 
 from __future__ import annotations
