@@ -21,6 +21,7 @@ _SIGNS: Final = {"pass": "✅ pass", "fail": "❌ fail", "ambiguous": "⚠️ am
 _SPECIAL: Final = re.compile(r"[&<>\\`*_{}\[\]#|~@$:]|\bwww\.")
 _BRACKETS: Final = str.maketrans({"[": "\\[", "]": "\\]"})
 _CELL: Final = 200
+_NOTE: Final = 1000
 
 
 def markdown(facts: Facts) -> str:
@@ -35,7 +36,7 @@ def markdown(facts: Facts) -> str:
     if facts.manifest.adapters:
         parts.append(_adapters(facts))
     parts += [
-        f"⚠️ {_text(name)}: {_text(note)}"
+        f"⚠️ {_text(name)}: {_text(note, _NOTE)}"
         for name, record in facts.manifest.adapters.items()
         for note in record.notes
     ]
@@ -132,11 +133,11 @@ def _sign(verdict: str) -> str:
     return _SIGNS.get(verdict, f"❔ {_text(verdict)}")
 
 
-def _text(value: object) -> str:
+def _text(value: object, limit: int = _CELL) -> str:
     r"""Return text that is only text: no markup, link, mention or reference to an issue.
 
     >>> _text("a|b <c> @me #1")
     'a&#124;b &#60;c&#62; &#64;me &#35;1'
     """
-    flat = " ".join(clean(value, _CELL).split())
+    flat = " ".join(clean(value, limit).split())
     return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), flat)

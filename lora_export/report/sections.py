@@ -89,7 +89,7 @@ def _notes(record: AdapterRecord) -> str:
     if record.labels:
         notes.append(f"labels: {', '.join(record.labels)}")
     notes += record.notes
-    return clean("; ".join(notes), 4 * _TEXT)
+    return clean("; ".join(notes), 6 * _TEXT)
 
 
 def parity(facts: Facts) -> Markup:
