@@ -11,7 +11,12 @@ from lora_export.adapters.combine import Combination, combine, default_rank, sca
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.hub import hub_id_of, local_path
-from lora_export.base.manifest import CombinedRecord, PartRecord, check_adapter_name
+from lora_export.base.manifest import (
+    CombinedRecord,
+    PartRecord,
+    adapter_name_from,
+    check_adapter_name,
+)
 from lora_export.recipe import AdapterSpec
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ def read_spec(
         folder: Where relative paths are taken from.
         base_config: The base's ``config.json``, where it is at hand; some formats need it.
     """
-    path = local_path(spec.source, folder)
+    path = local_path(spec.source, folder, subfolder=spec.subfolder)
     adapter = read_adapter(
         path,
         name=check_adapter_name(spec.name or name_of(path)),
@@ -107,11 +112,24 @@ def read_spec(
 
 
 def name_of(path: Path) -> str:
-    """Return the name of an adapter that was given none: that of its folder or repository."""
+    """Return the name of an adapter that was given none: that of its file, folder or repository.
+
+    Raises:
+        AdapterError: Nothing of that name may be in an adapter's.
+    """
     if path.is_file():
-        return path.stem
-    cached = hub_id_of(path)
-    return path.resolve().name if cached is None else cached.partition("@")[0].rpartition("/")[2]
+        own = path.stem
+    elif (cached := hub_id_of(path)) is not None:
+        repository, _, commit = cached.partition("@")
+        below = commit.rpartition("/")[2] if "/" in commit else ""
+        own = below or repository.rpartition("/")[2]
+    else:
+        own = path.resolve().name
+    name = adapter_name_from(own)
+    if not name:
+        msg = f"no name for the adapter follows from that of {str(path)!r}"
+        raise AdapterError(msg, hint="Give it one: --adapter NAME=PATH.")
+    return name
 
 
 def read_specs(

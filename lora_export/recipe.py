@@ -32,7 +32,7 @@ __all__ = [
 
 _LIMIT_BYTES: Final = 1 << 20
 
-_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora")
+_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora", "subfolder")
 """Keys of every adapter's line that a flag sets for all of them."""
 
 
@@ -72,6 +72,7 @@ class AdapterSpec(_Section):
     Attributes:
         name: Its name in the export; that of its folder or file without one.
         source: Where it is.
+        subfolder: The folder below `source` that holds it, where `source` holds several.
         scale: Multiplies its low-rank updates; what it carries whole stays as it is.
         drop: Patterns of tensors that are left out.
         labels: The names of its classes.
@@ -82,6 +83,7 @@ class AdapterSpec(_Section):
 
     name: str | None = None
     source: str
+    subfolder: str | None = None
     scale: float = Field(1.0, allow_inf_nan=False)
     drop: list[str] = []
     labels: list[str] | None = None

@@ -17,7 +17,7 @@ from lora_export.base.errors import (
     UsageError,
 )
 from lora_export.base.hub import local_path
-from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.base.manifest import Manifest, adapter_name_from, read_manifest
 from lora_export.exports.companions import AdapterCompanions, companions_for
 from lora_export.exports.extend import add_adapter, parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots
@@ -303,7 +303,7 @@ def find_adapters(
     Raises:
         AdapterError: One is not there, or not of this export.
     """
-    given = {spec.name or Path(spec.source).name: spec for spec in specs}
+    given = {spec.name or adapter_name_from(Path(spec.source).name): spec for spec in specs}
     records = manifest.adapters.values()
     parts = {part.name for record in records if record.combined for part in record.combined.parts}
     if unknown := sorted(set(given) - set(manifest.adapters) - parts):

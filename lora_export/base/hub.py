@@ -1,5 +1,8 @@
 """Bases and adapters on the Hugging Face hub: ``org/name``, ``org/name@revision``, ``hf://name``.
 
+A folder of a repository is its subfolder; records name it behind the commit
+(``hf://org/name@COMMIT/folder``), and it can be given so.
+
 A path that exists is always taken as a path. Downloads go to the hub's own cache, by commit; with
 ``HF_HUB_OFFLINE=1`` only what is there is used. Only configs, tokenizers and weights are fetched,
 no code, and pickles only where there are no safetensors.
@@ -8,10 +11,10 @@ no code, and pickles only where there are no safetensors.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from lora_export.base.errors import HubError
+from lora_export.base.errors import HubError, UsageError
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
 
@@ -19,6 +22,7 @@ _SCHEME: Final = "hf://"
 _ID: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
 )
+_COMMIT_FOLDER: Final = re.compile(r"(?P<commit>[0-9a-f]{40})/(?P<folder>.+)")
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
 _PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
 _MODULES: Final = ("[0-9]*_*/pytorch_model.bin",)
@@ -33,47 +37,72 @@ def is_hub_id(spec: str) -> bool:
     return spec.startswith(_SCHEME) or (match is not None and "/" in match["repo"])
 
 
-def local_path(spec: str, folder: Path = Path()) -> Path:
+def local_path(spec: str, folder: Path = Path(), *, subfolder: str | None = None) -> Path:
     """Return the local path that `spec` means, fetched from the hub where it is an id.
 
     Args:
         spec: A path, or an id with an optional ``@revision`` (branch, tag or commit). An id without
             a slash needs ``hf://`` before it.
         folder: Where relative paths start.
+        subfolder: A folder below that path, or in that repository.
 
     Raises:
+        UsageError: The subfolder leads elsewhere.
         HubError: The id is neither cached nor to be had: no network, no such repository or
             revision, no permission.
     """
+    below = _checked_subfolder(subfolder)
     path = folder / Path(spec).expanduser()
     if not is_hub_id(spec) or (not spec.startswith(_SCHEME) and path.exists()):
-        return path
+        return path / below if below else path
     match = _ID.fullmatch(spec.removeprefix(_SCHEME))
     if match is None:
         msg = f"{spec!r} is not an id of the hub"
         raise HubError(msg, hint="Write hf://ORGANISATION/NAME, with @REVISION where it matters.")
-    return _fetch(spec, match["repo"], match["revision"])
+    revision = match["revision"]
+    if revision is not None and (recorded := _COMMIT_FOLDER.fullmatch(revision)):
+        revision = recorded["commit"]
+        below = "/".join(part for part in (recorded["folder"], below) if part)
+    found = _fetch(spec, match["repo"], revision, below)
+    return found / below if below else found
+
+
+def _checked_subfolder(subfolder: str | None) -> str:
+    """Return a subfolder as a plain relative path; ``""`` for none."""
+    if not subfolder:
+        return ""
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts:
+        msg = f"--subfolder {subfolder!r} leads out of the folder"
+        raise UsageError(msg, hint="Give the name of a folder below it: --subfolder NAME")
+    return "" if path == PurePosixPath() else path.as_posix()
 
 
 def hub_id_of(path: Path) -> str | None:
-    """Return ``hf://repo@commit`` for a folder in the hub's cache, else None."""
-    found = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})/?$", path.absolute().as_posix())
-    return f"{_SCHEME}{found[1].replace('--', '/')}@{found[2]}" if found else None
+    """Return ``hf://repo@commit[/subfolder]`` for a folder in the hub's cache, else None."""
+    found = re.search(
+        r"/models--([^/]+)/snapshots/([0-9a-f]{40})(/.+?)?/?$", path.absolute().as_posix()
+    )
+    if found is None:
+        return None
+    return f"{_SCHEME}{found[1].replace('--', '/')}@{found[2]}{found[3] or ''}"
 
 
-def _fetch(spec: str, repo: str, revision: str | None) -> Path:
+def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
     """Download what is missing in the cache; return the snapshot's folder."""
     from huggingface_hub import snapshot_download
 
     def download(patterns: tuple[str, ...]) -> Path:
+        allowed = [f"{below}/{each}" if below else each for each in patterns]
+        ignored = [f"{below}/*/*"] if below else list(_BELOW)
         found = snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(_BELOW)
+            repo, revision=revision, allow_patterns=allowed, ignore_patterns=ignored
         )
         return Path(found)
 
     try:
         folder = download((*_FILES, *_MODULES))
-        if not any(folder.glob("*.safetensors")):
+        if not any((folder / below).glob("*.safetensors")):
             folder = download((*_FILES, *_MODULES, *_PICKLES))
     except Exception as error:
         raise _explained(spec, error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -38,6 +39,7 @@ __all__ = [
     "ParameterUse",
     "PartRecord",
     "RowRecord",
+    "adapter_name_from",
     "check_adapter_name",
     "edit_manifest",
     "is_adapter_name",
@@ -51,7 +53,8 @@ __all__ = [
 MANIFEST_NAME: Final = "lora_export.json"
 FORMAT_VERSION: Final = 1
 RESERVED_NAMES: Final = frozenset({"base", "swappable", "batched", "model"})
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_NAME_LIMIT: Final = 64
+_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LIMIT - 1}}}")
 _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28
 
@@ -286,6 +289,16 @@ def is_adapter_name(name: str) -> bool:
     return name not in RESERVED_NAMES and _NAME.fullmatch(name) is not None
 
 
+def adapter_name_from(text: str) -> str:
+    """Return the adapter's name that follows from a folder's; ``""`` where nothing remains.
+
+    >>> adapter_name_from("Llama-3.1-8B-LoRA")
+    'llama-3-1-8b-lora'
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:_NAME_LIMIT].rstrip("-_")
+
+
 def check_adapter_name(name: str) -> str:
     """Return `name` if an adapter may be called so.
 
@@ -294,7 +307,11 @@ def check_adapter_name(name: str) -> str:
     """
     if name in RESERVED_NAMES:
         msg = f"the adapter name {name!r} is reserved"
-        raise AdapterError(msg, hint=f"Reserved: {', '.join(sorted(RESERVED_NAMES))}.")
+        raise AdapterError(
+            msg,
+            hint=f"Reserved: {', '.join(sorted(RESERVED_NAMES))}. "
+            "Give another: --adapter NAME=PATH.",
+        )
     if not _NAME.fullmatch(name):
         msg = f"the adapter name {name!r} is not allowed"
         raise AdapterError(

@@ -56,6 +56,7 @@ def analyze(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -78,15 +79,16 @@ def analyze(
         _refuse(figure is not None and other is None, "--figure compares two adapters")
         _refuse(module is not None and figure is None, "--module belongs to --figure")
         _require_compression(cut, out, adapter, {"a second adapter": other, "--base": base})
+        from lora_export.base.hub import local_path
+
         if cut is not None and out is not None:
-            done = _compress(adapter, out, cut, reading)
+            done = _compress(local_path(adapter, subfolder=subfolder), out, cut, reading)
             console.finish(asdict(done), _compression_text(done))
             return 0
         from lora_export.analysis.report import analyze as analyse
-        from lora_export.base.hub import local_path
 
         report = analyse(
-            local_path(adapter),
+            local_path(adapter, subfolder=subfolder),
             other=local_path(other) if other is not None else None,
             base=local_path(base) if base is not None else None,
             reading=reading,
@@ -156,10 +158,9 @@ def _cost_text(cost: Cost) -> str:
     return "\n".join(aligned(rows, indent=0))
 
 
-def _compress(adapter: str, out: Path, cut: str, reading: dict[str, Any]) -> Compression:
+def _compress(adapter: Path, out: Path, cut: str, reading: dict[str, Any]) -> Compression:
     from lora_export.analysis.compress import Cut
     from lora_export.analysis.report import compress_to
-    from lora_export.base.hub import local_path
 
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%", cut.strip())
     if share is not None:
@@ -169,7 +170,7 @@ def _compress(adapter: str, out: Path, cut: str, reading: dict[str, Any]) -> Com
     else:
         msg = f"--compress {cut!r} is neither a rank nor a share"
         raise UsageError(msg, hint="Write --compress 4, or --compress 99%.")
-    return compress_to(local_path(adapter), out, how, reading=reading)
+    return compress_to(adapter, out, how, reading=reading)
 
 
 def _compression_text(done: Compression) -> str:

@@ -74,6 +74,7 @@ def bench(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -87,7 +88,7 @@ def bench(
     from lora_export import benchmark
     from lora_export.recipe import make_specs
 
-    reading = of_adapters(adapter_format, alpha, enable_lora)
+    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
     rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
         found = benchmark.bench(

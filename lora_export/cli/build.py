@@ -173,7 +173,9 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         "drop": list(flags["drop"]),
     }
     table |= {key: value for key, value in lists.items() if value}
-    table |= of_adapters(flags["adapter_format"], flags["alpha"], flags["enable_lora"])
+    table |= of_adapters(
+        flags["adapter_format"], flags["alpha"], flags["enable_lora"], flags["subfolder"]
+    )
     if flags["adapters"]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]

@@ -124,6 +124,8 @@ def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="The alpha of adapters whose format does not record it."),
             click.option("--enable-lora", metavar="BOOL,…",
                          help="The blocks that loralib's MergedLinear adapts: true,false,true."),
+            click.option("--subfolder", metavar="NAME",
+                         help="The folder of the adapter's path or repository that holds it."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -131,7 +133,10 @@ def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def of_adapters(
-    adapter_format: str | None, alpha: float | None, enable_lora: str | None
+    adapter_format: str | None,
+    alpha: float | None,
+    enable_lora: str | None,
+    subfolder: str | None = None,
 ) -> dict[str, Any]:
     """Return the flags that `adapter_options` added and that were given, as recipe keys.
 
@@ -146,7 +151,12 @@ def of_adapters(
             msg = f"--enable-lora {enable_lora!r} has {unknown!r}, which is neither true nor false"
             raise UsageError(msg, hint="For q and v of three blocks: --enable-lora true,false,true")
         marks = [_MARKS[word] for word in words]
-    given = {"format": adapter_format, "alpha": alpha, "enable_lora": marks}
+    given = {
+        "format": adapter_format,
+        "alpha": alpha,
+        "enable_lora": marks,
+        "subfolder": subfolder,
+    }
     return {key: value for key, value in given.items() if value is not None}
 
 

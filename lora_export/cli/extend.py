@@ -48,6 +48,7 @@ def add(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     scales: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -61,7 +62,7 @@ def add(
     common = {
         "drop": list(drop),
         "labels": names,
-        **of_adapters(adapter_format, alpha, enable_lora),
+        **of_adapters(adapter_format, alpha, enable_lora, subfolder),
     }
     rows = [{**parse_adapter(text), **common} for text in adapters]
     specs = make_specs(rows, parse_scales(scales))

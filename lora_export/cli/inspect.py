@@ -39,6 +39,7 @@ def inspect(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -55,12 +56,19 @@ def inspect(
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:
             report = inspect_path(
-                local_path(path), hashed=hashed, progress=console, reading=reading
+                local_path(path, subfolder=subfolder),
+                hashed=hashed,
+                progress=console,
+                reading=reading,
             )
             console.finish(asdict(report), "\n".join(_render(report)))
             return _exit_code(report)
         pair = inspect_pair(
-            local_path(path), local_path(adapter), hashed=hashed, progress=console, reading=reading
+            local_path(path),
+            local_path(adapter, subfolder=subfolder),
+            hashed=hashed,
+            progress=console,
+            reading=reading,
         )
         lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
         console.finish(asdict(pair), "\n".join(lines))

@@ -101,6 +101,7 @@ def merge(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     scales: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -134,7 +135,7 @@ def merge(
         common = {
             "drop": list(drop),
             "labels": names,
-            **of_adapters(adapter_format, alpha, enable_lora),
+            **of_adapters(adapter_format, alpha, enable_lora, subfolder),
         }
         rows = [{**parse_adapter(each), **common} for each in adapters]
         outcome = merging.merge_checkpoint(

@@ -61,6 +61,7 @@ def verify(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,
+    subfolder: str | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -72,7 +73,7 @@ def verify(
     from lora_export import maintenance
     from lora_export.recipe import make_specs
 
-    reading = of_adapters(adapter_format, alpha, enable_lora)
+    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
     if reading and not adapters:
         msg = "it is said how an adapter is read, but not which"
         raise UsageError(msg, hint="Name it: --adapter NAME=PATH.")

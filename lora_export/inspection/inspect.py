@@ -18,7 +18,8 @@ from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.adapters.naming import to_checkpoint_names, to_model_names
 from lora_export.adapters.resolve import Names
 from lora_export.base.errors import InputError, UsageError
-from lora_export.base.manifest import is_export, read_manifest
+from lora_export.base.folders import folders_below, listed
+from lora_export.base.manifest import MANIFEST_NAME, is_export, read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.inspection.adapter import AdapterReport, adapter_report
@@ -110,8 +111,16 @@ def inspect_path(
         return adapter_report(_read_adapter(path, reading), path)
     if (path / "config.json").is_file():
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
+    if below := folders_below(path, _is_known):
+        msg = f"{str(path)!r} holds nothing of its own; below it are {listed(below)}"
+        raise InputError(msg, hint=f"Choose one: lora-export inspect {path / below[-1]}")
     msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
     raise InputError(msg, hint=_what_is_missing(path))
+
+
+def _is_known(folder: Path) -> bool:
+    names = ("config.json", "adapter_config.json", MANIFEST_NAME)
+    return any((folder / name).is_file() for name in names)
 
 
 def inspect_pair(

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import CheckpointError, InputError, LoraExportError
+from lora_export.base.folders import folders_below, listed
 from lora_export.base.json_file import read_table
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
@@ -110,12 +111,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file() and (folder / "adapter_config.json").is_file():
         msg = f"{str(folder)!r} is an adapter, not a base"
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
+    if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
+        msg = f"{str(folder)!r} holds no checkpoint itself; below it are {listed(below)}"
+        raise CheckpointError(msg, hint=f"Choose one: --base {folder / below[-1]}")
     config = _read_json(path, _CONFIG_LIMIT_BYTES)
     if not isinstance(config.get("model_type"), str):
         msg = f"{str(path)!r} names no model_type"
         kind = "an adapter's" if "peft_type" in config else "another kind of"
         raise CheckpointError(msg, hint=f"It is {kind} config; pass the base checkpoint.")
     return config
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    names = (name for layout in _LAYOUTS for name in layout)
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in names)
 
 
 def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:

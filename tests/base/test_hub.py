@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.base.errors import HubError
+from lora_export.base.errors import HubError, UsageError
 from lora_export.base.hub import hub_id_of, is_hub_id, local_path
+from lora_export.parts import name_of
 from tests.cli.exports import manifest_of
 from tests.cli.running import call
 
@@ -40,6 +41,28 @@ def put(cache: Path, repo: str, source: Path, *, branch: str = "main") -> Path:
     (root / "refs").mkdir()
     (root / "refs" / branch).write_text(COMMIT)
     return snapshot
+
+
+def test_a_folder_of_a_repository_is_found_and_recorded_with_its_commit(
+    tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "made" / "runs" / "sql").mkdir(parents=True)
+    (tmp_path / "made" / "runs" / "sql" / "adapter_model.safetensors").write_bytes(b"")
+    snapshot = put(cache, "org/name", tmp_path / "made")
+    expected = snapshot / "runs" / "sql"
+    assert local_path("org/name", subfolder="runs/sql") == expected
+    recorded = hub_id_of(expected)
+    assert recorded == f"hf://org/name@{COMMIT}/runs/sql"
+    assert local_path(recorded) == expected
+    assert name_of(expected) == "sql"
+    assert name_of(snapshot) == "name"
+
+
+def test_a_subfolder_stays_below_the_path(tmp_path: Path) -> None:
+    assert local_path("run", tmp_path, subfolder="sql") == tmp_path / "run" / "sql"
+    for outside in ("../other", "a/../../b", "/etc"):
+        with pytest.raises(UsageError, match="leads out"):
+            local_path("run", tmp_path, subfolder=outside)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lora_export.adapters.formats.opened import Opened, Options, read_settings
 from lora_export.adapters.formats.peft import CONFIG_NAME, read_peft
 from lora_export.adapters.formats.torchtune import is_torchtune, read_torchtune
 from lora_export.base.errors import AdapterError, InputError, LoraExportError, UsageError
+from lora_export.base.folders import folders_below, listed
 from lora_export.base.gguf_file import read_gguf
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.torch_file import read_torch_file
@@ -108,6 +109,8 @@ def read_adapter(
         msg = f"unknown adapter format {format!r}"
         raise UsageError(msg, hint=f"Known: {', '.join(FORMATS)}.")
     if not path.exists():
+        if path.parent.is_dir():
+            _refuse_missing_folder(path, source)
         msg = f"adapter {source!r} is not a directory or file"
         raise AdapterError(msg, hint="Give the folder of an adapter, or its file of tensors.")
     marks = None if enable_lora is None else tuple(enable_lora)
@@ -230,12 +233,36 @@ def _weights(folder: Path, source: str) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
+        _refuse_parent(folder, source)
         msg = f"{source!r} holds no adapter that is recognised: no file of tensors"
-        hint = f"Known formats: {', '.join(FORMATS)}. PEFT writes {CONFIG_NAME}."
+        hint = (
+            f"Known formats: {', '.join(FORMATS)}. PEFT writes {CONFIG_NAME}. "
+            "One in a folder of a repository: --subfolder NAME"
+        )
         raise AdapterError(msg, hint=hint)
     names = ", ".join(each.name for each in found[:4])
     msg = f"{source!r} holds several files of tensors: {names}"
     raise AdapterError(msg, hint=f"Give the one that is meant: {found[0]}")
+
+
+def _refuse_missing_folder(path: Path, source: str) -> None:
+    """Raise for a subfolder that is not there beside others that are."""
+    beside = folders_below(path.parent, _is_adapter_folder)
+    if beside and path.name not in source:
+        msg = f"{source!r} has no folder {path.name!r} with an adapter; it has {listed(beside)}"
+        raise AdapterError(msg, hint=f"Choose one: --subfolder {beside[-1]}")
+
+
+def _is_adapter_folder(folder: Path) -> bool:
+    return (folder / CONFIG_NAME).is_file() or _named(folder) is not None
+
+
+def _refuse_parent(folder: Path, source: str) -> None:
+    """Raise for a folder of several adapters, or of a trainer's checkpoints; name them."""
+    below = folders_below(folder, _is_adapter_folder)
+    if below:
+        msg = f"{source!r} holds no adapter itself; below it are {listed(below)}"
+        raise AdapterError(msg, hint=f"Choose one: --subfolder {below[-1]}, or give its own path.")
 
 
 def _read_tensors(path: Path, source: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
