@@ -46,6 +46,7 @@ def verify_job(
         job.given.adapter,
         dtype=dtype or main_dtype(base),
         drop=job.given.spec.drop,
+        vocab_size=job.resolved.vocabulary.after if job.resolved.vocabulary else None,
         allow_no_effect=allow_no_effect,
     )
     verdict, reason = row["verdict"], row["reason"]

@@ -99,7 +99,7 @@ def merge_and_build(
     settings = settle(recipe, checkpoint, adapters)
     require_one_graph(recipe, settings.task)
     if existing is None and recipe.graph is None:
-        require_layers(given, settings)
+        require_layers(given, settings, recipe.mode)
     given = with_notes(given, opened_base(checkpoint), tell, strict=strict)
     notes = notes_of(given)
     with _in_background(checkpoint) as fingerprinted:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_export.adapters.foresee import refuse_misfit
+from lora_export.adapters.foresee import refuse_misfit, vocabulary_by_headers
 from lora_export.base.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.manifest import GraphSource, Manifest, is_export, read_manifest
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_parameters, match_base
 from lora_export.exports.stacks import BATCHED
+from lora_export.exports.values import refuse_vocabulary
 from lora_export.parts import recorded_source
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -121,14 +122,20 @@ def require_bases(
         require_residual_base(each.resolved, sources, checkpoint.source)
 
 
-def require_layers(given: Sequence[Given], settings: Settings) -> None:
+def require_layers(given: Sequence[Given], settings: Settings, mode: str) -> None:
     """Require, by headers alone and before anything is traced, that the adapters' layers are there.
 
     Raises:
         AdapterError: As `resolve` would raise it once the graph is there.
+        UnsupportedError: An adapter changes the number of tokens of a graph that adapters share.
     """
     checkpoint = settings.checkpoint
     for each in given:
+        if mode in {SWAPPABLE, BATCHED}:
+            vocabulary = vocabulary_by_headers(
+                each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop
+            )
+            refuse_vocabulary(each.adapter.name, vocabulary)
         refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
 
 

@@ -52,7 +52,7 @@ def merge(capsys, base: Path, adapter: Path, out: Path, *more: str) -> Any:
     return call(capsys, "merge", "--base", base, "--adapter", f"x={adapter}", "--out", out, *more)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "plain"])
 @pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2", "gptj"])
 def test_a_grown_vocabulary_is_merged_as_peft_runs_it(kind, way, bases, tmp_path, capsys) -> None:
     if (kind, way) == ("llama-tied", "LoRA on the embedding"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names, misfit_of
+from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.base.declarations import classes_of
 from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import count_stored
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.base.tensors import Tensor
 
 __all__ = [
@@ -83,7 +85,8 @@ class Fit:
         replaced: Saved parameters that the base has too.
         brought: Saved parameters that only the adapter has.
         mismatches: One line for each that does not fit, sorted by the adapter's order.
-        changed: The base's parameters that a merge would change.
+        changed: The base's parameters that a merge would change, in their new shapes.
+        vocabulary: How the adapter changes the number of tokens; None where it keeps it.
     """
 
     prefix: str
@@ -92,6 +95,7 @@ class Fit:
     brought: tuple[str, ...]
     mismatches: tuple[str, ...]
     changed: tuple[Parameter, ...] = field(repr=False)
+    vocabulary: Vocabulary | None = None
 
     @property
     def fits(self) -> bool:
@@ -156,6 +160,10 @@ def check_fit(
         resizable: Parameters whose first axis an adapter may change (the head's labels).
     """
     names = Names(parameters, prefix)
+    vocabulary = vocabulary_of(adapter, parameters, names.find, heads=resizable)
+    if vocabulary is not None:
+        parameters = vocabulary.resized(parameters)
+        names = Names(parameters, prefix)
     tops = {_top(parameter.name, prefix) for parameter in parameters}
     conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in CONV1D_TYPES
     changed: dict[str, Parameter] = {}
@@ -163,6 +171,7 @@ def check_fit(
     replaced: list[str] = []
     brought: list[str] = []
     mismatches: list[str] = []
+    saved: set[str] = set()
     matched: list[Tensor] = []
     for item in adapter.items:
         path = item.parameter
@@ -183,6 +192,12 @@ def check_fit(
             changed[parameter.name] = parameter
         if brings:
             (replaced if parameter else brought).append(path)
+            saved.add(parameter.name if parameter else path)
+    if vocabulary is not None:
+        mismatches += [
+            f"{name}: the adapter {vocabulary.described}, and has no such rows of it"
+            for name in vocabulary.lacking(parameters, saved)
+        ]
     return Fit(
         prefix,
         count_stored(matched),
@@ -190,6 +205,7 @@ def check_fit(
         tuple(brought),
         tuple(mismatches),
         tuple(changed[name] for name in sorted(changed)),
+        vocabulary,
     )
 
 

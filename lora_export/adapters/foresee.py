@@ -16,18 +16,20 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.fit import PREFIXES
+from lora_export.adapters.fit import PREFIXES, header_parameters, prefix_of
 from lora_export.adapters.layout import CONV1D_MODULES
 from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.base.parameters import Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.base.tensors import Tensor
 
-__all__ = ["refuse_misfit"]
+__all__ = ["refuse_misfit", "vocabulary_by_headers"]
 
 _LAYER: Final = re.compile(r"(?<=\.)(\d+)(?=\.)")
 _WIDTHS: Final = ("hidden_size", "d_model", "n_embd", "dim")
@@ -79,6 +81,29 @@ def refuse_misfit(
     )
     only = replace(adapter, low_rank=certain, saved=(), added=(), rows=())
     resolve(only, parameters, prefix=prefix)
+
+
+def vocabulary_by_headers(
+    adapter: Adapter,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, object],
+    *,
+    drop: Sequence[str] = (),
+) -> Vocabulary | None:
+    """Return how an adapter changes the number of tokens, as far as headers tell; else None.
+
+    Args:
+        adapter: The adapter, its tensors unread.
+        tensors: The base's, by the checkpoint's names.
+        config: The base's ``config.json``.
+        drop: Patterns (``fnmatch``) of tensors that the user leaves out.
+
+    Raises:
+        AdapterError: The adapter's tensors mean different numbers of tokens.
+    """
+    parameters = header_parameters(tensors)
+    names = Names(parameters, prefix_of(str(config.get("model_type")), parameters, adapter))
+    return vocabulary_of(adapter, parameters, names.find, drop=drop)
 
 
 def _module_type(name: str, conv1d: frozenset[str]) -> str:

@@ -152,13 +152,7 @@ def resolve(
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
-    vocabulary = vocabulary_of(
-        adapter,
-        parameters,
-        names.find,
-        dropped=lambda path: any(fnmatch.fnmatchcase(path, pattern) for pattern in drop),
-        heads=resizable,
-    )
+    vocabulary = vocabulary_of(adapter, parameters, names.find, drop=drop, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
         names = Names(parameters, prefix)

@@ -15,6 +15,7 @@ the 546 pairs of model type and class that it can build without a checkpoint.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -105,6 +106,17 @@ class Vocabulary:
             each for each in parameters if each.name in self.parameters and _is_padded(each)
         )
 
+    def lacking(self, parameters: Iterable[Parameter], saved: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the resized `parameters` that are not among those in `saved`.
+
+        Their new rows would have to be invented.
+        """
+        return tuple(
+            each.name
+            for each in parameters
+            if each.name in self.parameters and each.name not in saved and not _is_padded(each)
+        )
+
     def require_whole(
         self, adapter: Adapter, parameters: Iterable[Parameter], saved: Collection[str]
     ) -> None:
@@ -118,11 +130,7 @@ class Vocabulary:
         Raises:
             AdapterError: Rows would have to be invented; up to five parameters are named.
         """
-        lacking = [
-            each.name
-            for each in parameters
-            if each.name in self.parameters and each.name not in saved and not _is_padded(each)
-        ]
+        lacking = self.lacking(parameters, saved)
         if not lacking:
             return
         shown = "\n  ".join(lacking[:_SHOWN])
@@ -149,7 +157,7 @@ def vocabulary_of(
     parameters: Sequence[Parameter],
     find: Callable[[str], Parameter | None],
     *,
-    dropped: Callable[[str], bool],
+    drop: Sequence[str] = (),
     heads: Collection[str] = (),
 ) -> Vocabulary | None:
     """Return how an adapter changes the number of tokens; None where it keeps it.
@@ -158,7 +166,7 @@ def vocabulary_of(
         adapter: The adapter.
         parameters: The model's parameters, in the base's shapes.
         find: Returns the parameter that a name of the adapter means.
-        dropped: Whether the user leaves a tensor out.
+        drop: Patterns (``fnmatch``) of tensors that the user leaves out.
         heads: Parameters whose rows are labels.
 
     Raises:
@@ -169,7 +177,8 @@ def vocabulary_of(
     items: tuple[Saved | LowRank, ...] = (*adapter.saved, *adapter.low_rank)
     for item in items:
         parameter = find(item.parameter)
-        if parameter is None or dropped(item.parameter) or parameter.name in heads:
+        dropped = any(fnmatch.fnmatchcase(item.parameter, pattern) for pattern in drop)
+        if parameter is None or dropped or parameter.name in heads:
             continue
         rows = _rows_of(item, parameter)
         if rows is not None and rows != parameter.shape[0]:

@@ -10,6 +10,7 @@ import onnx
 from lora_export.base.conversions import Conversion
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.parameters import Parameter
+from lora_export.graph.output_width import set_output_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,6 +157,7 @@ def _placed(
         msg = f"the graph is not a readable ONNX model: {error}"
         raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
     missing = set(placements)
+    resized: dict[str, int] = {}
     for initializer in model.graph.initializer:
         placement = placements.get(initializer.name)
         if placement is None:
@@ -170,11 +172,12 @@ def _placed(
         ):
             initializer.external_data.add(key=key, value=str(value))
         if placement.shape is not None:
+            for old, new in zip(initializer.dims, placement.shape, strict=True):
+                if old != new:
+                    resized[initializer.name] = old
             initializer.dims[:] = placement.shape
     if output_width is not None:
-        del model.graph.value_info[:]  # shapes behind the head are of its old width
-        axes = model.graph.output[0].type.tensor_type.shape.dim
-        axes[-1].Clear()
-        axes[-1].dim_value = output_width
+        before = next(iter(resized.values()), output_width)
+        set_output_width(model, before, output_width, resized.keys())
     placed: bytes = model.SerializeToString(deterministic=True)
     return placed, missing

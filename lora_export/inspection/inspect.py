@@ -54,7 +54,8 @@ class FitReport:
     `trained_share` is the adapter's parameters over the base's; `changed_share` the part of the
     base's parameters that a merge changes, which is what a merged graph stores anew. `recorded`
     says how the base compares with the one that the adapter records; None where it records none.
-    `note` says that the adapter names another base, where both names are known.
+    `note` says that the adapter names another base, where both names are known; `vocabulary` how it
+    changes the number of tokens, where it does.
     """
 
     fits: bool
@@ -70,6 +71,7 @@ class FitReport:
     changed_bytes: int
     recorded: str | None = None
     note: str | None = None
+    vocabulary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -271,4 +273,5 @@ def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitRe
         trained_share=adapter.parameters / max(base_parameters, 1),
         changed_share=changed / max(base_parameters, 1),
         changed_bytes=sum(prod(p.shape) * p.stored_dtype.itemsize_bytes for p in fit.changed),
+        vocabulary=fit.vocabulary.described if fit.vocabulary else None,
     )

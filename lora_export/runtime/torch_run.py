@@ -40,6 +40,7 @@ class TorchRun:
         task: The export's task.
         adapter: The adapter, or None for the base alone.
         labels_count: The width of the base's own head.
+        vocab_size: The number of tokens that the adapter brings, where that is not the base's.
         device: ``cpu`` or ``cuda``.
         compiled: Whether ``torch.compile`` has the model.
         threads: Of torch's operators on the CPU; 0 leaves the choice to torch.
@@ -55,6 +56,7 @@ class TorchRun:
         *,
         adapter: Adapter | None,
         labels_count: int | None,
+        vocab_size: int | None = None,
         device: str,
         compiled: bool,
         threads: int,
@@ -63,7 +65,9 @@ class TorchRun:
 
         if threads:
             torch.set_num_threads(threads)
-        reference = Reference(checkpoint, task, adapter=adapter, labels_count=labels_count)
+        reference = Reference(
+            checkpoint, task, adapter=adapter, labels_count=labels_count, vocab_size=vocab_size
+        )
         self._device = device
         self._model = reference.model.to(device)
         self._call = torch.compile(self._model) if compiled else self._model

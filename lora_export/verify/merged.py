@@ -60,6 +60,7 @@ def verify_merged(
     *,
     dtype: str,
     drop: Sequence[str] = (),
+    vocab_size: int | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
 ) -> dict[str, Any]:
@@ -74,6 +75,7 @@ def verify_merged(
         adapter: The adapter as it was read.
         dtype: What most of the merged weights are stored in; decides the tolerance.
         drop: Patterns (``fnmatch``) of the adapter's tensors that were left out of the merge.
+        vocab_size: The number of tokens that the adapter brings, where that is not the base's.
         seed: Seeds the inputs.
         allow_no_effect: Whether the adapter may change nothing.
 
@@ -95,7 +97,9 @@ def verify_merged(
     if drop:  # the reference has to leave the same tensors out: PEFT reads another file then
         adapter = replace(without(adapter, drop), renamed=True)
     try:
-        cases, expected, effect = _expected(for_task(base, task), task, adapter, seed)
+        cases, expected, effect = _expected(
+            for_task(base, task), task, adapter, vocab_size=vocab_size, seed=seed
+        )
     except (AdapterError, CheckpointError, UnsupportedError) as error:
         return not_compared(f"the reference does not run: {error.message}")
     try:
@@ -118,10 +122,10 @@ def not_compared(reason: str) -> dict[str, Any]:
 
 
 def _expected(
-    base: Checkpoint, task: Task, adapter: Adapter, seed: int
+    base: Checkpoint, task: Task, adapter: Adapter, *, vocab_size: int | None, seed: int
 ) -> tuple[list[Case], Outputs, float | None]:
     """Return inputs, what the unmerged adapter makes of them, and its effect."""
-    reference = Reference(base, task, adapter=adapter, labels_count=None)
+    reference = Reference(base, task, adapter=adapter, labels_count=None, vocab_size=vocab_size)
     try:
         cases = _cases(reference.model, task, seed)
         outputs = [reference.run(case.feeds) for case in cases]

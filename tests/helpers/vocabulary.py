@@ -41,7 +41,6 @@ _BART: Final = {
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48,
     "decoder_ffn_dim": 48,
-    "max_position_embeddings": 96,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
@@ -148,6 +147,7 @@ FAMILIES: Final[dict[str, Family]] = {
 """Every way in which a family holds one entry per token."""
 
 WAYS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "plain": ({}, {"save_embedding_layers": False}),
     "saved whole": ({"modules_to_save": ["E", "H"]}, {"save_embedding_layers": False}),
     "saved because resized": ({}, {"save_embedding_layers": True}),
     "embedding trained": ({"modules_to_save": ["E"]}, {"save_embedding_layers": True}),

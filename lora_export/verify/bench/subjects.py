@@ -318,6 +318,7 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> B
         tasks.by_name(source.manifest.base.task),
         adapter=None if graph == BASE else (source.adapters or {})[graph],
         labels_count=source.labels_count,
+        vocab_size=None if graph == BASE else source.manifest.adapters[graph].vocab_size,
         device=runner.device,
         compiled=runner.compiled,
         threads=threads,
