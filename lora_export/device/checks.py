@@ -127,10 +127,19 @@ def joined(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
     return np.stack([fields[name] for name in names], axis=-1)
 
 
-def read_output(graph: Graph, feeds: Mapping[str, Array], reading: Reading) -> Array:
-    """Return what a graph computes of `feeds`, as the reference gives it."""
+def read_output(
+    graph: Graph, feeds: Mapping[str, Array], reading: Reading, *, switch: int | None = None
+) -> Array:
+    """Return what a graph computes of `feeds`, as the reference gives it.
+
+    Args:
+        graph: The graph.
+        feeds: Its inputs.
+        reading: How its outputs are read.
+        switch: See `lora_export.device.decoding.run_in_pieces`.
+    """
     if any(name.startswith(PAST) for name in feeds):
-        return run_in_pieces(graph, feeds, reading.outputs[0], last=reading.last)
+        return run_in_pieces(graph, feeds, reading.outputs[0], last=reading.last, switch=switch)
     return joined(graph.run(feeds), reading.outputs)
 
 
@@ -145,7 +154,9 @@ def check_graph(
         reading: How its outputs are read.
         dtype: The dtype of its weights; decides the tolerance.
     """
-    actual = [read_output(graph, case.feeds, reading) for case in golden.cases]
+    actual = [
+        read_output(graph, case.feeds, reading, switch=golden.switch) for case in golden.cases
+    ]
     for ours, theirs in zip(actual, golden.expected, strict=True):
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)}, the golden one {list(theirs.shape)}"

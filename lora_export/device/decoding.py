@@ -3,6 +3,10 @@
 A case is run as a prefill on an empty past (of a static cache, with nothing written), then as
 single steps; put together, the logits are those of the whole sequence, which the reference computes
 at once and without a cache.
+
+Keys in a cache keep the rotary frequencies that they were computed with. Where the frequencies are
+others for texts of more than `switch` positions, the cache of a shorter text cannot be continued
+past them: all positions up to there are one piece.
 """
 
 from __future__ import annotations
@@ -62,7 +66,12 @@ class StepDecoder(Protocol):
 
 
 def run_in_pieces(
-    graph: Graph, feeds: Mapping[str, Array], output: str, *, last: bool = False
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    output: str,
+    *,
+    last: bool = False,
+    switch: int | None = None,
 ) -> Array:
     """Return `output` for `feeds`; in pieces where the graph has a cache.
 
@@ -71,6 +80,8 @@ def run_in_pieces(
         feeds: Its inputs; the past is empty.
         output: The output's name, with the axes ``[batch, sequence, …]`` where there is a cache.
         last: Whether the graph returns that of the last position only.
+        switch: The longest text with the rotary frequencies of short ones; None where all texts
+            have the same.
     """
     past = {name: value for name, value in feeds.items() if name.startswith(PAST)}
     if not past:
@@ -78,7 +89,7 @@ def run_in_pieces(
     text = without_cache(feeds)
     room = feeds["attention_mask"].shape[1] if WRITE_INDICES in feeds else None
     pieces: list[Array] = []
-    for start, end in spans(feeds["input_ids"].shape[1]):
+    for start, end in spans(feeds["input_ids"].shape[1], switch):
         piece = {
             name: value[:, :end] if name == "attention_mask" else value[:, start:end]
             for name, value in text.items()
@@ -156,7 +167,17 @@ def with_buffers(
     return {**feeds, **made}
 
 
-def spans(length: int) -> list[tuple[int, int]]:
-    """Return where the prefill and each single step begin and end."""
-    starts = sorted({0, *(max(0, length - step) for step in range(1, _STEPS + 1))})
+def spans(length: int, switch: int | None = None) -> list[tuple[int, int]]:
+    """Return where the prefill and each single step begin and end.
+
+    >>> spans(34), spans(34, switch=32), spans(33, switch=32), spans(32, switch=32)
+    ([(0, 32), (32, 33), (33, 34)], [(0, 33), (33, 34)], [(0, 33)], [(0, 30), (30, 31), (31, 32)])
+
+    Args:
+        length: Positions in all.
+        switch: See `run_in_pieces`; a text that outgrows it is prefilled past it.
+    """
+    least = switch if switch is not None and switch < length else 0
+    steps = (length - step for step in range(1, _STEPS + 1))
+    starts = [0, *sorted(start for start in steps if start > least)]
     return list(zip(starts, [*starts[1:], length], strict=True))

@@ -1,7 +1,8 @@
 """Golden inputs and outputs: a device checks a graph against them without torch.
 
 One ``.npz`` per graph, made when the graph was verified (`lora_export.verify.golden` writes it):
-``{i}.input.{name}``, ``{i}.mask`` and ``{i}.expected`` for case i, ``count`` and ``effect``.
+``{i}.input.{name}``, ``{i}.mask`` and ``{i}.expected`` for case i, ``count`` and ``effect``;
+``switch`` only where there is such a length.
 """
 
 from __future__ import annotations
@@ -67,11 +68,14 @@ class Golden:
         cases: The inputs.
         expected: The reference's output for each, float32.
         effect: The adapter's effect over all cases of the verification; None for the base.
+        switch: The longest text with the rotary frequencies of short ones; None where all texts
+            have the same (`lora_export.device.decoding.run_in_pieces`).
     """
 
     cases: Sequence[Case] = field(repr=False)
     expected: Sequence[Array] = field(repr=False)
     effect: float | None
+    switch: int | None = None
 
 
 def read_golden(path: Path) -> Golden:
@@ -84,6 +88,7 @@ def read_golden(path: Path) -> Golden:
     try:
         effect = float(arrays.pop("effect"))
         count = int(arrays.pop("count"))
+        switch = int(arrays.pop("switch")) if "switch" in arrays else None
         if {key.partition(".")[0] for key in arrays} != {str(index) for index in range(count)}:
             msg = f"it does not hold its {count} cases"
             raise ValueError(msg)
@@ -91,7 +96,7 @@ def read_golden(path: Path) -> Golden:
         expected = [arrays[f"{index}.expected"] for index in range(count)]
     except _DAMAGED as error:
         raise _damaged(path, error) from error
-    return Golden(cases, expected, None if effect == NO_EFFECT_KNOWN else effect)
+    return Golden(cases, expected, None if effect == NO_EFFECT_KNOWN else effect, switch)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

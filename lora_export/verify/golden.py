@@ -29,13 +29,16 @@ def golden_bytes(golden: Golden) -> bytes:
 
     The buffers of a static cache, in which nothing is written, are left out.
 
-    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for case i; ``count``; ``effect``.
+    Keys: ``{i}.input.{name}``, ``{i}.mask``, ``{i}.expected`` for case i; ``count``; ``effect``;
+    ``switch`` where it is not None.
     """
     effect = NO_EFFECT_KNOWN if golden.effect is None else golden.effect
     arrays: dict[str, Array] = {
         "effect": np.array(effect, np.float64),
         "count": np.array(len(golden.cases), np.int64),
     }
+    if golden.switch is not None:
+        arrays["switch"] = np.array(golden.switch, np.int64)
     for index, (case, expected) in enumerate(zip(golden.cases, golden.expected, strict=True)):
         static = WRITE_INDICES in case.feeds
         kept = {n: v for n, v in case.feeds.items() if not (static and n.startswith(PAST))}

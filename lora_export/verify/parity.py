@@ -142,7 +142,8 @@ def against_reference(
         if manifest.base.cache
         else None,
     )  # fmt: skip
-    graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
+    switch = switching_length(checkpoint.config)
+    graph = opened(root, record, task, open_runner, outputs=outputs, last=last, switch=switch)
     actual = [graph.run(case.feeds) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
@@ -167,12 +168,11 @@ def against_reference(
     if expected.greedy is not None:
         decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
         row["greedy"] = compare_greedy(
-            decoder, expected.greedy, tolerance=tolerance,
-            switch=switching_length(checkpoint.config),
+            decoder, expected.greedy, tolerance=tolerance, switch=switch
         )  # fmt: skip
         verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
     kept = slice(0, GOLDEN_CASES)
-    golden = Golden(cases[kept], expected.outputs[kept], expected.effect)
+    golden = Golden(cases[kept], expected.outputs[kept], expected.effect, switch)
     return GraphParity(verdict, row, golden, differing=differing)
 
 
@@ -184,7 +184,9 @@ def against_golden(
     last = manifest.base.logits == "last"
     feeding = feeding_of(root, record)
     outputs = feeding.outputs_for(task.outputs)
-    graph = opened(root, record, task, open_runner, outputs=outputs, last=last)
+    graph = opened(
+        root, record, task, open_runner, outputs=outputs, last=last, switch=golden.switch
+    )
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)
     actual = [graph.run(case.feeds) for case in whole]
     verdict, row = judge_outputs(

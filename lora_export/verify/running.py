@@ -34,11 +34,14 @@ class OneGraph:
     task: Task
     outputs: Sequence[str]
     last: bool
+    switch: int | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         """Return the output as the reference gives it; a decoder is run in pieces."""
         if self.task.causal:
-            return run_in_pieces(self.runner, feeds, self.outputs[0], last=self.last)
+            return run_in_pieces(
+                self.runner, feeds, self.outputs[0], last=self.last, switch=self.switch
+            )
         fields = self.runner.run(feeds)
         names = zip(self.task.outputs, self.outputs, strict=True)
         return self.task.result({name: fields[own] for name, own in names})
@@ -76,6 +79,7 @@ def opened(
     *,
     outputs: Sequence[str],
     last: bool,
+    switch: int | None = None,
 ) -> OneGraph | TwoGraphs:
     """Open the graph of a record.
 
@@ -86,7 +90,8 @@ def opened(
         open_runner: Opens a single graph, with the adapter where it shares one.
         outputs: The graph's names for the task's outputs, in their order.
         last: Whether a decoder returns the logits of the last position only.
+        switch: See `lora_export.device.decoding.run_in_pieces`.
     """
     if record.encoder is not None:
         return TwoGraphs(OrtEncoderDecoder(root, record))
-    return OneGraph(open_runner(), task, outputs, last)
+    return OneGraph(open_runner(), task, outputs, last, switch)

@@ -20,6 +20,12 @@ _AFTER_PADDING: Final = frozenset(
 """Model types whose first position is the one behind ``pad_token_id``, as fairseq counts."""
 _LONG_ROPE: Final = frozenset({"longrope", "su"})
 """What configs call frequencies that are others for long texts; ``su`` is Phi-3's first word."""
+_YARN_IS_LONG_ROPE: Final = ("phi3", "phi4_multimodal")
+"""Model types that read ``yarn`` as ``longrope``, which they called so for a while."""
+
+_LENGTH: Final = "original_max_position_embeddings"
+_OWN_LENGTH: Final = {"phi3": 4096, "phi4_multimodal": 4096}
+"""Model types whose config has `_LENGTH` as a setting of its own, which comes first: its default."""
 
 
 def longest_text(config: Mapping[str, Any]) -> int:
@@ -43,9 +49,22 @@ def switching_length(config: Mapping[str, Any]) -> int | None:
     Keys that a cache holds were rotated by the frequencies of their time: where a text outgrows
     this length, they have to be computed again.
     """
+    config = {**config, **(config.get("text_config") or {})}
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in _LONG_ROPE:
+    if not isinstance(rope, dict):
         return None
-    name = "original_max_position_embeddings"
-    length = rope.get(name) or config.get(name)
-    return int(length) if length else None
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    kind = str(config.get("model_type"))
+    own = config.get(_LENGTH, _OWN_LENGTH[kind]) if kind in _OWN_LENGTH else None
+    longest = config.get("max_position_embeddings") or 0
+    lengths = [
+        int((own if not by_layer_type else None) or each.get(_LENGTH) or longest)
+        for each in by_layer_type or [rope]
+        if _is_long_rope(kind, each)
+    ]
+    return min((length for length in lengths if length), default=None)
+
+
+def _is_long_rope(model_type: str, rope: Mapping[str, Any]) -> bool:
+    kind = rope.get("rope_type", rope.get("type"))
+    return kind in _LONG_ROPE or (kind == "yarn" and model_type in _YARN_IS_LONG_ROPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from lora_export.device.decoding import run_in_pieces
+from lora_export.device.decoding import run_in_pieces, spans, without_cache
 from lora_export.runtime.generate import Sampling, generate
 from lora_export.verify.inputs import make_cases
 from lora_export.weights.positions import switching_length
@@ -68,14 +69,72 @@ def test_a_text_that_outgrows_its_frequencies_is_computed_again() -> None:
 @pytest.mark.parametrize(
     ("config", "length"),
     [
-        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
-        ({"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 4096}, 4096),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "longrope"},
+             "original_max_position_embeddings": 2048},
+            2048,
+        ),
+        ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, 4096),
         (LONG.to_dict(), LENGTH),
         (DYNAMIC.to_dict(), None),
         ({"rope_scaling": None}, None),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, None),
+        (
+            {"rope_parameters": {
+                "full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 9},
+                "sliding_attention": {"rope_type": "default"}}},
+            9,
+        ),
+        ({"text_config": {"rope_scaling": {"type": "longrope"}, "max_position_embeddings": 7}}, 7),
         ({}, None),
     ],
-)
+)  # fmt: skip
 def test_switching_length_is_read_from_old_and_new_configs(config: Any, length: Any) -> None:
     assert switching_length(config) == length
+
+
+LENGTH_KEY = "original_max_position_embeddings"
+ROPE = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rope_parameters": {"rope_type": "longrope", **ROPE}},
+        {"rope_parameters": {"rope_type": "longrope", LENGTH_KEY: 8, **ROPE}},
+        {"rope_scaling": {"type": "longrope", **ROPE}, LENGTH_KEY: 16},
+        {"rope_parameters": {"rope_type": "longrope", LENGTH_KEY: 8, **ROPE}, LENGTH_KEY: 16},
+    ],
+)
+@pytest.mark.parametrize("model_type", ["phi3", "llama", "phimoe"])
+def test_switching_length_is_that_of_transformers(model_type: str, settings: Any) -> None:
+    rope = settings.get("rope_parameters") or settings["rope_scaling"]
+    if model_type == "phimoe":  # which demands these
+        rope = {LENGTH_KEY: 10, **rope, "short_mscale": 1.0, "long_mscale": 1.0}
+        settings = {"rope_parameters": rope}
+    raw = {"model_type": model_type, **SMALL, "max_position_embeddings": 64, **settings}
+    known = transformers.AutoConfig.for_model(**copy.deepcopy(raw)).rope_parameters
+    assert switching_length(raw) == known[LENGTH_KEY]
+
+
+@pytest.mark.parametrize("length", range(1, 18))
+def test_pieces_never_continue_a_cache_of_short_frequencies(length: int) -> None:
+    """Every text around the switch, cut into pieces: the logits are those of the whole text."""
+    pieces = spans(length, LENGTH)
+    assert [start for start, _ in pieces] == [0, *(end for _, end in pieces[:-1])]
+    assert pieces[-1][1] == length
+    assert len({end > LENGTH for _, end in pieces}) == 1
+
+
+@pytest.mark.parametrize("choices", [{}, {"cache_length": 24}], ids=["growing", "static"])
+def test_text_across_the_switch_is_the_reference_s_in_pieces(choices: dict[str, Any]) -> None:
+    graph, model = Graph(LONG, twin(LONG), **choices), twin(LONG)
+    shapes = tuple((2, LENGTH + more) for more in (-1, 0, 1, 2, 3))
+    table = {**LONG.to_dict(), "max_position_embeddings": 64}
+    for case in make_cases(table, graph.signature, seed=0, left_padding=True, shapes=shapes):
+        text = {name: torch.tensor(v) for name, v in without_cache(case.feeds).items()}
+        with torch.inference_mode():
+            expected = model(**text, use_cache=False).logits.numpy()[case.mask]
+        found = run_in_pieces(graph, case.feeds, "logits", switch=switching_length(table))
+        error = np.linalg.norm(found[case.mask] - expected) / np.linalg.norm(expected)
+        assert error < 2e-6
