@@ -25,7 +25,7 @@ _YARN_IS_LONG_ROPE: Final = ("phi3", "phi4_multimodal")
 
 _LENGTH: Final = "original_max_position_embeddings"
 _OWN_LENGTH: Final = {"phi3": 4096, "phi4_multimodal": 4096}
-"""Model types whose config has `_LENGTH` as a setting of its own, which comes first: its default."""
+"""Model types whose config has `_LENGTH` as a setting of its own, read first, and its default."""
 
 
 def longest_text(config: Mapping[str, Any]) -> int:
