@@ -138,6 +138,7 @@ def merge_checkpoint(
         job.given.originals,
         companion_files(checkpoint.folder),
         preferred=combine.head_from if combine is not None else None,
+        rows=job.resolved.vocabulary.after if job.resolved.vocabulary is not None else None,
     )
     for note in brought.notes:
         tell.note(f"note: {note}")

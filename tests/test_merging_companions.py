@@ -129,6 +129,7 @@ def test_a_token_beyond_the_vocabulary_is_not_put_into_the_config(base, adapter,
     save_own_tokenizer(base, adapter)  # <|im_end|> is 191
     out = merged(capsys, base, adapter)
     assert table(out / "config.json")["eos_token_id"] == 2
+    assert table(out / "generation_config.json")["eos_token_id"] == 2
 
 
 def test_no_files_of_an_adapter_leave_the_base_s(base, adapter, capsys) -> None:

@@ -13,6 +13,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.vocabulary import resized_config
 from lora_export.base.errors import ExportDirectoryError
 from lora_export.base.files import resolve_inside, storage_errors, write_synced
 from lora_export.base.manifest import CompanionsRecord
@@ -148,7 +149,10 @@ def companions_for(
         AdapterError: Several originals bring something different; a file is damaged or too large.
     """
     base = companion_files(root / FOLDER)
-    brought = brought_by(originals, base, preferred=preferred)
+    grown = resolved.vocabulary
+    brought = brought_by(
+        originals, base, preferred=preferred, rows=grown.after if grown is not None else None
+    )
     config = read_table(base, CONFIG, ExportDirectoryError)
     own, names = _own_config(config, manifest, parameters, resolved, brought=brought, labels=labels)
     contents = {name: each for name, each in brought.files.items() if name != CONFIG}
@@ -176,7 +180,8 @@ def _own_config(
     tokens = dict(brought.tokens)
     if config.get(_PADDING) is not None:
         tokens.pop(_PADDING, None)  # the graph computes with the base's
-    table = with_special_tokens(config, tokens)
+    grown = resolved.vocabulary
+    table = with_special_tokens(config if grown is None else resized_config(config, grown), tokens)
     saved = {
         update.parameter.name: update.saved.tensor.shape[0]
         for update in resolved.updates

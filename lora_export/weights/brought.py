@@ -92,7 +92,11 @@ def adapter_folder(adapter: Adapter) -> Path | None:
 
 
 def brought_by(
-    adapters: Sequence[Adapter], base: Mapping[str, Path], *, preferred: str | None = None
+    adapters: Sequence[Adapter],
+    base: Mapping[str, Path],
+    *,
+    preferred: str | None = None,
+    rows: int | None = None,
 ) -> Brought:
     """Return what adapters bring besides their tensors, where it differs from the base's.
 
@@ -100,6 +104,7 @@ def brought_by(
         adapters: The adapter, or those that one was combined of.
         base: The base's companions by name.
         preferred: The one of several whose companions count, whatever the others have.
+        rows: How many tokens the adapter's vocabulary has, where it changes that of the base.
 
     Raises:
         AdapterError: Several bring something different; or a file is too large or damaged.
@@ -125,7 +130,7 @@ def brought_by(
             files |= chosen.files
             hidden |= chosen.hidden
     configs = [read_table(own, CONFIG) for own in held.values() if CONFIG in own]
-    tokens = _tokens(files, hidden, base)
+    tokens = _within(_tokens(files, hidden, base), rows or _rows(base), notes)
     generation = read_table(base, GENERATION_CONFIG)
     if GENERATION_CONFIG not in files and generation:
         aligned = with_special_tokens(generation, tokens, generation=True)
@@ -264,6 +269,26 @@ def _tokens(files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[s
         old = special_ids(base)
         found |= {key: each for key, each in special_ids(whole).items() if old.get(key) != each}
     return found
+
+
+def _rows(base: Mapping[str, Path]) -> int | None:
+    """Return the number of tokens that the base's config tells."""
+    config = read_table(base, CONFIG)
+    text = config.get("text_config")
+    size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    return size if isinstance(size, int) else None
+
+
+def _within(tokens: Ids, rows: int | None, notes: list[str]) -> Ids:
+    """Return the special tokens for which the model has rows."""
+    kept: dict[str, int | list[int]] = {}
+    for key, value in tokens.items():
+        ids = value if isinstance(value, list) else [value]
+        if rows is not None and any(each >= rows for each in ids):
+            notes.append(f"{key} {value} is beyond the model's {rows} tokens: configs keep theirs")
+        else:
+            kept[key] = value
+    return kept
 
 
 def _template_of(files: Mapping[str, Content]) -> str | None:
