@@ -101,9 +101,22 @@ def python_config(
 
 
 def tokenizer_config(
-    name: str, outputs: Sequence[Tensor], settings: Settings, parameters: Mapping[str, str]
+    name: str,
+    outputs: Sequence[Tensor],
+    settings: Settings,
+    parameters: Mapping[str, str],
+    *,
+    by_adapter: bool = False,
 ) -> Any:
-    """Return the configuration of the model that turns texts into tokens."""
+    """Return the configuration of the model that turns texts into tokens.
+
+    Args:
+        name: The model's name.
+        outputs: The tokens, as the graph reads them.
+        settings: The user's settings.
+        parameters: Further parameters.
+        by_adapter: Whether it reads the name of each text's adapter as well.
+    """
     messages = schema()
     config = new_config(
         name=name,
@@ -115,6 +128,8 @@ def tokenizer_config(
             messages.ModelInstanceGroup(count=1, kind=messages.ModelInstanceGroup.KIND_CPU)
         ],
     )
+    if by_adapter:
+        config.input.add(name=ADAPTER, data_type=messages.TYPE_STRING, dims=[1])
     _set_parameters(config, parameters)
     return config
 
@@ -139,7 +154,9 @@ def ensemble_config(
         name=name,
         platform="ensemble",
         max_batch_size=steps[0].max_batch_size,
-        input=[each for step in steps for each in step.input if each.name not in made],
+        input={
+            each.name: each for step in steps for each in step.input if each.name not in made
+        }.values(),
         output=steps[-1].output,
     )
     for each in (*config.input, *config.output):

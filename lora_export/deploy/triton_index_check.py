@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -10,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.base.errors import ExportDirectoryError, LoraExportError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.json_file import read_table
+from lora_export.base.manifest import is_adapter_name
 from lora_export.base.safetensors_file import read_header
 from lora_export.deploy.serving.index import BadIndexError, read_index
 from lora_export.deploy.triton_config import ADAPTER, FINGERPRINT, TEXT
 from lora_export.deploy.triton_graph import DATA_TYPES, read_interface, stack_rows
 from lora_export.deploy.triton_schema import data_type_name
 from lora_export.deploy.triton_serving import INDEX
+from lora_export.deploy.triton_tokens import ADAPTERS
 from lora_export.exports.packs import require_fit
 from lora_export.graph.lora import optional_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lora_export.deploy.serving.index import Index
@@ -197,9 +200,31 @@ def _pack_problems(folder: Path, index: Index, name: str) -> Iterator[str]:
 
 
 def _tokenizer_problems(version: Path, config: Any) -> Iterator[str]:
-    path = version / "tokenizer.json"
+    texts = {key: row.string_value for key, row in config.parameters.items()}
+    yield from _text_problems(version, "tokenizer.json", texts, "")
+    if ADAPTERS not in texts:
+        return
+    try:
+        lines = json.loads(texts[ADAPTERS])
+    except (ValueError, RecursionError):
+        lines = None
+    if not isinstance(lines, dict) or not all(isinstance(e, dict) for e in lines.values()):
+        yield f"its parameter {ADAPTERS!r} is no table of adapters"
+        return
+    for adapter, line in lines.items():
+        if line.get("file") != f"tokenizer-{adapter}.json" or not is_adapter_name(adapter):
+            yield f"its parameter {ADAPTERS!r} names no file of {adapter!r}"
+            continue
+        own = {"multiple": texts.get("multiple", ""), **line}
+        yield from _text_problems(version, line["file"], own, f" for {adapter!r}")
+
+
+def _text_problems(
+    version: Path, file: str, parameters: Mapping[str, Any], whose: str
+) -> Iterator[str]:
+    path = version / file
     if not path.is_file():
-        yield f"{PurePosixPath(version.name, path.name)} is missing"
+        yield f"{PurePosixPath(version.name, file)} is missing"
     else:
         try:
             again = "Write the repository again."
@@ -208,6 +233,6 @@ def _tokenizer_problems(version: Path, config: Any) -> Iterator[str]:
         except LoraExportError as error:
             yield error.message
     for key, least in _TOKENIZER_NUMBERS.items():
-        text = config.parameters[key].string_value if key in config.parameters else ""
+        text = str(parameters.get(key, ""))
         if not (text.isascii() and text.isdigit() and int(text) >= least):
-            yield f"it has no parameter {key!r} that is a number of at least {least}"
+            yield f"it has no parameter {key!r}{whose} that is a number of at least {least}"

@@ -15,6 +15,7 @@ from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.files import storage_errors
 from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.deploy.serving.index import BadIndexError
+from lora_export.deploy.triton_config import ADAPTER
 from lora_export.deploy.triton_files import (
     File,
     locked,
@@ -41,11 +42,14 @@ from lora_export.deploy.triton_serving import (
     serve_adapter,
 )
 from lora_export.deploy.triton_settings import Settings
+from lora_export.deploy.triton_texts import require_known_texts
 from lora_export.exports.stacks import BATCHED, is_batched
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
+
+    from lora_export.deploy.triton_models import Model
 
 __all__ = ["Changed", "add_to_repository", "remove_from_repository"]
 
@@ -100,9 +104,11 @@ def add_to_repository(
         first = found[0]
         if first.serves_adapters:  # and has the base: its weights are not read again
             require_files_of(root, manifest, names=names, base_weights=False)
+            require_known_texts(root, manifest, repository, first.stem, names)
             return _add_lines(root, manifest, repository, first, names, replace=replace)
         require_files_of(root, manifest)
         if first.is_batched_graph:
+            require_known_texts(root, manifest, repository, first.name, list(manifest.rows))
             return _add_version(root, manifest, repository, first)
         for each in names:
             _require_new(first.stem, {one.adapter for one in found}, each, replace=replace)
@@ -140,7 +146,7 @@ def remove_from_repository(repository: Path, gone: str, *, name: str | None = No
         held = {each.adapter: each for each in found}
         _require_held(gone, held)
         own = held.pop(gone)
-        around = {f"{own.name}-text", f"{own.name}-cached"}
+        around = {f"{own.name}-{part}" for part in ("text", "cached", "tokenizer")}
         models = [*(each for each in every if each.name in around and not each.adapter), own]
         for each in models:  # ensembles first: they need the model
             remove_folder(repository, each.folder)
@@ -311,14 +317,18 @@ def _add_model(
     choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
     settings = Settings(warmup=warm, response_cache=cached)
     for model in plan_models(root, manifest, choice, settings):
-        if text and model.name == f"{sibling.stem}-tokenizer":
+        if text and model.name == f"{sibling.stem}-tokenizer" and _is_there(repository, model):
             continue
         config = model.config
-        if not config.HasField("ensemble_scheduling"):
+        if ADAPTER in config.parameters:  # the graph; not its tokenizer or an ensemble
             config = _like(sibling.config, model.config)
         config.max_batch_size = min(model.config.max_batch_size, sibling.config.max_batch_size)
         files = [*model.files, File(CONFIG_NAME, data=config_text(config))]
         place_folder(repository, model.name, files, hint=_AGAIN)
+
+
+def _is_there(repository: Path, model: Model) -> bool:
+    return (repository / model.name / CONFIG_NAME).is_file()
 
 
 def _like(sibling: Any, config: Any) -> Any:

@@ -36,8 +36,9 @@ from lora_export.deploy.triton_serving import (
     stack_bytes,
 )
 from lora_export.deploy.triton_settings import HANDFUL, Backend, Settings, Way
-from lora_export.deploy.triton_tokens import tokenizer_model
+from lora_export.deploy.triton_tokens import own_texts, tokenizer_model
 from lora_export.deploy.triton_warmup import warmup_requests
+from lora_export.exports.companions import folder_of
 from lora_export.exports.intact import require_files
 from lora_export.exports.packs import is_swappable
 from lora_export.exports.stacks import BATCHED, is_batched
@@ -250,13 +251,32 @@ def _warmed(config: Any, files: list[File], requests: list[Request], memory: int
 def _with_texts(
     root: Path, manifest: Manifest, choice: Choice, models: Sequence[Model], settings: Settings
 ) -> list[Model]:
-    """Return the tokenizer of the export, and for each model its ensemble with it."""
+    """Return the tokenizers of the export, and for each model its ensemble with one of them.
+
+    Adapters whose tokenizer is not the base's have one of their own; a model that holds several
+    adapters has one that takes their names.
+    """
     parameters = {FINGERPRINT: manifest.base.fingerprint}
     inputs = read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
-    config, files = tokenizer_model(root, f"{choice.name}-tokenizer", inputs, settings, parameters)
-    steps = [(f"{each.name}-text", [config, each.config]) for each in models]
-    ensembles = [_ensemble(manifest, name, each, settings) for name, each in steps]
-    return [Model(config.name, config, tuple(files), 0), *ensembles]
+    texts = own_texts(root, manifest, choice.adapters)
+    if texts and is_batched(manifest) and choice.backend != "python":
+        msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
+        raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
+    shared = texts if choice.backend == "python" else {}
+    made: dict[str, Model] = {}
+    ensembles = []
+    for each in models:
+        held = each.config.parameters
+        own = texts.get(held[ADAPTER].string_value) if ADAPTER in held and not shared else None
+        name = f"{each.name if own is not None else choice.name}-tokenizer"
+        if name not in made:
+            config, files = tokenizer_model(
+                root, name, inputs, settings, parameters, text=own, adapters=shared
+            )
+            made[name] = Model(name, config, tuple(files), 0)
+        steps = [made[name].config, each.config]
+        ensembles.append(_ensemble(manifest, f"{each.name}-text", steps, settings))
+    return [*made.values(), *ensembles]
 
 
 def _ensemble(manifest: Manifest, name: str, steps: Sequence[Any], settings: Settings) -> Model:
@@ -297,6 +317,12 @@ def require_files_of(
     used = {file for graph in graphs for file in (*graph.graph_files, *graph.weights)}
     used |= {
         each.pack.safetensors for n, each in manifest.adapters.items() if each.pack and n in taken
+    }
+    used |= {
+        f"{folder_of(name)}/{file}"
+        for name, each in manifest.adapters.items()
+        if each.companions and name in taken
+        for file in each.companions.files
     }
     if not base_weights:
         used -= set(manifest.graphs[BASE].weights)

@@ -11,7 +11,8 @@ import pytest
 from lora_export.base.errors import UnsupportedError
 from lora_export.deploy.triton_graph import Tensor
 from lora_export.deploy.triton_settings import Settings
-from lora_export.deploy.triton_tokens import tokenizer_model
+from lora_export.deploy.triton_tokens import Text, text_of, tokenizer_model
+from lora_export.weights.companion_files import companion_files
 from tests.helpers.backend import Backend, Request, loaded
 from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 
@@ -33,8 +34,10 @@ def export(tmp_path) -> Path:
     return tmp_path / "out"
 
 
-def opened(export: Path, folder: Path, inputs: list[Tensor]) -> Any:
-    config, files = tokenizer_model(export, "t", inputs, Settings(), {})
+def opened(
+    export: Path, folder: Path, inputs: list[Tensor], adapters: dict[str, Text] | None = None
+) -> Any:
+    config, files = tokenizer_model(export, "t", inputs, Settings(), {}, adapters=adapters)
     for each in files:
         path = folder / each.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,3 +96,47 @@ def test_a_model_without_an_end_of_positions_has_a_tokenizer(export):
     (export / "hf/tokenizer.json").write_text(json.dumps({**table, "truncation": None}))
     made, _ = tokenizer_model(export, "t", tokens(), Settings(), {})
     assert int(made.parameters["max_length"].string_value) == 1 << 20
+
+
+def own_tokenizer(export: Path, **keys: Any) -> Text:
+    """Return the texts of an adapter whose ``w3`` and ``w4`` have changed places."""
+    folder = export.parent / "own"
+    folder.mkdir()
+    table = json.loads((export / "hf/tokenizer.json").read_text())
+    vocabulary = table["model"]["vocab"]
+    table["model"]["vocab"] = {**vocabulary, "w3": vocabulary["w4"], "w4": vocabulary["w3"]}
+    (folder / "tokenizer.json").write_text(json.dumps({**table, **keys}))
+    files = {**companion_files(export / "hf"), **companion_files(folder)}
+    text = text_of(files)
+    assert text is not None
+    return text
+
+
+def test_each_text_is_tokenized_as_its_adapter_was_trained(export, tmp_path):
+    cut = {"direction": "Right", "strategy": "LongestFirst", "stride": 0, "max_length": 2}
+    adapters = {"own": own_tokenizer(export, truncation=cut)}
+    model = opened(export, tmp_path / "m", tokens(), adapters=adapters)
+    words = np.array([[b"w3 w4 w5"]] * 3, object)
+    names = np.array([[b"own"], [b""], [b"another"]], object)
+    (answer,) = model.execute([Request({"text": words, "adapter": names})])
+    assert answer["input_ids"][:, :3].tolist() == [[4, 3, 0], [3, 4, 5], [3, 4, 5]]
+    assert answer["attention_mask"].sum(axis=1).tolist() == [2, 3, 3]
+    (wrong,) = model.execute([Request({"text": words, "adapter": names[:2]})])
+    assert "2 name(s)" in wrong.error.message
+
+
+def test_a_graph_of_one_length_pads_every_adapter_to_it(export, tmp_path):
+    adapters = {"own": own_tokenizer(export)}
+    model = opened(export, tmp_path / "m", tokens(length=12), adapters=adapters)
+    (answer,) = model.execute([Request({
+        "text": np.array([[b"w3 " * 40], [b"w9"]], object),
+        "adapter": np.array([[b"own"], [b""]], object),
+    })])  # fmt: skip
+    assert answer["input_ids"].shape == (2, 12)
+
+
+def test_texts_are_padded_with_the_token_that_the_graph_computes_with(export, tmp_path):
+    config = json.loads((export / "hf/config.json").read_text())
+    (export / "hf/config.json").write_text(json.dumps({**config, "pad_token_id": 7}))
+    answer = ask(opened(export, tmp_path / "m", tokens()), b"w9")
+    assert answer["input_ids"].tolist() == [[9] + [7] * 7]
