@@ -10,7 +10,8 @@ The rules are those of ``check_target_module_exists`` (PEFT 0.21, ``tuners/tuner
     modules_to_save         a module inside one of these gets no layers
     target_modules          as ``exclude_modules``
     layers_to_transform     the first number in the path is the layer (``layers_pattern`` names the
-                            part before it); only where ``target_modules`` is a list
+                            part before it); only where ``target_modules`` is a list, and not for a
+                            module that it names by its whole path
 
 They are left undecided, and nothing is refused, where ``target_modules`` is missing or
 ``all-linear``, or where an expression could take exponential time to match.
@@ -87,19 +88,22 @@ def target_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]
     if included is None or excluded is None:
         return None
     saved = _names(config.get("modules_to_save") or [], "modules_to_save", source)
+    named = frozenset(() if isinstance(targets, str) else targets)
     in_layers = _layer_rule(config, source) if not isinstance(targets, str) else _everywhere
 
     def is_targeted(module: str) -> bool:
         if any(f".{name}." in f".{module}." for name in saved):
             return False
-        paths = _paths(module) if isinstance(targets, str) else (module,)
-        return not excluded(module) and any(map(included, paths)) and in_layers(module)
+        paths = _paths(module)
+        if excluded(module) or not any(map(included, paths)):
+            return False
+        return in_layers(module) or not named.isdisjoint(paths)
 
     return is_targeted
 
 
 def _paths(module: str) -> tuple[str, ...]:
-    """Return the paths that an expression may mean: a file may lack the model's own name."""
+    """Return the paths that a setting may mean: a file may lack the model's own name."""
     return module, _ROOT + module, module.removeprefix(_ROOT)
 
 

@@ -56,6 +56,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "layers_to_transform": [0],
         "layers_pattern": ["h", "layers"],
     },
+    "whole paths beside layers": {
+        "target_modules": ["v_proj", "lm_head", "model.layers.2.self_attn.q_proj"],
+        "layers_to_transform": [0],
+    },
     "no layers": {"target_modules": ["q_proj"], "layers_to_transform": []},
     "inside a saved module": {"target_modules": ["dense"], "modules_to_save": ["classifier"]},
     "parameters only": {"target_modules": None, "target_parameters": ["experts.down_proj"]},
@@ -109,6 +113,13 @@ def test_a_tie_that_the_config_asks_for_is_targeted() -> None:
     require_targeted(["model.embed_tokens", "lm_head"], config, "x")
     with pytest.raises(AdapterError, match="q_proj"):
         require_targeted(["model.layers.0.self_attn.q_proj"], config, "x")
+
+
+def test_a_file_may_lack_the_name_of_the_model() -> None:
+    config = {"target_modules": ["model.layers.0.self_attn.q_proj"]}
+    require_targeted(["layers.0.self_attn.q_proj"], config, "x")
+    with pytest.raises(AdapterError, match="layers.1"):
+        require_targeted(["layers.1.self_attn.q_proj"], config, "x")
 
 
 @pytest.mark.parametrize(

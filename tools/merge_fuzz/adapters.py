@@ -75,6 +75,8 @@ def train(model: Any, spec: AdapterSpec, folder: Path, base: Path, feeds: FeedMa
         more = _initial_copy(wrapped, folder / "initial") if spec.converted else {}
         _move(wrapped, getattr(torch, spec.dtype), feeds)
         wrapped.save_pretrained(str(folder), save_embedding_layers=spec.save_embeddings, **more)
+        if spec.converted:
+            _require_converted(wrapped, folder)
         _round_saved(wrapped, folder, getattr(torch, spec.dtype))
     return wrapped
 
@@ -110,6 +112,14 @@ def _initial_copy(wrapped: Any, folder: Path) -> dict[str, Any]:
     return {"path_initial_model_for_weight_conversion": str(folder)}
 
 
+def _require_converted(wrapped: Any, folder: Path) -> None:
+    """Require that PEFT's conversion kept everything: it keeps the factors of matrices alone."""
+    trained = sum(parameter.requires_grad for parameter in wrapped.parameters())
+    if trained != len(load_file(folder / "adapter_model.safetensors")):
+        msg = "PEFT's conversion drops what is no factor of a matrix"
+        raise ValueError(msg)
+
+
 def _move(wrapped: Any, dtype: torch.dtype, feeds: FeedMaker) -> None:
     """Give every parameter that training reaches another value, one that `dtype` holds."""
     trained = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
@@ -129,5 +139,6 @@ def _move(wrapped: Any, dtype: torch.dtype, feeds: FeedMaker) -> None:
     with torch.no_grad():
         for name, value in trained.items():
             if name not in reached:
-                unused = torch.zeros_like(value) if "lora_" in name else initial[name]
+                second = "lora_B" in name or "lora_embedding_B" in name
+                unused = torch.zeros_like(value) if second else initial[name]
                 value.copy_(unused.to(dtype).float())

@@ -30,8 +30,9 @@ def _drop_model(key: str) -> str:
 
 
 def _named(key: str) -> str:
-    key = re.sub(r"\.(lora_[AB])\.weight$", r".\1.default.weight", key)
-    return re.sub(r"\.(lora_embedding_[AB])$", r".\1.default", key)
+    key = re.sub(r"\.(lora_[AB])\.(weight|bias)$", r".\1.default.\2", key)
+    key = re.sub(r"\.lora_magnitude_vector$", ".lora_magnitude_vector.default.weight", key)
+    return re.sub(r"\.(lora_embedding_[AB]|trainable_tokens_delta)$", r".\1.default", key)
 
 
 def _fsdp(key: str) -> str:
