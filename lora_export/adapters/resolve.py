@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import refuse_training_only
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
@@ -180,6 +181,7 @@ def resolve(
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
+    require_brought(adapter, [parameter.name for parameter in parameters])
     left_out = set(dropped)
     refuse_training_only(
         (each.parameter for each in adapter.saved if each.parameter not in left_out),

@@ -118,7 +118,7 @@ def test_a_tie_that_the_config_asks_for_is_targeted() -> None:
 def test_a_file_may_lack_the_name_of_the_model() -> None:
     config = {"target_modules": ["model.layers.0.self_attn.q_proj"]}
     require_targeted(["layers.0.self_attn.q_proj"], config, "x")
-    with pytest.raises(AdapterError, match="layers.1"):
+    with pytest.raises(AdapterError, match=r"layers\.1"):
         require_targeted(["layers.1.self_attn.q_proj"], config, "x")
 
 

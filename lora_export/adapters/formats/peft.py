@@ -14,6 +14,8 @@ from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
+from lora_export.adapters.own_positions import require_plain_embeddings
+from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError
 from lora_export.base.files import sha256_of_file
@@ -83,6 +85,8 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     found = sort_tensors(tensors, config, source)
     require_targeted([each.module for each in found.low_rank if each.name is None], config, source)
+    require_separate([each.parameter for each in found.saved], config, source)
+    require_plain_embeddings(found.low_rank, found.rows, source)
     digest = hashlib.sha256()
     for file in (folder / CONFIG_NAME, path):
         digest.update(bytes.fromhex(sha256_of_file(file)))

@@ -84,10 +84,12 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
         path, kind = found.path, found.kind
         if found.module is not None and kind is not None:
             module = found.module if bare else found.module.replace(".base_layer", "")
-            if kind in parts.setdefault(module, {}):
-                msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
-                raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
-            parts[module][kind] = tensor
+            first = parts.setdefault(module, {}).setdefault(kind, tensor)
+            if first is not tensor:
+                if not same_values(first, tensor):
+                    msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
+                    raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
+                repeated.append(key)
         elif _is_unknown(_WRAPPERS.sub(".", path)):
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
@@ -178,6 +180,14 @@ def _low_rank(
         return _of_parameter(module, name, a, b, config, source)
     rank = a.shape[0] if a.shape else 0
     matrices = 2 <= len(a.shape) == len(b.shape) and prod(b.shape[2:]) == 1  # noqa: PLR2004
+    if matrices and len(b.shape) > 2 and 0 < b.shape[1] < rank and rank % b.shape[1] == 0:  # noqa: PLR2004
+        msg = (
+            f"module {module!r} of adapter {source!r} is a convolution with {rank // b.shape[1]} "
+            "groups: its update mixes the groups, which its weight cannot hold"
+        )
+        raise UnsupportedError(
+            msg, hint="PEFT does not merge it either. Train without this module."
+        )
     if not matrices or rank == 0 or b.shape[1] != rank:
         msg = (
             f"module {module!r} of adapter {source!r}: A {list(a.shape)} and B {list(b.shape)} "
