@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.opened import read_settings
+from lora_export.adapters.formats.peft_nested import refuse_nested
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
 from lora_export.adapters.own_positions import require_plain_embeddings
@@ -68,7 +69,8 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     Raises:
         AdapterError: A file is missing or damaged, a factor lacks its partner, ranks disagree, or
             tensors belong to modules that the config does not target.
-        UnsupportedError: The adapter is of another kind than LoRA, or uses a refused setting.
+        UnsupportedError: The adapter is of another kind than LoRA, uses a refused setting, or saves
+            a module inside a saved one.
     """
     config = read_settings(folder / CONFIG_NAME)
     _refuse_unsupported(config, source)
@@ -83,6 +85,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     if not tensors:
         msg = f"adapter {source!r} holds no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
+    refuse_nested(tensors, config, source)
     found = sort_tensors(tensors, config, source)
     require_targeted([each.module for each in found.low_rank if each.name is None], config, source)
     require_separate([each.parameter for each in found.saved], config, source)
