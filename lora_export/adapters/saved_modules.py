@@ -7,12 +7,16 @@ wrong, and PEFT can load neither file:
     ["classifier", "dense"]     a copy within a copy: what was trained is in neither of the two
     ["embed_tokens"]            and the file has no such tensor: what was trained is lost, as after
                                 the conversion of a PiSSA adapter, which keeps low-rank factors only
+
+The first holds for trained token rows too (``trainable_token_indices``) of an embedding in a copy.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.wrappers import unwrap
 from lora_export.base.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -22,15 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["require_brought", "require_separate"]
 
+_COPIES: Final = re.compile(
+    r"\.(?:modules_to_save(?:\.default)?|original_module|token_adapter|base_layer)(?=\.)"
+)
+"""What PEFT's copies and layers add to the path of a parameter."""
+
+_ROWS: Final = "trainable_tokens_delta"
+
 _ALTERNATIVES: Final = frozenset({"classifier", "score"})
 """Heads that PEFT lists for every classifier, whichever of them the model has."""
 
 
-def require_separate(parameters: Iterable[str], config: Mapping[str, Any], source: str) -> None:
-    """Require that no saved module lies within another.
+def require_separate(keys: Iterable[str], config: Mapping[str, Any], source: str) -> None:
+    """Require that no saved module, and no embedding with trained rows, lies within another.
 
     Args:
-        parameters: The paths of the parameters that the adapter carries whole.
+        keys: The keys of the adapter's tensors.
         config: The adapter's config.
         source: The adapter, for messages.
 
@@ -38,8 +49,12 @@ def require_separate(parameters: Iterable[str], config: Mapping[str, Any], sourc
         UnsupportedError: One does.
     """
     names = _names_of(config)
-    for parameter in parameters:
+    for key in keys if names else ():
+        parameter = _COPIES.sub("", unwrap(key))
         modules = list(_saved_modules(parameter, names))
+        module, _, leaf = parameter.rpartition(".")
+        if leaf == _ROWS and modules and modules[-1] != module:
+            modules.append(module)
         if len(modules) > 1:
             msg = (
                 f"adapter {source!r} saves {modules[1]!r} within {modules[0]!r}: its config says "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.opened import read_settings
-from lora_export.adapters.formats.peft_nested import refuse_nested
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
 from lora_export.adapters.own_positions import require_plain_embeddings
@@ -85,10 +84,9 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     if not tensors:
         msg = f"adapter {source!r} holds no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
-    refuse_nested(tensors, config, source)
+    require_separate(tensors, config, source)
     found = sort_tensors(tensors, config, source)
     require_targeted([each.module for each in found.low_rank if each.name is None], config, source)
-    require_separate([each.parameter for each in found.saved], config, source)
     require_plain_embeddings(found.low_rank, found.rows, source)
     digest = hashlib.sha256()
     for file in (folder / CONFIG_NAME, path):

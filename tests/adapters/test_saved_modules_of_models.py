@@ -54,9 +54,9 @@ def test_what_peft_cannot_load_again_is_refused_by_name(settings, tiny) -> None:
     if loads(base, adapter):
         assert read_adapter(adapter, name="x", source="given").saved
         return
-    with pytest.raises(UnsupportedError, match="PEFT cannot load") as caught:
+    with pytest.raises(UnsupportedError, match="within") as caught:
         read_adapter(adapter, name="x", source="given")
-    assert all(end in caught.value.message for end in settings["modules_to_save"])
+    assert str(sorted(settings["modules_to_save"])) in caught.value.message
     assert caught.value.exit_code == 4
 
 
