@@ -27,6 +27,7 @@ from lora_export.verify.bench.run import BASELINE, Chosen, Plan, key_of, measure
 from lora_export.verify.bench.subjects import BASE, RUNNERS, Source, grid, require_runner
 from lora_export.verify.export import head_labels
 from lora_export.verify.record import record_bench
+from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -245,7 +246,7 @@ def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -
     if checkpoint is None:
         return Source(root, manifest, config)
     task = tasks.by_name(manifest.base.task)
-    checkpoint = for_task(checkpoint, task)
+    checkpoint = for_task(checkpoint, task, pooling_of_export(root, checkpoint.folder))
     adapters = find_adapters(root, manifest, specs, checkpoint.config)
     return Source(root, manifest, config, checkpoint, adapters, head_labels(manifest))
 

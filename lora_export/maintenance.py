@@ -34,6 +34,11 @@ from lora_export.steps import (
 from lora_export.verify.dataset import require_metric
 from lora_export.verify.export import Evidence, verify_export
 from lora_export.verify.record import prune_reports
+from lora_export.weights.pooling_source import (
+    pooling_beside,
+    pooling_of_export,
+    require_pooling,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,8 +80,11 @@ def add(
     require_usable(output, manifest)
     config = config_of(output, base)
     given = read_specs(specs, Path(), combine, base_config=config)
+    pooling = pooling_beside(output / "hf") if manifest.base.pooling is not None else None
     for one in given:
         require_task(manifest, one.adapter)
+        if pooling is not None:
+            require_pooling(pooling, one.originals)
     checkpoint = matching_checkpoint(manifest, base)
     tell = progress or Silent()
     given = with_notes(given, base_of_export(output, manifest, checkpoint), tell, strict=strict)
@@ -178,7 +186,8 @@ def verify(
     adapters: Mapping[str, Adapter] = {}
     if checkpoint is not None:
         require_reference()
-        checkpoint = for_task(checkpoint, tasks.by_name(manifest.base.task))
+        task = tasks.by_name(manifest.base.task)
+        checkpoint = for_task(checkpoint, task, pooling_of_export(output, checkpoint.folder))
         adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
         adapters = _noted(
             adapters, base_of_export(output, manifest, checkpoint), tell, strict=strict

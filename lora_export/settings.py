@@ -16,6 +16,7 @@ from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import Choices
 from lora_export.steps import Ready, prepare
+from lora_export.weights.pooling_source import agreed_pooling, pooling_of
 from lora_export.weights.sentence import pools
 
 if TYPE_CHECKING:
@@ -69,15 +70,21 @@ def settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) 
     task = (
         tasks.by_name(recipe.task)
         if recipe.task
-        else tasks.detect(checkpoint.config, peft_types, pools=pools(checkpoint.folder))
+        else tasks.detect(checkpoint.config, peft_types, pools=_pools(checkpoint, adapters))
     )
+    pooling = agreed_pooling(checkpoint.folder, adapters) if task.pooled else None
     return Settings(
-        for_task(checkpoint, task),
+        for_task(checkpoint, task, pooling),
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
         recipe.opset or target.opset,
         _choices(recipe, task),
     )
+
+
+def _pools(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> bool:
+    """Return whether a pooling lies beside the base or one of the adapters."""
+    return pools(checkpoint.folder) or any(pooling_of(each) is not None for each in adapters)
 
 
 def target_of(recipe: Recipe) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -184,3 +185,70 @@ def test_task_without_modules_says_where_pooling_would_be(
                   "--task", "sentence-embeddings", "--out", tmp_path / "out")  # fmt: skip
     assert result.code == 3
     assert "modules.json" in result.err
+
+
+def with_pooling(adapter: Path, folder: Path, model: Path, *, inner: str = "") -> Path:
+    """Copy an adapter as sentence-transformers saves it, with the modules of `model`."""
+    shutil.copytree(adapter, folder / inner)
+    for each in model.iterdir():
+        if each.is_dir():
+            shutil.copytree(each, folder / each.name)
+    rows = json.loads((model / "modules.json").read_text())
+    rows[0]["path"] = inner
+    (folder / "modules.json").write_text(json.dumps(rows))
+    return folder / inner
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer"])
+def test_pooling_that_lies_with_an_adapter_decides(
+    tiny: TinyModels, tmp_path, capsys, inner: str
+) -> None:
+    base = tiny.base("bert", FEATURES)
+    model = save_sentences(base, tmp_path / "model", "cls_token", dense=12)
+    plain = tiny.adapter(base, task=FEATURES, labels_count=None)
+    mine = with_pooling(plain, tmp_path / "mine", model, inner=inner)
+    out = tmp_path / "out"
+    result = call(capsys, "merge-and-build", "--base", base, "--adapter", f"mine={mine}",
+                  "--no-latency", "--out", out)  # fmt: skip
+    assert result.code == 0, result.err + result.out
+    record = manifest_of(out)
+    assert record["base"]["pooling"] == "cls, dense 32→12 Tanh, normalize"
+    assert json.loads((out / "hf/modules.json").read_text())[0]["path"] == ""
+    assert_intact(out)
+    ids, mask = batch(left=False)
+    with torch.inference_mode():
+        states = peft_model(base, plain, FEATURES)(input_ids=ids, attention_mask=mask)
+    held = load_file(model / "2_Dense" / "model.safetensors")
+    wide = pooled("cls_token", states.last_hidden_state, mask)
+    dense = torch.tanh(wide @ held["linear.weight"].double().T + held["linear.bias"].double())
+    expected = torch.nn.functional.normalize(dense, dim=1)
+    assert error(run(out, "mine", ids, mask), expected) < 1e-5
+    assert call(capsys, "add", out, "--adapter", f"plain={plain}").code == 0
+    assert call(capsys, "verify", out, "--base", base).code == 0
+
+    other = save_sentences(base, tmp_path / "other", "mean_tokens")
+    wrong = with_pooling(plain, tmp_path / "wrong", other)
+    refused = call(capsys, "add", out, "--adapter", f"wrong={wrong}")
+    assert refused.code == 4
+    assert "adapter 'wrong' makes sentence embeddings by 'mean, normalize'" in refused.message
+    both = call(capsys, "merge-and-build", "--base", base, "--adapter", f"mine={mine}", "--adapter",
+                f"wrong={wrong}", "--out", tmp_path / "both")  # fmt: skip
+    assert both.code == 4
+    assert "adapter 'mine'" in both.message
+
+
+def test_a_merged_checkpoint_has_the_modules_of_its_adapter(
+    tiny: TinyModels, tmp_path, capsys
+) -> None:
+    base = tiny.base("bert", FEATURES)
+    model = save_sentences(base, tmp_path / "model", "cls_token")
+    plain = tiny.adapter(base, task=FEATURES, labels_count=None)
+    mine = with_pooling(plain, tmp_path / "mine", model, inner="0_Transformer")
+    out = tmp_path / "out"
+    assert call(capsys, "merge", "--base", base, "--adapter", f"mine={mine}", "--out",
+                out).code == 0  # fmt: skip
+    assert json.loads((out / "modules.json").read_text())[0]["path"] == ""
+    assert (out / "1_Pooling/config.json").is_file()
+    result = call(capsys, "merge-and-build", "--base", out, "--out", tmp_path / "export")
+    assert result.code == 0, result.err
+    assert manifest_of(tmp_path / "export")["base"]["pooling"] == "cls, normalize"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lora_export.base.manifest import Manifest
     from lora_export.base.parameters import Parameter
     from lora_export.weights.brought import Brought
-    from lora_export.weights.special_tokens import Content
+    from lora_export.weights.companion_files import Content
 
 __all__ = [
     "NO_COMPANIONS",

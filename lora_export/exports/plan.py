@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_export.base.tensors import Tensor
     from lora_export.graph.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.sentence import Pooling
 
 __all__ = [
     "HEAD_PARAMETERS",
@@ -113,17 +114,24 @@ def count_labels(
     return count if isinstance(count, int) else 2
 
 
-def for_task(checkpoint: Checkpoint, task: Task) -> Checkpoint:
+def for_task(checkpoint: Checkpoint, task: Task, pooling: Pooling | None = None) -> Checkpoint:
     """Return the checkpoint with what a task needs besides the model.
 
     That is what follows the token states, for sentence embeddings; for a decoder that classifies,
     a padding token.
 
+    Args:
+        checkpoint: The base.
+        task: The task.
+        pooling: Where what follows the token states is described; by default beside the base.
+
     Raises:
         CheckpointError: What follows the states is missing or damaged.
         UnsupportedError: It has a part that is not known.
     """
-    return with_sentence_head(checkpoint) if task.pooled else _with_padding(checkpoint, task)
+    if task.pooled:
+        return with_sentence_head(checkpoint, pooling)
+    return _with_padding(checkpoint, task)
 
 
 def _with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lora_export.base.errors import AdapterError
 from lora_export.weights.companion_files import (
@@ -29,9 +29,11 @@ from lora_export.weights.companion_files import (
     TEMPLATES,
     TOKENIZER,
     VOCABULARIES,
+    adapter_folder,
     companion_files,
     same_content,
 )
+from lora_export.weights.pooling_source import pooling_of, sentence_files
 from lora_export.weights.special_tokens import read_table, special_ids, with_special_tokens
 
 if TYPE_CHECKING:
@@ -39,13 +41,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.weights.special_tokens import Content, Ids
+    from lora_export.weights.companion_files import Content
+    from lora_export.weights.special_tokens import Ids
 
-__all__ = ["Brought", "adapter_folder", "brought_by"]
+    _C = TypeVar("_C", Path, Content)
+
+__all__ = ["Brought", "brought_by"]
 
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _PROCESSOR_TEMPLATE: Final = "chat_template.json"
-_ADAPTER_CONFIG: Final = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,6 @@ class _Choice:
     hidden: frozenset[str] = frozenset()
 
 
-def adapter_folder(adapter: Adapter) -> Path | None:
-    """Return the folder whose companions are the adapter's; None for a file alone."""
-    place = adapter.folder
-    if place.is_dir():
-        return place
-    return place.parent if (place.parent / _ADAPTER_CONFIG).is_file() else None
-
-
 def brought_by(
     adapters: Sequence[Adapter],
     base: Mapping[str, Path],
@@ -112,7 +108,7 @@ def brought_by(
     if preferred is not None:
         adapters = [each for each in adapters if each.name == preferred]
     held = {
-        each.name: companion_files(folder)
+        each.name: {**companion_files(folder), **_modules_above(each)}
         for each in adapters
         if (folder := adapter_folder(each)) is not None
     }
@@ -148,7 +144,9 @@ def _agreed(what: str, choices: Sequence[_Choice]) -> _Choice:
     first = choices[0]
     for other in choices[1:]:
         differing = set(first.files) ^ set(other.files) or {
-            name for name in first.files if not _same(first.files[name], other.files[name])
+            name
+            for name in first.files
+            if not same_content(name, first.files[name], other.files[name])
         }
         if differing or first.hidden != other.hidden:
             name = min(differing) if differing else min(first.hidden ^ other.hidden)
@@ -161,22 +159,16 @@ def _agreed(what: str, choices: Sequence[_Choice]) -> _Choice:
     return first
 
 
-def _same(first: Content, second: Content) -> bool:
-    if isinstance(first, bytes) or isinstance(second, bytes):
-        return first == second
-    return same_content(first, second)
-
-
-def _differing(own: Mapping[str, Path], base: Mapping[str, Path]) -> dict[str, Content]:
+def _differing(own: Mapping[str, Content], base: Mapping[str, Path]) -> dict[str, Content]:
     return {
         name: path
         for name, path in own.items()
-        if name not in base or not same_content(path, base[name])
+        if name not in base or not same_content(name, path, base[name])
     }
 
 
 def _tokenizer(
-    adapter: str, own: Mapping[str, Path], base: Mapping[str, Path], notes: list[str]
+    adapter: str, own: Mapping[str, Content], base: Mapping[str, Path], notes: list[str]
 ) -> _Choice | None:
     """Choose an adapter's tokenizer with its chat template, or the template alone."""
     tokenizer = _only(own, TOKENIZER.__contains__)
@@ -195,8 +187,8 @@ def _tokenizer(
 
 def _template(
     adapter: str,
-    tokenizer: Mapping[str, Path],
-    templates: Mapping[str, Path],
+    tokenizer: Mapping[str, Content],
+    templates: Mapping[str, Content],
     base: Mapping[str, Path],
     notes: list[str],
 ) -> _Choice | None:
@@ -219,17 +211,23 @@ def _template(
 
 def _setting(
     name: str,
-) -> Callable[[str, Mapping[str, Path], Mapping[str, Path], list[str]], _Choice | None]:
+) -> Callable[[str, Mapping[str, Content], Mapping[str, Path], list[str]], _Choice | None]:
     def choose(
-        adapter: str, own: Mapping[str, Path], base: Mapping[str, Path], _: list[str]
+        adapter: str, own: Mapping[str, Content], base: Mapping[str, Path], _: list[str]
     ) -> _Choice | None:
         return _Choice(adapter, _differing({name: own[name]}, base)) if name in own else None
 
     return choose
 
 
+def _modules_above(adapter: Adapter) -> dict[str, Content]:
+    """Return the modules that lie one folder above an adapter."""
+    pooling = pooling_of(adapter)
+    return sentence_files(pooling) if pooling is not None and pooling.inner else {}
+
+
 def _modules(
-    adapter: str, own: Mapping[str, Path], base: Mapping[str, Path], _: list[str]
+    adapter: str, own: Mapping[str, Content], base: Mapping[str, Path], _: list[str]
 ) -> _Choice | None:
     """Choose the modules of sentence-transformers."""
     modules = _only(own, SENTENCE.fullmatch)
@@ -242,7 +240,7 @@ def _modules(
 
 _GROUPS: Final[
     dict[
-        str, Callable[[str, Mapping[str, Path], Mapping[str, Path], list[str]], _Choice | None]
+        str, Callable[[str, Mapping[str, Content], Mapping[str, Path], list[str]], _Choice | None]
     ]
 ] = {
     "the tokenizer": _tokenizer,
@@ -251,7 +249,7 @@ _GROUPS: Final[
 }  # fmt: skip
 
 
-def _only(files: Mapping[str, Path], wanted: Callable[[str], object]) -> dict[str, Path]:
+def _only(files: Mapping[str, _C], wanted: Callable[[str], object]) -> dict[str, _C]:
     return {name: path for name, path in files.items() if wanted(name)}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.base.tensors import FileTensor, MemoryTensor, Tensor
-    from lora_export.weights.sentence import SentenceHead
+    from lora_export.weights.sentence import Pooling, SentenceHead
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors", "weight_files"]
 
@@ -45,6 +45,7 @@ class Checkpoint:
         companions: The tokenizer and config files beside the weights, and the folders of
             sentence-transformers' modules.
         sentence: What follows the model, where sentence embeddings are exported.
+        pooling: Where that is described, if it is not beside the weights.
     """
 
     source: str
@@ -53,6 +54,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor] = field(repr=False)
     companions: tuple[Path, ...]
     sentence: SentenceHead | None = None
+    pooling: Pooling | None = None
 
 
 def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:

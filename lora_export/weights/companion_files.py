@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from lora_export.base.errors import AdapterError, InputError, StorageError
-from lora_export.base.json_file import read_json
+from lora_export.base.errors import AdapterError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -25,10 +26,14 @@ __all__ = [
     "TEMPLATES",
     "TOKENIZER",
     "VOCABULARIES",
+    "Content",
+    "adapter_folder",
     "companion_files",
     "same_content",
 ]
 
+Content: TypeAlias = "Path | bytes"
+"""A companion: a file, or what one is to hold."""
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
 CHAT_TEMPLATE: Final = "chat_template.jinja"
@@ -131,25 +136,29 @@ def _in_folder(name: str) -> bool:
     return TEMPLATES.fullmatch(name) is not None or SENTENCE.fullmatch(name) is not None
 
 
-def same_content(first: Path, second: Path) -> bool:
+def same_content(name: str, first: Content, second: Content) -> bool:
     """Return whether two companions say the same: equal bytes, or equal JSON.
 
     Keys may come in any order, and those that tell where a file was written do not count.
 
+    Args:
+        name: The name of the file.
+        first: A file, or what one holds.
+        second: The other.
+
     Raises:
         AdapterError: A file is too large, or cannot be read.
     """
-    data = [_read(first), _read(second)]
+    data = [each if isinstance(each, bytes) else _read(each) for each in (first, second)]
     if data[0] == data[1]:
         return True
-    if first.suffix != ".json":
+    if not name.endswith(".json"):
         return False
     try:
-        tables = [read_json(path, LIMIT_BYTES, InputError, absent="", damaged="")
-                  for path in (first, second)]  # fmt: skip
-    except InputError:
+        values = [_canonical(json.loads(each)) for each in data]
+    except (ValueError, RecursionError):
         return False
-    return _canonical(tables[0]) == _canonical(tables[1])
+    return values[0] == values[1]
 
 
 def _read(path: Path) -> bytes:
@@ -161,6 +170,14 @@ def _read(path: Path) -> bytes:
         raise AdapterError(msg, hint="Check the file and its permissions.") from error
     msg = f"{str(path)!r} is larger than {LIMIT_BYTES} bytes"
     raise AdapterError(msg, hint="It is no file of a tokenizer: move it out of the folder.")
+
+
+def adapter_folder(adapter: Adapter) -> Path | None:
+    """Return the folder whose companions are the adapter's; None for a file alone."""
+    place = adapter.folder
+    if place.is_dir():
+        return place
+    return place.parent if (place.parent / "adapter_config.json").is_file() else None
 
 
 def _canonical(value: Any) -> str:

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from lora_export.base.files import sha256_of_file, storage_errors
+from lora_export.weights.pooling_source import sentence_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from lora_export.weights.brought import Brought
     from lora_export.weights.checkpoint import Checkpoint
-    from lora_export.weights.special_tokens import Content
+    from lora_export.weights.companion_files import Content
 
 __all__ = ["labelled", "write_companions"]
 
@@ -45,6 +46,8 @@ def write_companions(
         for companion in checkpoint.companions
     }
     contents: dict[str, Content] = {**(brought.over(base) if brought is not None else base)}
+    if checkpoint.pooling is not None:
+        contents |= sentence_files(checkpoint.pooling)
     contents["config.json"] = (json.dumps(config, indent=2) + "\n").encode()
     with storage_errors(str(folder)):
         for name, content in contents.items():

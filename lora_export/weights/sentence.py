@@ -9,7 +9,7 @@ in `lora_export.graph.pooling`, and once more, for the reference, in `lora_expor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import CheckpointError, InputError, UnsupportedError
@@ -18,12 +18,20 @@ from lora_export.weights.checkpoint import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from lora_export.base.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["ACTIVATIONS", "DenseLayer", "SentenceHead", "pools", "with_sentence_head"]
+__all__ = [
+    "ACTIVATIONS",
+    "DenseLayer",
+    "Pooling",
+    "SentenceHead",
+    "pools",
+    "read_sentence_head",
+    "transformer_path",
+    "with_sentence_head",
+]
 
 _LIMIT_BYTES: Final = 1 << 24
 _MODULES: Final = "modules.json"
@@ -98,6 +106,19 @@ class SentenceHead:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Where ``modules.json`` lies.
+
+    Attributes:
+        folder: Its folder.
+        inner: The folder in it that holds the model or the adapter; empty where that is `folder`.
+    """
+
+    folder: Path
+    inner: str = ""
+
+
+@dataclass(frozen=True)
 class _Module:
     """A line of ``modules.json``."""
 
@@ -128,23 +149,53 @@ def pools(folder: Path) -> bool:
     return any(module.kind == "Pooling" for module in _modules(folder))
 
 
-def with_sentence_head(checkpoint: Checkpoint) -> Checkpoint:
+def transformer_path(folder: Path) -> str | None:
+    """Return the folder that ``modules.json`` in `folder` names for its transformer.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    first = next(iter(_modules(folder)), None)
+    return first.path if first is not None and first.kind == "Transformer" else None
+
+
+def with_sentence_head(checkpoint: Checkpoint, pooling: Pooling | None = None) -> Checkpoint:
     """Return `checkpoint` with what follows its model, the tensors of dense layers included.
+
+    Args:
+        checkpoint: The base.
+        pooling: Where what follows is described; by default beside the base.
 
     Raises:
         CheckpointError: There is no ``modules.json``, or it or what it names is damaged.
         UnsupportedError: It names a module, or a setting of one, that is not known here.
     """
-    modules = _modules(checkpoint.folder)
+    place = pooling or Pooling(checkpoint.folder)
+    head, tensors = read_sentence_head(place)
+    elsewhere = None if place.folder == checkpoint.folder else place
+    return replace(
+        checkpoint, tensors={**checkpoint.tensors, **tensors}, sentence=head, pooling=elsewhere
+    )
+
+
+def read_sentence_head(pooling: Pooling) -> tuple[SentenceHead, dict[str, Tensor]]:
+    """Return what follows a model, and the tensors of its dense layers.
+
+    Raises:
+        CheckpointError: There is no ``modules.json``, or it or what it names is damaged.
+        UnsupportedError: It names a module, or a setting of one, that is not known here.
+    """
+    folder = pooling.folder
+    modules = _modules(folder)
     if not modules:
-        msg = f"{str(checkpoint.folder)!r} has no {_MODULES}: how tokens are pooled is not known"
+        msg = f"{str(folder)!r} has no {_MODULES}: how tokens are pooled is not known"
         hint = "Save it once with sentence-transformers: SentenceTransformer(PATH).save(NEW_PATH)."
         raise CheckpointError(msg, hint=f"{hint} {_OTHERWISE}")
-    head = _head(modules)
-    tensors: dict[str, Tensor] = dict(checkpoint.tensors)
+    head = _head(modules, pooling.inner)
+    tensors: dict[str, Tensor] = {}
     for layer in head.dense:
-        tensors |= _dense_tensors(layer, checkpoint.folder / layer.name)
-    return replace(checkpoint, tensors=tensors, sentence=head)
+        tensors |= _dense_tensors(layer, folder / layer.name)
+    return head, tensors
 
 
 def _modules(folder: Path) -> list[_Module]:
@@ -169,12 +220,12 @@ def _modules(folder: Path) -> list[_Module]:
     return found
 
 
-def _head(modules: list[_Module]) -> SentenceHead:
+def _head(modules: list[_Module], inner: str) -> SentenceHead:
     """Return the chain: a transformer, a pooling, then dense layers and a normalization."""
     first, *others = modules
     if first.kind != "Transformer":
         raise first.unsupported(f"is a {first.kind}; only a Transformer can come first")
-    if first.path:
+    if first.path != inner:
         raise first.unsupported("holds the model, which has to be beside modules.json")
     if not others or others[0].kind != "Pooling":
         what = f"is followed by a {others[0].kind}" if others else "is the only one"

@@ -16,14 +16,12 @@ from lora_export.weights.companion_files import LIMIT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from lora_export.base.errors import InputError
+    from lora_export.weights.companion_files import Content
 
-__all__ = ["Content", "Ids", "read_table", "special_ids", "with_special_tokens"]
+__all__ = ["Ids", "read_table", "special_ids", "with_special_tokens"]
 
-Content: TypeAlias = "Path | bytes"
-"""A companion: a file that is copied, or what was made for it."""
 Ids: TypeAlias = "Mapping[str, int | list[int]]"
 """``eos_token_id``, ``bos_token_id``, ``pad_token_id``."""
 
