@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lora_export.adapters.fit import header_parameters
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.formats.peft_write import write_peft
+from lora_export.adapters.naming import to_checkpoint_names
+from lora_export.adapters.resolve import Names
 from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.inspection.inspect import inspect_pair
 from lora_export.merging import merge_checkpoint
 from lora_export.recipe import AdapterSpec
+from lora_export.weights.checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,15 +310,68 @@ def test_two_parts_that_fit_alike_are_refused_by_name(tmp_path):
 
 def test_module_is_kept_where_the_base_has_it(tmp_path):
     from tests.helpers.handmade import save_checkpoint
-    from tests.helpers.peft_files import pair, write_peft
+    from tests.helpers.peft_files import pair
+    from tests.helpers.peft_files import write_peft as save_peft
 
     shapes = {"module.layers.0.q.weight": (4, 3), "layers.0.q.weight": (4, 3)}
     base = save_checkpoint(tmp_path / "base", shapes)
-    adapter = write_peft(tmp_path / "a", pair("module.layers.0.q", 3, 4), target_modules=["q"])
+    adapter = save_peft(tmp_path / "a", pair("module.layers.0.q", 3, 4), target_modules=["q"])
     out = merged(base, adapter, tmp_path / "out")
     before, after = (load_file(each / "model.safetensors") for each in (base, out))
     changed = [name for name in before if (before[name] != after[name]).any()]
     assert changed == ["module.layers.0.q.weight"]
+
+
+def test_multihead_attention_is_merged_as_peft_runs_it(tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import SiglipVisionModel
+
+    model = build("SiglipVisionModel", "SiglipVisionConfig", VISION, tmp_path / "base")
+    targets = {"target_modules": ["attention", "fc1"], "rank_pattern": {"attention": 3}}
+    trained = train(model, tmp_path / "a", **targets, alpha_pattern={"attention": 5})
+    pixels = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = trained(pixel_values=pixels).pooler_output
+    out = merged(tmp_path / "base", tmp_path / "a", tmp_path / "out")
+    loaded = SiglipVisionModel.from_pretrained(out).eval()
+    with torch.no_grad():
+        assert relative(loaded(pixel_values=pixels).pooler_output, expected) < 2e-6
+
+    checkpoint = open_checkpoint(tmp_path / "base")
+    names = Names(header_parameters(checkpoint.tensors), "")
+    adapter = read_adapter(tmp_path / "a", name="a", source="a")
+    resolved = to_checkpoint_names(adapter, names, config=checkpoint.config)
+    assert not resolved.renamed
+    (tmp_path / "written").mkdir()
+    write_peft(resolved, tmp_path / "written")
+    fresh = SiglipVisionModel.from_pretrained(tmp_path / "base")
+    again = PeftModel.from_pretrained(fresh, str(tmp_path / "written")).eval()
+    with torch.no_grad():
+        assert relative(again(pixel_values=pixels).pooler_output, expected) < 2e-6
+
+
+def test_parts_are_merged_into_the_weight_of_a_multihead_attention(tmp_path):
+    from tests.helpers.handmade import save_checkpoint
+    from tests.helpers.peft_files import WRAPPER, pair
+    from tests.helpers.peft_files import write_peft as save_peft
+
+    shapes = {"attn.in_proj_weight": (12, 4), "attn.in_proj_bias": (12,), "attn.out.weight": (4, 4)}
+    base = save_checkpoint(tmp_path / "base", shapes)
+    q, v = pair("attn.q_proj", 4, 4, seed=1), pair("attn.v_proj", 4, 4, seed=2)
+    bias = {f"{WRAPPER}attn.v_proj.bias": np.arange(4, dtype=np.float32)}
+    adapter = save_peft(
+        tmp_path / "a", {**q, **v, **bias}, target_modules=["q_proj", "v_proj"], bias="lora_only"
+    )
+    out = merged(base, adapter, tmp_path / "out")
+    before, after = (load_file(each / "model.safetensors") for each in (base, out))
+    expected = before["attn.in_proj_weight"].astype(np.float64)
+    for rows, name, factors in ((slice(0, 4), "q", q), (slice(8, 12), "v", v)):
+        stem = f"{WRAPPER}attn.{name}_proj.lora"
+        expected[rows] += 2 * factors[f"{stem}_B.weight"] @ factors[f"{stem}_A.weight"]
+    assert np.allclose(after["attn.in_proj_weight"], expected, atol=1e-5)
+    assert np.array_equal(after["attn.in_proj_bias"][8:], np.arange(4))
+    assert np.array_equal(after["attn.in_proj_bias"][:8], before["attn.in_proj_bias"][:8])
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import PREFIXES, header_parameters, prefix_of
 from lora_export.adapters.layout import CONV1D_MODULES
+from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, resolve
 from lora_export.adapters.vocabulary import vocabulary_of
+from lora_export.base.errors import UnsupportedError
 from lora_export.base.parameters import Parameter
 
 if TYPE_CHECKING:
@@ -72,7 +74,12 @@ def refuse_misfit(
         Parameter(name, tensor.shape, tensor.dtype.name, _module_type(name, conv1d))
         for name, tensor in tensors.items()
     )
-    base = _Base(parameters, Names(parameters, prefix), config)
+    names = Names(parameters, prefix)
+    try:
+        adapter = to_checkpoint_names(adapter, names, config=config, drop=drop)
+    except UnsupportedError:
+        return  # of the checkpoint's names; the model may have the adapter's
+    base = _Base(parameters, names, config)
     certain = tuple(
         update
         for update in adapter.low_rank

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.adapters.canonical import LowRank
+from lora_export.adapters.formats.attention import IN_PROJECTION
 from lora_export.adapters.fused_layouts import BLOCK_NAMES, FUSED_NAMES, ROLES, rows_of_parts
 from lora_export.adapters.wrappers import plainer_names
 from lora_export.base.conversions import new_name
@@ -34,9 +35,6 @@ _CONCATENATE: Final = ("concatenate:0",)
 _TRANSPOSE: Final = ("Transpose",)
 _RENAMED: Final = ((".mlp.", ".block_sparse_moe."), (".block_sparse_moe.", ".mlp."))
 """Names of one module in checkpoints of model types that are not known."""
-
-_ATTENTION: Final = "in_proj_weight"
-"""The weight of torch's ``nn.MultiheadAttention``, which PEFT adapts as the module's own."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Lookup:
         """Return the name of the base's parameter that `item` changes as a whole, if any."""
         path = self.find(item.parameter)
         if path is None and isinstance(item, LowRank) and item.name is None:
-            return self.find(f"{item.module}.{_ATTENTION}")
+            return self.find(f"{item.module}.{IN_PROJECTION}")
         return path
 
     def find(self, name: str) -> str | None:
@@ -232,7 +230,8 @@ class Lookup:
                 by_role.setdefault(role, parameter)
         if len(by_role) < len(roles):
             return []
-        if leaf not in BLOCK_NAMES:
+        blocks = leaf in BLOCK_NAMES and (leaf != "qkv_proj" or parent.endswith("self_attn"))
+        if not blocks:  # CodeGen's qkv_proj lies in four slices, in an attention called attn
             raise _unknown_order(path, by_role[roles[0]].name, source)
         return _consecutive([by_role[role] for role in roles])
 

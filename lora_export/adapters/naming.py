@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.adapters.experts import Recent
+from lora_export.adapters.formats.attention import IN_PROJECTION
 from lora_export.adapters.fused import (
     Placed,
     join_low_rank,
@@ -133,7 +134,7 @@ def _named(adapter: Adapter, lookup: Lookup, drop: Sequence[str]) -> Adapter:
         added=_of(items, Added),
         rows=_of(items, Rows),
     )
-    return adapter if _same(named, adapter) else replace(named, renamed=True)
+    return replace(named, renamed=adapter.renamed or _names_of(named) != _names_of(adapter))
 
 
 def _with_path(item: Item, path: str) -> Item:
@@ -156,8 +157,17 @@ def _of(items: Iterable[Item], kind: type[_Kind]) -> tuple[_Kind, ...]:
     return tuple(item for item in items if isinstance(item, kind))
 
 
-def _same(one: Adapter, other: Adapter) -> bool:
-    return sorted(map(id, one.items)) == sorted(map(id, other.items))
+def _names_of(adapter: Adapter) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what the adapter changes, as PEFT names it, and by which tensors."""
+    return sorted(
+        (
+            item.module
+            if isinstance(item, LowRank) and item.name in {None, IN_PROJECTION}
+            else item.parameter,
+            tuple(tensor.name for tensor in item.tensors),
+        )
+        for item in adapter.items
+    )
 
 
 def _found(

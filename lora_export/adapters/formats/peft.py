@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Adapter
+from lora_export.adapters.formats.attention import attention_of
 from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
@@ -86,7 +87,9 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     require_separate(tensors, config, source)
     found = sort_tensors(tensors, config, source)
-    require_targeted([each.module for each in found.low_rank if each.name is None], config, source)
+    modules = [each.module for each in found.low_rank if each.name is None]
+    targeted = [each for each in modules if attention_of(each, modules) is None]
+    require_targeted(targeted, config, source)
     require_plain_embeddings(found.low_rank, found.rows, source)
     digest = hashlib.sha256()
     for file in (folder / CONFIG_NAME, path):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.formats.attention import OUT_PROJECTION_TIMES, attention_of
 from lora_export.adapters.formats.peft_keys import parse_keys
 from lora_export.adapters.formats.peft_parameters import parameter_names, split_wrappers
 from lora_export.adapters.formats.peft_scale import rank_by_config, scale_of
@@ -127,7 +128,10 @@ def _by_module(
             rows.append(_rows(module, kinds[_TOKENS], config, source))
         if not kinds.keys() - {_TOKENS}:
             continue
-        update = _low_rank(module, name, kinds, config, source)
+        attention = attention_of(module, parts)
+        update = _low_rank(module, name, kinds, config, source, named_as=attention or module)
+        if attention is not None:
+            update = replace(update, scale=update.scale * OUT_PROJECTION_TIMES)
         low_rank.append(update)
         if _BIAS in kinds:
             added.append(Added(f"{module}.bias", kinds[_BIAS], update.scale))
@@ -168,7 +172,10 @@ def _low_rank(
     kinds: Mapping[str, Tensor],
     config: Mapping[str, Any],
     source: str,
+    *,
+    named_as: str,
 ) -> LowRank:
+    """Return the update of a module, whose settings the config has under `named_as`."""
     embedding = any(kind in kinds for kind in _EMBEDDING)
     names = _EMBEDDING if embedding else _FACTORS
     if set(kinds) - {_BIAS, _MAGNITUDE, _TOKENS} != set(names):
@@ -194,7 +201,7 @@ def _low_rank(
             "do not share a rank of at least 1"
         )
         raise AdapterError(msg, hint="The adapter is damaged: train or copy it again.")
-    scale = scale_of(module, rank, config, source)
+    scale = scale_of(named_as, rank, config, source)
     return LowRank(module, a, b, scale, embedding, kinds.get(_MAGNITUDE))
 
 

@@ -15,6 +15,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.delta import read_finite
+from lora_export.adapters.formats.attention import (
+    IN_PROJECTION,
+    OUT_PROJECTION_TIMES,
+    attention_of,
+)
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.files import write_synced
@@ -22,6 +27,7 @@ from lora_export.base.safetensors_write import write_tensors
 from lora_export.base.tensors import MemoryTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter, LowRank
@@ -79,9 +85,12 @@ def metadata_of(adapter: Adapter) -> dict[str, str]:
 
 def _settings(adapter: Adapter, *, conv1d: bool) -> dict[str, Any]:
     """Return the settings that follow from names, ranks and scales."""
-    ranks = {_path(update): update.rank for update in adapter.low_rank}
-    alphas = {_path(update): _alpha(update) for update in adapter.low_rank}
-    bare = sorted(_path(update) for update in adapter.low_rank if update.name is not None)
+    attentions = {u.module for u in adapter.low_rank if u.name == IN_PROJECTION}
+    _require_one_rank(adapter, attentions)
+    named = [u for u in adapter.low_rank if attention_of(u.module, attentions) is None]
+    ranks = {_path(update): update.rank for update in named}
+    alphas = {_path(update): _alpha(update) for update in named}
+    bare = sorted(_path(update) for update in named if _path(update) != update.module)
     r, alpha = _commonest(ranks), _commonest(alphas)
     return {
         "peft_type": "LORA",
@@ -111,7 +120,23 @@ def _commonest(values: dict[str, Any]) -> Any:
 
 def _path(update: LowRank) -> str:
     """Return what PEFT's settings call it: the module, or the parameter that is its target."""
-    return update.module if update.name is None else update.parameter
+    return update.module if update.name in {None, IN_PROJECTION} else update.parameter
+
+
+def _require_one_rank(adapter: Adapter, attentions: AbstractSet[str]) -> None:
+    """Require that both projections of an attention have the one rank and scale that PEFT gives."""
+    inner = {update.module: update for update in adapter.low_rank if update.module in attentions}
+    for update in adapter.low_rank:
+        owner = inner.get(attention_of(update.module, attentions) or "")
+        if owner is None:
+            continue
+        scale = owner.scale * OUT_PROJECTION_TIMES
+        if (owner.rank, scale) != (update.rank, update.scale):
+            msg = (
+                f"adapter {adapter.source!r} has rank {owner.rank} and scale {owner.scale:g} for "
+                f"{owner.parameter!r}, {update.rank} and {update.scale:g} for {update.module!r}"
+            )
+            raise UnsupportedError(msg, hint="PEFT has one rank for both, and twice the scale.")
 
 
 def _only(module: str) -> str:
@@ -129,10 +154,14 @@ def _alpha(update: LowRank) -> float | int:
 
 def _put_low_rank(adapter: Adapter, contents: _Contents) -> None:
     wrappers = Counter(update.module for update in adapter.low_rank)
+    attentions = {u.module for u in adapter.low_rank if u.name == IN_PROJECTION}
     for update in adapter.low_rank:  # of the parameters of one module, the first is innermost
         wrappers[update.module] -= 1
         nested = ".base_layer" * wrappers[update.module]
-        stem = f"{_WRAPPER}{update.module}{nested}.lora_"
+        module = update.module
+        if (owner := attention_of(module, attentions)) is not None:
+            module = f"{owner}.base_layer{module.removeprefix(owner)}"
+        stem = f"{_WRAPPER}{module}{nested}.lora_"
         if update.embedding:
             contents.tensors[f"{stem}embedding_A"] = update.a
             contents.tensors[f"{stem}embedding_B"] = update.b
