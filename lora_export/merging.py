@@ -9,8 +9,8 @@ the base again from the base, and the recorded fingerprint proves that it is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapter_notes import notes_on_base, opened_base
 from lora_export.adapters.fit import header_parameters
@@ -47,11 +47,12 @@ from lora_export.merge_recording import (
 from lora_export.merge_verify import verify_job
 from lora_export.parts import notes_on_vocabulary
 from lora_export.runtime.reference import require_reference
-from lora_export.weights.brought import brought_by
+from lora_export.weights.brought import Brought, brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.companions import write_companions
 from lora_export.weights.effect import ZERO_UPDATE, missing_effect, require_effect
+from lora_export.weights.labels import named_classes, note_on_names
 from lora_export.weights.merged import MergePlan, measure_lossy, plan_merge
 from lora_export.weights.merged_config import merged_config
 from lora_export.weights.shards import write_sharded
@@ -134,25 +135,10 @@ def merge_checkpoint(
     job = prepare_job(checkpoint, specs, folder, combine)
     notes = notes_on_base(job.given.originals, opened_base(checkpoint), tell, strict=strict)
     notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))
-    brought = brought_by(
-        job.given.originals,
-        companion_files(checkpoint.folder),
-        preferred=combine.head_from if combine is not None else None,
-        rows=job.resolved.vocabulary.after if job.resolved.vocabulary is not None else None,
-    )
+    brought, config = _companions(job, combine, wanted)
     for note in brought.notes:
         tell.note(f"note: {note}")
     notes = (*notes, *brought.notes)
-    config = merged_config(
-        job.checkpoint.config,
-        task_type=job.resolved.adapter.task_type,
-        head_width=job.head_width,
-        labels=job.given.spec.labels,
-        dtype=wanted,
-        own=brought.config,
-        vocabulary=job.resolved.vocabulary,
-    )
-    config = with_special_tokens(config, brought.tokens)
     notes = (*notes, *notes_on_vocabulary([job.resolved], tell))
     plan = _plan(job, wanted, frozenset())
     kept: frozenset[str] = frozenset()
@@ -243,6 +229,33 @@ def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[
         return ()
     tell.note(f"note: {note}")
     return (note,)
+
+
+def _companions(
+    job: Job, combine: CombineSpec | None, dtype: str | None
+) -> tuple[Brought, dict[str, Any]]:
+    """Return what comes with the adapter, and the config of the merged checkpoint."""
+    base = job.checkpoint.config
+    brought = brought_by(
+        job.given.originals,
+        companion_files(job.checkpoint.folder),
+        preferred=combine.head_from if combine is not None else None,
+        rows=job.resolved.vocabulary.after if job.resolved.vocabulary is not None else None,
+    )
+    config = merged_config(
+        base,
+        task_type=job.resolved.adapter.task_type,
+        head_width=job.head_width,
+        labels=job.given.spec.labels,
+        dtype=dtype,
+        own=brought.config,
+        vocabulary=job.resolved.vocabulary,
+    )
+    if job.head_width is not None and job.given.spec.labels is None:
+        names = named_classes(config) or ()
+        lost = note_on_names(job.resolved.adapter.name, names, base)
+        brought = replace(brought, notes=(*brought.notes, *([lost] if lost is not None else [])))
+    return brought, with_special_tokens(config, brought.tokens)
 
 
 def _floating(dtype: str | None) -> str | None:

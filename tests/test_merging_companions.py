@@ -167,7 +167,9 @@ def classifier(tmp_path: Path) -> Path:
 def test_names_of_the_base_s_head_are_not_those_of_the_adapter_s(base, classifier, capsys) -> None:
     names = {"0": "joy", "1": "anger", "2": "fear"}
     table(base / "config.json", id2label=names, problem_type="multi_label_classification")
-    config = table(merged(capsys, base, classifier) / "config.json")
+    out = merged(capsys, base, classifier)
+    config = table(out / "config.json")
+    assert any("joy, anger, fear" in note for note in read_record(out).notes)
     assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
     assert config["label2id"] == {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}
     assert "problem_type" not in config

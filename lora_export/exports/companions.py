@@ -21,7 +21,7 @@ from lora_export.exports.plan import head_parameters
 from lora_export.graph import tasks
 from lora_export.weights.brought import brought_by
 from lora_export.weights.companion_files import CONFIG, companion_files
-from lora_export.weights.labels import config_of_head, names_of_head
+from lora_export.weights.labels import config_of_head, names_of_head, note_on_names
 from lora_export.weights.special_tokens import read_table, with_special_tokens
 
 if TYPE_CHECKING:
@@ -163,7 +163,11 @@ def companions_for(
         record = CompanionsRecord(
             files=sorted(contents), hidden=sorted(brought.hidden), taken=list(brought.taken)
         )
-    return AdapterCompanions(contents, record, names, brought.notes)
+    notes = list(brought.notes)
+    if names is not None and not manifest.graphs["base"].missing:
+        lost = note_on_names(resolved.adapter.name, names, config)
+        notes += [lost] if lost is not None else []
+    return AdapterCompanions(contents, record, names, tuple(notes))
 
 
 def _own_config(

@@ -22,7 +22,6 @@ from lora_export.base.files import (
 from lora_export.base.manifest import (
     AdapterRecord,
     CombinedRecord,
-    CompanionsRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
@@ -161,8 +160,8 @@ def add_adapter(
             output_width=_output_width(manifest, resolved),
         )
         record = adapter_record(
-            manifest, resolved, source=source, origin=origin, labels=companions.labels or labels,
-            combined=combined, companions=companions.record,
+            manifest, resolved, source=source, origin=origin, labels=labels,
+            combined=combined, companions=companions,
         )  # fmt: skip
         own = stage_companions(staging, name, companions.contents)
         graph_record = GraphRecord(
@@ -338,10 +337,11 @@ def adapter_record(
     origin: str,
     labels: Sequence[str] | None,
     combined: CombinedRecord | None,
-    companions: CompanionsRecord | None = None,
+    companions: AdapterCompanions = NO_COMPANIONS,
 ) -> AdapterRecord:
     """Return what the manifest says of an adapter; `origin` is whose values it was merged with."""
     adapter = resolved.adapter
+    labels = companions.labels or labels
     missing = set(manifest.graphs["base"].missing)
     return AdapterRecord(
         source=source,
@@ -361,6 +361,6 @@ def adapter_record(
         labels=list(labels) if labels else None,
         vocab_size=resolved.vocabulary.after if resolved.vocabulary else None,
         sha256=adapter.sha256,
-        companions=companions,
-        notes=list(adapter.notes),
+        companions=companions.record,
+        notes=[*adapter.notes, *companions.notes],
     )

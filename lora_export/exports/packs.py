@@ -190,7 +190,7 @@ def add_pack(
         files |= stage_companions(staging, name, companions.contents)
         record = adapter_record(
             manifest, resolved, source=source, origin=origin_of(manifest, resolved),
-            labels=companions.labels or labels, combined=combined, companions=companions.record,
+            labels=labels, combined=combined, companions=companions,
         ).model_copy(
             update={"pack": PackRecord(safetensors=plain, onnx_adapter=packed, base=fingerprint)}
         )  # fmt: skip

@@ -215,8 +215,7 @@ def _adapters(
     for each in new:
         adapters[each.name] = adapter_record(
             kept, each.resolved, source=each.source, origin=origin_of(kept, each.resolved),
-            labels=each.companions.labels or each.labels, combined=each.combined,
-            companions=each.companions.record,
+            labels=each.labels, combined=each.combined, companions=each.companions,
         ).model_copy(update={"row": RowRecord(row=rows[each.name])})  # fmt: skip
     return adapters
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["config_of_head", "named_classes", "names_of_head", "numbered"]
+__all__ = ["config_of_head", "named_classes", "names_of_head", "note_on_names", "numbered"]
 
 _PROBLEM: Final = "problem_type"
+_SHOWN: Final = 3
 
 
 def named_classes(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -56,6 +57,26 @@ def names_of_head(
         if names is not None and len(names) == width:
             return names
     return numbered(width)
+
+
+def note_on_names(adapter: str, names: Sequence[str], base: Mapping[str, Any]) -> str | None:
+    """Return a note where the classes of an adapter have numbers and as many of the base's names.
+
+    Args:
+        adapter: The adapter's name.
+        names: The names of its classes.
+        base: The base's ``config.json``.
+    """
+    held = named_classes(base)
+    if held is None or len(held) != len(names) or tuple(names) != numbered(len(names)):
+        return None
+    if held == tuple(names):
+        return None
+    shown = ", ".join(held[:_SHOWN]) + (", …" if len(held) > _SHOWN else "")
+    return (
+        f"the classes of adapter {adapter!r} have no names: {shown} are the base's, for its own "
+        "head; name them with --labels"
+    )
 
 
 def config_of_head(
