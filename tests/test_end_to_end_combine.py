@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lora_export.base.errors import UsageError
 from lora_export.recipe import make_combine, make_recipe, make_specs
@@ -175,3 +178,57 @@ def test_the_recipe_says_the_same(tmp_path) -> None:
         3,
         2,
     ]
+
+
+def test_the_head_of_one_of_two_adapters_is_taken_and_found_again(
+    tiny: TinyModels, tmp_path, capsys
+) -> None:
+    base = tiny.base("bert")
+    one = tiny.adapter(base, seed=3, strength=0.3)
+    two = tiny.adapter(base, seed=4, strength=0.3, labels_count=2)
+    out = tmp_path / "out"
+    given = ["--adapter", f"one={one}", "--adapter", f"two={two}", "--combine", "cat"]
+    refused = call(capsys, "merge-and-build", "--base", base, *given, "--out", out)
+    assert refused.code == 3
+    assert "--head-from one" in refused.message
+    done = call(capsys, "merge-and-build", "--base", base, *given, "--head-from", "two",
+                "--no-latency", "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    record = manifest_of(out)["adapters"]["one-two"]
+    assert record["combined"]["head_from"] == "two"
+    assert record["labels"] == ["LABEL_0", "LABEL_1"]
+    assert call(capsys, "verify", out, "--base", base).code == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bare = [without_head(each, tmp_path / each.name) for each in (one, two)]
+        model = peft_model(base, bare[0], TASK, labels_count=2)
+        model.load_adapter(str(bare[1]), "two")
+        model.add_weighted_adapter(["default", "two"], [1.0, 1.0], "both", combination_type="cat")
+        model.set_adapter("both")
+    head = load_file(two / "adapter_model.safetensors")
+    weights = {name.partition("classifier.")[2]: value for name, value in head.items()
+               if "classifier." in name}  # fmt: skip
+    model.base_model.model.classifier = classifier_of(weights)
+    expected = run_torch(model.eval(), FEEDS)
+    assert error(run_graph(out, "one-two", FEEDS), expected) < 1e-5
+
+
+def without_head(adapter: Path, folder: Path) -> Path:
+    """Copy an adapter without the head that it brings."""
+    shutil.copytree(adapter, folder)
+    held = load_file(folder / "adapter_model.safetensors")
+    kept = {name: value for name, value in held.items() if "classifier" not in name}
+    save_file(kept, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"task_type": None, "modules_to_save": None}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def classifier_of(weights: dict[str, Any]) -> Any:
+    """Return a linear layer with a head's values."""
+    import torch
+
+    layer = torch.nn.Linear(weights["weight"].shape[1], weights["weight"].shape[0])
+    layer.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return layer

@@ -88,6 +88,8 @@ def _notes(record: AdapterRecord) -> str:
         notes.append(f"brings: {', '.join(record.missing_in_base)}")
     if record.labels:
         notes.append(f"labels: {', '.join(record.labels)}")
+    if record.companions is not None and record.companions.taken:
+        notes.append(f"from its folder: {', '.join(record.companions.taken)}")
     notes += record.notes
     return clean("; ".join(notes), 6 * _TEXT)
 
