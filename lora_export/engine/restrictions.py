@@ -1,7 +1,8 @@
 """Operators that the parser reads in part: what it does not take of them, by version.
 
 Sources: the column "Restrictions" of onnx-tensorrt's ``docs/operators.md`` (10.1 and 10.15), its
-``docs/Changelog.md`` and TensorRT's release notes. Only what transformers and their exporters make
+``docs/Changelog.md``, TensorRT's release notes and, for ``Attention``, the parser of TensorRT for
+RTX 1.7 itself. Only what transformers and their exporters make
 use of is here; the rest is left to the parser.
 """
 
@@ -62,6 +63,11 @@ def _sets(attribute: str, allowed: object) -> Callable[[PlacedNode], bool]:
     return lambda node: node.attribute(attribute, allowed) != allowed
 
 
+def _given(attribute: str) -> Callable[[PlacedNode], bool]:
+    """Return whether an attribute is there, whatever its value."""
+    return lambda node: node.attribute(attribute) is not None
+
+
 def _opset_from(opset: int) -> Callable[[PlacedNode], bool]:
     return lambda node: node.opset >= opset
 
@@ -94,6 +100,7 @@ RESTRICTIONS: Final = (
     Restriction("Attention", _has_input(6), "lengths of keys and values (nonpad_kv_seqlen)"),
     Restriction("Attention", _has_output(1, 2, 3), "outputs after the first"),
     Restriction("Attention", _sets("softcap", 0.0), "a softcap"),
+    Restriction("Attention", _given("softmax_precision"), "a precision of its own for the softmax"),
     Restriction("TensorScatter", _rank_is_not(4, 0, 1), "caches that do not have four axes"),
     Restriction("TensorScatter", _sets("axis", -2), "another axis than the last but one"),
 )

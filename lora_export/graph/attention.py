@@ -34,7 +34,6 @@ _RANK: Final = 4
 _KEYS: Final = (0, 2, 1, 3)
 _TRANSPOSED: Final = (0, 1, 3, 2)
 _TRANSPOSED_AT_ONCE: Final = (0, 2, 3, 1)
-_FLOAT32: Final = 1
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,6 @@ def fuse_attention(
     attributes: dict[str, Any] = {"scale": scores.scale}
     if scores.cap:
         attributes["softcap"] = scores.cap
-    if scores.q.dtype != ir.DataType.FLOAT:
-        attributes["softmax_precision"] = _FLOAT32
     inputs = [scores.q, k, v, *([mask] if mask is not None else [])]
     replace_output(graph, product, [ir.node("Attention", inputs, attributes)])
     return True

@@ -178,6 +178,7 @@ def test_axes_that_can_be_fed_are_not_constants():
         ([node("LayerNormalization", ["x", "w"], outputs=["y", "m"])], (4, 8), "after the first"),
         ([node("Attention", ["x"] * 3, q_num_heads=2, kv_num_heads=2)], (1, 4, 8), "four axes"),
         ([node("Attention", ["x", "x", "x"], softcap=2.0)], (1, 2, 4, 8), "a softcap"),
+        ([node("Attention", ["x", "x", "x"], softmax_precision=1)], (1, 2, 4, 8), "the softmax"),
         ([node("Attention", ["x", "x", "x", "", "x", "x"], outputs=["y", "k", "v"])],
          (1, 2, 4, 8), "past keys and values"),
     ],

@@ -10,7 +10,10 @@ import torch
 import transformers
 
 from lora_export.device.decoding import run_in_pieces
+from lora_export.graph import tasks
+from lora_export.graph.fold import fold
 from lora_export.graph.fused import fuse
+from lora_export.graph.trace import trace
 from lora_export.verify.inputs import make_cases
 from tests.graph.sketch import Sketch, check, floats, integers
 from tests.graph.traced import Graph, twin
@@ -92,6 +95,22 @@ def test_opset_23_caps_its_scores_outside_of_the_attention() -> None:
     assert counted(graph) == {name: n for name, n in nodes.items() if name != "Attention"}
     assert graph.types.count("Softmax") == 2
     assert_equal_to_torch(graph, model, config, ((3, 9),))
+
+
+@pytest.mark.parametrize("kind", but_the_first(DECODERS))
+def test_a_node_in_float16_has_attributes_that_tensorrt_s_parser_takes(kind: str) -> None:
+    """Compared with the parser of TensorRT for RTX 1.7, which builds such graphs."""
+    traced = trace(
+        DECODERS[kind][0].to_dict(), tasks.by_name("text-generation"), "float16", 24
+    )  # fmt: skip
+    fold(traced.model, traced.parameters, traced.signature)
+    attributes = {
+        node.op_type: set(node.attributes)
+        for node in traced.model.graph
+        if node.op_type in OPERATORS
+    }
+    assert attributes["Attention"] <= {"scale", "softcap"}
+    assert attributes.get("RMSNormalization", set()) <= {"axis", "epsilon", "stash_type"}
 
 
 @pytest.mark.parametrize("opset", [23, 24])
