@@ -1,4 +1,7 @@
-"""The verification of a merge, before it is published: see ``verify/merged.py``."""
+"""The verification of a merge, before it is published: see ``verify/merged.py``.
+
+What runs models is imported when a comparison is asked for: a merge without one starts faster.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lora_export.base.errors import ParityError
 from lora_export.base.merge_record import MergedVerification
 from lora_export.exports.plan import main_dtype
-from lora_export.verify.merged import verify_merged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
     from lora_export.merge_job import Job
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["verify_job"]
+__all__ = ["require_torch", "verify_job"]
+
+
+def require_torch() -> None:
+    """Raise `MissingRuntimeError` where torch, transformers or PEFT is not installed."""
+    from lora_export.runtime.reference import require_reference
+
+    require_reference()
 
 
 def verify_job(
@@ -40,6 +49,8 @@ def verify_job(
     Raises:
         ParityError: They differ; with `strict`, also where that is open.
     """
+    from lora_export.verify.merged import verify_merged
+
     row = verify_merged(
         base,
         merged,

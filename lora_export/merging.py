@@ -44,9 +44,8 @@ from lora_export.merge_recording import (
     make_record,
     warn_of_loss,
 )
-from lora_export.merge_verify import verify_job
+from lora_export.merge_verify import require_torch, verify_job
 from lora_export.parts import notes_on_vocabulary
-from lora_export.runtime.reference import require_reference
 from lora_export.weights.brought import Brought, brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
@@ -129,7 +128,7 @@ def merge_checkpoint(
     tell = progress or Silent()
     _require_vacant(output)
     if verify:
-        require_reference()
+        require_torch()
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     job = prepare_job(checkpoint, specs, folder, combine)
@@ -138,15 +137,8 @@ def merge_checkpoint(
     brought, config = _companions(job, combine, wanted)
     for note in brought.notes:
         tell.note(f"note: {note}")
-    notes = (*notes, *brought.notes)
-    notes = (*notes, *notes_on_vocabulary([job.resolved], tell))
-    plan = _plan(job, wanted, frozenset())
-    kept: frozenset[str] = frozenset()
-    if float32_where_lossy:
-        tell.start("fidelity")
-        names = {job.prefix + p.name: p.name for p in job.parameters}
-        kept = frozenset(names.get(name, name) for name in measure_lossy(plan))
-        plan = _plan(job, wanted, kept)
+    notes = (*notes, *brought.notes, *notes_on_vocabulary([job.resolved], tell))
+    plan, kept = _plan_kept(job, wanted, tell, float32_where_lossy=float32_where_lossy)
     with staging_folder(output.parent, output.name) as staging:
         digests = _write(staging, plan, max_shard_bytes, "merging", tell)
         no_effect = missing_effect(job.resolved, plan, digests, prefix=job.prefix)
@@ -170,6 +162,19 @@ def merge_checkpoint(
     lossy = lossy_tensors(record)
     warn_of_loss(lossy, record, tell)
     return Merge(output, record, lossy, notes)
+
+
+def _plan_kept(
+    job: Job, dtype: str | None, tell: Progress, *, float32_where_lossy: bool
+) -> tuple[MergePlan, frozenset[str]]:
+    """Return what is written, and the parameters that are kept in float32."""
+    plan = _plan(job, dtype, frozenset())
+    if not float32_where_lossy:
+        return plan, frozenset()
+    tell.start("fidelity")
+    names = {job.prefix + p.name: p.name for p in job.parameters}
+    kept = frozenset(names.get(name, name) for name in measure_lossy(plan))
+    return _plan(job, dtype, kept), kept
 
 
 def unmerge_checkpoint(
