@@ -86,7 +86,8 @@ def refuse_misfit(
         if not any(fnmatch.fnmatchcase(update.parameter, pattern) for pattern in drop)
         and base.tells(update)
     )
-    only = replace(adapter, low_rank=certain, saved=(), added=(), rows=())
+    config_of_layers = {**adapter.config, "modules_to_save": None}
+    only = replace(adapter, low_rank=certain, saved=(), added=(), rows=(), config=config_of_layers)
     resolve(only, parameters, prefix=prefix)
 
 

@@ -290,7 +290,11 @@ def merged_entries(
         for use in uses
         if CAST in use.transform and DTYPES[use.dtype].floating
     }
-    changed = [update.parameter for update in resolved.updates]
+    changed = [
+        update.parameter
+        for update in resolved.updates
+        if update.needs_base and not update.padded  # others may have another shape than the base's
+    ]
     sources: Mapping[str, Tensor] = {}
     if checkpoint is not None and any(parameter.name in cast for parameter in changed):
         sources = match_base(
@@ -311,7 +315,7 @@ def merged_entries(
         if update.needs_base and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
-        if parameter.name in cast and update.needs_base:
+        if parameter.name in cast and update.needs_base and not update.padded:
             origin = _ORIGIN_EXPORT
         stored = base_tensors.get(parameter.name)
         entries.append(merged_entry(update, stored, base_is_stored=True, observe=meter))
