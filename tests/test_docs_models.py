@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from tools.model_families import FAMILIES
-from tools.models import DATA, OPSET, PAGE, TOLERANCE, Row, page
+from tools.model_rows import PAGE, TOLERANCE, TOLERANCES, page, stored_rows, too_far
+from tools.models import OPSET
 
-ROWS = [Row(**row) for row in json.loads(DATA.read_text())]
+ROWS = stored_rows()
 REFUSED = {"BigBird", "LED", "LayoutLM", "Longformer", "Mamba", "RWKV", "XLNet"}
 WITH_CACHE = {"text-generation", "text2text-generation", "automatic-speech-recognition"}
 
@@ -23,8 +22,15 @@ def test_every_export_agrees_with_torch_and_every_other_says_why_not() -> None:
     for row in ROWS:
         assert bool(row.refused) == (row.family in REFUSED), row
         assert row.refused or (row.relative_l2 or 1.0) < TOLERANCE, row
+        assert not too_far(row), row
         assert row.cache == (row.task in WITH_CACHE and not row.refused), row
 
 
 def test_every_row_is_of_the_default_opset() -> None:
     assert {row.opset for row in ROWS if not row.refused} == {OPSET}
+
+
+def test_rows_in_other_dtypes_have_a_figure_or_a_reason() -> None:
+    for row in ROWS:
+        assert not row.halves or set(row.halves) == set(TOLERANCES), row
+        assert all(half.relative_l2 or half.refused for half in row.halves.values()), row

@@ -4,10 +4,11 @@ The weights are random and written to a file of their own beside the graph, as a
 ONNX Runtime and torch then see the same inputs, of batches and lengths other than the traced ones,
 padded on the side that the task pads; positions of padding are left out of the comparison.
 
-Usage: python -m tools.models [--opset N] [NAME ...]
+Usage: python -m tools.models [--opset N] [--missing] [--rows N] [NAME ...]
 
 With names, only those families are exported anew, and the other rows stay as they are. With another
-opset than the page's, what comes out is printed and not written.
+opset than the page's, what comes out is printed and not written. --missing continues
+a run that was cut short: only figures that are not there yet are made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import sys
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,59 +45,37 @@ from lora_export.verify.feeding import feeding_of
 from lora_export.verify.inputs import make_cases
 from lora_export.verify.running import opened
 from lora_export.weights.sentence import SentenceHead
+from tools.model_dtypes import in_float32
 from tools.model_families import FAMILIES, Family
+from tools.model_rows import (
+    DATA,
+    PAGE,
+    TOLERANCES,
+    Half,
+    Row,
+    page,
+    rows_by_task,
+    summary,
+    too_far,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from lora_export.graph.signature import Signature
     from lora_export.graph.template import GraphTemplate
     from lora_export.verify.running import OneGraph, TwoGraphs
 
-__all__ = ["DATA", "Row", "compare", "export_row", "page", "renamed", "twin"]
-
-ROOT: Final = Path(__file__).parents[1]
-PAGE: Final = ROOT / "docs" / "models.md"
-DATA: Final = ROOT / "docs" / "models.json"
+__all__ = ["compare", "export_half", "export_row", "renamed", "twin"]
 
 OPSET: Final = targets.by_name(targets.DEFAULT_TARGET).opset
 OPERATORS: Final = ("Attention", "RMSNormalization", "RotaryEmbedding", "Gelu")
 LABELS: Final = 3
 SHAPES: Final = ((1, 1), (1, 8), (3, 12), (2, 40), (4, 17), (1, 80))
-TOLERANCE: Final = 1e-5
 LEAST_SPREAD: Final = 0.05
 """Outputs vary at least so much, relative to their size; else agreement would mean nothing."""
 
 _SPREAD: Final = 0.1
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one export came to.
-
-    Attributes:
-        family: The family's name.
-        task: The task.
-        model_class: The class in transformers; empty where none was built.
-        nodes: Nodes of the graph.
-        opset: Its opset.
-        cache: Whether the graph takes past keys and values.
-        relative_l2: The largest error over all inputs, against torch.
-        refused: Why there is no graph.
-        renamed: Whether checkpoints on the hub have other names than the model's parameters.
-        operators: How many nodes of newer opsets stand for a whole norm, rotation or attention.
-    """
-
-    family: str
-    task: str
-    model_class: str = ""
-    nodes: int = 0
-    opset: int = 0
-    cache: bool = False
-    relative_l2: float | None = None
-    refused: str = ""
-    renamed: bool = False
-    operators: Mapping[str, int] = field(default_factory=dict)
 
 
 def twin(family: Family, task: tasks.Task) -> Any:
@@ -111,24 +90,15 @@ def twin(family: Family, task: tasks.Task) -> Any:
 
 
 def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
-    """Export one family for one task, and compare the graph with torch."""
+    """Export one family for one task in float32, and compare the graph with torch."""
     try:
         task = tasks.by_name(task_name)
-        config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
-        labels = LABELS if task.label_parameters else None
-        head = SentenceHead((family.pooling,), normalize=True) if task.pooled else None
-        template = export_graph(
-            config, task, dtype="float32", opset=opset, labels_count=labels, sentence=head,
-            use_cache=False,
-        )  # fmt: skip
+        template = _exported(family, task, "float32", opset)
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
     graphs = [onnx.load_model_from_string(each) for each in files]
-    with tempfile.TemporaryDirectory() as folder:
-        model = twin(family, task)
-        graph, signature = _open(template, model, Path(folder), task)
-        worst = compare(graph, model, signature, task, head=head)
+    model = twin(family, task)
     types = [node.op_type for each in graphs for node in each.graph.node]
     return Row(
         family.name,
@@ -137,10 +107,44 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
         len(types),
         template.opset,
         any(value.name.startswith(PAST) for value in graphs[0].graph.input),
-        worst,
+        _measured(family, task, template, model),
         renamed=renamed(model),
         operators={name: types.count(name) for name in OPERATORS},
     )
+
+
+def export_half(family: Family, task_name: str, dtype: str, opset: int = OPSET) -> Half:
+    """Export one family for one task in a two-byte dtype, and compare it with torch in float32.
+
+    ONNX Runtime's CPU provider does not compute in bfloat16: such a graph is compared with its
+    weights and constants rounded to bfloat16 and its arithmetic in float32.
+    """
+    try:
+        task = tasks.by_name(task_name)
+        template = _exported(family, task, dtype, opset)
+    except UnsupportedError as error:
+        return Half(refused=error.message)
+    return Half(_measured(family, task, template, twin(family, task)))
+
+
+def _exported(family: Family, task: tasks.Task, dtype: str, opset: int) -> GraphTemplate:
+    config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
+    labels = LABELS if task.label_parameters else None
+    return export_graph(
+        config, task, dtype=dtype, opset=opset, labels_count=labels, sentence=_head(family, task),
+        use_cache=False,
+    )  # fmt: skip
+
+
+def _head(family: Family, task: tasks.Task) -> SentenceHead | None:
+    return SentenceHead((family.pooling,), normalize=True) if task.pooled else None
+
+
+def _measured(family: Family, task: tasks.Task, template: GraphTemplate, model: Any) -> float:
+    """Return the largest relative L2 error of a template's graph, with the weights of `model`."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph, signature = _open(template, model, Path(folder), task)
+        return compare(graph, model, signature, task, head=_head(family, task))
 
 
 def compare(
@@ -165,7 +169,7 @@ def compare(
     per_token = "sequence" in task.output_axes
     worst, references = 0.0, []
     for case in cases:
-        feeds = {n: torch.from_numpy(v) for n, v in without_cache(case.feeds).items()}
+        feeds = {n: _as_reference(v) for n, v in without_cache(case.feeds).items()}
         with torch.inference_mode():
             output = task.part_of(model)(**feeds)
         if head is not None:
@@ -185,6 +189,12 @@ def compare(
     return worst
 
 
+def _as_reference(values: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Return an input of a graph as the reference in float32 takes it."""
+    tensor = torch.from_numpy(values)
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def renamed(model: Any) -> bool:
     """Whether transformers writes a checkpoint of `model` with other names than its own."""
     state = model.state_dict()
@@ -201,14 +211,18 @@ def _open(
     """Write graph and weights into `folder`; open them in ONNX Runtime."""
     state = model.state_dict()
     placements: dict[str, Placement] = {}
+    graphs = (template.onnx_bytes, template.encoder_bytes)
+    in_bfloat16 = any(each.dtype == "bfloat16" for each in template.parameters)
+    if in_bfloat16:
+        graphs = (in_float32(graphs[0]), graphs[1] and in_float32(graphs[1]))
     (folder / "weights").mkdir()
     with (folder / "weights" / "all.raw").open("wb") as stream:
         for parameter in template.parameters:
-            value = state[parameter.name].numpy()
+            rounded = state[parameter.name].to(getattr(torch, parameter.dtype))
+            value = (rounded.float() if parameter.dtype == "bfloat16" else rounded).numpy()
             raw = np.ascontiguousarray(value.T if parameter.transposed else value).tobytes()
             placements[parameter.name] = Placement("weights/all.raw", stream.tell(), len(raw))
             stream.write(raw)
-    graphs = (template.onnx_bytes, template.encoder_bytes)
     written = write_graphs(folder, "graph", graphs, placements)
     for file in written.files:
         onnx.checker.check_model(str(folder / file), full_check=True)
@@ -227,71 +241,43 @@ def _open(
     return graph, feeding_of(folder, record).signature
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Return docs/models.md."""
-    lines = [
-        "# Model families",
-        "",
-        "Every family is built tiny from its config, exported without weights, given random ones,",
-        "and compared with torch in float32: several batches and lengths, padding, inputs longer",
-        "than any sliding window, and for a cache a prefill followed by single steps. *Parity* is",
-        "the largest relative L2 error over these inputs. Written by `python -m tools.models`.",
-        "Of an encoder-decoder, which is two graphs, *nodes* counts those of both.",
-        "",
-        "¹ transformers renames or stacks parameters of this family while it loads a checkpoint of",
-        "the hub, and so does the export: by the model's own rules, at creation. The graph's",
-        "parameters have the model's names, and an adapter may have these or the hub's.",
-        "",
-        "| family | task | class | nodes | opset | cache | parity |",
-        "|---|---|---|---:|---:|---|---|",
-    ]
-    for row in rows:
-        if row.refused:
-            lines.append(f"| {row.family} | {row.task} | | | | | not exported: {row.refused} |")
-        else:
-            cache = "yes" if row.cache else "no"
-            lines.append(
-                f"| {row.family}{'¹' if row.renamed else ''} | {row.task} | `{row.model_class}` "
-                f"| {row.nodes} | {row.opset} "
-                f"| {cache} | {row.relative_l2:.1e} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
 def main(words: Sequence[str]) -> None:
     """Export the families that are named, or all of them; write the page, or print its rows."""
     parser = argparse.ArgumentParser(prog="python -m tools.models")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument(
+        "--missing", action="store_true", help="make only figures that are not there yet"
+    )
+    parser.add_argument("--rows", type=int, help="make so many rows at most")
     options = parser.parse_args(words)
     names, opset = options.names, options.opset
     unknown = sorted(set(names) - {family.name for family in FAMILIES})
     if unknown:
         sys.exit(f"unknown family {unknown[0]!r}; known: {', '.join(f.name for f in FAMILIES)}")
     wanted = [(family, task) for family in FAMILIES for task in family.tasks]
-    for family, task in wanted:
-        if not names or family.name in names:
-            row = export_row(family, task, opset)
-            said = row.refused or f"{row.nodes} nodes, {row.relative_l2:.1e}, {row.operators}"
-            print(f"{family.name}, {task}: {said}", flush=True)
-            if opset != OPSET:
-                continue
-            rows = {**_stored(), (row.family, row.task): row}
-            kept = [rows[f.name, t] for f, t in wanted if (f.name, t) in rows]
-            DATA.write_text(json.dumps([asdict(each) for each in kept], indent=1) + "\n")
-            PAGE.write_text(page(kept))
-    failed = [
-        r for r in _stored().values() if not r.refused and not (r.relative_l2 or 0) < TOLERANCE
-    ]
+    left = [(f, t) for f, t in wanted if not names or f.name in names]
+    if options.missing:
+        done = {key for key, row in rows_by_task().items() if row.refused or row.halves}
+        left = [(f, t) for f, t in left if (f.name, t) not in done]
+        left.sort(key=lambda pair: pair[0].tasks.index(pair[1]))  # each family's first task first
+    for family, task in left[: options.rows]:
+        before = rows_by_task().get((family.name, task))
+        row = before if options.missing and before else export_row(family, task, opset)
+        if not row.refused:
+            halves = {dtype: export_half(family, task, dtype, opset) for dtype in TOLERANCES}
+            row = replace(row, halves=halves)
+        print(f"{family.name}, {task}: {summary(row)}", flush=True)
+        if opset != OPSET:
+            continue
+        rows = {**rows_by_task(), (row.family, row.task): row}
+        kept = [rows[f.name, t] for f, t in wanted if (f.name, t) in rows]
+        DATA.write_text(json.dumps([asdict(each) for each in kept], indent=1) + "\n")
+        PAGE.write_text(page(kept))
+    failed = [row for row in rows_by_task().values() if too_far(row)]
     for row in failed:
-        print(f"{row.family}, {row.task}: {row.relative_l2} is over {TOLERANCE}", file=sys.stderr)
+        print(f"{row.family}, {row.task}: {summary(row)}: over the tolerance", file=sys.stderr)
     sys.exit(1 if failed else 0)
-
-
-def _stored() -> dict[tuple[str, str], Row]:
-    """Return the rows that are written."""
-    stored = json.loads(DATA.read_text()) if DATA.exists() else []
-    return {(row["family"], row["task"]): Row(**row) for row in stored}
 
 
 if __name__ == "__main__":
