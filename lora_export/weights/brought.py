@@ -31,10 +31,11 @@ from lora_export.weights.companion_files import (
     VOCABULARIES,
     adapter_folder,
     companion_files,
+    read_content,
     same_content,
 )
 from lora_export.weights.pooling_source import pooling_of, sentence_files
-from lora_export.weights.special_tokens import read_table, special_ids, with_special_tokens
+from lora_export.weights.special_tokens import ids_of, read_table, special_ids, with_special_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,6 +126,9 @@ def brought_by(
             chosen = _agreed(what, choices)
             files |= chosen.files
             hidden |= chosen.hidden
+    for name in files:
+        if name.endswith(".json"):
+            read_table(files, name)  # required to be JSON
     configs = [read_table(own, CONFIG) for own in held.values() if CONFIG in own]
     tokens = _within(_tokens(files, hidden, base), rows or _rows(base), notes)
     generation = read_table(base, GENERATION_CONFIG)
@@ -261,8 +265,9 @@ def _tokens(files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[s
         own = read_table(files, GENERATION_CONFIG)
         before = {**read_table(base, CONFIG), **read_table(base, GENERATION_CONFIG)}
         for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
-            if own.get(key) is not None and own[key] != before.get(key):
-                found[key] = own[key]
+            said = ids_of(own.get(key))
+            if said is not None and said != before.get(key):
+                found[key] = said
     if any(name in TOKENIZER for name in files):
         old = special_ids(base)
         found |= {key: each for key, each in special_ids(whole).items() if old.get(key) != each}
@@ -293,8 +298,7 @@ def _template_of(files: Mapping[str, Content]) -> str | None:
     """Return the chat template that a tokenizer in a folder of `files` has."""
     source = files.get(CHAT_TEMPLATE)
     if source is not None:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-        return data.decode("utf-8", "replace")
+        return read_content(source).decode("utf-8", "replace")
     text = read_table(files, _TOKENIZER_CONFIG).get("chat_template")
     return text if text is None or isinstance(text, str) else json.dumps(text)
 

@@ -29,6 +29,7 @@ __all__ = [
     "Content",
     "adapter_folder",
     "companion_files",
+    "read_content",
     "same_content",
 ]
 
@@ -149,7 +150,7 @@ def same_content(name: str, first: Content, second: Content) -> bool:
     Raises:
         AdapterError: A file is too large, or cannot be read.
     """
-    data = [each if isinstance(each, bytes) else _read(each) for each in (first, second)]
+    data = [read_content(each) for each in (first, second)]
     if data[0] == data[1]:
         return True
     if not name.endswith(".json"):
@@ -161,7 +162,15 @@ def same_content(name: str, first: Content, second: Content) -> bool:
     return values[0] == values[1]
 
 
-def _read(path: Path) -> bytes:
+def read_content(content: Content) -> bytes:
+    """Return what a companion holds.
+
+    Raises:
+        AdapterError: The file is too large, or cannot be read.
+    """
+    if isinstance(content, bytes):
+        return content
+    path = content
     try:
         if path.stat().st_size <= LIMIT_BYTES:
             return path.read_bytes()

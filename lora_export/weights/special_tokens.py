@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from lora_export.base.errors import AdapterError
 from lora_export.base.json_file import read_json
-from lora_export.weights.companion_files import LIMIT_BYTES
+from lora_export.weights.companion_files import LIMIT_BYTES, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_export.base.errors import InputError
     from lora_export.weights.companion_files import Content
 
-__all__ = ["Ids", "read_table", "special_ids", "with_special_tokens"]
+__all__ = ["Ids", "ids_of", "read_table", "special_ids", "with_special_tokens"]
 
 Ids: TypeAlias = "Mapping[str, int | list[int]]"
 """``eos_token_id``, ``bos_token_id``, ``pad_token_id``."""
@@ -58,6 +58,16 @@ def special_ids(files: Mapping[str, Content]) -> dict[str, int]:
     }
 
 
+def ids_of(value: Any) -> int | list[int] | None:
+    """Return the token ids that a config says; None where it says something else."""
+    given = value if isinstance(value, list) else [value]
+    if not given or not all(
+        isinstance(e, int) and not isinstance(e, bool) and e >= 0 for e in given
+    ):
+        return None
+    return list(given) if isinstance(value, list) else given[0]
+
+
 def _text(token: Any) -> str | None:
     """Return the text of a token, which settings hold plain or as a table."""
     text = token.get("content") if isinstance(token, dict) else token
@@ -85,8 +95,7 @@ def _numbered(
     for number, piece in enumerate(_list(vocabulary)):  # a unigram model's: [piece, score]
         yield from _pair(piece[0] if isinstance(piece, list) and piece else piece, number)
     if "vocab.txt" in files and not whole:
-        source = files["vocab.txt"]
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        data = read_content(files["vocab.txt"])
         for number, line in enumerate(data.decode("utf-8", "replace").split("\n")):
             yield from _pair(line.rstrip("\r"), number)
 
