@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Names, misfit_of
 from lora_export.adapters.vocabulary import vocabulary_of
+from lora_export.adapters.wrappers import TRAINING_ONLY
 from lora_export.base.declarations import classes_of
 from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import count_stored
@@ -182,7 +183,9 @@ def check_fit(
         if target in seen:
             problem: str | None = "the adapter changes it twice"
         else:
-            problem = None if is_new_head else _problem(item, parameter, resizable, conv1d=conv1d)
+            training = path.partition(".")[0] in TRAINING_ONLY
+            new = is_new_head and not training
+            problem = None if new else _problem(item, parameter, resizable, conv1d=conv1d)
         seen.add(target)
         if problem:
             mismatches.append(f"{path}: {problem}")
@@ -218,6 +221,9 @@ def _problem(
     item: Item, parameter: Parameter | None, resizable: frozenset[str], *, conv1d: bool
 ) -> str | None:
     """Say why `item` does not fit, or None."""
+    use = TRAINING_ONLY.get(item.parameter.partition(".")[0])
+    if use is not None:
+        return f"{use}; leave it out with --drop"
     if parameter is None:
         return "the base has no parameter of this name"
     if not isinstance(item, LowRank) or item.name is not None:

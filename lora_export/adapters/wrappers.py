@@ -83,13 +83,13 @@ def unwrap(key: str) -> str:
 
 
 def plainer_names(name: str) -> tuple[str, ...]:
-    """Return the names that `name` may stand for if a wrapper left ``module`` in it, nearest first.
+    """Return the names that `name` may stand for if wrappers left theirs in it, nearest first.
 
     >>> plainer_names("module.layers.0.module.q_proj.weight")
     ('layers.0.module.q_proj.weight', 'layers.0.q_proj.weight')
     """
-    parts = name.split(".")
-    found: list[str] = []
+    parts = [part for part in name.split(".") if part not in WRAPPERS]
+    found = [".".join(parts)]
     if parts[0] == _MODULE:
         found.append(".".join(parts[1:]))
     found.append(".".join(part for part in parts if part != _MODULE))

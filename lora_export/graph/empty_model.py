@@ -13,6 +13,7 @@ import transformers
 from accelerate import init_empty_weights
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lora_export.base.declarations import classes_of
 from lora_export.base.errors import UnsupportedError
 from lora_export.graph.frequencies import choose_frequencies_in_graph
 from lora_export.graph.pooling import add_dense_layers
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["build_model"]
 
 _MESSAGE_LIMIT: Final = 300
+_NO_CLASS: Final = "Unrecognized configuration class"
+"""How transformers begins to say that an auto class has none for a config."""
 
 
 def build_model(
@@ -55,17 +58,33 @@ def build_model(
             if sentence is not None:
                 add_dense_layers(model, sentence, dtype)
     except Exception as error:
-        msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
-        raise UnsupportedError(
-            msg.splitlines()[0][:_MESSAGE_LIMIT],
-            hint=f"transformers {transformers.__version__} is installed; a newer one may know it.",
-        ) from error
+        raise _not_built(str(model_type), task, error) from error
     refuse_what_is_passed_over(model, settings)
     model.tie_weights()
     model.eval()
     choose_frequencies_in_graph(model)
     _make_parameters_fake(model)
     return model
+
+
+def _not_built(model_type: str, task: Task, error: Exception) -> UnsupportedError:
+    """Return the error for a model that transformers does not know, or not for this task."""
+    classes = [each.name for each in classes_of(model_type)]
+    if classes and _NO_CLASS in str(error):
+        msg = (
+            f"{task.name} is no task of {model_type!r}: transformers has no {task.auto_class} of it"
+        )
+        return UnsupportedError(
+            msg,
+            hint=f"It has {', '.join(classes[:3])}. An adapter is merged into its checkpoint by: "
+            "lora-export merge",
+        )
+    msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
+    newer = "" if classes else "; a newer one may know it"
+    return UnsupportedError(
+        msg.splitlines()[0][:_MESSAGE_LIMIT],
+        hint=f"transformers {transformers.__version__} is installed{newer}.",
+    )
 
 
 def _make_parameters_fake(model: torch.nn.Module) -> None:

@@ -187,13 +187,12 @@ def _trained_for(task: Task, adapter: Adapter | None) -> Task:
 
 def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> Any:
     import torch
-    import transformers
 
     settings = {"num_labels": labels_count} if labels_count is not None else {}
     try:
         with bare_folder(checkpoint) as folder, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a head that the files lack is the same in every model
-            model = getattr(transformers, task.auto_class).from_pretrained(
+            model = _class_for(checkpoint, task, folder).from_pretrained(
                 folder,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
@@ -207,6 +206,20 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = checkpoint.config.get("pad_token_id")
     return model.eval()
+
+
+def _class_for(checkpoint: Checkpoint, task: Task, folder: Path) -> Any:
+    """Return the task's auto class, or where it has none of the model the checkpoint's own class.
+
+    A vision-language model takes text as a decoder does, but is none of the auto class's.
+    """
+    import transformers
+
+    auto = getattr(transformers, task.auto_class)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    architectures = checkpoint.config.get("architectures") or [""]
+    own = getattr(transformers, str(architectures[0]), None)
+    return auto if own is None or type(config) in auto._model_mapping else own  # noqa: SLF001
 
 
 def _load_adapter(model: Any, adapter: Adapter) -> Any:

@@ -41,6 +41,11 @@ __all__ = ["Sorted", "sort_tensors"]
 _WRAPPERS: Final = re.compile(r"\.(?:(?:token_adapter\.)?base_layer|modules_to_save)\.")
 """What PEFT's layers add to the path of a parameter."""
 
+_DAMAGED: Final = "The adapter is damaged: train or copy it again."
+_EMPTY: Final = (
+    "DeepSpeed's ZeRO-3 saves empty tensors where the parameters are not gathered first: save it "
+    "with the trainer's save_model, or convert its checkpoint with zero_to_fp32.py."
+)
 _FACTORS: Final = ("A.weight", "B.weight")
 _EMBEDDING: Final = ("embedding_A", "embedding_B")
 _BIAS: Final = "B.bias"
@@ -200,7 +205,8 @@ def _low_rank(
             f"module {module!r} of adapter {source!r}: A {list(a.shape)} and B {list(b.shape)} "
             "do not share a rank of at least 1"
         )
-        raise AdapterError(msg, hint="The adapter is damaged: train or copy it again.")
+        empty = 0 in a.shape or 0 in b.shape
+        raise AdapterError(msg, hint=_EMPTY if empty else _DAMAGED)
     scale = scale_of(named_as, rank, config, source)
     return LowRank(module, a, b, scale, embedding, kinds.get(_MAGNITUDE))
 
