@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
-from lora_export.base.errors import TiedParameterError, UsageError
-from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype, untie
+from lora_export.base.errors import UsageError
+from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
+from lora_export.weights.untied import untie_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.base.parameters import Parameter
@@ -30,7 +31,6 @@ __all__ = ["Job", "prepare_job"]
 _LABELLED: Final = frozenset(
     name for task in tasks.TASKS.values() for name in task.label_parameters
 )
-_DECODER_HEAD: Final = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Job:
         prefix: What the base's names get before them, where the adapter brings a head.
         brought: The parameters that only the adapter has.
         given: The adapter as it was given; what it was combined of.
+        copies: Names of tied weights that the base does not store, each with the one that it does:
+            the merged checkpoint has a tensor for both.
     """
 
     checkpoint: Checkpoint
@@ -52,6 +54,7 @@ class Job:
     prefix: str
     brought: tuple[str, ...]
     given: Given
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def head_width(self) -> int | None:
@@ -84,16 +87,10 @@ def prepare_job(
         str(checkpoint.config["model_type"]), header_parameters(checkpoint.tensors), given.adapter
     )
     read, given = given, _as_stored(checkpoint, given, prefix)
+    untied = untie_for(checkpoint, given.adapter, prefix=prefix, drop=given.spec.drop)
+    checkpoint, given = untied.checkpoint, replace(given, adapter=untied.adapter)
     parameters = _parameters(checkpoint, given, prefix)
-    try:
-        resolved = _resolved(given, parameters, prefix)
-    except TiedParameterError:
-        tied = _tied_heads(checkpoint, parameters)
-        if not tied:
-            raise
-        checkpoint = untie(checkpoint, tied)
-        parameters = _parameters(checkpoint, given, prefix)
-        resolved = _resolved(given, parameters, prefix)
+    resolved = _resolved(given, parameters, prefix)
     tensors = checkpoint.tensors
     for each in given.originals:
         require_known_base(each, tensors, prefix, checkpoint.source)
@@ -104,7 +101,8 @@ def prepare_job(
     written = tuple(p for p in parameters if p.name in tensors or p.name in changed)
     brought = tuple(p.name for p in written if p.name not in tensors)
     bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
-    return Job(checkpoint, resolved, written, prefix if bare else "", brought, read)
+    bare |= untied.bare
+    return Job(checkpoint, resolved, written, prefix if bare else "", brought, read, untied.copies)
 
 
 def _only(
@@ -141,15 +139,3 @@ def _resolved(given: Given, parameters: Sequence[Parameter], prefix: str) -> Res
     return resolve(
         given.adapter, parameters, prefix=prefix, drop=given.spec.drop, resizable=HEAD_PARAMETERS
     )
-
-
-def _tied_heads(checkpoint: Checkpoint, parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Return what a decoder ties to its head; how others call theirs is not known here."""
-    architectures = checkpoint.config.get("architectures") or [""]
-    if not str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel")):
-        return []
-    return [
-        replace(parameter, aliases=(_DECODER_HEAD,))
-        for parameter in parameters
-        if _DECODER_HEAD in parameter.aliases
-    ]

@@ -281,6 +281,7 @@ def _plan(job: Job, dtype: str | None, kept: frozenset[str]) -> MergePlan:
         dtype=dtype,
         prefix=job.prefix,
         float32=kept,
+        copies=job.copies,
     )
 
 

@@ -291,16 +291,6 @@ def test_an_adapter_that_does_not_fit(parts, capsys, modules, word) -> None:
     assert not out.exists()
 
 
-def test_a_tie_of_another_head_than_a_decoders_is_refused(tiny, tmp_path, capsys) -> None:
-    base = tiny.base("bert", "fill-mask")
-    adapter = tiny.adapter(
-        base, task="fill-mask", labels_count=None, target_modules=["word_embeddings"]
-    )
-    result = call(capsys, "merge", "--base", base, "--adapter", adapter, "--out", tmp_path / "o")
-    assert result.code == 4
-    assert "tied" in result.message
-
-
 def test_truncated_base_leaves_nothing(parts, capsys) -> None:
     base, adapter, out = parts
     path = base / "model.safetensors"

@@ -184,11 +184,13 @@ def _class_row(name: str, cls: Any, ruled: frozenset[str]) -> dict[str, Any]:
     varying = model is not None and ties != _ties(None, cls) and name not in _VARIANTS
     if varying:
         ties = _ties(build(cls, whole=True), cls)
+    parts = list(_parts(model, ruled)) if model is not None else []
     row: dict[str, Any] = {
         "type": cls.config_class.model_type,
         "prefix": cls.base_model_prefix or "",
         "ties": ties,
-        "parts": list(_parts(model, ruled)) if model is not None else [],
+        "parts": parts,
+        "input": _input_embedding(model) if ties or parts else "",
     }
     if name in _VARIANTS:
         key, value = _VARIANTS[name]
@@ -196,6 +198,16 @@ def _class_row(name: str, cls: Any, ruled: frozenset[str]) -> dict[str, Any]:
     if varying:
         row["varying"] = True
     return row
+
+
+def _input_embedding(model: Any) -> str:
+    """Return the path of the module of a model's token embeddings; ``""`` where it has none."""
+    try:
+        found = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return ""
+    modules = model.named_modules(remove_duplicate=False) if found is not None else ()
+    return next((path for path, module in modules if module is found), "")
 
 
 def _ties(model: Any, cls: Any) -> dict[str, str]:

@@ -94,10 +94,13 @@ class Saved:
     Attributes:
         parameter: The parameter's path in the adapter's model.
         tensor: Its value.
+        in_place: Whether it is loaded into the base's own parameter, which other modules may share
+            (tied weights), rather than into a copy of the module (``modules_to_save``).
     """
 
     parameter: str
     tensor: Tensor
+    in_place: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

@@ -48,9 +48,13 @@ class Change:
         """Whether `apply` writes into the rows that it is given."""
         return self.indices is not None or (self.factors is None and self.added is not None)
 
+    def basis(self, rows: Float32Array, start: int) -> Float32Array:
+        """Return what the low-rank update is added to: `rows`, or a copy with those replaced."""
+        return self.replaced(rows.copy(), start) if self.in_place else rows
+
     def apply(self, rows: Float32Array, start: int) -> Float32Array:
         """Return rows ``start:start + n`` of the changed parameter; see `in_place`."""
-        rows = self._replaced(rows, start)
+        rows = self.replaced(rows, start)
         if self.factors is not None:
             rows = self.factors.apply(rows, start)
         if self.added is not None:
@@ -61,10 +65,11 @@ class Change:
         """Return the change with the lengths that DoRA divides by, where they need all blocks."""
         if not isinstance(self.factors, Factors) or not self.factors.needs_norms:
             return self
-        replaced = ((self._replaced(rows, start), start) for rows, start in blocks())
+        replaced = ((self.replaced(rows, start), start) for rows, start in blocks())
         return replace(self, factors=self.factors.with_norms(replaced))
 
-    def _replaced(self, rows: Float32Array, start: int) -> Float32Array:
+    def replaced(self, rows: Float32Array, start: int) -> Float32Array:
+        """Write the rows that the adapter replaces into `rows`, and return them."""
         if self.indices is None or self.values is None:
             return rows
         if self.transposed:

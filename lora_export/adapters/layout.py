@@ -1,7 +1,7 @@
 """The parameters of a checkpoint without its graph: what names and shapes tell about each tensor.
 
-`resolve` needs to know how a weight is laid out, and which names are one weight. A traced model
-knows; here it follows from the checkpoint, its model type and the adapter:
+`resolve` needs to know how a weight is laid out. A traced model knows; here it follows from the
+checkpoint, its model type and the adapter (which names are one weight: see `declared_ties`):
 
     1. An embedding's update makes its module an ``Embedding``.
     2. A weight of four axes belongs to a convolution.
@@ -12,11 +12,9 @@ knows; here it follows from the checkpoint, its model type and the adapter:
        the names of those modules; every other module is a ``Linear``. ``fan_in_fan_out`` decides
        nothing here: PEFT corrects it while it runs, and saves what the user wrote. Where another
        module of an unlisted model type is a Conv1D by its shape, a square one is refused.
-    5. An output embedding that the checkpoint does not store is the input embedding (tied), unless
-       the config says ``tie_word_embeddings: false`` or nothing generates.
-    6. Stacked experts lie as their shape says; square ones ``[experts, out, in]``, but for
+    5. Stacked experts lie as their shape says; square ones ``[experts, out, in]``, but for
        the model types of `INPUT_FIRST_EXPERTS`.
-    7. A saved parameter of a top-level module that the base lacks entirely is a head that the
+    6. A saved parameter of a top-level module that the base lacks entirely is a head that the
        adapter brings.
 """
 
@@ -48,27 +46,6 @@ CONV1D_MODULES: Final[dict[str, frozenset[str]]] = {
 
 _CONVOLUTIONS: Final = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _MATRIX: Final = 2
-_LM_HEAD: Final = ("lm_head.weight",)
-_EMBEDDINGS: Final[dict[str, tuple[str, ...]]] = {
-    "embed_tokens.weight": _LM_HEAD,
-    "wte.weight": _LM_HEAD,
-    "tokens_embed.weight": _LM_HEAD,
-    "embed_in.weight": ("embed_out.weight",),
-    "tok_embeddings.weight": ("decoder.weight",),
-    "word_embeddings.weight": (
-        *_LM_HEAD,
-        "lm_head.decoder.weight",
-        "cls.predictions.decoder.weight",
-        "vocab_projector.weight",
-    ),
-    "shared.weight": (*_LM_HEAD, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
-}
-"""How an input embedding's name ends, and what it is tied to where it is tied."""
-
-_GENERATING: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining",
-                      "ForConditionalGeneration")  # fmt: skip
-_GENERATING_TASKS: Final = frozenset({"CAUSAL_LM", "SEQ_2_SEQ_LM"})
-_OTHER_HEADS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 
 
 def checkpoint_parameters(
@@ -95,7 +72,6 @@ def checkpoint_parameters(
     names = Names(plain, prefix)
     model_type = str(config.get("model_type"))
     modules = _module_types(adapter, names, model_type)
-    aliases = _ties(tensors, config, adapter)
     _refuse_codes(tensors, modules, adapter)
     known = tuple(
         Parameter(
@@ -103,7 +79,6 @@ def checkpoint_parameters(
             each.shape,
             each.dtype,
             modules.get(each.name, UNKNOWN_MODULE),
-            aliases=aliases.get(each.name, ()),
         )
         for each in plain
     )
@@ -145,36 +120,6 @@ def _module_types(adapter: Adapter, names: Names, model_type: str) -> dict[str, 
 
 def _delta(update: LowRank) -> tuple[int, ...]:
     return (update.b.shape[0], update.a.shape[1])  # (out, in)
-
-
-def _ties(
-    tensors: Mapping[str, Tensor], config: Mapping[str, object], adapter: Adapter
-) -> dict[str, tuple[str, ...]]:
-    """Return further names of the input embedding, where it is the output embedding too."""
-    setting = config.get("tie_word_embeddings")
-    if setting is False or not _generates(config, adapter):
-        return {}
-    for name in tensors:
-        outputs = next((v for end, v in _EMBEDDINGS.items() if name.endswith(end)), None)
-        if outputs is None:
-            continue
-        stored = [output for output in outputs if output in tensors]
-        if not stored:
-            return {name: outputs}
-        if setting is True:
-            return {name: tuple(stored), **dict.fromkeys(stored, (name,))}
-    return {}
-
-
-def _generates(config: Mapping[str, object], adapter: Adapter) -> bool:
-    """Whether the model has an output embedding: by the adapter's task, else the architecture."""
-    if adapter.task_type in _GENERATING_TASKS:
-        return True
-    if adapter.task_type in _OTHER_HEADS:
-        return False
-    architectures = config.get("architectures")
-    names = architectures if isinstance(architectures, list) else []
-    return any(str(name).endswith(_GENERATING) for name in names)
 
 
 def _refuse_codes(

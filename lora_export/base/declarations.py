@@ -38,6 +38,7 @@ __all__ = [
     "classes_of",
     "conversions_for",
     "covered_version",
+    "text_section",
     "ties_of",
     "words_tied",
 ]
@@ -80,6 +81,7 @@ class ModelClass:
             config or declarations of their own.
         variants: Other ties by a key of the config: ``(key, value, ties)``.
         varying: Whether the class computes ties from its sizes.
+        input: The path of the module of its token embeddings; ``""`` where it has none.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ModelClass:
     parts: tuple[Part, ...] = ()
     variants: tuple[tuple[str, object, Mapping[str, str]], ...] = ()
     varying: bool = False
+    input: str = ""
 
     def ties_in(self, config: Mapping[str, Any]) -> Mapping[str, str]:
         """Return `ties` as they are under `config`."""
@@ -107,12 +110,14 @@ class Tie:
         target: The parameter, module or pattern that is tied, below `scope`.
         source: What it is tied to, below `scope`.
         holds: Whether the config ties it; None where the model type is unknown.
+        section: The path of the section of the config that decides it; ``""`` for the whole.
     """
 
     scope: str
     target: str
     source: str
     holds: bool | None
+    section: str = ""
 
 
 def covered_version() -> str:
@@ -167,6 +172,11 @@ def words_tied(config: Mapping[str, Any]) -> bool | None:
     return {"T": True, "F": False}.get(row["tied"][index])
 
 
+def text_section(model_type: str) -> str:
+    """Return the path of the text model's section of a config; ``""`` for a type without one."""
+    return str(_table()["types"].get(model_type, {}).get("text", ""))
+
+
 def ties_of(model_class: ModelClass, config: Mapping[str, Any]) -> tuple[Tie, ...]:
     """Return every tie that a class and the models inside it declare, those that do not hold too.
 
@@ -174,10 +184,12 @@ def ties_of(model_class: ModelClass, config: Mapping[str, Any]) -> tuple[Tie, ..
         model_class: The class.
         config: The checkpoint's ``config.json``.
     """
+    sections = {"": "", **{part.path: part.config for part in model_class.parts}}
     found: list[Tie] = []
-    for path, each, section in _models(model_class, config):
-        holds = words_tied(section)
-        found += (Tie(path, *pair, holds) for pair in each.ties_in(section).items())
+    for path, each, own in _models(model_class, config):
+        holds = words_tied(own)
+        section = sections[path] if sections[path] != OWN_CONFIG else ""
+        found += (Tie(path, *pair, holds, section) for pair in each.ties_in(own).items())
     return tuple(found)
 
 
@@ -299,6 +311,7 @@ def _class(name: str) -> ModelClass | None:
         tuple(Part(*part) for part in (table["parts"][row["parts"]] if "parts" in row else ())),
         tuple((key, value, ties) for key, value, ties in row.get("variants", ())),
         row.get("varying", False),
+        row.get("input", ""),
     )
 
 

@@ -105,6 +105,7 @@ def plan_merge(
     dtype: str | None = None,
     prefix: str = "",
     float32: frozenset[str] = frozenset(),
+    copies: Mapping[str, str] | None = None,
 ) -> MergePlan:
     """Return what to write.
 
@@ -115,16 +116,19 @@ def plan_merge(
         dtype: The dtype of all floating tensors; each keeps its own where it is None.
         prefix: Put before the names of the base's tensors.
         float32: Parameters to store in float32 whatever `dtype` says.
+        copies: Parameters that the base stores under another name, with that name.
     """
+    copies = copies or {}
     updates = {update.parameter.name: update for update in resolved.updates} if resolved else {}
-    sources = {name: HashedTensor(tensor) for name, tensor in tensors.items()}
+    sources = {name: HashedTensor(tensor) for name, tensor in tensors.items() if name not in copies}
     entries: list[Entry] = []
     unchanged: dict[str, str] = {}
     meters: dict[str, FidelityMeter] = {}
     for parameter in parameters:
-        source = sources.get(parameter.name)
+        origin = copies.get(parameter.name, parameter.name)
+        source = sources.get(origin)
         stored = _stored_as(parameter, "float32" if parameter.name in float32 else dtype)
-        name = prefix + parameter.name if source is not None else parameter.name
+        name = prefix + parameter.name if parameter.name in sources else parameter.name
         update = updates.get(parameter.name)
         if update is not None:
             entry, meter = _changed_entry(replace(update, parameter=stored), source)
@@ -135,7 +139,7 @@ def plan_merge(
         else:
             assert source is not None  # noqa: S101  (what only the adapter has, it updates)
             entry = _copied_entry(source)
-            unchanged[name] = parameter.name
+            unchanged[name] = origin
         entries.append(replace(entry, name=name))
     return MergePlan(tuple(entries), sources, unchanged, meters)
 

@@ -220,7 +220,8 @@ def merged_entry(
         base: The unadapted value; unused where the adapter carries the parameter whole.
         base_is_stored: Whether `base` already has the graph's layout.
         block_bytes: How much of the base is read at once.
-        observe: Told about each block of a low-rank update.
+        observe: Told about each block of a low-rank update: the value that it is added to,
+            trained rows included, and the result.
     """
     parameter = update.parameter
     if not update.changes_value:
@@ -245,7 +246,7 @@ def merged_entry(
     def blocks() -> Iterator[Array]:
         change = change_of(update, transposed=parameter.transposed).measured(exact)
         for rows, start in exact():
-            before = rows.copy() if observe is not None and change.in_place else rows
+            before = change.basis(rows, start) if observe is not None else rows
             merged = change.apply(rows, start)
             require_finite(merged, before, DTYPES["float32"], name=parameter.name)
             stored = cast(merged, parameter.stored_dtype, name=parameter.name)

@@ -1,4 +1,4 @@
-"""What names and shapes tell about a checkpoint: layouts, ties, heads."""
+"""What names and shapes tell about a checkpoint: layouts, heads."""
 
 from __future__ import annotations
 
@@ -72,26 +72,6 @@ def test_codes_are_refused() -> None:
         checkpoint_parameters(
             tensors, {"model_type": "llama"}, adapter(lora("q", 4, 4)), prefix="", head_dtype=""
         )
-
-
-@pytest.mark.parametrize(
-    ("names", "tie", "task_type", "tied"),
-    [
-        (("model.embed_tokens.weight",), None, "CAUSAL_LM", True),
-        (("model.embed_tokens.weight",), True, "CAUSAL_LM", True),
-        (("model.embed_tokens.weight",), False, "CAUSAL_LM", False),
-        (("model.embed_tokens.weight",), None, "SEQ_CLS", False),
-        (("model.embed_tokens.weight", "lm_head.weight"), None, "CAUSAL_LM", False),
-        (("model.embed_tokens.weight", "lm_head.weight"), True, "CAUSAL_LM", True),
-    ],
-)
-def test_ties(names, tie, task_type, tied) -> None:
-    tensors = {name: tensor(name, 9, 4) for name in names}
-    config = {"model_type": "llama", **({} if tie is None else {"tie_word_embeddings": tie})}
-    rows = checkpoint_parameters(
-        tensors, config, adapter(task_type=task_type), prefix="model.", head_dtype="float32"
-    )
-    assert all(bool(row.aliases) == tied for row in rows)
 
 
 def test_a_head_of_a_new_module_is_brought_and_a_lost_parameter_is_not() -> None:

@@ -176,5 +176,5 @@ def _sort_others(
         if (leaf == "weight" and module in factors) or not tensor.dtype.floating:
             repeated.append(key)  # the base's own: left to the base
         else:
-            saved.append(Saved(key, tensor))
+            saved.append(Saved(key, tensor, in_place=True))
     return saved, repeated

@@ -108,9 +108,25 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
                 repeated.append(key)
             else:
                 saved[parameter] = tensor
-    whole = tuple(Saved(name, tensor) for name, tensor in saved.items())
+    copied = (
+        tuple(map(str, names)) if isinstance(names := config.get("modules_to_save"), list) else ()
+    )
+    whole = tuple(
+        Saved(name, tensor, in_place=not _in_copied_module(name, copied))
+        for name, tensor in saved.items()
+    )
     result = _by_module(parts, whole, tuple(repeated), config, source)
     return replace(result, renamed=any(not each.as_saved for each in keys.values()))
+
+
+def _in_copied_module(parameter: str, modules: tuple[str, ...]) -> bool:
+    """Whether PEFT keeps a copy of the parameter's module: one of ``modules_to_save``."""
+    path = parameter.rpartition(".")[0]
+    while path:
+        if path.endswith(modules):
+            return True
+        path = path.rpartition(".")[0]
+    return False
 
 
 def _is_unknown(path: str) -> bool:

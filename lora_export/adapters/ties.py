@@ -1,0 +1,197 @@
+"""Changes of tied weights: what PEFT's unmerged model computes, where one weight has several names.
+
+A group is the names of one stored weight. PEFT wraps modules, so a change belongs to one name, and
+the other names keep the base's value, with these exceptions:
+
+    1. A parameter that the adapter's file holds for the base itself (``….base_layer.weight``,
+       ``bias: all``, saved embeddings that were not trained) is loaded into the shared weight:
+       every name gets it, rounded as it is stored.
+    2. Trained token rows of the model's input embedding are applied to every name, unless another
+       name has rows of its own.
+
+Where all names end with the same value, the weight stays one. Elsewhere it has to be split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.base.errors import UnsupportedError
+from lora_export.base.tensors import same_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.adapters.canonical import Adapter, Item
+
+__all__ = ["TieGroup", "follow_ties", "with_names"]
+
+_Item = TypeVar("_Item", Saved, Added, Rows)
+
+
+@dataclass(frozen=True)
+class TieGroup:
+    """The names of one weight.
+
+    Attributes:
+        names: All of them, as the adapter's items call them.
+        held: Those that have a tensor of their own, though of equal values.
+        input: The one that is the model's input embedding; None where there is none, or where PEFT
+            does not see the tie (the config of the whole model does not say it).
+    """
+
+    names: tuple[str, ...]
+    held: tuple[str, ...]
+    input: str | None = None
+
+
+def follow_ties(
+    adapter: Adapter, groups: Sequence[TieGroup]
+) -> tuple[Adapter, tuple[TieGroup, ...]]:
+    """Give every name of a tied weight its own changes; return the groups that have to be split.
+
+    Args:
+        adapter: The adapter.
+        groups: The tied weights.
+
+    Returns:
+        The adapter: of a group that is split, every name has its items; of any other, the names
+        that are held have the same ones, and what the file repeats is counted as such.
+
+    Raises:
+        UnsupportedError: Changes that PEFT itself cannot run or loads in no defined order.
+    """
+    split: list[TieGroup] = []
+    for group in groups:
+        items = {
+            name: [item for item in adapter.items if item.parameter == name] for name in group.names
+        }
+        if not any(items.values()):
+            continue
+        _spread_saved(adapter, items)
+        _spread_rows(adapter, group, items)
+        kept = {name: items[name] for name in group.held}
+        if _differ(list(items.values())):
+            split.append(group)
+            kept = items
+        adapter = _with_items(adapter, group, kept)
+    return adapter, tuple(split)
+
+
+def with_names(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
+    """Return the adapter with its items under other names.
+
+    Args:
+        adapter: The adapter.
+        names: The new path of a parameter for each of the adapter's.
+    """
+
+    def moved(update: LowRank) -> LowRank:
+        new = names.get(update.parameter, update.parameter)
+        return replace(update, module=new.removesuffix(f".{update.name or 'weight'}"))
+
+    def renamed(item: _Item) -> _Item:
+        return replace(item, parameter=names.get(item.parameter, item.parameter))
+
+    return replace(
+        adapter,
+        low_rank=tuple(map(moved, adapter.low_rank)),
+        saved=tuple(map(renamed, adapter.saved)),
+        added=tuple(map(renamed, adapter.added)),
+        rows=tuple(map(renamed, adapter.rows)),
+    )
+
+
+def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:
+    """Give every name the value that PEFT loads into the shared weight; mutates `items`."""
+    loaded = [
+        item
+        for each in items.values()
+        for item in each
+        if isinstance(item, Saved) and item.in_place
+    ]
+    if not loaded:
+        return
+    first = loaded[0]
+    for other in loaded[1:]:
+        if not same_values(first.tensor, other.tensor):
+            msg = (
+                f"adapter {adapter.source!r} holds different values for {first.parameter!r} and "
+                f"{other.parameter!r}, which are one weight of the base"
+            )
+            raise UnsupportedError(msg, hint="Save the adapter again, or leave one out: --drop.")
+    for name, each in items.items():
+        if not any(isinstance(item, Saved) for item in each):
+            each.append(replace(first, parameter=name))
+
+
+def _spread_rows(adapter: Adapter, group: TieGroup, items: dict[str, list[Item]]) -> None:
+    """Give every name the trained rows of the input embedding; mutates `items`."""
+    with_rows = [name for name, each in items.items() if any(isinstance(i, Rows) for i in each)]
+    by_list = isinstance(adapter.config.get("trainable_token_indices"), list)
+    if len(with_rows) != 1 or group.input is None:
+        return
+    (source,) = with_rows
+    if source != group.input and not by_list:
+        return
+    (rows,) = (item for item in items[source] if isinstance(item, Rows))
+    for name, each in items.items():
+        if name == source:
+            continue
+        if any(isinstance(item, Saved) and not item.in_place for item in each):
+            msg = (
+                f"adapter {adapter.source!r} trains rows of {source!r} and carries "
+                f"{name!r} whole, which is tied to it: PEFT cannot run that"
+            )
+            raise UnsupportedError(
+                msg, hint="Leave one of them out: --drop; or untie the base before training."
+            )
+        each.append(replace(rows, parameter=name))
+
+
+def _differ(lists: list[list[Item]]) -> bool:
+    """Whether the names of a weight end with different values."""
+    first, *others = lists
+    if any(isinstance(item, LowRank) for each in lists for item in each):
+        return True
+    return any(not _alike(first, other) for other in others)
+
+
+def _alike(first: list[Item], other: list[Item]) -> bool:
+    one, two = ({type(item): item for item in each} for each in (first, other))
+    return one.keys() == two.keys() and all(_same(one[kind], two[kind]) for kind in one)
+
+
+def _same(one: Item, two: Item) -> bool:
+    if isinstance(one, Rows) and isinstance(two, Rows):
+        return one.indices == two.indices and same_values(one.tensor, two.tensor)
+    if isinstance(one, Saved) and isinstance(two, Saved):
+        return same_values(one.tensor, two.tensor)
+    if isinstance(one, Added) and isinstance(two, Added):
+        return one.scale == two.scale and same_values(one.tensor, two.tensor)
+    return False
+
+
+def _with_items(adapter: Adapter, group: TieGroup, items: dict[str, list[Item]]) -> Adapter:
+    """Return the adapter with these items for the names of a group."""
+    outside = [item for item in adapter.items if item.parameter not in group.names]
+    inside = [item for each in items.values() for item in each]
+    left = {id(tensor) for item in inside for tensor in item.tensors}
+    repeated = [
+        tensor.name
+        for item in adapter.items
+        if item.parameter in group.names
+        for tensor in item.tensors
+        if id(tensor) not in left
+    ]
+    every = (*outside, *inside)
+    return replace(
+        adapter,
+        low_rank=tuple(item for item in every if isinstance(item, LowRank)),
+        saved=tuple(item for item in every if isinstance(item, Saved)),
+        added=tuple(item for item in every if isinstance(item, Added)),
+        rows=tuple(item for item in every if isinstance(item, Rows)),
+        repeated=(*adapter.repeated, *repeated),
+    )
