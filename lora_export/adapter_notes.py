@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.base_name import note_on_base
+from lora_export.adapters.untrained import describe_missing
 from lora_export.adapters.zero_updates import describe_zero, trained_items
 from lora_export.base.errors import AdapterError
 from lora_export.base.hub import hub_id_of
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from lora_export.parts import Given
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["base_of_export", "notes_of", "notes_on_base", "opened_base", "with_notes"]
+__all__ = [
+    "base_of_export",
+    "notes_of",
+    "notes_on_base",
+    "notes_on_missing",
+    "opened_base",
+    "with_notes",
+]
 
 
 def opened_base(checkpoint: Checkpoint) -> GivenBase:
@@ -76,6 +84,20 @@ def notes_on_base(
         raise AdapterError(
             notes[0], hint="Give the base that it names: --base; or leave out --strict."
         )
+    return _told(notes, tell)
+
+
+def notes_on_missing(
+    adapters: Iterable[Adapter], base: GivenBase, tell: Progress
+) -> tuple[str, ...]:
+    """Return a note for each adapter whose file lacks modules that it targets, and tell it."""
+    if base.tensors is None:
+        return ()
+    found = (describe_missing(each, base.tensors, base.config) for each in adapters)
+    return _told(tuple(note for note in found if note is not None), tell)
+
+
+def _told(notes: tuple[str, ...], tell: Progress) -> tuple[str, ...]:
     for note in notes:
         tell.note(f"note: {note}")
     return notes
@@ -84,7 +106,7 @@ def notes_on_base(
 def with_notes(
     given: Sequence[Given], base: GivenBase, tell: Progress, *, strict: bool = False
 ) -> tuple[Given, ...]:
-    """Return the adapters with their notes: on the base that they name, on updates of zero.
+    """Return the adapters with their notes: on the base that they name, on what they lack.
 
     Raises:
         AdapterError: One names another base, and `strict` is set.
@@ -92,10 +114,10 @@ def with_notes(
     noted = []
     for each in given:
         notes = notes_on_base(each.originals, base, tell, strict=strict)
+        notes = (*notes, *notes_on_missing(each.originals, base, tell))
         zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
         if zero is not None:
-            tell.note(f"note: {zero}")
-            notes = (*notes, zero)
+            notes = (*notes, *_told((zero,), tell))
         noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
     return tuple(noted)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class GivenBase:
         folder: Its folder; None where it is not at hand.
         tensors: Its tensors; None where they are not at hand.
         fingerprint: Its fingerprint, where only that is known.
+        config: Its ``config.json``; empty where it is not at hand.
     """
 
     source: str
@@ -57,11 +58,14 @@ class GivenBase:
     folder: Path | None = None
     tensors: Mapping[str, Tensor] | None = field(default=None, repr=False)
     fingerprint: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def given_checkpoint(checkpoint: Checkpoint, hub_id: str | None) -> GivenBase:
     """Return an open checkpoint as the base that is given."""
-    return GivenBase(checkpoint.source, hub_id, checkpoint.folder, checkpoint.tensors)
+    return GivenBase(
+        checkpoint.source, hub_id, checkpoint.folder, checkpoint.tensors, config=checkpoint.config
+    )
 
 
 def note_on_named_folder(
