@@ -29,7 +29,7 @@ from lora_export.adapters.fused import (
     split_whole,
 )
 from lora_export.adapters.lookup import Lookup, count_outputs
-from lora_export.adapters.rerooted import find_root
+from lora_export.adapters.rerooted import find_root, new_head_path
 from lora_export.adapters.stored import split_stack
 from lora_export.base.declarations import class_for_task, class_named, conversions_for
 from lora_export.base.errors import UnsupportedError
@@ -126,6 +126,13 @@ def _named(adapter: Adapter, lookup: Lookup, drop: Sequence[str]) -> Adapter:
         moved = [_with_path(item, path) for item, path in find_root(lookup, rest, adapter.source)]
         again, rest = _found(lookup, moved, adapter)
         found += again
+    given, known = ([item.parameter for item in items] for items in (adapter.items, found))
+    rest = [
+        _with_path(item, new_head_path(item.parameter, given, known))
+        if found and isinstance(item, Saved)
+        else item
+        for item in rest
+    ]
     items = [*kept, *found, *rest]
     named = replace(
         adapter,

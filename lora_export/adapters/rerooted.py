@@ -14,12 +14,12 @@ from lora_export.adapters.canonical import LowRank, Rows, Saved
 from lora_export.base.errors import AdapterError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from lora_export.adapters.canonical import Item
     from lora_export.adapters.lookup import Lookup
 
-__all__ = ["CONTAINERS", "find_root"]
+__all__ = ["CONTAINERS", "find_root", "new_head_path"]
 
 CONTAINERS: Final = frozenset(
     {
@@ -74,6 +74,30 @@ def find_root(lookup: Lookup, items: Sequence[Item], source: str) -> list[tuple[
         path = next((each for each in paths if _fitting(lookup, item, each)), item.parameter)
         moved.append((item, path))
     return moved
+
+
+def new_head_path(path: str, given: Collection[str], found: Collection[str]) -> str:
+    """Return the path of a head that the base lacks, without what all of the names have too much.
+
+    Args:
+        path: The head's path in the adapter.
+        given: The paths of everything that the adapter changes, as its file has them.
+        found: The paths of what the base has, as the base has them.
+
+    >>> new_head_path(
+    ...     "module.score.weight",
+    ...     ["module.score.weight", "module.model.layers.0.mlp.weight"],
+    ...     ["model.layers.0.mlp.weight"],
+    ... )
+    'score.weight'
+    """
+    outer = f"{path.partition('.')[0]}."
+    wrapped = outer.removesuffix(".") in CONTAINERS and all(map(_starting(outer), given))
+    return path.removeprefix(outer) if wrapped and not any(map(_starting(outer), found)) else path
+
+
+def _starting(text: str) -> Callable[[str], bool]:
+    return lambda path: path.startswith(text)
 
 
 def _beginning(path: str) -> str:

@@ -110,8 +110,13 @@ def _present(names: Iterable[str], parameters: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for parameter in parameters if wanted else ():
         for module in _modules(parameter):
-            found.update(name for name in wanted if module.endswith(name))
+            found.update(name for name in wanted if _means(name, module))
     return found
+
+
+def _means(name: str, module: str) -> bool:
+    """Whether a name means a module, whose path may lack the model's own name."""
+    return module.endswith(name) or ("." in module and name.endswith(f".{module}"))
 
 
 def _saved_modules(parameter: str, names: tuple[str, ...]) -> Iterator[str]:

@@ -119,6 +119,16 @@ def test_names_that_the_model_does_not_have_say_nothing(tmp_path: Path) -> None:
     read_and_resolve(bare)
 
 
+def test_a_whole_path_may_have_the_name_of_the_model(tmp_path: Path) -> None:
+    folder = trained(tmp_path, ["classifier.dense"])
+    config = folder / "adapter_config.json"
+    table = json.loads(config.read_text())
+    table["modules_to_save"] = ["model.classifier.dense"]
+    config.write_text(json.dumps(table))
+    resolved = read_and_resolve(folder)
+    assert resolved.applied_count == resolved.adapter.tensor_count
+
+
 def test_a_position_embedding_of_its_own_kind_is_refused(tmp_path: Path) -> None:
     """BART's and OPT's ``embed_positions`` add an offset, which PEFT's layer does not see."""
     module = "model.decoder.embed_positions"

@@ -15,6 +15,7 @@ from tools.merge_fuzz.adapters import AdapterSpec
 from tools.merge_fuzz.bases import BaseSpec, make_base
 from tools.merge_fuzz.cases import Case
 from tools.merge_fuzz.combining import Combine
+from tools.merge_fuzz.graphs import judge_graph
 from tools.merge_fuzz.judge import judge_merge, train_case
 from tools.merge_fuzz.run import run_parallel
 from tools.merge_fuzz.summary import Summary
@@ -118,3 +119,28 @@ def test_what_is_broken_is_noticed(
     spoil, settings = BROKEN[what]
     spoil(monkeypatch)
     assert judged(base, tmp_path, settings).kind == "DIFFERENT"
+
+
+BERT = BaseSpec("BERT", "AutoModel", "AutoModelForSequenceClassification")
+SAVED_WHOLE = "bert.encoder.layer.0.attention.self.key"
+
+
+@pytest.mark.parametrize("wrapper", [None, "module inside"])
+def test_a_head_that_the_base_lacks_has_its_name_whatever_is_around_it(
+    wrapper: str | None, tmp_path: Path
+) -> None:
+    base = make_base(BERT, tmp_path / "base")
+    settings = {"r": 2, "target_modules": ["query"], "task_type": "SEQ_CLS"}
+    case = Case(BERT, AdapterSpec(settings), wrapper=wrapper)
+    trained = train_case(case, base, tmp_path / "adapter", seed=1)
+    outcome = judge_merge(case, base, trained, tmp_path)
+    assert outcome.kind == "equal", outcome.message
+
+
+def test_a_graph_takes_a_module_that_the_adapter_saves_and_the_base_has(tmp_path: Path) -> None:
+    spec = BaseSpec("BERT", *["AutoModelForSequenceClassification"] * 2)
+    base = make_base(spec, tmp_path / "base")
+    settings = {"r": 2, "target_modules": ["query"], "modules_to_save": [SAVED_WHOLE]}
+    case = Case(spec, AdapterSpec({**settings, "task_type": "SEQ_CLS"}), mode="swappable")
+    trained = train_case(case, base, tmp_path / "adapter", seed=1)
+    assert judge_graph(case, base, trained, tmp_path, "swappable").kind == "equal"

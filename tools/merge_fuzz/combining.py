@@ -66,7 +66,8 @@ class Combine:
 
 def draw_combine(random: Random, adapter: AdapterSpec) -> Combine | None:
     """Draw how an adapter is combined with another; None where PEFT does not combine such ones."""
-    if adapter.grown or not _REFUSED.isdisjoint(adapter.settings):
+    saved = adapter.save_embeddings is True and "float32" not in adapter.dtype  # and rounded
+    if adapter.grown or saved or not _REFUSED.isdisjoint(adapter.settings):
         return None
     method = random.choice(_METHODS)
     if "float32" not in adapter.dtype and method not in _EXACT:
