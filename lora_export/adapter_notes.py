@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.base_name import note_on_base
+from lora_export.adapters.unread_layers import note_on_unread
 from lora_export.adapters.untrained import describe_missing
 from lora_export.adapters.zero_updates import describe_zero, trained_items
 from lora_export.base.errors import AdapterError
@@ -31,6 +32,7 @@ __all__ = [
     "notes_of",
     "notes_on_base",
     "notes_on_missing",
+    "notes_on_unread",
     "opened_base",
     "with_notes",
 ]
@@ -104,9 +106,21 @@ def _told(notes: tuple[str, ...], tell: Progress) -> tuple[str, ...]:
 
 
 def with_notes(
-    given: Sequence[Given], base: GivenBase, tell: Progress, *, strict: bool = False
+    given: Sequence[Given],
+    base: GivenBase,
+    tell: Progress,
+    *,
+    model_type: str,
+    strict: bool = False,
 ) -> tuple[Given, ...]:
-    """Return the adapters with their notes: on the base that they name, on what they lack.
+    """Return the adapters with their notes: on the named base, on what they lack, unread layers.
+
+    Args:
+        given: The adapters.
+        base: The base that is given.
+        tell: Told the notes, and how much is read for them.
+        model_type: The base's ``model_type``.
+        strict: Whether an adapter that names another base is an error.
 
     Raises:
         AdapterError: One names another base, and `strict` is set.
@@ -118,8 +132,23 @@ def with_notes(
         zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
         if zero is not None:
             notes = (*notes, *_told((zero,), tell))
+        notes = (*notes, *notes_on_unread(each.originals, model_type, tell))
         noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
     return tuple(noted)
+
+
+def notes_on_unread(
+    adapters: Iterable[Adapter], model_type: str, tell: Progress
+) -> tuple[str, ...]:
+    """Return a note for each adapter with updates that PEFT ignores unmerged, and tell it.
+
+    Args:
+        adapters: The adapters as they were read.
+        model_type: The base's ``model_type``.
+        tell: Told the notes.
+    """
+    found = (note_on_unread(each, model_type) for each in adapters)
+    return _told(tuple(note for note in found if note is not None), tell)
 
 
 def notes_of(given: Iterable[Given]) -> tuple[str, ...]:

@@ -87,7 +87,13 @@ def add(
             require_pooling(pooling, one.originals)
     checkpoint = matching_checkpoint(manifest, base)
     tell = progress or Silent()
-    given = with_notes(given, base_of_export(output, manifest, checkpoint), tell, strict=strict)
+    given = with_notes(
+        given,
+        base_of_export(output, manifest, checkpoint),
+        tell,
+        model_type=manifest.base.model_type,
+        strict=strict,
+    )
     ready = prepare(
         given,
         parameters_of(manifest),

@@ -12,7 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapter_notes import notes_on_base, notes_on_missing, opened_base
+from lora_export.adapter_notes import (
+    notes_on_base,
+    notes_on_missing,
+    notes_on_unread,
+    opened_base,
+)
 from lora_export.adapters.fit import header_parameters
 from lora_export.adapters.zero_updates import describe_zero, trained_items, zero_parameters
 from lora_export.base.dtypes import by_name
@@ -135,6 +140,7 @@ def merge_checkpoint(
     given, opened = job.given.originals, opened_base(checkpoint)
     notes = notes_on_base(given, opened, tell, strict=strict)
     notes = (*notes, *notes_on_missing(given, opened, tell))
+    notes = (*notes, *notes_on_unread(given, str(checkpoint.config["model_type"]), tell))
     notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))
     brought, config = _companions(job, combine, wanted)
     for note in brought.notes:

@@ -100,7 +100,13 @@ def merge_and_build(
     require_one_graph(recipe, settings.task)
     if existing is None and recipe.graph is None:
         require_layers(given, settings, recipe.mode)
-    given = with_notes(given, opened_base(checkpoint), tell, strict=strict)
+    given = with_notes(
+        given,
+        opened_base(checkpoint),
+        tell,
+        model_type=str(checkpoint.config["model_type"]),
+        strict=strict,
+    )
     notes = notes_of(given)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:

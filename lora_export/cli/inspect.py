@@ -203,6 +203,7 @@ def _fit_lines(fit: FitReport) -> list[str]:
          if fit.prefix else "the same names in both"),
         *([("recorded base", fit.recorded)] if fit.recorded else []),
         *([("note", fit.note)] if fit.note else []),
+        *([("note", fit.unread)] if fit.unread else []),
         *([("tokens", fit.vocabulary)] if fit.vocabulary else []),
         *(("replaces", name) for name in first_few(fit.replaced)),
         *(("brings", name) for name in first_few(fit.brought)),

@@ -17,6 +17,7 @@ from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.adapters.naming import to_checkpoint_names, to_model_names
 from lora_export.adapters.resolve import Names
+from lora_export.adapters.unread_layers import note_on_unread
 from lora_export.base.errors import InputError, UsageError
 from lora_export.base.folders import folders_below, listed
 from lora_export.base.manifest import MANIFEST_NAME, is_export, read_manifest
@@ -55,7 +56,7 @@ class FitReport:
     base's parameters that a merge changes, which is what a merged graph stores anew. `recorded`
     says how the base compares with the one that the adapter records; None where it records none.
     `note` says that the adapter names another base, where both names are known; `vocabulary` how it
-    changes the number of tokens, where it does.
+    changes the number of tokens, where it does; `unread` which updates PEFT ignores unmerged.
     """
 
     fits: bool
@@ -72,6 +73,7 @@ class FitReport:
     recorded: str | None = None
     note: str | None = None
     vocabulary: str | None = None
+    unread: str | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,11 @@ def inspect_pair(
     )
     described = adapter_report(read, adapter)
     note = _note_on_base(read, base, tell, hashed=hashed)
-    found = replace(_fit_report(fit, described, report.parameters), note=note)
+    found = replace(
+        _fit_report(fit, described, report.parameters),
+        note=note,
+        unread=note_on_unread(read, model_type),
+    )
     if read.known_base is not None:
         recorded, differences = _recorded(read.known_base, base, prefix, hashed=hashed)
         found = replace(
