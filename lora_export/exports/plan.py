@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.resolve import Names
+from lora_export.base.computed import COMPUTED
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import nbytes, same_values
+from lora_export.base.tensors import MemoryTensor, nbytes, same_values
 from lora_export.graph import tasks
 from lora_export.weights.converted import as_loaded
 from lora_export.weights.sentence import with_sentence_head
@@ -200,7 +201,8 @@ def match_base(
 ) -> BasePlan:
     """Find the checkpoint's tensor for every parameter.
 
-    A head of another width than the graph's counts as missing: an adapter has to bring it.
+    A head of another width than the graph's counts as missing: an adapter has to bring it. What
+    transformers does not save is computed, as it does, unless the checkpoint has it.
 
     Args:
         parameters: What the graph reads.
@@ -227,7 +229,10 @@ def match_base(
         )
         present = [name for name in dict.fromkeys(known) if name in tensors]
         if not present:
-            missing.append(parameter.name)
+            if parameter.computed is None:
+                missing.append(parameter.name)
+            else:
+                sources[parameter.name] = _computed_tensor(parameter)
             continue
         found, *others = present
         tensor = tensors[found]
@@ -247,6 +252,13 @@ def match_base(
         raise CheckpointError(msg, hint="Config and weights are not of one model.")
     unused = tuple(sorted(set(tensors) - used))
     return BasePlan(sources, tuple(missing), unused)
+
+
+def _computed_tensor(parameter: Parameter) -> Tensor:
+    """Return the values of a parameter that transformers leaves out of a checkpoint."""
+    assert parameter.computed is not None  # noqa: S101  (the caller has looked)
+    values = COMPUTED[parameter.computed](parameter.shape)
+    return MemoryTensor(parameter.name, by_name("float32"), values)
 
 
 def _refuse_unlike(parameter: Parameter, tensor: Tensor, others: Sequence[Tensor]) -> None:

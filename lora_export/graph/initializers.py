@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 
+from lora_export.base.computed import COMPUTED
 from lora_export.base.parameters import Parameter
 
 if TYPE_CHECKING:
@@ -51,6 +53,31 @@ def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Para
         dtype=str(value.dtype).removeprefix("torch."),
         module_type=_module_type(owner) if is_parameter else "buffer",
         aliases=tuple(alias for alias in names if alias != name),
+        computed=_computed(name, value, model),
+    )
+
+
+def _computed(name: str, value: Any, model: Any) -> str | None:
+    """Return the kind of a parameter that transformers does not save, if it is a known one.
+
+    The module is initialized as transformers does when a checkpoint lacks it, and the values are
+    compared.
+    """
+    left_out = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    if name not in left_out:
+        return None
+    owner, attribute = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    table = owner._parameters  # noqa: SLF001  (torch's own idiom)
+    own = torch.nn.Parameter(torch.zeros(value.shape, dtype=torch.float32), requires_grad=False)
+    before, table[attribute] = table[attribute], own
+    try:
+        model._init_weights(owner)  # noqa: SLF001  (transformers has no public name for it)
+    finally:
+        table[attribute] = before
+    shape = tuple(value.shape)
+    found = own.numpy()
+    return next(
+        (kind for kind, values in COMPUTED.items() if np.array_equal(values(shape), found)), None
     )
 
 
