@@ -16,6 +16,7 @@ from lora_export.base.manifest import read_manifest
 from lora_export.base.progress import Progress, Silent
 from lora_export.device.ratios import CONFIDENCE
 from lora_export.exports.intact import require_intact
+from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
 from lora_export.graph import tasks
 from lora_export.report.write import refresh_report
@@ -246,6 +247,7 @@ def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -
     if checkpoint is None:
         return Source(root, manifest, config)
     task = tasks.by_name(manifest.base.task)
+    checkpoint = as_exported(checkpoint, root)
     checkpoint = for_task(checkpoint, task, pooling_of_export(root, checkpoint.folder))
     adapters = find_adapters(root, manifest, specs, checkpoint.config)
     return Source(root, manifest, config, checkpoint, adapters, head_labels(manifest))

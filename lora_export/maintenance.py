@@ -16,6 +16,7 @@ from lora_export.base.progress import Progress, Silent
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of, remove_adapter
 from lora_export.exports.intact import require_intact, require_usable
+from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.graph import tasks
@@ -193,6 +194,7 @@ def verify(
     if checkpoint is not None:
         require_reference()
         task = tasks.by_name(manifest.base.task)
+        checkpoint = as_exported(checkpoint, output)
         checkpoint = for_task(checkpoint, task, pooling_of_export(output, checkpoint.folder))
         adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
         adapters = _noted(

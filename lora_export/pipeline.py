@@ -27,6 +27,7 @@ from lora_export.bundling import readable, require_bundle, with_bundle
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
+from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import (
     head_parameters,
     match_base,
@@ -92,6 +93,8 @@ def merge_and_build(
     require_bundle(recipe)
     existing = existing_export(output)
     checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
+    if existing is not None:
+        checkpoint = as_exported(checkpoint, output)
     given = read_specs(
         recipe.adapters, recipe.folder, recipe.combine, base_config=checkpoint.config
     )

@@ -6,11 +6,12 @@ recipe + checkpoint + adapters → `Settings` → graph (traced, or the user's o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.base import targets
 from lora_export.base.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
+from lora_export.exports.padding import with_padding_of
 from lora_export.exports.plan import choose_dtype, count_labels, for_task, untie
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["Settings", "graph_and_updates", "settle"]
+
+_CLASSIFICATION: Final = "text-classification"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) 
         if recipe.task
         else tasks.detect(checkpoint.config, peft_types, pools=_pools(checkpoint, adapters))
     )
+    if task.name == _CLASSIFICATION:
+        checkpoint = with_padding_of(checkpoint, adapters)
     pooling = agreed_pooling(checkpoint.folder, adapters) if task.pooled else None
     return Settings(
         for_task(checkpoint, task, pooling),

@@ -8,11 +8,12 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from lora_export.base.manifest import read_manifest
 from lora_export.exports.companions import companions_of, copy_companions
-from tests.cli.exports import manifest_of
+from tests.cli.exports import manifest_of, run_graph
 from tests.cli.running import call, snapshot
 from tests.helpers.own_tokenizer import (
     CHAT,
@@ -194,3 +195,58 @@ def test_an_export_without_the_new_keys_is_read(made, tmp_path, capsys) -> None:
         export, read_manifest(export)
     )
     assert call(capsys, "generate", export, "--adapter", "chat", "--prompt", "w5").code == 0
+
+
+@pytest.mark.slow
+def test_a_decoder_that_classifies_finds_the_end_by_the_adapter_s_padding(
+    tiny: TinyModels, tmp_path, capsys
+) -> None:
+    """The base names no padding token; training set that of the tokenizer, as users do."""
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    task = "text-classification"
+    base, own, out = tmp_path / "base", tmp_path / "own", tmp_path / "out"
+    shutil.copytree(tiny.base("llama", task), base)
+    shutil.copytree(tiny.adapter(base, task=task), own)
+    config = table(base / "config.json")
+    del config["pad_token_id"]
+    (base / "config.json").write_text(json.dumps(config))
+    save_base_tokenizer(own, pad_token="w7")
+    done = call(capsys, "merge-and-build", "--base", base, "--adapter", f"own={own}",
+                "--no-latency", "--out", out)  # fmt: skip
+    assert done.code == 0, done.err
+    assert table(out / "hf/config.json")["pad_token_id"] == 7
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model.config.pad_token_id = 7
+    model = PeftModel.from_pretrained(model, str(own)).eval()
+    feeds = loaded(own)(["w5 w6 </s>", "w5 w6 w9 w11 w12"], padding=True, return_tensors="np")
+    feeds = {name: feeds[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        wanted = model(**{name: torch.from_numpy(each) for name, each in feeds.items()}).logits
+    found = run_graph(out, "own", feeds)
+    assert np.linalg.norm(found - wanted.numpy()) < 1e-5 * np.linalg.norm(wanted.numpy())
+    assert call(capsys, "verify", out, "--base", base).code == 0
+    other = tmp_path / "other"
+    shutil.copytree(tiny.adapter(base, task=task, seed=2), other)
+    save_base_tokenizer(other, pad_token="w9")
+    added = call(capsys, "add", out, "--adapter", f"other={other}")
+    assert added.code == 0
+    assert "pads texts with the token 9" in added.err
+    both = call(capsys, "merge-and-build", "--base", base, "--adapter", f"own={own}", "--adapter",
+                f"other={other}", "--out", tmp_path / "both")  # fmt: skip
+    assert both.code == 4
+    assert "'own' pads texts with the token 7, 'other' with 9" in both.message
+
+
+def test_a_combined_adapter_has_the_tokenizer_of_the_one_that_brings_it(
+    made, tmp_path, capsys
+) -> None:
+    export = tmp_path / "out"
+    shutil.copytree(made.exports["merged"], export)
+    done = call(capsys, "add", export, "--adapter", f"chat={made.chat}", "--adapter",
+                f"plain={made.plain}", "--combine", "cat", "--combine-name", "both")  # fmt: skip
+    assert done.code == 0, done.err
+    copy_companions(export, read_manifest(export), tmp_path / "both", "both")
+    assert loaded(tmp_path / "both")(TEXT).input_ids == [190, 5, 6, 191]

@@ -155,6 +155,16 @@ def test_combined_adapters_agree_on_a_tokenizer_or_one_is_named(base, tmp_path, 
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_merge_with_another_padding_token_is_verified(tiny, tmp_path, capsys) -> None:
+    base, own = tmp_path / "base", tmp_path / "own"
+    shutil.copytree(tiny.base("llama"), base)
+    shutil.copytree(tiny.adapter(base), own)
+    save_base_tokenizer(own, pad_token="w7")
+    out = merged(capsys, base, own, flags=("--verify",))
+    assert table(out / "config.json")["pad_token_id"] == 7
+
+
 # ------------------------------------------------------------------------------------------ labels
 
 

@@ -47,6 +47,8 @@ __all__ = [
 
 FOLDER: Final = "hf"
 _PADDING: Final = "pad_token_id"
+_DECODER_HEAD: Final = "score.weight"
+"""The head of decoders that classify, which read the last token before the padding."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,13 @@ def companions_for(
     if names is not None and not manifest.graphs["base"].missing:
         lost = note_on_names(resolved.adapter.name, names, config)
         notes += [lost] if lost is not None else []
+    padding = brought.tokens.get(_PADDING)
+    held = config.get(_PADDING)
+    if any(each.name == _DECODER_HEAD for each in parameters) and padding not in {None, held}:
+        notes.append(
+            f"adapter {resolved.adapter.name!r} pads texts with the token {padding}; its graph "
+            f"finds the end of a text by {held}: pad with that one"
+        )
     return AdapterCompanions(contents, record, names, tuple(notes))
 
 

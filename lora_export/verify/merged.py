@@ -27,6 +27,7 @@ from lora_export.base.memory import available_bytes
 from lora_export.device.checks import judge_outputs
 from lora_export.device.golden import valid_rows
 from lora_export.device.metrics import relative_l2
+from lora_export.exports.padding import padded_as
 from lora_export.exports.plan import count_labels, for_task
 from lora_export.graph import tasks
 from lora_export.graph.signature import Input, Signature, signature_of
@@ -98,7 +99,7 @@ def verify_merged(
         adapter = replace(without(adapter, drop), renamed=True)
     try:
         cases, expected, effect = _expected(
-            for_task(base, task), task, adapter, vocab_size=vocab_size, seed=seed
+            for_task(padded_as(base, held), task), task, adapter, vocab_size=vocab_size, seed=seed
         )
     except (AdapterError, CheckpointError, UnsupportedError) as error:
         return not_compared(f"the reference does not run: {error.message}")

@@ -28,6 +28,15 @@ Ids: TypeAlias = "Mapping[str, int | list[int]]"
 _TOKENS: Final = ("eos_token", "bos_token", "pad_token")
 _SEVERAL: Final = "eos_token_id"
 _TEXT_CONFIG: Final = "text_config"
+_PADDING: Final = "pad_token_id"
+_FIXED_PADDING: Final = frozenset({
+    "altclip", "bridgetower_text_model", "camembert", "clap_text_model", "data2vec-text", "esm",
+    "fsmt", "ibert", "kosmos-2", "kosmos-2.5", "layoutlmv3", "lilt", "longformer", "luke",
+    "m2m_100", "marian", "markuplm", "mpnet", "musicgen", "musicgen_melody", "nllb-moe", "pegasus",
+    "pegasus_x", "prophetnet", "roberta", "roberta-prelayernorm", "roformer", "seamless_m4t", "seamless_m4t_v2",
+    "speech_to_text", "speecht5", "trocr", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+})  # fmt: skip
+"""Models of transformers that number positions from the padding token: another one moves them."""
 
 
 def special_ids(files: Mapping[str, Content]) -> dict[str, int]:
@@ -134,7 +143,8 @@ def with_special_tokens(
     """Return a config or generation config that agrees with `ids`.
 
     A config of several parts has them in its ``text_config``. An id beyond the vocabulary is left
-    out: the model has no row for it.
+    out: the model has no row for it; and so is another padding token than that of a model which
+    numbers positions from it (RoBERTa).
 
     Args:
         settings: The config or generation config.
@@ -157,6 +167,8 @@ def _aligned(settings: Mapping[str, Any], ids: Ids, *, several: bool) -> dict[st
         if isinstance(rows, int) and any(each >= rows for each in new):
             continue
         held = settings.get(key)
+        if key == _PADDING and held is not None and settings.get("model_type") in _FIXED_PADDING:
+            continue
         old = held if isinstance(held, list) else [] if held is None else [held]
         if new == old or (len(new) == 1 and new[0] in old):
             continue

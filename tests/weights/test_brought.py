@@ -112,6 +112,13 @@ def test_a_config_of_several_parts_has_them_where_its_text_model_is() -> None:
     }  # fmt: skip
 
 
+def test_a_model_that_numbers_positions_from_its_padding_keeps_it() -> None:
+    for model_type, padding in (("llama", 7), ("bert", 7), ("roberta", 1), ("xlm-roberta", 1)):
+        config = {"model_type": model_type, "pad_token_id": 1, "eos_token_id": 2}
+        found = with_special_tokens(config, {"pad_token_id": 7, "eos_token_id": 8})
+        assert found == {"model_type": model_type, "pad_token_id": padding, "eos_token_id": 8}
+
+
 def test_a_file_alone_brings_the_folder_that_its_config_is_in(base, own) -> None:
     save_own_tokenizer(base, own)
     (own / "adapter_model.safetensors").touch()
