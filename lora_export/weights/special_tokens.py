@@ -33,7 +33,8 @@ _FIXED_PADDING: Final = frozenset({
     "altclip", "bridgetower_text_model", "camembert", "clap_text_model", "data2vec-text", "esm",
     "fsmt", "ibert", "kosmos-2", "kosmos-2.5", "layoutlmv3", "lilt", "longformer", "luke",
     "m2m_100", "marian", "markuplm", "mpnet", "musicgen", "musicgen_melody", "nllb-moe", "pegasus",
-    "pegasus_x", "prophetnet", "roberta", "roberta-prelayernorm", "roformer", "seamless_m4t", "seamless_m4t_v2",
+    "pegasus_x", "prophetnet", "roberta", "roberta-prelayernorm", "roformer", "seamless_m4t",
+    "seamless_m4t_v2",
     "speech_to_text", "speecht5", "trocr", "xglm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 })  # fmt: skip
 """Models of transformers that number positions from the padding token: another one moves them."""
