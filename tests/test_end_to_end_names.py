@@ -113,3 +113,35 @@ def test_an_adapter_of_old_names_is_merged_at_load(parts, expected) -> None:
         assert session.ways("old") == ("merge_at_load",)
         found = [session.run({**feeds, **cache}, adapter=name)["logits"] for name in ("a", "old")]
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_an_adapter_of_q_k_v_is_verified_on_a_model_that_fuses_them(tmp_path, capsys) -> None:
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    transformers.Phi3ForCausalLM(transformers.Phi3Config(**sizes)).save_pretrained(tmp_path / "b")
+    twin = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    targets = ["q_proj", "v_proj", "up_proj"]
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=targets, rank_pattern={"q_proj": 3}
+    )
+    wrapped = get_peft_model(twin, config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.save_pretrained(tmp_path / "a")
+    for mode in ("merged", "batched"):
+        result = call(
+            capsys, "merge-and-build", "--base", tmp_path / "b", "--adapter", tmp_path / "a",
+            "--out", tmp_path / mode, "--mode", mode, "--no-latency", "--no-cache", "--json",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+        graphs = result.document["reports"]["parity"]["graphs"]
+        assert {row["verdict"] for row in graphs.values()} == {"pass"}

@@ -376,6 +376,21 @@ def test_parts_are_merged_into_the_weight_of_a_multihead_attention(tmp_path):
     assert np.array_equal(after["attn.in_proj_bias"][:8], before["attn.in_proj_bias"][:8])
 
 
+def test_one_expert_of_a_stack_is_refused_with_what_transformers_does(tmp_path):
+    from tests.helpers.peft_files import pair
+    from tests.helpers.peft_files import write_peft as save_peft
+
+    settings = {**TEXT, "num_local_experts": 2, "num_experts_per_tok": 1}
+    model = build("MixtralForCausalLM", "MixtralConfig", settings, tmp_path / "hub")
+    model.save_pretrained(tmp_path / "model", save_original_format=False)
+    module = "model.layers.0.block_sparse_moe.experts.0.w2"
+    adapter = save_peft(tmp_path / "a", pair(module, 64, 32), target_modules=["w2"])
+    merged(tmp_path / "hub", adapter, tmp_path / "out")
+    with pytest.raises(UnsupportedError, match=r"makes .*experts.down_proj' by stack") as caught:
+        merged(tmp_path / "model", adapter, tmp_path / "other")
+    assert "lora-export merge" not in caught.value.hint
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     """Return a folder with a Llama and an adapter, and what the two give in PEFT."""

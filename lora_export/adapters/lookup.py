@@ -206,13 +206,28 @@ class Lookup:
                 if new.converter is None or None in parts:
                     continue
                 if new.converter.operations != _CHUNK:
-                    raise _made_otherwise(item.parameter, new, source)
+                    raise self._made_otherwise(item.parameter, new, source)
                 return _consecutive([part for part in parts if part is not None])
             if pieces := self._split_siblings(spelling, source):
                 return pieces
         if sources:
-            raise _made_otherwise(item.parameter, sources[0].new, source)
+            raise self._made_otherwise(item.parameter, sources[0].new, source)
         return []
+
+    def _made_otherwise(self, path: str, new: NewName, source: str) -> UnsupportedError:
+        operations = new.converter.operations if new.converter else ()
+        done = " and ".join(each.partition(":")[0] for each in operations)
+        msg = (
+            f"adapter {source!r} changes {path!r}, and transformers makes {new.name!r} by {done} "
+            "while it loads the base: its update cannot be moved through that"
+        )
+        hint = (
+            "Load base and adapter with PEFT under transformers 5 and save both again: "
+            "save_pretrained(FOLDER, save_original_format=False) for the base."
+        )
+        if not self.stored:
+            hint = f"Merge it into the checkpoint first, and export that: lora-export merge. {hint}"
+        return UnsupportedError(msg, hint=hint)
 
     def _split_siblings(self, path: str, source: str) -> list[tuple[str, Index]]:
         owner, _, kind = path.rpartition(".")
@@ -261,19 +276,4 @@ def _unknown_order(part: str, other: str, source: str) -> UnsupportedError:
         msg,
         hint="Merge the adapter in PEFT into the checkpoint that it was trained on, and convert "
         "the result; please report the model type.",
-    )
-
-
-def _made_otherwise(path: str, new: NewName, source: str) -> UnsupportedError:
-    done = " and ".join(
-        each.partition(":")[0] for each in (new.converter.operations if new.converter else ())
-    )
-    msg = (
-        f"adapter {source!r} changes {path!r}, and transformers makes {new.name!r} by {done} while "
-        "it loads the base: its update cannot be moved through that"
-    )
-    return UnsupportedError(
-        msg,
-        hint="Load base and adapter with PEFT under transformers 5 and save both again: "
-        "save_pretrained(FOLDER, save_original_format=False) for the base.",
     )
