@@ -268,3 +268,20 @@ def test_base_is_written_again_from_an_untied_merge(bases: dict[str, Path], tmp_
     unmerge_checkpoint(tmp_path / "m", bases["llama"], tmp_path / "again")
     again = load_file(tmp_path / "again" / "model.safetensors")
     assert again.keys() == load_file(bases["llama"] / "model.safetensors").keys()
+
+
+def test_rows_of_a_head_whose_bias_peft_leaves_out_are_refused(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """PEFT 0.21 runs such a head without its bias; that of a fresh model is zero."""
+    family = FAMILIES["bert"]
+    shutil.copytree(bases["bert"], tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["cls.predictions.bias"] = torch.ones_like(tensors["cls.predictions.bias"])
+    save_file(tensors, file, {"format": "pt"})
+    for kind in ("rows", "rows of the head"):
+        folder = tmp_path / kind
+        train(family, tmp_path / "base", folder / "a", **kinds("bert")[kind])
+        with pytest.raises(UnsupportedError, match=r"bias 'cls\.predictions\.bias'"):
+            merge(tmp_path / "base", folder / "a", folder / "m")

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import same_values
+from lora_export.base.tensors import read_all, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.base.tensors import Tensor
 
 __all__ = ["TieGroup", "follow_ties", "with_names"]
 
@@ -48,13 +49,14 @@ class TieGroup:
 
 
 def follow_ties(
-    adapter: Adapter, groups: Sequence[TieGroup]
+    adapter: Adapter, groups: Sequence[TieGroup], stored: Mapping[str, Tensor] | None = None
 ) -> tuple[Adapter, tuple[TieGroup, ...]]:
     """Give every name of a tied weight its own changes; return the groups that have to be split.
 
     Args:
         adapter: The adapter.
         groups: The tied weights.
+        stored: The base's tensors, among them the biases of its heads.
 
     Returns:
         The adapter: of a group that is split, every name has its items; of any other, the names
@@ -64,6 +66,9 @@ def follow_ties(
         UnsupportedError: Changes that PEFT itself cannot run or loads in no defined order.
     """
     split: list[TieGroup] = []
+    held = {} if stored is None else stored
+    for rows in adapter.rows:
+        _refuse_bias(adapter, rows.parameter, rows.parameter, held)
     for group in groups:
         items = {
             name: [item for item in adapter.items if item.parameter == name] for name in group.names
@@ -71,7 +76,7 @@ def follow_ties(
         if not any(items.values()):
             continue
         _spread_saved(adapter, items)
-        _spread_rows(adapter, group, items)
+        _spread_rows(adapter, group, items, held)
         kept = {name: items[name] for name in group.held}
         if _differ(list(items.values())):
             split.append(group)
@@ -127,7 +132,9 @@ def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:
             each.append(replace(first, parameter=name))
 
 
-def _spread_rows(adapter: Adapter, group: TieGroup, items: dict[str, list[Item]]) -> None:
+def _spread_rows(
+    adapter: Adapter, group: TieGroup, items: dict[str, list[Item]], stored: Mapping[str, Tensor]
+) -> None:
     """Give every name the trained rows of the input embedding; mutates `items`."""
     with_rows = [name for name, each in items.items() if any(isinstance(i, Rows) for i in each)]
     by_list = isinstance(adapter.config.get("trainable_token_indices"), list)
@@ -148,7 +155,29 @@ def _spread_rows(adapter: Adapter, group: TieGroup, items: dict[str, list[Item]]
             raise UnsupportedError(
                 msg, hint="Leave one of them out: --drop; or untie the base before training."
             )
+        _refuse_bias(adapter, source, name, stored)
         each.append(replace(rows, parameter=name))
+
+
+def _refuse_bias(adapter: Adapter, source: str, head: str, stored: Mapping[str, Tensor]) -> None:
+    """Refuse rows that PEFT puts into a head with a bias.
+
+    PEFT 0.21 runs such a head as ``F.linear(x, W)``, without its bias: the model that was trained,
+    and that runs unmerged, is another one than any merge with the base's bias.
+    """
+    module = head.removesuffix(".weight")
+    outer = module.removesuffix(".decoder")  # BERT and its kin store the decoder's bias outside it
+    bias = next((name for name in (f"{module}.bias", f"{outer}.bias") if name in stored), None)
+    if bias is not None and read_all(stored[bias]).any():
+        msg = (
+            f"adapter {adapter.source!r} trains rows of {source!r}, and with them of the head, "
+            f"whose bias {bias!r} PEFT leaves out while it runs such an adapter"
+        )
+        raise UnsupportedError(
+            msg,
+            hint="A merge would bring the bias back. Untie the base before training "
+            "(tie_word_embeddings: false), or leave the rows out: --drop.",
+        )
 
 
 def _differ(lists: list[list[Item]]) -> bool:

@@ -56,7 +56,7 @@ def untie_for(
     """
     kept, dropped = _parted(adapter, drop)
     kept, ties = declared_ties(checkpoint.tensors, checkpoint.config, kept, prefix=prefix)
-    kept, split = follow_ties(kept, ties.groups)
+    kept, split = follow_ties(kept, ties.groups, checkpoint.tensors)
     adapter = replace(
         kept,
         low_rank=(*kept.low_rank, *dropped.low_rank),

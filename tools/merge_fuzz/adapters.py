@@ -96,7 +96,7 @@ def edit_config(folder: Path, changes: Mapping[str, Any]) -> None:
 
 def _round_saved(wrapped: Any, folder: Path, dtype: torch.dtype) -> None:
     """Round the base's own embeddings where PEFT saved them with the adapter, and so loads them."""
-    parameters = dict(wrapped.named_parameters())
+    parameters = dict(wrapped.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name in load_file(folder / "adapter_model.safetensors"):
             if name in parameters and ".lora_" not in name:
