@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +67,14 @@ def test_checkpoint_s_own_values_come_before_computed_ones() -> None:
     own = MemoryTensor(parameter.name, by_name("float32"), np.ones((6, 4), np.float32))
     assert match_base([parameter], "", {own.name: own}).sources[own.name] is own
     assert match_base([replace(parameter, computed=None)], "", {}).missing == (parameter.name,)
+
+
+def test_no_other_family_leaves_parameters_out() -> None:
+    """A family that joins them needs a kind in `COMPUTED`, unless its values are no parameters."""
+    folder = Path(transformers.__file__).parent / "models"
+    found = {
+        path.parent.name
+        for path in folder.glob("*/modeling_*.py")
+        if re.search(r"^    _keys_to_ignore_on_save = ", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert found == {"marian"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_what_is_written_is_read(effect, tmp_path):
     for found, wanted in zip(read.expected, written.expected, strict=True):
         assert found.tobytes() == wanted.tobytes()
         assert found.dtype == np.float32
+
+
+def test_length_where_frequencies_change_is_read_where_it_is_written(tmp_path):
+    write_golden(tmp_path, "long", replace(golden(), switch=32))
+    write_golden(tmp_path, "short", golden())
+    assert read_golden(tmp_path / golden_file("long")).switch == 32
+    assert read_golden(tmp_path / golden_file("short")).switch is None
+    with np.load(tmp_path / golden_file("short")) as arrays:
+        assert "switch" not in arrays  # as earlier versions wrote it
 
 
 def test_more_than_ten_cases_keep_their_order(tmp_path):
