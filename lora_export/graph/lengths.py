@@ -57,6 +57,9 @@ _POSITIONS: Final = (
     "max_encoder_position_embeddings",
     "max_decoder_position_embeddings",
     "n_positions",
+    "n_ctx",
+    "context_length",
+    "max_sequence_length",
     "max_seq_len",
     "seq_length",
 )
