@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from lora_export.adapters.ties import groups_of
 from lora_export.base import targets
 from lora_export.base.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.ties import TieGroup
     from lora_export.base.progress import Progress
     from lora_export.base.targets import Target
     from lora_export.graph.tasks import Task
@@ -118,7 +120,7 @@ def graph_and_updates(
     """Export the graph and resolve the adapters; untie what an adapter changes on one side only."""
     adapters = [each.adapter for each in given]
 
-    def ready(template: GraphTemplate) -> tuple[Ready, ...]:
+    def ready(template: GraphTemplate, ties: Sequence[TieGroup] = ()) -> tuple[Ready, ...]:
         return prepare(
             given,
             template.parameters,
@@ -127,6 +129,7 @@ def graph_and_updates(
             config=settings.checkpoint.config,
             task=settings.task,
             labels=recipe.labels,
+            ties=ties,
         )
 
     if recipe.graph is not None:
@@ -140,12 +143,11 @@ def graph_and_updates(
     try:
         return settings, template, ready(template)
     except TiedParameterError:
-        if settings.task.encoder_decoder:  # of T5, the tie decides a scale too
-            raise
+        ties = groups_of(template.parameters, held=True)
         untied = untie(settings.checkpoint, template.parameters, template.conversions)
         settings = replace(settings, untied=untied)
         template = _export_graph(settings, adapters, tell)
-        return settings, template, ready(template)
+        return settings, template, ready(template, ties)
 
 
 def _own_graph(
@@ -192,4 +194,5 @@ def _export_graph(settings: Settings, adapters: Sequence[Adapter], tell: Progres
         labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
         choices=settings.choices,
         sentence=settings.exported.sentence,
+        untied=settings.untied is not None,
     )

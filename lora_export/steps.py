@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.ties import TieGroup
     from lora_export.base.conversions import Conversion
     from lora_export.base.manifest import AdapterRecord, PartRecord
     from lora_export.base.parameters import Parameter
@@ -106,6 +107,7 @@ def prepare(
     config: Mapping[str, Any] | None,
     task: Task,
     labels: Sequence[str] | None = None,
+    ties: Sequence[TieGroup] = (),
 ) -> tuple[Ready, ...]:
     """Resolve adapters against the parameters of a graph.
 
@@ -117,6 +119,7 @@ def prepare(
         config: The base's ``config.json``, where it is at hand.
         task: The task.
         labels: Names of the classes for adapters whose line has none.
+        ties: Parameters that the base ties and the graph holds apart.
     """
     names = Names(parameters, prefix)
     return tuple(
@@ -129,6 +132,7 @@ def prepare(
                 prefix=prefix,
                 drop=each.spec.drop,
                 resizable=head_parameters(task),
+                ties=ties,
             ),
             checked_labels(task, parameters, each.spec.labels or labels, adapter=each.adapter),
             each,

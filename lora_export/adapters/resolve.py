@@ -6,10 +6,11 @@ import fnmatch
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.adapters.saved_modules import require_brought
+from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import refuse_training_only
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.adapters.ties import TieGroup
     from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
@@ -135,6 +137,7 @@ def resolve(
     prefix: str,
     drop: Sequence[str] = (),
     resizable: frozenset[str] = frozenset(),
+    ties: Sequence[TieGroup] = (),
 ) -> Resolved:
     """Resolve every tensor of `adapter` to a parameter of the model.
 
@@ -144,6 +147,7 @@ def resolve(
         prefix: ``base_model_prefix`` with its dot, or ``""``.
         drop: Patterns (``fnmatch``) of tensors that the user leaves out.
         resizable: Parameters whose first axis an adapter may change (the head's labels).
+        ties: Parameters that the base ties and the graph holds apart.
 
     Raises:
         AdapterError: Tensors match nothing, or have shapes that do not fit; up to five are named.
@@ -153,6 +157,7 @@ def resolve(
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
+    adapter = _with_ties(adapter, names, groups_of(parameters), ties, drop)
     vocabulary = vocabulary_of(adapter, parameters, names.find, drop=drop, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
@@ -204,6 +209,61 @@ def resolve(
     )
 
 
+def _with_ties(
+    adapter: Adapter,
+    names: Names,
+    tied: Sequence[TieGroup],
+    apart: Sequence[TieGroup],
+    drop: Sequence[str],
+) -> Adapter:
+    """Return the adapter with the changes that PEFT makes under every name of a tied weight.
+
+    Raises:
+        TiedParameterError: Names of a weight that is one here would end with different values.
+    """
+    members = {name for group in (*tied, *apart) for name in group.names}
+    called = {
+        item.parameter: next(
+            (name for name in names.candidates(item.parameter) if name in members), item.parameter
+        )
+        for item in adapter.items
+        if not any(fnmatch.fnmatchcase(item.parameter, pattern) for pattern in drop)
+    }
+    followed, split = follow_ties(with_names(adapter, called), tied, drop=drop)
+    for group in split:
+        changed = next(i.parameter for i in adapter.items if called.get(i.parameter) in group.names)
+        _refuse_tied(adapter, changed, group.names)
+    followed, _ = follow_ties(followed, apart, drop=drop)
+    return _without_unread(followed, names, apart)
+
+
+def _without_unread(adapter: Adapter, names: Names, apart: Sequence[TieGroup]) -> Adapter:
+    """Leave out items of tied names that the graph does not read, where others hold the same."""
+    unread = {name for group in apart for name in group.names if names.find(name) is None}
+    read = {id(t) for i in adapter.items if i.parameter not in unread for t in i.tensors}
+
+    def stays(item: Item) -> bool:
+        return item.parameter not in unread or any(id(t) not in read for t in item.tensors)
+
+    return replace(
+        adapter,
+        low_rank=tuple(filter(stays, adapter.low_rank)),
+        saved=tuple(filter(stays, adapter.saved)),
+        added=tuple(filter(stays, adapter.added)),
+        rows=tuple(filter(stays, adapter.rows)),
+    )
+
+
+def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoReturn:
+    others = ", ".join(repr(name) for name in names if name != changed)
+    msg = f"adapter {adapter.source!r} changes {changed!r}, which is tied to {others}"
+    raise TiedParameterError(
+        msg,
+        hint="This graph holds one weight for all of them. merge-and-build with this adapter "
+        "exports a graph that holds them apart.",
+    )
+
+
 def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
     """Return the update with `item`; refuse two of one kind, and a change to one of tied names."""
     parameter = earlier.parameter
@@ -216,14 +276,7 @@ def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
             raise UnsupportedError(msg, hint="Save the adapter again, with each parameter once.")
     whole = isinstance(item, Saved) and _saved_under_all_names(adapter, parameter)
     if update is None or (parameter.aliases and not whole and not isinstance(item, Rows)):
-        names = (parameter.name, *parameter.aliases)
-        others = ", ".join(repr(name) for name in names if name != item.parameter)
-        msg = f"adapter {adapter.source!r} changes {item.parameter!r}, which is tied to {others}"
-        raise TiedParameterError(
-            msg,
-            hint="Merging would change both: export the base again with this adapter, which unties "
-            "them, or untie the base (tie_word_embeddings: false).",
-        )
+        _refuse_tied(adapter, item.parameter, (parameter.name, *parameter.aliases))
     return update
 
 

@@ -15,6 +15,7 @@ Where all names end with the same value, the weight stays one. Elsewhere it has 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
@@ -22,12 +23,13 @@ from lora_export.base.errors import UnsupportedError
 from lora_export.base.tensors import read_all, same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["TieGroup", "follow_ties", "with_names"]
+__all__ = ["TieGroup", "follow_ties", "groups_of", "with_names"]
 
 _Item = TypeVar("_Item", Saved, Added, Rows)
 
@@ -48,8 +50,27 @@ class TieGroup:
     input: str | None = None
 
 
+def groups_of(parameters: Iterable[Parameter], *, held: bool = False) -> tuple[TieGroup, ...]:
+    """Return the tied weights of a traced model: its parameters with several names.
+
+    Args:
+        parameters: Those of the model.
+        held: Whether every name will have a tensor of its own, rather than the first alone.
+    """
+    groups = []
+    for each in parameters:
+        if each.aliases:
+            names = (each.name, *each.aliases)
+            groups.append(TieGroup(names, names if held else (each.name,), each.name))
+    return tuple(groups)
+
+
 def follow_ties(
-    adapter: Adapter, groups: Sequence[TieGroup], stored: Mapping[str, Tensor] | None = None
+    adapter: Adapter,
+    groups: Sequence[TieGroup],
+    stored: Mapping[str, Tensor] | None = None,
+    *,
+    drop: Sequence[str] = (),
 ) -> tuple[Adapter, tuple[TieGroup, ...]]:
     """Give every name of a tied weight its own changes; return the groups that have to be split.
 
@@ -57,6 +78,7 @@ def follow_ties(
         adapter: The adapter.
         groups: The tied weights.
         stored: The base's tensors, among them the biases of its heads.
+        drop: Patterns of tensors that the user leaves out; they stay as they are.
 
     Returns:
         The adapter: of a group that is split, every name has its items; of any other, the names
@@ -70,18 +92,17 @@ def follow_ties(
     for rows in adapter.rows:
         _refuse_bias(adapter, rows.parameter, rows.parameter, held)
     for group in groups:
-        items = {
-            name: [item for item in adapter.items if item.parameter == name] for name in group.names
-        }
+        names = [name for name in group.names if not _is_dropped(name, drop)]
+        items = {name: [each for each in adapter.items if each.parameter == name] for name in names}
         if not any(items.values()):
             continue
         _spread_saved(adapter, items)
         _spread_rows(adapter, group, items, held)
-        kept = {name: items[name] for name in group.held}
+        kept = {name: items[name] for name in group.held if name in items}
         if _differ(list(items.values())):
             split.append(group)
             kept = items
-        adapter = _with_items(adapter, group, kept)
+        adapter = _with_items(adapter, names, kept)
     return adapter, tuple(split)
 
 
@@ -203,15 +224,21 @@ def _same(one: Item, two: Item) -> bool:
     return False
 
 
-def _with_items(adapter: Adapter, group: TieGroup, items: dict[str, list[Item]]) -> Adapter:
-    """Return the adapter with these items for the names of a group."""
-    outside = [item for item in adapter.items if item.parameter not in group.names]
+def _is_dropped(name: str, drop: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in drop)
+
+
+def _with_items(
+    adapter: Adapter, names: Sequence[str], items: Mapping[str, Sequence[Item]]
+) -> Adapter:
+    """Return the adapter with these items for `names`, the names of one weight."""
+    outside = [item for item in adapter.items if item.parameter not in names]
     inside = [item for each in items.values() for item in each]
     left = {id(tensor) for item in inside for tensor in item.tensors}
     repeated = [
         tensor.name
         for item in adapter.items
-        if item.parameter in group.names
+        if item.parameter in names
         for tensor in item.tensors
         if id(tensor) not in left
     ]

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from lora_export.adapters.declared_ties import untied_config
 from lora_export.adapters.resolve import Names
 from lora_export.base.computed import COMPUTED
 from lora_export.base.dtypes import by_name
@@ -168,7 +169,7 @@ def untie(
         present = next((tensors[name] for name in names if name in tensors), None)
         if present is not None:
             tensors |= {name: present for name in names if name not in tensors}
-    config = {**checkpoint.config, "tie_word_embeddings": False}
+    config = untied_config(checkpoint.config, [""])
     return replace(checkpoint, config=config, tensors=tensors)
 
 

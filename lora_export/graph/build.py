@@ -35,12 +35,13 @@ def build_template(
     choices: Choices,
     *,
     sentence: SentenceHead | None = None,
+    untied: bool = False,
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.export.export_graph`."""
     if task.encoder_decoder:
-        return _build_pair(settings, task, dtype, opset, choices)
+        return _build_pair(settings, task, dtype, opset, choices, untied=untied)
     traced, parameters = _traced_and_folded(
-        settings, task, dtype, opset, choices, sentence=sentence
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
     )
     return GraphTemplate(
         onnx_bytes=_serialized(traced.model, parameters),
@@ -53,7 +54,13 @@ def build_template(
 
 
 def _build_pair(
-    settings: Mapping[str, Any], task: Task, dtype: str, opset: int, choices: Choices
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    untied: bool,
 ) -> GraphTemplate:
     """Trace and fold encoder and decoder; a parameter that both read is one, of one layout."""
     traced: dict[Component, Traced] = {}
@@ -62,7 +69,7 @@ def _build_pair(
     components: tuple[Component, ...] = ("encoder", "decoder")
     for each in components:
         traced[each], own = _traced_and_folded(
-            settings, task, dtype, opset, choices, component=each
+            settings, task, dtype, opset, choices, component=each, untied=untied
         )
         for parameter in own:
             if parameters.setdefault(parameter.name, parameter) != parameter:
@@ -99,6 +106,7 @@ def _traced_and_folded(
     *,
     sentence: SentenceHead | None = None,
     component: Component | None = None,
+    untied: bool = False,
 ) -> tuple[Traced, tuple[Parameter, ...]]:
     """Trace a few layers of each kind and stamp out the others, or else trace them all."""
 
@@ -106,6 +114,7 @@ def _traced_and_folded(
         traced = trace(
             settings, task, dtype, opset,
             choices=choices, sentence=sentence, component=component, every_layer=every_layer,
+            untied=untied,
         )  # fmt: skip
         return traced, fold(traced.model, traced.parameters, traced.signature)
 

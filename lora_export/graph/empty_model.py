@@ -33,7 +33,12 @@ _NO_CLASS: Final = "Unrecognized configuration class"
 
 
 def build_model(
-    config: Mapping[str, Any], task: Task, dtype: torch.dtype, sentence: SentenceHead | None
+    config: Mapping[str, Any],
+    task: Task,
+    dtype: torch.dtype,
+    sentence: SentenceHead | None,
+    *,
+    untied: bool = False,
 ) -> Any:
     """Return the model that `config` describes for `task`, in eval mode.
 
@@ -42,6 +47,7 @@ def build_model(
         task: The task's row; it names the class.
         dtype: The dtype of the parameters.
         sentence: Layers behind the token states, for a task that pools them.
+        untied: Whether parameters that the model ties become parameters of their own.
 
     Raises:
         UnsupportedError: transformers cannot build the model, or ignores a setting of the config.
@@ -63,7 +69,7 @@ def build_model(
     model.tie_weights()
     model.eval()
     choose_frequencies_in_graph(model)
-    _make_parameters_fake(model)
+    _make_parameters_fake(model, untied=untied)
     return model
 
 
@@ -87,15 +93,15 @@ def _not_built(model_type: str, task: Task, error: Exception) -> UnsupportedErro
     )
 
 
-def _make_parameters_fake(model: torch.nn.Module) -> None:
-    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one object."""
+def _make_parameters_fake(model: torch.nn.Module, *, untied: bool) -> None:
+    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one unless `untied`."""
     replaced: dict[int, torch.nn.Parameter] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in model.modules():
             for name, parameter in module._parameters.items():  # noqa: SLF001  (torch's own idiom)
                 if parameter is None:
                     continue
-                if id(parameter) not in replaced:
+                if untied or id(parameter) not in replaced:
                     empty = torch.empty(parameter.shape, dtype=parameter.dtype)
                     replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
                 module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001

@@ -53,6 +53,7 @@ def export_graph(
     labels_count: int | None,
     choices: Choices = _DEFAULTS,
     sentence: SentenceHead | None = None,
+    untied: bool = False,
     use_cache: bool = True,
 ) -> GraphTemplate:
     """Return the graph of a model for a task, without weights.
@@ -65,6 +66,7 @@ def export_graph(
         labels_count: The width of the head, for tasks that have labels.
         choices: What the user chooses of the interface of a decoder.
         sentence: What follows the states of the tokens; read for a task that pools them.
+        untied: Whether parameters that the model ties are parameters of their own.
         use_cache: Whether the user's graph cache is read and written.
 
     Raises:
@@ -81,10 +83,13 @@ def export_graph(
         settings["num_labels"] = labels_count
     choices = choices if task.causal else _DEFAULTS
     chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
+    chosen |= {"untied": True} if untied else {}
     key = cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
     if use_cache and (found := cache.load(key)) is not None:
         return found
-    template = _trace_and_fold(settings, task, dtype, opset, choices, sentence=sentence)
+    template = _trace_and_fold(
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+    )
     if use_cache:
         cache.store(key, template)
     return template
@@ -98,6 +103,7 @@ def _trace_and_fold(
     choices: Choices,
     *,
     sentence: SentenceHead | None,
+    untied: bool,
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -107,4 +113,4 @@ def _trace_and_fold(
         )
     from lora_export.graph.build import build_template
 
-    return build_template(settings, task, dtype, opset, choices, sentence=sentence)
+    return build_template(settings, task, dtype, opset, choices, sentence=sentence, untied=untied)

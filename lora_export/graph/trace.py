@@ -93,6 +93,7 @@ def trace(
     sentence: SentenceHead | None = None,
     every_layer: bool = False,
     component: Component | None = None,
+    untied: bool = False,
 ) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
@@ -105,11 +106,12 @@ def trace(
         sentence: What follows the states of the tokens, for a task that pools them.
         every_layer: Whether layers that are equal are traced one by one all the same.
         component: Of an encoder-decoder: which of its two graphs.
+        untied: Whether parameters that the model ties are parameters of their own.
 
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
-    model = build_model(config, task, getattr(torch, dtype), sentence)
+    model = build_model(config, task, getattr(torch, dtype), sentence, untied=untied)
     repeats = () if every_layer else leave_out_repeats(model)
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
