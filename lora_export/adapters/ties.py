@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.base.declarations import input_embeddings
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.tensors import read_all, same_values
 
@@ -61,7 +62,9 @@ def groups_of(parameters: Iterable[Parameter], *, held: bool = False) -> tuple[T
     for each in parameters:
         if each.aliases:
             names = (each.name, *each.aliases)
-            groups.append(TieGroup(names, names if held else (each.name,), each.name))
+            known = (name for name in names if name.removesuffix(".weight") in input_embeddings())
+            embedding = next(known, each.name)
+            groups.append(TieGroup(names, names if held else (each.name,), embedding))
     return tuple(groups)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "classes_of",
     "conversions_for",
     "covered_version",
+    "input_embeddings",
     "text_section",
     "ties_of",
     "words_tied",
@@ -175,6 +176,12 @@ def words_tied(config: Mapping[str, Any]) -> bool | None:
 def text_section(model_type: str) -> str:
     """Return the path of the text model's section of a config; ``""`` for a type without one."""
     return str(_table()["types"].get(model_type, {}).get("text", ""))
+
+
+@functools.cache
+def input_embeddings() -> frozenset[str]:
+    """Return the path of the token embeddings of every class that ties weights."""
+    return frozenset(row["input"] for row in _table()["classes"].values() if "input" in row)
 
 
 def ties_of(model_class: ModelClass, config: Mapping[str, Any]) -> tuple[Tie, ...]:

@@ -94,7 +94,7 @@ def _not_built(model_type: str, task: Task, error: Exception) -> UnsupportedErro
 
 
 def _make_parameters_fake(model: torch.nn.Module, *, untied: bool) -> None:
-    """Replace every parameter by a fake CPU tensor of its shape; tied ones stay one unless `untied`."""
+    """Replace every parameter by a fake CPU tensor; tied ones stay one object unless `untied`."""
     replaced: dict[int, torch.nn.Parameter] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in model.modules():
