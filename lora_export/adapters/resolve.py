@@ -259,8 +259,8 @@ def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoRetu
     msg = f"adapter {adapter.source!r} changes {changed!r}, which is tied to {others}"
     raise TiedParameterError(
         msg,
-        hint="This graph holds one weight for all of them: merge-and-build with this adapter unties "
-        "them, in an export of its own.",
+        hint="This graph holds one weight for all of them: merge-and-build with this adapter "
+        "unties them, in an export of its own.",
     )
 
 
