@@ -9,7 +9,7 @@ from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
-from lora_export.base.errors import UsageError
+from lora_export.base.errors import UnsupportedError, UsageError
 from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype
 from lora_export.graph import tasks
 from lora_export.parts import read_specs
@@ -95,6 +95,8 @@ def prepare_job(
     for each in given.originals:
         require_known_base(each, tensors, prefix, checkpoint.source)
     require_residual_base(resolved, tensors, checkpoint.source)
+    if resolved.vocabulary is not None and given.adapter.rows:
+        _refuse_resized_rows(given.adapter.source, str(checkpoint.config["model_type"]))
     if resolved.vocabulary is not None:
         parameters = resolved.vocabulary.resized(parameters)
     changed = {update.parameter.name for update in resolved.updates}
@@ -103,6 +105,16 @@ def prepare_job(
     bare = bool(brought) and not any(name.startswith(prefix) for name in tensors)
     bare |= untied.bare
     return Job(checkpoint, resolved, written, prefix if bare else "", brought, read, untied.copies)
+
+
+def _refuse_resized_rows(source: str, model_type: str) -> None:
+    """Raise where PEFT trains other rows of a resized model than of one that was not resized."""
+    if model_type == "marian":
+        msg = (
+            f"adapter {source!r} trains token rows of a resized {model_type} model: there "
+            "PEFT leaves the output embeddings out"
+        )
+        raise UnsupportedError(msg, hint="Train the embeddings whole: modules_to_save.")
 
 
 def _only(

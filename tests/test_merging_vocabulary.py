@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+NOT_AS_TRAINED = {
+    ("marian", "LoRA on both"),  # transformers leaves the head's out_features as they were
+    ("marian", "rows"),  # PEFT sees the tie of a resized model no more
+    ("bert", "rows"),  # PEFT's layer of token rows runs a head without its bias
+    ("roberta", "rows"),
+}
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory) -> dict[str, Path]:
     """A base of each family."""
@@ -53,20 +61,21 @@ def merge(capsys, base: Path, adapter: Path, out: Path, *more: str) -> Any:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "plain"])
-@pytest.mark.parametrize("kind", ["llama", "llama-tied", "gpt2", "gptj"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_grown_vocabulary_is_merged_as_peft_runs_it(kind, way, bases, tmp_path, capsys) -> None:
-    if (kind, way) == ("llama-tied", "LoRA on the embedding"):
-        pytest.skip("the base layer of a tied embedding is the head, too")
     family, base, size = FAMILIES[kind], bases[kind], TOKENS + 5
     adapter, out = tmp_path / "adapter", tmp_path / "out"
-    trained = logits_of(save_grown(family, base, adapter, way, size), size)
-    reloaded = logits_of(resized_peft(family, base, adapter, size), size)
+    model = save_grown(family, base, adapter, way, size)
     result = merge(capsys, base, adapter, out)
-    if relative(reloaded, trained) > 1e-6:
-        assert result.code == 3, (relative(reloaded, trained), result.out)
+    if (kind, way) in NOT_AS_TRAINED:
+        assert result.code in {3, 4}
+        return
+    trained = logits_of(model, size)
+    if relative(logits_of(resized_peft(family, base, adapter, size), size), trained) > 1e-6:
+        assert result.code == 3, result.out  # PEFT saved the embedding and not the head
         return
     assert result.code == 0, result.err
     merged = load(family, out)
     assert merged.get_input_embeddings().weight.shape[0] == size
     assert merged.config.get_text_config().vocab_size == size
-    assert relative(logits_of(merged, size), trained) < 1e-6
+    assert relative(logits_of(merged, size), trained) < 1e-5

@@ -197,6 +197,10 @@ def resolve(
     _refuse_rest(adapter, unmatched, misfits)
     if vocabulary is not None:
         saved = {name for name, update in updates.items() if update.saved is not None}
+        known = {each.name: each for each in parameters}
+        for name, partner in vocabulary.partners(parameters, saved).items():
+            updates[name] = Update(known[name], saved=updates[partner].saved)
+            saved.add(name)
         vocabulary.require_whole(adapter, parameters, saved)
         padded = (Update(each, padded=True) for each in vocabulary.padded(parameters))
         updates |= {each.parameter.name: each for each in padded}

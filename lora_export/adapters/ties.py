@@ -7,7 +7,7 @@ the other names keep the base's value, with these exceptions:
        ``bias: all``, saved embeddings that were not trained) is loaded into the shared weight:
        every name gets it, rounded as it is stored.
     2. Trained token rows of the model's input embedding are applied to every name, unless another
-       name has rows of its own.
+       name has other rows of its own.
 
 Where all names end with the same value, the weight stays one. Elsewhere it has to be split.
 """
@@ -162,14 +162,18 @@ def _spread_rows(
     """Give every name the trained rows of the input embedding; mutates `items`."""
     with_rows = [name for name, each in items.items() if any(isinstance(i, Rows) for i in each)]
     by_list = isinstance(adapter.config.get("trainable_token_indices"), list)
-    if len(with_rows) != 1 or group.input is None:
+    if not with_rows or group.input is None:
         return
-    (source,) = with_rows
+    source = group.input if group.input in with_rows else with_rows[0]
     if source != group.input and not by_list:
         return
-    (rows,) = (item for item in items[source] if isinstance(item, Rows))
+    rows, *others = (
+        item for name in (source, *with_rows) for item in items[name] if isinstance(item, Rows)
+    )
+    if not all(_same(rows, other) for other in others):
+        return
     for name, each in items.items():
-        if name == source:
+        if name in with_rows:
             continue
         if any(isinstance(item, Saved) and not item.in_place for item in each):
             msg = (

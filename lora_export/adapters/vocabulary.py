@@ -106,6 +106,24 @@ class Vocabulary:
             each for each in parameters if each.name in self.parameters and _is_padded(each)
         )
 
+    def partners(self, parameters: Iterable[Parameter], saved: Collection[str]) -> dict[str, str]:
+        """Return biases that the adapter lacks, and the name under which it brings their value.
+
+        BERT's ``cls.predictions.bias`` and RoBERTa's ``lm_head.bias`` are that of ``decoder``; a
+        model whose embeddings are untied holds them apart, and computes with one of them.
+        """
+        found: dict[str, str] = {}
+        for name in self.lacking(parameters, saved):
+            stem, _, leaf = name.rpartition(".")
+            other = (
+                f"{stem.removesuffix('.decoder')}.bias"
+                if stem.endswith(".decoder")
+                else (f"{stem}.decoder.bias")
+            )
+            if leaf == "bias" and other in saved:
+                found[name] = other
+        return found
+
     def lacking(self, parameters: Iterable[Parameter], saved: Collection[str]) -> tuple[str, ...]:
         """Return the names of the resized `parameters` that are not among those in `saved`.
 

@@ -49,6 +49,7 @@ _EMPTY: Final = (
 _FACTORS: Final = ("A.weight", "B.weight")
 _EMBEDDING: Final = ("embedding_A", "embedding_B")
 _BIAS: Final = "B.bias"
+_BIAS_BELOW_ROWS: Final = ".token_adapter.base_layer.bias"
 _MAGNITUDE: Final = "magnitude_vector"
 _TOKENS: Final = "trainable_tokens_delta"
 
@@ -96,6 +97,14 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
                     msg = f"adapter {source!r} holds two tensors for {kind} of {module!r}"
                     raise AdapterError(msg, hint="The file is damaged, or two adapters were mixed.")
                 repeated.append(key)
+        elif path.endswith(_BIAS_BELOW_ROWS):
+            msg = (
+                f"adapter {source!r} trains token rows of {path.removesuffix(_BIAS_BELOW_ROWS)!r}, "
+                "which has a bias: PEFT's layer runs it without the bias"
+            )
+            raise UnsupportedError(
+                msg, hint="Train the embedding whole (modules_to_save), or untie the head."
+            )
         elif _is_unknown(_WRAPPERS.sub(".", path)):
             msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
