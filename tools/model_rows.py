@@ -32,6 +32,12 @@ TOLERANCE: Final = 1e-5
 TOLERANCES: Final = {"float16": 2e-2, "bfloat16": 1e-1}
 """Of the dtypes that are measured besides float32, the largest error that a row may have."""
 
+ROUTED: Final = ("Qwen3-MoE", "Mixtral", "OLMoE", "GPT-OSS", "DeepSeek-V3")
+ROUTED_TOLERANCE: Final = 0.5
+"""Of mixtures of experts: rounding the router's weights sends some tokens to another expert, which
+is a jump. Mixtral in bfloat16 is 0.16 from the reference, and 3e-5 from one with rounded weights.
+"""
+
 
 @dataclass(frozen=True)
 class Half:
@@ -93,7 +99,8 @@ def page(rows: Sequence[Row]) -> str:
         "Runtime on the CPU runs the float16 graph as it is. It does not compute in bfloat16, so",
         "that the bfloat16 graph is run with its weights and constants rounded to bfloat16 and its",
         "arithmetic in float32: the figure shows that the graph is right, and what the rounding of",
-        "weights alone costs. An empty cell is not measured yet (`--missing`).",
+        "weights alone costs. In a mixture of experts that may be much: a token whose experts are",
+        "nearly tied goes to another one. An empty cell is not measured yet (`--missing`).",
         "",
         "¹ transformers renames or stacks parameters of this family while it loads a checkpoint of",
         "the hub, and so does the export: by the model's own rules, at creation. The graph's",
@@ -127,7 +134,11 @@ def too_far(row: Row) -> bool:
     if row.refused:
         return False
     pairs = [(row.relative_l2, TOLERANCE)]
-    pairs += [(row.halves[d].relative_l2, TOLERANCES[d]) for d in row.halves]
+    routed = row.family in ROUTED
+    pairs += [
+        (half.relative_l2, ROUTED_TOLERANCE if routed else TOLERANCES[dtype])
+        for dtype, half in row.halves.items()
+    ]
     return any(error is not None and not error < limit for error, limit in pairs)
 
 
