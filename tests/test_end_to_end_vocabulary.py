@@ -106,10 +106,9 @@ def test_a_merge_at_load_keeps_the_vocabulary(llama, tmp_path, capsys) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [GROWN, SHRUNK])
-@pytest.mark.parametrize("kind", [name for name in FAMILIES if name != "qwen2-vl"])
-def test_families_end_to_end(kind, size, tmp_path, capsys) -> None:
-    family = FAMILIES[kind]
+@pytest.mark.parametrize("kind", ["gptj", "bart", "whisper"])
+def test_families_end_to_end(kind, tmp_path, capsys) -> None:
+    family, size = FAMILIES[kind], GROWN
     base = save_base(family, tmp_path / "base")
     save_grown(family, base, tmp_path / "adapter", "saved because resized", size)
     out = tmp_path / "out"
