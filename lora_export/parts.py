@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.combine import Combination, combine, default_rank, scaled, without
 from lora_export.adapters.formats.detect import read_adapter
+from lora_export.base.adapter_names import adapter_name_from, check_adapter_name
 from lora_export.base.errors import AdapterError, UsageError
 from lora_export.base.hub import hub_id_of, local_path
-from lora_export.base.manifest import (
-    CombinedRecord,
-    PartRecord,
-    adapter_name_from,
-    check_adapter_name,
-)
+from lora_export.base.manifest import CombinedRecord, PartRecord
 from lora_export.recipe import AdapterSpec
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.base.errors import UsageError
+from lora_export.base.yaml_file import UniqueKeyLoader
 from lora_export.deploy.triton_settings import Backend, Settings, Way
 from lora_export.device.contents import MOST_ROUNDS
 
@@ -46,20 +47,6 @@ Metric = Literal[
     "perplexity",
     "rouge",
 ]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice instead of taking the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        """Return the mapping; raise where a key stands twice."""
-        table = super().construct_mapping(node, deep=deep)
-        if len(table) != len(node.value):
-            seen = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next((key for key in seen if seen.count(key) > 1), None)
-            msg = f"the key {twice!r} stands twice"
-            raise yaml.constructor.ConstructorError(None, None, msg, node.start_mark)
-        return table
 
 
 class _Section(BaseModel):
@@ -244,7 +231,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
             raise UsageError(msg)
-        table = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506  (a safe loader)
+        table = yaml.load(path.read_text("utf-8"), UniqueKeyLoader)  # noqa: S506  (a safe loader)
     except OSError as error:
         msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
         raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
+from lora_export.base.adapter_names import adapter_name_from
 from lora_export.base.errors import (
     AdapterError,
     ExportDirectoryError,
@@ -17,7 +18,7 @@ from lora_export.base.errors import (
     UsageError,
 )
 from lora_export.base.hub import local_path
-from lora_export.base.manifest import Manifest, adapter_name_from, read_manifest
+from lora_export.base.manifest import Manifest, read_manifest
 from lora_export.exports.companions import AdapterCompanions, companions_for
 from lora_export.exports.extend import add_adapter, parameters_of
 from lora_export.exports.packs import SWAPPABLE, add_pack, is_swappable, require_slots

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lora_export.base.adapter_names import check_adapter_name
 from lora_export.base.conversions import Conversion
-from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
+from lora_export.base.errors import ExportDirectoryError, UnsupportedError
 from lora_export.base.files import (
     atomic_write_bytes,
     exclusive_lock,
@@ -39,10 +39,7 @@ __all__ = [
     "ParameterUse",
     "PartRecord",
     "RowRecord",
-    "adapter_name_from",
-    "check_adapter_name",
     "edit_manifest",
-    "is_adapter_name",
     "is_export",
     "manifest_bytes",
     "read_manifest",
@@ -52,9 +49,6 @@ __all__ = [
 
 MANIFEST_NAME: Final = "lora_export.json"
 FORMAT_VERSION: Final = 1
-RESERVED_NAMES: Final = frozenset({"base", "swappable", "batched", "model"})
-_NAME_LIMIT: Final = 64
-_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LIMIT - 1}}}")
 _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28
 
@@ -282,44 +276,6 @@ class Manifest(_Record):
             msg = "the base graph is missing"
             raise ValueError(msg)
         return graphs
-
-
-def is_adapter_name(name: str) -> bool:
-    """Whether an adapter may be called `name`."""
-    return name not in RESERVED_NAMES and _NAME.fullmatch(name) is not None
-
-
-def adapter_name_from(text: str) -> str:
-    """Return the adapter's name that follows from a folder's; ``""`` where nothing remains.
-
-    >>> adapter_name_from("Llama-3.1-8B-LoRA")
-    'llama-3-1-8b-lora'
-    """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:_NAME_LIMIT].rstrip("-_")
-
-
-def check_adapter_name(name: str) -> str:
-    """Return `name` if an adapter may be called so.
-
-    Raises:
-        AdapterError: It is reserved or ill-formed.
-    """
-    if name in RESERVED_NAMES:
-        msg = f"the adapter name {name!r} is reserved"
-        raise AdapterError(
-            msg,
-            hint=f"Reserved: {', '.join(sorted(RESERVED_NAMES))}. "
-            "Give another: --adapter NAME=PATH.",
-        )
-    if not _NAME.fullmatch(name):
-        msg = f"the adapter name {name!r} is not allowed"
-        raise AdapterError(
-            msg,
-            hint="Use lower-case letters, digits, - and _, at most 64, the first no - or _: "
-            "--adapter NAME=PATH.",
-        )
-    return name
 
 
 def is_export(folder: Path) -> bool:

@@ -8,10 +8,10 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.base.adapter_names import is_adapter_name
 from lora_export.base.errors import ExportDirectoryError, LoraExportError
 from lora_export.base.files import sha256_of_file
 from lora_export.base.json_file import read_table
-from lora_export.base.manifest import is_adapter_name
 from lora_export.base.safetensors_file import read_header
 from lora_export.deploy.serving.index import BadIndexError, read_index
 from lora_export.deploy.triton_config import ADAPTER, FINGERPRINT, TEXT

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.base.adapter_names import is_adapter_name
 from lora_export.base.changes import change_export
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.engine_record import engines_of
@@ -25,7 +26,6 @@ from lora_export.base.manifest import (
     GraphRecord,
     Manifest,
     edit_manifest,
-    is_adapter_name,
 )
 from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.base.safetensors_file import read_header

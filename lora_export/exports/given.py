@@ -10,9 +10,9 @@ from lora_export.adapters.combine import scaled
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.resolve import Names, resolve
+from lora_export.base.adapter_names import check_adapter_name
 from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.base.hub import local_path
-from lora_export.base.manifest import check_adapter_name
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_parameters, require_complete

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.base.adapter_names import is_adapter_name
 from lora_export.base.changes import change_export
 from lora_export.base.errors import AdapterError, ExportDirectoryError
 from lora_export.base.files import (
@@ -21,13 +22,7 @@ from lora_export.base.files import (
     storage_errors,
     write_synced,
 )
-from lora_export.base.manifest import (
-    GraphRecord,
-    Manifest,
-    RowRecord,
-    edit_manifest,
-    is_adapter_name,
-)
+from lora_export.base.manifest import GraphRecord, Manifest, RowRecord, edit_manifest
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import read_all
 from lora_export.exports.companions import stage_companions

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
+from lora_export.base.adapter_names import check_adapter_name
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.files import resolve_inside
 from lora_export.base.hub import local_path
-from lora_export.base.manifest import check_adapter_name
 from lora_export.base.safetensors_file import read_header
 from lora_export.base.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lora_export.base.adapter_names import check_adapter_name
 from lora_export.base.errors import AdapterError, ExportDirectoryError, UnsupportedError
 from lora_export.base.manifest import (
     MANIFEST_NAME,
@@ -18,7 +19,6 @@ from lora_export.base.manifest import (
     GraphRecord,
     Manifest,
     ParameterUse,
-    check_adapter_name,
     edit_manifest,
     is_export,
     read_manifest,
