@@ -129,7 +129,7 @@ def _named(adapter: Adapter, lookup: Lookup, drop: Sequence[str]) -> Adapter:
     given, known = ([item.parameter for item in items] for items in (adapter.items, found))
     rest = [
         _with_path(item, new_head_path(item.parameter, given, known))
-        if found and isinstance(item, Saved)
+        if (found and isinstance(item, Saved)) or item.parameter.startswith("module.")
         else item
         for item in rest
     ]

@@ -97,7 +97,7 @@ def draw_case(
         wrapper=random.choice(list(WRAPPERS)) if chance(random, 0.15) else None,
         as_bin=chance(random, 0.1),
         flip_fan=chance(random, 0.05),
-        scale=random.choice([0.5, 2.0, -1.0]) if chance(random, 0.1) else 1.0,
+        scale=random.choice([0.5, 2.0, -1.0]) if chance(random, 0.1) and not converted else 1.0,
         combine=draw_combine(random, adapter) if chance(random, 0.08) else None,
         mode=random.choice(MODES) if chance(random, graphs) else None,
     )
