@@ -1,4 +1,4 @@
-"""What the user should know of adapters and their base, told and recorded.
+"""Notes for the user on adapters and their base: shown, and kept for the records.
 
 A note on an adapter goes to the terminal, to ``--json``, into the manifest or the merge record, and
 from there into every report. That an adapter names another base is an error under ``--strict``.
@@ -66,12 +66,12 @@ def base_of_export(output: Path, manifest: Manifest, checkpoint: Checkpoint | No
 def notes_on_base(
     adapters: Iterable[Adapter], base: GivenBase, tell: Progress, *, strict: bool = False
 ) -> tuple[str, ...]:
-    """Return a note for each adapter that names another base, and tell it.
+    """Return a note for each adapter that names another base, and show it.
 
     Args:
         adapters: The adapters as they were read.
         base: The base that is given.
-        tell: Told the notes, and how much is read for them.
+        tell: Shows the notes, and how much has been read for them.
         strict: Whether such an adapter is an error.
 
     Raises:
@@ -84,22 +84,22 @@ def notes_on_base(
     notes = tuple(note for note in found if note is not None)
     if notes and strict:
         raise AdapterError(
-            notes[0], hint="Give the base that it names: --base; or leave out --strict."
+            notes[0], hint="Pass the base that it names with --base, or leave out --strict."
         )
-    return _told(notes, tell)
+    return _shown(notes, tell)
 
 
 def notes_on_missing(
     adapters: Iterable[Adapter], base: GivenBase, tell: Progress
 ) -> tuple[str, ...]:
-    """Return a note for each adapter whose file lacks modules that it targets, and tell it."""
+    """Return a note for each adapter whose file lacks modules that it targets, and show it."""
     if base.tensors is None:
         return ()
     found = (describe_missing(each, base.tensors, base.config) for each in adapters)
-    return _told(tuple(note for note in found if note is not None), tell)
+    return _shown(tuple(note for note in found if note is not None), tell)
 
 
-def _told(notes: tuple[str, ...], tell: Progress) -> tuple[str, ...]:
+def _shown(notes: tuple[str, ...], tell: Progress) -> tuple[str, ...]:
     for note in notes:
         tell.note(f"note: {note}")
     return notes
@@ -113,12 +113,14 @@ def with_notes(
     model_type: str,
     strict: bool = False,
 ) -> tuple[Given, ...]:
-    """Return the adapters with their notes: on the named base, on what they lack, unread layers.
+    """Return the adapters with their notes, and show them.
+
+    The notes are on the named base, missing modules, updates of zero and unread layers.
 
     Args:
         given: The adapters.
         base: The base that is given.
-        tell: Told the notes, and how much is read for them.
+        tell: Shows the notes, and how much has been read for them.
         model_type: The base's ``model_type``.
         strict: Whether an adapter that names another base is an error.
 
@@ -131,7 +133,7 @@ def with_notes(
         notes = (*notes, *notes_on_missing(each.originals, base, tell))
         zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
         if zero is not None:
-            notes = (*notes, *_told((zero,), tell))
+            notes = (*notes, *_shown((zero,), tell))
         notes = (*notes, *notes_on_unread(each.originals, model_type, tell))
         noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
     return tuple(noted)
@@ -140,15 +142,15 @@ def with_notes(
 def notes_on_unread(
     adapters: Iterable[Adapter], model_type: str, tell: Progress
 ) -> tuple[str, ...]:
-    """Return a note for each adapter with updates that PEFT ignores unmerged, and tell it.
+    """Return a note for each adapter with updates that PEFT ignores unmerged, and show it.
 
     Args:
         adapters: The adapters as they were read.
         model_type: The base's ``model_type``.
-        tell: Told the notes.
+        tell: Shows the notes.
     """
     found = (note_on_unread(each, model_type) for each in adapters)
-    return _told(tuple(note for note in found if note is not None), tell)
+    return _shown(tuple(note for note in found if note is not None), tell)
 
 
 def notes_of(given: Iterable[Given]) -> tuple[str, ...]:

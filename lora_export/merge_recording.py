@@ -60,7 +60,7 @@ def make_record(
         dtype: The dtype of all floating tensors; None where each kept its own.
         kept: The parameters that are stored in float32 because of what rounding would lose.
         no_effect: Why the merge changes nothing; None where it changes something.
-        notes: What the user was told.
+        notes: The notes shown to the user.
         verification: How the result compares with the unmerged adapter.
     """
     base_digests = {name: t.hexdigest() for name, t in plan.sources.items()}
@@ -143,7 +143,7 @@ def lossy_tensors(record: MergeRecord) -> tuple[str, ...]:
 
 
 def warn_of_loss(lossy: Sequence[str], record: MergeRecord, tell: Progress) -> None:
-    """Tell how many tensors lost much of the delta, and the worst."""
+    """Warn how many tensors lost much of the update, and name the worst."""
     if not lossy:
         return
     worst = record.tensors[lossy[0]]

@@ -44,10 +44,10 @@ def verify_job(
         merged: The folder of the merged checkpoint.
         dtype: What its floating tensors were cast to; None where each kept its own.
         allow_no_effect: Whether the adapter may change nothing.
-        strict: Whether a comparison that is ambiguous or cannot be made is an error.
+        strict: Whether an ambiguous comparison, or one that cannot be made, is an error.
 
     Raises:
-        ParityError: They differ; with `strict`, also where that is open.
+        ParityError: They differ, or `strict` is set and the verdict is not ``pass``.
     """
     from lora_export.verify.merged import verify_merged
 
@@ -62,11 +62,13 @@ def verify_job(
     )
     verdict, reason = row["verdict"], row["reason"]
     if verdict == "fail":
-        msg = f"the merged checkpoint is not the base with the adapter: {reason}"
+        msg = f"the merged checkpoint differs from the unmerged adapter in PEFT: {reason}"
         raise ParityError(msg, hint=_hint(row))
     if strict and verdict != "pass":
         msg = f"the merged checkpoint is {verdict}: {reason}"
-        raise ParityError(msg, hint="Leave out --strict to keep it. Nothing was written.")
+        raise ParityError(
+            msg, hint="Nothing was written. To keep such a checkpoint, leave out --strict."
+        )
     return MergedVerification(
         verdict=verdict,
         reason=reason,
@@ -81,7 +83,7 @@ def _hint(row: dict[str, Any]) -> str:
     """Return what to do about a comparison that failed."""
     if row.get("dtype") in {"float16", "bfloat16"}:
         return (
-            f"Rounding to {row['dtype']} may be the reason: try --float32-where-lossy or --dtype "
-            "float32. Nothing was written."
+            f"Nothing was written. Rounding to {row['dtype']} may be the reason: try "
+            "--float32-where-lossy or --dtype float32."
         )
-    return "Please report it with the model type and the adapter's config. Nothing was written."
+    return "Nothing was written. Please report it with the model type and the adapter's config."

@@ -215,7 +215,7 @@ def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]
         raise UsageError(msg, hint="To weaken or strengthen a single one, use --scale.")
     names = [adapter.name for adapter in adapters]
     if how.head_from is not None and how.head_from not in names:
-        msg = f"the head is to be of {how.head_from!r}, which is none of the combined adapters"
+        msg = f"head_from is {how.head_from!r}, which is not one of the combined adapters"
         raise UsageError(msg, hint=f"--head-from takes one of: {', '.join(names)}.")
     weights = how.weights or (1.0,) * len(adapters)
     if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):

@@ -330,7 +330,7 @@ def _refuse(item: Item, config: Mapping[str, Any], adapter: Adapter) -> None:
     msg = (
         f"adapter {adapter.source!r} changes {item.parameter!r}, which may be tied to another "
         f"weight: transformers {covered_version()} has no model type {config.get('model_type')!r}, "
-        "and neither the base's config nor its tensors tell"
+        "and neither the base's config nor its tensors show whether it is"
     )
     raise UnsupportedError(
         msg,

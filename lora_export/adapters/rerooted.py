@@ -119,7 +119,7 @@ def _exchange_of(lookup: Lookup, items: Sequence[Item], source: str) -> tuple[st
         shown = ", ".join(repr(put or "(the top)") for _, put in list(ways.values())[:_SHOWN])
         msg = (
             f"the names of adapter {source!r}, such as {needed[0].parameter!r}, fit {len(ways)} "
-            f"parts of the base alike: {shown}"
+            f"parts of the base equally well: {shown}"
         )
         raise AdapterError(
             msg,

@@ -56,5 +56,5 @@ def note_on_unread(adapter: Adapter, model_type: str) -> str | None:
     return (
         f"adapter {adapter.source!r} updates {len(modules)} module(s) whose weight {model_type} "
         f"reads directly ({shown}): merging applies these updates, and PEFT's unmerged forward "
-        "ignores them; to leave them out: --drop"
+        "ignores them; leave them out with --drop"
     )

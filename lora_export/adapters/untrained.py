@@ -66,8 +66,8 @@ def describe_missing(
     shown = ", ".join(map(repr, missing[:_SHOWN])) + (", …" if len(missing) > _SHOWN else "")
     return (
         f"the config of adapter {adapter.source!r} targets {len(missing)} module(s) for which its "
-        f"file has no tensors ({shown}): they stay the base's; was the file trimmed, or is it "
-        "damaged?"
+        f"file has no tensors ({shown}): they keep the base's weights; the file may have been "
+        "trimmed or damaged"
     )
 
 

@@ -206,8 +206,10 @@ def vocabulary_of(
         return None
     if len(sizes) > 1:
         shown = ", ".join(f"{name!r} has {rows} rows" for rows, name in sorted(named.items()))
-        msg = f"adapter {adapter.source!r} means vocabularies of different sizes: {shown}"
-        raise AdapterError(msg, hint="Save the adapter again: its tensors are not of one model.")
+        msg = f"adapter {adapter.source!r} has vocabularies of different sizes: {shown}"
+        raise AdapterError(
+            msg, hint="Save the adapter again: its tensors come from different models."
+        )
     ((before, after),) = sizes
     counting = frozenset(
         each.name for each in parameters if each.name not in heads and _token_count(each) == before
@@ -231,7 +233,9 @@ def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[st
                 f"the adapter {vocabulary.described}, and config.json of the base says "
                 f"vocab_size: {holder['vocab_size']!r}"
             )
-            raise UnsupportedError(msg, hint="Config and weights of the base are not of one model.")
+            raise UnsupportedError(
+                msg, hint="The base's config.json does not belong to its weights."
+            )
         holder["vocab_size"] = vocabulary.after
     padding = table.get("pad_token_id")
     if isinstance(padding, int) and padding >= vocabulary.after:

@@ -70,7 +70,10 @@ def describe_zero(items: Sequence[LowRank | Added], source: str) -> str | None:
     if not zero:
         return None
     if len(zero) == len(items):
-        return f"the update of adapter {source!r} is zero, in each of {len(items)} parameter(s)"
+        return (
+            f"every update of adapter {source!r} is zero ({len(items)} in all): it was not "
+            "trained, or the file is damaged"
+        )
     shown = ", ".join(repr(name) for name in zero[:_SHOWN]) + (", …" if len(zero) > _SHOWN else "")
     return (
         f"{len(zero)} of {len(items)} updates of adapter {source!r} are zero ({shown}): they were "

@@ -1,4 +1,4 @@
-"""What lies one or two folders below a path, for messages that say which one may be meant."""
+"""The folders one or two levels below a path, for messages that suggest the right one."""
 
 from __future__ import annotations
 

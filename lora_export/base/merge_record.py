@@ -26,7 +26,7 @@ __all__ = [
     "read_record",
 ]
 
-NOT_ASKED: Final = "no comparison was asked for"
+NOT_ASKED: Final = "not compared with PEFT"
 """The reason of a merge without ``--verify``."""
 
 RECORD_NAME: Final = "lora_export.merge.json"

@@ -72,7 +72,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail where an adapter is ambiguous or unverified, or names another base.",
+    help="Fail if an adapter is ambiguous or unverified, or names a different base.",
 )
 @click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")
 @click.option("--no-bundle", is_flag=True, help="Make no bundle.")

@@ -119,13 +119,14 @@ def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("--adapter-format", metavar="FORMAT",
-                         help="peft, loralib, kohya, mlx, gguf or torchtune; found by itself."),
+                         help="peft, loralib, kohya, mlx, gguf or torchtune; detected by default."),
             click.option("--alpha", type=float,
-                         help="The alpha of adapters whose format does not record it."),
+                         help="The alpha of an adapter whose format does not record it."),
             click.option("--enable-lora", metavar="BOOL,…",
                          help="The blocks that loralib's MergedLinear adapts: true,false,true."),
             click.option("--subfolder", metavar="NAME",
-                         help="The folder of the adapter's path or repository that holds it."),
+                         help="The folder inside the adapter's path or repository that holds "
+                              "the adapter."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -178,17 +179,19 @@ def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--scale", "scales", multiple=True, metavar="[NAME=]FACTOR",
                          help="Multiply the updates of one adapter, or of all; repeatable."),
             click.option("--combine", metavar="METHOD",
-                         help="Make one graph of all adapters: linear, cat, svd, ties, "
+                         help="Combine all adapters into one: linear, cat, svd, ties, "
                               "dare_linear, dare_ties, magnitude_prune, or these with _svd."),
-            click.option("--combine-weights", metavar="W,W,…", help="One factor per adapter; 1."),
-            click.option("--combine-density", type=float, help="Share of entries that is kept."),
-            click.option("--combine-rank", type=int, help="Rank of the result, for svd."),
-            click.option("--combine-name", help="Name of the result; the names joined by -."),
+            click.option("--combine-weights", metavar="W,W,…",
+                         help="One factor per adapter; 1 by default."),
+            click.option("--combine-density", type=float, help="The share of entries to keep."),
+            click.option("--combine-rank", type=int, help="The rank of the result, for svd."),
+            click.option("--combine-name",
+                         help="The name of the result; by default the names joined by -."),
             click.option("--head-from", metavar="NAME",
-                         help="With --combine: the adapter whose head, labels and tokenizer the "
-                              "result has."),
+                         help="With --combine: take the head, labels and tokenizer of this "
+                              "adapter."),
             click.option("--combine-sign", help="How ties elects signs: total or frequency."),
-            click.option("--seed", type=int, help="Seeds dare's random choices."),
+            click.option("--seed", type=int, help="The seed of dare's random choices."),
         )
     ):  # fmt: skip
         command = option(command)

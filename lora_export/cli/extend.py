@@ -27,12 +27,13 @@ __all__ = ["add", "remove"]
 @click.option("--adapter", "adapters", multiple=True, required=True, metavar="[NAME=]PATH",
               help="A LoRA adapter; repeatable.")  # fmt: skip
 @click.option("--base", metavar="PATH_OR_ID",
-              help="The base checkpoint; only a cast export needs it to be exact.")  # fmt: skip
+              help="The base checkpoint; needed for an exact merge only if the export has another "
+                   "dtype.")  # fmt: skip
 @click.option("--labels", help="Names of the classes, separated by commas.")
 @click.option("--drop", multiple=True, metavar="PATTERN",
-              help="Leave out adapter tensors that the task does not use.")  # fmt: skip
+              help="Leave out the adapter's tensors whose names match; repeatable.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
-@click.option("--strict", is_flag=True, help="Fail where an adapter names another base.")
+@click.option("--strict", is_flag=True, help="Fail if an adapter names a different base.")
 @adapter_options
 @combine_options
 @common_options

@@ -15,18 +15,20 @@ __all__ = ["generate"]
 
 @click.command("generate")
 @click.argument("export", type=click.Path(path_type=Path))
-@click.option("--adapter", metavar="NAME", help="Whose graph is run; the base's without it.")
+@click.option("--adapter", metavar="NAME", help="The adapter to run; the base by default.")
 @click.option("--prompt", "prompts", multiple=True, required=True,
-              help="What is continued, or what an encoder reads; repeatable.")  # fmt: skip
+              help="The text to continue, or the encoder's input; repeatable.")  # fmt: skip
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True,
-              help="The most tokens of a continuation.")  # fmt: skip
+              help="The largest number of new tokens.")  # fmt: skip
 @click.option("--temperature", type=float, default=0.0, show_default=True,
-              help="Divides the logits; 0 always takes the likeliest token.")  # fmt: skip
-@click.option("--top-k", type=int, default=0, help="Draw from so many of the likeliest tokens.")
+              help="Divide the logits by this; 0 always takes the most likely token.")  # fmt: skip
+@click.option(
+    "--top-k", type=int, default=0, help="Sample from this many of the most likely tokens."
+)
 @click.option("--top-p", type=float, default=1.0,
-              help="Draw from the likeliest tokens of this probability together.")  # fmt: skip
+              help="Sample from the most likely tokens up to this total probability.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Seeds the draw.")  # fmt: skip
+              help="The seed of the sampling.")  # fmt: skip
 @common_options
 def generate(
     *,
@@ -41,7 +43,10 @@ def generate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Continue a prompt with EXPORT, or answer it with an encoder-decoder; no torch."""
+    """Continue a prompt with EXPORT, or answer it with an encoder-decoder; without torch.
+
+    An adapter with a tokenizer of its own is run with that tokenizer.
+    """
     from lora_export.generation import continue_texts, continues
     from lora_export.runtime.generate import Sampling
 

@@ -44,7 +44,7 @@ _WORST: Final = 5
     "--unmerge",
     type=click.Path(path_type=Path),
     metavar="MERGED",
-    help="Write the base of MERGED again, once --base is proven to be it.",
+    help="Restore the base of MERGED from --base, after checking that it is the same base.",
 )
 @click.option(
     "--out",
@@ -52,34 +52,37 @@ _WORST: Final = 5
     "output",
     type=click.Path(path_type=Path),
     required=True,
-    help="Where the checkpoint goes.",
+    help="The folder to write the checkpoint to.",
 )
-@click.option("--dtype", help="float32, float16 or bfloat16; by default each tensor keeps its own.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a weight file.")
+@click.option("--dtype", help="float32, float16 or bfloat16; each tensor keeps its own by default.")
+@click.option(
+    "--max-shard-size", default="5GB", show_default=True, help="The largest size of a weight file."
+)
 @click.option(
     "--float32-where-lossy",
     is_flag=True,
-    help="Keep tensors in float32 whose dtype would lose too much of the delta.",
+    help="Store a tensor in float32 where its own dtype would lose too much of the update.",
 )
 @click.option(
-    "--allow-no-effect", is_flag=True, help="Merge an adapter although it changes nothing."
+    "--allow-no-effect", is_flag=True, help="Merge an adapter even if it changes nothing."
 )
 @click.option(
     "--verify",
     is_flag=True,
-    help="Compare the result with PEFT, unmerged, before it is published; needs torch.",
+    help="Compare the result with the unmerged adapter in PEFT before it is published; needs "
+    "torch, transformers and PEFT.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail where --verify is not a pass, or the adapter names another base.",
+    help="Fail if --verify does not pass, or if the adapter names a different base.",
 )
 @click.option("--labels", help="Names of the head's classes, separated by commas.")
 @click.option(
     "--drop",
     multiple=True,
     metavar="PATTERN",
-    help="Leave out adapter tensors that the checkpoint has no use for.",
+    help="Leave out the adapter's tensors whose names match; repeatable.",
 )
 @adapter_options
 @combine_options
@@ -107,11 +110,11 @@ def merge(
     quiet: bool,
     **flags: Any,
 ) -> int:
-    """Merge an adapter into a base: a Hugging Face checkpoint, without torch.
+    """Merge an adapter into a base and write a Hugging Face checkpoint, without torch.
 
-    With --unmerge, the way back: the base is written again from --base, bit for bit, after its
-    fingerprint was compared with the one that the merge recorded. Going to another adapter is a
-    merge from the base.
+    A tokenizer, chat template or generation settings in the adapter's folder replace those of the
+    base. With --unmerge, write the base again, bit for bit, from --base; its fingerprint has to be
+    the one that the merge recorded. To change to another adapter, merge it into the base.
     """
     _one_blas_thread(for_torch=verify)
     from lora_export import merging
@@ -189,19 +192,19 @@ def _render(outcome: Merge) -> list[str]:
             f"  {adapter.name}: rank {adapter.rank}, "
             f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied"
         ),
-        (
-            f"  fidelity: relative error {record.fidelity.relative_error:.2e} of the delta, "
-            f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
-        ),
     ]
     if record.no_effect:
         lines.append(f"  the adapter changes nothing: {record.no_effect}")
     if record.brought:
-        lines.append(f"  only the adapter has: {', '.join(record.brought)}")
+        lines.append(f"  added by the adapter: {', '.join(record.brought)}")
     if record.companions:
         lines.append(f"  from the adapter's folder: {', '.join(record.companions)}")
     if record.float32:
         lines.append(f"  kept in float32: {len(record.float32)} tensor(s)")
+    lines.append(
+        f"  fidelity: relative error {record.fidelity.relative_error:.2e} of the delta, "
+        f"{record.fidelity.unmoved_share:.2%} of the entries did not move"
+    )
     worst = sorted(changed, key=lambda name: (-(changed[name].relative_error or 0.0), name))
     rows = [
         (name, changed[name].dtype, f"{changed[name].relative_error:.2e}",
@@ -215,10 +218,11 @@ def _verdict_line(found: MergedVerification) -> str:
     """Return the verdict, and how to get one where there is none."""
     if found.relative_l2 is None or found.tolerance is None:
         asked = found.reason != NOT_ASKED
-        how = "" if asked else "; to compare it with PEFT: lora-export merge … --verify"
+        how = "" if asked else "; to compare: lora-export merge … --verify"
         return f"{found.verdict}: {found.reason}{how}"
     effect = "" if found.effect is None else f", effect of the adapter {found.effect:.3g}"
+    why = "" if found.verdict == "pass" else f"; {found.reason}"
     return (
-        f"{found.verdict}: relative L2 error {found.relative_l2:.2e} to PEFT, unmerged "
-        f"(tolerance {found.tolerance:.0e}{effect}); {found.reason}"
+        f"{found.verdict}: relative L2 error {found.relative_l2:.2e} to unmerged PEFT "
+        f"(tolerance {found.tolerance:.0e}{effect}){why}"
     )

@@ -41,7 +41,7 @@ __all__ = ["verify"]
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail where an adapter is ambiguous or unverified, or names another base.",
+    help="Fail if an adapter is ambiguous or unverified, or names a different base.",
 )
 @adapter_options
 @common_options

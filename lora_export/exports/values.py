@@ -69,7 +69,9 @@ def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:
     The embeddings of a graph that adapters share have the base's rows.
     """
     if vocabulary is not None:
-        msg = f"adapter {name!r} {vocabulary.described} tokens, which adapters of one graph cannot"
+        msg = (
+            f"adapter {name!r} {vocabulary.described} tokens; a graph for several adapters has one"
+        )
         raise UnsupportedError(
             msg, hint="Export merged graphs, each with its own vocabulary: --mode merged."
         )

@@ -78,12 +78,13 @@ def _not_built(model_type: str, task: Task, error: Exception) -> UnsupportedErro
     classes = [each.name for each in classes_of(model_type)]
     if classes and _NO_CLASS in str(error):
         msg = (
-            f"{task.name} is no task of {model_type!r}: transformers has no {task.auto_class} of it"
+            f"{task.name} is no task of {model_type!r}: transformers has no {task.auto_class} for "
+            "it"
         )
         return UnsupportedError(
             msg,
-            hint=f"It has {', '.join(classes[:3])}. An adapter is merged into its checkpoint by: "
-            "lora-export merge",
+            hint=f"It has {', '.join(classes[:3])}. To merge an adapter into the checkpoint "
+            "instead: lora-export merge",
         )
     msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
     newer = "" if classes else "; a newer one may know it"

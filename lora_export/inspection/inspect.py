@@ -116,7 +116,10 @@ def inspect_path(
     if (path / "config.json").is_file():
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
     if below := folders_below(path, _is_known):
-        msg = f"{str(path)!r} holds nothing of its own; below it are {listed(below)}"
+        msg = (
+            f"{str(path)!r} is no checkpoint, adapter or export, but folders below it are: "
+            f"{listed(below)}"
+        )
         raise InputError(msg, hint=f"Choose one: lora-export inspect {path / below[-1]}")
     msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
     raise InputError(msg, hint=_what_is_missing(path))

@@ -1,4 +1,4 @@
-"""What an adapter brings besides its tensors: tokenizer, chat template, generation settings.
+"""The files that come with an adapter: tokenizer, chat template, generation settings.
 
 An adapter's folder often holds the tokenizer that it was trained with. What differs from the base's
 belongs to the adapter, in groups:
@@ -157,8 +157,8 @@ def _agreed(what: str, choices: Sequence[_Choice]) -> _Choice:
             msg = f"adapters {first.adapter!r} and {other.adapter!r} differ in {what}: {name!r}"
             raise AdapterError(
                 msg,
-                hint=f"Say whose is taken: --head-from {first.adapter} "
-                "(head, labels and tokenizer).",
+                hint=f"Choose one: --head-from {first.adapter} takes its head, labels and "
+                "tokenizer.",
             )
     return first
 
@@ -204,7 +204,7 @@ def _template(
         found[CHAT_TEMPLATE] = text.encode()
     if left:
         notes.append(
-            f"adapter {adapter!r} has {', '.join(left)} and no vocabulary beside it: the base's "
+            f"adapter {adapter!r} has {', '.join(left)} but no vocabulary file: the base's "
             "tokenizer is kept"
         )
     if not found and not templates:
@@ -288,7 +288,10 @@ def _within(tokens: Ids, rows: int | None, notes: list[str]) -> Ids:
     for key, value in tokens.items():
         ids = value if isinstance(value, list) else [value]
         if rows is not None and any(each >= rows for each in ids):
-            notes.append(f"{key} {value} is beyond the model's {rows} tokens: configs keep theirs")
+            notes.append(
+                f"{key} {value} is outside the model's vocabulary of {rows} tokens: the "
+                "configs keep the base's value"
+            )
         else:
             kept[key] = value
     return kept

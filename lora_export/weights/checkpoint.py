@@ -114,7 +114,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         msg = f"{str(folder)!r} is an adapter, not a base"
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
     if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
-        msg = f"{str(folder)!r} holds no checkpoint itself; below it are {listed(below)}"
+        msg = f"{str(folder)!r} holds no checkpoint, but folders below it do: {listed(below)}"
         raise CheckpointError(msg, hint=f"Choose one: --base {folder / below[-1]}")
     config = _read_json(path, _CONFIG_LIMIT_BYTES)
     if not isinstance(config.get("model_type"), str):

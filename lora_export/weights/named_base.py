@@ -45,7 +45,7 @@ class GivenBase:
     """The base that adapters are merged into, as far as it is at hand.
 
     Attributes:
-        source: What the user calls it.
+        source: Its path or id, as the user gave it.
         hub_id: Its id on the hub (``hf://owner/name@commit``); None where it has none.
         folder: Its folder; None where it is not at hand.
         tensors: Its tensors; None where they are not at hand.
@@ -78,7 +78,7 @@ def note_on_named_folder(
     Args:
         adapter: The adapter.
         base: The base that is given.
-        tell: Told how much is read.
+        tell: Shows how much has been read.
         values: Whether values are compared too, or headers only.
 
     Returns:
@@ -94,8 +94,8 @@ def note_on_named_folder(
     if not found:
         return None
     return (
-        f"adapter {adapter.source!r} names the base {named!r}, and {base.source!r} is another "
-        f"({found[0]}); that its tensors fit does not say that it was trained on this one"
+        f"adapter {adapter.source!r} names the base {named!r}, and {base.source!r} differs from it "
+        f"({found[0]}): its tensors may fit, but it was trained on other weights"
     )
 
 
@@ -147,7 +147,7 @@ def _other_fingerprint(named: Checkpoint, base: GivenBase, tell: Progress) -> st
     total = sum(nbytes(tensor) for tensor in named.tensors.values())
     tell.start(f"fingerprint of {named.folder}", total)
     same = fingerprint(named, tell.advance) == base.fingerprint
-    return None if same else "its fingerprint is another, so values or dtypes differ"
+    return None if same else "the fingerprints differ, so values or dtypes do"
 
 
 def _same_files(one: Path, two: Path) -> bool:

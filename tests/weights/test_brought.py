@@ -146,7 +146,7 @@ def test_a_grown_vocabulary_has_rows_for_its_tokens(base, own) -> None:
     table(base / "config.json", vocab_size=190)
     save_own_tokenizer(base, own)
     assert brought(base, own).tokens == {}
-    assert "beyond the model's 190 tokens" in brought(base, own).notes[0]
+    assert "outside the model's vocabulary of 190 tokens" in brought(base, own).notes[0]
     assert brought(base, own, rows=192).tokens == {"eos_token_id": 191}
 
 

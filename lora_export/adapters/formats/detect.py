@@ -261,7 +261,7 @@ def _refuse_parent(folder: Path, source: str) -> None:
     """Raise for a folder of several adapters, or of a trainer's checkpoints; name them."""
     below = folders_below(folder, _is_adapter_folder)
     if below:
-        msg = f"{source!r} holds no adapter itself; below it are {listed(below)}"
+        msg = f"{source!r} holds no adapter, but folders below it do: {listed(below)}"
         raise AdapterError(msg, hint=f"Choose one: --subfolder {below[-1]}, or give its own path.")
 
 
