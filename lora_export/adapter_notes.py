@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.base_name import note_on_base
+from lora_export.adapters.missing_modules import describe_missing
 from lora_export.adapters.unread_layers import note_on_unread
-from lora_export.adapters.untrained import describe_missing
 from lora_export.adapters.zero_updates import describe_zero, trained_items
 from lora_export.base.errors import AdapterError
 from lora_export.base.hub import hub_id_of

@@ -51,7 +51,6 @@ from lora_export.merge_recording import (
 )
 from lora_export.merge_verify import require_torch, verify_job
 from lora_export.parts import notes_on_vocabulary
-from lora_export.weights.brought import Brought, brought_by
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.companions import write_companions
@@ -59,6 +58,7 @@ from lora_export.weights.effect import ZERO_UPDATE, missing_effect, require_effe
 from lora_export.weights.labels import named_classes, note_on_names
 from lora_export.weights.merged import MergePlan, measure_lossy, plan_merge
 from lora_export.weights.merged_config import merged_config
+from lora_export.weights.own_companions import OwnCompanions, own_companions
 from lora_export.weights.shards import write_sharded
 from lora_export.weights.special_tokens import with_special_tokens
 
@@ -246,10 +246,10 @@ def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[
 
 def _companions(
     job: Job, combine: CombineSpec | None, dtype: str | None
-) -> tuple[Brought, dict[str, Any]]:
+) -> tuple[OwnCompanions, dict[str, Any]]:
     """Return what comes with the adapter, and the config of the merged checkpoint."""
     base = job.checkpoint.config
-    brought = brought_by(
+    brought = own_companions(
         job.given.originals,
         companion_files(job.checkpoint.folder),
         preferred=combine.head_from if combine is not None else None,

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lora_export.adapters.agreed import agreed
 from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
+from lora_export.adapters.shared_parameters import shared_parameters
 from lora_export.base.dtypes import DTYPES, Float32Array
 from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.base.tensors import MemoryTensor
@@ -191,7 +191,7 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
         folder=first.folder,
         format="combined",
         low_rank=tuple(_combine_module(modules[key], how, rank) for key in sorted(modules)),
-        saved=agreed(adapters, how.head_from),
+        saved=shared_parameters(adapters, how.head_from),
         task_type=task_types.pop() if len(task_types) == 1 else None,
         base_name=next((each.base_name for each in adapters if each.base_name), None),
         sha256=_digest(adapters, weights, how),

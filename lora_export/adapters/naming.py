@@ -28,7 +28,7 @@ from lora_export.adapters.fused import (
     split_low_rank,
     split_whole,
 )
-from lora_export.adapters.lookup import Lookup, count_outputs
+from lora_export.adapters.name_lookup import Lookup, count_outputs
 from lora_export.adapters.rerooted import find_root, new_head_path
 from lora_export.adapters.stored import split_stack
 from lora_export.base.declarations import class_for_task, class_named, conversions_for

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from lora_export.adapters.canonical import Item
-    from lora_export.adapters.lookup import Lookup
+    from lora_export.adapters.name_lookup import Lookup
 
 __all__ = ["CONTAINERS", "find_root", "new_head_path"]
 

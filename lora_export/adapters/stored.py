@@ -25,7 +25,7 @@ from lora_export.base.errors import AdapterError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.adapters.lookup import Lookup
+    from lora_export.adapters.name_lookup import Lookup
     from lora_export.adapters.resolve import Names
     from lora_export.base.parameters import Parameter
 

@@ -24,8 +24,8 @@ class Parameter:
         module_type: The class of the module that owns it: ``Linear``, ``Conv1D``, ``Embedding``…
         transposed: Whether the graph stores it transposed, so that no node has to.
         aliases: Further names of the same parameter in the model (tied weights).
-        computed: How its values follow from its shape (`lora_export.base.computed`), where
-            transformers leaves it out of a checkpoint; None for every other parameter.
+        computed: How its values follow from its shape, where transformers leaves it out of a
+            checkpoint (`lora_export.base.computed_parameters`); None for every other parameter.
     """
 
     name: str

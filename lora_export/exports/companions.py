@@ -19,9 +19,9 @@ from lora_export.base.files import resolve_inside, storage_errors, write_synced
 from lora_export.base.manifest import CompanionsRecord
 from lora_export.exports.plan import head_parameters
 from lora_export.graph import tasks
-from lora_export.weights.brought import brought_by
 from lora_export.weights.companion_files import CONFIG, companion_files
 from lora_export.weights.labels import config_of_head, names_of_head, note_on_names
+from lora_export.weights.own_companions import own_companions
 from lora_export.weights.special_tokens import read_table, with_special_tokens
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from lora_export.adapters.resolve import Resolved
     from lora_export.base.manifest import Manifest
     from lora_export.base.parameters import Parameter
-    from lora_export.weights.brought import Brought
     from lora_export.weights.companion_files import Content
+    from lora_export.weights.own_companions import OwnCompanions
 
 __all__ = [
     "NO_COMPANIONS",
@@ -152,7 +152,7 @@ def companions_for(
     """
     base = companion_files(root / FOLDER)
     grown = resolved.vocabulary
-    brought = brought_by(
+    brought = own_companions(
         originals, base, preferred=preferred, rows=grown.after if grown is not None else None
     )
     config = read_table(base, CONFIG, ExportDirectoryError)
@@ -185,7 +185,7 @@ def _own_config(
     parameters: Sequence[Parameter],
     resolved: Resolved,
     *,
-    brought: Brought,
+    brought: OwnCompanions,
     labels: Sequence[str] | None,
 ) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     """Return the ``config.json`` of an adapter, and the names of its classes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.declared_ties import untied_config
 from lora_export.adapters.resolve import Names
-from lora_export.base.computed import COMPUTED
+from lora_export.base.computed_parameters import COMPUTED
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import CheckpointError, UnsupportedError
 from lora_export.base.tensors import MemoryTensor, nbytes, same_values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from lora_export.base.computed import COMPUTED
+from lora_export.base.computed_parameters import COMPUTED
 from lora_export.base.parameters import Parameter
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from lora_export.weights.brought import Brought
     from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.companion_files import Content
+    from lora_export.weights.own_companions import OwnCompanions
 
 __all__ = ["labelled", "write_companions"]
 
@@ -24,7 +24,7 @@ def write_companions(
     folder: Path,
     checkpoint: Checkpoint,
     config: Mapping[str, Any],
-    brought: Brought | None = None,
+    brought: OwnCompanions | None = None,
 ) -> dict[str, str]:
     """Copy the companions of `checkpoint` into the existing `folder`, its config replaced.
 

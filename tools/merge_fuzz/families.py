@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import transformers
 from transformers.models.auto import modeling_auto
 
-from tools.merge_fuzz.further import FURTHER
+from tools.merge_fuzz.merge_only_families import FURTHER
 from tools.model_families import FAMILIES, Family
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lora_export.adapters.formats.attention import attention_of
 from lora_export.adapters.formats.opened import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
-from lora_export.adapters.own_positions import require_plain_embeddings
+from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
 from lora_export.base.errors import AdapterError, InputError, UnsupportedError

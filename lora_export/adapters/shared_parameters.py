@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter, Saved
 
-__all__ = ["agreed"]
+__all__ = ["shared_parameters"]
 
 
-def agreed(adapters: Sequence[Adapter], head_from: str | None = None) -> tuple[Saved, ...]:
+def shared_parameters(
+    adapters: Sequence[Adapter], head_from: str | None = None
+) -> tuple[Saved, ...]:
     """Return the parameters that are carried whole, required to have one value each.
 
     Args:

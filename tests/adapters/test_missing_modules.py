@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.adapters.untrained import missing_modules
+from lora_export.adapters.missing_modules import missing_modules
 from lora_export.weights.checkpoint import open_checkpoint
 from tests.cli.running import call
 from tests.helpers.models import load_tiny

@@ -13,7 +13,7 @@ import transformers
 from safetensors import safe_open
 from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
-from lora_export.base.computed import COMPUTED
+from lora_export.base.computed_parameters import COMPUTED
 from lora_export.base.dtypes import by_name
 from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import MemoryTensor, read_all

@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 
     _C = TypeVar("_C", Path, Content)
 
-__all__ = ["Brought", "brought_by"]
+__all__ = ["OwnCompanions", "own_companions"]
 
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _PROCESSOR_TEMPLATE: Final = "chat_template.json"
 
 
 @dataclass(frozen=True)
-class Brought:
+class OwnCompanions:
     """The companions of an adapter that are not the base's.
 
     Attributes:
@@ -88,13 +88,13 @@ class _Choice:
     hidden: frozenset[str] = frozenset()
 
 
-def brought_by(
+def own_companions(
     adapters: Sequence[Adapter],
     base: Mapping[str, Path],
     *,
     preferred: str | None = None,
     rows: int | None = None,
-) -> Brought:
+) -> OwnCompanions:
     """Return what adapters bring besides their tensors, where it differs from the base's.
 
     Args:
@@ -137,7 +137,7 @@ def brought_by(
         if aligned != generation:
             files[GENERATION_CONFIG] = (json.dumps(aligned, indent=2) + "\n").encode()
     said = {json.dumps(each.get("id2label"), sort_keys=True) for each in configs}
-    return Brought(
+    return OwnCompanions(
         dict(sorted(files.items())), frozenset(hidden), tokens, _in_words(files, hidden, base),
         configs[0] if len(said) == 1 else {}, tuple(notes),
     )  # fmt: skip
@@ -259,7 +259,7 @@ def _only(files: Mapping[str, _C], wanted: Callable[[str], object]) -> dict[str,
 
 def _tokens(files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[str, Path]) -> Ids:
     """Return the special tokens of which the adapter says something else than the base."""
-    whole = Brought(files, frozenset(hidden)).over(base)
+    whole = OwnCompanions(files, frozenset(hidden)).over(base)
     found: dict[str, int | list[int]] = {}
     if GENERATION_CONFIG in files:
         own = read_table(files, GENERATION_CONFIG)
@@ -311,7 +311,7 @@ def _in_words(
 ) -> tuple[str, ...]:
     """Return what the files are: ``tokenizer``, ``chat template``, ``generation_config.json``."""
     words = ["tokenizer"] if any(name in TOKENIZER for name in files) else []
-    whole = Brought(files, frozenset(hidden)).over(base)
+    whole = OwnCompanions(files, frozenset(hidden)).over(base)
     others = any(TEMPLATES.fullmatch(name) for name in files)
     if _template_of(whole) != _template_of(base) or others:
         words.append("chat template")
