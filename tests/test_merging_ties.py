@@ -81,6 +81,18 @@ def test_merged_checkpoint_computes_what_unmerged_peft_does(
     assert distance(merged, family.logits(family.load(bases[name]))) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["albert", "bert"])
+def test_trained_biases_beside_a_split_embedding_reach_both_names(
+    name: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """The head's bias is tied as well; once the words are untied, the model looks for both."""
+    family = FAMILIES[name]
+    settings = {"target_modules": [family.embedding], "bias": "all"}
+    expected = train(family, bases[name], tmp_path / "a", **settings)
+    merge(bases[name], tmp_path / "a", tmp_path / "m")
+    assert distance(family.logits(family.load(tmp_path / "m")), expected) < LIMIT
+
+
 def test_untied_base_keeps_its_tensors_apart(tmp_path: Path) -> None:
     family = FAMILIES["llama"]
     model = family.base()

@@ -84,28 +84,27 @@ def follow_ties(
         drop: Patterns of tensors that the user leaves out; they stay as they are.
 
     Returns:
-        The adapter: of a group that is split, every name has its items; of any other, the names
-        that are held have the same ones, and what the file repeats is counted as such.
+        The adapter: where a group is split, every name of every group has its items; else the names
+        that are held have them, and what the file repeats is counted as such.
 
     Raises:
         UnsupportedError: Changes that PEFT itself cannot run or loads in no defined order.
     """
-    split: list[TieGroup] = []
     held = {} if stored is None else stored
     for rows in adapter.rows:
         _refuse_bias(adapter, rows.parameter, rows.parameter, held)
+    changed: list[tuple[TieGroup, dict[str, list[Item]]]] = []
     for group in groups:
         names = [name for name in group.names if not _is_dropped(name, drop)]
         items = {name: [each for each in adapter.items if each.parameter == name] for name in names}
-        if not any(items.values()):
-            continue
-        _spread_saved(adapter, items)
-        _spread_rows(adapter, group, items, held)
-        kept = {name: items[name] for name in group.held if name in items}
-        if _differ(list(items.values())):
-            split.append(group)
-            kept = items
-        adapter = _with_items(adapter, names, kept)
+        if any(items.values()):
+            _spread_saved(adapter, items)
+            _spread_rows(adapter, group, items, held)
+            changed.append((group, items))
+    split = [group for group, items in changed if _differ(list(items.values()))]
+    for group, items in changed:  # where one is split, the model looks for all names of the others
+        kept = {name: each for name, each in items.items() if split or name in group.held}
+        adapter = _with_items(adapter, list(items), kept)
     return adapter, tuple(split)
 
 
