@@ -19,8 +19,9 @@ from lora_export.exports.intact import require_intact, require_usable
 from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
 from lora_export.exports.stacks import change_rows, is_batched
+from lora_export.exports.untied import recorded_ties
 from lora_export.graph import tasks
-from lora_export.parts import notes_on_vocabulary, read_specs
+from lora_export.parts import notes_on_resolved, read_specs
 from lora_export.report.write import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -102,12 +103,13 @@ def add(
         conversions=manifest.base.conversions,
         config=config,
         task=tasks.by_name(manifest.base.task),
+        ties=recorded_ties(manifest),
     )
     for each in ready:
         require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
     notes = (
         *notes_of(given),
-        *notes_on_vocabulary([each.resolved for each in ready], tell),
+        *notes_on_resolved([each.resolved for each in ready], tell),
     )
     _, reports = add_all(
         output,

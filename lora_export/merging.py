@@ -50,7 +50,7 @@ from lora_export.merge_recording import (
     warn_of_loss,
 )
 from lora_export.merge_verify import require_torch, verify_job
-from lora_export.parts import notes_on_vocabulary
+from lora_export.parts import notes_on_resolved
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.companions import write_companions
@@ -145,7 +145,7 @@ def merge_checkpoint(
     brought, config = _companions(job, combine, wanted)
     for note in brought.notes:
         tell.note(f"note: {note}")
-    notes = (*notes, *brought.notes, *notes_on_vocabulary([job.resolved], tell))
+    notes = (*notes, *brought.notes, *notes_on_resolved([job.resolved], tell))
     plan, kept = _plan_kept(job, wanted, tell, float32_where_lossy=float32_where_lossy)
     with staging_folder(output.parent, output.name) as staging:
         digests = _write(staging, plan, max_shard_bytes, "merging", tell)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Given",
     "again",
-    "notes_on_vocabulary",
+    "notes_on_resolved",
     "read_spec",
     "read_specs",
     "recorded_source",
@@ -243,12 +243,23 @@ def _as_recorded(spec: AdapterSpec, own: AdapterRecord | PartRecord) -> AdapterS
     )
 
 
-def notes_on_vocabulary(resolved: Sequence[Resolved], progress: Progress) -> tuple[str, ...]:
-    """Return a note for each adapter that changes the number of tokens, and tell it."""
-    notes = tuple(
-        f"adapter {each.adapter.name!r} {each.vocabulary.described} tokens"
-        for each in resolved
-        if each.vocabulary is not None
+def notes_on_resolved(resolved: Sequence[Resolved], progress: Progress) -> tuple[str, ...]:
+    """Return what to know of adapters that are resolved against a model, and tell it.
+
+    That is a changed number of tokens, and changes to weights that the graph does not read.
+    """
+    notes = (
+        *(
+            f"adapter {each.adapter.name!r} {each.vocabulary.described} tokens"
+            for each in resolved
+            if each.vocabulary is not None
+        ),
+        *(
+            f"adapter {each.adapter.name!r} changes {', '.join(map(repr, each.unread))}, which the "
+            "graph does not read: the change is left out, and PEFT computes the same without it"
+            for each in resolved
+            if each.unread
+        ),
     )
     for note in notes:
         progress.note(f"note: {note}")

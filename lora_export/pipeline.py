@@ -34,7 +34,8 @@ from lora_export.exports.plan import (
     require_complete,
 )
 from lora_export.exports.stacks import BATCHED
-from lora_export.parts import notes_on_vocabulary, read_specs, recorded_source
+from lora_export.exports.untied import recorded_ties
+from lora_export.parts import notes_on_resolved, read_specs, recorded_source
 from lora_export.preconditions import (
     existing_export,
     graph_source,
@@ -122,6 +123,7 @@ def merge_and_build(
                 config=checkpoint.config,
                 task=settings.task,
                 labels=recipe.labels,
+                ties=recorded_ties(existing),
             )
             require_bases(
                 ready,
@@ -130,14 +132,14 @@ def merge_and_build(
                 existing.base.conversions,
                 settings,
             )
-            notes = (*notes, *notes_on_vocabulary([each.resolved for each in ready], tell))
+            notes = (*notes, *notes_on_resolved([each.resolved for each in ready], tell))
             outcome = _finish(
                 output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
             return with_bundle(replace(outcome, notes=notes), recipe, tell)
         settings, template, ready = graph_and_updates(recipe, settings, given, tell)
         require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
-        notes = (*notes, *notes_on_vocabulary([each.resolved for each in ready], tell))
+        notes = (*notes, *notes_on_resolved([each.resolved for each in ready], tell))
         with staging_folder(output.parent, output.name) as staging:
             _create(
                 staging,
@@ -215,6 +217,7 @@ def _create(
         dtype=settings.dtype,
         choices=settings.choices,
         labels=labels,
+        ties=settings.ties,
         fingerprint=fingerprinted,
         progress=tell,
         graph_source=graph_source(recipe, output),

@@ -13,7 +13,8 @@ from lora_export.base import targets
 from lora_export.base.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
 from lora_export.exports.padding import with_padding_of
-from lora_export.exports.plan import choose_dtype, count_labels, for_task, untie
+from lora_export.exports.plan import choose_dtype, count_labels, for_task
+from lora_export.exports.untied import untie
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import Choices
@@ -51,6 +52,7 @@ class Settings:
         choices: The interface of a decoder.
         untied: The base with a tensor for each name of a tied weight, where an adapter changes one
             of them only; None otherwise.
+        ties: The names of these weights.
         own_graph: The user's graph, where there is one; it decides dtype, opset and interface.
     """
 
@@ -60,6 +62,7 @@ class Settings:
     opset: int
     choices: Choices
     untied: Checkpoint | None = None
+    ties: tuple[TieGroup, ...] = ()
     own_graph: OwnGraph | None = None
 
     @property
@@ -144,8 +147,7 @@ def graph_and_updates(
         return settings, template, ready(template)
     except TiedParameterError:
         ties = groups_of(template.parameters, held=True)
-        untied = untie(settings.checkpoint, template.parameters, template.conversions)
-        settings = replace(settings, untied=untied)
+        settings = replace(settings, untied=untie(settings.checkpoint, template), ties=ties)
         template = _export_graph(settings, adapters, tell)
         return settings, template, ready(template, ties)
 

@@ -24,6 +24,7 @@ ROWS = {"trainable_token_indices": [3, 5]}
         ("t5", {"target_modules": ["q"], "modules_to_save": ["lm_head"]}),
         ("t5", {"target_modules": ["lm_head"], **ROWS}),
         ("bert", {"target_modules": ["word_embeddings"]}),
+        ("bart", {"target_modules": ["decoder.embed_tokens"]}),
     ],
 )
 def test_export_is_untied_and_verified(name, settings, tmp_path: Path, capsys) -> None:

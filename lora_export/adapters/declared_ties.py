@@ -25,6 +25,7 @@ from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.base.conversions import new_name
 from lora_export.base.declarations import (
     ModelClass,
+    Tie,
     class_for_task,
     class_named,
     classes_of,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.base.tensors import Tensor
 
-__all__ = ["DeclaredTies", "classes_for", "declared_ties", "untied_config"]
+__all__ = ["DeclaredTies", "classes_for", "declared_ties", "tying_sections", "untied_config"]
 
 _CLASSIFIERS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
 _TIE_KEY: Final = "tie_word_embeddings"
@@ -118,11 +119,9 @@ def declared_ties(
     sources: dict[str, str] = {}
     sections: set[str] = set()
     for each in classes:
-        for tie in ties_of(each, config):
-            if tie.holds is False or (tie.holds is None and _is_untied(config, tie.section)):
-                continue
+        for tie in _holding(each, config):
             scope = f"{tie.scope}." if tie.scope else ""
-            if not (_PLAIN.fullmatch(tie.target) and _PLAIN.fullmatch(tie.source)):
+            if not _is_plain(tie):
                 _refuse_pattern(adapter, names, scope, (tie.target, tie.source))
                 continue
             for target, source in names.expanded(scope + tie.target, scope + tie.source):
@@ -141,6 +140,12 @@ def declared_ties(
     ]
     bare = any(names.written(each) == each.removeprefix(prefix) != each for each in members)
     return adapter, DeclaredTies(tuple(groups), frozenset(sections), bare)
+
+
+def tying_sections(classes: Iterable[ModelClass], config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the sections of a config by which classes tie single weights; ``""`` for the whole."""
+    ties = (tie for each in classes for tie in _holding(each, config))
+    return frozenset(tie.section for tie in ties if _is_plain(tie))
 
 
 def untied_config(config: Mapping[str, Any], sections: Iterable[str]) -> dict[str, Any]:
@@ -162,6 +167,18 @@ def untied_config(config: Mapping[str, Any], sections: Iterable[str]) -> dict[st
         if words_tied(after) is not True and model_type not in _SCALED:
             table = changed
     return table
+
+
+def _holding(model_class: ModelClass, config: Mapping[str, Any]) -> Iterator[Tie]:
+    """Yield the ties of a class that hold, or that nothing in the config denies."""
+    for tie in ties_of(model_class, config):
+        if tie.holds or (tie.holds is None and not _is_untied(config, tie.section)):
+            yield tie
+
+
+def _is_plain(tie: Tie) -> bool:
+    """Return whether a tie names one weight or module, rather than a pattern of them."""
+    return bool(_PLAIN.fullmatch(tie.target) and _PLAIN.fullmatch(tie.source))
 
 
 def _is_untied(config: Mapping[str, Any], section: str) -> bool:

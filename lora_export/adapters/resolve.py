@@ -75,10 +75,12 @@ class Resolved:
     Attributes:
         adapter: The adapter.
         updates: One entry per parameter that changes, sorted by name.
-        dropped: Tensors left out because the user said so.
+        dropped: Tensors left out because the user said so, or because they are `unread`.
         applied_count: How many of the adapter's tensors are applied.
         vocabulary: How it changes the number of tokens; the parameters of `updates` have the new
             shapes. None where it keeps it.
+        unread: Changes to names of a tied weight that the graph does not read (T5's ``shared``):
+            PEFT's unmerged model computes the same without them.
     """
 
     adapter: Adapter
@@ -86,6 +88,7 @@ class Resolved:
     dropped: tuple[str, ...]
     applied_count: int
     vocabulary: Vocabulary | None = None
+    unread: tuple[str, ...] = ()
 
 
 _FIELDS: Final[dict[type, str]] = {
@@ -157,7 +160,7 @@ def resolve(
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
-    adapter = _with_ties(adapter, names, groups_of(parameters), ties, drop)
+    adapter, unread = _with_ties(adapter, names, groups_of(parameters), ties, drop)
     vocabulary = vocabulary_of(adapter, parameters, names.find, drop=drop, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
@@ -207,9 +210,10 @@ def resolve(
     return Resolved(
         adapter,
         tuple(updates[name] for name in sorted(updates)),
-        tuple(dropped),
+        (*dropped, *unread),
         count_stored(applied) + len(adapter.repeated),
         vocabulary,
+        unread,
     )
 
 
@@ -219,8 +223,10 @@ def _with_ties(
     tied: Sequence[TieGroup],
     apart: Sequence[TieGroup],
     drop: Sequence[str],
-) -> Adapter:
+) -> tuple[Adapter, tuple[str, ...]]:
     """Return the adapter with the changes that PEFT makes under every name of a tied weight.
+
+    The second value names the changes that the graph does not read; they are left out.
 
     Raises:
         TiedParameterError: Names of a weight that is one here would end with different values.
@@ -241,21 +247,28 @@ def _with_ties(
     return _without_unread(followed, names, apart)
 
 
-def _without_unread(adapter: Adapter, names: Names, apart: Sequence[TieGroup]) -> Adapter:
-    """Leave out items of tied names that the graph does not read, where others hold the same."""
+def _without_unread(
+    adapter: Adapter, names: Names, apart: Sequence[TieGroup]
+) -> tuple[Adapter, tuple[str, ...]]:
+    """Leave out items of tied names that the graph does not read.
+
+    The second value names those whose values the graph reads under no other name either.
+    """
     unread = {name for group in apart for name in group.names if names.find(name) is None}
     read = {id(t) for i in adapter.items if i.parameter not in unread for t in i.tensors}
-
-    def stays(item: Item) -> bool:
-        return item.parameter not in unread or any(id(t) not in read for t in item.tensors)
-
-    return replace(
+    without = replace(
         adapter,
-        low_rank=tuple(filter(stays, adapter.low_rank)),
-        saved=tuple(filter(stays, adapter.saved)),
-        added=tuple(filter(stays, adapter.added)),
-        rows=tuple(filter(stays, adapter.rows)),
+        low_rank=tuple(item for item in adapter.low_rank if item.parameter not in unread),
+        saved=tuple(item for item in adapter.saved if item.parameter not in unread),
+        added=tuple(item for item in adapter.added if item.parameter not in unread),
+        rows=tuple(item for item in adapter.rows if item.parameter not in unread),
     )
+    lost = {
+        item.parameter
+        for item in adapter.items
+        if item.parameter in unread and any(id(tensor) not in read for tensor in item.tensors)
+    }
+    return without, tuple(sorted(lost))
 
 
 def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoReturn:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["TieGroup", "follow_ties", "groups_of", "with_names"]
+__all__ = ["TieGroup", "follow_ties", "group_of", "groups_of", "with_names"]
 
 _Item = TypeVar("_Item", Saved, Added, Rows)
 
@@ -58,14 +58,21 @@ def groups_of(parameters: Iterable[Parameter], *, held: bool = False) -> tuple[T
         parameters: Those of the model.
         held: Whether every name will have a tensor of its own, rather than the first alone.
     """
-    groups = []
-    for each in parameters:
-        if each.aliases:
-            names = (each.name, *each.aliases)
-            known = (name for name in names if name.removesuffix(".weight") in input_embeddings())
-            embedding = next(known, each.name)
-            groups.append(TieGroup(names, names if held else (each.name,), embedding))
-    return tuple(groups)
+    return tuple(
+        group_of((each.name, *each.aliases), held=held) for each in parameters if each.aliases
+    )
+
+
+def group_of(names: Sequence[str], *, held: bool = False) -> TieGroup:
+    """Return the group of `names`, with the input embedding that transformers declares.
+
+    Args:
+        names: The names of one weight in the model; the first is the input embedding's where none
+            is declared.
+        held: Whether every name has a tensor of its own, rather than the first alone.
+    """
+    known = (name for name in names if name.removesuffix(".weight") in input_embeddings())
+    return TieGroup(tuple(names), tuple(names) if held else (names[0],), next(known, names[0]))
 
 
 def follow_ties(

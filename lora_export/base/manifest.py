@@ -67,6 +67,18 @@ class GraphSource(_Record):
     sha256: Sha256
 
 
+class TieRecord(_Record):
+    """One weight of the base under several names, which the graphs hold apart.
+
+    Attributes:
+        names: Its names in the model, also those that no graph reads.
+        input: The one of the model's input embedding; None where it is none.
+    """
+
+    names: list[str]
+    input: str | None = None
+
+
 class BaseRecord(_Record):
     """The base checkpoint behind every graph of the directory.
 
@@ -75,6 +87,7 @@ class BaseRecord(_Record):
         graph: Where the base graph comes from; None where it was traced.
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
+        ties: All names of these weights.
         cache: Whether keys and values of past positions are inputs and outputs of the graphs.
         cache_length: The positions of a static cache; None for one that grows.
         logits: ``last`` where the graphs return those of the last position only.
@@ -90,6 +103,7 @@ class BaseRecord(_Record):
     prefix: str = ""
     labels: list[str] | None = None
     untied: list[str] = []
+    ties: list[TieRecord] = []
     cache: bool = False
     cache_length: int | None = Field(None, ge=1)
     logits: Literal["all", "last"] = "all"

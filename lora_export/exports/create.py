@@ -17,6 +17,7 @@ from lora_export.base.manifest import (
 )
 from lora_export.base.parameters import CAST, TRANSPOSE
 from lora_export.exports.graph_files import write_graphs
+from lora_export.exports.untied import tie_records
 from lora_export.graph.template import Placement
 from lora_export.weights.companions import labelled, write_companions
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.adapters.ties import TieGroup
     from lora_export.base.manifest import GraphSource
     from lora_export.base.parameters import Parameter
     from lora_export.base.progress import Progress
@@ -56,6 +58,7 @@ def create_export(
     progress: Progress,
     graph_source: GraphSource | None = None,
     graph_report: Mapping[str, object] | None = None,
+    ties: Sequence[TieGroup] = (),
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `root`.
 
@@ -73,6 +76,7 @@ def create_export(
         progress: Told about bytes.
         graph_source: Where the user's own graph is, if the template was made from one.
         graph_report: How it was matched to the checkpoint.
+        ties: The weights that the base ties and the graph holds apart.
 
     Raises:
         CheckpointError: A tensor ends too early.
@@ -101,6 +105,7 @@ def create_export(
             prefix=template.prefix,
             labels=list(labels) if labels else None,
             untied=_untied(plan),
+            ties=tie_records(ties),
             cache=choices.cache,
             cache_length=choices.cache_length,
             logits=choices.logits,

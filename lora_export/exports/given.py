@@ -16,6 +16,7 @@ from lora_export.base.hub import local_path
 from lora_export.exports.belonging import require_base, require_task
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_parameters, require_complete
+from lora_export.exports.untied import recorded_ties
 from lora_export.graph import tasks
 from lora_export.weights.checkpoint import read_config
 
@@ -86,6 +87,7 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         prefix=prefix,
         drop=source.drop,
         resizable=head_parameters(tasks.by_name(manifest.base.task)),
+        ties=recorded_ties(manifest),
     )
     require_base(root, manifest, resolved, [adapter], None)
     require_complete(manifest.graphs["base"].missing, [resolved], manifest.base.source)

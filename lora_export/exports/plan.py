@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.declared_ties import untied_config
 from lora_export.adapters.resolve import Names
 from lora_export.base.computed_parameters import COMPUTED
 from lora_export.base.dtypes import by_name
@@ -41,7 +40,6 @@ __all__ = [
     "main_dtype",
     "match_base",
     "require_complete",
-    "untie",
 ]
 
 _SHOWN: Final = 5
@@ -148,29 +146,6 @@ def _with_padding(checkpoint: Checkpoint, task: Task) -> Checkpoint:
         return checkpoint
     first = end[0] if isinstance(end, list) else end
     return replace(checkpoint, config={**config, "pad_token_id": first})
-
-
-def untie(
-    checkpoint: Checkpoint,
-    parameters: Sequence[Parameter],
-    conversions: Sequence[Conversion] = (),
-) -> Checkpoint:
-    """Return the checkpoint with a tensor for each name of its tied weights, its config untied.
-
-    Args:
-        checkpoint: The base.
-        parameters: Those of the tied graph; their aliases are the further names.
-        conversions: How transformers renames the checkpoint's tensors for the model.
-    """
-    model = Names(parameters, "")
-    tensors = as_loaded(checkpoint.tensors, conversions, lambda name: model.find(name) is not None)
-    for parameter in parameters:
-        names = (parameter.name, *parameter.aliases)
-        present = next((tensors[name] for name in names if name in tensors), None)
-        if present is not None:
-            tensors |= {name: present for name in names if name not in tensors}
-    config = untied_config(checkpoint.config, [""])
-    return replace(checkpoint, config=config, tensors=tensors)
 
 
 def head_width(task: Task, adapter: Adapter) -> int | None:
