@@ -1,6 +1,6 @@
 """The verification of a merge, before it is published: see ``verify/merged.py``.
 
-What runs models is imported when a comparison is asked for: a merge without one starts faster.
+Modules that run models are imported only for a comparison, so that a merge without one starts fast.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def add_all(
 def _companions(
     root: Path, manifest: Manifest, ready: Sequence[Ready], tell: Progress
 ) -> list[AdapterCompanions]:
-    """Return what comes with each adapter besides its tensors; notes on it are told."""
+    """Return the files that come with each adapter besides its tensors; show the notes on them."""
     parameters = parameters_of(manifest)
     found = []
     for each in ready:

@@ -1,4 +1,4 @@
-"""Whether the base that an adapter names is another than the one that is given, by their names.
+"""Compare the base that an adapter names with the given base, by name.
 
 Folders that exist are compared by their contents instead (``weights/named_base.py``).
 

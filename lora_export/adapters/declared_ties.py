@@ -109,7 +109,7 @@ def declared_ties(
         prefix: ``base_model_prefix`` with its dot, or ``""``.
 
     Raises:
-        UnsupportedError: The adapter changes what may be tied, and nothing tells whether it is.
+        UnsupportedError: The adapter changes what may be tied, and nothing shows whether it is.
     """
     classes = classes_for(config, adapter)
     if not classes:

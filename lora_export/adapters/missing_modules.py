@@ -1,4 +1,4 @@
-"""Modules that the config targets and whose tensors the file lacks, told from the base's names.
+"""Modules that an adapter's config targets but its file has no tensors for.
 
 PEFT warns, and leaves such a module as the base has it; so does a merge. The file was trimmed then,
 or it is damaged. Only a module of a kind that the file has in other layers is counted: a checkpoint
@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.targeting import target_rule
+from lora_export.base.listing import first_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,6 @@ __all__ = ["describe_missing", "missing_modules"]
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 _WEIGHT: Final = ".weight"
 _MATRIX: Final = 2
-_SHOWN: Final = 3
 
 
 def missing_modules(
@@ -63,11 +63,10 @@ def describe_missing(
     missing = missing_modules(adapter, tensors, config)
     if not missing:
         return None
-    shown = ", ".join(map(repr, missing[:_SHOWN])) + (", …" if len(missing) > _SHOWN else "")
     return (
         f"the config of adapter {adapter.source!r} targets {len(missing)} module(s) for which its "
-        f"file has no tensors ({shown}): they keep the base's weights; the file may have been "
-        "trimmed or damaged"
+        f"file has no tensors ({first_names(missing)}): they keep the base's weights; the file may "
+        "have been trimmed or damaged"
     )
 
 

@@ -8,7 +8,7 @@ In order, of each thing that the adapter changes:
     4. its name below another root, where exactly one part of the base has all of them
        (`rerooted`): an adapter of the text model alone, for a vision-language model.
 
-What is found nowhere keeps its name, and `resolve` refuses it.
+A name that is found nowhere is kept, and `resolve` refuses it.
 """
 
 from __future__ import annotations

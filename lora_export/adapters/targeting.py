@@ -1,8 +1,8 @@
 """The modules that a PEFT config targets, and the tensors of modules that it does not.
 
 PEFT adds its layers where the config says so, and then loads the file into them; a tensor of any
-other module is dropped with a warning. The model that PEFT makes of such an adapter lacks what the
-tensor does, so the adapter is refused here, by name.
+other module is dropped with a warning. The model that PEFT makes of such an adapter lacks that
+update, so the adapter is refused here, by name.
 
 The rules are those of ``check_target_module_exists`` (PEFT 0.21, ``tuners/tuners_utils.py``):
 
@@ -23,6 +23,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.errors import AdapterError
+from lora_export.base.listing import first_names
 from lora_export.base.patterns import REPEATED, ways
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["require_targeted", "target_rule"]
 
 _ALL_LINEAR: Final = "all-linear"
-_SHOWN: Final = 3
 _PATTERN_LIMIT: Final = 2048
 _WAYS_LIMIT: Final = 16 * REPEATED**3
 _LAYER: Final = re.compile(r"\.(\d+)(?=\.)")
@@ -57,11 +57,9 @@ def require_targeted(modules: Iterable[str], config: Mapping[str, Any], source: 
         strange = [module for module in strange if _LAYER.search(module)]
     if not strange:
         return
-    shown = ", ".join(repr(module) for module in strange[:_SHOWN])
-    more = ", …" if len(strange) > _SHOWN else ""
     msg = (
         f"adapter {source!r} holds updates of {len(strange)} module(s) that its config does not "
-        f"target: {shown}{more}; it says {_settings(config)}"
+        f"target: {first_names(strange)}; it says {_settings(config)}"
     )
     raise AdapterError(
         msg,

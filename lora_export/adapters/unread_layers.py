@@ -1,4 +1,4 @@
-"""Modules whose LoRA the unmerged model never runs, though a merge changes their weight.
+"""Modules whose LoRA layer the unmerged model never calls, though a merge changes their weight.
 
 PEFT puts its layer in the place of a module and adds ``s·B A x`` to what the module returns. Code
 of transformers that reads ``module.weight`` itself, instead of calling the module, passes the layer
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.zero_updates import is_zero
+from lora_export.base.listing import first_names
 
 if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
@@ -34,8 +35,6 @@ UNREAD_LAYERS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Ends of module paths by ``model_type`` (transformers 5.23)."""
 
-_SHOWN: Final = 3
-
 
 def note_on_unread(adapter: Adapter, model_type: str) -> str | None:
     """Return a note where an adapter updates modules whose layer the unmerged model does not run.
@@ -52,9 +51,8 @@ def note_on_unread(adapter: Adapter, model_type: str) -> str | None:
     ]
     if not modules:
         return None
-    shown = ", ".join(map(repr, modules[:_SHOWN])) + (", …" if len(modules) > _SHOWN else "")
     return (
         f"adapter {adapter.source!r} updates {len(modules)} module(s) whose weight {model_type} "
-        f"reads directly ({shown}): merging applies these updates, and PEFT's unmerged forward "
-        "ignores them; leave them out with --drop"
+        f"reads directly ({first_names(modules)}): merging applies these updates, and "
+        "PEFT's unmerged forward ignores them; leave them out with --drop"
     )

@@ -1,12 +1,12 @@
-"""Updates that are zero, told from the adapter's own factors: no base is read.
+"""Find updates that are zero in the adapter's own factors, without reading a base.
 
 ``s·B A`` is zero where s is, where A or B is (PEFT initialises B with zeros, so an adapter that was
 saved before training looks like this), or where the ranks cancel each other, as those of two
-adapters do that ``--combine`` takes with opposite weights. The last is told by the product with a
+adapters do that ``--combine`` takes with opposite weights. The last is found by multiplying a
 few random vectors: for x with independent standard normal entries, E‖B A x‖² = ‖B A‖².
 
 With DoRA's magnitude the merged weight is ``m·W0/‖W0‖`` even for B A = 0, and what that changes
-only the base tells (``weights/effect.py``).
+depends on the base (``weights/effect.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank
 from lora_export.base.dtypes import Float32Array, to_float32
+from lora_export.base.listing import first_names
 from lora_export.base.tensors import read_all
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _CANCELLED: Final = 1e-6
 """‖B A‖ / (‖B‖ ‖A‖) up to which the ranks count as cancelled: float32 rounds by 1e-7."""
 
 _VECTORS: Final = 4
-_SHOWN: Final = 3
 
 
 def trained_items(items: Iterable[Item | None]) -> tuple[LowRank | Added, ...]:
@@ -74,10 +74,9 @@ def describe_zero(items: Sequence[LowRank | Added], source: str) -> str | None:
             f"every update of adapter {source!r} is zero ({len(items)} in all): it was not "
             "trained, or the file is damaged"
         )
-    shown = ", ".join(repr(name) for name in zero[:_SHOWN]) + (", …" if len(zero) > _SHOWN else "")
     return (
-        f"{len(zero)} of {len(items)} updates of adapter {source!r} are zero ({shown}): they were "
-        "not trained, or the file is damaged"
+        f"{len(zero)} of {len(items)} updates of adapter {source!r} are zero "
+        f"({first_names(zero)}): they were not trained, or the file is damaged"
     )
 
 

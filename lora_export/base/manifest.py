@@ -191,7 +191,7 @@ class CombinedRecord(_Record):
 
 
 class CompanionsRecord(_Record):
-    """What comes with an adapter besides its tensors; see ``exports/companions.py``.
+    """The files that come with an adapter besides its tensors; see ``exports/companions.py``.
 
     Attributes:
         files: Files below ``hf/<adapter>/``, which hold in place of those in ``hf/``.

@@ -115,7 +115,7 @@ class MergeRecord(_Row):
         tensors: The tensors that are not the base's, by name.
         fidelity: What the merge kept of the adapter.
         no_effect: Why the merge changes nothing; null where it changes something.
-        notes: What the user was told of the adapter and its base.
+        notes: The notes shown to the user on the adapter and its base.
         companions: What was taken from the adapter's folder besides its tensors: ``tokenizer``,
             ``chat template``, or names of files.
         verification: How it compares with the unmerged adapter.

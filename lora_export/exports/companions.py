@@ -1,4 +1,4 @@
-"""What comes with an adapter besides its tensors, in an export: ``hf/<adapter>/``.
+"""The files that come with an adapter besides its tensors, in an export: ``hf/<adapter>/``.
 
 ``hf/`` holds the companions of the base: config, tokenizer, generation settings. ``hf/<adapter>/``
 holds the files of an adapter that differ from these, and ``config.json`` where its classes or
@@ -53,7 +53,7 @@ _DECODER_HEAD: Final = "score.weight"
 
 @dataclass(frozen=True)
 class AdapterCompanions:
-    """What comes with an adapter, to be written.
+    """The files that come with an adapter, to be written into the export.
 
     Attributes:
         contents: The files by their names below ``hf/<adapter>/``.

@@ -1,4 +1,4 @@
-"""What of an export can be deployed, and the verdict on it.
+"""Which graphs of an export are deployable, and the verdict on the export.
 
 A base graph whose head only adapters bring is not applicable: it is never run, so it enters no
 verdict. Of a graph that adapters share each adapter has a verdict of its own.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["NOT_APPLICABLE", "deployable", "is_deployable", "verdict_of", "verification_of"]
 
 NOT_APPLICABLE: Final = "not applicable"
-"""What is shown in place of a verdict on a graph that lacks parameters."""
+"""Shown in place of a verdict on a graph with missing parameters."""
 
 _WORST_FIRST: Final = ("fail", "ambiguous", "unverified")
 

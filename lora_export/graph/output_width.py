@@ -1,4 +1,4 @@
-"""A head of another width: the nodes between the head and the output that have its width written.
+"""Adjust a graph to a head of another width: the nodes behind the head that contain the width.
 
     … → MatMul or Gemm with the head's weight → Reshape, Add, Mul, Tanh, … → output
 

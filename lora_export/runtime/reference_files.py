@@ -1,4 +1,4 @@
-"""What the reference's libraries get to read: a base without its neighbours, the model's names."""
+"""Prepare the base's folder and the adapter's names for transformers and PEFT."""
 
 from __future__ import annotations
 

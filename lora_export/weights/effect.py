@@ -1,4 +1,4 @@
-"""Whether a merge changed anything, told from what the merge saw: the base is read no second time.
+"""Whether a merge changed anything, decided without reading the base again.
 
     low-rank updates   by their fidelity meters: no entry moved, or ‖ΔW‖ ≤ `NOISE`·‖W0‖
     everything else    the SHA-256 of the stored bytes, against the base's in the same dtype

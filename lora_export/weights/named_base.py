@@ -1,4 +1,4 @@
-"""Whether the base that an adapter names by its folder is the one that is given, by its contents.
+"""Compare the base that an adapter names by its folder with the given base, by contents.
 
 PEFT records the path that its base was loaded from. Where that folder exists on this machine it is
 compared with the base that is given, and the cheapest answer comes first:
@@ -82,7 +82,7 @@ def note_on_named_folder(
         values: Whether values are compared too, or headers only.
 
     Returns:
-        None where the bases are equal, where no such folder exists, or where it cannot be told.
+        None where the bases are equal or cannot be compared, or where no such folder exists.
     """
     named = adapter.base_name
     found: list[str] = []
@@ -181,7 +181,7 @@ def _value_difference(
 ) -> str | None:
     """Return the first tensor whose values differ: the start of each is compared before the rest.
 
-    A base that was trained further differs nearly everywhere and is told at once.
+    A base that was trained further differs nearly everywhere and is found at once.
     """
     shared = sorted(named.keys() & given.keys())
     for name in shared:

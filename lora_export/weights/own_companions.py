@@ -6,7 +6,7 @@ belongs to the adapter, in groups:
 - A tokenizer is taken whole, its chat template included: a ``tokenizer.json`` of one and a
   ``tokenizer_config.json`` of another would not fit. Files of the base's that the adapter's
   tokenizer does not have are hidden. Files of a tokenizer without its vocabulary are not taken.
-- A chat template is taken by itself where no tokenizer comes with it.
+- A chat template is taken alone where no tokenizer comes with it.
 - Generation settings and those of processors are taken file by file.
 - The modules of sentence-transformers are taken as they are, together.
 
@@ -258,7 +258,7 @@ def _only(files: Mapping[str, _C], wanted: Callable[[str], object]) -> dict[str,
 
 
 def _tokens(files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[str, Path]) -> Ids:
-    """Return the special tokens of which the adapter says something else than the base."""
+    """Return the special tokens that the adapter sets differently from the base."""
     whole = OwnCompanions(files, frozenset(hidden)).over(base)
     found: dict[str, int | list[int]] = {}
     if GENERATION_CONFIG in files:
@@ -275,7 +275,7 @@ def _tokens(files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[s
 
 
 def _rows(base: Mapping[str, Path]) -> int | None:
-    """Return the number of tokens that the base's config tells."""
+    """Return the number of tokens in the base's config."""
     config = read_table(base, CONFIG)
     text = config.get("text_config")
     size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)

@@ -51,7 +51,7 @@ def untie_for(
         drop: Patterns of tensors that the user leaves out; they keep their names.
 
     Raises:
-        UnsupportedError: The adapter changes what may be tied and nothing tells whether it is, or
+        UnsupportedError: The adapter changes what may be tied and nothing shows whether it is, or
             changes tied weights in a way that PEFT cannot run.
     """
     kept, dropped = _parted(adapter, drop)

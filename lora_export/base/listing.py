@@ -1,0 +1,19 @@
+"""Lists of names, as messages show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["first_names"]
+
+
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, quoted, with an ellipsis for the rest.
+
+    >>> first_names(["q_proj", "k_proj", "v_proj", "o_proj"])
+    "'q_proj', 'k_proj', 'v_proj', …"
+    """
+    return ", ".join([*map(repr, names[:most]), *(["…"] if len(names) > most else [])])
