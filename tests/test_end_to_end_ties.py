@@ -16,7 +16,7 @@ from lora_export.base.manifest import MANIFEST_NAME
 from lora_export.recipe import LatencySpec, VerifySpec
 from lora_export.runtime import open_export
 from tests.cli.running import call
-from tests.helpers.tied import FAMILIES, distance, train
+from tests.helpers.tied import FAMILIES, GEMMA3, distance, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,22 @@ def test_export_is_untied_and_verified(name, settings, tmp_path: Path, capsys) -
     )  # fmt: skip
     assert result.code == 0, result.message
     assert "parity of x: pass" in result.out
+
+
+@pytest.mark.slow
+def test_vision_language_model_is_untied_in_both_sections(tmp_path: Path, capsys) -> None:
+    family = GEMMA3
+    family.base().save_pretrained(tmp_path / "base")
+    train(family, tmp_path / "base", tmp_path / "a", target_modules=[family.embedding])
+    result = call(
+        capsys, "merge-and-build", "--base", tmp_path / "base", "--adapter", f"x={tmp_path / 'a'}",
+        "--out", tmp_path / "out", "--no-latency", "--task", "text-generation",
+    )  # fmt: skip
+    assert result.code == 0, result.message
+    assert "parity of x: pass" in result.out
+    config = json.loads((tmp_path / "out" / "hf" / "config.json").read_text("utf-8"))
+    assert config["tie_word_embeddings"] is False
+    assert config["text_config"]["tie_word_embeddings"] is False
 
 
 @pytest.mark.slow

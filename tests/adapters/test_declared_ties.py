@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from lora_export.adapters.canonical import Adapter, LowRank
-from lora_export.adapters.declared_ties import classes_for, declared_ties, untied_config
+from lora_export.adapters.declared_ties import (
+    classes_for,
+    declared_ties,
+    tying_sections,
+    untied_config,
+)
+from lora_export.base.declarations import class_named
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.tensors import MemoryTensor
 
@@ -88,3 +94,24 @@ def test_config_is_untied_in_every_section_that_ties() -> None:
     assert untied["text_config"]["tie_word_embeddings"] is False
     for model_type in ("t5", "switch_transformers"):  # of which the key means a scale, too
         assert untied_config({"model_type": model_type}, [""]) == {"model_type": model_type}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "sections"),
+    [
+        ("Gemma3ForConditionalGeneration", {"model_type": "gemma3"}, {""}),
+        ("Gemma3ForConditionalGeneration",
+         {"model_type": "gemma3", "tie_word_embeddings": False,
+          "text_config": {"tie_word_embeddings": False}}, set()),
+        ("Blip2ForConditionalGeneration",
+         {"model_type": "blip-2", "text_config": {"model_type": "opt"}}, {"text_config"}),
+        ("T5ForConditionalGeneration", {"model_type": "t5"}, {""}),
+        ("LlamaForCausalLM", {"model_type": "llama"}, set()),
+    ],
+)  # fmt: skip
+def test_sections_that_tie(name: str, config: dict[str, Any], sections: set[str]) -> None:
+    known = class_named(name)
+    assert known is not None
+    assert tying_sections([known], config) == sections
+    untied = untied_config(config, sections)
+    assert name.startswith("T5") or not tying_sections([known], untied)

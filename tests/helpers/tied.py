@@ -184,6 +184,23 @@ QWEN2_VL = Family(
 )  # fmt: skip
 
 
+GEMMA3 = Family(
+    "Gemma3ForConditionalGeneration",
+    (
+        "Gemma3Config",
+        {
+            "text_config": {**_SIZES, "num_key_value_heads": 2, "head_dim": 4,
+                            "sliding_window": 16},
+            "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                              "intermediate_size": 16, "image_size": 8, "patch_size": 4},
+            "mm_tokens_per_image": 1, "image_token_id": 40, "boi_token_index": 41,
+            "eoi_token_index": 42,
+        },
+    ),
+    "language_model.embed_tokens", "lm_head", "q_proj",
+)  # fmt: skip
+
+
 def unmerged(family: Family, base: Path, adapter: Path) -> Any:
     """Return PEFT's unmerged logits with the adapter of a folder."""
     with warnings.catch_warnings():
