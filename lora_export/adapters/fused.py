@@ -73,7 +73,7 @@ def join_low_rank(
     if not plain or len(widths) > 1:
         msg = (
             f"the updates of {', '.join(u.parameter for u in updates)} of adapter {source!r} are "
-            f"not those of the rows of {module!r}"
+            f"not plain updates of the rows of {module!r}, all of one width"
         )
         raise UnsupportedError(msg, hint="Is this the right base?")
     rank = sum(update.rank for update in updates)
@@ -125,7 +125,7 @@ def _joined_magnitude(
         )
         raise UnsupportedError(
             msg,
-            hint="Merge it into the checkpoint that it was trained on, whose weights are apart.",
+            hint="Merge it into the checkpoint that it was trained on: it holds them apart.",
         )
 
     def magnitude() -> npt.NDArray[Any]:

@@ -219,7 +219,7 @@ class Lookup:
         done = " and ".join(each.partition(":")[0] for each in operations)
         msg = (
             f"adapter {source!r} changes {path!r}, and transformers makes {new.name!r} by {done} "
-            "while it loads the base: its update cannot be moved through that"
+            "while it loads the base: its update cannot be converted in the same way"
         )
         hint = (
             "Load base and adapter with PEFT under transformers 5 and save both again: "

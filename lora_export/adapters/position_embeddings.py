@@ -43,7 +43,7 @@ def require_plain_embeddings(
         if module.rpartition(".")[2] == _NAME:
             msg = (
                 f"adapter {source!r} changes {module!r}, an embedding that computes positions "
-                "itself: PEFT's update of it is no change of its weight"
+                "itself: PEFT's update of it is not a change of its weight"
             )
             raise UnsupportedError(
                 msg, hint="Train without it, or train the module whole: modules_to_save."

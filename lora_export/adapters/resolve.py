@@ -276,8 +276,8 @@ def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoRetu
     msg = f"adapter {adapter.source!r} changes {changed!r}, which is tied to {others}"
     raise TiedParameterError(
         msg,
-        hint="This graph holds one weight for all of them: merge-and-build with this adapter "
-        "unties them, in an export of its own.",
+        hint="This export holds one weight for all of them. Build another export with this "
+        "adapter, which unties them: lora-export merge-and-build.",
     )
 
 

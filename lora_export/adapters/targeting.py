@@ -126,14 +126,14 @@ def _compiled(pattern: str, name: str, source: str) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern)
     except re.error as error:
-        msg = f"{name} of adapter {source!r} is {pattern[:60]!r}, no regular expression: {error}"
+        msg = f"{name} of adapter {source!r} is {pattern[:60]!r}, not a regular expression: {error}"
         raise AdapterError(msg, hint="The adapter's config is damaged.") from error
 
 
 def _names(setting: object, name: str, source: str) -> list[str]:
     """Return a setting that is a list of names."""
     if not isinstance(setting, list) or not all(isinstance(each, str) for each in setting):
-        msg = f"{name} of adapter {source!r} is {str(setting)[:60]!r}, no list of names"
+        msg = f"{name} of adapter {source!r} is {str(setting)[:60]!r}, not a list of names"
         raise AdapterError(msg, hint="The adapter's config is damaged.")
     return setting
 

@@ -52,7 +52,9 @@ def require_known_texts(
         if before != now:
             msg = f"the tokenizer of adapter {name!r} is not the one that {path.parent.name!r} has"
             raise UnsupportedError(
-                msg, hint="Write the repository again: lora-export triton write --text"
+                msg,
+                hint="Write the repository again: "
+                "lora-export triton EXPORT --repository DIR --text",
             )
 
 

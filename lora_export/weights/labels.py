@@ -74,8 +74,8 @@ def note_on_names(adapter: str, names: Sequence[str], base: Mapping[str, Any]) -
         return None
     shown = ", ".join(held[:_SHOWN]) + (", …" if len(held) > _SHOWN else "")
     return (
-        f"the classes of adapter {adapter!r} have no names: {shown} are the base's, for its own "
-        "head; name them with --labels"
+        f"the classes of adapter {adapter!r} have no names, and those of the base ({shown}) belong "
+        "to its own head; name them with --labels"
     )
 
 

@@ -85,7 +85,7 @@ def test_several_adapters_in_one_file_are_refused_by_their_names(tmp_path):
 def test_a_named_adapter_beside_an_unnamed_one_is_refused(tmp_path):
     tensors = pair(MODULE, 3, 4)
     named = {key.replace(".weight", ".sql.weight"): value for key, value in tensors.items()}
-    with pytest.raises(AdapterError, match="under a name"):
+    with pytest.raises(AdapterError, match="of one without a name"):
         read(write_peft(tmp_path, tensors | named))
 
 

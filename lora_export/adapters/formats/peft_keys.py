@@ -109,7 +109,10 @@ def _without_name(key: Key, names: set[str]) -> Key:
 def _refuse_several(names: dict[str | None, str], source: str) -> None:
     known = sorted(name for name in names if name is not None)
     if None in names:
-        msg = f"adapter {source!r} holds {names[None]!r} and, under a name, {names[known[0]]!r}"
+        msg = (
+            f"adapter {source!r} holds two adapters: {names[None]!r} of one without a name, "
+            f"{names[known[0]]!r} of {known[0]!r}"
+        )
     else:
         msg = f"adapter {source!r} holds several adapters: {', '.join(map(repr, known))}"
     raise AdapterError(

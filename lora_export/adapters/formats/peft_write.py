@@ -136,7 +136,10 @@ def _require_one_rank(adapter: Adapter, attentions: AbstractSet[str]) -> None:
                 f"adapter {adapter.source!r} has rank {owner.rank} and scale {owner.scale:g} for "
                 f"{owner.parameter!r}, {update.rank} and {update.scale:g} for {update.module!r}"
             )
-            raise UnsupportedError(msg, hint="PEFT has one rank for both, and twice the scale.")
+            raise UnsupportedError(
+                msg,
+                hint="PEFT has one rank for both, and twice the scale for the second.",
+            )
 
 
 def _only(module: str) -> str:
