@@ -105,7 +105,7 @@ def test_files_without_a_vocabulary_are_not_mixed_with_the_base_s(base, adapter,
     out = base.parent / "out"
     result = call(capsys, "merge", "--base", base, "--adapter", f"x={adapter}", "--out", out)
     assert result.code == 0
-    assert "tokenizer_config.json and no vocabulary" in result.err
+    assert "tokenizer_config.json but no vocabulary file" in result.err
     found = loaded(out)
     assert (found.eos_token, found.chat_template) == ("</s>", CHAT)
     assert read_record(out).companions == ["chat template"]
