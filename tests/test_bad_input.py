@@ -440,7 +440,17 @@ def test_wrong_number_of_labels_for_the_base_s_own_head(tiny, inputs, capsys) ->
         shutil.copytree(adapter, inputs.adapter, dirs_exist_ok=True) / ADAPTER_FILE,
         lambda tensors: {k: v for k, v in tensors.items() if "classifier" not in k},
     )
+    edit_json(inputs.adapter / "adapter_config.json", modules_to_save=None)
     assert_refused(build(capsys, inputs, "--labels", "yes,no"), inputs, 2, "2", "3")
+
+
+def test_a_head_that_the_config_lists_and_the_file_lacks(tiny, inputs, capsys) -> None:
+    adapter = tiny.adapter(inputs.base, seed=6)
+    edit_tensors(
+        shutil.copytree(adapter, inputs.adapter, dirs_exist_ok=True) / ADAPTER_FILE,
+        lambda tensors: {k: v for k, v in tensors.items() if "classifier" not in k},
+    )
+    assert_refused(build(capsys, inputs), inputs, 3, "classifier", "modules_to_save")
 
 
 def test_wrong_number_of_labels_without_adapters(inputs: Inputs, capsys) -> None:

@@ -45,17 +45,21 @@ def zero_parameters(items: Iterable[LowRank | Added]) -> tuple[str, ...]:
 
 
 def is_zero(item: LowRank | Added) -> bool:
-    """Return whether an update is zero for every base; False where the base decides."""
+    """Return whether an update is zero for every base.
+
+    False where the base decides, and for factors that hold NaN or infinity.
+    """
     if item.scale == 0 and not (isinstance(item, LowRank) and item.magnitude is not None):
         return True
     if isinstance(item, Added):
         return not _values(item.tensor).any()
     if item.magnitude is not None:
         return False
-    b = _values(item.b)
+    a, b = _values(item.a), _values(item.b)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return False
     if not b.any():
         return True
-    a = _values(item.a)
     return not a.any() or (item.experts == 1 and _cancels(b, a))
 
 

@@ -69,7 +69,7 @@ def test_every_rule_of_transformers_is_let_through():
     from transformers import conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-    from lora_export.graph.conversions import _read
+    from lora_export.graph.conversions import read_rule
 
     mapping = conversion_mapping._build_checkpoint_conversion_mapping()
     assert len(mapping) > 50
@@ -77,7 +77,7 @@ def test_every_rule_of_transformers_is_let_through():
     for rules in mapping.values():
         for rule in rules:
             if isinstance(rule, WeightConverter | WeightRenaming):
-                assert _read(rule).pattern
+                assert read_rule(rule).pattern
                 seen += 1
     assert seen > 100
 

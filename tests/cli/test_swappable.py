@@ -206,6 +206,7 @@ def test_add_writes_a_pack_and_touches_nothing_else(root, tiny, base):
         "lora_export.json",
         "adapters/new.safetensors",
         "adapters/new.onnx_adapter",
+        "hf/new/config.json",
         "reports/report.html",
         "reports/report.md",
     }
