@@ -172,6 +172,27 @@ def test_head_of_other_values_is_not_tied_whatever_the_config_says(
     assert load_file(tmp_path / "m" / "model.safetensors").keys() == tensors.keys()
 
 
+@pytest.mark.parametrize("name", ["bart", "gpt2", "t5"])
+def test_rows_reach_a_head_of_other_values_that_the_config_calls_tied(
+    name: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """transformers keeps such a head apart; PEFT trains the same rows in it."""
+    family = FAMILIES[name]
+    shutil.copytree(bases[name], tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    shape = family.base().get_input_embeddings().weight.shape
+    tensors["lm_head.weight"] = torch.randn(shape)
+    save_file(tensors, file, {"format": "pt"})
+    edit_config(tmp_path / "base", {"tie_word_embeddings": None})
+    expected = train(family, tmp_path / "base", tmp_path / "a", **kinds(name)["rows"])
+    merge(tmp_path / "base", tmp_path / "a", tmp_path / "m")
+    assert distance(family.logits(family.load(tmp_path / "m")), expected) < LIMIT
+    head = load_file(tmp_path / "m" / "model.safetensors")["lm_head.weight"]
+    changed = (head != tensors["lm_head.weight"]).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [3, 5]
+
+
 def test_class_whose_scale_depends_on_the_tie_keeps_its_config(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:

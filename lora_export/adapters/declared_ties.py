@@ -208,20 +208,27 @@ def _group(
     inputs: set[str],
     touched: set[str],
 ) -> TieGroup | None:
-    """Return the group of `members` in stored names; None where nothing is tied or stored."""
+    """Return the group of `members` in stored names, the source first; None where nothing is tied.
+
+    PEFT takes names for tied whose declared source is the module of the input embedding, whatever
+    they hold.
+    """
     written = list(dict.fromkeys(map(names.written, members)))
     embedding = next((names.written(each) for each in members if each in inputs), None)
     held = [name for name in written if name in tensors]
     if not held:
         return None
+    apart: set[str] = set()
     if touched.intersection(written):
         first = tensors[held[0]]
         apart = {name for name in held[1:] if not same_values(first, tensors[name])}
         written = [name for name in written if name not in apart]
         held = [name for name in held if name not in apart]
-    if len(written) == 1:
+    if embedding not in written:
+        embedding, apart = None, set()
+    if len(written) == 1 and not (apart and embedding):
         return None
-    return TieGroup(tuple(written), tuple(held), embedding)
+    return TieGroup(tuple(written), tuple(held), embedding, tuple(sorted(apart)))
 
 
 def _refuse_pattern(adapter: Adapter, names: _Names, scope: str, patterns: tuple[str, str]) -> None:

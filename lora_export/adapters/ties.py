@@ -7,7 +7,8 @@ the other names keep the base's value, with these exceptions:
        ``bias: all``, saved embeddings that were not trained) is loaded into the shared weight:
        every name gets it, rounded as it is stored.
     2. Trained token rows of the model's input embedding are applied to every name, unless another
-       name has other rows of its own.
+       name has other rows of its own. PEFT goes by the config there: names that the checkpoint
+       holds with other values get the rows too.
 
 Where all names end with the same value, the weight stays one. Elsewhere it has to be split.
 """
@@ -44,11 +45,14 @@ class TieGroup:
         held: Those that have a tensor of their own, though of equal values.
         input: The one that is the model's input embedding; None where there is none, or where PEFT
             does not see the tie (the config of the whole model does not say it).
+        apart: Names that the class ties too, but that are stored with values of their own:
+            transformers keeps them apart, and PEFT trains the same rows in them.
     """
 
     names: tuple[str, ...]
     held: tuple[str, ...]
     input: str | None = None
+    apart: tuple[str, ...] = ()
 
 
 def groups_of(parameters: Iterable[Parameter], *, held: bool = False) -> tuple[TieGroup, ...]:
@@ -102,15 +106,16 @@ def follow_ties(
         _refuse_bias(adapter, rows.parameter, rows.parameter, held)
     changed: list[tuple[TieGroup, dict[str, list[Item]]]] = []
     for group in groups:
-        names = [name for name in group.names if not _is_dropped(name, drop)]
+        names = [n for n in (*group.names, *group.apart) if not _is_dropped(n, drop)]
         items = {name: [each for each in adapter.items if each.parameter == name] for name in names}
         if any(items.values()):
-            _spread_saved(adapter, items)
+            _spread_saved(adapter, {n: each for n, each in items.items() if n not in group.apart})
             _spread_rows(adapter, group, items, held)
             changed.append((group, items))
-    split = [group for group, items in changed if _differ(list(items.values()))]
+    split = [group for group, items in changed if _is_split(group, items)]
     for group, items in changed:  # where one is split, the model looks for all names of the others
-        kept = {name: each for name, each in items.items() if split or name in group.held}
+        own = {*group.held, *group.apart}
+        kept = {name: each for name, each in items.items() if split or name in own}
         adapter = _with_items(adapter, list(items), kept)
     return adapter, tuple(split)
 
@@ -214,8 +219,11 @@ def _refuse_bias(adapter: Adapter, source: str, head: str, stored: Mapping[str, 
         )
 
 
-def _differ(lists: list[list[Item]]) -> bool:
+def _is_split(group: TieGroup, items: Mapping[str, list[Item]]) -> bool:
     """Whether the names of a weight end with different values."""
+    lists = [each for name, each in items.items() if name not in group.apart]
+    if not lists or len(group.names) == 1:
+        return False
     first, *others = lists
     if any(isinstance(item, LowRank) for each in lists for item in each):
         return True
