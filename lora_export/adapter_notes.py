@@ -18,7 +18,7 @@ from lora_export.base.hub import hub_id_of
 from lora_export.weights.named_base import GivenBase, given_checkpoint, note_on_named_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -134,13 +134,14 @@ def with_notes(
         zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
         if zero is not None:
             notes = (*notes, *_shown((zero,), tell))
-        notes = (*notes, *notes_on_unread(each.originals, model_type, tell))
+        stored = tuple(base.tensors or ())
+        notes = (*notes, *notes_on_unread(each.originals, model_type, tell, stored))
         noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
     return tuple(noted)
 
 
 def notes_on_unread(
-    adapters: Iterable[Adapter], model_type: str, tell: Progress
+    adapters: Iterable[Adapter], model_type: str, tell: Progress, stored: Collection[str] = ()
 ) -> tuple[str, ...]:
     """Return a note for each adapter with updates that PEFT ignores unmerged, and show it.
 
@@ -148,8 +149,9 @@ def notes_on_unread(
         adapters: The adapters as they were read.
         model_type: The base's ``model_type``.
         tell: Shows the notes.
+        stored: The names of the base's tensors.
     """
-    found = (note_on_unread(each, model_type) for each in adapters)
+    found = (note_on_unread(each, model_type, stored) for each in adapters)
     return _shown(tuple(note for note in found if note is not None), tell)
 
 

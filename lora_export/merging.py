@@ -140,7 +140,8 @@ def merge_checkpoint(
     given, opened = job.given.originals, opened_base(checkpoint)
     notes = notes_on_base(given, opened, tell, strict=strict)
     notes = (*notes, *notes_on_missing(given, opened, tell))
-    notes = (*notes, *notes_on_unread(given, str(checkpoint.config["model_type"]), tell))
+    model_type = str(checkpoint.config["model_type"])
+    notes = (*notes, *notes_on_unread(given, model_type, tell, checkpoint.tensors))
     notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))
     brought, config = _companions(job, combine, wanted)
     for note in brought.notes:

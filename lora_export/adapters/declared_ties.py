@@ -127,7 +127,12 @@ def declared_ties(
             for target, source in names.expanded(scope + tie.target, scope + tie.source):
                 sources[target] = sources.get(source, source)
                 sections.add(tie.section)
-    inputs = {f"{each.input}.weight" for each in classes if words_tied(config)}
+    # PEFT looks for ties only where the outermost class declares some: T5's classifiers do not
+    inputs = {
+        f"{each.input}.weight"
+        for each in classes
+        if (each.ties_in(config) or each.varying) and words_tied(config)
+    }
     members: defaultdict[str, list[str]] = defaultdict(list)
     for target, source in sources.items():
         members[source].append(target)

@@ -182,7 +182,7 @@ def inspect_pair(
     found = replace(
         _fit_report(fit, described, report.parameters),
         note=note,
-        unread=note_on_unread(read, model_type),
+        unread=note_on_unread(read, model_type, [each.name for each in parameters]),
     )
     if read.known_base is not None:
         recorded, differences = _recorded(read.known_base, base, prefix, hashed=hashed)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -24,6 +24,7 @@ from tools.merge_fuzz.names import rewrite
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lora_export.merging import Merge
     from tools.merge_fuzz.bases import Base
     from tools.merge_fuzz.cases import Case
 
@@ -39,7 +40,10 @@ __all__ = [
 ]
 
 FAULTS: Final = frozenset({"DIFFERENT", "CRASH", "ROUNDING", "UNLOADABLE"})
-"""What must never happen; the others are ``equal``, ``refused`` and ``vacuous``."""
+"""What must never happen; the others are ``equal``, ``refused``, ``noted`` and ``vacuous``."""
+
+_UNREAD: Final = "PEFT's unmerged forward ignores them"
+"""What the note on modules says whose update PEFT applies in a merge alone."""
 
 _TOLERANCE: Final = 1e-4
 _LEAST_EFFECT: Final = 1e-3
@@ -51,8 +55,8 @@ class Outcome:
     """What became of a case.
 
     Attributes:
-        kind: ``equal``, ``refused``, ``vacuous`` (the adapter changes nothing that is seen), or
-            one of `FAULTS`.
+        kind: ``equal``, ``refused``, ``vacuous`` (the adapter changes nothing that is seen),
+            ``noted`` (it differs, and a note of the merge says why), or one of `FAULTS`.
         detail: The message of a refusal without its names and numbers; the error of a fault.
         message: The whole message.
         error: The relative L2 error against the trained model.
@@ -127,7 +131,7 @@ def judge_merge(case: Case, base: Base, trained: Trained, folder: Path) -> Outco
     """Merge, load the result with transformers, compare."""
     half = {case.base.dtype, case.adapter.dtype} != {"float32"}
     try:
-        merge(case, base, trained.folder, folder / "merged", dtype="float32")
+        notes = merge(case, base, trained.folder, folder / "merged", dtype="float32").notes
         if half:
             merge(case, base, trained.folder, folder / "rounded", dtype=None)
     except LoraExportError as error:
@@ -135,15 +139,17 @@ def judge_merge(case: Case, base: Base, trained: Trained, folder: Path) -> Outco
     except Exception as error:  # noqa: BLE001  (whatever it is, it is a fault)
         return Outcome("CRASH", kind_of(error), traceback.format_exc()[-1500:])
     outcome = _compare(case, trained, folder / "merged")
+    if outcome.kind == "DIFFERENT" and any(_UNREAD in note for note in notes):
+        return replace(outcome, kind="noted")
     if half and outcome.kind == "equal":
         return _compare_rounding(folder / "merged", folder / "rounded") or outcome
     return outcome
 
 
-def merge(case: Case, base: Base, adapter: Path, output: Path, *, dtype: str | None) -> None:
+def merge(case: Case, base: Base, adapter: Path, output: Path, *, dtype: str | None) -> Merge:
     """Merge with this project's own code."""
     shutil.rmtree(output, ignore_errors=True)
-    merge_checkpoint(
+    return merge_checkpoint(
         base.folder,
         [AdapterSpec.model_validate(row) for row in adapter_rows(case, adapter)],
         output,
