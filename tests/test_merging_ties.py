@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_export.base.errors import UnsupportedError
 from lora_export.merging import unmerge_checkpoint
-from tests.helpers.tied import FAMILIES, QWEN2_VL, distance, merge, train, unmerged
+from tests.helpers.tied import FAMILIES, QWEN2_VL, classifier, distance, merge, train, unmerged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,6 +191,23 @@ def test_rows_reach_a_head_of_other_values_that_the_config_calls_tied(
     head = load_file(tmp_path / "m" / "model.safetensors")["lm_head.weight"]
     changed = (head != tensors["lm_head.weight"]).any(dim=1).nonzero().flatten().tolist()
     assert changed == [3, 5]
+
+
+@pytest.mark.parametrize("name", ["T5", "MT5", "Bart"])
+def test_rows_stay_in_one_module_of_a_classifier_that_declares_no_ties(
+    name: str, tmp_path: Path
+) -> None:
+    """PEFT looks for tied names only where the outermost class declares some."""
+    family = classifier(name)
+    family.base().save_pretrained(tmp_path / "base")
+    settings = {
+        "task_type": "SEQ_CLS",
+        "target_modules": [family.inner],
+        "trainable_token_indices": {"shared": [3, 5]},
+    }
+    expected = train(family, tmp_path / "base", tmp_path / "a", **settings)
+    merge(tmp_path / "base", tmp_path / "a", tmp_path / "m")
+    assert distance(family.logits(family.load(tmp_path / "m")), expected) < LIMIT
 
 
 def test_class_whose_scale_depends_on_the_tie_keeps_its_config(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.running import call
+from tests.helpers.tied import FAMILIES as TIED
+from tests.helpers.tied import train
 from tests.helpers.vocabulary import (
     FAMILIES,
     TOKENS,
@@ -79,3 +82,25 @@ def test_a_grown_vocabulary_is_merged_as_peft_runs_it(kind, way, bases, tmp_path
     assert merged.get_input_embeddings().weight.shape[0] == size
     assert merged.config.get_text_config().vocab_size == size
     assert relative(logits_of(merged, size), trained) < 1e-5
+
+
+@pytest.mark.parametrize("saved_by", ["opt", "llama"])
+def test_a_longer_head_without_the_embeddings_is_refused(saved_by, tmp_path, capsys) -> None:
+    """The base lacks a head, so that nothing but its token embeddings tells the vocabulary."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    family, base, adapter = TIED[saved_by], tmp_path / "base", tmp_path / "adapter"
+    family.base().save_pretrained(base)
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    text = json.dumps({**config, "tie_word_embeddings": False})
+    (base / "config.json").write_text(text, "utf-8")
+    train(family, base, adapter, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    head = tensors["base_model.model.lm_head.weight"]
+    tensors["base_model.model.lm_head.weight"] = torch.cat([head, head[:5]])
+    save_file(tensors, file, {"format": "pt"})
+    result = merge(capsys, base, adapter, tmp_path / "out")
+    assert result.code == 3
+    assert "embed_tokens.weight" in result.err

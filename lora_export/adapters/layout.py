@@ -15,16 +15,19 @@ checkpoint, its model type and the adapter (which names are one weight: see `dec
     5. Stacked experts lie as their shape says; square ones ``[experts, out, in]``, but for
        the model types of `INPUT_FIRST_EXPERTS`.
     6. A saved parameter of a top-level module that the base lacks entirely is a head that the
-       adapter brings.
+       adapter brings. An output embedding among them has the rows of the base's vocabulary here,
+       so that `vocabulary_of` sees where training changed their number.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
 from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters
 from lora_export.adapters.resolve import Names
+from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.base.errors import UnsupportedError
 from lora_export.base.parameters import Parameter
 
@@ -43,6 +46,12 @@ CONV1D_MODULES: Final[dict[str, frozenset[str]]] = {
     "openai-gpt": frozenset({"c_attn", "c_fc", "c_proj"}),
 }
 """Modules whose weight is ``[in, out]``, by ``model_type``; GPT-J, GPT-NeoX and CTRL use Linear."""
+
+_OUTPUT_EMBEDDINGS: Final = EMBEDDINGS & {
+    "embed_out", "generator_lm_head", "lm_head", "lm_head.out_proj", "lm_loss", "output_projection",
+    "pred_layer.proj", "proj_out", "vocab_projector",
+}  # fmt: skip
+"""Modules that no classifier has: ``head`` or ``output`` may give labels."""
 
 _CONVOLUTIONS: Final = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _MATRIX: Final = 2
@@ -82,7 +91,8 @@ def checkpoint_parameters(
         )
         for each in plain
     )
-    return (*known, *_brought(adapter, Names(known, prefix), known, prefix, head_dtype))
+    brought = _brought(adapter, Names(known, prefix), known, prefix, head_dtype)
+    return (*known, *(_of_base_vocabulary(each, known) for each in brought))
 
 
 def _module_types(adapter: Adapter, names: Names, model_type: str) -> dict[str, str]:
@@ -147,6 +157,20 @@ def _brought(
         for saved in adapter.saved
         if names.find(saved.parameter) is None and _top(saved.parameter, prefix) not in tops
     ]
+
+
+def _of_base_vocabulary(brought: Parameter, known: Sequence[Parameter]) -> Parameter:
+    """Return a brought output embedding with as many rows as the base's token embedding has."""
+    module, _, leaf = brought.name.rpartition(".")
+    if leaf != "weight" or module not in _OUTPUT_EMBEDDINGS:
+        return brought
+    rows = {
+        each.shape[0]
+        for each in known
+        if each.shape[1:] == brought.shape[1:]
+        and each.name.removesuffix(".weight").rpartition(".")[2] in EMBEDDINGS
+    }
+    return replace(brought, shape=(*rows, *brought.shape[1:])) if len(rows) == 1 else brought
 
 
 def _top(name: str, prefix: str) -> str:

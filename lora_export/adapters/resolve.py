@@ -17,7 +17,7 @@ from lora_export.base.errors import AdapterError, TiedParameterError, Unsupporte
 from lora_export.base.tensors import count_stored, same_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.adapters.ties import TieGroup
@@ -197,6 +197,7 @@ def resolve(
     )
     if not misfits:
         misfits.extend(_uneven_head(updates, parameters, resizable))
+    _refuse_bias_without_place(adapter, names, unmatched)
     _refuse_rest(adapter, unmatched, misfits)
     if vocabulary is not None:
         saved = {name for name, update in updates.items() if update.saved is not None}
@@ -353,6 +354,31 @@ def _uneven_head(
     if not changed or len(set(widths.values())) <= 1:
         return []
     return [f"{name}: the head is {width} wide here" for name, width in widths.items()]
+
+
+def _refuse_bias_without_place(adapter: Adapter, names: Names, unmatched: Collection[str]) -> None:
+    """Raise for a bias of ``lora_bias`` on a module that has none; PEFT does not merge it either.
+
+    Raises:
+        UnsupportedError: There is one; it is named, with the number of all.
+    """
+    found = [
+        each.parameter
+        for each in adapter.added
+        if each.parameter in unmatched
+        and names.find(f"{each.parameter.removesuffix('.bias')}.weight") is not None
+    ]
+    if found:
+        msg = (
+            f"adapter {adapter.source!r} has lora_bias: true, and {len(found)} of its modules "
+            f"have no bias in the base, such as {found[0].removesuffix('.bias')!r}: a merged "
+            "model has no place for theirs"
+        )
+        raise UnsupportedError(
+            msg,
+            hint="Train without lora_bias, or leave these biases out with --drop "
+            f"{found[0]!r}; their training is then lost.",
+        )
 
 
 def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[str]) -> None:

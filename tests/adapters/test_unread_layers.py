@@ -142,3 +142,31 @@ def test_merge_and_inspect_say_so(tmp_path: Path, capsys) -> None:
     assert "query_proj" not in note
     pair = call(capsys, "inspect", base, adapter, "--json")
     assert "rel_embeddings" in str(pair.document["fit"]["unread"])
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_out_projection_of_torch_attention_is_noted(dora, tmp_path: Path, capsys) -> None:
+    import peft
+
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+                "intermediate_size": 48, "image_size": 8, "patch_size": 4}  # fmt: skip
+    torch.manual_seed(0)
+    made = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**settings)).eval()
+    made.save_pretrained(tmp_path / "base")
+    feeds = {"pixel_values": torch.linspace(-1, 1, 3 * 64).reshape(1, 3, 8, 8)}
+    plain = made(**feeds).pooler_output
+    config = peft.LoraConfig(r=2, target_modules=["head.attention.out_proj"], use_dora=dora)
+    wrapped = peft.get_peft_model(made, config).eval()
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.5)
+    assert torch.equal(wrapped.get_base_model()(**feeds).pooler_output, plain)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    result = call(capsys, "merge", "--base", tmp_path / "base", "--out", tmp_path / "out",
+                  "--adapter", f"x={tmp_path / 'adapter'}", "--json")  # fmt: skip
+    assert result.code == 0, result.err
+    (note,) = [note for note in result.document["notes"] if "reads directly" in note]
+    assert "head.attention.out_proj" in note
+    pair = call(capsys, "inspect", tmp_path / "base", tmp_path / "adapter", "--json")
+    assert "head.attention.out_proj" in str(pair.document["fit"]["unread"])

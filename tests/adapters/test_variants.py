@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from lora_export.adapters.formats.peft import read_peft
 from lora_export.adapters.resolve import resolve
 from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError
+from lora_export.base.errors import AdapterError, UnsupportedError
 from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import MemoryTensor
 from lora_export.weights import stream
@@ -196,5 +196,5 @@ def test_row_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_bias_on_b_needs_a_bias_in_the_model(tmp_path: Path) -> None:
     tensors = {**pair("q", 3, 4), f"{WRAPPER}q.lora_B.bias": np.ones(4, np.float32)}
     adapter = read_peft(write_peft(tmp_path, tensors, lora_bias=True), name="a", source="a")
-    with pytest.raises(AdapterError, match=r"q\.bias"):
+    with pytest.raises(UnsupportedError, match=r"lora_bias: true, and 1 of its modules .* 'q'"):
         resolve(adapter, [Parameter("q.weight", (4, 3), "float32", "Linear")], prefix="")

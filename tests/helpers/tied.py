@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -161,6 +161,14 @@ FAMILIES: dict[str, Family] = {
                        {**_SEQ2SEQ, "num_mel_bins": 8, "max_source_positions": 10}),
                       "embed_tokens", "proj_out", "q_proj"),
 }  # fmt: skip
+
+
+def classifier(name: str) -> Family:
+    """Return a classifier of texts with an encoder and a decoder: of T5, MT5 or Bart."""
+    source = FAMILIES["bart" if name == "Bart" else "t5"]
+    settings = {**source.config[1], "eos_token_id": 16, "num_labels": 3}
+    model_class = f"{name}ForSequenceClassification"
+    return replace(source, model_class=model_class, config=(f"{name}Config", settings))
 
 
 QWEN2_VL = Family(
