@@ -14,7 +14,7 @@ from lora_export.base.errors import TiedParameterError, UnsupportedError, UsageE
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
 from lora_export.exports.padding import with_padding_of
 from lora_export.exports.plan import choose_dtype, count_labels, for_task
-from lora_export.exports.untied import untie
+from lora_export.exports.untied import ties_in_graph, untie
 from lora_export.graph import tasks
 from lora_export.graph.export import export_graph
 from lora_export.graph.signature import Choices
@@ -52,7 +52,7 @@ class Settings:
         choices: The interface of a decoder.
         untied: The base with a tensor for each name of a tied weight, where an adapter changes one
             of them only; None otherwise.
-        ties: The names of these weights.
+        ties: The names of these weights, or of those that the user's graph holds apart.
         own_graph: The user's graph, where there is one; it decides dtype, opset and interface.
     """
 
@@ -138,7 +138,7 @@ def graph_and_updates(
     if recipe.graph is not None:
         settings, template = _own_graph(recipe, settings, given, tell)
         try:
-            return settings, template, ready(template)
+            return settings, template, ready(template, settings.ties)
         except TiedParameterError as error:
             hint = f"In {recipe.graph!r} they cannot be changed apart: export one that holds both."
             raise UnsupportedError(error.message, hint=hint) from error
@@ -170,6 +170,7 @@ def _own_graph(
         opset=graph.template.opset,
         choices=graph.choices if settings.task.causal else Choices(cache=graph.choices.cache),
         own_graph=graph,
+        ties=ties_in_graph(graph.plan.sources, settings.checkpoint.config),
     )
     return decided, graph.template
 

@@ -7,23 +7,25 @@ is added later changes the same names as in a new build: PEFT wraps the tied mod
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.declared_ties import tying_sections, untied_config
 from lora_export.adapters.resolve import Names
 from lora_export.adapters.ties import TieGroup, group_of
-from lora_export.base.declarations import class_named
+from lora_export.base.declarations import class_named, input_embeddings, words_tied
 from lora_export.base.manifest import TieRecord
+from lora_export.base.tensors import same_values
 from lora_export.weights.converted import as_loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lora_export.base.manifest import Manifest
+    from lora_export.base.tensors import Tensor
     from lora_export.graph.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["recorded_ties", "tie_records", "untie"]
+__all__ = ["recorded_ties", "tie_records", "ties_in_graph", "untie"]
 
 
 def untie(checkpoint: Checkpoint, template: GraphTemplate) -> Checkpoint:
@@ -46,6 +48,27 @@ def untie(checkpoint: Checkpoint, template: GraphTemplate) -> Checkpoint:
     sections = tying_sections([known], checkpoint.config) if known is not None else {""}
     config = untied_config(checkpoint.config, sections)
     return replace(checkpoint, config=config, tensors=tensors)
+
+
+def ties_in_graph(sources: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[TieGroup, ...]:
+    """Return the tied input embedding of a base that a user's graph holds several times.
+
+    Args:
+        sources: The checkpoint's tensor for each parameter of the graph.
+        config: The checkpoint's ``config.json``.
+    """
+    if not words_tied(config):
+        return ()
+    for name, first in sources.items():
+        if name.removesuffix(".weight") in input_embeddings():
+            same = (
+                other
+                for other, tensor in sources.items()
+                if other != name and tensor.shape == first.shape and same_values(first, tensor)
+            )
+            names = (name, *same)
+            return (TieGroup(names, names, name),) if len(names) > 1 else ()
+    return ()
 
 
 def tie_records(groups: Sequence[TieGroup]) -> list[TieRecord]:
