@@ -33,6 +33,8 @@ ROWS = {"trainable_token_indices": [3, 5]}
         ("t5", {"target_modules": ["q"], "modules_to_save": ["lm_head"]}),
         ("t5", {"target_modules": ["lm_head"], **ROWS}),
         ("bert", {"target_modules": ["word_embeddings"]}),
+        ("bert", {"target_modules": ["decoder"], "bias": "all"}),
+        ("bert", {"target_modules": ["query"], "modules_to_save": ["predictions"]}),
         ("bart", {"target_modules": ["decoder.embed_tokens"]}),
     ],
 )
@@ -46,6 +48,7 @@ def test_export_is_untied_and_verified(name, settings, tmp_path: Path, capsys) -
     )  # fmt: skip
     assert result.code == 0, result.message
     assert "parity of x: pass" in result.out
+    assert "does not read" not in result.err
 
 
 @pytest.mark.slow

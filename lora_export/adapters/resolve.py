@@ -12,7 +12,7 @@ from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
-from lora_export.adapters.wrappers import refuse_training_only
+from lora_export.adapters.wrappers import PEFT_PREFIX, refuse_training_only
 from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
 from lora_export.base.tensors import count_stored, same_values
 
@@ -264,11 +264,24 @@ def _without_unread(
         added=tuple(item for item in adapter.added if item.parameter not in unread),
         rows=tuple(item for item in adapter.rows if item.parameter not in unread),
     )
-    lost = {
-        item.parameter
+    left_out = [
+        item
         for item in adapter.items
         if item.parameter in unread and any(id(tensor) not in read for tensor in item.tensors)
-    }
+    ]
+    read_saved = {each.parameter: each for each in without.saved}
+
+    def is_repeated(item: Item) -> bool:
+        """Whether the graph reads the same value under another name (a bias of BERT's head)."""
+        others = {name for group in apart if item.parameter in group.names for name in group.names}
+        return isinstance(item, Saved) and any(
+            name in read_saved and _same(item, read_saved[name]) for name in others
+        )
+
+    repeated = [item for item in left_out if is_repeated(item)]
+    lost = {item.parameter for item in left_out if not is_repeated(item)}
+    keys = (tensor.name for item in repeated for tensor in item.tensors)
+    without = replace(without, repeated=(*adapter.repeated, *keys))
     return without, tuple(sorted(lost))
 
 
@@ -391,9 +404,21 @@ def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[s
             msg = (
                 f"{len(problems)} tensor(s) of adapter {adapter.source!r} {what}:\n  {shown}{more}"
             )
+            if wrapper := _unknown_wrapper(unmatched):
+                hint = (
+                    f"An unknown wrapper left {wrapper!r} before PEFT's names: take it off the "
+                    "names in the adapter's file."
+                )
+                raise AdapterError(msg, hint=hint)
             raise AdapterError(
                 msg,
                 hint=f"Is this the right base and task?{base} "
                 "What the task does not use can be left out with --drop PATTERN; its training is "
                 "then lost.",
             )
+
+
+def _unknown_wrapper(names: Iterable[str]) -> str | None:
+    """Return what stands before PEFT's prefix in one of the names, such as ``actor.``."""
+    outer = (name.partition(PEFT_PREFIX) for name in names)
+    return next((before for before, prefix, _ in outer if before and prefix), None)

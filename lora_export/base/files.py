@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import ExportDirectoryError, StorageError
+from lora_export.base.errors import ExportDirectoryError, InputError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
+    "refuse_lfs_pointer",
     "remove_abandoned",
     "resolve_inside",
     "sha256_of_file",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _READ_BLOCK_BYTES: Final = 1 << 22
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/"
 _STAGING_PREFIX: Final = ".lora-export-"
 _STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
 _STORAGE_ERRNOS: Final = frozenset(
@@ -113,6 +115,24 @@ def sha256_of_file(path: Path) -> str:
         while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse a file that only names a file of Git LFS, as a clone without Git LFS leaves it.
+
+    Raises:
+        InputError: It is such a file.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_LFS_POINTER))
+    except OSError:
+        return  # its reader says why
+    if start == _LFS_POINTER:
+        msg = f"{str(path)!r} is a pointer of Git LFS, not the file itself"
+        raise InputError(
+            msg, hint="Fetch the file: git lfs pull, or download the repository from the hub."
+        )
 
 
 @contextlib.contextmanager

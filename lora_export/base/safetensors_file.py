@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.dtypes import DTYPES, DType
 from lora_export.base.errors import InputError, UnsupportedError
+from lora_export.base.files import refuse_lfs_pointer
 from lora_export.base.tensors import FileHandle, FileTensor
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     """Return the tensors of a safetensors file, unread, and its ``__metadata__``.
 
     Raises:
-        InputError: The file is missing, truncated, or its header contradicts itself or the file:
-            too long, not JSON, unknown keys, shapes that do not match the byte ranges, ranges that
-            overlap, leave holes or pass the end.
+        InputError: The file is missing, truncated, a pointer of Git LFS, or its header contradicts
+            itself or the file: too long, not JSON, unknown keys, shapes that do not match the byte
+            ranges, ranges that overlap, leave holes or pass the end.
         UnsupportedError: A tensor has a dtype that is not in the table.
     """
     try:
@@ -101,6 +102,7 @@ def _header_length(path: Path, prefix: bytes, size_bytes: int) -> int:
         raise _damaged(path, f"it has only {size_bytes} bytes")
     (length,) = struct.unpack("<Q", prefix)
     if length > min(_HEADER_LIMIT_BYTES, size_bytes - _LENGTH_BYTES):
+        refuse_lfs_pointer(path)
         raise _damaged(path, f"it announces a header of {length} bytes in {size_bytes} bytes")
     return int(length)
 

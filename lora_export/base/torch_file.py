@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.base.dtypes import by_name
 from lora_export.base.errors import InputError, MissingRuntimeError
+from lora_export.base.files import refuse_lfs_pointer
 from lora_export.base.tensors import FileHandle, FileTensor, MemoryTensor, Tensor
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
         raise MissingRuntimeError(
             msg, hint="Install lora-export[export], or save the weights as safetensors."
         )
+    refuse_lfs_pointer(path)
     is_zip = zipfile.is_zipfile(path)
     state = _load(path, fake=is_zip)
     if not isinstance(state, dict):

@@ -116,6 +116,13 @@ def test_what_matches_nothing_is_named_up_to_five():
     assert caught.value.exit_code == 3
 
 
+def test_a_wrapper_that_is_not_known_is_named():
+    stray = low_rank("actor.base_model.model.bert.layer.0.query", 4, 6)
+    with pytest.raises(AdapterError, match="match nothing") as caught:
+        resolve(adapter(stray), MODEL, prefix="bert.")
+    assert "'actor.'" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

@@ -272,3 +272,11 @@ def test_mutated_files_are_refused_or_read_in_full(folder, data):
         position = data.draw(st.integers(0, len(raw) - 1))
         raw[position] = data.draw(st.integers(0, 255))
     _outcome(bytes(raw), folder)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3616\n")
+    with pytest.raises(InputError, match="pointer of Git LFS") as caught:
+        read_header(path)
+    assert "git lfs pull" in str(caught.value.hint)

@@ -201,3 +201,11 @@ def test_without_torch_the_next_step_is_named(tmp_path, monkeypatch):
     with pytest.raises(MissingRuntimeError, match="torch is not installed") as caught:
         read_torch_file(tmp_path / "x.bin")
     assert caught.value.exit_code == 7
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3616\n")
+    with pytest.raises(InputError, match="pointer of Git LFS") as caught:
+        read_torch_file(path)
+    assert "git lfs pull" in str(caught.value.hint)
