@@ -261,6 +261,29 @@ def test_weights_that_peft_keeps_tied_are_both_changed(
         assert distance(family.logits(family.load(folder / "m")), expected) < LIMIT, settings
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_rows_of_a_tied_head_that_the_config_does_not_name_are_those_of_the_embedding(
+    apart: bool, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """`save_embedding_layers=True` saves them under both names."""
+    family = FAMILIES["gemma"]
+    shutil.copytree(bases["gemma"], tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    if apart:
+        tensors["lm_head.weight"] = torch.randn(tensors["model.embed_tokens.weight"].shape)
+        save_file(tensors, file, {"format": "pt"})
+    rows = {"trainable_token_indices": {"embed_tokens": [7, 3]}, "target_modules": ["q_proj"]}
+    expected = train(family, tmp_path / "base", tmp_path / "a", **rows)
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    trained = load_file(file)
+    key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+    trained[key.replace("model.embed_tokens", "lm_head")] = trained[key].clone()
+    save_file(trained, file, {"format": "pt"})
+    merge(tmp_path / "base", tmp_path / "a", tmp_path / "m")
+    assert distance(family.logits(family.load(tmp_path / "m")), expected) < LIMIT
+
+
 def test_rows_beside_a_saved_head_are_refused(bases: dict[str, Path], tmp_path: Path) -> None:
     family = FAMILIES["llama"]
     train(family, bases["llama"], tmp_path / "a", **kinds("llama")["rows"])

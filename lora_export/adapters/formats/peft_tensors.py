@@ -155,7 +155,7 @@ def _by_module(
     rows: list[Rows] = []
     for module, name, kinds in _named(parts, config, source):
         if _TOKENS in kinds:
-            rows.append(_rows(module, kinds[_TOKENS], config, source))
+            rows.append(_rows(module, kinds[_TOKENS], _row_list(module, parts, config), source))
         if not kinds.keys() - {_TOKENS}:
             continue
         attention = attention_of(module, parts)
@@ -274,18 +274,42 @@ def _require_agreement(
             raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
 
 
-def _rows(module: str, tensor: Tensor, config: Mapping[str, Any], source: str) -> Rows:
-    """Return the replaced rows in ascending order; the config says which they are."""
+def _row_list(
+    module: str, parts: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
+) -> object:
+    """Return what the config lists as the rows of a module.
+
+    ``save_embedding_layers`` also saves the rows of a tied head, which the config does not name:
+    they are those of the module that holds the same values.
+    """
     setting = config.get("trainable_token_indices")
-    if isinstance(setting, dict):
-        setting = next(
-            (value for key, value in setting.items() if f".{module}".endswith(f".{key}")), None
-        )
-    valid = isinstance(setting, list) and all(type(each) is int and each >= 0 for each in setting)
-    if not valid or len(set(setting or ())) != len(setting or ()):
+    if not isinstance(setting, dict):
+        return setting
+
+    def listed(path: str) -> object:
+        found = (rows for key, rows in setting.items() if f".{path}".endswith(f".{key}"))
+        return next(found, None)
+
+    own = listed(module)
+    if own is not None:
+        return own
+    held = {
+        split_wrappers(path)[0]: kinds[_TOKENS] for path, kinds in parts.items() if _TOKENS in kinds
+    }
+    alike = (
+        path for path, rows in held.items() if listed(path) and same_values(rows, held[module])
+    )
+    return next((listed(path) for path in alike), None)
+
+
+def _rows(module: str, tensor: Tensor, setting: object, source: str) -> Rows:
+    """Return the replaced rows in ascending order; `setting` lists them as the file has them."""
+    listed = setting if isinstance(setting, list) else []
+    valid = bool(listed) and all(type(each) is int and each >= 0 for each in listed)
+    if not valid or len(set(listed)) != len(listed):
         msg = f"trainable_token_indices of adapter {source!r} has no list of rows for {module!r}"
         raise AdapterError(msg, hint="The adapter's config is damaged.")
-    indices = np.array(setting, np.int64)
+    indices = np.array(listed, np.int64)
     if len(tensor.shape) < 1 or tensor.shape[0] != len(indices):
         shape = list(tensor.shape)
         msg = f"{tensor.name!r} of adapter {source!r} is {shape} for {len(indices)} rows"
