@@ -479,6 +479,19 @@ def test_a_missing_or_extra_model_is_seen_through(rename, llama, tmp_path):
     assert relative(outputs(LlamaForCausalLM.from_pretrained(out)), expected) < 2e-6
 
 
+def test_an_extra_model_before_a_base_without_the_name_of_the_bare_model(tmp_path):
+    from transformers import BertForSequenceClassification
+
+    build("BertModel", "BertConfig", ENCODER, tmp_path / "base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    settings = {"target_modules": ["query"], "task_type": "SEQ_CLS"}
+    trained = train(model, tmp_path / "a", **settings)
+    renamed(tmp_path / "a", lambda key: key.replace("base_model.model.", "base_model.model.model."))
+    out = merged(tmp_path / "base", tmp_path / "a", tmp_path / "out")
+    found = outputs(BertForSequenceClassification.from_pretrained(out))
+    assert relative(found, outputs(trained)) < 2e-6
+
+
 @pytest.fixture
 def run(tmp_path):
     """Return a base, and a trainer's run with two checkpoints of an adapter."""

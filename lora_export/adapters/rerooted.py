@@ -138,6 +138,8 @@ def _exchanges(lookup: Lookup, path: str) -> Iterator[tuple[str, str]]:
             return
         cut = "".join(f"{part}." for part in parts[:count])
         tail = path[len(cut) :]
+        if cut and lookup.find(tail) is not None:  # also with or without the bare model's own name
+            yield cut, ""
         for name in known:
             if name == tail or name.endswith(f".{tail}"):
                 put = name.removesuffix(tail)
