@@ -84,6 +84,38 @@ def test_a_grown_vocabulary_is_merged_as_peft_runs_it(kind, way, bases, tmp_path
     assert relative(logits_of(merged, size), trained) < 1e-5
 
 
+def test_the_head_of_the_base_keeps_its_rows_under_a_classifier(bases, tmp_path, capsys) -> None:
+    """A classifier has no output embeddings, so that its adapter brings none."""
+    import peft
+    import torch
+    from safetensors.torch import load_file
+    from transformers import LlamaForSequenceClassification
+
+    base, adapter, out, size = bases["llama"], tmp_path / "adapter", tmp_path / "out", TOKENS + 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LlamaForSequenceClassification.from_pretrained(base, num_labels=3)
+        model.resize_token_embeddings(size)
+        config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+        trained = peft.get_peft_model(model, config).eval()
+        with torch.no_grad():
+            for parameter in trained.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
+        trained.save_pretrained(adapter, save_embedding_layers=True)
+        result = merge(capsys, base, adapter, out)
+        assert result.code == 0, result.err
+        merged = LlamaForSequenceClassification.from_pretrained(out).eval()
+        ids = torch.arange(3, size)[None, -40:]
+        with torch.no_grad():
+            assert relative(merged(ids).logits, trained(ids).logits) < 1e-5
+    stored = load_file(out / "model.safetensors")
+    assert stored["model.embed_tokens.weight"].shape[0] == size
+    assert torch.equal(
+        stored["lm_head.weight"], load_file(base / "model.safetensors")["lm_head.weight"]
+    )
+
+
 @pytest.mark.parametrize("saved_by", ["opt", "llama"])
 def test_a_longer_head_without_the_embeddings_is_refused(saved_by, tmp_path, capsys) -> None:
     """The base lacks a head, so that nothing but its token embeddings tells the vocabulary."""

@@ -39,14 +39,16 @@ __all__ = [
     "vocabulary_of",
 ]
 
-EMBEDDINGS: Final = frozenset({
-    # token embeddings
+_OUTPUTS: Final = frozenset({
+    "decoder", "embed_out", "generator_lm_head", "head", "lm_head", "lm_head.out_proj", "lm_loss",
+    "output", "output_layer", "output_projection", "pred_layer.proj", "proj_out", "vocab_projector",
+})  # fmt: skip
+"""Output embeddings, which a classifier does not have."""
+
+EMBEDDINGS: Final = _OUTPUTS | frozenset({
     "embed_in", "embed_tokens", "embed_tokens_per_layer", "embeddings", "input_embedding", "shared",
     "tok_embeddings", "token_embedding", "tokens_embed", "w", "word_embedding", "word_embeddings",
     "wte",
-    # output embeddings
-    "decoder", "embed_out", "generator_lm_head", "head", "lm_head", "lm_head.out_proj", "lm_loss",
-    "output", "output_layer", "output_projection", "pred_layer.proj", "proj_out", "vocab_projector",
 })  # fmt: skip
 """Ends of the paths of modules, outside the layers, whose weight has a row for each token."""
 
@@ -68,6 +70,9 @@ _SECTIONS: Final = (
     "thinker_config",
 )
 """Parts of a config that may describe the text model."""
+
+_CLASSIFIERS: Final = frozenset({"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"})
+"""Tasks of PEFT without output embeddings: those that the base stores keep their rows there."""
 
 _LAYER: Final = re.compile(r"\.\d+\.")
 _SHOWN: Final = 5
@@ -211,8 +216,14 @@ def vocabulary_of(
             msg, hint="Save the adapter again: its tensors come from different models."
         )
     ((before, after),) = sizes
+    own = {parameter.name for item in adapter.items if (parameter := find(item.parameter))}
+    unused = adapter.task_type in _CLASSIFIERS
     counting = frozenset(
-        each.name for each in parameters if each.name not in heads and _token_count(each) == before
+        each.name
+        for each in parameters
+        if each.name not in heads
+        and _token_count(each) == before
+        and (each.name in own or not (unused and _is_output(each)))
     )
     return Vocabulary(before, after, counting)
 
@@ -287,6 +298,13 @@ def _token_count(parameter: Parameter) -> int | None:
         if shape and not known.isdisjoint(ends) and not _LAYER.search(f".{name}"):
             return shape[0]
     return None
+
+
+def _is_output(parameter: Parameter) -> bool:
+    """Whether a parameter with one entry per token is of the output embeddings."""
+    module, _, leaf = parameter.name.rpartition(".")
+    ends = {module.rpartition(".")[2], ".".join(module.split(".")[-2:])}
+    return leaf == "bias" or not _OUTPUTS.isdisjoint(ends)
 
 
 def _is_padded(parameter: Parameter) -> bool:
