@@ -79,6 +79,21 @@ def test_the_tolerance_is_that_of_the_stored_dtype(dtype, tiny, tmp_path, capsys
     assert cast.document["verification"]["tolerance"] == RELATIVE_L2[dtype]
 
 
+def test_the_effect_of_dora_on_a_row_of_zeros_is_measured(tiny, tmp_path, capsys) -> None:
+    """Without B A, the direction of such a row (a padding token's) is 0 / 0."""
+    shutil.copytree(tiny.base("llama-tied", GENERATION), tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][0] = 0
+    save_file(tensors, file, {"format": "pt"})
+    adapter = tiny.adapter(
+        tmp_path / "base", task=GENERATION, target_modules=["lm_head"], use_dora=True
+    )
+    found = merge(capsys, tmp_path / "base", adapter, tmp_path / "out", "--json").document
+    assert found["verification"]["verdict"] == "pass"
+    assert found["verification"]["effect"] > 1e-3
+
+
 def test_scaled_dropped_and_combined_adapters_are_compared(tiny, tmp_path, capsys) -> None:
     base = tiny.base("llama", GENERATION)
     one = tiny.adapter(base, task=GENERATION)

@@ -50,6 +50,7 @@ __all__ = ["Reference", "estimate_bytes", "quiet", "require_reference"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft")
 _RUNTIME_COPIES: Final = 2.1
+_DORA_SCALE: Final = 1e-12
 _OUTPUT_BYTES: Final = 2 * 4 + 4 * 8
 _OVERHEAD_BYTES: Final = 600_000_000
 """What the libraries themselves take, generously."""
@@ -160,11 +161,16 @@ class Reference:
 
     @contextlib.contextmanager
     def without_low_rank(self) -> Iterator[None]:
-        """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends."""
+        """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends.
+
+        DoRA divides by the length of the rows of ``W0 + s·B A``, which is 0 where a row of W0 is 0
+        (a padding token's); its scale is small enough to change nothing else in float32.
+        """
         layers = _scaled_layers(self._model)
         before = [dict(layer.scaling) for layer in layers]
         for layer in layers:
-            layer.scaling = dict.fromkeys(layer.scaling, 0.0)
+            scale = _DORA_SCALE if len(getattr(layer, "lora_magnitude_vector", ())) else 0.0
+            layer.scaling = dict.fromkeys(layer.scaling, scale)
         try:
             yield
         finally:
