@@ -2,6 +2,7 @@
 
 ``torch.load(weights_only=True)`` under a fake-tensor mode builds tensors that have shapes, strides
 and the position of their storage in the file, but no data; the data is then read with ``pread``.
+Views whose values do not lie in order (transposed ones) are copied into memory instead.
 Files older than the zip format (torch < 1.6) hold no such positions and are loaded whole.
 """
 
@@ -63,13 +64,28 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
         raise InputError(msg, hint="Expected the state_dict of a model.")
     handle = FileHandle(path)
     size_bytes = path.stat().st_size
+    strided = {name for name, value in state.items() if is_zip and _is_strided(value)}
+    whole = _load(path, fake=False, mmap=True) if strided else {}
     return {
-        str(name): _tensor(str(name), value, path, handle if is_zip else None, size_bytes)
+        str(name): _tensor(
+            str(name),
+            whole[name] if name in strided else value,
+            path,
+            handle if is_zip and name not in strided else None,
+            size_bytes,
+        )
         for name, value in state.items()
     }
 
 
-def _load(path: Path, *, fake: bool) -> Any:
+def _is_strided(value: Any) -> bool:
+    """Whether a tensor is a view whose values do not lie in order, such as a transposed one."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and not value.is_contiguous()
+
+
+def _load(path: Path, *, fake: bool, mmap: bool = False) -> Any:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -79,7 +95,7 @@ def _load(path: Path, *, fake: bool) -> Any:
     try:
         with warnings.catch_warnings(), mode:
             warnings.simplefilter("ignore")  # about pickle protocols other than torch's own
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         msg = f"{str(path)!r} cannot be read without running code from it, or is damaged"
         raise InputError(
@@ -117,9 +133,6 @@ def _tensor(
         msg = f"tensor {name!r} in {str(path)!r} has no place in the file"
         raise InputError(msg, hint="Save the weights as safetensors.")
     start += value.storage_offset() * dtype.itemsize_bytes
-    if not value.is_contiguous():
-        msg = f"tensor {name!r} in {str(path)!r} is stored as a strided view"
-        raise InputError(msg, hint="Save the weights as safetensors.")
     if start < 0 or start + value.numel() * dtype.itemsize_bytes > size_bytes:
         msg = f"tensor {name!r} passes the end of {str(path)!r}"
         raise InputError(msg, hint="The file is damaged or incomplete: copy it again.")
