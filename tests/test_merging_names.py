@@ -545,3 +545,9 @@ def test_a_name_follows_from_the_folders(run, capsys):
     assert refused.code == 3
     assert "'model' is reserved" in refused.err
     assert "--adapter NAME=PATH" in refused.err
+
+
+def test_a_file_has_no_subfolder(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    with pytest.raises(AdapterError, match="is a file: it has no folder 'a'"):
+        read_adapter(tmp_path / "x.safetensors" / "a", name="x", source="x.safetensors")

@@ -111,6 +111,9 @@ def read_adapter(
     if not path.exists():
         if path.parent.is_dir():
             _refuse_missing_folder(path, source)
+        if path.parent.is_file():
+            msg = f"adapter {source!r} is a file: it has no folder {path.name!r}"
+            raise AdapterError(msg, hint="Leave out --subfolder.")
         msg = f"adapter {source!r} is not a directory or file"
         raise AdapterError(msg, hint="Give the folder of an adapter, or its file of tensors.")
     marks = None if enable_lora is None else tuple(enable_lora)
