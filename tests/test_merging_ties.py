@@ -140,6 +140,20 @@ def test_bare_checkpoint_gets_the_names_of_the_class_with_the_head(
     assert all(name.startswith("transformer.") for name in names - {"lm_head.weight"})
 
 
+@pytest.mark.parametrize("task_type", ["SEQ_2_SEQ_LM", None])
+@pytest.mark.parametrize("name", ["bart", "marian"])
+def test_checkpoint_of_the_bare_model_gets_the_head_that_its_embedding_was_tied_to(
+    name: str, task_type: str | None, tmp_path: Path
+) -> None:
+    """The bare model ties embeddings too, but it is not the class that was trained."""
+    family = FAMILIES[name]
+    family.base().model.save_pretrained(tmp_path / "base")
+    settings = {"target_modules": [family.embedding], "task_type": task_type}
+    expected = train(family, tmp_path / "base", tmp_path / "a", **settings)
+    merge(tmp_path / "base", tmp_path / "a", tmp_path / "m")
+    assert distance(family.logits(family.load(tmp_path / "m")), expected) < LIMIT
+
+
 def test_base_that_stores_both_sides_is_changed_on_both(
     bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -89,6 +89,9 @@ def classes_for(config: Mapping[str, Any], adapter: Adapter) -> tuple[ModelClass
     candidates = [each for each in named if each in known]
     if (by_task := class_for_task(model_type, task)) is not None:
         candidates.append(by_task)
+    # a checkpoint of the bare model is loaded as the class with the head that was trained
+    bare = class_for_task(model_type, "FEATURE_EXTRACTION")
+    candidates = [each for each in candidates if each != bare] or candidates
     tying = [each for each in candidates if each.ties or each.parts]
     return tuple((tying or candidates)[:1]) or known
 
