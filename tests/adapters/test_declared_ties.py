@@ -15,6 +15,7 @@ from lora_export.adapters.declared_ties import (
     tying_sections,
     untied_config,
 )
+from lora_export.adapters.ties import TieGroup
 from lora_export.base.declarations import class_named
 from lora_export.base.dtypes import DTYPES
 from lora_export.base.tensors import MemoryTensor
@@ -44,7 +45,6 @@ def adapter(module: str = "model.embed_tokens", **settings: Any) -> Adapter:
         ({EMBEDDING: 0.0}, None, "CAUSAL_LM", None),  # the class's default
         ({EMBEDDING: 0.0}, True, "SEQ_CLS", None),
         ({EMBEDDING: 0.0, HEAD: 0.0}, True, "CAUSAL_LM", (EMBEDDING, HEAD)),
-        ({EMBEDDING: 0.0, HEAD: 1.0}, True, "CAUSAL_LM", None),
     ],
 )
 def test_names_of_one_weight(
@@ -56,6 +56,15 @@ def test_names_of_one_weight(
     assert [group.held for group in ties.groups] == ([held] if held else [])
     assert all(group.names == (EMBEDDING, HEAD) for group in ties.groups)
     assert all(group.input == EMBEDDING for group in ties.groups)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_name_of_other_values_is_apart(tie: bool) -> None:
+    config = {"model_type": "llama", "tie_word_embeddings": tie}
+    tensors = {EMBEDDING: tensor(EMBEDDING), HEAD: tensor(HEAD, 1.0)}
+    _, ties = declared_ties(tensors, config, adapter(task_type="CAUSAL_LM"), prefix="model.")
+    groups = (TieGroup((EMBEDDING,), (EMBEDDING,), EMBEDDING, (HEAD,)),) if tie else ()
+    assert ties.groups == groups
 
 
 def test_class_is_the_one_that_was_trained_or_will_be_loaded() -> None:
