@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
-from lora_export.adapters.resolve import Names, misfit_of
+from lora_export.adapters.misfits import misfit_of
+from lora_export.adapters.resolve import Names
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import TRAINING_ONLY
 from lora_export.base.declarations import classes_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.misfits import misfit_of
 from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lora_export.base.parameters import Parameter
     from lora_export.base.tensors import Tensor
 
-__all__ = ["Names", "Resolved", "Update", "misfit_of", "resolve"]
+__all__ = ["Names", "Resolved", "Update", "resolve"]
 
 _SHOWN: Final = 5
 
@@ -160,7 +160,9 @@ def resolve(
         UsageError: A pattern of `drop` matches nothing.
     """
     names = Names(parameters, prefix)
-    adapter, unread = _with_ties(adapter, names, groups_of(parameters), ties, drop)
+    tied = groups_of(parameters)
+    adapter, unread = _with_ties(adapter, names, tied, ties, drop)
+    followed = {name for group in tied if not _any_dropped(group, drop) for name in group.names}
     vocabulary = vocabulary_of(adapter, parameters, names.find, drop=drop, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
@@ -185,7 +187,8 @@ def resolve(
                 misfits.append(f"{path}: {misfit}")
             applied += item.tensors
             earlier = updates.get(parameter.name, Update(parameter))
-            updates[parameter.name] = _combined(adapter, earlier, item)
+            as_one = not parameter.aliases or parameter.name in followed
+            updates[parameter.name] = _combined(adapter, earlier, item, as_one=as_one)
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
@@ -295,8 +298,16 @@ def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoRetu
     )
 
 
-def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
-    """Return the update with `item`; refuse two of one kind, and a change to one of tied names."""
+def _any_dropped(group: TieGroup, drop: Sequence[str]) -> bool:
+    """Return whether the user leaves out what the adapter has for a name of the weight."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in group.names for pattern in drop)
+
+
+def _combined(adapter: Adapter, earlier: Update, item: Item, *, as_one: bool) -> Update:
+    """Return the update with `item`; refuse two of one kind, and a change to one of tied names.
+
+    `as_one` says that the item is the change of every name of the parameter.
+    """
     parameter = earlier.parameter
     update = earlier.with_item(item)
     if update is None:
@@ -305,51 +316,13 @@ def _combined(adapter: Adapter, earlier: Update, item: Item) -> Update:
         if not parameter.aliases:
             msg = f"adapter {adapter.source!r} changes {parameter.name!r} twice, differently"
             raise UnsupportedError(msg, hint="Save the adapter again, with each parameter once.")
-    whole = isinstance(item, Saved) and _saved_under_all_names(adapter, parameter)
-    if update is None or (parameter.aliases and not whole and not isinstance(item, Rows)):
+    if update is None or not (as_one or isinstance(item, Rows)):
         _refuse_tied(adapter, item.parameter, (parameter.name, *parameter.aliases))
     return update
 
 
 def _same(one: Saved, other: Saved) -> bool:
     return same_values(one.tensor, other.tensor)
-
-
-def _saved_under_all_names(adapter: Adapter, parameter: Parameter) -> bool:
-    """Whether the adapter carries a tied parameter under each of its names (``bias: all``)."""
-    held = {saved.parameter for saved in adapter.saved}
-    return {parameter.name, *parameter.aliases} <= held
-
-
-def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> str | None:
-    """Say how the tensors do not fit `parameter`, or None."""
-    if isinstance(item, LowRank):
-        return _low_rank_misfit(parameter, item)
-    shape = item.tensor.shape
-    if isinstance(item, Rows):
-        fits = shape == (len(item.indices), *parameter.shape[1:])
-        if fits and item.indices and item.indices[-1] >= parameter.shape[0]:
-            return f"row {item.indices[-1]} is replaced, the model has {parameter.shape[0]}"
-    else:
-        same_rest = shape[1:] == parameter.shape[1:] and len(shape) == len(parameter.shape) > 0
-        resized = isinstance(item, Saved) and parameter.name in resizable and same_rest
-        fits = shape == parameter.shape or resized
-    return None if fits else f"the adapter has {list(shape)}, the model {list(parameter.shape)}"
-
-
-def _low_rank_misfit(parameter: Parameter, update: LowRank) -> str | None:
-    out_features, in_axes = update.b.shape[0], update.a.shape[1:]
-    input_first = update.input_first(parameter)
-    delta = (*in_axes, out_features) if input_first else (out_features, *in_axes)
-    if update.name is not None and (update.experts > 1 or parameter.shape == (1, *delta)):
-        delta = (update.experts, *delta)
-    if delta != parameter.shape:
-        return f"the update is {list(delta)}, the weight {list(parameter.shape)}"
-    if update.name is None and update.embedding != (parameter.module_type == "Embedding"):
-        return f"the module is a {parameter.module_type}"
-    if update.magnitude is not None and prod(update.magnitude.shape) != out_features:
-        return f"the magnitude is {list(update.magnitude.shape)}, the outputs are {out_features}"
-    return None
 
 
 def _uneven_head(

@@ -202,6 +202,21 @@ TIED = (
 )
 
 
+def test_a_tied_weight_that_is_saved_alike_under_both_names_stays_one():
+    both = (Saved("lm_head.weight", tensor(20, 4)), Saved("model.embed.weight", tensor(20, 4)))
+    found = resolve(adapter(*both), TIED, prefix="model.")
+    (update,) = found.updates
+    assert update.parameter.name == "model.embed.weight"
+    assert update.saved is not None
+    assert found.applied_count == 2
+
+
+def test_one_side_of_a_tied_weight_that_is_left_out_does_not_change_both():
+    both = (Saved("lm_head.weight", tensor(20, 4)), Saved("model.embed.weight", tensor(20, 4)))
+    with pytest.raises(UnsupportedError, match="tied"):
+        resolve(adapter(*both), TIED, prefix="model.", drop=["lm_head.*"])
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -211,7 +211,7 @@ def test_a_pointer_file_of_git_lfs_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 90868376\n"
     (tmp_path / "model.safetensors").write_text(pointer)
-    with pytest.raises(CheckpointError, match="not a valid safetensors file"):
+    with pytest.raises(CheckpointError, match="is a pointer of Git LFS"):
         open_checkpoint(tmp_path)
 
 
