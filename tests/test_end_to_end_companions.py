@@ -1,4 +1,4 @@
-"""What comes with an adapter, in exports of every mode: transformers loads the adapter's own folder
+"""Companions of adapters in exports of every mode: transformers loads the adapter's own folder
 and the files of the export, and both have to say the same."""
 
 from __future__ import annotations

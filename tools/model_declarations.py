@@ -56,7 +56,7 @@ _NEEDED: Final[dict[str, dict[str, Any]]] = {
     "reformer": {"is_decoder": True},
     "time_series_transformer": {"prediction_length": 4},
 }
-"""What the default config of a model type lacks to be built."""
+"""Settings that the default config of a model type needs to be built."""
 
 _VARIANTS: Final[dict[str, tuple[str, object]]] = {
     "DebertaForMaskedLM": ("legacy", False),

@@ -29,7 +29,7 @@ __all__ = ["require_brought", "require_separate"]
 _COPIES: Final = re.compile(
     r"\.(?:modules_to_save(?:\.default)?|original_module|token_adapter|base_layer)(?=\.)"
 )
-"""What PEFT's copies and layers add to the path of a parameter."""
+"""Parts that PEFT's copies and layers add to the path of a parameter."""
 
 _ROWS: Final = "trainable_tokens_delta"
 

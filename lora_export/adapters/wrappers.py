@@ -38,7 +38,7 @@ WRAPPERS: Final[dict[str, str]] = {
 """Components that are no model's own, and what leaves them; removed wherever they stand."""
 
 PEFT_PREFIX: Final = "base_model.model."
-"""What PEFT puts before each name."""
+"""The prefix that PEFT puts before each name."""
 
 _PEFT: Final = ("base_model", "model")
 _OUTER: Final[dict[str, str]] = {

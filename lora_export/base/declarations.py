@@ -1,4 +1,4 @@
-"""What transformers declares about its model classes, as data: read without torch.
+"""Declarations of transformers about its model classes, as data: read without torch.
 
 ``tools/model_declarations.py`` reads the installed transformers once for all models and writes
 ``data/declarations.json``; `tests/base/test_declarations.py` compares the two. The file holds

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["require_known_texts"]
 
 _SAID: Final = ("sha256", "pad_id", "pad_type_id")
-"""What tells tokenizers apart; a graph of one length has its own ``max_length``."""
+"""Key of a cached tokenizer; a graph of one length has its own ``max_length``."""
 
 
 def require_known_texts(

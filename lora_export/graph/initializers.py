@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["detach_parameters"]
 
 _WRAPPED: Final = "model."
-"""What the exporter puts before the model's own names."""
+"""The prefix that the exporter puts before the model's own names."""
 
 
 def detach_parameters(graph: ir.Model, model: Any, *, first_names: bool) -> tuple[Parameter, ...]:

@@ -36,7 +36,7 @@ _HINTS: Final[dict[str, str]] = {
     _EQUAL: "It was saved before training, or the base already contains it.",
     _ROUNDED: "Keep such tensors in float32: --float32-where-lossy.",
 }
-"""What to do about a merge that changes nothing, by its reason."""
+"""The next step after a merge that changes nothing, by its reason."""
 
 
 def missing_effect(

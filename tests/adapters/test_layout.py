@@ -1,4 +1,4 @@
-"""What names and shapes tell about a checkpoint: layouts, heads."""
+"""Layouts and heads of a checkpoint, from names and shapes."""
 
 from __future__ import annotations
 

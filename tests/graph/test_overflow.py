@@ -11,7 +11,7 @@ LIMIT = torch.finfo(torch.float16).max - 1000
 
 
 class Finite(torch.nn.Module):
-    """What BART's encoder layers do."""
+    """Clamp as BART's encoder layers do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x + x
@@ -21,7 +21,7 @@ class Finite(torch.nn.Module):
 
 
 class Infinite(torch.nn.Module):
-    """What NLLB-MoE's and Pix2Struct's layers do."""
+    """Clamp as NLLB-MoE's and Pix2Struct's layers do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x + x
@@ -31,7 +31,7 @@ class Infinite(torch.nn.Module):
 
 
 class Chosen(torch.nn.Module):
-    """What T5's layers do."""
+    """Clamp as T5's layers do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x + x

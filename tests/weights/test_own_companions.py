@@ -1,4 +1,4 @@
-"""What an adapter's folder has besides tensors, judged against what transformers loads of it."""
+"""The files beside an adapter's tensors, judged against what transformers loads of it."""
 
 from __future__ import annotations
 

@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 FAULTS: Final = frozenset({"DIFFERENT", "CRASH", "ROUNDING", "UNLOADABLE"})
-"""What must never happen; the others are ``equal``, ``refused``, ``noted`` and ``vacuous``."""
+"""Outcomes that must never happen; the others are ``equal``, ``refused``, ``noted`` and ``vacuous``."""
 
 _UNREAD: Final = "PEFT's unmerged forward ignores them"
-"""What the note on modules says whose update PEFT applies in a merge alone."""
+"""The note on modules whose update PEFT applies in a merge alone."""
 
 _TOLERANCE: Final = 1e-4
 _LEAST_EFFECT: Final = 1e-3
@@ -52,7 +52,7 @@ _QUOTED: Final = re.compile(r"\([^)]*\)|'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\d+(\.\d+)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Attributes:
         kind: ``equal``, ``refused``, ``vacuous`` (the adapter changes nothing that is seen),

@@ -55,7 +55,7 @@ WRAPPERS: Final[Mapping[str, Callable[[str], str]]] = {
     "model. extra": _insert_after_prefix("model."),
     "pretrained_model": _insert_after_prefix("pretrained_model."),
 }
-"""What frameworks put around, into or out of the names that PEFT writes."""
+"""Parts that frameworks add to the names that PEFT writes, or take out of them."""
 
 
 def rewrite(folder: Path, *, wrapper: str | None, dtype: str, as_bin: bool) -> None:

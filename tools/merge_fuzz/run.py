@@ -32,7 +32,7 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one case.
+    """The outcome of one case.
 
     Attributes:
         seed: The seed, and

@@ -25,7 +25,7 @@ _STACKED: Final = 3
 
 @dataclass(frozen=True)
 class Inventory:
-    """What of a model can be trained.
+    """The parts of a model that can be trained.
 
     Attributes:
         linear: Paths of its Linear and Conv1D modules.

@@ -19,7 +19,7 @@ _EXAMPLES: Final = 4
 
 @dataclass
 class Summary:
-    """What became of the cases so far; `add` changes it.
+    """The outcomes of the cases so far; `add` changes it.
 
     Attributes:
         kinds: How many cases had each kind of outcome.
