@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 FAULTS: Final = frozenset({"DIFFERENT", "CRASH", "ROUNDING", "UNLOADABLE"})
-"""Outcomes that must never happen; the others are ``equal``, ``refused``, ``noted`` and ``vacuous``."""
+"""Outcomes that are faults; the others are ``equal``, ``refused``, ``noted``, ``vacuous``."""
 
 _UNREAD: Final = "PEFT's unmerged forward ignores them"
 """The note on modules whose update PEFT applies in a merge alone."""
