@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.missing_modules import describe_missing
 from lora_export.adapters.unread_layers import note_on_unread
-from lora_export.adapters.zero_updates import describe_zero, trained_items
+from lora_export.adapters.zero_updates import describe_zero, trained_items, zero_parameters
 from lora_export.base.errors import AdapterError
 from lora_export.base.hub import hub_id_of
 from lora_export.weights.named_base import GivenBase, given_checkpoint, note_on_named_folder
@@ -131,7 +131,8 @@ def with_notes(
     for each in given:
         notes = notes_on_base(each.originals, base, tell, strict=strict)
         notes = (*notes, *notes_on_missing(each.originals, base, tell))
-        zero = describe_zero(trained_items(each.adapter.items), each.adapter.source)
+        items = trained_items(each.adapter.items)
+        zero = describe_zero(zero_parameters(items), len(items), each.adapter.source)
         if zero is not None:
             notes = (*notes, *_shown((zero,), tell))
         stored = tuple(base.tensors or ())

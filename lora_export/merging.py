@@ -238,7 +238,7 @@ def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[
     zero = zero_parameters(items)
     if items and len(zero) == len(items):
         require_effect(ZERO_UPDATE, adapter.source, allowed=allow_no_effect)
-    note = describe_zero(items, adapter.source)
+    note = describe_zero(zero, len(items), adapter.source)
     if note is None:
         return ()
     tell.note(f"note: {note}")

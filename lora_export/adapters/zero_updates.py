@@ -63,23 +63,23 @@ def is_zero(item: LowRank | Added) -> bool:
     return not a.any() or (item.experts == 1 and _cancels(b, a))
 
 
-def describe_zero(items: Sequence[LowRank | Added], source: str) -> str | None:
+def describe_zero(zero: Sequence[str], count: int, source: str) -> str | None:
     """Return a sentence on the updates of an adapter that are zero; None where none is.
 
     Args:
-        items: The updates; see `trained_items`.
+        zero: The parameters whose update is zero; see `zero_parameters`.
+        count: The number of all updates; see `trained_items`.
         source: What the user calls the adapter.
     """
-    zero = zero_parameters(items)
     if not zero:
         return None
-    if len(zero) == len(items):
+    if len(zero) == count:
         return (
-            f"every update of adapter {source!r} is zero ({len(items)} in all): it was not "
+            f"every update of adapter {source!r} is zero ({count} in all): it was not "
             "trained, or the file is damaged"
         )
     return (
-        f"{len(zero)} of {len(items)} updates of adapter {source!r} are zero "
+        f"{len(zero)} of {count} updates of adapter {source!r} are zero "
         f"({first_names(zero)}): they were not trained, or the file is damaged"
     )
 
