@@ -8,7 +8,7 @@ is therefore taken, and not known:
     2. The layout of a weight: ``[out, in]``; also ``[in, out]`` where the adapter sets
        ``fan_in_fan_out`` or the model type is one with Conv1D, GPT-2's.
     3. A saved parameter of a top-level module that the base lacks entirely is a head that the
-       adapter brings; any other that is not found is a mismatch.
+       adapter brings (`may_be_brought`); any other that is not found is a mismatch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lora_export.base.parameters import Parameter
 from lora_export.base.tensors import count_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.adapters.vocabulary import Vocabulary
@@ -39,7 +39,9 @@ __all__ = [
     "Fit",
     "check_fit",
     "header_parameters",
+    "may_be_brought",
     "prefix_of",
+    "top_modules",
 ]
 
 UNKNOWN_MODULE: Final = "unknown"
@@ -75,6 +77,12 @@ PREFIXES: Final[dict[str, str]] = {
 layers as the model does."""
 
 CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
+
+_COMMON_HEADS: Final = frozenset({
+    "classification_head", "classifier", "cls", "embed_out", "lm_head", "pre_classifier",
+    "qa_outputs", "score",
+})  # fmt: skip
+"""Top-level modules of heads that a PEFT file may hold although its config does not list them."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def check_fit(
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
         names = Names(parameters, prefix)
-    tops = {_top(parameter.name, prefix) for parameter in parameters}
+    tops = top_modules(parameters, prefix)
     conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in CONV1D_TYPES
     changed: dict[str, Parameter] = {}
     seen: set[tuple[str, type]] = set()
@@ -179,7 +187,7 @@ def check_fit(
         path = item.parameter
         parameter = names.find(path)
         brings = isinstance(item, Saved)
-        is_new_head = brings and parameter is None and _top(path, prefix) not in tops
+        is_new_head = parameter is None and may_be_brought(item, adapter.format, tops, prefix)
         target = (parameter.name if parameter else path, type(item))
         if target in seen:
             problem: str | None = "the adapter changes it twice"
@@ -211,6 +219,30 @@ def check_fit(
         tuple(changed[name] for name in sorted(changed)),
         vocabulary,
     )
+
+
+def top_modules(parameters: Iterable[Parameter], prefix: str) -> frozenset[str]:
+    """Return the top-level modules of a base, the bare model's own name aside."""
+    return frozenset(_top(parameter.name, prefix) for parameter in parameters)
+
+
+def may_be_brought(item: Item, adapter_format: str, tops: Collection[str], prefix: str) -> bool:
+    """Whether a parameter that the base lacks is one of a head that the adapter brings.
+
+    It is one where the base lacks the whole top-level module. PEFT files hold such a module only
+    where the config lists it in ``modules_to_save``, and output embeddings, which it saves with the
+    token embedding; any other tensor means nothing to PEFT, and is not written into a checkpoint.
+
+    Args:
+        item: What the adapter has for the parameter.
+        adapter_format: The adapter's format.
+        tops: See `top_modules`.
+        prefix: The bare model's name; see `prefix_of`.
+    """
+    if not isinstance(item, Saved) or _top(item.parameter, prefix) in tops:
+        return False
+    listed = adapter_format != "peft" or not item.in_place
+    return listed or item.parameter.partition(".")[0] in _COMMON_HEADS
 
 
 def _top(name: str, prefix: str) -> str:

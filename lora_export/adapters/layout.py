@@ -15,8 +15,8 @@ checkpoint, its model type and the adapter (which names are one weight: see `dec
     5. Stacked experts lie as their shape says; square ones ``[experts, out, in]``, but for
        the model types of `INPUT_FIRST_EXPERTS`.
     6. A saved parameter of a top-level module that the base lacks entirely is a head that the
-       adapter brings. An output embedding among them has the rows of the base's vocabulary here,
-       so that `vocabulary_of` sees where training changed their number.
+       adapter brings (`may_be_brought`). An output embedding among them has the rows of the base's
+       vocabulary here, so that `vocabulary_of` sees where training changed their number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
-from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters
+from lora_export.adapters.fit import (
+    UNKNOWN_MODULE,
+    header_parameters,
+    may_be_brought,
+    top_modules,
+)
 from lora_export.adapters.resolve import Names
 from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.base.errors import UnsupportedError
@@ -151,11 +156,12 @@ def _brought(
     dtype: str,
 ) -> list[Parameter]:
     """Return the parameters of the heads that only the adapter has, under its names."""
-    tops = {_top(parameter.name, prefix) for parameter in known}
+    tops = top_modules(known, prefix)
     return [
         Parameter(saved.parameter, saved.tensor.shape, dtype, UNKNOWN_MODULE)
         for saved in adapter.saved
-        if names.find(saved.parameter) is None and _top(saved.parameter, prefix) not in tops
+        if names.find(saved.parameter) is None
+        and may_be_brought(saved, adapter.format, tops, prefix)
     ]
 
 
@@ -171,8 +177,3 @@ def _of_base_vocabulary(brought: Parameter, known: Sequence[Parameter]) -> Param
         and each.name.removesuffix(".weight").rpartition(".")[2] in EMBEDDINGS
     }
     return replace(brought, shape=(*rows, *brought.shape[1:])) if len(rows) == 1 else brought
-
-
-def _top(name: str, prefix: str) -> str:
-    """Return the top-level module of a parameter, the bare model's own name aside."""
-    return name.removeprefix(prefix).partition(".")[0]

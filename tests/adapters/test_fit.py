@@ -157,6 +157,13 @@ def test_a_saved_bias_inside_the_base_is_not_brought(tmp_path: Path, path: str) 
     assert found.mismatches == (f"{path}: the base has no parameter of this name",)
 
 
+@pytest.mark.parametrize("key", ["foo.bar", "extra.weight"])
+def test_a_tensor_that_peft_would_pass_over_is_not_brought(tmp_path: Path, key: str) -> None:
+    shapes = {**shapes_of_lora(), f"base_model.model.{key}": (3, 8)}
+    found = fit(adapter(tmp_path, shapes), parameters(BERT_SHAPES))
+    assert found.mismatches == (f"{key}: the base has no parameter of this name",)
+
+
 def test_a_head_of_another_structure_is_not_brought(tmp_path: Path) -> None:
     shapes = {**shapes_of_lora(), "base_model.model.classifier.dense.weight": (8, 8)}
     base = parameters({**BERT_SHAPES, "classifier.weight": (2, 8)})
