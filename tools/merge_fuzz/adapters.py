@@ -77,6 +77,8 @@ def train(model: Any, spec: AdapterSpec, folder: Path, base: Path, feeds: FeedMa
         wrapped.save_pretrained(str(folder), save_embedding_layers=spec.save_embeddings, **more)
         if spec.converted:
             _require_converted(wrapped, folder)
+        if spec.grown:
+            _require_rows(folder, size + spec.grown)
         _round_saved(wrapped, folder, getattr(torch, spec.dtype))
     return wrapped
 
@@ -92,6 +94,18 @@ def edit_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of ``adapter_config.json``."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=1))
+
+
+def _require_rows(folder: Path, rows: int) -> None:
+    """Require that PEFT saved the grown embedding; it does not find that of every model (mT5's).
+
+    Raises:
+        ValueError: The file has no tensor of so many rows.
+    """
+    saved = load_file(folder / "adapter_model.safetensors")
+    if not any(tensor.shape[0] == rows for tensor in saved.values() if tensor.ndim):
+        msg = "PEFT saved no embedding of the grown vocabulary"
+        raise ValueError(msg)
 
 
 def _round_saved(wrapped: Any, folder: Path, dtype: torch.dtype) -> None:
