@@ -41,7 +41,7 @@ test-slow: env model device-env ## run the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
-	$(BIN)/python -m pytest tests/trt -m tensorrt -rs
+	$(BIN)/python -m pytest tests/end_to_end/tensorrt -m tensorrt -rs
 
 test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs apt and a network
 	$(BIN)/lora-export merge-and-build recipes/jetson-minilm/recipe.yaml --quiet
@@ -56,7 +56,7 @@ test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs
 test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Triton server (fetched: 55 MB)
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
 	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
-	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/triton
+	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/end_to_end/triton
 
 device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
 
@@ -89,7 +89,7 @@ distclean: clean ## remove .venv and the fetched checkpoint as well
 
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
-$(STAMP): pyproject.toml setup.py constraints.txt lora_export/base/_halves.c
+$(STAMP): pyproject.toml setup.py constraints.txt lora_export/core/_halves.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: the export extra needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
 	    echo "name another interpreter: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }

@@ -42,9 +42,10 @@ def main() -> None:
     import onnx
     import transformers
 
-    from lora_export.base import targets
-    from lora_export.graph import build, tasks
-    from lora_export.graph.signature import Choices
+    from lora_export.core import targets
+    from lora_export.graph import template_build as build
+    from lora_export.graph.spec import tasks
+    from lora_export.graph.spec.signature import Choices
 
     package, config_class, settings, task = MODELS[sys.argv[1]]
     importlib.import_module(f"transformers.models.{package}.modeling_{package}")

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from lora_export.device.ratios import bootstrap_ratio
-from lora_export.device.timing import Interleaved
+from lora_export.ondevice.judge.ratios import bootstrap_ratio
+from lora_export.ondevice.judge.timing import Interleaved
 
 _IDS = 1000
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.device.ratios import bootstrap_ratio
-from lora_export.device.timing import Interleaved
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.ondevice.judge.ratios import bootstrap_ratio
+from lora_export.ondevice.judge.timing import Interleaved
 from lora_export.runtime import Session, open_export
 
 if TYPE_CHECKING:

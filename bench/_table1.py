@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from _adapter_layers import KINDS, as_torch, insert
 
-from lora_export.base.manifest import read_manifest
-from lora_export.device.ratios import bootstrap_ratio
-from lora_export.device.timing import Interleaved
+from lora_export.core.manifest import read_manifest
 from lora_export.exports.packs import read_pack
-from lora_export.graph.batched import ADAPTER_IDS
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.ondevice.judge.ratios import bootstrap_ratio
+from lora_export.ondevice.judge.timing import Interleaved
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.environment import describe_environment
 from lora_export.runtime.ort import open_session, require_provider

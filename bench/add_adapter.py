@@ -16,8 +16,8 @@ TASK = "text-classification"
 AUTO_CLASS = "AutoModelForSequenceClassification"
 ADDS_PER_REPETITION = 5
 IMPORTS = (
-    "import lora_export.__main__, lora_export.cli.extend, lora_export.maintenance, "
-    "lora_export.recipe"
+    "import lora_export.__main__, lora_export.cli.extend, lora_export.commands.add, "
+    "lora_export.commands.recipe"
 )
 METHOD = (
     "The export is that of roberta_base.py. Each repetition runs the peers' pipeline (PEFT merge, "

@@ -132,7 +132,7 @@ def record(work: Path) -> dict[str, Any]:
     """Record one graph in two sessions under each load, in units of 10 µs."""
     import numpy as np
 
-    from lora_export.device.timing import Interleaved
+    from lora_export.ondevice.judge.timing import Interleaved
 
     one, two = runs(work, rows=24, layers=4, threads=0)
     found: dict[str, Any] = {}
@@ -150,8 +150,8 @@ class Trial:
     """One measurement and its judgement, by the code of `bench`."""
 
     def __init__(self) -> None:
-        from lora_export.verify.bench.judge import Judge
-        from lora_export.verify.bench.subjects import Point
+        from lora_export.latency.gate import Judge
+        from lora_export.latency.points import Point
 
         self._point = Point("forward", 1, 1)
         self._judge = Judge(LIMIT, [("new", "base")], against="the base", seed=0)
@@ -169,7 +169,7 @@ class Trial:
 
 def judged(times: Any) -> tuple[str, int]:
     """Judge times that are there."""
-    from lora_export.device.ratios import looks
+    from lora_export.ondevice.judge.ratios import looks
 
     trial, stops = Trial(), looks(ROUNDS, MOST)
     for stop in stops:
@@ -180,8 +180,8 @@ def judged(times: Any) -> tuple[str, int]:
 
 def measured(base: Callable[[], object], new: Callable[[], object], seed: int) -> tuple[str, int]:
     """Judge times while they are taken."""
-    from lora_export.device.ratios import looks
-    from lora_export.device.timing import Interleaved
+    from lora_export.ondevice.judge.ratios import looks
+    from lora_export.ondevice.judge.timing import Interleaved
 
     measurement = Interleaved({"base": base, "new": new}, seed=seed)
     trial, stops = Trial(), looks(ROUNDS, MOST)

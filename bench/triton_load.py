@@ -19,7 +19,7 @@ from _serving import like
 
 sys.path.insert(0, str(ROOT))
 
-from tests.triton.server import serving
+from tests.end_to_end.triton.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,18 +27,18 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _HOMES: Final = {
-    "AdapterSpec": "recipe",
-    "CombineSpec": "recipe",
-    "LoraExportError": "base.errors",
-    "Outcome": "steps",
-    "Recipe": "recipe",
-    "add": "maintenance",
-    "convert": "conversion",
-    "load_recipe": "recipe",
-    "merge_and_build": "pipeline",
-    "merge_checkpoint": "merging",
-    "remove": "maintenance",
-    "unmerge_checkpoint": "merging",
+    "AdapterSpec": "commands.recipe",
+    "CombineSpec": "commands.recipe",
+    "LoraExportError": "core.errors",
+    "Outcome": "commands.outcome",
+    "Recipe": "commands.recipe",
+    "add": "commands.add",
+    "convert": "commands.convert",
+    "load_recipe": "commands.recipe",
+    "merge_and_build": "commands.build",
+    "merge_checkpoint": "commands.merge",
+    "remove": "commands.remove",
+    "unmerge_checkpoint": "commands.merge",
 }
 
 

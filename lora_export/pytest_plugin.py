@@ -32,9 +32,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from lora_export.benchmark import Benchmark
-    from lora_export.steps import Outcome
-    from lora_export.verify.bench.report import GateRow
+    from lora_export.commands.bench import Benchmark
+    from lora_export.commands.outcome import Outcome
+    from lora_export.latency.bench_report import GateRow
 
 __all__ = ["XDIST_GROUP", "lora_export_bench", "lora_export_parity"]
 
@@ -89,7 +89,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if worker is None or not session.config.getvalue("loadgroup"):
         return
     if any(_FIXTURE in getattr(item, "fixturenames", ()) for item in session.items):
-        from lora_export.base.turns import Turns
+        from lora_export.core.turns import Turns
 
         folder = Path(tempfile.gettempdir()) / f"lora-export-turns-{worker['testrunuid']}"
         session.config.stash[_TURNS] = Turns(folder)
@@ -209,7 +209,7 @@ def _of_several(config: pytest.Config) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def _without_traceback() -> Iterator[None]:
     """Fail the test with the message of a foreseen error: it says what is wrong and what to do."""
-    from lora_export.base.errors import LoraExportError
+    from lora_export.core.errors import LoraExportError
 
     try:
         yield
@@ -226,7 +226,7 @@ def _for_pytest(text: str) -> str:
 def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark]:
     """Return a function that times an export and fails the test where the gate does.
 
-    Its arguments are those of `lora_export.benchmark.bench`. Without `against` and without
+    Its arguments are those of `lora_export.commands.bench.bench`. Without `against` and without
     `baseline` the ratios are over the base graph of the same export. No report is left in the
     export unless `report` says where.
     """
@@ -237,7 +237,7 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
     written: set[Path] = set()
 
     def measure(output: str | Path, **given: Any) -> Benchmark:
-        from lora_export.benchmark import DEFAULT_MAX_RATIO, bench
+        from lora_export.commands.bench import DEFAULT_MAX_RATIO, bench
 
         arguments: dict[str, Any] = {
             "startup": False, "report": folder / "bench.json", **settings.defaults, **given,
@@ -263,17 +263,17 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
 def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]:
     """Return a function that verifies an export and fails the test where the parity does.
 
-    Its arguments are those of `lora_export.maintenance.verify`: without `base`, the golden outputs
+    Its arguments are those of `lora_export.verify`: without `base`, the golden outputs
     of the export are compared.
     """
     settings = _settings(request)
 
     def verify(output: str | Path, **given: Any) -> Outcome:
-        from lora_export import maintenance
+        from lora_export.commands import verify as verify_command
 
         given = settings.located(given, "dataset", "disagreements")
         with _without_traceback():
-            outcome = maintenance.verify(settings.path(output), **given)
+            outcome = verify_command.verify(settings.path(output), **given)
         rows = outcome.reports["parity"]["graphs"]
         _conclude(
             [

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lora_export.base.targets import TARGETS
+from lora_export.core.targets import TARGETS
 from tests.cli.running import call
 from tools.targets import PAGE, replaced, table
 

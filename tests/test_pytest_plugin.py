@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_export.base.manifest import read_manifest
+from lora_export.core.manifest import read_manifest
 from tests.helpers.builds import build
 
 pytestmark = pytest.mark.slow
@@ -41,8 +41,7 @@ def project(pytester, monkeypatch):
     """
     import onnxruntime  # noqa: F401
 
-    import lora_export.benchmark
-    import lora_export.maintenance  # noqa: F401
+    import lora_export.commands.add  # noqa: F401
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini("[pytest]\naddopts = -p lora_export.pytest_plugin -p no:cacheprovider\n")
@@ -84,7 +83,7 @@ def test_a_user_measures_and_verifies(project, export) -> None:
 def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export) -> None:
     project.makepyfile(
         f"""
-        import lora_export.verify.bench.run as run
+        import lora_export.latency.grid as run
 
         def test_latency(lora_export_bench):
             lora_export_bench({str(export)!r}, lengths=(8,), rounds=20, max_ratio=0.01)

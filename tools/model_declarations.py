@@ -1,9 +1,9 @@
-"""Write ``lora_export/base/data/declarations.json``: what transformers declares for its models.
+"""Write ``lora_export/core/data/declarations.json``: what transformers declares for its models.
 
     python -m tools.model_declarations          write the file
     python -m tools.model_declarations --check  compare it with the installed transformers
 
-See `lora_export.base.declarations`. Every class is built on the meta device from its default config
+See `lora_export.core.declarations`. Every class is built on the meta device from its default config
 (with few layers), because ties and the models inside a model may depend on it; of a class that
 cannot be built so, the class attributes count. A minute for 1,900 classes.
 """
@@ -24,8 +24,8 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping, models
 from transformers.models.auto import configuration_auto, modeling_auto
 
-from lora_export.base.declarations import DECLARATIONS, OWN_CONFIG
-from lora_export.graph.conversions import read_rule
+from lora_export.core.declarations import DECLARATIONS, OWN_CONFIG
+from lora_export.graph.trace.conversion_rules import read_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -28,23 +28,23 @@ import torch
 import transformers
 from transformers.core_model_loading import revert_weight_conversion
 
-from lora_export.base import targets
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.manifest import GraphRecord
-from lora_export.device.decoding import without_cache
-from lora_export.device.golden import valid_rows
-from lora_export.device.metrics import relative_l2
+from lora_export.core import targets
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.manifest import GraphRecord
 from lora_export.exports.graph_files import write_graphs
-from lora_export.graph import tasks
-from lora_export.graph.export import export_graph
-from lora_export.graph.signature import PAST
-from lora_export.graph.template import Placement
+from lora_export.graph.graph_export import export_graph
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.signature import PAST
+from lora_export.graph.spec.template import Placement
+from lora_export.ondevice.judge.decoding import without_cache
+from lora_export.ondevice.judge.golden_files import valid_rows
+from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.pooling import sentence_embedding
-from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import make_cases
-from lora_export.verify.running import opened
-from lora_export.weights.sentence import SentenceHead
+from lora_export.verify.graph_runs import opened
+from lora_export.verify.inputs.feeding import feeding_of
+from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.weights.sentence_head import SentenceHead
 from tools.model_dtypes import in_float32
 from tools.model_families import FAMILIES, Family
 from tools.model_rows import (
@@ -62,9 +62,9 @@ from tools.model_rows import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.graph.signature import Signature
-    from lora_export.graph.template import GraphTemplate
-    from lora_export.verify.running import OneGraph, TwoGraphs
+    from lora_export.graph.spec.signature import Signature
+    from lora_export.graph.spec.template import GraphTemplate
+    from lora_export.verify.graph_runs import OneGraph, TwoGraphs
 
 __all__ = ["compare", "export_half", "export_row", "renamed", "twin"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from lora_export.base.targets import TARGETS, Target
+from lora_export.core.targets import TARGETS, Target
 
 __all__ = ["PAGE", "replaced", "table"]
 

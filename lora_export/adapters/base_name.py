@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.hub import is_hub_id
+from lora_export.core.hub import is_hub_id
 
 if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.tensors import count_stored
+from lora_export.core.tensors import count_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from lora_export.adapters.known_base import KnownBase
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["INPUT_FIRST_EXPERTS", "Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
 

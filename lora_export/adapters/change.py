@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Rows
     from lora_export.adapters.experts import ExpertFactors
     from lora_export.adapters.resolve import Update
-    from lora_export.base.dtypes import Float32Array
+    from lora_export.core.dtypes import Float32Array
 
 __all__ = ["Change", "change_of"]
 

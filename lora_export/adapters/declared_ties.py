@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.adapters.canonical import LowRank, Rows, Saved
 from lora_export.adapters.ties import TieGroup, with_names
 from lora_export.adapters.vocabulary import EMBEDDINGS
-from lora_export.base.conversions import new_name
-from lora_export.base.declarations import (
+from lora_export.core.declarations import (
     ModelClass,
     Tie,
     class_for_task,
@@ -35,14 +34,15 @@ from lora_export.base.declarations import (
     ties_of,
     words_tied,
 )
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import same_values
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.name_conversions import new_name
+from lora_export.core.tensors import same_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lora_export.adapters.canonical import Adapter, Item
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["DeclaredTies", "classes_for", "declared_ties", "tying_sections", "untied_config"]
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from lora_export.adapters.experts import expert_factors
 from lora_export.adapters.product import thin_product
-from lora_export.base.dtypes import Float32Array, to_float32
-from lora_export.base.errors import AdapterError
-from lora_export.base.tensors import iter_blocks, read_all
+from lora_export.core.dtypes import Float32Array, to_float32
+from lora_export.core.errors import AdapterError
+from lora_export.core.tensors import iter_blocks, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.adapters.experts import ExpertFactors
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["Factors", "factors_of", "not_finite", "read_finite", "require_finite_tensors"]
 

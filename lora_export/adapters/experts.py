@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.adapters.product import thin_product
-from lora_export.base.tensors import bytes_of, read_all
+from lora_export.core.tensors import bytes_of, read_all
 
 if TYPE_CHECKING:
     from lora_export.adapters.canonical import LowRank
-    from lora_export.base.dtypes import DType, Float32Array
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.dtypes import DType, Float32Array
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["ExpertColumns", "ExpertFactors", "ExpertRows", "Recent", "expert_factors"]
 

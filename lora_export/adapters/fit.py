@@ -21,16 +21,16 @@ from lora_export.adapters.misfits import misfit_of
 from lora_export.adapters.resolve import Names
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import TRAINING_ONLY
-from lora_export.base.declarations import classes_of
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import count_stored
+from lora_export.core.declarations import classes_of
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import count_stored
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.adapters.vocabulary import Vocabulary
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = [
     "CONV1D_TYPES",

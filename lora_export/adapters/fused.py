@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.base.dtypes import DTYPES, to_float32
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import ComposedTensor, read_all
+from lora_export.core.dtypes import DTYPES, to_float32
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import ComposedTensor, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
     Index = npt.NDArray[np.int64]
 

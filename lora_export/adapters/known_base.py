@@ -13,14 +13,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["METADATA_KEY", "KnownBase", "read_known_base"]
 
-METADATA_KEY: Final = "lora_export.base"
+METADATA_KEY: Final = "lora_export.core"
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 _ROW_LENGTH: Final = 3

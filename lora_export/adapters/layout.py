@@ -25,22 +25,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
-from lora_export.adapters.fit import (
-    UNKNOWN_MODULE,
-    header_parameters,
-    may_be_brought,
-    top_modules,
-)
+from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters, may_be_brought, top_modules
 from lora_export.adapters.resolve import Names
 from lora_export.adapters.vocabulary import EMBEDDINGS
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.parameters import Parameter
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.parameters import Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["CONV1D_MODULES", "checkpoint_parameters"]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.base.dtypes import Float32Array
+    from lora_export.core.dtypes import Float32Array
 
 __all__ = ["MajoritySign", "Rule", "keep_largest", "low_rank_svd", "merge", "truncated_svd"]
 

@@ -9,7 +9,7 @@ from lora_export.adapters.canonical import LowRank, Rows, Saved
 
 if TYPE_CHECKING:
     from lora_export.adapters.canonical import Item
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.parameters import Parameter
 
 __all__ = ["misfit_of"]
 

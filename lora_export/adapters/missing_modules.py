@@ -12,13 +12,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.targeting import target_rule
-from lora_export.base.listing import first_names
+from lora_export.core.listing import first_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["describe_missing", "missing_modules"]
 

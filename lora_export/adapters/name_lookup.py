@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.adapters.attention_modules import IN_PROJECTION
 from lora_export.adapters.canonical import LowRank
-from lora_export.adapters.formats.attention import IN_PROJECTION
 from lora_export.adapters.fused_layouts import BLOCK_NAMES, FUSED_NAMES, ROLES, rows_of_parts
 from lora_export.adapters.wrappers import plainer_names
-from lora_export.base.conversions import new_name
-from lora_export.base.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.name_conversions import new_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Item
     from lora_export.adapters.resolve import Names
-    from lora_export.base.conversions import Conversion, NewName
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.name_conversions import Conversion, NewName
+    from lora_export.core.parameters import Parameter
 
     Index = npt.NDArray[np.int64]
 

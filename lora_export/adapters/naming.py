@@ -18,9 +18,9 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from lora_export.adapters.attention_modules import IN_PROJECTION
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.adapters.experts import Recent
-from lora_export.adapters.formats.attention import IN_PROJECTION
 from lora_export.adapters.fused import (
     Placed,
     join_low_rank,
@@ -31,8 +31,8 @@ from lora_export.adapters.fused import (
 from lora_export.adapters.name_lookup import Lookup, count_outputs
 from lora_export.adapters.rerooted import find_root, new_head_path
 from lora_export.adapters.stored import split_stack
-from lora_export.base.declarations import class_for_task, class_named, conversions_for
-from lora_export.base.errors import UnsupportedError
+from lora_export.core.declarations import class_for_task, class_named, conversions_for
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.adapters.resolve import Names
-    from lora_export.base.conversions import Conversion
-    from lora_export.base.declarations import ModelClass
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.declarations import ModelClass
+    from lora_export.core.name_conversions import Conversion
+    from lora_export.core.parameters import Parameter
 
 __all__ = ["rules_of", "to_checkpoint_names", "to_model_names"]
 

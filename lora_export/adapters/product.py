@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from lora_export.base.dtypes import Float32Array
+    from lora_export.core.dtypes import Float32Array
 
 __all__ = ["thin_product"]
 

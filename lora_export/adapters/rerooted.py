@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Rows, Saved
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

@@ -13,8 +13,8 @@ from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import PEFT_PREFIX, refuse_training_only
-from lora_export.base.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
-from lora_export.base.tensors import count_stored, same_values
+from lora_export.core.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
+from lora_export.core.tensors import count_stored, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter, Item
     from lora_export.adapters.ties import TieGroup
     from lora_export.adapters.vocabulary import Vocabulary
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["Names", "Resolved", "Update", "resolve"]
 

@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.wrappers import unwrap
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_export.base.errors import AdapterError
-from lora_export.base.tensors import same_values
+from lora_export.core.errors import AdapterError
+from lora_export.core.tensors import same_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank
 from lora_export.adapters.experts import ExpertColumns, ExpertRows, Recent
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_export.adapters.name_lookup import Lookup
     from lora_export.adapters.resolve import Names
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.parameters import Parameter
 
 __all__ = ["STORED_EXPERTS", "split_stack"]
 

@@ -22,9 +22,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import AdapterError
-from lora_export.base.listing import first_names
-from lora_export.base.patterns import REPEATED, ways
+from lora_export.core.errors import AdapterError
+from lora_export.core.listing import first_names
+from lora_export.core.patterns import REPEATED, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -20,16 +20,16 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.base.declarations import input_embeddings
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import read_all, same_values
+from lora_export.core.declarations import input_embeddings
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import read_all, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["TieGroup", "follow_ties", "group_of", "groups_of", "with_names"]
 

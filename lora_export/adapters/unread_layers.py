@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.formats.attention import IN_PROJECTION
+from lora_export.adapters.attention_modules import IN_PROJECTION
 from lora_export.adapters.zero_updates import is_zero
-from lora_export.base.listing import first_names
+from lora_export.core.listing import first_names
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable

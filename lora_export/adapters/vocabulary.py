@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Saved
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.parameters import Parameter
 
 __all__ = [
     "BIASES",

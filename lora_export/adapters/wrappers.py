@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

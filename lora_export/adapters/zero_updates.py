@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.adapters.canonical import Added, LowRank
-from lora_export.base.dtypes import Float32Array, to_float32
-from lora_export.base.listing import first_names
-from lora_export.base.tensors import read_all
+from lora_export.core.dtypes import Float32Array, to_float32
+from lora_export.core.listing import first_names
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lora_export.adapters.canonical import Item
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["describe_zero", "is_zero", "trained_items", "zero_parameters"]
 

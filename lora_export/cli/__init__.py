@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from lora_export import __version__
-from lora_export.base.errors import LoraExportError
+from lora_export.core.errors import LoraExportError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -23,11 +23,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "merge-and-build": ("build:merge_and_build", "Merge, export and verify: the main job."),
     "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
     "export": ("build:export", "The same without verification."),
-    "add": ("extend:add", "Add an adapter to an existing export, without torch."),
-    "remove": ("extend:remove", "Take an adapter out of an export."),
+    "add": ("add:add", "Add an adapter to an existing export, without torch."),
+    "remove": ("remove:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),
-    "build": ("engine:build", "Build TensorRT engines of an export, on their device."),
-    "refit": ("engine:refit", "Put an adapter into an engine that is built."),
+    "build": ("engines:build", "Build TensorRT engines of an export, on their device."),
+    "refit": ("engines:refit", "Put an adapter into an engine that is built."),
     "bundle": ("bundle:bundle", "Pack an export for a device, with what checks it there."),
     "report": ("report:report", "Write what is known of an export as one page."),
     "bench": ("bench:bench", "Time an export's graphs side by side, and judge them."),

@@ -51,10 +51,10 @@ def convert(
     """
     from dataclasses import asdict
 
-    from lora_export import conversion
+    from lora_export.commands.convert import convert as convert_adapter
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        done = conversion.convert(
+        done = convert_adapter(
             source,
             out,
             to=to,

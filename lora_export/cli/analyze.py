@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_export.analysis.cost import Cost
-    from lora_export.analysis.report import Analysis, Compression, ModuleRow
+    from lora_export.commands.analyze.analysis import Analysis, Compression, ModuleRow
+    from lora_export.commands.analyze.cost import Cost
 
 __all__ = ["analyze"]
 
@@ -79,13 +79,13 @@ def analyze(
         _refuse(figure is not None and other is None, "--figure compares two adapters")
         _refuse(module is not None and figure is None, "--module belongs to --figure")
         _require_compression(cut, out, adapter, {"a second adapter": other, "--base": base})
-        from lora_export.base.hub import local_path
+        from lora_export.core.hub import local_path
 
         if cut is not None and out is not None:
             done = _compress(local_path(adapter, subfolder=subfolder), out, cut, reading)
             console.finish(asdict(done), _compression_text(done))
             return 0
-        from lora_export.analysis.report import analyze as analyse
+        from lora_export.commands.analyze.analysis import analyze as analyse
 
         report = analyse(
             local_path(adapter, subfolder=subfolder),
@@ -125,13 +125,13 @@ def _require_compression(
 
 
 def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: Console) -> Cost:
-    from lora_export.analysis.cost import cost_of
-    from lora_export.base.dtypes import by_name
-    from lora_export.base.hub import local_path
-    from lora_export.base.targets import DEFAULT_TARGET
-    from lora_export.base.targets import by_name as target_of
-    from lora_export.graph import tasks
-    from lora_export.graph.export import export_graph
+    from lora_export.commands.analyze.cost import cost_of
+    from lora_export.core.dtypes import by_name
+    from lora_export.core.hub import local_path
+    from lora_export.core.targets import DEFAULT_TARGET
+    from lora_export.core.targets import by_name as target_of
+    from lora_export.graph.graph_export import export_graph
+    from lora_export.graph.spec import tasks
     from lora_export.weights.checkpoint import read_config
 
     if not targets:
@@ -159,8 +159,8 @@ def _cost_text(cost: Cost) -> str:
 
 
 def _compress(adapter: Path, out: Path, cut: str, reading: dict[str, Any]) -> Compression:
-    from lora_export.analysis.compress import Cut
-    from lora_export.analysis.report import compress_to
+    from lora_export.commands.analyze.analysis import compress_to
+    from lora_export.commands.analyze.compress import Cut
 
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%", cut.strip())
     if share is not None:
@@ -183,8 +183,8 @@ def _compression_text(done: Compression) -> str:
 
 
 def _draw(report: Analysis, module: str | None, figure: Path) -> None:
-    from lora_export.analysis.heatmap import heatmap
-    from lora_export.base.files import write_synced
+    from lora_export.commands.analyze.heatmap import heatmap
+    from lora_export.core.files import write_synced
 
     rows = [row for row in report.modules if row.similarity is not None]
     chosen = rows[0] if module is None else next((r for r in rows if r.module == module), None)

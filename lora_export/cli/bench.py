@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.console import (
     Console,
     adapter_options,
@@ -16,10 +15,11 @@ from lora_export.cli.console import (
     parse_adapter,
 )
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_export.benchmark import Benchmark
-    from lora_export.verify.bench.report import BenchReport, Cell, Gate
+    from lora_export.commands.bench import Benchmark
+    from lora_export.latency.bench_report import BenchReport, Cell, Gate
 
 __all__ = ["bench", "render"]
 
@@ -85,13 +85,13 @@ def bench(
     interval. With a limit, a cell is measured until it is decided: exit code 6 where the interval
     lies above the limit.
     """
-    from lora_export import benchmark
-    from lora_export.recipe import make_specs
+    from lora_export.commands.bench import bench as bench_export
+    from lora_export.commands.recipe import make_specs
 
     reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
     rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
-        found = benchmark.bench(
+        found = bench_export(
             export,
             batches=_numbers("--batch", batches),
             lengths=_numbers("--length", lengths),

@@ -124,19 +124,19 @@ def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
 def _build(
     flags: dict[str, Any], overrides: dict[str, Any], *, as_json: bool, quiet: bool, strict: bool
 ) -> int:
-    from lora_export import deployment, pipeline
-    from lora_export.recipe import load_recipe, recipe_from_flags
+    from lora_export.commands import build, triton
+    from lora_export.commands.recipe import load_recipe, recipe_from_flags
 
     recipe_path: Path | None = flags["recipe"]
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
     recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = pipeline.merge_and_build(recipe, console, strict=strict)
+        outcome = build.merge_and_build(recipe, console, strict=strict)
         document, text = describe(outcome), render(outcome)
         code = outcome.exit_code(strict=strict)
         spec = recipe.triton
         if code == 0 and spec is not None and spec.repository is not None:
-            written = deployment.write_triton(
+            written = triton.write_triton(
                 outcome.output, recipe.path(spec.repository), spec, console
             )
             document["triton"] = written.describe()
@@ -147,7 +147,7 @@ def _build(
 
 def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     """Return the flags that were given, as recipe keys; paths mean the working directory."""
-    from lora_export.base.hub import is_hub_id
+    from lora_export.core.hub import is_hub_id
 
     def located(text: str) -> str:
         path = Path(text).expanduser()

@@ -11,7 +11,7 @@ from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import size
 
 if TYPE_CHECKING:
-    from lora_export.device.index import Index
+    from lora_export.ondevice.bundle.bundle_index import Index
 
 __all__ = ["bundle"]
 
@@ -72,11 +72,11 @@ def pack(
     quiet: bool,
 ) -> int:
     """Pack EXPORT for a device (the default command)."""
-    from lora_export.deploy.jetson import LatencySettings, bundle_export
-    from lora_export.deploy.naming import default_path
-    from lora_export.engine.jobs import EngineOptions
-    from lora_export.engine.profiles import axis_ranges, parse_profile
-    from lora_export.recipe import load_recipe
+    from lora_export.bundle.bundle_names import default_path
+    from lora_export.bundle.device_bundle import LatencySettings, bundle_export
+    from lora_export.commands.recipe import load_recipe
+    from lora_export.engines.jobs import EngineOptions
+    from lora_export.engines.profiles import axis_ranges, parse_profile
 
     given, latency = [parse_profile(text) for text in profiles], LatencySettings()
     if recipe is not None:
@@ -119,8 +119,8 @@ def pack(
 @common_options
 def verify(*, path: Path, sha256: str | None, as_json: bool, quiet: bool) -> int:
     """Require that a bundle, packed or unpacked, is what was packed; run nothing of it."""
-    from lora_export.base.errors import BundleError
-    from lora_export.deploy.bundle import verify_bundle
+    from lora_export.bundle.packing import verify_bundle
+    from lora_export.core.errors import BundleError
 
     with Console(as_json=as_json, quiet=quiet) as console:
         index = verify_bundle(path, console)
@@ -138,8 +138,8 @@ def verify(*, path: Path, sha256: str | None, as_json: bool, quiet: bool) -> int
 @common_options
 def unpack(*, path: Path, output: Path | None, as_json: bool, quiet: bool) -> int:
     """Unpack a bundle without trusting it: whole and as it was packed, or not at all."""
-    from lora_export.deploy.bundle import unpack as unpack_bundle
-    from lora_export.deploy.bundle import verify_bundle
+    from lora_export.bundle.packing import unpack as unpack_bundle
+    from lora_export.bundle.packing import verify_bundle
 
     with Console(as_json=as_json, quiet=quiet) as console:
         folder = output or Path(verify_bundle(path, console).name)

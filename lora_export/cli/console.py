@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.text import size
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

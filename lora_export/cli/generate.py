@@ -47,8 +47,8 @@ def generate(
 
     An adapter with a tokenizer of its own is run with that tokenizer.
     """
-    from lora_export.generation import continue_texts, continues
-    from lora_export.runtime.generate import Sampling
+    from lora_export.commands.generate import continue_texts, continues
+    from lora_export.runtime.text_generation import Sampling
 
     told: list[str] = []
 

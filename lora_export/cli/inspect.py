@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_export.base.errors import InputError
 from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.inspection.adapter import AdapterReport, ModuleGroup
-    from lora_export.inspection.checkpoint import CheckpointReport
-    from lora_export.inspection.export import ExportReport
-    from lora_export.inspection.inspect import FitReport
+    from lora_export.commands.inspect.describe_adapter import AdapterReport, ModuleGroup
+    from lora_export.commands.inspect.describe_checkpoint import CheckpointReport
+    from lora_export.commands.inspect.describe_export import ExportReport
+    from lora_export.commands.inspect.inspect_path import FitReport
 
 __all__ = ["inspect"]
 
@@ -49,8 +49,8 @@ def inspect(
     shapes. The exit code is 3 where they do not fit, and where an export's files are not what its
     manifest says.
     """
-    from lora_export.base.hub import local_path
-    from lora_export.inspection.inspect import inspect_pair, inspect_path
+    from lora_export.commands.inspect.inspect_path import inspect_pair, inspect_path
+    from lora_export.core.hub import local_path
 
     reading = of_adapters(adapter_format, alpha, enable_lora)
     with Console(as_json=as_json, quiet=quiet) as console:
@@ -80,8 +80,8 @@ def _exit_code(report: CheckpointReport | AdapterReport | ExportReport) -> int:
 
 
 def _render(report: CheckpointReport | AdapterReport | ExportReport) -> list[str]:
-    from lora_export.inspection.adapter import AdapterReport
-    from lora_export.inspection.checkpoint import CheckpointReport
+    from lora_export.commands.inspect.describe_adapter import AdapterReport
+    from lora_export.commands.inspect.describe_checkpoint import CheckpointReport
 
     if isinstance(report, CheckpointReport):
         return _checkpoint_lines(report)

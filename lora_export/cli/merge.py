@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.base.errors import UsageError
-from lora_export.base.merge_record import NOT_ASKED
 from lora_export.cli.console import (
     Console,
     adapter_options,
@@ -21,10 +19,12 @@ from lora_export.cli.console import (
     parse_scales,
 )
 from lora_export.cli.text import aligned
+from lora_export.core.errors import UsageError
+from lora_export.core.merge_record import NOT_ASKED
 
 if TYPE_CHECKING:
-    from lora_export.base.merge_record import MergedVerification
-    from lora_export.merging import Merge
+    from lora_export.commands.merge import Merge
+    from lora_export.core.merge_record import MergedVerification
 
 __all__ = ["merge"]
 
@@ -117,8 +117,8 @@ def merge(
     the one that the merge recorded. To change to another adapter, merge it into the base.
     """
     _one_blas_thread(for_torch=verify)
-    from lora_export import merging
-    from lora_export.recipe import make_combine, make_specs
+    from lora_export.commands import merge as merging
+    from lora_export.commands.recipe import make_combine, make_specs
     from lora_export.weights.shards import parse_size
 
     limit_bytes = parse_size(max_shard_size)

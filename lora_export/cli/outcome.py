@@ -8,8 +8,8 @@ from lora_export.cli.text import size
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
 if TYPE_CHECKING:
-    from lora_export.base.manifest import Manifest
-    from lora_export.steps import Outcome
+    from lora_export.commands.outcome import Outcome
+    from lora_export.core.manifest import Manifest
 
 __all__ = ["describe", "render"]
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.base.errors import UnsupportedError
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from lora_export.engine.findings import Finding
-    from lora_export.engine.preflight import GraphReport, Preflight
+    from lora_export.engines.findings import Finding
+    from lora_export.engines.preflight import GraphReport, Preflight
 
 __all__ = ["preflight"]
 
@@ -69,8 +69,8 @@ def preflight(
 
     The exit code is 0 where it can as far as is known, and 4 where it cannot.
     """
-    from lora_export.engine.preflight import preflight as check
-    from lora_export.engine.profiles import parse_profile
+    from lora_export.engines.preflight import preflight as check
+    from lora_export.engines.profiles import parse_profile
 
     with Console(as_json=as_json, quiet=quiet) as console:
         report = check(

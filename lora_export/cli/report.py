@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from lora_export.base.errors import StorageError, UsageError
 from lora_export.cli.console import Console, common_options
+from lora_export.core.errors import StorageError, UsageError
 
 __all__ = ["report"]
 
@@ -28,7 +28,12 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
     merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
     everything that is not a pass becomes a ::error or ::warning line on stdout.
     """
-    from lora_export.report.write import REPORT_HTML, REPORT_MARKDOWN, github_lines, write_report
+    from lora_export.report.write_report import (
+        REPORT_HTML,
+        REPORT_MARKDOWN,
+        github_lines,
+        write_report,
+    )
 
     if github and as_json:
         msg = "--github and --json both print on stdout"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.units import size
-from lora_export.device.text import aligned
+from lora_export.core.units import size
+from lora_export.ondevice.text_table import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import size
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_export.deploy.triton import Written
+    from lora_export.triton.repository import Written
 
 __all__ = ["triton"]
 
@@ -97,8 +97,8 @@ def _settings_options(command: Any) -> Any:
 @common_options
 def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
     """Write the models of EXPORT into a repository, each whole or not at all."""
-    from lora_export import deployment
-    from lora_export.recipe import load_recipe, make_triton
+    from lora_export.commands.recipe import load_recipe, make_triton
+    from lora_export.commands.triton import write_triton
 
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     if "versions" in given:
@@ -116,7 +116,7 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
         raise UsageError(msg, hint="Add --repository DIR.")
     with Console(as_json=as_json, quiet=quiet) as console:
         repository = folder / Path(spec.repository).expanduser()
-        done = deployment.write_triton(export, repository, spec, console)
+        done = write_triton(export, repository, spec, console)
         console.finish(done.describe(), _text(done))
     return 0
 
@@ -140,7 +140,7 @@ def add(
     quiet: bool,
 ) -> int:
     """Serve ADAPTERs that EXPORT holds (lora-export add) from a repository too, at once."""
-    from lora_export.deploy.triton_live import add_to_repository
+    from lora_export.triton.live_changes import add_to_repository
 
     with Console(as_json=as_json, quiet=quiet) as console:
         done = add_to_repository(export, repository, names, name=name, replace=replace)
@@ -156,7 +156,7 @@ def add(
 @common_options
 def remove(*, gone: str, repository: Path, name: str | None, as_json: bool, quiet: bool) -> int:
     """Serve ADAPTER no longer."""
-    from lora_export.deploy.triton_live import remove_from_repository
+    from lora_export.triton.live_changes import remove_from_repository
 
     with Console(as_json=as_json, quiet=quiet) as console:
         done = remove_from_repository(repository, gone, name=name)
@@ -173,8 +173,8 @@ def check(*, repository: Path, server: str | None, as_json: bool, quiet: bool) -
 
     Exit code 3 where something is wrong.
     """
-    from lora_export.deploy.triton_check import check_repository
-    from lora_export.deploy.triton_server import server_problems
+    from lora_export.triton.check_repository import check_repository
+    from lora_export.triton.check_server import server_problems
 
     with Console(as_json=as_json, quiet=quiet) as console:
         problems = check_repository(repository)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from lora_export.base.errors import UsageError
 from lora_export.cli.console import (
     Console,
     adapter_options,
@@ -15,6 +14,7 @@ from lora_export.cli.console import (
     parse_adapter,
 )
 from lora_export.cli.outcome import describe, render
+from lora_export.core.errors import UsageError
 
 __all__ = ["verify"]
 
@@ -70,8 +70,8 @@ def verify(
     How adapters were read is recorded; --adapter-format, --alpha and --enable-lora say otherwise of
     those that --adapter names.
     """
-    from lora_export import maintenance
-    from lora_export.recipe import make_specs
+    from lora_export.commands.recipe import make_specs
+    from lora_export.commands.verify import verify as verify_again
 
     reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
     if reading and not adapters:
@@ -79,7 +79,7 @@ def verify(
         raise UsageError(msg, hint="Name it: --adapter NAME=PATH.")
     rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = maintenance.verify(
+        outcome = verify_again(
             export,
             base=base,
             specs=make_specs(rows, {}),

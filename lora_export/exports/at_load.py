@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.base.dtypes import by_name
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.files import resolve_inside
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import bytes_of
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import bytes_of
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.extend import merged_entries
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved
-    from lora_export.base.manifest import Manifest
+    from lora_export.core.manifest import Manifest
     from lora_export.weights.stream import Entry
 
 __all__ = ["merged_values", "require_same_shapes", "weights_bytes"]

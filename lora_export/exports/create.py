@@ -7,19 +7,19 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import lora_export
-from lora_export.base.files import storage_errors, write_synced
-from lora_export.base.manifest import (
+from lora_export.core.files import storage_errors, write_synced
+from lora_export.core.manifest import (
     BaseRecord,
     GraphRecord,
     Manifest,
     ParameterUse,
     write_manifest,
 )
-from lora_export.base.parameters import CAST, TRANSPOSE
+from lora_export.core.parameters import CAST, TRANSPOSE
 from lora_export.exports.graph_files import write_graphs
-from lora_export.exports.untied import tie_records
-from lora_export.graph.template import Placement
-from lora_export.weights.companions import labelled, write_companions
+from lora_export.exports.untied_export import tie_records
+from lora_export.graph.spec.template import Placement
+from lora_export.weights.companion_writer import labelled, write_companions
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.ties import TieGroup
-    from lora_export.base.manifest import GraphSource
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.progress import Progress
+    from lora_export.core.manifest import GraphSource
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.progress import Progress
     from lora_export.exports.plan import BasePlan
-    from lora_export.graph.signature import Choices
-    from lora_export.graph.template import GraphTemplate
+    from lora_export.graph.spec.signature import Choices
+    from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]

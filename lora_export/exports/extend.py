@@ -10,32 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.adapter_names import is_adapter_name
-from lora_export.base.changes import change_export
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.engine_record import engines_of
-from lora_export.base.errors import AdapterError, ExportDirectoryError
-from lora_export.base.files import (
-    resolve_inside,
-    staging_folder,
-    storage_errors,
-)
-from lora_export.base.manifest import (
+from lora_export.core.adapter_names import is_adapter_name
+from lora_export.core.changes import change_export
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.engine_record import engines_of
+from lora_export.core.errors import AdapterError, ExportDirectoryError
+from lora_export.core.files import resolve_inside, staging_folder, storage_errors
+from lora_export.core.manifest import (
     AdapterRecord,
     CombinedRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
 )
-from lora_export.base.parameters import CAST, TRANSPOSE, Parameter
-from lora_export.base.safetensors_file import read_header
-from lora_export.device.record import FOLDER
-from lora_export.exports.companions import NO_COMPANIONS, folder_of, stage_companions
+from lora_export.core.parameters import CAST, TRANSPOSE, Parameter
+from lora_export.core.safetensors_file import read_header
+from lora_export.exports.adapter_companions import NO_COMPANIONS, folder_of, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
 from lora_export.exports.plan import match_base
-from lora_export.graph import tasks
-from lora_export.graph.template import Placement
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.template import Placement
+from lora_export.ondevice.trt.build_record import FOLDER
 from lora_export.weights.fidelity import FidelityMeter, fidelity_rows
 from lora_export.weights.stream import Entry, merged_entry, write_weights
 
@@ -44,9 +40,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.resolve import Resolved
-    from lora_export.base.progress import Progress
-    from lora_export.base.tensors import Tensor
-    from lora_export.exports.companions import AdapterCompanions
+    from lora_export.core.progress import Progress
+    from lora_export.core.tensors import Tensor
+    from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [

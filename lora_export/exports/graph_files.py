@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_export.base.files import resolve_inside, write_synced
-from lora_export.base.manifest import GraphFile
-from lora_export.graph.template import place, place_pair
+from lora_export.core.files import resolve_inside, write_synced
+from lora_export.core.manifest import GraphFile
+from lora_export.graph.spec.template import place, place_pair
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.base.manifest import GraphRecord
-    from lora_export.graph.template import Placement
+    from lora_export.core.manifest import GraphRecord
+    from lora_export.graph.spec.template import Placement
 
 __all__ = ["WrittenGraph", "possible_files", "read_graphs", "write_graphs"]
 

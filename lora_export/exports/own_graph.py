@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.resolve import Names
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from lora_export.exports.plan import BasePlan
 from lora_export.graph.foreign.adopt import adopt, require_same_base
 from lora_export.graph.foreign.match import match_graph
-from lora_export.graph.foreign.opened import open_graph
-from lora_export.graph.signature import PAST, WRITE_INDICES, Choices, read_signature
+from lora_export.graph.foreign.open_graph import open_graph
+from lora_export.graph.spec.signature import PAST, WRITE_INDICES, Choices, read_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.graph.signature import Signature
-    from lora_export.graph.template import GraphTemplate
+    from lora_export.graph.spec.signature import Signature
+    from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["OwnGraph", "adopt_graph", "require_in_graph"]

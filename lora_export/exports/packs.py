@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.changes import change_export
-from lora_export.base.dtypes import cast
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.files import (
-    resolve_inside,
-    staging_folder,
-    storage_errors,
-    write_synced,
-)
-from lora_export.base.manifest import (
+from lora_export.core.changes import change_export
+from lora_export.core.dtypes import cast
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
+from lora_export.core.manifest import (
     CombinedRecord,
     GraphRecord,
     Manifest,
@@ -32,10 +27,10 @@ from lora_export.base.manifest import (
     edit_manifest,
     write_manifest,
 )
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.safetensors_write import write_tensors
-from lora_export.base.tensors import MemoryTensor, read_all
-from lora_export.exports.companions import NO_COMPANIONS, stage_companions
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.safetensors_write import write_tensors
+from lora_export.core.tensors import MemoryTensor, read_all
+from lora_export.exports.adapter_companions import NO_COMPANIONS, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.extend import (
     adapter_record,
@@ -46,8 +41,7 @@ from lora_export.exports.extend import (
 )
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
-from lora_export.graph import tasks
-from lora_export.graph.lora import (
+from lora_export.graph.adapters.swappable_graph import (
     LORA_A,
     LORA_B,
     Slots,
@@ -57,6 +51,7 @@ from lora_export.graph.lora import (
     optional_inputs,
     with_lora,
 )
+from lora_export.graph.spec import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -65,9 +60,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.base.parameters import Parameter
-    from lora_export.exports.companions import AdapterCompanions
-    from lora_export.graph.signature import Axis
+    from lora_export.core.parameters import Parameter
+    from lora_export.exports.adapter_companions import AdapterCompanions
+    from lora_export.graph.spec.signature import Axis
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 

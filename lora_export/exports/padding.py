@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError
 from lora_export.weights.companion_files import CONFIG, adapter_folder, companion_files
 from lora_export.weights.special_tokens import read_table, special_ids
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.resolve import Names
-from lora_export.base.computed_parameters import COMPUTED
-from lora_export.base.dtypes import by_name
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import MemoryTensor, nbytes, same_values
-from lora_export.graph import tasks
+from lora_export.core.computed_parameters import COMPUTED
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.tensors import MemoryTensor, nbytes, same_values
+from lora_export.graph.spec import tasks
 from lora_export.weights.converted import as_loaded
 from lora_export.weights.sentence import with_sentence_head
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.resolve import Resolved
-    from lora_export.base.conversions import Conversion
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.targets import Target
-    from lora_export.base.tensors import Tensor
-    from lora_export.graph.tasks import Task
+    from lora_export.core.name_conversions import Conversion
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.targets import Target
+    from lora_export.core.tensors import Tensor
+    from lora_export.graph.spec.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
-    from lora_export.weights.sentence import Pooling
+    from lora_export.weights.sentence_head import Pooling
 
 __all__ = [
     "HEAD_PARAMETERS",

@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.base.dtypes import by_name, cast
-from lora_export.base.errors import ExportDirectoryError
-from lora_export.base.files import (
-    resolve_inside,
-)
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import iter_blocks, read_all
-from lora_export.exports.companions import AdapterCompanions
+from lora_export.core.dtypes import by_name, cast
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.files import resolve_inside
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import iter_blocks, read_all
+from lora_export.exports.adapter_companions import AdapterCompanions
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.extend import (
-    parameters_of,
-)
+from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import values_of
-from lora_export.graph import tasks
-from lora_export.graph.batched import (
+from lora_export.graph.adapters.batched_graph import (
     LABELS_STACK,
     Stacks,
     stack_a,
@@ -32,8 +27,9 @@ from lora_export.graph.batched import (
     stack_magnitude,
     stack_of,
 )
-from lora_export.graph.lora import input_a, input_b, input_magnitude
-from lora_export.graph.uses import sizes_of, stored_input_first
+from lora_export.graph.adapters.swappable_graph import input_a, input_b, input_magnitude
+from lora_export.graph.nodes.weight_uses import sizes_of, stored_input_first
+from lora_export.graph.spec import tasks
 from lora_export.weights.stream import Entry
 
 if TYPE_CHECKING:
@@ -43,13 +39,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.base.manifest import (
-        CombinedRecord,
-        Manifest,
-    )
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
-    from lora_export.graph.template import Placement
+    from lora_export.core.manifest import CombinedRecord, Manifest
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
+    from lora_export.graph.spec.template import Placement
 
     Array = npt.NDArray[Any]
 

@@ -12,34 +12,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.adapter_names import is_adapter_name
-from lora_export.base.changes import change_export
-from lora_export.base.errors import AdapterError, ExportDirectoryError
-from lora_export.base.files import (
+from lora_export.core.adapter_names import is_adapter_name
+from lora_export.core.changes import change_export
+from lora_export.core.errors import AdapterError, ExportDirectoryError
+from lora_export.core.files import (
     resolve_inside,
     sha256_of_file,
     staging_folder,
     storage_errors,
     write_synced,
 )
-from lora_export.base.manifest import GraphRecord, Manifest, RowRecord, edit_manifest
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import read_all
-from lora_export.exports.companions import stage_companions
+from lora_export.core.manifest import GraphRecord, Manifest, RowRecord, edit_manifest
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import read_all
+from lora_export.exports.adapter_companions import stage_companions
 from lora_export.exports.create import weights_metadata
-from lora_export.exports.extend import (
-    adapter_record,
-    forget_adapter,
-    refuse_taken,
-    strays,
-)
+from lora_export.exports.extend import adapter_record, forget_adapter, refuse_taken, strays
 from lora_export.exports.stack_table import NewAdapter, StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
-from lora_export.graph.batched import (
-    LABELS_STACK,
-    with_stacks,
-)
-from lora_export.graph.template import Placement
+from lora_export.graph.adapters.batched_graph import LABELS_STACK, with_stacks
+from lora_export.graph.spec.template import Placement
 from lora_export.weights.stream import write_weights
 
 if TYPE_CHECKING:
@@ -48,8 +40,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.base.manifest import AdapterRecord
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.manifest import AdapterRecord
+    from lora_export.core.tensors import Tensor
 
     Array = npt.NDArray[Any]
 

@@ -12,20 +12,13 @@ import numpy as np
 
 from lora_export.adapters.delta import Factors, factors_of, read_finite
 from lora_export.adapters.resolve import Update
-from lora_export.base.dtypes import to_float32
-from lora_export.base.errors import (
-    ExportDirectoryError,
-    UnsupportedError,
-)
-from lora_export.base.files import resolve_inside
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import MemoryTensor, bytes_of, iter_blocks
+from lora_export.core.dtypes import to_float32
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import MemoryTensor, bytes_of, iter_blocks
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.graph.lora import (
-    input_a,
-    input_b,
-    input_magnitude,
-)
+from lora_export.graph.adapters.swappable_graph import input_a, input_b, input_magnitude
 from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:
@@ -37,11 +30,9 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import LowRank
     from lora_export.adapters.resolve import Resolved
     from lora_export.adapters.vocabulary import Vocabulary
-    from lora_export.base.manifest import (
-        Manifest,
-    )
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.manifest import Manifest
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 

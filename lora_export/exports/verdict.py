@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from lora_export.base.manifest import GraphRecord, Manifest
+    from lora_export.core.manifest import GraphRecord, Manifest
 
 __all__ = ["NOT_APPLICABLE", "deployable", "is_deployable", "verdict_of", "verification_of"]
 

@@ -6,16 +6,16 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import ExportDirectoryError
-from lora_export.base.files import resolve_inside, sha256_of_file
-from lora_export.base.manifest import read_manifest
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.files import resolve_inside, sha256_of_file
+from lora_export.core.manifest import read_manifest
 from lora_export.exports.verdict import verdict_of, verification_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.base.manifest import Manifest
+    from lora_export.core.manifest import Manifest
 
 __all__ = ["SKIPPED", "Facts", "read_facts"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.units import size
+from lora_export.core.units import size
 from lora_export.report.markup import clean
-from lora_export.report.parts import count, difference, number
+from lora_export.report.page_parts import count, difference, number
 from lora_export.report.sections import adapter_bytes
 
 if TYPE_CHECKING:

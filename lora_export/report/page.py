@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.units import size
-from lora_export.report.fidelity import fidelity
-from lora_export.report.latency import latency
+from lora_export.core.units import size
+from lora_export.report.fidelity_section import fidelity
+from lora_export.report.latency_section import latency
 from lora_export.report.markup import Markup, join, tag
-from lora_export.report.parts import badge, count, number
+from lora_export.report.page_parts import badge, count, number
 from lora_export.report.sections import environment, merged, parity, sizes
 from lora_export.report.style import STYLE
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.units import size
+from lora_export.core.units import size
 from lora_export.exports.verdict import NOT_APPLICABLE, is_deployable
 from lora_export.report.markup import Markup, clean, join, tag
-from lora_export.report.parts import (
+from lora_export.report.page_parts import (
     DASH,
     Column,
     badge,
@@ -23,7 +23,7 @@ from lora_export.report.parts import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.base.manifest import AdapterRecord
+    from lora_export.core.manifest import AdapterRecord
     from lora_export.report.facts import Facts
 
 __all__ = ["adapter_bytes", "environment", "merged", "parity", "sizes"]

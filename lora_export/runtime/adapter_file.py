@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.base.tensors import MemoryTensor
+    from lora_export.core.tensors import MemoryTensor
 
 __all__ = ["SUFFIX", "model_version_of", "read_onnx_adapter", "write_onnx_adapter"]
 

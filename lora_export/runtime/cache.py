@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lora_export.base.errors import UsageError
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator

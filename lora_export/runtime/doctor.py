@@ -204,7 +204,7 @@ def _tensorrt_version() -> tuple[str | None, str | None]:
 
 def _cache() -> Cache | None:
     try:
-        from lora_export.graph.cache import cache_root
+        from lora_export.graph.graph_cache import cache_root
 
         root = cache_root()
         files = [path for path in root.rglob("*") if path.is_file()]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from lora_export.base.cgroups import read_text
+from lora_export.core.cgroups import read_text
 from lora_export.runtime.machine import probe_machine
 from lora_export.runtime.nvml import nvml_devices
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.base.dtypes import by_name
-from lora_export.base.errors import UsageError
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
-    from lora_export.graph.signature import Input
+    from lora_export.graph.spec.signature import Input
 
 __all__ = ["checked_feeds"]
 

@@ -6,11 +6,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_export.base.errors import ExportDirectoryError, UsageError
-from lora_export.base.files import resolve_inside
-from lora_export.base.manifest import read_manifest
+from lora_export.core.errors import ExportDirectoryError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.core.manifest import read_manifest
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.intact import require_files
+from lora_export.exports.integrity_checks import require_files
 from lora_export.runtime.ort import CPU, OrtRunner
 from lora_export.runtime.swappable import SwappableGraph
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.base.manifest import Manifest
+    from lora_export.core.manifest import Manifest
 
 __all__ = ["ExportGraphs"]
 

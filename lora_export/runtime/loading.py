@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
-from lora_export.base.adapter_names import check_adapter_name
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.files import resolve_inside
-from lora_export.base.hub import local_path
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import nbytes
+from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.core.hub import local_path
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
-from lora_export.exports.given import AdapterSource, recorded_source, resolve_source
+from lora_export.exports.outside_adapter import AdapterSource, recorded_source, resolve_source
 from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
 from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.base.manifest import Manifest
-    from lora_export.graph.signature import Input
+    from lora_export.core.manifest import Manifest
+    from lora_export.graph.spec.signature import Input
     from lora_export.runtime.graphs import ExportGraphs
 
 __all__ = ["WAYS", "How", "Loader", "Plan", "Runner"]

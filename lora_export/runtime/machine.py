@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lora_export.base.cgroups import memory_limit_bytes, own_groups, read_text
-from lora_export.base.memory import available_bytes
+from lora_export.core.cgroups import memory_limit_bytes, own_groups, read_text
+from lora_export.core.memory import available_bytes
 
 __all__ = ["Gpu", "Machine", "jetson_release", "memory_limit_bytes", "probe_gpus", "probe_machine"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_export.base.files import resolve_inside
+from lora_export.core.files import resolve_inside
 from lora_export.exports.packs import SWAPPABLE, read_pack
 from lora_export.exports.stacks import BATCHED, width_of
 from lora_export.runtime.ort import OrtRunner
@@ -13,7 +13,7 @@ from lora_export.runtime.rows import RowRunner
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.base.manifest import Manifest
+    from lora_export.core.manifest import Manifest
 
 __all__ = ["open_runner"]
 

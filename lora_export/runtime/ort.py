@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import (
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import (
     ExportDirectoryError,
     LoraExportError,
     MissingRuntimeError,
     UnsupportedError,
     UsageError,
 )
-from lora_export.device.ort_runner import crashing_optimizers, require_new_enough
-from lora_export.graph.signature import Input
+from lora_export.graph.spec.signature import Input
+from lora_export.ondevice.bundle.ort_runner import crashing_optimizers, require_new_enough
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.errors import ExportDirectoryError, UnsupportedError
-from lora_export.device.decoding import on_static_cache
-from lora_export.graph.batched import ADAPTER_IDS
-from lora_export.graph.signature import PAST, PRESENT, WRITE_INDICES
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec.signature import PAST, PRESENT, WRITE_INDICES
+from lora_export.ondevice.judge.decoding import on_static_cache
 from lora_export.runtime.ort import ort_value
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _RANK: Final = 4
 
 
 class OrtDecoder:
-    """A session with its cache; see `lora_export.runtime.generate.Decoder`.
+    """A session with its cache; see `lora_export.runtime.text_generation.Decoder`.
 
     Args:
         runner: The session of a graph that reads and returns its keys and values.
@@ -52,7 +52,7 @@ class OrtDecoder:
 
     Raises:
         UnsupportedError: The graph has no cache, or one of another form than that of
-            `lora_export.graph.kv_cache`.
+            `lora_export.graph.trace.kv_cache`.
     """
 
     def __init__(

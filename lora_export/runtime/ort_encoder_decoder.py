@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.files import resolve_inside
-from lora_export.graph.signature import PAST, PRESENT
+from lora_export.core.files import resolve_inside
+from lora_export.graph.spec.signature import PAST, PRESENT
 from lora_export.runtime.ort import OrtRunner, failed
 from lora_export.runtime.ort_decoder import OrtDecoder
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.base.manifest import GraphRecord
+    from lora_export.core.manifest import GraphRecord
 
 __all__ = ["OrtEncoderDecoder"]
 
@@ -31,7 +31,7 @@ _HIDDEN = "last_hidden_state"
 
 
 class OrtEncoderDecoder:
-    """The two sessions of one graph record; see `lora_export.graph.encoder_decoder`.
+    """The two sessions of one graph record; see `lora_export.graph.trace.encoder_decoder`.
 
     Args:
         root: The export directory.

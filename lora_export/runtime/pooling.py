@@ -1,6 +1,7 @@
 """Sentence embeddings of the reference: sentence-transformers' formulae in NumPy and float64.
 
-Written apart from what is traced (`lora_export.graph.pooling` has the formulae), to check it.
+Written apart from what is traced (`lora_export.graph.trace.traced_pooling` has the formulae), to
+check it.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.dtypes import to_float32
-from lora_export.base.tensors import read_all
+from lora_export.core.dtypes import to_float32
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
 
-    from lora_export.base.tensors import Tensor
-    from lora_export.weights.sentence import SentenceHead
+    from lora_export.core.tensors import Tensor
+    from lora_export.weights.sentence_head import SentenceHead
 
     Wide = npt.NDArray[np.float64]
 

@@ -24,16 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.adapters.formats.peft_write import write_peft
-from lora_export.base.dtypes import to_float32
-from lora_export.base.errors import (
-    AdapterError,
-    CheckpointError,
-    MissingRuntimeError,
-)
-from lora_export.base.tensors import nbytes, read_all
-from lora_export.device.decoding import without_cache
+from lora_export.core.dtypes import to_float32
+from lora_export.core.errors import AdapterError, CheckpointError, MissingRuntimeError
+from lora_export.core.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
-from lora_export.graph import tasks
+from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.runtime.pooling import sentence_embedding
 from lora_export.runtime.reference_files import bare_folder, to_reference_names
 
@@ -43,7 +39,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.graph.tasks import Task
+    from lora_export.graph.spec.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["Reference", "estimate_bytes", "quiet", "require_reference"]

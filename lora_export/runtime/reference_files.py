@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.base.files import storage_errors
+from lora_export.core.files import storage_errors
 from lora_export.weights.checkpoint import weight_files
 
 if TYPE_CHECKING:

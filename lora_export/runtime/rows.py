@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.graph.batched import ADAPTER_IDS
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
-    from lora_export.graph.signature import Input
+    from lora_export.graph.spec.signature import Input
     from lora_export.runtime.ort import OrtRunner
 
 __all__ = ["RowRunner"]

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from lora_export.base.errors import UnsupportedError, UsageError
-from lora_export.base.files import resolve_inside
-from lora_export.base.manifest import read_manifest
-from lora_export.exports.given import AdapterSource
-from lora_export.exports.intact import require_files, require_usable
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.core.manifest import read_manifest
+from lora_export.exports.integrity_checks import require_files, require_usable
+from lora_export.exports.outside_adapter import AdapterSource
 from lora_export.exports.stacks import BATCHED, is_batched
-from lora_export.graph.batched import ADAPTER_IDS
-from lora_export.graph.signature import read_signature
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.cache import ByteCache
 from lora_export.runtime.feeds import checked_feeds
 from lora_export.runtime.graphs import ExportGraphs
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
-    from lora_export.graph.signature import Input, Output
+    from lora_export.graph.spec.signature import Input, Output
     from lora_export.runtime.loading import How, Runner
 
 __all__ = ["AdapterSource", "Session", "open_export"]

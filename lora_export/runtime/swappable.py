@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from lora_export.base.dtypes import by_name
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.exports.packs import require_fit
-from lora_export.graph.lora import LORA_SCALE, MAGNITUDE
+from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
 from lora_export.runtime.ort import device_of, failed, open_session, optional_inputs, ort_value
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import (
+from lora_export.core.errors import (
     ExportDirectoryError,
     InputError,
     MissingRuntimeError,

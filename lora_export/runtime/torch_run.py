@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.base.errors import MissingRuntimeError, UnsupportedError
-from lora_export.graph.signature import PAST
+from lora_export.core.errors import MissingRuntimeError, UnsupportedError
+from lora_export.graph.spec.signature import PAST
 from lora_export.runtime.reference import Reference, quiet, require_reference
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.graph.tasks import Task
+    from lora_export.graph.spec.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["TorchRun", "require_torch"]

@@ -1,6 +1,6 @@
 """TensorRT: an engine of an export that can be run as the other runtimes' graphs are.
 
-TensorRT itself is called in `lora_export.device`, on devices too. What is added here is what an
+TensorRT itself is called in `lora_export.ondevice`, on devices too. What is added here is what an
 export knows: the base of a swappable engine as explicit values, packs of adapters, and which two
 engines are an encoder and its decoder.
 """
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx
 
-from lora_export.base.errors import UnsupportedError, UsageError
-from lora_export.base.files import resolve_inside
-from lora_export.device.api import import_tensorrt
-from lora_export.device.checks import DECODER_IDS, TwoGraphs
-from lora_export.device.cuda import open_cuda
-from lora_export.device.opening import open_plan
-from lora_export.device.record import plan_file, read_record
-from lora_export.device.settings import BuildSettings
-from lora_export.device.swap import padded, smallest_rank
-from lora_export.graph.required import base_values
-from lora_export.graph.signature import own_cache, read_signature
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.graph.adapters.required_inputs import base_values
+from lora_export.graph.spec.signature import own_cache, read_signature
+from lora_export.ondevice.judge.golden_checks import DECODER_IDS, TwoGraphs
+from lora_export.ondevice.trt.api import import_tensorrt
+from lora_export.ondevice.trt.build_record import plan_file, read_record
+from lora_export.ondevice.trt.build_settings import BuildSettings
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.plan_opening import open_plan
+from lora_export.ondevice.trt.swappable_inputs import padded, smallest_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
-    from lora_export.base.manifest import GraphRecord, Manifest
-    from lora_export.device.cuda import Cuda
-    from lora_export.device.trt_runner import TrtRunner
+    from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.ondevice.trt.cuda import Cuda
+    from lora_export.ondevice.trt.trt_runner import TrtRunner
 
     Array = npt.NDArray[Any]
 
@@ -65,7 +65,7 @@ class EnginePair:
     of ``decoder_input_ids`` and single steps, whose logits are returned together.
 
     Args:
-        encoder: The encoder's engine; see `lora_export.graph.encoder_decoder`.
+        encoder: The encoder's engine; see `lora_export.graph.trace.encoder_decoder`.
         decoder: The decoder's.
         empty: Heads, width and dtype of each input of the decoder's own cache.
 

@@ -9,42 +9,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import AdapterError
-from lora_export.base.files import atomic_write_bytes, resolve_inside
-from lora_export.base.manifest import read_manifest
-from lora_export.base.memory import available_bytes
-from lora_export.device.golden import read_golden
-from lora_export.device.latency import latency_row, measure_pair
-from lora_export.exports.companions import companions_of
+from lora_export.core.errors import AdapterError
+from lora_export.core.files import atomic_write_bytes, resolve_inside
+from lora_export.core.manifest import read_manifest
+from lora_export.core.memory import available_bytes
+from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_width
 from lora_export.exports.stacks import BATCHED
-from lora_export.graph import tasks
-from lora_export.graph.batched import ADAPTER_IDS
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.golden_files import read_golden
+from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort import OrtRunner
-from lora_export.verify.batching import judge_batched
-from lora_export.verify.dataset import Dataset, load_dataset, require_examples
-from lora_export.verify.feeding import feeding_of
-from lora_export.verify.labels import label_names
-from lora_export.verify.latency_case import latency_case
-from lora_export.verify.parity import (
-    GraphParity,
-    against_golden,
-    against_reference,
-    unverified,
-)
+from lora_export.verify.batched_check import judge_batched
+from lora_export.verify.datasets.class_names import label_names
+from lora_export.verify.datasets.dataset import Dataset, load_dataset, require_examples
+from lora_export.verify.inputs.feeding import feeding_of
+from lora_export.verify.inputs.latency_case import latency_case
+from lora_export.verify.parity import GraphParity, against_golden, against_reference, unverified
 from lora_export.verify.record import record_latency, record_parity
-from lora_export.verify.swapping import judge_swapping
+from lora_export.verify.swappable_check import judge_swapping
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.manifest import GraphRecord, Manifest
-    from lora_export.base.progress import Progress
+    from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.core.progress import Progress
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
@@ -61,7 +56,7 @@ class Evidence:
     Attributes:
         checkpoint: The base; None leaves the golden outputs.
         adapters: The adapters by name, as their authors published them.
-        dataset: A JSONL file of examples; see `lora_export.verify.kinds`.
+        dataset: A JSONL file of examples; see `lora_export.verify.datasets`.
         metric: How they are scored; None for the default of the task.
         max_new_tokens: The most tokens of a text that is written for them.
         disagreements: Where every example on which graph and reference differ is written, a line

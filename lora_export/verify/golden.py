@@ -1,4 +1,4 @@
-"""Golden inputs and outputs as they are written; `lora_export.device.golden` reads them."""
+"""Golden inputs and outputs as they are written; `ondevice.judge.golden_files` reads them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.device.decoding import PAST, WRITE_INDICES
-from lora_export.device.golden import NO_EFFECT_KNOWN
+from lora_export.ondevice.judge.decoding import PAST, WRITE_INDICES
+from lora_export.ondevice.judge.golden_files import NO_EFFECT_KNOWN
 
 if TYPE_CHECKING:
-    from lora_export.device.golden import Golden
+    from lora_export.ondevice.judge.golden_files import Golden
 
 __all__ = ["golden_bytes", "golden_file"]
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.device.decoding import without_cache
-from lora_export.runtime.generate import Decoder, Sampling, generate
-from lora_export.verify.inputs import DECODER_IDS, longest_text, make_cases
+from lora_export.ondevice.judge.decoding import without_cache
+from lora_export.runtime.text_generation import Decoder, Sampling, generate
+from lora_export.verify.inputs.random_inputs import DECODER_IDS, longest_text, make_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lora_export.device.golden import Case
-    from lora_export.verify.feeding import Feeding
+    from lora_export.ondevice.judge.golden_files import Case
+    from lora_export.verify.inputs.feeding import Feeding
 
 __all__ = ["Greedy", "compare_greedy", "greedy_of_reference", "prompts_for"]
 

@@ -16,22 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.memory import available_bytes
-from lora_export.device.checks import judge_outputs
-from lora_export.device.golden import Case, Golden, valid_rows
-from lora_export.device.metrics import relative_l2
+from lora_export.core.memory import available_bytes
+from lora_export.ondevice.judge.golden_checks import judge_outputs
+from lora_export.ondevice.judge.golden_files import Case, Golden, valid_rows
+from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.runtime.reference import Reference, estimate_bytes
-from lora_export.verify.asking import Answers, Uncached
-from lora_export.verify.dataset import Dataset, predict, score
-from lora_export.verify.feeding import feeding_of
+from lora_export.verify.datasets.dataset import Dataset, predict, score
+from lora_export.verify.datasets.questions import Answers, Uncached
+from lora_export.verify.graph_runs import TwoGraphs, opened
 from lora_export.verify.greedy import Greedy, compare_greedy, greedy_of_reference, prompts_for
-from lora_export.verify.inputs import (
-    CASES,
-    GOLDEN_CASES,
-    make_cases,
-    with_buffers,
-)
-from lora_export.verify.running import TwoGraphs, opened
+from lora_export.verify.inputs.feeding import feeding_of
+from lora_export.verify.inputs.random_inputs import CASES, GOLDEN_CASES, make_cases, with_buffers
 from lora_export.weights.positions import switching_length
 
 if TYPE_CHECKING:
@@ -39,9 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.manifest import GraphRecord, Manifest
-    from lora_export.device.tolerances import Verdict
-    from lora_export.graph.tasks import Task
+    from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.graph.spec.tasks import Task
+    from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
     from lora_export.weights.checkpoint import Checkpoint

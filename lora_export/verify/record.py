@@ -9,11 +9,11 @@ import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.changes import replace_files
-from lora_export.base.files import resolve_inside, sha256_of_file
-from lora_export.base.manifest import Manifest, edit_manifest
+from lora_export.core.changes import replace_files
+from lora_export.core.files import resolve_inside, sha256_of_file
+from lora_export.core.manifest import Manifest, edit_manifest
 from lora_export.verify.golden import golden_bytes, golden_file
-from lora_export.verify.swapping import worst_of
+from lora_export.verify.swappable_check import worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.known_base import KnownBase
 from lora_export.adapters.resolve import Names
-from lora_export.base.errors import AdapterError
-from lora_export.base.tensors import iter_blocks
+from lora_export.core.errors import AdapterError
+from lora_export.core.tensors import iter_blocks
 from lora_export.weights.fingerprint import fingerprint_of, tensor_digests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["header_differences", "record_base", "require_known_base", "value_differences"]

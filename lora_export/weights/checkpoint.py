@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import CheckpointError, InputError, LoraExportError
-from lora_export.base.folders import folders_below, listed
-from lora_export.base.json_file import read_table
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.torch_file import read_torch_file
+from lora_export.core.errors import CheckpointError, InputError, LoraExportError
+from lora_export.core.folders import folders_below, listed
+from lora_export.core.json_file import read_table
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.torch_file import read_torch_file
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.base.tensors import FileTensor, MemoryTensor, Tensor
-    from lora_export.weights.sentence import Pooling, SentenceHead
+    from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
+    from lora_export.weights.sentence_head import Pooling, SentenceHead
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors", "weight_files"]
 

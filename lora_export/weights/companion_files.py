@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from lora_export.base.errors import AdapterError, StorageError
+from lora_export.core.errors import AdapterError, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.conversions import NewName, new_name
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import nbytes, same_values
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.name_conversions import NewName, new_name
+from lora_export.core.tensors import nbytes, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lora_export.base.conversions import Conversion
-    from lora_export.base.dtypes import DType
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.dtypes import DType
+    from lora_export.core.name_conversions import Conversion
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["PiecedTensor", "as_loaded"]
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lora_export.base.errors import ParityError
-from lora_export.base.tensors import bytes_of
+from lora_export.core.errors import ParityError
+from lora_export.core.tensors import bytes_of
 from lora_export.weights.stream import base_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.weights.merged import MergePlan
+    from lora_export.weights.merge_plan import MergePlan
 
 __all__ = ["ZERO_UPDATE", "missing_effect", "require_effect"]
 

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base import halves
-from lora_export.base.tensors import read_all
+from lora_export.core import halves
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from lora_export.adapters.canonical import LowRank
-    from lora_export.base.parameters import Parameter
+    from lora_export.core.parameters import Parameter
 
 __all__ = [
     "LOSSY_RELATIVE_ERROR",

@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Final
 
-from lora_export.base.tensors import iter_blocks
+from lora_export.core.tensors import iter_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

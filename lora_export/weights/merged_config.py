@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.vocabulary import resized_config
-from lora_export.base.errors import UsageError
-from lora_export.weights.labels import config_of_head, names_of_head
+from lora_export.core.errors import UsageError
+from lora_export.weights.label_names import config_of_head, names_of_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

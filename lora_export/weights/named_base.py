@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import LoraExportError
-from lora_export.base.tensors import bytes_of, iter_blocks, nbytes
+from lora_export.core.errors import LoraExportError
+from lora_export.core.tensors import bytes_of, iter_blocks, nbytes
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import TIED_NAMES, fingerprint
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.progress import Progress
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.progress import Progress
+    from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["GivenBase", "given_checkpoint", "note_on_named_folder"]

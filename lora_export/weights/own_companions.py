@@ -10,7 +10,7 @@ belongs to the adapter, in groups:
 - Generation settings and those of processors are taken file by file.
 - The modules of sentence-transformers are taken as they are, together.
 
-``config.json`` is none of them: see `lora_export.weights.labels` and `special_tokens`.
+``config.json`` is none of them: see `lora_export.weights.label_names` and `special_tokens`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from lora_export.weights.companion_files import (
     CHAT_TEMPLATE,
     CONFIG,

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.json_file import read_json
-from lora_export.base.tensors import same_values
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.json_file import read_json
+from lora_export.core.tensors import same_values
 from lora_export.weights.companion_files import (
     LIMIT_BYTES,
     SENTENCE,
     adapter_folder,
     companion_files,
 )
-from lora_export.weights.sentence import Pooling, pools, read_sentence_head, transformer_path
+from lora_export.weights.sentence import pools, read_sentence_head, transformer_path
+from lora_export.weights.sentence_head import Pooling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

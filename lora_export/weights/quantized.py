@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_quantized", "refuse_quantized", "without_leftover"]
 

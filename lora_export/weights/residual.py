@@ -36,16 +36,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.dtypes import to_float32
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import bytes_of, read_all
+from lora_export.core.dtypes import to_float32
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import bytes_of, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lora_export.adapters.canonical import LowRank
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["require_residual_base"]
 

@@ -3,7 +3,8 @@
     transformer → token states → pooling → (dense layers) → (L2 normalization) → sentence embedding
 
 `SentenceHead` is that chain as a value. The formulae are those of sentence-transformers; they are
-in `lora_export.graph.pooling`, and once more, for the reference, in `lora_export.runtime.pooling`.
+in `lora_export.graph.trace.traced_pooling`, and once more, for the reference, in
+`lora_export.runtime.pooling`.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import CheckpointError, InputError, UnsupportedError
-from lora_export.base.json_file import read_json, read_table
+from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
+from lora_export.core.json_file import read_json, read_table
 from lora_export.weights.checkpoint import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
+
+from lora_export.weights.sentence_head import DenseLayer, Pooling, SentenceHead
 
 __all__ = [
     "ACTIVATIONS",
-    "DenseLayer",
-    "Pooling",
-    "SentenceHead",
     "pools",
     "read_sentence_head",
     "transformer_path",
@@ -60,62 +60,6 @@ ACTIVATIONS: Final = {
     "torch.nn.modules.activation.Sigmoid": "Sigmoid",
 }
 """Activations of a dense layer, as its config writes them, and their names in ``torch.nn``."""
-
-
-@dataclass(frozen=True)
-class DenseLayer:
-    """``activation(x Wᵀ + b)``, a module of its own.
-
-    Attributes:
-        name: Its folder (``2_Dense``); its parameters are ``2_Dense.linear.weight`` and ``.bias``.
-        inputs: Width of what it reads.
-        outputs: Width of what it returns.
-        bias: Whether it has one.
-        activation: A value of `ACTIVATIONS`.
-    """
-
-    name: str
-    inputs: int
-    outputs: int
-    bias: bool
-    activation: str
-
-    def __str__(self) -> str:
-        """Describe the layer."""
-        return f"dense {self.inputs}→{self.outputs} {self.activation}"
-
-
-@dataclass(frozen=True)
-class SentenceHead:
-    """What follows the token states.
-
-    Attributes:
-        modes: How states are pooled, by sentence-transformers' names; several are concatenated.
-        dense: Dense layers, in order.
-        normalize: Whether the result is scaled to length 1.
-    """
-
-    modes: tuple[str, ...]
-    dense: tuple[DenseLayer, ...] = ()
-    normalize: bool = False
-
-    def __str__(self) -> str:
-        """Describe the chain, as the manifest records it: ``mean, normalize``."""
-        steps = ["+".join(self.modes), *map(str, self.dense), *(["normalize"] * self.normalize)]
-        return ", ".join(steps)
-
-
-@dataclass(frozen=True)
-class Pooling:
-    """Where ``modules.json`` lies.
-
-    Attributes:
-        folder: Its folder.
-        inner: The folder in it that holds the model or the adapter; empty where that is `folder`.
-    """
-
-    folder: Path
-    inner: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.errors import LoraExportError, UsageError
-from lora_export.base.files import storage_errors, write_synced
-from lora_export.base.safetensors_file import encode_header
-from lora_export.base.tensors import bytes_of
+from lora_export.core.errors import LoraExportError, UsageError
+from lora_export.core.files import storage_errors, write_synced
+from lora_export.core.safetensors_file import encode_header
+from lora_export.core.tensors import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from lora_export.base.errors import AdapterError
-from lora_export.base.json_file import read_json
+from lora_export.core.errors import AdapterError
+from lora_export.core.json_file import read_json
 from lora_export.weights.companion_files import LIMIT_BYTES, read_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lora_export.base.errors import InputError
+    from lora_export.core.errors import InputError
     from lora_export.weights.companion_files import Content
 
 __all__ = ["Ids", "ids_of", "read_table", "special_ids", "with_special_tokens"]

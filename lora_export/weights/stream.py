@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from lora_export.adapters.change import change_of
 from lora_export.adapters.delta import not_finite
-from lora_export.base.dtypes import DTYPES, Float32Array, cast, require_finite, to_float32
-from lora_export.base.errors import InputError, LoraExportError
-from lora_export.base.files import storage_errors
-from lora_export.base.safetensors_file import encode_header
-from lora_export.base.tensors import MatrixTensor, bytes_of
+from lora_export.core.dtypes import DTYPES, Float32Array, cast, require_finite, to_float32
+from lora_export.core.errors import InputError, LoraExportError
+from lora_export.core.files import storage_errors
+from lora_export.core.safetensors_file import encode_header
+from lora_export.core.tensors import MatrixTensor, bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lora_export.adapters.resolve import Update
-    from lora_export.base.dtypes import DType
-    from lora_export.base.parameters import Parameter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.dtypes import DType
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
 
 __all__ = [
     "Entry",

@@ -21,9 +21,9 @@ from lora_export.adapters.combine import (
     scaled,
     without,
 )
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.tensors import MemoryTensor, read_all
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.tensors import MemoryTensor, read_all
 
 MODULES = {"linear": (7, 5), "conv1d": (6, 5), "embedding": (4, 9), "conv2d": (5, 3)}
 """``(out, in)`` of each; the convolution's kernel is 3 × 2, the embedding has 9 tokens."""

@@ -16,9 +16,9 @@ from lora_export.adapters.declared_ties import (
     untied_config,
 )
 from lora_export.adapters.ties import TieGroup
-from lora_export.base.declarations import class_named
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.declarations import class_named
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.tensors import MemoryTensor
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

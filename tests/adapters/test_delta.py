@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from lora_export.adapters.canonical import LowRank
 from lora_export.adapters.delta import factors_of, read_finite
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import AdapterError
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import MemoryTensor
 
 
 def tensor(values: np.ndarray, dtype: str = "float32", name: str = "x") -> MemoryTensor:

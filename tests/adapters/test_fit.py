@@ -6,7 +6,7 @@ import pytest
 
 from lora_export.adapters.fit import UNKNOWN_MODULE, check_fit, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.parameters import Parameter
+from lora_export.core.parameters import Parameter
 from tests.helpers.handmade import BERT_SHAPES, save_adapter, shapes_of_lora
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 
 from lora_export.adapters.canonical import Adapter, LowRank, Saved
 from lora_export.adapters.layout import checkpoint_parameters
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import MemoryTensor
 
 
 def tensor(name: str, *shape: int, dtype: str = "float32") -> MemoryTensor:

@@ -1,7 +1,7 @@
 """PEFT's matrix: architectures × targets × variants × dtypes, drawn by Hypothesis, through `merge`.
 
 The oracle is ``merge_and_unload`` in float64, computed on the values that the files hold, and the
-unmerged forward in float32. `tests/test_merging.py` has chosen cases with heads and prefixes,
+unmerged forward in float32. `tests/commands/test_merge.py` has chosen cases with heads,
 `tests/adapters/test_variants.py` each kind of module, Conv2d and Conv1D among them: here settings
 meet each other. ``LORA_EXPORT_EXAMPLES`` sets how many are drawn.
 """
@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lora_export.merging import merge_checkpoint
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.merge import merge_checkpoint
+from lora_export.commands.recipe import AdapterSpec
 from tests.helpers.builds import model_values
 from tests.helpers.experts import expert_base
 from tests.helpers.models import load_tiny, save_tiny_base

@@ -9,10 +9,10 @@ import pytest
 
 from lora_export.adapters.canonical import Adapter, LowRank, Saved
 from lora_export.adapters.resolve import Names, resolve
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import MemoryTensor
 
 
 def tensor(*shape: int) -> MemoryTensor:

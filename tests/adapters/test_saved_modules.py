@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.peft import read_peft
 from lora_export.adapters.resolve import resolve
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.parameters import Parameter
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.parameters import Parameter
 from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
 if TYPE_CHECKING:

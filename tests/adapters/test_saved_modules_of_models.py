@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:

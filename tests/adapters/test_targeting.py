@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.targeting import require_targeted, target_rule
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from tests.cli.running import call
 from tests.helpers.models import load_tiny
 

@@ -14,10 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_export.adapters.formats.peft import read_peft
 from lora_export.adapters.resolve import resolve
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import MemoryTensor
 from lora_export.weights import stream
 from lora_export.weights.stream import merged_entry
 from tests.helpers.peft_files import WRAPPER, pair, write_peft

@@ -7,8 +7,8 @@ import pytest
 
 from lora_export.adapters.formats.peft import read_peft
 from lora_export.adapters.wrappers import plainer_names, refuse_training_only
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.tensors import read_all
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.tensors import read_all
 from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
 MODULE = "model.layers.0.self_attn.q_proj"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from lora_export.verify.bench import run as run_module
-from lora_export.verify.bench.report import BenchReport
+from lora_export.latency import grid as run_module
+from lora_export.latency.bench_report import BenchReport
 from tests.cli.exports import manifest_of
 from tests.cli.running import call, command
 from tests.helpers.builds import build

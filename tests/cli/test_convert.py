@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from lora_export.runtime import open_export
 from tests.cli.exports import peft_model, run_torch
 from tests.cli.running import call, snapshot, stagings

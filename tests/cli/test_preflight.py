@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
-from lora_export.base.files import sha256_of_file
+from lora_export.core.files import sha256_of_file
 from tests.cli.running import HEAVY, call, command
 from tests.helpers.builds import build
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lora_export.base.manifest import read_manifest
+from lora_export.core.manifest import read_manifest
 from lora_export.verify.parity import GraphParity
 from lora_export.verify.record import record_parity
 from tests.cli.exports import manifest_of, report

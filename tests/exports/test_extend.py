@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_export.base.errors import AdapterError, CheckpointError, ExportDirectoryError
-from lora_export.base.manifest import read_manifest
-from lora_export.exports.audit import audit
-from lora_export.maintenance import add, remove
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.commands.remove import remove
+from lora_export.core.errors import AdapterError, CheckpointError, ExportDirectoryError
+from lora_export.core.manifest import read_manifest
+from lora_export.exports.integrity import audit
 from tests.helpers.builds import build, file_hashes, merged_by_peft, read_graph
 from tests.helpers.measure import ROOT
 from tests.helpers.peft_files import pair, write_peft
@@ -164,8 +165,8 @@ def test_adding_imports_neither_torch_nor_transformers(root, two):
     code = """
 import sys
 from pathlib import Path
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
 add(Path(sys.argv[1]), [AdapterSpec(name="two", source=sys.argv[2])])
 heavy = {"torch", "transformers", "peft", "onnxruntime", "accelerate"} & set(sys.modules)
 assert not heavy, heavy
@@ -263,8 +264,8 @@ def test_building_again_replaces_its_own_adapters_and_keeps_the_others(root, bas
 ADD = """
 import sys, time
 from pathlib import Path
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
 root, start, adapters = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
 time.sleep(max(0, start - time.time()))
 for argument in adapters:

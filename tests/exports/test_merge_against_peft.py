@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_export.base.dtypes import by_name
-from lora_export.base.manifest import Manifest, read_manifest
+from lora_export.core.dtypes import by_name
+from lora_export.core.manifest import Manifest, read_manifest
 from tests.helpers.builds import build, merged_by_peft, model_values, read_graph
 from tests.helpers.models import load_tiny
 

@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lora_export.base.dtypes import by_name
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.targets import TARGETS
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.targets import TARGETS
+from lora_export.core.tensors import MemoryTensor
 from lora_export.exports.plan import choose_dtype, require_complete
 from lora_export.weights.checkpoint import open_checkpoint
 from tests.helpers.handmade import save_checkpoint

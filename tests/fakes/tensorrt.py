@@ -30,7 +30,7 @@ __version__: str = globals().get("_version") or os.environ.get("TENSORRT_DOUBLE"
 
 _ROOT = Path(__file__).resolve().parents[2]
 _API = json.loads((_ROOT / "tests/data/tensorrt_api" / f"{__version__}.json").read_text())
-_TABLE = _ROOT / "lora_export/engine/data/tensorrt_operators_10.1.json"
+_TABLE = _ROOT / "lora_export/engines/data/tensorrt_operators_10.1.json"
 _OPERATORS = json.loads(_TABLE.read_text())["operators"]
 _MAGIC = b"DOUBLE-PLAN-1\n"
 _TIMING = b"DOUBLE-TIMING-1\n"

@@ -14,9 +14,9 @@ import onnx
 import onnxruntime
 import torch
 
-from lora_export.graph import tasks
-from lora_export.graph.export import export_graph
-from lora_export.graph.template import GraphTemplate, Placement, place
+from lora_export.graph.graph_export import export_graph
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.template import GraphTemplate, Placement, place
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 import onnx
 import pytest
 
-from lora_export.base.targets import DEFAULT_TARGET, TARGETS
-from lora_export.engine.parser_table import parser_of
-from lora_export.engine.preflight import check_graph
-from lora_export.engine.profiles import profiles_of
-from lora_export.graph.signature import read_signature
+from lora_export.core.targets import DEFAULT_TARGET, TARGETS
+from lora_export.engines.parser_table import parser_of
+from lora_export.engines.preflight import check_graph
+from lora_export.engines.profiles import profiles_of
+from lora_export.graph.spec.signature import read_signature
 from tests.graph.families import OPSET
 
 if TYPE_CHECKING:

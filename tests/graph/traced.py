@@ -9,14 +9,14 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from lora_export.base.targets import DEFAULT_TARGET, TARGETS
-from lora_export.graph import tasks
-from lora_export.graph.fold import fold
-from lora_export.graph.signature import Choices
-from lora_export.graph.trace import trace
+from lora_export.core.targets import DEFAULT_TARGET, TARGETS
+from lora_export.graph.optimize.fold import fold
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.signature import Choices
+from lora_export.graph.trace.trace import trace
 
 if TYPE_CHECKING:
-    from lora_export.graph.encoder_decoder import Component
+    from lora_export.graph.trace.encoder_decoder import Component
 
 __all__ = ["Graph", "twin"]
 

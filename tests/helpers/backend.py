@@ -1,6 +1,6 @@
 """A double of Triton's Python backend: the module that models import, and one loaded from a folder.
 
-The real one is met in tests/triton.
+The real one is met in tests/end_to_end/triton.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx import numpy_helper
 
-from lora_export.base.manifest import read_manifest
-from lora_export.pipeline import merge_and_build
-from lora_export.recipe import AdapterSpec, make_recipe
+from lora_export.commands.build import merge_and_build
+from lora_export.commands.recipe import AdapterSpec, make_recipe
+from lora_export.core.manifest import read_manifest
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from lora_export.steps import Outcome
+    from lora_export.commands.outcome import Outcome
 
 __all__ = ["build", "file_hashes", "merged_by_peft", "model_values", "read_graph", "spec"]
 
@@ -90,7 +90,7 @@ def merged_by_peft(
 
 def file_hashes(root: Path) -> dict[str, str]:
     """Return the SHA-256 of each file below `root`, locks left out."""
-    from lora_export.base.files import sha256_of_file
+    from lora_export.core.files import sha256_of_file
 
     return {
         path.relative_to(root).as_posix(): sha256_of_file(path)

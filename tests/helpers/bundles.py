@@ -11,10 +11,10 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.deploy.bundle import pack, unpack
-from lora_export.deploy.jetson import bundle_export
-from lora_export.device.checks import Reading
-from lora_export.device.contents import Check, Contents, GraphSource, LatencyPlan
+from lora_export.bundle.device_bundle import bundle_export
+from lora_export.bundle.packing import pack, unpack
+from lora_export.ondevice.bundle.contents import Check, Contents, GraphSource, LatencyPlan
+from lora_export.ondevice.judge.golden_checks import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

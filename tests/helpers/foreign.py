@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.tensors import MemoryTensor
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["export_tiny", "initializer", "save_graph", "tensors_of"]
 

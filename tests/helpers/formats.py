@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from lora_export.base.tensors import read_all
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

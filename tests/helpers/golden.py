@@ -10,7 +10,7 @@ from lora_export.verify.golden import golden_bytes, golden_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.device.golden import Golden
+    from lora_export.ondevice.judge.golden_files import Golden
 
 __all__ = ["write_golden"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from safetensors.numpy import save_file
 
-from lora_export.base.files import sha256_of_file
-from lora_export.base.manifest import (
+from lora_export.core.files import sha256_of_file
+from lora_export.core.manifest import (
     AdapterRecord,
     BaseRecord,
     GraphRecord,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_export.graph.signature import Input, Signature
+from lora_export.graph.spec.signature import Input, Signature
 
 __all__ = ["reading"]
 

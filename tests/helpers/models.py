@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.graph import tasks
+from lora_export.graph.spec import tasks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.device.decoding import on_static_cache
+from lora_export.ondevice.judge.decoding import on_static_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

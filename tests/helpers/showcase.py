@@ -7,8 +7,8 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.files import sha256_of_file
-from lora_export.base.manifest import (
+from lora_export.core.files import sha256_of_file
+from lora_export.core.manifest import (
     AdapterRecord,
     BaseRecord,
     GraphRecord,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.adapters.formats.packed import pack
 from lora_export.adapters.formats.peft import read_peft
-from lora_export.base.dtypes import by_name
+from lora_export.core.dtypes import by_name
 
 if TYPE_CHECKING:
     from pathlib import Path

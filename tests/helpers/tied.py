@@ -11,8 +11,8 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel
 
-from lora_export.merging import merge_checkpoint
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.merge import merge_checkpoint
+from lora_export.commands.recipe import AdapterSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.base.manifest import read_manifest
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.safetensors_write import write_tensors
-from lora_export.base.tensors import MemoryTensor, read_all
-from lora_export.deploy.triton_warmup import golden_of
-from lora_export.device.golden import read_golden
-from lora_export.maintenance import add
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.manifest import read_manifest
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.safetensors_write import write_tensors
+from lora_export.core.tensors import MemoryTensor, read_all
+from lora_export.ondevice.judge.golden_files import read_golden
+from lora_export.triton.warmup import golden_of
 from tests.helpers.builds import build
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from lora_export.device.golden import Golden
+    from lora_export.ondevice.judge.golden_files import Golden
     from tests.helpers.models import TinyModels
 
 __all__ = [

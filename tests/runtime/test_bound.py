@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.base.errors import ExportDirectoryError
+from lora_export.core.errors import ExportDirectoryError
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import CPU, open_session
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lora_export.base.errors import AdapterError, UsageError
+from lora_export.core.errors import AdapterError, UsageError
 from lora_export.runtime.cache import ByteCache
 
 

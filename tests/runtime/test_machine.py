@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lora_export.base import cgroups as cgroups_module
+from lora_export.core import cgroups as cgroups_module
 from lora_export.runtime import machine
 from lora_export.runtime.machine import Gpu
 

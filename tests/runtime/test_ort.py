@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.base.errors import (
+from lora_export.core.errors import (
     ExportDirectoryError,
     MissingRuntimeError,
     UnsupportedError,

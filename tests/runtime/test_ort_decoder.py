@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.base.errors import UnsupportedError
-from lora_export.runtime.generate import Sampling, generate
+from lora_export.core.errors import UnsupportedError
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
+from lora_export.runtime.text_generation import Sampling, generate
 
 if TYPE_CHECKING:
     from pathlib import Path

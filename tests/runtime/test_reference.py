@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError
-from lora_export.graph import tasks
+from lora_export.core.errors import AdapterError
+from lora_export.graph.spec import tasks
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.weights.checkpoint import open_checkpoint
 from tests.cli.exports import peft_model, run_torch

@@ -14,18 +14,19 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lora_export.base.errors import (
+from lora_export.commands.add import add
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.commands.remove import remove
+from lora_export.core.errors import (
     AdapterError,
     ExportDirectoryError,
     MissingRuntimeError,
     UnsupportedError,
     UsageError,
 )
-from lora_export.base.manifest import read_manifest
+from lora_export.core.manifest import read_manifest
 from lora_export.exports.at_load import merged_values
-from lora_export.exports.given import resolve_source
-from lora_export.maintenance import add, remove
-from lora_export.recipe import AdapterSpec
+from lora_export.exports.outside_adapter import resolve_source
 from lora_export.runtime import AdapterSource, open_export
 from lora_export.runtime.adapter_file import model_version_of
 from lora_export.runtime.ort import OrtRunner

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lora_export.base.errors import ExportDirectoryError
-from lora_export.device.golden import Case, Golden, read_golden
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.ondevice.judge.golden_files import Case, Golden, read_golden
 from lora_export.verify.golden import golden_file
-from lora_export.verify.inputs import make_cases
+from lora_export.verify.inputs.random_inputs import make_cases
 from tests.helpers.golden import write_golden
 from tests.helpers.interfaces import reading
 

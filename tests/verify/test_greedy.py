@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_export.device.decoding import run_in_pieces
-from lora_export.graph.signature import WRITE_INDICES, CachedLayer, Input, Signature
-from lora_export.verify.feeding import Feeding
+from lora_export.graph.spec.signature import WRITE_INDICES, CachedLayer, Input, Signature
+from lora_export.ondevice.judge.decoding import run_in_pieces
 from lora_export.verify.greedy import compare_greedy, greedy_of_reference, prompts_for
-from lora_export.verify.inputs import make_cases
+from lora_export.verify.inputs.feeding import Feeding
+from lora_export.verify.inputs.random_inputs import make_cases
 from tests.helpers.interfaces import reading
 
 VOCABULARY = 30

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_export.base.errors import AdapterError, ExportDirectoryError
-from lora_export.base.manifest import Manifest, edit_manifest, read_manifest, write_manifest
-from lora_export.maintenance import verify
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.commands.verify import verify
+from lora_export.core.errors import AdapterError, ExportDirectoryError
+from lora_export.core.manifest import Manifest, edit_manifest, read_manifest, write_manifest
 from lora_export.verify import export as verify_export_module
 from lora_export.verify import parity
 from tests.helpers.builds import build
@@ -48,8 +48,8 @@ def root(verified, tmp_path):
 
 def tamper(root: Path, name: str, change) -> None:
     """Change the values of a weight file in place, and its hash in the manifest."""
-    from lora_export.base.files import sha256_of_file
-    from lora_export.base.safetensors_file import read_header
+    from lora_export.core.files import sha256_of_file
+    from lora_export.core.safetensors_file import read_header
 
     path = root / "weights" / f"{name}.safetensors"
     raw = bytearray(path.read_bytes())

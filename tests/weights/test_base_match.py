@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.known_base import METADATA_KEY
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 from tests.cli.running import call

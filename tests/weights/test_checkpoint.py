@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import nbytes, read_all
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.tensors import nbytes, read_all
 from lora_export.weights.checkpoint import open_checkpoint, read_config
 from lora_export.weights.fingerprint import fingerprint
 
@@ -321,7 +321,7 @@ def test_a_pickle_of_the_same_model_has_the_same_fingerprint_tied_weights_includ
 ):
     import transformers
 
-    from lora_export.graph.tasks import by_name
+    from lora_export.graph.spec.tasks import by_name
 
     folder = tiny.base(kind, task)
     model = getattr(transformers, by_name(task).auto_class).from_pretrained(folder)

@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 
-from lora_export.base.conversions import Conversion
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import CheckpointError, UnsupportedError
-from lora_export.base.tensors import MemoryTensor, bytes_of, read_all
-from lora_export.graph.conversions import conversions_of
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.name_conversions import Conversion
+from lora_export.core.tensors import MemoryTensor, bytes_of, read_all
+from lora_export.graph.trace.conversion_rules import conversions_of
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.converted import as_loaded
 

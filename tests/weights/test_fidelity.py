@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from lora_export.adapters.canonical import LowRank
 from lora_export.adapters.resolve import Update
-from lora_export.base.dtypes import DTYPES, by_name
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES, by_name
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import MemoryTensor
 from lora_export.weights.fidelity import (
     LOSSY_RELATIVE_ERROR,
     Fidelity,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lora_export.adapter_notes import opened_base
 from lora_export.adapters.canonical import Adapter
-from lora_export.base.progress import Silent
+from lora_export.commands.adapter_notes import opened_base
+from lora_export.core.progress import Silent
 from lora_export.weights import named_base
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import fingerprint

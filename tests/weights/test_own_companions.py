@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.adapters.canonical import Adapter
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 from lora_export.weights import companion_files as companions
 from lora_export.weights.companion_files import companion_files, same_content
-from lora_export.weights.labels import named_classes, names_of_head
+from lora_export.weights.label_names import named_classes, names_of_head
 from lora_export.weights.own_companions import own_companions
 from lora_export.weights.special_tokens import special_ids, with_special_tokens
 from tests.helpers.own_tokenizer import save_base_tokenizer, save_own_tokenizer, table

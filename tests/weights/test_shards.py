@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import InputError, LoraExportError, StorageError, UsageError
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import iter_blocks
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import InputError, LoraExportError, StorageError, UsageError
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import iter_blocks
 from lora_export.weights import shards
 from lora_export.weights.shards import INDEX_NAME, parse_size, plan_shards, write_sharded
 from lora_export.weights.stream import Entry

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.resolve import Update
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import AdapterError, InputError, StorageError
-from lora_export.base.parameters import Parameter
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import AdapterError, InputError, StorageError
+from lora_export.core.parameters import Parameter
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import MemoryTensor
 from lora_export.weights import stream
 from lora_export.weights.stream import base_entry, merged_entry, write_weights, zero_entry
 from tests.helpers.measure import run_python
@@ -344,8 +344,8 @@ def test_a_file_size_limit_is_a_storage_error_and_leaves_nothing(tmp_path):
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from lora_export.base.errors import StorageError
-from lora_export.base.parameters import Parameter
+from lora_export.core.errors import StorageError
+from lora_export.core.parameters import Parameter
 from lora_export.weights.stream import write_weights, zero_entry
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -368,10 +368,10 @@ from pathlib import Path
 import numpy as np
 from lora_export.adapters.canonical import LowRank
 from lora_export.adapters.resolve import Update
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.parameters import Parameter
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.parameters import Parameter
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import MemoryTensor
 from lora_export.weights.stream import merged_entry, write_weights
 
 folder, transposed = Path(sys.argv[1]), sys.argv[2] == "True"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import peft
 
-from lora_export.recipe import CombineSpec
+from lora_export.commands.recipe import CombineSpec
 from tools.merge_fuzz.adapters import AdapterSpec, scale_layers, train
 from tools.merge_fuzz.quiet import quiet
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from lora_export.base.errors import LoraExportError
-from lora_export.base.manifest import read_manifest
-from lora_export.device.decoding import without_cache
-from lora_export.device.golden import valid_rows
-from lora_export.graph import tasks
-from lora_export.pipeline import merge_and_build
-from lora_export.recipe import make_recipe
+from lora_export.commands.build import merge_and_build
+from lora_export.commands.recipe import make_recipe
+from lora_export.core.errors import LoraExportError
+from lora_export.core.manifest import read_manifest
+from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.decoding import without_cache
+from lora_export.ondevice.judge.golden_files import valid_rows
 from lora_export.runtime.opening import open_runner
-from lora_export.verify.feeding import feeding_of
-from lora_export.verify.inputs import DECODER_IDS, make_cases
-from lora_export.verify.running import opened
+from lora_export.verify.graph_runs import opened
+from lora_export.verify.inputs.feeding import feeding_of
+from lora_export.verify.inputs.random_inputs import DECODER_IDS, make_cases
 from tools.merge_fuzz.families import by_name
 from tools.merge_fuzz.judge import Outcome, adapter_rows, kind_of, relative_error
 from tools.merge_fuzz.quiet import quiet
@@ -31,7 +31,7 @@ from tools.merge_fuzz.quiet import quiet
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.graph.tasks import Task
+    from lora_export.graph.spec.tasks import Task
     from tools.merge_fuzz.bases import Base
     from tools.merge_fuzz.cases import Case
     from tools.merge_fuzz.judge import Trained

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from safetensors.torch import load_file
 
-from lora_export.base.errors import LoraExportError
-from lora_export.merging import merge_checkpoint
-from lora_export.recipe import AdapterSpec
+from lora_export.commands.merge import merge_checkpoint
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.errors import LoraExportError
 from tools.merge_fuzz.adapters import edit_config, scale_layers, train
 from tools.merge_fuzz.bases import load
 from tools.merge_fuzz.combining import combined
@@ -24,7 +24,7 @@ from tools.merge_fuzz.names import rewrite
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.merging import Merge
+    from lora_export.commands.merge import Merge
     from tools.merge_fuzz.bases import Base
     from tools.merge_fuzz.cases import Case
 

@@ -9,21 +9,21 @@ from lora_export.adapters.formats.kohya import is_kohya, read_kohya
 from lora_export.adapters.formats.llama_cpp import is_gguf, read_gguf_adapter
 from lora_export.adapters.formats.loralib import is_loralib, read_loralib
 from lora_export.adapters.formats.mlx import is_mlx, read_mlx
-from lora_export.adapters.formats.opened import Opened, Options, read_settings
+from lora_export.adapters.formats.open_archive import Opened, Options, read_settings
 from lora_export.adapters.formats.peft import CONFIG_NAME, read_peft
 from lora_export.adapters.formats.torchtune import is_torchtune, read_torchtune
-from lora_export.base.errors import AdapterError, InputError, LoraExportError, UsageError
-from lora_export.base.folders import folders_below, listed
-from lora_export.base.gguf_file import read_gguf
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.torch_file import read_torch_file
+from lora_export.core.errors import AdapterError, InputError, LoraExportError, UsageError
+from lora_export.core.folders import folders_below, listed
+from lora_export.core.gguf_file import read_gguf
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["FORMATS", "is_adapter", "read_adapter"]
 

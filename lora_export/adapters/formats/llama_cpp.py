@@ -18,7 +18,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import LowRank
-from lora_export.adapters.formats.opened import (
+from lora_export.adapters.formats.open_archive import (
     finish,
     finite_number,
     require_pair,
@@ -26,14 +26,14 @@ from lora_export.adapters.formats.opened import (
     transposed,
 )
 from lora_export.adapters.formats.rotary import head_count, in_halves
-from lora_export.base.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.formats.opened import Opened, Options
-    from lora_export.base.tensors import Tensor
+    from lora_export.adapters.formats.open_archive import Opened, Options
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_gguf", "read_gguf_adapter"]
 

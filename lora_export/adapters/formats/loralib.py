@@ -25,22 +25,22 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.adapters.canonical import LowRank, Saved
-from lora_export.adapters.formats.opened import (
+from lora_export.adapters.formats.open_archive import (
     derived,
     finish,
     given_alpha,
     is_embedding,
     require_pair,
 )
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.tensors import read_all
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.formats.opened import Opened, Options
-    from lora_export.base.tensors import Tensor
+    from lora_export.adapters.formats.open_archive import Opened, Options
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_loralib", "read_loralib"]
 

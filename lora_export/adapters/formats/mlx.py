@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank
-from lora_export.adapters.formats.opened import (
+from lora_export.adapters.formats.open_archive import (
     finish,
     finite_number,
     is_embedding,
@@ -20,14 +20,14 @@ from lora_export.adapters.formats.opened import (
     require_rank,
     transposed,
 )
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.formats.opened import Opened, Options
-    from lora_export.base.tensors import Tensor
+    from lora_export.adapters.formats.open_archive import Opened, Options
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_mlx", "read_mlx"]
 

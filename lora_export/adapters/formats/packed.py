@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.adapters.delta import read_finite
-from lora_export.base.dtypes import cast
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import cast
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import MemoryTensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Adapter, LowRank
-    from lora_export.base.dtypes import DType
+    from lora_export.core.dtypes import DType
 
 __all__ = ["pack", "require_linear"]
 

@@ -10,24 +10,24 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.attention_modules import attention_of
 from lora_export.adapters.canonical import Adapter
-from lora_export.adapters.formats.attention import attention_of
-from lora_export.adapters.formats.opened import read_settings
+from lora_export.adapters.formats.open_archive import read_settings
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
 from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
-from lora_export.base.errors import AdapterError, InputError, UnsupportedError
-from lora_export.base.files import sha256_of_file
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.torch_file import read_torch_file
+from lora_export.core.errors import AdapterError, InputError, UnsupportedError
+from lora_export.core.files import sha256_of_file
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.torch_file import read_torch_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["CONFIG_NAME", "is_peft", "read_peft"]
 

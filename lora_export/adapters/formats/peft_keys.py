@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.wrappers import PEFT_PREFIX, unwrap
-from lora_export.base.errors import AdapterError
+from lora_export.core.errors import AdapterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

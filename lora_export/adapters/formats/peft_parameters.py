@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.formats.peft_scale import require_simple_pattern
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -10,8 +10,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.base.errors import AdapterError
-from lora_export.base.patterns import REPEATED, ways
+from lora_export.core.errors import AdapterError
+from lora_export.core.patterns import REPEATED, ways
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.adapters.attention_modules import OUT_PROJECTION_TIMES, attention_of
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.adapters.formats.attention import OUT_PROJECTION_TIMES, attention_of
 from lora_export.adapters.formats.peft_keys import parse_keys
 from lora_export.adapters.formats.peft_parameters import parameter_names, split_wrappers
 from lora_export.adapters.formats.peft_scale import rank_by_config, scale_of
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.tensors import MemoryTensor, read_all, same_values
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.tensors import MemoryTensor, read_all, same_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["Sorted", "sort_tensors"]
 

@@ -14,24 +14,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.attention_modules import IN_PROJECTION, OUT_PROJECTION_TIMES, attention_of
 from lora_export.adapters.delta import read_finite
-from lora_export.adapters.formats.attention import (
-    IN_PROJECTION,
-    OUT_PROJECTION_TIMES,
-    attention_of,
-)
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.files import write_synced
-from lora_export.base.safetensors_write import write_tensors
-from lora_export.base.tensors import MemoryTensor
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import write_synced
+from lora_export.core.safetensors_write import write_tensors
+from lora_export.core.tensors import MemoryTensor
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter, LowRank
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["metadata_of", "write_peft"]
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.formats.opened import derived
-from lora_export.base.errors import AdapterError
-from lora_export.base.tensors import read_all
+from lora_export.adapters.formats.open_archive import derived
+from lora_export.core.errors import AdapterError
+from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.base.tensors import MemoryTensor, Tensor
+    from lora_export.core.tensors import MemoryTensor, Tensor
 
 __all__ = ["head_count", "in_halves", "text_config"]
 

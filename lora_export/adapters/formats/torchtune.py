@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import LowRank
-from lora_export.adapters.formats.opened import (
+from lora_export.adapters.formats.open_archive import (
     finish,
     finite_number,
     given_alpha,
@@ -23,14 +23,14 @@ from lora_export.adapters.formats.opened import (
     require_rank,
 )
 from lora_export.adapters.formats.rotary import head_count, in_halves, text_config
-from lora_export.base.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.adapters.formats.opened import Opened, Options
-    from lora_export.base.tensors import Tensor
+    from lora_export.adapters.formats.open_archive import Opened, Options
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_torchtune", "read_torchtune"]
 

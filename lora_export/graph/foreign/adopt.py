@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from lora_export.base.errors import InputError, UnsupportedError
-from lora_export.base.tensors import nbytes
+from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.tensors import nbytes
+from lora_export.graph.foreign.proto_skeleton import INLINE_BYTES
 from lora_export.graph.foreign.rewire import defined_names, fresh_name, rename_values
-from lora_export.graph.foreign.wire import INLINE_BYTES
-from lora_export.graph.template import GraphTemplate
+from lora_export.graph.spec.template import GraphTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.tensors import Tensor
     from lora_export.graph.foreign.match import Match, Matching
-    from lora_export.graph.foreign.opened import ForeignGraph
+    from lora_export.graph.foreign.open_graph import ForeignGraph
 
 __all__ = ["Adopted", "adopt", "require_same_base"]
 

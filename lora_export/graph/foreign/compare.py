@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.base.parameters import Parameter
-from lora_export.base.tensors import bytes_of
+from lora_export.core.parameters import Parameter
+from lora_export.core.tensors import bytes_of
 from lora_export.weights.stream import base_entry
 
 if TYPE_CHECKING:
-    from lora_export.base.dtypes import DType
-    from lora_export.base.tensors import Tensor
+    from lora_export.core.dtypes import DType
+    from lora_export.core.tensors import Tensor
 
 __all__ = ["is_uniform", "probe", "probe_key", "probes_agree", "same_stored"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from lora_export.adapters.fit import UNKNOWN_MODULE
-from lora_export.base.parameters import Parameter
+from lora_export.core.parameters import Parameter
 from lora_export.graph.foreign.compare import is_uniform, probe, probe_key, same_stored
 from lora_export.graph.foreign.readers import module_type_of, parameter_names, readings_of
 from lora_export.weights.fingerprint import TIED_NAMES
@@ -25,9 +25,9 @@ from lora_export.weights.fingerprint import TIED_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from lora_export.base.dtypes import DType
-    from lora_export.base.tensors import Tensor
-    from lora_export.graph.foreign.opened import ForeignGraph
+    from lora_export.core.dtypes import DType
+    from lora_export.core.tensors import Tensor
+    from lora_export.graph.foreign.open_graph import ForeignGraph
     from lora_export.graph.foreign.readers import Reading
 
 __all__ = ["Match", "Matching", "match_graph"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lora_export.adapters.formats.detect import FORMATS, is_adapter, read_adapter
-from lora_export.base.errors import AdapterError, LoraExportError, UnsupportedError, UsageError
+from lora_export.core.errors import AdapterError, LoraExportError, UnsupportedError, UsageError
 from tests.adapters.formats.test_llama_cpp import pairs
 from tests.adapters.formats.test_llama_cpp import write as write_gguf
 from tests.helpers.formats import factors, write_tensors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from tests.helpers.formats import deltas, factors, write_tensors
 
 A, B = factors(4, 6)

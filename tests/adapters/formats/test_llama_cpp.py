@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
 from tests.helpers.formats import deltas, factors
 from tests.helpers.rotary import scores
 

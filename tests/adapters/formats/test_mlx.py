@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.tensors import read_all
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.tensors import read_all
 from tests.helpers.formats import deltas, factors, write_tensors
 
 Q = "model.layers.3.self_attn.q_proj"

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft import read_peft
-from lora_export.base.errors import AdapterError, UnsupportedError
-from lora_export.base.tensors import read_all
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.tensors import read_all
 from tests.helpers.models import load_tiny
 from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
@@ -183,7 +183,7 @@ def test_no_setting_of_pefts_own_config_is_unknown_to_these_tests():
         "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
         # what the tensors do; see test_variants
         "use_dora", "lora_bias", "trainable_token_indices", "ensure_weight_tying",
-        # which parameters; see tests/test_merging_experts.py
+        # which parameters; see tests/commands/test_merge_experts.py
         "target_parameters",
         # how it was initialised; see the test below
         "init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config",

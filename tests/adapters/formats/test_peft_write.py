@@ -16,10 +16,10 @@ from peft.utils.other import get_pattern_key
 from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft_write import _settings, write_peft
-from lora_export.base.dtypes import DTYPES
-from lora_export.base.errors import UnsupportedError
-from lora_export.base.safetensors_file import read_header
-from lora_export.base.tensors import MemoryTensor, read_all
+from lora_export.core.dtypes import DTYPES
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import MemoryTensor, read_all
 from tests.cli.exports import peft_model, run_torch
 from tests.helpers.models import load_tiny
 

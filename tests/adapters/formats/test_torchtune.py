@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.base.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.base.tensors import read_all
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.tensors import read_all
 from tests.helpers.formats import deltas, factors, write_tensors
 from tests.helpers.rotary import reordered, scores
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from lora_export.base.errors import InputError
+from lora_export.core.errors import InputError
 from lora_export.graph.foreign.adopt import adopt, require_same_base
 from lora_export.graph.foreign.match import match_graph
-from lora_export.graph.foreign.opened import open_graph
+from lora_export.graph.foreign.open_graph import open_graph
 from tests.helpers.foreign import initializer, save_graph, tensors_of
 
 RANDOM = np.random.default_rng(7)

@@ -1,0 +1,1 @@
+"""Bundles: what a device gets of an export, packed, verified, unpacked."""

@@ -1,0 +1,78 @@
+"""The part of an export that goes to a device: some of its adapters, and the files they need."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.exports.adapter_companions import folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from lora_export.core.manifest import AdapterRecord, GraphRecord, Manifest
+
+__all__ = ["select"]
+
+_LEFT_OUT: Final = ("engines/", "reports/")
+"""Engines are built on the device; reports are of the machine that they were made on."""
+
+
+def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """Return the manifest of an export with some adapters only; with all where no names are given.
+
+    Args:
+        manifest: The whole export's.
+        names: Adapters; of a batched graph all or none, because their rows lie in one file.
+
+    Raises:
+        UsageError: The export holds no such adapter.
+        UnsupportedError: Some rows of a batched graph are asked for.
+    """
+    unknown = next((name for name in names if name not in manifest.adapters), None)
+    if unknown is not None:
+        msg = f"the export holds no adapter {unknown!r}"
+        raise UsageError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+    if names and manifest.rows and set(names) != set(manifest.adapters):
+        msg = "the rows of a batched graph lie in one file and travel together"
+        raise UnsupportedError(msg, hint="Leave --adapter out.")
+    kept = set(names or manifest.adapters)
+    gone = set(manifest.adapters) - kept
+    graphs = {name: record for name, record in manifest.graphs.items() if name not in gone}
+    adapters = {name: each for name, each in manifest.adapters.items() if name in kept}
+    files = _files(graphs.values(), adapters)
+    others = _files(
+        [manifest.graphs[name] for name in gone if name in manifest.graphs],
+        {name: manifest.adapters[name] for name in gone},
+    )
+    return manifest.model_copy(
+        update={
+            "graphs": graphs,
+            "adapters": adapters,
+            "parameters": {
+                name: [use for use in uses if use.graph in graphs]
+                for name, uses in manifest.parameters.items()
+            },
+            "files": {
+                file: digest
+                for file, digest in manifest.files.items()
+                if not file.startswith(_LEFT_OUT) and (file in files or file not in others)
+            },
+        }
+    )
+
+
+def _files(graphs: Collection[GraphRecord], adapters: Mapping[str, AdapterRecord]) -> set[str]:
+    """Return what graphs and adapters are made of."""
+    found: set[str | None] = set()
+    for name, adapter in adapters.items():
+        if adapter.companions is not None:
+            found |= {f"{folder_of(name)}/{file}" for file in adapter.companions.files}
+    for record in graphs:
+        found |= {*record.graph_files, *record.weights, record.golden}
+    for adapter in adapters.values():
+        if adapter.pack is not None:
+            found |= {adapter.pack.safetensors, adapter.pack.onnx_adapter, adapter.pack.golden}
+        if adapter.row is not None:
+            found.add(adapter.row.golden)
+    return {file for file in found if file is not None}

@@ -1,0 +1,148 @@
+"""An archive that somebody else wrote, read without trust: the index first, then its files."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Final
+
+from lora_export.bundle.tar_file import read_entries
+from lora_export.core.errors import BundleError
+from lora_export.ondevice.bundle.bundle_index import (
+    INDEX_LIMIT_BYTES,
+    INDEX_NAME,
+    Index,
+    Member,
+    check_name,
+    parse_index,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_export.bundle.tar_file import Entry
+
+__all__ = ["Archive", "opened"]
+
+_BLOCK_BYTES: Final = 1 << 20
+_GZIP: Final = b"\x1f\x8b"
+_MOST_PACKED: Final = 100
+_SMALL_BYTES: Final = 1 << 24
+"""Below this a bundle may be packed as well as it can be."""
+
+_AGAIN: Final = "Copy it again, or pack it again: lora-export bundle."
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive whose index was read; the files follow.
+
+    Attributes:
+        where: What it is called, for errors.
+        stream: The archive, behind the index.
+        entries: The entries behind the index.
+        index: The index.
+        raw: The index as it is stored.
+    """
+
+    where: str
+    stream: IO[bytes] = field(repr=False)
+    entries: Iterator[Entry] = field(repr=False)
+    index: Index
+    raw: bytes = field(repr=False)
+
+    def files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Yield each file's path and its blocks, which have to be read before the next file.
+
+        Raises:
+            BundleError: A file is not in the index, comes twice, has another size or SHA-256, or is
+                missing; or the archive is damaged.
+        """
+        left = dict(self.index.files)
+        folder = f"{self.index.name}/"
+        for entry in self.entries:
+            name = entry.name.removeprefix(folder)
+            check_name(name, self.where)
+            member = left.pop(name, None) if entry.name.startswith(folder) else None
+            if member is None:
+                twice = " twice" if name in self.index.files else ", which its index does not name"
+                msg = f"{self.where!r} holds {entry.name!r}{twice}"
+                raise BundleError(msg, hint=_AGAIN)
+            if entry.size_bytes != member.size_bytes:
+                msg = (
+                    f"{entry.name!r} in {self.where!r} has {entry.size_bytes} bytes, the index "
+                    f"says {member.size_bytes}"
+                )
+                raise BundleError(msg, hint=_AGAIN)
+            yield name, self._blocks(name, member)
+        if left:
+            msg = f"{self.where!r} lacks {min(left)!r}"
+            raise BundleError(msg, hint=_AGAIN)
+
+    def _blocks(self, name: str, member: Member) -> Iterator[bytes]:
+        digest, left = hashlib.sha256(), member.size_bytes
+        while left:
+            block = self.stream.read(min(left, _BLOCK_BYTES))
+            if not block:
+                msg = f"{self.where!r} ends in the middle: it is truncated"
+                raise BundleError(msg, hint="Copy it again.")
+            digest.update(block)
+            left -= len(block)
+            yield block
+        if digest.hexdigest() != member.sha256:
+            msg = f"{name!r} in {self.where!r} is not what was packed: another SHA-256"
+            raise BundleError(msg, hint=_AGAIN)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """Open an archive and read its index; translate what gzip and the disk raise meanwhile.
+
+    Raises:
+        BundleError: It is no bundle, or unpacks to more than a hundred times its size.
+    """
+    where = str(path)
+    if path.exists() and not path.is_file():
+        msg = f"{where!r} is no file"
+        raise BundleError(msg, hint="Make one with: lora-export bundle")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            packed = file.read(len(_GZIP)) == _GZIP
+            file.seek(0)
+            stream: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
+            archive = _with_index(stream, where)
+            total = archive.index.size_bytes
+            if total > max(_SMALL_BYTES, _MOST_PACKED * size):
+                msg = f"{where!r} has {size} bytes and would unpack to {total}"
+                raise BundleError(msg, hint="No bundle is packed so well: it is hostile.")
+            yield archive
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        msg = f"{where!r} is damaged: {error}"
+        raise BundleError(msg, hint="Copy it again.") from error
+    except OSError as error:
+        if error.filename != where:
+            raise
+        msg = f"cannot read {where!r}: {error.strerror}"
+        raise BundleError(msg, hint="Check the path.") from error
+
+
+def _with_index(stream: IO[bytes], where: str) -> Archive:
+    entries = read_entries(stream, where)
+    first = next(entries, None)
+    if first is None or not first.name.endswith(f"/{INDEX_NAME}"):
+        msg = f"{where!r} is not a bundle: it does not begin with {INDEX_NAME}"
+        raise BundleError(msg, hint="Make one with: lora-export bundle")
+    if first.size_bytes > INDEX_LIMIT_BYTES:
+        msg = f"the index of {where!r} is larger than {INDEX_LIMIT_BYTES} bytes"
+        raise BundleError(msg, hint=_AGAIN)
+    raw = stream.read(first.size_bytes)
+    index = parse_index(raw, f"{where}/{first.name}")
+    if first.name != f"{index.name}/{INDEX_NAME}":
+        msg = f"{where!r} has its index at {first.name!r}, which calls the bundle {index.name!r}"
+        raise BundleError(msg, hint=_AGAIN)
+    return Archive(where, stream, entries, index, raw)

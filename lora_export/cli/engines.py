@@ -1,0 +1,241 @@
+"""``build`` and ``refit``: TensorRT engines of an export."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.text import aligned, size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.ondevice.trt.build_settings import BuildSettings
+
+__all__ = ["build", "refit"]
+
+_MEBIBYTE: Final = 1 << 20
+
+
+@click.command("build")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="The device, which is this one; auto finds out.")
+@click.option(
+    "--graph",
+    "graphs",
+    multiple=True,
+    help="A graph of the export; repeatable. Those that serve adapters.",
+)
+@click.option("--precision", help="fp32, fp16 or bf16: what the export has to be in.")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="AXIS=MIN:OPT:MAX,…",
+    help="Shapes that the engine covers; repeatable, one profile each.",
+)
+@click.option("--recipe", type=click.Path(path_type=Path), help="Take the profiles of a recipe.")
+@click.option(
+    "--workspace",
+    type=click.IntRange(min=1),
+    metavar="MIB",
+    help="Memory that layers may use; all there is.",
+)
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="How long kernels are searched for, 0 to 5; TensorRT's own, 3.",
+)
+@click.option("--tf32", is_flag=True, help="Let float32 products round their factors to TF32.")
+@click.option(
+    "--version-compatible", is_flag=True, help="A plan that later versions of TensorRT load too."
+)
+@click.option(
+    "--hardware-compatible",
+    default="none",
+    show_default=True,
+    help="A plan for other GPUs too: ampere+ or same-compute-capability.",
+)
+@click.option(
+    "--strip-weights",
+    is_flag=True,
+    help="A plan without weights; they are read from the graph's files.",
+)
+@click.option(
+    "--refit",
+    "refittable",
+    is_flag=True,
+    help="Let the weights that adapters change be changed afterwards.",
+)
+@click.option("--trtexec", is_flag=True, help="Build with the command line tool trtexec.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done; needs no TensorRT.")
+@click.option(
+    "--tensorrt",
+    "version",
+    metavar="VERSION",
+    help="With --dry-run: the version; the oldest of the target.",
+)
+@common_options
+def build(
+    *,
+    export: Path,
+    target: str,
+    graphs: tuple[str, ...],
+    precision: str | None,
+    profiles: tuple[str, ...],
+    recipe: Path | None,
+    workspace: int | None,
+    optimization_level: int | None,
+    tf32: bool,
+    version_compatible: bool,
+    hardware_compatible: str,
+    strip_weights: bool,
+    refittable: bool,
+    trtexec: bool,
+    dry_run: bool,
+    version: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Build TensorRT engines of EXPORT, on the device that they are for.
+
+    The precision is the graph's: choose it when exporting, with --dtype. A plan lies in engines/
+    with its build record, and is loaded by the version of TensorRT and on the GPU that built it.
+    """
+    from lora_export.commands import engines
+    from lora_export.engines.jobs import EngineOptions
+
+    if version is not None and not dry_run:
+        msg = "--tensorrt is for --dry-run: an engine is built by the version that is installed"
+        raise click.UsageError(msg)
+    options = EngineOptions(
+        precision=precision,
+        profiles=_profiles(profiles, recipe),
+        workspace_bytes=None if workspace is None else workspace * _MEBIBYTE,
+        optimization_level=optimization_level,
+        tf32=tf32,
+        version_compatible=version_compatible,
+        hardware_compatibility=hardware_compatible,
+        strip_weights=strip_weights,
+        refit=refittable,
+    )
+    with Console(as_json=as_json, quiet=quiet) as console:
+        if dry_run:
+            rows = engines.plan_build(
+                export, target, graphs=graphs, options=options, tensorrt=version
+            )
+            text = "\n".join(_planned(row, export) for row in rows)
+            console.finish({"export": str(export), "dry_run": rows}, text)
+            return 0
+        records = engines.build(
+            export, target, graphs=graphs, options=options, trtexec=trtexec, progress=console
+        )
+        console.finish({"engines": records}, "\n".join(map(_built, records)))
+    return 0
+
+
+def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
+    """Return the profiles of flags, else of a recipe."""
+    from lora_export.commands.recipe import load_recipe
+    from lora_export.engines.profiles import axis_ranges, parse_profile
+
+    if texts:
+        return [parse_profile(text) for text in texts]
+    if recipe is None:
+        return []
+    return [axis_ranges(each) for each in load_recipe(recipe).profiles]
+
+
+def _planned(row: Mapping[str, Any], export: Path) -> str:
+    """Return what a build would do, as lines; the last can be pasted where the export's path holds.
+
+    But for a rewritten graph, which is there during a build only.
+    """
+    from lora_export.ondevice.trt.build_settings import BuildSettings
+
+    settings = BuildSettings.from_json(row["settings"])
+    lines = [f"{row['plan']} from {row['onnx']}, TensorRT {row['tensorrt']}"]
+    if row["rewritten"]:
+        lines.append(
+            "  its optional inputs become required: the parser would drop them; --trtexec writes "
+            "that graph for the time of the build"
+        )
+    lines += aligned(
+        [
+            ("precision", settings.precision),
+            ("flags", ", ".join(row["flags"])),
+            ("workspace", _workspace(settings)),
+            ("optimization level", str(settings.optimization_level or "TensorRT's own")),
+            ("hardware", settings.hardware_compatibility),
+            ("refittable", f"{len(settings.refittable)} weights"),
+        ]
+    )
+    for number, profile in enumerate(settings.profiles):
+        lines.append(f"  profile {number}")
+        lines += aligned(
+            [
+                (name, f"{_shape(r.min)} {_shape(r.opt)} {_shape(r.max)}")
+                for name, r in sorted(profile.items())
+            ],
+            indent=4,
+        )
+    if row["trtexec"] is None:
+        return "\n".join([*lines, "  trtexec cannot: it refits all or nothing"])
+    start = f"cd {shlex.quote(str(export))} && mkdir -p {Path(row['plan']).parent}"
+    return "\n".join([*lines, f"  ({start} && {row['trtexec']})"])
+
+
+def _workspace(settings: BuildSettings) -> str:
+    if settings.workspace_bytes is None:
+        return "all there is"
+    return f"{settings.workspace_bytes // _MEBIBYTE} MiB"
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _built(record: Mapping[str, Any]) -> str:
+    """Return what was built, in a line."""
+    plan = record["plan"]
+    by = f"TensorRT {record['tensorrt']} on {record['gpu']['name']}"
+    if record["double"]:
+        by = f"the test double of TensorRT {record['tensorrt']}: TensorRT did not run"
+    return f"{plan['file']}: {size(plan['bytes'])}, {record['seconds']:.1f} s, by {by}"
+
+
+@click.command("refit")
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="The device, which is this one; auto finds out.")
+@click.option(
+    "--adapter",
+    required=True,
+    metavar="NAME or NAME=PATH",
+    help="An adapter of the export, or one that it does not hold.",
+)
+@common_options
+def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool) -> int:
+    """Put an adapter into the refittable engine of EXPORT's base, without building.
+
+    The base's engine stays as it is: the adapter gets a plan of its own. Build the base's with
+    --refit.
+    """
+    from lora_export.commands import engines
+    from lora_export.exports.outside_adapter import AdapterSource
+
+    given = parse_adapter(adapter)
+    named = "name" in given
+    with Console(as_json=as_json, quiet=quiet) as console:
+        record = engines.refit(
+            export,
+            target,
+            given["name"] if named else given["source"],
+            source=AdapterSource(given["source"]) if named else None,
+            progress=console,
+        )
+        console.finish({"engine": record}, _built(record))
+    return 0

@@ -1,0 +1,241 @@
+"""``add``: adapters added to an existing export, without torch and without tracing.
+
+The base's weights and graph stay as they are. A build adds its adapters by the same function,
+`add_adapters`, so that the results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace as with_values
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_export.adapters.delta import require_finite_tensors
+from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
+from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
+from lora_export.commands.export_base import config_of, matching_checkpoint
+from lora_export.commands.outcome import Outcome
+from lora_export.commands.resolved_adapters import resolve_adapters
+from lora_export.core.manifest import read_manifest
+from lora_export.core.progress import Progress, Silent
+from lora_export.exports.adapter_companions import AdapterCompanions, companions_for
+from lora_export.exports.compatibility import require_base, require_task
+from lora_export.exports.extend import add_adapter, parameters_of
+from lora_export.exports.integrity_checks import require_usable
+from lora_export.exports.packs import add_pack, is_swappable, require_slots
+from lora_export.exports.plan import require_complete
+from lora_export.exports.stack_table import NewAdapter
+from lora_export.exports.stacks import change_rows, is_batched
+from lora_export.exports.untied_export import recorded_ties
+from lora_export.exports.values import without_copies
+from lora_export.graph.spec import tasks
+from lora_export.report.write_report import refresh_report
+from lora_export.runtime.adapter_file import write_onnx_adapter
+from lora_export.verify.record import prune_reports, record_fidelity
+from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
+from lora_export.weights.pooling_source import pooling_beside, require_pooling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_export.commands.recipe import AdapterSpec, CombineSpec
+    from lora_export.commands.resolved_adapters import ResolvedAdapter
+    from lora_export.core.manifest import Manifest
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["add", "add_adapters", "without_copies_in"]
+
+
+def add(
+    output: Path,
+    specs: Sequence[AdapterSpec],
+    *,
+    base: str | Path | None = None,
+    combine: CombineSpec | None = None,
+    replace: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Add adapters to an existing export, without torch and without tracing.
+
+    Args:
+        output: The export directory.
+        specs: The adapters.
+        base: The base checkpoint, a folder or an id of the hub; needed for exactness only where
+            the export was cast.
+        combine: How the adapters become one; None adds each.
+        replace: Whether adapters of the same names may be replaced.
+        strict: Whether an adapter that names another base is an error.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; an adapter is added whole or not at all.
+    """
+    manifest = read_manifest(output)
+    require_usable(output, manifest)
+    config = config_of(output, base)
+    given = read_specs(specs, Path(), combine, base_config=config)
+    pooling = pooling_beside(output / "hf") if manifest.base.pooling is not None else None
+    for one in given:
+        require_task(manifest, one.adapter)
+        if pooling is not None:
+            require_pooling(pooling, one.originals)
+    checkpoint = matching_checkpoint(manifest, base)
+    tell = progress or Silent()
+    given = with_notes(
+        given,
+        base_of_export(output, manifest, checkpoint),
+        tell,
+        model_type=manifest.base.model_type,
+        strict=strict,
+    )
+    ready = resolve_adapters(
+        given,
+        parameters_of(manifest),
+        prefix=manifest.base.prefix,
+        conversions=manifest.base.conversions,
+        config=config,
+        task=tasks.by_name(manifest.base.task),
+        ties=recorded_ties(manifest),
+    )
+    for each in ready:
+        require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
+    notes = (
+        *notes_of(given),
+        *notes_on_resolved([each.resolved for each in ready], tell),
+    )
+    _, reports = add_adapters(
+        output,
+        ready,
+        output=output,
+        checkpoint=checkpoint,
+        replace=replace,
+        progress=progress or Silent(),
+    )
+    names = {each.resolved.adapter.name for each in ready}
+    if replaced := names & set(manifest.adapters):
+        prune_reports(output, replaced, measured=reports.get("fidelity", {}).get("graphs", {}))
+    return Outcome(output, refresh_report(output), reports, notes)
+
+
+def add_adapters(
+    root: Path,
+    ready: Sequence[ResolvedAdapter],
+    *,
+    output: Path,
+    checkpoint: Checkpoint | None,
+    replace: bool,
+    progress: Progress,
+    batched: bool = False,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Add adapters to the export in `root` one after the other; none if one is incomplete.
+
+    Returns the manifest, and the reports: ``fidelity`` where something is merged in halves. Of a
+    swappable export they become packs, of a batched one rows.
+
+    Args:
+        root: The export, or the folder that becomes it.
+        ready: The adapters.
+        output: Where the export is or will be; the manifest records sources relative to it.
+        checkpoint: The base, where it is at hand.
+        replace: Whether adapters of the same names may be replaced.
+        progress: Told about bytes.
+        batched: Whether the export becomes a batched one.
+    """
+    manifest = read_manifest(root)
+    if batched or is_batched(manifest) or is_swappable(manifest):
+        ready = without_copies_in(root, ready)
+    resolved = [each.resolved for each in ready]
+    companions = _companions(root, manifest, ready, progress)
+    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    if len(ready) > 1:  # a single one is checked as it is merged
+        for one in resolved:
+            require_finite_tensors(one.adapter)
+    if batched or is_batched(manifest):
+        progress.start("stacks")
+        new = [
+            NewAdapter(
+                each.resolved, _source(each, output), each.labels, each.given.record(output), own
+            )
+            for each, own in zip(ready, companions, strict=True)
+        ]
+        return change_rows(root, new, replace=replace), {}
+    if is_swappable(manifest):
+        require_slots(root, manifest, resolved)
+        for each, own in zip(ready, companions, strict=True):
+            progress.start(f"adapter {each.resolved.adapter.name}")
+            manifest = add_pack(
+                root,
+                each.resolved,
+                source=_source(each, output),
+                labels=each.labels,
+                replace=replace,
+                write=write_onnx_adapter,
+                combined=each.given.record(output),
+                companions=own,
+            )
+        return manifest, {}
+    kept: dict[str, Any] = {}
+    for each, own in zip(ready, companions, strict=True):
+        added = add_adapter(
+            root,
+            each.resolved,
+            source=_source(each, output),
+            combined=each.given.record(output),
+            checkpoint=checkpoint,
+            labels=each.labels,
+            replace=replace,
+            progress=progress,
+            companions=own,
+        )
+        manifest = added.manifest
+        if added.fidelity is not None:
+            name = each.resolved.adapter.name
+            kept[name] = added.fidelity
+            _warn_of_loss(name, added.fidelity, progress)
+    if not kept:
+        return manifest, {}
+    return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+
+
+def _companions(
+    root: Path, manifest: Manifest, ready: Sequence[ResolvedAdapter], tell: Progress
+) -> list[AdapterCompanions]:
+    """Return the files that come with each adapter besides its tensors; show the notes on them."""
+    parameters = parameters_of(manifest)
+    found = []
+    for each in ready:
+        how = each.given.combination
+        own = companions_for(
+            root, manifest, parameters, each.resolved, each.given.originals,
+            labels=each.labels, preferred=how.head_from if how is not None else None,
+        )  # fmt: skip
+        for note in own.notes:
+            tell.note(f"note: {note}")
+        found.append(own)
+    return found
+
+
+def without_copies_in(root: Path, ready: Sequence[ResolvedAdapter]) -> tuple[ResolvedAdapter, ...]:
+    """Return adapters for a graph that they share; see `without_copies`."""
+    return tuple(with_values(each, resolved=without_copies(root, each.resolved)) for each in ready)
+
+
+def _source(ready: ResolvedAdapter, output: Path) -> str:
+    """Return where an adapter comes from, as the manifest records it."""
+    given = ready.given
+    if given.combination is not None:
+        return given.adapter.source
+    return recorded_source(given.adapter.folder, output)
+
+
+def _warn_of_loss(name: str, row: dict[str, Any], tell: Progress) -> None:
+    if not row["lossy"]:
+        return
+    worst = row["lossy"][0]
+    tensor = row["tensors"][worst]
+    tell.note(
+        f"warning: {len(row['lossy'])} tensor(s) of {name} keep the adapter's delta with a "
+        f"relative error above {LOSSY_RELATIVE_ERROR[tensor['dtype']]:g}: {worst!r} in "
+        f"{tensor['dtype']} has {tensor['relative_error']:.3g}. Export in float32: --dtype float32."
+    )

@@ -1,0 +1,170 @@
+"""What must hold before a build begins: a mode that makes sense, its runtimes, one base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
+from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
+from lora_export.core.files import sha256_of_file
+from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.plan import head_parameters, match_base
+from lora_export.exports.stacks import BATCHED
+from lora_export.exports.values import refuse_vocabulary
+from lora_export.runtime.ort import require_onnxruntime
+from lora_export.runtime.reference import require_reference
+from lora_export.verify.datasets.text_scores import require_library
+from lora_export.weights.base_match import require_known_base
+from lora_export.weights.residual import require_residual_base
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.commands.adapter_inputs import LoadedAdapter
+    from lora_export.commands.build_config import Settings
+    from lora_export.commands.recipe import Recipe
+    from lora_export.commands.resolved_adapters import ResolvedAdapter
+    from lora_export.core.name_conversions import Conversion
+    from lora_export.core.parameters import Parameter
+    from lora_export.graph.spec.tasks import Task
+
+__all__ = [
+    "existing_export",
+    "graph_source",
+    "require_bases",
+    "require_layers",
+    "require_mode",
+    "require_one_graph",
+    "require_runtimes",
+    "require_same_base",
+]
+
+
+def existing_export(output: Path) -> Manifest | None:
+    """Return the manifest of what is at `output`; None where nothing is there yet."""
+    if is_export(output):
+        return read_manifest(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        msg = f"{str(output)!r} exists and is not an export directory"
+        raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
+    return None
+
+
+def require_same_base(
+    existing: Manifest, settings: Settings, digest: str, output: Path, recipe: Recipe
+) -> None:
+    """Require that the export at `output` is of the recipe's base, task, mode and interface."""
+    source, base, choices = graph_source(recipe, output), existing.base, settings.choices
+    rows: list[tuple[str, object, object]] = [
+        ("mode", _mode(existing), recipe.mode),
+        ("base", base.fingerprint, digest),
+        ("task", base.task, settings.task.name),
+        ("pooling", base.pooling, _pooling(settings)),
+        (
+            "graph",
+            base.graph.sha256 if base.graph else "traced",
+            source.sha256 if source else "traced",
+        ),
+    ]
+    if source is None:  # a graph of the user's has its own
+        rows.append(("dtype", base.dtype, settings.dtype))
+        rows.append(("opset", existing.graphs["base"].opset, settings.opset))
+        rows.append(("cache", base.cache, choices.cache))
+        rows.append(("cache length", base.cache_length, choices.cache_length))
+        rows.append(("logits", base.logits, choices.logits))
+    for what, old, new in rows:
+        if old != new:
+            msg = f"{str(output)!r} is an export of another {what}: {old}, not {new}"
+            raise ExportDirectoryError(msg, hint="Choose another --out, or remove that directory.")
+
+
+def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
+    """Return what the manifest says of the user's graph."""
+    if recipe.graph is None:
+        return None
+    path = recipe.path(recipe.graph)
+    return GraphSource(source=recorded_source(path, output), sha256=sha256_of_file(path))
+
+
+def _mode(manifest: Manifest) -> str:
+    """Return how an export holds its adapters."""
+    return next((mode for mode in (SWAPPABLE, BATCHED) if mode in manifest.graphs), "merged")
+
+
+def _pooling(settings: Settings) -> str | None:
+    """Return what follows the states of the tokens, as the manifest records it."""
+    sentence = settings.checkpoint.sentence
+    return None if sentence is None else str(sentence)
+
+
+def require_bases(
+    ready: Sequence[ResolvedAdapter],
+    parameters: Sequence[Parameter],
+    prefix: str,
+    conversions: Sequence[Conversion],
+    settings: Settings,
+) -> None:
+    """Require that the base is the one that each adapter was made for, as far as it tells."""
+    checkpoint = settings.exported
+    sources = match_base(
+        parameters,
+        prefix,
+        checkpoint.tensors,
+        conversions=conversions,
+        resizable=head_parameters(settings.task),
+    ).sources
+    for each in ready:
+        for adapter in each.given.originals:
+            require_known_base(adapter, checkpoint.tensors, prefix, checkpoint.source)
+        require_residual_base(each.resolved, sources, checkpoint.source)
+
+
+def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: str) -> None:
+    """Require, by headers alone and before anything is traced, that the adapters' layers are there.
+
+    Raises:
+        AdapterError: As `resolve` would raise it once the graph is there.
+        UnsupportedError: An adapter changes the number of tokens of a graph that adapters share.
+    """
+    checkpoint = settings.checkpoint
+    for each in given:
+        if mode in {SWAPPABLE, BATCHED}:
+            vocabulary = vocabulary_by_headers(
+                each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop
+            )
+            refuse_vocabulary(each.adapter.name, vocabulary)
+        refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
+
+
+def require_mode(recipe: Recipe) -> None:
+    """Require what the recipe's mode needs, and nothing that belongs to another."""
+    if recipe.mode == BATCHED and not recipe.adapters:
+        msg = "a batched graph needs adapters"
+        raise UsageError(msg, hint="Give --adapter; others can be added later.")
+    if recipe.lora_modules is not None and recipe.mode != SWAPPABLE:
+        msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
+        raise UsageError(msg, hint="Add --mode swappable, or leave it out.")
+    if recipe.mode == SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
+        msg = "a swappable graph needs adapters, or the names of the modules that can be adapted"
+        raise UsageError(msg, hint="Give --adapter, or --lora-modules q_proj,v_proj.")
+
+
+def require_one_graph(recipe: Recipe, task: Task) -> None:
+    """Refuse what is not done for an encoder and a decoder, which are two graphs."""
+    asked = {"--graph": recipe.graph is not None, f"--mode {recipe.mode}": recipe.mode != "merged"}
+    for flag, given in asked.items():
+        if given and task.encoder_decoder:
+            msg = f"{task.name} is exported as two graphs, an encoder and a decoder: no {flag}"
+            raise UnsupportedError(msg, hint="Export merged adapters: --mode merged.")
+
+
+def require_runtimes(recipe: Recipe) -> None:
+    """Ask for what the verification needs before the work begins, not after."""
+    if recipe.verify.enabled:
+        require_reference()
+        require_library(recipe.verify.metric if recipe.verify.dataset else None)
+    if recipe.verify.enabled or recipe.latency.enabled:
+        require_onnxruntime()

@@ -1,0 +1,203 @@
+"""What a recipe leaves open, decided from the files: task, dtype, opset, interface, and the graph.
+
+recipe + checkpoint + adapters → `Settings` → graph (traced, or the user's own) + updates
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from lora_export.adapters.ties import groups_of
+from lora_export.commands.resolved_adapters import ResolvedAdapter, resolve_adapters
+from lora_export.core import targets
+from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
+from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
+from lora_export.exports.padding import with_padding_of
+from lora_export.exports.plan import choose_dtype, count_labels, for_task
+from lora_export.exports.untied_export import ties_in_graph, untie
+from lora_export.graph.graph_export import export_graph
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.signature import Choices
+from lora_export.weights.pooling_source import agreed_pooling, pooling_of
+from lora_export.weights.sentence import pools
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.adapters.ties import TieGroup
+    from lora_export.commands.adapter_inputs import LoadedAdapter
+    from lora_export.commands.recipe import Recipe
+    from lora_export.core.progress import Progress
+    from lora_export.core.targets import Target
+    from lora_export.graph.spec.tasks import Task
+    from lora_export.graph.spec.template import GraphTemplate
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Settings", "graph_and_updates", "settle"]
+
+_CLASSIFICATION: Final = "text-classification"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the recipe leaves open, decided from the files.
+
+    Attributes:
+        checkpoint: The base, as it is on disk: the reference of the verification.
+        task: The task.
+        dtype: The dtype of the export.
+        opset: The opset.
+        choices: The interface of a decoder.
+        untied: The base with a tensor for each name of a tied weight, where an adapter changes one
+            of them only; None otherwise.
+        ties: The names of these weights, or of those that the user's graph holds apart.
+        own_graph: The user's graph, where there is one; it decides dtype, opset and interface.
+    """
+
+    checkpoint: Checkpoint
+    task: Task
+    dtype: str
+    opset: int
+    choices: Choices
+    untied: Checkpoint | None = None
+    ties: tuple[TieGroup, ...] = ()
+    own_graph: OwnGraph | None = None
+
+    @property
+    def exported(self) -> Checkpoint:
+        """The base that the graph is traced from, and whose tensors are written."""
+        return self.untied or self.checkpoint
+
+
+def settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> Settings:
+    """Decide task, dtype and opset."""
+    target = target_of(recipe)
+    peft_types = tuple(adapter.task_type for adapter in adapters)
+    task = (
+        tasks.by_name(recipe.task)
+        if recipe.task
+        else tasks.detect(checkpoint.config, peft_types, pools=_pools(checkpoint, adapters))
+    )
+    if task.name == _CLASSIFICATION:
+        checkpoint = with_padding_of(checkpoint, adapters)
+    pooling = agreed_pooling(checkpoint.folder, adapters) if task.pooled else None
+    return Settings(
+        for_task(checkpoint, task, pooling),
+        task,
+        choose_dtype(checkpoint, recipe.dtype, target),
+        recipe.opset or target.opset,
+        _choices(recipe, task),
+    )
+
+
+def _pools(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> bool:
+    """Return whether a pooling lies beside the base or one of the adapters."""
+    return pools(checkpoint.folder) or any(pooling_of(each) is not None for each in adapters)
+
+
+def target_of(recipe: Recipe) -> Target:
+    return targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
+
+
+def _choices(recipe: Recipe, task: Task) -> Choices:
+    """Return the interface that is asked for; a decoder has a cache unless told otherwise."""
+    keys = {"cache": recipe.cache, "cache_length": recipe.cache_length, "logits": recipe.logits}
+    for key, value in keys.items():
+        asked = value is not None if task.encoder_decoder else bool(value)
+        if asked and not task.causal:
+            msg = f"the task {task.name!r} has no {key} to choose"
+            flag = f"--{key.replace('_', '-')}"
+            raise UsageError(msg, hint=f"Leave {key} ({flag}) out; it is for text-generation.")
+    if recipe.cache is False and recipe.cache_length is not None:
+        msg = f"a cache of {recipe.cache_length} positions is asked for, and none at all"
+        raise UsageError(msg, hint="Give cache_length (--cache-length) or --no-cache, not both.")
+    cache = task.encoder_decoder or (task.causal and recipe.cache is not False)
+    return Choices(cache, recipe.logits or "all", recipe.cache_length)
+
+
+def graph_and_updates(
+    recipe: Recipe, settings: Settings, given: Sequence[LoadedAdapter], tell: Progress
+) -> tuple[Settings, GraphTemplate, tuple[ResolvedAdapter, ...]]:
+    """Export the graph and resolve the adapters; untie what an adapter changes on one side only."""
+    adapters = [each.adapter for each in given]
+
+    def ready(
+        template: GraphTemplate, ties: Sequence[TieGroup] = ()
+    ) -> tuple[ResolvedAdapter, ...]:
+        return resolve_adapters(
+            given,
+            template.parameters,
+            prefix=template.prefix,
+            conversions=template.conversions,
+            config=settings.checkpoint.config,
+            task=settings.task,
+            labels=recipe.labels,
+            ties=ties,
+        )
+
+    if recipe.graph is not None:
+        settings, template = _own_graph(recipe, settings, given, tell)
+        try:
+            return settings, template, ready(template, settings.ties)
+        except TiedParameterError as error:
+            hint = f"In {recipe.graph!r} they cannot be changed apart: export one that holds both."
+            raise UnsupportedError(error.message, hint=hint) from error
+    template = _export_graph(settings, adapters, tell)
+    try:
+        return settings, template, ready(template)
+    except TiedParameterError:
+        ties = groups_of(template.parameters, held=True)
+        settings = replace(settings, untied=untie(settings.checkpoint, template), ties=ties)
+        template = _export_graph(settings, adapters, tell)
+        return settings, template, ready(template, ties)
+
+
+def _own_graph(
+    recipe: Recipe, settings: Settings, given: Sequence[LoadedAdapter], tell: Progress
+) -> tuple[Settings, GraphTemplate]:
+    """Read the user's graph, and require that the adapters' parameters are in it."""
+    tell.start("graph")
+    path = recipe.path(recipe.graph or "")
+    graph = adopt_graph(path, settings.checkpoint, [each.adapter for each in given])
+    for each in given:
+        require_in_graph(graph, each.adapter, each.spec.drop)
+    dtype = choose_dtype(settings.checkpoint, graph.dtype, target_of(recipe))
+    if recipe.task is None and settings.task.output not in graph.output_names:
+        settings = _without_pooling(settings, [each.adapter for each in given])
+    decided = replace(
+        settings,
+        dtype=dtype,
+        opset=graph.template.opset,
+        choices=graph.choices if settings.task.causal else Choices(cache=graph.choices.cache),
+        own_graph=graph,
+        ties=ties_in_graph(graph.plan.sources, settings.checkpoint.config),
+    )
+    return decided, graph.template
+
+
+def _without_pooling(settings: Settings, adapters: Sequence[Adapter]) -> Settings:
+    """Return the settings for a graph that ends before the pooling of its checkpoint."""
+    if not settings.task.pooled:
+        return settings
+    checkpoint = replace(settings.checkpoint, sentence=None)
+    peft_types = tuple(adapter.task_type for adapter in adapters)
+    return replace(
+        settings, checkpoint=checkpoint, task=tasks.detect(checkpoint.config, peft_types)
+    )
+
+
+def _export_graph(settings: Settings, adapters: Sequence[Adapter], tell: Progress) -> GraphTemplate:
+    tell.start("graph")
+    config = settings.exported.config
+    return export_graph(
+        config,
+        settings.task,
+        dtype=settings.dtype,
+        opset=settings.opset,
+        labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
+        choices=settings.choices,
+        sentence=settings.exported.sentence,
+        untied=settings.untied is not None,
+    )

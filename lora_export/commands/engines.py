@@ -1,0 +1,133 @@
+"""TensorRT engines of an export: built on the device that they are for, and refitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lora_export.core import targets
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.manifest import read_manifest
+from lora_export.core.progress import Progress, Silent
+from lora_export.engines.engine_build import build_engines, engine_documents, list_engine_files
+from lora_export.engines.jobs import EngineOptions, graphs_to_build, jobs_of
+from lora_export.engines.refit_values import refit_plan
+from lora_export.exports.integrity_checks import require_usable
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.versions import parse_version
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lora_export.exports.outside_adapter import AdapterSource
+
+__all__ = ["build", "plan_build", "refit"]
+
+
+def build(
+    output: Path,
+    target: str,
+    *,
+    graphs: Sequence[str] = (),
+    options: EngineOptions | None = None,
+    trtexec: bool = False,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Build engines of an export; return their build records.
+
+    Args:
+        output: The export.
+        target: The device, which has to be this one; ``auto`` is whatever this one is.
+        graphs: Names of graphs; those that serve adapters by default.
+        options: How they are built.
+        trtexec: Whether ``trtexec`` builds instead of Python's API.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; an engine is there whole, or not at all.
+    """
+    chosen = options or EngineOptions()
+    targets.require_tensorrt_target(target)
+    manifest = read_manifest(output)
+    require_usable(output, manifest)
+    names = graphs_to_build(manifest, graphs, refit=chosen.refit)
+    jobs = jobs_of(output, manifest, target, names, chosen)
+    if target == targets.AUTO:
+        own = _present_target()
+        jobs = [replace(job, target=own) for job in jobs]
+    return build_engines(output, jobs, trtexec=trtexec, progress=progress or Silent())
+
+
+def _present_target() -> str:
+    gpu = open_cuda().gpu()
+    major, _, minor = gpu.compute_capability.partition(".")
+    found = targets.of_device((int(major), int(minor)), gpu.name)
+    return targets.AUTO if found is None else found.name
+
+
+def plan_build(
+    output: Path,
+    target: str,
+    *,
+    graphs: Sequence[str] = (),
+    options: EngineOptions | None = None,
+    tensorrt: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return what `build` would do, without TensorRT; see `engines.engine_build.described`.
+
+    Args:
+        output: The export.
+        target: The device.
+        graphs: Names of graphs; those that serve adapters by default.
+        options: How they would be built.
+        tensorrt: The version that would build; the oldest of the target by default.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    chosen = options or EngineOptions()
+    targets.require_tensorrt_target(target)
+    if tensorrt is not None:
+        parse_version(tensorrt)
+    manifest = read_manifest(output)
+    names = graphs_to_build(manifest, graphs, refit=chosen.refit)
+    return engine_documents(jobs_of(output, manifest, target, names, chosen), tensorrt)
+
+
+def refit(
+    output: Path,
+    target: str,
+    name: str,
+    *,
+    source: AdapterSource | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the plan of an adapter from the base's refittable engine; return its record.
+
+    Args:
+        output: The export.
+        target: The device; ``auto`` is whatever this one is.
+        name: The adapter; the engine is called so.
+        source: Where it is, where it is not the export's own.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; nothing is written then.
+    """
+    tell = progress or Silent()
+    targets.require_tensorrt_target(target)
+    manifest = read_manifest(output)
+    require_usable(output, manifest)
+    if source is None and name not in manifest.adapters:
+        msg = f"the export holds no adapter {name!r}"
+        known = ", ".join(manifest.adapters) or "none"
+        raise AdapterError(msg, hint=f"It holds: {known}. Another one: --adapter NAME=PATH.")
+    if source is not None and name in manifest.graphs:
+        msg = f"the export has a graph {name!r} of its own"
+        raise UnsupportedError(msg, hint="Give the adapter another name: --adapter NAME=PATH.")
+    tell.start(f"refitting {name}")
+    device = _present_target() if target == targets.AUTO else target
+    record = refit_plan(output, manifest, device, name, source=source)
+    list_engine_files(output, record)
+    return record

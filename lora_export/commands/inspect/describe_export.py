@@ -1,0 +1,113 @@
+"""An export directory, described from its manifest and compared with its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from lora_export.commands.inspect.counts import INDEX_DTYPES
+from lora_export.exports.extend import parameters_of
+from lora_export.exports.integrity import audit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.core.manifest import AdapterRecord, BaseRecord, Manifest
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.progress import Progress
+
+__all__ = ["ExportReport", "GraphRow", "export_report", "present_parameters"]
+
+
+@dataclass(frozen=True)
+class GraphRow:
+    """One graph: `weights_bytes` are those of all the files that it reads.
+
+    Of an encoder-decoder, `encoder` is the second file, and `onnx_bytes` counts both.
+    """
+
+    mode: str
+    verification: str
+    opset: int
+    onnx: str
+    onnx_bytes: int
+    own_weights_bytes: int
+    weights_bytes: int
+    missing: tuple[str, ...]
+    encoder: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """An export directory; `problems` is empty where its files are what the manifest says."""
+
+    kind: str
+    path: str
+    tool: str
+    base: Mapping[str, Any]
+    parameters: int
+    bytes: int
+    graphs: Mapping[str, GraphRow]
+    adapters: Mapping[str, Mapping[str, Any]]
+    files: int
+    hashed: bool
+    problems: tuple[str, ...]
+    unlisted: tuple[str, ...]
+
+
+def export_report(
+    path: Path, manifest: Manifest, *, hashed: bool, progress: Progress
+) -> ExportReport:
+    """Describe the export at `path`; its files are compared by SHA-256 only if `hashed`."""
+    found = audit(path, manifest, hashed=hashed, progress=progress)
+    counted = [p for p in present_parameters(manifest) if p.dtype not in INDEX_DTYPES]
+    return ExportReport(
+        kind="export",
+        path=str(path),
+        tool=manifest.tool,
+        base=_record(manifest.base),
+        parameters=sum(prod(parameter.shape) for parameter in counted),
+        bytes=sum(found.sizes_bytes.values()),
+        graphs=_graph_rows(manifest, found.sizes_bytes),
+        adapters={name: _record(record) for name, record in manifest.adapters.items()},
+        files=len(manifest.files),
+        hashed=found.hashed,
+        problems=found.problems,
+        unlisted=found.unlisted,
+    )
+
+
+def present_parameters(manifest: Manifest) -> list[Parameter]:
+    """Return the parameters of the base graph, without those that only adapters have."""
+    base = manifest.graphs.get("base")
+    missing = set(base.missing) if base else set()
+    return [each for each in parameters_of(manifest) if each.name not in missing]
+
+
+def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str, GraphRow]:
+    base = manifest.graphs.get("base")
+    shared = set(base.weights) if base else set()
+    return {
+        name: GraphRow(
+            mode=graph.mode,
+            verification=graph.verification,
+            opset=graph.opset,
+            onnx=graph.onnx,
+            onnx_bytes=sum(sizes_bytes.get(file, 0) for file in graph.graph_files),
+            own_weights_bytes=sum(
+                sizes_bytes.get(file, 0)
+                for file in graph.weights
+                if graph is base or file not in shared
+            ),
+            weights_bytes=sum(sizes_bytes.get(file, 0) for file in graph.weights),
+            missing=tuple(graph.missing),
+            encoder=graph.encoder.onnx if graph.encoder else None,
+        )
+        for name, graph in manifest.graphs.items()
+    }
+
+
+def _record(record: BaseRecord | AdapterRecord) -> dict[str, Any]:
+    return record.model_dump(exclude_none=True)

@@ -1,0 +1,388 @@
+"""The recipe: what to build, as validated values. Every key has a flag of the same name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_export.core.errors import UsageError
+from lora_export.core.yaml_file import UniqueKeyLoader
+from lora_export.ondevice.bundle.contents import MOST_ROUNDS
+from lora_export.triton.repository_options import Backend, Settings, Way
+
+__all__ = [
+    "AdapterSpec",
+    "BundleSpec",
+    "CombineSpec",
+    "LatencySpec",
+    "Metric",
+    "Recipe",
+    "TritonSpec",
+    "VerifySpec",
+    "load_recipe",
+    "make_combine",
+    "make_recipe",
+    "make_specs",
+    "make_triton",
+    "recipe_from_flags",
+]
+
+_LIMIT_BYTES: Final = 1 << 20
+
+_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora", "subfolder")
+"""Keys of every adapter's line that a flag sets for all of them."""
+
+
+Metric = Literal[
+    "accuracy",
+    "bleu",
+    "exact_match",
+    "f1",
+    "matthews",
+    "pearson",
+    "perplexity",
+    "rouge",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterSpec(_Section):
+    """One adapter: the name it gets in the export, where it is, what of it is left out.
+
+    Attributes:
+        name: Its name in the export; that of its folder or file without one.
+        source: Where it is.
+        subfolder: The folder below `source` that holds it, where `source` holds several.
+        scale: Multiplies its low-rank updates; what it carries whole stays as it is.
+        drop: Patterns of tensors that are left out.
+        labels: The names of its classes.
+        format: Its format, where that is not to be detected.
+        alpha: The alpha that it was trained with, where its format does not record it.
+        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
+    """
+
+    name: str | None = None
+    source: str
+    subfolder: str | None = None
+    scale: float = Field(1.0, allow_inf_nan=False)
+    drop: list[str] = []
+    labels: list[str] | None = None
+    format: str | None = None
+    alpha: float | None = Field(None, allow_inf_nan=False)
+    enable_lora: list[bool] | None = None
+
+
+class CombineSpec(_Section):
+    """All adapters become one graph; see `lora_export.adapters.combine`.
+
+    Attributes:
+        method: ``linear``, ``cat``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``,
+            ``magnitude_prune``, or one of the last four with ``_svd``.
+        weights: One factor per adapter, in their order; 1 for each by default.
+        density: The share of entries that pruning methods keep.
+        rank: The rank of the result, for ``svd`` methods.
+        name: What the result is called; the adapters' names, joined by ``-``, by default.
+        majority_sign_method: How TIES elects signs.
+        seed: Seeds DARE.
+        head_from: The adapter whose head, labels and tokenizer the result has; without it, all
+            adapters that bring one have to agree.
+    """
+
+    method: str
+    weights: list[float] | None = None
+    density: float | None = None
+    rank: int | None = None
+    name: str | None = None
+    majority_sign_method: Literal["total", "frequency"] = "total"
+    seed: int = Field(0, ge=0)
+    head_from: str | None = None
+
+
+class VerifySpec(_Section):
+    """How parity is proven.
+
+    Attributes:
+        enabled: Whether to verify at all.
+        dataset: A JSONL file of examples, asked of the reference and of the exported graph.
+        metric: How they are scored; by default as the task usually is.
+        max_new_tokens: The most tokens of a text that is written for them.
+        seed: Seeds the generated inputs.
+        allow_no_effect: Accept an adapter that changes nothing measurable.
+    """
+
+    enabled: bool = True
+    dataset: str | None = None
+    metric: Metric | None = None
+    max_new_tokens: int = Field(64, ge=1)
+    seed: int = 0
+    allow_no_effect: bool = False
+
+
+class LatencySpec(_Section):
+    """How latency is measured and gated.
+
+    Attributes:
+        enabled: Whether to measure at all. By default merged graphs are measured, whose latency is
+            the base's; swappable and batched ones, which cost something, where this or
+            `max_ratio` is given.
+        max_ratio: The largest allowed ratio to the base's latency.
+        batch: Batch size of the measured input.
+        length: Sequence length of the measured input.
+        rounds: Interleaved rounds.
+    """
+
+    enabled: bool = True
+    max_ratio: float = Field(1.05, gt=0, allow_inf_nan=False)
+    batch: int = Field(1, ge=1)
+    length: int = Field(128, ge=1)
+    rounds: int = Field(120, ge=10, le=MOST_ROUNDS)
+
+
+class BundleSpec(_Section):
+    """The bundle for the target.
+
+    Attributes:
+        enabled: Whether there is one; by default where the target is a device that the bundle is
+            carried to, and the export is verified.
+        file: Where it goes; beside the export, with the target's name, by default.
+        refit: Whether adapters are put into the base's engine instead of one of their own.
+        allow_failed: Whether a graph that failed its verification may go.
+    """
+
+    enabled: bool | None = None
+    file: str | None = None
+    refit: bool = False
+    allow_failed: bool = False
+
+
+class TritonSpec(Settings):
+    """A model repository for the Triton server: which models, beside their settings.
+
+    Attributes:
+        repository: Where it is written when everything else is done.
+        name: What its models' names begin with; the export's folder by default.
+        backend: ``onnxruntime``, ``python`` or ``tensorrt``; what fits the export by default.
+        way: How a model of the Python backend runs an adapter.
+        adapters: Those that are served; all by default.
+        text: Whether there is an ensemble that takes texts.
+    """
+
+    repository: str | None = None
+    name: str | None = None
+    backend: Backend | None = None
+    way: Way | None = None
+    adapters: tuple[str, ...] = ()
+    text: bool = False
+
+
+class Recipe(_Section):
+    """Everything that a build needs; paths are absolute or relative to the recipe's folder.
+
+    Attributes:
+        mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter.
+        cache_length: The positions of a static cache of a decoder; it grows by default.
+        lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
+            those that the adapters change by default.
+        profiles: The shapes that engines cover: each profile gives axes a size, or a range of
+            smallest, tuned for and largest; see `lora_export.engines.profiles`.
+    """
+
+    base: str
+    graph: str | None = None
+    adapters: list[AdapterSpec] = []
+    combine: CombineSpec | None = None
+    task: str | None = None
+    labels: list[str] | None = None
+    mode: Literal["merged", "swappable", "batched"] = "merged"
+    lora_modules: list[str] | None = None
+    dtype: str | None = None
+    opset: int | None = Field(None, ge=18, le=25)
+    cache: bool | None = None
+    cache_length: int | None = Field(None, ge=1, le=1 << 24)
+    logits: Literal["all", "last"] | None = None
+    targets: list[str] = Field([], max_length=1)
+    profiles: list[dict[str, int | tuple[int, int, int]]] = []
+    verify: VerifySpec = VerifySpec()
+    latency: LatencySpec = LatencySpec()
+    bundle: BundleSpec = BundleSpec()
+    triton: TritonSpec | None = None
+    output: str
+    folder: Path = Field(Path(), exclude=True)
+
+    def path(self, text: str) -> Path:
+        """Return `text` as a path, relative ones taken from the recipe's folder."""
+        return self.folder / Path(text).expanduser()
+
+
+def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read a recipe; what `overrides` gives (from flags) wins.
+
+    Raises:
+        UsageError: The file is missing or not YAML, a key is unknown or a value is wrong.
+    """
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
+            raise UsageError(msg)
+        table = yaml.load(path.read_text("utf-8"), UniqueKeyLoader)  # noqa: S506  (a safe loader)
+    except OSError as error:
+        msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
+        raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"the recipe {str(path)!r} is not YAML: {error}"
+        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.") from error
+    if not isinstance(table, dict):
+        msg = f"the recipe {str(path)!r} holds no keys"
+        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
+    return make_recipe(_merged(table, overrides or {}), folder=path.parent)
+
+
+def recipe_from_flags(flags: dict[str, Any]) -> Recipe:
+    """Return the recipe that flags alone describe; paths mean the working directory.
+
+    Raises:
+        UsageError: As `make_recipe`.
+    """
+    return make_recipe(_merged({}, flags), folder=Path())
+
+
+def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
+    """Validate the keys of a recipe.
+
+    Raises:
+        UsageError: A key is unknown (the nearest known one is named), missing, or has a bad value.
+    """
+    if "folder" in table:
+        msg = "the recipe has the unknown key 'folder'"
+        raise UsageError(msg, hint="Paths are taken from the recipe's own folder.")
+    try:
+        return Recipe.model_validate({**table, "folder": folder})
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def make_specs(rows: list[dict[str, Any]], scales: dict[str, float]) -> list[AdapterSpec]:
+    """Return the adapters that flags describe, scaled.
+
+    Raises:
+        UsageError: A value is wrong, or a scale belongs to no adapter.
+    """
+    try:
+        return [AdapterSpec.model_validate(row) for row in _scaled(rows, scales)]
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def make_combine(table: dict[str, Any]) -> CombineSpec | None:
+    """Return the section ``combine`` that flags describe; None without any.
+
+    Raises:
+        UsageError: A value is wrong, or the method is missing.
+    """
+    if not table:
+        return None
+    try:
+        return CombineSpec.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, section="combine") from error
+
+
+def make_triton(table: dict[str, Any]) -> TritonSpec:
+    """Return the section ``triton`` that flags describe.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    try:
+        return TritonSpec.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, section="triton") from error
+
+
+def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
+    """Return the rows of adapters with their scales: that of ``""`` goes to all without a name."""
+    names = [
+        row.get("name") or Path(str(row.get("source"))).name
+        for row in rows
+        if isinstance(row, dict)
+    ]
+    if unknown := sorted(set(scales) - {"", *names}):
+        msg = f"--scale {unknown[0]}=… names no adapter"
+        raise UsageError(msg, hint=f"The adapters are: {', '.join(names) or 'none'}.")
+    if not scales:
+        return rows
+    return [
+        {**row, "scale": scales.get(name, scales.get("", row.get("scale", 1.0)))}
+        if isinstance(row, dict)
+        else row
+        for row, name in zip(rows, names, strict=False)
+    ]
+
+
+def _merged(table: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `table` with `overrides`, sections merged key by key.
+
+    Labels and what else was given of adapters as flags take the place of every adapter's own.
+    """
+    result = dict(table)
+    for key, value in overrides.items():
+        if key in {*_OF_ADAPTERS, "scale"}:
+            continue
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[key] = {**before, **value} if both else value  # type: ignore[dict-item]
+    own: dict[str, Any] = {"labels": None} if "labels" in overrides else {}
+    own |= {key: overrides[key] for key in _OF_ADAPTERS if key in overrides}
+    if own and isinstance(result.get("adapters"), list):
+        result["adapters"] = [
+            {**row, **own} if isinstance(row, dict) else row for row in result["adapters"]
+        ]
+    if overrides.get("scale") and isinstance(result.get("adapters"), list):
+        result["adapters"] = _scaled(result["adapters"], overrides["scale"])
+    return result
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "verify": VerifySpec,
+    "latency": LatencySpec,
+    "bundle": BundleSpec,
+    "adapters": AdapterSpec,
+    "combine": CombineSpec,
+    "triton": TritonSpec,
+}
+
+
+_FLAGS: Final = {"combine.method": "combine", "output": "out"}
+"""Flags whose name is not that of their key."""
+
+
+def _flag(where: str) -> str:
+    return f"--{_FLAGS.get(where, where)}"
+
+
+def _explain(error: ValidationError, *, section: str = "") -> UsageError:
+    """Turn the first finding into one message; an unknown key names its nearest neighbour."""
+    findings = error.errors()
+    first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
+    where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+    if first["type"] == "extra_forbidden":
+        parent, _, key = where.rpartition(".")
+        model = _SECTIONS.get(parent.partition(".")[0], Recipe)
+        known = [name for name in model.model_fields if name != "folder"]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return UsageError(
+            f"the recipe has the unknown key {where!r}",
+            hint=f"Did you mean {near[0]!r}? Known here: {', '.join(known)}.",
+        )
+    if first["type"] == "missing":
+        return UsageError(
+            f"the recipe lacks the key {where!r}", hint=f"Add it, or pass {_flag(where)}."
+        )
+    return UsageError(f"the recipe's {where!r}: {first['msg']} (got {first['input']!r})")

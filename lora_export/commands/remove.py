@@ -1,0 +1,28 @@
+"""``remove``: an adapter taken out of an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.commands.outcome import Outcome
+from lora_export.core.manifest import read_manifest
+from lora_export.exports.extend import remove_adapter
+from lora_export.exports.stacks import change_rows, is_batched
+from lora_export.report.write_report import refresh_report
+from lora_export.verify.record import prune_reports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+__all__ = ["remove"]
+
+
+def remove(output: Path, name: str) -> Outcome:
+    """Remove an adapter from an export."""
+    if is_batched(read_manifest(output)):
+        change_rows(output, gone=name)
+    else:
+        remove_adapter(output, name)
+    prune_reports(output)
+    return Outcome(output, refresh_report(output))

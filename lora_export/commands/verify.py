@@ -1,0 +1,153 @@
+"""``verify``: the verification of an existing export, repeated."""
+
+from __future__ import annotations
+
+from dataclasses import replace as with_values
+from typing import TYPE_CHECKING
+
+from lora_export.commands.adapter_notes import base_of_export, notes_on_base
+from lora_export.commands.export_base import matching_checkpoint
+from lora_export.commands.outcome import Outcome
+from lora_export.commands.resolved_adapters import find_adapters
+from lora_export.core.errors import AdapterError, UsageError
+from lora_export.core.manifest import read_manifest
+from lora_export.core.progress import Progress, Silent
+from lora_export.exports.integrity_checks import require_intact
+from lora_export.exports.padding import as_exported
+from lora_export.exports.plan import for_task
+from lora_export.graph.spec import tasks
+from lora_export.report.write_report import refresh_report
+from lora_export.runtime.ort import require_onnxruntime
+from lora_export.runtime.reference import require_reference
+from lora_export.verify.datasets.dataset import require_metric
+from lora_export.verify.export import Evidence, verify_export
+from lora_export.weights.pooling_source import pooling_of_export
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.manifest import Manifest
+    from lora_export.weights.named_base import GivenBase
+
+
+__all__ = ["verify"]
+
+
+def verify(
+    output: Path,
+    *,
+    base: str | Path | None = None,
+    specs: Sequence[AdapterSpec] = (),
+    only: Sequence[str] = (),
+    dataset: Path | None = None,
+    metric: str | None = None,
+    max_new_tokens: int = 64,
+    disagreements: Path | None = None,
+    seed: int = 0,
+    allow_no_effect: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Verify an existing export: against torch where the base is given, else its golden outputs.
+
+    Args:
+        output: The export directory.
+        base: The base checkpoint, a folder or an id of the hub.
+        specs: The adapters, where they are no longer at the place that the manifest records.
+        only: What is verified, ``base`` or names of adapters; by default all. What is recorded of
+            the others stays.
+        dataset: A JSONL file of examples; see `lora_export.verify.datasets`.
+        metric: How they are scored; by default as the task usually is.
+        max_new_tokens: The most tokens of a text that is written for them.
+        disagreements: Where every example on which graph and reference differ is written.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+        strict: Whether an adapter that names another base is an error.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    if base is None and (specs or dataset is not None):
+        what = "--adapter" if specs else "--dataset"
+        msg = f"{what} says what to compare with torch, and the base is not given"
+        raise UsageError(msg, hint="Add --base BASE.")
+    if dataset is None and (metric is not None or disagreements is not None):
+        what = "--metric" if metric is not None else "--disagreements"
+        msg = f"{what} is about a data set, and none is given"
+        raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
+    if disagreements is not None and disagreements.is_dir():
+        msg = f"--disagreements {str(disagreements)!r} is a folder"
+        raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
+    manifest = read_manifest(output)
+    chosen = _chosen(output, manifest, only)
+    if dataset is not None and not chosen - {"base"}:
+        msg = "--dataset scores adapters, and only the base is to be verified"
+        raise UsageError(msg, hint="Name one: --only ADAPTER.")
+    require_intact(output, manifest)
+    require_onnxruntime()
+    tell = progress or Silent()
+    if dataset is not None:
+        require_metric(manifest.base.task, metric)
+    checkpoint = matching_checkpoint(manifest, base)
+    adapters: Mapping[str, Adapter] = {}
+    if checkpoint is not None:
+        require_reference()
+        task = tasks.by_name(manifest.base.task)
+        checkpoint = as_exported(checkpoint, output)
+        checkpoint = for_task(checkpoint, task, pooling_of_export(output, checkpoint.folder))
+        adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
+        adapters = _noted(
+            adapters, base_of_export(output, manifest, checkpoint), tell, strict=strict
+        )
+    evidence = Evidence(
+        checkpoint,
+        adapters,
+        dataset=dataset,
+        metric=metric,
+        max_new_tokens=max_new_tokens,
+        disagreements=disagreements,
+        seed=seed,
+        allow_no_effect=allow_no_effect,
+        only=chosen,
+    )
+    shared = chosen - {"base"} or not only
+    graphs = [
+        name
+        for name, graph in manifest.graphs.items()
+        if name in chosen or (shared and graph.is_shared)
+    ]
+    _, report = verify_export(output, graphs, evidence, tell)
+    notes = [
+        note
+        for name, record in manifest.adapters.items()
+        if name in chosen
+        for note in adapters.get(name, record).notes
+    ]
+    return Outcome(output, refresh_report(output), {"parity": report}, tuple(notes))
+
+
+def _noted(
+    adapters: Mapping[str, Adapter], base: GivenBase, tell: Progress, *, strict: bool
+) -> dict[str, Adapter]:
+    """Return the adapters, each with a note where it names another base than the export's."""
+    return {
+        name: with_values(each, notes=notes_on_base([each], base, tell, strict=strict))
+        for name, each in adapters.items()
+    }
+
+
+def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
+    """Return the names of what is verified.
+
+    Raises:
+        AdapterError: The export holds nothing of a name.
+    """
+    known = ("base", *manifest.adapters)
+    if unknown := [name for name in only if name not in known]:
+        msg = f"the export {str(output)!r} holds no adapter {unknown[0]!r}"
+        raise AdapterError(msg, hint=f"--only takes: {', '.join(known)}.")
+    return frozenset(only or known)

@@ -1,0 +1,148 @@
+"""Bases and adapters on the Hugging Face hub: ``org/name``, ``org/name@revision``, ``hf://name``.
+
+A folder of a repository is its subfolder; records name it behind the commit
+(``hf://org/name@COMMIT/folder``), and it can be given so.
+
+A path that exists is always taken as a path. Downloads go to the hub's own cache, by commit; with
+``HF_HUB_OFFLINE=1`` only what is there is used. Only configs, tokenizers and weights are fetched,
+no code, and pickles only where there are no safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from lora_export.core.errors import HubError, UsageError
+
+__all__ = ["hub_id_of", "is_hub_id", "local_path"]
+
+_SCHEME: Final = "hf://"
+_ID: Final = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
+)
+_COMMIT_FOLDER: Final = re.compile(r"(?P<commit>[0-9a-f]{40})/(?P<folder>.+)")
+_FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
+_PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
+_MODULES: Final = ("[0-9]*_*/pytorch_model.bin",)
+_BELOW: Final = ("[!0-9]*/*", "[0-9][!_]*/*", "[0-9]*/*/*")
+"""What lies in folders of a repository: other formats, checkpoints of the training. Those of
+sentence-transformers' modules (``1_Pooling``) begin with a digit and an underscore."""
+
+
+def is_hub_id(spec: str) -> bool:
+    """Whether `spec`, where no such path exists, means a repository on the hub."""
+    match = _ID.fullmatch(spec.removeprefix(_SCHEME))
+    return spec.startswith(_SCHEME) or (match is not None and "/" in match["repo"])
+
+
+def local_path(spec: str, folder: Path = Path(), *, subfolder: str | None = None) -> Path:
+    """Return the local path that `spec` means, fetched from the hub where it is an id.
+
+    Args:
+        spec: A path, or an id with an optional ``@revision`` (branch, tag or commit). An id without
+            a slash needs ``hf://`` before it.
+        folder: Where relative paths start.
+        subfolder: A folder below that path, or in that repository.
+
+    Raises:
+        UsageError: The subfolder leads elsewhere.
+        HubError: The id is neither cached nor to be had: no network, no such repository or
+            revision, no permission.
+    """
+    below = _checked_subfolder(subfolder)
+    path = folder / Path(spec).expanduser()
+    if not is_hub_id(spec) or (not spec.startswith(_SCHEME) and path.exists()):
+        return path / below if below else path
+    match = _ID.fullmatch(spec.removeprefix(_SCHEME))
+    if match is None:
+        msg = f"{spec!r} is not an id of the hub"
+        raise HubError(msg, hint="Write hf://ORGANISATION/NAME, with @REVISION where it matters.")
+    revision = match["revision"]
+    if revision is not None and (recorded := _COMMIT_FOLDER.fullmatch(revision)):
+        revision = recorded["commit"]
+        below = "/".join(part for part in (recorded["folder"], below) if part)
+    found = _fetch(spec, match["repo"], revision, below)
+    return found / below if below else found
+
+
+def _checked_subfolder(subfolder: str | None) -> str:
+    """Return a subfolder as a plain relative path; ``""`` for none."""
+    if not subfolder:
+        return ""
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts:
+        msg = f"--subfolder {subfolder!r} leads out of the folder"
+        raise UsageError(msg, hint="Give the name of a folder below it: --subfolder NAME")
+    return "" if path == PurePosixPath() else path.as_posix()
+
+
+def hub_id_of(path: Path) -> str | None:
+    """Return ``hf://repo@commit[/subfolder]`` for a folder in the hub's cache, else None."""
+    found = re.search(
+        r"/models--([^/]+)/snapshots/([0-9a-f]{40})(/.+?)?/?$", path.absolute().as_posix()
+    )
+    if found is None:
+        return None
+    return f"{_SCHEME}{found[1].replace('--', '/')}@{found[2]}{found[3] or ''}"
+
+
+def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
+    """Download what is missing in the cache; return the snapshot's folder."""
+    from huggingface_hub import snapshot_download
+
+    def download(patterns: tuple[str, ...]) -> Path:
+        allowed = [f"{below}/{each}" if below else each for each in patterns]
+        ignored = [f"{below}/*/*"] if below else list(_BELOW)
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=allowed, ignore_patterns=ignored
+        )
+        return Path(found)
+
+    try:
+        folder = download((*_FILES, *_MODULES))
+        if not any((folder / below).glob("*.safetensors")):
+            folder = download((*_FILES, *_MODULES, *_PICKLES))
+    except Exception as error:
+        raise _explained(spec, error) from error
+    return folder
+
+
+def _explained(spec: str, error: Exception) -> HubError:
+    """Translate an error of the hub's library."""
+    from huggingface_hub import constants, errors
+
+    reasons: tuple[tuple[Any, str, str], ...] = (
+        (errors.GatedRepoError, "its owner has to grant access",
+         "Ask for access on its page, then: hf auth login"),
+        (errors.RepositoryNotFoundError, "the hub has no such repository, or does not show it",
+         "Check the spelling; for a private one: hf auth login"),
+        (errors.RevisionNotFoundError, "the repository has no such revision",
+         "Give a branch, a tag or a commit after the @."),
+        (errors.HFValidationError, "this is not an id of the hub", "Write ORGANISATION/NAME."),
+    )  # fmt: skip
+    for kind, reason, hint in reasons:
+        if isinstance(error, kind):
+            return HubError(f"there is no folder {spec!r}, and {reason}", hint=hint)
+    name, _, revision = spec.removeprefix(_SCHEME).partition("@")
+    download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    missing = isinstance(error, errors.LocalEntryNotFoundError)
+    if missing and constants.HF_HUB_OFFLINE:
+        why = "the hub's cache does not hold all of it, and HF_HUB_OFFLINE forbids to ask the hub"
+        hint = f"Check the path; or download it once: HF_HUB_OFFLINE=0 {download}"
+    else:
+        cause = (error.__cause__ if missing else None) or error
+        why = f"the hub cannot be asked: {_first_sentence(str(cause)) or type(cause).__name__}"
+        hint = f"Check the path and the network; what is not cached is fetched by: {download}"
+    return HubError(f"there is no folder {spec!r}, and {why}", hint=hint)
+
+
+def _first_sentence(text: str) -> str:
+    """Return the first sentence of a message, whole; a line that ends in a colon goes on."""
+    found = ""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        found = f"{found} {line}".lstrip()
+        if not found.endswith(":"):
+            break
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", found, maxsplit=1)[0].rstrip(".:")

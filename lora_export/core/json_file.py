@@ -1,0 +1,52 @@
+"""A table of settings in JSON, read from a file that a stranger may have written."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.core.errors import InputError
+
+__all__ = ["read_json", "read_table"]
+
+
+def read_table(
+    path: Path, limit_bytes: int, error: type[InputError], *, absent: str, damaged: str
+) -> dict[str, Any]:
+    """Return the JSON object that `path` holds.
+
+    Args:
+        path: The file.
+        limit_bytes: How large it may be.
+        error: What is raised.
+        absent: The hint where it cannot be read.
+        damaged: The hint where it holds something else.
+
+    Raises:
+        InputError: As `error`: it cannot be read, is too large, or holds no JSON object.
+    """
+    table = read_json(path, limit_bytes, error, absent=absent, damaged=damaged)
+    if not isinstance(table, dict):
+        msg = f"{str(path)!r} does not hold a table of settings"
+        raise error(msg, hint=damaged)
+    return table
+
+
+def read_json(
+    path: Path, limit_bytes: int, error: type[InputError], *, absent: str, damaged: str
+) -> Any:
+    """Return the JSON value that `path` holds; see `read_table`."""
+    try:
+        if path.stat().st_size > limit_bytes:
+            msg = f"{str(path)!r} is larger than {limit_bytes} bytes"
+            raise error(msg, hint=damaged)
+        return json.loads(path.read_text("utf-8"))
+    except OSError as cause:
+        msg = f"cannot read {str(path)!r}: {cause.strerror}"
+        raise error(msg, hint=absent) from cause
+    except (ValueError, RecursionError) as cause:
+        msg = f"{str(path)!r} is not readable JSON: {cause}"
+        raise error(msg, hint=damaged) from cause

@@ -1,0 +1,387 @@
+"""``lora_export.json``: what an export directory holds; written last, under a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.files import (
+    atomic_write_bytes,
+    exclusive_lock,
+    remove_abandoned,
+    resolve_inside,
+    storage_errors,
+)
+from lora_export.core.journal import are_awaited, finish
+from lora_export.core.name_conversions import Conversion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "MANIFEST_NAME",
+    "AdapterRecord",
+    "BaseRecord",
+    "CombinedRecord",
+    "CompanionsRecord",
+    "GraphFile",
+    "GraphRecord",
+    "GraphSource",
+    "Manifest",
+    "PackRecord",
+    "ParameterUse",
+    "PartRecord",
+    "RowRecord",
+    "edit_manifest",
+    "is_export",
+    "manifest_bytes",
+    "read_manifest",
+    "stored_manifest",
+    "write_manifest",
+]
+
+MANIFEST_NAME: Final = "lora_export.json"
+FORMAT_VERSION: Final = 1
+_LOCK: Final = ".lora_export.lock"
+_LIMIT_BYTES: Final = 1 << 28
+
+Verification = Literal["pass", "fail", "ambiguous", "unverified"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GraphSource(_Record):
+    """The graph that the user brought, in place of one that was traced."""
+
+    source: str
+    sha256: Sha256
+
+
+class TieRecord(_Record):
+    """One weight of the base under several names, which the graphs hold apart.
+
+    Attributes:
+        names: Its names in the model, also those that no graph reads.
+        input: The one of the model's input embedding; None where it is none.
+    """
+
+    names: list[str]
+    input: str | None = None
+
+
+class BaseRecord(_Record):
+    """The base checkpoint behind every graph of the directory.
+
+    Attributes:
+        conversions: How transformers loads a checkpoint of the model, where it is not as it is.
+        graph: Where the base graph comes from; None where it was traced.
+        untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
+            changes one of them only.
+        ties: All names of these weights.
+        cache: Whether keys and values of past positions are inputs and outputs of the graphs.
+        cache_length: The positions of a static cache; None for one that grows.
+        logits: ``last`` where the graphs return those of the last position only.
+        pooling: What makes sentence embeddings of token states (``mean, normalize``).
+    """
+
+    source: str
+    model_type: str
+    model_class: str
+    task: str
+    dtype: str
+    fingerprint: Sha256
+    prefix: str = ""
+    labels: list[str] | None = None
+    untied: list[str] = []
+    ties: list[TieRecord] = []
+    cache: bool = False
+    cache_length: int | None = Field(None, ge=1)
+    logits: Literal["all", "last"] = "all"
+    pooling: str | None = None
+    graph: GraphSource | None = None
+    conversions: list[Conversion] = []
+
+
+class ParameterUse(_Record):
+    """How one graph stores one parameter of the checkpoint."""
+
+    graph: str
+    initializer: str
+    transform: list[str]
+    dtype: str
+    shape: list[int]
+    module: str
+    aliases: list[str] = []
+
+
+class GraphFile(_Record):
+    """One ``.onnx`` file."""
+
+    onnx: str
+    sha256: Sha256
+
+
+class GraphRecord(_Record):
+    """One graph, and what is known about it.
+
+    `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
+    cannot be deployed. Of an encoder-decoder `onnx` is the decoder, and `encoder` a second graph
+    over the same weights.
+    """
+
+    mode: Literal["base", "merged", "swappable", "batched"]
+    onnx: str
+    weights: list[str]
+    opset: int
+    sha256: Sha256
+    verification: Verification = "unverified"
+    missing: list[str] = []
+    golden: str | None = None
+    encoder: GraphFile | None = None
+
+    @property
+    def graph_files(self) -> dict[str, str]:
+        """The SHA-256 of each ``.onnx`` file."""
+        further = {} if self.encoder is None else {self.encoder.onnx: self.encoder.sha256}
+        return {self.onnx: self.sha256, **further}
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is one graph for all adapters."""
+        return self.mode in {"swappable", "batched"}
+
+
+class PartRecord(_Record):
+    """One of the adapters that a combined one was made of."""
+
+    name: str
+    source: str
+    format: str
+    sha256: Sha256
+    weight: float
+    scale: float
+    dropped: list[str] = []
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
+
+
+class CombinedRecord(_Record):
+    """How adapters were combined into one; enough to do it again.
+
+    `head_from` names the part whose head, labels and tokenizer the result has.
+    """
+
+    method: str
+    density: float | None = None
+    rank: int | None = None
+    majority_sign_method: Literal["total", "frequency"] = "total"
+    seed: int = 0
+    head_from: str | None = None
+    parts: list[PartRecord]
+
+
+class CompanionsRecord(_Record):
+    """The files that come with an adapter besides its tensors (``exports/adapter_companions.py``).
+
+    Attributes:
+        files: Files below ``hf/<adapter>/``, which hold in place of those in ``hf/``.
+        hidden: Files in ``hf/`` that do not hold for the adapter.
+        taken: What this is, in words: ``tokenizer``, ``chat template``, or names of files.
+    """
+
+    files: list[str] = []
+    hidden: list[str] = []
+    taken: list[str] = []
+
+
+class PackRecord(_Record):
+    """An adapter as values of the inputs of a swappable graph; see ``exports/packs.py``.
+
+    Attributes:
+        safetensors: The values.
+        onnx_adapter: The same in ONNX Runtime's format.
+        base: The fingerprint of the base that they are for.
+        verification: What is known of the graph with these values.
+        golden: Inputs and expected outputs.
+    """
+
+    safetensors: str
+    onnx_adapter: str
+    base: Sha256
+    verification: Verification = "unverified"
+    golden: str | None = None
+
+
+class RowRecord(_Record):
+    """An adapter as a row of the stacks of a batched graph; see ``exports/stacks.py``.
+
+    Attributes:
+        row: Its number, what ``adapter_ids`` says.
+        verification: What is known of the graph with this row.
+        golden: Inputs and expected outputs.
+    """
+
+    row: int = Field(ge=1)
+    verification: Verification = "unverified"
+    golden: str | None = None
+
+
+class AdapterRecord(_Record):
+    """One adapter, and how completely it was applied.
+
+    `scale` is what its updates were multiplied by, where that is not 1; `alpha` and `enable_lora`
+    are what the user said of it; `vocab_size` is its number of tokens, where that is not the
+    base's; `combined` says what it was made of, and `source` then names the parts. `companions` is
+    None where the adapter has those of the base. `notes` are what the user was told of it, such as
+    that it names another base.
+    """
+
+    source: str
+    format: str
+    rank: int
+    scale: float | None = None
+    alpha: float | None = None
+    enable_lora: list[bool] | None = None
+    combined: CombinedRecord | None = None
+    merged_from: Literal["checkpoint", "export"]
+    tensors_total: int
+    tensors_applied: int
+    dropped: list[str] = []
+    missing_in_base: list[str]
+    labels: list[str] | None = None
+    vocab_size: int | None = Field(default=None, ge=1)
+    sha256: Sha256
+    pack: PackRecord | None = None
+    row: RowRecord | None = None
+    companions: CompanionsRecord | None = None
+    notes: list[str] = []
+
+
+class Manifest(_Record):
+    """The whole of ``lora_export.json``; every file is hashed in `files`."""
+
+    format_version: int = FORMAT_VERSION
+    tool: str
+    base: BaseRecord
+    parameters: dict[str, list[ParameterUse]]
+    graphs: dict[str, GraphRecord]
+    adapters: dict[str, AdapterRecord]
+    files: dict[str, Sha256]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The row of each adapter in the stacks of a batched graph."""
+        return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
+
+    @field_validator("graphs")
+    @classmethod
+    def _has_base(cls, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
+        if "base" not in graphs:
+            msg = "the base graph is missing"
+            raise ValueError(msg)
+        return graphs
+
+
+def is_export(folder: Path) -> bool:
+    """Whether `folder` holds a manifest."""
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate the manifest of an export directory, whose files are then in their places.
+
+    A change whose process was killed is finished first; see `lora_export.core.journal`.
+
+    Raises:
+        ExportDirectoryError: There is none, it is damaged, or a path in it leads outside.
+        StorageError: A change cannot be finished: the disk refuses.
+        UnsupportedError: It was written by a newer version.
+    """
+    manifest = stored_manifest(folder)
+    if are_awaited(folder, manifest.files):
+        with storage_errors(str(folder)), edit_manifest(folder) as manifest:
+            pass
+    return manifest
+
+
+def stored_manifest(folder: Path) -> Manifest:
+    """Return the manifest as it stands, though files of it may wait; see `read_manifest`."""
+    path = folder / MANIFEST_NAME
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than a manifest can be"
+            raise ExportDirectoryError(msg)
+        data = path.read_bytes()
+    except OSError as error:
+        msg = f"{str(folder)!r} is not an export directory: {MANIFEST_NAME}: {error.strerror}"
+        raise ExportDirectoryError(
+            msg, hint="Make one with: lora-export merge-and-build"
+        ) from error
+    newer = re.search(rb'"format_version":\s*(\d{1,9})', data)
+    if newer and int(newer[1]) > FORMAT_VERSION:
+        msg = (
+            f"{str(path)!r} has format_version {int(newer[1])}; this version reads {FORMAT_VERSION}"
+        )
+        raise UnsupportedError(msg, hint="Upgrade lora-export.")
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        msg = f"{str(path)!r} is damaged: {where}: {first['msg']}"
+        raise ExportDirectoryError(msg, hint="Export again.") from error
+    _check_paths(folder, manifest)
+    return manifest
+
+
+def _check_paths(folder: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
+        resolve_inside(folder, file)
+    for graph in manifest.graphs.values():
+        for file in (*graph.graph_files, *graph.weights, *([graph.golden] if graph.golden else [])):
+            resolve_inside(folder, file)
+    for name, adapter in manifest.adapters.items():
+        check_adapter_name(name)
+        if pack := adapter.pack:
+            for file in (pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME):
+                resolve_inside(folder, file)
+        for file in adapter.companions.files if adapter.companions else ():
+            resolve_inside(folder, f"hf/{name}/{file}")
+        if adapter.row and adapter.row.golden:
+            resolve_inside(folder, adapter.row.golden)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, complete or not at all."""
+    atomic_write_bytes(folder / MANIFEST_NAME, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what ``lora_export.json`` holds."""
+    return manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def edit_manifest(folder: Path) -> Iterator[Manifest]:
+    """Hold the directory's lock and yield the manifest as it is now.
+
+    The caller writes its successor before the block ends, with `write_manifest`, or together with
+    files by `lora_export.core.changes`; two processes that do so at once follow one another. What a
+    killed process has left is finished or removed first.
+    """
+    stored_manifest(folder)  # nothing is created in a folder that is not an export
+    with exclusive_lock(folder / _LOCK):
+        remove_abandoned(folder)
+        manifest = stored_manifest(folder)
+        finish(folder, manifest.files)
+        yield manifest

@@ -1,0 +1,52 @@
+"""The parameters that a graph reads, as every stage below and above the graph sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lora_export.core.dtypes import DType, by_name
+
+__all__ = ["CAST", "TRANSPOSE", "Parameter"]
+
+TRANSPOSE: Final = "transpose"
+CAST: Final = "cast"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the model, and how the graph stores it.
+
+    Attributes:
+        name: The parameter's name in the model, which is the initializer's name in the graph.
+        shape: The shape in the model and the checkpoint (``Linear``: ``[out, in]``).
+        dtype: The dtype in the graph.
+        module_type: The class of the module that owns it: ``Linear``, ``Conv1D``, ``Embedding``…
+        transposed: Whether the graph stores it transposed, so that no node has to.
+        aliases: Further names of the same parameter in the model (tied weights).
+        computed: How its values follow from its shape, where transformers leaves it out of a
+            checkpoint (`lora_export.core.computed_parameters`); None for every other parameter.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    module_type: str
+    transposed: bool = False
+    aliases: tuple[str, ...] = ()
+    computed: str | None = None
+
+    @property
+    def stored_dtype(self) -> DType:
+        """The row of the dtype table."""
+        return by_name(self.dtype)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape in the graph's layout."""
+        return self.shape[::-1] if self.transposed else self.shape
+
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is state that no optimizer trains (running means, position tables)."""
+        return self.module_type == "buffer"

@@ -1,0 +1,160 @@
+"""Engines of an export: what would be built, and the build, with the plans in the manifest."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.manifest import edit_manifest, write_manifest
+from lora_export.core.targets import require_tensorrt_target
+from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
+from lora_export.ondevice.device_files import sha256_of_file
+from lora_export.ondevice.trt.api import import_tensorrt
+from lora_export.ondevice.trt.build_record import plan_file, record_file, timing_file
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.engine_builder import build
+from lora_export.ondevice.trt.versions import parse_version, require_level
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.core.progress import Progress
+    from lora_export.ondevice.trt.cuda import Gpu
+    from lora_export.ondevice.trt.engine_builder import BuildJob
+
+__all__ = ["build_engines", "described", "engine_documents", "list_engine_files"]
+
+
+def build_engines(
+    root: Path, jobs: Sequence[BuildJob], *, trtexec: bool = False, progress: Progress
+) -> list[dict[str, Any]]:
+    """Build engines; return their build records. Each is in the manifest when it is done.
+
+    Args:
+        root: The export.
+        jobs: What is built; see `lora_export.engines.jobs.jobs_of`.
+        trtexec: Whether ``trtexec`` builds instead of Python's API.
+        progress: Told what happens.
+
+    Raises:
+        UnsupportedError: This machine is not the target, or an option is none of it.
+        LoraExportError: TensorRT or a device is missing, a file is not what the manifest says, a
+            graph or a profile is refused, the build fails, or the disk refuses. Engines that were
+            finished before stay.
+    """
+    if trtexec:
+        find_trtexec()
+    else:
+        import_tensorrt()
+    cuda = open_cuda()
+    for target in {job.target for job in jobs}:
+        require_present(target, cuda.gpu())
+    for job in jobs:
+        _require_portable(job)
+    records = []
+    for job in jobs:
+        progress.start(f"engine {job.graph} for {job.target}")
+        record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
+        list_engine_files(root, record)
+        records.append(record)
+    return records
+
+
+def require_present(target: str, gpu: Gpu) -> None:
+    """Require that a target is the device that is here: an engine is built where it runs.
+
+    Raises:
+        UnsupportedError: It is another.
+    """
+    wanted = require_tensorrt_target(target).compute_capability
+    found = tuple(int(part) for part in gpu.compute_capability.split("."))
+    if wanted is not None and wanted != found:
+        msg = (
+            f"the target {target!r} has compute capability {'.'.join(map(str, wanted))}, "
+            f"this is {gpu.name} with {gpu.compute_capability}"
+        )
+        hint = f"Build it there: lora-export bundle OUT --target {target} packs what it takes."
+        raise UnsupportedError(msg, hint=hint)
+
+
+def _require_portable(job: BuildJob) -> None:
+    """Refuse a plan for other GPUs where TensorRT makes none.
+
+    Raises:
+        UnsupportedError: It is asked for.
+    """
+    level = job.settings.hardware_compatibility
+    if level != "none" and require_tensorrt_target(job.target).bound_plans:
+        msg = (
+            f"TensorRT makes no plans for other GPUs on {job.target!r}: {level!r} is not to be had"
+        )
+        raise UnsupportedError(
+            msg, hint="Leave --hardware-compatible out, and build on each device."
+        )
+
+
+def list_engine_files(root: Path, record: Mapping[str, Any]) -> None:
+    """Name a plan, its record and the timing cache in the manifest, with their hashes."""
+    plan = str(record["plan"]["file"])
+    files = [plan, record_file(plan), timing_file(record["target"], record["tensorrt"])]
+    with edit_manifest(root) as manifest:
+        paths = {file: resolve_inside(root, file) for file in files}
+        hashes = {file: sha256_of_file(path) for file, path in paths.items() if path.is_file()}
+        listed = manifest.model_copy(update={"files": {**manifest.files, **hashes}})
+        write_manifest(root, listed)
+
+
+def described(job: BuildJob, version: str) -> dict[str, Any]:
+    """Return what a build would do, without TensorRT: its command line, what the builder is told.
+
+    Args:
+        job: What would be built.
+        version: The version of TensorRT that it would be built by.
+
+    Raises:
+        DeviceError: The version lacks something that is asked for.
+        UnsupportedError: The target does.
+    """
+    _require_portable(job)
+    require_level(parse_version(version), job.settings.hardware_compatibility)
+    plan = plan_file(job.graph, job.target, version)
+    line = None
+    if not job.settings.refittable:
+        rewritten = job.onnx if job.model is None else f".lora-export-{job.graph}.required.onnx"
+        timing = timing_file(job.target, version)
+        line = trtexec_line(job, version, onnx=rewritten, plan=plan, timing_cache=timing)
+    return {
+        "graph": job.graph,
+        "target": job.target,
+        "tensorrt": version,
+        "onnx": job.onnx,
+        "rewritten": job.model is not None,
+        "plan": plan,
+        "trtexec": None if line is None else shlex.join(line),
+        "flags": _flags(job),
+        "settings": job.settings.to_json(),
+    }
+
+
+def _flags(job: BuildJob) -> list[str]:
+    """Return the builder's flags, ``-`` before one that is cleared."""
+    settings = job.settings
+    table = {
+        "STRONGLY_TYPED": True,
+        "-TF32": not settings.tf32,
+        "VERSION_COMPATIBLE": settings.version_compatible,
+        "STRIP_PLAN": settings.strip_weights,
+        "REFIT_INDIVIDUAL": bool(settings.refittable),
+        "REFIT_IDENTICAL": settings.strip_weights and not settings.refittable,
+    }
+    return [flag for flag, wanted in table.items() if wanted]
+
+
+def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[dict[str, Any]]:
+    """Return what `described` says of each job, for a version or the oldest of the target."""
+    return [
+        described(job, version or require_tensorrt_target(job.target).tensorrt[0]) for job in jobs
+    ]

@@ -1,0 +1,154 @@
+"""What TensorRT's ONNX parser reads, by version; the one copy of these facts.
+
+The table of 10.1 (``data/``) is onnx-tensorrt's ``docs/operators.md``, with each operator's types.
+`_CHANGES` is what later release notes and the table of 10.15 add to it. An operator that is in
+neither is unknown: nothing here says that it is read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from lora_export.core.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ONNX_TYPES", "Parser", "Support", "parser_of", "version_of"]
+
+Support = Literal["supported", "refused", "unknown"]
+
+Version = tuple[int, int]
+
+_FIRST: Final = (10, 1)
+_TABLE: Final = "tensorrt_operators_10.1.json"
+_FLOATS: Final = ("FP32", "FP16", "BF16")
+_CONSTANTS: Final = (*_FLOATS, "FP8", "FP4", "INT4", "INT32", "INT64", "BOOL")
+
+_CHANGES: Final[dict[Version, dict[str, tuple[str, ...]]]] = {
+    (10, 4): dict.fromkeys(("BlackmanWindow", "HammingWindow", "HannWindow"), ("FP32", "FP16")),
+    (10, 5): {"STFT": ("FP32",)},
+    (10, 14): {"Attention": (*_FLOATS, "INT8", "FP8")},
+    (10, 15): {
+        "RMSNormalization": _FLOATS,
+        "RotaryEmbedding": _FLOATS,
+        "TensorScatter": (*_FLOATS, "INT32"),
+        "Constant": _CONSTANTS,
+        "ConstantOfShape": _CONSTANTS,
+        "DequantizeLinear": ("INT8", "FP8", "FP4", "INT4"),
+        "Pow": (*_FLOATS, "INT32", "INT64"),
+    },
+    (11, 0): {"Swish": ()},
+}
+"""Operators that a version reads and those before it do not, or with fewer types.
+
+Sources: onnx-tensorrt's ``docs/Changelog.md`` and TensorRT's release notes; types from the table of
+10.15, and empty where no table has them.
+"""
+
+_OPSETS: Final[dict[Version, int]] = {(10, 1): 20, (10, 15): 24, (11, 4): 25}
+"""The newest opset that a version's table names; a version between two has the older one's."""
+
+ONNX_TYPES: Final[dict[int, str]] = {
+    1: "FP32",
+    2: "UINT8",
+    3: "INT8",
+    6: "INT32",
+    7: "INT64",
+    9: "BOOL",
+    10: "FP16",
+    11: "FP64",
+    16: "BF16",
+    17: "FP8",
+    22: "INT4",
+    23: "FP4",
+}
+"""``onnx.TensorProto.DataType`` to the table's words; what is not here TensorRT does not have."""
+
+
+@dataclass(frozen=True)
+class Parser:
+    """The parser of one version.
+
+    Attributes:
+        version: Which (``"10.3"``).
+        number: The same, to compare.
+        opset_min: The oldest opset that it reads.
+        opset_max: The newest.
+        types: The types that each operator takes; empty where they are not known.
+        refused: Operators that it is known not to read.
+        later: Of those, the version that does, where there is one.
+    """
+
+    version: str
+    number: Version
+    opset_min: int
+    opset_max: int
+    types: Mapping[str, tuple[str, ...]]
+    refused: frozenset[str]
+    later: Mapping[str, str]
+
+    def support(self, operator: str) -> Support:
+        """Return whether an operator of ONNX's own domain is read."""
+        if operator in self.types:
+            return "supported"
+        return "refused" if operator in self.refused else "unknown"
+
+
+def version_of(text: str) -> Version:
+    """Return the part of a version that the tables go by: ``(10, 3)`` of ``"10.3.0"``.
+
+    Raises:
+        UsageError: It is no version.
+        UnsupportedError: It is older than the oldest table.
+    """
+    match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(\.[\w.]{1,20})?", text)
+    if match is None:
+        msg = f"{text!r} is no version of TensorRT"
+        raise UsageError(msg, hint="Write it as 10.3 or 10.3.0.")
+    number = (int(match[1]), int(match[2]))
+    if number < _FIRST:
+        msg = f"TensorRT {text} is older than what is known here: 10.1"
+        raise UnsupportedError(msg, hint="Engines are built with TensorRT 10.3 and newer.")
+    return number
+
+
+@functools.cache
+def parser_of(version: str) -> Parser:
+    """Return what the parser of a version reads.
+
+    Raises:
+        UsageError: `version` is none.
+        UnsupportedError: It is older than the oldest table.
+    """
+    number = version_of(version)
+    table = _first_table()
+    types = {name: tuple(each) for name, each in table["operators"].items()}
+    later: dict[str, str] = {}
+    for since, rows in sorted(_CHANGES.items()):
+        if since <= number:
+            types |= rows
+        else:
+            new = (name for name in rows if name not in types)
+            later |= {name: f"{since[0]}.{since[1]}" for name in new if name not in later}
+    return Parser(
+        version=version,
+        number=number,
+        opset_min=table["opset_min"],
+        opset_max=max(newest for since, newest in _OPSETS.items() if since <= number),
+        types=types,
+        refused=frozenset((*table["refused"], *later)) - set(types),
+        later=later,
+    )
+
+
+@functools.cache
+def _first_table() -> dict[str, Any]:
+    file = resources.files("lora_export.engines") / "data" / _TABLE
+    table: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return table

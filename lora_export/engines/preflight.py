@@ -1,0 +1,217 @@
+"""Whether TensorRT can build an engine from a graph, said without TensorRT and without a GPU.
+
+The graph is walked, and what the parser of a version refuses or treats in a way of its own is
+named, with what to do next: `operators`, `interface` and `memory` hold the checks. What is said
+comes from tables; only the parser itself has the last word.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.core.manifest import read_manifest
+from lora_export.core.targets import require_tensorrt_target
+from lora_export.engines.dynamic_axes import check_axes
+from lora_export.engines.findings import Finding, ordered
+from lora_export.engines.graph_view import view
+from lora_export.engines.interface import check_optional_inputs, check_precisions, check_types
+from lora_export.engines.jobs import profiles_for
+from lora_export.engines.memory_need import Memory, check_memory, estimate_memory
+from lora_export.engines.operators import check_operators, check_opset, operator_counts
+from lora_export.engines.parser_table import parser_of, version_of
+from lora_export.exports.integrity_checks import require_files
+from lora_export.graph.adapters.required_inputs import without_defaults
+from lora_export.graph.nodes.weight_uses import parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.core.errors import LoraExportError
+    from lora_export.core.manifest import Manifest
+    from lora_export.core.targets import Target
+    from lora_export.engines.profiles import AxisRange
+    from lora_export.ondevice.trt.build_settings import Profile
+
+__all__ = ["GraphReport", "Preflight", "check_graph", "preflight"]
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What was found out about one ONNX file.
+
+    Attributes:
+        graph: The graph's name in the export.
+        file: The file.
+        opset: Its opset.
+        operators: How often each operator stands in it.
+        memory: The estimate.
+        findings: The gravest first.
+    """
+
+    graph: str
+    file: str
+    opset: int
+    operators: Mapping[str, int]
+    memory: Memory
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found out about an export's graphs.
+
+    Attributes:
+        target: Where the engines are to run.
+        tensorrt: The version of TensorRT that was asked about.
+        findings: What concerns all graphs.
+        graphs: A report for each ONNX file.
+    """
+
+    target: str
+    tensorrt: str
+    findings: tuple[Finding, ...]
+    graphs: tuple[GraphReport, ...]
+
+    def of_severity(self, severity: str) -> list[tuple[str, Finding]]:
+        """Return the findings of one severity, each with the file that it is about, if any."""
+        rows = [("", found) for found in self.findings]
+        rows += [(each.file, found) for each in self.graphs for found in each.findings]
+        return [row for row in rows if row[1].severity == severity]
+
+
+def preflight(
+    root: Path,
+    target_name: str,
+    *,
+    graphs: Sequence[str] = (),
+    tensorrt: str | None = None,
+    profiles: Sequence[Mapping[str, AxisRange]] = (),
+    memory_gib: float | None = None,
+) -> Preflight:
+    """Check graphs of an export directory for a target.
+
+    Args:
+        root: The export directory.
+        target_name: A row of `base.targets` that has TensorRT.
+        graphs: Names of graphs in the manifest; by default all that can be deployed.
+        tensorrt: The version; the oldest that the target's software brings by default.
+        profiles: What the user says of dynamic axes, as for a build; else the defaults.
+        memory_gib: The memory of the device, where the target's come in several sizes.
+
+    Raises:
+        UsageError: There is no such target, graph, version or axis, or no such memory.
+        UnsupportedError: The version is older than what is known here, or a graph that is named
+            has parameters without values.
+        ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
+    """
+    target = require_tensorrt_target(target_name)
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        msg = f"no device has a memory of {memory_gib} GiB"
+        raise UsageError(msg, hint="Give the GiB of the device: --memory 8.")
+    version = tensorrt or target.tensorrt[0]
+    version_of(version)
+    manifest = read_manifest(root)
+    names = _chosen(graphs, manifest)
+    reports = []
+    for name in names:
+        files = manifest.graphs[name].graph_files
+        require_files(root, manifest, files, hashed=True)
+        for file in files:
+            data = resolve_inside(root, file).read_bytes()
+            made, why = _profiles(root, manifest, file, data, profiles)
+            found = check_graph(
+                data, target, version, profiles=made, memory_gib=memory_gib, why=why
+            )
+            reports.append(replace(found, graph=name, file=file))
+    return Preflight(target.name, version, tuple(_of_version(target, version)), tuple(reports))
+
+
+def check_graph(
+    onnx_bytes: bytes,
+    target: Target,
+    tensorrt: str,
+    *,
+    profiles: Sequence[Profile] = (),
+    memory_gib: float | None = None,
+    why: LoraExportError | None = None,
+) -> GraphReport:
+    """Check one graph for a target and a version of TensorRT.
+
+    Args:
+        onnx_bytes: The graph; its weights may lie in other files.
+        target: Where the engine is to run.
+        tensorrt: The version.
+        profiles: What the engine is to be built for.
+        memory_gib: The memory of the device, if it is known.
+        why: What kept profiles from being made, where there are none.
+
+    Raises:
+        ExportDirectoryError: The graph cannot be parsed.
+        UsageError: `tensorrt` is no version.
+        UnsupportedError: The version is older than what is known here.
+    """
+    parser = parser_of(tensorrt)
+    model = parsed(onnx_bytes)
+    seen = view(parsed(without_defaults(onnx_bytes)))
+    memory = estimate_memory(seen, profiles)
+    findings = [
+        *check_opset(seen, parser),
+        *check_operators(seen, parser),
+        *check_precisions(seen, target),
+        *check_axes(seen, profiles, why),
+        *check_memory(memory, target, memory_gib),
+        *check_types(seen),
+        *check_optional_inputs(model),
+    ]
+    return GraphReport("", "", seen.opset, operator_counts(seen), memory, ordered(findings))
+
+
+def _chosen(wanted: Sequence[str], manifest: Manifest) -> list[str]:
+    """Return the graphs that are checked: those named, else all that can be deployed."""
+    for name in wanted:
+        if name not in manifest.graphs:
+            msg = f"the export has no graph {name!r}"
+            raise UsageError(msg, hint=f"Its graphs: {', '.join(manifest.graphs)}.")
+        if missing := manifest.graphs[name].missing:
+            msg = f"the graph {name!r} has no values for {missing[0]!r}"
+            raise UnsupportedError(msg, hint="Only an adapter brings them: check its graph.")
+    deployable = [name for name, record in manifest.graphs.items() if not record.missing]
+    return list(dict.fromkeys(wanted)) or deployable
+
+
+def _profiles(
+    root: Path,
+    manifest: Manifest,
+    file: str,
+    onnx_bytes: bytes,
+    given: Sequence[Mapping[str, AxisRange]],
+) -> tuple[tuple[Profile, ...], UsageError | None]:
+    """Return the profiles of a graph, or why the defaults do not cover it: that is a finding.
+
+    Raises:
+        UsageError: What the user gave does not fit the graph.
+    """
+    try:
+        return profiles_for(root, manifest, file, onnx_bytes, given), None
+    except UsageError as error:
+        if given:
+            raise
+        return (), error
+
+
+def _of_version(target: Target, version: str) -> list[Finding]:
+    """Return what is to be said of a version that the target's software does not bring."""
+    numbers = {version_of(each): each for each in target.tensorrt}
+    if version_of(version) in numbers:
+        return []
+    offered = ", ".join(
+        f"{each} ({software})" if each not in software else each
+        for each, software in zip(target.tensorrt, target.software, strict=True)
+    )
+    message = f"the software of {target.name} is known to bring {offered}"
+    return [Finding("note", "tensorrt-version", f"TensorRT {version}", message)]

@@ -1,0 +1,88 @@
+"""Which weights of an engine may be changed, and how each comes from the checkpoint.
+
+TensorRT's parser names a weight as the graph names its initializer and takes it in the graph's
+layout. So the map from a parameter to a weight is the manifest's own: name, transposition, dtype.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.safetensors_file import read_header
+from lora_export.exports.create import BASE_WEIGHTS
+from lora_export.graph.nodes.weight_uses import parsed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest, ParameterUse
+    from lora_export.core.tensors import Tensor
+
+__all__ = ["changed_weights", "refit_rows", "refittable_weights"]
+
+
+def changed_weights(root: Path, manifest: Manifest, adapter: str) -> dict[str, Tensor]:
+    """Return the weights that an adapter of the export changes, merged, as its file has them.
+
+    Raises:
+        UnsupportedError: The export has no merged graph of it.
+        InputError: Its weight file is missing or damaged.
+    """
+    record = manifest.graphs.get(adapter)
+    if record is None or record.mode != "merged":
+        msg = f"the export has no merged weights of {adapter!r}"
+        merged = [name for name, each in manifest.graphs.items() if each.mode == "merged"]
+        raise UnsupportedError(msg, hint=f"It has those of: {', '.join(merged) or 'none'}.")
+    found: dict[str, Tensor] = {}
+    for file in record.weights:
+        if file != BASE_WEIGHTS:
+            tensors, _ = read_header(resolve_inside(root, file))
+            found |= tensors
+    return found
+
+
+def refittable_weights(
+    root: Path, manifest: Manifest, onnx: str, onnx_bytes: bytes
+) -> tuple[str, ...]:
+    """Return the weights of a graph that the export's adapters change, sorted.
+
+    A head of another width than the base's is left out: a refit changes no shape.
+
+    Raises:
+        UnsupportedError: There are none.
+    """
+    shapes = {each.name: tuple(each.dims) for each in parsed(onnx_bytes).graph.initializer}
+    merged = [name for name, each in manifest.graphs.items() if each.mode == "merged"]
+    names = {
+        name
+        for adapter in merged
+        for name, tensor in changed_weights(root, manifest, adapter).items()
+        if shapes.get(name) == tensor.shape
+    }
+    if not names:
+        msg = f"no adapter of the export changes a weight of {onnx!r} by a refit"
+        raise UnsupportedError(msg, hint="--refit marks the weights that merged adapters change.")
+    return tuple(sorted(names))
+
+
+def refit_rows(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return what is known of each weight of the base graph: how it comes from the checkpoint."""
+    found: dict[str, dict[str, Any]] = {}
+    for parameter, uses in manifest.parameters.items():
+        for use in uses:
+            if use.graph == "base":
+                row = found.setdefault(use.initializer, _row(use))
+                row["parameters"].append(parameter)
+    return dict(sorted(found.items()))
+
+
+def _row(use: ParameterUse) -> dict[str, Any]:
+    return {
+        "parameters": [],
+        "transform": list(use.transform),
+        "dtype": use.dtype,
+        "shape": list(use.shape),
+        "file": BASE_WEIGHTS,
+    }

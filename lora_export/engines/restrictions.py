@@ -1,0 +1,115 @@
+"""Operators that the parser reads in part: what it does not take of them, by version.
+
+Sources: the column "Restrictions" of onnx-tensorrt's ``docs/operators.md`` (10.1 and 10.15), its
+``docs/Changelog.md``, TensorRT's release notes and, for ``Attention``, the parser of TensorRT for
+RTX 1.7 itself. Only what transformers and their exporters make
+use of is here; the rest is left to the parser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_export.engines.findings import Severity
+    from lora_export.engines.graph_view import PlacedNode
+
+__all__ = ["RESTRICTIONS", "Restriction", "broken_by"]
+
+_ALWAYS: Final = (1000, 0)
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """What is not taken of an operator.
+
+    Attributes:
+        operator: The operator.
+        broken: Whether a node asks for it.
+        text: What is not taken.
+        until: The version that takes it.
+        severity: Whether the parser refuses it, or only is known to have read it wrongly.
+    """
+
+    operator: str
+    broken: Callable[[PlacedNode], bool]
+    text: str
+    until: tuple[int, int] = _ALWAYS
+    severity: Severity = "error"
+
+
+def _computed(at: int) -> Callable[[PlacedNode], bool]:
+    """Return whether the input `at` is given and no constant."""
+    return lambda node: bool(node.input(at)) and node.input(at) not in node.scope.constants
+
+
+def _has_input(*places: int) -> Callable[[PlacedNode], bool]:
+    return lambda node: any(node.input(at) for at in places)
+
+
+def _has_output(*places: int) -> Callable[[PlacedNode], bool]:
+    return lambda node: any(node.output(at) for at in places)
+
+
+def _rank_is_not(rank: int, *places: int) -> Callable[[PlacedNode], bool]:
+    """Return whether one of the inputs is known to have another rank."""
+    return lambda node: any(node.scope.ranks.get(node.input(at), rank) != rank for at in places)
+
+
+def _sets(attribute: str, allowed: object) -> Callable[[PlacedNode], bool]:
+    return lambda node: node.attribute(attribute, allowed) != allowed
+
+
+def _given(attribute: str) -> Callable[[PlacedNode], bool]:
+    """Return whether an attribute is there, whatever its value."""
+    return lambda node: node.attribute(attribute) is not None
+
+
+def _opset_from(opset: int) -> Callable[[PlacedNode], bool]:
+    return lambda node: node.opset >= opset
+
+
+_REDUCTIONS: Final = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+_AXES: Final = "axes that the graph computes"
+
+RESTRICTIONS: Final = (
+    Restriction("Slice", _computed(3), _AXES, (10, 3)),
+    Restriction("Pad", _computed(3), _AXES, (10, 4)),
+    Restriction("Squeeze", _computed(1), _AXES, (10, 7)),
+    Restriction("Unsqueeze", _computed(1), _AXES, (10, 7)),
+    Restriction("CumSum", _computed(1), "an axis that the graph computes", (10, 8)),
+    *(Restriction(name, _computed(1), _AXES) for name in _REDUCTIONS),
+    Restriction("OneHot", _computed(1), "a depth that the graph computes"),
+    Restriction(
+        "Einsum", lambda node: "..." in str(node.attribute("equation")), "an ellipsis", (10, 12)
+    ),
+    Restriction("ScatterND", _sets("reduction", b"none"), "a reduction"),
+    Restriction("ScatterND", _opset_from(18), "opset 18 and later", (10, 9), severity="warning"),
+    Restriction("GroupNormalization", _opset_from(21), "opset 21 and later", (10, 9)),
+    Restriction("LayerNormalization", _has_output(1, 2), "outputs after the first"),
+    Restriction("MaxPool", _has_output(1), "the output of indices"),
+    Restriction("TopK", _sets("sorted", 1), "results that are not sorted"),
+    Restriction("Attention", _rank_is_not(4, 0, 1, 2), "Q, K and V that do not have four axes"),
+    Restriction("Attention", _has_input(4, 5), "past keys and values as inputs of the operator"),
+    Restriction("Attention", _has_input(6), "lengths of keys and values (nonpad_kv_seqlen)"),
+    Restriction("Attention", _has_output(1, 2, 3), "outputs after the first"),
+    Restriction("Attention", _sets("softcap", 0.0), "a softcap"),
+    Restriction("Attention", _given("softmax_precision"), "a precision of its own for the softmax"),
+    Restriction("TensorScatter", _rank_is_not(4, 0, 1), "caches that do not have four axes"),
+    Restriction("TensorScatter", _sets("axis", -2), "another axis than the last but one"),
+)
+
+
+def broken_by(node: PlacedNode, version: tuple[int, int]) -> list[Restriction]:
+    """Return the restrictions of a version that a node does not keep."""
+    return [
+        each
+        for each in RESTRICTIONS
+        if each.operator == node.node.op_type and version < each.until and each.broken(node)
+    ]

@@ -1,0 +1,106 @@
+"""Whether an export still holds what its manifest promises: all of it, or what `add` reads."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from lora_export.core.dtypes import by_name
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.files import resolve_inside, sha256_of_file, storage_errors
+from lora_export.core.safetensors_file import encode_header, read_header
+from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.integrity import audit, problem_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+
+__all__ = ["require_files", "require_intact", "require_usable"]
+
+_HINT = "Copy the directory again, or export again."
+
+
+def require_intact(root: Path, manifest: Manifest) -> None:
+    """Require that every file of the manifest is there with its hash; all of them are read.
+
+    Raises:
+        ExportDirectoryError: A file is missing or differs; the first is named.
+    """
+    problems = audit(root, manifest, hashed=True).problems
+    if problems:
+        msg = f"the export {str(root)!r} is not what was written: {problems[0]}"
+        raise ExportDirectoryError(msg, hint=_HINT)
+
+
+def require_files(root: Path, manifest: Manifest, files: Iterable[str], *, hashed: bool) -> None:
+    """Require of some files that they are there and, of a weight file, as long as its header says.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        files: The files, by their names in the manifest.
+        hashed: Whether each has to have its SHA-256 as well.
+
+    Raises:
+        ExportDirectoryError: A file is missing or differs.
+    """
+    for file in files:
+        path = resolve_inside(root, file)
+        if problem := problem_of(path, manifest.files.get(file), hashed=hashed):
+            msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
+            raise ExportDirectoryError(msg, hint=_HINT)
+
+
+def require_usable(root: Path, manifest: Manifest) -> None:
+    """Require of what `add` builds on what can be had without reading the weights.
+
+    The base's graph has its hash; the base's weight file opens with the header that follows from
+    the manifest, byte for byte, and has the size that belongs to it. A value that was changed in
+    place is found by `require_intact` (``verify``, ``inspect --hash``) only.
+
+    Raises:
+        ExportDirectoryError: One of the two is missing or differs.
+        InputError: The header of a weight file that a user's graph goes with is damaged.
+    """
+    graph = manifest.graphs["base"]
+    for file in (*graph.graph_files, BASE_WEIGHTS):
+        if not resolve_inside(root, file).is_file():
+            msg = f"the export {str(root)!r} is not what was written: {file}: missing"
+            raise ExportDirectoryError(msg, hint=_HINT)
+    for file, sha256 in graph.graph_files.items():
+        if sha256_of_file(resolve_inside(root, file)) != sha256:
+            msg = f"the export {str(root)!r} is not what was written: {file}: another SHA-256"
+            raise ExportDirectoryError(msg, hint=_HINT)
+    header, size_bytes = _expected(root, manifest)
+    path = resolve_inside(root, BASE_WEIGHTS)
+    with storage_errors(str(path)), path.open("rb") as stream:
+        same = stream.read(len(header)) == header
+    if not same or path.stat().st_size != size_bytes:
+        what = f"its size is {path.stat().st_size}, not {size_bytes}" if same else "another header"
+        msg = f"the export {str(root)!r} is not what was written: {BASE_WEIGHTS}: {what}"
+        raise ExportDirectoryError(msg, hint=_HINT)
+
+
+def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
+    """Return the first bytes of the base's weight file, and its size; see `write_weights`.
+
+    A graph that the user brought has values beside the parameters: the names, dtypes and shapes of
+    those are taken from the file itself.
+    """
+    missing = set(manifest.graphs["base"].missing)
+    rows = {
+        use.initializer: (by_name(use.dtype), tuple(use.shape))
+        for uses in manifest.parameters.values()
+        for use in uses
+        if use.graph == "base" and use.initializer not in missing
+    }
+    if manifest.base.graph is not None:
+        held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+        rows = {name: (each.dtype, each.shape) for name, each in held.items()} | rows
+    ordered = sorted(rows, key=lambda name: (-rows[name][0].itemsize_bytes, name))
+    header, _ = encode_header([(name, *rows[name]) for name in ordered], weights_metadata("base"))
+    size_bytes = sum(prod(shape) * dtype.itemsize_bytes for dtype, shape in rows.values())
+    return header, len(header) + size_bytes

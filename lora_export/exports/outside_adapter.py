@@ -1,0 +1,124 @@
+"""An adapter on disk, read for an export that need not hold it, checked as `add` checks it."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lora_export.adapters.combine import scaled
+from lora_export.adapters.formats.detect import read_adapter
+from lora_export.adapters.naming import to_model_names
+from lora_export.adapters.resolve import Names, resolve
+from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.hub import local_path
+from lora_export.exports.compatibility import require_base, require_task
+from lora_export.exports.extend import parameters_of
+from lora_export.exports.plan import head_parameters, require_complete
+from lora_export.exports.untied_export import recorded_ties
+from lora_export.graph.spec import tasks
+from lora_export.weights.checkpoint import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.resolve import Resolved
+    from lora_export.core.manifest import Manifest
+
+__all__ = ["AdapterSource", "recorded_source", "resolve_source"]
+
+
+@dataclass(frozen=True)
+class AdapterSource:
+    """Where an adapter is, and what its files do not say.
+
+    Attributes:
+        path: A folder, a file, or an id of the hub.
+        scale: Multiplies its low-rank updates; what it carries whole stays as it is.
+        drop: Patterns of tensors that are left out.
+        format: Its format, where that is not to be detected.
+        alpha: The alpha that it was trained with, where its format does not record it.
+        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
+    """
+
+    path: str | Path
+    scale: float = 1.0
+    drop: Sequence[str] = ()
+    format: str | None = None
+    alpha: float | None = None
+    enable_lora: Sequence[bool] | None = None
+
+
+def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSource) -> Resolved:
+    """Read an adapter's headers and resolve it against the base graph of an export.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        name: What the adapter is called.
+        source: Where it is.
+
+    Raises:
+        AdapterError: It is missing or damaged, made for another base, or fits no parameter.
+        CheckpointError: Neither it nor the base has a parameter of the model.
+        UnsupportedError: It is of a kind that cannot be merged.
+        UsageError: It was trained for another task, or an option does not fit it.
+    """
+    config = _base_config(root)
+    adapter = read_adapter(
+        local_path(str(source.path)),
+        name=check_adapter_name(name),
+        source=str(source.path),
+        format=source.format,
+        alpha=source.alpha,
+        enable_lora=source.enable_lora,
+        base_config=config,
+    )
+    require_task(manifest, adapter)
+    parameters, prefix = parameters_of(manifest), manifest.base.prefix
+    names, conversions = Names(parameters, prefix), manifest.base.conversions
+    resolved = resolve(
+        to_model_names(
+            scaled(adapter, source.scale), names, conversions, config=config, drop=source.drop
+        ),
+        parameters,
+        prefix=prefix,
+        drop=source.drop,
+        resizable=head_parameters(tasks.by_name(manifest.base.task)),
+        ties=recorded_ties(manifest),
+    )
+    require_base(root, manifest, resolved, [adapter], None)
+    require_complete(manifest.graphs["base"].missing, [resolved], manifest.base.source)
+    return resolved
+
+
+def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSource:
+    """Return where an adapter of the export was read from, with the settings it was read with.
+
+    Raises:
+        AdapterError: It is not there any more.
+        UnsupportedError: It was combined of several.
+    """
+    record = manifest.adapters[name]
+    if record.combined is not None:
+        msg = f"adapter {name!r} was combined of {len(record.combined.parts)} adapters"
+        raise UnsupportedError(msg, hint="Use the graph that the export has of it.")
+    path = local_path(record.source, root)
+    if not path.exists():
+        msg = f"adapter {name!r} is not at {str(path)!r} any more"
+        raise AdapterError(msg, hint=f"Say where it is: adapters={{{name!r}: PATH}}.")
+    return AdapterSource(
+        path,
+        scale=1.0 if record.scale is None else record.scale,
+        drop=[glob.escape(each) for each in record.dropped],
+        format=record.format,
+        alpha=record.alpha,
+        enable_lora=record.enable_lora,
+    )
+
+
+def _base_config(root: Path) -> Mapping[str, Any] | None:
+    """Return the copy of the base's config that the export holds; None without one."""
+    return read_config(root / "hf") if (root / "hf" / "config.json").is_file() else None

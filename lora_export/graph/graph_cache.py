@@ -1,0 +1,114 @@
+"""The graph cache: a second export of an architecture needs no tracing.
+
+``$LORA_EXPORT_CACHE`` (default ``$XDG_CACHE_HOME/lora-export`` or ``~/.cache/lora-export``) holds
+``graphs/<key>/``: ``graph.onnx`` (of an encoder-decoder the decoder, ``encoder.onnx`` beside it),
+and ``graph.json`` with the parameters and the graphs' hashes. The key covers everything that the
+graph depends on: config, task, dtype, opset, the chosen interface, the versions of the libraries
+that trace and fold, and the source of this package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import LoraExportError
+from lora_export.core.files import staging_folder
+from lora_export.graph.spec.template import GraphTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["cache_root", "key_of", "load", "store"]
+
+_LIBRARIES: Final = ("torch", "transformers", "onnxscript", "onnx-ir", "onnx", "accelerate")
+_GRAPH: Final = "graph.onnx"
+_ENCODER: Final = "encoder.onnx"
+_TABLE: Final = "graph.json"
+
+
+def cache_root() -> Path:
+    """Return the folder of the cache; it may not exist yet."""
+    if own := os.environ.get("LORA_EXPORT_CACHE"):
+        return Path(own)
+    general = os.environ.get("XDG_CACHE_HOME")
+    return (Path(general) if general else Path.home() / ".cache") / "lora-export"
+
+
+def key_of(
+    settings: Mapping[str, Any], *, task: str, dtype: str, opset: int, choices: Mapping[str, Any]
+) -> str:
+    """Return the key of a graph: a hash over all that it depends on."""
+    content = {
+        "config": settings,
+        "task": task,
+        "dtype": dtype,
+        "opset": opset,
+        "choices": choices,
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "source": _own_source_sha256(),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(key: str) -> GraphTemplate | None:
+    """Return the cached graph, or None where there is none or it is damaged."""
+    folder = cache_root() / "graphs" / key
+    try:
+        data = (folder / _GRAPH).read_bytes()
+        table = json.loads((folder / _TABLE).read_text("utf-8"))
+        if table["sha256"] != hashlib.sha256(data).hexdigest():
+            return None
+        encoder = None
+        if "encoder_sha256" in table:
+            encoder = (folder / _ENCODER).read_bytes()
+            if table["encoder_sha256"] != hashlib.sha256(encoder).hexdigest():
+                return None
+        return GraphTemplate.from_description(data, table, encoder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def store(key: str, template: GraphTemplate) -> None:
+    """Keep `template` under `key`; a cache that cannot be written is no error."""
+    with contextlib.suppress(OSError, LoraExportError):
+        parent = cache_root() / "graphs"
+        with staging_folder(parent, "graph") as folder:
+            (folder / _GRAPH).write_bytes(template.onnx_bytes)
+            table = template.describe()
+            table["sha256"] = hashlib.sha256(template.onnx_bytes).hexdigest()
+            if template.encoder_bytes is not None:
+                (folder / _ENCODER).write_bytes(template.encoder_bytes)
+                table["encoder_sha256"] = hashlib.sha256(template.encoder_bytes).hexdigest()
+            (folder / _TABLE).write_text(json.dumps(table, indent=1), "utf-8")
+            target = parent / key
+            if target.is_dir():  # damaged, or another process was faster
+                for file in target.iterdir():
+                    file.unlink()
+                target.rmdir()
+            folder.rename(target)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _own_source_sha256() -> str:
+    """Hash the modules that shape a graph, and those below: a change to them is a new key."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "base"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

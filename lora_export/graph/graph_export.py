@@ -1,0 +1,116 @@
+"""From a config to a graph template: traced once, then taken from the cache.
+
+This module imports no torch: what traces is imported when the cache has no answer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import MissingRuntimeError, UsageError
+from lora_export.graph import graph_cache
+from lora_export.graph.spec.signature import Choices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.graph.spec.tasks import Task
+    from lora_export.graph.spec.template import GraphTemplate
+    from lora_export.weights.sentence_head import SentenceHead
+
+__all__ = ["export_graph"]
+
+_DEFAULTS: Final = Choices()
+_TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript", "onnx_ir")
+_NOT_IN_GRAPH: Final = frozenset(
+    {
+        "_name_or_path",
+        "_commit_hash",
+        "transformers_version",
+        "architectures",
+        "torch_dtype",
+        "dtype",
+        "id2label",
+        "label2id",
+        "finetuning_task",
+        "task_specific_params",
+        "auto_map",
+        "quantization_config",
+        "gradient_checkpointing",
+    }
+)
+"""Settings of a config that leave the graph as it is."""
+
+
+def export_graph(
+    config: Mapping[str, Any],
+    task: Task,
+    *,
+    dtype: str,
+    opset: int,
+    labels_count: int | None,
+    choices: Choices = _DEFAULTS,
+    sentence: SentenceHead | None = None,
+    untied: bool = False,
+    use_cache: bool = True,
+) -> GraphTemplate:
+    """Return the graph of a model for a task, without weights.
+
+    Args:
+        config: The checkpoint's ``config.json``.
+        task: The task's row.
+        dtype: The parameters' dtype in the graph.
+        opset: The ONNX opset.
+        labels_count: The width of the head, for tasks that have labels.
+        choices: What the user chooses of the interface of a decoder.
+        sentence: What follows the states of the tokens; read for a task that pools them.
+        untied: Whether parameters that the model ties are parameters of their own.
+        use_cache: Whether the user's graph cache is read and written.
+
+    Raises:
+        MissingRuntimeError: The graph is not cached, and what traces it is not installed.
+        UnsupportedError: The model cannot be built or traced.
+        UsageError: The task pools, and nothing says how.
+    """
+    if task.pooled and sentence is None:
+        msg = f"{task.name} needs to know how tokens are pooled"
+        raise UsageError(msg, hint="A checkpoint of sentence-transformers says so.")
+    sentence = sentence if task.pooled else None
+    settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
+    if labels_count is not None:
+        settings["num_labels"] = labels_count
+    choices = choices if task.causal else _DEFAULTS
+    chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
+    chosen |= {"untied": True} if untied else {}
+    key = graph_cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
+    if use_cache and (found := graph_cache.load(key)) is not None:
+        return found
+    template = _trace_and_fold(
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+    )
+    if use_cache:
+        graph_cache.store(key, template)
+    return template
+
+
+def _trace_and_fold(
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
+    untied: bool,
+) -> GraphTemplate:
+    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"this graph has to be traced; not installed: {', '.join(missing)}"
+        raise MissingRuntimeError(
+            msg, hint="Install lora-export[export], or export where it is and copy the directory."
+        )
+    from lora_export.graph.template_build import build_template
+
+    return build_template(settings, task, dtype, opset, choices, sentence=sentence, untied=untied)

@@ -1,0 +1,1 @@
+"""Rewriting a traced graph: folded, fused, its repeated layers put back."""

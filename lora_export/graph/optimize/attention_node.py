@@ -1,0 +1,258 @@
+"""The products, the mask and the softmax of an attention as the one node that opset 23 has for it.
+
+    ``Softmax(cap · tanh(q kᵀ · scale / cap) + mask) v``  →  ``Attention(q, k, v, mask)``
+
+q is ``[batch, heads, new, width]``; k and v are ``[batch, kv_heads, all, width]``, and the
+repetition of their heads disappears. What masks (causality, a window, padding) stays the value that
+it was, and is added as it was: the operator's own causality knows no padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnx_ir as ir
+
+from lora_export.graph.nodes.node_match import (
+    constant,
+    known,
+    made_by,
+    only_reader,
+    replace_output,
+    scalar,
+    vector,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["fuse_attention"]
+
+_RANK: Final = 4
+_KEYS: Final = (0, 2, 1, 3)
+_TRANSPOSED: Final = (0, 1, 3, 2)
+_TRANSPOSED_AT_ONCE: Final = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """``cap · tanh(q kᵀ · scale / cap) + sum of biases``; without a cap where it is 0."""
+
+    q: ir.Value
+    keys: ir.Value
+    swapped: bool
+    scale: float = 1.0
+    cap: float = 0.0
+    biases: tuple[ir.Value, ...] = ()
+
+
+def fuse_attention(
+    graph: ir.Graph, softmax: ir.Node, masks: dict[tuple[Any, ...], ir.Value], *, capped: bool
+) -> bool:
+    """Replace the attention that `softmax` is in by one node; return whether it was one.
+
+    Args:
+        graph: The graph; mutated.
+        softmax: The softmax over the scores.
+        masks: What is added to scores, as the operator takes it, by what it is made of; mutated.
+        capped: Whether the operator caps scores before it masks.
+    """
+    product = _product_with_values(softmax)
+    scores = _scores(_without_cast(softmax.inputs[0]))
+    if product is None or scores is None or (scores.cap and not capped):
+        return False
+    k = scores.keys if scores.swapped else _once_for_each_head(scores.keys)
+    v = _once_for_each_head(product.inputs[1])
+    mask = _mask(graph, product, scores, masks)
+    if k is None or v is None or not _fit(scores, k, v) or (mask is None and scores.biases):
+        return False
+    if scores.swapped:
+        k = _with_heads_first(graph, product, k)
+    attributes: dict[str, Any] = {"scale": scores.scale}
+    if scores.cap:
+        attributes["softcap"] = scores.cap
+    inputs = [scores.q, k, v, *([mask] if mask is not None else [])]
+    replace_output(graph, product, [ir.node("Attention", inputs, attributes)])
+    return True
+
+
+def _product_with_values(softmax: ir.Node) -> ir.Node | None:
+    """Return the product of probabilities ``[batch, heads, new, all]`` and values, if it is one."""
+    probabilities = softmax.outputs[0]
+    axes, axis = known(probabilities), softmax.attributes.get_int("axis", -1)
+    if axes is None or len(axes) != _RANK or axis not in {-1, _RANK - 1}:
+        return None
+    cast = only_reader(probabilities, "Cast")
+    if cast is not None:
+        (probabilities,) = cast.outputs
+    product = only_reader(probabilities, "MatMul")
+    return product if product is not None and product.inputs[0] is probabilities else None
+
+
+def _fit(scores: _Scores, k: ir.Value, v: ir.Value) -> bool:
+    """Whether heads are known and divide each other, as the operator asks."""
+    q_axes, k_axes, v_axes = known(scores.q), known(k), known(v)
+    if q_axes is None or k_axes is None or v_axes is None:
+        return False
+    if not len(q_axes) == len(k_axes) == len(v_axes) == _RANK or scores.scale <= 0:
+        return False
+    heads, kv_heads = q_axes[1], k_axes[2 if scores.swapped else 1]
+    return (
+        isinstance(heads, int)
+        and isinstance(kv_heads, int)
+        and heads % kv_heads == 0
+        and v_axes[1] == kv_heads
+        and all(each.dtype == scores.q.dtype for each in (k, v, *scores.biases))
+    )
+
+
+def _without_cast(value: ir.Value | None) -> ir.Value | None:
+    """Return what is cast for the softmax alone, else `value`."""
+    cast = made_by(value, "Cast")
+    alone = cast is not None and len(cast.outputs[0].uses()) == 1
+    return cast.inputs[0] if cast is not None and alone else value
+
+
+def _scores(value: ir.Value | None) -> _Scores | None:
+    """Read scores and what is added to them; nobody else may read what is in between."""
+    core = _core(value)
+    if core is not None:
+        return core
+    for inner, bias in _operands(value, "Add") if _is_inside(value) else ():
+        found = _scores(inner)
+        if found is not None:
+            nothing = scalar(bias) == 0.0
+            return found if nothing else replace(found, biases=(*found.biases, bias))
+    return None
+
+
+def _is_inside(value: ir.Value | None) -> bool:
+    """Whether `value` is read once, and thus by what it is part of."""
+    return value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _core(value: ir.Value | None) -> _Scores | None:
+    """Read scores without biases: a cap, then a scale, then the product."""
+    capped, cap = _scaled(value)
+    if not _is_inside(value) or not _is_inside(capped):
+        return None
+    tanh = made_by(capped, "Tanh")
+    if tanh is not None:
+        inner, factor = _scaled(tanh.inputs[0])
+        found = _core(inner) if _is_inside(tanh.inputs[0]) else None
+        if found is None or found.cap or not np.isclose(cap * factor, 1.0, rtol=1e-6):
+            return None
+        return replace(found, cap=cap)
+    product = made_by(capped, "MatMul")
+    transpose = made_by(product.inputs[1], "Transpose") if product is not None else None
+    if product is None or transpose is None or product.inputs[0] is None:
+        return None
+    order = tuple(transpose.attributes.get_ints("perm", ()))
+    keys = transpose.inputs[0]
+    if keys is None or order not in {_TRANSPOSED, _TRANSPOSED_AT_ONCE}:
+        return None
+    return _Scores(product.inputs[0], keys, order == _TRANSPOSED_AT_ONCE, cap)
+
+
+def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
+    """Return v and c where `value` is ``v · c`` or ``v / (1 / c)``; c is 1 for any other."""
+    for inner, factor in _operands(value, "Mul"):
+        number = scalar(factor)
+        if number is not None:
+            return inner, number
+    quotient = made_by(value, "Div")
+    number = scalar(quotient.inputs[1]) if quotient is not None else None
+    if quotient is not None and number:
+        return quotient.inputs[0], 1.0 / number
+    return value, 1.0
+
+
+def _operands(value: ir.Value | None, op_type: str) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Yield the operands of the `op_type` that makes `value`, in both orders."""
+    node = made_by(value, op_type)
+    for one, other in (node.inputs, node.inputs[::-1]) if node is not None else ():
+        if one is not None and other is not None:
+            yield one, other
+
+
+def _once_for_each_head(value: ir.Value | None) -> ir.Value | None:
+    """Return keys or values before their heads are repeated for the queries', else `value`.
+
+    ``Reshape(Expand(Unsqueeze(x, 2)))`` repeats them: ``[b, kv, n, d]`` to ``[b, kv·r, n, d]``.
+    """
+    merged = made_by(value, "Reshape")
+    expand = made_by(merged.inputs[0], "Expand") if merged is not None else None
+    unsqueeze = made_by(expand.inputs[0], "Unsqueeze") if expand is not None else None
+    if expand is None or unsqueeze is None or vector(unsqueeze.inputs[1]) != (2,):
+        return value
+    before, wide, after = (known(each) for each in (unsqueeze.inputs[0], expand.outputs[0], value))
+    if not before or not wide or not after or len(after) != _RANK:
+        return value
+    kv_heads, copies = wide[1], wide[2]
+    if not isinstance(kv_heads, int) or not isinstance(copies, int) or before[1] != kv_heads:
+        return value
+    same = after[1] == kv_heads * copies and after[-1] == before[-1]
+    return unsqueeze.inputs[0] if same else value
+
+
+def _with_heads_first(graph: ir.Graph, before: ir.Node, keys: ir.Value) -> ir.Value:
+    """Return keys ``[b, n, h, d]`` as ``[b, h, n, d]``."""
+    node = ir.node("Transpose", [keys], {"perm": _KEYS})
+    (result,) = node.outputs
+    result.name = node.name = f"{keys.name}.heads"
+    axes = known(keys)
+    assert axes is not None  # noqa: S101  (_fit has looked at them)
+    result.shape, result.type = ir.Shape([axes[at] for at in _KEYS]), keys.type
+    graph.insert_before(before, [node])
+    return result
+
+
+def _mask(
+    graph: ir.Graph, before: ir.Node, scores: _Scores, masks: dict[tuple[Any, ...], ir.Value]
+) -> ir.Value | None:
+    """Return the sum of the biases, with a row for each query; made once for all layers."""
+    if not scores.biases:
+        return None
+    shapes = [known(each) for each in scores.biases]
+    queries = known(scores.q)
+    if queries is None or any(axes is None or len(axes) != _RANK for axes in shapes):
+        return None
+    sizes = [
+        next((axes[at] for axes in shapes if axes and axes[at] != 1), 1) for at in range(_RANK)
+    ]
+    if None in sizes or sizes[-1] == 1:
+        return None
+    narrow = sizes[2] == 1 and queries[2] != 1
+    key = (*scores.biases, queries[2] if narrow else None)
+    if key in masks:
+        return masks[key]
+    value, *rest = scores.biases
+    nodes: list[ir.Node] = []
+    for each in rest:
+        nodes.append(ir.node("Add", [value, each]))
+        nodes[-1].name = nodes[-1].outputs[0].name = f"{value.name}.{each.name}"
+        (value,) = nodes[-1].outputs
+    if narrow:
+        nodes += _for_each_query(graph, value, scores.q)
+        (value,) = nodes[-1].outputs
+        sizes[2] = queries[2]
+    if nodes:
+        value.shape, value.type = ir.Shape(sizes), scores.q.type
+        graph.insert_before(before, nodes)
+    masks[key] = value
+    return value
+
+
+def _for_each_query(graph: ir.Graph, mask: ir.Value, q: ir.Value) -> list[ir.Node]:
+    """Return nodes that repeat `mask` ``[batch, 1, 1, all]`` for each query."""
+    stem = f"{mask.name}.queries"
+    one = constant(graph, np.array([1], np.int64), f"{stem}.one")
+    ones = constant(graph, np.array([1, 1], np.int64), f"{stem}.ones")
+    length = ir.node("Shape", [q], {"start": 2, "end": 3})
+    shape = ir.node("Concat", [ones, length.outputs[0], one], {"axis": 0})
+    expand = ir.node("Expand", [mask, shape.outputs[0]])
+    for node, name in ((length, f"{stem}.length"), (shape, f"{stem}.shape"), (expand, stem)):
+        node.name = node.outputs[0].name = name
+    return [length, shape, expand]

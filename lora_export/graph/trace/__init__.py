@@ -1,0 +1,1 @@
+"""Tracing: a model built from its config and translated to ONNX, without weights."""

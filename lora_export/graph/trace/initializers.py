@@ -1,0 +1,89 @@
+"""The parameters of a traced graph, apart from their values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from lora_export.core.computed_parameters import COMPUTED
+from lora_export.core.parameters import Parameter
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["detach_parameters"]
+
+_WRAPPED: Final = "model."
+"""The prefix that the exporter puts before the model's own names."""
+
+
+def detach_parameters(graph: ir.Model, model: Any, *, first_names: bool) -> tuple[Parameter, ...]:
+    """Take the values of parameters out of the graph and describe them; mutates `graph`.
+
+    Initializers that are not in the model's state (constants that were lifted) keep their values.
+    With `first_names`, a tied parameter has the first of its names, else the one that tracing met:
+    two graphs of one model then agree.
+    """
+    state = model.state_dict(keep_vars=True)
+    names_of: dict[int, list[str]] = {}
+    for name, value in state.items():
+        names_of.setdefault(id(value), []).append(name)
+    found: list[Parameter] = []
+    for value in list(graph.graph.initializers.values()):
+        name = (value.name or "").removeprefix(_WRAPPED)
+        if name not in state:
+            continue
+        graph.graph.initializers.pop(value.name or "")
+        name = names_of[id(state[name])][0] if first_names else name
+        value.name = name
+        value.const_value = None
+        graph.graph.initializers.add(value)
+        found.append(_describe(name, tuple(names_of[id(state[name])]), state[name], model))
+    return tuple(sorted(found, key=lambda parameter: parameter.name))
+
+
+def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:
+    is_parameter = isinstance(value, torch.nn.Parameter)
+    owner = model.get_submodule(name.rpartition(".")[0])
+    return Parameter(
+        name=name,
+        shape=tuple(value.shape),
+        dtype=str(value.dtype).removeprefix("torch."),
+        module_type=_module_type(owner) if is_parameter else "buffer",
+        aliases=tuple(alias for alias in names if alias != name),
+        computed=_computed(name, value, model),
+    )
+
+
+def _computed(name: str, value: Any, model: Any) -> str | None:
+    """Return the kind of a parameter that transformers does not save, if it is a known one.
+
+    The module is initialized as transformers does when a checkpoint lacks it, and the values are
+    compared.
+    """
+    left_out = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    if name not in left_out:
+        return None
+    owner, attribute = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    table = owner._parameters  # noqa: SLF001  (torch's own idiom)
+    own = torch.nn.Parameter(torch.zeros(value.shape, dtype=torch.float32), requires_grad=False)
+    before, table[attribute] = table[attribute], own
+    try:
+        model._init_weights(owner)  # noqa: SLF001  (transformers has no public name for it)
+    finally:
+        table[attribute] = before
+    shape = tuple(value.shape)
+    found = own.numpy()
+    return next(
+        (kind for kind, values in COMPUTED.items() if np.array_equal(values(shape), found)), None
+    )
+
+
+def _module_type(module: torch.nn.Module) -> str:
+    """Return the most basic class that tells how a weight is laid out, else the class itself."""
+    for kind in (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d):
+        if isinstance(module, kind):
+            return kind.__name__
+    return type(module).__name__

@@ -1,0 +1,195 @@
+"""The points of a latency grid, and the inputs that an export is fed with at each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.stacks import BATCHED
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.signature import PAST
+from lora_export.latency.bench_report import point_name
+from lora_export.runtime.trt import targets_of, tensorrt_version
+from lora_export.verify.inputs.feeding import feeding_of
+from lora_export.verify.inputs.random_inputs import common_vocab_size, longest_text, make_cases
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.core.manifest import Manifest
+    from lora_export.latency.bench_report import CellKind
+    from lora_export.verify.inputs.feeding import Feeding
+    from lora_export.weights.checkpoint import Checkpoint
+
+    Bind = Callable[["Point", int], Callable[[], object]]
+    """Gives what one run of an open subject is, at a point of the grid and with a seed."""
+
+__all__ = ["BASE", "Point", "Source", "grid"]
+
+
+BASE: Final = "base"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An export whose graphs are timed.
+
+    Attributes:
+        root: The export directory.
+        manifest: Its manifest.
+        config: The model's config, for inputs.
+        checkpoint: The base, where torch runs too.
+        adapters: Its adapters by name, where torch runs too.
+        labels_count: The width of the base's own head, for torch.
+    """
+
+    root: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint | None = None
+    adapters: Mapping[str, Adapter] | None = None
+    labels_count: int | None = None
+
+    @property
+    def causal(self) -> bool:
+        """Whether the graphs are decoders."""
+        return tasks.by_name(self.manifest.base.task).causal
+
+    @property
+    def paired(self) -> bool:
+        """Whether each is an encoder and a decoder."""
+        return self.manifest.graphs[BASE].encoder is not None
+
+    @property
+    def cached(self) -> bool:
+        """Whether they read the keys and values of past positions."""
+        return self.paired or any(
+            each.name.startswith(PAST) for each in self.feeding.signature.inputs
+        )
+
+    @property
+    def feeding(self) -> Feeding:
+        """The interface of its graphs, required to be one that can be fed.
+
+        Raises:
+            UnsupportedError: They have inputs that are not known here.
+        """
+        feeding = feeding_of(self.root, self.manifest.graphs[BASE])
+        if feeding.reason:
+            msg = f"{str(self.root)!r} cannot be timed: {feeding.reason}"
+            raise UnsupportedError(msg, hint="Time it where its inputs are known.")
+        return feeding
+
+    def graphs(self) -> list[str]:
+        """Return what there is to time: the base, each adapter, the graphs that adapters share."""
+        shared = [name for name in (SWAPPABLE, BATCHED) if name in self.manifest.graphs]
+        alone = [] if BATCHED in shared else list(self.manifest.adapters)
+        return [BASE, *shared, *alone]
+
+    def mode(self, graph: str) -> str:
+        """Return how `graph` holds its adapter."""
+        record = self.manifest.graphs.get(graph)
+        return SWAPPABLE if record is None else record.mode
+
+    def files(self, graph: str) -> dict[str, str]:
+        """Return the SHA-256 of the files of a graph: its own, its weights', its adapter's."""
+        record = self.manifest.graphs.get(graph, self.manifest.graphs.get(SWAPPABLE))
+        names = [] if record is None else [*record.graph_files, *record.weights]
+        own = self.manifest.adapters.get(graph)
+        if own is not None and own.pack is not None:
+            names.append(own.pack.safetensors)
+        return {name: self.manifest.files[name] for name in names if name in self.manifest.files}
+
+    def engine(self, graph: str) -> tuple[str, str]:
+        """Return the graph that has the engine which runs `graph`, and the engine's target.
+
+        Raises:
+            UsageError: There is none for the TensorRT that is installed.
+            DeviceError: TensorRT is not installed.
+        """
+        held = graph if graph in self.manifest.graphs else SWAPPABLE
+        targets = targets_of(self.manifest, held)
+        if not targets:
+            msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
+            hint = (
+                f"Build it on this device: lora-export build EXPORT --target TARGET --graph {held}"
+            )
+            raise UsageError(msg, hint=hint)
+        if len(targets) > 1:
+            msg = f"{held!r} has engines for {', '.join(targets)}"
+            raise UsageError(msg, hint="Keep the one of this device in the export.")
+        return held, targets[0]
+
+    def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, Any]:
+        """Return values for the inputs of a graph at one point of the grid; see `open_two`."""
+        (case,) = make_cases(
+            self.config,
+            self.feeding.signature,
+            seed=seed,
+            left_padding=self.causal,
+            shapes=((point.batch, point.source or point.length),),
+            past=0 if self.paired else point.past,
+            padded=False,
+            vocab_size=common_vocab_size(self.config, self.manifest),
+        )
+        feeds = dict(case.feeds)
+        if graph == BATCHED:  # every row another adapter, the base among them
+            rows = np.array([0, *self.manifest.rows.values()], np.int64)
+            feeds[ADAPTER_IDS] = np.resize(rows, point.batch)
+        return feeds
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the grid: new tokens of each row, and those that the cache holds before.
+
+    Attributes:
+        text: Whether rows are made of tokens; an image or a sound has none.
+        source: Tokens of the encoder's input, where the point is a token of its decoder.
+    """
+
+    kind: CellKind
+    batch: int
+    length: int
+    past: int = 0
+    text: bool = True
+    source: int = 0
+
+    @property
+    def name(self) -> str:
+        """How a person reads it: ``prefill 1×128``, ``decode 1×1 after 512``."""
+        return point_name(self.kind, self.batch, self.length, self.past, self.source)
+
+
+def grid(
+    source: Source, batches: Sequence[int], lengths: Sequence[int], pasts: Sequence[int]
+) -> list[Point]:
+    """Return the points to measure; of a decoder prefills, and for each past one token after it.
+
+    Raises:
+        UsageError: A point is longer than the model, or a past is given without a cache.
+    """
+    longest = longest_text(source.config)
+    if pasts and not source.cached:
+        msg = f"--past is of decoders with a cache, and {str(source.root)!r} has none"
+        raise UsageError(msg, hint="Leave --past out, or export without --no-cache.")
+    text = "input_ids" in source.feeding.signature.input_names
+    if not text:  # an image has no length
+        lengths = (1,)
+    most = max((*lengths, *(past + 1 for past in pasts)))
+    if most > longest:
+        msg = f"{most} tokens are more than the {longest} that the model has positions for"
+        raise UsageError(msg, hint="Choose shorter ones with --length and --past.")
+    asked = [(batch, length) for batch in batches for length in lengths]
+    kind: CellKind = "prefill" if source.cached else "forward"
+    points = [Point(kind, *shape, text=text) for shape in source.feeding.shapes(asked)]
+    read = max(lengths) if source.paired else 0
+    points += [Point("decode", batch, 1, past, source=read) for batch in batches for past in pasts]
+    return points

@@ -1,0 +1,151 @@
+"""What can be timed: the graphs of an export on a runner, opened once, fed cell by cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.graph.spec import tasks
+from lora_export.latency.points import BASE
+from lora_export.latency.two_graphs import open_two
+from lora_export.runtime.bound import BoundRun
+from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
+from lora_export.runtime.torch_run import TorchRun, require_torch
+from lora_export.runtime.trt import open_trt, tensorrt_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lora_export.latency.points import Bind, Point, Source
+
+__all__ = [
+    "RUNNERS",
+    "Runner",
+    "open_graph",
+    "open_timed",
+    "require_runner",
+]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One row of the table.
+
+    Attributes:
+        provider: Of ONNX Runtime, by its short name; None where another library runs the model.
+        device: Where torch runs it.
+        compiled: Whether ``torch.compile`` has it.
+        engine: Whether TensorRT runs an engine that was built of the graph.
+    """
+
+    provider: str | None = None
+    device: str = "cpu"
+    compiled: bool = False
+    engine: bool = False
+
+    @property
+    def torch(self) -> bool:
+        """Whether torch runs the base checkpoint, and not a graph."""
+        return self.provider is None and not self.engine
+
+
+RUNNERS: Final[dict[str, Runner]] = {
+    "ort-cpu": Runner("cpu"),
+    "ort-cuda": Runner("cuda"),
+    "ort-tensorrt": Runner("tensorrt"),
+    "tensorrt": Runner(engine=True),
+    "torch": Runner(),
+    "torch-compile": Runner(compiled=True),
+    "torch-cuda": Runner(device="cuda"),
+    "torch-cuda-compile": Runner(device="cuda", compiled=True),
+}
+"""What runs a model. torch runs the base checkpoint, with the adapter unmerged, through PEFT."""
+
+
+def require_runner(name: str) -> Runner:
+    """Return a row of `RUNNERS` that is installed.
+
+    Raises:
+        UsageError: There is none of that name.
+        MissingRuntimeError: Its library, provider or device is not there.
+    """
+    if name not in RUNNERS:
+        msg = f"there is no runner {name!r}"
+        raise UsageError(msg, hint=f"Runners: {', '.join(RUNNERS)}.")
+    runner = RUNNERS[name]
+    if runner.provider is not None:
+        require_provider(runner.provider)
+    elif runner.engine:
+        tensorrt_version()
+    else:
+        require_torch(runner.device)
+    return runner
+
+
+def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+    """Open a graph in ONNX Runtime, or its engine in TensorRT.
+
+    Raises:
+        LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
+    """
+    if runner.engine:
+        return _open_engine(source, graph)
+    assert runner.provider is not None  # noqa: S101  (the caller looked)
+    provider = PROVIDERS[runner.provider]
+    manifest = source.manifest
+    if source.paired:
+        return open_two(source, manifest.graphs[graph], provider, threads=threads)
+    held = graph if graph in manifest.graphs else SWAPPABLE
+    pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
+    session = open_session(
+        resolve_inside(source.root, manifest.graphs[held].onnx), provider=provider, threads=threads
+    )
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        feeds = source.feeds(point, graph, seed=seed)
+        return BoundRun(session, provider, {**feeds, **pack})
+
+    return bind
+
+
+def _open_engine(source: Source, graph: str) -> Bind:
+    held, target = source.engine(graph)
+    pack = {} if held == graph else dict(read_pack(source.root, source.manifest, graph))
+    engine = open_trt(source.root, source.manifest, held, target, adapter=pack)
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        return engine.bound(source.feeds(point, graph, seed=seed))
+
+    return bind
+
+
+def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+    """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
+
+    Raises:
+        LoraExportError: See `open_graph` and `TorchRun`.
+    """
+    if not runner.torch:
+        return open_graph(source, graph, runner, threads=threads)
+    assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
+    if source.paired:
+        msg = "torch runs an encoder and a decoder together, which is not timed"
+        raise UnsupportedError(msg, hint="Leave the torch runners out.")
+    model = TorchRun(
+        source.checkpoint,
+        tasks.by_name(source.manifest.base.task),
+        adapter=None if graph == BASE else (source.adapters or {})[graph],
+        labels_count=source.labels_count,
+        vocab_size=None if graph == BASE else source.manifest.adapters[graph].vocab_size,
+        device=runner.device,
+        compiled=runner.compiled,
+        threads=threads,
+    )
+
+    def bind(point: Point, seed: int) -> Callable[[], object]:
+        return model.bind(source.feeds(point, graph, seed=seed), past=point.past)
+
+    return bind

@@ -1,0 +1,253 @@
+"""What a bundle is run with: TensorRT where there is one, else ONNX Runtime; and what it is called.
+
+A report says in words which of them ran. One that was made with ONNX Runtime, or with the double of
+TensorRT that the tests have, says that TensorRT did not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from lora_export.ondevice.bundle.ort_runner import OrtGraph, onnxruntime_version
+from lora_export.ondevice.bundle.tensor_values import read_values
+from lora_export.ondevice.device_errors import DeviceError, MissingRuntimeError, UnsupportedError
+from lora_export.ondevice.judge.decoding import Graph
+from lora_export.ondevice.judge.golden_files import read_arrays
+from lora_export.ondevice.trt.api import import_tensorrt, is_double
+from lora_export.ondevice.trt.build_record import plan_file
+from lora_export.ondevice.trt.build_settings import BuildSettings
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.engine_builder import BuildJob, build
+from lora_export.ondevice.trt.plan_opening import checked_plan, open_live, open_plan
+from lora_export.ondevice.trt.swappable_inputs import smallest_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from lora_export.ondevice.bundle.bundle_index import Index
+    from lora_export.ondevice.bundle.contents import Check, EngineSource
+
+__all__ = ["RUNTIMES", "Runtime", "open_runtime"]
+
+_ONNXRUNTIME: Final = "onnxruntime"
+_TENSORRT: Final = "tensorrt"
+_BASE: Final = "base"
+RUNTIMES: Final = (_TENSORRT, _ONNXRUNTIME)
+
+
+class Runtime(Protocol):
+    """Opens the graphs of a bundle.
+
+    Attributes:
+        label: A word for file names: which runtime it is.
+        gates: Whether TensorRT runs, so that the latency says something of the target.
+    """
+
+    label: str
+    gates: bool
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says of the runtime."""
+
+    def sources(self, check: Check) -> tuple[str, ...]:
+        """Return the graphs that a check needs, by their stems."""
+
+    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Make what `open` needs, unless it is there already; return what is known of it."""
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return the smallest rank of an adapter's factors that a graph takes; 0 for any."""
+
+    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+        """Return a graph, ready to be run; with other weights of the base's, where it takes them.
+
+        Args:
+            stem: The graph.
+            refit: A file of weights that belong into the base's engine.
+        """
+
+
+class OpenGraph(Graph, Protocol):
+    """A graph that holds memory until it is closed."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def open_runtime(name: str | None, root: Path, index: Index) -> Runtime:
+    """Return the runtime called `name`; without a name TensorRT where it is installed.
+
+    Raises:
+        MissingRuntimeError: It is not installed, or there is neither.
+        DeviceError: TensorRT is there, and no CUDA device.
+    """
+    if name is None:
+        name = next((each for each in RUNTIMES if importlib.util.find_spec(each)), None)
+    if name is None:
+        msg = "neither TensorRT nor ONNX Runtime is installed"
+        hint = "On a Jetson TensorRT comes with JetPack (python3-libnvinfer); elsewhere: "
+        raise MissingRuntimeError(msg, hint=f"{hint}pip install onnxruntime")
+    return TrtRuntime(root, index) if name == _TENSORRT else OrtRuntime(root, index)
+
+
+class OrtRuntime:
+    """ONNX Runtime on the CPU: the same comparison, and nothing that TensorRT does.
+
+    Args:
+        root: The bundle's folder.
+        index: Its index.
+    """
+
+    label = _ONNXRUNTIME
+    gates = False
+
+    def __init__(self, root: Path, index: Index) -> None:
+        self._version = onnxruntime_version()
+        self._root, self._graphs = root, index.contents.graphs
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says of the runtime."""
+        return {
+            "name": _ONNXRUNTIME,
+            "version": self._version,
+            "device": "CPU",
+            "tensorrt_ran": False,
+            "says": f"ONNX Runtime {self._version} on the CPU; TensorRT did not run",
+        }
+
+    def sources(self, check: Check) -> tuple[str, ...]:
+        """Return the graphs that a check needs."""
+        return (check.graph,) if check.encoder is None else (check.encoder, check.graph)
+
+    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Do nothing: ONNX Runtime opens the graph as it is."""
+        del stem, tell
+        return None
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return 0: its ranks may be empty."""
+        del stem
+        return 0
+
+    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+        """Return a session of a graph; a merged graph has its weights."""
+        del refit
+        return OrtGraph(self._root / self._graphs[stem].onnx)
+
+
+class TrtRuntime:
+    """TensorRT: engines are built on the device, beside the graphs.
+
+    Args:
+        root: The bundle's folder.
+        index: Its index.
+    """
+
+    def __init__(self, root: Path, index: Index) -> None:
+        module = import_tensorrt()
+        self._version, self._double = str(module.__version__), is_double(module)
+        self._cuda = open_cuda()
+        self._root, self._graphs = root, index.contents.graphs
+        self._target = index.contents.target
+        self._sha256 = {name: member.sha256 for name, member in index.files.items()}
+        self._fingerprint = index.contents.base_fingerprint
+        self.label = "tensorrt-double" if self._double else _TENSORRT
+        self.gates = not self._double
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says of the runtime."""
+        gpu = self._cuda.gpu()
+        says = f"TensorRT {self._version} on {gpu.name}"
+        if self._double:
+            says = f"the test double of TensorRT {self._version}; TensorRT did not run"
+        return {
+            "name": self.label,
+            "version": self._version,
+            "device": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "tensorrt_ran": not self._double,
+            "says": says,
+        }
+
+    def sources(self, check: Check) -> tuple[str, ...]:
+        """Return the engines that a check needs: the base's, where the adapter is a refit of it."""
+        if check.refit is not None and self._graphs[check.graph].engine is None:
+            return (_BASE,)
+        return (check.graph,) if check.encoder is None else (check.encoder, check.graph)
+
+    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Build an engine, unless one is there that fits; return its record.
+
+        Raises:
+            DeviceError: It cannot be built.
+            UnsupportedError: The graph has no engine; the index says why.
+        """
+        plan = plan_file(stem, self._target, self._version)
+        if (self._root / plan).is_file():
+            try:
+                _, record = checked_plan(
+                    self._root, plan, self._sha256, self._fingerprint, self._cuda
+                )
+            except DeviceError as error:
+                tell(f"building {stem} again: {error.message}")
+            else:
+                return {**record, "kept": True}
+        source = self._engine(stem)
+        job = BuildJob(
+            root=self._root,
+            graph=stem,
+            target=self._target,
+            onnx=source.onnx,
+            weights=tuple(source.weights),
+            sha256=self._sha256,
+            base_fingerprint=self._fingerprint,
+            settings=BuildSettings.from_json(source.settings),
+            refit=source.refit,
+        )
+        return {**build(job, cuda=self._cuda, tell=tell), "kept": False}
+
+    def smallest_rank(self, stem: str) -> int:
+        """Return the smallest rank that a profile of the graph's engine covers."""
+        return smallest_rank(BuildSettings.from_json(self._engine(stem).settings).profiles)
+
+    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+        """Return a runner of a built engine, or the base's engine with an adapter's weights."""
+        if refit is not None and self._graphs[stem].engine is None:
+            return self._refitted(refit)
+        defaults = self._engine(stem).defaults
+        return open_plan(
+            self._root,
+            plan_file(stem, self._target, self._version),
+            sha256=self._sha256,
+            fingerprint=self._fingerprint,
+            cuda=self._cuda,
+            defaults=None if defaults is None else read_arrays(self._root / defaults),
+        )
+
+    def _refitted(self, file: str) -> OpenGraph:
+        source = self._engine(_BASE)
+        live, _ = open_live(
+            self._root,
+            plan_file(_BASE, self._target, self._version),
+            sha256=self._sha256,
+            fingerprint=self._fingerprint,
+            cuda=self._cuda,
+        )
+
+        def supply(name: str) -> Any:
+            for each in source.weights:
+                if name in (found := read_values(self._root / each, [name])):
+                    return found[name]
+            return None
+
+        live.use(read_values(self._root / file), supply)
+        return live
+
+    def _engine(self, stem: str) -> EngineSource:
+        source = self._graphs[stem]
+        if source.engine is None:
+            msg = f"the bundle holds no way to build {stem!r}: {source.reason}"
+            raise UnsupportedError(msg, hint="Check it with: --runtime onnxruntime.")
+        return source.engine

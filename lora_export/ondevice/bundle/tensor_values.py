@@ -1,0 +1,64 @@
+"""The tensors of a safetensors file as arrays, with NumPy alone.
+
+Format: https://huggingface.co/docs/safetensors. The file's hash has been compared before; what is
+damaged all the same is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from typing import IO, TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.ondevice.device_errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+__all__ = ["read_values"]
+
+_HEADER_LIMIT_BYTES: Final = 100_000_000
+_DTYPES: Final = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",  # NumPy has no bfloat16: its bits
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
+def read_values(path: Path, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Return tensors of a file; bfloat16 as its bits, ``uint16``.
+
+    Args:
+        path: The file.
+        names: Which tensors, as far as it has them; all by default.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, _HEADER_LIMIT_BYTES)).decode("utf-8"))
+            header.pop("__metadata__", None)
+            wanted = header if names is None else [name for name in names if name in header]
+            start = stream.tell()
+            return {name: _tensor(stream, start, header[name]) for name in wanted}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        msg = f"{str(path)!r} is missing or damaged: {error}"
+        raise InputError(msg, hint="Copy the bundle again.") from error
+
+
+def _tensor(stream: IO[bytes], data_start: int, row: dict[str, Any]) -> npt.NDArray[Any]:
+    dtype, shape = np.dtype(_DTYPES[row["dtype"]]), tuple(row["shape"])
+    start, end = row["data_offsets"]
+    stream.seek(data_start + start)
+    data = stream.read(end - start) if 0 <= start <= end else b""
+    if len(data) != prod(shape) * dtype.itemsize:
+        msg = "a tensor does not lie where its header says"
+        raise ValueError(msg)
+    return np.frombuffer(data, dtype).reshape(shape)

@@ -1,0 +1,1 @@
+"""Judgement with NumPy alone: metrics, tolerances, golden outputs, timing."""

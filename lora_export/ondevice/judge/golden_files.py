@@ -1,0 +1,145 @@
+"""Golden inputs and outputs: a device checks a graph against them without torch.
+
+One ``.npz`` per graph, made when the graph was verified (`lora_export.verify.golden` writes it):
+``{i}.input.{name}``, ``{i}.mask`` and ``{i}.expected`` for case i, ``count`` and ``effect``;
+``switch`` only where there is such a length.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lora_export.ondevice.device_errors import ExportDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["NO_EFFECT_KNOWN", "Case", "Golden", "read_arrays", "read_golden", "valid_rows"]
+
+Array = npt.NDArray[Any]
+
+_LIMIT_BYTES: Final = 1 << 30
+_SMALL_BYTES: Final = 1 << 24
+_MOST_PACKED: Final = 100
+"""A file above `_SMALL_BYTES` does not unpack to more than so many times its size."""
+
+_DAMAGED: Final = (
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+NO_EFFECT_KNOWN: Final = -1.0
+"""What stands for the effect of a graph without an adapter."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input.
+
+    Attributes:
+        feeds: The graph's inputs.
+        mask: Which positions count, ``[batch, length]``; ``[batch, 1]`` where there are none. Of
+            an encoder-decoder these are the decoder's; no row is padded there.
+    """
+
+    feeds: Mapping[str, Array] = field(repr=False)
+    mask: Array = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs, the reference's outputs for them, and the adapter's effect.
+
+    Attributes:
+        cases: The inputs.
+        expected: The reference's output for each, float32.
+        effect: The adapter's effect over all cases of the verification; None for the base.
+        switch: The longest text with the rotary frequencies of short ones; None where all texts
+            have the same (`lora_export.ondevice.judge.decoding.run_in_pieces`).
+    """
+
+    cases: Sequence[Case] = field(repr=False)
+    expected: Sequence[Array] = field(repr=False)
+    effect: float | None
+    switch: int | None = None
+
+
+def read_golden(path: Path) -> Golden:
+    """Read a golden file; never unpickles.
+
+    Raises:
+        ExportDirectoryError: It is missing or damaged.
+    """
+    arrays = read_arrays(path)
+    try:
+        effect = float(arrays.pop("effect"))
+        count = int(arrays.pop("count"))
+        switch = int(arrays.pop("switch")) if "switch" in arrays else None
+        if {key.partition(".")[0] for key in arrays} != {str(index) for index in range(count)}:
+            msg = f"it does not hold its {count} cases"
+            raise ValueError(msg)
+        cases = [_case(arrays, index) for index in range(count)]
+        expected = [arrays[f"{index}.expected"] for index in range(count)]
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+    return Golden(cases, expected, None if effect == NO_EFFECT_KNOWN else effect, switch)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Read an ``.npz`` file of bounded size; never unpickles.
+
+    Raises:
+        ExportDirectoryError: It is missing, damaged, or unpacks to more than it should.
+    """
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than a golden file can be"
+            raise ExportDirectoryError(msg)
+        with zipfile.ZipFile(path) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+        limit = min(_LIMIT_BYTES, max(_SMALL_BYTES, _MOST_PACKED * path.stat().st_size))
+        if unpacked > limit:
+            msg = f"{str(path)!r} unpacks to {unpacked} bytes"
+            raise ExportDirectoryError(msg, hint="The file is damaged or hostile.")
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ExportDirectoryError:
+    msg = f"the golden file {str(path)!r} is missing or damaged: {error}"
+    hint = "Copy it again, or verify the export against the base: --base."
+    return ExportDirectoryError(msg, hint=hint)
+
+
+def _case(arrays: dict[str, Array], index: int) -> Case:
+    start = f"{index}.input."
+    feeds = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+    return Case(feeds, arrays[f"{index}.mask"])
+
+
+def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
+    """Return the rows ``[n, width]`` of an output that count: padding does not.
+
+    An output of the last position only has one row for each sequence.
+    """
+    if per_token and output.shape[1] == 1 != case.mask.shape[1]:
+        per_token = False
+    if not per_token:
+        return output.reshape(len(case.mask), -1)
+    return output[case.mask]

@@ -1,0 +1,1 @@
+"""TensorRT: engines built, recorded, opened, run and refitted."""

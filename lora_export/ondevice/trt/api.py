@@ -1,0 +1,166 @@
+"""TensorRT as a module: imported here, its version known, its messages kept for errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.trt.versions import Version, parse_version
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["Log", "array_of", "import_tensorrt", "is_double", "numpy_dtype", "version_of"]
+
+HOW_TO_GET: Final = (
+    "On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
+    "pip install 'lora-export[tensorrt]', or a container of docker/."
+)
+_KEPT: Final = 20
+
+
+def import_tensorrt() -> Any:
+    """Return the module `tensorrt`.
+
+    Raises:
+        DeviceError: It is not installed, cannot be loaded, or is too old.
+    """
+    try:
+        import tensorrt
+    except ImportError as error:
+        msg = f"TensorRT is not installed: {error}"
+        raise DeviceError(msg, hint=HOW_TO_GET, kind="missing") from error
+    except Exception as error:  # a broken installation raises what it likes
+        msg = f"TensorRT cannot be loaded: {type(error).__name__}: {error}"
+        raise DeviceError(msg, hint=HOW_TO_GET, kind="missing") from error
+    version_of(tensorrt)
+    return tensorrt
+
+
+def version_of(module: Any) -> Version:
+    """Return major and minor of a module `tensorrt`; refuse what is too old."""
+    return parse_version(str(getattr(module, "__version__", "")))
+
+
+def is_double(module: Any) -> bool:
+    """Whether the module is the test double, which runs no TensorRT."""
+    return bool(getattr(module, "IS_DOUBLE", False))
+
+
+class Log:
+    """TensorRT's logger, with the last messages that tell of trouble.
+
+    Attributes:
+        logger: What TensorRT is given.
+    """
+
+    def __init__(self) -> None:
+        import tensorrt as trt
+
+        kept: list[str] = []
+        self._kept = kept
+
+        class _Logger(trt.ILogger):  # type: ignore[misc]
+            """Keeps warnings and errors; prints nothing."""
+
+            def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+                """Keep a message; called by TensorRT."""
+                if severity in _troubles:
+                    kept.append(msg)
+                    del kept[:-_KEPT]
+
+        _troubles = (
+            trt.ILogger.INTERNAL_ERROR,
+            trt.ILogger.ERROR,
+            trt.ILogger.WARNING,
+        )
+        self.logger: trt.ILogger = _Logger()
+
+    def last(self) -> str:
+        """Return the last thing that TensorRT said."""
+        return self._kept[-1].strip() if self._kept else "TensorRT gives no reason"
+
+
+_BFLOAT16: Final = "bfloat16"
+
+
+def numpy_dtype(dtype: trt.DataType) -> tuple[str, np.dtype[Any]]:
+    """Return our name of a dtype, and NumPy's dtype of the same size.
+
+    NumPy has no bfloat16: there it is ``uint16``, the bits.
+
+    Raises:
+        DeviceError: It is none that a graph of ours has.
+    """
+    import tensorrt as trt
+
+    table = {
+        trt.DataType.FLOAT: ("float32", "f4"),
+        trt.DataType.HALF: ("float16", "f2"),
+        trt.DataType.BF16: (_BFLOAT16, "u2"),
+        trt.DataType.INT64: ("int64", "i8"),
+        trt.DataType.INT32: ("int32", "i4"),
+        trt.DataType.INT8: ("int8", "i1"),
+        trt.DataType.UINT8: ("uint8", "u1"),
+        trt.DataType.BOOL: ("bool", "?"),
+    }
+    row = table.get(dtype)
+    if row is None:
+        msg = f"a tensor of TensorRT's {dtype} is not handled"
+        raise DeviceError(msg, kind="unsupported")
+    return row[0], np.dtype(row[1])
+
+
+def array_of(values: np.ndarray[Any, Any], name: str, dtype: trt.DataType) -> np.ndarray[Any, Any]:
+    """Return values as the bytes that TensorRT takes for a dtype, contiguous.
+
+    Integers change their width where they fit; float32 is rounded to bfloat16, half to even; two
+    bytes of another package's bfloat16 are taken as they are.
+
+    Args:
+        values: The values.
+        name: The tensor's name, for the error.
+        dtype: TensorRT's dtype of it.
+
+    Raises:
+        DeviceError: The values are of another kind.
+    """
+    ours, wanted = numpy_dtype(dtype)
+    given = np.asarray(values)
+    if ours == _BFLOAT16:
+        if given.dtype == np.float32:
+            return to_bfloat16(given)
+        if given.dtype.itemsize == wanted.itemsize and given.dtype.kind in "Vu":
+            return np.ascontiguousarray(given).view(wanted)
+    elif given.dtype == wanted:
+        return _contiguous(given)
+    elif given.dtype.kind == "i" and wanted.kind == "i":
+        narrowed = given.astype(wanted)
+        if np.array_equal(narrowed, given):
+            return _contiguous(narrowed)
+        msg = f"{name!r} holds integers that are too large for {ours}"
+        raise DeviceError(msg, kind="usage")
+    msg = f"{name!r} is {given.dtype}, the engine reads {ours}"
+    raise DeviceError(msg, kind="usage")
+
+
+def _contiguous(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a C-contiguous array of the same shape, scalars included."""
+    return values if values.flags["C_CONTIGUOUS"] else np.array(values, order="C")
+
+
+def to_bfloat16(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the bits of float32 values rounded to bfloat16, half to even."""
+    bits = np.array(values, np.float32, order="C").view(np.uint32)
+    rounded = (bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(
+        16
+    )
+    quiet = ((bits >> np.uint32(16)) | np.uint32(0x40)).astype(np.uint16)
+    return np.where(np.isnan(values), quiet, rounded.astype(np.uint16))
+
+
+def from_bfloat16(bits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return bfloat16 bits as float32, exactly."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -1,0 +1,221 @@
+"""The build record: what a plan was made of, by what and for what; a plan without one is not used.
+
+    engines/<graph>.<target>.trt<version>.plan
+    engines/<graph>.<target>.trt<version>.json      this record, written after the plan
+
+The host's `lora_export.core.engine_record` is the same table as validated values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.device_files import read_json, sha256_of_file, write_whole
+from lora_export.ondevice.trt.versions import parse_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from lora_export.ondevice.trt.cuda import Gpu
+
+__all__ = [
+    "FOLDER",
+    "FORMAT_VERSION",
+    "plan_file",
+    "read_record",
+    "record_file",
+    "require_device",
+    "require_files",
+    "require_plan",
+    "timing_file",
+    "write_record",
+]
+
+FORMAT_VERSION: Final = 1
+FOLDER: Final = "engines"
+"""Where plans and their records lie, below an export or a bundle."""
+
+_AGAIN: Final = "Build it again: lora-export build OUT --target TARGET"
+_AMPERE: Final = 8
+
+
+def plan_file(graph: str, target: str, tensorrt: str) -> str:
+    """Return the path of a plan, relative to the export.
+
+    >>> plan_file("base", "jetson-orin", "10.3.0")
+    'engines/base.jetson-orin.trt10.3.0.plan'
+    """
+    return f"{FOLDER}/{graph}.{target}.trt{tensorrt}.plan"
+
+
+def record_file(plan: str) -> str:
+    """Return the path of the record of a plan."""
+    return plan.removesuffix(".plan") + ".json"
+
+
+def timing_file(target: str, tensorrt: str) -> str:
+    """Return the path of the timing cache that all engines of a target share."""
+    return f"{FOLDER}/{target}.trt{tensorrt}.timing"
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> str:
+    """Write a record, complete or not at all; return its SHA-256."""
+    return write_whole(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read_record(plan: Path) -> Mapping[str, Any]:
+    """Return the record beside a plan.
+
+    Raises:
+        DeviceError: There is none, it is damaged, or of a newer version.
+    """
+    path = plan.parent / record_file(plan.name)
+    if not path.is_file():
+        msg = f"the plan {str(plan)!r} has no build record beside it"
+        raise DeviceError(
+            msg, hint=f"It was not finished, or was copied alone. {_AGAIN}", kind="input"
+        )
+    record = read_json(path, "the build record")
+    if record.get("format_version") != FORMAT_VERSION:
+        msg = f"the build record {str(path)!r} has format_version {record.get('format_version')!r}"
+        hint = f"This version reads {FORMAT_VERSION}."
+        raise DeviceError(msg, hint=hint, kind="unsupported")
+    for key, kind in _FIELDS.items():
+        if not isinstance(record.get(key), kind):
+            msg = f"the build record {str(path)!r} is damaged: {key!r} is {record.get(key)!r}"
+            raise DeviceError(msg, hint=_AGAIN, kind="input")
+    if len(record["onnx"]) != 1:
+        msg = f"the build record {str(path)!r} is damaged: it names {len(record['onnx'])} graphs"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    return record
+
+
+_FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
+    "base_fingerprint": str,
+    "cuda": dict,
+    "double": bool,
+    "graph": str,
+    "gpu": dict,
+    "inputs": dict,
+    "onnx": dict,
+    "outputs": dict,
+    "plan": dict,
+    "refit": dict,
+    "settings": dict,
+    "target": str,
+    "tensorrt": str,
+    "weights": dict,
+}
+"""What a device reads of a record."""
+
+
+def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
+    """Require that a plan is the one that its record tells of, byte for byte.
+
+    Raises:
+        DeviceError: It is missing, truncated or changed.
+    """
+    wanted = record["plan"]
+    if not plan.is_file():
+        msg = f"there is no plan {str(plan)!r}"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    size = plan.stat().st_size
+    if size != wanted.get("bytes"):
+        msg = f"the plan {str(plan)!r} has {size} bytes, its record says {wanted.get('bytes')}"
+        raise DeviceError(msg, hint=f"It is truncated, or another's. {_AGAIN}", kind="input")
+    if sha256_of_file(plan) != wanted.get("sha256"):
+        msg = f"the plan {str(plan)!r} is not the one that its record tells of: another SHA-256"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+
+
+def require_device(
+    record: Mapping[str, Any], *, tensorrt: str, driver: str, gpu: Gpu, double: bool
+) -> None:
+    """Require that a plan is for the TensorRT, the driver and the GPU that are here.
+
+    Args:
+        record: The build record.
+        tensorrt: The version that is here.
+        driver: The version of CUDA that the driver supports; a newer one takes older plans.
+        gpu: The device.
+        double: Whether TensorRT is the test double.
+
+    Raises:
+        DeviceError: It was built by another version, behind a newer driver, for another GPU, or by
+            the test double.
+    """
+    name = f"the engine {record['graph']!r} of {record['target']!r}"
+    if record["double"] != double:
+        made, here = (
+            ("the test double", "TensorRT") if record["double"] else ("TensorRT", "a double")
+        )
+        msg = f"{name} was made by {made}, and this is {here}"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    settings = record["settings"]
+    built = str(record["tensorrt"])
+    if built != tensorrt:
+        newer = parse_version(tensorrt) >= parse_version(built)
+        if not (settings.get("version_compatible") and newer):
+            msg = f"{name} was built by TensorRT {built}, here is {tensorrt}"
+            raise DeviceError(msg, hint=_AGAIN, kind="input")
+    before = str(record["cuda"].get("driver"))
+    if _cuda(driver) < _cuda(before):
+        msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
+        raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
+    _require_gpu(name, record["gpu"], gpu, str(settings.get("hardware_compatibility", "none")))
+
+
+def _cuda(version: str) -> tuple[int, int]:
+    """Return major and minor of a version of CUDA.
+
+    Raises:
+        DeviceError: It is none.
+    """
+    found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version)
+    if found is None:
+        msg = f"the build record is damaged: {version!r} is no version of CUDA"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    return int(found[1]), int(found[2])
+
+
+def _require_gpu(name: str, built: Mapping[str, Any], here: Gpu, level: str) -> None:
+    capability = built.get("compute_capability")
+    fits = {
+        "none": built.get("name") == here.name and capability == here.compute_capability,
+        "same-compute-capability": capability == here.compute_capability,
+        "ampere+": int(here.compute_capability.partition(".")[0]) >= _AMPERE,
+    }
+    if not fits.get(level, False):
+        msg = (
+            f"{name} was built for {built.get('name')} (compute capability {capability}), "
+            f"here is {here.name} ({here.compute_capability})"
+        )
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+
+
+def require_files(record: Mapping[str, Any], sha256: Mapping[str, str], fingerprint: str) -> None:
+    """Require that a plan was made of the files that an export or a bundle has now.
+
+    Args:
+        record: The build record.
+        sha256: The SHA-256 of each file, as the manifest has it.
+        fingerprint: That of the base.
+
+    Raises:
+        DeviceError: The graph, a weight file or the base is another.
+    """
+    name = f"the engine {record['graph']!r} of {record['target']!r}"
+    if record["base_fingerprint"] != fingerprint:
+        msg = (
+            f"{name} is of another base: {str(record['base_fingerprint'])[:16]}…, "
+            f"not {fingerprint[:16]}…"
+        )
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
+    for file, digest in {**record["onnx"], **record["weights"]}.items():
+        if sha256.get(file) != digest:
+            msg = f"{name} was built from another {file!r} than the export has now"
+            raise DeviceError(msg, hint=_AGAIN, kind="input")

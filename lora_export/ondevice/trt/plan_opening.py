@@ -1,0 +1,117 @@
+"""A plan with its record, checked and opened: nothing that does not fit is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.device_files import inside
+from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double
+from lora_export.ondevice.trt.build_record import (
+    read_record,
+    require_device,
+    require_files,
+    require_plan,
+)
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.plan_loading import deserialize
+from lora_export.ondevice.trt.refit import LiveEngine, refit_stripped
+from lora_export.ondevice.trt.trt_runner import TrtRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    import tensorrt as trt
+
+    from lora_export.ondevice.trt.cuda import Cuda
+
+    Array = np.ndarray[Any, Any]
+
+__all__ = ["checked_plan", "loaded_engine", "open_live", "open_plan"]
+
+
+def checked_plan(
+    root: Path, plan: str, sha256: Mapping[str, str], fingerprint: str, cuda: Cuda
+) -> tuple[bytes, Mapping[str, Any]]:
+    """Return a plan's bytes and its record, after all that can be compared was.
+
+    Args:
+        root: The export or the bundle.
+        plan: The plan, relative to it.
+        sha256: The SHA-256 of each file, as the manifest has it.
+        fingerprint: That of the base.
+        cuda: CUDA's functions.
+
+    Raises:
+        DeviceError: The plan or its record is missing, damaged, or of another graph, base, version
+            or GPU; or TensorRT is missing.
+    """
+    module = import_tensorrt()
+    path = inside(root, plan)
+    record = read_record(path)
+    require_files(record, sha256, fingerprint)
+    require_device(
+        record,
+        tensorrt=str(module.__version__),
+        driver=cuda.versions()[0],
+        gpu=cuda.gpu(),
+        double=is_double(module),
+    )
+    require_plan(path, record)
+    return path.read_bytes(), record
+
+
+def loaded_engine(root: Path, plan: bytes, record: Mapping[str, Any], log: Log) -> trt.ICudaEngine:
+    """Return the engine of a checked plan; its weights come from the ONNX file if it has none."""
+    settings = record["settings"]
+    engine = deserialize(plan, log, version_compatible=bool(settings.get("version_compatible")))
+    if settings.get("strip_weights"):
+        (onnx,) = record["onnx"]
+        refit_stripped(engine, inside(root, onnx), log)
+    return engine
+
+
+def open_plan(
+    root: Path,
+    plan: str,
+    *,
+    sha256: Mapping[str, str],
+    fingerprint: str,
+    cuda: Cuda | None = None,
+    defaults: Mapping[str, Array] | None = None,
+    cuda_graphs: bool = False,
+) -> TrtRunner:
+    """Return a runner of a plan; see `checked_plan` and `TrtRunner` for arguments and errors."""
+    import_tensorrt()
+    device = cuda or open_cuda()
+    data, record = checked_plan(root, plan, sha256, fingerprint, device)
+    engine = loaded_engine(root, data, record, Log())
+    return TrtRunner(engine, device, defaults=defaults, cuda_graphs=cuda_graphs)
+
+
+def open_live(
+    root: Path,
+    plan: str,
+    *,
+    sha256: Mapping[str, str],
+    fingerprint: str,
+    cuda: Cuda | None = None,
+    cuda_graphs: bool = False,
+) -> tuple[LiveEngine, Mapping[str, Any]]:
+    """Return an engine whose weights can be swapped, and its record; see `open_plan`.
+
+    Raises:
+        DeviceError: None of its weights are refittable; or as `checked_plan`.
+    """
+    import_tensorrt()
+    device = cuda or open_cuda()
+    data, record = checked_plan(root, plan, sha256, fingerprint, device)
+    settings = record["settings"]
+    if not settings.get("refittable") or settings.get("strip_weights"):
+        msg = f"the engine {record['graph']!r} was not built to be refitted"
+        raise DeviceError(msg, hint="Build it with --refit.", kind="unsupported")
+    compatible = bool(settings.get("version_compatible"))
+    live = LiveEngine(data, device, version_compatible=compatible, cuda_graphs=cuda_graphs)
+    return live, record

@@ -1,0 +1,75 @@
+"""The report of an export, written beside its figures and hashed in its manifest."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.changes import replace_files
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.manifest import edit_manifest, read_manifest
+from lora_export.report.facts import SKIPPED, read_facts
+from lora_export.report.github import annotate
+from lora_export.report.markdown import markdown
+from lora_export.report.page import page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+
+__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "refresh_report", "write_report"]
+
+REPORT_HTML: Final = "reports/report.html"
+REPORT_MARKDOWN: Final = "reports/report.md"
+
+
+def write_report(root: Path) -> Manifest:
+    """Write ``reports/report.html`` and ``report.md`` of what is known now; return the manifest.
+
+    Raises:
+        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        StorageError: The disk refuses.
+    """
+    with edit_manifest(root) as manifest:
+        facts = read_facts(root)
+        with _damaged_rows():
+            pages = {REPORT_HTML: page(facts), REPORT_MARKDOWN: markdown(facts)}
+        contents = {file: text.encode() for file, text in pages.items()}
+        return replace_files(root, manifest, manifest, contents)
+
+
+def refresh_report(root: Path) -> Manifest:
+    """Write the report of an export that has figures to show, or has a report; return the manifest.
+
+    Raises:
+        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        StorageError: The disk refuses.
+    """
+    manifest = read_manifest(root)
+    if any(file.startswith(SKIPPED) for file in manifest.files):
+        return write_report(root)
+    return manifest
+
+
+def github_lines(root: Path) -> list[str]:
+    """Return GitHub's annotations for what is not a pass.
+
+    Raises:
+        ExportDirectoryError: It is no export, or one of its reports is damaged.
+    """
+    with _damaged_rows():
+        return annotate(read_facts(root))
+
+
+@contextlib.contextmanager
+def _damaged_rows() -> Iterator[None]:
+    """Turn what a row lacks, or has as another type, into one error: it may be a stranger's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as error:
+        msg = f"a report of the export is damaged: {type(error).__name__}: {error}"
+        raise ExportDirectoryError(
+            msg, hint="Write it again with: lora-export verify OUT"
+        ) from error

@@ -1,0 +1,158 @@
+"""What a graph reads and returns, in Triton's words, and which files it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, external_data_helper
+
+from lora_export.core.errors import ExportDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["DATA_TYPES", "Interface", "Tensor", "read_interface", "relocated", "stack_rows"]
+
+DATA_TYPES: Final[dict[int, str]] = {
+    TensorProto.BOOL: "TYPE_BOOL",
+    TensorProto.UINT8: "TYPE_UINT8",
+    TensorProto.INT8: "TYPE_INT8",
+    TensorProto.INT16: "TYPE_INT16",
+    TensorProto.INT32: "TYPE_INT32",
+    TensorProto.INT64: "TYPE_INT64",
+    TensorProto.FLOAT16: "TYPE_FP16",
+    TensorProto.FLOAT: "TYPE_FP32",
+    TensorProto.DOUBLE: "TYPE_FP64",
+    TensorProto.BFLOAT16: "TYPE_BF16",
+    TensorProto.STRING: "TYPE_STRING",
+}
+"""Triton's name of each element type of ONNX."""
+
+_ANY: Final = -1
+_LIMIT_BYTES: Final = 1 << 31  # that of protobuf
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or an output.
+
+    Attributes:
+        name: Its name.
+        data_type: Its type, Triton's name.
+        dims: Its sizes, the batch included; −1 where the size is the caller's.
+        axes: What the graph calls them; "" where the size has no name.
+    """
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    axes: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The outside of a graph.
+
+    Attributes:
+        inputs: What has to be given.
+        optional: What may be given.
+        outputs: What is returned.
+        files: The files that its weights lie in, by their name in the graph, and how many bytes
+            of each it needs.
+    """
+
+    inputs: tuple[Tensor, ...]
+    optional: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    files: Mapping[str, int]
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of everything is a batch of the caller's size."""
+        return all(each.dims[:1] == (_ANY,) for each in (*self.inputs, *self.outputs))
+
+
+def read_interface(path: Path) -> Interface:
+    """Read the interface of a graph; its weights are not opened.
+
+    Raises:
+        ExportDirectoryError: It is missing, no ONNX file, or has a type that Triton does not know.
+    """
+    model = _parsed(path)
+    held = {each.name for each in model.graph.initializer}
+    given = [_tensor(path, value) for value in model.graph.input]
+    files: dict[str, int] = {}
+    for each in model.graph.initializer:
+        if external_data_helper.uses_external_data(each):
+            place = {entry.key: entry.value for entry in each.external_data}
+            last = _number(path, place, "offset") + _number(path, place, "length")
+            file = place.get("location", "")
+            files[file] = max(files.get(file, 0), last)
+    return Interface(
+        tuple(each for each in given if each.name not in held),
+        tuple(each for each in given if each.name in held),
+        tuple(_tensor(path, value) for value in model.graph.output),
+        files,
+    )
+
+
+def stack_rows(path: Path) -> int:
+    """Return how many rows the stacks of a batched graph have, the base's included; 1 without any.
+
+    Raises:
+        ExportDirectoryError: It is missing or no ONNX file.
+    """
+    held = _parsed(path).graph.initializer
+    rows = [each.dims[0] for each in held if each.name.endswith(".stack") and each.dims]
+    return min(rows, default=1)
+
+
+def relocated(path: Path, names: Mapping[str, str]) -> bytes:
+    """Return a graph whose weights lie in files of other names.
+
+    Args:
+        path: The graph.
+        names: The new name of each file that has one.
+    """
+    model = _parsed(path)
+    for each in model.graph.initializer:
+        for entry in each.external_data:
+            if entry.key == "location" and entry.value in names:
+                entry.value = names[entry.value]
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than an ONNX graph can be"
+            raise ExportDirectoryError(msg)
+        return onnx.load_model_from_string(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        msg = f"{str(path)!r} cannot be read as an ONNX graph: {error}"
+        raise ExportDirectoryError(
+            msg, hint="Copy the directory again, or write it again."
+        ) from error
+
+
+def _number(path: Path, place: Mapping[str, str], key: str) -> int:
+    text = place.get(key, "0")
+    if not (text.isascii() and text.isdigit()):
+        msg = f"{str(path)!r} has weights whose {key} is {text!r}"
+        raise ExportDirectoryError(msg, hint="Copy the directory again, or write it again.")
+    return int(text)
+
+
+def _tensor(path: Path, value: Any) -> Tensor:
+    kind = value.type.tensor_type
+    if kind.elem_type not in DATA_TYPES:
+        msg = f"{str(path)!r}: {value.name!r} has element type {kind.elem_type}, unknown to Triton"
+        raise ExportDirectoryError(msg)
+    dims = tuple(axis.dim_value if axis.HasField("dim_value") else _ANY for axis in kind.shape.dim)
+    axes = tuple(axis.dim_param for axis in kind.shape.dim)
+    return Tensor(value.name, DATA_TYPES[kind.elem_type], dims, axes)

@@ -1,0 +1,346 @@
+"""Which models a repository gets of an export: their configurations and files, nothing written.
+
+onnxruntime   NAME-ADAPTER for each merged adapter; NAME for a batched graph
+tensorrt      the same, of engines
+python        NAME, with all adapters
+and with texts  NAME-tokenizer, and MODEL-text for each of these
+and with a response cache  MODEL-cached for each of these
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.files import resolve_inside
+from lora_export.exports.adapter_companions import folder_of
+from lora_export.exports.integrity_checks import require_files
+from lora_export.exports.packs import is_swappable
+from lora_export.exports.stacks import BATCHED, is_batched
+from lora_export.triton.engine_models import engines_for
+from lora_export.triton.graph_io import read_interface
+from lora_export.triton.model_config import (
+    ADAPTER,
+    FINGERPRINT,
+    add_warmup,
+    ensemble_config,
+    graph_config,
+    python_config,
+)
+from lora_export.triton.model_folders import File
+from lora_export.triton.python_models import (
+    code_files,
+    index_file,
+    interface_of,
+    serve,
+    session_bytes,
+    stack_bytes,
+)
+from lora_export.triton.repository_options import HANDFUL, Backend, Settings, Way
+from lora_export.triton.schema import CONFIG_NAME, config_text
+from lora_export.triton.token_inputs import own_texts, tokenizer_model
+from lora_export.triton.warmup import warmup_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+    from lora_export.triton.warmup import Request
+
+__all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of", "require_servable"]
+
+_GIB: Final = 1 << 30
+_SESSIONS: Final = 4
+BASE: Final = "base"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One folder of a repository.
+
+    Attributes:
+        name: Its name.
+        config: Its configuration.
+        files: Its files, the configuration left out.
+        memory_bytes: About what the server takes for it on the CPU, all instances together.
+    """
+
+    name: str
+    config: Any
+    files: tuple[File, ...]
+    memory_bytes: int
+
+    @property
+    def all_files(self) -> tuple[File, ...]:
+        """Its files with the configuration."""
+        return (*self.files, File(CONFIG_NAME, data=config_text(self.config)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How an export is served.
+
+    Attributes:
+        name: What its models' names begin with.
+        backend: The backend.
+        way: How a model of the Python backend runs an adapter.
+        adapters: The adapters, or ``base``.
+        text: Whether there is an ensemble that takes texts.
+    """
+
+    name: str
+    backend: Backend
+    way: Way
+    adapters: tuple[str, ...]
+    text: bool = False
+
+
+def choose(
+    manifest: Manifest,
+    name: str,
+    *,
+    backend: Backend | None,
+    way: Way | None,
+    adapters: Sequence[str],
+    text: bool,
+) -> Choice:
+    """Return how an export is served, defaults filled in.
+
+    Raises:
+        AdapterError: There is no such adapter, or its verification failed.
+        UnsupportedError: The backend cannot run what the export holds.
+        UsageError: `way` is said of a backend that has no choice.
+    """
+    if manifest.graphs["base"].encoder is not None:
+        msg = "an encoder and a decoder are two graphs that take turns, which no model here does"
+        raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
+    names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE,)
+    for each in names:
+        require_servable(manifest, each)
+    own: Way = (
+        "batched" if is_batched(manifest) else "swappable" if is_swappable(manifest) else "merged"
+    )
+    if backend is None:
+        few = own == "merged" and way is None and len(names) <= HANDFUL
+        backend = "onnxruntime" if few else "python"
+    if backend != "python" and way is not None:
+        msg = f"--way {way} is of the Python backend; {backend} runs a graph as it is"
+        raise UsageError(msg, hint="Leave it out, or add: --backend python")
+    if backend != "python" and own == "batched" and adapters:
+        msg = f"a batched graph of the backend {backend} has the rows of all adapters"
+        raise UsageError(msg, hint="Leave --adapter out, or add: --backend python")
+    if backend != "python" and own == "swappable":
+        msg = f"the backend {backend} cannot be given the optional inputs of a swappable graph"
+        raise UnsupportedError(
+            msg, hint="Use --backend python, or export in --mode merged or batched."
+        )
+    return Choice(name, backend, way or own, names, text)
+
+
+def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> list[Model]:
+    """Return the models of an export.
+
+    Args:
+        root: The export directory, whose files were checked.
+        manifest: Its manifest.
+        choice: How it is served.
+        settings: The user's settings.
+
+    Raises:
+        LoraExportError: Something cannot be served so.
+    """
+    if choice.backend == "python":
+        models = [_python(root, manifest, choice, settings)]
+    elif is_batched(manifest):
+        models = [_graph(root, manifest, choice, BATCHED, settings)]
+    else:
+        models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
+    run = list(models)
+    if choice.text:
+        models += _with_texts(root, manifest, choice, run, settings)
+    if settings.response_cache:
+        models += [_ensemble(manifest, f"{e.name}-cached", [e.config], settings) for e in run]
+    names = [each.name for each in models]
+    if twice := {each for each in names if names.count(each) > 1}:
+        msg = f"two models would be called {min(twice)!r}: an adapter has the name of a step"
+        raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
+    return models
+
+
+def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings: Settings) -> Model:
+    """Return the model of one graph that a backend runs by itself."""
+    name = choice.name if graph == BATCHED else f"{choice.name}-{graph}"
+    record = manifest.graphs[graph]
+    path = resolve_inside(root, record.onnx)
+    interface = read_interface(path)
+    if interface.optional:
+        msg = f"{record.onnx!r} has optional inputs, which {choice.backend} cannot be given"
+        raise UnsupportedError(msg, hint="Use --backend python.")
+    largest = settings.max_batch_size
+    if choice.backend == "tensorrt":
+        engines = engines_for(root, manifest, graph)
+        interface, largest = engines.interface, min(largest, engines.largest_batch or largest)
+        files = [File(f"1/{plan.name}", plan) for plan in engines.plans.values()]
+    else:
+        files = [File("1/model.onnx", path)]
+        files += [File(f"1/{each}", resolve_inside(root, each)) for each in record.weights]
+    config = graph_config(
+        name, interface.inputs, interface.outputs,
+        settings.model_copy(update={"max_batch_size": largest}),
+        {FINGERPRINT: manifest.base.fingerprint, ADAPTER: graph},
+        backend=choice.backend, batched=interface.batched,
+    )  # fmt: skip
+    if choice.backend == "tensorrt":
+        config.cc_model_filenames.update({cc: plan.name for cc, plan in engines.plans.items()})
+    first = BASE if graph == BATCHED else graph
+    requests = warmup_requests(root, manifest, first) if settings.warmup else []
+    memory = session_bytes(manifest) + (stack_bytes(root, manifest) if graph == BATCHED else 0)
+    return _warmed(config, files, requests, memory * settings.instances)
+
+
+def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> Model:
+    """Return the one model of the Python backend that holds the adapters."""
+    adapters = [each for each in choice.adapters if each != BASE]
+    interface = interface_of(root, manifest, choice.way, adapters)
+    if not interface.batched:
+        msg = "the graph has no batch of the caller's size as its first axis"
+        raise UnsupportedError(msg, hint="Use --backend onnxruntime.")
+    for each in (*interface.inputs, *interface.outputs):
+        if each.data_type == "TYPE_BF16":
+            msg = f"{each.name!r} is bfloat16, which NumPy and so the Python backend do not have"
+            raise UnsupportedError(msg, hint="Export with --dtype float16 or float32.")
+    table, files = serve(root, manifest, choice.way, adapters)
+    if any(each.name in {ADAPTER, "adapter_ids"} for each in interface.inputs):
+        msg = f"the graph has an input {ADAPTER!r} of its own"
+        raise UnsupportedError(msg, hint="Use --backend onnxruntime.")
+    session = session_bytes(manifest)
+    per_session = choice.way in {"merged", "merge_at_load"}
+    limit = settings.cache_bytes
+    if limit is None:
+        limit = _SESSIONS * session if per_session else _GIB
+    largest = max((line["nbytes"] for line in table["adapters"].values()), default=0)
+    if largest > limit:
+        msg = f"the largest adapter takes {largest} bytes, cache_bytes is {limit}"
+        raise UsageError(msg, hint=f"Give --cache-bytes {largest} at least.")
+    parameters = {FINGERPRINT: manifest.base.fingerprint, "cache_bytes": str(limit)}
+    config = python_config(choice.name, interface.inputs, interface.outputs, settings, parameters)
+    warm = settings.warmup and not per_session
+    requests = warmup_requests(root, manifest, BASE) if warm else []
+    held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
+    shared = session if table["base"] or not per_session else 0
+    memory = held + shared + (stack_bytes(root, manifest) if choice.way == BATCHED else 0)
+    below = [*code_files(), index_file(table), *files]
+    one = {each.path: each for each in below}.values()  # graphs share weight files
+    versioned = [File(f"1/{each.path}", each.source, each.data) for each in one]
+    return _warmed(config, versioned, requests, memory * settings.instances)
+
+
+def _warmed(config: Any, files: list[File], requests: list[Request], memory: int) -> Model:
+    """Return a model with its warm-up requests; what they do not say of its inputs is zeros."""
+    wanted = {each.name for each in config.input}
+    for request in requests:
+        names = {each: f"{request.name}.{each}" for each in request.inputs if each in wanted}
+        add_warmup(config, request.name, names, request.shapes)
+        files = [*files, *(File(f"warmup/{f}", data=request.inputs[n]) for n, f in names.items())]
+    return Model(config.name, config, tuple(files), memory)
+
+
+def _with_texts(
+    root: Path, manifest: Manifest, choice: Choice, models: Sequence[Model], settings: Settings
+) -> list[Model]:
+    """Return the tokenizers of the export, and for each model its ensemble with one of them.
+
+    Adapters whose tokenizer is not the base's have one of their own; a model that holds several
+    adapters has one that takes their names.
+    """
+    parameters = {FINGERPRINT: manifest.base.fingerprint}
+    inputs = read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
+    texts = own_texts(root, manifest, choice.adapters)
+    if texts and is_batched(manifest) and choice.backend != "python":
+        msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
+        raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
+    shared = texts if choice.backend == "python" else {}
+    made: dict[str, Model] = {}
+    ensembles = []
+    for each in models:
+        held = each.config.parameters
+        own = texts.get(held[ADAPTER].string_value) if ADAPTER in held and not shared else None
+        name = f"{each.name if own is not None else choice.name}-tokenizer"
+        if name not in made:
+            config, files = tokenizer_model(
+                root, name, inputs, settings, parameters, text=own, adapters=shared
+            )
+            made[name] = Model(name, config, tuple(files), 0)
+        steps = [made[name].config, each.config]
+        ensembles.append(_ensemble(manifest, f"{each.name}-text", steps, settings))
+    return [*made.values(), *ensembles]
+
+
+def _ensemble(manifest: Manifest, name: str, steps: Sequence[Any], settings: Settings) -> Model:
+    """Return models that run one after another as one.
+
+    The response cache's key has the version. It is a number of the content where a graph is run by
+    itself: what was cached for another graph, that had the name before, is not found again.
+    """
+    config = ensemble_config(name, steps, settings, {FINGERPRINT: manifest.base.fingerprint})
+    version, held = 1, steps[-1].parameters
+    if settings.response_cache and ADAPTER in held:
+        record = manifest.graphs[held[ADAPTER].string_value]
+        hashes = [manifest.files[each] for each in (*record.graph_files, *record.weights)]
+        version = 1 + int(hashlib.sha256("".join(hashes).encode()).hexdigest()[:12], 16)
+    return Model(name, config, (File(f"{version}/.keep", data=b""),), 0)
+
+
+def require_files_of(
+    root: Path,
+    manifest: Manifest,
+    *,
+    names: Collection[str] | None = None,
+    base_weights: bool = True,
+) -> None:
+    """Require that everything a repository may take from an export is there, with its hash.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        names: The adapters that are taken; all by default.
+        base_weights: Whether the weights of the base are taken.
+
+    Raises:
+        ExportDirectoryError: A file is missing or differs.
+    """
+    taken = manifest.adapters.keys() if names is None else set(names)
+    graphs = [g for n, g in manifest.graphs.items() if n in taken or n not in manifest.adapters]
+    used = {file for graph in graphs for file in (*graph.graph_files, *graph.weights)}
+    used |= {
+        each.pack.safetensors for n, each in manifest.adapters.items() if each.pack and n in taken
+    }
+    used |= {
+        f"{folder_of(name)}/{file}"
+        for name, each in manifest.adapters.items()
+        if each.companions and name in taken
+        for file in each.companions.files
+    }
+    if not base_weights:
+        used -= set(manifest.graphs[BASE].weights)
+    require_files(root, manifest, sorted(used), hashed=True)
+
+
+def require_servable(manifest: Manifest, name: str) -> None:
+    """Raise unless `name`, an adapter or ``base``, may be served."""
+    if name == BASE:
+        if missing := manifest.graphs[BASE].missing:
+            msg = f"the base has no {missing[0]!r}: only adapters bring it"
+            raise UnsupportedError(msg, hint="Name adapters: --adapter NAME.")
+        return
+    if name not in manifest.adapters:
+        msg = f"the export holds no adapter {name!r}"
+        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+    record = manifest.adapters[name]
+    known = record.pack or record.row or manifest.graphs[name]
+    if known.verification == "fail":
+        msg = f"adapter {name!r} failed its verification"
+        raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")

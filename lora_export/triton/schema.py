@@ -1,0 +1,79 @@
+"""Triton's model configuration as protobuf, and its text; the one owner of ``tritonclient``."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["CONFIG_NAME", "config_text", "data_type_name", "new_config", "parse_config", "schema"]
+
+CONFIG_NAME: Final = "config.pbtxt"
+_LIMIT_BYTES: Final = 1 << 22
+
+
+def schema() -> Any:
+    """Return the module of Triton's messages.
+
+    Raises:
+        MissingRuntimeError: tritonclient or its protobuf is not installed.
+    """
+    if importlib.util.find_spec("tritonclient") is None:
+        msg = "model repositories are written with tritonclient, which is not installed"
+        raise MissingRuntimeError(msg, hint="Install lora-export[triton].")
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        msg = f"tritonclient cannot be imported: {error}"
+        raise MissingRuntimeError(msg, hint="Install lora-export[triton].") from error
+    return model_config_pb2
+
+
+def new_config(**fields: Any) -> Any:
+    """Return a ``ModelConfig`` with `fields` set."""
+    return schema().ModelConfig(**fields)
+
+
+def config_text(config: Any) -> bytes:
+    """Return a configuration as the text of ``config.pbtxt``; equal values, equal bytes."""
+    from google.protobuf import text_format
+
+    text: str = text_format.MessageToString(config)
+    return text.encode()
+
+
+def data_type_name(number: int) -> str:
+    """Return Triton's name of a data type; the number itself where it has none."""
+    known = schema().DataType.DESCRIPTOR.values_by_number
+    return str(known[number].name) if number in known else str(number)
+
+
+def parse_config(path: Path) -> Any:
+    """Read a ``config.pbtxt``.
+
+    Raises:
+        ExportDirectoryError: It is missing, or is not what Triton's schema says.
+    """
+    from google.protobuf import text_format
+
+    config = new_config()
+    try:
+        if path.exists() and not path.is_file():
+            msg = f"{str(path)!r} is no file"
+            raise ExportDirectoryError(msg)
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than a configuration can be"
+            raise ExportDirectoryError(msg)
+        text_format.Parse(path.read_bytes(), config)
+    except OSError as error:
+        msg = f"{str(path)!r} cannot be read: {error.strerror}"
+        raise ExportDirectoryError(msg, hint="Is this a model repository of Triton?") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        why = str(error) or "it is no text in UTF-8"
+        msg = f"{str(path)!r} is no configuration of a model: {why}"
+        raise ExportDirectoryError(msg, hint="Write the repository again.") from error
+    return config

@@ -1,0 +1,1 @@
+"""What graphs are fed with when they are compared and timed."""

@@ -1,0 +1,187 @@
+"""The way from an export to an engine and its adapters, on TensorRT itself.
+
+The oracle is ONNX Runtime on the CPU, which runs the same graph.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from lora_export.commands import engines
+from lora_export.core.engine_record import read_engine_record
+from lora_export.core.manifest import read_manifest
+from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.refit_values import base_supply, refit_values
+from lora_export.exports.packs import read_pack
+from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.judge.decoding import PAST, decode_in_pieces, with_buffers
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.plan_opening import open_live
+from lora_export.runtime.ort import OrtRunner
+from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
+from lora_export.runtime.trt import open_trt
+from tests.helpers.pieces import run_in_pieces
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    Array = np.ndarray[Any, Any]
+
+pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
+
+AUTO = "auto"
+TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
+"""Relative L2 errors, as everywhere: see verify/tolerances."""
+
+
+def texts(batch: int, length: int) -> dict[str, Array]:
+    ids = np.random.default_rng(0).integers(3, 200, (batch, length))
+    mask = np.ones_like(ids)
+    mask[1:, length // 2 + 1 :] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def require_close(root: Path, found: Array, expected: Array) -> None:
+    reference = expected.astype(np.float64)
+    error = np.linalg.norm(found.astype(np.float64) - reference) / np.linalg.norm(reference)
+    assert error <= TOLERANCE[read_manifest(root).base.dtype]
+
+
+def built(root: Path, *graphs: str, **options: Any) -> str:
+    """Build engines; return the target that this device is."""
+    records = engines.build(root, AUTO, graphs=graphs, options=EngineOptions(**options))
+    assert all(each["double"] is False for each in records)
+    return str(records[0]["target"])
+
+
+def test_merged(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    target = built(root, "base", "one")
+    for name in ("base", "one"):
+        expected = OrtRunner(root / f"{name}.onnx")
+        with open_trt(root, read_manifest(root), name, target) as graph:
+            for shape in ((1, 1), (2, 9), (8, 158)):
+                feeds = texts(*shape)
+                found = graph.run(feeds)["logits"]
+                require_close(root, found, expected.run(feeds)["logits"])
+            with pytest.raises(DeviceError, match="no profile covers"):
+                graph.run(texts(9, 1))
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_swappable(real_exports: Path, cuda_graphs: bool) -> None:
+    root = real_exports / "swappable"
+    target = built(root)
+    manifest, feeds = read_manifest(root), texts(2, 9)
+    reference = OrtRunner(root / "swappable.onnx")
+    with open_trt(root, manifest, "swappable", target, cuda_graphs=cuda_graphs) as graph:
+        for name in ("one", "two", "one"):
+            pack = read_pack(root, manifest, name)
+            expected = reference.with_adapter(pack).run(feeds)["logits"]
+            for _ in range(3):
+                require_close(root, graph.with_adapter(pack).run(feeds)["logits"], expected)
+        base = OrtRunner(root / "base.onnx").run(feeds)["logits"]
+        require_close(root, graph.run(feeds)["logits"], base)
+
+
+def test_decoder(real_exports: Path) -> None:
+    root = real_exports / "decoder"
+    target = built(root, "one")
+    reference = OrtRunner(root / "one.onnx")
+    ids = np.random.default_rng(1).integers(3, 200, (2, 12))
+    dtype = np.dtype(read_manifest(root).base.dtype)
+    with open_trt(root, read_manifest(root), "one", target) as graph:
+        past: dict[str, Array] = {
+            name: np.zeros((2, 4, 0, 8), dtype) for name in graph.inputs if name.startswith("past")
+        }
+        for feeds, found in run_in_pieces(graph, ids, past):
+            require_close(root, found["logits"], reference.run(feeds)["logits"])
+
+
+def test_static_cache(real_exports: Path) -> None:
+    root = real_exports / "static"
+    target = built(root, "one")
+    reference = OrtRunner(root / "one.onnx")
+    ids = np.random.default_rng(1).integers(3, 200, (2, 12))
+    dtype = read_manifest(root).base.dtype
+    with open_trt(root, read_manifest(root), "one", target) as graph:
+        buffers = {name: [4, 24, 8, dtype] for name in graph.inputs if name.startswith(PAST)}
+        past = {n: v for n, v in with_buffers({"input_ids": ids}, buffers).items() if n in buffers}
+        for feeds, found in run_in_pieces(graph, ids, past, static=24):
+            require_close(root, found["logits"], reference.run(feeds)["logits"])
+
+
+def test_encoder_and_decoder(real_exports: Path) -> None:
+    root = real_exports / "pair"
+    target = built(root, "one")
+    manifest = read_manifest(root)
+    written = np.random.default_rng(3).integers(3, 200, (2, 7))
+    reference = OrtEncoderDecoder(root, manifest.graphs["one"])
+    expected = decode_in_pieces(reference.encode(texts(2, 9))[0], written)
+    with open_trt(root, manifest, "one", target) as graph:
+        found = graph.run({**texts(2, 9), "decoder_input_ids": written})["logits"]
+    require_close(root, found, expected)
+
+
+def test_refit(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    target = built(root, refit=True)
+    (plan,) = (root / "engines").glob(f"base.{target}.*.plan")
+    assert "REFIT_INDIVIDUAL" in read_engine_record(plan).flags
+    for name in ("one", "two"):
+        engines.refit(root, AUTO, name)
+        with open_trt(root, read_manifest(root), name, target) as graph:
+            expected = OrtRunner(root / f"{name}.onnx").run(texts(2, 9))["logits"]
+            require_close(root, graph.run(texts(2, 9))["logits"], expected)
+    manifest = read_manifest(root)
+    live, record = open_live(
+        root,
+        plan.relative_to(root).as_posix(),
+        sha256=manifest.files,
+        fingerprint=manifest.base.fingerprint,
+    )
+    base = live.run(texts(2, 9))["logits"]
+    live.use(refit_values(root, manifest, record, "one", None), base_supply(root, record))
+    assert np.abs(live.run(texts(2, 9))["logits"] - base).max() > 1e-3
+    live.use_base()
+    np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], base)
+    live.close()
+
+
+def test_refit_of_a_plan_without_weights(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    target = built(root, refit=True, strip_weights=True)
+    engines.refit(root, AUTO, "one")
+    with open_trt(root, read_manifest(root), "one", target) as graph:
+        expected = OrtRunner(root / "one.onnx").run(texts(2, 9))["logits"]
+        require_close(root, graph.run(texts(2, 9))["logits"], expected)
+
+
+def test_stripped_and_version_compatible(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    for options in ({"strip_weights": True}, {"version_compatible": True}):
+        target = built(root, "one", **options)
+        with open_trt(root, read_manifest(root), "one", target) as graph:
+            expected = OrtRunner(root / "one.onnx").run(texts(2, 9))["logits"]
+            require_close(root, graph.run(texts(2, 9))["logits"], expected)
+
+
+def test_memory_is_given_back(real_exports: Path) -> None:
+    root = real_exports / "merged"
+    target = built(root, "one")
+    cuda = open_cuda()
+    manifest = read_manifest(root)
+
+    def used() -> int:
+        with open_trt(root, manifest, "one", target) as graph:
+            graph.run(texts(8, 158))
+        free, total = cuda.memory_bytes()
+        return total - free
+
+    first = used()
+    for _ in range(5):
+        last = used()
+    assert last - first < 32 << 20

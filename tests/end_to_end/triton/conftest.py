@@ -1,0 +1,39 @@
+"""The server that ``make test-triton`` fetched, and exports to serve."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.triton import served_exports
+
+if TYPE_CHECKING:
+    from tests.helpers.models import TinyModels
+
+HOME = os.environ.get("LORA_EXPORT_TRITON")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.triton)
+            item.add_marker(pytest.mark.xdist_group("triton"))
+            if HOME is None:
+                item.add_marker(pytest.mark.skip(reason="needs the server: make test-triton"))
+
+
+@pytest.fixture(scope="session")
+def home() -> Path:
+    """What ``tools/fetch_triton.py`` made."""
+    assert HOME is not None
+    return Path(HOME).resolve()
+
+
+@pytest.fixture(scope="session")
+def exports(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An export of each mode; copy one before changing it."""
+    return served_exports(tiny, tmp_path_factory.mktemp("served"))

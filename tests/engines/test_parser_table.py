@@ -1,0 +1,77 @@
+"""What each version of the parser reads, and what nobody says of it."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.engines.parser_table import ONNX_TYPES, parser_of, version_of
+
+
+@pytest.mark.parametrize(
+    ("operator", "first"),
+    [
+        ("STFT", "10.5"),
+        ("HannWindow", "10.4"),
+        ("Attention", "10.14"),
+        ("RotaryEmbedding", "10.15"),
+        ("RMSNormalization", "10.15"),
+        ("TensorScatter", "10.15"),
+        ("Swish", "11.0"),
+    ],
+)
+def test_an_operator_is_read_from_its_version_on(operator, first):
+    major, minor = map(int, first.split("."))
+    before = parser_of(f"{major}.{minor - 1}" if minor else "10.16")
+    assert before.support(operator) == "refused"
+    assert before.later[operator] == first
+    assert parser_of(first).support(operator) == "supported"
+    assert parser_of("11.4").support(operator) == "supported"
+    assert operator not in parser_of("11.4").later
+
+
+def test_what_no_table_has_is_unknown_and_never_supported():
+    for version in ("10.1", "10.3", "10.16", "11.4", "12.0"):
+        assert parser_of(version).support("DoesNotExist") == "unknown"
+        assert parser_of(version).support("NonMaxSuppression") == "supported"
+        assert parser_of(version).support("Unique") == "refused"
+
+
+def test_types_come_with_the_version():
+    assert "INT64" not in parser_of("10.3").types["Pow"]
+    assert "INT64" in parser_of("10.16").types["Pow"]
+    assert parser_of("10.3").types["DequantizeLinear"] == ("INT8", "FP8", "INT4")
+    assert parser_of("11.0").types["Swish"] == ()
+
+
+def test_every_type_of_the_table_is_one_of_onnx():
+    words = {word for each in parser_of("11.4").types.values() for word in each}
+    assert words <= set(ONNX_TYPES.values())
+    names = {word: onnx.TensorProto.DataType.Name(number) for number, word in ONNX_TYPES.items()}
+    assert (names["FP8"], names["INT4"], names["FP4"]) == ("FLOAT8E4M3FN", "INT4", "FLOAT4E2M1")
+    assert (names["BF16"], names["FP16"], names["FP64"]) == ("BFLOAT16", "FLOAT16", "DOUBLE")
+
+
+def test_every_operator_of_the_table_is_one_of_onnx_or_a_known_old_name():
+    own = {each.name for each in onnx.defs.get_all_schemas() if each.domain == ""}
+    old = {"ImageScaler", "ParametricSoftplus", "ScaledTanh", "Scatter", "Upsample"}
+    assert set(parser_of("11.4").types) - own <= old
+
+
+@pytest.mark.parametrize(
+    ("version", "newest"),
+    [("10.1", 20), ("10.3.0", 20), ("10.14", 20), ("10.16", 24), ("11.4", 25)],
+)
+def test_the_newest_opset(version, newest):
+    assert parser_of(version).opset_max == newest
+
+
+def test_versions():
+    assert version_of("10.3") == version_of("10.3.0.30") == (10, 3)
+    assert version_of("10.13.3.9.post1") == (10, 13)
+    for wrong in ("", "10", "ten", "10.x", "10.3;", "../10.3"):
+        with pytest.raises(UsageError, match="is no version of TensorRT"):
+            version_of(wrong)
+    with pytest.raises(UnsupportedError, match="older than what is known"):
+        version_of("8.6.1")
