@@ -41,9 +41,9 @@ from lora_export.ondevice.judge.golden_files import valid_rows
 from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.pooling import sentence_embedding
-from lora_export.verify.graph_runs import opened
-from lora_export.verify.inputs.feeding import feeding_of
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.graph_runs import opened
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.random_inputs import make_cases
 from lora_export.weights.sentence_head import SentenceHead
 from tools.model_dtypes import in_float32
 from tools.model_families import FAMILIES, Family
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.spec.signature import Signature
     from lora_export.graph.spec.template import GraphTemplate
-    from lora_export.verify.graph_runs import OneGraph, TwoGraphs
+    from lora_export.verification.graph_runs import OneGraph, TwoGraphs
 
 __all__ = ["compare", "export_half", "export_row", "renamed", "twin"]
 

@@ -51,8 +51,8 @@ from lora_export.ondevice.judge.golden_checks import Reading
 from lora_export.ondevice.judge.golden_files import read_golden
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.swappable_inputs import padded_shape, smallest_rank
-from lora_export.verify.inputs.feeding import feeding_of, signature_of_file
-from lora_export.verify.inputs.latency_case import latency_case
+from lora_export.verification.inputs.feeding import feeding_of, signature_of_file
+from lora_export.verification.inputs.latency_case import latency_case
 from lora_export.weights.checkpoint import read_config
 from lora_export.weights.positions import longest_text
 

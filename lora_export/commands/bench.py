@@ -28,8 +28,8 @@ from lora_export.latency.subjects import RUNNERS, require_runner
 from lora_export.ondevice.judge.ratios import CONFIDENCE
 from lora_export.report.write_report import refresh_report
 from lora_export.runtime.environment import describe_environment, machine_class
-from lora_export.verify.export import head_labels
-from lora_export.verify.record import record_bench
+from lora_export.verification.export import head_labels
+from lora_export.verification.record import record_bench
 from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from lora_export.exports.plan import head_parameters, match_base, require_comple
 from lora_export.exports.stacks import BATCHED
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.report.write_report import refresh_report
-from lora_export.verify.export import Evidence, measure_latency, verify_export
+from lora_export.verification.export import Evidence, measure_latency, verify_export
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 

@@ -15,7 +15,7 @@ from lora_export.exports.stacks import BATCHED
 from lora_export.exports.values import refuse_vocabulary
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.verify.datasets.text_scores import require_library
+from lora_export.verification.datasets.text_scores import require_library
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
 

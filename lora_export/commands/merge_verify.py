@@ -1,4 +1,4 @@
-"""The verification of a merge, before it is published: see ``verify/merged_checkpoint.py``.
+"""The verification of a merge, before it is published: see ``verification/merged_checkpoint.py``.
 
 Modules that run models are imported only for a comparison, so that a merge without one starts fast.
 """
@@ -49,7 +49,7 @@ def verify_job(
     Raises:
         ParityError: They differ, or `strict` is set and the verdict is not ``pass``.
     """
-    from lora_export.verify.merged_checkpoint import verify_merged
+    from lora_export.verification.merged_checkpoint import verify_merged
 
     row = verify_merged(
         base,

@@ -9,7 +9,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.exports.extend import remove_adapter
 from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.report.write_report import refresh_report
-from lora_export.verify.record import prune_reports
+from lora_export.verification.record import prune_reports
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from lora_export.graph.spec import tasks
 from lora_export.report.write_report import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from lora_export.verify.datasets.dataset import require_metric
-from lora_export.verify.export import Evidence, verify_export
+from lora_export.verification.datasets.dataset import require_metric
+from lora_export.verification.export import Evidence, verify_export
 from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def verify(
         specs: The adapters, where they are no longer at the place that the manifest records.
         only: What is verified, ``base`` or names of adapters; by default all. What is recorded of
             the others stays.
-        dataset: A JSONL file of examples; see `lora_export.verify.datasets`.
+        dataset: A JSONL file of examples; see `lora_export.verification.datasets`.
         metric: How they are scored; by default as the task usually is.
         max_new_tokens: The most tokens of a text that is written for them.
         disagreements: Where every example on which graph and reference differ is written.

@@ -15,8 +15,12 @@ from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
 from lora_export.latency.bench_report import point_name
 from lora_export.runtime.trt import targets_of, tensorrt_version
-from lora_export.verify.inputs.feeding import feeding_of
-from lora_export.verify.inputs.random_inputs import common_vocab_size, longest_text, make_cases
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.random_inputs import (
+    common_vocab_size,
+    longest_text,
+    make_cases,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
     from lora_export.core.manifest import Manifest
     from lora_export.latency.bench_report import CellKind
-    from lora_export.verify.inputs.feeding import Feeding
+    from lora_export.verification.inputs.feeding import Feeding
     from lora_export.weights.checkpoint import Checkpoint
 
     Bind = Callable[["Point", int], Callable[[], object]]

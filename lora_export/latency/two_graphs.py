@@ -15,7 +15,7 @@ from lora_export.core.files import resolve_inside
 from lora_export.graph.spec.signature import PAST, PRESENT
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import open_session
-from lora_export.verify.inputs.feeding import signature_of_file
+from lora_export.verification.inputs.feeding import signature_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

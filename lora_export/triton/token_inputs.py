@@ -13,7 +13,7 @@ from lora_export.exports.adapter_companions import companions_of
 from lora_export.triton.model_config import tokenizer_config
 from lora_export.triton.model_folders import File
 from lora_export.triton.python_models import serving_source
-from lora_export.verify.inputs.random_inputs import longest_text
+from lora_export.verification.inputs.random_inputs import longest_text
 from lora_export.weights.companion_files import companion_files
 
 if TYPE_CHECKING:

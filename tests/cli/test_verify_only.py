@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.core.manifest import read_manifest
-from lora_export.verify.parity import GraphParity
-from lora_export.verify.record import record_parity
+from lora_export.verification.parity import GraphParity
+from lora_export.verification.record import record_parity
 from tests.cli.exports import manifest_of, report
 from tests.cli.running import call
 from tests.helpers.builds import build, file_hashes

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.core.merge_record import NOT_ASKED, RECORD_NAME, read_record
 from lora_export.ondevice.judge.tolerances import RELATIVE_L2
-from lora_export.verify import merged_checkpoint as comparison
+from lora_export.verification import merged_checkpoint as comparison
 from lora_export.weights.checkpoint import open_checkpoint
 from tests.cli.running import HEAVY, call, command, stagings
 from tests.helpers.handmade import save_adapter, save_checkpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from lora_export.verify.golden import golden_bytes, golden_file
+from lora_export.verification.golden import golden_bytes, golden_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,11 +10,11 @@ import pytest
 from lora_export.graph.spec.signature import CachedLayer, Signature
 from lora_export.ondevice.judge.golden_checks import Bound, Reading, check_graph
 from lora_export.ondevice.judge.golden_files import Golden, read_golden
-from lora_export.verify.golden import golden_file
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.golden import golden_file
+from lora_export.verification.inputs.random_inputs import make_cases
 from tests.helpers.golden import write_golden
 from tests.helpers.interfaces import reading
-from tests.verify.test_greedy import VOCABULARY, Summing, whole
+from tests.verification.test_greedy import VOCABULARY, Summing, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,9 +21,9 @@ from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.ondevice.judge.golden_files import valid_rows
 from lora_export.runtime.opening import open_runner
-from lora_export.verify.graph_runs import opened
-from lora_export.verify.inputs.feeding import feeding_of
-from lora_export.verify.inputs.random_inputs import DECODER_IDS, make_cases
+from lora_export.verification.graph_runs import opened
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.random_inputs import DECODER_IDS, make_cases
 from tools.merge_fuzz.families import by_name
 from tools.merge_fuzz.judge import Outcome, adapter_rows, kind_of, relative_error
 from tools.merge_fuzz.quiet import quiet

@@ -1,6 +1,6 @@
 """Golden inputs and outputs: a device checks a graph against them without torch.
 
-One ``.npz`` per graph, made when the graph was verified (`lora_export.verify.golden` writes it):
+One ``.npz`` per graph, written when the graph was verified (`lora_export.verification.golden`):
 ``{i}.input.{name}``, ``{i}.mask`` and ``{i}.expected`` for case i, ``count`` and ``effect``;
 ``switch`` only where there is such a length.
 """

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 
 AUTO = "auto"
 TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
-"""Relative L2 errors, as everywhere: see verify/tolerances."""
+"""Relative L2 errors, as everywhere: see ondevice/judge/tolerances."""
 
 
 def texts(batch: int, length: int) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from lora_export.graph.optimize.opset_nodes import fuse
 from lora_export.graph.spec import tasks
 from lora_export.graph.trace.trace import trace
 from lora_export.ondevice.judge.decoding import run_in_pieces
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.optimize.sketch import Sketch, check, floats, integers
 from tests.graph.traced import Graph, twin
 from tests.helpers.slow import but_the_first

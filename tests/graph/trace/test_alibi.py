@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from lora_export.ondevice.judge.decoding import run_in_pieces
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.traced import Graph, twin
 
 SMALL = {"vocab_size": 60, "hidden_size": 24, "pad_token_id": 0, "bos_token_id": 1}

@@ -12,7 +12,7 @@ import transformers
 
 from lora_export.ondevice.judge.decoding import run_in_pieces, spans, without_cache
 from lora_export.runtime.text_generation import Sampling, generate
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.inputs.random_inputs import make_cases
 from lora_export.weights.positions import switching_length
 from tests.graph.trace.test_static_cache import decoder_of, greedy
 from tests.graph.traced import Graph, twin

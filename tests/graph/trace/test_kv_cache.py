@@ -13,7 +13,7 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.graph.spec import tasks
 from lora_export.graph.trace.trace import trace
 from lora_export.ondevice.judge.decoding import run_in_pieces
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.traced import Graph, twin
 from tests.helpers.slow import but_the_first
 

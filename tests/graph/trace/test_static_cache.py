@@ -14,7 +14,7 @@ from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.ondevice.judge.decoding import run_in_pieces, without_cache
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.text_generation import Sampling, generate
-from lora_export.verify.inputs.random_inputs import make_cases
+from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.traced import Graph, twin
 
 ROOM = 16

@@ -1,0 +1,296 @@
+"""The verification of a whole export: parity of every graph, then latency of every adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.core.errors import AdapterError
+from lora_export.core.files import atomic_write_bytes, resolve_inside
+from lora_export.core.manifest import read_manifest
+from lora_export.core.memory import available_bytes
+from lora_export.exports.adapter_companions import companions_of
+from lora_export.exports.extend import parameters_of
+from lora_export.exports.packs import SWAPPABLE
+from lora_export.exports.plan import head_width
+from lora_export.exports.stacks import BATCHED
+from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.golden_files import read_golden
+from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
+from lora_export.runtime.opening import open_runner
+from lora_export.runtime.ort import OrtRunner
+from lora_export.verification.batched_check import judge_batched
+from lora_export.verification.datasets.class_names import label_names
+from lora_export.verification.datasets.dataset import Dataset, load_dataset, require_examples
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.latency_case import latency_case
+from lora_export.verification.parity import (
+    GraphParity,
+    against_golden,
+    against_reference,
+    unverified,
+)
+from lora_export.verification.record import record_latency, record_parity
+from lora_export.verification.swappable_check import judge_swapping
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.adapters.canonical import Adapter
+    from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.core.progress import Progress
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
+
+_SESSIONS: Final = 2
+_SESSION_FACTOR: Final = 2.0
+"""A session holds its weights, and at worst a packed copy of them."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the export can be compared with.
+
+    Attributes:
+        checkpoint: The base; None leaves the golden outputs.
+        adapters: The adapters by name, as their authors published them.
+        dataset: A JSONL file of examples; see `lora_export.verification.datasets`.
+        metric: How they are scored; None for the default of the task.
+        max_new_tokens: The most tokens of a text that is written for them.
+        disagreements: Where every example on which graph and reference differ is written, a line
+            of JSON each; None for nowhere.
+        seed: Seeds the inputs.
+        allow_no_effect: Whether an adapter may change nothing.
+        only: Which adapters of a graph that they share are compared; None for all.
+    """
+
+    checkpoint: Checkpoint | None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    dataset: Path | None = None
+    metric: str | None = None
+    max_new_tokens: int = 64
+    disagreements: Path | None = None
+    seed: int = 0
+    allow_no_effect: bool = False
+    only: Collection[str] | None = None
+
+
+def verify_export(
+    root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
+) -> tuple[Manifest, dict[str, Any]]:
+    """Verify the graphs called `names`; return the new manifest and ``reports/parity.json``.
+
+    Raises:
+        AdapterError: An adapter that should be compared is not the one that was merged.
+        MissingRuntimeError: What a comparison needs is not installed.
+    """
+    manifest = read_manifest(root)
+    if evidence.dataset is not None and evidence.checkpoint is not None:
+        require_examples(evidence.dataset)  # what is wrong in a line is known once a graph reads it
+    found: dict[str, GraphParity] = {}
+    for name in names:
+        progress.start(f"parity of {name}")
+        found[name] = _verify_one(root, manifest, name, evidence)
+    if evidence.disagreements is not None:
+        lines = (json.dumps(each) + "\n" for each in _differing(found))
+        atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
+    updated = record_parity(root, manifest, found)
+    return updated, {"graphs": {name: parity.row for name, parity in found.items()}}
+
+
+def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
+    """Yield every example on which a graph and its reference differ, with the adapter's name."""
+    for name, parity in found.items():
+        for each in parity.differing:
+            yield {"adapter": name, **each}
+        yield from _differing(parity.adapters)
+
+
+def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
+    record = manifest.graphs[name]
+    judge = {SWAPPABLE: judge_swapping, BATCHED: judge_batched}.get(record.mode)
+    if judge is None:
+        found = _verify_graph(root, manifest, record, name, evidence)
+        return _with_notes(found, name, manifest, evidence)
+    only = manifest.adapters if evidence.only is None else evidence.only
+    adapters = {
+        each: _with_notes(
+            _verify_graph(root, manifest, record, each, evidence), each, manifest, evidence
+        )
+        for each in manifest.adapters
+        if each in only
+    }
+    return judge(root, manifest, adapters, seed=evidence.seed)
+
+
+def _with_notes(
+    found: GraphParity, name: str, manifest: Manifest, evidence: Evidence
+) -> GraphParity:
+    """Return a verdict with the notes on its adapter in the report's row."""
+    known = evidence.adapters.get(name) or manifest.adapters.get(name)
+    if known is None or not known.notes:
+        return found
+    return replace(found, row={**found.row, "notes": list(known.notes)})
+
+
+def _verify_graph(
+    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+) -> GraphParity:
+    """Compare a graph, with its pack where the adapter is one, against what there is."""
+    task = tasks.by_name(manifest.base.task)
+    shared = record.is_shared
+    if record.missing and not shared:
+        return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
+    adapter = evidence.adapters.get(name)
+    record = manifest.graphs["base"] if record.mode == BATCHED else record  # the same interface
+    if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
+        own = manifest.adapters.get(name)
+        kept = (own.pack or own.row) if own is not None and shared else record
+        if kept is None or kept.golden is None:
+            return unverified("there are no golden outputs; give the base: --base BASE")
+        golden = read_golden(resolve_inside(root, kept.golden))
+        return against_golden(
+            root, record, manifest, task, golden,
+            allow_no_effect=evidence.allow_no_effect,
+            open_runner=partial(open_runner, root, manifest, name),
+        )  # fmt: skip
+    if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
+        msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
+        raise AdapterError(msg, hint="Give that one, or add this one with: add --replace")
+    return against_reference(
+        root,
+        record,
+        manifest,
+        evidence.checkpoint,
+        task,
+        adapter=adapter,
+        labels_count=_width(manifest, adapter),
+        vocab_size=manifest.adapters[name].vocab_size if adapter is not None else None,
+        seed=evidence.seed,
+        allow_no_effect=evidence.allow_no_effect,
+        dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),
+        open_runner=partial(open_runner, root, manifest, name),
+    )
+
+
+def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:
+    """Return the number of labels of a graph: the adapter's head, else the base graph's."""
+    task = tasks.by_name(manifest.base.task)
+    if adapter is not None and (width := head_width(task, adapter)) is not None:
+        return width
+    return head_labels(manifest)
+
+
+def head_labels(manifest: Manifest) -> int | None:
+    """Return the number of labels of the base graph's head; None where the task has none."""
+    names = tasks.by_name(manifest.base.task).label_parameters
+    own = (each.shape[0] for each in parameters_of(manifest) if each.name in names)
+    return next(own, None)
+
+
+def _dataset(
+    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+) -> Dataset | None:
+    if evidence.dataset is None or evidence.checkpoint is None:
+        return None
+    task = tasks.by_name(manifest.base.task)
+    width = _width(manifest, evidence.adapters.get(name))
+    return load_dataset(
+        evidence.dataset,
+        task=task.name,
+        metric=evidence.metric,
+        companions=companions_of(root, manifest, name),
+        labels=label_names(
+            manifest.adapters[name].labels, manifest.base.labels, evidence.checkpoint.config, width
+        ),
+        signature=feeding_of(root, record).signature,
+        config=evidence.checkpoint.config,
+        width=width,
+        left_padding=task.causal,
+        room=manifest.base.cache_length,
+        max_new_tokens=evidence.max_new_tokens,
+    )
+
+
+def measure_latency(
+    root: Path,
+    names: Sequence[str],
+    config: Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    rounds: int,
+    max_ratio: float,
+    seed: int,
+    progress: Progress,
+) -> tuple[Manifest, dict[str, Any]]:
+    """Measure merged graphs against the base graph; return the manifest and the report.
+
+    Args:
+        root: The export directory.
+        names: The adapters.
+        config: The model's config, for inputs.
+        batch: Batch size.
+        length: Sequence length.
+        rounds: Interleaved rounds per adapter.
+        max_ratio: The gate.
+        seed: Seeds inputs, order and resampling.
+        progress: Told what happens.
+    """
+    manifest = read_manifest(root)
+    rows: dict[str, Any] = {}
+    for name in names:
+        progress.start(f"latency of {name}")
+        rows[name] = _measure_one(
+            root, manifest, name, config,
+            batch=batch, length=length, rounds=rounds, max_ratio=max_ratio, seed=seed,
+        )  # fmt: skip
+    return record_latency(root, rows), {"graphs": rows}
+
+
+def _measure_one(
+    root: Path,
+    manifest: Manifest,
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    batch: int,
+    length: int,
+    rounds: int,
+    max_ratio: float,
+    seed: int,
+) -> dict[str, Any]:
+    records = (manifest.graphs["base"], manifest.graphs[name])
+    case, lacking = latency_case(
+        root, manifest, batch=batch, length=length, seed=seed, config=config
+    )
+    if case is None:
+        return {"verdict": "unverified", "reason": lacking, "ratio": None}
+    weights = sum((root / file).stat().st_size for file in records[0].weights)
+    free = available_bytes()
+    needed = int(_SESSIONS * _SESSION_FACTOR * weights)
+    if free is not None and needed > free:
+        reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+        return {"verdict": "unverified", "reason": reason, "ratio": None}
+    base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
+    feeds = dict(case.feeds)
+    if records[1].mode == BATCHED:
+        rows = np.array([0, *manifest.rows.values()], np.int64)
+        feeds[ADAPTER_IDS] = np.resize(rows, len(case.mask))
+    base_ms, merged_ms = measure_pair(
+        lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
+    )
+    row = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
+    return {
+        **row,
+        "batch": len(case.mask),
+        "length": case.mask.shape[1],
+        "runner": "onnxruntime, CPU",
+    }

@@ -1,0 +1,97 @@
+"""A graph as parity runs it: one session, or an encoder's and a decoder's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from lora_export.ondevice.judge.decoding import decode_in_pieces, run_in_pieces
+from lora_export.runtime.ort_decoder import OrtDecoder
+from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
+from lora_export.verification.inputs.random_inputs import DECODER_IDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.core.manifest import GraphRecord
+    from lora_export.graph.spec.tasks import Task
+    from lora_export.runtime.ort import OrtRunner
+    from lora_export.runtime.rows import RowRunner
+
+__all__ = ["OneGraph", "TwoGraphs", "opened"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class OneGraph:
+    """A graph of its own, or one that adapters share."""
+
+    runner: OrtRunner | RowRunner
+    task: Task
+    outputs: Sequence[str]
+    last: bool
+    switch: int | None = None
+
+    def run(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the output as the reference gives it; a decoder is run in pieces."""
+        if self.task.causal:
+            return run_in_pieces(
+                self.runner, feeds, self.outputs[0], last=self.last, switch=self.switch
+            )
+        fields = self.runner.run(feeds)
+        names = zip(self.task.outputs, self.outputs, strict=True)
+        return self.task.result({name: fields[own] for name, own in names})
+
+    def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
+        """Return a decoder for the rows of `feeds`, its cache empty."""
+        del feeds
+        return OrtDecoder(self.runner)
+
+
+@dataclass(frozen=True)
+class TwoGraphs:
+    """An encoder and a decoder."""
+
+    pair: OrtEncoderDecoder
+
+    def run(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the output as the reference gives it; a decoder is run in pieces."""
+        return decode_in_pieces(self.decoder(feeds), feeds[DECODER_IDS])
+
+    def encoder_output(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the encoder's output, ``[batch, length, width]``."""
+        return self.pair.encode(feeds)[1]
+
+    def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
+        """Return a decoder for the rows of `feeds`, its cache empty."""
+        return self.pair.encode(feeds)[0]
+
+
+def opened(
+    root: Path,
+    record: GraphRecord,
+    task: Task,
+    open_runner: Callable[[], OrtRunner | RowRunner],
+    *,
+    outputs: Sequence[str],
+    last: bool,
+    switch: int | None = None,
+) -> OneGraph | TwoGraphs:
+    """Open the graph of a record.
+
+    Args:
+        root: The export directory.
+        record: The graph.
+        task: The export's task.
+        open_runner: Opens a single graph, with the adapter where it shares one.
+        outputs: The graph's names for the task's outputs, in their order.
+        last: Whether a decoder returns the logits of the last position only.
+        switch: See `lora_export.ondevice.judge.decoding.run_in_pieces`.
+    """
+    if record.encoder is not None:
+        return TwoGraphs(OrtEncoderDecoder(root, record))
+    return OneGraph(open_runner(), task, outputs, last, switch)

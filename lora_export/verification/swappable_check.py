@@ -1,0 +1,151 @@
+"""A swappable graph as a whole: what it computes without an adapter, and that nothing is left over.
+
+    no adapter       the base graph's outputs, bit for bit
+    a → b → base → a    the outputs of a and of the base do not change, bit for bit
+
+A head that is an input is no constant, and ONNX Runtime does not pack it: its sums then come in
+another order than in the base graph. Where bits differ for that, both graphs are compared without
+packing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.core.files import resolve_inside
+from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.graph.spec import tasks
+from lora_export.runtime.ort import OrtRunner
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.random_inputs import make_cases
+from lora_export.verification.parity import GraphParity
+from lora_export.weights.checkpoint import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+    from lora_export.ondevice.judge.golden_files import Case
+    from lora_export.ondevice.judge.tolerances import Verdict
+
+__all__ = ["case_of", "judge_shared", "judge_swapping", "worst_of"]
+
+_SHAPE: Final = (2, 12)
+_WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
+
+
+def judge_swapping(
+    root: Path, manifest: Manifest, packs: Mapping[str, GraphParity], *, seed: int
+) -> GraphParity:
+    """Return the verdict on the graph: the worst of its adapters', and of swapping itself.
+
+    Args:
+        root: The export directory.
+        manifest: Its manifest.
+        packs: The verdict on each adapter.
+        seed: Seeds the inputs.
+    """
+    failures: list[str] = []
+    adapters = {name: read_pack(root, manifest, name) for name in packs}
+    case = case_of(root, manifest, seed, _SHAPE)
+    equal, packed = True, True
+    if case is not None:
+        equal = _same_as_base(root, manifest, case, prepack=True)
+        if not equal:
+            packed = False
+            equal = _same_as_base(root, manifest, case, prepack=False)
+        if not equal:
+            failures.append("without an adapter the outputs are not the base graph's bit for bit")
+        if changed := _unstable(root, manifest, case, adapters):
+            failures.append(f"after swapping, the outputs of {', '.join(changed)} have changed")
+    return judge_shared(
+        packs,
+        failures,
+        compared=case is not None,
+        good="the base bit for bit, swapping leaves no trace",
+        further={
+            "base_bit_equal": equal if case is not None else None,
+            "with_packed_weights": packed,
+        },
+    )
+
+
+def judge_shared(
+    adapters: Mapping[str, GraphParity],
+    failures: Sequence[str],
+    *,
+    compared: bool,
+    good: str,
+    further: Mapping[str, Any],
+) -> GraphParity:
+    """Return the verdict on a graph that adapters share: the worst of theirs and of its own.
+
+    Args:
+        adapters: The verdict on each adapter.
+        failures: What is wrong with the graph itself.
+        compared: Whether the graph itself could be run.
+        good: The reason where nothing is wrong.
+        further: More keys of the report's row.
+    """
+    verdict = worst_of([each.verdict for each in adapters.values()])
+    if not compared and verdict == "pass":
+        verdict = "unverified"
+    found = [f"{name} is {e.verdict}" for name, e in adapters.items() if e.verdict != "pass"]
+    if failures:
+        verdict = "fail"
+    row = {
+        "verdict": verdict,
+        "reason": "; ".join([*failures] or found) or good,
+        "metrics": None,
+        **further,
+        "adapters": {name: each.row for name, each in adapters.items()},
+    }
+    return GraphParity(verdict, row, adapters=adapters)
+
+
+def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the worst of some verdicts; ``pass`` where there are none."""
+    return next((each for each in _WORST_FIRST if each in verdicts), "pass")
+
+
+def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
+    """Return inputs of the base graph; None where it takes some that are not fed here."""
+    feeding = feeding_of(root, manifest.graphs["base"])
+    if feeding.reason:
+        return None
+    return make_cases(
+        read_config(root / "hf"),
+        feeding.signature,
+        seed=seed,
+        left_padding=tasks.by_name(manifest.base.task).causal,
+        shapes=feeding.shapes((shape,)),
+    )[0]
+
+
+def _same_as_base(root: Path, manifest: Manifest, case: Case, *, prepack: bool) -> bool:
+    found = [
+        OrtRunner(resolve_inside(root, manifest.graphs[name].onnx), prepack=prepack).run(case.feeds)
+        for name in ("base", SWAPPABLE)
+    ]
+    return _same(*found)
+
+
+def _unstable(
+    root: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Return what gives other outputs when it runs a second time, after all others."""
+    runner = OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx))
+    order: dict[str, Mapping[str, Any]] = {**adapters, "base": {}}
+    first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}
+    return [
+        name
+        for name in reversed(order)
+        if not _same(first[name], runner.with_adapter(order[name]).run(case.feeds))
+    ]
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
