@@ -60,11 +60,12 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 
 device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
 
-check: env ## lint, format, types, import contracts
+check: env ## lint, format, types, import contracts, sizes of files and functions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.structure
 
 format: env ## format the code and fix what can be fixed
 	$(BIN)/ruff format .

@@ -127,12 +127,7 @@ def bench(
         max_seconds, max_ratio,
     )  # fmt: skip
     _require_files(report, baseline, against, update_baseline=update_baseline)
-    for name in runners:
-        require_runner(name)
-    with_torch = any(RUNNERS[name].torch for name in runners)
-    if with_torch and base is None:
-        msg = "torch runs the base checkpoint, which is not given"
-        raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
+    with_torch = _require_runners(runners, base)
     tell = progress or Silent()
     source = _source(output, base if with_torch else None, specs)
     other = _source(against, base if with_torch else None, ()) if against is not None else None
@@ -184,6 +179,22 @@ def bench(
         atomic_write_bytes(baseline, baseline_of(found, machine_class(environment)))
         return Benchmark(found, file, baseline)
     return Benchmark(found, file)
+
+
+def _require_runners(runners: Sequence[str], base: str | Path | None) -> bool:
+    """Require that the runners are installed; return whether torch is one of them.
+
+    Raises:
+        MissingRuntimeError: A library, provider or device is not there.
+        UsageError: There is no runner of a name, or torch has no base checkpoint to run.
+    """
+    for name in runners:
+        require_runner(name)
+    with_torch = any(RUNNERS[name].torch for name in runners)
+    if with_torch and base is None:
+        msg = "torch runs the base checkpoint, which is not given"
+        raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
+    return with_torch
 
 
 def _require_sense(

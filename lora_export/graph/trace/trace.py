@@ -117,6 +117,33 @@ def trace(
         signature, wrapper = component_of(model, task, component, dtype=dtype)
     else:
         signature, wrapper = _one_graph(model, task, dtype, opset, choices, sentence=sentence)
+    graph = _translated(
+        model, wrapper, signature, opset, task=task, dtype=dtype, component=component
+    )
+    _check_dtypes(graph, dtype, model)
+    read_sizes_once(graph, signature)
+    parameters = detach_parameters(graph, model, first_names=component is not None)
+    prefix = getattr(model, "base_model_prefix", "") or ""
+    prefix = f"{prefix}." if prefix else ""
+    name = type(model).__name__
+    return Traced(signature, graph, parameters, prefix, name, repeats, conversions_of(model))
+
+
+def _translated(
+    model: Any,
+    wrapper: torch.nn.Module,
+    signature: Signature,
+    opset: int,
+    *,
+    task: Task,
+    dtype: str,
+    component: Component | None,
+) -> ir.Model:
+    """Return the ONNX graph of `wrapper`, its parameters without values.
+
+    Raises:
+        UnsupportedError: It cannot be traced, or its code fixes a size.
+    """
     dynamic = {
         each.name: dict.fromkeys(each.dynamic, torch.export.Dim.DYNAMIC)
         for each in signature.inputs
@@ -168,14 +195,7 @@ def trace(
             hint="The README lists the families that are tested; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
-    graph = onnx_program.model
-    _check_dtypes(graph, dtype, model)
-    read_sizes_once(graph, signature)
-    parameters = detach_parameters(graph, model, first_names=component is not None)
-    prefix = getattr(model, "base_model_prefix", "") or ""
-    prefix = f"{prefix}." if prefix else ""
-    name = type(model).__name__
-    return Traced(signature, graph, parameters, prefix, name, repeats, conversions_of(model))
+    return onnx_program.model
 
 
 def _one_graph(
