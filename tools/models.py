@@ -32,6 +32,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from lora_export.core import targets
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.manifest import GraphRecord
+from lora_export.core.modes import Mode
 from lora_export.exports.graph_files import write_graphs
 from lora_export.graph.graph_export import export_graph
 from lora_export.graph.spec import tasks
@@ -242,7 +243,7 @@ def _open(
     for file in written.files:
         onnx.checker.check_model(str(folder / file), full_check=True)
     record = GraphRecord(
-        mode="base",
+        mode=Mode.BASE,
         onnx=written.onnx.onnx,
         weights=["weights/all.raw"],
         opset=template.opset,

@@ -28,13 +28,13 @@ from lora_export.bundle.program import program
 from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SHARED_GRAPHS, SWAPPABLE_GRAPH, Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.exports.stacks import width_of
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.nodes.weight_uses import parsed
 from lora_export.graph.spec import tasks
@@ -66,7 +66,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LatencySettings", "bundle_export"]
 
-BASE: Final = "base"
 LATENCY_FEEDS: Final = "latency.npz"
 _NO_GOLDEN: Final = "the export has no golden outputs of it: it was not verified"
 
@@ -152,8 +151,8 @@ def bundle_export(
 
 def _verdicts(manifest: Manifest) -> dict[str, str]:
     """Return what is known of the base, where it can be deployed, and of every adapter."""
-    base = manifest.graphs[BASE]
-    found: dict[str, str] = {} if base.missing else {BASE: base.verification}
+    base = manifest.base_graph
+    found: dict[str, str] = {} if base.missing else {BASE_GRAPH: base.verification}
     for name, adapter in manifest.adapters.items():
         held = adapter.pack or adapter.row or manifest.graphs[name]
         found[name] = held.verification
@@ -172,7 +171,7 @@ def _require_fit(manifest: Manifest, target: Target) -> None:
 
 
 def _require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
-    shared = [name for name in (SWAPPABLE, BATCHED) if name in manifest.graphs]
+    shared = [name for name in SHARED_GRAPHS if name in manifest.graphs]
     verdicts = _verdicts(manifest) | {n: manifest.graphs[n].verification for n in shared}
     failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
     if failed and not allow_failed:
@@ -188,7 +187,7 @@ def _graphs(
     made: dict[str, bytes] = {}
     marked = _marked(root, manifest, target, options) if options.refit else frozenset()
     for name, record in manifest.graphs.items():
-        refit = record.mode == "merged" and _is_refit(root, manifest, name, marked)
+        refit = record.mode is Mode.MERGED and _is_refit(root, manifest, name, marked)
         jobs = [] if refit else _jobs(root, manifest, target, name, options)
         for file in record.graph_files:
             if refit:
@@ -204,7 +203,7 @@ def _graphs(
 
 def _marked(root: Path, manifest: Manifest, target: str, options: EngineOptions) -> frozenset[str]:
     """Return the weights that can be changed in the engine of the base."""
-    (job,) = _jobs(root, manifest, target, BASE, options)
+    (job,) = _jobs(root, manifest, target, BASE_GRAPH, options)
     return frozenset(job.settings.refittable)
 
 
@@ -212,7 +211,7 @@ def _is_refit(root: Path, manifest: Manifest, adapter: str, marked: frozenset[st
     """Whether an adapter can be put into the base's engine; a wider head cannot."""
     if not marked:
         return False
-    graph = parsed(resolve_inside(root, manifest.graphs[BASE].onnx).read_bytes()).graph
+    graph = parsed(resolve_inside(root, manifest.base_graph.onnx).read_bytes()).graph
     shapes = {each.name: tuple(each.dims) for each in graph.initializer}
     changed = changed_weights(root, manifest, adapter)
     return bool(changed) and all(
@@ -226,7 +225,7 @@ def _jobs(
     """Return the engines of a graph; a base without a head is built for its latency."""
     record = manifest.graphs[name]
     graphs = {**manifest.graphs, name: record.model_copy(update={"missing": []})}
-    if record.mode != BASE:  # an engine of its own needs no other weights
+    if record.mode is not Mode.BASE:  # an engine of its own needs no other weights
         options = replace(options, refit=False)
     return jobs_of(root, manifest.model_copy(update={"graphs": graphs}), target, [name], options)
 
@@ -250,19 +249,19 @@ def _npz(arrays: dict[str, Any]) -> bytes:
 
 def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
     """Return what the device compares: the base, and every adapter."""
-    base = manifest.graphs[BASE]
+    base = manifest.base_graph
     reason = _NO_GOLDEN
     if base.missing:
         reason = f"the base has no {', '.join(base.missing)}; only adapters bring them"
     golden = None if base.missing else base.golden
-    found = {BASE: _check(root, manifest, base, golden, reason)}
+    found = {BASE_GRAPH: _check(root, manifest, base, golden, reason)}
     for name, adapter in manifest.adapters.items():
         if (pack := adapter.pack) is not None:
-            record = manifest.graphs[SWAPPABLE]
+            record = manifest.graphs[SWAPPABLE_GRAPH]
             check = _check(root, manifest, record, pack.golden, _NO_GOLDEN)
             found[name] = replace(check, pack=pack.safetensors)
         elif (row := adapter.row) is not None:
-            record = manifest.graphs[BATCHED]
+            record = manifest.graphs[BATCHED_GRAPH]
             check = _check(root, manifest, record, row.golden, _NO_GOLDEN)
             width = width_of(root, manifest, row.row)
             found[name] = replace(check, row=row.row, width=width)
@@ -350,7 +349,7 @@ def _require_cover(
     measured = {name: np.load(io.BytesIO(data), allow_pickle=False) for name, data in feeds.items()}
     for name, check in checks.items():
         engine = graphs[check.graph if check.encoder is None else check.encoder].engine
-        engine = engine or graphs[BASE].engine
+        engine = engine or graphs[BASE_GRAPH].engine
         if engine is None:
             continue
         values = _shapes_of_values(root, engine, check, made)

@@ -10,6 +10,7 @@ import click
 from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import InputError
+from lora_export.core.modes import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -232,11 +233,11 @@ def _export_lines(report: ExportReport) -> list[str]:
         (
             name,
             row.mode,
-            "not deployable" if row.mode == "base" and row.missing else row.verification,
+            "not deployable" if row.mode is Mode.BASE and row.missing else row.verification,
             f"opset {row.opset}",
             f"{row.onnx}{f' + {row.encoder}' if row.encoder else ''} {size(row.onnx_bytes)}",
             f"weights {size(row.own_weights_bytes)}"
-            + (f" of {size(row.weights_bytes)}" if row.mode != "base" else ""),
+            + (f" of {size(row.weights_bytes)}" if row.mode is not Mode.BASE else ""),
         )
         for name, row in report.graphs.items()
     )

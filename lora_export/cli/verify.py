@@ -15,6 +15,7 @@ from lora_export.cli.console import (
 )
 from lora_export.cli.outcome import describe, render
 from lora_export.core.errors import UsageError
+from lora_export.core.modes import BASE_GRAPH
 
 __all__ = ["verify"]
 
@@ -93,7 +94,7 @@ def verify(
             strict=strict,
             progress=console,
         )
-        names = ("base", *outcome.manifest.adapters)
+        names = (BASE_GRAPH, *outcome.manifest.adapters)
         verified = [name for name in names if name in (only or names)]
         text = render(outcome)
         if others := [name for name in names if name not in verified]:

@@ -147,7 +147,7 @@ def add_adapters(
         ready = without_copies_in(root, ready)
     resolved = [each.resolved for each in ready]
     companions = _companions(root, manifest, ready, progress)
-    require_complete(manifest.graphs["base"].missing, resolved, manifest.base.source)
+    require_complete(manifest.base_graph.missing, resolved, manifest.base.source)
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
             require_finite_tensors(one.adapter)

@@ -15,6 +15,7 @@ from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import LatencyError, StorageError, UsageError
 from lora_export.core.files import atomic_write_bytes, staging_folder
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.padding import as_exported
@@ -23,7 +24,7 @@ from lora_export.graph.spec import tasks
 from lora_export.latency.bench_report import BenchReport, Settings
 from lora_export.latency.gate import Judge, baseline_of, is_wide, read_baseline
 from lora_export.latency.grid import BASELINE, Chosen, Plan, key_of, measure
-from lora_export.latency.points import BASE, Source, grid
+from lora_export.latency.points import Source, grid
 from lora_export.latency.subjects import RUNNERS, require_runner
 from lora_export.ondevice.judge.ratios import CONFIDENCE
 from lora_export.report.write_report import refresh_report
@@ -274,12 +275,12 @@ def _choose(
     if unknown := [name for name in graphs if name not in known]:
         msg = f"{str(source.root)!r} has no graph {unknown[0]!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(known)}.")
-    wanted = [name for name in known if name in {BASE, *(graphs or known)}]
+    wanted = [name for name in known if name in {BASE_GRAPH, *(graphs or known)}]
     found = [
         Chosen(source, name, runner)
         for runner in runners
         for name in wanted
-        if not RUNNERS[runner].torch or name not in {"swappable", "batched"}
+        if not RUNNERS[runner].torch or name not in SHARED_GRAPHS
     ]
     if other is None:
         return found
@@ -296,9 +297,9 @@ def _choose(
 def _over_base(chosen: Sequence[Chosen]) -> list[tuple[str, str]]:
     """Return each subject with the base graph of its runner."""
     return [
-        (each.key, key_of(each.runner, BASE))
+        (each.key, key_of(each.runner, BASE_GRAPH))
         for each in chosen
-        if each.graph != BASE and not each.baseline
+        if each.graph != BASE_GRAPH and not each.baseline
     ]
 
 

@@ -35,13 +35,13 @@ from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labe
 from lora_export.core.errors import ExportDirectoryError, UsageError
 from lora_export.core.files import move_into_place, staging_folder
 from lora_export.core.hub import local_path
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
-from lora_export.exports.packs import SWAPPABLE, add_swappable_graph
+from lora_export.exports.packs import add_swappable_graph
 from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import head_parameters, match_base, require_complete
-from lora_export.exports.stacks import BATCHED
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.report.write_report import refresh_report
 from lora_export.verification.export import Evidence, measure_latency, verify_export
@@ -245,7 +245,7 @@ def _finish(
 ) -> Outcome:
     """Merge the adapters, verify and measure what the recipe asks for."""
     checkpoint = settings.checkpoint
-    swappable, batched = recipe.mode == SWAPPABLE, recipe.mode == BATCHED
+    swappable, batched = recipe.mode is Mode.SWAPPABLE, recipe.mode is Mode.BATCHED
     if swappable and root != output:
         resolved = [each.resolved for each in without_copies_in(root, ready)]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
@@ -271,7 +271,7 @@ def _finish(
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
-        names = ["base", *([recipe.mode] if swappable or batched else adapters)]
+        names = [BASE_GRAPH, *([recipe.mode.value] if swappable or batched else adapters)]
         _, reports["parity"] = verify_export(root, names, evidence, tell)
     latency = recipe.latency
     merged = not (swappable or batched)  # that promises the base's latency; inputs and rows cost
@@ -279,7 +279,7 @@ def _finish(
     if latency.enabled and (merged or asked) and (adapters or swappable):
         _, reports["latency"] = measure_latency(
             root,
-            [recipe.mode] if swappable or batched else list(adapters),
+            [recipe.mode.value] if swappable or batched else list(adapters),
             checkpoint.config,
             batch=latency.batch,
             length=latency.length,

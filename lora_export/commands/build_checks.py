@@ -9,9 +9,8 @@ from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
-from lora_export.exports.packs import SWAPPABLE
+from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.exports.plan import head_parameters, match_base
-from lora_export.exports.stacks import BATCHED
 from lora_export.exports.values import refuse_vocabulary
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -71,7 +70,7 @@ def require_same_base(
     ]
     if source is None:  # a graph of the user's has its own
         rows.append(("dtype", base.dtype, settings.dtype))
-        rows.append(("opset", existing.graphs["base"].opset, settings.opset))
+        rows.append(("opset", existing.base_graph.opset, settings.opset))
         rows.append(("cache", base.cache, choices.cache))
         rows.append(("cache length", base.cache_length, choices.cache_length))
         rows.append(("logits", base.logits, choices.logits))
@@ -89,9 +88,9 @@ def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
     return GraphSource(source=recorded_source(path, output), sha256=sha256_of_file(path))
 
 
-def _mode(manifest: Manifest) -> str:
+def _mode(manifest: Manifest) -> Mode:
     """Return how an export holds its adapters."""
-    return next((mode for mode in (SWAPPABLE, BATCHED) if mode in manifest.graphs), "merged")
+    return next((mode for mode in SHARED_MODES if mode in manifest.graphs), Mode.MERGED)
 
 
 def _pooling(settings: Settings) -> str | None:
@@ -122,7 +121,7 @@ def require_bases(
         require_residual_base(each.resolved, sources, checkpoint.source)
 
 
-def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: str) -> None:
+def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: Mode) -> None:
     """Require, by headers alone and before anything is traced, that the adapters' layers are there.
 
     Raises:
@@ -131,7 +130,7 @@ def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: str
     """
     checkpoint = settings.checkpoint
     for each in given:
-        if mode in {SWAPPABLE, BATCHED}:
+        if mode in SHARED_MODES:
             vocabulary = vocabulary_by_headers(
                 each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop
             )
@@ -141,20 +140,23 @@ def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: str
 
 def require_mode(recipe: Recipe) -> None:
     """Require what the recipe's mode needs, and nothing that belongs to another."""
-    if recipe.mode == BATCHED and not recipe.adapters:
+    if recipe.mode is Mode.BATCHED and not recipe.adapters:
         msg = "a batched graph needs adapters"
         raise UsageError(msg, hint="Give --adapter; others can be added later.")
-    if recipe.lora_modules is not None and recipe.mode != SWAPPABLE:
+    if recipe.lora_modules is not None and recipe.mode is not Mode.SWAPPABLE:
         msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
         raise UsageError(msg, hint="Add --mode swappable, or leave it out.")
-    if recipe.mode == SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
+    if recipe.mode is Mode.SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
         msg = "a swappable graph needs adapters, or the names of the modules that can be adapted"
         raise UsageError(msg, hint="Give --adapter, or --lora-modules q_proj,v_proj.")
 
 
 def require_one_graph(recipe: Recipe, task: Task) -> None:
     """Refuse what is not done for an encoder and a decoder, which are two graphs."""
-    asked = {"--graph": recipe.graph is not None, f"--mode {recipe.mode}": recipe.mode != "merged"}
+    asked = {
+        "--graph": recipe.graph is not None,
+        f"--mode {recipe.mode}": recipe.mode is not Mode.MERGED,
+    }
     for flag, given in asked.items():
         if given and task.encoder_decoder:
             msg = f"{task.name} is exported as two graphs, an encoder and a decoder: no {flag}"

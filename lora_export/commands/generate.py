@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
 from lora_export.exports.adapter_companions import companions_of, folder_of
 from lora_export.exports.integrity_checks import require_files
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
@@ -102,10 +101,10 @@ def continue_texts(
     rows = [tokenizer.encode(prompt).ids for prompt in prompts]
     stop = stop_tokens(config, generation)
     padding = config.get("pad_token_id") or 0
-    record = manifest.graphs.get(adapter or "base", manifest.graphs["base"])
+    record = manifest.graphs.get(adapter or BASE_GRAPH, manifest.base_graph)
     if record.encoder is None:
         limit = _positions_left(config, rows, max_new_tokens, manifest.base.cache_length)
-        decoder = OrtDecoder(open_runner(root, manifest, adapter or "base"))
+        decoder = OrtDecoder(open_runner(root, manifest, adapter or BASE_GRAPH))
     else:
         _positions_left(config, rows, max_new_tokens)
         ids, mask = padded(rows, padding)
@@ -158,7 +157,7 @@ def _text_behind(
 
 def continues(root: Path) -> bool:
     """Whether the text that the export makes follows its prompt: an encoder-decoder's does not."""
-    return read_manifest(root).graphs["base"].encoder is None
+    return read_manifest(root).base_graph.encoder is None
 
 
 def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:
@@ -172,8 +171,8 @@ def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:
 def _graph_files(manifest: Manifest, adapter: str | None) -> list[str]:
     own = manifest.adapters.get(adapter or "")
     if own is not None and own.pack is not None:
-        return [manifest.graphs[SWAPPABLE].onnx, own.pack.safetensors]
-    name = BATCHED if own is not None and own.row is not None else adapter or "base"
+        return [manifest.graphs[SWAPPABLE_GRAPH].onnx, own.pack.safetensors]
+    name = BATCHED_GRAPH if own is not None and own.row is not None else adapter or BASE_GRAPH
     return list(manifest.graphs[name].graph_files)
 
 

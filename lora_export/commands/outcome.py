@@ -9,8 +9,7 @@ from lora_export.core.errors import (
     LatencyError,
     ParityError,
 )
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED
+from lora_export.core.modes import SHARED_GRAPHS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +45,7 @@ class Outcome:
             for name, row in self.reports.get(report, {}).get("graphs", {}).items():
                 open_question = row["verdict"] == "ambiguous" or (
                     row["verdict"] == "unverified"
-                    and name in {*self.manifest.adapters, SWAPPABLE, BATCHED}
+                    and name in {*self.manifest.adapters, *SHARED_GRAPHS}
                 )
                 if row["verdict"] == "fail" or (strict and open_question):
                     return error.exit_code

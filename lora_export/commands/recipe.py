@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.core.errors import UsageError
+from lora_export.core.modes import Mode
 from lora_export.core.yaml_file import UniqueKeyLoader
 from lora_export.ondevice.bundle.contents import MOST_ROUNDS
 from lora_export.triton.repository_options import Backend, Settings, Way
@@ -200,7 +201,7 @@ class Recipe(_Section):
     combine: CombineSpec | None = None
     task: str | None = None
     labels: list[str] | None = None
-    mode: Literal["merged", "swappable", "batched"] = "merged"
+    mode: Literal[Mode.MERGED, Mode.SWAPPABLE, Mode.BATCHED] = Mode.MERGED
     lora_modules: list[str] | None = None
     dtype: str | None = None
     opset: int | None = Field(None, ge=18, le=25)

@@ -11,6 +11,7 @@ from lora_export.commands.outcome import Outcome
 from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.padding import as_exported
@@ -84,7 +85,7 @@ def verify(
         raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
     manifest = read_manifest(output)
     chosen = _chosen(output, manifest, only)
-    if dataset is not None and not chosen - {"base"}:
+    if dataset is not None and not chosen - {BASE_GRAPH}:
         msg = "--dataset scores adapters, and only the base is to be verified"
         raise UsageError(msg, hint="Name one: --only ADAPTER.")
     require_intact(output, manifest)
@@ -114,7 +115,7 @@ def verify(
         allow_no_effect=allow_no_effect,
         only=chosen,
     )
-    shared = chosen - {"base"} or not only
+    shared = chosen - {BASE_GRAPH} or not only
     graphs = [
         name
         for name, graph in manifest.graphs.items()
@@ -146,7 +147,7 @@ def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[
     Raises:
         AdapterError: The export holds nothing of a name.
     """
-    known = ("base", *manifest.adapters)
+    known = (BASE_GRAPH, *manifest.adapters)
     if unknown := [name for name in only if name not in known]:
         msg = f"the export {str(output)!r} holds no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"--only takes: {', '.join(known)}.")

@@ -7,10 +7,11 @@ import unicodedata
 from typing import Final
 
 from lora_export.core.errors import AdapterError
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
 
 __all__ = ["adapter_name_from", "check_adapter_name", "is_adapter_name"]
 
-RESERVED_NAMES: Final = frozenset({"base", "swappable", "batched", "model"})
+RESERVED_NAMES: Final = frozenset({BASE_GRAPH, SWAPPABLE_GRAPH, BATCHED_GRAPH, "model"})
 _NAME_LIMIT: Final = 64
 _NAME: Final = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_NAME_LIMIT - 1}}}")
 

@@ -19,6 +19,7 @@ from lora_export.core.files import (
     storage_errors,
 )
 from lora_export.core.journal import are_awaited, finish
+from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class GraphRecord(_Record):
     over the same weights.
     """
 
-    mode: Literal["base", "merged", "swappable", "batched"]
+    mode: Mode
     onnx: str
     weights: list[str]
     opset: int
@@ -158,7 +159,7 @@ class GraphRecord(_Record):
     @property
     def is_shared(self) -> bool:
         """Whether it is one graph for all adapters."""
-        return self.mode in {"swappable", "batched"}
+        return self.mode in SHARED_MODES
 
 
 class PartRecord(_Record):
@@ -279,6 +280,11 @@ class Manifest(_Record):
     files: dict[str, Sha256]
 
     @property
+    def base_graph(self) -> GraphRecord:
+        """The graph without an adapter."""
+        return self.graphs[BASE_GRAPH]
+
+    @property
     def rows(self) -> dict[str, int]:
         """The row of each adapter in the stacks of a batched graph."""
         return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
@@ -286,7 +292,7 @@ class Manifest(_Record):
     @field_validator("graphs")
     @classmethod
     def _has_base(cls, graphs: dict[str, GraphRecord]) -> dict[str, GraphRecord]:
-        if "base" not in graphs:
+        if BASE_GRAPH not in graphs:
             msg = "the base graph is missing"
             raise ValueError(msg)
         return graphs

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
 from lora_export.engines.profiles import RANK, axes_of, profiles_of
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
 
-_SHARED: Final = ("swappable", "batched")
 _UNKNOWN_LENGTH: Final = 512
 _TEXT: Final = "sequence"
 _READ: Final = "encoder_sequence"
@@ -77,9 +77,9 @@ def graphs_to_build(
             raise UsageError(msg, hint=f"It has: {', '.join(manifest.graphs)}.")
     if names:
         return tuple(dict.fromkeys(names))
-    shared = tuple(each for each in _SHARED if each in manifest.graphs)
-    own = tuple(each for each in manifest.graphs if each != "base")
-    return ("base",) if refit else shared or own or ("base",)
+    shared = tuple(each for each in SHARED_GRAPHS if each in manifest.graphs)
+    own = tuple(each for each in manifest.graphs if each != BASE_GRAPH)
+    return (BASE_GRAPH,) if refit else shared or own or (BASE_GRAPH,)
 
 
 def stem_of(onnx: str) -> str:
@@ -160,7 +160,7 @@ def _job(
     options: EngineOptions,
 ) -> BuildJob:
     data = resolve_inside(root, onnx).read_bytes()
-    required = without_defaults(data) if record.mode == "swappable" else data
+    required = without_defaults(data) if record.mode is Mode.SWAPPABLE else data
     if options.strip_weights and required is not data:
         msg = f"a plan of {onnx!r} cannot leave its weights out: the graph is rewritten for it"
         raise UsageError(msg, hint="Leave --strip-weights out.")
@@ -169,7 +169,7 @@ def _job(
         if record.encoder is not None:
             msg = f"the graph {stem_of(onnx)!r} is one of two: weights are put into a single engine"
             raise UnsupportedError(msg, hint="Leave --refit out: each adapter has its engines.")
-        if record.mode not in ("base", "merged"):
+        if record.is_shared:
             msg = f"the graph {stem_of(onnx)!r} takes its adapters as inputs"
             raise UsageError(msg, hint="--refit is for graphs of mode base or merged.")
         refittable = refittable_weights(root, manifest, onnx, required)
@@ -251,7 +251,7 @@ def _axes(root: Path, manifest: Manifest) -> set[str]:
     """Return the axes of all graphs of an export; a merged one has those of the base."""
     found: set[str] = set()
     for record in manifest.graphs.values():
-        if record.mode != "merged":
+        if record.mode is not Mode.MERGED:
             for file in record.graph_files:
                 found |= axes_of(_inputs(resolve_inside(root, file).read_bytes()))
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.core.engine_record import read_engine_record
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.engines.refittable import changed_weights
@@ -92,7 +93,7 @@ def _changed(
 ) -> dict[str, Array]:
     if source is not None:
         return merged_values(root, manifest, resolve_source(root, manifest, name, source))
-    if name == "base":
+    if name == BASE_GRAPH:
         return {}
     return {
         each: read_all(tensor) for each, tensor in changed_weights(root, manifest, name).items()
@@ -124,7 +125,7 @@ def refit_plan(
     name: str,
     *,
     source: AdapterSource | None = None,
-    graph: str = "base",
+    graph: str = BASE_GRAPH,
 ) -> dict[str, Any]:
     """Write the plan of an adapter, made from a refittable engine of the base; return its record.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.graph.nodes.weight_uses import parsed
@@ -31,9 +32,9 @@ def changed_weights(root: Path, manifest: Manifest, adapter: str) -> dict[str, T
         InputError: Its weight file is missing or damaged.
     """
     record = manifest.graphs.get(adapter)
-    if record is None or record.mode != "merged":
+    if record is None or record.mode is not Mode.MERGED:
         msg = f"the export has no merged weights of {adapter!r}"
-        merged = [name for name, each in manifest.graphs.items() if each.mode == "merged"]
+        merged = [name for name, each in manifest.graphs.items() if each.mode is Mode.MERGED]
         raise UnsupportedError(msg, hint=f"It has those of: {', '.join(merged) or 'none'}.")
     found: dict[str, Tensor] = {}
     for file in record.weights:
@@ -54,7 +55,7 @@ def refittable_weights(
         UnsupportedError: There are none.
     """
     shapes = {each.name: tuple(each.dims) for each in parsed(onnx_bytes).graph.initializer}
-    merged = [name for name, each in manifest.graphs.items() if each.mode == "merged"]
+    merged = [name for name, each in manifest.graphs.items() if each.mode is Mode.MERGED]
     names = {
         name
         for adapter in merged
@@ -72,7 +73,7 @@ def refit_rows(manifest: Manifest) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for parameter, uses in manifest.parameters.items():
         for use in uses:
-            if use.graph == "base":
+            if use.graph == BASE_GRAPH:
                 row = found.setdefault(use.initializer, _row(use))
                 row["parameters"].append(parameter)
     return dict(sorted(found.items()))

@@ -166,7 +166,7 @@ def companions_for(
             files=sorted(contents), hidden=sorted(brought.hidden), taken=list(brought.taken)
         )
     notes = list(brought.notes)
-    if names is not None and not manifest.graphs["base"].missing:
+    if names is not None and not manifest.base_graph.missing:
         lost = note_on_names(resolved.adapter.name, names, config)
         notes += [lost] if lost is not None else []
     padding = brought.tokens.get(_PADDING)

@@ -15,6 +15,7 @@ import numpy as np
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import bytes_of
 from lora_export.exports.create import BASE_WEIGHTS
@@ -104,7 +105,7 @@ def weights_bytes(manifest: Manifest, *, mapped: bool, changed: Collection[str] 
         prod(use.shape) * by_name(use.dtype).itemsize_bytes
         for uses in manifest.parameters.values()
         for use in uses
-        if use.graph == "base"
+        if use.graph == BASE_GRAPH
         and not (
             mapped
             and use.module == "Embedding"

@@ -8,6 +8,7 @@ import numpy as np
 
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.name_conversions import new_name
 from lora_export.core.parameters import CAST, TRANSPOSE
 from lora_export.core.safetensors_file import read_header
@@ -115,7 +116,7 @@ def _as_in_checkpoint(
     if any(new_name(name, rules).converter is not None for name in wanted):
         return None
     for name, uses in manifest.parameters.items():
-        use = next((use for use in uses if use.graph == "base"), None)
+        use = next((use for use in uses if use.graph == BASE_GRAPH), None)
         tensor = stored.get(use.initializer) if use is not None else None
         if use is None or tensor is None:
             continue

@@ -15,6 +15,7 @@ from lora_export.core.manifest import (
     ParameterUse,
     write_manifest,
 )
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, TRANSPOSE
 from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
@@ -88,7 +89,7 @@ def create_export(
     files, placements = _write_base_weights(root, template, plan, progress)
     weights = sorted(files)
     graphs = (template.onnx_bytes, template.encoder_bytes)
-    graph = write_graphs(root, "base", graphs, placements)
+    graph = write_graphs(root, BASE_GRAPH, graphs, placements)
     files |= graph.files
     files |= _write_companions(root, checkpoint, labels)
     if graph_report is not None:
@@ -115,8 +116,8 @@ def create_export(
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={
-            "base": GraphRecord(
-                mode="base",
+            BASE_GRAPH: GraphRecord(
+                mode=Mode.BASE,
                 onnx=graph.onnx.onnx,
                 weights=weights,
                 opset=template.opset,
@@ -191,7 +192,7 @@ def _parameter_table(
         if source is not None and source.dtype.name != parameter.dtype:
             transform.append(CAST)
         use = ParameterUse(
-            graph="base",
+            graph=BASE_GRAPH,
             initializer=parameter.name,
             transform=transform,
             dtype=parameter.dtype,

@@ -23,6 +23,7 @@ from lora_export.core.manifest import (
     Manifest,
     edit_manifest,
 )
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, TRANSPOSE, Parameter
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.adapter_companions import NO_COMPANIONS, folder_of, stage_companions
@@ -76,7 +77,7 @@ def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
         )
         for uses in manifest.parameters.values()
         for use in uses
-        if use.graph == "base"
+        if use.graph == BASE_GRAPH
     )
 
 
@@ -151,7 +152,7 @@ def add_adapter(
         graph = write_graphs(
             staging,
             name,
-            read_graphs(root, manifest.graphs["base"]),
+            read_graphs(root, manifest.base_graph),
             placements,
             output_width=_output_width(manifest, resolved),
         )
@@ -161,10 +162,10 @@ def add_adapter(
         )  # fmt: skip
         own = stage_companions(staging, name, companions.contents)
         graph_record = GraphRecord(
-            mode="merged",
+            mode=Mode.MERGED,
             onnx=graph.onnx.onnx,
             weights=[BASE_WEIGHTS, weights_file],
-            opset=manifest.graphs["base"].opset,
+            opset=manifest.base_graph.opset,
             sha256=graph.onnx.sha256,
             encoder=graph.encoder,
         )
@@ -342,7 +343,7 @@ def adapter_record(
     """Return what the manifest says of an adapter; `origin` is whose values it was merged with."""
     adapter = resolved.adapter
     labels = companions.labels or labels
-    missing = set(manifest.graphs["base"].missing)
+    missing = set(manifest.base_graph.missing)
     return AdapterRecord(
         source=source,
         format=adapter.format,

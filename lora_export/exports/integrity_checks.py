@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import resolve_inside, sha256_of_file, storage_errors
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import encode_header, read_header
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.integrity import audit, problem_of
@@ -65,7 +66,7 @@ def require_usable(root: Path, manifest: Manifest) -> None:
         ExportDirectoryError: One of the two is missing or differs.
         InputError: The header of a weight file that a user's graph goes with is damaged.
     """
-    graph = manifest.graphs["base"]
+    graph = manifest.base_graph
     for file in (*graph.graph_files, BASE_WEIGHTS):
         if not resolve_inside(root, file).is_file():
             msg = f"the export {str(root)!r} is not what was written: {file}: missing"
@@ -90,17 +91,18 @@ def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
     A graph that the user brought has values beside the parameters: the names, dtypes and shapes of
     those are taken from the file itself.
     """
-    missing = set(manifest.graphs["base"].missing)
+    missing = set(manifest.base_graph.missing)
     rows = {
         use.initializer: (by_name(use.dtype), tuple(use.shape))
         for uses in manifest.parameters.values()
         for use in uses
-        if use.graph == "base" and use.initializer not in missing
+        if use.graph == BASE_GRAPH and use.initializer not in missing
     }
     if manifest.base.graph is not None:
         held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
         rows = {name: (each.dtype, each.shape) for name, each in held.items()} | rows
     ordered = sorted(rows, key=lambda name: (-rows[name][0].itemsize_bytes, name))
-    header, _ = encode_header([(name, *rows[name]) for name in ordered], weights_metadata("base"))
+    table = [(name, *rows[name]) for name in ordered]
+    header, _ = encode_header(table, weights_metadata(BASE_GRAPH))
     size_bytes = sum(prod(shape) * dtype.itemsize_bytes for dtype, shape in rows.values())
     return header, len(header) + size_bytes

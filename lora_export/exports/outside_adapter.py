@@ -90,7 +90,7 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         ties=recorded_ties(manifest),
     )
     require_base(root, manifest, resolved, [adapter], None)
-    require_complete(manifest.graphs["base"].missing, [resolved], manifest.base.source)
+    require_complete(manifest.base_graph.missing, [resolved], manifest.base.source)
     return resolved
 
 

@@ -27,6 +27,7 @@ from lora_export.core.manifest import (
     edit_manifest,
     write_manifest,
 )
+from lora_export.core.modes import SWAPPABLE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.safetensors_write import write_tensors
 from lora_export.core.tensors import MemoryTensor, read_all
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIXED_SCALE",
-    "SWAPPABLE",
     "add_pack",
     "add_swappable_graph",
     "is_swappable",
@@ -78,7 +78,6 @@ __all__ = [
     "require_slots",
 ]
 
-SWAPPABLE: Final = "swappable"
 _GRAPH_FILE: Final = "swappable.onnx"
 FIXED_SCALE: Final = "lora_scale"
 """In a pack's metadata: the one scale that all of its values hold for (a bias with that of a B)."""
@@ -88,7 +87,7 @@ _AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
 
 def is_swappable(manifest: Manifest) -> bool:
     """Whether adapters of the export are packs of one graph."""
-    return SWAPPABLE in manifest.graphs
+    return SWAPPABLE_GRAPH in manifest.graphs
 
 
 def add_swappable_graph(
@@ -107,12 +106,12 @@ def add_swappable_graph(
         UsageError: A name of `modules` fits no module.
     """
     with edit_manifest(root) as manifest:
-        base = manifest.graphs["base"]
+        base = manifest.base_graph
         slots = _slots(manifest, resolved, modules)
         graph = with_lora(resolve_inside(root, base.onnx).read_bytes(), slots)
         digest = write_synced(resolve_inside(root, _GRAPH_FILE), graph)
         record = GraphRecord(
-            mode=SWAPPABLE,
+            mode=Mode.SWAPPABLE,
             onnx=_GRAPH_FILE,
             weights=base.weights,
             opset=base.opset,
@@ -121,7 +120,7 @@ def add_swappable_graph(
         )
         updated = manifest.model_copy(
             update={
-                "graphs": {**manifest.graphs, SWAPPABLE: record},
+                "graphs": {**manifest.graphs, SWAPPABLE_GRAPH: record},
                 "files": {**manifest.files, _GRAPH_FILE: digest},
             }
         )
@@ -135,7 +134,8 @@ def require_slots(root: Path, manifest: Manifest, resolved: Sequence[Resolved]) 
     Raises:
         UnsupportedError: It has not; up to five parameters are named.
     """
-    inputs = optional_inputs(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes())
+    graph = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)
+    inputs = optional_inputs(graph.read_bytes())
     for each in resolved:
         _require_slots(each, inputs)
 
@@ -234,7 +234,7 @@ def read_pack(
         )
         raise AdapterError(msg, hint=_AGAIN)
     if inputs is None:
-        graph = resolve_inside(root, manifest.graphs[SWAPPABLE].onnx).read_bytes()
+        graph = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx).read_bytes()
         inputs = optional_inputs(graph)
     require_fit(name, {each: tensor.shape for each, tensor in tensors.items()}, inputs)
     return {each: read_all(tensor) for each, tensor in tensors.items()}

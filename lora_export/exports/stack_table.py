@@ -93,7 +93,7 @@ class StackTable:
         old: Mapping[str, Tensor],
     ) -> None:
         self._base, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
-        self._missing = set(manifest.graphs["base"].missing)
+        self._missing = set(manifest.base_graph.missing)
         self._old = old
         self._count = max(rows.values(), default=0) + 1
         replaced = {rows[each.name] for each in new}

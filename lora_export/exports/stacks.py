@@ -23,6 +23,7 @@ from lora_export.core.files import (
     write_synced,
 )
 from lora_export.core.manifest import GraphRecord, Manifest, RowRecord, edit_manifest
+from lora_export.core.modes import BATCHED_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.exports.adapter_companions import stage_companions
@@ -46,20 +47,18 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 __all__ = [
-    "BATCHED",
     "change_rows",
     "is_batched",
     "width_of",
 ]
 
-BATCHED: Final = "batched"
 _GRAPH_FILE: Final = "batched.onnx"
 _STACK_FILES: Final = "batched-*.safetensors"
 
 
 def is_batched(manifest: Manifest) -> bool:
     """Whether adapters of the export are rows of one graph."""
-    return BATCHED in manifest.graphs
+    return BATCHED_GRAPH in manifest.graphs
 
 
 def width_of(root: Path, manifest: Manifest, row: int) -> int | None:
@@ -71,8 +70,8 @@ def width_of(root: Path, manifest: Manifest, row: int) -> int | None:
 
 def _stack_file(manifest: Manifest) -> str | None:
     """Return the weight file of the batched graph alone; None without adapters."""
-    record = manifest.graphs.get(BATCHED)
-    own = set(record.weights) - set(manifest.graphs["base"].weights) if record else ()
+    record = manifest.graphs.get(BATCHED_GRAPH)
+    own = set(record.weights) - set(manifest.base_graph.weights) if record else ()
     return next(iter(own), None)
 
 
@@ -139,7 +138,7 @@ def _write(
     table: StackTable,
 ) -> Manifest:
     """Write stacks, graph and manifest in place of those of `before`; return the manifest."""
-    base = kept.graphs["base"]
+    base = kept.base_graph
     stale = _stack_file(kept)
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
@@ -149,7 +148,8 @@ def _write(
         stacks: list[str] = []
         placements: dict[str, Placement] = {}
         if entries:
-            metadata = {**weights_metadata(BATCHED), "base_fingerprint": kept.base.fingerprint}
+            metadata = weights_metadata(BATCHED_GRAPH)
+            metadata["base_fingerprint"] = kept.base.fingerprint
             written = write_weights(staging / "stacks", entries, metadata=metadata)
             stack_file = f"weights/batched-{written.sha256[:12]}.safetensors"
             with storage_errors(stack_file):
@@ -166,7 +166,7 @@ def _write(
         )
         digest = write_synced(staging / _GRAPH_FILE, graph)
         record = GraphRecord(
-            mode=BATCHED,
+            mode=Mode.BATCHED,
             onnx=_GRAPH_FILE,
             weights=[*base.weights, *stacks],
             opset=base.opset,
@@ -176,7 +176,7 @@ def _write(
         updated = kept.model_copy(
             update={
                 "adapters": _adapters(kept, rows, new),
-                "graphs": {**kept.graphs, BATCHED: record},
+                "graphs": {**kept.graphs, BATCHED_GRAPH: record},
                 "files": {
                     **{file: sha for file, sha in kept.files.items() if file != stale},
                     **files,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from lora_export.core.modes import BASE_GRAPH
+
 if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord, Manifest
 
@@ -26,8 +28,8 @@ def is_deployable(graph: GraphRecord) -> bool:
 
 def deployable(manifest: Manifest) -> tuple[str, ...]:
     """Return what can be deployed: the base where it is complete, and the adapters."""
-    base = manifest.graphs.get("base")
-    return (*(("base",) if base is not None and not base.missing else ()), *manifest.adapters)
+    base = manifest.graphs.get(BASE_GRAPH)
+    return (*((BASE_GRAPH,) if base is not None and not base.missing else ()), *manifest.adapters)
 
 
 def verification_of(manifest: Manifest, name: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.memory import available_bytes
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.latency.bench_report import Cell, RatioRow, Subject, TimeRow
-from lora_export.latency.points import BASE, Source
 from lora_export.latency.startup import measure_startup
 from lora_export.latency.subjects import RUNNERS, open_timed
 from lora_export.ondevice.judge.ratios import CONFIDENCE, Ratio, bootstrap_ratio, looks
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lora_export.core.progress import Progress
-    from lora_export.latency.points import Bind, Point
+    from lora_export.latency.points import Bind, Point, Source
     from lora_export.ondevice.judge.timing import Float64Array, WarmUp
     from lora_export.runtime.energy import Meter
 
@@ -182,7 +182,7 @@ def _pairs(keys: Sequence[str]) -> list[tuple[str, str]]:
         runner, _, graph = key.partition(":")
         others = (
             key + BASELINE,
-            key_of(runner, BASE + (BASELINE if key.endswith(BASELINE) else "")),
+            key_of(runner, BASE_GRAPH + (BASELINE if key.endswith(BASELINE) else "")),
             key_of(first, graph),
         )
         found += [(key, other) for other in dict.fromkeys(others) if other in keys and other != key]

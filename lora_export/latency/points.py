@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lora_export.core.errors import UnsupportedError, UsageError
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SHARED_GRAPHS, SWAPPABLE_GRAPH, Mode
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
@@ -35,10 +34,7 @@ if TYPE_CHECKING:
     Bind = Callable[["Point", int], Callable[[], object]]
     """Gives what one run of an open subject is, at a point of the grid and with a seed."""
 
-__all__ = ["BASE", "Point", "Source", "grid"]
-
-
-BASE: Final = "base"
+__all__ = ["Point", "Source", "grid"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Source:
     @property
     def paired(self) -> bool:
         """Whether each is an encoder and a decoder."""
-        return self.manifest.graphs[BASE].encoder is not None
+        return self.manifest.base_graph.encoder is not None
 
     @property
     def cached(self) -> bool:
@@ -85,7 +81,7 @@ class Source:
         Raises:
             UnsupportedError: They have inputs that are not known here.
         """
-        feeding = feeding_of(self.root, self.manifest.graphs[BASE])
+        feeding = feeding_of(self.root, self.manifest.base_graph)
         if feeding.reason:
             msg = f"{str(self.root)!r} cannot be timed: {feeding.reason}"
             raise UnsupportedError(msg, hint="Time it where its inputs are known.")
@@ -93,18 +89,18 @@ class Source:
 
     def graphs(self) -> list[str]:
         """Return what there is to time: the base, each adapter, the graphs that adapters share."""
-        shared = [name for name in (SWAPPABLE, BATCHED) if name in self.manifest.graphs]
-        alone = [] if BATCHED in shared else list(self.manifest.adapters)
-        return [BASE, *shared, *alone]
+        shared = [name for name in SHARED_GRAPHS if name in self.manifest.graphs]
+        alone = [] if BATCHED_GRAPH in shared else list(self.manifest.adapters)
+        return [BASE_GRAPH, *shared, *alone]
 
-    def mode(self, graph: str) -> str:
+    def mode(self, graph: str) -> Mode:
         """Return how `graph` holds its adapter."""
         record = self.manifest.graphs.get(graph)
-        return SWAPPABLE if record is None else record.mode
+        return Mode.SWAPPABLE if record is None else record.mode
 
     def files(self, graph: str) -> dict[str, str]:
         """Return the SHA-256 of the files of a graph: its own, its weights', its adapter's."""
-        record = self.manifest.graphs.get(graph, self.manifest.graphs.get(SWAPPABLE))
+        record = self.manifest.graphs.get(graph, self.manifest.graphs.get(SWAPPABLE_GRAPH))
         names = [] if record is None else [*record.graph_files, *record.weights]
         own = self.manifest.adapters.get(graph)
         if own is not None and own.pack is not None:
@@ -118,7 +114,7 @@ class Source:
             UsageError: There is none for the TensorRT that is installed.
             DeviceError: TensorRT is not installed.
         """
-        held = graph if graph in self.manifest.graphs else SWAPPABLE
+        held = graph if graph in self.manifest.graphs else SWAPPABLE_GRAPH
         targets = targets_of(self.manifest, held)
         if not targets:
             msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
@@ -144,7 +140,7 @@ class Source:
             vocab_size=common_vocab_size(self.config, self.manifest),
         )
         feeds = dict(case.feeds)
-        if graph == BATCHED:  # every row another adapter, the base among them
+        if graph == BATCHED_GRAPH:  # every row another adapter, the base among them
             rows = np.array([0, *self.manifest.rows.values()], np.int64)
             feeds[ADAPTER_IDS] = np.resize(rows, point.batch)
         return feeds

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
+from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
-from lora_export.latency.points import BASE
 from lora_export.latency.two_graphs import open_two
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
@@ -98,7 +98,7 @@ def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     manifest = source.manifest
     if source.paired:
         return open_two(source, manifest.graphs[graph], provider, threads=threads)
-    held = graph if graph in manifest.graphs else SWAPPABLE
+    held = graph if graph in manifest.graphs else SWAPPABLE_GRAPH
     pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
     session = open_session(
         resolve_inside(source.root, manifest.graphs[held].onnx), provider=provider, threads=threads
@@ -137,9 +137,9 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     model = TorchRun(
         source.checkpoint,
         tasks.by_name(source.manifest.base.task),
-        adapter=None if graph == BASE else (source.adapters or {})[graph],
+        adapter=None if graph == BASE_GRAPH else (source.adapters or {})[graph],
         labels_count=source.labels_count,
-        vocab_size=None if graph == BASE else source.manifest.adapters[graph].vocab_size,
+        vocab_size=None if graph == BASE_GRAPH else source.manifest.adapters[graph].vocab_size,
         device=runner.device,
         compiled=runner.compiled,
         threads=threads,

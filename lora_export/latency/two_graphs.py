@@ -12,6 +12,7 @@ import numpy as np
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.graph.spec.signature import PAST, PRESENT
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import open_session
@@ -56,7 +57,7 @@ def open_two(source: Source, record: GraphRecord, provider: str, *, threads: int
     signature = signature_of_file(source.root, record.onnx)
 
     def bind(point: Point, seed: int) -> Callable[[], object]:
-        feeds = source.feeds(point, "base", seed=seed)
+        feeds = source.feeds(point, BASE_GRAPH, seed=seed)
         encode = BoundRun(encoder, provider, {name: feeds[name] for name in inputs})
         encode()  # the first run makes the memory that every later one writes to
         cross = {

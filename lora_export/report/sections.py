@@ -222,7 +222,7 @@ def adapter_bytes(facts: Facts, name: str) -> int:
         files |= {held.golden} if held is not None else set()
     if record.pack is not None:
         files |= {record.pack.safetensors, record.pack.onnx_adapter}
-    files -= set(facts.manifest.graphs["base"].weights)
+    files -= set(facts.manifest.base_graph.weights)
     return sum(facts.sizes.get(file, 0) for file in files if file is not None)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.core.errors import ExportDirectoryError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.integrity_checks import require_files
 from lora_export.runtime.ort import CPU, OrtRunner
@@ -78,9 +79,9 @@ class ExportGraphs:
     def swappable(self) -> SwappableGraph:
         """Return the one session of the swappable graph."""
         graph: SwappableGraph = self._once(
-            "swappable",
+            SWAPPABLE_GRAPH,
             lambda: SwappableGraph(
-                self._checked("swappable"), provider=self.provider, threads=self.threads
+                self._checked(SWAPPABLE_GRAPH), provider=self.provider, threads=self.threads
             ),
         )
         return graph

@@ -11,12 +11,13 @@ from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.hub import local_path
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.outside_adapter import AdapterSource, recorded_source, resolve_source
 from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.exports.stacks import width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
 from lora_export.runtime.rows import RowRunner
 
@@ -161,7 +162,7 @@ class Loader:
                     f"adapter {name!r} at {str(source.path)!r} is no longer the one that was opened"
                 )
                 raise AdapterError(msg, hint="Open the export again.")
-            return graphs.open("base", merged_values(root, manifest, again))
+            return graphs.open(BASE_GRAPH, merged_values(root, manifest, again))
 
         size = weights_bytes(manifest, mapped=graphs.on_cpu, changed=changed)
         return Plan(f"{name} (merge_at_load)", size, load)
@@ -189,7 +190,7 @@ class Loader:
         assert row is not None  # noqa: S101  (see `ways`)
         width = width_of(graphs.root, graphs.manifest, row.row)
         return Plan(
-            f"{name} (batched)", 0, lambda: RowRunner(graphs.shared(BATCHED), row.row, width)
+            f"{name} (batched)", 0, lambda: RowRunner(graphs.shared(BATCHED_GRAPH), row.row, width)
         )
 
     def _given_pack(self, name: str, source: AdapterSource) -> Plan:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.core.files import resolve_inside
-from lora_export.exports.packs import SWAPPABLE, read_pack
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.core.modes import BATCHED_GRAPH, SWAPPABLE_GRAPH
+from lora_export.exports.packs import read_pack
+from lora_export.exports.stacks import width_of
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.rows import RowRunner
 
@@ -30,9 +31,9 @@ def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner | RowRun
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
     if (row := manifest.rows.get(name)) is not None:
-        runner = OrtRunner(resolve_inside(root, manifest.graphs[BATCHED].onnx))
+        runner = OrtRunner(resolve_inside(root, manifest.graphs[BATCHED_GRAPH].onnx))
         return RowRunner(runner, row, width_of(root, manifest, row))
     if name in manifest.graphs:
         return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
     pack = read_pack(root, manifest, name)
-    return OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx), adapter=pack)
+    return OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx), adapter=pack)

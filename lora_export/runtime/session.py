@@ -25,9 +25,10 @@ import onnx
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
 from lora_export.exports.integrity_checks import require_files, require_usable
 from lora_export.exports.outside_adapter import AdapterSource
-from lora_export.exports.stacks import BATCHED, is_batched
+from lora_export.exports.stacks import is_batched
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.cache import ByteCache
@@ -84,12 +85,12 @@ def open_export(
     name = require_provider(provider)
     root = Path(folder)
     manifest = read_manifest(root)
-    if manifest.graphs["base"].encoder is not None:
+    if manifest.base_graph.encoder is not None:
         msg = f"{str(root)!r} is an encoder and a decoder, which a session of one graph cannot run"
         raise UnsupportedError(msg, hint="Run its text with: lora-export generate")
     require_usable(root, manifest)
     if check_hashes:
-        require_files(root, manifest, manifest.graphs["base"].weights, hashed=True)
+        require_files(root, manifest, manifest.base_graph.weights, hashed=True)
     graphs = ExportGraphs(root, manifest, name, threads, check_hashes)
     sources = {
         key: each if isinstance(each, AdapterSource) else AdapterSource(each)
@@ -111,7 +112,7 @@ class Session:
 
     def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[Runner]) -> None:
         self._graphs, self._loader, self._cache = graphs, loader, cache
-        path = resolve_inside(graphs.root, graphs.manifest.graphs["base"].onnx)
+        path = resolve_inside(graphs.root, graphs.manifest.base_graph.onnx)
         signature = read_signature(onnx.load(path, load_external_data=False))
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._rows = graphs.manifest.rows
@@ -204,15 +205,15 @@ class Session:
             msg = f"how={how!r} is no way to run the base"
             raise UsageError(msg, hint=f"The ways are: {', '.join(WAYS)}.")
         manifest = self._graphs.manifest
-        if missing := manifest.graphs["base"].missing:
+        if missing := manifest.base_graph.missing:
             msg = f"the base has no {', '.join(map(repr, missing))}: only adapters bring it"
             raise UnsupportedError(msg, hint=f"Name an adapter: {', '.join(self.adapters)}.")
-        if how in {None, "swappable"} and "swappable" in manifest.graphs:
+        if how in {None, "swappable"} and SWAPPABLE_GRAPH in manifest.graphs:
             return self._graphs.swappable().base()
         if how == "swappable":
             msg = f"the export {str(self._graphs.root)!r} has no swappable graph"
             raise UnsupportedError(msg, hint="Leave how out: the base has a graph of its own.")
-        return self._graphs.shared("base")
+        return self._graphs.shared(BASE_GRAPH)
 
     def _run_batched(
         self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
@@ -228,7 +229,7 @@ class Session:
             msg = f"adapter_ids is {adapter_ids!r}, the batch has {count} row(s)"
             raise UsageError(msg, hint="Give an adapter for each row; None is the base.")
         ids = np.array([self._row(each) for each in rows], np.int64)
-        return self._graphs.shared(BATCHED).run({**arrays, ADAPTER_IDS: ids})
+        return self._graphs.shared(BATCHED_GRAPH).run({**arrays, ADAPTER_IDS: ids})
 
     def _row(self, adapter: int | str | None) -> int:
         """Return the row of an adapter in the stacks."""
@@ -238,7 +239,7 @@ class Session:
         else:
             whole = isinstance(adapter, (int, np.integer)) and not isinstance(adapter, bool)
             row = 0 if adapter is None else int(adapter) if whole else -1
-        missing = self._graphs.manifest.graphs["base"].missing
+        missing = self._graphs.manifest.base_graph.missing
         if row not in rows.values() and (row != 0 or missing):
             what = f"the base has no {missing[0]!r}" if row == 0 else f"there is no row {adapter!r}"
             known = ", ".join(f"{name} ({each})" for name, each in sorted(rows.items())) or "none"

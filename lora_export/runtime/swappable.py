@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
 from lora_export.runtime.ort import device_of, failed, open_session, optional_inputs, ort_value
@@ -48,7 +49,7 @@ class SwappableGraph:
 
     def base(self) -> BoundAdapter:
         """Return what runs the graph without an adapter."""
-        return BoundAdapter(self, "base", {})
+        return BoundAdapter(self, BASE_GRAPH, {})
 
     def bind(
         self, name: str, tensors: Mapping[str, npt.NDArray[Any]], *, fixed_scale: bool = False

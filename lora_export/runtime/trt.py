@@ -15,6 +15,7 @@ import onnx
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import Mode
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec.signature import own_cache, read_signature
 from lora_export.ondevice.judge.golden_checks import DECODER_IDS, TwoGraphs
@@ -240,7 +241,7 @@ def open_trt(
             pair = EnginePair(encoder, opened(record.onnx), _empty(root, record))
             opening.pop_all()
         return TrtGraph(pair, adapter=adapter)
-    if record.mode != "swappable":
+    if record.mode is not Mode.SWAPPABLE:
         return TrtGraph(opened(record.onnx), adapter=adapter)
     plan = resolve_inside(root, _plan_of(record.onnx, target, version))
     rank = smallest_rank(BuildSettings.from_json(read_record(plan)["settings"]).profiles)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, ExportDirectoryError, InputError, UsageError
-from lora_export.exports.stacks import BATCHED
+from lora_export.core.modes import BATCHED_GRAPH
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT
 from lora_export.triton.python_models import INDEX
 from lora_export.triton.schema import CONFIG_NAME, parse_config
@@ -66,7 +66,7 @@ class Found:
     @property
     def is_batched_graph(self) -> bool:
         """Whether a backend runs a batched graph by itself."""
-        return self.adapter == BATCHED
+        return self.adapter == BATCHED_GRAPH
 
     def _parameter(self, key: str) -> str:
         held = self.config.parameters

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import storage_errors
 from lora_export.core.manifest import Manifest, read_manifest
-from lora_export.exports.stacks import BATCHED, is_batched
+from lora_export.exports.stacks import is_batched
 from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
 from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
@@ -161,7 +161,7 @@ def _add_lines(
     held = table["adapters"]
     way = table["way"]
     kept = [each for each in held if each not in names]
-    if way == BATCHED:  # every change of the stacks is another graph
+    if way == "batched":  # every change of the stacks is another graph
         lost = sorted(set(kept) - set(manifest.rows))
         if lost:
             msg = f"the export no longer holds {lost[0]!r}, which the repository serves"

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.packs import is_swappable
-from lora_export.exports.stacks import BATCHED, is_batched
+from lora_export.exports.stacks import is_batched
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import (
@@ -54,7 +55,6 @@ __all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of", "requ
 
 _GIB: Final = 1 << 30
 _SESSIONS: Final = 4
-BASE: Final = "base"
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ def choose(
         UnsupportedError: The backend cannot run what the export holds.
         UsageError: `way` is said of a backend that has no choice.
     """
-    if manifest.graphs["base"].encoder is not None:
+    if manifest.base_graph.encoder is not None:
         msg = "an encoder and a decoder are two graphs that take turns, which no model here does"
         raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
-    names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE,)
+    names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE_GRAPH,)
     for each in names:
         require_servable(manifest, each)
     own: Way = (
@@ -155,7 +155,7 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
     if choice.backend == "python":
         models = [_python(root, manifest, choice, settings)]
     elif is_batched(manifest):
-        models = [_graph(root, manifest, choice, BATCHED, settings)]
+        models = [_graph(root, manifest, choice, BATCHED_GRAPH, settings)]
     else:
         models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
     run = list(models)
@@ -172,7 +172,7 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
 
 def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings: Settings) -> Model:
     """Return the model of one graph that a backend runs by itself."""
-    name = choice.name if graph == BATCHED else f"{choice.name}-{graph}"
+    name = choice.name if graph == BATCHED_GRAPH else f"{choice.name}-{graph}"
     record = manifest.graphs[graph]
     path = resolve_inside(root, record.onnx)
     interface = read_interface(path)
@@ -195,15 +195,17 @@ def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings:
     )  # fmt: skip
     if choice.backend == "tensorrt":
         config.cc_model_filenames.update({cc: plan.name for cc, plan in engines.plans.items()})
-    first = BASE if graph == BATCHED else graph
+    first = BASE_GRAPH if graph == BATCHED_GRAPH else graph
     requests = warmup_requests(root, manifest, first) if settings.warmup else []
-    memory = session_bytes(manifest) + (stack_bytes(root, manifest) if graph == BATCHED else 0)
+    memory = session_bytes(manifest) + (
+        stack_bytes(root, manifest) if graph == BATCHED_GRAPH else 0
+    )
     return _warmed(config, files, requests, memory * settings.instances)
 
 
 def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> Model:
     """Return the one model of the Python backend that holds the adapters."""
-    adapters = [each for each in choice.adapters if each != BASE]
+    adapters = [each for each in choice.adapters if each != BASE_GRAPH]
     interface = interface_of(root, manifest, choice.way, adapters)
     if not interface.batched:
         msg = "the graph has no batch of the caller's size as its first axis"
@@ -228,10 +230,10 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) 
     parameters = {FINGERPRINT: manifest.base.fingerprint, "cache_bytes": str(limit)}
     config = python_config(choice.name, interface.inputs, interface.outputs, settings, parameters)
     warm = settings.warmup and not per_session
-    requests = warmup_requests(root, manifest, BASE) if warm else []
+    requests = warmup_requests(root, manifest, BASE_GRAPH) if warm else []
     held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
     shared = session if table["base"] or not per_session else 0
-    memory = held + shared + (stack_bytes(root, manifest) if choice.way == BATCHED else 0)
+    memory = held + shared + (stack_bytes(root, manifest) if choice.way == "batched" else 0)
     below = [*code_files(), index_file(table), *files]
     one = {each.path: each for each in below}.values()  # graphs share weight files
     versioned = [File(f"1/{each.path}", each.source, each.data) for each in one]
@@ -257,7 +259,7 @@ def _with_texts(
     adapters has one that takes their names.
     """
     parameters = {FINGERPRINT: manifest.base.fingerprint}
-    inputs = read_interface(resolve_inside(root, manifest.graphs[BASE].onnx)).inputs
+    inputs = read_interface(resolve_inside(root, manifest.base_graph.onnx)).inputs
     texts = own_texts(root, manifest, choice.adapters)
     if texts and is_batched(manifest) and choice.backend != "python":
         msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
@@ -325,14 +327,14 @@ def require_files_of(
         for file in each.companions.files
     }
     if not base_weights:
-        used -= set(manifest.graphs[BASE].weights)
+        used -= set(manifest.base_graph.weights)
     require_files(root, manifest, sorted(used), hashed=True)
 
 
 def require_servable(manifest: Manifest, name: str) -> None:
     """Raise unless `name`, an adapter or ``base``, may be served."""
-    if name == BASE:
-        if missing := manifest.graphs[BASE].missing:
+    if name == BASE_GRAPH:
+        if missing := manifest.base_graph.missing:
             msg = f"the base has no {missing[0]!r}: only adapters bring it"
             raise UnsupportedError(msg, hint="Name adapters: --adapter NAME.")
         return

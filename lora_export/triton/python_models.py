@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import weights_bytes
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.extend import parameters_of
-from lora_export.exports.packs import SWAPPABLE
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.exports.stacks import width_of
 from lora_export.graph.adapters.swappable_graph import input_a
 from lora_export.graph.nodes.weight_uses import stored_input_first
 from lora_export.triton.graph_io import read_interface, relocated
@@ -60,10 +60,10 @@ _CODE: Final = (
     "tensors.py",
 )  # fmt: skip
 _SHARED: Final[dict[str, str]] = {
-    "merged": "base",
-    "merge_at_load": "base",
-    "swappable": SWAPPABLE,
-    "batched": BATCHED,
+    "merged": BASE_GRAPH,
+    "merge_at_load": BASE_GRAPH,
+    "swappable": SWAPPABLE_GRAPH,
+    "batched": BATCHED_GRAPH,
 }
 """The graph that adapters share, by the way in which they are run."""
 
@@ -123,14 +123,14 @@ def serve(root: Path, manifest: Manifest, way: Way, adapters: Iterable[str]) -> 
         "graph": graph,
         "graph_bytes": session_bytes(manifest),
         "weights": BASE_WEIGHTS,
-        "base": not manifest.graphs["base"].missing,
+        "base": not manifest.base_graph.missing,
         "fingerprint": manifest.base.fingerprint,
         "inputs": [each.name for each in interface.inputs if each.name != "adapter_ids"],
         "outputs": [each.name for each in interface.outputs],
         "axes": {each.name: list(each.axes) for each in interface.inputs},
         "adapters": {},
         "matrices": _matrices(manifest) if way == "merge_at_load" else {},
-        "base_width": width_of(root, manifest, 0) if way == BATCHED else None,
+        "base_width": width_of(root, manifest, 0) if way == "batched" else None,
     }
     for name in adapters:
         line, own = serve_adapter(root, manifest, way, name)
@@ -215,14 +215,14 @@ def session_bytes(manifest: Manifest) -> int:
 
 def stack_bytes(root: Path, manifest: Manifest) -> int:
     """Return what the stacks of a batched graph take."""
-    own = set(manifest.graphs[BATCHED].weights) - set(manifest.graphs["base"].weights)
+    own = set(manifest.graphs[BATCHED_GRAPH].weights) - set(manifest.base_graph.weights)
     return sum(resolve_inside(root, each).stat().st_size for each in own)
 
 
 def _graph(root: Path, manifest: Manifest, name: str) -> tuple[str, list[File]]:
     """Return the name that a graph gets, and its files; what is not the base's gets its own."""
     record = manifest.graphs[name]
-    shared = set(manifest.graphs["base"].weights)
+    shared = set(manifest.base_graph.weights)
     names = {
         file: file
         if file in shared or manifest.files[file][:12] in file

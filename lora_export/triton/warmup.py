@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.ondevice.judge.golden_files import read_golden
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def warmup_requests(root: Path, manifest: Manifest, graph: str) -> list[Request]
         ExportDirectoryError: A golden file is damaged.
     """
     file = golden_of(manifest, graph)
-    if file is None or (graph == "base" and manifest.graphs["base"].missing):
+    if file is None or (graph == BASE_GRAPH and manifest.base_graph.missing):
         return []
     case = read_golden(resolve_inside(root, file)).cases[0]
     rows = {each: np.ascontiguousarray(values[:1]) for each, values in case.feeds.items()}

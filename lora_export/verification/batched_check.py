@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.core.files import resolve_inside
-from lora_export.exports.stacks import BATCHED, width_of
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH
+from lora_export.exports.stacks import width_of
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.ondevice.judge.tolerances import tolerance_of
@@ -39,9 +40,9 @@ def judge_batched(
         seed: Seeds the inputs.
     """
     chosen = list(manifest.rows.items())[: _MOST - 1]
-    record = manifest.graphs[BATCHED]
+    record = manifest.graphs[BATCHED_GRAPH]
     if not record.missing:
-        chosen.insert(0, ("base", 0))
+        chosen.insert(0, (BASE_GRAPH, 0))
     case = case_of(root, manifest, seed, (max(len(chosen), 1), _LENGTH)) if chosen else None
     failures: list[str] = []
     worst = None
@@ -50,14 +51,14 @@ def judge_batched(
         ids = np.array([row for _, row in chosen], np.int64)
         mixed = runner.run({**case.feeds, ADAPTER_IDS: ids})[runner.outputs[0]]
         tolerance = tolerance_of(manifest.base.dtype)
-        base = OrtRunner(resolve_inside(root, manifest.graphs["base"].onnx))
+        base = OrtRunner(resolve_inside(root, manifest.base_graph.onnx))
         worst = 0.0
         for at, (name, row) in enumerate(chosen):
             own = {key: value[at : at + 1] for key, value in case.feeds.items()}
             width = width_of(root, manifest, row)
             alone = runner.run({**own, ADAPTER_IDS: ids[at : at + 1]})[runner.outputs[0]]
             expected = [(name, alone[..., :width])]
-            if name == "base":
+            if name == BASE_GRAPH:
                 expected.append(("base, against its own graph", base.run(own)[base.outputs[0]]))
             for what, wanted in expected:
                 error = relative_l2([mixed[at : at + 1, ..., :width]], [wanted])

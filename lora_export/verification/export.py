@@ -13,11 +13,10 @@ from lora_export.core.errors import AdapterError
 from lora_export.core.files import atomic_write_bytes, resolve_inside
 from lora_export.core.manifest import read_manifest
 from lora_export.core.memory import available_bytes
+from lora_export.core.modes import Mode
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.extend import parameters_of
-from lora_export.exports.packs import SWAPPABLE
 from lora_export.exports.plan import head_width
-from lora_export.exports.stacks import BATCHED
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.golden_files import read_golden
@@ -115,7 +114,7 @@ def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
 
 def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
     record = manifest.graphs[name]
-    judge = {SWAPPABLE: judge_swapping, BATCHED: judge_batched}.get(record.mode)
+    judge = {Mode.SWAPPABLE: judge_swapping, Mode.BATCHED: judge_batched}.get(record.mode)
     if judge is None:
         found = _verify_graph(root, manifest, record, name, evidence)
         return _with_notes(found, name, manifest, evidence)
@@ -149,7 +148,7 @@ def _verify_graph(
     if record.missing and not shared:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)
-    record = manifest.graphs["base"] if record.mode == BATCHED else record  # the same interface
+    record = manifest.base_graph if record.mode is Mode.BATCHED else record  # the same interface
     if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
         own = manifest.adapters.get(name)
         kept = (own.pack or own.row) if own is not None and shared else record
@@ -267,7 +266,7 @@ def _measure_one(
     max_ratio: float,
     seed: int,
 ) -> dict[str, Any]:
-    records = (manifest.graphs["base"], manifest.graphs[name])
+    records = (manifest.base_graph, manifest.graphs[name])
     case, lacking = latency_case(
         root, manifest, batch=batch, length=length, seed=seed, config=config
     )
@@ -281,7 +280,7 @@ def _measure_one(
         return {"verdict": "unverified", "reason": reason, "ratio": None}
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     feeds = dict(case.feeds)
-    if records[1].mode == BATCHED:
+    if records[1].mode is Mode.BATCHED:
         rows = np.array([0, *manifest.rows.values()], np.int64)
         feeds[ADAPTER_IDS] = np.resize(rows, len(case.mask))
     base_ms, merged_ms = measure_pair(

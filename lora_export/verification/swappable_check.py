@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.files import resolve_inside
-from lora_export.exports.packs import SWAPPABLE, read_pack
+from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
+from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.inputs.feeding import feeding_of
@@ -113,7 +114,7 @@ def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
 
 def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
     """Return inputs of the base graph; None where it takes some that are not fed here."""
-    feeding = feeding_of(root, manifest.graphs["base"])
+    feeding = feeding_of(root, manifest.base_graph)
     if feeding.reason:
         return None
     return make_cases(
@@ -128,7 +129,7 @@ def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -
 def _same_as_base(root: Path, manifest: Manifest, case: Case, *, prepack: bool) -> bool:
     found = [
         OrtRunner(resolve_inside(root, manifest.graphs[name].onnx), prepack=prepack).run(case.feeds)
-        for name in ("base", SWAPPABLE)
+        for name in (BASE_GRAPH, SWAPPABLE_GRAPH)
     ]
     return _same(*found)
 
@@ -137,8 +138,8 @@ def _unstable(
     root: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Return what gives other outputs when it runs a second time, after all others."""
-    runner = OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE].onnx))
-    order: dict[str, Mapping[str, Any]] = {**adapters, "base": {}}
+    runner = OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx))
+    order: dict[str, Mapping[str, Any]] = {**adapters, BASE_GRAPH: {}}
     first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}
     return [
         name

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from lora_export.commands.inspect.counts import INDEX_DTYPES
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.integrity import audit
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import AdapterRecord, BaseRecord, Manifest
+    from lora_export.core.modes import Mode
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
 
@@ -28,7 +30,7 @@ class GraphRow:
     Of an encoder-decoder, `encoder` is the second file, and `onnx_bytes` counts both.
     """
 
-    mode: str
+    mode: Mode
     verification: str
     opset: int
     onnx: str
@@ -81,13 +83,13 @@ def export_report(
 
 def present_parameters(manifest: Manifest) -> list[Parameter]:
     """Return the parameters of the base graph, without those that only adapters have."""
-    base = manifest.graphs.get("base")
+    base = manifest.graphs.get(BASE_GRAPH)
     missing = set(base.missing) if base else set()
     return [each for each in parameters_of(manifest) if each.name not in missing]
 
 
 def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str, GraphRow]:
-    base = manifest.graphs.get("base")
+    base = manifest.graphs.get(BASE_GRAPH)
     shared = set(base.weights) if base else set()
     return {
         name: GraphRow(

@@ -38,7 +38,7 @@ def latency_case(
         seed: Seeds the values.
         config: The model's config; its copy in the export by default.
     """
-    record = manifest.graphs["base"]
+    record = manifest.base_graph
     if record.encoder is not None:
         return None, "the latency of an encoder and a decoder together is not measured"
     feeding = feeding_of(root, record)
