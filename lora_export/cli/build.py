@@ -124,7 +124,7 @@ def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
 def _build(
     flags: dict[str, Any], overrides: dict[str, Any], *, as_json: bool, quiet: bool, strict: bool
 ) -> int:
-    from lora_export.commands import build, triton
+    from lora_export.commands import build
     from lora_export.commands.recipe import load_recipe, recipe_from_flags
 
     recipe_path: Path | None = flags["recipe"]
@@ -132,17 +132,8 @@ def _build(
     recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = build.merge_and_build(recipe, console, strict=strict)
-        document, text = describe(outcome), render(outcome)
-        code = outcome.exit_code(strict=strict)
-        spec = recipe.triton
-        if code == 0 and spec is not None and spec.repository is not None:
-            written = triton.write_triton(
-                outcome.output, recipe.path(spec.repository), spec, console
-            )
-            document["triton"] = written.describe()
-            text += f"\n  triton: {written.repository}: {', '.join(written.models)}"
-        console.finish(document, text)
-    return code
+        console.finish(describe(outcome), render(outcome))
+    return outcome.exit_code(strict=strict)
 
 
 def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _SHOWN: Final = 3
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as JSON values."""
     manifest = outcome.manifest
+    served = {"triton": outcome.triton.describe()} if outcome.triton is not None else {}
     return {
         "output": str(outcome.output),
         "verdict": verdict_of(manifest),
@@ -30,6 +31,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
         "reports": outcome.reports,
         "notes": list(outcome.notes),
+        **served,
     }
 
 
@@ -62,6 +64,8 @@ def render(outcome: Outcome) -> str:
         lines.append(f"  latency of {name}: {_latency_line(row)}")
     if "bundle" in outcome.reports:
         lines.append(f"  bundle: {_bundle_line(outcome.reports['bundle'])}")
+    if outcome.triton is not None:
+        lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from lora_export.cli.text import size
 from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_export.triton.repository import Written
+    from lora_export.triton.repository import ModelRepository
 
 __all__ = ["triton"]
 
@@ -188,7 +188,7 @@ def check(*, repository: Path, server: str | None, as_json: bool, quiet: bool) -
     return _DAMAGED if count else 0
 
 
-def _text(done: Written) -> str:
+def _text(done: ModelRepository) -> str:
     return "\n".join(
         [
             f"{done.repository}: {', '.join(done.models)} ({done.backend})",

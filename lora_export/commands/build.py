@@ -1,7 +1,7 @@
 """The whole story on one page: from a base and its adapters to a verified export directory.
 
     recipe → checkpoint + adapters → graph (weight-free) → deltas (all resolved) → weights
-           → export directory → parity → latency
+           → export directory → parity → latency → bundle → model repository
 
 Each stage is a function of the layers below; configuration stops here.
 """
@@ -32,6 +32,7 @@ from lora_export.commands.build_config import graph_and_updates, settle
 from lora_export.commands.bundle import readable, require_bundle, with_bundle
 from lora_export.commands.outcome import Outcome
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels, resolve_adapters
+from lora_export.commands.triton import with_repository
 from lora_export.core.errors import ExportDirectoryError, UsageError
 from lora_export.core.files import move_into_place, staging_folder
 from lora_export.core.hub import local_path
@@ -62,11 +63,18 @@ __all__ = ["merge_and_build"]
 def merge_and_build(
     recipe: Recipe, progress: Progress | None = None, *, strict: bool = False
 ) -> Outcome:
-    """Build the export directory that `recipe` describes, and verify it as far as it asks to.
+    """Build the export directory that `recipe` describes, verify it, and make what is served of it.
 
     A new directory appears complete or not at all. An existing export of the same base receives the
-    recipe's adapters, and keeps those that it holds under other names. With `strict`, an adapter
-    that names another base than the recipe's is an error.
+    recipe's adapters, and keeps those that it holds under other names. The bundle for the target
+    and the model repository of the section ``triton`` come last; an export that failed a gate gets
+    no repository.
+
+    Args:
+        recipe: What to build.
+        progress: Told what happens.
+        strict: Whether an adapter that names another base than the recipe's is an error, and an
+            ambiguous or missing verdict keeps the repository from being written.
 
     Raises:
         LoraExportError: See the class of the error; nothing half-written is left.
@@ -124,7 +132,7 @@ def merge_and_build(
             outcome = _finish(
                 output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
-            return with_bundle(replace(outcome, notes=notes), recipe, tell)
+            return _delivered(replace(outcome, notes=notes), recipe, tell, strict=strict)
         settings, template, ready = graph_and_updates(recipe, settings, given, tell)
         require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
         notes = (*notes, *notes_on_resolved([each.resolved for each in ready], tell))
@@ -143,7 +151,12 @@ def merge_and_build(
                 staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
             _publish(staging, output)
-    return with_bundle(replace(outcome, notes=notes), recipe, tell)
+    return _delivered(replace(outcome, notes=notes), recipe, tell, strict=strict)
+
+
+def _delivered(outcome: Outcome, recipe: Recipe, tell: Progress, *, strict: bool) -> Outcome:
+    """Pack the bundle and write the model repository that the recipe asks for."""
+    return with_repository(with_bundle(outcome, recipe, tell), recipe, tell, strict=strict)
 
 
 @contextlib.contextmanager

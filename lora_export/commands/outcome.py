@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
-
+    from lora_export.triton.repository import ModelRepository
 
 __all__ = ["Outcome"]
 
@@ -29,12 +29,14 @@ class Outcome:
         manifest: Its manifest.
         reports: The reports that were written, by name.
         notes: What the user should know of the adapters.
+        triton: The model repository that the recipe asks for; None where it was not written.
     """
 
     output: Path
     manifest: Manifest
     reports: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    triton: ModelRepository | None = None
 
     def exit_code(self, *, strict: bool = False) -> int:
         """Return 0, or the code of the gate that failed.

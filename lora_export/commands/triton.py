@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.core.progress import Progress, Silent
-from lora_export.triton.repository import Written, write_repository
+from lora_export.triton.repository import ModelRepository, write_repository
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.commands.recipe import TritonSpec
+    from lora_export.commands.outcome import Outcome
+    from lora_export.commands.recipe import Recipe, TritonSpec
 
-__all__ = ["write_triton"]
+__all__ = ["with_repository", "write_triton"]
+
+
+def with_repository(
+    outcome: Outcome, recipe: Recipe, progress: Progress, *, strict: bool
+) -> Outcome:
+    """Write the model repository that a recipe asks for; return the outcome with it.
+
+    An export that failed a gate is not served: the outcome says so by its exit code.
+
+    Raises:
+        LoraExportError: See `write_triton`.
+    """
+    spec = recipe.triton
+    if spec is None or spec.repository is None or outcome.exit_code(strict=strict) != 0:
+        return outcome
+    repository = recipe.path(spec.repository)
+    return replace(outcome, triton=write_triton(outcome.output, repository, spec, progress))
 
 
 def write_triton(
     output: Path, repository: Path, spec: TritonSpec, progress: Progress | None = None
-) -> Written:
+) -> ModelRepository:
     """Write the model repository of an export; what it will take is told before.
 
     Args:

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from lora_export.triton.repository_options import Backend, Way
 
-__all__ = ["Written", "write_repository"]
+__all__ = ["ModelRepository", "write_repository"]
 
 _EXISTS = "Add adapters with: lora-export triton add; or remove the folder while no server uses it."
 _LONGEST_NAME = 128  # adapters and -text are appended, a file system takes 255
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written.
+class ModelRepository:
+    """A model repository that was written.
 
     Attributes:
-        repository: Where.
+        repository: Where it is.
         backend: The backend of its models.
         models: Their names.
         adapters: The adapters that they serve.
@@ -77,7 +77,7 @@ def write_repository(
     text: bool = False,
     settings: Settings | None = None,
     progress: Progress | None = None,
-) -> Written:
+) -> ModelRepository:
     """Write the models of an export into a repository, each whole or not at all.
 
     Args:
@@ -137,7 +137,7 @@ def _still_to_write(repository: Path, models: Sequence[Model]) -> list[Model]:
     return [each for each in models if each not in there]
 
 
-def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Written:
+def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> ModelRepository:
     files = [file for each in models for file in each.all_files]
     linked = sum(file.nbytes for file in files if file.source is not None)
     own = sum(file.nbytes for file in files if file.source is None)
@@ -153,7 +153,7 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Wri
             f"Triton starts a Python model through a shell, which takes {where!r} apart: serve it "
             "from a path of letters, digits, - and _"
         )
-    return Written(
+    return ModelRepository(
         repository,
         choice.backend,
         tuple(each.name for each in models),
