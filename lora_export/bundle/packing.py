@@ -23,10 +23,10 @@ from lora_export.bundle.archive import opened
 from lora_export.bundle.tar_file import end_of_archive, header_of, padding_of
 from lora_export.core.errors import BundleError, StorageError, UsageError
 from lora_export.core.files import (
+    is_vacant,
     move_into_place,
     staging_folder,
     storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.core.progress import Progress, Silent
@@ -146,8 +146,7 @@ def pack(
             stream.flush()
             os.fsync(stream.fileno())
         size = partial.stat().st_size
-        partial.replace(path)
-        sync_folder(path.parent)
+        move_into_place(partial, path)
     return Packed(path, name, index.digest, size, len(sources) + 1)
 
 
@@ -278,7 +277,7 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         StorageError: The disk has too little room, or refuses.
     """
     tell = progress or Silent()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_vacant(output):
         msg = f"{str(output)!r} exists and is not an empty folder"
         raise BundleError(msg, hint="Choose another --out; nothing was changed.")
     with (

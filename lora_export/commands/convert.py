@@ -17,10 +17,10 @@ from lora_export.adapters.resolve import Names, resolve
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import (
+    is_vacant,
     move_into_place,
     staging_folder,
     storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.core.manifest import read_manifest
@@ -207,15 +207,13 @@ def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
     """
     targets = [output.parent / name for name in names] or [output]
     for target in targets:
-        empty = target is output and target.is_dir() and not any(target.iterdir())
-        if target.exists() and not empty:
+        if target.exists() and not (target is output and is_vacant(target)):
             msg = f"{str(target)!r} exists already"
             raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
     with storage_errors(str(output)):
         if names:
             for name, target in zip(names, targets, strict=True):
-                (staging / name).rename(target)
-            sync_folder(output.parent)
+                move_into_place(staging / name, target)
         else:
             move_into_place(staging, output)
 

@@ -33,6 +33,7 @@ from lora_export.commands.merge_verify import require_torch, verify_job
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import (
+    is_vacant,
     move_into_place,
     staging_folder,
     storage_errors,
@@ -299,7 +300,7 @@ def _write(
 
 
 def _require_vacant(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_vacant(output):
         msg = f"{str(output)!r} exists and is not an empty folder"
         raise InputError(msg, hint="Choose another --out; nothing was changed.")
 

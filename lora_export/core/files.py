@@ -1,30 +1,36 @@
-"""Files that are complete or absent: atomic writes, staging folders, locks, hashes, safe paths.
+"""Files that are complete or absent, as the host's modules import them; and pointers of Git LFS.
 
-A file is written under a temporary name, synced, then renamed. What a killed process leaves behind
-sits in a staging folder whose lock has died with it, and is removed by the next process that looks.
+How files are written, hashed, locked and kept inside a folder is the same on a device:
+`lora_export.ondevice.device_files` has it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import hashlib
-import os
-import re
-import shutil
-import tempfile
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
-from lora_export.core.errors import ExportDirectoryError, InputError, StorageError
+from lora_export.core.errors import InputError
+from lora_export.ondevice.device_files import (
+    atomic_write_bytes,
+    exclusive_lock,
+    is_vacant,
+    move_into_place,
+    remove_abandoned,
+    resolve_inside,
+    sha256_of_file,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
+    "is_vacant",
+    "move_into_place",
     "refuse_lfs_pointer",
     "remove_abandoned",
     "resolve_inside",
@@ -35,86 +41,7 @@ __all__ = [
     "write_synced",
 ]
 
-_READ_BLOCK_BYTES: Final = 1 << 22
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/"
-_STAGING_PREFIX: Final = ".lora-export-"
-_STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
-_STORAGE_ERRNOS: Final = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    }
-)
-
-
-@contextlib.contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Translate an `OSError` raised while writing `what` into a `StorageError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
-            raise
-        msg = f"cannot write {what}: {error.strerror}"
-        raise StorageError(
-            msg, hint="Free some space or choose another output directory; nothing was left behind."
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def move_into_place(staging: Path, output: Path) -> None:
-    """Give a finished folder its name, durably; `output` is not there, or is an empty folder.
-
-    Raises:
-        OSError: Something was put there meanwhile (ENOTEMPTY, EEXIST), or the disk refuses.
-    """
-    if output.is_dir():
-        output.rmdir()
-    staging.rename(output)
-    sync_folder(output.parent)
-
-
-def atomic_write_bytes(path: Path, data: bytes) -> str:
-    """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
-    with storage_errors(str(path)), staging_folder(path.parent, "file") as staging:
-        digest = write_synced(staging / path.name, data)
-        (staging / path.name).replace(path)
-        sync_folder(path.parent)
-    return digest
-
-
-def write_synced(path: Path, data: bytes) -> str:
-    """Write a file into a private folder, synced; return its SHA-256 in hexadecimal."""
-    with storage_errors(str(path)), path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, reading it in blocks."""
-    digest = hashlib.sha256()
-    block = memoryview(bytearray(_READ_BLOCK_BYTES))
-    with path.open("rb", buffering=0) as stream:
-        while count := stream.readinto(block):
-            digest.update(block[:count])
-    return digest.hexdigest()
 
 
 def refuse_lfs_pointer(path: Path) -> None:
@@ -133,84 +60,3 @@ def refuse_lfs_pointer(path: Path) -> None:
         raise InputError(
             msg, hint="Fetch the file: git lfs pull, or download the repository from the hub."
         )
-
-
-@contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on `path`, created if absent, until the block or the process ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
-    """Yield a private folder in `parent`, removed at the end unless it was renamed away.
-
-    The folder is locked while this process lives. Folders that dead processes left in `parent` are
-    removed first: their lock can be taken.
-    """
-    created = [each for each in (parent, *parent.parents) if not each.exists()]
-    try:
-        with storage_errors(str(parent)):
-            parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(parent)
-            folder, descriptor = _locked_folder(parent, stem)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(descriptor)
-    finally:
-        with contextlib.suppress(OSError):
-            for each in created:  # gone again unless something was moved into them
-                each.rmdir()
-
-
-def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
-    """Make a folder and lock it; again if another process swept it away in between."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
-        with contextlib.suppress(FileNotFoundError):
-            folder.chmod(0o755)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)
-
-
-def remove_abandoned(parent: Path) -> None:
-    """Remove the staging folders in `parent` whose process is gone."""
-    for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
-        if not _STAGING_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
-            continue  # somebody else's
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def resolve_inside(root: Path, relative: str) -> Path:
-    """Return ``root / relative``, refusing every path that leads outside `root`.
-
-    Raises:
-        ExportDirectoryError: `relative` is absolute, climbs with ``..``, or passes a symbolic link
-            that leaves `root`.
-    """
-    pure = PurePosixPath(relative)
-    inside = not pure.is_absolute() and ".." not in pure.parts and "\0" not in relative
-    if inside:
-        target = root / pure
-        resolved_root = root.resolve()
-        inside = target.resolve().is_relative_to(resolved_root)
-        if inside:
-            return target
-    msg = f"path {relative!r} leads outside {str(root)!r}"
-    raise ExportDirectoryError(msg, hint="The manifest is damaged or hostile; export again.")

@@ -6,11 +6,10 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError
-from lora_export.core.files import resolve_inside
+from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
-from lora_export.ondevice.device_files import sha256_of_file
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file, record_file, timing_file
 from lora_export.ondevice.trt.cuda import open_cuda

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import LoraExportError, MissingRuntimeError, UsageError
-from lora_export.core.files import resolve_inside, staging_folder, storage_errors
+from lora_export.core.files import (
+    atomic_write_bytes,
+    resolve_inside,
+    staging_folder,
+    storage_errors,
+)
 from lora_export.graph.nodes.weight_uses import parsed
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.device_files import write_whole
 from lora_export.ondevice.trt.api import import_tensorrt, is_double
 from lora_export.ondevice.trt.build_record import timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
@@ -170,7 +174,7 @@ def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
         graph = parsed(onnx.read_bytes()).graph
         given = {each.name for each in graph.initializer}
         if cache.is_file():
-            write_whole(timing, cache.read_bytes())
+            atomic_write_bytes(timing, cache.read_bytes())
         return publish(
             job,
             plan.read_bytes(),

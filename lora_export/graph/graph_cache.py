@@ -105,10 +105,14 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def _own_source_sha256() -> str:
-    """Hash the modules that shape a graph, and those below: a change to them is a new key."""
+    """Return a hash of the modules that shape a graph: a change to one of them is a new key."""
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for folder in (here, here.parent / "base"):
-        for path in sorted(folder.glob("*.py")):
-            digest.update(path.read_bytes())
+    for path in own_sources():
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def own_sources() -> list[Path]:
+    """Return the modules that shape a graph, those of packages in packages included."""
+    here = Path(__file__).parent
+    return sorted(path for each in (here, here.parent / "core") for path in each.rglob("*.py"))

@@ -1,64 +1,90 @@
-"""Files that are complete or absent, and their hashes, with the standard library alone."""
+"""Files that are complete or absent: atomic writes, staging folders, locks, hashes, safe paths.
+
+A file is written under a temporary name, synced, then renamed. What a killed process leaves behind
+sits in a staging folder whose lock has died with it, and is removed by the next process that looks.
+The standard library alone: host and device share these functions.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
-from pathlib import Path
+import re
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["inside", "read_json", "sha256_of_file", "storage_errors", "write_whole"]
+__all__ = [
+    "atomic_write_bytes",
+    "exclusive_lock",
+    "is_vacant",
+    "move_into_place",
+    "read_errors",
+    "read_json",
+    "remove_abandoned",
+    "resolve_inside",
+    "sha256_of_file",
+    "staging_folder",
+    "storage_errors",
+    "sync_folder",
+    "write_synced",
+]
 
-_BLOCK_BYTES: Final = 1 << 22
-_LIMIT_BYTES: Final = 1 << 26
-_PARTIAL: Final = ".partial"
+_READ_BLOCK_BYTES: Final = 1 << 22
+_JSON_LIMIT_BYTES: Final = 1 << 26
+_STAGING_PREFIX: Final = ".lora-export-"
+_STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
+_STORAGE_ERRNOS: Final = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    }
+)
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Translate an `OSError` raised while writing `what`."""
+    """Translate an `OSError` raised while writing `what` into a `StorageError`."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _STORAGE_ERRNOS:
+            raise
         msg = f"cannot write {what}: {error.strerror}"
-        hint = "Free some space or choose another directory; nothing was left behind."
-        raise DeviceError(msg, hint=hint, kind="storage") from error
+        raise StorageError(
+            msg, hint="Free some space or choose another output directory; nothing was left behind."
+        ) from error
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> str:
-    """Write a file under another name, sync and rename it; return its SHA-256 in hexadecimal.
-
-    What a killed run left under that other name is removed.
-
-    Raises:
-        DeviceError: The disk refuses; there is no new file then.
-    """
-    with storage_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f".{path.name}.*{_PARTIAL}"):
-            old.unlink()
-        partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-        try:
-            with partial.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
-        _sync_folder(path.parent)
-    return hashlib.sha256(data).hexdigest()
+@contextlib.contextmanager
+def read_errors(what: str) -> Iterator[None]:
+    """Translate an `OSError` raised while reading `what` on a device into a `DeviceError`."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot read {what}: {error.strerror}"
+        raise DeviceError(msg, kind="input") from error
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -66,22 +92,137 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def move_into_place(staged: Path, target: Path) -> None:
+    """Give a finished file or folder its name, durably.
+
+    A file takes the place of one that is there; a folder that of an empty one.
+
+    Raises:
+        OSError: There is something else (ENOTEMPTY, EEXIST), or the disk refuses.
+    """
+    if staged.is_dir() and target.is_dir():
+        target.rmdir()
+    staged.replace(target)
+    sync_folder(target.parent)
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a folder may be put there: there is nothing, or an empty folder."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def atomic_write_bytes(path: Path, data: bytes | memoryview) -> str:
+    """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
+    with storage_errors(str(path)), staging_folder(path.parent, "file") as staging:
+        digest = write_synced(staging / path.name, data)
+        move_into_place(staging / path.name, path)
+    return digest
+
+
+def write_synced(path: Path, data: bytes | memoryview) -> str:
+    """Write a file into a private folder, synced; return its SHA-256 in hexadecimal."""
+    with storage_errors(str(path)), path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal, reading it in blocks.
 
     Raises:
-        DeviceError: It cannot be read.
+        OSError: It cannot be read.
     """
     digest = hashlib.sha256()
-    block = memoryview(bytearray(_BLOCK_BYTES))
-    try:
-        with path.open("rb", buffering=0) as stream:
-            while count := stream.readinto(block):
-                digest.update(block[:count])
-    except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
-        raise DeviceError(msg, kind="input") from error
+    block = memoryview(bytearray(_READ_BLOCK_BYTES))
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(block):
+            digest.update(block[:count])
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an advisory lock on `path`, created if absent, until the block or the process ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
+    """Yield a private folder in `parent`, removed at the end unless it was renamed away.
+
+    The folder is locked while this process lives. Folders that dead processes left in `parent` are
+    removed first: their lock can be taken.
+    """
+    created = [each for each in (parent, *parent.parents) if not each.exists()]
+    try:
+        with storage_errors(str(parent)):
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(parent)
+            folder, descriptor = _locked_folder(parent, stem)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(descriptor)
+    finally:
+        with contextlib.suppress(OSError):
+            for each in created:  # gone again unless something was moved into them
+                each.rmdir()
+
+
+def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
+    """Make a folder and lock it; again if another process swept it away in between."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            folder.chmod(0o755)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the staging folders in `parent` whose process is gone."""
+    for folder in parent.glob(f"{_STAGING_PREFIX}*-*"):
+        if not _STAGING_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue  # somebody else's
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def resolve_inside(root: Path, relative: str) -> Path:
+    """Return ``root / relative``, refusing every path that leads outside `root`.
+
+    Raises:
+        ExportDirectoryError: `relative` is absolute, climbs with ``..``, or passes a symbolic link
+            that leaves `root`.
+    """
+    pure = PurePosixPath(relative)
+    inside = not pure.is_absolute() and ".." not in pure.parts and "\0" not in relative
+    if inside:
+        target = root / pure
+        resolved_root = root.resolve()
+        inside = target.resolve().is_relative_to(resolved_root)
+        if inside:
+            return target
+    msg = f"path {relative!r} leads outside {str(root)!r}"
+    raise ExportDirectoryError(
+        msg, hint="The file that names it is damaged or hostile; copy or export it again."
+    )
 
 
 def read_json(path: Path, what: str) -> Mapping[str, Any]:
@@ -91,13 +232,11 @@ def read_json(path: Path, what: str) -> Mapping[str, Any]:
         DeviceError: It is missing, too large, or holds something else.
     """
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{what} {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
-            raise DeviceError(msg, kind="input")
-        table = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        msg = f"cannot read {what} {str(path)!r}: {error.strerror}"
-        raise DeviceError(msg, kind="input") from error
+        with read_errors(f"{what} {str(path)!r}"):
+            if path.stat().st_size > _JSON_LIMIT_BYTES:
+                msg = f"{what} {str(path)!r} is larger than {_JSON_LIMIT_BYTES} bytes"
+                raise DeviceError(msg, kind="input")
+            table = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         msg = f"{what} {str(path)!r} is not readable JSON: {error}"
         raise DeviceError(msg, kind="input") from error
@@ -105,18 +244,3 @@ def read_json(path: Path, what: str) -> Mapping[str, Any]:
         msg = f"{what} {str(path)!r} holds no table"
         raise DeviceError(msg, kind="input")
     return table
-
-
-def inside(root: Path, relative: str) -> Path:
-    """Return ``root / relative``, refusing every path that leads outside `root`.
-
-    Raises:
-        DeviceError: It is absolute, climbs, or passes a link that leaves `root`.
-    """
-    parts = Path(relative).parts
-    ill = not relative or Path(relative).is_absolute() or ".." in parts or "\0" in relative
-    path = root / relative if not ill else root
-    if ill or root.resolve() not in path.resolve().parents:
-        msg = f"path {relative!r} leads outside {str(root)!r}"
-        raise DeviceError(msg, hint="The file that names it is damaged or hostile.", kind="input")
-    return path

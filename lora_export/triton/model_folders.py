@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import AdapterError, ExportDirectoryError, StorageError, UsageError
-from lora_export.core.files import staging_folder, storage_errors, sync_folder, write_synced
+from lora_export.core.files import (
+    move_into_place,
+    staging_folder,
+    storage_errors,
+    sync_folder,
+    write_synced,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -160,8 +166,7 @@ def place_file(repository: Path, folder: Path, file: File) -> None:
             if not target.parent.resolve().is_relative_to(folder.resolve()):
                 msg = f"{str(target.parent)!r} is a link that leads out of {str(folder)!r}"
                 raise AdapterError(msg, hint="The repository is damaged or hostile.")
-            (staging / "file").replace(target)
-            sync_folder(target.parent)
+            move_into_place(staging / "file", target)
 
 
 def remove_folder(repository: Path, folder: Path) -> None:

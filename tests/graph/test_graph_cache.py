@@ -28,7 +28,7 @@ EXPORT = """
 import hashlib, json, sys
 for name in json.loads(sys.argv[3]):
     sys.modules[name] = None
-from lora_export.graph import tasks
+from lora_export.graph.spec import tasks
 from lora_export.graph.graph_export import export_graph
 for path in json.loads(sys.argv[1]):
     config = json.loads(open(path).read())
@@ -252,3 +252,13 @@ def test_tracing_in_two_processes_gives_identical_bytes(tiny: TinyModels) -> Non
     there = python("-c", EXPORT, paths, "fresh", "[]", environment={"PYTHONHASHSEED": "4711"})
     assert there.code == 0, there.err
     assert there.out.split()[0] == sha256(here)
+
+
+def test_the_key_follows_every_module_that_shapes_a_graph() -> None:
+    import lora_export
+
+    package = Path(lora_export.__file__).parent
+    names = {path.relative_to(package).as_posix() for path in cache.own_sources()}
+    wanted = ("graph/spec/signature.py", "graph/trace/trace.py", "graph/optimize/fold.py",
+              "core/dtypes.py", "graph/graph_export.py")  # fmt: skip
+    assert names.issuperset(wanted)

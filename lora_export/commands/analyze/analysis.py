@@ -15,7 +15,7 @@ from lora_export.commands.analyze.compress import Compressed, Cut, compress
 from lora_export.commands.analyze.spectrum import spectrum_of
 from lora_export.commands.analyze.subspace import similarity
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError
-from lora_export.core.files import move_into_place, staging_folder, storage_errors
+from lora_export.core.files import is_vacant, move_into_place, staging_folder, storage_errors
 from lora_export.core.tensors import nbytes
 from lora_export.weights.checkpoint import open_checkpoint
 
@@ -245,7 +245,7 @@ def compress_to(
     """
     adapter = scaled(read_plain(path, reading), scale)
     smaller, rows = compress(adapter, cut)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not is_vacant(output):
         msg = f"{str(output)!r} exists already"
         raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
     with staging_folder(output.parent, output.name) as staging:

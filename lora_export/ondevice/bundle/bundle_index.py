@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.bundle.contents import read_contents
 from lora_export.ondevice.device_errors import BundleError, UnsupportedError
-from lora_export.ondevice.device_files import sha256_of_file
+from lora_export.ondevice.device_files import read_errors, sha256_of_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -233,7 +233,8 @@ def require_files(root: Path, index: Index, advance: Callable[[int], None]) -> N
         if size != member.size_bytes:
             msg = f"{name!r} of {str(root)!r} has {size} bytes, the index says {member.size_bytes}"
             raise BundleError(msg, hint=_AGAIN)
-        found = sha256_of_file(path)
+        with read_errors(repr(str(path))):
+            found = sha256_of_file(path)
         if found != member.sha256:
             msg = (
                 f"{name!r} of {str(root)!r} is not what was packed: its SHA-256 is {found[:16]}…, "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.ondevice.device_errors import LatencyError, ParityError
-from lora_export.ondevice.device_files import write_whole
+from lora_export.ondevice.device_files import atomic_write_bytes
 from lora_export.ondevice.text_table import aligned
 
 if TYPE_CHECKING:
@@ -149,4 +149,4 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     if str(path) == "-":
         sys.stdout.write(data.decode())
     else:
-        write_whole(path, data)
+        atomic_write_bytes(path, data)

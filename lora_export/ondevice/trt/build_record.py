@@ -13,7 +13,12 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.device_files import read_json, sha256_of_file, write_whole
+from lora_export.ondevice.device_files import (
+    atomic_write_bytes,
+    read_errors,
+    read_json,
+    sha256_of_file,
+)
 from lora_export.ondevice.trt.versions import parse_version
 
 if TYPE_CHECKING:
@@ -64,7 +69,7 @@ def timing_file(target: str, tensorrt: str) -> str:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> str:
     """Write a record, complete or not at all; return its SHA-256."""
-    return write_whole(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
+    return atomic_write_bytes(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read_record(plan: Path) -> Mapping[str, Any]:
@@ -127,7 +132,9 @@ def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
     if size != wanted.get("bytes"):
         msg = f"the plan {str(plan)!r} has {size} bytes, its record says {wanted.get('bytes')}"
         raise DeviceError(msg, hint=f"It is truncated, or another's. {_AGAIN}", kind="input")
-    if sha256_of_file(plan) != wanted.get("sha256"):
+    with read_errors(repr(str(plan))):
+        found = sha256_of_file(plan)
+    if found != wanted.get("sha256"):
         msg = f"the plan {str(plan)!r} is not the one that its record tells of: another SHA-256"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
 

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.device_files import inside, sha256_of_file, storage_errors, write_whole
+from lora_export.ondevice.device_files import (
+    atomic_write_bytes,
+    read_errors,
+    resolve_inside,
+    sha256_of_file,
+    storage_errors,
+)
 from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double, numpy_dtype, version_of
 from lora_export.ondevice.trt.build_record import (
     FORMAT_VERSION,
@@ -97,7 +103,7 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
     require_sources(job)
     version = str(module.__version__)
     started = time.monotonic()
-    built = _build(job, device, inside(job.root, timing_file(job.target, version)), say)
+    built = _build(job, device, resolve_inside(job.root, timing_file(job.target, version)), say)
     seconds = time.monotonic() - started
     say(f"writing {plan_file(job.graph, job.target, version)}")
     return publish(
@@ -143,7 +149,9 @@ def require_sources(job: BuildJob) -> None:
         DeviceError: A file is missing or differs.
     """
     for file in (job.onnx, *job.weights):
-        if sha256_of_file(inside(job.root, file)) != job.sha256.get(file):
+        with read_errors(repr(str(job.root / file))):
+            found = sha256_of_file(resolve_inside(job.root, file))
+        if found != job.sha256.get(file):
             msg = f"{file!r} is not what the manifest says: another SHA-256"
             raise DeviceError(msg, hint="Copy it again, or export again.", kind="input")
 
@@ -171,11 +179,11 @@ def publish(
         DeviceError: The disk refuses; there is no plan with a record then.
     """
     file = plan_file(job.graph, job.target, tensorrt)
-    path, record_path = inside(job.root, file), inside(job.root, record_file(file))
+    path, record_path = resolve_inside(job.root, file), resolve_inside(job.root, record_file(file))
     with storage_errors(str(record_path)):
         record_path.unlink(missing_ok=True)  # from here on nobody trusts an old plan
     data = memoryview(plan)
-    digest = write_whole(path, data)
+    digest = atomic_write_bytes(path, data)
     driver, runtime = cuda.versions()
     gpu = cuda.gpu()
     record: dict[str, Any] = {
@@ -218,7 +226,7 @@ def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
         raise DeviceError(msg, hint=hint, kind="missing") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
-    path = inside(job.root, job.onnx)
+    path = resolve_inside(job.root, job.onnx)
     say(f"parsing {job.onnx}")
     if not parser.parse(path.read_bytes() if job.model is None else job.model, str(path)):
         raise _parser_error(job, parser, log)
@@ -375,7 +383,7 @@ def _use_timing_cache(config: trt.IBuilderConfig, path: Path) -> bool:
 def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
-        write_whole(path, memoryview(cache.serialize()))
+        atomic_write_bytes(path, memoryview(cache.serialize()))
 
 
 def _described(tensor: trt.ITensor) -> tuple[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.device_files import inside
+from lora_export.ondevice.device_files import resolve_inside
 from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double
 from lora_export.ondevice.trt.build_record import (
     read_record,
@@ -49,7 +49,7 @@ def checked_plan(
             or GPU; or TensorRT is missing.
     """
     module = import_tensorrt()
-    path = inside(root, plan)
+    path = resolve_inside(root, plan)
     record = read_record(path)
     require_files(record, sha256, fingerprint)
     require_device(
@@ -69,7 +69,7 @@ def loaded_engine(root: Path, plan: bytes, record: Mapping[str, Any], log: Log) 
     engine = deserialize(plan, log, version_compatible=bool(settings.get("version_compatible")))
     if settings.get("strip_weights"):
         (onnx,) = record["onnx"]
-        refit_stripped(engine, inside(root, onnx), log)
+        refit_stripped(engine, resolve_inside(root, onnx), log)
     return engine
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_export.core import files
 from lora_export.core.errors import ExportDirectoryError, StorageError
-from lora_export.core.files import (
+from lora_export.ondevice import device_files as files
+from lora_export.ondevice.device_files import (
     atomic_write_bytes,
     exclusive_lock,
     resolve_inside,
@@ -131,7 +131,7 @@ def test_what_was_renamed_away_stays(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lora_export.core.files import staging_folder
+from lora_export.ondevice.device_files import staging_folder
 with staging_folder(Path(sys.argv[1]), "add") as folder:
     (folder / "half").write_bytes(b"written")
     print(folder, flush=True)
@@ -211,7 +211,7 @@ def test_the_temporary_file_of_a_killed_atomic_write_is_removed_by_the_next(tmp_
     code = """
 import os, sys, time
 from pathlib import Path
-from lora_export.core import files
+from lora_export.ondevice import device_files as files
 def hang(descriptor):
     print("writing", flush=True)
     time.sleep(60)
@@ -252,7 +252,7 @@ def test_a_parent_that_cannot_be_written_is_a_storage_error(tmp_path):
 LOCKER = """
 import sys, time
 from pathlib import Path
-from lora_export.core.files import exclusive_lock
+from lora_export.ondevice.device_files import exclusive_lock
 with exclusive_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
