@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,6 @@ from tests.cli.running import HEAVY, python
 from tests.graph.families import load_config, template_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.helpers.models import TinyModels
 
 CLASSIFY = "text-classification"
