@@ -36,8 +36,8 @@ from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.exports.stacks import width_of
 from lora_export.graph.adapters.required_inputs import base_values
-from lora_export.graph.nodes.weight_uses import parsed
 from lora_export.graph.spec import tasks
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import PAST, own_cache
 from lora_export.ondevice.bundle.contents import (
     Check,
@@ -211,7 +211,7 @@ def _is_refit(root: Path, manifest: Manifest, adapter: str, marked: frozenset[st
     """Whether an adapter can be put into the base's engine; a wider head cannot."""
     if not marked:
         return False
-    graph = parsed(resolve_inside(root, manifest.base_graph.onnx).read_bytes()).graph
+    graph = parse_onnx(resolve_inside(root, manifest.base_graph.onnx).read_bytes()).graph
     shapes = {each.name: tuple(each.dims) for each in graph.initializer}
     changed = changed_weights(root, manifest, adapter)
     return bool(changed) and all(

@@ -26,7 +26,7 @@ from lora_export.runtime.tokens import (
     read_settings,
     stop_tokens,
 )
-from lora_export.weights.positions import switching_length
+from lora_export.weights.positions import count_positions, switching_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Continuation", "continue_texts", "continues"]
 
-_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx")
 _TASKS: Final = ("text-generation", "text2text-generation")
 _UNFINISHED: Final = "\ufffd"
 """What a tokenizer makes of bytes that are not yet a character."""
@@ -184,8 +183,7 @@ def _positions_left(
 ) -> int:
     """Return how many tokens may follow, where the positions of model or static cache end."""
     relative = "relative_attention_num_buckets" in config  # T5: any length, whatever n_positions
-    keys = () if relative else _POSITION_KEYS
-    positions = next((int(config[key]) for key in keys if config.get(key)), None)
+    positions = None if relative else count_positions(config)
     longest = max(map(len, rows), default=0)
     limit = max_new_tokens
     for what, most in (("the model", positions), ("the static cache", room)):

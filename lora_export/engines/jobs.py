@@ -14,7 +14,7 @@ from lora_export.engines.profiles import RANK, axes_of, profiles_of
 from lora_export.engines.refittable import refit_rows, refittable_weights
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.adapters.swappable_graph import optional_inputs
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.engine_builder import BuildJob
@@ -235,7 +235,7 @@ def profiles_for(
 
 
 def _inputs(data: bytes) -> tuple[Input, ...]:
-    return read_signature(parsed(without_defaults(data))).inputs
+    return read_signature(parse_onnx(without_defaults(data))).inputs
 
 
 def _longest(root: Path) -> int:
@@ -263,7 +263,7 @@ def _widths(root: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]
     The width of a head is one: every adapter may bring its own.
     """
     inputs = optional_inputs(data)
-    shapes = [{each.name: tuple(each.dims) for each in parsed(data).graph.initializer}]
+    shapes = [{each.name: tuple(each.dims) for each in parse_onnx(data).graph.initializer}]
     for adapter in manifest.adapters.values():
         if adapter.pack is not None:
             tensors, _ = read_header(resolve_inside(root, adapter.pack.safetensors))

@@ -25,7 +25,7 @@ from lora_export.engines.operators import check_operators, check_opset, operator
 from lora_export.engines.parser_table import parser_of, version_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.adapters.required_inputs import without_defaults
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,8 +156,8 @@ def check_graph(
         UnsupportedError: The version is older than what is known here.
     """
     parser = parser_of(tensorrt)
-    model = parsed(onnx_bytes)
-    seen = view(parsed(without_defaults(onnx_bytes)))
+    model = parse_onnx(onnx_bytes)
+    seen = view(parse_onnx(without_defaults(onnx_bytes)))
     memory = estimate_memory(seen, profiles)
     findings = [
         *check_opset(seen, parser),

@@ -21,7 +21,7 @@ from lora_export.engines.refittable import changed_weights
 from lora_export.exports.at_load import merged_values
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.outside_adapter import resolve_source
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
@@ -110,7 +110,7 @@ def base_supply(root: Path, record: Mapping[str, Any]) -> Callable[[str], Array 
         from onnx import numpy_helper
 
         (onnx,) = record["onnx"]
-        for each in parsed(resolve_inside(root, onnx).read_bytes()).graph.initializer:
+        for each in parse_onnx(resolve_inside(root, onnx).read_bytes()).graph.initializer:
             if each.name == name and not each.external_data:
                 return numpy_helper.to_array(each)
         return None

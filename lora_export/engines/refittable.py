@@ -13,7 +13,7 @@ from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def refittable_weights(
     Raises:
         UnsupportedError: There are none.
     """
-    shapes = {each.name: tuple(each.dims) for each in parsed(onnx_bytes).graph.initializer}
+    shapes = {each.name: tuple(each.dims) for each in parse_onnx(onnx_bytes).graph.initializer}
     merged = [name for name, each in manifest.graphs.items() if each.mode is Mode.MERGED]
     names = {
         name

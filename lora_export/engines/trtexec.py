@@ -23,7 +23,7 @@ from lora_export.core.files import (
     staging_folder,
     storage_errors,
 )
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.api import import_tensorrt, is_double
 from lora_export.ondevice.trt.build_record import timing_file
@@ -171,7 +171,7 @@ def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
         if not plan.is_file():
             msg = f"trtexec ended well, and wrote no plan of {job.onnx!r}"
             raise LoraExportError(msg, hint=f"Run it by hand: {shlex.join(line)}")
-        graph = parsed(onnx.read_bytes()).graph
+        graph = parse_onnx(onnx.read_bytes()).graph
         given = {each.name for each in graph.initializer}
         if cache.is_file():
             atomic_write_bytes(timing, cache.read_bytes())

@@ -15,6 +15,7 @@ from lora_export.exports.plan import BasePlan
 from lora_export.graph.foreign.adopt import adopt, require_same_base
 from lora_export.graph.foreign.match import match_graph
 from lora_export.graph.foreign.open_graph import open_graph
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import PAST, WRITE_INDICES, Choices, read_signature
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ class OwnGraph:
 
     @property
     def _signature(self) -> Signature:
-        import onnx
-
-        return read_signature(onnx.load_model_from_string(self.template.onnx_bytes))
+        return read_signature(parse_onnx(self.template.onnx_bytes))
 
 
 def adopt_graph(path: Path, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> OwnGraph:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
@@ -30,6 +29,7 @@ from lora_export.exports.integrity_checks import require_files, require_usable
 from lora_export.exports.outside_adapter import AdapterSource
 from lora_export.exports.stacks import is_batched
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.cache import ByteCache
 from lora_export.runtime.feeds import checked_feeds
@@ -113,7 +113,7 @@ class Session:
     def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[Runner]) -> None:
         self._graphs, self._loader, self._cache = graphs, loader, cache
         path = resolve_inside(graphs.root, graphs.manifest.base_graph.onnx)
-        signature = read_signature(onnx.load(path, load_external_data=False))
+        signature = read_signature(read_onnx(path))
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._rows = graphs.manifest.rows
 

@@ -11,12 +11,11 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING, Any, Protocol
 
-import onnx
-
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import Mode
 from lora_export.graph.adapters.required_inputs import base_values
+from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import own_cache, read_signature
 from lora_export.ondevice.judge.golden_checks import DECODER_IDS, TwoGraphs
 from lora_export.ondevice.trt.api import import_tensorrt
@@ -277,5 +276,4 @@ def _plan_of(onnx_file: str, target: str, version: str) -> str:
 
 
 def _empty(root: Path, record: GraphRecord) -> dict[str, tuple[int, int, str]]:
-    path = resolve_inside(root, record.onnx)
-    return own_cache(read_signature(onnx.load(path, load_external_data=False)).inputs)
+    return own_cache(read_signature(read_onnx(resolve_inside(root, record.onnx))).inputs)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, external_data_helper
 
 from lora_export.core.errors import ExportDirectoryError
+from lora_export.graph.spec.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +32,6 @@ DATA_TYPES: Final[dict[int, str]] = {
 """Triton's name of each element type of ONNX."""
 
 _ANY: Final = -1
-_LIMIT_BYTES: Final = 1 << 31  # that of protobuf
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def read_interface(path: Path) -> Interface:
     Raises:
         ExportDirectoryError: It is missing, no ONNX file, or has a type that Triton does not know.
     """
-    model = _parsed(path)
+    model = read_onnx(path)
     held = {each.name for each in model.graph.initializer}
     given = [_tensor(path, value) for value in model.graph.input]
     files: dict[str, int] = {}
@@ -106,7 +104,7 @@ def stack_rows(path: Path) -> int:
     Raises:
         ExportDirectoryError: It is missing or no ONNX file.
     """
-    held = _parsed(path).graph.initializer
+    held = read_onnx(path).graph.initializer
     rows = [each.dims[0] for each in held if each.name.endswith(".stack") and each.dims]
     return min(rows, default=1)
 
@@ -118,26 +116,13 @@ def relocated(path: Path, names: Mapping[str, str]) -> bytes:
         path: The graph.
         names: The new name of each file that has one.
     """
-    model = _parsed(path)
+    model = read_onnx(path)
     for each in model.graph.initializer:
         for entry in each.external_data:
             if entry.key == "location" and entry.value in names:
                 entry.value = names[entry.value]
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def _parsed(path: Path) -> onnx.ModelProto:
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than an ONNX graph can be"
-            raise ExportDirectoryError(msg)
-        return onnx.load_model_from_string(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        msg = f"{str(path)!r} cannot be read as an ONNX graph: {error}"
-        raise ExportDirectoryError(
-            msg, hint="Copy the directory again, or write it again."
-        ) from error
 
 
 def _number(path: Path, place: Mapping[str, str], key: str) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.ondevice.judge.decoding import without_cache
+from lora_export.ondevice.judge.near_ties import is_near_tie, top2_margin
 from lora_export.runtime.text_generation import Decoder, Sampling, generate
 from lora_export.verification.inputs.random_inputs import DECODER_IDS, longest_text, make_cases
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Greedy", "compare_greedy", "greedy_of_reference", "prompts_for"]
 
 Array = npt.NDArray[Any]
-
-_NEAR_TIE: Final = 10.0
-"""A choice whose margin is within so many errors of the tolerated size is nearly tied."""
 
 _BATCH: Final = 2
 _LENGTH: Final = 24
@@ -106,8 +104,7 @@ def greedy_of_reference(
     tokens, margins = [], []
     for _ in range(steps):
         logits = run({**fixed, **feeds})[:, -1].astype(np.float64)
-        ordered = np.sort(logits, axis=-1)
-        margins.append((ordered[:, -1] - ordered[:, -2]) / np.sqrt((logits**2).mean(axis=-1)))
+        margins.append(top2_margin(logits))
         chosen = logits.argmax(axis=-1)[:, None]
         tokens.append(chosen)
         added = {
@@ -149,7 +146,11 @@ def compare_greedy(
                     "reference_margin": float(expected.margins[row, step]),
                 }
             )
-    clear = [each for each in differing if each["reference_margin"] > _NEAR_TIE * tolerance]
+    clear = [
+        each
+        for each in differing
+        if not is_near_tie(each["reference_margin"], tolerance, of="answer")
+    ]
     return {
         "rows": rows,
         "steps": steps,

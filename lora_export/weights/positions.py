@@ -7,9 +7,23 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["longest_text", "switching_length"]
+__all__ = ["POSITION_KEYS", "count_positions", "longest_text", "switching_length"]
 
-_POSITION_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
+_TEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
+"""Settings of a config that say how many positions a text has; the first that is set counts."""
+
+POSITION_KEYS: Final = (
+    *_TEXT_KEYS,
+    "max_source_positions",
+    "max_encoder_position_embeddings",
+    "max_decoder_position_embeddings",
+    "context_length",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
+"""All settings that say how many positions a model, or a part of it, has."""
+
 _AFTER_PADDING: Final = frozenset(
     {
         "altclip_text_model", "bridgetower_text_model", "camembert", "clap_text_model",
@@ -28,6 +42,11 @@ _OWN_LENGTH: Final = {"phi3": 4096, "phi4_multimodal": 4096}
 """Model types whose config has `_LENGTH` as a setting of its own, read first, and its default."""
 
 
+def count_positions(config: Mapping[str, Any]) -> int | None:
+    """Return how many positions a config gives texts; None where it does not say."""
+    return next((int(config[key]) for key in _TEXT_KEYS if config.get(key)), None)
+
+
 def longest_text(config: Mapping[str, Any]) -> int:
     """Return how many tokens a model has positions for.
 
@@ -36,7 +55,7 @@ def longest_text(config: Mapping[str, Any]) -> int:
     >>> longest_text({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
     """
-    positions = next((int(config[k]) for k in _POSITION_KEYS if config.get(k)), 512)
+    positions = count_positions(config) or 512
     first = 0
     if config.get("model_type") in _AFTER_PADDING:
         first = int(config.get("pad_token_id") or 0) + 1

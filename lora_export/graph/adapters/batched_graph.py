@@ -28,13 +28,13 @@ from lora_export.graph.nodes.weight_uses import (
     ONE,
     forget_shapes,
     node,
-    parsed,
     readers_of,
     rescaled,
     sizes_of,
     unsupported,
     use_of,
 )
+from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,7 +120,7 @@ def with_stacks(onnx_bytes: bytes, stacks: Stacks) -> bytes:
         UnsupportedError: The rows of the batch cannot be told apart where a parameter is read, or
             it is read by an operator that takes no value for each row.
     """
-    return _Rewriting(parsed(onnx_bytes), stacks).done()
+    return _Rewriting(parse_onnx(onnx_bytes), stacks).done()
 
 
 class _Rewriting:

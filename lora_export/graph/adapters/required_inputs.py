@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import resolve_inside
-from lora_export.graph.nodes.weight_uses import parsed
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.swappable_inputs import padded
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def without_defaults(onnx_bytes: bytes) -> bytes:
     Raises:
         ExportDirectoryError: The graph cannot be parsed.
     """
-    model = parsed(onnx_bytes)
+    model = parse_onnx(onnx_bytes)
     inputs = {each.name for each in model.graph.input}
     kept = [each for each in model.graph.initializer if each.name not in inputs]
     if len(kept) == len(model.graph.initializer):
@@ -57,7 +57,7 @@ def base_values(onnx_bytes: bytes, folder: Path, *, rank: int = 1) -> dict[str, 
     Raises:
         ExportDirectoryError: The graph or a weight file is damaged or missing.
     """
-    graph = parsed(onnx_bytes).graph
+    graph = parse_onnx(onnx_bytes).graph
     inputs = {each.name for each in graph.input}
     found = {each.name: _value(each, folder) for each in graph.initializer if each.name in inputs}
     return padded(found, rank)

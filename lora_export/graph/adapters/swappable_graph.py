@@ -35,13 +35,13 @@ from lora_export.graph.nodes.weight_uses import (
     Use,
     forget_shapes,
     node,
-    parsed,
     readers_of,
     rescaled,
     sizes_of,
     unsupported,
     use_of,
 )
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.swappable_inputs import LORA_A, LORA_B
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
         UnsupportedError: A weight is not read by a ``MatMul``, ``Gemm`` or ``Gather``, or is no
             matrix.
     """
-    model = parsed(onnx_bytes)
+    model = parse_onnx(onnx_bytes)
     graph = model.graph
     nodes = list(graph.node)
     added: dict[int, list[onnx.NodeProto]] = {}
@@ -153,7 +153,7 @@ def optional_inputs(onnx_bytes: bytes) -> Mapping[str, tuple[Axis, ...]]:
     Raises:
         ExportDirectoryError: The graph cannot be parsed.
     """
-    graph = parsed(onnx_bytes).graph
+    graph = parse_onnx(onnx_bytes).graph
     own = {each.name for each in graph.initializer}
     return {
         value.name: tuple(

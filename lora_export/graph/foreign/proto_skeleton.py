@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 
-from lora_export.core.errors import InputError
+from lora_export.core.errors import ExportDirectoryError, InputError
+from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +57,9 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
         raise InputError(msg, hint="Give the .onnx file: --graph model.onnx") from error
     finally:
         os.close(descriptor)
-    model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
-    except Exception as error:
+        model = parse_onnx(data)
+    except ExportDirectoryError as error:
         raise damaged_graph(path, "it cannot be parsed") from error
     if not model.graph.node or not model.opset_import:
         raise damaged_graph(path, "it holds no graph")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 from onnx import helper
 
-from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,7 +21,6 @@ __all__ = [
     "Use",
     "forget_shapes",
     "node",
-    "parsed",
     "readers_of",
     "rescaled",
     "sizes_of",
@@ -37,15 +36,6 @@ _INPUT_FIRST_TYPES: Final = frozenset({"Conv1D", "Embedding"})
 
 _MATRIX: Final = 2
 _HINT: Final = "Leave the module out, or export merged graphs: --mode merged."
-
-
-def parsed(onnx_bytes: bytes) -> onnx.ModelProto:
-    """Return the model; `ExportDirectoryError` where it cannot be parsed."""
-    try:
-        return onnx.load_model_from_string(onnx_bytes)
-    except Exception as error:
-        msg = f"the graph is not a readable ONNX model: {error}"
-        raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
 
 
 @dataclass(frozen=True)

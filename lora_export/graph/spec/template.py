@@ -10,6 +10,7 @@ import onnx
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
+from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.output_width import set_output_width
 
 if TYPE_CHECKING:
@@ -151,11 +152,7 @@ def _placed(
     onnx_bytes: bytes, placements: Mapping[str, Placement], output_width: int | None
 ) -> tuple[bytes, set[str]]:
     """Return the graph with its initializers pointed at `placements`, and those it lacks."""
-    try:
-        model = onnx.load_model_from_string(onnx_bytes)
-    except Exception as error:
-        msg = f"the graph is not a readable ONNX model: {error}"
-        raise ExportDirectoryError(msg, hint="The file is damaged; export again.") from error
+    model = parse_onnx(onnx_bytes)
     missing = set(placements)
     resized: dict[str, int] = {}
     for initializer in model.graph.initializer:

@@ -27,6 +27,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from lora_export.core.errors import FixedLengthError
+from lora_export.weights.positions import POSITION_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,20 +51,6 @@ _OTHERS: Final = {"batch": (2,), "past_sequence": (2, 1000)}
 _OTHER: Final = (7,)
 _TEXT_AXES: Final = ("sequence", "past_sequence", "encoder_sequence")
 
-_POSITIONS: Final = (
-    "max_position_embeddings",
-    "max_source_positions",
-    "max_target_positions",
-    "max_encoder_position_embeddings",
-    "max_decoder_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "context_length",
-    "max_sequence_length",
-    "max_seq_len",
-    "seq_length",
-)
-"""Settings that say how many positions a model has."""
 _OFFSET: Final = 4
 """How many rows a table of positions may have besides: BART's and RoBERTa's have two."""
 _LINE_LIMIT: Final = 80
@@ -234,7 +221,7 @@ def _ends_with_positions(
 def _numbers_of_positions(config: Any) -> set[int]:
     """Return how many positions a config gives its model, and the models in it."""
     configs = [config, *(each for each in vars(config).values() if hasattr(each, "model_type"))]
-    values = (getattr(each, name, None) for each in configs for name in _POSITIONS)
+    values = (getattr(each, name, None) for each in configs for name in POSITION_KEYS)
     return {value for value in values if isinstance(value, int)}
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from lora_export.ondevice.judge.near_ties import is_near_tie
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["Metrics", "compare", "relative_l2"]
 
 Array = npt.NDArray[Any]
-
-_NEAR_TIE: Final = 4.0
-"""A reference margin below this many errors of the tolerated size counts as tied."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _top1(
         margin = e[index, theirs] - e[index, ours]
         scale = np.sqrt((e**2).mean(axis=-1))
         differs = ours != theirs
-        near = margin <= _NEAR_TIE * tolerance * scale
+        near = is_near_tie(margin, tolerance, of="row", scale=scale)
         agreed += int((~differs).sum())
         tied += int((differs & near).sum())
         clear += int((differs & ~near).sum())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.errors import InputError, UsageError
+from lora_export.ondevice.judge.near_ties import is_near_tie
 from lora_export.runtime.tokens import open_tokenizer, read_settings
 from lora_export.verification.datasets.class_names import HOW_TO_NAME, are_numbers
 from lora_export.verification.datasets.kind import Reading
@@ -50,7 +51,6 @@ __all__ = [
 ]
 
 _LIMIT_BYTES: Final = 1 << 28
-_NEAR_TIE: Final = 10.0
 _SHOWN: Final = 20
 
 _KINDS: Final[dict[str, tuple[Kind, ...]]] = {
@@ -216,7 +216,7 @@ def score(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compare the answers; return the report's row and every example on which two differ.
 
-    A choice is nearly tied where the reference's margin is within ten errors of the tolerated size.
+    The row counts differences that are no near ties as ``clear_disagreements``.
 
     Args:
         dataset: The examples.
@@ -231,7 +231,8 @@ def score(
     clear = [
         each
         for each in differing
-        if each["reference_margin"] is not None and each["reference_margin"] > _NEAR_TIE * tolerance
+        if each["reference_margin"] is not None
+        and not is_near_tie(each["reference_margin"], tolerance, of="answer")
     ]
     parts = {
         side: _parts(dataset, metric, answers)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import InputError, UsageError
+from lora_export.ondevice.judge.near_ties import top2_margin
 from lora_export.verification.datasets.class_names import HOW_TO_NAME
 from lora_export.verification.datasets.kind import (
     Examples,
@@ -61,7 +62,7 @@ def _ask_classes(examples: Examples, reading: Reading, model: Asked) -> Answers:
     del reading
     found = [output for _, output in run_batches(examples, model)]
     logits = np.concatenate(found).astype(np.float64)
-    return Answers(_largest(logits), _margins(logits))
+    return Answers(_largest(logits), top2_margin(logits))
 
 
 def _class_of(label: object, index: Mapping[str, int], reading: Reading, number: int) -> int:
@@ -179,7 +180,7 @@ def _ask_tags(examples: Examples, reading: Reading, model: Asked) -> Answers:
         for row in output.astype(np.float64):
             logits = row[examples.notes[len(values)]]  # (words, labels)
             values.append(_largest(logits))
-            margins.append(float(_margins(logits).min(initial=np.inf)))
+            margins.append(float(top2_margin(logits).min(initial=np.inf)))
     return Answers(values, np.array(margins))
 
 
@@ -232,15 +233,6 @@ def _largest(logits: Float64Array) -> list[int | None]:
         int(each) if finite else None
         for each, finite in zip(logits.argmax(axis=-1), known, strict=True)
     ]
-
-
-def _margins(logits: Float64Array) -> Float64Array:
-    """Return the distance of the two largest logits, over their root mean square."""
-    ordered = np.sort(logits, axis=-1)
-    second = ordered[..., -2] if ordered.shape[-1] > 1 else -np.inf
-    with np.errstate(invalid="ignore"):  # infinite ones have no margin
-        scale = np.sqrt((logits**2).mean(axis=-1))
-        return np.asarray((ordered[..., -1] - second) / np.maximum(scale, np.finfo(float).tiny))
 
 
 def _equal(one: Any, other: Any, tolerance: float) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.files import resolve_inside
+from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import (
     PAST,
     PRESENT,
@@ -135,10 +136,7 @@ def _with_our_axes(given: Input) -> Input:
 
 def signature_of_file(root: Path, file: str) -> Signature:
     """Return the interface of a graph; its weights are not read."""
-    import onnx
-
-    path = resolve_inside(root, file)
-    return read_signature(onnx.load(str(path), load_external_data=False))
+    return read_signature(read_onnx(resolve_inside(root, file)))
 
 
 def feeding_of(root: Path, record: GraphRecord) -> Feeding:

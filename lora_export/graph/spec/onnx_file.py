@@ -1,0 +1,53 @@
+"""ONNX models from bytes and files; their weights in other files are not read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import onnx
+
+from lora_export.core.errors import ExportDirectoryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["parse_onnx", "read_onnx"]
+
+_LIMIT_BYTES: Final = 1 << 31
+"""The size of a message that protobuf reads."""
+
+_HINT: Final = "The file is damaged: copy or export it again."
+
+
+def parse_onnx(onnx_bytes: bytes, name: str = "the graph") -> onnx.ModelProto:
+    """Return the model that `onnx_bytes` holds.
+
+    Args:
+        onnx_bytes: The contents of an ``.onnx`` file.
+        name: What messages call it.
+
+    Raises:
+        ExportDirectoryError: They cannot be parsed.
+    """
+    try:
+        return onnx.load_model_from_string(onnx_bytes)
+    except Exception as error:
+        msg = f"{name} is not a readable ONNX model: {error}"
+        raise ExportDirectoryError(msg, hint=_HINT) from error
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return the model in a file, without its external data.
+
+    Raises:
+        ExportDirectoryError: The file is missing, too large, or no ONNX model.
+    """
+    try:
+        if path.stat().st_size > _LIMIT_BYTES:
+            msg = f"{str(path)!r} is larger than an ONNX graph can be"
+            raise ExportDirectoryError(msg, hint=_HINT)
+        onnx_bytes = path.read_bytes()
+    except OSError as error:
+        msg = f"the graph {str(path)!r} cannot be read: {error.strerror}"
+        raise ExportDirectoryError(msg, hint=_HINT) from error
+    return parse_onnx(onnx_bytes, repr(str(path)))
