@@ -1,4 +1,4 @@
-"""Compare the base that an adapter names with the given base, by name.
+"""The base that an adapter names, compared with the given base by name.
 
 Folders that exist are compared by their contents instead (``weights/named_base.py``).
 

@@ -1,4 +1,4 @@
-"""The canonical adapter: what every format becomes, and all that later stages know."""
+"""The canonical adapter: the value that every format is read into."""
 
 from __future__ import annotations
 

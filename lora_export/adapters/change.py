@@ -1,4 +1,4 @@
-"""What an adapter does to one parameter, block of rows by block of rows, in float32.
+"""The change that an adapter makes to one parameter, by blocks of rows, in float32.
 
 In order: (1) rows that the adapter replaces, (2) ``s·B A``, and DoRA's magnitude, (3) what it adds
 to a bias. A parameter that the adapter carries whole, and changes no further, does not come here.

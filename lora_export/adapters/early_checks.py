@@ -1,4 +1,4 @@
-"""What the graph of a base would refuse of an adapter, told from headers before it is traced.
+"""Checks of an adapter by headers alone, before the graph of its base is traced.
 
 Tracing takes seconds to minutes, and only then are the model's own names known. For the families
 whose checkpoints bear these names (`PREFIXES`) the headers tell as much of the layers' matrices.

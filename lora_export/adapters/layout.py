@@ -1,4 +1,4 @@
-"""The parameters of a checkpoint without its graph: what names and shapes tell about each tensor.
+"""The parameters of a checkpoint without its graph, from the names and shapes of its tensors.
 
 `resolve` needs to know how a weight is laid out. A traced model knows; here it follows from the
 checkpoint, its model type and the adapter (which names are one weight: see `declared_ties`):

@@ -1,4 +1,4 @@
-"""Where a base holds what an adapter calls by another name; see `naming`."""
+"""Lookup of an adapter's names among those of a base; see `naming`."""
 
 from __future__ import annotations
 

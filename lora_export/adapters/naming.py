@@ -1,4 +1,4 @@
-"""An adapter's names as a base has them: one resolver for a checkpoint and for a model.
+"""An adapter's names translated to those of its base: of a checkpoint, or of a model.
 
 In order, of each thing that the adapter changes:
 

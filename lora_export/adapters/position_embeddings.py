@@ -1,4 +1,4 @@
-"""Position embeddings that compute which rows they look up, which PEFT's layers cannot follow.
+"""Position embeddings that PEFT cannot adapt, because they compute their row numbers.
 
 BART, OPT, Whisper and their kin have an ``nn.Embedding`` called ``embed_positions`` whose forward
 takes tokens or a mask, makes positions of them and adds an offset. PEFT's LoRA and trained rows of

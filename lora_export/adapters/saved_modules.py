@@ -1,4 +1,4 @@
-"""``modules_to_save`` of a PEFT config, against the tensors that an adapter brings.
+"""``modules_to_save`` of a PEFT config, checked against the tensors of the adapter.
 
 PEFT keeps a copy of every module whose path ends with one of the names (``str.endswith``: ``dense``
 means ``classifier.dense`` and every other), and saves the copies with the adapter. Two things go

@@ -1,4 +1,4 @@
-"""Find updates that are zero in the adapter's own factors, without reading a base.
+"""Updates that are zero, found in the adapter's own factors without reading a base.
 
 ``s·B A`` is zero where s is, where A or B is (PEFT initialises B with zeros, so an adapter that was
 saved before training looks like this), or where the ranks cancel each other, as those of two

@@ -1,4 +1,4 @@
-"""The part of an export that goes to a device: some of its adapters, and the files they need."""
+"""The part of an export that a bundle takes: the chosen adapters and the files that they need."""
 
 from __future__ import annotations
 

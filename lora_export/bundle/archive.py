@@ -1,4 +1,4 @@
-"""An archive that somebody else wrote, read without trust: the index first, then its files."""
+"""Reading of a bundle's archive without trusting it: the index first, then each file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the bundle of an export is called, and where it goes."""
+"""The name of an export's bundle, and the path that it is written to by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the engines of a bundle take what they are checked and measured with on the device.
+"""Checks that the engines of a bundle cover the shapes that are run on the device.
 
 An engine takes the shapes of its profiles and no others. What the golden outputs and the latency
 need is known when the bundle is packed, so that nobody finds out on the device.

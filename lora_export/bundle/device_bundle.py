@@ -1,4 +1,4 @@
-"""What a bundle for a device holds: graphs, weights, adapters, golden outputs, what runs them.
+"""The contents of a bundle for a device: graphs, weights, golden outputs, entry point.
 
     bundle.json                 the index
     run.py                      the entry point: build, verify, measure

@@ -1,4 +1,4 @@
-"""Bundles as archives: packed deterministically, verified, unpacked without trusting them.
+"""Bundles as archives: packed with the same bytes every time, verified, unpacked.
 
     NAME/bundle.json        the index, first: what follows is known before it is read
     NAME/…                  the files, sorted by name

@@ -1,4 +1,4 @@
-"""The program of a bundle: its entry point, and the package that it runs."""
+"""The program in a bundle: its entry point, and ``lora_export.ondevice``, which it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: click lives here and nowhere else; a command is imported when it runs."""
+"""The command line: only this package imports click, and a command is imported when it runs."""
 
 from __future__ import annotations
 

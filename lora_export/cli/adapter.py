@@ -1,4 +1,4 @@
-"""``adapter convert``."""
+"""``adapter convert``: the command."""
 
 from __future__ import annotations
 

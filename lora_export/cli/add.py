@@ -1,4 +1,4 @@
-"""``add``."""
+"""``add``: the command."""
 
 from __future__ import annotations
 

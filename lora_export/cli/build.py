@@ -1,4 +1,4 @@
-"""``merge-and-build`` and ``export``."""
+"""``merge-and-build`` and ``export``: the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bundle``, ``bundle verify`` and ``bundle unpack``."""
+"""``bundle``, ``bundle verify`` and ``bundle unpack``: the commands."""
 
 from __future__ import annotations
 

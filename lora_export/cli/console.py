@@ -1,4 +1,4 @@
-"""What the user sees: progress on stderr, one result on stdout."""
+"""Options that commands share, progress on stderr, and the one result on stdout."""
 
 from __future__ import annotations
 

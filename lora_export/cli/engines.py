@@ -1,4 +1,4 @@
-"""``build`` and ``refit``: TensorRT engines of an export."""
+"""``build`` and ``refit``: the commands for TensorRT engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``generate``."""
+"""``generate``: the command."""
 
 from __future__ import annotations
 

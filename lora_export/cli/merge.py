@@ -1,4 +1,4 @@
-"""``merge``."""
+"""``merge``: the command."""
 
 from __future__ import annotations
 

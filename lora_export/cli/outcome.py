@@ -1,4 +1,4 @@
-"""An outcome as JSON, and as the few lines that a person reads."""
+"""The outcome of a command as JSON, and as a short text."""
 
 from __future__ import annotations
 

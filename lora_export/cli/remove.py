@@ -1,4 +1,4 @@
-"""``remove``."""
+"""``remove``: the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``report``."""
+"""``report``: the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``triton``: write a model repository; ``triton add``, ``remove`` and ``check``."""
+"""``triton``, ``triton add``, ``triton remove`` and ``triton check``: the commands."""
 
 from __future__ import annotations
 

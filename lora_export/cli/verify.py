@@ -1,4 +1,4 @@
-"""``verify``."""
+"""``verify``: the command."""
 
 from __future__ import annotations
 

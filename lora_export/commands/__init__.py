@@ -1,1 +1,1 @@
-"""Commands: one module for each verb, and what they share; configuration stops here."""
+"""Commands as functions: one module for each, and the modules that they share."""

@@ -1,4 +1,4 @@
-"""The adapters of a recipe as they are merged: scaled, and combined into one where it says so."""
+"""The adapters of a recipe: read, scaled, and combined into one where the recipe says so."""
 
 from __future__ import annotations
 

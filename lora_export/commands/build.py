@@ -1,4 +1,4 @@
-"""The whole story on one page: from a base and its adapters to a verified export directory.
+"""``merge-and-build``: from a base and its adapters to a verified export directory.
 
     recipe → checkpoint + adapters → graph (weight-free) → deltas (all resolved) → weights
            → export directory → parity → latency → bundle → model repository

@@ -1,4 +1,4 @@
-"""What must hold before a build begins: a mode that makes sense, its runtimes, one base."""
+"""Checks before a build begins: its mode, its runtimes, its base."""
 
 from __future__ import annotations
 

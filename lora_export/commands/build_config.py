@@ -1,4 +1,4 @@
-"""What a recipe leaves open, decided from the files: task, dtype, opset, interface, and the graph.
+"""The settings that a recipe leaves open, chosen from the files: task, dtype, opset, graph.
 
 recipe + checkpoint + adapters → `Settings` → graph (traced, or the user's own) + updates
 """

@@ -1,4 +1,4 @@
-"""An export on its way to a server: the model repository that a recipe's section describes."""
+"""``triton``: the model repository that a recipe's section describes, written."""
 
 from __future__ import annotations
 

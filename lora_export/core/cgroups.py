@@ -1,4 +1,4 @@
-"""The control groups that this process is in, versions 1 and 2, and what they leave it."""
+"""The memory limits of this process's control groups, versions 1 and 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that transformers does not save: it computes their values again when it loads a model.
+"""Parameters that transformers computes when it loads a model, instead of saving them.
 
     sinusoidal_halves    Marian's positions: sines in the first half of a row, cosines in the second
 

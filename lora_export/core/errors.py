@@ -1,4 +1,4 @@
-"""Every failure that the project foresees, with its exit code.
+"""The tree of errors, each class with its exit code.
 
     LoraExportError                 1   unforeseen by a more precise class
     ├── UsageError                  2   the command line or the recipe is wrong

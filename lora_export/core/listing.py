@@ -1,4 +1,4 @@
-"""Lists of names, as messages show them."""
+"""Lists of names in messages, cut to the first few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory there is, before something asks for it."""
+"""The memory that is available, asked before something large is allocated."""
 
 from __future__ import annotations
 

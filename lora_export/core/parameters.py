@@ -1,4 +1,4 @@
-"""The parameters that a graph reads, as every stage below and above the graph sees them."""
+"""The parameters that a graph reads, as values that every layer shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Regular expressions that come with a stranger's file, measured before they are matched.
+r"""Regular expressions from untrusted files, bounded before they are matched.
 
 Python's engine tries one way after the other to match a pattern. How many there are at most is told
 from the pattern alone:

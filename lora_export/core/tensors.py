@@ -1,4 +1,4 @@
-"""What a tensor on disk is to the rest of the program: name, dtype, shape, bytes in blocks."""
+"""Tensors on disk, as values: name, dtype, shape, and bytes in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns among processes: most may run beside each other, some have to be alone.
+"""Locks among processes: shared by most work, exclusive where a task has to run alone.
 
     beside    door, room shared, door open again    …    room left
     alone     door, room exclusive                  …    both left

@@ -1,4 +1,4 @@
-"""The YAML loader of recipes: safe, and no key may stand twice."""
+"""The YAML loader of recipes: safe, and a duplicate key is an error."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TensorRT engines: what stands in the way of one, and how it is built."""
+"""TensorRT engines on the host: preflight checks, profiles, builds, refits."""

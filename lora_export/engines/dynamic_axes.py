@@ -1,4 +1,4 @@
-"""Dynamic axes against the profiles of a build: TensorRT builds for ranges, and refuses others."""
+"""Dynamic axes checked against the optimization profiles of a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines of an export: what would be built, and the build, with the plans in the manifest."""
+"""Engines of an export: planned, built, and listed in the manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found out about a graph before an engine is built from it: values, and no text layout."""
+"""The findings of the preflight checks, as values without a text layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph as the checks read it: every node with the types, ranks and constants around it.
+"""A graph as the preflight checks read it: nodes with types, ranks and constants.
 
 Bodies of ``If`` and ``Loop`` and functions of the model itself are walked too, because the parser
 reads them as it reads the graph.

@@ -1,4 +1,4 @@
-"""The values of a graph that a parser or a device treats in a way of its own.
+"""Checks of types, precisions and optional inputs against a parser and a device.
 
 Optional inputs, integers and doubles, and precisions that the target lacks.
 """

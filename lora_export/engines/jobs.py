@@ -1,4 +1,4 @@
-"""What there is to build: the graphs of an export as jobs, each with its profiles and settings."""
+"""The build jobs of an export: its graphs, each with its profiles and settings."""
 
 from __future__ import annotations
 

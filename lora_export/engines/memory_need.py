@@ -1,4 +1,4 @@
-"""How much memory a build and a run take, as far as a graph tells.
+"""Estimates of the memory that a build and a run need, from the graph.
 
     run    weights + inputs and outputs + the most that intermediate values take at once
     build  3 to 4 times the weights + the same

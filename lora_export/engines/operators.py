@@ -1,4 +1,4 @@
-"""The nodes of a graph against the parser's table: operators, their types, their restrictions."""
+"""The nodes of a graph checked against the parser's table: operators, types, restrictions."""
 
 from __future__ import annotations
 

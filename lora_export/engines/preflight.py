@@ -1,4 +1,4 @@
-"""Whether TensorRT can build an engine from a graph, said without TensorRT and without a GPU.
+"""``preflight``: whether TensorRT can build a graph, without TensorRT and without a GPU.
 
 The graph is walked, and what the parser of a version refuses or treats in a way of its own is
 named, with what to do next: `operators`, `interface` and `memory` hold the checks. What is said

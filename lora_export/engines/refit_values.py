@@ -1,4 +1,4 @@
-"""Adapters put into an engine that is built: merged from the base, never by subtraction.
+"""New values for an engine's refittable weights: merged from the base, never by subtraction.
 
 Every refit sets all refittable weights: the adapter's merged values, and the base's own for the
 others. So what an engine computes depends on the adapter alone, not on what was in it before, and

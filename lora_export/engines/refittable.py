@@ -1,4 +1,4 @@
-"""Which weights of an engine may be changed, and how each comes from the checkpoint.
+"""The weights of an engine that may change, and how each is made from the checkpoint.
 
 TensorRT's parser names a weight as the graph names its initializer and takes it in the graph's
 layout. So the map from a parameter to a weight is the manifest's own: name, transposition, dtype.

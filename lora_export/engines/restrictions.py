@@ -1,4 +1,4 @@
-"""Operators that the parser reads in part: what it does not take of them, by version.
+"""Operators that TensorRT's parser supports in part, with what it refuses, by version.
 
 Sources: the column "Restrictions" of onnx-tensorrt's ``docs/operators.md`` (10.1 and 10.15), its
 ``docs/Changelog.md``, TensorRT's release notes and, for ``Attention``, the parser of TensorRT for

@@ -1,4 +1,4 @@
-"""The same build through ``trtexec``: its command line, and what comes of it.
+"""Builds through ``trtexec``: its command line, and the engine that it writes.
 
 Flags: ``trtexec --help`` of TensorRT 10.3 to 10.16 (samples/common/sampleOptions.cpp). In 11 every
 network is strongly typed, and there is no flag for it.

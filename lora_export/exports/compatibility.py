@@ -1,4 +1,4 @@
-"""Whether an adapter belongs to an export, its task and its base, told from the export itself."""
+"""Checks that an adapter fits the task and the base of an export."""
 
 from __future__ import annotations
 

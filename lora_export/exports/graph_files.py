@@ -1,4 +1,4 @@
-"""The files of a graph: ``NAME.onnx``, or of an encoder-decoder one each, over the same weights."""
+"""The files of a graph: ``NAME.onnx``, or one each for an encoder and a decoder."""
 
 from __future__ import annotations
 

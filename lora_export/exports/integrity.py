@@ -1,4 +1,4 @@
-"""Whether the files of an export directory are what its manifest says."""
+"""The files of an export directory compared with its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an export still holds what its manifest promises: all of it, or what `add` reads."""
+"""Checks that refuse a damaged export: all of its files, or those that ``add`` reads."""
 
 from __future__ import annotations
 

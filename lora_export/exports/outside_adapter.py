@@ -1,4 +1,4 @@
-"""An adapter on disk, read for an export that need not hold it, checked as `add` checks it."""
+"""An adapter on disk, read for an export that need not contain it."""
 
 from __future__ import annotations
 

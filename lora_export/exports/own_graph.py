@@ -1,4 +1,4 @@
-"""A base graph that the user brings: read, matched to the checkpoint, start of an export."""
+"""A base graph that the user brings: read, matched to the checkpoint, used in an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before anything is written: what each parameter of the graph is read from, and what lacks."""
+"""The plan of a base: what each parameter of the graph is read from, and what is missing."""
 
 from __future__ import annotations
 

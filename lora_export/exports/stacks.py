@@ -1,4 +1,4 @@
-"""Batched exports: one graph with the stacks of all adapters, and for each row its adapter.
+"""Batched exports: one graph with the stacks of all adapters, and one row per adapter.
 
     batched.onnx                        the graph; reads ``adapter_ids``
     weights/batched-<hash>.safetensors  the stacks, one row for each adapter; row 0 is the base

@@ -1,4 +1,4 @@
-"""Exports that hold tied weights of their base apart, because an adapter changes one name only.
+"""Tied weights stored separately in an export, because an adapter changes one name only.
 
 The manifest records which names are one weight of the base (``base.ties``), so that an adapter that
 is added later changes the same names as in a new build: PEFT wraps the tied model.

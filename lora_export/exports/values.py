@@ -1,4 +1,4 @@
-"""What an adapter is apart from a merged graph: A, s·B, DoRA's factors, heads and biases as values.
+"""An adapter as values outside a merged graph: A, s·B, DoRA's factors, heads and biases.
 
 Adapters of a swappable graph are packs of these values, those of a batched graph rows of them.
 """

@@ -1,1 +1,1 @@
-"""Graphs: exported without weights, folded, cached, and pointed at weight files."""
+"""Graphs: exported without weights, optimized, cached, and pointed at weight files."""

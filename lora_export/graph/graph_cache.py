@@ -1,4 +1,4 @@
-"""The graph cache: a second export of an architecture needs no tracing.
+"""The graph cache: an architecture that was exported before is not traced again.
 
 ``$LORA_EXPORT_CACHE`` (default ``$XDG_CACHE_HOME/lora-export`` or ``~/.cache/lora-export``) holds
 ``graphs/<key>/``: ``graph.onnx`` (of an encoder-decoder the decoder, ``encoder.onnx`` beside it),

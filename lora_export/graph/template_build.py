@@ -1,4 +1,4 @@
-"""Traced, folded, serialized: the template of a graph that was not in the cache."""
+"""The template of a graph that was not in the cache: traced, folded, serialized."""
 
 from __future__ import annotations
 

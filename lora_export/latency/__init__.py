@@ -1,1 +1,1 @@
-"""Latency of graphs and runners: measured side by side, compared as paired ratios, gated."""
+"""Latency: graphs measured side by side, compared by paired ratios, and gated."""

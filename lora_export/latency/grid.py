@@ -1,4 +1,4 @@
-"""Measure subjects over a grid: every cell interleaved, looked at until it is decided."""
+"""Measurement of subjects over a grid: every cell interleaved, until each ratio is decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of a latency grid, and the inputs that an export is fed with at each of them."""
+"""The points of a latency grid, and the inputs of an export at each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph alone in a new process: how long it takes to open, and the memory that it needs.
+"""Start-up of a graph alone in a new process: the time to open it, and its memory.
 
 Peak memory is the kernel's high-water mark of that process (``VmHWM``), which begins anew with it.
 """

@@ -1,4 +1,4 @@
-"""An encoder and a decoder, timed as they take turns.
+"""An encoder and a decoder, timed in turns.
 
 prefill   the encoder on an input, then the decoder's first token: the time to the first token
 decode    the decoder's next token after `past` others: the time per token

@@ -1,1 +1,1 @@
-"""What is known of an export on one page: ``reports/report.html``, ``report.md``, annotations."""
+"""The report of an export: ``reports/report.html``, ``report.md`` and GitHub annotations."""

@@ -1,4 +1,4 @@
-"""What an export says of itself, read once: the manifest, its reports, the sizes of its files."""
+"""The facts that a report shows, read once: manifest, JSON reports, file sizes."""
 
 from __future__ import annotations
 

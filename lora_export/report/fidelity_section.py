@@ -1,4 +1,4 @@
-"""The section of merged weights: what rounding left of each delta, a heatmap by layer and module.
+"""The section on merged weights: the rounding loss of each delta, as a heatmap.
 
 The heatmap is a table of numbers on colours: it is read without them, and scrolls on a phone.
 """

@@ -1,4 +1,4 @@
-"""Figures of times and ratios: SVG inside the page, drawn here, with every number as text.
+"""Figures of times and ratios, drawn as SVG inside the page, with every number as text.
 
     ratios     an axis about 1; for each row a point with its interval, and the limit
     samples    for each row every sample, the middle half, the median

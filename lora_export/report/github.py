@@ -1,4 +1,4 @@
-"""GitHub's annotations: lines on stdout that its runner turns into notes on a run.
+"""GitHub annotations: lines on stdout that the runner shows as notes on a run.
 
     ::error title=…::…      ::warning title=…::…
 

@@ -1,4 +1,4 @@
-"""The section of times: paired ratios with their intervals, distributions, start-up and memory."""
+"""The section on latency: paired ratios with intervals, distributions, start-up, memory."""
 
 from __future__ import annotations
 

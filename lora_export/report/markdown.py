@@ -1,4 +1,4 @@
-"""``report.md``: the same in short, for a pull request; no text in it is markup."""
+"""``report.md``: the report in short, for a pull request; no text in it is markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``report.html``: one file, nothing fetched, no script; the same facts give the same bytes."""
+"""``report.html``: one self-contained file, no script; the same facts give the same bytes."""
 
 from __future__ import annotations
 

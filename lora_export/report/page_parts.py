@@ -1,4 +1,4 @@
-"""Pieces that sections are made of: badges, tables that scroll on a phone, numbers."""
+"""Building blocks of sections: badges, numbers, tables that scroll on a phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections of the page, from what is known: each a function from `Facts` to markup."""
+"""The sections of the page: each a function from `Facts` to markup."""
 
 from __future__ import annotations
 

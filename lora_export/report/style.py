@@ -1,4 +1,4 @@
-"""The look of the page: one sheet, light and dark by the reader's setting, phone first."""
+"""The style sheet of the page: light and dark by the reader's setting, phone first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of an export, written beside its figures and hashed in its manifest."""
+"""The report written into an export, and its files hashed in the manifest."""
 
 from __future__ import annotations
 

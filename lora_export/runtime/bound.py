@@ -1,4 +1,4 @@
-"""A graph whose inputs and outputs stay on its device: what is timed is the graph and no copy.
+"""A graph whose inputs and outputs stay on its device, so that timings contain no copies.
 
 Inputs are put on the provider's device once. Outputs are bound to it and written to the same place
 by every run, so that nothing is allocated and nothing is copied back; a run ends when the device

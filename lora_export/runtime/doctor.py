@@ -1,4 +1,4 @@
-"""What is installed, what each missing part costs, and how to get it. Nothing here raises.
+"""``doctor``: what is installed, what each missing part disables, and how to get it.
 
 Versions come from package metadata, so that neither torch nor transformers is imported; ONNX
 Runtime is, for its execution providers, and TensorRT for the version of its libraries.

@@ -1,4 +1,4 @@
-"""The energy that a run takes, where the machine tells: NVML's counter, or a Jetson's tegrastats.
+"""The energy that a run takes, from NVML's counter or a Jetson's tegrastats.
 
 Counters tick a few times in a second, so that a single run is not seen: a subject is run again and
 again for seconds, alone, and its share is what was counted over the number of runs. It is the

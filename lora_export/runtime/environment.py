@@ -1,4 +1,4 @@
-"""What a figure depends on: processor, clocks, GPUs, system, versions; nothing names the host."""
+"""The environment of a measurement: processor, clocks, GPUs, versions; no host name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph is given, compared with what it reads, before it is run."""
+"""The inputs given to a graph, checked against those that it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How each adapter of a session is loaded: the ways there are, what each takes, and by what."""
+"""How the adapters of a session are loaded, for each kind of export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine: processors, memory, GPUs, Jetson. Every probe says None where nothing tells."""
+"""The machine: processors, memory, GPUs, Jetson; a probe returns None where nothing is known."""
 
 from __future__ import annotations
 

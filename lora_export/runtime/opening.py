@@ -1,4 +1,4 @@
-"""The graph of the base or of an adapter, opened, however the export holds its adapters."""
+"""The graph of the base or of an adapter, opened for every mode of export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare the base's folder and the adapter's names for transformers and PEFT."""
+"""The base's folder and the adapter's names, prepared for transformers and PEFT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batched graph, all of whose rows have one adapter: it runs as the graph of that adapter."""
+"""A batched graph that runs one adapter in all its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model in torch, eager or compiled, as it is timed: inputs on its device, no copies back."""
+"""The model in torch, eager or compiled, for timing: its inputs stay on its device."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Model repositories for the Triton server, written of an export and changed while it runs."""
+"""Model repositories for the Triton server, written from an export and changed while it runs."""

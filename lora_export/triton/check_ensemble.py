@@ -1,4 +1,4 @@
-"""Whether the steps of an ensemble fit together, and the models that they name."""
+"""Checks that the steps of an ensemble fit together, and fit the models that they name."""
 
 from __future__ import annotations
 

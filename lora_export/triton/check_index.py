@@ -1,4 +1,4 @@
-"""Whether a model of the Python backend has its code, and what its index names, as it names it."""
+"""Checks that a model of the Python backend has its code, and what its index names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running server compared with the repository that it reads."""
+"""A running server compared with its model repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph reads and returns, in Triton's words, and which files it needs."""
+"""The inputs, outputs and files of a graph, in Triton's terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model folders: put together beside the repository, hard-linked where possible, then renamed.
+"""Model folders: assembled beside the repository, hard-linked where possible, then renamed.
 
 A server that polls the repository, or is told to load a model, sees a folder whole or not at all.
 """

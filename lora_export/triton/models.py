@@ -1,4 +1,4 @@
-"""Which models a repository gets of an export: their configurations and files, nothing written.
+"""The models that an export gets in a repository: configurations and files, nothing written.
 
 onnxruntime   NAME-ADAPTER for each merged adapter; NAME for a batched graph
 tensorrt      the same, of engines

@@ -1,4 +1,4 @@
-"""What a Python-backend model carries: part of an export, its index, the code that serves it.
+"""The contents of a Python-backend model: part of an export, its index, the serving code.
 
     1/model.py  …                         the code, as it lies in ``serving/``
     1/export/serving.json                 the index; what is added or removed is told here, last

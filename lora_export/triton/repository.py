@@ -1,4 +1,4 @@
-"""Model repositories for the Triton server, written of an export directory."""
+"""Model repositories for the Triton server, written from an export directory."""
 
 from __future__ import annotations
 

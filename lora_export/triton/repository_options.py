@@ -1,4 +1,4 @@
-"""What a user may say of a model repository, with defaults that work."""
+"""The options of a model repository, with their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the tokenizer of a repository is right for an adapter that is added to it."""
+"""Checks that the tokenizer of a repository is right for an adapter that is added to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer step of an ensemble: which tokens a graph reads, and how they are padded."""
+"""The tokenizer step of an ensemble: the token inputs of a graph, and their padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warm-up requests, from the golden inputs of an export.
+"""Warm-up requests, made from the golden inputs of an export.
 
 A model that takes an adapter's name is warmed up without one: an adapter may be removed later, and
 a model whose warm-up fails does not load. Where every adapter has a session of its own there is no

@@ -1,1 +1,1 @@
-"""Verification: parity with the unmerged adapter, and latency against the base."""
+"""Verification: parity with unmerged PEFT, accuracy on data sets, latency against the base."""

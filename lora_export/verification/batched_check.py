@@ -1,4 +1,4 @@
-"""A batched graph as a whole: rows that are mixed are the rows run alone, row 0 is the base."""
+"""Checks of a batched graph: mixed rows equal rows run alone, and row 0 is the base."""
 
 from __future__ import annotations
 

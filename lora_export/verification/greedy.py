@@ -1,4 +1,4 @@
-"""Greedy tokens of a graph with a cache against those of the reference, which has none.
+"""Greedy decoding compared: the graph with its cache, the reference without one.
 
 The reference runs the whole text again for every token; the graph decodes as a device would. A
 row is compared up to its first difference: behind it the two continue different texts.

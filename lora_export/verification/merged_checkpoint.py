@@ -1,4 +1,4 @@
-"""A merged checkpoint against the unmerged adapter: the same inputs through transformers, twice.
+"""A merged checkpoint compared with the unmerged adapter, both run by transformers.
 
     base + PEFT (unmerged, float32)      →  expected outputs, effect of the adapter
     merged checkpoint (loaded, float32)  →  outputs

@@ -1,4 +1,4 @@
-"""Reports written, and the manifest told what was found."""
+"""Reports written into an export, and the verdicts recorded in its manifest."""
 
 from __future__ import annotations
 

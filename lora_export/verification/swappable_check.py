@@ -1,4 +1,4 @@
-"""A swappable graph as a whole: what it computes without an adapter, and that nothing is left over.
+"""Checks of a swappable graph: its outputs without an adapter, and no state left behind.
 
     no adapter       the base graph's outputs, bit for bit
     a → b → base → a    the outputs of a and of the base do not change, bit for bit

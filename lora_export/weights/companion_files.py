@@ -1,4 +1,4 @@
-"""The files that lie beside weights: tokenizer, chat templates, generation and processor settings.
+"""The files beside weights: tokenizer, chat templates, generation and processor settings.
 
 One table for bases and adapters. Code (``tokenization_*.py``) and weights are in none of its rows.
 """

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a checkpoint: config, tokenizer, generation settings."""
+"""The files beside the weights of a checkpoint, written: config, tokenizer, generation."""
 
 from __future__ import annotations
 

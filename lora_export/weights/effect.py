@@ -1,4 +1,4 @@
-"""Whether a merge changed anything, decided without reading the base again.
+"""Whether a merge changed any weight, decided without reading the base again.
 
     low-rank updates   by their fidelity meters: no entry moved, or ‖ΔW‖ ≤ `NOISE`·‖W0‖
     everything else    the SHA-256 of the stored bytes, against the base's in the same dtype

@@ -1,4 +1,4 @@
-"""What storing a merged weight loses: the rounding to its dtype, set against the adapter's delta.
+"""The rounding loss of merged weights, compared with the adapter's delta.
 
 With W the stored value, W0 the base's and ΔW the exact delta, all of one tensor:
 

@@ -1,4 +1,4 @@
-"""Compare the base that an adapter names by its folder with the given base, by contents.
+"""The base that an adapter names by its folder, compared with the given base by contents.
 
 PEFT records the path that its base was loaded from. Where that folder exists on this machine it is
 compared with the base that is given, and the cheapest answer comes first:

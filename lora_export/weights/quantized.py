@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint are quantized: what is stored decides, not the config.
+"""Detection of quantized checkpoints, by what is stored rather than by the config.
 
 A checkpoint that was loaded quantized and saved dequantized keeps ``quantization_config`` in its
 ``config.json``, though its weights are floating-point numbers again. Weights are quantized where

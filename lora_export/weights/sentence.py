@@ -1,4 +1,4 @@
-"""What sentence-transformers puts behind a model: ``modules.json`` and the folders that it names.
+"""The modules that sentence-transformers puts behind a model, read from ``modules.json``.
 
     transformer → token states → pooling → (dense layers) → (L2 normalization) → sentence embedding
 

@@ -1,4 +1,4 @@
-"""An adapter's files, opened but unread, and what the readers of every format share."""
+"""An adapter's files, opened but not read, and helpers that all readers share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an adapter learned: section 7 of the paper on any adapter, and what one would cost."""
+"""``analyze``: what an adapter learned (section 7 of the paper), and what one would cost."""

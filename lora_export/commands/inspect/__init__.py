@@ -1,1 +1,1 @@
-"""What a checkpoint, an adapter or an export directory holds: headers and tables, no values."""
+"""``inspect``: what a checkpoint, an adapter or an export holds, from headers alone."""

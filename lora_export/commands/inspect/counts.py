@@ -1,4 +1,4 @@
-"""What several reports count alike."""
+"""Counts that the reports of ``inspect`` share."""
 
 from __future__ import annotations
 

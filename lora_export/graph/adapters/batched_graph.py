@@ -1,4 +1,4 @@
-"""LoRA by row: stacks of all adapters in the graph, and for each row of a batch its adapter.
+"""LoRA per row: stacks of all adapters in the graph, and an adapter for each row of a batch.
 
 Where the base graph computes ``y = x W`` for an adapted weight, this one computes, for row i of a
 batch whose adapter is ``k = adapter_ids[i]``,

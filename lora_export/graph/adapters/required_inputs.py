@@ -1,4 +1,4 @@
-"""A graph whose optional inputs are required: what TensorRT's parser has to be given.
+"""A graph whose optional inputs are required, as TensorRT's parser needs them.
 
 The parser drops graph inputs that are initializers too (onnx-tensorrt, ``ModelImporter``): a
 swappable graph handed over as it is becomes an engine that computes the base, whatever it is fed.

@@ -1,4 +1,4 @@
-"""A foreign graph made one of ours: its initializers are parameters, and bear their names.
+"""A foreign graph whose initializers are renamed to the parameters of the checkpoint.
 
 Structure, opset and IR version stay as they are. What changes is where values lie: every parameter
 becomes external data under its own name, and copies of one parameter become one initializer. Other

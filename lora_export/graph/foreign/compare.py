@@ -1,4 +1,4 @@
-"""Whether a graph's tensor is a checkpoint's, cast and laid out: a few elements, then every byte.
+"""A graph's tensor compared with a checkpoint's: a few elements first, then every byte.
 
 A digest would have to read every candidate whole, in both layouts. A probe of `_PROBES` elements
 tells different weights apart, and what it leaves is compared block by block: memory is bounded by a

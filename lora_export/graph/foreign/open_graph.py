@@ -1,4 +1,4 @@
-"""A graph that another exporter wrote, open: its structure parsed, its tensors to be read."""
+"""A graph that another exporter wrote, opened: structure parsed, tensors read when needed."""
 
 from __future__ import annotations
 

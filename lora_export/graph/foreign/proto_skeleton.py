@@ -1,4 +1,4 @@
-"""An ONNX file without its weights: all of the model but its large tensors, which stay on disk.
+"""An ONNX file parsed without its large tensors, which stay on disk.
 
 Parsing a file of 2 GB, protobuf's limit, takes several times its size. Here the messages are
 walked by position (https://protobuf.dev/programming-guides/encoding): the bytes of a large

@@ -1,4 +1,4 @@
-"""Who reads an initializer, and what that says of it: its layout, its module, its parameter's name.
+"""The nodes that read an initializer, and what they tell: layout, module, parameter name.
 
 Exporters write down where a node comes from, each in its way:
 

@@ -1,4 +1,4 @@
-"""Small changes of a parsed ONNX model: what it defines, what it renames, what it lifts.
+"""Small edits of a parsed ONNX model: names defined, values renamed, tensors lifted.
 
 A model's names are unique across its graph and the subgraphs in it (SSA, ONNX IR specification), so
 that a rename holds everywhere. Two branches of one ``If`` may use a name each for themselves.

@@ -1,1 +1,1 @@
-"""Reading the nodes of an ONNX graph: patterns, shapes, uses of a weight."""
+"""Nodes of an ONNX graph: patterns, shapes, uses of a weight."""

@@ -1,4 +1,4 @@
-"""Shapes of a graph's values for given sizes of its named axes: which of them is the batch."""
+"""Shapes of a graph's values for given axis sizes, which show where the batch axis is."""
 
 from __future__ import annotations
 

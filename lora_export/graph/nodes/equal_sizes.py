@@ -1,4 +1,4 @@
-"""Sizes that are equal are computed in one way, so that they can be found to be.
+"""Equal sizes computed by the same nodes, so that they are recognised as equal.
 
 Inputs that share an axis (``batch``, ``past_sequence``) have the same size there, but tracing reads
 the size from whichever it met; a graph with a cache then reads the past's length of every layer.

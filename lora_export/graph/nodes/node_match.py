@@ -1,4 +1,4 @@
-"""What rewrites of a graph need to look at it and to change it: small, and without state."""
+"""Helpers that find and change nodes of a graph; every rewrite uses them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rewriting a traced graph: folded, fused, its repeated layers put back."""
+"""Rewriting of a traced graph: folded, fused, repeated layers copied back in."""

@@ -1,4 +1,4 @@
-"""The products, the mask and the softmax of an attention as the one node that opset 23 has for it.
+"""Products, mask and softmax of an attention, fused into the one node of opset 23.
 
     ``Softmax(cap · tanh(q kᵀ · scale / cap) + mask) v``  →  ``Attention(q, k, v, mask)``
 

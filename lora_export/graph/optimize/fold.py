@@ -1,4 +1,4 @@
-"""The traced graph made as small as a hand-written one.
+"""Folding of a traced graph: shape arithmetic, transposed weights, unused nodes.
 
 In order: (1) constants and shape arithmetic are folded by onnxscript; (2) what stands for one
 operation becomes one node (`lora_export.graph.optimize.opset_nodes`,

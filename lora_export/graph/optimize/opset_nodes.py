@@ -1,4 +1,4 @@
-"""What newer opsets made operators: a norm, a rotation, an attention become one node each.
+"""Operators of newer opsets: a norm, a rotary embedding, an attention become one node each.
 
     1. ``x / √(mean(x²) + ε) · w``                    →  ``RMSNormalization(x, w)``
     2. ``x · cos + Concat(-x₂, x₁) · sin``            →  ``RotaryEmbedding(x, cos, sin)``

@@ -1,4 +1,4 @@
-"""The layers that were not traced, stamped out of those that were.
+"""The layers that were not traced, copied from those that were.
 
 `lora_export.graph.trace.repeated_layers` has left layers out of the model,
 `lora_export.graph.optimize.layer_parts` has found that those of one kind are copies of each other

@@ -1,4 +1,4 @@
-"""Nodes that stand for one operation, made one node, or what runtimes recognise as one.
+"""Nodes that stand for one operation, replaced by one node or by a form that runtimes fuse.
 
 Each rewrite is exact, or changes the rounding of one operation; ``f`` and ``s`` mean a fixed and a
 symbolic axis, and tracing has left the axes beside every value.

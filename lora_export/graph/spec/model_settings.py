@@ -1,4 +1,4 @@
-"""A checkpoint's ``config.json`` as transformers' own reader takes it, and what it passes over.
+"""A checkpoint's ``config.json`` as transformers reads it, and the settings that it ignores.
 
     {"__float__": "Infinity"}   stands for the number, which JSON cannot write
 

@@ -1,4 +1,4 @@
-"""Adjust a graph to a head of another width: the nodes behind the head that contain the width.
+"""A graph adjusted to a head of another width.
 
     … → MatMul or Gemm with the head's weight → Reshape, Add, Mul, Tanh, … → output
 

@@ -1,4 +1,4 @@
-"""What a graph reads and returns, as a value: names, dtypes and axes.
+"""The inputs and outputs of a graph, as a value: names, dtypes and axes.
 
 An axis is a name where its size is the caller's (``batch``, ``sequence``), a number where the
 model's config fixes it. `signature_of` derives the value from a task, a config and what the model's

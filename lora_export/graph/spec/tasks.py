@@ -1,4 +1,4 @@
-"""Tasks: which model class serves one, what the graph reads and returns, where its head is.
+"""Tasks: the model class, the inputs and outputs, and the head of each.
 
 Task names are those of ``transformers.pipeline``.
 """

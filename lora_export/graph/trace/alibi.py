@@ -1,4 +1,4 @@
-"""Distance biases that a model rounds to bfloat16, traced in float32 to the same numbers.
+"""ALiBi biases that a model rounds to bfloat16, traced in float32 with the same values.
 
     c = 65537 · x,   x rounded = c - (c - x)
 

@@ -1,4 +1,4 @@
-"""Decomposition of a traced program, done only where the exporter could not translate it as it is.
+"""Decomposition of a traced program, only where the exporter needs it.
 
 The exporter always decomposes, which traces the whole model a second time; for a transformer in
 eval mode that is the longest stage of an export, and changes almost nothing. A program is left as

@@ -1,4 +1,4 @@
-"""Encoder and decoder as a graph each, so that no step of the decoder repeats work of the encoder.
+"""Encoder and decoder as a graph each, so that a decoder step repeats no encoder work.
 
     encoder:  input_ids, attention_mask (or input_features)
               → last_hidden_state, present.{i}.encoder.key|value

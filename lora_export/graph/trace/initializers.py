@@ -1,4 +1,4 @@
-"""The parameters of a traced graph, apart from their values."""
+"""The parameters of a traced graph, separated from their values."""
 
 from __future__ import annotations
 

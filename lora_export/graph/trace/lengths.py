@@ -1,4 +1,4 @@
-"""Models whose trace holds for some lengths only: found by guards, proved by a second trace.
+"""Models whose trace holds for some lengths only: found by guards and a second trace.
 
 `torch.export` runs a model on one example. Wherever the code looks at a size (an ``if``, the number
 of chunks in a loop, the padding to a multiple), it follows the path of the example and records a

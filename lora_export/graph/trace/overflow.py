@@ -1,4 +1,4 @@
-"""Guards against float16 overflow, which ask for values that a trace does not have.
+"""Guards against float16 overflow, which need values that a trace does not have.
 
 BART and its kin test the output of a layer and clamp it only where something overflowed:
 

@@ -1,4 +1,4 @@
-"""Type promotion of a traced program without a second run of it.
+"""Type promotion of a traced program without running it a second time.
 
 The exporter makes implicit promotions explicit (``int + float``, sums of booleans) with an
 interpreter that runs every operator again on fake tensors, although tracing has left each result

@@ -1,4 +1,4 @@
-"""Layers that a model repeats: found, and left out of the model that is traced.
+"""Layers that a model repeats: found, and left out of the trace.
 
 Tracing costs time by the layer, and the layers of a transformer are one layer many times, or a few
 kinds of layers that take turns. Of a list of such modules these are traced:

@@ -1,4 +1,4 @@
-"""From token states to a sentence embedding: sentence-transformers' modules, to be traced.
+"""Pooling in a traced graph: from token states to a sentence embedding.
 
 With states ``h [batch, sequence, hidden]`` and a mask ``m [batch, sequence]`` of zeros and ones::
 

@@ -1,4 +1,4 @@
-"""What the index of a bundle says of its graphs, as values; every file named is in the bundle."""
+"""The graphs of a bundle as values, read from its index; every file named is in the bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle's entry point says: a table for people, the same as JSON."""
+"""The report of a bundle's entry point: a table for people, and JSON."""
 
 from __future__ import annotations
 

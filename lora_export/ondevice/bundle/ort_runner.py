@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime: what checks a bundle where there is no TensorRT."""
+"""A graph in ONNX Runtime, for devices without TensorRT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is proven of a bundle on the machine it lies on: parity with the golden outputs, latency.
+"""The verification of a bundle on its device: parity with the golden outputs, latency.
 
 Latency is the paired ratio of an adapter's graph over the base's, both on the same inputs, as
 `lora_export.ondevice.judge.latency_row` measures it. A decoder with a cache has two: that of a

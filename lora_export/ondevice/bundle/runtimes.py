@@ -1,4 +1,4 @@
-"""What a bundle is run with: TensorRT where there is one, else ONNX Runtime; and what it is called.
+"""The runtimes of a bundle: TensorRT where it is installed, else ONNX Runtime.
 
 A report says in words which of them ran. One that was made with ONNX Runtime, or with the double of
 TensorRT that the tests have, says that TensorRT did not.

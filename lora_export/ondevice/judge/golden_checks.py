@@ -1,4 +1,4 @@
-"""A graph against its golden outputs: how it is run, and the row that a report gets.
+"""A graph checked against its golden outputs, as a row of a report.
 
 A graph is anything with ``run(feeds) -> outputs``: a session of ONNX Runtime, an engine of
 TensorRT. What it is fed beside the golden inputs (an adapter, a row's number) is merged in by

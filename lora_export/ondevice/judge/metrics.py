@@ -1,4 +1,4 @@
-"""How far a graph's outputs are from the reference's: pure NumPy, in float64."""
+"""Errors of a graph's outputs relative to the reference: pure NumPy, in float64."""
 
 from __future__ import annotations
 

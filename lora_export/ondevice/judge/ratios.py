@@ -1,4 +1,4 @@
-"""Paired ratios: the estimate, its interval, the judgement, and how many rounds would settle it.
+"""Paired ratios: estimate, confidence interval, verdict, rounds needed to decide.
 
 A round gives one ratio of neighbours in time. The estimate is the median of the rounds' ratios:
 half of the rounds may be hit by something else. What hits one round tends to hit the next as well

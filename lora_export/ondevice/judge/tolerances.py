@@ -1,4 +1,4 @@
-"""What counts as equal: one table, one judgement.
+"""Tolerances by dtype: one table, one judgement.
 
 A graph passes if its relative L2 error is within the tolerance of its dtype *and* at most a
 twentieth of what the adapter does. An adapter without a measurable effect proves nothing.

@@ -1,4 +1,4 @@
-"""The build record: what a plan was made of, by what and for what; a plan without one is not used.
+"""The build record of a plan: its sources, builder and device; a plan without one is refused.
 
     engines/<graph>.<target>.trt<version>.plan
     engines/<graph>.<target>.trt<version>.json      this record, written after the plan

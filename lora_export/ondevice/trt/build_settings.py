@@ -1,4 +1,4 @@
-"""How an engine is built, as values that travel as JSON: in a bundle's manifest, in a record."""
+"""The settings of a build, as values that are stored in bundles and build records."""
 
 from __future__ import annotations
 

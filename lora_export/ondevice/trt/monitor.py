@@ -1,4 +1,4 @@
-"""A build under way: its progress, the most device memory seen, and Ctrl-C."""
+"""Monitoring of a build: its progress, peak device memory, and Ctrl-C."""
 
 from __future__ import annotations
 

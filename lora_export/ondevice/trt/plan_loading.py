@@ -1,4 +1,4 @@
-"""A plan's bytes as an engine."""
+"""An engine loaded from the bytes of a plan."""
 
 from __future__ import annotations
 

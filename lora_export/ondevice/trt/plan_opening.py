@@ -1,4 +1,4 @@
-"""A plan with its record, checked and opened: nothing that does not fit is run."""
+"""A plan checked against its record, then opened; one that does not match is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other weights for an engine that is built: set, completed, and applied as a whole.
+"""New weights for a built engine: set, completed, and applied as a whole.
 
 A refit that fails may leave an engine half changed. So it is done on a copy that nobody uses:
 `LiveEngine` loads the plan afresh, refits that, and takes it into use when it has succeeded.

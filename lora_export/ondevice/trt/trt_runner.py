@@ -1,4 +1,4 @@
-"""An engine that can be run: the profile chosen by the shapes, device buffers used again."""
+"""An engine that can be run: the profile chosen by the shapes, device buffers reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between versions of TensorRT, as data: nothing else in the package asks for one.
+"""Differences between versions of TensorRT, as data; no other module compares versions.
 
 A name that is not in `SINCE` is there in every version from 10.3 to 11.4: a test compares every use
 with the API of 10.3, 10.7, 10.13, 10.16 and 11.4. Between two of these, the later one counts.

@@ -1,1 +1,1 @@
-"""Kinds of data sets: how a line is read, what a model is asked, how the answers are scored."""
+"""Data sets: one module for each kind, and the metrics of their answers."""

@@ -1,4 +1,4 @@
-"""What every kind of data set has: a row of a table, and what it is read with."""
+"""A kind of data set: how a line is read, what the model is asked, how answers are scored."""
 
 from __future__ import annotations
 

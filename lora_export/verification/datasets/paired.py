@@ -1,4 +1,4 @@
-"""Is the graph as accurate as the reference? Two models on the same examples, compared in pairs.
+"""Paired comparison of graph and reference on the same examples: is one more accurate?
 
     McNemar, exact    of the examples that one of them gets right, b only the graph and c only the
                       reference: two-sided binomial p-value of b in b + c at 1/2 (McNemar 1947)

@@ -1,4 +1,4 @@
-"""What a data set asks of a model, and the answers: the same of a graph and of the reference."""
+"""The answers of a model to a data set: the same questions for graph and reference."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What graphs are fed with when they are compared and timed."""
+"""The inputs that graphs get when they are compared and timed."""

@@ -1,4 +1,4 @@
-"""What a graph can be fed: inputs that are known here, axes that are fixed, the output to compare.
+"""The inputs that a graph can be given: known names, fixed axes, the output to compare.
 
 A traced graph takes any batch and length. One that the user brought may have fixed axes, other
 names for them, further inputs and other names for its outputs.

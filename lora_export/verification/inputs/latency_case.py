@@ -1,4 +1,4 @@
-"""The input that latency is measured with, here and on a device."""
+"""The input that latency is measured with, on this machine and on a device."""
 
 from __future__ import annotations
 
