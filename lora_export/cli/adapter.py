@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lora_export.cli.console import Console, common_options
+
+if TYPE_CHECKING:
+    from lora_export.commands.convert import AdapterFormat
 
 __all__ = ["adapter"]
 
@@ -33,7 +37,7 @@ def adapter() -> None:
 def convert(
     *,
     source: Path,
-    to: str,
+    to: AdapterFormat,
     out: Path,
     base: Path | None,
     export: Path | None,

@@ -96,7 +96,7 @@ def bench(
             batches=_numbers("--batch", batches),
             lengths=_numbers("--length", lengths),
             pasts=_numbers("--past", pasts),
-            specs=make_specs(rows, {}),
+            adapters=make_specs(rows, {}),
             startup=not no_startup,
             progress=console,
             **settings,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lora_export.cli.text import size
+from lora_export.core.adapter_names import split_adapter
 from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -162,14 +162,9 @@ def of_adapters(
 
 
 def parse_adapter(text: str) -> dict[str, Any]:
-    """Split ``[NAME=]PATH`` as the command line takes it; a path may hold a ``=`` of its own."""
-    name, separator, source = text.partition("=")
-    if separator and not name:
-        msg = f"--adapter {text!r} has no name before the ="
-        raise UsageError(msg, hint="Write NAME=PATH, or the path alone.")
-    if separator and ("/" not in name or (Path(source).exists() and not Path(text).exists())):
-        return {"name": name, "source": source}
-    return {"source": text}
+    """Return ``[NAME=]PATH`` as keys of the recipe; see `split_adapter`."""
+    name, source = split_adapter(text)
+    return {"source": source} if name is None else {"name": name, "source": source}
 
 
 def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:

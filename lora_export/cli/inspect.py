@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lora_export.commands.inspect.describe_adapter import AdapterReport, ModuleGroup
     from lora_export.commands.inspect.describe_checkpoint import CheckpointReport
     from lora_export.commands.inspect.describe_export import ExportReport
-    from lora_export.commands.inspect.inspect_path import FitReport
+    from lora_export.commands.inspect.inspect_path import FitReport, PairReport
+    from lora_export.core.manifest import AdapterRecord
 
 __all__ = ["inspect"]
 
@@ -50,30 +51,33 @@ def inspect(
     shapes. The exit code is 3 where they do not fit, and where an export's files are not what its
     manifest says.
     """
-    from lora_export.commands.inspect.inspect_path import inspect_pair, inspect_path
-    from lora_export.core.hub import local_path
+    from lora_export.commands.inspect.inspect_any import inspect as inspect_any
 
-    reading = of_adapters(adapter_format, alpha, enable_lora)
+    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
+    reading["adapter_format"] = reading.pop("format", None)
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:
-            report = inspect_path(
-                local_path(path, subfolder=subfolder),
-                hashed=hashed,
-                progress=console,
-                reading=reading,
-            )
-            console.finish(asdict(report), "\n".join(_render(report)))
+            report = inspect_any(path, hashed=hashed, progress=console, **reading)
+            console.finish(_document(report), "\n".join(_render(report)))
             return _exit_code(report)
-        pair = inspect_pair(
-            local_path(path),
-            local_path(adapter, subfolder=subfolder),
-            hashed=hashed,
-            progress=console,
-            reading=reading,
-        )
+        pair = inspect_any(path, adapter, hashed=hashed, progress=console, **reading)
         lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
-        console.finish(asdict(pair), "\n".join(lines))
+        console.finish(_document(pair), "\n".join(lines))
     return _exit_code(pair.base) if pair.fit.fits else InputError.exit_code
+
+
+def _document(
+    report: CheckpointReport | AdapterReport | ExportReport | PairReport,
+) -> dict[str, Any]:
+    """Return a report as JSON values; records of the manifest without what is not there."""
+    from lora_export.core.manifest import AdapterRecord, BaseRecord
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (AdapterRecord, BaseRecord)):
+            return value.model_dump(exclude_none=True)
+        return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return asdict(report, dict_factory=lambda pairs: {key: plain(value) for key, value in pairs})
 
 
 def _exit_code(report: CheckpointReport | AdapterReport | ExportReport) -> int:
@@ -218,16 +222,16 @@ def _fit_lines(fit: FitReport) -> list[str]:
 def _export_lines(report: ExportReport) -> list[str]:
     base = report.base
     rows: Rows = [
-        ("base", f"{base['source']} ({base['model_type']}, {base['model_class']})"),
-        ("task", str(base["task"])),
-        ("dtype", str(base["dtype"])),
+        ("base", f"{base.source} ({base.model_type}, {base.model_class})"),
+        ("task", base.task),
+        ("dtype", base.dtype),
         ("parameters", f"{report.parameters:,}"),
-        ("fingerprint", str(base["fingerprint"])),
+        ("fingerprint", base.fingerprint),
         ("written by", report.tool),
         ("files", f"{report.files} in the manifest, {size(report.bytes)}; {_file_verdict(report)}"),
     ]
-    if base.get("labels"):
-        rows.insert(3, ("labels", ", ".join(first_few([str(name) for name in base["labels"]]))))
+    if base.labels:
+        rows.insert(3, ("labels", ", ".join(first_few(base.labels))))
     lines = [f"export {report.path}", *aligned(rows), "graphs"]
     lines += aligned(
         (
@@ -249,13 +253,13 @@ def _export_lines(report: ExportReport) -> list[str]:
     return lines
 
 
-def _adapter_row(name: str, record: Mapping[str, object]) -> tuple[str, ...]:
+def _adapter_row(name: str, record: AdapterRecord) -> tuple[str, ...]:
     return (
         name,
-        f"rank {record['rank']}",
-        f"{record['tensors_applied']} of {record['tensors_total']} tensors applied",
-        f"merged from the {record['merged_from']}",
-        f"{record['format']} {record['source']}",
+        f"rank {record.rank}",
+        f"{record.tensors_applied} of {record.tensors_total} tensors applied",
+        f"merged from the {record.merged_from}",
+        f"{record.format} {record.source}",
     )
 
 

@@ -145,7 +145,6 @@ def merge(
             base,
             make_specs(rows, parse_scales(scales)),
             output,
-            folder=Path(),
             combine=make_combine(combine_table(flags)),
             dtype=dtype,
             max_shard_bytes=limit_bytes,

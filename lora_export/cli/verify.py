@@ -83,7 +83,7 @@ def verify(
         outcome = verify_again(
             export,
             base=base,
-            specs=make_specs(rows, {}),
+            adapters=make_specs(rows, {}),
             only=only,
             dataset=dataset,
             metric=metric,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
+from lora_export.commands.arguments import as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.outcome import Outcome
 from lora_export.commands.resolved_adapters import resolve_adapters
@@ -47,8 +48,8 @@ __all__ = ["add", "add_adapters", "without_copies_in"]
 
 
 def add(
-    output: Path,
-    specs: Sequence[AdapterSpec],
+    export: str | Path,
+    adapters: Sequence[AdapterSpec | str | Path],
     *,
     base: str | Path | None = None,
     combine: CombineSpec | None = None,
@@ -59,8 +60,8 @@ def add(
     """Add adapters to an existing export, without torch and without tracing.
 
     Args:
-        output: The export directory.
-        specs: The adapters.
+        export: The export directory.
+        adapters: The adapters, each as a spec, as ``"[NAME=]PATH"`` or as a path.
         base: The base checkpoint, a folder or an id of the hub; needed for exactness only where
             the export was cast.
         combine: How the adapters become one; None adds each.
@@ -71,6 +72,7 @@ def add(
     Raises:
         LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
+    output, specs = Path(export), as_specs(adapters)
     manifest = read_manifest(output)
     require_usable(output, manifest)
     config = config_of(output, base)

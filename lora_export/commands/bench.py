@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export import __version__
+from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import LatencyError, StorageError, UsageError
@@ -35,7 +37,6 @@ from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from lora_export.commands.recipe import AdapterSpec
     from lora_export.latency.points import Point
@@ -71,7 +72,7 @@ class Benchmark:
 
 
 def bench(
-    output: Path,
+    export: str | Path,
     *,
     graphs: Sequence[str] = (),
     runners: Sequence[str] = ("ort-cpu",),
@@ -82,21 +83,21 @@ def bench(
     max_rounds: int = 6400,
     max_seconds: float = 600.0,
     max_ratio: float | None = None,
-    against: Path | None = None,
-    baseline: Path | None = None,
+    against: str | Path | None = None,
+    baseline: str | Path | None = None,
     update_baseline: bool = False,
     base: str | Path | None = None,
-    specs: Sequence[AdapterSpec] = (),
+    adapters: Sequence[AdapterSpec | str | Path] = (),
     threads: int = 0,
     seed: int = 0,
     startup: bool = True,
-    report: Path | None = None,
+    report: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Time the graphs of an export, and judge them where there is a limit.
 
     Args:
-        output: The export directory.
+        export: The export directory.
         graphs: Which ones; all of them by itself. The base is always among them.
         runners: Keys of `RUNNERS`.
         batches: Rows of a batch.
@@ -110,7 +111,8 @@ def bench(
         baseline: A file with the ratios of earlier over the base graph.
         update_baseline: Whether `baseline` is written instead of compared.
         base: The base checkpoint, for torch.
-        specs: The adapters, for torch, where they are no longer where the manifest says.
+        adapters: For torch, where adapters are now that are no longer where the manifest says:
+            specs, ``"NAME=PATH"`` or paths.
         threads: Threads within an operator; 0 leaves the choice to the runtime.
         seed: Seeds inputs, order and resampling.
         startup: Whether each graph is also opened in a process of its own.
@@ -120,6 +122,8 @@ def bench(
     Raises:
         LoraExportError: See the class of the error.
     """
+    output, specs = Path(export), as_specs(adapters)
+    against, baseline, report = as_path(against), as_path(baseline), as_path(report)
     batches, lengths, pasts = (tuple(dict.fromkeys(each)) for each in (batches, lengths, pasts))
     runners = tuple(dict.fromkeys(runners))
     _require_sense(
@@ -169,6 +173,13 @@ def bench(
         cells=cells,
         gate=judge.gate() if judge is not None else None,
     )  # fmt: skip
+    return _write(found, output, report, baseline if update_baseline else None)
+
+
+def _write(
+    found: BenchReport, output: Path, report: Path | None, baseline: Path | None
+) -> Benchmark:
+    """Write the report, into the export or where `report` says, and the baseline."""
     text = found.model_dump_json(indent=1).encode() + b"\n"
     if report is None:
         file = record_bench(output, text)
@@ -176,10 +187,9 @@ def bench(
     else:
         file = report
         atomic_write_bytes(report, text)
-    if baseline is not None and update_baseline:
-        atomic_write_bytes(baseline, baseline_of(found, machine_class(environment)))
-        return Benchmark(found, file, baseline)
-    return Benchmark(found, file)
+    if baseline is not None:
+        atomic_write_bytes(baseline, baseline_of(found, machine_class(found.environment)))
+    return Benchmark(found, file, baseline)
 
 
 def _require_runners(runners: Sequence[str], base: str | Path | None) -> bool:

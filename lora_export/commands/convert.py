@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lora_export.adapters.combine import scaled, without
 from lora_export.adapters.fit import CONV1D_TYPES, check_fit, header_parameters, prefix_of
@@ -14,6 +15,7 @@ from lora_export.adapters.formats.peft_write import metadata_of, write_peft
 from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, resolve
+from lora_export.commands.arguments import as_path
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import (
@@ -39,17 +41,28 @@ from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.core.tensors import MemoryTensor
 
-__all__ = ["FORMATS", "Converted", "convert"]
+__all__ = ["FORMATS", "AdapterFormat", "Converted", "convert"]
+
+AdapterFormat = Literal["peft", "onnx_adapter", "edge-llm"]
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the files, and what is in them."""
+    """An adapter that was written in another format.
+
+    Attributes:
+        source: Where it was read.
+        format: The format that it had.
+        to: The format that it was written in.
+        files: The files.
+        modules: How many low-rank updates are in them.
+        saved: How many whole parameters.
+        dtype: What they are stored in; None where each tensor kept its own.
+    """
 
     source: str
     format: str
@@ -61,12 +74,12 @@ class Converted:
 
 
 def convert(
-    source: Path,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     *,
-    to: str,
-    base: Path | None = None,
-    export: Path | None = None,
+    to: AdapterFormat,
+    base: str | Path | None = None,
+    export: str | Path | None = None,
     dtype: str | None = None,
     scale: float = 1.0,
     drop: Sequence[str] = (),
@@ -94,6 +107,8 @@ def convert(
         ExportDirectoryError: Something is at `output` already, or `export` is no export.
         UnsupportedError: The format cannot hold what the adapter has.
     """
+    source, output = Path(source), Path(output)
+    base, export = as_path(base), as_path(export)
     if to not in _WRITERS:
         msg = f"there is no format {to!r} to convert to"
         raise UsageError(msg, hint=f"Known: {', '.join(FORMATS)}.")

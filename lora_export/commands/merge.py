@@ -10,6 +10,7 @@ the base again from the base, and the recorded fingerprint proves that it is the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.fit import header_parameters
@@ -21,6 +22,7 @@ from lora_export.commands.adapter_notes import (
     notes_on_unread,
     opened_base,
 )
+from lora_export.commands.arguments import as_specs
 from lora_export.commands.merge_job import Job, prepare_job
 from lora_export.commands.merge_recording import (
     base_fingerprint,
@@ -56,7 +58,6 @@ from lora_export.weights.special_tokens import with_special_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lora_export.commands.recipe import AdapterSpec, CombineSpec
 
@@ -85,10 +86,9 @@ class Merge:
 
 def merge_checkpoint(
     base: str | Path,
-    specs: Sequence[AdapterSpec],
-    output: Path,
+    adapters: Sequence[AdapterSpec | str | Path],
+    output: str | Path,
     *,
-    folder: Path,
     combine: CombineSpec | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -102,10 +102,9 @@ def merge_checkpoint(
 
     Args:
         base: The base checkpoint, a folder or an id of the hub.
-        specs: The adapter, as a list of one, or those that `combine` makes one of; their labels
-            name the classes of the head.
+        adapters: The adapter, as a list of one, or those that `combine` makes one of: specs,
+            ``"[NAME=]PATH"`` or paths. Their labels name the classes of the head.
         output: Where the checkpoint goes: nothing, or an empty folder.
-        folder: What relative paths of `specs` are taken from.
         combine: How several adapters become one.
         dtype: The dtype of all floating tensors; each keeps its own where it is None.
         max_shard_bytes: How large a file may become.
@@ -122,13 +121,13 @@ def merge_checkpoint(
         ParityError: The adapter changes nothing, or the comparison failed.
         LoraExportError: See the class of the error; `output` is as it was.
     """
-    tell = progress or Silent()
+    tell, output = progress or Silent(), Path(output)
     _require_vacant(output)
     if verify:
         require_torch()
     wanted = _floating(dtype)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
-    job = prepare_job(checkpoint, specs, folder, combine)
+    job = prepare_job(checkpoint, as_specs(adapters), combine)
     given, opened = job.given.originals, opened_base(checkpoint)
     notes = notes_on_base(given, opened, tell, strict=strict)
     notes = (*notes, *notes_on_missing(given, opened, tell))
@@ -179,9 +178,9 @@ def _plan_kept(
 
 
 def unmerge_checkpoint(
-    merged: Path,
+    merged: str | Path,
     base: str | Path,
-    output: Path,
+    output: str | Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: Progress | None = None,
@@ -199,7 +198,8 @@ def unmerge_checkpoint(
         CheckpointError: `base` is not the one that `merged` was made from.
         LoraExportError: See the class of the error; `output` is as it was.
     """
-    record = read_record(merged)
+    output = Path(output)
+    record = read_record(Path(merged))
     _require_vacant(output)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
     plan = plan_merge(checkpoint.tensors, header_parameters(checkpoint.tensors), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import header_parameters, prefix_of
@@ -19,7 +20,6 @@ from lora_export.weights.untied_checkpoint import untie_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from lora_export.commands.adapter_inputs import LoadedAdapter
     from lora_export.commands.recipe import AdapterSpec, CombineSpec
@@ -68,7 +68,6 @@ class Job:
 def prepare_job(
     checkpoint: Checkpoint,
     specs: Sequence[AdapterSpec],
-    folder: Path,
     combine: CombineSpec | None,
 ) -> Job:
     """Read the adapter and resolve it against the checkpoint's own names and shapes.
@@ -76,13 +75,12 @@ def prepare_job(
     Args:
         checkpoint: The base.
         specs: The adapter, or those that `combine` makes one of.
-        folder: What relative paths of `specs` are taken from.
         combine: How several adapters become one.
 
     Raises:
         LoraExportError: See the class of the error.
     """
-    given = _only(specs, folder, combine, checkpoint)
+    given = _only(specs, combine, checkpoint)
     prefix = prefix_of(
         str(checkpoint.config["model_type"]), header_parameters(checkpoint.tensors), given.adapter
     )
@@ -118,14 +116,14 @@ def _refuse_resized_rows(source: str, model_type: str) -> None:
 
 
 def _only(
-    specs: Sequence[AdapterSpec], folder: Path, combine: CombineSpec | None, checkpoint: Checkpoint
+    specs: Sequence[AdapterSpec], combine: CombineSpec | None, checkpoint: Checkpoint
 ) -> LoadedAdapter:
     if not specs:
         raise UsageError("no adapter is given", hint="Give one: --adapter [NAME=]PATH.")
     if len(specs) > 1 and combine is None:
         msg = f"{len(specs)} adapters are given, and nothing says how to combine them"
         raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
-    (given,) = read_specs(specs, folder, combine, base_config=checkpoint.config)
+    (given,) = read_specs(specs, Path(), combine, base_config=checkpoint.config)
     return given
 
 

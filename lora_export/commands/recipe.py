@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +14,9 @@ from lora_export.core.modes import Mode
 from lora_export.core.yaml_file import UniqueKeyLoader
 from lora_export.ondevice.bundle.contents import MOST_ROUNDS
 from lora_export.triton.repository_options import Backend, Settings, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "AdapterSpec",
@@ -222,12 +225,17 @@ class Recipe(_Section):
         return self.folder / Path(text).expanduser()
 
 
-def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe; what `overrides` gives (from flags) wins.
+def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: The YAML file; relative paths in it are taken from its folder.
+        overrides: Keys of the recipe whose values win over the file's, as those of flags do.
 
     Raises:
         UsageError: The file is missing or not YAML, a key is unknown or a value is wrong.
     """
+    path = Path(path).expanduser()
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
@@ -242,7 +250,7 @@ def load_recipe(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     if not isinstance(table, dict):
         msg = f"the recipe {str(path)!r} holds no keys"
         raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
-    return make_recipe(_merged(table, overrides or {}), folder=path.parent)
+    return make_recipe(_merged(table, dict(overrides or {})), folder=path.parent)
 
 
 def recipe_from_flags(flags: dict[str, Any]) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from lora_export.commands.outcome import Outcome
 from lora_export.core.manifest import read_manifest
@@ -11,15 +11,20 @@ from lora_export.exports.stacks import change_rows, is_batched
 from lora_export.report.write_report import refresh_report
 from lora_export.verification.record import prune_reports
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
 __all__ = ["remove"]
 
 
-def remove(output: Path, name: str) -> Outcome:
-    """Remove an adapter from an export."""
+def remove(export: str | Path, name: str) -> Outcome:
+    """Remove an adapter from an export.
+
+    Args:
+        export: The export directory.
+        name: The adapter.
+
+    Raises:
+        LoraExportError: See the class of the error; the export is as it was.
+    """
+    output = Path(export)
     if is_batched(read_manifest(output)):
         change_rows(output, gone=name)
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace as with_values
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_notes import base_of_export, notes_on_base
+from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
 from lora_export.commands.outcome import Outcome
 from lora_export.commands.resolved_adapters import find_adapters
@@ -26,7 +28,6 @@ from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.commands.recipe import AdapterSpec
@@ -38,15 +39,15 @@ __all__ = ["verify"]
 
 
 def verify(
-    output: Path,
+    export: str | Path,
     *,
     base: str | Path | None = None,
-    specs: Sequence[AdapterSpec] = (),
+    adapters: Sequence[AdapterSpec | str | Path] = (),
     only: Sequence[str] = (),
-    dataset: Path | None = None,
+    dataset: str | Path | None = None,
     metric: str | None = None,
     max_new_tokens: int = 64,
-    disagreements: Path | None = None,
+    disagreements: str | Path | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
     strict: bool = False,
@@ -55,9 +56,10 @@ def verify(
     """Verify an existing export: against torch where the base is given, else its golden outputs.
 
     Args:
-        output: The export directory.
+        export: The export directory.
         base: The base checkpoint, a folder or an id of the hub.
-        specs: The adapters, where they are no longer at the place that the manifest records.
+        adapters: Where adapters are now that are no longer at the place that the manifest records:
+            specs, ``"NAME=PATH"`` or paths.
         only: What is verified, ``base`` or names of adapters; by default all. What is recorded of
             the others stays.
         dataset: A JSONL file of examples; see `lora_export.verification.datasets`.
@@ -72,17 +74,9 @@ def verify(
     Raises:
         LoraExportError: See the class of the error.
     """
-    if base is None and (specs or dataset is not None):
-        what = "--adapter" if specs else "--dataset"
-        msg = f"{what} says what to compare with torch, and the base is not given"
-        raise UsageError(msg, hint="Add --base BASE.")
-    if dataset is None and (metric is not None or disagreements is not None):
-        what = "--metric" if metric is not None else "--disagreements"
-        msg = f"{what} is about a data set, and none is given"
-        raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
-    if disagreements is not None and disagreements.is_dir():
-        msg = f"--disagreements {str(disagreements)!r} is a folder"
-        raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
+    output, specs = Path(export), as_specs(adapters)
+    dataset, disagreements = as_path(dataset), as_path(disagreements)
+    _require_sense(base, specs, dataset, metric, disagreements)
     manifest = read_manifest(output)
     chosen = _chosen(output, manifest, only)
     if dataset is not None and not chosen - {BASE_GRAPH}:
@@ -94,19 +88,17 @@ def verify(
     if dataset is not None:
         require_metric(manifest.base.task, metric)
     checkpoint = matching_checkpoint(manifest, base)
-    adapters: Mapping[str, Adapter] = {}
+    read: Mapping[str, Adapter] = {}
     if checkpoint is not None:
         require_reference()
         task = tasks.by_name(manifest.base.task)
         checkpoint = as_exported(checkpoint, output)
         checkpoint = for_task(checkpoint, task, pooling_of_export(output, checkpoint.folder))
-        adapters = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
-        adapters = _noted(
-            adapters, base_of_export(output, manifest, checkpoint), tell, strict=strict
-        )
+        read = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
+        read = _noted(read, base_of_export(output, manifest, checkpoint), tell, strict=strict)
     evidence = Evidence(
         checkpoint,
-        adapters,
+        read,
         dataset=dataset,
         metric=metric,
         max_new_tokens=max_new_tokens,
@@ -126,9 +118,30 @@ def verify(
         note
         for name, record in manifest.adapters.items()
         if name in chosen
-        for note in adapters.get(name, record).notes
+        for note in read.get(name, record).notes
     ]
     return Outcome(output, refresh_report(output), {"parity": report}, tuple(notes))
+
+
+def _require_sense(
+    base: str | Path | None,
+    specs: Sequence[AdapterSpec],
+    dataset: Path | None,
+    metric: str | None,
+    disagreements: Path | None,
+) -> None:
+    """Raise where an argument says something about another one that is not given."""
+    if base is None and (specs or dataset is not None):
+        what = "--adapter" if specs else "--dataset"
+        msg = f"{what} says what to compare with torch, and the base is not given"
+        raise UsageError(msg, hint="Add --base BASE.")
+    if dataset is None and (metric is not None or disagreements is not None):
+        what = "--metric" if metric is not None else "--disagreements"
+        msg = f"{what} is about a data set, and none is given"
+        raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
+    if disagreements is not None and disagreements.is_dir():
+        msg = f"--disagreements {str(disagreements)!r} is a folder"
+        raise UsageError(msg, hint="Name a file: --disagreements FILE.jsonl")
 
 
 def _noted(

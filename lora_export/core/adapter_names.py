@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 from typing import Final
 
-from lora_export.core.errors import AdapterError
+from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
 
-__all__ = ["adapter_name_from", "check_adapter_name", "is_adapter_name"]
+__all__ = ["adapter_name_from", "check_adapter_name", "is_adapter_name", "split_adapter"]
 
 RESERVED_NAMES: Final = frozenset({BASE_GRAPH, SWAPPABLE_GRAPH, BATCHED_GRAPH, "model"})
 _NAME_LIMIT: Final = 64
@@ -52,3 +53,21 @@ def check_adapter_name(name: str) -> str:
             "--adapter NAME=PATH.",
         )
     return name
+
+
+def split_adapter(text: str) -> tuple[str | None, str]:
+    """Return the name and the place in ``[NAME=]PATH``; a path may hold a ``=`` of its own.
+
+    >>> split_adapter("sst2=adapters/sst2"), split_adapter("adapters/sst2")
+    (('sst2', 'adapters/sst2'), (None, 'adapters/sst2'))
+
+    Raises:
+        UsageError: There is nothing before the ``=``.
+    """
+    name, separator, source = text.partition("=")
+    if separator and not name:
+        msg = f"the adapter {text!r} has no name before the ="
+        raise UsageError(msg, hint="Write NAME=PATH, or the path alone.")
+    if separator and ("/" not in name or (Path(source).exists() and not Path(text).exists())):
+        return name, source
+    return None, text

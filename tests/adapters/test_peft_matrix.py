@@ -197,7 +197,7 @@ def test_merge_is_that_of_peft(cell: Drawn, bases: dict[tuple[str, str], Path]) 
             unmerged = model(IDS).logits
             wanted = model_values(model.double().merge_and_unload())
         spec = AdapterSpec(name="a", source=str(folder / "adapter"))
-        merge_checkpoint(base, [spec], folder / "out", folder=folder)
+        merge_checkpoint(base, [spec], folder / "out")
         merged = load_tiny(folder / "out", task, labels_count=3)
         assert_values(merged.state_dict(), wanted)
         if cell.base_dtype == "float32":
@@ -240,6 +240,6 @@ def test_merged_shards_hold_no_other_dtype(bases: dict[tuple[str, str], Path]) -
         folder = Path(temporary)
         adapted(cell, base, folder / "adapter")
         spec = AdapterSpec(name="a", source=str(folder / "adapter"))
-        merge_checkpoint(base, [spec], folder / "out", folder=folder)
+        merge_checkpoint(base, [spec], folder / "out")
         tensors = load_file(folder / "out" / "model.safetensors")
         assert {value.dtype for value in tensors.values()} == {torch.bfloat16}

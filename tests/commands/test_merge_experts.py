@@ -111,7 +111,7 @@ def test_half_experts_are_the_rounded_float64_result(dtype: str, tmp_path: Path)
     base = expert_base("mixtral", tmp_path / "base", **STACKED)
     wanted = expert_adapter(base, tmp_path / "adapter", parameters=BOTH)
     spec = AdapterSpec(name="a", source=str(tmp_path / "adapter"))
-    merge_checkpoint(base, [spec], tmp_path / "out", folder=tmp_path, dtype=dtype)
+    merge_checkpoint(base, [spec], tmp_path / "out", dtype=dtype)
     stored = load_torch_file(tmp_path / "out" / "model.safetensors")
     for name in (name for name in stored if "experts" in name):
         exact = torch.from_numpy(wanted[name]).to(getattr(torch, dtype))
@@ -134,7 +134,7 @@ def test_blocks_end_anywhere_in_an_expert(tmp_path: Path, monkeypatch: Any) -> N
     for block_bytes in (64, 7 * 24 * 4, 1 << 20):
         monkeypatch.setattr(plans, "BLOCK_BYTES", block_bytes)
         out = tmp_path / str(block_bytes)
-        merge_checkpoint(base, [spec], out, folder=tmp_path)
+        merge_checkpoint(base, [spec], out)
         written.append(load_file(out / "model.safetensors"))
     for name, value in written[-1].items():
         for other in written[:-1]:

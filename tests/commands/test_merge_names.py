@@ -115,7 +115,7 @@ def merged(base: Path, adapter: Path, out: Path, **settings: Any) -> Path:
     fit = inspect_pair(base, adapter).fit
     assert fit.fits, fit.mismatches
     spec = AdapterSpec(source=str(adapter), name="a", **settings)
-    merge_checkpoint(base, [spec], out, folder=out.parent)
+    merge_checkpoint(base, [spec], out)
     return out
 
 
@@ -431,9 +431,9 @@ def test_a_value_head_is_dropped_on_demand(llama, tmp_path):
     assert "v_head.summary.weight: the value head of TRL" in fit.mismatches[0]
     spec = AdapterSpec(source=str(adapter), name="a")
     with pytest.raises(UnsupportedError, match="value head of TRL"):
-        merge_checkpoint(folder / "base", [spec], tmp_path / "out", folder=tmp_path)
+        merge_checkpoint(folder / "base", [spec], tmp_path / "out")
     spec = AdapterSpec(source=str(adapter), name="a", drop=["v_head.*"])
-    merge_checkpoint(folder / "base", [spec], tmp_path / "out", folder=tmp_path)
+    merge_checkpoint(folder / "base", [spec], tmp_path / "out")
     found = outputs(LlamaForCausalLM.from_pretrained(tmp_path / "out"))
     assert relative(found, expected) < 2e-6
 

@@ -233,7 +233,7 @@ def train(family: Family, base: Path, folder: Path, **settings: Any) -> Any:
 def merge(base: Path, adapter: Path, output: Path, *, drop: tuple[str, ...] = ()) -> None:
     """Merge an adapter."""
     spec = AdapterSpec(name="x", source=str(adapter), drop=list(drop))
-    merge_checkpoint(base, [spec], output, folder=base)
+    merge_checkpoint(base, [spec], output)
 
 
 def distance(one: Any, other: Any) -> float:

@@ -148,7 +148,7 @@ def test_a_file_that_changed_is_refused_before_anything_runs(root, base):
 def test_a_changed_adapter_is_not_taken_for_the_one_that_was_merged(root, base, tiny):
     other = tiny.adapter(base, seed=99)
     with pytest.raises(AdapterError, match="not the adapter that was merged"):
-        verify(root, base=base, specs=[AdapterSpec(name="one", source=str(other))])
+        verify(root, base=base, adapters=[AdapterSpec(name="one", source=str(other))])
 
 
 def test_an_adapter_that_is_gone_is_asked_for(base, tiny, adapter, tmp_path):
@@ -159,7 +159,7 @@ def test_an_adapter_that_is_gone_is_asked_for(base, tiny, adapter, tmp_path):
         verify(root, base=base)
     assert "--adapter one=" in (caught.value.hint or "")
     specs = [AdapterSpec(name="one", source=str(tmp_path / "there"))]
-    assert row(verify(root, base=base, specs=specs))["verdict"] == "pass"
+    assert row(verify(root, base=base, adapters=specs))["verdict"] == "pass"
 
 
 def test_without_base_or_golden_outputs_it_is_unverified_and_says_so(base, adapter, tmp_path):

@@ -153,7 +153,6 @@ def merge(case: Case, base: Base, adapter: Path, output: Path, *, dtype: str | N
         base.folder,
         [AdapterSpec.model_validate(row) for row in adapter_rows(case, adapter)],
         output,
-        folder=output.parent,
         combine=case.combine.spec if case.combine else None,
         dtype=dtype,
     )

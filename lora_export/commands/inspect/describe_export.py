@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.commands.inspect.counts import INDEX_DTYPES
 from lora_export.core.modes import BASE_GRAPH
@@ -48,11 +48,11 @@ class ExportReport:
     kind: str
     path: str
     tool: str
-    base: Mapping[str, Any]
+    base: BaseRecord
     parameters: int
     bytes: int
     graphs: Mapping[str, GraphRow]
-    adapters: Mapping[str, Mapping[str, Any]]
+    adapters: Mapping[str, AdapterRecord]
     files: int
     hashed: bool
     problems: tuple[str, ...]
@@ -69,11 +69,11 @@ def export_report(
         kind="export",
         path=str(path),
         tool=manifest.tool,
-        base=_record(manifest.base),
+        base=manifest.base,
         parameters=sum(prod(parameter.shape) for parameter in counted),
         bytes=sum(found.sizes_bytes.values()),
         graphs=_graph_rows(manifest, found.sizes_bytes),
-        adapters={name: _record(record) for name, record in manifest.adapters.items()},
+        adapters=dict(manifest.adapters),
         files=len(manifest.files),
         hashed=found.hashed,
         problems=found.problems,
@@ -109,7 +109,3 @@ def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str,
         )
         for name, graph in manifest.graphs.items()
     }
-
-
-def _record(record: BaseRecord | AdapterRecord) -> dict[str, Any]:
-    return record.model_dump(exclude_none=True)

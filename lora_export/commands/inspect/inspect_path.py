@@ -35,21 +35,38 @@ from lora_export.weights.checkpoint import open_checkpoint, read_config
 from lora_export.weights.named_base import note_on_named_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.fit import Fit
     from lora_export.adapters.known_base import KnownBase
 
-__all__ = ["FIT_LABEL", "FitReport", "Pair", "inspect_pair", "inspect_path"]
+__all__ = ["FIT_LABEL", "FitReport", "PairReport", "Reading", "inspect_pair", "inspect_path"]
 
 FIT_LABEL: Final = "by names and shapes (headers only; not a proof)"
 _KNOWN: Final = (
     "A checkpoint folder holds config.json, a PEFT adapter adapter_config.json, an export "
     "lora_export.json."
 )
-"""Heads of every task: an adapter may bring another number of labels."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an adapter is read, where its files do not say it.
+
+    Attributes:
+        format: Its format.
+        alpha: The alpha that it was trained with.
+        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
+    """
+
+    format: str | None = None
+    alpha: float | None = None
+    enable_lora: Sequence[bool] | None = None
+
+
+_AS_FOUND: Final = Reading()
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,7 @@ class FitReport:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairReport:
     """A base, an adapter, and whether they fit."""
 
     kind: str
@@ -95,7 +112,7 @@ def inspect_path(
     *,
     hashed: bool = False,
     progress: Progress | None = None,
-    reading: Mapping[str, Any] | None = None,
+    reading: Reading = _AS_FOUND,
 ) -> CheckpointReport | AdapterReport | ExportReport:
     """Describe what is at `path`.
 
@@ -104,7 +121,7 @@ def inspect_path(
         hashed: Whether to read everything: an export's files are compared with their SHA-256, a
             checkpoint's fingerprint is computed.
         progress: Told about hashing.
-        reading: How an adapter is read: ``format``, ``alpha``, ``enable_lora`` of `read_adapter`.
+        reading: How an adapter is read; anything but the default means that it is one.
 
     Raises:
         InputError: Nothing is there, nothing of the three kinds, or a file is damaged.
@@ -115,7 +132,7 @@ def inspect_path(
         _require_folder(path)
     if is_export(path):
         return export_report(path, read_manifest(path), hashed=hashed, progress=tell)
-    if reading or is_adapter(path):
+    if reading != _AS_FOUND or is_adapter(path):
         return adapter_report(_read_adapter(path, reading), path)
     if (path / "config.json").is_file():
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
@@ -140,8 +157,8 @@ def inspect_pair(
     *,
     hashed: bool = False,
     progress: Progress | None = None,
-    reading: Mapping[str, Any] | None = None,
-) -> Pair:
+    reading: Reading = _AS_FOUND,
+) -> PairReport:
     """Describe `base` (a checkpoint or an export) and `adapter`, and whether they fit.
 
     Raises:
@@ -196,7 +213,7 @@ def inspect_pair(
             fits=found.fits and not differences,
             mismatches=(*found.mismatches, *differences),
         )
-    return Pair("pair", report, described, found)
+    return PairReport("pair", report, described, found)
 
 
 def _note_on_base(adapter: Adapter, base: Path, tell: Progress, *, hashed: bool) -> str | None:
@@ -257,14 +274,10 @@ def _is_adapter_file(path: Path) -> bool:
     return path.is_file() and is_adapter(path)
 
 
-def _read_adapter(
-    path: Path, reading: Mapping[str, Any] | None, base: Path | None = None
-) -> Adapter:
+def _read_adapter(path: Path, reading: Reading, base: Path | None = None) -> Adapter:
     """Read the adapter at `path`; `base` is a folder with the base's ``config.json``."""
     config = _config_in(base) if base is not None else None
-    return read_adapter(
-        path, name="adapter", source=str(path), base_config=config, **(reading or {})
-    )
+    return read_adapter(path, name="adapter", source=str(path), base_config=config, **vars(reading))
 
 
 def _config_in(folder: Path) -> dict[str, Any] | None:
