@@ -1,14 +1,15 @@
 """The tar format, as far as a bundle needs it: plain files, one header block each.
 
 POSIX ``ustar`` (IEEE 1003.1, pax utility): blocks of 512 bytes, a header and the data of each
-file, two blocks of zeros at the end. Sizes from 8 GiB on are written in base 256, as GNU tar,
-bsdtar and Python read them. Everything else that tar knows (links, devices, folders, sparse files,
-names and attributes in blocks of their own) is refused by name: what is never parsed cannot
-surprise.
+file, two blocks of zeros at the end. Headers are written by `tarfile`. Reading is done here: it
+takes plain files only, streams them, and refuses everything else that tar knows (links, devices,
+folders, sparse files, names and attributes in blocks of their own) by name before anything is
+unpacked (ADR 11).
 """
 
 from __future__ import annotations
 
+import tarfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
@@ -68,23 +69,22 @@ def header_of(folder: str, name: str, size_bytes: int, mode: int) -> bytes:
         mode: Its permissions.
 
     Raises:
-        UnsupportedError: A name is too long for a header.
+        UnsupportedError: The name is too long for a header.
     """
-    prefix, path = folder.encode(), name.encode()
-    if len(path) > _NAME_BYTES or len(prefix) > _NAME_BYTES:
+    if max(len(folder.encode()), len(name.encode())) > _NAME_BYTES:
         msg = f"the name {name!r} is longer than {_NAME_BYTES} bytes"
         raise UnsupportedError(msg, hint="Give the adapter a shorter name.")
-    size = b"%011o\0" % size_bytes
+    entry = tarfile.TarInfo(f"{folder}/{name}")
+    entry.size, entry.mode = size_bytes, mode
+    # Only GNU's dialect has sizes from 8 GiB on in the header itself.
     if size_bytes >= _OCTAL_SIZES:
-        size = bytes([_BASE_256]) + size_bytes.to_bytes(11, "big")
-    zero = b"%07o\0" % 0
-    fields = (
-        path.ljust(_NAME_BYTES, b"\0"), b"%07o\0" % mode, zero, zero, size, b"%011o\0" % 0,
-        b" " * 8, b"0", bytes(100), _MAGIC + b"\0", b"00", bytes(32), bytes(32), zero, zero,
-        prefix.ljust(155, b"\0"), bytes(12),
-    )  # fmt: skip
-    block = b"".join(fields)
-    return block[: _CHECKSUM.start] + b"%06o\0 " % sum(block) + block[_CHECKSUM.stop :]
+        header = entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+    else:
+        header = entry.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
+    if len(header) != _BLOCK_BYTES:  # GNU's dialect puts a long name into blocks of its own
+        msg = f"the name {entry.name!r} of a file of 8 GiB or more is longer than a header holds"
+        raise UnsupportedError(msg, hint="Give the bundle or the adapter a shorter name.")
+    return header
 
 
 def padding_of(size_bytes: int) -> bytes:

@@ -45,6 +45,7 @@ def _render(found: Diagnosis) -> list[str]:
         (
             ("ONNX Runtime", ", ".join(found.execution_providers) or "none"),
             ("TensorRT", found.tensorrt or "none"),
+            ("compiled module", "built" if found.compiled else "not built; NumPy replaces it"),
         )
     )
     lines += ["machine", *aligned(_machine_rows(found.machine))]

@@ -16,13 +16,13 @@ from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.safetensors_file import read_header
-from lora_export.core.tensors import MemoryTensor, bytes_of, iter_blocks
+from lora_export.core.tensors import bytes_of, iter_blocks
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.graph.adapters.swappable_graph import input_a, input_b, input_magnitude
 from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy.typing as npt
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
-    WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
 __all__ = ["origin_of", "refuse_unswappable", "refuse_vocabulary", "values_of", "without_copies"]
 

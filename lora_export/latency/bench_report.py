@@ -22,9 +22,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from lora_export.core.errors import InputError, UnsupportedError
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "BENCH_FORMAT",
@@ -38,7 +36,6 @@ __all__ = [
     "Startup",
     "Subject",
     "TimeRow",
-    "parse_report",
     "point_name",
 ]
 
@@ -218,23 +215,3 @@ def point_name(kind: CellKind, batch: int, length: int, past: int, source: int =
     shape = f"{kind} {batch}×{length}"
     behind = f" after {past}" if past else ""
     return f"{shape}{behind}, encoder {source}" if source else f"{shape}{behind}"
-
-
-def parse_report(text: bytes, source: str) -> BenchReport:
-    """Read a report.
-
-    Raises:
-        InputError: It is none.
-        UnsupportedError: It was written by a newer version.
-    """
-    try:
-        found = BenchReport.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        msg = f"{source!r} is no bench report: {where}: {first['msg']}"
-        raise InputError(msg, hint="Write one with: lora-export bench OUT --report FILE") from error
-    if found.format_version > BENCH_FORMAT:
-        msg = f"{source!r} has format_version {found.format_version}; this reads {BENCH_FORMAT}"
-        raise UnsupportedError(msg, hint="Upgrade lora-export.")
-    return found

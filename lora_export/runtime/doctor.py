@@ -72,6 +72,12 @@ _PACKAGES: Final = (
         "TensorRT engines",
         "pip install 'lora-export[tensorrt]'; on a Jetson it comes with JetPack",
     ),
+    _Row(
+        "pynvml",
+        ("nvidia-ml-py",),
+        "clocks, energy and memory of NVIDIA's GPUs in bench and doctor",
+        "pip install 'lora-export[nvml]'",
+    ),
     _Row("rouge_score", ("rouge-score",), "verify --metric rouge", _METRICS),
     _Row("sacrebleu", ("sacrebleu",), "verify --metric bleu", _METRICS),
     _Row("polygraphy", ("polygraphy",), "TensorRT engines", "pip install polygraphy"),
@@ -107,7 +113,12 @@ class Cache:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that `diagnose` found."""
+    """Everything that `diagnose` found.
+
+    Attributes:
+        compiled: Whether the compiled module ``lora_export.core._halves`` was built; NumPy converts
+            two-byte floats without it, more slowly.
+    """
 
     lora_export: str
     python: str
@@ -115,6 +126,7 @@ class Diagnosis:
     packages: tuple[Package, ...]
     execution_providers: tuple[str, ...]
     tensorrt: str | None
+    compiled: bool
     machine: Machine
     cache: Cache | None
     problems: tuple[str, ...]
@@ -133,6 +145,7 @@ def diagnose() -> Diagnosis:
         packages=packages,
         execution_providers=providers,
         tensorrt=tensorrt,
+        compiled=_is_there("lora_export.core._halves"),
         machine=probe_machine(),
         cache=_cache(),
         problems=tuple(f"{p.module}: {p.problem}" for p in packages if p.problem),

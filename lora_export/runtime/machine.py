@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from lora_export.core.cgroups import memory_limit_bytes, own_groups, read_text
 from lora_export.core.memory import available_bytes
+from lora_export.runtime.nvml import driver_version, nvml_devices
 
 __all__ = ["Gpu", "Machine", "jetson_release", "memory_limit_bytes", "probe_gpus", "probe_machine"]
 
-_NVML: Final = "libnvidia-ml.so.1"
 _CUDA: Final = "libcuda.so.1"
 _NAME_BYTES: Final = 96
 _MEMINFO: Final = Path("/proc/meminfo")
@@ -107,68 +107,29 @@ def jetson_release() -> str | None:
 def probe_gpus() -> tuple[tuple[Gpu, ...], str | None]:
     """Return the NVIDIA GPUs and the driver's version.
 
-    From NVML; where that is absent or tells nothing (a Jetson), from the CUDA driver.
+    From NVML; where that is absent or reports nothing (a Jetson), from the CUDA driver.
     """
-    for library, probe in ((_NVML, _from_nvml), (_CUDA, _from_cuda)):
-        try:
-            found = probe(ctypes.CDLL(library))
-        except (OSError, AttributeError, ValueError):
-            continue  # not installed, or too old for what is asked
-        if found[0]:
-            return found
-    return (), None
-
-
-class _NvmlMemory(ctypes.Structure):
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
+    with nvml_devices() as devices:
+        gpus = tuple(
+            Gpu(each.name() or f"GPU {index}", each.compute_capability(), each.memory_bytes())
+            for index, each in enumerate(devices)
+        )
+    if gpus:
+        return gpus, driver_version()
+    try:
+        return _from_cuda(ctypes.CDLL(_CUDA)), None
+    except (OSError, AttributeError, ValueError):
+        return (), None  # not installed, or too old for what is asked
 
 
 def _text(buffer: ctypes.Array[ctypes.c_char]) -> str:
     return buffer.value.decode("utf-8", "replace")
 
 
-def _from_nvml(nvml: Any) -> tuple[tuple[Gpu, ...], str | None]:
-    if nvml.nvmlInit_v2() != 0:
-        return (), None
-    try:
-        version = ctypes.create_string_buffer(_NAME_BYTES)
-        known = nvml.nvmlSystemGetDriverVersion(version, ctypes.c_uint(_NAME_BYTES)) == 0
-        count = ctypes.c_uint(0)
-        nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        gpus = [_nvml_gpu(nvml, index) for index in range(count.value)]
-        return tuple(gpu for gpu in gpus if gpu), _text(version) if known else None
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _nvml_gpu(nvml: Any, index: int) -> Gpu | None:
-    device = ctypes.c_void_p()
-    if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(device)) != 0:
-        return None
-    name = ctypes.create_string_buffer(_NAME_BYTES)
-    named = nvml.nvmlDeviceGetName(device, name, ctypes.c_uint(_NAME_BYTES)) == 0
-    memory = _NvmlMemory()
-    measured = nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    capable = (
-        nvml.nvmlDeviceGetCudaComputeCapability(device, ctypes.byref(major), ctypes.byref(minor))
-        == 0
-    )
-    return Gpu(
-        _text(name) if named else f"GPU {index}",
-        f"{major.value}.{minor.value}" if capable else None,
-        memory.total if measured else None,
-    )
-
-
-def _from_cuda(cuda: Any) -> tuple[tuple[Gpu, ...], str | None]:
+def _from_cuda(cuda: Any) -> tuple[Gpu, ...]:
     count = ctypes.c_int(0)
     if cuda.cuInit(ctypes.c_uint(0)) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return (), None
+        return ()
     gpus: list[Gpu] = []
     for index in range(count.value):
         device = ctypes.c_int(0)
@@ -185,7 +146,7 @@ def _from_cuda(cuda: Any) -> tuple[tuple[Gpu, ...], str | None]:
                 total.value if measured else None,
             )
         )
-    return tuple(gpus), None
+    return tuple(gpus)
 
 
 def _cuda_capability(cuda: Any, device: ctypes.c_int) -> str | None:

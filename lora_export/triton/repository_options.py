@@ -7,10 +7,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["BACKENDS", "HANDFUL", "WAYS", "Backend", "Settings", "Way"]
+__all__ = ["HANDFUL", "WAYS", "Backend", "Settings", "Way"]
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
-BACKENDS: Final[tuple[Backend, ...]] = ("onnxruntime", "python", "tensorrt")
 
 Way = Literal["merged", "swappable", "batched", "merge_at_load"]
 WAYS: Final[tuple[Way, ...]] = ("merged", "swappable", "batched", "merge_at_load")

@@ -27,7 +27,7 @@ def test_a_bare_core_is_told_what_it_lacks() -> None:
     result = command("doctor", without=[*HEAVY, "onnxruntime", "tensorrt"])
     assert result.code == 0, result.err
     assert "    get it      pip install 'lora-export[export]'" in result.out.splitlines()
-    assert "  ONNX Runtime  none" in result.out.splitlines()
+    assert "  ONNX Runtime     none" in result.out.splitlines()
 
 
 def test_torch_is_not_imported() -> None:
@@ -51,6 +51,7 @@ def test_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         execution_providers=("CPUExecutionProvider",),
         tensorrt="10.3.0",
+        compiled=True,
         machine=Machine(
             cpus=12,
             cpus_usable=4,
@@ -74,8 +75,9 @@ def test_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         "    needed for  tracing\n"
         "    get it      pip install torch\n"
         "runtimes\n"
-        "  ONNX Runtime  CPUExecutionProvider\n"
-        "  TensorRT      10.3.0\n"
+        "  ONNX Runtime     CPUExecutionProvider\n"
+        "  TensorRT         10.3.0\n"
+        "  compiled module  built\n"
         "machine\n"
         "  processors  4 of 12 usable\n"
         "  memory      unknown available of 64.0 GB, limited to 8.0 GB by its control group\n"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
+import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.runtime import energy, nvml
+from lora_export.runtime import energy
 from lora_export.runtime.energy import energy_of_a_run_mj, find_meter, input_power_mw
 from lora_export.runtime.nvml import nvml_devices
+from tests.fakes.nvml import FakeNvml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,53 +24,16 @@ ORIN = (
 NANO = "RAM 1216/3964MB SWAP 0/1982MB GR3D_FREQ 0% POM_5V_IN 2532/2610 POM_5V_GPU 120/130"
 
 
-class FakeNvml:
-    """Two GPUs that answer as NVML does; the second has no counter of energy."""
-
-    def __init__(self) -> None:
-        self.energy = 1000
-        self.ended = 0
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802  (NVML's names)
-        return 0
-
-    def nvmlShutdown(self) -> int:  # noqa: N802
-        self.ended += 1
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, device: Any) -> int:  # noqa: N802
-        device._obj.value = index.value + 1
-        return 0
-
-    def nvmlDeviceGetClockInfo(self, device: Any, kind: Any, clock: Any) -> int:  # noqa: N802
-        clock._obj.value = 1000 * device.value + kind.value
-        return 3 if kind.value == 1 else 0
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, device: Any, value: Any) -> int:  # noqa: N802
-        if device.value == 2:
-            return 3
-        self.energy += 500
-        value._obj.value = self.energy
-        return 0
-
-
 @pytest.fixture
 def fake(monkeypatch):
     library = FakeNvml()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
     return library
 
 
 @pytest.fixture
 def no_driver(monkeypatch):
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
 def test_clocks_are_those_that_the_driver_tells(fake):
@@ -134,7 +98,3 @@ def test_a_tegrastats_that_tells_no_power_is_no_meter(no_driver, monkeypatch, tm
     monkeypatch.setattr(energy, "_PATIENCE_S", 0.05)
     with ExitStack() as stack:
         assert find_meter(stack) is None
-
-
-def test_the_library_is_nvidias():
-    assert nvml._LIBRARY == "libnvidia-ml.so.1"

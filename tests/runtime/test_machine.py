@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from lora_export.core import cgroups as cgroups_module
 from lora_export.runtime import machine
 from lora_export.runtime.machine import Gpu
+from tests.fakes.nvml import FakeNvml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,41 +21,6 @@ Fake = pytest.MonkeyPatch
 def _set(pointer: Any, value: int) -> int:
     pointer._obj.value = value
     return 0
-
-
-class FakeNvml:
-    """One GPU of compute capability 8.7 with 1000 bytes; answers as NVML does."""
-
-    count = 1
-    ended = 0
-
-    def nvmlInit_v2(self) -> int:  # noqa: N802  (NVML's names)
-        return 0
-
-    def nvmlShutdown(self) -> int:  # noqa: N802
-        self.ended += 1
-        return 0
-
-    def nvmlSystemGetDriverVersion(self, buffer: Any, length: Any) -> int:  # noqa: N802
-        buffer.value = b"580.1"
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
-        return _set(count, self.count)
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, device: Any) -> int:  # noqa: N802
-        return 0
-
-    def nvmlDeviceGetName(self, device: Any, buffer: Any, length: Any) -> int:  # noqa: N802
-        buffer.value = b"NVIDIA Fake"
-        return 0
-
-    def nvmlDeviceGetMemoryInfo(self, device: Any, memory: Any) -> int:  # noqa: N802
-        memory._obj.total = 1000
-        return 0
-
-    def nvmlDeviceGetCudaComputeCapability(self, device: Any, major: Any, minor: Any) -> int:  # noqa: N802
-        return _set(major, 8) + _set(minor, 7)
 
 
 class FakeCuda:
@@ -89,23 +56,24 @@ def libraries(found: dict[str, object]) -> Callable[[str], object]:
 
 
 def test_a_gpu_is_described_by_nvml(monkeypatch: Fake) -> None:
-    nvml = FakeNvml()
-    monkeypatch.setattr(ctypes, "CDLL", libraries({"libnvidia-ml.so.1": nvml}))
+    nvml = FakeNvml(count=1)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert machine.probe_gpus() == ((Gpu("NVIDIA Fake", "8.7", 1000),), "580.1")
-    assert nvml.ended == 1
+    assert nvml.ended == 2
 
 
-def test_the_cuda_driver_is_asked_where_nvml_tells_nothing(monkeypatch: Fake) -> None:
-    nvml = FakeNvml()
-    nvml.count = 0
-    found = {"libnvidia-ml.so.1": nvml, "libcuda.so.1": FakeCuda()}
-    monkeypatch.setattr(ctypes, "CDLL", libraries(found))
+@pytest.mark.parametrize("nvml", [FakeNvml(count=0), None])
+def test_the_cuda_driver_is_asked_where_nvml_reports_nothing(
+    monkeypatch: Fake, nvml: object
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(ctypes, "CDLL", libraries({"libcuda.so.1": FakeCuda()}))
     assert machine.probe_gpus() == ((Gpu("Orin", "8.7", 2000),), None)
 
 
-@pytest.mark.parametrize("found", [{}, {"libnvidia-ml.so.1": object()}])
-def test_without_a_driver_there_is_no_gpu(monkeypatch: Fake, found: dict[str, object]) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", libraries(found))
+def test_without_a_driver_there_is_no_gpu(monkeypatch: Fake) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(ctypes, "CDLL", libraries({}))
     assert machine.probe_gpus() == ((), None)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.tensors import Tensor
 
-__all__ = ["CONFIG_NAME", "is_peft", "read_peft"]
+__all__ = ["CONFIG_NAME", "read_peft"]
 
 CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHT_NAMES: Final = ("adapter_model.safetensors", "adapter_model.bin")
@@ -51,11 +51,6 @@ _REFUSED_SETTINGS: Final[dict[str, str]] = {
     "use_bdlora": "block-diagonal LoRA is not read",
 }
 """Settings that change what the tensors mean; a merge that ignored them would be wrong."""
-
-
-def is_peft(folder: Path) -> bool:
-    """Whether `folder` looks like a PEFT adapter."""
-    return (folder / CONFIG_NAME).is_file()
 
 
 def read_peft(folder: Path, *, name: str, source: str) -> Adapter:

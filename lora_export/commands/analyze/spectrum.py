@@ -79,10 +79,6 @@ class Spectrum:
         reached = energy >= share * energy[-1] * (1 - 1e-12)
         return int(np.argmax(reached)) + 1
 
-    def error_of_rank(self, k: int) -> float:
-        """Return ``‖ΔW - ΔWₖ‖ / ‖ΔW‖`` of the best approximation of rank k (Eckart and Young)."""
-        return float(np.linalg.norm(self.values[k:]) / self.norm) if self.norm else 0.0
-
 
 def factors64(update: LowRank) -> tuple[Float64Array, Float64Array]:
     """Return A ``[r, in]`` and B ``[out, r]`` in float64, without s.

@@ -64,11 +64,6 @@ class Task:
         return model if whole else getattr(model, self.tower)
 
     @property
-    def generates(self) -> bool:
-        """Whether a decoder writes text, token by token."""
-        return self.causal or self.encoder_decoder
-
-    @property
     def outputs(self) -> tuple[str, ...]:
         """All fields of the model's output that the graph returns."""
         return (self.output, *self.further)
