@@ -274,10 +274,11 @@ def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]
         given = settings.located(given, "dataset", "disagreements")
         with _without_traceback():
             outcome = verify_command.verify(settings.path(output), **given)
-        rows = outcome.reports["parity"]["graphs"]
+        report = outcome.reports.parity
+        rows = report.graphs if report is not None else {}
         _conclude(
             [
-                (row["verdict"], f"parity of {name}: {row['verdict']}: {row['reason']}")
+                (row.verdict, f"parity of {name}: {row.verdict}: {row.reason}")
                 for name, row in rows.items()
             ],
             settings,

@@ -57,7 +57,7 @@ def test_latency_of_this_export(lora_export_bench, export):
 
 def test_parity_of_this_export(lora_export_parity, export):
     outcome = lora_export_parity(export)
-    assert {row["verdict"] for row in outcome.reports["parity"]["graphs"].values()} == {"pass"}
+    assert {row.verdict for row in outcome.reports.parity.graphs.values()} == {"pass"}
 
 
 def test_a_user_measures_and_verifies(project, export) -> None:
@@ -94,7 +94,9 @@ def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export
 
             def wrong(output, **given):
                 outcome = real(output, **given)
-                outcome.reports["parity"]["graphs"]["one"] |= {{"verdict": "fail", "reason": "off"}}
+                rows = outcome.reports.parity.graphs
+                wrong = {{"verdict": "fail", "reason": "off"}}
+                rows["one"] = rows["one"].model_copy(update=wrong)
                 return outcome
 
             monkeypatch.setattr(maintenance, "verify", wrong)
@@ -168,7 +170,7 @@ def test_a_base_beside_the_tests_is_found_from_any_folder(
         f"""
         def test_parity(lora_export_parity):
             outcome = lora_export_parity({str(export)!r}, base="models/bert")
-            assert outcome.reports["parity"]["graphs"]["one"]["against"].startswith("PEFT")
+            assert outcome.reports.parity.graphs["one"].against.startswith("PEFT")
         """
     )
     monkeypatch.chdir(project.path / "models")

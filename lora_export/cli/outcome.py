@@ -9,8 +9,13 @@ from lora_export.core.modes import BATCHED_GRAPH
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
 if TYPE_CHECKING:
-    from lora_export.commands.outcome import Outcome
+    from collections.abc import Sequence
+
+    from lora_export.commands.outcome import Outcome, PackedBundle
     from lora_export.core.manifest import Manifest
+    from lora_export.core.reports.graph_report import GraphReport, InitializerRow
+    from lora_export.core.reports.latency_report import LatencyRow
+    from lora_export.core.reports.parity_report import DatasetRow, ParityRow
 
 __all__ = ["describe", "render"]
 
@@ -29,7 +34,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "base": manifest.base.model_dump(),
         "graphs": {name: record.model_dump() for name, record in manifest.graphs.items()},
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
-        "reports": outcome.reports,
+        "reports": outcome.reports.as_json(),
         "notes": list(outcome.notes),
         **served,
     }
@@ -40,8 +45,9 @@ def render(outcome: Outcome) -> str:
     manifest = outcome.manifest
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
-    if "graph" in outcome.reports:
-        lines.append(f"  graph: {_graph_line(outcome.reports['graph'])}")
+    reports = outcome.reports
+    if reports.graph is not None:
+        lines.append(f"  graph: {_graph_line(reports.graph)}")
     if not manifest.adapters:
         lines.append("  no adapter: the base's graph only")
     for name, record in manifest.adapters.items():
@@ -53,105 +59,105 @@ def render(outcome: Outcome) -> str:
         )
         if record.companions is not None and record.companions.taken:
             lines.append(f"    from its folder: {', '.join(record.companions.taken)}")
-    for name, row in outcome.reports.get("fidelity", {}).get("graphs", {}).items():
+    for name, kept in reports.fidelity.graphs.items() if reports.fidelity else ():
         lines.append(
-            f"  fidelity of {name}: relative error {row['relative_error']:.2e} of the delta, "
-            f"{row['unmoved_share']:.2%} of the entries did not move"
+            f"  fidelity of {name}: relative error {kept.relative_error:.2e} of the delta, "
+            f"{kept.unmoved_share:.2%} of the entries did not move"
         )
-    for name, row in outcome.reports.get("parity", {}).get("graphs", {}).items():
+    for name, row in reports.parity.graphs.items() if reports.parity else ():
         lines += _graph_lines(manifest, name, row)
-    for name, row in outcome.reports.get("latency", {}).get("graphs", {}).items():
-        lines.append(f"  latency of {name}: {_latency_line(row)}")
-    if "bundle" in outcome.reports:
-        lines.append(f"  bundle: {_bundle_line(outcome.reports['bundle'])}")
+    for name, timed in reports.latency.graphs.items() if reports.latency else ():
+        lines.append(f"  latency of {name}: {_latency_line(timed)}")
+    if reports.bundle is not None:
+        lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
     if outcome.triton is not None:
         lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
     return "\n".join(lines)
 
 
-def _graph_lines(manifest: Manifest, name: str, row: dict[str, Any]) -> list[str]:
+def _graph_lines(manifest: Manifest, name: str, row: ParityRow) -> list[str]:
     """Return the parity of a graph, and of each adapter where they share it."""
-    if name in manifest.graphs and not is_deployable(manifest.graphs[name]):
-        row = {**row, "verdict": NOT_APPLICABLE}
-    lines = _parity_lines(f"parity of {name}", row, indent=2)
-    for adapter, own in row.get("adapters", {}).items():
-        lines += _parity_lines(f"with {adapter}", own, indent=4)
+    applies = name not in manifest.graphs or is_deployable(manifest.graphs[name])
+    verdict = row.verdict if applies else NOT_APPLICABLE
+    lines = _parity_lines(f"parity of {name}", row, verdict, indent=2)
+    for adapter, own in row.adapters.items():
+        lines += _parity_lines(f"with {adapter}", own, own.verdict, indent=4)
     return lines
 
 
-def _bundle_line(row: dict[str, Any]) -> str:
+def _bundle_line(bundle: PackedBundle) -> str:
     return (
-        f"{row['file']}, {row['files']} files, {size(row['bytes'])}, for {row['target']}; unpack "
+        f"{bundle.file}, {bundle.files} files, {size(bundle.bytes)}, for {bundle.target}; unpack "
         f"it there and run: python3 run.py"
     )
 
 
-def _graph_line(row: dict[str, Any]) -> str:
+def _graph_line(report: GraphReport) -> str:
     """Return how a graph of the user's was matched; what was not is named."""
-    parts = [f"{row['by_name']} initializers matched by name, {row['by_content']} by content"]
-    for key in ("ambiguous", "unmatched"):
-        if entries := row[key]:
-            shown = ", ".join(f"{e['initializer']} {e['shape']}" for e in entries[:_SHOWN])
+    parts = [f"{report.by_name} initializers matched by name, {report.by_content} by content"]
+    found: dict[str, Sequence[InitializerRow]] = {
+        "ambiguous": report.ambiguous,
+        "unmatched": report.unmatched,
+    }
+    for key, entries in found.items():
+        if entries:
+            shown = ", ".join(f"{e.initializer} {e.shape}" for e in entries[:_SHOWN])
             more = ", …" if len(entries) > _SHOWN else ""
             parts.append(f"{len(entries)} {key}: {shown}{more}")
     return "; ".join(parts)
 
 
-def _parity_lines(what: str, row: dict[str, Any], *, indent: int) -> list[str]:
-    lines = [f"{' ' * indent}{what}: {_parity_line(row)}"]
-    if row.get("dataset"):
-        lines.append(f"{' ' * (indent + 2)}{_dataset_line(row['dataset'])}")
+def _parity_lines(what: str, row: ParityRow, verdict: str, *, indent: int) -> list[str]:
+    lines = [f"{' ' * indent}{what}: {_parity_line(row, verdict)}"]
+    if row.dataset is not None:
+        lines.append(f"{' ' * (indent + 2)}{_dataset_line(row.dataset)}")
     return lines
 
 
-def _parity_line(row: dict[str, Any]) -> str:
-    if row.get("metrics") is None:
-        return f"{row['verdict']}: {row['reason']}"
-    metrics = row["metrics"]
-    effect = row.get("effect")
-    against = f", effect of the adapter {effect:.3g}" if effect is not None else ""
-    top1 = metrics.get("top1_agreement")
+def _parity_line(row: ParityRow, verdict: str) -> str:
+    metrics = row.metrics
+    if metrics is None or metrics.relative_l2 is None:
+        return f"{verdict}: {row.reason}"
+    against = f", effect of the adapter {row.effect:.3g}" if row.effect is not None else ""
+    top1 = metrics.top1_agreement
     agreement = f", top-1 agreement {top1:.4f}" if top1 is not None else ""
     return (
-        f"{row['verdict']}: relative L2 error {metrics['relative_l2']:.2e} "
-        f"(tolerance {row['tolerance']:.0e}{against}){agreement}{_why(row)}"
+        f"{verdict}: relative L2 error {metrics.relative_l2:.2e} "
+        f"(tolerance {row.tolerance or 0:.0e}{against}){agreement}{_why(row, verdict)}"
     )
 
 
-def _why(row: dict[str, Any]) -> str:
+def _why(row: ParityRow, verdict: str) -> str:
     """Return what the figures do not tell: the reason, and that golden outputs were compared."""
-    parts = [row["reason"]] if row.get("reason") and row["verdict"] != "pass" else []
-    if row["verdict"] == "fail" and "no measurable effect" in (row.get("reason") or ""):
+    parts = [row.reason] if row.reason and verdict != "pass" else []
+    if verdict == "fail" and "no measurable effect" in row.reason:
         parts.append("an untrained adapter passes with --allow-no-effect")
-    if row.get("against") == GOLDEN:
+    if row.against == GOLDEN:
         parts.append(f"against the {GOLDEN}")
     return "".join(f"; {part}" for part in parts)
 
 
-def _dataset_line(row: dict[str, Any]) -> str:
-    graph, reference = (
-        "nan" if v is None else f"{v:.4f}" for v in (row["graph"], row["reference"])
-    )
-    examples = "1 held-out example" if row["count"] == 1 else f"{row['count']} held-out examples"
+def _dataset_line(row: DatasetRow) -> str:
+    graph, reference = ("nan" if v is None else f"{v:.4f}" for v in (row.graph, row.reference))
+    examples = "1 held-out example" if row.count == 1 else f"{row.count} held-out examples"
     scores = (
-        f"{row['metric']} on {examples}: graph {graph}, "
-        f"PEFT in torch {reference}, {row['disagreements']} predictions differ"
+        f"{row.metric} on {examples}: graph {graph}, "
+        f"PEFT in torch {reference}, {row.disagreements} predictions differ"
     )
-    if not row["disagreements"] or row["difference"] is None:
+    if not row.disagreements or row.difference is None or row.difference_interval is None:
         return scores
-    low, high = row["difference_interval"]
-    found = row["mcnemar"]
-    test = f", McNemar p = {found['p_value']:.2g}" if found else ""
-    return f"{scores}; difference {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{test}"
+    low, high = row.difference_interval
+    test = f", McNemar p = {row.mcnemar.p_value:.2g}" if row.mcnemar is not None else ""
+    return f"{scores}; difference {row.difference:+.4f} [{low:+.4f}, {high:+.4f}]{test}"
 
 
-def _latency_line(row: dict[str, Any]) -> str:
-    if row.get("ratio") is None:
-        return f"{row['verdict']}: {row['reason']}"
-    low, high = row["ratio_interval"]
+def _latency_line(row: LatencyRow) -> str:
+    if row.ratio is None or row.ratio_interval is None:
+        return f"{row.verdict}: {row.reason}"
+    low, high = row.ratio_interval
     return (
-        f"{row['verdict']}: {row['median_ms']:.2f} ms, base {row['base_median_ms']:.2f} ms, "
-        f"paired ratio {row['ratio']:.3f} [{low:.3f}, {high:.3f}], limit {row['max_ratio']:.2f}"
+        f"{row.verdict}: {row.median_ms:.2f} ms, base {row.base_median_ms:.2f} ms, "
+        f"paired ratio {row.ratio:.3f} [{low:.3f}, {high:.3f}], limit {row.max_ratio:.2f}"
     )
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace as with_values
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
 from lora_export.commands.arguments import as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
-from lora_export.commands.outcome import Outcome
+from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
+from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.exports.adapter_companions import AdapterCompanions, companions_for
 from lora_export.exports.compatibility import require_base, require_task
 from lora_export.exports.extend import add_adapter, parameters_of
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from lora_export.commands.recipe import AdapterSpec, CombineSpec
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.manifest import Manifest
+    from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["add", "add_adapters", "without_copies_in"]
@@ -106,7 +108,7 @@ def add(
         *notes_of(given),
         *notes_on_resolved([each.resolved for each in ready], tell),
     )
-    _, reports = add_adapters(
+    _, fidelity = add_adapters(
         output,
         ready,
         output=output,
@@ -116,8 +118,8 @@ def add(
     )
     names = {each.resolved.adapter.name for each in ready}
     if replaced := names & set(manifest.adapters):
-        prune_reports(output, replaced, measured=reports.get("fidelity", {}).get("graphs", {}))
-    return Outcome(output, refresh_report(output), reports, notes)
+        prune_reports(output, replaced, measured=fidelity.graphs if fidelity else ())
+    return Outcome(output, refresh_report(output), Reports(fidelity=fidelity), notes)
 
 
 def add_adapters(
@@ -129,10 +131,10 @@ def add_adapters(
     replace: bool,
     progress: Progress,
     batched: bool = False,
-) -> tuple[Manifest, dict[str, Any]]:
+) -> tuple[Manifest, FidelityReport | None]:
     """Add adapters to the export in `root` one after the other; none if one is incomplete.
 
-    Returns the manifest, and the reports: ``fidelity`` where something is merged in halves. Of a
+    Returns the manifest, and the report on fidelity where something is merged in halves. Of a
     swappable export they become packs, of a batched one rows.
 
     Args:
@@ -161,7 +163,7 @@ def add_adapters(
             )
             for each, own in zip(ready, companions, strict=True)
         ]
-        return change_rows(root, new, replace=replace), {}
+        return change_rows(root, new, replace=replace), None
     if is_swappable(manifest):
         require_slots(root, manifest, resolved)
         for each, own in zip(ready, companions, strict=True):
@@ -176,8 +178,8 @@ def add_adapters(
                 combined=each.given.record(output),
                 companions=own,
             )
-        return manifest, {}
-    kept: dict[str, Any] = {}
+        return manifest, None
+    kept: dict[str, FidelityRow] = {}
     for each, own in zip(ready, companions, strict=True):
         added = add_adapter(
             root,
@@ -196,8 +198,8 @@ def add_adapters(
             kept[name] = added.fidelity
             _warn_of_loss(name, added.fidelity, progress)
     if not kept:
-        return manifest, {}
-    return record_fidelity(root, kept), {"fidelity": {"graphs": kept}}
+        return manifest, None
+    return record_fidelity(root, kept), FidelityReport(graphs=kept)
 
 
 def _companions(
@@ -231,13 +233,13 @@ def _source(ready: ResolvedAdapter, output: Path) -> str:
     return recorded_source(given.adapter.folder, output)
 
 
-def _warn_of_loss(name: str, row: dict[str, Any], tell: Progress) -> None:
-    if not row["lossy"]:
+def _warn_of_loss(name: str, row: FidelityRow, tell: Progress) -> None:
+    if not row.lossy:
         return
-    worst = row["lossy"][0]
-    tensor = row["tensors"][worst]
+    worst = row.lossy[0]
+    tensor = row.tensors[worst]
     tell.note(
-        f"warning: {len(row['lossy'])} tensor(s) of {name} keep the adapter's delta with a "
-        f"relative error above {LOSSY_RELATIVE_ERROR[tensor['dtype']]:g}: {worst!r} in "
-        f"{tensor['dtype']} has {tensor['relative_error']:.3g}. Export in float32: --dtype float32."
+        f"warning: {len(row.lossy)} tensor(s) of {name} keep the adapter's delta with a "
+        f"relative error above {LOSSY_RELATIVE_ERROR[tensor.dtype]:g}: {worst!r} in "
+        f"{tensor.dtype} has {tensor.relative_error:.3g}. Export in float32: --dtype float32."
     )

@@ -30,7 +30,7 @@ from lora_export.commands.build_checks import (
 )
 from lora_export.commands.build_config import graph_and_updates, settle
 from lora_export.commands.bundle import readable, require_bundle, with_bundle
-from lora_export.commands.outcome import Outcome
+from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels, resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.errors import ExportDirectoryError, UsageError
@@ -262,7 +262,7 @@ def _finish(
     if swappable and root != output:
         resolved = [each.resolved for each in without_copies_in(root, ready)]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
-    _, reports = add_adapters(
+    _, fidelity = add_adapters(
         root,
         ready,
         output=output,
@@ -271,8 +271,8 @@ def _finish(
         progress=tell,
         batched=batched,
     )
-    if settings.own_graph is not None:
-        reports["graph"] = settings.own_graph.report
+    graph = settings.own_graph.report if settings.own_graph is not None else None
+    parity = timed = None
     adapters = {each.resolved.adapter.name: each.resolved.adapter for each in ready}
     if recipe.verify.enabled:
         evidence = Evidence(
@@ -285,12 +285,12 @@ def _finish(
             allow_no_effect=recipe.verify.allow_no_effect,
         )
         names = [BASE_GRAPH, *([recipe.mode.value] if swappable or batched else adapters)]
-        _, reports["parity"] = verify_export(root, names, evidence, tell)
+        _, parity = verify_export(root, names, evidence, tell)
     latency = recipe.latency
     merged = not (swappable or batched)  # that promises the base's latency; inputs and rows cost
     asked = not latency.model_fields_set.isdisjoint({"enabled", "max_ratio"})
     if latency.enabled and (merged or asked) and (adapters or swappable):
-        _, reports["latency"] = measure_latency(
+        _, timed = measure_latency(
             root,
             [recipe.mode.value] if swappable or batched else list(adapters),
             checkpoint.config,
@@ -301,6 +301,7 @@ def _finish(
             seed=recipe.verify.seed,
             progress=tell,
         )
+    reports = Reports(fidelity, graph, parity, timed)
     return Outcome(output, refresh_report(root), reports)
 
 

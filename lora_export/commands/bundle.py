@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.bundle.bundle_names import default_path
 from lora_export.bundle.device_bundle import LatencySettings, bundle_export
 from lora_export.bundle.packing import require_replaceable
+from lora_export.commands.outcome import PackedBundle
 from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.jobs import EngineOptions
@@ -88,14 +89,14 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
     except ParityError as error:
         progress.note(f"no bundle: {error.message}")
         return outcome
-    row = {
-        "file": str(readable(packed.path)),
-        "target": target,
-        "sha256": packed.sha256,
-        "bytes": packed.size_bytes,
-        "files": packed.files,
-    }
-    return replace(outcome, reports={**outcome.reports, "bundle": row})
+    bundle = PackedBundle(
+        file=str(readable(packed.path)),
+        target=target,
+        sha256=packed.sha256,
+        bytes=packed.size_bytes,
+        files=packed.files,
+    )
+    return replace(outcome, reports=replace(outcome.reports, bundle=bundle))
 
 
 def readable(path: Path) -> Path:

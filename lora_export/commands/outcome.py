@@ -2,22 +2,74 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_export.core.errors import (
-    LatencyError,
-    ParityError,
-)
+from lora_export.core.errors import LatencyError, ParityError
 from lora_export.core.modes import SHARED_GRAPHS
+from lora_export.core.reports.report_model import as_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
+    from lora_export.core.reports.fidelity_report import FidelityReport
+    from lora_export.core.reports.graph_report import GraphReport
+    from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
+    from lora_export.core.reports.parity_report import ParityReport, ParityRow
     from lora_export.triton.repository import ModelRepository
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "PackedBundle", "Reports"]
+
+
+@dataclass(frozen=True)
+class PackedBundle:
+    """A bundle that was packed.
+
+    Attributes:
+        file: Where it is.
+        target: The target that it is for.
+        sha256: Its SHA-256.
+        bytes: Its size.
+        files: How many files it holds.
+    """
+
+    file: str
+    target: str
+    sha256: str
+    bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The reports that a command wrote; None for the others.
+
+    Attributes:
+        fidelity: What storing float16 or bfloat16 kept of each adapter's delta.
+        graph: How a graph of the user's was matched to the base.
+        parity: Each graph against its reference.
+        latency: Each adapter's graph against the base graph.
+        bundle: The bundle that was packed.
+    """
+
+    fidelity: FidelityReport | None = None
+    graph: GraphReport | None = None
+    parity: ParityReport | None = None
+    latency: LatencyReport | None = None
+    bundle: PackedBundle | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the reports that there are as JSON values, by name."""
+        models = {
+            "fidelity": self.fidelity,
+            "graph": self.graph,
+            "parity": self.parity,
+            "latency": self.latency,
+        }
+        found = {name: as_json(each) for name, each in models.items() if each is not None}
+        return found if self.bundle is None else {**found, "bundle": asdict(self.bundle)}
 
 
 @dataclass(frozen=True)
@@ -27,14 +79,14 @@ class Outcome:
     Attributes:
         output: The export directory.
         manifest: Its manifest.
-        reports: The reports that were written, by name.
+        reports: The reports that were written.
         notes: What the user should know of the adapters.
         triton: The model repository that the recipe asks for; None where it was not written.
     """
 
     output: Path
     manifest: Manifest
-    reports: dict[str, Any] = field(default_factory=dict)
+    reports: Reports = Reports()
     notes: tuple[str, ...] = ()
     triton: ModelRepository | None = None
 
@@ -43,12 +95,20 @@ class Outcome:
 
         `strict` fails what is ambiguous, and an adapter that was to be verified and is not.
         """
-        for report, error in (("parity", ParityError), ("latency", LatencyError)):
-            for name, row in self.reports.get(report, {}).get("graphs", {}).items():
-                open_question = row["verdict"] == "ambiguous" or (
-                    row["verdict"] == "unverified"
-                    and name in {*self.manifest.adapters, *SHARED_GRAPHS}
-                )
-                if row["verdict"] == "fail" or (strict and open_question):
-                    return error.exit_code
+        parity, latency = self.reports.parity, self.reports.latency
+        if parity is not None and self._fails(parity.graphs, strict=strict):
+            return ParityError.exit_code
+        if latency is not None and self._fails(latency.graphs, strict=strict):
+            return LatencyError.exit_code
         return 0
+
+    def _fails(
+        self, rows: Mapping[str, ParityRow] | Mapping[str, LatencyRow], *, strict: bool
+    ) -> bool:
+        required = {*self.manifest.adapters, *SHARED_GRAPHS}
+        return any(
+            row.verdict == "fail"
+            or (strict and row.verdict == "ambiguous")
+            or (strict and row.verdict == "unverified" and name in required)
+            for name, row in rows.items()
+        )

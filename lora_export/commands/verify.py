@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_export.commands.adapter_notes import base_of_export, notes_on_base
 from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
-from lora_export.commands.outcome import Outcome
+from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.manifest import read_manifest
@@ -120,7 +120,7 @@ def verify(
         if name in chosen
         for note in read.get(name, record).notes
     ]
-    return Outcome(output, refresh_report(output), {"parity": report}, tuple(notes))
+    return Outcome(output, refresh_report(output), Reports(parity=report), tuple(notes))
 
 
 def _require_sense(

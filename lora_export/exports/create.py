@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from lora_export.core.manifest import (
 )
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, TRANSPOSE
+from lora_export.core.reports.report_model import report_bytes
 from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
@@ -24,13 +24,14 @@ from lora_export.weights.companion_writer import labelled, write_companions
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lora_export.adapters.ties import TieGroup
     from lora_export.core.manifest import GraphSource
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
+    from lora_export.core.reports.graph_report import GraphReport
     from lora_export.exports.plan import BasePlan
     from lora_export.graph.spec.signature import Choices
     from lora_export.graph.spec.template import GraphTemplate
@@ -58,7 +59,7 @@ def create_export(
     fingerprint: Callable[[], str],
     progress: Progress,
     graph_source: GraphSource | None = None,
-    graph_report: Mapping[str, object] | None = None,
+    graph_report: GraphReport | None = None,
     ties: Sequence[TieGroup] = (),
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `root`.
@@ -133,11 +134,11 @@ def create_export(
     return manifest
 
 
-def _write_report(root: Path, report: Mapping[str, object]) -> str:
+def _write_report(root: Path, report: GraphReport) -> str:
     """Write ``reports/graph.json``; return its SHA-256."""
     with storage_errors(str(root)):
         (root / "reports").mkdir()
-    return write_synced(root / GRAPH_REPORT, json.dumps(report, indent=1).encode() + b"\n")
+    return write_synced(root / GRAPH_REPORT, report_bytes(report))
 
 
 def _untied(plan: BasePlan) -> list[str]:

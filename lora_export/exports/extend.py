@@ -8,7 +8,7 @@ directory's lock the manifest names the files and they move into place (`change_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.adapter_names import is_adapter_name
 from lora_export.core.changes import change_export
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.resolve import Resolved
     from lora_export.core.progress import Progress
+    from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.core.tensors import Tensor
     from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
@@ -87,12 +88,12 @@ class AddedAdapter:
 
     Attributes:
         manifest: The manifest that names it.
-        fidelity: What storing float16 or bfloat16 kept of it, as JSON values; None where no
+        fidelity: What storing float16 or bfloat16 kept of it; None where no
             low-rank update is stored in these.
     """
 
     manifest: Manifest
-    fidelity: dict[str, Any] | None
+    fidelity: FidelityRow | None
 
 
 def add_adapter(

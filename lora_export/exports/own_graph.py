@@ -6,7 +6,7 @@ import fnmatch
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.resolve import Names
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.core.reports.graph_report import GraphReport
     from lora_export.graph.spec.signature import Signature
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
@@ -47,7 +48,7 @@ class OwnGraph:
     path: Path
     template: GraphTemplate
     plan: BasePlan
-    report: dict[str, Any] = field(repr=False)
+    report: GraphReport = field(repr=False)
 
     @property
     def dtype(self) -> str:
@@ -117,9 +118,7 @@ def require_in_graph(graph: OwnGraph, adapter: Adapter, drop: Sequence[str]) -> 
     """
     template = graph.template
     names = Names(template.parameters, template.prefix)
-    equal = {
-        name: row["initializer"] for row in graph.report["ambiguous"] for name in row["equal_to"]
-    }
+    equal = {name: row.initializer for row in graph.report.ambiguous for name in row.equal_to}
     lost: list[str] = []
     for item in adapter.items:
         path = item.parameter
@@ -137,7 +136,7 @@ def require_in_graph(graph: OwnGraph, adapter: Adapter, drop: Sequence[str]) -> 
             f"adapter {adapter.source!r} changes {len(lost)} parameter(s) of the base that the "
             f"graph {str(graph.path)!r} does not hold as initializers:\n  {shown}{more}"
         )
-        others = ", ".join(row["initializer"] for row in graph.report["unmatched"][:_SHOWN])
+        others = ", ".join(row.initializer for row in graph.report.unmatched[:_SHOWN])
         raise AdapterError(
             msg,
             hint="Were weights fused or quantized? Export the graph without optimizations."

@@ -70,5 +70,5 @@ def judge_batched(
         failures,
         compared=case is not None,
         good="mixed rows are the rows run alone",
-        further={"mixed_relative_l2": worst},
+        own={"mixed_relative_l2": worst},
     )

@@ -14,6 +14,9 @@ from lora_export.core.files import atomic_write_bytes, resolve_inside
 from lora_export.core.manifest import read_manifest
 from lora_export.core.memory import available_bytes
 from lora_export.core.modes import Mode
+from lora_export.core.reports.latency_report import LatencyReport, LatencyRow, unmeasured_row
+from lora_export.core.reports.parity_report import ParityReport
+from lora_export.core.reports.report_model import as_json
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_width
@@ -83,8 +86,8 @@ class Evidence:
 
 def verify_export(
     root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
-) -> tuple[Manifest, dict[str, Any]]:
-    """Verify the graphs called `names`; return the new manifest and ``reports/parity.json``.
+) -> tuple[Manifest, ParityReport]:
+    """Verify the graphs called `names`; return the new manifest and the report on them.
 
     Raises:
         AdapterError: An adapter that should be compared is not the one that was merged.
@@ -101,14 +104,14 @@ def verify_export(
         lines = (json.dumps(each) + "\n" for each in _differing(found))
         atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
     updated = record_parity(root, manifest, found)
-    return updated, {"graphs": {name: parity.row for name, parity in found.items()}}
+    return updated, ParityReport(graphs={name: parity.row for name, parity in found.items()})
 
 
 def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
     """Yield every example on which a graph and its reference differ, with the adapter's name."""
     for name, parity in found.items():
         for each in parity.differing:
-            yield {"adapter": name, **each}
+            yield {"adapter": name, **as_json(each)}
         yield from _differing(parity.adapters)
 
 
@@ -136,7 +139,7 @@ def _with_notes(
     known = evidence.adapters.get(name) or manifest.adapters.get(name)
     if known is None or not known.notes:
         return found
-    return replace(found, row={**found.row, "notes": list(known.notes)})
+    return replace(found, row=found.row.model_copy(update={"notes": list(known.notes)}))
 
 
 def _verify_graph(
@@ -229,7 +232,7 @@ def measure_latency(
     max_ratio: float,
     seed: int,
     progress: Progress,
-) -> tuple[Manifest, dict[str, Any]]:
+) -> tuple[Manifest, LatencyReport]:
     """Measure merged graphs against the base graph; return the manifest and the report.
 
     Args:
@@ -244,14 +247,14 @@ def measure_latency(
         progress: Told what happens.
     """
     manifest = read_manifest(root)
-    rows: dict[str, Any] = {}
+    rows: dict[str, LatencyRow] = {}
     for name in names:
         progress.start(f"latency of {name}")
         rows[name] = _measure_one(
             root, manifest, name, config,
             batch=batch, length=length, rounds=rounds, max_ratio=max_ratio, seed=seed,
         )  # fmt: skip
-    return record_latency(root, rows), {"graphs": rows}
+    return record_latency(root, rows), LatencyReport(graphs=rows)
 
 
 def _measure_one(
@@ -265,19 +268,19 @@ def _measure_one(
     rounds: int,
     max_ratio: float,
     seed: int,
-) -> dict[str, Any]:
+) -> LatencyRow:
     records = (manifest.base_graph, manifest.graphs[name])
     case, lacking = latency_case(
         root, manifest, batch=batch, length=length, seed=seed, config=config
     )
     if case is None:
-        return {"verdict": "unverified", "reason": lacking, "ratio": None}
+        return unmeasured_row(str(lacking))
     weights = sum((root / file).stat().st_size for file in records[0].weights)
     free = available_bytes()
     needed = int(_SESSIONS * _SESSION_FACTOR * weights)
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
-        return {"verdict": "unverified", "reason": reason, "ratio": None}
+        return unmeasured_row(reason)
     base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     feeds = dict(case.feeds)
     if records[1].mode is Mode.BATCHED:
@@ -286,10 +289,7 @@ def _measure_one(
     base_ms, merged_ms = measure_pair(
         lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
     )
-    row = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
-    return {
-        **row,
-        "batch": len(case.mask),
-        "length": case.mask.shape[1],
-        "runner": "onnxruntime, CPU",
-    }
+    timed = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
+    return LatencyRow(
+        **timed, batch=len(case.mask), length=case.mask.shape[1], runner="onnxruntime, CPU"
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.core.reports.parity_report import GreedyDifference, GreedyRow
 from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.ondevice.judge.near_ties import is_near_tie, top2_margin
 from lora_export.runtime.text_generation import Decoder, Sampling, generate
@@ -119,8 +120,8 @@ def greedy_of_reference(
 
 def compare_greedy(
     decoder: Decoder, expected: Greedy, *, tolerance: float, switch: int | None = None
-) -> dict[str, Any]:
-    """Return how far the graph's tokens agree; ``clear`` counts rows that part without a tie."""
+) -> GreedyRow:
+    """Return how far the graph's tokens agree with the reference's."""
     feeds = expected.case.feeds
     texts = feeds[DECODER_IDS if DECODER_IDS in feeds else "input_ids"]
     prompts = [ids[mask].tolist() for ids, mask in zip(texts, expected.case.mask, strict=True)]
@@ -130,32 +131,29 @@ def compare_greedy(
         switch=switch,
     )  # fmt: skip
     tokens = np.array(list(found), np.int64).T
-    differing = []
+    differing, clear = [], []
     agreeing = 0
     for row in range(rows):
         places = np.flatnonzero(tokens[row] != expected.tokens[row])
         agreeing += int(places[0]) if len(places) else steps
         if len(places):
             step = int(places[0])
+            margin = float(expected.margins[row, step])
+            clear += [row] if not is_near_tie(margin, tolerance, of="answer") else []
             differing.append(
-                {
-                    "row": row,
-                    "step": step,
-                    "graph": int(tokens[row, step]),
-                    "reference": int(expected.tokens[row, step]),
-                    "reference_margin": float(expected.margins[row, step]),
-                }
+                GreedyDifference(
+                    row=row,
+                    step=step,
+                    graph=int(tokens[row, step]),
+                    reference=int(expected.tokens[row, step]),
+                    reference_margin=margin,
+                )
             )
-    clear = [
-        each
-        for each in differing
-        if not is_near_tie(each["reference_margin"], tolerance, of="answer")
-    ]
-    return {
-        "rows": rows,
-        "steps": steps,
-        "agreeing_tokens": agreeing,
-        "clear_disagreements": len(clear),
-        "disagreements": len(differing),
-        "differing": differing,
-    }
+    return GreedyRow(
+        rows=rows,
+        steps=steps,
+        agreeing_tokens=agreeing,
+        clear_disagreements=len(clear),
+        disagreements=len(differing),
+        differing=differing,
+    )

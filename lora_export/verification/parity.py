@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.memory import available_bytes
+from lora_export.core.reports.parity_report import EncoderRow, ParityRow, unverified_row
 from lora_export.ondevice.judge.golden_checks import judge_outputs
 from lora_export.ondevice.judge.golden_files import Case, Golden, valid_rows
 from lora_export.ondevice.judge.metrics import relative_l2
+from lora_export.ondevice.judge.tolerances import tolerance_of
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verification.datasets.dataset import Dataset, predict, score
 from lora_export.verification.datasets.questions import Answers, Uncached
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.core.reports.parity_report import DatasetRow, DifferingExample, GreedyRow
     from lora_export.graph.spec.tasks import Task
+    from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.runtime.ort import OrtRunner
     from lora_export.runtime.rows import RowRunner
@@ -56,7 +60,6 @@ class GraphParity:
     """The verdict on one graph.
 
     Attributes:
-        verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.
         row: The graph's row in ``reports/parity.json``.
         golden: What a device needs to repeat the comparison; None where nothing was computed.
         adapters: Of a swappable graph: the same for each adapter.
@@ -64,11 +67,15 @@ class GraphParity:
             the first of them.
     """
 
-    verdict: Verdict
-    row: dict[str, Any]
+    row: ParityRow
     golden: Golden | None = field(default=None, repr=False)
     adapters: Mapping[str, GraphParity] = field(default_factory=dict, repr=False)
-    differing: Sequence[dict[str, Any]] = field(default=(), repr=False)
+    differing: Sequence[DifferingExample] = field(default=(), repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the row."""
+        return self.row.verdict
 
 
 @dataclass(frozen=True)
@@ -149,31 +156,29 @@ def against_reference(
         if ours.shape != theirs.shape:
             shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
             return unverified(f"the graph's output {outputs[0]!r} is {shapes}")
-    verdict, row = judge_outputs(
+    judged = judge_outputs(
         cases, actual, expected.outputs,
         per_token=task.per_token, choices=task.classifies, dtype=manifest.base.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
-    row["against"] = "PEFT, unmerged, float32" if adapter else "transformers, float32"
-    differing: list[dict[str, Any]] = []
+    row = _row(judged, "PEFT, unmerged, float32" if adapter else "transformers, float32")
+    tolerance = tolerance_of(manifest.base.dtype)
+    differing: Sequence[DifferingExample] = ()
     if dataset is not None and expected.answers is not None:
-        row["dataset"], differing = score(
+        scored, differing = score(
             dataset, predict(dataset, graph), expected.answers, expected.base_answers,
-            tolerance=row["tolerance"], seed=seed,
+            tolerance=tolerance, seed=seed,
         )  # fmt: skip
-        verdict = _lowered(verdict, row, row["dataset"], "predictions on the data set")
-        verdict = _less_accurate(verdict, row, row["dataset"])
+        row = _with_dataset(row, scored)
     if isinstance(graph, TwoGraphs):
-        verdict = _with_encoder(verdict, row, graph, cases, expected.hidden)
+        row = _with_encoder(row, graph, cases, expected.hidden, tolerance)
     if expected.greedy is not None:
-        decoder, tolerance = graph.decoder(expected.greedy.case.feeds), row["tolerance"]
-        row["greedy"] = compare_greedy(
-            decoder, expected.greedy, tolerance=tolerance, switch=switch
-        )  # fmt: skip
-        verdict = _lowered(verdict, row, row["greedy"], "greedy continuations")
+        decoder = graph.decoder(expected.greedy.case.feeds)
+        greedy = compare_greedy(decoder, expected.greedy, tolerance=tolerance, switch=switch)
+        row = _with_greedy(row, greedy)
     kept = slice(0, GOLDEN_CASES)
     golden = Golden(cases[kept], expected.outputs[kept], expected.effect, switch)
-    return GraphParity(verdict, row, golden, differing=differing)
+    return GraphParity(row, golden, differing=differing)
 
 
 def against_golden(
@@ -189,18 +194,22 @@ def against_golden(
     )
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)
     actual = [graph.run(case.feeds) for case in whole]
-    verdict, row = judge_outputs(
+    judged = judge_outputs(
         golden.cases, actual, golden.expected,
         per_token=task.per_token, choices=task.classifies, dtype=manifest.base.dtype,
         effect=golden.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
-    row["against"] = "golden outputs"
-    return GraphParity(verdict, row, golden)
+    return GraphParity(_row(judged, "golden outputs"), golden)
 
 
 def unverified(reason: str) -> GraphParity:
-    """Return the row of a graph that nothing was compared with."""
-    return GraphParity("unverified", {"verdict": "unverified", "reason": reason, "metrics": None})
+    """Return the verdict on a graph that was not compared."""
+    return GraphParity(unverified_row(reason))
+
+
+def _row(judged: tuple[Verdict, CheckRow], against: str) -> ParityRow:
+    """Return a row of the report from that of `judge_outputs`, which runs on devices too."""
+    return ParityRow.model_validate({**judged[1], "against": against})
 
 
 def _too_large(checkpoint: Checkpoint) -> str | None:
@@ -254,47 +263,54 @@ def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[A
 
 
 def _with_encoder(
-    verdict: Verdict,
-    row: dict[str, Any],
+    row: ParityRow,
     graph: TwoGraphs,
     cases: Sequence[Case],
     expected: Sequence[Array],
-) -> Verdict:
-    """Compare the encoder's output too, without padding; an error above the tolerance fails."""
+    tolerance: float,
+) -> ParityRow:
+    """Return the row with the encoder's error, without padding; one above the tolerance fails."""
     pairs = []
     for case, theirs in zip(cases, expected, strict=True):
         valid = np.asarray(case.feeds.get("attention_mask", np.ones(theirs.shape[:2])), bool)
         pairs.append((graph.encoder_output(case.feeds)[valid], theirs[valid]))
     error = relative_l2([ours for ours, _ in pairs], [theirs for _, theirs in pairs])
-    row["encoder"] = {"relative_l2": error}
-    if not error <= row["tolerance"]:
-        verdict = row["verdict"] = "fail"
-        row["reason"] = f"the encoder's relative L2 error {error:.3g} is above the tolerance"
-    return verdict
+    row = row.model_copy(update={"encoder": EncoderRow(relative_l2=error)})
+    if error <= tolerance:
+        return row
+    reason = f"the encoder's relative L2 error {error:.3g} is above the tolerance"
+    return _judged(row, "fail", reason)
 
 
-def _lowered(
-    verdict: Verdict, row: dict[str, Any], result: Mapping[str, Any], what: str
-) -> Verdict:
-    """Let what was chosen lower a verdict: a choice that differs is never a pass."""
-    if result["clear_disagreements"]:
-        verdict = "fail"
-        row["reason"] = f"{result['clear_disagreements']} {what} differ"
-    elif result["disagreements"] and verdict == "pass" and not _unclear(result):
-        verdict = "ambiguous"
-        row["reason"] = f"{result['disagreements']} near-tied {what} differ"
-    row["verdict"] = verdict
-    return verdict
+def _with_greedy(row: ParityRow, greedy: GreedyRow) -> ParityRow:
+    """Return the row with the continuations; they can lower its verdict."""
+    row = row.model_copy(update={"greedy": greedy})
+    return _lowered(row, greedy, "greedy continuations")
 
 
-def _unclear(result: Mapping[str, Any]) -> bool:
+def _with_dataset(row: ParityRow, scored: DatasetRow) -> ParityRow:
+    """Return the row with the scores; predictions and scores can lower its verdict."""
+    row = row.model_copy(update={"dataset": scored})
+    row = _lowered(row, scored, "predictions on the data set")
+    less_clear = scored.verdict == "ambiguous" and row.verdict == "pass"
+    if scored.verdict == "fail" or less_clear:
+        return _judged(row, scored.verdict, f"{scored.metric} on the data set: {scored.reason}")
+    return row
+
+
+def _lowered(row: ParityRow, chosen: GreedyRow | DatasetRow, what: str) -> ParityRow:
+    """Return the row as choices lower its verdict: one that differs is never a pass."""
+    if chosen.clear_disagreements:
+        return _judged(row, "fail", f"{chosen.clear_disagreements} {what} differ")
+    if chosen.disagreements and row.verdict == "pass" and not _unclear(chosen):
+        return _judged(row, "ambiguous", f"{chosen.disagreements} near-tied {what} differ")
+    return row
+
+
+def _unclear(chosen: GreedyRow | DatasetRow) -> bool:
     """Whether what differs has no margin that tells a tie: then the scores decide."""
-    return all(each.get("reference_margin") is None for each in result["differing"])
+    return all(each.reference_margin is None for each in chosen.differing)
 
 
-def _less_accurate(verdict: Verdict, row: dict[str, Any], result: Mapping[str, Any]) -> Verdict:
-    """Let the score on the data set lower a verdict."""
-    if result["verdict"] == "fail" or (result["verdict"] == "ambiguous" and verdict == "pass"):
-        verdict = row["verdict"] = result["verdict"]
-        row["reason"] = f"{result['metric']} on the data set: {result['reason']}"
-    return verdict
+def _judged(row: ParityRow, verdict: Verdict, reason: str) -> ParityRow:
+    return row.model_copy(update={"verdict": verdict, "reason": reason})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from lora_export.core.changes import replace_files
 from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import Manifest, edit_manifest
+from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
+from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
+from lora_export.core.reports.parity_report import ParityReport, ParityRow
+from lora_export.core.reports.report_model import EnvironmentRow, parse_report, report_bytes
 from lora_export.verification.golden import golden_bytes, golden_file
 from lora_export.verification.swappable_check import worst_of
 
@@ -34,6 +37,9 @@ _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
 _BENCH: Final = "reports/bench.json"
 _FIDELITY: Final = "reports/fidelity.json"
+
+Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport)
+Row = TypeVar("Row")
 
 
 def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
@@ -62,15 +68,14 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         golden = {
             name: each.golden for name, each in (current | packs).items() if each.golden is not None
         }
-        earlier = _earlier_rows(root, manifest, _PARITY)
+        earlier = _earlier(ParityReport, root, manifest, _PARITY).graphs
         recorded = {
-            name: _with_others(name, parity, manifest, earlier.get(name, {}))
+            name: _with_others(name, parity, manifest, earlier.get(name))
             for name, parity in current.items()
         }
         rows = {name: parity.row for name, parity in recorded.items()}
-        report = _with_earlier_rows(manifest, earlier, rows)
         contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
-        contents[_PARITY] = _bytes_of(report)
+        contents[_PARITY] = _parity_bytes(manifest, earlier, rows)
         graphs = dict(manifest.graphs)
         for name, parity in recorded.items():
             kept = golden_file(name) if name in golden else graphs[name].golden
@@ -89,7 +94,7 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
 
 
 def _with_others(
-    name: str, parity: GraphParity, manifest: Manifest, earlier: Mapping[str, Any]
+    name: str, parity: GraphParity, manifest: Manifest, earlier: ParityRow | None
 ) -> GraphParity:
     """Return the verdict on a graph that adapters share, with those that were not compared now.
 
@@ -102,27 +107,34 @@ def _with_others(
     }
     if not manifest.graphs[name].is_shared or not others:
         return parity
-    verdict = worst_of([parity.verdict, *others.values()])
     told = [f"{each} is {kept}, as recorded" for each, kept in others.items() if kept != "pass"]
-    reasons = [parity.row["reason"]] if parity.verdict != "pass" or not told else []
-    kept_rows = {each: row for each, row in earlier.get("adapters", {}).items() if each in others}
-    row = {
-        **parity.row,
-        "verdict": verdict,
-        "reason": "; ".join([*reasons, *told]),
-        "adapters": {**kept_rows, **parity.row["adapters"]},
-    }
-    return replace(parity, verdict=verdict, row=row)
+    reasons = [parity.row.reason] if parity.verdict != "pass" or not told else []
+    recorded = earlier.adapters if earlier is not None else {}
+    kept_rows = {each: row for each, row in recorded.items() if each in others}
+    row = parity.row.model_copy(
+        update={
+            "verdict": worst_of([parity.verdict, *others.values()]),
+            "reason": "; ".join([*reasons, *told]),
+            "adapters": {**kept_rows, **parity.row.adapters},
+        }
+    )
+    return replace(parity, row=row)
 
 
-def record_latency(root: Path, rows: Mapping[str, Any]) -> Manifest:
+def record_latency(root: Path, rows: Mapping[str, LatencyRow]) -> Manifest:
     """Write ``reports/latency.json``; rows of other adapters stay."""
-    return _record_rows(root, _LATENCY, rows)
+    with edit_manifest(root) as manifest:
+        earlier = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
+        contents = {_LATENCY: _latency_bytes(manifest, earlier, rows)}
+        return replace_files(root, manifest, manifest, contents)
 
 
-def record_fidelity(root: Path, rows: Mapping[str, Any]) -> Manifest:
+def record_fidelity(root: Path, rows: Mapping[str, FidelityRow]) -> Manifest:
     """Write ``reports/fidelity.json``; rows of other adapters stay."""
-    return _record_rows(root, _FIDELITY, rows)
+    with edit_manifest(root) as manifest:
+        earlier = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
+        contents = {_FIDELITY: _fidelity_bytes(manifest, earlier, rows)}
+        return replace_files(root, manifest, manifest, contents)
 
 
 def record_bench(root: Path, text: bytes) -> Path:
@@ -130,12 +142,6 @@ def record_bench(root: Path, text: bytes) -> Path:
     with edit_manifest(root) as manifest:
         replace_files(root, manifest, manifest, {_BENCH: text})
     return resolve_inside(root, _BENCH)
-
-
-def _record_rows(root: Path, file: str, rows: Mapping[str, Any]) -> Manifest:
-    with edit_manifest(root) as manifest:
-        report = _with_earlier_rows(manifest, _earlier_rows(root, manifest, file), rows)
-        return replace_files(root, manifest, manifest, {file: _bytes_of(report)})
 
 
 def prune_reports(
@@ -149,59 +155,86 @@ def prune_reports(
         measured: Those of them whose row in ``reports/fidelity.json`` is new.
     """
     with edit_manifest(root) as manifest:
+        gone = frozenset(replaced)
         contents: dict[str, bytes] = {}
-        for file in (_PARITY, _LATENCY, _FIDELITY):
-            if file in manifest.files:
-                gone = set(replaced) - (set(measured) if file == _FIDELITY else set())
-                earlier = _earlier_rows(root, manifest, file)
-                contents[file] = _bytes_of(_with_earlier_rows(manifest, earlier, {}, gone=gone))
+        if _PARITY in manifest.files:
+            parity = _earlier(ParityReport, root, manifest, _PARITY).graphs
+            contents[_PARITY] = _parity_bytes(manifest, parity, {}, gone)
+        if _LATENCY in manifest.files:
+            latency = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
+            contents[_LATENCY] = _latency_bytes(manifest, latency, {}, gone)
+        if _FIDELITY in manifest.files:
+            fidelity = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
+            contents[_FIDELITY] = _fidelity_bytes(manifest, fidelity, {}, gone - set(measured))
         return replace_files(root, manifest, manifest, contents) if contents else manifest
 
 
-def _with_earlier_rows(
-    manifest: Manifest,
-    earlier: Mapping[str, Any],
-    rows: Mapping[str, Any],
-    *,
-    gone: Collection[str] = (),
-) -> dict[str, Any]:
-    """Return a report of `rows` and of the rows of `earlier` of other graphs, but `gone`."""
-    kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
-    graphs = {
-        name: rows.get(name, kept.get(name))
-        for name in manifest.graphs
-        if name in rows or (name in kept and name not in gone)
-    }
-    return {"environment": environment(), "graphs": graphs}
-
-
-def _earlier_rows(root: Path, manifest: Manifest, file: str) -> dict[str, Any]:
-    """Return the rows of the last report, if it is the one that the manifest names."""
+def _earlier(kind: type[Report], root: Path, manifest: Manifest, file: str) -> Report:
+    """Return the last report, if it is the one that the manifest names; else an empty one."""
     path = resolve_inside(root, file)
     if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
-        rows: dict[str, Any] = json.loads(path.read_text("utf-8"))["graphs"]
-        return rows
-    return {}
+        return parse_report(kind, path.read_bytes(), file)
+    return kind()
 
 
-def _of_adapters(row: dict[str, Any], manifest: Manifest, gone: Collection[str]) -> dict[str, Any]:
+def _parity_bytes(
+    manifest: Manifest,
+    earlier: Mapping[str, ParityRow],
+    rows: Mapping[str, ParityRow],
+    gone: Collection[str] = (),
+) -> bytes:
+    """Return ``reports/parity.json``: `rows`, and of `earlier` those of others, but `gone`."""
+    kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
+    graphs = _merged(manifest, kept, rows, gone)
+    return report_bytes(ParityReport(environment=environment(), graphs=graphs))
+
+
+def _latency_bytes(
+    manifest: Manifest,
+    earlier: Mapping[str, LatencyRow],
+    rows: Mapping[str, LatencyRow],
+    gone: Collection[str] = (),
+) -> bytes:
+    """Return ``reports/latency.json``; see `_parity_bytes`."""
+    graphs = _merged(manifest, earlier, rows, gone)
+    return report_bytes(LatencyReport(environment=environment(), graphs=graphs))
+
+
+def _fidelity_bytes(
+    manifest: Manifest,
+    earlier: Mapping[str, FidelityRow],
+    rows: Mapping[str, FidelityRow],
+    gone: Collection[str] = (),
+) -> bytes:
+    """Return ``reports/fidelity.json``; see `_parity_bytes`."""
+    graphs = _merged(manifest, earlier, rows, gone)
+    return report_bytes(FidelityReport(environment=environment(), graphs=graphs))
+
+
+def _merged(
+    manifest: Manifest,
+    earlier: Mapping[str, Row],
+    rows: Mapping[str, Row],
+    gone: Collection[str],
+) -> dict[str, Row]:
+    """Return the rows of the graphs that there are: those of `rows`, else the earlier ones."""
+    current = {**{name: row for name, row in earlier.items() if name not in gone}, **rows}
+    return {name: current[name] for name in manifest.graphs if name in current}
+
+
+def _of_adapters(row: ParityRow, manifest: Manifest, gone: Collection[str]) -> ParityRow:
     """Return the row of a graph that adapters share with those that are still there."""
-    if "adapters" not in row:
+    if "adapters" not in row.model_fields_set:
         return row
     kept = {
         name: own
-        for name, own in row["adapters"].items()
+        for name, own in row.adapters.items()
         if name in manifest.adapters and name not in gone
     }
-    return {**row, "adapters": kept}
+    return row.model_copy(update={"adapters": kept})
 
 
-def _bytes_of(report: Mapping[str, Any]) -> bytes:
-    """Return what the file of a report holds."""
-    return json.dumps(report, indent=1).encode() + b"\n"
-
-
-def environment() -> dict[str, Any]:
+def environment() -> EnvironmentRow:
     """Return what a figure depends on: processor, system, versions."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -209,10 +242,10 @@ def environment() -> dict[str, Any]:
     for package in ("lora-export", "onnxruntime", "torch", "transformers", "peft", "numpy"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "packages": versions,
-    }
+    return EnvironmentRow(
+        machine=platform.machine(),
+        system=platform.system(),
+        processors=os.cpu_count(),
+        python=platform.python_version(),
+        packages=versions,
+    )

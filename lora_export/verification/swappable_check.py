@@ -10,12 +10,13 @@ packing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
+from lora_export.core.reports.parity_report import ParityRow
 from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.runtime.ort import OrtRunner
@@ -36,6 +37,14 @@ __all__ = ["case_of", "judge_shared", "judge_swapping", "worst_of"]
 
 _SHAPE: Final = (2, 12)
 _WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
+
+
+class SharedFigures(TypedDict, total=False):
+    """The figures on a graph that adapters share; see `ParityRow`."""
+
+    base_bit_equal: bool | None
+    with_packed_weights: bool
+    mixed_relative_l2: float | None
 
 
 def judge_swapping(
@@ -67,10 +76,7 @@ def judge_swapping(
         failures,
         compared=case is not None,
         good="the base bit for bit, swapping leaves no trace",
-        further={
-            "base_bit_equal": equal if case is not None else None,
-            "with_packed_weights": packed,
-        },
+        own={"base_bit_equal": equal if case is not None else None, "with_packed_weights": packed},
     )
 
 
@@ -80,7 +86,7 @@ def judge_shared(
     *,
     compared: bool,
     good: str,
-    further: Mapping[str, Any],
+    own: SharedFigures,
 ) -> GraphParity:
     """Return the verdict on a graph that adapters share: the worst of theirs and of its own.
 
@@ -89,7 +95,7 @@ def judge_shared(
         failures: What is wrong with the graph itself.
         compared: Whether the graph itself could be run.
         good: The reason where nothing is wrong.
-        further: More keys of the report's row.
+        own: The figures on the graph itself, for the report's row.
     """
     verdict = worst_of([each.verdict for each in adapters.values()])
     if not compared and verdict == "pass":
@@ -97,14 +103,14 @@ def judge_shared(
     found = [f"{name} is {e.verdict}" for name, e in adapters.items() if e.verdict != "pass"]
     if failures:
         verdict = "fail"
-    row = {
-        "verdict": verdict,
-        "reason": "; ".join([*failures] or found) or good,
-        "metrics": None,
-        **further,
-        "adapters": {name: each.row for name, each in adapters.items()},
-    }
-    return GraphParity(verdict, row, adapters=adapters)
+    row = ParityRow(
+        verdict=verdict,
+        reason="; ".join([*failures] or found) or good,
+        metrics=None,
+        adapters={name: each.row for name, each in adapters.items()},
+        **own,
+    )
+    return GraphParity(row, adapters=adapters)
 
 
 def worst_of(verdicts: Sequence[Verdict]) -> Verdict:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core import halves
+from lora_export.core.reports.fidelity_report import FidelityRow, TensorFidelity
 from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
@@ -190,27 +191,27 @@ def overall(parts: Iterable[Fidelity]) -> Fidelity:
     )
 
 
-def fidelity_rows(parts: Mapping[str, tuple[str, Fidelity]]) -> dict[str, Any]:
-    """Return the figures of several tensors as JSON values, with those that lost too much.
+def fidelity_rows(parts: Mapping[str, tuple[str, Fidelity]]) -> FidelityRow:
+    """Return the figures of several tensors for a report, with those that lost too much.
 
     Args:
         parts: Name → the dtype that it is stored in, and its fidelity.
     """
     total = overall(each for _, each in parts.values())
     lossy = [name for name, (dtype, each) in parts.items() if is_lossy(each, dtype)]
-    return {
-        "relative_error": total.relative_error,
-        "unmoved_share": total.unmoved_share,
-        "lossy": sorted(lossy, key=lambda name: (-parts[name][1].relative_error, name)),
-        "tensors": {
-            name: {
-                "dtype": dtype,
-                "relative_error": each.relative_error,
-                "unmoved_share": each.unmoved_share,
-            }
+    return FidelityRow(
+        relative_error=total.relative_error,
+        unmoved_share=total.unmoved_share,
+        lossy=sorted(lossy, key=lambda name: (-parts[name][1].relative_error, name)),
+        tensors={
+            name: TensorFidelity(
+                dtype=dtype,
+                relative_error=each.relative_error,
+                unmoved_share=each.unmoved_share,
+            )
             for name, (dtype, each) in sorted(parts.items())
         },
-    }
+    )
 
 
 def is_lossy(fidelity: Fidelity, dtype: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.core.manifest import read_manifest
+from lora_export.core.reports.parity_report import ParityRow
 from lora_export.verification.parity import GraphParity
 from lora_export.verification.record import record_parity
 from tests.cli.exports import manifest_of, report
@@ -17,6 +18,8 @@ from tests.helpers.handmade import save_export
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lora_export.ondevice.judge.tolerances import Verdict
 
 TASK = "text-classification"
 
@@ -54,13 +57,13 @@ def shared_export(folder: Path, **verdicts: str) -> Path:
 
 def found(**verdicts: Any) -> dict[str, GraphParity]:
     adapters = {
-        name: GraphParity(verdict, {"verdict": verdict, "reason": "now"})
+        name: GraphParity(ParityRow(verdict=verdict, reason="now"))
         for name, verdict in verdicts.items()
     }
-    own = "fail" if "fail" in verdicts.values() else "pass"
+    own: Verdict = "fail" if "fail" in verdicts.values() else "pass"
     rows = {name: each.row for name, each in adapters.items()}
-    row = {"verdict": own, "reason": "of now", "metrics": None, "adapters": rows}
-    return {"swappable": GraphParity(own, row, adapters=adapters)}
+    row = ParityRow(verdict=own, reason="of now", metrics=None, adapters=rows)
+    return {"swappable": GraphParity(row, adapters=adapters)}
 
 
 @pytest.mark.parametrize(

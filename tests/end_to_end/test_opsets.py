@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from lora_export.core.manifest import read_manifest
+from lora_export.core.reports.report_model import as_json
 from tests.cli.running import call
 from tests.helpers.builds import build
 from tests.helpers.models import save_tiny_tokenizer
@@ -49,8 +50,8 @@ def test_adapters_at_opset_24_on_a_static_cache_are_verified(
     manifest = outcome.manifest
     assert (manifest.base.cache, manifest.base.cache_length) == (True, ROOM)
     graphs = {name: graph.verification for name, graph in manifest.graphs.items()}
-    assert set(graphs.values()) == {"pass"}, outcome.reports["parity"]
-    base_row = outcome.reports["parity"]["graphs"]["base"]
+    assert set(graphs.values()) == {"pass"}, outcome.reports.parity
+    base_row = as_json(outcome.reports.parity.graphs["base"])
     assert base_row["greedy"]["agreeing_tokens"] > 0
     assert base_row["greedy"]["clear_disagreements"] == 0
     for graph in manifest.graphs.values():

@@ -23,12 +23,12 @@ def outcome(tmp_path_factory):
 
 
 def test_logits_and_greedy_tokens_are_torchs(outcome) -> None:
-    graphs = outcome.reports["parity"]["graphs"]
+    graphs = outcome.reports.parity.graphs
     for name in ("base", "this"):
-        assert graphs[name]["verdict"] == "pass"
-        assert graphs[name]["greedy"]["disagreements"] == 0
-        assert graphs[name]["greedy"]["agreeing_tokens"] == 16
-    assert graphs["this"]["effect"] > 0.01
+        assert graphs[name].verdict == "pass"
+        assert graphs[name].greedy.disagreements == 0
+        assert graphs[name].greedy.agreeing_tokens == 16
+    assert graphs["this"].effect > 0.01
 
 
 @pytest.mark.parametrize(("adapter", "word"), [((), "self"), (("--adapter", "this"), "this")])

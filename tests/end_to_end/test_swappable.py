@@ -20,6 +20,7 @@ from lora_export.commands.remove import remove
 from lora_export.commands.verify import verify
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
+from lora_export.core.reports.report_model import as_json
 from lora_export.runtime import open_export
 from tests.cli.exports import manifest_of, peft_model, run_graph, run_torch
 from tests.cli.running import HEAVY, call, command
@@ -75,7 +76,7 @@ def built(base, pair, tmp_path_factory):
 
 
 def test_latency_is_measured_where_it_is_asked_for(base, pair, built, tmp_path):
-    assert "latency" not in built.reports  # inputs cost something: no limit is right for all
+    assert built.reports.latency is None  # inputs cost something: no limit is right for all
     table = {
         "base": str(base),
         "adapters": [{"name": name, "source": str(each)} for name, each in pair.items()],
@@ -85,7 +86,7 @@ def test_latency_is_measured_where_it_is_asked_for(base, pair, built, tmp_path):
         "latency": {"max_ratio": 0.01, "rounds": 10, "length": 8},
     }
     outcome = merge_and_build(make_recipe(table, folder=Path("/")))
-    assert outcome.reports["latency"]["graphs"]["swappable"]["verdict"] == "fail"
+    assert outcome.reports.latency.graphs["swappable"].verdict == "fail"
     assert outcome.exit_code() == 6
 
 
@@ -111,7 +112,7 @@ def test_heads_of_two_widths_are_swapped_in_one_graph(built, base, pair):
 
 
 def test_the_report_tells_of_each_adapter_and_of_swapping(built):
-    row = built.reports["parity"]["graphs"]["swappable"]
+    row = as_json(built.reports.parity.graphs["swappable"])
     assert row["verdict"] == "pass"
     assert row["base_bit_equal"] is True
     assert {name: each["verdict"] for name, each in row["adapters"].items()} == {
@@ -190,7 +191,7 @@ def test_a_base_without_the_head_takes_it_from_each_adapter(tiny, tmp_path):
     outcome = build(
         bare, adapters, tmp_path / "out", mode="swappable", task=TASK, verify={"enabled": True}
     )
-    row = outcome.reports["parity"]["graphs"]["swappable"]
+    row = as_json(outcome.reports.parity.graphs["swappable"])
     assert row["verdict"] == "pass", row
     with open_export(outcome.output) as session:
         assert session.run(FEEDS, adapter="two")["logits"].shape == (2, 2)
@@ -266,7 +267,7 @@ def test_verify_finds_a_pack_that_computes_something_else(root, base):
     manifest["files"]["adapters/sst2.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (root / "lora_export.json").write_text(json.dumps(manifest))
     outcome = verify(root, base=base)
-    row = outcome.reports["parity"]["graphs"]["swappable"]
+    row = as_json(outcome.reports.parity.graphs["swappable"])
     assert outcome.exit_code() == 5
     assert row["adapters"]["sst2"]["verdict"] == "fail"
     assert row["adapters"]["mnli"]["verdict"] == "pass"

@@ -88,17 +88,17 @@ def test_last_logits_are_those_of_the_last_piece(cases: Any) -> None:
 def test_right_decoder_agrees_on_every_token(cases: Any) -> None:
     expected = greedy_of_reference(whole, cases[1], steps=6)
     found = compare_greedy(Summing(), expected, tolerance=1e-5)
-    assert (found["rows"], found["steps"], found["agreeing_tokens"]) == (2, 6, 12)
-    assert found["disagreements"] == found["clear_disagreements"] == 0
+    assert (found.rows, found.steps, found.agreeing_tokens) == (2, 6, 12)
+    assert found.disagreements == found.clear_disagreements == 0
 
 
 def test_wrong_decoder_is_named_with_row_and_step(cases: Any) -> None:
     expected = greedy_of_reference(whole, cases[1], steps=6)
     found = compare_greedy(Summing(forget=True), expected, tolerance=1e-5)
-    assert found["clear_disagreements"] >= 1
-    first = found["differing"][0]
-    assert first["graph"] != first["reference"] == expected.tokens[first["row"], first["step"]]
-    assert first["step"] >= 1  # the prefill is right
+    assert found.clear_disagreements >= 1
+    first = found.differing[0]
+    assert first.graph != first.reference == expected.tokens[first.row, first.step]
+    assert first.step >= 1  # the prefill is right
 
 
 def decoder(room: int | None) -> Feeding:

@@ -14,6 +14,7 @@ from lora_export.commands.recipe import AdapterSpec
 from lora_export.commands.verify import verify
 from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.manifest import Manifest, edit_manifest, read_manifest, write_manifest
+from lora_export.core.reports.report_model import as_json
 from lora_export.verification import export as verify_export_module
 from lora_export.verification import parity
 from tests.helpers.builds import build
@@ -64,8 +65,7 @@ def tamper(root: Path, name: str, change) -> None:
 
 
 def row(outcome, name: str = "one") -> dict[str, Any]:
-    found: dict[str, Any] = outcome.reports["parity"]["graphs"][name]
-    return found
+    return as_json(outcome.reports.parity.graphs[name])
 
 
 def test_a_right_graph_passes_with_every_figure(verified):
@@ -186,7 +186,7 @@ def test_latency_that_does_not_fit_in_memory_is_unverified(base, adapter, tmp_pa
     outcome = build(
         base, {"one": adapter}, tmp_path / "out", latency={"enabled": True, "rounds": 10}
     )
-    assert outcome.reports["latency"]["graphs"]["one"]["verdict"] == "unverified"
+    assert outcome.reports.latency.graphs["one"].verdict == "unverified"
 
 
 def test_latency_is_reported_and_gated(base, adapter, tmp_path):
@@ -201,5 +201,5 @@ def test_latency_is_reported_and_gated(base, adapter, tmp_path):
     assert found["ratio_interval"][0] <= found["ratio"] <= found["ratio_interval"][1]
     assert outcome.exit_code() == 0
     slow = build(base, {"one": adapter}, tmp_path / "slow", latency={**settings, "max_ratio": 0.01})
-    assert slow.reports["latency"]["graphs"]["one"]["verdict"] == "fail"
+    assert slow.reports.latency.graphs["one"].verdict == "fail"
     assert slow.exit_code() == 6

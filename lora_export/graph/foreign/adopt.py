@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.reports.graph_report import (
+    AmbiguousInitializer,
+    GraphReport,
+    InitializerRow,
+)
 from lora_export.core.tensors import nbytes
 from lora_export.graph.foreign.proto_skeleton import INLINE_BYTES
 from lora_export.graph.foreign.rewire import defined_names, fresh_name, rename_values
@@ -39,13 +44,13 @@ class Adopted:
         template: The graph, without values.
         sources: The checkpoint's tensor of each parameter that it has.
         kept: Large initializers that are no parameters, with the graph's own values.
-        report: What was matched how, and what was not; JSON values.
+        report: What was matched how, and what was not.
     """
 
     template: GraphTemplate
     sources: Mapping[str, Tensor] = field(repr=False)
     kept: Mapping[str, Tensor] = field(repr=False)
-    report: dict[str, Any] = field(repr=False)
+    report: GraphReport = field(repr=False)
 
 
 def require_same_base(graph: ForeignGraph, matching: Matching, base: str) -> None:
@@ -167,43 +172,47 @@ def _empty(tensor: onnx.TensorProto) -> None:
     tensor.CopyFrom(bare)
 
 
-def _report(graph: ForeignGraph, matching: Matching, names: Mapping[str, str]) -> dict[str, Any]:
+def _report(graph: ForeignGraph, matching: Matching, names: Mapping[str, str]) -> GraphReport:
     """Return what was matched how, and what was not."""
     found = [match for match in matching.matches if match.source is not None]
     model = graph.model
 
-    def described(initializer: str) -> dict[str, Any]:
-        tensor = graph.tensors[initializer]
-        return {
-            "initializer": initializer,
-            "dtype": tensor.dtype.name,
-            "shape": list(tensor.shape),
-        }
-
-    return {
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "ir_version": model.ir_version,
-        "opset": graph.opset,
-        "by_name": sum(match.how == "name" for match in found),
-        "by_content": sum(match.how == "content" for match in found),
-        "transposed": sum(match.parameter.transposed for match in found),
-        "cast": sum(_is_cast(match) for match in found),
-        "renamed": {old: new for old, new in sorted(names.items()) if old != new},
-        "shared": {
+    return GraphReport(
+        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        ir_version=model.ir_version,
+        opset=graph.opset,
+        by_name=sum(match.how == "name" for match in found),
+        by_content=sum(match.how == "content" for match in found),
+        transposed=sum(match.parameter.transposed for match in found),
+        cast=sum(_is_cast(match) for match in found),
+        renamed={old: new for old, new in sorted(names.items()) if old != new},
+        shared={
             match.parameter.name: list(match.parameter.aliases)
             for match in _one_each(matching.matches).values()
             if match.parameter.aliases
         },
-        "ambiguous": [
-            {**described(name), "equal_to": list(candidates)}
+        ambiguous=[
+            AmbiguousInitializer(
+                initializer=name,
+                dtype=graph.tensors[name].dtype.name,
+                shape=list(graph.tensors[name].shape),
+                equal_to=list(candidates),
+            )
             for name, candidates in matching.ambiguous.items()
         ],
-        "unmatched": [described(name) for name in matching.unmatched],
-        "brought_by_adapters": [
+        unmatched=[
+            InitializerRow(
+                initializer=name,
+                dtype=graph.tensors[name].dtype.name,
+                shape=list(graph.tensors[name].shape),
+            )
+            for name in matching.unmatched
+        ],
+        brought_by_adapters=[
             match.parameter.name for match in matching.matches if match.source is None
         ],
-        "not_in_graph": list(matching.absent),
-    }
+        not_in_graph=list(matching.absent),
+    )
 
 
 def _is_cast(match: Match) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lora_export.ondevice.bundle.bundle_index import Index
     from lora_export.ondevice.bundle.runtimes import Runtime
     from lora_export.ondevice.judge.decoding import Graph
+    from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.golden_files import Golden
 
     Tell = Callable[[str], None]
@@ -66,7 +67,7 @@ def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
 
 def verify(
     root: Path, index: Index, runtime: Runtime, names: Sequence[str], tell: Tell
-) -> dict[str, Any]:
+) -> dict[str, CheckRow]:
     """Compare graphs with their golden outputs; return the rows of a report, by name.
 
     Args:
@@ -79,10 +80,11 @@ def verify(
     return {name: _verified(root, index, runtime, name, tell) for name in names}
 
 
-def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell) -> dict[str, Any]:
+def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell) -> CheckRow:
     check = index.contents.checks[name]
     if check.golden is None:
-        return {"verdict": "unverified", "reason": check.reason, "metrics": None}
+        reason = check.reason or "the bundle has no golden outputs of it"
+        return {"verdict": "unverified", "reason": reason, "metrics": None}
     tell(f"parity of {name}")
     golden = _whole(read_golden(root / check.golden), check.buffers)
     with _opened(root, index, runtime, name) as graph:

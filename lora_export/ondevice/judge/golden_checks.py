@@ -8,7 +8,7 @@ TensorRT. What it is fed beside the golden inputs (an adapter, a row's number) i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.ondevice.judge.decoding import Graph
+    from lora_export.ondevice.judge.metrics import MetricsTable
 
 __all__ = [
     "DECODER_IDS",
     "Bound",
+    "CheckRow",
     "Reading",
     "TwoGraphs",
     "check_graph",
@@ -40,6 +42,25 @@ DECODER_IDS: Final = "decoder_input_ids"
 """What the decoder reads where an encoder has inputs of its own."""
 
 _MASK: Final = "attention_mask"
+
+
+class _Judged(TypedDict):
+    verdict: Verdict
+    reason: str
+    metrics: MetricsTable | None
+
+
+class CheckRow(_Judged, total=False):
+    """The row of a report on outputs that were compared.
+
+    A row with ``metrics: None`` has no other keys: the outputs could not be compared.
+    """
+
+    dtype: str
+    tolerance: float
+    effect: float | None
+    effect_share_limit: float
+    inputs: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -145,7 +166,7 @@ def read_output(
 
 def check_graph(
     graph: Graph, golden: Golden, reading: Reading, *, dtype: str
-) -> tuple[Verdict, dict[str, Any]]:
+) -> tuple[Verdict, CheckRow]:
     """Compare a graph with its golden outputs; return the verdict and the report's row.
 
     Args:
@@ -178,7 +199,7 @@ def judge_outputs(
     dtype: str,
     effect: float | None,
     allow_no_effect: bool = False,
-) -> tuple[Verdict, dict[str, Any]]:
+) -> tuple[Verdict, CheckRow]:
     """Return the verdict on outputs, and the row that a report gets.
 
     Args:

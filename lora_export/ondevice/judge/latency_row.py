@@ -6,7 +6,7 @@ devices as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,34 @@ from lora_export.ondevice.judge.timing import Interleaved
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["latency_row", "measure_pair"]
+    from lora_export.ondevice.judge.tolerances import Verdict
+
+__all__ = ["TimingRow", "latency_row", "measure_pair"]
 
 Float64Array = npt.NDArray[np.float64]
+
+
+class _Timed(TypedDict):
+    verdict: Verdict
+    reason: str
+    median_ms: float
+    p90_ms: float
+    base_median_ms: float
+    base_p90_ms: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+    confidence: float
+    max_ratio: float
+    rounds: int
+
+
+class TimingRow(_Timed, total=False):
+    """An adapter's graph against the base graph, both timed; times are milliseconds.
+
+    ``rounds_needed`` is there where the verdict is ``ambiguous``, and None past a million.
+    """
+
+    rounds_needed: int | None
 
 
 def measure_pair(
@@ -35,11 +60,11 @@ def measure_pair(
 
 def latency_row(
     base_ms: Float64Array, merged_ms: Float64Array, *, max_ratio: float, seed: int
-) -> dict[str, Any]:
+) -> TimingRow:
     """Return a graph's row in ``reports/latency.json``."""
     ratio, interval = bootstrap_ratio(base_ms, merged_ms, seed=seed)
     verdict, reason = gate(interval, max_ratio)
-    row: dict[str, Any] = {
+    row: TimingRow = {
         "verdict": verdict,
         "reason": reason,
         "median_ms": float(np.median(merged_ms)),
@@ -47,7 +72,7 @@ def latency_row(
         "base_median_ms": float(np.median(base_ms)),
         "base_p90_ms": float(np.quantile(base_ms, 0.9)),
         "ratio": ratio,
-        "ratio_interval": list(interval),
+        "ratio_interval": interval,
         "confidence": CONFIDENCE,
         "max_ratio": max_ratio,
         "rounds": len(base_ms),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,23 @@ from lora_export.ondevice.judge.near_ties import is_near_tie
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Metrics", "compare", "relative_l2"]
+__all__ = ["Metrics", "MetricsTable", "compare", "relative_l2"]
 
 Array = npt.NDArray[Any]
+
+
+class MetricsTable(TypedDict):
+    """`Metrics` as a report has them: a number that is not finite is None."""
+
+    max_abs: float | None
+    relative_l2: float | None
+    cosine: float | None
+    top1_agreement: float | None
+    top1_near_ties: int
+    top1_clear_disagreements: int
+    mean_kl: float | None
+    rows: int
+    finite: bool
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,23 @@ class Metrics:
     rows: int
     finite: bool
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> MetricsTable:
         """Return the metrics as JSON values."""
-        return {
-            key: None if isinstance(value, float) and not np.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return MetricsTable(
+            max_abs=_finite(self.max_abs),
+            relative_l2=_finite(self.relative_l2),
+            cosine=_finite(self.cosine),
+            top1_agreement=_finite(self.top1_agreement),
+            top1_near_ties=self.top1_near_ties,
+            top1_clear_disagreements=self.top1_clear_disagreements,
+            mean_kl=_finite(self.mean_kl),
+            rows=self.rows,
+            finite=self.finite,
+        )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def relative_l2(actual: Sequence[Array], expected: Sequence[Array]) -> float:

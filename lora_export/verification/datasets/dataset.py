@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.errors import InputError, UsageError
+from lora_export.core.reports.parity_report import DatasetRow, DifferingExample, McNemarRow
 from lora_export.ondevice.judge.near_ties import is_near_tie
 from lora_export.runtime.tokens import open_tokenizer, read_settings
 from lora_export.verification.datasets.class_names import HOW_TO_NAME, are_numbers
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.graph.spec.signature import Signature
+    from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.verification.datasets.kind import Examples, Kind, Metric
     from lora_export.verification.datasets.questions import Answers, Asked
 
@@ -213,7 +215,7 @@ def score(
     *,
     tolerance: float,
     seed: int = 0,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[DatasetRow, list[DifferingExample]]:
     """Compare the answers; return the report's row and every example on which two differ.
 
     The row counts differences that are no near ties as ``clear_disagreements``.
@@ -231,8 +233,8 @@ def score(
     clear = [
         each
         for each in differing
-        if each["reference_margin"] is not None
-        and not is_near_tie(each["reference_margin"], tolerance, of="answer")
+        if each.reference_margin is not None
+        and not is_near_tie(each.reference_margin, tolerance, of="answer")
     ]
     parts = {
         side: _parts(dataset, metric, answers)
@@ -242,19 +244,43 @@ def score(
     with np.errstate(invalid="ignore", over="ignore"):  # a graph may return NaN or infinity
         values = {side: float(metric.value(each.sum(0))) for side, each in parts.items()}
         same = _same(metric, parts, values, seed)
-    row = {
-        "metric": dataset.metric,
-        "count": len(dataset.examples.expected),
-        "cut": dataset.examples.cut,
-        "base": None,
-        **{side: value if np.isfinite(value) else None for side, value in values.items()},
-        **same,
-        "disagreements": len(differing),
-        "clear_disagreements": len(clear),
-        "differing": differing[:_SHOWN],
-        "differing_shown": min(len(differing), _SHOWN),
-    }
+    row = DatasetRow(
+        metric=dataset.metric,
+        count=len(dataset.examples.expected),
+        cut=dataset.examples.cut,
+        base=_or_none(values.get("base")),
+        graph=_or_none(values["graph"]),
+        reference=_or_none(values["reference"]),
+        difference=same.difference,
+        difference_interval=same.interval,
+        confidence=CONFIDENCE,
+        margin=same.margin,
+        mcnemar=same.mcnemar,
+        verdict=same.verdict,
+        reason=same.reason,
+        disagreements=len(differing),
+        clear_disagreements=len(clear),
+        differing=differing[:_SHOWN],
+        differing_shown=min(len(differing), _SHOWN),
+    )
     return row, differing
+
+
+@dataclass(frozen=True)
+class _Same:
+    """Whether graph and reference are as accurate, and how that was found."""
+
+    verdict: Verdict
+    reason: str
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    margin: float | None = None
+    mcnemar: McNemarRow | None = None
+
+
+def _or_none(value: float | None) -> float | None:
+    """Return a score as JSON has it: NaN and infinity are null."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _parts(dataset: Dataset, metric: Metric, answers: Answers) -> Any:
@@ -263,52 +289,36 @@ def _parts(dataset: Dataset, metric: Metric, answers: Answers) -> Any:
 
 def _same(
     metric: Metric, parts: Mapping[str, Any], values: Mapping[str, float], seed: int
-) -> dict[str, Any]:
+) -> _Same:
     """Return whether graph and reference are as accurate, and how that was found."""
     graph, reference = parts["graph"], parts["reference"]
     if not np.isfinite([values["graph"], values["reference"]]).all():
-        return {
-            "difference": None,
-            "difference_interval": None,
-            "confidence": CONFIDENCE,
-            "margin": None,
-            "mcnemar": None,
-            "verdict": "fail",
-            "reason": "the score is not finite",
-        }
+        return _Same("fail", "the score is not finite")
     difference, interval = bootstrap_difference(graph, reference, metric.value, seed=seed)
     margin = metric.margin * (abs(values["reference"]) if metric.relative else 1.0)
     found = None
     if metric.right:
         hits = [each[:, 0] > 0 for each in (graph, reference)]
         only = [int(np.count_nonzero(a & ~b)) for a, b in (hits, hits[::-1])]
-        found = {"only_graph": only[0], "only_reference": only[1], "p_value": mcnemar(*only)}
-    verdict, reason = judge_pair(interval, margin, found["p_value"] if found else None)
-    return {
-        "difference": difference,
-        "difference_interval": list(interval),
-        "confidence": CONFIDENCE,
-        "margin": margin,
-        "mcnemar": found,
-        "verdict": verdict,
-        "reason": reason,
-    }
+        found = McNemarRow(only_graph=only[0], only_reference=only[1], p_value=mcnemar(*only))
+    verdict, reason = judge_pair(interval, margin, found.p_value if found else None)
+    return _Same(verdict, reason, difference, interval, margin, found)
 
 
 def _differing(
     dataset: Dataset, graph: Answers, reference: Answers, tolerance: float
-) -> list[dict[str, Any]]:
+) -> list[DifferingExample]:
     examples = dataset.examples
     margins = reference.margins
     return [
-        {
-            "example": i,
-            "text": examples.texts[i],
-            "label": examples.expected[i],
-            "graph": _finite(graph.values[i]),
-            "reference": reference.values[i],
-            "reference_margin": _number(margins[i]) if margins is not None else None,
-        }
+        DifferingExample(
+            example=i,
+            text=examples.texts[i],
+            label=examples.expected[i],
+            graph=_finite(graph.values[i]),
+            reference=reference.values[i],
+            reference_margin=_number(margins[i]) if margins is not None else None,
+        )
         for i in range(len(examples.expected))
         if not dataset.kind.same(graph.values[i], reference.values[i], tolerance)
     ]

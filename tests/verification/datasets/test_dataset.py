@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lora_export.core.errors import InputError, UnsupportedError, UsageError
+from lora_export.core.reports.report_model import as_json
 from lora_export.graph.spec.signature import Input, Output, Signature
 from lora_export.verification.datasets.dataset import (
     Dataset,
@@ -357,10 +358,10 @@ def test_logits_that_are_no_numbers_are_no_answer(bad, load):
     assert found.values == [None, 0]
     good = predict(dataset(0, 0), Uncached(lambda feeds: logits[[1]], ("x",)))
     row, differing = score(dataset(0, 0), found, good, tolerance=1e-5)
-    assert (row["graph"], row["reference"]) == (0.5, 1.0)
-    assert row["clear_disagreements"] == 1
-    assert differing[0]["graph"] is None
-    json.dumps([row, differing], allow_nan=False)
+    assert (row.graph, row.reference) == (0.5, 1.0)
+    assert row.clear_disagreements == 1
+    assert differing[0].graph is None
+    json.dumps([as_json(each) for each in (row, *differing)], allow_nan=False)
 
 
 def test_words_and_spans_of_broken_logits_are_no_answers(load):
@@ -379,7 +380,7 @@ def test_words_and_spans_of_broken_logits_are_no_answers(load):
     assert said.values == [None]
     reference = predict(spans, Uncached(lambda feeds: np.ones(shape), ()))
     scored, _ = score(spans, said, reference, tolerance=1e-5)
-    assert (scored["graph"], scored["disagreements"]) == (0.0, 1)
+    assert (scored.graph, scored.disagreements) == (0.0, 1)
 
 
 def answers(*classes: int, margins=None) -> Answers:
@@ -394,16 +395,16 @@ def test_scores_are_accuracies_and_every_difference_is_listed():
         base=answers(1, 1, 1, 1),
         tolerance=1e-5,
     )
-    assert (found["graph"], found["reference"], found["base"]) == (0.5, 0.75, 0.25)
-    assert found["count"] == 4
-    assert (found["disagreements"], found["clear_disagreements"]) == (2, 1)
-    assert found["mcnemar"] == {"only_graph": 0, "only_reference": 1, "p_value": 1.0}
-    assert [row["text"] for row in differing] == ["text 2", "text 3"]
-    assert differing[0] == {
+    assert (found.graph, found.reference, found.base) == (0.5, 0.75, 0.25)
+    assert found.count == 4
+    assert (found.disagreements, found.clear_disagreements) == (2, 1)
+    assert as_json(found.mcnemar) == {"only_graph": 0, "only_reference": 1, "p_value": 1.0}
+    assert [row.text for row in differing] == ["text 2", "text 3"]
+    assert as_json(differing[0]) == {
         "example": 2, "text": "text 2", "label": 2, "graph": 0, "reference": 2,
         "reference_margin": 0.5,
     }  # fmt: skip
-    json.dumps(found, allow_nan=False)
+    json.dumps(as_json(found), allow_nan=False)
 
 
 def test_the_row_holds_the_first_differences_and_the_list_all():
@@ -411,10 +412,10 @@ def test_the_row_holds_the_first_differences_and_the_list_all():
     found, differing = score(
         dataset(*[0] * many), answers(*[1] * many), answers(*[0] * many), tolerance=1e-5
     )
-    assert (found["disagreements"], found["differing_shown"]) == (many, len(found["differing"]))
-    assert len(differing) == many > len(found["differing"])
-    assert found["verdict"] == "fail"
-    assert found["mcnemar"]["p_value"] < 1e-15
+    assert (found.disagreements, found.differing_shown) == (many, len(found.differing))
+    assert len(differing) == many > len(found.differing)
+    assert found.verdict == "fail"
+    assert found.mcnemar.p_value < 1e-15
 
 
 @pytest.mark.parametrize("tolerance", [1e-5, 5e-3])
@@ -422,7 +423,7 @@ def test_the_row_holds_the_first_differences_and_the_list_all():
 def test_a_near_tie_is_a_margin_of_ten_tolerated_errors(tolerance, errors, clear):
     reference = answers(0, margins=[errors * tolerance])
     found, _ = score(dataset(0), answers(1), reference, tolerance=tolerance)
-    assert (found["disagreements"], found["clear_disagreements"]) == (1, clear)
+    assert (found.disagreements, found.clear_disagreements) == (1, clear)
 
 
 def test_a_score_that_is_not_finite_fails_and_is_null():
@@ -432,13 +433,13 @@ def test_a_score_that_is_not_finite_fails_and_is_null():
         texts, Answers([[math.nan, 3.0], [2.0, 2.0]]), Answers([[3.0, 3.0], [2.0, 2.0]]),
         tolerance=1e-5,
     )  # fmt: skip
-    assert (found["graph"], found["reference"]) == (None, pytest.approx(math.e))
-    assert (found["verdict"], found["difference"]) == ("fail", None)
-    assert [each["example"] for each in differing] == [0]
-    json.dumps([found, differing], allow_nan=False)
+    assert (found.graph, found.reference) == (None, pytest.approx(math.e))
+    assert (found.verdict, found.difference) == ("fail", None)
+    assert [each.example for each in differing] == [0]
+    json.dumps([as_json(each) for each in (found, *differing)], allow_nan=False)
 
 
 def test_equal_predictions_disagree_nowhere_though_both_may_be_wrong():
     found, _ = score(dataset(0, 1), answers(1, 0), answers(1, 0), tolerance=1e-5)
-    assert (found["graph"], found["disagreements"], found["differing"]) == (0.0, 0, [])
-    assert (found["verdict"], found["difference_interval"]) == ("pass", [0.0, 0.0])
+    assert (found.graph, found.disagreements, found.differing) == (0.0, 0, [])
+    assert (found.verdict, found.difference_interval) == ("pass", (0.0, 0.0))
