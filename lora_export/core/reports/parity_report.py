@@ -16,15 +16,10 @@ A graph that was not compared has a verdict, a reason and ``metrics: null``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field, JsonValue
 
 from lora_export.core.reports.report_model import EnvironmentRow, ReportModel
 from lora_export.ondevice.judge.tolerances import Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "DatasetRow",
@@ -232,10 +227,6 @@ class ParityRow(ReportModel):
     mixed_relative_l2: float | None = None
     notes: list[str] = Field(default_factory=list)
     adapters: dict[str, ParityRow] = Field(default_factory=dict)
-
-    def with_adapters(self, adapters: Mapping[str, ParityRow]) -> ParityRow:
-        """Return the row of a shared graph with these rows of its adapters."""
-        return self.model_copy(update={"adapters": dict(adapters)})
 
 
 class ParityReport(ReportModel):
