@@ -6,9 +6,9 @@ the other names keep the base's value, with these exceptions:
     1. A parameter that the adapter's file holds for the base itself (``….base_layer.weight``,
        ``bias: all``, saved embeddings that were not trained) is loaded into the shared weight:
        every name gets it, rounded as it is stored.
-    2. Trained token rows of the model's input embedding are applied to every name, unless another
-       name has other rows of its own. PEFT goes by the config there: names that the checkpoint
-       holds with other values get the rows too.
+    2. Trained token rows of the model's input embedding are applied to every name that has none of
+       its own, unless the config lists other rows for such a name. PEFT goes by the config there:
+       names that the checkpoint holds with other values get the rows too.
 
 Where all names end with the same value, the weight stays one. Elsewhere it has to be split.
 """
@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.core.declarations import input_embeddings
+from lora_export.core.declarations import class_named, input_embeddings
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.tensors import read_all, same_values
 
@@ -55,28 +55,38 @@ class TieGroup:
     apart: tuple[str, ...] = ()
 
 
-def groups_of(parameters: Iterable[Parameter], *, held: bool = False) -> tuple[TieGroup, ...]:
+def groups_of(
+    parameters: Iterable[Parameter], *, held: bool = False, model_class: str = ""
+) -> tuple[TieGroup, ...]:
     """Return the tied weights of a traced model: its parameters with several names.
 
     Args:
         parameters: Those of the model.
         held: Whether every name will have a tensor of its own, rather than the first alone.
+        model_class: The name of the model's class.
     """
     return tuple(
-        group_of((each.name, *each.aliases), held=held) for each in parameters if each.aliases
+        group_of((each.name, *each.aliases), held=held, model_class=model_class)
+        for each in parameters
+        if each.aliases
     )
 
 
-def group_of(names: Sequence[str], *, held: bool = False) -> TieGroup:
+def group_of(names: Sequence[str], *, held: bool = False, model_class: str = "") -> TieGroup:
     """Return the group of `names`, with the input embedding that transformers declares.
 
     Args:
         names: The names of one weight in the model; the first is the input embedding's where none
             is declared.
         held: Whether every name has a tensor of its own, rather than the first alone.
+        model_class: The name of the model's class; without it, or where it is unknown, the input
+            embedding is the first that is one in any class.
     """
+    found = class_named(model_class)
+    own = f"{found.input}.weight" if found is not None else ""
     known = (name for name in names if name.removesuffix(".weight") in input_embeddings())
-    return TieGroup(tuple(names), tuple(names) if held else (names[0],), next(known, names[0]))
+    first = own if own in names else next(known, names[0])
+    return TieGroup(tuple(names), tuple(names) if held else (names[0],), first)
 
 
 def follow_ties(
@@ -170,19 +180,15 @@ def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:
 def _spread_rows(
     adapter: Adapter, group: TieGroup, items: dict[str, list[Item]], stored: Mapping[str, Tensor]
 ) -> None:
-    """Give every name the trained rows of the input embedding; mutates `items`."""
+    """Give every name without rows the trained ones of the input embedding; mutates `items`."""
     with_rows = [name for name, each in items.items() if any(isinstance(i, Rows) for i in each)]
     by_list = isinstance(adapter.config.get("trainable_token_indices"), list)
     if not with_rows or group.input is None:
         return
     source = group.input if group.input in with_rows else with_rows[0]
-    if source != group.input and not by_list:
+    if (source != group.input and not by_list) or _lists_differ(adapter, group):
         return
-    rows, *others = (
-        item for name in (source, *with_rows) for item in items[name] if isinstance(item, Rows)
-    )
-    if not all(_same(rows, other) for other in others):
-        return
+    rows = next(item for item in items[source] if isinstance(item, Rows))
     for name, each in items.items():
         if name in with_rows:
             continue
@@ -196,6 +202,26 @@ def _spread_rows(
             )
         _refuse_bias(adapter, source, name, stored)
         each.append(replace(rows, parameter=name))
+
+
+def _lists_differ(adapter: Adapter, group: TieGroup) -> bool:
+    """Return whether the config lists several selections of rows for the names of a tied weight.
+
+    PEFT compares the lists as they are written, whatever rows were trained: one key may name
+    several modules (``embed_tokens`` of an encoder and of a decoder), each with rows of its own.
+    It does not look at the declared source of a tie, the first name, unless that is the input.
+    """
+    listed = adapter.config.get("trainable_token_indices")
+    if not isinstance(listed, dict):
+        return False
+    names = {*group.names[1:], *group.apart, group.input or group.names[0]}
+    paths = [f".{name.removesuffix('.weight')}" for name in names]
+    found = [
+        rows
+        for key, rows in listed.items()
+        if any(path.endswith(f".{key}") or f".{key}".endswith(path) for path in paths)
+    ]
+    return any(rows != found[0] for rows in found)
 
 
 def _refuse_bias(adapter: Adapter, source: str, head: str, stored: Mapping[str, Tensor]) -> None:

@@ -148,7 +148,7 @@ def graph_and_updates(
     try:
         return settings, template, ready(template)
     except TiedParameterError:
-        ties = groups_of(template.parameters, held=True)
+        ties = groups_of(template.parameters, held=True, model_class=template.model_class)
         settings = replace(settings, untied=untie(settings.checkpoint, template), ties=ties)
         template = _export_graph(settings, adapters, tell)
         return settings, template, ready(template, ties)

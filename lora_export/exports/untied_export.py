@@ -88,4 +88,8 @@ def recorded_ties(manifest: Manifest) -> tuple[TieGroup, ...]:
     untied = set(base.untied)
     rows = ([use.initializer for use in uses] for uses in manifest.parameters.values())
     groups = ([name for name in names if name in untied] for names in rows)
-    return tuple(group_of(names, held=True) for names in groups if len(names) > 1)
+    return tuple(
+        group_of(names, held=True, model_class=base.model_class)
+        for names in groups
+        if len(names) > 1
+    )

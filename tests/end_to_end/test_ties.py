@@ -36,8 +36,10 @@ ROWS = {"trainable_token_indices": [3, 5]}
         ("bert", {"target_modules": ["decoder"], "bias": "all"}),
         ("bert", {"target_modules": ["query"], "modules_to_save": ["predictions"]}),
         ("bart", {"target_modules": ["decoder.embed_tokens"]}),
+        ("marian", {"target_modules": ["q_proj"],
+                    "trainable_token_indices": {"embed_tokens": [3, 5]}}),
     ],
-)
+)  # fmt: skip
 def test_export_is_untied_and_verified(name, settings, tmp_path: Path, capsys) -> None:
     family = FAMILIES[name]
     family.base().save_pretrained(tmp_path / "base")

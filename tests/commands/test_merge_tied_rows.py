@@ -1,0 +1,61 @@
+"""merge of token rows that several names of one tied weight have, each with values of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.tied import FAMILIES, distance, merge, train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMIT = 2e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "head", "ensured"),
+    [
+        ("marian", {"embed_tokens": [3, 5]}, "model.encoder.embed_tokens", True),
+        ("marian", {"embed_tokens": [3, 5]}, "model.encoder.embed_tokens", False),
+        (
+            "marian",
+            {"shared": [4], "encoder.embed_tokens": [3, 5]},
+            "model.encoder.embed_tokens",
+            False,
+        ),
+        ("marian", {"embed_tokens": [3, 5], "encoder.embed_tokens": [3]}, None, False),
+        ("marian", {"encoder.embed_tokens": [3, 5], "decoder.embed_tokens": [5, 3]}, None, False),
+        ("bart", {"shared": [3, 5], "encoder.embed_tokens": [3, 5]}, "model.shared", True),
+        ("bart", {"shared": [3, 5], "encoder.embed_tokens": [3, 4]}, None, False),
+        ("bart", {"embed_tokens": [3, 5]}, None, False),
+        ("t5", {"shared": [3, 5], "embed_tokens": [3, 5]}, "shared", False),
+        ("llama", {"embed_tokens": [3, 5], "lm_head": [5, 3]}, "lm_head", False),
+    ],
+)
+def test_head_has_the_rows_that_unmerged_peft_gives_it(
+    name: str, rows: dict[str, list[int]], head: str | None, ensured: bool, tmp_path: Path
+) -> None:
+    """PEFT ties names without rows to the input embedding, unless the config lists other rows."""
+    family = FAMILIES[name]
+    base = tmp_path / "base"
+    family.base().save_pretrained(base)
+    settings = {"target_modules": [family.inner], "ensure_weight_tying": ensured}
+    expected = train(family, base, tmp_path / "a", trainable_token_indices=rows, **settings)
+    wanted = family.load(base).get_output_embeddings().weight.detach().clone()
+    if head is not None:
+        trained = load_file(tmp_path / "a" / "adapter_model.safetensors")
+        key = f"base_model.model.{head}.token_adapter.trainable_tokens_delta"
+        wanted[list(rows.values())[-1]] = trained[key]
+    for stored in ("own", "bare"):
+        if stored == "bare":
+            tensors = load_file(base / "model.safetensors")
+            bare = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+            save_file(bare, base / "model.safetensors", {"format": "pt"})
+        merge(base, tmp_path / "a", tmp_path / stored)
+        merged = family.load(tmp_path / stored)
+        assert distance(family.logits(merged), expected) < LIMIT
+        assert torch.equal(merged.get_output_embeddings().weight, wanted)
