@@ -18,23 +18,23 @@ from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import SHARED_MODES
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.exports.adapter_companions import AdapterCompanions, companions_for
+from lora_export.exports.change_adapters import Adding, store_adapters
 from lora_export.exports.compatibility import require_base, require_task
-from lora_export.exports.extend import add_adapter, parameters_of
+from lora_export.exports.extend import parameters_of
 from lora_export.exports.integrity_checks import require_usable
-from lora_export.exports.packs import add_pack, is_swappable, require_slots
 from lora_export.exports.plan import require_complete
 from lora_export.exports.stack_table import NewAdapter
-from lora_export.exports.stacks import change_rows, is_batched
+from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.exports.values import without_copies
 from lora_export.graph.spec import tasks
 from lora_export.report.write_report import refresh_report
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verification.record import prune_reports, record_fidelity
-from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
 from lora_export.weights.pooling_source import pooling_beside, require_pooling
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lora_export.commands.recipe import AdapterSpec, CombineSpec
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.manifest import Manifest
-    from lora_export.core.reports.fidelity_report import FidelityRow
+    from lora_export.core.modes import Mode
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["add", "add_adapters", "without_copies_in"]
@@ -130,12 +130,11 @@ def add_adapters(
     checkpoint: Checkpoint | None,
     replace: bool,
     progress: Progress,
-    batched: bool = False,
+    mode: Mode | None = None,
 ) -> tuple[Manifest, FidelityReport | None]:
-    """Add adapters to the export in `root` one after the other; none if one is incomplete.
+    """Add adapters to the export in `root`; none if one is incomplete.
 
-    Returns the manifest, and the report on fidelity where something is merged in halves. Of a
-    swappable export they become packs, of a batched one rows.
+    Returns the manifest, and the report on fidelity where something is merged in halves.
 
     Args:
         root: The export, or the folder that becomes it.
@@ -144,10 +143,11 @@ def add_adapters(
         checkpoint: The base, where it is at hand.
         replace: Whether adapters of the same names may be replaced.
         progress: Told about bytes.
-        batched: Whether the export becomes a batched one.
+        mode: The mode that the export gets; None for the one that it has.
     """
     manifest = read_manifest(root)
-    if batched or is_batched(manifest) or is_swappable(manifest):
+    mode = mode or mode_of(manifest)
+    if mode in SHARED_MODES:
         ready = without_copies_in(root, ready)
     resolved = [each.resolved for each in ready]
     companions = _companions(root, manifest, ready, progress)
@@ -155,51 +155,19 @@ def add_adapters(
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
             require_finite_tensors(one.adapter)
-    if batched or is_batched(manifest):
-        progress.start("stacks")
-        new = [
-            NewAdapter(
-                each.resolved, _source(each, output), each.labels, each.given.record(output), own
-            )
-            for each, own in zip(ready, companions, strict=True)
-        ]
-        return change_rows(root, new, replace=replace), None
-    if is_swappable(manifest):
-        require_slots(root, manifest, resolved)
-        for each, own in zip(ready, companions, strict=True):
-            progress.start(f"adapter {each.resolved.adapter.name}")
-            manifest = add_pack(
-                root,
-                each.resolved,
-                source=_source(each, output),
-                labels=each.labels,
-                replace=replace,
-                write=write_onnx_adapter,
-                combined=each.given.record(output),
-                companions=own,
-            )
-        return manifest, None
-    kept: dict[str, FidelityRow] = {}
-    for each, own in zip(ready, companions, strict=True):
-        added = add_adapter(
-            root,
-            each.resolved,
-            source=_source(each, output),
-            combined=each.given.record(output),
-            checkpoint=checkpoint,
-            labels=each.labels,
-            replace=replace,
-            progress=progress,
-            companions=own,
+    new = [
+        NewAdapter(
+            each.resolved, _source(each, output), each.labels, each.given.record(output), own
         )
-        manifest = added.manifest
-        if added.fidelity is not None:
-            name = each.resolved.adapter.name
-            kept[name] = added.fidelity
-            _warn_of_loss(name, added.fidelity, progress)
-    if not kept:
-        return manifest, None
-    return record_fidelity(root, kept), FidelityReport(graphs=kept)
+        for each, own in zip(ready, companions, strict=True)
+    ]
+    added = store_adapters(
+        root, mode, new, Adding(checkpoint, replace, progress, write_onnx_adapter)
+    )
+    if not added.fidelity:
+        return added.manifest, None
+    report = FidelityReport(graphs=dict(added.fidelity))
+    return record_fidelity(root, added.fidelity), report
 
 
 def _companions(
@@ -231,15 +199,3 @@ def _source(ready: ResolvedAdapter, output: Path) -> str:
     if given.combination is not None:
         return given.adapter.source
     return recorded_source(given.adapter.folder, output)
-
-
-def _warn_of_loss(name: str, row: FidelityRow, tell: Progress) -> None:
-    if not row.lossy:
-        return
-    worst = row.lossy[0]
-    tensor = row.tensors[worst]
-    tell.note(
-        f"warning: {len(row.lossy)} tensor(s) of {name} keep the adapter's delta with a "
-        f"relative error above {LOSSY_RELATIVE_ERROR[tensor.dtype]:g}: {worst!r} in "
-        f"{tensor.dtype} has {tensor.relative_error:.3g}. Export in float32: --dtype float32."
-    )

@@ -36,7 +36,7 @@ from lora_export.commands.triton import with_repository
 from lora_export.core.errors import ExportDirectoryError, UsageError
 from lora_export.core.files import move_into_place, staging_folder
 from lora_export.core.hub import local_path
-from lora_export.core.modes import BASE_GRAPH, Mode
+from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.create import create_export
 from lora_export.exports.extend import parameters_of
@@ -258,8 +258,8 @@ def _finish(
 ) -> Outcome:
     """Merge the adapters, verify and measure what the recipe asks for."""
     checkpoint = settings.checkpoint
-    swappable, batched = recipe.mode is Mode.SWAPPABLE, recipe.mode is Mode.BATCHED
-    if swappable and root != output:
+    shared = recipe.mode in SHARED_MODES
+    if recipe.mode is Mode.SWAPPABLE and root != output:
         resolved = [each.resolved for each in without_copies_in(root, ready)]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
     _, fidelity = add_adapters(
@@ -269,11 +269,12 @@ def _finish(
         checkpoint=settings.exported,
         replace=root == output,
         progress=tell,
-        batched=batched,
+        mode=recipe.mode,
     )
     graph = settings.own_graph.report if settings.own_graph is not None else None
     parity = timed = None
     adapters = {each.resolved.adapter.name: each.resolved.adapter for each in ready}
+    graphs = [recipe.mode.value] if shared else list(adapters)
     if recipe.verify.enabled:
         evidence = Evidence(
             checkpoint=checkpoint,
@@ -284,15 +285,15 @@ def _finish(
             seed=recipe.verify.seed,
             allow_no_effect=recipe.verify.allow_no_effect,
         )
-        names = [BASE_GRAPH, *([recipe.mode.value] if swappable or batched else adapters)]
+        names = [BASE_GRAPH, *graphs]
         _, parity = verify_export(root, names, evidence, tell)
     latency = recipe.latency
-    merged = not (swappable or batched)  # that promises the base's latency; inputs and rows cost
     asked = not latency.model_fields_set.isdisjoint({"enabled", "max_ratio"})
-    if latency.enabled and (merged or asked) and (adapters or swappable):
+    promised = not shared  # inputs and rows cost, merged graphs have the base's latency
+    if latency.enabled and (promised or asked) and (adapters or shared):
         _, timed = measure_latency(
             root,
-            [recipe.mode.value] if swappable or batched else list(adapters),
+            graphs,
             checkpoint.config,
             batch=latency.batch,
             length=latency.length,

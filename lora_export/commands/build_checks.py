@@ -11,6 +11,7 @@ from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.exports.plan import head_parameters, match_base
+from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.values import refuse_vocabulary
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -58,7 +59,7 @@ def require_same_base(
     """Require that the export at `output` is of the recipe's base, task, mode and interface."""
     source, base, choices = graph_source(recipe, output), existing.base, settings.choices
     rows: list[tuple[str, object, object]] = [
-        ("mode", _mode(existing), recipe.mode),
+        ("mode", mode_of(existing), recipe.mode),
         ("base", base.fingerprint, digest),
         ("task", base.task, settings.task.name),
         ("pooling", base.pooling, _pooling(settings)),
@@ -86,11 +87,6 @@ def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
         return None
     path = recipe.path(recipe.graph)
     return GraphSource(source=recorded_source(path, output), sha256=sha256_of_file(path))
-
-
-def _mode(manifest: Manifest) -> Mode:
-    """Return how an export holds its adapters."""
-    return next((mode for mode in SHARED_MODES if mode in manifest.graphs), Mode.MERGED)
 
 
 def _pooling(settings: Settings) -> str | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora_export.commands.outcome import Outcome
-from lora_export.core.manifest import read_manifest
-from lora_export.exports.extend import remove_adapter
-from lora_export.exports.stacks import change_rows, is_batched
+from lora_export.exports.change_adapters import remove_adapter
 from lora_export.report.write_report import refresh_report
 from lora_export.verification.record import prune_reports
 
@@ -25,9 +23,6 @@ def remove(export: str | Path, name: str) -> Outcome:
         LoraExportError: See the class of the error; the export is as it was.
     """
     output = Path(export)
-    if is_batched(read_manifest(output)):
-        change_rows(output, gone=name)
-    else:
-        remove_adapter(output, name)
+    remove_adapter(output, name)
     prune_reports(output)
     return Outcome(output, refresh_report(output))

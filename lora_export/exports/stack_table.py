@@ -51,7 +51,7 @@ __all__ = ["NewAdapter", "StackTable"]
 
 @dataclass(frozen=True)
 class NewAdapter:
-    """An adapter to put into the stacks.
+    """An adapter to add to an export.
 
     Attributes:
         resolved: The adapter, resolved against the export's parameters.

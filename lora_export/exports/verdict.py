@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.modes import BASE_GRAPH
+from lora_export.exports.stored_adapters import stored_adapter
 
 if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord, Manifest
@@ -34,10 +35,8 @@ def deployable(manifest: Manifest) -> tuple[str, ...]:
 
 def verification_of(manifest: Manifest, name: str) -> str:
     """Return what is known of an adapter, or of the base, however the export holds it."""
-    record = manifest.adapters.get(name)
-    held = (record.pack or record.row) if record is not None else None
-    found = held or manifest.graphs.get(name)
-    return found.verification if found is not None else "unverified"
+    stored = stored_adapter(manifest, name)
+    return stored.record.verification if stored is not None else "unverified"
 
 
 def verdict_of(manifest: Manifest) -> str:

@@ -20,6 +20,7 @@ from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.packs import is_swappable
 from lora_export.exports.stacks import is_batched
+from lora_export.exports.verdict import verification_of
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import (
@@ -341,8 +342,6 @@ def require_servable(manifest: Manifest, name: str) -> None:
     if name not in manifest.adapters:
         msg = f"the export holds no adapter {name!r}"
         raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
-    record = manifest.adapters[name]
-    known = record.pack or record.row or manifest.graphs[name]
-    if known.verification == "fail":
+    if verification_of(manifest, name) == "fail":
         msg = f"adapter {name!r} failed its verification"
         raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")

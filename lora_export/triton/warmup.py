@@ -14,6 +14,7 @@ import numpy as np
 
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.ondevice.judge.golden_files import read_golden
 
 if TYPE_CHECKING:
@@ -66,11 +67,6 @@ def warmup_requests(root: Path, manifest: Manifest, graph: str) -> list[Request]
 
 
 def golden_of(manifest: Manifest, name: str) -> str | None:
-    """Return the golden file of a graph or an adapter; None where it has none."""
-    record = manifest.adapters.get(name)
-    held = record and (record.pack or record.row)
-    if held:
-        return held.golden
-    if name in manifest.graphs:
-        return manifest.graphs[name].golden
-    return None
+    """Return the golden file of an adapter, or of the base; None where it has none."""
+    stored = stored_adapter(manifest, name)
+    return stored.record.golden if stored is not None else None

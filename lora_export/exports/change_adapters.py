@@ -1,0 +1,156 @@
+"""Adapters added to an export and removed from it, as its mode holds them.
+
+A build and ``add`` call the same function, so that their results are equal bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import Mode
+from lora_export.exports import extend
+from lora_export.exports.packs import add_pack, require_slots
+from lora_export.exports.stacks import change_rows
+from lora_export.exports.stored_adapters import mode_of
+from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+    from lora_export.core.progress import Progress
+    from lora_export.core.reports.fidelity_report import FidelityRow
+    from lora_export.exports.packs import WriteAdapter
+    from lora_export.exports.stack_table import NewAdapter
+    from lora_export.weights.checkpoint import Checkpoint
+
+__all__ = ["Added", "Adding", "remove_adapter", "store_adapters"]
+
+
+@dataclass(frozen=True)
+class Adding:
+    """What adding adapters takes beside them.
+
+    Attributes:
+        checkpoint: The base, where it is at hand.
+        replace: Whether adapters of the same names may be replaced.
+        progress: Told what happens, and about bytes.
+        write: Writes an ``.onnx_adapter``.
+    """
+
+    checkpoint: Checkpoint | None
+    replace: bool
+    progress: Progress
+    write: WriteAdapter
+
+
+@dataclass(frozen=True)
+class Added:
+    """What adding adapters gave.
+
+    Attributes:
+        manifest: The manifest that names them.
+        fidelity: For each adapter that is merged in halves, what they kept of it.
+    """
+
+    manifest: Manifest
+    fidelity: Mapping[str, FidelityRow] = field(default_factory=dict)
+
+
+def store_adapters(root: Path, mode: Mode, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    """Add adapters to an export of `mode`.
+
+    Raises:
+        AdapterError: A name is taken, or a tensor of an adapter is damaged.
+        UnsupportedError: A graph that adapters share cannot take an adapter.
+        StorageError: The disk refuses; what is not yet added is as it was.
+    """
+    return _CHANGES[mode].add(root, new, adding)
+
+
+def remove_adapter(root: Path, name: str) -> Manifest:
+    """Remove an adapter from an export, with all its files.
+
+    Raises:
+        AdapterError: The export holds no adapter of this name.
+    """
+    return _CHANGES[mode_of(read_manifest(root))].remove(root, name)
+
+
+def _merge(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    manifest = read_manifest(root)
+    kept: dict[str, FidelityRow] = {}
+    for each in new:
+        added = extend.add_adapter(
+            root,
+            each.resolved,
+            source=each.source,
+            combined=each.combined,
+            checkpoint=adding.checkpoint,
+            labels=each.labels,
+            replace=adding.replace,
+            progress=adding.progress,
+            companions=each.companions,
+        )
+        manifest = added.manifest
+        if added.fidelity is not None:
+            kept[each.name] = added.fidelity
+            _warn_of_loss(each.name, added.fidelity, adding.progress)
+    return Added(manifest, kept)
+
+
+def _warn_of_loss(name: str, row: FidelityRow, progress: Progress) -> None:
+    if not row.lossy:
+        return
+    worst = row.lossy[0]
+    tensor = row.tensors[worst]
+    progress.note(
+        f"warning: {len(row.lossy)} tensor(s) of {name} keep the adapter's delta with a "
+        f"relative error above {LOSSY_RELATIVE_ERROR[tensor.dtype]:g}: {worst!r} in "
+        f"{tensor.dtype} has {tensor.relative_error:.3g}. Export in float32: --dtype float32."
+    )
+
+
+def _add_packs(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    manifest = read_manifest(root)
+    require_slots(root, manifest, [each.resolved for each in new])
+    for each in new:
+        adding.progress.start(f"adapter {each.name}")
+        manifest = add_pack(
+            root,
+            each.resolved,
+            source=each.source,
+            labels=each.labels,
+            replace=adding.replace,
+            write=adding.write,
+            combined=each.combined,
+            companions=each.companions,
+        )
+    return Added(manifest)
+
+
+def _add_rows(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    adding.progress.start("stacks")
+    return Added(change_rows(root, new, replace=adding.replace))
+
+
+def _remove_row(root: Path, name: str) -> Manifest:
+    return change_rows(root, gone=name)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How adapters are added to an export of one mode, and how one is removed."""
+
+    add: Callable[[Path, Sequence[NewAdapter], Adding], Added]
+    remove: Callable[[Path, str], Manifest]
+
+
+_CHANGES: Final[Mapping[Mode, _Change]] = {
+    Mode.MERGED: _Change(_merge, extend.remove_adapter),
+    Mode.SWAPPABLE: _Change(_add_packs, extend.remove_adapter),
+    Mode.BATCHED: _Change(_add_rows, _remove_row),
+}

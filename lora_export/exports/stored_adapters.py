@@ -1,0 +1,86 @@
+"""How an export holds an adapter: as a graph of its own, a pack or a row, by its mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.modes import (
+    BASE_GRAPH,
+    BATCHED_GRAPH,
+    SHARED_MODES,
+    SWAPPABLE_GRAPH,
+    Mode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lora_export.core.manifest import GraphRecord, Manifest, PackRecord, RowRecord
+
+__all__ = ["StoredAdapter", "mode_of", "stored_adapter"]
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """The base or an adapter, as an export holds it.
+
+    Attributes:
+        mode: The mode of the graph that runs it.
+        graph: That graph's name.
+        record: What the manifest says of it, its verification and golden outputs among them.
+        files: The files that only it has: its graph, its weights or its pack.
+    """
+
+    mode: Mode
+    graph: str
+    record: GraphRecord | PackRecord | RowRecord
+    files: tuple[str, ...] = ()
+
+
+def mode_of(manifest: Manifest) -> Mode:
+    """Return the mode in which an export holds its adapters."""
+    return next((each for each in SHARED_MODES if each in manifest.graphs), Mode.MERGED)
+
+
+def stored_adapter(manifest: Manifest, name: str) -> StoredAdapter | None:
+    """Return how an export holds an adapter, or the base; None where it does not."""
+    return next((row for find in _FIND.values() if (row := find(manifest, name))), None)
+
+
+def _packed(manifest: Manifest, name: str) -> StoredAdapter | None:
+    adapter = manifest.adapters.get(name)
+    if adapter is None or (pack := adapter.pack) is None:
+        return None
+    files = (pack.safetensors, pack.onnx_adapter)
+    return StoredAdapter(Mode.SWAPPABLE, SWAPPABLE_GRAPH, pack, files)
+
+
+def _stacked(manifest: Manifest, name: str) -> StoredAdapter | None:
+    adapter = manifest.adapters.get(name)
+    if adapter is None or adapter.row is None:
+        return None
+    return StoredAdapter(Mode.BATCHED, BATCHED_GRAPH, adapter.row)
+
+
+def _merged(manifest: Manifest, name: str) -> StoredAdapter | None:
+    if name not in manifest.adapters or name not in manifest.graphs:
+        return None
+    graph, shared = manifest.graphs[name], manifest.base_graph.weights
+    own = (file for file in graph.weights if file not in shared)
+    return StoredAdapter(Mode.MERGED, name, graph, (*graph.graph_files, *own))
+
+
+def _base(manifest: Manifest, name: str) -> StoredAdapter | None:
+    graph = manifest.graphs.get(BASE_GRAPH)
+    if name != BASE_GRAPH or graph is None:
+        return None
+    return StoredAdapter(Mode.BASE, BASE_GRAPH, graph, (*graph.graph_files, *graph.weights))
+
+
+_FIND: Final[Mapping[Mode, Callable[[Manifest, str], StoredAdapter | None]]] = {
+    Mode.SWAPPABLE: _packed,
+    Mode.BATCHED: _stacked,
+    Mode.MERGED: _merged,
+    Mode.BASE: _base,
+}
