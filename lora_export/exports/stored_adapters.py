@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from lora_export.core.errors import AdapterError
 from lora_export.core.modes import (
     BASE_GRAPH,
     BATCHED_GRAPH,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import GraphRecord, Manifest, PackRecord, RowRecord
 
-__all__ = ["StoredAdapter", "mode_of", "stored_adapter"]
+__all__ = ["StoredAdapter", "find_stored", "mode_of", "stored_adapter"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,18 @@ class StoredAdapter:
         mode: The mode of the graph that runs it.
         graph: That graph's name.
         record: What the manifest says of it, its verification and golden outputs among them.
-        files: The files that only it has: its graph, its weights or its pack.
+        weights: Weight files that only its graph has.
+        pack: Its pack, a file of safetensors.
+        row: Its row in the stacks.
+        files: All files that only it has, its golden outputs left out.
     """
 
     mode: Mode
     graph: str
     record: GraphRecord | PackRecord | RowRecord
+    weights: tuple[str, ...] = ()
+    pack: str | None = None
+    row: int | None = None
     files: tuple[str, ...] = ()
 
 
@@ -43,9 +50,22 @@ def mode_of(manifest: Manifest) -> Mode:
     return next((each for each in SHARED_MODES if each in manifest.graphs), Mode.MERGED)
 
 
-def stored_adapter(manifest: Manifest, name: str) -> StoredAdapter | None:
+def find_stored(manifest: Manifest, name: str) -> StoredAdapter | None:
     """Return how an export holds an adapter, or the base; None where it does not."""
-    return next((row for find in _FIND.values() if (row := find(manifest, name))), None)
+    return next((found for find in _FIND.values() if (found := find(manifest, name))), None)
+
+
+def stored_adapter(manifest: Manifest, name: str) -> StoredAdapter:
+    """Return how an export holds an adapter, or the base.
+
+    Raises:
+        AdapterError: It holds no such adapter.
+    """
+    found = find_stored(manifest, name)
+    if found is None:
+        msg = f"the export holds no adapter {name!r}"
+        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+    return found
 
 
 def _packed(manifest: Manifest, name: str) -> StoredAdapter | None:
@@ -53,29 +73,32 @@ def _packed(manifest: Manifest, name: str) -> StoredAdapter | None:
     if adapter is None or (pack := adapter.pack) is None:
         return None
     files = (pack.safetensors, pack.onnx_adapter)
-    return StoredAdapter(Mode.SWAPPABLE, SWAPPABLE_GRAPH, pack, files)
+    return StoredAdapter(Mode.SWAPPABLE, SWAPPABLE_GRAPH, pack, pack=pack.safetensors, files=files)
 
 
 def _stacked(manifest: Manifest, name: str) -> StoredAdapter | None:
     adapter = manifest.adapters.get(name)
     if adapter is None or adapter.row is None:
         return None
-    return StoredAdapter(Mode.BATCHED, BATCHED_GRAPH, adapter.row)
+    return StoredAdapter(Mode.BATCHED, BATCHED_GRAPH, adapter.row, row=adapter.row.row)
 
 
 def _merged(manifest: Manifest, name: str) -> StoredAdapter | None:
     if name not in manifest.adapters or name not in manifest.graphs:
         return None
     graph, shared = manifest.graphs[name], manifest.base_graph.weights
-    own = (file for file in graph.weights if file not in shared)
-    return StoredAdapter(Mode.MERGED, name, graph, (*graph.graph_files, *own))
+    own = tuple(file for file in graph.weights if file not in shared)
+    return StoredAdapter(Mode.MERGED, name, graph, weights=own, files=(*graph.graph_files, *own))
 
 
 def _base(manifest: Manifest, name: str) -> StoredAdapter | None:
     graph = manifest.graphs.get(BASE_GRAPH)
     if name != BASE_GRAPH or graph is None:
         return None
-    return StoredAdapter(Mode.BASE, BASE_GRAPH, graph, (*graph.graph_files, *graph.weights))
+    weights = tuple(graph.weights)
+    return StoredAdapter(
+        Mode.BASE, BASE_GRAPH, graph, weights=weights, files=(*graph.graph_files, *weights)
+    )
 
 
 _FIND: Final[Mapping[Mode, Callable[[Manifest, str], StoredAdapter | None]]] = {

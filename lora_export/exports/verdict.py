@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.exports.stored_adapters import find_stored
 
 if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord, Manifest
@@ -35,7 +35,7 @@ def deployable(manifest: Manifest) -> tuple[str, ...]:
 
 def verification_of(manifest: Manifest, name: str) -> str:
     """Return what is known of an adapter, or of the base, however the export holds it."""
-    stored = stored_adapter(manifest, name)
+    stored = find_stored(manifest, name)
     return stored.record.verification if stored is not None else "unverified"
 
 

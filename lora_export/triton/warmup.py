@@ -14,7 +14,7 @@ import numpy as np
 
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.exports.stored_adapters import find_stored
 from lora_export.ondevice.judge.golden_files import read_golden
 
 if TYPE_CHECKING:
@@ -68,5 +68,5 @@ def warmup_requests(root: Path, manifest: Manifest, graph: str) -> list[Request]
 
 def golden_of(manifest: Manifest, name: str) -> str | None:
     """Return the golden file of an adapter, or of the base; None where it has none."""
-    stored = stored_adapter(manifest, name)
+    stored = find_stored(manifest, name)
     return stored.record.golden if stored is not None else None
