@@ -263,8 +263,8 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
 def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]:
     """Return a function that verifies an export and fails the test where the parity does.
 
-    Its arguments are those of `lora_export.verify`: without `base`, the golden outputs
-    of the export are compared.
+    Its arguments are those of `lora_export.commands.verify.verify`: without `base`, the golden
+    outputs of the export are compared.
     """
     settings = _settings(request)
 
