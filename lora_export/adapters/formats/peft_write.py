@@ -20,13 +20,14 @@ from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import write_synced
 from lora_export.core.safetensors_write import write_tensors
-from lora_export.core.tensors import MemoryTensor
+from lora_export.core.tensors import MemoryTensor, read_all
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.adapters.canonical import Adapter, LowRank, Rows
     from lora_export.core.tensors import Tensor
 
 __all__ = ["metadata_of", "write_peft"]
@@ -221,11 +222,59 @@ def _top_head(adapter: Adapter, module: str) -> str:
 
 
 def _put_rows(adapter: Adapter, contents: _Contents) -> None:
-    indices: dict[str, list[int]] = {}
-    for each in adapter.rows:
-        module = each.parameter.removesuffix(".weight")
-        indices[module] = list(each.indices)
-        key = f"{_WRAPPER}{module}.token_adapter.trainable_tokens_delta"
-        contents.tensors[key] = each.tensor
-    if indices:
-        contents.config["trainable_token_indices"] = indices
+    """Write trained token rows, and the setting under which PEFT finds them again.
+
+    Which tied weights share rows follows in PEFT from the keys of the setting as they were written:
+    one key for two embeddings is not the same as one key for each.
+
+    Raises:
+        UnsupportedError: Several embeddings have rows, and the keys they had are not known.
+    """
+    rows = {each.parameter.removesuffix(".weight"): each for each in adapter.rows}
+    keys = _keys_of_rows(adapter, rows) if len(rows) > 1 else {module: module for module in rows}
+    own = _own_setting(adapter)
+    setting: dict[str, list[int]] = {}
+    for module, each in rows.items():
+        listed = list(own[keys[module]]) if len(rows) > 1 else list(each.indices)
+        setting[keys[module]] = listed
+        name = f"{_WRAPPER}{module}.token_adapter.trainable_tokens_delta"
+        contents.tensors[name] = _in_order(each, listed)
+    if setting:
+        contents.config["trainable_token_indices"] = setting
+
+
+def _own_setting(adapter: Adapter) -> Mapping[str, list[int]]:
+    """Return the rows by key that the adapter's config lists; empty where it lists no keys."""
+    own = adapter.config.get("trainable_token_indices")
+    return own if isinstance(own, dict) else {}
+
+
+def _in_order(rows: Rows, listed: list[int]) -> Tensor:
+    """Return the rows in the order of the list; `Rows` has them in ascending order."""
+    if listed == list(rows.indices):
+        return rows.tensor
+    order = [rows.indices.index(each) for each in listed]
+    return MemoryTensor(rows.tensor.name, rows.tensor.dtype, read_all(rows.tensor)[order])
+
+
+def _keys_of_rows(adapter: Adapter, rows: Mapping[str, Rows]) -> dict[str, str]:
+    """Return the key of the adapter's own setting for each module with rows.
+
+    Raises:
+        UnsupportedError: The setting does not name these modules, and no other.
+    """
+    own = _own_setting(adapter)
+    keys: dict[str, str] = {}
+    for module, each in rows.items():
+        found = [key for key in own if module == key or module.endswith(f".{key}")]
+        if len(found) == 1 and sorted(own[found[0]]) == list(each.indices):
+            keys[module] = found[0]
+    if keys.keys() == rows.keys() and set(keys.values()) == own.keys():
+        return keys
+    msg = (
+        f"adapter {adapter.source!r} has token rows of {', '.join(map(repr, sorted(rows)))}, "
+        "and its trainable_token_indices does not name them one by one"
+    )
+    raise UnsupportedError(
+        msg, hint="PEFT would read such a file otherwise. Merge the adapter instead."
+    )

@@ -22,6 +22,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import MemoryTensor, read_all
 from tests.cli.exports import peft_model, run_torch
 from tests.helpers.models import load_tiny
+from tests.helpers.tied import FAMILIES, distance, train, unmerged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +128,42 @@ def test_what_the_variants_add_is_written_too(more, tiny: TinyModels, tmp_path: 
     copy = rewritten(adapter, tmp_path / "copy")
     expected, found = output(base, original), output(base, copy)
     assert np.linalg.norm(found - expected) <= 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [
+        ("bart", {"embed_tokens": [3, 5]}),
+        ("bart", {"shared": [3, 5], "encoder.embed_tokens": [3, 4]}),
+        ("marian", {"embed_tokens": [3, 5]}),
+        ("llama", {"embed_tokens": [3, 5], "lm_head": [5, 3]}),
+    ],
+)
+def test_rows_of_several_embeddings_keep_their_setting(family: str, rows: Any, tmp_path: Path):
+    """One key for two embeddings is not the same to PEFT as one key for each."""
+    model = FAMILIES[family]
+    base = tmp_path / "base"
+    model.base().save_pretrained(base)
+    expected = train(
+        model, base, tmp_path / "trained",
+        target_modules=[model.inner], trainable_token_indices=rows,
+    )  # fmt: skip
+    folder = rewritten(read(tmp_path / "trained"), tmp_path / "written")
+    assert distance(unmerged(model, base, folder), expected) < 1e-6
+
+
+def test_rows_of_several_embeddings_without_their_setting_are_refused(tmp_path: Path):
+    model = FAMILIES["bart"]
+    base = tmp_path / "base"
+    model.base().save_pretrained(base)
+    train(
+        model, base, tmp_path / "trained",
+        target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 5]},
+    )  # fmt: skip
+    adapter = read(tmp_path / "trained")
+    config = {**adapter.config, "trainable_token_indices": None}
+    with pytest.raises(UnsupportedError, match="does not name them one by one"):
+        rewritten(replace(adapter, config=config), tmp_path / "written")
 
 
 def test_what_peft_cannot_hold_is_refused(tiny: TinyModels, tmp_path: Path):
