@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.spec.signature import Signature
     from lora_export.graph.spec.template import GraphTemplate
-    from lora_export.verification.graph_runs import OneGraph, TwoGraphs
+    from lora_export.verification.graph_runs import GraphModel, PairModel
 
     Array = npt.NDArray[Any]
 
@@ -154,7 +154,7 @@ def _measured(family: Family, task: tasks.Task, template: GraphTemplate, model: 
 
 
 def compare(
-    graph: OneGraph | TwoGraphs,
+    graph: GraphModel | PairModel,
     model: Any,
     signature: Signature,
     task: tasks.Task,
@@ -223,7 +223,7 @@ def _labels(task: tasks.Task) -> dict[str, int]:
 
 def _open(
     template: GraphTemplate, model: Any, folder: Path, task: tasks.Task
-) -> tuple[OneGraph | TwoGraphs, Signature]:
+) -> tuple[GraphModel | PairModel, Signature]:
     """Write graph and weights into `folder`; open them in ONNX Runtime."""
     state = model.state_dict()
     placements: dict[str, Placement] = {}

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UsageError
-from lora_export.ondevice.judge.decoding import PAST, WRITE_INDICES, spans
-from lora_export.ondevice.judge.golden_checks import DECODER_IDS
+from lora_export.ondevice.judge.decoding import DECODER_IDS, PAST, WRITE_INDICES, spans
 from lora_export.ondevice.trt.build_settings import BuildSettings, shape_fits
 
 if TYPE_CHECKING:

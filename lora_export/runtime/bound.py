@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_export.runtime.ort import device_of, failed, ort_value
+from lora_export.ondevice.ort.ort_session import run_error
+from lora_export.runtime.ort import device_of, ort_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +62,7 @@ class BoundRun:
             if self._wait:
                 self._binding.synchronize_outputs()
         except Exception as error:
-            raise failed(error) from error
+            raise run_error(error) from error
 
     def outputs(self) -> dict[str, npt.NDArray[Any]]:
         """Return the outputs of the last run, copied to the CPU."""

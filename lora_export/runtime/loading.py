@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
@@ -19,32 +19,18 @@ from lora_export.exports.outside_adapter import AdapterSource, recorded_source, 
 from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
 from lora_export.exports.stacks import width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
-from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy.typing as npt
-
     from lora_export.core.manifest import Manifest
-    from lora_export.graph.spec.signature import Input
+    from lora_export.ondevice.graph_runner import GraphRunner
     from lora_export.runtime.graphs import ExportGraphs
 
-__all__ = ["WAYS", "How", "Loader", "Plan", "Runner"]
+__all__ = ["WAYS", "How", "Loader", "Plan"]
 
 How = Literal["merged", "swappable", "batched", "merge_at_load"]
 WAYS: Final[tuple[How, ...]] = get_args(How)
-
-
-class Runner(Protocol):
-    """A loaded graph, with or without an adapter; thread-safe."""
-
-    @property
-    def optional(self) -> Mapping[str, Input]:
-        """Inputs that have a default."""
-
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """Run it once."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +45,7 @@ class Plan:
 
     key: str
     nbytes: int
-    load: Callable[[], Runner]
+    load: Callable[[], GraphRunner]
 
 
 class Loader:
@@ -155,7 +141,7 @@ class Loader:
         require_same_shapes(resolved)
         changed = {update.parameter.name for update in resolved.updates}
 
-        def load() -> Runner:
+        def load() -> GraphRunner:
             again = resolve_source(root, manifest, name, source)
             if again.adapter.sha256 != sha256:
                 msg = (
@@ -178,7 +164,7 @@ class Loader:
         graphs.require([pack.safetensors], hashed=True)
         tensors, metadata = read_header(resolve_inside(root, pack.safetensors))
 
-        def load() -> Runner:
+        def load() -> GraphRunner:
             graph = graphs.swappable()
             values = read_pack(root, manifest, name, graph.axes)
             return graph.bind(name, values, fixed_scale=FIXED_SCALE in metadata)
@@ -190,7 +176,7 @@ class Loader:
         assert row is not None  # noqa: S101  (see `ways`)
         width = width_of(graphs.root, graphs.manifest, row.row)
         return Plan(
-            f"{name} (batched)", 0, lambda: RowRunner(graphs.shared(BATCHED_GRAPH), row.row, width)
+            f"{name} (batched)", 0, lambda: graphs.shared(BATCHED_GRAPH).with_row(row.row, width)
         )
 
     def _given_pack(self, name: str, source: AdapterSource) -> Plan:
@@ -205,7 +191,7 @@ class Loader:
         fingerprint = graphs.manifest.base.fingerprint
         size = sum(each.nbytes for each in read_onnx_adapter(path, fingerprint).values())
 
-        def load() -> Runner:
+        def load() -> GraphRunner:
             return graphs.swappable().bind(name, read_onnx_adapter(path, fingerprint))
 
         return Plan(f"{name} (swappable)", size, load)

@@ -9,7 +9,6 @@ from lora_export.core.modes import BATCHED_GRAPH, SWAPPABLE_GRAPH
 from lora_export.exports.packs import read_pack
 from lora_export.exports.stacks import width_of
 from lora_export.runtime.ort import OrtRunner
-from lora_export.runtime.rows import RowRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["open_runner"]
 
 
-def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner | RowRunner:
+def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner:
     """Open what computes the base or an adapter: a graph of its own, or one that adapters share.
 
     Args:
@@ -32,7 +31,7 @@ def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner | RowRun
     """
     if (row := manifest.rows.get(name)) is not None:
         runner = OrtRunner(resolve_inside(root, manifest.graphs[BATCHED_GRAPH].onnx))
-        return RowRunner(runner, row, width_of(root, manifest, row))
+        return runner.with_row(row, width_of(root, manifest, row))
     if name in manifest.graphs:
         return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
     pack = read_pack(root, manifest, name)

@@ -1,24 +1,22 @@
-"""ONNX Runtime: a graph that can be run. Its errors are translated here and nowhere else."""
+"""ONNX Runtime on the host: a graph of an export with values of its own, an adapter, or a row.
+
+Sessions are opened and run in `lora_export.ondevice.ort`, on devices too. What is added here is
+what an export knows: dtypes that NumPy does not have, merged weights handed over, adapters.
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lora_export.core.dtypes import DTYPES
-from lora_export.core.errors import (
-    ExportDirectoryError,
-    LoraExportError,
-    MissingRuntimeError,
-    UnsupportedError,
-    UsageError,
-)
-from lora_export.graph.spec.signature import Input
-from lora_export.ondevice.bundle.ort_runner import crashing_optimizers, require_new_enough
+from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
+from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.judge.preset_runner import PresetRunner
+from lora_export.ondevice.ort.ort_session import CPU, OrtSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,25 +25,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnxruntime
 
+    from lora_export.ondevice.graph_runner import Array
+
 __all__ = [
     "CPU",
     "PROVIDERS",
     "OrtRunner",
     "device_of",
-    "failed",
     "open_session",
-    "optional_inputs",
     "ort_value",
     "require_onnxruntime",
     "require_provider",
 ]
-
-_QUIET: Final = 3
-
-_OUTSIDE: Final = re.compile(r"out of data bounds, idx=(-?\d+) .*\[-?\d+,(-?\d+)\]")
-"""What the kernel of ``Gather`` says."""
-
-CPU: Final = "CPUExecutionProvider"
 
 PROVIDERS: Final[dict[str, str]] = {
     "cpu": CPU,
@@ -55,8 +46,6 @@ PROVIDERS: Final[dict[str, str]] = {
 """Execution providers by their short names."""
 
 _DEVICES: Final = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
-_WORDS: Final = {"float": "float32", "double": "float64"}
-"""What ONNX Runtime calls dtypes, where that is not our name."""
 _UNNAMED: Final = {
     np.dtype(row.numpy): row.onnx for row in DTYPES.values() if row.numpy.kind == "V"
 }
@@ -118,101 +107,37 @@ def ort_value(values: npt.NDArray[Any], device: str = "cpu") -> onnxruntime.OrtV
     return moved
 
 
-def optional_inputs(session: onnxruntime.InferenceSession) -> dict[str, Input]:
-    """Return the inputs of a graph that have a default, by name."""
-    found = {}
-    for node in session.get_overridable_initializers():
-        word = node.type.removeprefix("tensor(").removesuffix(")")
-        found[node.name] = Input(node.name, _WORDS.get(word, word), tuple(node.shape))
-    return found
+def open_session(path: Path, **options: Any) -> onnxruntime.InferenceSession:
+    """Return ONNX Runtime's session of a graph, for those who bind its inputs.
+
+    Args:
+        path: The ``.onnx`` file; its weights lie beside it.
+        options: See `OrtRunner`.
+
+    Raises:
+        LoraExportError: See `OrtSession`.
+    """
+    return OrtRunner(path, **options).session
 
 
-def failed(error: Exception) -> LoraExportError:
-    """Return what a run raises whose inputs ONNX Runtime, or a kernel of it, refuses."""
-    text = (str(error).splitlines() or [""])[0]
-    if found := _OUTSIDE.search(text):
-        msg = f"an input holds or leads to the index {found[1]}, and a table of the model ends at "
-        hint = "A token is not in the vocabulary, or a text is longer than the model has positions."
-        return UsageError(f"{msg}{found[2]}", hint=hint)
-    msg = f"the graph failed in ONNX Runtime: {text}"
-    return ExportDirectoryError(msg, hint="Report this with --debug.")
-
-
-def open_session(
-    path: Path,
-    *,
-    provider: str = CPU,
-    threads: int = 0,
-    initializers: Mapping[str, npt.NDArray[Any]] | None = None,
-    prepack: bool = True,
-) -> onnxruntime.InferenceSession:
-    """Open a graph; its threads rest between runs, so that sessions do not slow each other.
+class OrtRunner(GraphRunner):
+    """One session of one graph, with an adapter where the graph takes one.
 
     Args:
         path: The ``.onnx`` file; its weights lie beside it.
         provider: The execution provider, by its full name.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
-        initializers: Values that take the place of those in the weight files, of the same shapes
-            and dtypes. ONNX Runtime copies or repacks them while it opens the graph (tried up to
-            1.32), and does not look at them afterwards.
-        prepack: Whether constant weights are packed, which may change the order of sums.
-
-    Raises:
-        ExportDirectoryError: The graph or its weights are damaged or missing.
-        UnsupportedError: The provider has no kernel for something in the graph.
-        MissingRuntimeError: ONNX Runtime is not installed or older than the graph, or the provider
-            does not start.
-    """
-    require_onnxruntime()
-    import onnxruntime
-
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _QUIET
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
-    held = [ort_value(values) for values in (initializers or {}).values()]
-    try:
-        if held:
-            options.add_external_initializers(list(initializers or ()), held)
-        session = onnxruntime.InferenceSession(
-            str(path),
-            sess_options=options,
-            providers=[provider],
-            disabled_optimizers=crashing_optimizers(onnxruntime.__version__),
-        )
-    except Exception as error:
-        text = (str(error).splitlines() or [""])[0]
-        require_new_enough(text, str(path))
-        if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
-            msg = f"{provider} cannot run {path.name!r}: {text}"
-            raise UnsupportedError(msg, hint="Choose another target or dtype.") from error
-        msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
-        raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error
-    started = session.get_providers()
-    if provider not in started:  # ONNX Runtime goes on without it, slowly
-        msg = f"{provider} did not start; ONNX Runtime offers {', '.join(started)} instead"
-        raise MissingRuntimeError(msg, hint="See what its libraries lack: lora-export doctor")
-    return session
-
-
-class OrtRunner:
-    """One session of one graph.
-
-    `session` is ONNX Runtime's, for those who bind its inputs; `optional` names the inputs that
-    have a default.
-
-    Args:
-        path: The ``.onnx`` file; its weights lie beside it.
-        provider: The execution provider.
-        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
-        initializers: Values in place of those in the weight files; see `open_session`.
+        initializers: Values in place of those in the weight files; see `OrtSession`.
         adapter: Values of optional inputs, for every run.
         prepack: Whether constant weights are packed, which may change the order of sums.
 
+    Attributes:
+        preset: The session with what it is given in every run: the adapter, or its row.
+
     Raises:
-        LoraExportError: See `open_session`.
+        MissingRuntimeError: ONNX Runtime is not installed.
+        LoraExportError: See `OrtSession`.
+        ExportDirectoryError: The graph has no input of that name in `adapter`.
     """
 
     def __init__(
@@ -225,37 +150,71 @@ class OrtRunner:
         adapter: Mapping[str, npt.NDArray[Any]] | None = None,
         prepack: bool = True,
     ) -> None:
-        self.session = open_session(
-            path, provider=provider, threads=threads, initializers=initializers, prepack=prepack
+        require_onnxruntime()
+        self._opened = OrtSession(
+            path,
+            provider=provider,
+            threads=threads,
+            initializers={name: ort_value(each) for name, each in (initializers or {}).items()},
+            prepack=prepack,
         )
-        self.adapter = dict(adapter or {})
-        self.inputs = tuple(node.name for node in self.session.get_inputs())
-        self._narrow = {n.name for n in self.session.get_inputs() if n.type == "tensor(int32)"}
-        self.optional = optional_inputs(self.session)
-        self.outputs = tuple(node.name for node in self.session.get_outputs())
+        self.preset = self._checked(PresetRunner(self._opened, adapter))
+        self.inputs, self.optional = self.preset.inputs, self.preset.optional
+        self.outputs = self.preset.outputs
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.generic]]:
+    def _checked(self, preset: PresetRunner) -> PresetRunner:
+        known = {*self._opened.inputs, *self._opened.optional}
+        if unknown := sorted(preset.values.keys() - known):
+            msg = f"the graph {self._opened.path.name!r} has no input {unknown[0]!r}"
+            raise ExportDirectoryError(msg, hint="Graph and adapter are not of one export.")
+        return preset
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        """ONNX Runtime's session, for those who bind its inputs."""
+        return self._opened.session
+
+    @property
+    def narrow(self) -> frozenset[str]:
+        """The inputs that are int32."""
+        return self._opened.narrow
+
+    @property
+    def adapter(self) -> Mapping[str, Array]:
+        """Values of optional inputs, for every run."""
+        return self.preset.values
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once; inputs that it does not have are left out, int32 ones narrowed.
 
         Raises:
-            ExportDirectoryError: The graph cannot be run on these inputs.
+            LoraExportError: See `OrtSession.run`.
         """
-        wanted = {
-            name: feeds[name].astype("int32") if name in self._narrow else feeds[name]
-            for name in (*self.inputs, *(name for name in self.optional if name in feeds))
-        }
-        try:
-            values = self.session.run(None, wanted | self.adapter)
-        except Exception as error:
-            raise failed(error) from error
-        return dict(zip(self.outputs, values, strict=True))
+        return self.preset.run(feeds)
 
-    def complete(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:
-        """Return the feeds with what the graph reads beside them: nothing; see `RowRunner`."""
-        return feeds
+    def complete(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return `feeds` with what the session is given besides; see `PresetRunner`."""
+        return self.preset.complete(feeds)
 
-    def with_adapter(self, adapter: Mapping[str, npt.NDArray[Any]]) -> OrtRunner:
+    def with_adapter(self, adapter: Mapping[str, Array]) -> OrtRunner:
         """Return a runner of the same session with other values of the optional inputs."""
+        return self._copy(PresetRunner(self._opened, adapter))
+
+    def with_row(self, row: int, width: int | None) -> OrtRunner:
+        """Return a runner of the same session, a batched graph's, for one adapter.
+
+        Args:
+            row: The adapter's row in the stacks; 0 is the base.
+            width: How many of the logits the adapter has; None for all.
+        """
+        return self._copy(PresetRunner(self._opened, row=row, width=width))
+
+    def _copy(self, preset: PresetRunner) -> OrtRunner:
         other = copy.copy(self)
-        other.adapter = dict(adapter)
+        other.preset = self._checked(preset)
+        other.inputs, other.optional = preset.inputs, preset.optional
         return other
+
+    def close(self) -> None:
+        """Give the session's memory back, that of other runners of it too."""
+        self._opened.close()

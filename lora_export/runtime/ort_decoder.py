@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.errors import UnsupportedError
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec.signature import PAST, PRESENT, WRITE_INDICES
-from lora_export.ondevice.judge.decoding import on_static_cache
+from lora_export.ondevice.judge.decoding import Decoder, on_static_cache
+from lora_export.ondevice.ort.ort_session import run_error
 from lora_export.runtime.ort import ort_value
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
     from lora_export.runtime.ort import OrtRunner
-    from lora_export.runtime.rows import RowRunner
 
 __all__ = ["OrtDecoder"]
 
@@ -40,8 +40,8 @@ _FED: Final = frozenset({"input_ids", "attention_mask", "position_ids", WRITE_IN
 _RANK: Final = 4
 
 
-class OrtDecoder:
-    """A session with its cache; see `lora_export.runtime.text_generation.Decoder`.
+class OrtDecoder(Decoder):
+    """A session with its cache.
 
     Args:
         runner: The session of a graph that reads and returns its keys and values.
@@ -57,7 +57,7 @@ class OrtDecoder:
 
     def __init__(
         self,
-        runner: OrtRunner | RowRunner,
+        runner: OrtRunner,
         *,
         device: str = "cpu",
         fixed: Mapping[str, OrtValue] | None = None,
@@ -79,7 +79,7 @@ class OrtDecoder:
         outputs = [each.name for each in self._session.get_outputs()]
         self._require_known(outputs)
         self._logits = _LOGITS if _LOGITS in outputs else outputs[0]
-        self._narrow = {n.name for n in self._session.get_inputs() if n.type == "tensor(int32)"}
+        self._narrow = runner.narrow
         names = {each.name: each for each in self._session.get_inputs()}
         self._room = names["attention_mask"].shape[1] if WRITE_INDICES in names else None
         self._in_place = device == "cpu" if in_place is None else in_place
@@ -124,16 +124,8 @@ class OrtDecoder:
             found[each.name] = ort_value(empty, self._device)
         return found
 
-    def step(self, feeds: Mapping[str, Array]) -> Array:
-        """Run new positions; return the logits of the last one, ``[batch, vocabulary]``.
-
-        Raises:
-            ExportDirectoryError: The graph fails on these inputs.
-        """
-        return self.logits(feeds)[:, -1]
-
     def logits(self, feeds: Mapping[str, Array]) -> Array:
-        """Run new positions as `step` does; return what the graph does, ``[batch, n, vocabulary]``.
+        """Run new positions; return what the graph does of them, ``[batch, n, vocabulary]``.
 
         Raises:
             ExportDirectoryError: The graph fails on these inputs.
@@ -167,9 +159,7 @@ class OrtDecoder:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            text = (str(error).splitlines() or [""])[0]
-            msg = f"the graph failed in ONNX Runtime: {text}"
-            raise ExportDirectoryError(msg, hint="Is the text longer than the model?") from error
+            raise run_error(error) from error
         values = dict(zip(outputs, binding.get_outputs(), strict=True))
         self._written += new
         if self._next:

@@ -13,7 +13,10 @@ import numpy.typing as npt
 
 from lora_export.core.files import resolve_inside
 from lora_export.graph.spec.signature import PAST, PRESENT
-from lora_export.runtime.ort import OrtRunner, failed
+from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.judge.decoding import DECODER_IDS, decode_in_pieces
+from lora_export.ondevice.ort.ort_session import run_error
+from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import GraphRecord
+    from lora_export.ondevice.graph_runner import Input
 
 __all__ = ["OrtEncoderDecoder"]
 
@@ -30,7 +34,7 @@ _MASK = "attention_mask"
 _HIDDEN = "last_hidden_state"
 
 
-class OrtEncoderDecoder:
+class OrtEncoderDecoder(GraphRunner):
     """The two sessions of one graph record; see `lora_export.graph.trace.encoder_decoder`.
 
     Args:
@@ -47,6 +51,18 @@ class OrtEncoderDecoder:
         self._encoder = OrtRunner(resolve_inside(root, record.encoder.onnx))
         self._decoder = OrtRunner(resolve_inside(root, record.onnx))
         self._device = device
+        self.inputs = (*self._encoder.inputs, DECODER_IDS)
+        self.optional: Mapping[str, Input] = {}
+        self.outputs = ("logits",)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the logits of all positions of ``decoder_input_ids``, decoded in pieces.
+
+        Raises:
+            LoraExportError: The graphs cannot be run on these inputs.
+        """
+        decoder, _ = self.encode(feeds)
+        return {"logits": decode_in_pieces(decoder, feeds[DECODER_IDS])}
 
     def encode(self, feeds: Mapping[str, Array]) -> tuple[OrtDecoder, Array]:
         """Return the decoder on the encoder's output for `feeds`, and that output.
@@ -70,10 +86,15 @@ class OrtEncoderDecoder:
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
-            raise failed(error) from error
+            raise run_error(error) from error
         values = dict(zip(self._encoder.outputs, binding.get_outputs(), strict=True))
         hidden: Array = values.pop(_HIDDEN).numpy()
         fixed = {PAST + name.removeprefix(PRESENT): value for name, value in values.items()}
         if _MASK in held:
             fixed[f"encoder_{_MASK}"] = OrtValue.ortvalue_from_numpy(held[_MASK], self._device, 0)
         return OrtDecoder(self._decoder, device=self._device, fixed=fixed), hidden
+
+    def close(self) -> None:
+        """Close both sessions."""
+        self._encoder.close()
+        self._decoder.close()

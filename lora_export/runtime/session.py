@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lora_export.graph.spec.signature import Input, Output
-    from lora_export.runtime.loading import How, Runner
+    from lora_export.ondevice.graph_runner import GraphRunner
+    from lora_export.runtime.loading import How
 
 __all__ = ["AdapterSource", "Session", "open_export"]
 
@@ -110,7 +111,7 @@ class Session:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
 
-    def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[Runner]) -> None:
+    def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[GraphRunner]) -> None:
         self._graphs, self._loader, self._cache = graphs, loader, cache
         path = resolve_inside(graphs.root, graphs.manifest.base_graph.onnx)
         signature = read_signature(read_onnx(path))
@@ -190,16 +191,16 @@ class Session:
         """Close it."""
         self.close()
 
-    def _hold(self, adapter: str, how: How | None) -> AbstractContextManager[Runner]:
+    def _hold(self, adapter: str, how: How | None) -> AbstractContextManager[GraphRunner]:
         plan = self._loader.plan(adapter, how)
         return self._cache.hold(plan.key, plan.nbytes, plan.load)
 
     def _run(
-        self, runner: Runner, feeds: Mapping[str, npt.ArrayLike]
+        self, runner: GraphRunner, feeds: Mapping[str, npt.ArrayLike]
     ) -> dict[str, npt.NDArray[Any]]:
         return runner.run(checked_feeds(feeds, self.inputs, optional=runner.optional))
 
-    def _base(self, how: How | None) -> Runner:
+    def _base(self, how: How | None) -> GraphRunner:
         """Return the base: in the swappable graph where there is one, unless told otherwise."""
         if how is not None and how not in WAYS:
             msg = f"how={how!r} is no way to run the base"

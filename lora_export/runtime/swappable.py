@@ -16,7 +16,9 @@ from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
-from lora_export.runtime.ort import device_of, failed, open_session, optional_inputs, ort_value
+from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.ort.ort_session import run_error
+from lora_export.runtime.ort import OrtRunner, device_of, ort_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +43,9 @@ class SwappableGraph:
     """
 
     def __init__(self, path: Path, *, provider: str, threads: int = 0) -> None:
-        self.session = open_session(path, provider=provider, threads=threads)
+        self.runner = OrtRunner(path, provider=provider, threads=threads)
         self.device = device_of(provider)
-        self.outputs = tuple(node.name for node in self.session.get_outputs())
-        self.optional = optional_inputs(self.session)
+        self.optional = self.runner.optional
         self.axes = {name: each.axes for name, each in self.optional.items()}
 
     def base(self) -> BoundAdapter:
@@ -73,7 +74,7 @@ class SwappableGraph:
         return BoundAdapter(self, name, tensors, fixed_scale=fixed_scale)
 
 
-class BoundAdapter:
+class BoundAdapter(GraphRunner):
     """An adapter on the device of its graph; thread-safe.
 
     A binding is used by one run at a time, and kept for the next one, because making it takes a
@@ -99,7 +100,9 @@ class BoundAdapter:
         fixed_scale: bool = False,
     ) -> None:
         self._graph, self._name = graph, name
-        self.optional = graph.optional
+        self.inputs = graph.runner.inputs
+        self.optional = graph.runner.optional
+        self.outputs = graph.runner.outputs
         self._fixed_scale = fixed_scale or any(each.endswith(MAGNITUDE) for each in tensors)
         self._values = {each: ort_value(values, graph.device) for each, values in tensors.items()}
         self._free: deque[onnxruntime.IOBinding] = deque()
@@ -119,23 +122,28 @@ class BoundAdapter:
         try:
             binding = self._free.pop()
         except IndexError:
-            binding = graph.session.io_binding()
+            binding = graph.runner.session.io_binding()
             for name, value in self._values.items():
                 binding.bind_ortvalue_input(name, value)
         held = {name: ort_value(values) for name, values in feeds.items()}  # bound by address
         try:
             for name, value in held.items():
                 binding.bind_ortvalue_input(name, value)
-            for name in graph.outputs:
+            for name in self.outputs:
                 binding.bind_output(name, "cpu")
-            graph.session.run_with_iobinding(binding)
+            graph.runner.session.run_with_iobinding(binding)
             values = [value.numpy() for value in binding.get_outputs()]
         except Exception as error:
-            raise failed(error) from error
+            raise run_error(error) from error
         binding.clear_binding_outputs()
-        if not graph.optional.keys() & held.keys():  # an optional input would stay bound
+        if not self.optional.keys() & held.keys():  # an optional input would stay bound
             self._free.append(binding)
-        return dict(zip(graph.outputs, values, strict=True))
+        return dict(zip(self.outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Let the adapter's tensors go; the graph, which others share, stays open."""
+        self._free.clear()
+        self._values.clear()
 
     def _require_scale(self, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
         scale = feeds.get(LORA_SCALE)

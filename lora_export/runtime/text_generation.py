@@ -10,7 +10,7 @@ largest, then the smallest set whose probabilities sum to at least ``top_p`` (Ho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,26 +18,13 @@ import numpy.typing as npt
 from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["Decoder", "Sampling", "choose", "generate"]
+    from lora_export.ondevice.judge.decoding import Decoder
+
+__all__ = ["Sampling", "choose", "generate"]
 
 Array = npt.NDArray[Any]
-
-
-class Decoder(Protocol):
-    """A decoder that remembers the positions it has seen."""
-
-    def start(self, batch: int) -> None:
-        """Forget what was seen; `batch` rows follow."""
-
-    def step(self, feeds: Mapping[str, Array]) -> Array:
-        """Run new positions; return the logits of the last one, ``[batch, vocabulary]``.
-
-        Args:
-            feeds: ``input_ids`` and ``position_ids`` ``[batch, new]``, ``attention_mask``
-                ``[batch, seen + new]``; int64.
-        """
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ def generate(
             "position_ids": positions[:, seen:],
         }
         seen = ids.shape[1]
-        tokens = choose(decoder.step(feeds), sampling, random)
+        tokens = choose(decoder.logits(feeds)[:, -1], sampling, random)
         yield [None if done else int(token) for token, done in zip(tokens, ended, strict=True)]
         tokens[ended] = padding
         ended |= np.isin(tokens, list(stop))

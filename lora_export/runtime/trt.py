@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
@@ -17,7 +17,8 @@ from lora_export.core.modes import Mode
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import own_cache, read_signature
-from lora_export.ondevice.judge.golden_checks import DECODER_IDS, TwoGraphs
+from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.judge.pair_runner import PairRunner
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file, read_record
 from lora_export.ondevice.trt.build_settings import BuildSettings
@@ -30,93 +31,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-    from typing_extensions import Self
 
     from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.ondevice.graph_runner import Input
     from lora_export.ondevice.trt.cuda import Cuda
     from lora_export.ondevice.trt.trt_runner import TrtRunner
 
     Array = npt.NDArray[Any]
 
-__all__ = ["EnginePair", "TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
+__all__ = ["TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
 
 
-class Engine(Protocol):
-    """What `TrtGraph` runs: an engine, or two."""
-
-    inputs: tuple[str, ...]
-    optional: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run it once."""
-
-    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Return what runs it on values that stay on its device."""
-
-    def close(self) -> None:
-        """Give the memory of the device back."""
-
-
-class EnginePair:
-    """The engines of an encoder and its decoder as one; not thread-safe.
-
-    The encoder runs once. The decoder reads its keys and values and writes its own cache: a prefill
-    of ``decoder_input_ids`` and single steps, whose logits are returned together.
-
-    Args:
-        encoder: The encoder's engine; see `lora_export.graph.trace.encoder_decoder`.
-        decoder: The decoder's.
-        empty: Heads, width and dtype of each input of the decoder's own cache.
-
-    Attributes:
-        encoder: The encoder's engine, to be run by itself.
-        decoder: The decoder's, for whoever writes one token after the other.
-    """
-
-    optional: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ("logits",)
-
-    def __init__(
-        self, encoder: TrtRunner, decoder: TrtRunner, empty: Mapping[str, tuple[int, int, str]]
-    ) -> None:
-        self.encoder, self.decoder = encoder, decoder
-        self.inputs = (*encoder.inputs, DECODER_IDS)
-        self._together = TwoGraphs(encoder, decoder, empty)
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the logits of all positions of ``decoder_input_ids``.
-
-        Raises:
-            UsageError: An input is missing.
-            DeviceError: One is of a dtype or shape that an engine does not take.
-        """
-        for name in self.inputs:
-            if name not in feeds:
-                msg = f"the engines also read {name!r}"
-                raise UsageError(msg, hint=f"Their inputs: {', '.join(self.inputs)}.")
-        return self._together.run(feeds)
-
-    def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Refuse: what the decoder reads is made in every run.
-
-        Raises:
-            UnsupportedError: Always.
-        """
-        del feeds
-        msg = "two engines have no values that stay on the device from run to run"
-        raise UnsupportedError(
-            msg, hint="Bind the engines themselves: runner.encoder, runner.decoder."
-        )
-
-    def close(self) -> None:
-        """Give the memory of the device back."""
-        self.encoder.close()
-        self.decoder.close()
-
-
-class TrtGraph:
-    """One graph, of one engine or two; what `OrtRunner` is for ONNX Runtime. Not thread-safe.
+class TrtGraph(GraphRunner):
+    """One graph, of one engine or two, with an adapter where it takes one; not thread-safe.
 
     Args:
         runner: The engine, or the pair.
@@ -128,13 +55,17 @@ class TrtGraph:
     """
 
     def __init__(
-        self, runner: Engine, *, rank: int = 0, adapter: Mapping[str, Array] | None = None
+        self,
+        runner: TrtRunner | PairRunner,
+        *,
+        rank: int = 0,
+        adapter: Mapping[str, Array] | None = None,
     ) -> None:
         self.runner = runner
         self._rank = rank
         self.adapter = padded(adapter or {}, rank)
-        self.optional = runner.optional
-        self.inputs = tuple(name for name in runner.inputs if name not in runner.optional)
+        self.optional: Mapping[str, Input] = runner.optional
+        self.inputs = runner.inputs
         self.outputs = runner.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -152,15 +83,16 @@ class TrtGraph:
             DeviceError: See `run`.
             UnsupportedError: It is a pair of engines.
         """
+        if isinstance(self.runner, PairRunner):
+            msg = "two engines have no values that stay on the device from run to run"
+            hint = "Bind the engines themselves: runner.encoder, runner.decoder."
+            raise UnsupportedError(msg, hint=hint)
         return self.runner.bound(self._given(feeds))
 
     def _given(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        given = {name: values for name, values in feeds.items() if name in self.runner.inputs}
+        known = {*self.inputs, *self.optional}
+        given = {name: values for name, values in feeds.items() if name in known}
         return {**padded(given, self._rank), **self.adapter}
-
-    def complete(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the feeds with what the graph reads beside them: nothing; see `RowRunner`."""
-        return feeds
 
     def with_adapter(self, adapter: Mapping[str, Array]) -> TrtGraph:
         """Return the same engine with other values of the optional inputs."""
@@ -171,14 +103,6 @@ class TrtGraph:
     def close(self) -> None:
         """Give the memory of the device back."""
         self.runner.close()
-
-    def __enter__(self) -> Self:
-        """Return the graph."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
 
 def open_trt(
@@ -193,7 +117,7 @@ def open_trt(
 ) -> TrtGraph:
     """Open the engine of a graph; without `adapter` a swappable one computes the base.
 
-    Of an encoder-decoder both engines are opened, and ``runner`` of the graph is an `EnginePair`.
+    Of an encoder-decoder both engines are opened, and ``runner`` of the graph is an `PairRunner`.
 
     Args:
         root: The export.
@@ -237,7 +161,7 @@ def open_trt(
     if record.encoder is not None:
         with contextlib.ExitStack() as opening:
             encoder = opening.enter_context(opened(record.encoder.onnx))
-            pair = EnginePair(encoder, opened(record.onnx), _empty(root, record))
+            pair = PairRunner(encoder, opened(record.onnx), _empty(root, record))
             opening.pop_all()
         return TrtGraph(pair, adapter=adapter)
     if record.mode is not Mode.SWAPPABLE:

@@ -1,4 +1,7 @@
-"""A graph as parity runs it: one session, or an encoder's and a decoder's."""
+"""A graph as the model that it computes, for parity and data sets: one output, or a decoder.
+
+Both classes are a `lora_export.verification.datasets.questions.Model`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from lora_export.ondevice.judge.decoding import decode_in_pieces, run_in_pieces
+from lora_export.ondevice.judge.decoding import run_in_pieces
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
-from lora_export.verification.inputs.random_inputs import DECODER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,18 +21,17 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord
     from lora_export.graph.spec.tasks import Task
     from lora_export.runtime.ort import OrtRunner
-    from lora_export.runtime.rows import RowRunner
 
-__all__ = ["OneGraph", "TwoGraphs", "opened"]
+__all__ = ["GraphModel", "PairModel", "opened"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class OneGraph:
-    """A graph of its own, or one that adapters share."""
+class GraphModel:
+    """One graph, of its own or shared by adapters."""
 
-    runner: OrtRunner | RowRunner
+    runner: OrtRunner
     task: Task
     outputs: Sequence[str]
     last: bool
@@ -53,14 +54,14 @@ class OneGraph:
 
 
 @dataclass(frozen=True)
-class TwoGraphs:
+class PairModel:
     """An encoder and a decoder."""
 
     pair: OrtEncoderDecoder
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         """Return the output as the reference gives it; a decoder is run in pieces."""
-        return decode_in_pieces(self.decoder(feeds), feeds[DECODER_IDS])
+        return self.pair.run(feeds)["logits"]
 
     def encoder_output(self, feeds: Mapping[str, Array]) -> Array:
         """Return the encoder's output, ``[batch, length, width]``."""
@@ -75,12 +76,12 @@ def opened(
     root: Path,
     record: GraphRecord,
     task: Task,
-    open_runner: Callable[[], OrtRunner | RowRunner],
+    open_runner: Callable[[], OrtRunner],
     *,
     outputs: Sequence[str],
     last: bool,
     switch: int | None = None,
-) -> OneGraph | TwoGraphs:
+) -> GraphModel | PairModel:
     """Open the graph of a record.
 
     Args:
@@ -93,5 +94,5 @@ def opened(
         switch: See `lora_export.ondevice.judge.decoding.run_in_pieces`.
     """
     if record.encoder is not None:
-        return TwoGraphs(OrtEncoderDecoder(root, record))
-    return OneGraph(open_runner(), task, outputs, last, switch)
+        return PairModel(OrtEncoderDecoder(root, record))
+    return GraphModel(open_runner(), task, outputs, last, switch)

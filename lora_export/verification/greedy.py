@@ -15,12 +15,13 @@ import numpy.typing as npt
 from lora_export.core.reports.parity_report import GreedyDifference, GreedyRow
 from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.ondevice.judge.near_ties import is_near_tie, top2_margin
-from lora_export.runtime.text_generation import Decoder, Sampling, generate
+from lora_export.runtime.text_generation import Sampling, generate
 from lora_export.verification.inputs.random_inputs import DECODER_IDS, longest_text, make_cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lora_export.ondevice.judge.decoding import Decoder
     from lora_export.ondevice.judge.golden_files import Case
     from lora_export.verification.inputs.feeding import Feeding
 

@@ -24,8 +24,8 @@ from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.ondevice.judge.tolerances import tolerance_of
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verification.datasets.dataset import Dataset, predict, score
-from lora_export.verification.datasets.questions import Answers, Uncached
-from lora_export.verification.graph_runs import TwoGraphs, opened
+from lora_export.verification.datasets.questions import Answers, RecomputingModel
+from lora_export.verification.graph_runs import PairModel, opened
 from lora_export.verification.greedy import Greedy, compare_greedy, greedy_of_reference, prompts_for
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import (
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.runtime.ort import OrtRunner
-    from lora_export.runtime.rows import RowRunner
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
@@ -103,7 +102,7 @@ def against_reference(
     seed: int,
     allow_no_effect: bool,
     dataset: Dataset | None,
-    open_runner: Callable[[], OrtRunner | RowRunner],
+    open_runner: Callable[[], OrtRunner],
 ) -> GraphParity:
     """Compare a graph with the unmerged adapter in torch.
 
@@ -170,7 +169,7 @@ def against_reference(
             tolerance=tolerance, seed=seed,
         )  # fmt: skip
         row = _with_dataset(row, scored)
-    if isinstance(graph, TwoGraphs):
+    if isinstance(graph, PairModel):
         row = _with_encoder(row, graph, cases, expected.hidden, tolerance)
     if expected.greedy is not None:
         decoder = graph.decoder(expected.greedy.case.feeds)
@@ -183,7 +182,7 @@ def against_reference(
 
 def against_golden(
     root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
-    *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner | RowRunner],
+    *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner],
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified."""
     last = manifest.base.logits == "last"
@@ -240,7 +239,7 @@ def _run_reference(
         outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
         hidden = [reference.encode(c.feeds) for c in cases] if task.encoder_decoder else []
         names = dataset.reading.signature.input_names if dataset is not None else ()
-        asked = Uncached(reference.run, names)
+        asked = RecomputingModel(reference.run, names)
         answers = predict(dataset, asked) if dataset is not None else None
         effect = greedy = base_answers = None
         if prompts is not None:
@@ -264,7 +263,7 @@ def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[A
 
 def _with_encoder(
     row: ParityRow,
-    graph: TwoGraphs,
+    graph: PairModel,
     cases: Sequence[Case],
     expected: Sequence[Array],
     tolerance: float,

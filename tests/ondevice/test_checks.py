@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora_export.graph.spec.signature import CachedLayer, Signature
-from lora_export.ondevice.judge.golden_checks import Bound, Reading, check_graph
+from lora_export.ondevice.judge.golden_checks import Reading, check_graph
 from lora_export.ondevice.judge.golden_files import Golden, read_golden
 from lora_export.verification.golden import golden_file
 from lora_export.verification.inputs.random_inputs import make_cases
@@ -17,7 +17,6 @@ from tests.helpers.interfaces import reading
 from tests.verification.test_greedy import VOCABULARY, Summing, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -53,24 +52,3 @@ def test_a_cache_that_is_read_wrongly_fails(golden: Any, forget: bool, verdict: 
     graph = Returning(last=how.last, forget=forget)
     assert check_graph(graph, outputs, how, dtype="float32")[0] == verdict
     assert graph.graph.lengths == [6, 1, 1, 22, 1, 1]
-
-
-class Seen:
-    """A graph that returns what it is fed."""
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(feeds)
-
-
-@pytest.mark.parametrize(
-    "feeds",
-    [
-        {"input_ids": np.zeros((3, 5), np.int64), "attention_mask": np.ones((3, 5), np.int64)},
-        {"pixel_values": np.zeros((3, 1, 4, 4), np.float32)},
-    ],
-)
-def test_every_row_of_texts_and_of_images_has_its_adapter(feeds):
-    found = Bound(Seen(), {"lora_scale": np.float32(2)}, row=7).run(feeds)
-    assert found["adapter_ids"].tolist() == [7, 7, 7]
-    assert found["adapter_ids"].dtype == np.int64
-    assert found["lora_scale"] == 2

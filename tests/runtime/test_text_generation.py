@@ -38,9 +38,9 @@ class Scripted:
     def start(self, batch: int) -> None:
         self.batch = batch
 
-    def step(self, feeds: Any) -> np.ndarray:
+    def logits(self, feeds: Any) -> np.ndarray:
         self.feeds.append(dict(feeds))
-        return np.eye(50)[next(self.tokens)]
+        return np.eye(50)[next(self.tokens)][:, None]
 
 
 def greedy(decoder: Any, prompts: Any, count: int, *, stop: Any = ()) -> list[list[int | None]]:

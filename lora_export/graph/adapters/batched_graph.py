@@ -35,6 +35,7 @@ from lora_export.graph.nodes.weight_uses import (
     use_of,
 )
 from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.judge.preset_runner import ADAPTER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +55,6 @@ __all__ = [
     "with_stacks",
 ]
 
-ADAPTER_IDS: Final = "adapter_ids"
 LABELS_STACK: Final = "labels.stack"
 """Which logits each row has, ``bool [n, labels]``."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import UnsupportedError
+from lora_export.ondevice.graph_runner import Axis, Input
 from lora_export.ondevice.judge.decoding import PAST, PRESENT, WRITE_INDICES
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ __all__ = [
     "read_signature",
     "signature_of",
 ]
-
-Axis = str | int
-"""A name, or a size."""
 
 _TEXT: Final = ("batch", "sequence")
 _PARAMETERS: Final = "parameters"
@@ -73,26 +71,6 @@ _CONFIG_AXES: Final[dict[str, tuple[str, int, int]]] = {
     "frames": ("max_source_positions", 0, 2),  # Whisper's convolutions halve them
 }
 """Axes that a config fixes: the setting, the place in it where it is a list, and a factor."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input.
-
-    Attributes:
-        name: Its name, that of the argument of ``forward``.
-        dtype: Its dtype, ours (``int64``).
-        axes: Its axes.
-    """
-
-    name: str
-    dtype: str
-    axes: tuple[Axis, ...]
-
-    @property
-    def dynamic(self) -> tuple[int, ...]:
-        """The positions of the axes whose size is the caller's."""
-        return tuple(at for at, axis in enumerate(self.axes) if isinstance(axis, str))
 
 
 @dataclass(frozen=True)

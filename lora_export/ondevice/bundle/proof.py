@@ -24,9 +24,11 @@ from lora_export.ondevice.judge.decoding import (
     with_buffers,
     without_cache,
 )
-from lora_export.ondevice.judge.golden_checks import Bound, TwoGraphs, check_graph
+from lora_export.ondevice.judge.golden_checks import check_graph
 from lora_export.ondevice.judge.golden_files import read_arrays, read_golden
 from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
+from lora_export.ondevice.judge.pair_runner import PairRunner
+from lora_export.ondevice.judge.preset_runner import PresetRunner
 from lora_export.ondevice.trt.swappable_inputs import padded
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.bundle.bundle_index import Index
     from lora_export.ondevice.bundle.runtimes import Runtime
-    from lora_export.ondevice.judge.decoding import Graph
+    from lora_export.ondevice.graph_runner import GraphRunner
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.golden_files import Golden
 
@@ -90,7 +92,7 @@ def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell)
     with _opened(root, index, runtime, name) as graph:
         try:
             return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, UsageError) as error:
             msg = f"{check.golden!r} and the graph {check.graph!r} do not fit each other: {error}"
             raise InputError(msg, hint="Pack the bundle again.") from error
 
@@ -102,20 +104,20 @@ def _whole(golden: Golden, buffers: Mapping[str, Sequence[Any]]) -> Golden:
 
 
 @contextlib.contextmanager
-def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[Graph]:
+def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[GraphRunner]:
     """Yield the graph of a check, with what it is fed beside its inputs; close it at the end."""
     check = index.contents.checks[name]
-    with contextlib.closing(runtime.open(check.graph, check.refit)) as graph:
+    with runtime.open(check.graph, check.refit) as graph:
         if check.encoder is not None:
             empty = {each: (row[0], row[1], row[2]) for each, row in check.empty.items()}
-            with contextlib.closing(runtime.open(check.encoder)) as encoder:
-                yield TwoGraphs(encoder, graph, empty)
+            with runtime.open(check.encoder) as encoder:
+                yield PairRunner(encoder, graph, empty)
             return
         values: dict[str, Array] = {}
         if check.pack is not None:
             rank = runtime.smallest_rank(check.graph)
             values = padded(read_values(root / check.pack), rank)
-        yield Bound(graph, values, row=check.row, width=check.width)
+        yield PresetRunner(graph, values, row=check.row, width=check.width)
 
 
 def measure(
@@ -163,7 +165,7 @@ def measure(
     return rows
 
 
-def _stages(base: Graph, feeds: dict[str, Array]) -> dict[str | None, dict[str, Array]]:
+def _stages(base: GraphRunner, feeds: dict[str, Array]) -> dict[str | None, dict[str, Array]]:
     """Return the inputs of each thing that is measured: one, or a prefill and a step behind it."""
     past = [name for name in feeds if name.startswith(PAST)]
     if not past:
@@ -188,7 +190,7 @@ def _stages(base: Graph, feeds: dict[str, Array]) -> dict[str | None, dict[str, 
 
 
 def _row(
-    graphs: tuple[Graph, Graph],
+    graphs: tuple[GraphRunner, GraphRunner],
     feeds: Mapping[str, Array],
     *,
     rounds: int,

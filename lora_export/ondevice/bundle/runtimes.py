@@ -9,11 +9,10 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lora_export.ondevice.bundle.ort_runner import OrtGraph, onnxruntime_version
 from lora_export.ondevice.bundle.tensor_values import read_values
 from lora_export.ondevice.device_errors import DeviceError, MissingRuntimeError, UnsupportedError
-from lora_export.ondevice.judge.decoding import Graph
 from lora_export.ondevice.judge.golden_files import read_arrays
+from lora_export.ondevice.ort.ort_session import OrtSession, onnxruntime_version
 from lora_export.ondevice.trt.api import import_tensorrt, is_double
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.bundle.bundle_index import Index
     from lora_export.ondevice.bundle.contents import Check, EngineSource
+    from lora_export.ondevice.graph_runner import GraphRunner
 
 __all__ = ["RUNTIMES", "Runtime", "open_runtime"]
 
@@ -60,20 +60,13 @@ class Runtime(Protocol):
     def smallest_rank(self, stem: str) -> int:
         """Return the smallest rank of an adapter's factors that a graph takes; 0 for any."""
 
-    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+    def open(self, stem: str, refit: str | None = None) -> GraphRunner:
         """Return a graph, ready to be run; with other weights of the base's, where it takes them.
 
         Args:
             stem: The graph.
             refit: A file of weights that belong into the base's engine.
         """
-
-
-class OpenGraph(Graph, Protocol):
-    """A graph that holds memory until it is closed."""
-
-    def close(self) -> None:
-        """Give the memory back."""
 
 
 def open_runtime(name: str | None, root: Path, index: Index) -> Runtime:
@@ -131,10 +124,10 @@ class OrtRuntime:
         del stem
         return 0
 
-    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+    def open(self, stem: str, refit: str | None = None) -> GraphRunner:
         """Return a session of a graph; a merged graph has its weights."""
         del refit
-        return OrtGraph(self._root / self._graphs[stem].onnx)
+        return OrtSession(self._root / self._graphs[stem].onnx)
 
 
 class TrtRuntime:
@@ -212,7 +205,7 @@ class TrtRuntime:
         """Return the smallest rank that a profile of the graph's engine covers."""
         return smallest_rank(BuildSettings.from_json(self._engine(stem).settings).profiles)
 
-    def open(self, stem: str, refit: str | None = None) -> OpenGraph:
+    def open(self, stem: str, refit: str | None = None) -> GraphRunner:
         """Return a runner of a built engine, or the base's engine with an adapter's weights."""
         if refit is not None and self._graphs[stem].engine is None:
             return self._refitted(refit)
@@ -226,7 +219,7 @@ class TrtRuntime:
             defaults=None if defaults is None else read_arrays(self._root / defaults),
         )
 
-    def _refitted(self, file: str) -> OpenGraph:
+    def _refitted(self, file: str) -> GraphRunner:
         source = self._engine(_BASE)
         live, _ = open_live(
             self._root,

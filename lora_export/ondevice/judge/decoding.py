@@ -21,12 +21,14 @@ from lora_export.ondevice.device_errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lora_export.ondevice.graph_runner import GraphRunner
+
 __all__ = [
+    "DECODER_IDS",
     "PAST",
     "PRESENT",
     "WRITE_INDICES",
-    "Graph",
-    "StepDecoder",
+    "Decoder",
     "decode_in_pieces",
     "on_static_cache",
     "run_in_pieces",
@@ -44,29 +46,30 @@ PRESENT: Final = "present."
 WRITE_INDICES: Final = "write_indices"
 """Where each row of a batch has its new positions written in a static cache (ONNX's own name)."""
 
+DECODER_IDS: Final = "decoder_input_ids"
+"""What the decoder reads where an encoder has inputs of its own."""
+
 _STEPS: Final = 2
 """Single steps at the end of a case, where it is long enough."""
 
 
-class Graph(Protocol):
-    """Something that computes named outputs from named inputs."""
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs for `feeds`."""
-
-
-class StepDecoder(Protocol):
+class Decoder(Protocol):
     """A decoder that remembers the positions it has seen."""
 
     def start(self, batch: int) -> None:
         """Forget what was seen; `batch` rows follow."""
 
     def logits(self, feeds: Mapping[str, Array]) -> Array:
-        """Run new positions; return their logits, ``[batch, new, vocabulary]``."""
+        """Run new positions; return their logits, ``[batch, new, vocabulary]``.
+
+        Args:
+            feeds: ``input_ids`` and, where the model reads them, ``position_ids`` ``[batch, new]``
+                and ``attention_mask`` ``[batch, seen + new]``; int64.
+        """
 
 
 def run_in_pieces(
-    graph: Graph,
+    graph: GraphRunner,
     feeds: Mapping[str, Array],
     output: str,
     *,
@@ -102,7 +105,7 @@ def run_in_pieces(
     return pieces[-1] if last else np.concatenate(pieces, axis=1)
 
 
-def decode_in_pieces(decoder: StepDecoder, ids: Array) -> Array:
+def decode_in_pieces(decoder: Decoder, ids: Array) -> Array:
     """Return the logits ``[batch, length, vocabulary]`` of `ids`, in pieces, with the cache.
 
     Args:

@@ -1,19 +1,18 @@
 """A graph checked against its golden outputs, as a row of a report.
 
-A graph is anything with ``run(feeds) -> outputs``: a session of ONNX Runtime, an engine of
-TensorRT. What it is fed beside the golden inputs (an adapter, a row's number) is merged in by
-`Bound`; a decoder runs in pieces, a prefill and single steps; an encoder and a decoder run as one.
+What a graph is given beside the golden inputs (an adapter, a row's number) a `PresetRunner` adds. A
+decoder runs in pieces, a prefill and single steps; an encoder and a decoder run as one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.ondevice.judge.decoding import PAST, PRESENT, run_in_pieces
+from lora_export.ondevice.judge.decoding import PAST, run_in_pieces
 from lora_export.ondevice.judge.golden_files import Case, Golden, valid_rows
 from lora_export.ondevice.judge.metrics import compare
 from lora_export.ondevice.judge.tolerances import EFFECT_SHARE, Verdict, judge, tolerance_of
@@ -21,15 +20,12 @@ from lora_export.ondevice.judge.tolerances import EFFECT_SHARE, Verdict, judge, 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.ondevice.judge.decoding import Graph
+    from lora_export.ondevice.graph_runner import GraphRunner
     from lora_export.ondevice.judge.metrics import MetricsTable
 
 __all__ = [
-    "DECODER_IDS",
-    "Bound",
     "CheckRow",
     "Reading",
-    "TwoGraphs",
     "check_graph",
     "joined",
     "judge_outputs",
@@ -37,11 +33,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-
-DECODER_IDS: Final = "decoder_input_ids"
-"""What the decoder reads where an encoder has inputs of its own."""
-
-_MASK: Final = "attention_mask"
 
 
 class _Judged(TypedDict):
@@ -80,67 +71,6 @@ class Reading:
     last: bool
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A graph with inputs that are the same for every run: an adapter's values, a row's number.
-
-    Attributes:
-        graph: The graph.
-        values: Inputs for every run.
-        row: The row of a batched graph that every row of a batch has; None for other graphs.
-        width: How many of the logits an adapter's row has; None for all.
-    """
-
-    graph: Graph
-    values: Mapping[str, Array] = field(default_factory=dict, repr=False)
-    row: int | None = None
-    width: int | None = None
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph once."""
-        bound = {**feeds, **self.values}
-        if self.row is not None:
-            rows = len(next(iter(feeds.values())))  # of texts, of images
-            bound["adapter_ids"] = np.full(rows, self.row, np.int64)
-        found = self.graph.run(bound)
-        if self.width is not None:
-            found = {name: each[..., : self.width] for name, each in found.items()}
-        return found
-
-
-@dataclass(frozen=True)
-class TwoGraphs:
-    """An encoder and a decoder as one graph.
-
-    Attributes:
-        encoder: Returns ``present.{i}.encoder.*``, which the decoder reads in every run.
-        decoder: Reads and returns ``{i}.decoder.*``, its cache.
-        empty: Heads, width and dtype of each input of the decoder's own cache.
-    """
-
-    encoder: Graph
-    decoder: Graph
-    empty: Mapping[str, tuple[int, int, str]]
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Encode, then decode ``decoder_input_ids`` in pieces; return the logits."""
-        seen = self.encoder.run(feeds)
-        fixed = {
-            PAST + name[len(PRESENT) :]: each
-            for name, each in seen.items()
-            if name.startswith(PRESENT)
-        }
-        if _MASK in feeds:
-            fixed[f"encoder_{_MASK}"] = feeds[_MASK]
-        ids = feeds[DECODER_IDS]
-        past = {
-            name: np.zeros((len(ids), heads, 0, width), dtype)
-            for name, (heads, width, dtype) in self.empty.items()
-        }
-        decoder = Bound(self.decoder, fixed)
-        return {"logits": run_in_pieces(decoder, {"input_ids": ids, **past}, "logits")}
-
-
 def joined(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
     """Return one array of the outputs called `names`: several are stacked on a last axis."""
     if len(names) == 1:
@@ -149,7 +79,7 @@ def joined(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
 
 
 def read_output(
-    graph: Graph, feeds: Mapping[str, Array], reading: Reading, *, switch: int | None = None
+    graph: GraphRunner, feeds: Mapping[str, Array], reading: Reading, *, switch: int | None = None
 ) -> Array:
     """Return what a graph computes of `feeds`, as the reference gives it.
 
@@ -165,7 +95,7 @@ def read_output(
 
 
 def check_graph(
-    graph: Graph, golden: Golden, reading: Reading, *, dtype: str
+    graph: GraphRunner, golden: Golden, reading: Reading, *, dtype: str
 ) -> tuple[Verdict, CheckRow]:
     """Compare a graph with its golden outputs; return the verdict and the report's row.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.trt.api import Log, array_of, numpy_dtype
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.trt_runner import TrtRunner
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import tensorrt as trt
 
+    from lora_export.ondevice.graph_runner import Input
     from lora_export.ondevice.trt.cuda import Cuda
 
     Array = np.ndarray[Any, Any]
@@ -148,7 +150,7 @@ def serialized(engine: trt.ICudaEngine) -> Any:
     return plan
 
 
-class LiveEngine:
+class LiveEngine(GraphRunner):
     """An engine in use whose weights can be swapped: whole, or not at all.
 
     During a swap two engines are in memory. Every swap begins with the plan, so that going back to
@@ -170,6 +172,8 @@ class LiveEngine:
         self._options = options
         self._log = Log()
         self._runner = self._opened(self._loaded())
+        self.inputs, self.outputs = self._runner.inputs, self._runner.outputs
+        self.optional: Mapping[str, Input] = self._runner.optional
 
     def _loaded(self) -> trt.ICudaEngine:
         return deserialize(self._plan, self._log, version_compatible=self._compatible)

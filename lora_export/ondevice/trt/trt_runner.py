@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.graph_runner import GraphRunner, Input
 from lora_export.ondevice.trt.api import array_of, from_bfloat16, numpy_dtype
 from lora_export.ondevice.trt.build_settings import ShapeRange, shape_fits
 from lora_export.ondevice.trt.cuda import DeviceBuffer
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import tensorrt as trt
-    from typing_extensions import Self
 
     from lora_export.ondevice.trt.cuda import Cuda
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["TrtRunner"]
 
 
-class TrtRunner:
+class TrtRunner(GraphRunner):
     """One engine and one execution context; not thread-safe.
 
     `lora_export.ondevice.trt.plan_opening.open_plan` makes one of a plan and its record.
@@ -40,9 +40,7 @@ class TrtRunner:
             graph takes.
 
     Attributes:
-        inputs: The inputs' names.
-        optional: Those of them that have a default.
-        outputs: The outputs' names.
+        profiles: The shapes that each profile covers, by input.
 
     Raises:
         DeviceError: The device has too little memory.
@@ -64,9 +62,10 @@ class TrtRunner:
         self._defaults = dict(defaults or {})
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         ins = {each for each in names if engine.get_tensor_mode(each) == trt.TensorIOMode.INPUT}
-        self.inputs = tuple(each for each in names if each in ins)
+        self._inputs = tuple(each for each in names if each in ins)
+        self.inputs = tuple(each for each in self._inputs if each not in self._defaults)
+        self.optional = {e: self._input(e) for e in self._inputs if e in self._defaults}
         self.outputs = tuple(each for each in names if each not in ins)
-        self.optional = tuple(each for each in self.inputs if each in self._defaults)
         self.profiles = tuple(map(self._ranges, range(engine.num_optimization_profiles)))
         self._buffers = {each: DeviceBuffer(cuda) for each in names}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -80,13 +79,18 @@ class TrtRunner:
         self._context: trt.IExecutionContext = context
         self._stream = cuda.create_stream()
 
+    def _input(self, name: str) -> Input:
+        dtype, _ = numpy_dtype(self._engine.get_tensor_dtype(name))
+        sizes = self._engine.get_tensor_shape(name)
+        return Input(name, dtype, tuple("" if size < 0 else int(size) for size in sizes))
+
     def _ranges(self, profile: int) -> dict[str, ShapeRange]:
         """Return the shapes of every input that a profile covers."""
         return {
             name: ShapeRange(
                 *(tuple(each) for each in self._engine.get_tensor_profile_shape(name, profile))
             )
-            for name in self.inputs
+            for name in self._inputs
         }
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,7 +137,7 @@ class TrtRunner:
         if self._closed:
             msg = "the engine was closed"
             raise DeviceError(msg, kind="usage")
-        values = {name: self._value(name, feeds) for name in self.inputs}
+        values = {name: self._value(name, feeds) for name in self._inputs}
         changed = self._prepare({name: each.shape for name, each in values.items()})
         for name, each in values.items():
             self._cuda.copy_to_device(self._buffers[name].address, each, self._stream)
@@ -145,7 +149,7 @@ class TrtRunner:
             given = self._defaults.get(name)
         if given is None:
             msg = f"the engine also reads {name!r}"
-            raise DeviceError(msg, hint=f"Its inputs: {', '.join(self.inputs)}.", kind="usage")
+            raise DeviceError(msg, hint=f"Its inputs: {', '.join(self._inputs)}.", kind="usage")
         return array_of(given, name, self._engine.get_tensor_dtype(name))
 
     def _prepare(self, shapes: dict[str, tuple[int, ...]]) -> bool:
@@ -264,14 +268,6 @@ class TrtRunner:
             buffer.close()
         self._cuda.destroy_stream(self._stream)
         del self._context, self._engine
-
-    def __enter__(self) -> Self:
-        """Return the runner."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
 
 
 def _distance(shapes: Mapping[str, tuple[int, ...]], ranges: Mapping[str, ShapeRange]) -> float:

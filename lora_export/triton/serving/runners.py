@@ -52,7 +52,7 @@ class Settings:
 
 
 def crashing_optimizers(version: str) -> list[str]:
-    """Return the optimizers to disable; the same as in lora_export.ondevice.bundle.ort_runner."""
+    """Return the optimizers to disable; the same as in lora_export.ondevice.ort.ort_session."""
     found = re.match(r"(\d+)\.(\d+)", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     return ["FuseFp16InitializerToFp32NodeTransformer"] if (1, 23) <= number < (1, 30) else []

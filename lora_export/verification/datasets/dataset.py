@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.signature import Signature
     from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.verification.datasets.kind import Examples, Kind, Metric
-    from lora_export.verification.datasets.questions import Answers, Asked
+    from lora_export.verification.datasets.questions import Answers, Model
 
 __all__ = [
     "Dataset",
@@ -202,7 +202,7 @@ def load_dataset(
     return Dataset(kind, name, reading, examples)
 
 
-def predict(dataset: Dataset, model: Asked) -> Answers:
+def predict(dataset: Dataset, model: Model) -> Answers:
     """Return what `model` says of each example."""
     return dataset.kind.ask(dataset.examples, dataset.reading, model)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.graph.spec.signature import Signature
-    from lora_export.verification.datasets.questions import Answers, Asked
+    from lora_export.verification.datasets.questions import Answers, Model
 
 __all__ = [
     "BATCH",
@@ -147,7 +147,7 @@ class Kind:
 
     fields: str
     read: Callable[[Sequence[tuple[int, dict[str, Any]]], Reading], Examples]
-    ask: Callable[[Examples, Reading, Asked], Answers]
+    ask: Callable[[Examples, Reading, Model], Answers]
     metrics: Mapping[str, Metric]
     same: Callable[[Any, Any, float], bool]
 
@@ -157,7 +157,7 @@ def batches(rows: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def run_batches(examples: Examples, model: Asked) -> Iterator[tuple[Mapping[str, Array], Array]]:
+def run_batches(examples: Examples, model: Model) -> Iterator[tuple[Mapping[str, Array], Array]]:
     """Yield each batch and the model's output for its examples."""
     left = len(examples.expected)
     for batch in examples.batches:

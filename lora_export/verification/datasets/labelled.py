@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.verification.datasets.kind import Reading
-    from lora_export.verification.datasets.questions import Asked
+    from lora_export.verification.datasets.questions import Model
 
 __all__ = ["CLASSES", "NUMBERS", "TAGS"]
 
@@ -58,7 +58,7 @@ def _read_classes(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
     return _of_texts(rows, reading, expected)
 
 
-def _ask_classes(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask_classes(examples: Examples, reading: Reading, model: Model) -> Answers:
     del reading
     found = [output for _, output in run_batches(examples, model)]
     logits = np.concatenate(found).astype(np.float64)
@@ -113,7 +113,7 @@ def _finite_number(value: object) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _ask_numbers(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask_numbers(examples: Examples, reading: Reading, model: Model) -> Answers:
     del reading
     found = [output for _, output in run_batches(examples, model)]
     return Answers(np.concatenate(found).astype(np.float64)[:, 0].tolist())
@@ -172,7 +172,7 @@ def _words(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(w, str) and w for w in value)
 
 
-def _ask_tags(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask_tags(examples: Examples, reading: Reading, model: Model) -> Answers:
     del reading
     values: list[list[int | None]] = []
     margins: list[float] = []

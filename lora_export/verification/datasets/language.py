@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_export.verification.datasets.kind import Reading
-    from lora_export.verification.datasets.questions import Asked
+    from lora_export.verification.datasets.questions import Model
 
 __all__ = ["TEXTS", "WRITTEN"]
 
@@ -60,7 +60,7 @@ def _read_texts(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) ->
     return Examples(texts, [None] * len(texts), made, cut=count_cut(encodings))
 
 
-def _ask_texts(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask_texts(examples: Examples, reading: Reading, model: Model) -> Answers:
     """Return ``[−Σ log p, tokens]`` of each text: of every token behind the first."""
     del reading
     values: list[list[float]] = []
@@ -118,7 +118,7 @@ def _read_written(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) 
     return Examples(prompts, expected, batches(encodings, _WRITTEN_BATCH), cut=count_cut(encodings))
 
 
-def _ask_written(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask_written(examples: Examples, reading: Reading, model: Model) -> Answers:
     stop = stop_tokens(*map(dict, reading.settings))
     texts: list[str] = []
     for batch in examples.batches:

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.graph.spec.signature import PAST
+from lora_export.ondevice.judge.decoding import Decoder
 from lora_export.verification.inputs.random_inputs import DECODER_IDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from lora_export.runtime.text_generation import Decoder
 
-__all__ = ["Answers", "Asked", "Uncached"]
+__all__ = ["Answers", "Model", "RecomputingModel"]
 
 Array = npt.NDArray[Any]
 
@@ -35,8 +35,8 @@ class Answers:
     margins: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
 
-class Asked(Protocol):
-    """A model that can be asked."""
+class Model(Protocol):
+    """A model as a data set asks it: the task's output for inputs, and a decoder for texts."""
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         """Return the task's output for `feeds`."""
@@ -46,7 +46,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Uncached:
+class RecomputingModel:
     """A model without a cache: to write a text, it is run again from the beginning for each token.
 
     Attributes:
@@ -67,10 +67,10 @@ class Uncached:
         return _Rerun(self, fixed)
 
 
-class _Rerun:
-    """See `lora_export.runtime.text_generation.Decoder`."""
+class _Rerun(Decoder):
+    """A decoder that remembers the text, and runs all of it for every position."""
 
-    def __init__(self, model: Uncached, fixed: Mapping[str, Array]) -> None:
+    def __init__(self, model: RecomputingModel, fixed: Mapping[str, Array]) -> None:
         self._model = model
         self._fixed = fixed
         self._seen: dict[str, Array] = {}
@@ -80,8 +80,8 @@ class _Rerun:
         del batch
         self._seen = {}
 
-    def step(self, feeds: Mapping[str, Array]) -> Array:
-        """Return the logits of the last position, ``[batch, vocabulary]``."""
+    def logits(self, feeds: Mapping[str, Array]) -> Array:
+        """Return the logits of the new positions, ``[batch, new, vocabulary]``."""
         for name in ("input_ids", "position_ids"):
             before = [self._seen[name]] if name in self._seen else []
             self._seen[name] = np.concatenate([*before, feeds[name]], axis=1)
@@ -91,4 +91,4 @@ class _Rerun:
             given = {**self._seen, "attention_mask": feeds["attention_mask"]}
             names = [name for name in self._model.inputs if not name.startswith(PAST)]
             given = {name: given[name] for name in names if name in given}
-        return self._model.compute(given)[:, -1]
+        return self._model.compute(given)[:, -feeds["input_ids"].shape[1] :]

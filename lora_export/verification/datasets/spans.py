@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lora_export.verification.datasets.kind import Reading
-    from lora_export.verification.datasets.questions import Asked
+    from lora_export.verification.datasets.questions import Model
 
 __all__ = ["SPANS", "answers_of", "exact_parts", "same_text"]
 
@@ -68,7 +68,7 @@ def _encoded(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> li
     return found
 
 
-def _ask(examples: Examples, reading: Reading, model: Asked) -> Answers:
+def _ask(examples: Examples, reading: Reading, model: Model) -> Answers:
     del reading
     values: list[str | None] = []
     margins: list[float] = []

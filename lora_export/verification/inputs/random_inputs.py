@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import UnsupportedError
-from lora_export.ondevice.judge.decoding import PAST, WRITE_INDICES, on_static_cache
-from lora_export.ondevice.judge.golden_checks import DECODER_IDS
+from lora_export.ondevice.judge.decoding import DECODER_IDS, PAST, WRITE_INDICES, on_static_cache
 from lora_export.ondevice.judge.golden_files import Case
 from lora_export.weights.positions import longest_text
 

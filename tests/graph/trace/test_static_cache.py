@@ -53,7 +53,9 @@ def pair(request: pytest.FixtureRequest) -> Any:
 
 
 def decoder_of(graph: Graph, in_place: bool | None = None) -> OrtDecoder:
-    runner: Any = SimpleNamespace(session=graph.session, adapter={}, complete=lambda feeds: feeds)
+    runner: Any = SimpleNamespace(
+        session=graph.session, adapter={}, narrow=frozenset(), complete=lambda feeds: feeds
+    )
     return OrtDecoder(runner, in_place=in_place)
 
 
@@ -148,7 +150,7 @@ def test_more_than_the_buffers_hold_is_refused(pair: Any) -> None:
     ids = np.ones((1, ROOM + 1), np.int64)
     feeds = {"input_ids": ids, "attention_mask": ids, "position_ids": ids}
     with pytest.raises(UsageError, match=f"room for {ROOM} positions, not for {ROOM + 1}"):
-        decoder.step(feeds)
+        decoder.logits(feeds)
 
 
 def test_model_that_reads_positions_off_its_keys_is_refused() -> None:

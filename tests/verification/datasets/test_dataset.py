@@ -21,7 +21,7 @@ from lora_export.verification.datasets.dataset import (
 from lora_export.verification.datasets.kind import Examples, Reading
 from lora_export.verification.datasets.labelled import CLASSES
 from lora_export.verification.datasets.language import TEXTS
-from lora_export.verification.datasets.questions import Answers, Uncached
+from lora_export.verification.datasets.questions import Answers, RecomputingModel
 from lora_export.weights.companion_files import companion_files
 from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 
@@ -321,7 +321,7 @@ def test_a_span_is_the_likeliest_of_the_context(load):
     logits[0, 0] = 50  # the question answers nothing
     logits[0, first, 1] = 9  # an end before the start
     logits[0, last, 0] = 2.5
-    answers = predict(found, Uncached(lambda feeds: logits, ()))
+    answers = predict(found, RecomputingModel(lambda feeds: logits, ()))
     oracle = {
         (start, end): logits[0, start, 0] + logits[0, end, 1]
         for start in range(first, last + 1)
@@ -344,7 +344,7 @@ def dataset(*labels: int) -> Dataset:
 
 def test_predictions_are_the_largest_logit_and_its_margin():
     logits = np.array([[1.0, 3.0, 2.0], [5.0, -5.0, 0.0]], np.float32)
-    found = predict(dataset(0, 0), Uncached(lambda feeds: logits[feeds["x"][0]], ("x",)))
+    found = predict(dataset(0, 0), RecomputingModel(lambda feeds: logits[feeds["x"][0]], ("x",)))
     assert found.values == [1, 0]
     sizes = np.sqrt((logits.astype(np.float64) ** 2).mean(-1))
     np.testing.assert_allclose(found.margins, [1.0 / sizes[0], 5.0 / sizes[1]], rtol=1e-12)
@@ -354,9 +354,9 @@ def test_predictions_are_the_largest_logit_and_its_margin():
 def test_logits_that_are_no_numbers_are_no_answer(bad, load):
     """`argmax` of them is the first: without this, a broken row counts as class 0."""
     logits = np.array([[bad, 1.0, 2.0], [9.0, 1.0, 2.0]])
-    found = predict(dataset(0, 0), Uncached(lambda feeds: logits[feeds["x"][0]], ("x",)))
+    found = predict(dataset(0, 0), RecomputingModel(lambda feeds: logits[feeds["x"][0]], ("x",)))
     assert found.values == [None, 0]
-    good = predict(dataset(0, 0), Uncached(lambda feeds: logits[[1]], ("x",)))
+    good = predict(dataset(0, 0), RecomputingModel(lambda feeds: logits[[1]], ("x",)))
     row, differing = score(dataset(0, 0), found, good, tolerance=1e-5)
     assert (row.graph, row.reference) == (0.5, 1.0)
     assert row.clear_disagreements == 1
@@ -368,7 +368,7 @@ def test_words_and_spans_of_broken_logits_are_no_answers(load):
     tags = load(json.dumps({"tokens": ["w3", "w4"], "tags": ["stop", "go"]}),
                 task="token-classification")  # fmt: skip
     logits = np.array([[[9.0, 0, 0], [np.nan, 9.0, 0]]])
-    found = predict(tags, Uncached(lambda feeds: logits, ()))
+    found = predict(tags, RecomputingModel(lambda feeds: logits, ()))
     assert found.values == [[0, None]]
     for metric in tags.kind.metrics.values():
         parts = metric.parts(found.values, tags.examples.expected, LABELS)
@@ -376,9 +376,9 @@ def test_words_and_spans_of_broken_logits_are_no_answers(load):
     row = {"question": "w9", "context": "w3 w4", "answers": ["w3"]}
     spans = load(json.dumps(row), task="question-answering")
     shape = (1, len(spans.examples.notes[0][1].ids), 2)
-    said = predict(spans, Uncached(lambda feeds: np.full(shape, np.nan), ()))
+    said = predict(spans, RecomputingModel(lambda feeds: np.full(shape, np.nan), ()))
     assert said.values == [None]
-    reference = predict(spans, Uncached(lambda feeds: np.ones(shape), ()))
+    reference = predict(spans, RecomputingModel(lambda feeds: np.ones(shape), ()))
     scored, _ = score(spans, said, reference, tolerance=1e-5)
     assert (scored.graph, scored.disagreements) == (0.0, 1)
 

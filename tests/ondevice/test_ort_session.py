@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.ondevice.bundle.ort_runner import OrtGraph, crashing_optimizers
 from lora_export.ondevice.device_errors import InputError, MissingRuntimeError
+from lora_export.ondevice.ort.ort_session import OrtSession, crashing_optimizers
 from lora_export.runtime.ort import open_session
 from lora_export.triton.serving import runners
 
@@ -62,7 +62,7 @@ def test_every_session_goes_without_it(tmp_path, monkeypatch):
     path = save(tmp_path / "g.onnx")
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
-    OrtGraph(path)
+    OrtSession(path)
     open_session(path)
     runners.open_session(path, runners.Settings())
     assert seen == [FUSING] * 3
@@ -71,8 +71,8 @@ def test_every_session_goes_without_it(tmp_path, monkeypatch):
 def test_a_float16_default_that_is_an_input_is_opened_whatever_the_version(tmp_path):
     path = save(tmp_path / "g.onnx")
     code = (
-        "import pathlib, sys; from lora_export.ondevice.bundle.ort_runner import OrtGraph; "
-        "OrtGraph(pathlib.Path(sys.argv[1]))"
+        "import pathlib, sys; from lora_export.ondevice.ort.ort_session import OrtSession; "
+        "OrtSession(pathlib.Path(sys.argv[1]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
     assert done.returncode == 0
@@ -80,10 +80,10 @@ def test_a_float16_default_that_is_an_input_is_opened_whatever_the_version(tmp_p
 
 def test_an_onnxruntime_older_than_the_graph_is_told_apart_from_damage(tmp_path):
     path = save(tmp_path / "new.onnx", ir_version=99)
-    for opens in (OrtGraph, open_session):
+    for opens in (OrtSession, open_session):
         with pytest.raises(MissingRuntimeError, match=r"too old for .*new\.onnx") as caught:
             opens(path)
         assert "pip install -U onnxruntime" in (caught.value.hint or "")
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="Copy the bundle again"):
-        OrtGraph(tmp_path / "bad.onnx")
+    with pytest.raises(InputError, match="copy or export it again"):
+        OrtSession(tmp_path / "bad.onnx")

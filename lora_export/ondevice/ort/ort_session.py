@@ -1,0 +1,199 @@
+"""A graph in ONNX Runtime: opened, run, closed; its errors are translated here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.ondevice.device_errors import (
+    ExportDirectoryError,
+    InputError,
+    LoraExportError,
+    MissingRuntimeError,
+    UnsupportedError,
+    UsageError,
+)
+from lora_export.ondevice.graph_runner import GraphRunner, Input
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import onnxruntime
+
+    from lora_export.ondevice.graph_runner import Array
+
+__all__ = ["CPU", "OrtSession", "crashing_optimizers", "onnxruntime_version", "run_error"]
+
+CPU: Final = "CPUExecutionProvider"
+
+_ERRORS_ONLY: Final = 3
+_FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
+_FUSING_CRASHES: Final = ((1, 23), (1, 30))
+"""From the first of these versions up to the second."""
+
+_TOO_NEW: Final = re.compile(r"Unsupported model IR version|Opset \d+ is under development")
+"""What an ONNX Runtime says that is older than a graph."""
+_OUTSIDE: Final = re.compile(r"out of data bounds, idx=(-?\d+) .*\[-?\d+,(-?\d+)\]")
+"""What the kernel of ``Gather`` says."""
+_DTYPES: Final = {"float": "float32", "double": "float64"}
+"""What ONNX Runtime calls dtypes, where that is not our name."""
+
+
+def onnxruntime_version() -> str:
+    """Return the version of ONNX Runtime.
+
+    Raises:
+        MissingRuntimeError: It is not installed, or cannot be loaded.
+    """
+    try:
+        import onnxruntime
+    except Exception as error:  # a broken installation raises what it likes
+        msg = f"ONNX Runtime cannot be imported: {error}"
+        raise MissingRuntimeError(msg, hint="Install it: pip install onnxruntime") from error
+    version: str = onnxruntime.__version__
+    return version
+
+
+def crashing_optimizers(version: str) -> list[str]:
+    """Return the graph optimizers that a version of ONNX Runtime has to go without.
+
+    Of 1.23 to 1.29 the one that widens float16 initializers ends the process on those that are
+    inputs too, as a swappable graph has them (microsoft/onnxruntime, pull request 32143).
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    first, fixed = _FUSING_CRASHES
+    return [_FUSING] if first <= number < fixed else []
+
+
+def run_error(error: Exception) -> LoraExportError:
+    """Return the error to raise where ONNX Runtime, or a kernel of it, refuses to run inputs."""
+    text = _first_line(error)
+    if found := _OUTSIDE.search(text):
+        msg = f"an input holds or leads to the index {found[1]}, and a table of the model ends at "
+        hint = "A token is not in the vocabulary, or a text is longer than the model has positions."
+        return UsageError(f"{msg}{found[2]}", hint=hint)
+    msg = f"the graph failed in ONNX Runtime: {text}"
+    return ExportDirectoryError(msg, hint="Report this with the whole output.")
+
+
+class OrtSession(GraphRunner):
+    """One session of one graph; its threads rest between runs, so that sessions do not disturb.
+
+    Args:
+        path: The ``.onnx`` file; its weights lie beside it.
+        provider: The execution provider, by its full name.
+        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        initializers: Values that take the place of those in the weight files, of the same shapes
+            and dtypes. ONNX Runtime copies or repacks them while it opens the graph (tried up to
+            1.32), and does not look at them afterwards.
+        prepack: Whether constant weights are packed, which may change the order of sums.
+
+    Attributes:
+        session: ONNX Runtime's own object, for those who bind its inputs.
+        narrow: The inputs that are int32, where users hold int64.
+
+    Raises:
+        MissingRuntimeError: ONNX Runtime is not installed or older than the graph, or the provider
+            does not start.
+        ExportDirectoryError: The graph or its weights are damaged or missing.
+        UnsupportedError: The provider has no kernel for something in the graph.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        provider: str = CPU,
+        threads: int = 0,
+        initializers: Mapping[str, onnxruntime.OrtValue] | None = None,
+        prepack: bool = True,
+    ) -> None:
+        self.session: Any = _open(path, provider, threads, initializers or {}, prepack=prepack)
+        self.path = path
+        inputs = self.session.get_inputs()
+        self.inputs = tuple(each.name for each in inputs)
+        self.narrow = frozenset(each.name for each in inputs if each.type == "tensor(int32)")
+        self.optional = {e.name: _input(e) for e in self.session.get_overridable_initializers()}
+        self.outputs = tuple(each.name for each in self.session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph once; inputs that it does not have are left out, int32 ones narrowed.
+
+        Raises:
+            InputError: An input is missing, or the graph cannot be run on these.
+            UsageError: An input holds an index that a table of the model does not have.
+        """
+        wanted = {}
+        for name in (*self.inputs, *(each for each in self.optional if each in feeds)):
+            if name not in feeds:
+                msg = f"the graph {self.path.name!r} also reads {name!r}"
+                raise InputError(msg, hint=f"Its inputs: {', '.join(self.inputs)}.")
+            wanted[name] = feeds[name].astype("int32") if name in self.narrow else feeds[name]
+        try:
+            values = self.session.run(None, wanted)
+        except Exception as error:
+            raise run_error(error) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Give the session's memory back."""
+        self.session = None
+
+
+def _open(
+    path: Path,
+    provider: str,
+    threads: int,
+    initializers: Mapping[str, onnxruntime.OrtValue],
+    *,
+    prepack: bool,
+) -> onnxruntime.InferenceSession:
+    version = onnxruntime_version()
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
+    try:
+        if initializers:
+            options.add_external_initializers(list(initializers), list(initializers.values()))
+        session = onnxruntime.InferenceSession(
+            str(path),
+            sess_options=options,
+            providers=[provider],
+            disabled_optimizers=crashing_optimizers(version),
+        )
+    except Exception as error:
+        raise _open_error(error, path, provider) from error
+    started = session.get_providers()
+    if provider not in started:  # ONNX Runtime goes on without it, slowly
+        msg = f"{provider} did not start; ONNX Runtime offers {', '.join(started)} instead"
+        raise MissingRuntimeError(msg, hint="See what its libraries lack: lora-export doctor")
+    return session
+
+
+def _open_error(error: Exception, path: Path, provider: str) -> LoraExportError:
+    text = _first_line(error)
+    if _TOO_NEW.search(text):
+        msg = f"ONNX Runtime {onnxruntime_version()} is too old for {str(path)!r}: {text}"
+        hint = "Install a newer one: pip install -U onnxruntime (--no-deps leaves NumPy as it is)"
+        return MissingRuntimeError(msg, hint=hint)
+    if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
+        msg = f"{provider} cannot run {path.name!r}: {text}"
+        return UnsupportedError(msg, hint="Run it on its target, or choose another dtype.")
+    msg = f"ONNX Runtime cannot open {str(path)!r}: {text}"
+    return ExportDirectoryError(msg, hint="The file is damaged: copy or export it again.")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _input(node: Any) -> Input:
+    word = node.type.removeprefix("tensor(").removesuffix(")")
+    return Input(node.name, _DTYPES.get(word, word), tuple(node.shape))
