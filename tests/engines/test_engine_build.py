@@ -355,13 +355,13 @@ def test_timing_cache_is_kept_and_used(
 def test_removing_an_adapter_takes_its_engines_along(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora_export.commands import add as maintenance
+    from lora_export.commands.remove import remove
 
     install_double(monkeypatch)
     root = export("merged")
     engines.build(root, TARGET)
     assert len(list((root / "engines").glob("*.plan"))) == 2
-    maintenance.remove(root, "one")
+    remove(root, "one")
     assert sorted(each.name for each in (root / "engines").iterdir()) == [
         f"{TARGET}.trt10.3.0.timing",
         f"two.{TARGET}.trt10.3.0.json",
