@@ -251,8 +251,8 @@ def test_copies_of_one_parameter_become_one_initializer(tmp_path) -> None:
     assert [node.input[1] for node in model.graph.node] == ["bert.up.weight"] * 2 + ["other"]
     assert {each.name for each in model.graph.initializer} == {"bert.up.weight", "other"}
     assert set(adopted.kept) == {"other"}
-    assert adopted.report["by_content"] == 2
-    assert [row["initializer"] for row in adopted.report["unmatched"]] == ["other"]
+    assert adopted.report.by_content == 2
+    assert [row.initializer for row in adopted.report.unmatched] == ["other"]
 
 
 def test_other_value_of_a_parameters_name_gives_way(tmp_path) -> None:
