@@ -87,7 +87,8 @@ def _is_strided(value: Any) -> bool:
 
 def _load(path: Path, *, fake: bool, mmap: bool = False) -> Any:
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from lora_export.core.torch_private import FakeTensorMode
 
     mode: contextlib.AbstractContextManager[object] = (
         FakeTensorMode() if fake else contextlib.nullcontext()
@@ -120,6 +121,8 @@ def _tensor(
 ) -> Tensor:
     import torch
 
+    from lora_export.core.torch_private import checkpoint_offset
+
     if not isinstance(value, torch.Tensor):
         msg = f"{name!r} in {str(path)!r} is a {type(value).__name__}, not a tensor"
         raise InputError(msg, hint="Expected the state_dict of a model.")
@@ -128,11 +131,11 @@ def _tensor(
         raw = value.detach().contiguous().view(torch.uint8) if value.ndim else value.detach()
         array = raw.numpy().view(dtype.numpy).reshape(tuple(value.shape))
         return MemoryTensor(name, dtype, array)
-    start = getattr(value.untyped_storage(), "_checkpoint_offset", None)
+    start = checkpoint_offset(value)
     if start is None:
         msg = f"tensor {name!r} in {str(path)!r} has no place in the file"
         raise InputError(msg, hint="Save the weights as safetensors.")
-    start += value.storage_offset() * dtype.itemsize_bytes
+    start += int(value.storage_offset()) * dtype.itemsize_bytes
     if start < 0 or start + value.numel() * dtype.itemsize_bytes > size_bytes:
         msg = f"tensor {name!r} passes the end of {str(path)!r}"
         raise InputError(msg, hint="The file is damaged or incomplete: copy it again.")

@@ -217,11 +217,13 @@ def _class_for(checkpoint: Checkpoint, task: Task, folder: Path) -> Any:
     """
     import transformers
 
+    from lora_export.graph.trace.transformers_private import has_auto_model
+
     auto = getattr(transformers, task.auto_class)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     architectures = checkpoint.config.get("architectures") or [""]
     own = getattr(transformers, str(architectures[0]), None)
-    return auto if own is None or type(config) in auto._model_mapping else own  # noqa: SLF001
+    return auto if own is None or has_auto_model(auto, config) else own
 
 
 def _load_adapter(model: Any, adapter: Adapter) -> Any:

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
-from onnxscript import rewriter
-from onnxscript.optimizer import _constant_folding
 
 from lora_export.graph.nodes.equal_sizes import order_sums
+from lora_export.graph.optimize.onnxscript_private import (
+    constant_folding,
+    local_rewrites,
+    without_prints,
+)
 from lora_export.graph.optimize.opset_nodes import fuse
 from lora_export.graph.optimize.rewrite import rewrite
 
@@ -72,10 +75,8 @@ def _fold_constants(model: ir.Model) -> None:
         common_passes.InlinePass(),
         ir.passes.PassManager(
             [
-                _constant_folding.FoldConstantsPass(
-                    shape_inference=True, input_size_limit=8192, output_size_limit=512 * 512
-                ),
-                rewriter.RewritePass(_rules()),
+                constant_folding(input_size_limit=8192, output_size_limit=512 * 512),
+                local_rewrites(),
                 common_passes.RemoveUnusedNodesPass(),
                 common_passes.RemoveUnusedOpsetsPass(),
             ],
@@ -109,22 +110,10 @@ def _apply(model: ir.Model, *passes: ir.passes.PassBase) -> None:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        ir.passes.Sequential(*passes)(model)
+        with without_prints():
+            ir.passes.Sequential(*passes)(model)
     finally:
         logger.setLevel(level)
-
-
-def _rules() -> list[rewriter.RewriteRule]:
-    """Return onnxscript's local rules but the one that is quadratic in the graph's size.
-
-    ``SlicesSplit`` applied to none of the models tried, and took nine tenths of the folding of a
-    Llama of 22 layers.
-    """
-    return [
-        rule
-        for rule in rewriter._DEFAULT_REWRITE_RULES  # noqa: SLF001  (no public name)
-        if rule.name != "SlicesSplit"
-    ]
 
 
 def _is_swap(node: ir.Node | None) -> bool:

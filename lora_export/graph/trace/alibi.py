@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
+
+from lora_export.core.torch_private import disable_modes
+from lora_export.graph.trace.transformers_private import falcon_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["float32_alibi"]
-
-_MODULES: Final = ("transformers.models.falcon.modeling_falcon",)
-"""Where a ``build_alibi_tensor`` multiplies in bfloat16 whatever the model's dtype is."""
 
 _BUILDER: Final = "build_alibi_tensor"
 _ATTENTION: Final = "FalconAttention"
@@ -77,7 +75,7 @@ def float32_alibi() -> Iterator[None]:
             if dtype == torch.bfloat16:
                 result: torch.Tensor = original(mask, heads, dtype)
                 return result
-            with _disable_current_modes():  # a constant, not part of the trace
+            with disable_modes():  # a constant, not part of the trace
                 one = torch.ones((1, 2), dtype=torch.int64)  # at position 1, the bias is the slope
                 values = original(one, heads, torch.float32)[:, 0, 1].tolist()
             slopes = torch.tensor(values, dtype=torch.float32)
@@ -88,16 +86,15 @@ def float32_alibi() -> Iterator[None]:
 
         return build
 
-    for path in _MODULES:
-        module = importlib.import_module(path)
-        attention = getattr(module, _ATTENTION)
-        for holder, name, change in (
-            (module, _BUILDER, replaced),
-            (attention, "forward", _counted_once),
-        ):
-            original = getattr(holder, name)
-            before.append((holder, name, original))
-            setattr(holder, name, change(original))
+    module = falcon_model()
+    attention = getattr(module, _ATTENTION)
+    for holder, name, change in (
+        (module, _BUILDER, replaced),
+        (attention, "forward", _counted_once),
+    ):
+        original = getattr(holder, name)
+        before.append((holder, name, original))
+        setattr(holder, name, change(original))
     try:
         yield
     finally:

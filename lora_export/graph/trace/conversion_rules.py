@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import conversion_mapping
-from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
-
 from lora_export.core.name_conversions import Conversion
+from lora_export.graph.trace.transformers_private import (
+    PrefixChange,
+    WeightConverter,
+    WeightRenaming,
+    conversion_rules,
+)
 
 __all__ = ["conversions_of", "read_rule"]
 
@@ -16,8 +19,7 @@ _OPERATIONS = {"MergeModulelist": "stack", "Concatenate": "concatenate", "Chunk"
 
 def conversions_of(model: Any) -> tuple[Conversion, ...]:
     """Return the rules of `model`, in the order in which transformers applies them."""
-    rules = conversion_mapping.get_model_conversion_mapping(model)
-    return tuple(read_rule(rule) for rule in rules)
+    return tuple(read_rule(rule) for rule in conversion_rules(model))
 
 
 def read_rule(rule: Any) -> Conversion:

@@ -9,7 +9,7 @@ it is if every operator in it has a translation and none writes to its inputs, a
     3. ``aten.__and__/__or__``  →  ``aten.bitwise_and/or``; ``aten.min.other`` → ``aten.minimum``
 
 Anything else takes the exporter's own way, and so does everything under a torch whose exporter is
-built differently: this reaches into internals (tried with 2.13).
+built differently: this reaches into internals.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from lora_export.core.torch_private import (
+    DECOMPOSE,
+    copy_to_dtype,
+    exporter_passes,
+    implemented_overloads,
+    is_mutable,
+    replaced,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch.export import ExportedProgram
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 __all__ = ["only_needed_decompositions"]
 
@@ -43,28 +51,23 @@ _RENAMED: Final = {
 @contextlib.contextmanager
 def only_needed_decompositions() -> Iterator[None]:
     """Let the exporter decompose only the programs that need it, until the block ends."""
-    try:
-        from torch.onnx._internal.exporter import _decomp, _fx_passes
-
-        always = _fx_passes.decompose_with_registry
-        implemented = _decomp.get_onnx_implemented_overloads
-    except (ImportError, AttributeError):
+    passes: Any = exporter_passes()
+    if passes is None:
         yield
         return
+    always = getattr(passes, DECOMPOSE)
 
-    def decompose(exported_program: ExportedProgram, registry: ONNXRegistry) -> ExportedProgram:
+    def decompose(exported_program: ExportedProgram, registry: Any) -> ExportedProgram:
         module = exported_program.graph_module
-        if not _can_stay(module, set(implemented(registry))):
-            return always(exported_program, registry)
-        _fx_passes.remove_assertion_nodes(module)
+        if not _can_stay(module, implemented_overloads(registry)):
+            decomposed: ExportedProgram = always(exported_program, registry)
+            return decomposed
+        passes.remove_assertion_nodes(module)
         _rewrite(module)
         return exported_program
 
-    _fx_passes.decompose_with_registry = decompose
-    try:
+    with replaced(passes, DECOMPOSE, decompose):
         yield
-    finally:
-        _fx_passes.decompose_with_registry = always
 
 
 def _can_stay(module: torch.fx.GraphModule, supported: set[Any]) -> bool:
@@ -75,10 +78,9 @@ def _can_stay(module: torch.fx.GraphModule, supported: set[Any]) -> bool:
             continue
         if node.op != "call_function":
             return False  # a submodule: control flow
-        schema = getattr(node.target, "_schema", None)
         if "_assert" in str(node.target) or "sym_constrain" in str(node.target):
             continue
-        if node.target not in supported or (schema is not None and schema.is_mutable):
+        if node.target not in supported or is_mutable(node.target):
             return False
     return True
 
@@ -98,6 +100,6 @@ def _rewrite(module: torch.fx.GraphModule) -> None:
                 node.replace_all_uses_with(source)
                 module.graph.erase_node(node)
             else:
-                node.target = aten._to_copy.default  # noqa: SLF001  (the functional form of ``to``)
+                node.target = copy_to_dtype
                 node.args, node.kwargs = (source,), {"dtype": after}
     module.recompile()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 import transformers
 from accelerate import init_empty_weights
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lora_export.core.declarations import classes_of
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.torch_private import FakeTensorMode, own_parameters
 from lora_export.graph.spec.model_settings import plain_settings, refuse_what_is_passed_over
 from lora_export.graph.trace.frequencies import choose_frequencies_in_graph
 from lora_export.graph.trace.traced_pooling import add_dense_layers
@@ -99,10 +99,11 @@ def _make_parameters_fake(model: torch.nn.Module, *, untied: bool) -> None:
     replaced: dict[int, torch.nn.Parameter] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in model.modules():
-            for name, parameter in module._parameters.items():  # noqa: SLF001  (torch's own idiom)
+            table = own_parameters(module)
+            for name, parameter in table.items():
                 if parameter is None:
                     continue
                 if untied or id(parameter) not in replaced:
                     empty = torch.empty(parameter.shape, dtype=parameter.dtype)
                     replaced[id(parameter)] = torch.nn.Parameter(empty, requires_grad=False)
-                module._parameters[name] = replaced[id(parameter)]  # noqa: SLF001
+                table[name] = replaced[id(parameter)]

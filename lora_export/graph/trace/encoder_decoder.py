@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.torch_private import FakeTensorMode
 from lora_export.graph.spec.signature import PAST, PRESENT, Input, Output, Signature, given_inputs
 from lora_export.graph.trace.overflow import AssumeOverflow
+from lora_export.graph.trace.transformers_private import (
+    BaseModelOutput,
+    DynamicCache,
+    DynamicLayer,
+    EncoderDecoderCache,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,8 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from lora_export.graph.trace.transformers_private import ROPE_INIT_FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,8 @@ import torch
 
 from lora_export.core.computed_parameters import COMPUTED
 from lora_export.core.parameters import Parameter
+from lora_export.core.torch_private import own_parameters
+from lora_export.graph.trace.transformers_private import initialize_module, keys_left_out
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,15 +65,14 @@ def _computed(name: str, value: Any, model: Any) -> str | None:
     The module is initialized as transformers does when a checkpoint lacks it, and the values are
     compared.
     """
-    left_out = getattr(model, "_keys_to_ignore_on_save", None) or ()
-    if name not in left_out:
+    if name not in keys_left_out(model):
         return None
     owner, attribute = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-    table = owner._parameters  # noqa: SLF001  (torch's own idiom)
+    table = own_parameters(owner)
     own = torch.nn.Parameter(torch.zeros(value.shape, dtype=torch.float32), requires_grad=False)
     before, table[attribute] = table[attribute], own
     try:
-        model._init_weights(owner)  # noqa: SLF001  (transformers has no public name for it)
+        initialize_module(model, owner)
     finally:
         table[attribute] = before
     shape = tuple(value.shape)

@@ -19,12 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.torch_private import FakeTensorMode
 from lora_export.graph.spec.signature import WRITE_INDICES, CachedLayer, past_name, present_name
 from lora_export.graph.trace.traced_experts import traceable_experts
+from lora_export.graph.trace.transformers_private import DynamicCache, DynamicLayer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

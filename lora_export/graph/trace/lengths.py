@@ -24,9 +24,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sympy
 import torch
-from torch.utils._pytree import tree_map
 
 from lora_export.core.errors import FixedLengthError
+from lora_export.core.torch_private import (
+    shape_environment,
+    source_frame,
+    symbol_of,
+    tree_map,
+)
 from lora_export.weights.positions import POSITION_KEYS
 
 if TYPE_CHECKING:
@@ -108,7 +113,7 @@ def _failing_guards(
     dynamic = [size for shape in shapes for size in shape if isinstance(size, torch.SymInt)]
     if not dynamic:
         return
-    environment: Any = dynamic[0].node.shape_env
+    environment = shape_environment(dynamic[0])
     axis_of = _axes_of_symbols(shapes, signature, type(model).__name__)
     guards = {
         environment.replace(guard.expr).xreplace(axis_of): guard for guard in environment.guards
@@ -173,7 +178,7 @@ def _axes_of_symbols(
     axis_of: dict[Any, Any] = {}
     for given, shape in zip(signature.inputs, shapes, strict=True):
         for at in given.dynamic:
-            symbol = shape[at].node.expr if isinstance(shape[at], torch.SymInt) else None
+            symbol = symbol_of(shape[at])
             if symbol is None or not symbol.is_Symbol:
                 continue  # a sum of other axes, such as past and new positions
             axis = sympy.Symbol(str(given.axes[at]), integer=True, positive=True)
@@ -227,8 +232,8 @@ def _numbers_of_positions(config: Any) -> set[int]:
 
 def _place(guard: Any) -> str:
     """Return where the model's code made a guard: file, line and text; empty if not known."""
-    frame = getattr(getattr(guard, "sloc", None), "framework_loc", None)
-    if frame is None or isinstance(frame, str) or "torch" in PurePath(frame.filename).parts:
+    frame = source_frame(guard)
+    if frame is None or "torch" in PurePath(frame.filename).parts:
         return ""
     line = linecache.getline(frame.filename, frame.lineno).strip()[:_LINE_LIMIT]
     return f" ({PurePath(frame.filename).name}, line {frame.lineno}: {line!r})"

@@ -11,7 +11,13 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import masking_utils
+
+from lora_export.graph.trace.transformers_private import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +31,7 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
     kv_length: int,
     q_offset: int | torch.Tensor = 0,
     kv_offset: int = 0,
-    mask_function: Callable[..., torch.Tensor] = masking_utils.causal_mask_function,
+    mask_function: Callable[..., torch.Tensor] = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     *,
@@ -38,7 +44,7 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
     Shape ``[batch or 1, 1, q_length or 1, kv_length]``; it broadcasts over what it does not use.
     """
     if use_vmap or kv_offset != 0:
-        mask: torch.Tensor = masking_utils.eager_mask(
+        mask: torch.Tensor = eager_mask(
             batch_size,
             q_length,
             kv_length,
@@ -53,7 +59,7 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
         )
         return mask
     allowed: torch.Tensor | None = None
-    if mask_function is not masking_utils.bidirectional_mask_function:
+    if mask_function is not bidirectional_mask_function:
         queries = torch.arange(q_length, device=device)
         queries = (
             queries[None, None, :, None] + q_offset  # of each row
@@ -75,7 +81,7 @@ def additive_mask(  # noqa: PLR0917  (the interface is transformers')
 @contextlib.contextmanager
 def plain_masks() -> Iterator[None]:
     """Use `additive_mask` for models with eager attention, until the block ends."""
-    table = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    table = ALL_MASK_ATTENTION_FUNCTIONS
     before = table["eager"]
     table["eager"] = additive_mask
     try:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from lora_export.core.torch_private import TORCH_TABLES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -33,7 +35,6 @@ __all__ = ["Repeat", "leave_out_repeats"]
 _LEAST_LEFT_OUT: Final = 2
 _LISTED_BY_LAYER: Final = "layer"
 """What the name of a setting contains that lists something layer by layer."""
-_TORCH_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,8 @@ def _same_modules(one: torch.nn.Module, other: torch.nn.Module, numbers: tuple[i
     return all(
         _same(value, other_settings[name], numbers)
         for name, value in settings.items()
-        if name not in _TORCH_TABLES
-    ) and all(
-        _same(settings[name], other_settings[name], numbers) for name in sorted(_TORCH_TABLES)
-    )
+        if name not in TORCH_TABLES
+    ) and all(_same(settings[name], other_settings[name], numbers) for name in sorted(TORCH_TABLES))
 
 
 def _same_tensors(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lora_export.graph.trace.transformers_private import apply_gate, experts_functions
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -39,7 +41,7 @@ def every_expert(
     """
     x: torch.Tensor = hidden_states.unsqueeze(0)  # (1, T, width)
     x = _linear(module, "gate_up_proj" if module.has_gate else "up_proj", x)
-    x = module._apply_gate(x) if module.has_gate else module.act_fn(x)  # noqa: SLF001  (no public name)
+    x = apply_gate(module, x) if module.has_gate else module.act_fn(x)
     x = _linear(module, "down_proj", x)  # (E, T, width)
     if module.has_post_expert_norm:
         x = module.post_expert_norm(x)
@@ -67,13 +69,12 @@ def traceable_experts() -> Iterator[None]:
 
     Under a transformers that has no table of such functions, experts are traced as they are.
     """
-    try:
-        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS as TABLE
-    except ImportError:
+    table = experts_functions()
+    if table is None:
         yield
         return
-    TABLE["eager"] = every_expert
+    table["eager"] = every_expert
     try:
         yield
     finally:
-        del TABLE["eager"]
+        del table["eager"]
