@@ -28,10 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.adapters.resolve import Resolved
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
-__all__ = ["TieGroup", "follow_ties", "group_of", "groups_of", "with_names"]
+__all__ = [
+    "TieGroup",
+    "follow_ties",
+    "group_of",
+    "groups_of",
+    "refuse_rows_without_bias",
+    "with_names",
+]
 
 _Item = TypeVar("_Item", Saved, Added, Rows)
 
@@ -152,6 +160,24 @@ def with_names(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
         added=tuple(map(renamed, adapter.added)),
         rows=tuple(map(renamed, adapter.rows)),
     )
+
+
+def refuse_rows_without_bias(resolved: Resolved, stored: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter of a graph whose rows PEFT puts into a head with a bias.
+
+    Args:
+        resolved: The adapter, resolved against the graph's parameters.
+        stored: The base's tensors, by the names of these parameters.
+
+    Raises:
+        UnsupportedError: The bias of such a head is not zero.
+    """
+    for update in resolved.updates:
+        if update.rows is not None:
+            names = (update.parameter.name, *update.parameter.aliases)
+            source = group_of(names).input or names[0]
+            for name in names:
+                _refuse_bias(resolved.adapter, source, name, stored)
 
 
 def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
+from lora_export.adapters.ties import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
@@ -102,7 +103,13 @@ def require_bases(
     conversions: Sequence[Conversion],
     settings: Settings,
 ) -> None:
-    """Require that the base is the one that each adapter was made for, as far as it tells."""
+    """Require that the base is the one that each adapter was made for, as far as it tells.
+
+    Raises:
+        AdapterError: An adapter records another base.
+        UnsupportedError: Its initialisation changed its base, and this is not the changed one; or
+            it trains rows of a head whose bias PEFT leaves out.
+    """
     checkpoint = settings.exported
     sources = match_base(
         parameters,
@@ -115,6 +122,7 @@ def require_bases(
         for adapter in each.given.originals:
             require_known_base(adapter, checkpoint.tensors, prefix, checkpoint.source)
         require_residual_base(each.resolved, sources, checkpoint.source)
+        refuse_rows_without_bias(each.resolved, sources)
 
 
 def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: Mode) -> None:

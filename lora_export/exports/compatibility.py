@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lora_export.adapters.ties import refuse_rows_without_bias
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
@@ -70,7 +71,8 @@ def require_base(
 
     Raises:
         AdapterError: It records another base.
-        UnsupportedError: Its initialisation changed its base, and this is not the changed one.
+        UnsupportedError: Its initialisation changed its base, and this is not the changed one; or
+            it trains rows of a head whose bias PEFT leaves out.
     """
     base, prefix = manifest.base.source, manifest.base.prefix
     stored: Mapping[str, Tensor] = read_header(resolve_inside(root, BASE_WEIGHTS))[0]
@@ -93,6 +95,7 @@ def require_base(
                 "compared, add --base.",
             )
         require_known_base(adapter, held, prefix, base)
+    refuse_rows_without_bias(resolved, stored)
     if checkpoint is None:
         require_residual_base(resolved, stored, base, stored=True)
     elif resolved.adapter.residual is not None:

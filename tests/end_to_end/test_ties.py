@@ -12,16 +12,29 @@ import torch
 
 from lora_export import AdapterSpec, Recipe, add, merge_and_build
 from lora_export.commands.recipe import LatencySpec, VerifySpec
-from lora_export.core.errors import ParityError
+from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.manifest import MANIFEST_NAME
 from lora_export.runtime import open_export
 from tests.cli.running import call
-from tests.helpers.tied import FAMILIES, GEMMA3, distance, train
+from tests.helpers.tied import FAMILIES, GEMMA3, distance, train, unmerged
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ROWS = {"trainable_token_indices": [3, 5]}
+
+
+def build(base: Path, adapter: Path, output: Path, *, cache: bool | None = None) -> None:
+    """Build a graph with an adapter merged in, unverified."""
+    recipe = Recipe(
+        base=str(base),
+        adapters=[AdapterSpec(name="first", source=str(adapter))],
+        output=str(output),
+        cache=cache,
+        verify=VerifySpec(enabled=False),
+        latency=LatencySpec(enabled=False),
+    )
+    merge_and_build(recipe)
 
 
 @pytest.mark.slow
@@ -35,6 +48,7 @@ ROWS = {"trainable_token_indices": [3, 5]}
         ("bert", {"target_modules": ["word_embeddings"]}),
         ("bert", {"target_modules": ["decoder"], "bias": "all"}),
         ("bert", {"target_modules": ["query"], "modules_to_save": ["predictions"]}),
+        ("bert", {"target_modules": ["query"], **ROWS}),
         ("bart", {"target_modules": ["decoder.embed_tokens"]}),
         ("marian", {"target_modules": ["q_proj"],
                     "trainable_token_indices": {"embed_tokens": [3, 5]}}),
@@ -95,15 +109,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family = FAMILIES["llama"]
     family.base().save_pretrained(folder / "base")
     train(family, folder / "base", folder / "first", target_modules=["embed_tokens"])
-    recipe = Recipe(
-        base=str(folder / "base"),
-        adapters=[AdapterSpec(name="first", source=str(folder / "first"))],
-        output=str(folder / "out"),
-        cache=False,
-        verify=VerifySpec(enabled=False),
-        latency=LatencySpec(enabled=False),
-    )
-    merge_and_build(recipe)
+    build(folder / "base", folder / "first", folder / "out", cache=False)
     return folder
 
 
@@ -137,3 +143,53 @@ def test_adapter_added_to_an_untied_export_changes_what_peft_changes(
         for name in ("added", "loaded"):
             logits = session.run(feeds, adapter=name)["logits"]
             assert distance(torch.from_numpy(logits), expected) < 1e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "bias", "rows"),
+    [
+        ("bert", "cls.predictions.bias", "all"),
+        ("bert", "cls.predictions.bias", "head"),
+        ("electra", "generator_lm_head.bias", "embedding"),
+    ],
+)
+def test_rows_of_a_head_whose_bias_peft_leaves_out_are_refused(
+    name, bias, rows, tmp_path: Path
+) -> None:
+    """PEFT's unmerged model computes what it would with a bias of zero, and that can be built."""
+    family = FAMILIES[name]
+    model = family.base()
+    model.save_pretrained(tmp_path / "zero")
+    with torch.no_grad():
+        model.get_parameter(bias).add_(0.3)
+    model.save_pretrained(tmp_path / "base")
+    module = {"embedding": family.embedding, "head": family.head}.get(rows)
+    indices = [3, 5] if module is None else {module: [3, 5]}
+    settings = {"target_modules": [family.inner], "trainable_token_indices": indices}
+    expected = train(family, tmp_path / "base", tmp_path / "rows", **settings)
+    assert distance(expected, unmerged(family, tmp_path / "zero", tmp_path / "rows")) < 1e-6
+    plain = train(family, tmp_path / "base", tmp_path / "plain", target_modules=[family.inner])
+    ids = np.arange(3, 17)[None]
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    feeds["token_type_ids"] = np.zeros_like(ids)
+
+    def logits(output: Path) -> torch.Tensor:
+        with open_export(output) as session:
+            return torch.from_numpy(session.run(feeds, adapter="first")["logits"])
+
+    build(tmp_path / "zero", tmp_path / "rows", tmp_path / "of zero")
+    assert distance(logits(tmp_path / "of zero"), expected) < 1e-5
+    with pytest.raises(UnsupportedError, match="whose bias"):
+        build(tmp_path / "base", tmp_path / "rows", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+    build(tmp_path / "base", tmp_path / "plain", tmp_path / "out")
+    assert distance(logits(tmp_path / "out"), plain) < 1e-5
+    if rows == "head":
+        return  # the export holds one weight for both names
+    for base in (None, tmp_path / "base"):
+        with pytest.raises(UnsupportedError, match="whose bias"):
+            add(tmp_path / "out", [AdapterSpec(name="x", source=str(tmp_path / "rows"))], base=base)
+    with pytest.raises(UnsupportedError, match="whose bias"):
+        open_export(tmp_path / "out", adapters={"x": tmp_path / "rows"})
