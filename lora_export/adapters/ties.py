@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.core.declarations import class_named, input_embeddings
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.parameters import COPY
 from lora_export.core.tensors import read_all, same_values
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:
             )
             raise UnsupportedError(msg, hint="Save the adapter again, or leave one out: --drop.")
     for name, each in items.items():
-        if not any(isinstance(item, Saved) for item in each):
+        if not name.endswith(COPY) and not any(isinstance(item, Saved) for item in each):
             each.append(replace(first, parameter=name))
 
 
@@ -216,7 +217,7 @@ def _spread_rows(
         return
     rows = next(item for item in items[source] if isinstance(item, Rows))
     for name, each in items.items():
-        if name in with_rows:
+        if name in with_rows or name.endswith(COPY):
             continue
         if any(isinstance(item, Saved) and not item.in_place for item in each):
             msg = (

@@ -40,6 +40,7 @@ __all__ = [
     "covered_version",
     "input_embeddings",
     "text_section",
+    "tied_names",
     "ties_of",
     "words_tied",
 ]
@@ -182,6 +183,12 @@ def text_section(model_type: str) -> str:
 def input_embeddings() -> frozenset[str]:
     """Return the path of the token embeddings of every class that ties weights."""
     return frozenset(row["input"] for row in _table()["classes"].values() if "input" in row)
+
+
+@functools.cache
+def tied_names() -> frozenset[str]:
+    """Return the names, some of them patterns, that classes tie to another."""
+    return frozenset(target for row in _table()["ties"] for target in row)
 
 
 def ties_of(model_class: ModelClass, config: Mapping[str, Any]) -> tuple[Tie, ...]:

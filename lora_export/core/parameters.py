@@ -7,10 +7,12 @@ from typing import Final
 
 from lora_export.core.dtypes import DType, by_name
 
-__all__ = ["CAST", "TRANSPOSE", "Parameter"]
+__all__ = ["CAST", "COPY", "TRANSPOSE", "Parameter"]
 
 TRANSPOSE: Final = "transpose"
 CAST: Final = "cast"
+COPY: Final = " (a copy)"
+"""The end of an alias that is a further initializer of a user's graph and keeps its value."""
 
 
 @dataclass(frozen=True)

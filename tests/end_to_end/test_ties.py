@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.manifest import MANIFEST_NAME
 from lora_export.runtime import open_export
 from tests.cli.running import call
+from tests.helpers.foreign import export_tiny
 from tests.helpers.tied import FAMILIES, GEMMA3, distance, train, unmerged
 
 if TYPE_CHECKING:
@@ -24,17 +25,26 @@ if TYPE_CHECKING:
 ROWS = {"trainable_token_indices": [3, 5]}
 
 
-def build(base: Path, adapter: Path, output: Path, *, cache: bool | None = None) -> None:
+def build(base: Path, adapter: Path, output: Path, **settings: Any) -> None:
     """Build a graph with an adapter merged in, unverified."""
     recipe = Recipe(
         base=str(base),
         adapters=[AdapterSpec(name="first", source=str(adapter))],
         output=str(output),
-        cache=cache,
+        **settings,
         verify=VerifySpec(enabled=False),
         latency=LatencySpec(enabled=False),
     )
     merge_and_build(recipe)
+
+
+def logits(output: Path) -> torch.Tensor:
+    """Return what the graph with the adapter makes of fixed tokens."""
+    ids = np.arange(3, 17)[None]
+    values = {"input_ids": ids, "attention_mask": ids * 0 + 1, "token_type_ids": ids * 0}
+    with open_export(output) as session:
+        feeds = {each.name: values[each.name] for each in session.inputs}
+        return torch.from_numpy(session.run(feeds, adapter="first")["logits"])
 
 
 @pytest.mark.slow
@@ -170,14 +180,6 @@ def test_rows_of_a_head_whose_bias_peft_leaves_out_are_refused(
     expected = train(family, tmp_path / "base", tmp_path / "rows", **settings)
     assert distance(expected, unmerged(family, tmp_path / "zero", tmp_path / "rows")) < 1e-6
     plain = train(family, tmp_path / "base", tmp_path / "plain", target_modules=[family.inner])
-    ids = np.arange(3, 17)[None]
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    feeds["token_type_ids"] = np.zeros_like(ids)
-
-    def logits(output: Path) -> torch.Tensor:
-        with open_export(output) as session:
-            return torch.from_numpy(session.run(feeds, adapter="first")["logits"])
-
     build(tmp_path / "zero", tmp_path / "rows", tmp_path / "of zero")
     assert distance(logits(tmp_path / "of zero"), expected) < 1e-5
     with pytest.raises(UnsupportedError, match="whose bias"):
@@ -193,3 +195,31 @@ def test_rows_of_a_head_whose_bias_peft_leaves_out_are_refused(
             add(tmp_path / "out", [AdapterSpec(name="x", source=str(tmp_path / "rows"))], base=base)
     with pytest.raises(UnsupportedError, match="whose bias"):
         open_export(tmp_path / "out", adapters={"x": tmp_path / "rows"})
+
+
+@pytest.mark.slow
+def test_rows_of_a_graph_of_your_own_reach_the_head_or_are_refused(tmp_path: Path) -> None:
+    """Constant folding leaves the head a transpose of the embedding, which would keep its rows."""
+    family = FAMILIES["albert"]
+    model = family.base()
+    settings = {"target_modules": ["query"], **ROWS}
+    for name, bias in (("zero", 0.0), ("base", 0.3)):
+        with torch.no_grad():
+            model.get_parameter("predictions.bias").add_(bias)
+        model.save_pretrained(tmp_path / name)
+        for folded in (True, False):
+            graph = tmp_path / f"{name} {folded}.onnx"
+            export_tiny(tmp_path / name, graph, "fill-mask", dynamo=False, folded=folded)
+    expected = train(family, tmp_path / "zero", tmp_path / "rows", **settings)
+    rows, folded = tmp_path / "rows", str(tmp_path / "zero True.onnx")
+    build(tmp_path / "zero", rows, tmp_path / "of zero", graph=str(tmp_path / "zero False.onnx"))
+    assert distance(logits(tmp_path / "of zero"), expected) < 1e-5
+    with pytest.raises(UnsupportedError, match="a copy"):
+        build(tmp_path / "zero", rows, tmp_path / "out", graph=folded)
+    with pytest.raises(UnsupportedError, match="whose bias"):
+        build(tmp_path / "base", rows, tmp_path / "out", graph=str(tmp_path / "base False.onnx"))
+
+    train(family, tmp_path / "zero", tmp_path / "plain", target_modules=["query"])
+    build(tmp_path / "zero", tmp_path / "plain", tmp_path / "out", graph=folded)
+    with pytest.raises(UnsupportedError, match="a copy"):
+        add(tmp_path / "out", [AdapterSpec(name="x", source=str(rows))])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.parameters import COPY
 from lora_export.core.reports.graph_report import (
     AmbiguousInitializer,
     GraphReport,
@@ -133,7 +134,7 @@ def _one_each(matches: Sequence[Match]) -> dict[str, Match]:
     held: dict[str, Match] = {}
     for name, (first, *others) in by_name.items():
         ties = [alias for match in others for alias in match.parameter.aliases]
-        ties += [other.initializer for other in others if not _stored_alike(other, first)]
+        ties += [other.initializer + COPY for other in others if not _stored_alike(other, first)]
         aliases = tuple(dict.fromkeys((*first.parameter.aliases, *ties)))
         held[name] = replace(first, parameter=replace(first.parameter, aliases=aliases))
     return held

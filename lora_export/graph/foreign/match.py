@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from lora_export.adapters.fit import UNKNOWN_MODULE
-from lora_export.core.parameters import Parameter
+from lora_export.core.declarations import tied_names
+from lora_export.core.parameters import COPY, Parameter
 from lora_export.graph.foreign.compare import is_uniform, probe, probe_key, same_stored
 from lora_export.graph.foreign.readers import module_type_of, parameter_names, readings_of
 from lora_export.weights.fingerprint import TIED_NAMES
@@ -318,7 +319,8 @@ def _with_ties(
         lookups = [reading for reading in around if reading.is_lookup]
         if lookups and len(lookups) < len(around):
             outputs = parameter_names([each for each in around if not each.is_lookup])
-            tied = [each for each in outputs if each.endswith(TIED_NAMES) and each != name]
+            known = [n for n in outputs if n.endswith(TIED_NAMES) or n in tied_names()]
+            tied = [each for each in known if each != name]
             ties.append(tied[0] if tied else f"{name} as an output")
         if source is not None and len(around) > 1:
             ties.extend(
@@ -326,6 +328,6 @@ def _with_ties(
                 for other, tensor in absent.items()
                 if tensor.shape == source.shape and same_stored(tensor, source, transposed=False)
             )
-        ties.extend(other for other, candidates in ambiguous.items() if name in candidates)
+        ties.extend(other + COPY for other, names in ambiguous.items() if name in names)
         aliases = tuple(dict.fromkeys(ties))
         yield replace(match, parameter=replace(match.parameter, aliases=aliases))
