@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, Item
-    from lora_export.adapters.resolve import Resolved
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
@@ -38,7 +37,7 @@ __all__ = [
     "follow_ties",
     "group_of",
     "groups_of",
-    "refuse_rows_without_bias",
+    "refuse_bias",
     "with_names",
 ]
 
@@ -122,7 +121,7 @@ def follow_ties(
     """
     held = {} if stored is None else stored
     for rows in adapter.rows:
-        _refuse_bias(adapter, rows.parameter, rows.parameter, held)
+        refuse_bias(adapter, rows.parameter, rows.parameter, held)
     changed: list[tuple[TieGroup, dict[str, list[Item]]]] = []
     for group in groups:
         names = [n for n in (*group.names, *group.apart) if not _is_dropped(n, drop)]
@@ -161,24 +160,6 @@ def with_names(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
         added=tuple(map(renamed, adapter.added)),
         rows=tuple(map(renamed, adapter.rows)),
     )
-
-
-def refuse_rows_without_bias(resolved: Resolved, stored: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter of a graph whose rows PEFT puts into a head with a bias.
-
-    Args:
-        resolved: The adapter, resolved against the graph's parameters.
-        stored: The base's tensors, by the names of these parameters.
-
-    Raises:
-        UnsupportedError: The bias of such a head is not zero.
-    """
-    for update in resolved.updates:
-        if update.rows is not None:
-            names = (update.parameter.name, *update.parameter.aliases)
-            source = group_of(names).input or names[0]
-            for name in names:
-                _refuse_bias(resolved.adapter, source, name, stored)
 
 
 def _spread_saved(adapter: Adapter, items: dict[str, list[Item]]) -> None:
@@ -227,7 +208,7 @@ def _spread_rows(
             raise UnsupportedError(
                 msg, hint="Leave one of them out: --drop; or untie the base before training."
             )
-        _refuse_bias(adapter, source, name, stored)
+        refuse_bias(adapter, source, name, stored)
         each.append(replace(rows, parameter=name))
 
 
@@ -251,7 +232,7 @@ def _lists_differ(adapter: Adapter, group: TieGroup) -> bool:
     return any(rows != found[0] for rows in found)
 
 
-def _refuse_bias(adapter: Adapter, source: str, head: str, stored: Mapping[str, Tensor]) -> None:
+def refuse_bias(adapter: Adapter, source: str, head: str, stored: Mapping[str, Tensor]) -> None:
     """Refuse rows that PEFT puts into a head with a bias.
 
     PEFT 0.21 runs such a head as ``F.linear(x, W)``, without its bias: the model that was trained,

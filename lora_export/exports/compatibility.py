@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lora_export.adapters.ties import refuse_rows_without_bias
+from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
