@@ -18,6 +18,7 @@ from lora_export.cli.console import (
     parse_scales,
 )
 from lora_export.cli.outcome import describe, render
+from lora_export.core.modes import ADAPTER_MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--graph", help="An ONNX file of the base, by any exporter."),
             click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
                          help="A LoRA adapter; repeatable."),
-            click.option("--mode", type=click.Choice(["merged", "swappable", "batched"]),
+            click.option("--mode", type=click.Choice([each.value for each in ADAPTER_MODES]),
                          help="A graph for each adapter, one that takes any, or one with all "
                               "and a row of each."),
             click.option("--lora-modules", metavar="NAME,...",

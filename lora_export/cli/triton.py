@@ -10,6 +10,7 @@ import click
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import size
 from lora_export.core.errors import UsageError
+from lora_export.core.modes import ServingMode
 
 if TYPE_CHECKING:
     from lora_export.triton.repository import ModelRepository
@@ -56,7 +57,7 @@ _OPTIONS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
     (("--name",), {"help": "What the models' names begin with; the export's folder."}),
     (("--backend",), {"type": click.Choice(["onnxruntime", "python", "tensorrt"]),
                       "help": "By default the one that fits the export."}),
-    (("--way",), {"type": click.Choice(["merged", "swappable", "batched", "merge_at_load"]),
+    (("--way",), {"type": click.Choice([each.value for each in ServingMode]),
                   "help": "How the Python backend runs an adapter; as the export holds it."}),
     (("--adapter", "adapters"), {"multiple": True, "metavar": "NAME",
                                  "help": "An adapter to serve, or base; repeatable. All."}),

@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.core.errors import UsageError
-from lora_export.core.modes import Mode
+from lora_export.core.modes import Mode, ServingMode
 from lora_export.core.yaml_file import UniqueKeyLoader
 from lora_export.ondevice.bundle.contents import MOST_ROUNDS
-from lora_export.triton.repository_options import Backend, Settings, Way
+from lora_export.triton.repository_options import Backend, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -181,7 +181,7 @@ class TritonSpec(Settings):
     repository: str | None = None
     name: str | None = None
     backend: Backend | None = None
-    way: Way | None = None
+    way: ServingMode | None = None
     adapters: tuple[str, ...] = ()
     text: bool = False
 

@@ -7,7 +7,7 @@ A layer that varies by mode has one table, with a row for each mode; see
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final
+from typing import Final, Literal
 
 __all__ = [
     "ADAPTER_MODES",
@@ -18,6 +18,7 @@ __all__ = [
     "SWAPPABLE_GRAPH",
     "Mode",
     "ServingMode",
+    "ServingWord",
 ]
 
 
@@ -59,6 +60,9 @@ class ServingMode(_Word):
     BATCHED = "batched"
     MERGE_AT_LOAD = "merge_at_load"
 
+
+ServingWord = ServingMode | Literal["merged", "swappable", "batched", "merge_at_load"]
+"""A serving mode, or its word, as callers give it."""
 
 SHARED_MODES: Final = (Mode.SWAPPABLE, Mode.BATCHED)
 """The modes of one graph for all adapters."""

@@ -12,6 +12,7 @@ from lora_export.core.adapter_names import is_adapter_name
 from lora_export.core.errors import ExportDirectoryError, LoraExportError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.json_file import read_table
+from lora_export.core.modes import ServingMode
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import optional_inputs
@@ -20,6 +21,7 @@ from lora_export.triton.model_config import ADAPTER, FINGERPRINT, TEXT
 from lora_export.triton.python_models import INDEX
 from lora_export.triton.schema import data_type_name
 from lora_export.triton.serving.index import BadIndexError, read_index
+from lora_export.triton.serving_modes import SERVING
 from lora_export.triton.token_inputs import ADAPTERS
 
 if TYPE_CHECKING:
@@ -100,10 +102,11 @@ def index_problems(
 def _files_problems(
     version: Path, folder: Path, index: Index, compare: Callable[[Path], Iterator[str]]
 ) -> Iterator[str]:
-    own = {name: each.file for name, each in index.adapters.items() if index.way != "batched"}
-    packs = {} if index.way == "merged" else own
-    graphs = [index.graph, *(own.values() if index.way == "merged" else ())]
-    weights = [index.weights] if index.way == "merge_at_load" else []
+    mode = SERVING[ServingMode(index.way)]
+    own = {name: each.file for name, each in index.adapters.items()}
+    packs = own if mode.packs else {}
+    graphs = [index.graph, *(own.values() if mode.own_graphs else ())]
+    weights = [index.weights] if mode.merges else []
     bad = set()
     for each in dict.fromkeys([*graphs, *packs.values(), *weights]):
         if problem := _file_problem(folder / each):
@@ -166,7 +169,7 @@ def _graph_problems(path: Path, index: Index, file: str) -> Iterator[str]:
     returns = [each.name for each in interface.outputs]
     if returns != list(index.outputs):
         yield f"{INDEX} has the outputs {list(index.outputs)}, {file} returns {returns}"
-    if index.way != "batched":
+    if not SERVING[ServingMode(index.way)].rows:
         return
     rows = stack_rows(path)
     for name, each in sorted(index.adapters.items()):
@@ -181,7 +184,7 @@ def _pack_problems(folder: Path, index: Index, name: str) -> Iterator[str]:
         tensors, metadata = read_header(folder / file)
         if metadata.get(FINGERPRINT) != index.fingerprint:
             yield f"{file} is for another base"
-        if index.way == "merge_at_load":
+        if SERVING[ServingMode(index.way)].merges:
             held, _ = read_header(folder / index.weights)
             for each in tensors:
                 matrix = index.matrices.get(each) if each.endswith(_A) else None

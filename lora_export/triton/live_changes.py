@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import storage_errors
 from lora_export.core.manifest import Manifest, read_manifest
-from lora_export.exports.stacks import is_batched
+from lora_export.core.modes import Mode, ServingMode
+from lora_export.exports.stored_adapters import mode_of
 from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
 from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
@@ -26,11 +27,11 @@ from lora_export.triton.python_models import (
     interface_of,
     read_index_table,
     serve,
-    serve_adapter,
 )
 from lora_export.triton.repository_options import Settings
 from lora_export.triton.schema import CONFIG_NAME, config_text
 from lora_export.triton.serving.index import BadIndexError
+from lora_export.triton.serving_modes import SERVING, serve_adapter
 from lora_export.triton.text_inputs import require_known_texts
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def _add_lines(
         raise UsageError(msg, hint="lora-export triton add EXPORT NAME --repository DIR")
     table = _table(model)
     held = table["adapters"]
-    way = table["way"]
+    way = ServingMode(table["way"])
     kept = [each for each in held if each not in names]
-    if way == "batched":  # every change of the stacks is another graph
+    if SERVING[way].rows:  # every change of the stacks is another graph
         lost = sorted(set(kept) - set(manifest.rows))
         if lost:
             msg = f"the export no longer holds {lost[0]!r}, which the repository serves"
@@ -251,7 +252,7 @@ def _require_room(
     if largest > limit:
         msg = f"an adapter takes {largest} bytes, the model's cache_bytes is {limit}"
         raise UsageError(msg, hint=_AGAIN)
-    interface = interface_of(root, manifest, updated["way"], names)
+    interface = interface_of(root, manifest, ServingMode(updated["way"]), names)
     for each, declared in zip(interface.outputs, model.config.output, strict=True):
         own = each.dims[1:]
         if any(size not in {-1, wanted} for size, wanted in zip(declared.dims, own, strict=True)):
@@ -302,7 +303,7 @@ def _add_model(
     warm = bool(sibling.config.model_warmup)
     text = (repository / f"{sibling.name}-text").is_dir()
     cached = is_cached(repository, sibling)
-    choice = Choice(sibling.stem, sibling.config.backend, "merged", (adapter,), text)
+    choice = Choice(sibling.stem, sibling.config.backend, ServingMode.MERGED, (adapter,), text)
     settings = Settings(warmup=warm, response_cache=cached)
     for model in plan_models(root, manifest, choice, settings):
         if text and model.name == f"{sibling.stem}-tokenizer" and _is_there(repository, model):
@@ -336,7 +337,7 @@ def _like(sibling: Any, config: Any) -> Any:
 
 def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found) -> Changed:
     """Give a batched graph that a backend runs by itself another version."""
-    if not is_batched(manifest):
+    if mode_of(manifest) is not Mode.BATCHED:
         msg = f"{str(root)!r} has no batched graph, which {model.name!r} is of"
         raise AdapterError(msg, hint=_AGAIN)
     if model.config.version_policy.HasField("specific"):
@@ -345,7 +346,7 @@ def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found)
     if is_cached(repository, model):
         msg = f"the response cache may still answer for the earlier rows of {model.name!r}"
         raise UnsupportedError(msg, hint="Write the repository again and restart the server.")
-    choice = Choice(model.name, model.config.backend, "batched", ())
+    choice = Choice(model.name, model.config.backend, ServingMode.BATCHED, ())
     (planned,) = plan_models(root, manifest, choice, Settings(warmup=False))
     declared = [list(each.dims) for each in model.config.output]
     if declared != [list(each.dims) for each in planned.config.output]:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, Mode, ServingMode
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
-from lora_export.exports.packs import is_swappable
-from lora_export.exports.stacks import is_batched
+from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.verdict import verification_of
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
@@ -37,11 +36,10 @@ from lora_export.triton.python_models import (
     index_file,
     interface_of,
     serve,
-    session_bytes,
-    stack_bytes,
 )
-from lora_export.triton.repository_options import HANDFUL, Backend, Settings, Way
+from lora_export.triton.repository_options import HANDFUL, Backend, Settings
 from lora_export.triton.schema import CONFIG_NAME, config_text
+from lora_export.triton.serving_modes import SERVING, session_bytes, stack_bytes
 from lora_export.triton.token_inputs import own_texts, tokenizer_model
 from lora_export.triton.warmup import warmup_requests
 
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
+    from lora_export.core.modes import ServingWord
     from lora_export.triton.warmup import Request
 
 __all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of", "require_servable"]
@@ -94,7 +93,7 @@ class Choice:
 
     name: str
     backend: Backend
-    way: Way
+    way: ServingMode
     adapters: tuple[str, ...]
     text: bool = False
 
@@ -104,7 +103,7 @@ def choose(
     name: str,
     *,
     backend: Backend | None,
-    way: Way | None,
+    way: ServingWord | None,
     adapters: Sequence[str],
     text: bool,
 ) -> Choice:
@@ -118,27 +117,28 @@ def choose(
     if manifest.base_graph.encoder is not None:
         msg = "an encoder and a decoder are two graphs that take turns, which no model here does"
         raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
+    if way is not None and way not in set(ServingMode):
+        msg = f"way {way!r} is none in which an adapter is run"
+        raise UsageError(msg, hint=f"There are: {', '.join(ServingMode)}.")
     names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE_GRAPH,)
     for each in names:
         require_servable(manifest, each)
-    own: Way = (
-        "batched" if is_batched(manifest) else "swappable" if is_swappable(manifest) else "merged"
-    )
+    mode = mode_of(manifest)
     if backend is None:
-        few = own == "merged" and way is None and len(names) <= HANDFUL
+        few = mode is Mode.MERGED and way is None and len(names) <= HANDFUL
         backend = "onnxruntime" if few else "python"
     if backend != "python" and way is not None:
         msg = f"--way {way} is of the Python backend; {backend} runs a graph as it is"
         raise UsageError(msg, hint="Leave it out, or add: --backend python")
-    if backend != "python" and own == "batched" and adapters:
+    if backend != "python" and mode is Mode.BATCHED and adapters:
         msg = f"a batched graph of the backend {backend} has the rows of all adapters"
         raise UsageError(msg, hint="Leave --adapter out, or add: --backend python")
-    if backend != "python" and own == "swappable":
+    if backend != "python" and mode is Mode.SWAPPABLE:
         msg = f"the backend {backend} cannot be given the optional inputs of a swappable graph"
         raise UnsupportedError(
             msg, hint="Use --backend python, or export in --mode merged or batched."
         )
-    return Choice(name, backend, way or own, names, text)
+    return Choice(name, backend, ServingMode(way or mode.value), names, text)
 
 
 def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> list[Model]:
@@ -155,7 +155,7 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
     """
     if choice.backend == "python":
         models = [_python(root, manifest, choice, settings)]
-    elif is_batched(manifest):
+    elif mode_of(manifest) is Mode.BATCHED:
         models = [_graph(root, manifest, choice, BATCHED_GRAPH, settings)]
     else:
         models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
@@ -220,21 +220,21 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) 
         msg = f"the graph has an input {ADAPTER!r} of its own"
         raise UnsupportedError(msg, hint="Use --backend onnxruntime.")
     session = session_bytes(manifest)
-    per_session = choice.way in {"merged", "merge_at_load"}
+    mode = SERVING[choice.way]
     limit = settings.cache_bytes
     if limit is None:
-        limit = _SESSIONS * session if per_session else _GIB
+        limit = _SESSIONS * session if mode.own_sessions else _GIB
     largest = max((line["nbytes"] for line in table["adapters"].values()), default=0)
     if largest > limit:
         msg = f"the largest adapter takes {largest} bytes, cache_bytes is {limit}"
         raise UsageError(msg, hint=f"Give --cache-bytes {largest} at least.")
     parameters = {FINGERPRINT: manifest.base.fingerprint, "cache_bytes": str(limit)}
     config = python_config(choice.name, interface.inputs, interface.outputs, settings, parameters)
-    warm = settings.warmup and not per_session
+    warm = settings.warmup and not mode.own_sessions
     requests = warmup_requests(root, manifest, BASE_GRAPH) if warm else []
     held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
-    shared = session if table["base"] or not per_session else 0
-    memory = held + shared + (stack_bytes(root, manifest) if choice.way == "batched" else 0)
+    shared = session if table["base"] or not mode.own_sessions else 0
+    memory = held + shared + (stack_bytes(root, manifest) if mode.rows else 0)
     below = [*code_files(), index_file(table), *files]
     one = {each.path: each for each in below}.values()  # graphs share weight files
     versioned = [File(f"1/{each.path}", each.source, each.data) for each in one]
@@ -262,7 +262,7 @@ def _with_texts(
     parameters = {FINGERPRINT: manifest.base.fingerprint}
     inputs = read_interface(resolve_inside(root, manifest.base_graph.onnx)).inputs
     texts = own_texts(root, manifest, choice.adapters)
-    if texts and is_batched(manifest) and choice.backend != "python":
+    if texts and mode_of(manifest) is Mode.BATCHED and choice.backend != "python":
         msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
         raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
     shared = texts if choice.backend == "python" else {}

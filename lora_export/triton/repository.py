@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lora_export.triton.repository_options import Backend, Way
+    from lora_export.core.modes import ServingWord
+    from lora_export.triton.repository_options import Backend
 
 __all__ = ["ModelRepository", "write_repository"]
 
@@ -72,7 +73,7 @@ def write_repository(
     *,
     name: str | None = None,
     backend: Backend | None = None,
-    way: Way | None = None,
+    way: ServingWord | None = None,
     adapters: Sequence[str] = (),
     text: bool = False,
     settings: Settings | None = None,

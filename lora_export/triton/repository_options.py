@@ -7,13 +7,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["HANDFUL", "WAYS", "Backend", "Settings", "Way"]
+__all__ = ["HANDFUL", "Backend", "Settings"]
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
-
-Way = Literal["merged", "swappable", "batched", "merge_at_load"]
-WAYS: Final[tuple[Way, ...]] = ("merged", "swappable", "batched", "merge_at_load")
-"""How a Python-backend model runs an adapter; see ``serving/index.py``."""
 
 _Positive = Annotated[int, Field(ge=1)]
 

@@ -27,8 +27,29 @@ __all__ = [
 INDEX_NAME = "serving.json"
 FORMAT = "lora-export-serving/1"
 ADAPTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-WAYS = ("merged", "swappable", "batched", "merge_at_load")
 _LIMIT_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Way:
+    """What follows from the way in which adapters are run.
+
+    Attributes:
+        shares_session: Whether all adapters run in the session of the shared graph, which is opened
+            first; else each has a session, and that of the base opens when it is asked for.
+        mixes_adapters: Whether the rows of one batch may have an adapter each.
+    """
+
+    shares_session: bool
+    mixes_adapters: bool
+
+
+WAYS = {
+    "merged": Way(shares_session=False, mixes_adapters=False),
+    "swappable": Way(shares_session=True, mixes_adapters=False),
+    "batched": Way(shares_session=True, mixes_adapters=True),
+    "merge_at_load": Way(shares_session=False, mixes_adapters=False),
+}
 
 
 class BadIndexError(Exception):
@@ -97,6 +118,16 @@ class Index:
     matrices: dict[str, Matrix]
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     base_width: int | None = None
+
+    @property
+    def shares_session(self) -> bool:
+        """Whether all adapters run in the session of the shared graph."""
+        return WAYS[self.way].shares_session
+
+    @property
+    def mixes_adapters(self) -> bool:
+        """Whether the rows of one batch may have an adapter each."""
+        return WAYS[self.way].mixes_adapters
 
 
 def read_index(folder: Path) -> Index:

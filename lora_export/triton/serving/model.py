@@ -70,7 +70,7 @@ class TritonPythonModel:
         self._refresh()
         jobs = [self._job(request) for request in requests]
         self._metrics.asked(each for job in jobs for each in self._counted(job))
-        run_jobs(jobs, self._run, mixed=self._index.way == "batched")
+        run_jobs(jobs, self._run, mixed=self._index.mixes_adapters)
         for job in jobs:
             self._cut(job)
         self._metrics.cached(self._budget)
@@ -165,7 +165,7 @@ class TritonPythonModel:
     def _run(self, adapters: Sequence[str | None], feeds: Mapping[str, Any]) -> list[Any]:
         """Run rows that belong together; whatever goes wrong is a `Failure`."""
         index = self._index
-        if index.way == "batched":
+        if index.mixes_adapters:
             runner = Runner(self._shared, {}, self._settings)
             feeds = {**feeds, ADAPTER_IDS: self._rows(adapters)}
         else:
@@ -230,7 +230,7 @@ class TritonPythonModel:
     def _cut(self, job: Job) -> None:
         """Leave a job the logits that its own adapters have, whoever shared its batch."""
         index = self._index
-        if job.failure is not None or index.way != "batched":
+        if job.failure is not None or not index.mixes_adapters:
             return
         widths = [
             index.base_width if name is None else index.adapters[name].width
@@ -265,7 +265,7 @@ class TritonPythonModel:
         """Serve what `index` says: a new graph is opened first, then adapters are forgotten."""
         if self._shared is None or index.graph != self._index.graph:
             shared = None
-            if index.way in {"swappable", "batched"}:
+            if index.shares_session:
                 shared = open_session(locate(self._folder, index.graph), self._settings)
             self._shared = shared
         self._index = index

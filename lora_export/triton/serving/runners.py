@@ -128,19 +128,39 @@ def load_runner(
         TensorError: Its pack is damaged, or of another base.
         OSError: A file is missing.
     """
+    return _LOADERS[index.way](folder, index, name, shared, settings)
+
+
+def _own_session(folder: Path, index: Index, name: str, _: Any, settings: Settings) -> Runner:
     path = locate(folder, index.adapters[name].file)
-    if index.way == "merged":
-        if not path.is_file():
-            raise FileNotFoundError(path.name)
-        return Runner(open_session(path, settings), {}, settings)
-    pack, metadata = read_tensors(path)
+    if not path.is_file():
+        raise FileNotFoundError(path.name)
+    return Runner(open_session(path, settings), {}, settings)
+
+
+def _bound_pack(folder: Path, index: Index, name: str, shared: Any, settings: Settings) -> Runner:
+    return Runner(shared, _read_pack(folder, index, name), settings)
+
+
+def _merged_pack(folder: Path, index: Index, name: str, _: Any, settings: Settings) -> Runner:
+    values = merged_values(folder, index, _read_pack(folder, index, name))
+    return Runner(open_session(locate(folder, index.graph), settings, values), {}, settings)
+
+
+_LOADERS = {
+    "merged": _own_session,
+    "swappable": _bound_pack,
+    "merge_at_load": _merged_pack,
+}
+"""By the way in which adapters are run; rows of a batched graph are loaded with it."""
+
+
+def _read_pack(folder: Path, index: Index, name: str) -> dict[str, Array]:
+    pack, metadata = read_tensors(locate(folder, index.adapters[name].file))
     if metadata.get("base_fingerprint") != index.fingerprint:
         msg = f"the pack of {name!r} is for another base"
         raise TensorError(msg)
-    if index.way == "swappable":
-        return Runner(shared, pack, settings)
-    values = merged_values(folder, index, pack)
-    return Runner(open_session(locate(folder, index.graph), settings, values), {}, settings)
+    return pack
 
 
 def merged_values(folder: Path, index: Index, pack: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,0 +1,187 @@
+"""The Python backend's serving modes: how each runs adapters, and the files that it takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
+from lora_export.core.safetensors_file import read_header
+from lora_export.core.tensors import nbytes
+from lora_export.exports.at_load import weights_bytes
+from lora_export.exports.extend import parameters_of
+from lora_export.exports.stacks import width_of
+from lora_export.graph.adapters.swappable_graph import input_a
+from lora_export.graph.nodes.weight_uses import stored_input_first
+from lora_export.triton.graph_io import relocated
+from lora_export.triton.model_folders import File
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lora_export.core.manifest import AdapterRecord, Manifest
+
+__all__ = [
+    "SERVING",
+    "Served",
+    "ServingRow",
+    "graph_files",
+    "matrices_of",
+    "serve_adapter",
+    "session_bytes",
+    "stack_bytes",
+]
+
+Served = tuple[dict[str, Any], list[File]]
+"""A part of the index, and the files that it names, relative to the version's folder."""
+
+
+@dataclass(frozen=True)
+class ServingRow:
+    """How adapters are run in one serving mode.
+
+    Attributes:
+        graph: The graph that they share; that of the base where they have their own sessions.
+        serve: Returns an adapter's line of the index, as far as it is of this mode, and its files;
+            None where the export does not hold the adapter so.
+        own_graphs: Whether each adapter has a graph.
+        own_sessions: Whether each adapter has a session, opened when it is first asked for.
+        rows: Whether each adapter is a row of the shared graph, and a batch may mix them.
+        merges: Whether the server merges packs into the weights of the base.
+    """
+
+    graph: str
+    serve: Callable[[Path, Manifest, str], Served | None]
+    own_graphs: bool = False
+    own_sessions: bool = False
+    rows: bool = False
+    merges: bool = False
+
+    @property
+    def packs(self) -> bool:
+        """Whether each adapter has a pack."""
+        return not self.own_graphs and not self.rows
+
+
+def serve_adapter(root: Path, manifest: Manifest, way: ServingMode, name: str) -> Served:
+    """Return an adapter's line of the index, and its files.
+
+    Raises:
+        UnsupportedError: It cannot be run in this way.
+        ExportDirectoryError: A file is damaged or missing.
+    """
+    found = SERVING[way].serve(root, manifest, name)
+    if found is None:
+        msg = f"adapter {name!r} cannot be served {way}: the export does not hold it so"
+        raise UnsupportedError(msg, hint="Choose another --way, or export in another --mode.")
+    line, files = found
+    return {"file": "", "nbytes": 0, "row": 0, "width": None, **line}, files
+
+
+def _own_graph(root: Path, manifest: Manifest, name: str) -> Served | None:
+    if name not in manifest.graphs:
+        return None
+    file, files = graph_files(root, manifest, name)
+    return {"file": file, "nbytes": session_bytes(manifest)}, files
+
+
+def _row(root: Path, manifest: Manifest, name: str) -> Served | None:
+    record = manifest.adapters[name]
+    if record.row is None:
+        return None
+    row = record.row.row
+    width = width_of(root, manifest, row)
+    return {"row": row, "width": width, "identity": _identity(record)}, []
+
+
+def _pack(root: Path, manifest: Manifest, name: str) -> Served | None:
+    pack = manifest.adapters[name].pack
+    if pack is None:
+        return None
+    path = resolve_inside(root, pack.safetensors)
+    tensors, _ = read_header(path)
+    file = f"adapters/{name}-{manifest.files[pack.safetensors][:12]}.safetensors"
+    line = {"file": file, "nbytes": sum(map(nbytes, tensors.values()))}
+    return line, [File(f"export/{file}", path)]
+
+
+def _merged_pack(root: Path, manifest: Manifest, name: str) -> Served | None:
+    found, pack = _pack(root, manifest, name), manifest.adapters[name].pack
+    if found is None or pack is None:
+        return None
+    tensors, _ = read_header(resolve_inside(root, pack.safetensors))
+    _require_mergeable(manifest, name, {n: each.shape for n, each in tensors.items()})
+    line, files = found
+    return {**line, "nbytes": session_bytes(manifest)}, files
+
+
+def _identity(record: AdapterRecord) -> str:
+    """Return what tells an adapter in the stacks from another one of its name."""
+    facts = {"sha256", "scale", "alpha", "enable_lora", "dropped", "combined"}
+    text = json.dumps(record.model_dump(mode="json", include=facts), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def session_bytes(manifest: Manifest) -> int:
+    """Return about what a session of a graph of the export takes on the CPU."""
+    return weights_bytes(manifest, mapped=True)
+
+
+def stack_bytes(root: Path, manifest: Manifest) -> int:
+    """Return what the stacks of a batched graph take."""
+    own = set(manifest.graphs[BATCHED_GRAPH].weights) - set(manifest.base_graph.weights)
+    return sum(resolve_inside(root, each).stat().st_size for each in own)
+
+
+def graph_files(root: Path, manifest: Manifest, name: str) -> tuple[str, list[File]]:
+    """Return the name that a graph gets, and its files; what is not the base's gets its own."""
+    record = manifest.graphs[name]
+    shared = set(manifest.base_graph.weights)
+    names = {
+        file: file
+        if file in shared or manifest.files[file][:12] in file
+        else f"weights/{Path(file).stem}-{manifest.files[file][:12]}.safetensors"
+        for file in record.weights
+    }
+    data = relocated(resolve_inside(root, record.onnx), names)
+    own = f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
+    files = [File(f"export/{new}", resolve_inside(root, old)) for old, new in names.items()]
+    return own, [File(f"export/{own}", data=data), *files]
+
+
+def matrices_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return where a merge at load adds ``A B``, for every matrix of the base graph."""
+    return {
+        input_a(each.name): {
+            "initializer": each.name,
+            "out_axis": 1 if stored_input_first(each) else 0,
+        }
+        for each in parameters_of(manifest)
+        if len(each.shape) == 2 and not each.is_buffer  # noqa: PLR2004  (a matrix)
+    }
+
+
+def _require_mergeable(
+    manifest: Manifest, name: str, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    known = {each.name: each.stored_shape for each in parameters_of(manifest)}
+    for tensor, shape in shapes.items():
+        if ".lora_" not in tensor and known.get(tensor) != shape:
+            msg = (
+                f"adapter {name!r} brings {tensor!r} of shape {list(shape)}, the base graph has "
+                f"{list(known.get(tensor, ()))}: a merge at load cannot change a shape"
+            )
+            raise UnsupportedError(msg, hint="Serve it with --way swappable.")
+
+
+SERVING: Final[Mapping[ServingMode, ServingRow]] = {
+    ServingMode.MERGED: ServingRow(BASE_GRAPH, _own_graph, own_graphs=True, own_sessions=True),
+    ServingMode.SWAPPABLE: ServingRow(SWAPPABLE_GRAPH, _pack),
+    ServingMode.BATCHED: ServingRow(BATCHED_GRAPH, _row, rows=True),
+    ServingMode.MERGE_AT_LOAD: ServingRow(BASE_GRAPH, _merged_pack, own_sessions=True, merges=True),
+}
