@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from lora_export.core.reports.report_model import ReportModel
 
 __all__ = [
     "BENCH_FORMAT",
@@ -45,11 +47,7 @@ CellKind = Literal["forward", "prefill", "decode"]
 Verdict = Literal["pass", "fail", "ambiguous", "unverified"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Startup(_Record):
+class Startup(ReportModel):
     """One subject alone in a new process.
 
     Attributes:
@@ -67,7 +65,7 @@ class Startup(_Record):
     device_bytes: int | None = None
 
 
-class Subject(_Record):
+class Subject(ReportModel):
     """One graph on one runner.
 
     Attributes:
@@ -89,7 +87,7 @@ class Subject(_Record):
     reason: str | None = None
 
 
-class TimeRow(_Record):
+class TimeRow(ReportModel):
     """The times of one subject in one cell.
 
     Attributes:
@@ -114,7 +112,7 @@ class TimeRow(_Record):
     samples_ms: list[float]
 
 
-class RatioRow(_Record):
+class RatioRow(ReportModel):
     """Times of `subject` over those of `over`, round by round.
 
     Attributes:
@@ -128,7 +126,7 @@ class RatioRow(_Record):
     interval: tuple[float, float]
 
 
-class Cell(_Record):
+class Cell(ReportModel):
     """One point of the grid."""
 
     kind: CellKind
@@ -146,7 +144,7 @@ class Cell(_Record):
         return point_name(self.kind, self.batch, self.length, self.past, self.source)
 
 
-class GateRow(_Record):
+class GateRow(ReportModel):
     """One judged ratio.
 
     Attributes:
@@ -172,7 +170,7 @@ class GateRow(_Record):
     rounds_needed: int | None = None
 
 
-class Gate(_Record):
+class Gate(ReportModel):
     """The judgement: the worst row's."""
 
     max_ratio: float
@@ -181,7 +179,7 @@ class Gate(_Record):
     rows: list[GateRow]
 
 
-class Settings(_Record):
+class Settings(ReportModel):
     """How it was measured."""
 
     rounds: int
@@ -191,7 +189,7 @@ class Settings(_Record):
     confidence: float
 
 
-class BenchReport(_Record):
+class BenchReport(ReportModel):
     """The whole document."""
 
     format_version: int = BENCH_FORMAT

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import read_manifest
+from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
+from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
+from lora_export.core.reports.parity_report import ParityReport, ParityRow
+from lora_export.core.reports.report_model import EnvironmentRow, parse_report
 from lora_export.exports.verdict import verdict_of, verification_of
+from lora_export.latency.bench_report import BenchReport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
+    from lora_export.ondevice.judge.tolerances import Verdict
 
 __all__ = ["SKIPPED", "Facts", "read_facts"]
 
@@ -24,6 +28,8 @@ _REPORTS: Final = ("parity", "latency", "fidelity", "bench")
 _NOT_THE_FILE: Final = "is not the file that the manifest knows"
 _OUTDATED: Final = "is of graphs that have changed since"
 _CHANGED: Final = "changed since it was verified; see: lora-export verify"
+Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport)
+
 SKIPPED: Final = "reports/"
 """Files below this are about the export, and not of it."""
 
@@ -37,18 +43,18 @@ class Facts:
         parity: Rows of ``reports/parity.json`` by graph; so are the next two.
         latency: Of ``latency.json``.
         fidelity: Of ``fidelity.json``.
-        bench: ``bench.json``; empty where there is none.
-        environment: Where it was verified; empty where it was not.
+        bench: ``bench.json``; None where there is none.
+        environment: Where it was verified.
         sizes: The bytes of each file.
         ignored: Reports that are left out, each with the reason.
     """
 
     manifest: Manifest
-    parity: Mapping[str, Any] = field(repr=False)
-    latency: Mapping[str, Any] = field(repr=False)
-    fidelity: Mapping[str, Any] = field(repr=False)
-    bench: Mapping[str, Any] = field(repr=False)
-    environment: Mapping[str, Any] = field(repr=False)
+    parity: Mapping[str, ParityRow] = field(repr=False)
+    latency: Mapping[str, LatencyRow] = field(repr=False)
+    fidelity: Mapping[str, FidelityRow] = field(repr=False)
+    bench: BenchReport | None = field(repr=False)
+    environment: EnvironmentRow = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
     ignored: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,9 +62,9 @@ class Facts:
     def verdict(self) -> str:
         """The worst verdict of the graphs and of the latency gates that were judged."""
         found = [verdict_of(self.manifest)]
-        found += [str(row.get("verdict")) for row in self.latency.values()]
-        gate = self.bench.get("gate")
-        found += [str(gate["verdict"])] if gate else []
+        found += [row.verdict for row in self.latency.values()]
+        gate = self.bench.gate if self.bench is not None else None
+        found += [gate.verdict] if gate is not None else []
         order = ("fail", "ambiguous", "unverified")
         return next((verdict for verdict in order if verdict in found), "pass")
 
@@ -66,13 +72,13 @@ class Facts:
         """What is known of an adapter, however the export holds it."""
         return verification_of(self.manifest, adapter)
 
-    def parity_of(self, adapter: str) -> Mapping[str, Any]:
+    def parity_of(self, adapter: str) -> ParityRow | None:
         """The row of an adapter: its graph's, or its own under a graph that adapters share."""
         own = self.parity.get(adapter)
         if own is not None:
-            return dict(own)
-        shared = (row.get("adapters") or {} for row in self.parity.values())
-        return next((dict(rows[adapter]) for rows in shared if adapter in rows), {})
+            return own
+        shared = (row.adapters for row in self.parity.values())
+        return next((rows[adapter] for rows in shared if adapter in rows), None)
 
 
 def read_facts(root: Path) -> Facts:
@@ -82,91 +88,78 @@ def read_facts(root: Path) -> Facts:
         ExportDirectoryError: It is no export, or one of its reports is damaged.
     """
     manifest = read_manifest(root)
-    found: dict[str, Any] = {}
     ignored: dict[str, str] = {}
-    for name in _REPORTS:
-        file = f"reports/{name}.json"
-        path = resolve_inside(root, file)
-        if file not in manifest.files or not path.is_file():
-            continue
-        if path.stat().st_size > _LIMIT_BYTES or sha256_of_file(path) != manifest.files[file]:
-            ignored[file] = _NOT_THE_FILE
-            continue
-        found[name] = _parsed(path)
-    if _is_outdated(found.get("bench", {}), manifest):
+    raw = {name: _contents(root, manifest, name, ignored) for name in _REPORTS}
+    parity = _parsed(ParityReport, "parity", raw["parity"])
+    latency = _parsed(LatencyReport, "latency", raw["latency"])
+    fidelity = _parsed(FidelityReport, "fidelity", raw["fidelity"])
+    bench = None
+    if raw["bench"] is not None:
+        bench = parse_report(BenchReport, raw["bench"], "reports/bench.json")
+    if bench is not None and _is_outdated(bench, manifest):
         ignored["reports/bench.json"] = _OUTDATED
-        del found["bench"]
-    rows = {name: _rows(found.get(name, {}), name) for name in _REPORTS[:-1]}
-    rows["parity"] = _current(rows["parity"], manifest)
-    environments = (report.get("environment") for report in found.values())
+        bench = None
+    known = (report for report in (parity, latency, fidelity) if report.model_fields_set)
     return Facts(
         manifest,
-        **rows,
-        bench=found.get("bench", {}),
-        environment=next((each for each in environments if isinstance(each, dict)), {}),
+        parity=_current(parity.graphs, manifest),
+        latency=latency.graphs,
+        fidelity=fidelity.graphs,
+        bench=bench,
+        environment=next((report.environment for report in known), EnvironmentRow()),
         sizes=_sizes(root, manifest),
         ignored=ignored,
     )
 
 
-def _is_outdated(bench: Mapping[str, Any], manifest: Manifest) -> bool:
+def _contents(root: Path, manifest: Manifest, name: str, ignored: dict[str, str]) -> bytes | None:
+    """Return a report that the manifest names; add another of that name to `ignored`."""
+    file = f"reports/{name}.json"
+    path = resolve_inside(root, file)
+    if file not in manifest.files or not path.is_file():
+        return None
+    if path.stat().st_size > _LIMIT_BYTES or sha256_of_file(path) != manifest.files[file]:
+        ignored[file] = _NOT_THE_FILE
+        return None
+    return path.read_bytes()
+
+
+def _parsed(kind: type[Report], name: str, raw: bytes | None) -> Report:
+    """Return a report; an empty one where there is no file."""
+    return kind() if raw is None else parse_report(kind, raw, f"reports/{name}.json")
+
+
+def _is_outdated(bench: BenchReport, manifest: Manifest) -> bool:
     """Whether a graph that was timed is not the export's any more."""
-    subjects = bench.get("subjects")
-    rows = subjects.values() if isinstance(subjects, dict) else ()
-    own = [row for row in rows if isinstance(row, dict) and not row.get("baseline")]
-    tables = [row["files"] for row in own if isinstance(row.get("files"), dict)]
+    tables = [subject.files for subject in bench.subjects.values() if not subject.baseline]
     return any(manifest.files.get(file) != sha for table in tables for file, sha in table.items())
 
 
-def _current(rows: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+def _current(rows: Mapping[str, ParityRow], manifest: Manifest) -> dict[str, ParityRow]:
     """Return rows of ``parity.json`` without what they say of graphs and adapters of earlier.
 
     A verification writes its verdict to the manifest too, and what is replaced loses it there.
     """
-    found: dict[str, Any] = {}
+    held = {each: own.pack or own.row for each, own in manifest.adapters.items()}
+    found: dict[str, ParityRow] = {}
     for name, row in rows.items():
         record = manifest.graphs.get(name)
         if record is None:
             continue
-        found[name] = _of_now(row, record.verification)
-        if isinstance(row.get("adapters"), dict):
-            held = {each: own.pack or own.row for each, own in manifest.adapters.items()}
-            found[name]["adapters"] = {
-                each: _of_now(own, known.verification)
-                for each, own in row["adapters"].items()
-                if (known := held.get(each)) is not None
-            }
+        adapters = {
+            each: _of_now(own, known.verification)
+            for each, own in row.adapters.items()
+            if (known := held.get(each)) is not None
+        }
+        current = _of_now(row, record.verification)
+        found[name] = current.model_copy(update={"adapters": adapters})
     return found
 
 
-def _of_now(row: Any, verification: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise _damaged("reports/parity.json", "its graphs are no rows")
-    if row.get("verdict", verification) == verification:
-        return dict(row)
-    return {"verdict": verification, "reason": _CHANGED}
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(str(path), str(error)) from error
-    if not isinstance(table, dict):
-        raise _damaged(str(path), "it is no object")
-    return table
-
-
-def _rows(report: Mapping[str, Any], name: str) -> dict[str, Any]:
-    rows = report.get("graphs", {})
-    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-        raise _damaged(f"reports/{name}.json", "its graphs are no rows")
-    return rows
-
-
-def _damaged(what: str, why: str) -> ExportDirectoryError:
-    msg = f"the report {what!r} is damaged: {why}"
-    return ExportDirectoryError(msg, hint="Write it again with: lora-export verify OUT")
+def _of_now(row: ParityRow, verification: Verdict) -> ParityRow:
+    if row.verdict == verification:
+        return row
+    return ParityRow(verdict=verification, reason=_CHANGED)
 
 
 def _sizes(root: Path, manifest: Manifest) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.report.colours import colour, ink_on
 from lora_export.report.markup import Markup, join, tag
@@ -16,6 +16,7 @@ from lora_export.report.page_parts import Column, count, number, scrolling, sect
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lora_export.core.reports.fidelity_report import FidelityRow, TensorFidelity
     from lora_export.report.facts import Facts
 
 __all__ = ["fidelity"]
@@ -61,12 +62,11 @@ def _superscript(value: int) -> str:
     return str(value).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _fidelity_of(name: str, row: Mapping[str, Any], *, heat: bool) -> Markup:
-    tensors = row["tensors"]
-    lossy = row.get("lossy") or []
+def _fidelity_of(name: str, row: FidelityRow, *, heat: bool) -> Markup:
+    tensors, lossy = row.tensors, row.lossy
     words = (
-        f"Relative error {number(row['relative_error'])} over {count(len(tensors), 'tensor')}; "
-        f"{row['unmoved_share']:.1%} of the entries did not move."
+        f"Relative error {number(row.relative_error)} over {count(len(tensors), 'tensor')}; "
+        f"{row.unmoved_share:.1%} of the entries did not move."
     )
     warning = (
         tag(
@@ -82,7 +82,7 @@ def _fidelity_of(name: str, row: Mapping[str, Any], *, heat: bool) -> Markup:
         Column("Unmoved entries", "n"),
     )  # fmt: skip
     rows = [
-        [each, own["dtype"], number(own["relative_error"]), f"{own['unmoved_share']:.1%}"]
+        [each, own.dtype, number(own.relative_error), f"{own.unmoved_share:.1%}"]
         for each, own in tensors.items()
     ]
     return join(
@@ -100,14 +100,14 @@ def _fidelity_of(name: str, row: Mapping[str, Any], *, heat: bool) -> Markup:
     )
 
 
-def _heatmaps(adapter: str, tensors: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+def _heatmaps(adapter: str, tensors: Mapping[str, TensorFidelity]) -> list[Markup]:
     """Return a table of coloured numbers for each stack of layers."""
     stacks: dict[str, dict[int, dict[str, float]]] = {}
     for name, row in tensors.items():
         found = _LAYER.match(name)
         if found is not None:
             stack, layer, module = found[1], int(found[2]), found[3].removesuffix(".weight")
-            stacks.setdefault(stack, {}).setdefault(layer, {})[module] = row["relative_error"]
+            stacks.setdefault(stack, {}).setdefault(layer, {})[module] = row.relative_error
     return [_heatmap(adapter, stack, layers) for stack, layers in sorted(stacks.items())]
 
 

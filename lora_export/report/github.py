@@ -8,14 +8,15 @@ title ``:`` and ``,`` become ``%3A``, ``%2C``, so that no name can begin a comma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.exports.verdict import is_deployable
 from lora_export.report.markup import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from lora_export.core.reports.parity_report import ParityRow
     from lora_export.report.facts import Facts
 
 __all__ = ["annotate"]
@@ -24,6 +25,7 @@ _LEVELS: Final = {"fail": "error", "ambiguous": "warning", "unverified": "warnin
 _MESSAGE: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
 _TITLE: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A", ":": "%3A", ",": "%2C"})
 _LONGEST: Final = 500
+_NO_REASON: Final = "not verified"
 
 
 def annotate(facts: Facts) -> list[str]:
@@ -42,15 +44,16 @@ def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
         for note in adapter.notes:
             yield "ambiguous", f"Adapter {name}", note
     for name, row in facts.latency.items():
-        yield str(row.get("verdict")), f"Latency of {name}", _reason(row)
-    for name, row in facts.fidelity.items():
-        if lossy := row.get("lossy"):
-            shown = ", ".join(map(str, lossy[:3]))
+        yield row.verdict, f"Latency of {name}", row.reason or _NO_REASON
+    for name, kept in facts.fidelity.items():
+        if lossy := kept.lossy:
+            shown = ", ".join(lossy[:3])
             message = f"{len(lossy)} tensors lost more than a tenth of the delta: {shown}"
             yield "ambiguous", f"Fidelity of {name}", message
-    for row in (facts.bench.get("gate") or {}).get("rows", []):
-        title = f"Benchmark of {row['subject']}, {row['cell']}"
-        yield str(row["verdict"]), title, _reason(row)
+    gate = facts.bench.gate if facts.bench is not None else None
+    for judged in gate.rows if gate is not None else ():
+        title = f"Benchmark of {judged.subject}, {judged.cell}"
+        yield judged.verdict, title, judged.reason or _NO_REASON
 
 
 def _parity_findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
@@ -58,15 +61,14 @@ def _parity_findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
     for name, record in facts.manifest.graphs.items():
         if not is_deployable(record):
             continue
-        row = facts.parity.get(name, {})
-        yield record.verification, f"Parity of {name}", _reason(row)
+        yield record.verification, f"Parity of {name}", _reason(facts.parity.get(name))
     for name in facts.manifest.adapters:
         if name not in facts.manifest.graphs:
             yield facts.verification(name), f"Parity of {name}", _reason(facts.parity_of(name))
 
 
-def _reason(row: Mapping[str, Any]) -> str:
-    return str(row.get("reason") or "not verified")
+def _reason(row: ParityRow | None) -> str:
+    return (row.reason if row is not None else "") or _NO_REASON
 
 
 def _line(level: str, title: str, message: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lora_export.core.reports.report_model import as_json
 from lora_export.core.units import size
-from lora_export.latency.bench_report import point_name
 from lora_export.report.figures import RatioMark, SampleMark, ratio_figure, sample_figure
 from lora_export.report.markup import Markup, join, tag
 from lora_export.report.page_parts import Column, badge, number, section, table
@@ -13,6 +13,8 @@ from lora_export.report.page_parts import Column, badge, number, section, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lora_export.core.reports.latency_report import LatencyRow
+    from lora_export.latency.bench_report import BenchReport, Cell, Gate, Subject
     from lora_export.report.facts import Facts
 
 __all__ = ["latency"]
@@ -20,21 +22,21 @@ __all__ = ["latency"]
 
 def latency(facts: Facts) -> Markup | None:
     """Times against the base, as the verification and as ``bench`` measured them."""
-    if not facts.latency and not facts.bench:
+    if not facts.latency and facts.bench is None:
         return None
     return section(
         "latency",
         "Latency",
         _verification(facts.latency) if facts.latency else None,
-        _bench(facts.bench) if facts.bench else None,
+        _bench(facts.bench) if facts.bench is not None else None,
     )
 
 
-def _verification(rows: Mapping[str, Any]) -> Markup:
+def _verification(rows: Mapping[str, LatencyRow]) -> Markup:
     marks = [
-        RatioMark(name, row["ratio"], row["ratio_interval"], limit=row["max_ratio"])
+        RatioMark(name, row.ratio, row.ratio_interval, limit=row.max_ratio)
         for name, row in rows.items()
-        if row.get("ratio") is not None
+        if row.ratio is not None and row.ratio_interval is not None
     ]
     columns = (
         Column("Graph"), Column("Verdict", "name"), Column("Median ms", "n"),
@@ -44,14 +46,14 @@ def _verification(rows: Mapping[str, Any]) -> Markup:
     body = [
         [
             name,
-            badge(str(row.get("verdict"))),
-            number(row.get("median_ms"), 2),
-            number(row.get("p90_ms"), 2),
-            number(row.get("base_median_ms"), 2),
-            number(row.get("ratio")),
-            number(row.get("max_ratio"), 2),
-            f"{row['batch']} × {row['length']}" if "batch" in row else "–",
-            row.get("reason") or "",
+            badge(row.verdict),
+            number(row.median_ms, 2),
+            number(row.p90_ms, 2),
+            number(row.base_median_ms, 2),
+            number(row.ratio),
+            number(row.max_ratio, 2),
+            f"{row.batch} × {row.length}" if row.batch is not None else "–",
+            row.reason,
         ]
         for name, row in rows.items()
     ]
@@ -69,47 +71,42 @@ def _verification(rows: Mapping[str, Any]) -> Markup:
     )
 
 
-def _bench(report: Mapping[str, Any]) -> Markup:
+def _bench(report: BenchReport) -> Markup:
     parts: list[Markup | None] = [tag("h3", "Benchmark")]
-    gate = report.get("gate")
-    if gate:
-        parts.append(_gate(gate))
-    parts += [_cell(cell) for cell in report.get("cells", [])]
-    parts.append(_startup(report.get("subjects", {})))
+    if report.gate is not None:
+        parts.append(_gate(report.gate))
+    parts += [_cell(cell) for cell in report.cells]
+    parts.append(_startup(report.subjects))
     return join(parts)
 
 
-def _gate(gate: Mapping[str, Any]) -> Markup:
+def _gate(gate: Gate) -> Markup:
     columns = (
         Column("Subject"), Column("Cell", "name"), Column("Verdict", "name"), Column("Ratio", "n"),
         Column("Why", "long"),
     )  # fmt: skip
     rows = [
-        [row["subject"], row["cell"], badge(row["verdict"]), number(row["ratio"]), row["reason"]]
-        for row in gate["rows"]
+        [row.subject, row.cell, badge(row.verdict), number(row.ratio), row.reason]
+        for row in gate.rows
     ]
-    caption = f"The gate: at most {gate['max_ratio']:g} of {gate['against']}"
+    caption = f"The gate: at most {gate.max_ratio:g} of {gate.against}"
     return table(caption, columns, rows)
 
 
-def _cell(cell: Mapping[str, Any]) -> Markup:
-    sizes = (cell["batch"], cell["length"], cell.get("past", 0), cell.get("source", 0))
-    name = point_name(cell["kind"], *sizes)
-    samples = [SampleMark(key, row["samples_ms"]) for key, row in cell["times"].items()]
+def _cell(cell: Cell) -> Markup:
+    name = cell.name
+    samples = [SampleMark(key, row.samples_ms) for key, row in cell.times.items()]
     ratios: dict[str, list[RatioMark]] = {}
-    for row in cell["ratios"]:
-        mark = RatioMark(row["subject"], row["ratio"], row["interval"])
-        ratios.setdefault(row["over"], []).append(mark)
+    for row in cell.ratios:
+        ratios.setdefault(row.over, []).append(RatioMark(row.subject, row.ratio, row.interval))
     known = {
         "median_ms": "Median ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "per_second": "Rows/s",
         "tokens_per_second": "Tokens/s", "energy_mj": "Energy mJ",
     }  # fmt: skip
-    keys = [key for key in known if any(row.get(key) is not None for row in cell["times"].values())]
+    times = {subject: as_json(row) for subject, row in cell.times.items()}
+    keys = [key for key in known if any(row.get(key) is not None for row in times.values())]
     columns = (Column("Subject"), *(Column(known[key], "n") for key in keys))
-    rows = [
-        [subject, *(number(row.get(key), 2) for key in keys)]
-        for subject, row in cell["times"].items()
-    ]
+    rows = [[subject, *(number(row.get(key), 2) for key in keys)] for subject, row in times.items()]
     return join(
         [
             tag("h4", name),
@@ -125,21 +122,21 @@ def _cell(cell: Mapping[str, Any]) -> Markup:
                 )
                 for over, marks in ratios.items()
             ),
-            table(f"Times of {name}, {cell['rounds']} rounds", columns, rows),
+            table(f"Times of {name}, {cell.rounds} rounds", columns, rows),
         ]
     )
 
 
-def _startup(subjects: Mapping[str, Any]) -> Markup | None:
+def _startup(subjects: Mapping[str, Subject]) -> Markup | None:
     rows = [
         [
             key,
-            number(own["session_ms"], 1),
-            number(own["first_run_ms"], 1),
-            size(own["peak_bytes"]) if own.get("peak_bytes") is not None else "–",
+            number(own.session_ms, 1),
+            number(own.first_run_ms, 1),
+            size(own.peak_bytes) if own.peak_bytes is not None else "–",
         ]
         for key, subject in subjects.items()
-        if (own := subject.get("startup")) is not None
+        if (own := subject.startup) is not None
     ]
     columns = (
         Column("Subject"), Column("Session ms", "n"), Column("First run ms", "n"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
 from lora_export.report.markup import clean
@@ -13,6 +13,7 @@ from lora_export.report.sections import adapter_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lora_export.latency.bench_report import Gate
     from lora_export.report.facts import Facts
 
 __all__ = ["markdown"]
@@ -44,8 +45,8 @@ def markdown(facts: Facts) -> str:
         parts += ["### Accuracy on the task", scored]
     if timed := _timed(facts):
         parts += ["### Latency", timed]
-    if gate := facts.bench.get("gate"):
-        parts += [f"### Benchmark: {_sign(str(gate['verdict']))}", _gate(gate)]
+    if facts.bench is not None and (gate := facts.bench.gate) is not None:
+        parts += [f"### Benchmark: {_sign(gate.verdict)}", _gate(gate)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,16 +54,16 @@ def _adapters(facts: Facts) -> str:
     rows = []
     for name, record in facts.manifest.adapters.items():
         row = facts.parity_of(name)
-        metrics = row.get("metrics") or {}
+        metrics = row.metrics if row is not None else None
         rows.append(
             [
                 _text(name),
                 _sign(facts.verification(name)),
-                number(metrics.get("relative_l2")),
-                number(row.get("effect")),
+                number(metrics.relative_l2 if metrics is not None else None),
+                number(row.effect if row is not None else None),
                 f"{record.tensors_applied} of {record.tensors_total}",
                 size(adapter_bytes(facts, name)),
-                "" if row.get("verdict") == "pass" else _text(row.get("reason", "")),
+                _text(row.reason) if row is not None and row.verdict != "pass" else "",
             ]
         )
     heads = ("Adapter", "Parity", "Relative L2 error", "Effect", "Tensors applied", "Adds", "Why")
@@ -72,19 +73,19 @@ def _adapters(facts: Facts) -> str:
 def _scored(facts: Facts) -> str | None:
     rows = []
     for name in facts.manifest.adapters:
-        found = facts.parity_of(name).get("dataset")
-        if not found:
+        row = facts.parity_of(name)
+        if row is None or (found := row.dataset) is None:
             continue
         rows.append(
             [
                 _text(name),
-                _sign(str(found["verdict"])),
-                f"{_text(found['metric'])} of {number(found['count'])}",
-                number(found["base"], 4),
-                number(found["reference"], 4),
-                number(found["graph"], 4),
-                difference(found).translate(_BRACKETS),
-                number(found["disagreements"]),
+                _sign(found.verdict),
+                f"{_text(found.metric)} of {number(found.count)}",
+                number(found.base, 4),
+                number(found.reference, 4),
+                number(found.graph, 4),
+                difference(found.difference, found.difference_interval).translate(_BRACKETS),
+                number(found.disagreements),
             ]
         )
     heads = ("Adapter", "Same", "Metric", "Base", "Reference", "Graph", "Difference", "Differ")
@@ -94,32 +95,27 @@ def _scored(facts: Facts) -> str | None:
 def _timed(facts: Facts) -> str | None:
     rows = []
     for name, row in facts.latency.items():
-        if row.get("ratio") is None:
+        if row.ratio is None or row.ratio_interval is None:
             continue
-        low, high = row["ratio_interval"]
+        low, high = row.ratio_interval
         rows.append(
             [
                 _text(name),
-                _sign(str(row["verdict"])),
-                f"{row['ratio']:.3f} \\[{low:.3f}, {high:.3f}\\]",
-                number(row["max_ratio"], 2),
-                number(row["median_ms"], 2),
-                number(row["base_median_ms"], 2),
+                _sign(row.verdict),
+                f"{row.ratio:.3f} \\[{low:.3f}, {high:.3f}\\]",
+                number(row.max_ratio, 2),
+                number(row.median_ms, 2),
+                number(row.base_median_ms, 2),
             ]
         )
     heads = ("Graph", "Gate", "Ratio to the base", "Limit", "Median ms", "Base median ms")
     return _table(heads, rows) if rows else None
 
 
-def _gate(gate: dict[str, Any]) -> str:
+def _gate(gate: Gate) -> str:
     rows = [
-        [
-            _text(row["subject"]),
-            _text(row["cell"]),
-            _sign(str(row["verdict"])),
-            _text(row["reason"]),
-        ]
-        for row in gate["rows"]
+        [_text(row.subject), _text(row.cell), _sign(row.verdict), _text(row.reason)]
+        for row in gate.rows
     ]
     return _table(("Subject", "Cell", "Gate", "Why"), rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
 from lora_export.report.fidelity_section import fidelity
@@ -14,6 +14,7 @@ from lora_export.report.sections import environment, merged, parity, sizes
 from lora_export.report.style import STYLE
 
 if TYPE_CHECKING:
+    from lora_export.core.reports.parity_report import ParityRow
     from lora_export.report.facts import Facts
 
 __all__ = ["page"]
@@ -80,9 +81,9 @@ def _breakable(name: str) -> Markup:
 
 
 def _cards(facts: Facts) -> Markup:
-    found = [(row.get("metrics") or {}).get("relative_l2") for row in _rows(facts)]
+    found = [row.metrics.relative_l2 for row in _rows(facts) if row.metrics is not None]
     errors = [error for error in found if error is not None]
-    ratios = [row["ratio"] for row in facts.latency.values() if row.get("ratio") is not None]
+    ratios = [row.ratio for row in facts.latency.values() if row.ratio is not None]
     adapters = facts.manifest.adapters.values()
     applied, total = (
         sum(getattr(each, key) for each in adapters) for key in ("tensors_applied", "tensors_total")
@@ -102,9 +103,9 @@ def _cards(facts: Facts) -> Markup:
     return tag("dl", *made, class_="cards")
 
 
-def _rows(facts: Facts) -> list[dict[str, Any]]:
+def _rows(facts: Facts) -> list[ParityRow]:
     graphs = list(facts.parity.values())
-    return [*graphs, *(own for row in graphs for own in (row.get("adapters") or {}).values())]
+    return [*graphs, *(own for row in graphs for own in row.adapters.values())]
 
 
 def _ignored(facts: Facts) -> Markup:

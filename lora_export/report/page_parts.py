@@ -62,16 +62,15 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
-def difference(row: Mapping[str, Any]) -> str:
+def difference(found: float | None, interval: tuple[float, float] | None) -> str:
     """Return the difference of two scores with its interval; nothing is +0.
 
-    >>> difference({"difference": -0.0125, "difference_interval": [-0.025, -1e-9]})
+    >>> difference(-0.0125, (-0.025, -1e-9))
     '-0.0125 [-0.0250, +0.0000]'
     """
-    if row["difference"] is None:
+    if found is None or interval is None:
         return DASH
-    values = (row["difference"], *row["difference_interval"])
-    value, low, high = (round(each, 4) + 0.0 for each in values)
+    value, low, high = (round(each, 4) + 0.0 for each in (found, *interval))
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.reports.parity_report import MetricsRow, ParityRow
+from lora_export.core.reports.report_model import as_json
 from lora_export.core.units import size
 from lora_export.exports.verdict import NOT_APPLICABLE, is_deployable
 from lora_export.report.markup import Markup, clean, join, tag
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.core.manifest import AdapterRecord
+    from lora_export.core.reports.parity_report import DatasetRow
     from lora_export.report.facts import Facts
 
 __all__ = ["adapter_bytes", "environment", "merged", "parity", "sizes"]
@@ -96,12 +99,13 @@ def _notes(record: AdapterRecord) -> str:
 
 def parity(facts: Facts) -> Markup:
     """Every graph against the unmerged adapter, and task accuracy."""
-    rows: dict[str, Mapping[str, Any]] = {}
-    for name in facts.manifest.graphs:
-        graph = facts.manifest.graphs[name]
-        row = facts.parity.get(name, {"verdict": graph.verification})
-        rows[name] = row if is_deployable(graph) else {**row, "verdict": NOT_APPLICABLE}
-        for adapter, own in (row.get("adapters") or {}).items():
+    rows: dict[str, ParityRow] = {}
+    verdicts: dict[str, str] = {}
+    for name, graph in facts.manifest.graphs.items():
+        row = facts.parity.get(name, ParityRow(verdict=graph.verification))
+        rows[name] = row
+        verdicts[name] = row.verdict if is_deployable(graph) else NOT_APPLICABLE
+        for adapter, own in row.adapters.items():
             rows[f"{name} with {adapter}"] = own
     columns = (
         Column("Graph"), Column("Verdict", "name"), Column("Relative L2 error", "n"),
@@ -111,28 +115,28 @@ def parity(facts: Facts) -> Markup:
     shown = table(
         "Each graph’s outputs against the reference’s on the same inputs",
         columns,
-        [_parity_row(name, row) for name, row in rows.items()],
+        [_parity_row(name, row, verdicts.get(name, row.verdict)) for name, row in rows.items()],
     )
-    against = sorted({str(row["against"]) for row in rows.values() if row.get("against")})
+    against = sorted({row.against for row in rows.values() if row.against})
     note = tag("p", f"Compared with: {'; '.join(against)}.", class_="soft") if against else None
-    scored = {name: row["dataset"] for name, row in rows.items() if row.get("dataset")}
+    scored = {name: row.dataset for name, row in rows.items() if row.dataset is not None}
     return section("parity", "Parity", note, shown, _accuracy(scored) if scored else None)
 
 
-def _parity_row(name: str, row: Mapping[str, Any]) -> list[Any]:
-    metrics = row.get("metrics") or {}
+def _parity_row(name: str, row: ParityRow, verdict: str) -> list[object]:
+    metrics = row.metrics or MetricsRow()
     return [
         name,
-        badge(str(row.get("verdict"))),
-        number(metrics.get("relative_l2")),
-        number(row.get("tolerance")),
-        number(row.get("effect")),
-        number(metrics.get("top1_agreement"), 4),
-        clean(row.get("reason") or "not verified", 2 * _TEXT),
+        badge(verdict),
+        number(metrics.relative_l2),
+        number(row.tolerance),
+        number(row.effect),
+        number(metrics.top1_agreement, 4),
+        clean(row.reason or "not verified", 2 * _TEXT),
     ]
 
 
-def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _accuracy(scored: Mapping[str, DatasetRow]) -> Markup:
     columns = (
         Column("Graph"), Column("Verdict", "name"), Column("Metric", "name"),
         Column("Examples", "n"), Column("Base", "n"), Column("Reference", "n"),
@@ -144,19 +148,19 @@ def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
         rows.append(
             [
                 name,
-                badge(str(each["verdict"])),
-                each["metric"],
-                number(each["count"]),
-                number(each["base"], 4),
-                number(each["reference"], 4),
-                number(each["graph"], 4),
-                difference(each),
-                number((each["mcnemar"] or {}).get("p_value")),
-                number(each["disagreements"]),
+                badge(each.verdict),
+                each.metric,
+                number(each.count),
+                number(each.base, 4),
+                number(each.reference, 4),
+                number(each.graph, 4),
+                difference(each.difference, each.difference_interval),
+                number(each.mcnemar.p_value if each.mcnemar is not None else None),
+                number(each.disagreements),
             ]
         )
     shown = table("Scores on the data set, and graph minus reference", columns, rows)
-    lists = [_disagreements(name, each) for name, each in scored.items() if each["differing"]]
+    lists = [_disagreements(name, each) for name, each in scored.items() if each.differing]
     note = tag(
         "p",
         "Base: the same model with the adapter’s low-rank part switched off. The interval is a "
@@ -166,25 +170,25 @@ def _accuracy(scored: Mapping[str, Mapping[str, Any]]) -> Markup:
     return join([tag("h3", "Accuracy on the task"), shown, note, *lists])
 
 
-def _disagreements(name: str, row: Mapping[str, Any]) -> Markup:
+def _disagreements(name: str, row: DatasetRow) -> Markup:
     columns = (
         Column("Example"), Column("Input", "long"), Column("Expected", "long"),
         Column("Reference", "long"), Column("Graph", "long"),
     )  # fmt: skip
     rows = [
         [
-            number(each["example"]),
+            number(each.example),
             *(
-                DASH if each[key] is None else clean(each[key], _TEXT)
-                for key in ("text", "label", "reference", "graph")
+                DASH if value is None else clean(value, _TEXT)
+                for value in (each.text, each.label, each.reference, each.graph)
             ),
         ]
-        for each in row["differing"]
+        for each in row.differing
     ]
     caption = f"Where {name} and the reference differ"
     return tag(
         "details",
-        tag("summary", f"{caption}: {len(rows)} of {row['disagreements']} shown"),
+        tag("summary", f"{caption}: {len(rows)} of {row.disagreements} shown"),
         table(caption, columns, rows),
     )
 
@@ -229,7 +233,8 @@ def adapter_bytes(facts: Facts, name: str) -> int:
 def environment(facts: Facts) -> Markup:
     """Where it was made and measured."""
     rows: dict[str, Any] = {"Written by": facts.manifest.tool}
-    for source in (facts.environment, facts.bench.get("environment") or {}):
+    bench = facts.bench.environment if facts.bench is not None else {}
+    for source in (as_json(facts.environment), bench):
         rows |= {_title(key): _valued(key, value) for key, value in source.items()}
     graphs = facts.manifest.graphs.items()
     rows["Graphs"] = join(

@@ -20,7 +20,7 @@ __all__ = ["EnvironmentRow", "ReportModel", "as_json", "parse_report", "report_b
 
 _HINT: Final = "Write it again with: lora-export verify OUT"
 
-Model = TypeVar("Model", bound="ReportModel")
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ReportModel(BaseModel):
@@ -68,7 +68,7 @@ def parse_report(kind: type[Model], raw: bytes, source: str) -> Model:
     except ValidationError as cause:
         first = cause.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        msg = f"the report {source!r} is damaged: {where}: {first['msg']}"
+        msg = f"the report {source!r} is damaged: {first['msg']}, at {where}"
         raise ExportDirectoryError(msg, hint=_HINT) from cause
     except (ValueError, RecursionError) as cause:
         msg = f"the report {source!r} is damaged: {cause}"
