@@ -13,7 +13,8 @@ from lora_export.graph.spec import tasks
 from lora_export.latency.two_graphs import open_two
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
-from lora_export.runtime.torch_run import TorchRun, require_torch
+from lora_export.runtime.reference import Reference, require_torch
+from lora_export.runtime.torch_runner import TorchRunner
 from lora_export.runtime.trt import open_trt, tensorrt_version
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUNNERS",
-    "Runner",
+    "RunnerKind",
     "open_graph",
     "open_timed",
     "require_runner",
@@ -31,8 +32,8 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Runner:
-    """One row of the table.
+class RunnerKind:
+    """One row of the table: a runtime, and where it runs.
 
     Attributes:
         provider: Of ONNX Runtime, by its short name; None where another library runs the model.
@@ -52,20 +53,20 @@ class Runner:
         return self.provider is None and not self.engine
 
 
-RUNNERS: Final[dict[str, Runner]] = {
-    "ort-cpu": Runner("cpu"),
-    "ort-cuda": Runner("cuda"),
-    "ort-tensorrt": Runner("tensorrt"),
-    "tensorrt": Runner(engine=True),
-    "torch": Runner(),
-    "torch-compile": Runner(compiled=True),
-    "torch-cuda": Runner(device="cuda"),
-    "torch-cuda-compile": Runner(device="cuda", compiled=True),
+RUNNERS: Final[dict[str, RunnerKind]] = {
+    "ort-cpu": RunnerKind("cpu"),
+    "ort-cuda": RunnerKind("cuda"),
+    "ort-tensorrt": RunnerKind("tensorrt"),
+    "tensorrt": RunnerKind(engine=True),
+    "torch": RunnerKind(),
+    "torch-compile": RunnerKind(compiled=True),
+    "torch-cuda": RunnerKind(device="cuda"),
+    "torch-cuda-compile": RunnerKind(device="cuda", compiled=True),
 }
 """What runs a model. torch runs the base checkpoint, with the adapter unmerged, through PEFT."""
 
 
-def require_runner(name: str) -> Runner:
+def require_runner(name: str) -> RunnerKind:
     """Return a row of `RUNNERS` that is installed.
 
     Raises:
@@ -85,7 +86,7 @@ def require_runner(name: str) -> Runner:
     return runner
 
 
-def open_graph(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) -> Bind:
     """Open a graph in ONNX Runtime, or its engine in TensorRT.
 
     Raises:
@@ -122,11 +123,11 @@ def _open_engine(source: Source, graph: str) -> Bind:
     return bind
 
 
-def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> Bind:
+def open_timed(source: Source, graph: str, runner: RunnerKind, *, threads: int) -> Bind:
     """Open a graph, or in torch the model that it was made of, with the adapter unmerged.
 
     Raises:
-        LoraExportError: See `open_graph` and `TorchRun`.
+        LoraExportError: See `open_graph`, `Reference` and `TorchRunner`.
     """
     if not runner.torch:
         return open_graph(source, graph, runner, threads=threads)
@@ -134,18 +135,20 @@ def open_timed(source: Source, graph: str, runner: Runner, *, threads: int) -> B
     if source.paired:
         msg = "torch runs an encoder and a decoder together, which is not timed"
         raise UnsupportedError(msg, hint="Leave the torch runners out.")
-    model = TorchRun(
+    task = tasks.by_name(source.manifest.base.task)
+    reference = Reference(
         source.checkpoint,
-        tasks.by_name(source.manifest.base.task),
+        task,
         adapter=None if graph == BASE_GRAPH else (source.adapters or {})[graph],
         labels_count=source.labels_count,
         vocab_size=None if graph == BASE_GRAPH else source.manifest.adapters[graph].vocab_size,
-        device=runner.device,
-        compiled=runner.compiled,
-        threads=threads,
     )
+    model = TorchRunner(
+        reference.model, task.inputs, task.outputs,
+        device=runner.device, compiled=runner.compiled, threads=threads,
+    )  # fmt: skip
 
     def bind(point: Point, seed: int) -> Callable[[], object]:
-        return model.bind(source.feeds(point, graph, seed=seed), past=point.past)
+        return model.bound(source.feeds(point, graph, seed=seed), past=point.past)
 
     return bind

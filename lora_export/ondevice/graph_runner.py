@@ -15,6 +15,7 @@ close    the memory is given back; a runner is a context manager, which closes i
 `OrtRunner`, `TrtGraph`   a session or an engine of an export, with an adapter (`runtime`)
 `BoundAdapter`            an adapter whose tensors stay on the device (`runtime.swappable`)
 `OrtEncoderDecoder`       two sessions, the cache where it is computed (`runtime`)
+`TorchRunner`             a model of transformers in torch (`runtime.torch_runner`)
 ========================  ======================================================================
 """
 

@@ -13,11 +13,8 @@ have loaded every tensor. How adapters are combined is proven by the tests, with
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.util
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,9 +26,9 @@ from lora_export.core.errors import AdapterError, CheckpointError, MissingRuntim
 from lora_export.core.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph.spec import tasks
-from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.runtime.pooling import sentence_embedding
 from lora_export.runtime.reference_files import bare_folder, to_reference_names
+from lora_export.runtime.torch_runner import TorchRunner, quiet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.tasks import Task
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Reference", "estimate_bytes", "quiet", "require_reference"]
+__all__ = ["Reference", "estimate_bytes", "require_reference", "require_torch"]
 
 _PACKAGES: Final = ("torch", "transformers", "peft")
 _RUNTIME_COPIES: Final = 2.1
@@ -61,6 +58,16 @@ def require_reference() -> None:
             msg,
             hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
         )
+
+
+def require_torch(device: str) -> None:
+    """Raise `MissingRuntimeError` where torch with its kin, or the device, is not there."""
+    require_reference()
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = f"torch {torch.__version__} sees no CUDA device"
+        raise MissingRuntimeError(msg, hint="See what is there: lora-export doctor")
 
 
 def estimate_bytes(checkpoint: Checkpoint, *, tokens: int, copies: float = _RUNTIME_COPIES) -> int:
@@ -120,30 +127,24 @@ class Reference:
                 self._model = _load_adapter(self._model, adapter)
         # not through PEFT's wrapper: for question answering, it drops token_type_ids
         inner = self._model.get_base_model() if adapter is not None else self._model
-        self._callable = task.part_of(inner)
+        module = task.part_of(inner)
         if trained_for is not task:
-            self._callable = getattr(inner, inner.base_model_prefix)
+            module = getattr(inner, inner.base_model_prefix)
+        outputs = task.outputs if self._sentence is None else ("last_hidden_state",)
+        self._runner = TorchRunner(module, task.inputs, outputs)
 
     @property
     def model(self) -> Any:
         """The module that is called, the adapter's layers in it."""
-        return self._callable
+        return self._runner.module
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Return the task's output for `feeds`, float32; of a decoder, without a cache."""
-        import torch
-
-        inputs = {
-            name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in without_cache(feeds).items()
-        }
-        with torch.inference_mode(), quiet():
-            output = self._callable(**inputs, return_dict=True)
+        fields = self._runner.run(feeds)
         if self._sentence is not None:
-            states = output["last_hidden_state"].float().numpy()
+            (states,) = fields.values()
             mask = feeds["attention_mask"]
             return sentence_embedding(self._sentence, self._tensors, states, mask)
-        fields = {name: output[name].float().numpy() for name in self._task.outputs}
         return np.asarray(self._task.result(fields), np.float32)
 
     def encode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
@@ -152,7 +153,7 @@ class Reference:
 
         inputs = {name: torch.from_numpy(feeds[name]) for name in self._task.inputs}
         with torch.inference_mode(), quiet():
-            output = self._callable.get_encoder()(**inputs, return_dict=True)
+            output = self.model.get_encoder()(**inputs, return_dict=True)
         return np.asarray(output.last_hidden_state.float().numpy(), np.float32)
 
     @contextlib.contextmanager
@@ -175,8 +176,8 @@ class Reference:
 
     def close(self) -> None:
         """Let the model's memory go."""
-        del self._model, self._callable
-        gc.collect()
+        del self._model
+        self._runner.close()
 
 
 def _trained_for(task: Task, adapter: Adapter | None) -> Task:
@@ -285,24 +286,3 @@ def _require_loaded(wrapped: Any, adapter: Adapter) -> None:
             if not any(np.array_equal(value, expected) for value in held):
                 msg = f"PEFT did not load {update.module!r} of adapter {adapter.source!r}"
                 raise AdapterError(msg, hint="Is --task the task that it was trained for?")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence notices about new heads and missing keys: they are checked here."""
-    if importlib.util.find_spec("transformers"):
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-    names = ("transformers", "peft", "accelerate")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
