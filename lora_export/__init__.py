@@ -1,51 +1,169 @@
 """Ship LoRA adapters: merged or swappable ONNX graphs that provably compute base + adapter.
 
-The public names are loaded when they are first used, so that importing the package costs nothing.
+The public API; docs/stability.md says what may change. A name is loaded from the module that
+defines it when it is first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.version import VERSION
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
+    from lora_export.commands.add import add
+    from lora_export.commands.bench import Benchmark, bench
+    from lora_export.commands.build import merge_and_build
+    from lora_export.commands.convert import Converted, convert
+    from lora_export.commands.inspect.describe_adapter import AdapterReport
+    from lora_export.commands.inspect.describe_checkpoint import CheckpointReport
+    from lora_export.commands.inspect.describe_export import ExportReport
+    from lora_export.commands.inspect.inspect_any import inspect
+    from lora_export.commands.inspect.inspect_path import FitReport, PairReport
+    from lora_export.commands.merge import Merge, merge_checkpoint, unmerge_checkpoint
+    from lora_export.commands.outcome import Outcome
+    from lora_export.commands.recipe import (
+        AdapterSpec,
+        BundleSpec,
+        CombineSpec,
+        LatencySpec,
+        Recipe,
+        TritonSpec,
+        VerifySpec,
+        load_recipe,
+    )
+    from lora_export.commands.remove import remove
+    from lora_export.commands.verify import verify
+    from lora_export.core.errors import (
+        AdapterError,
+        BundleError,
+        CheckpointError,
+        ExportDirectoryError,
+        FixedLengthError,
+        HubError,
+        InputError,
+        LatencyError,
+        LoraExportError,
+        MissingRuntimeError,
+        ParityError,
+        StorageError,
+        TiedParameterError,
+        UnsupportedError,
+        UsageError,
+    )
+    from lora_export.core.manifest import Manifest
+    from lora_export.core.merge_record import MergeRecord
+    from lora_export.core.modes import Mode
+    from lora_export.core.progress import Progress
+    from lora_export.exports.outside_adapter import AdapterSource
+    from lora_export.latency.bench_report import BenchReport
+    from lora_export.runtime.session import Session, open_export
+    from lora_export.triton.repository import ModelRepository
 
 __all__ = [
+    "AdapterError",
+    "AdapterReport",
+    "AdapterSource",
     "AdapterSpec",
+    "BenchReport",
+    "Benchmark",
+    "BundleError",
+    "BundleSpec",
+    "CheckpointError",
+    "CheckpointReport",
     "CombineSpec",
+    "Converted",
+    "ExportDirectoryError",
+    "ExportReport",
+    "FitReport",
+    "FixedLengthError",
+    "HubError",
+    "InputError",
+    "LatencyError",
+    "LatencySpec",
     "LoraExportError",
+    "Manifest",
+    "Merge",
+    "MergeRecord",
+    "MissingRuntimeError",
+    "Mode",
+    "ModelRepository",
     "Outcome",
+    "PairReport",
+    "ParityError",
+    "Progress",
     "Recipe",
+    "Session",
+    "StorageError",
+    "TiedParameterError",
+    "TritonSpec",
+    "UnsupportedError",
+    "UsageError",
+    "VerifySpec",
     "__version__",
     "add",
+    "bench",
     "convert",
+    "inspect",
     "load_recipe",
     "merge_and_build",
     "merge_checkpoint",
+    "open_export",
     "remove",
     "unmerge_checkpoint",
+    "verify",
 ]
 
-__version__ = "0.1.0.dev0"
+__version__: Final = VERSION
 
 _HOMES: Final = {
-    "AdapterSpec": "commands.recipe",
-    "CombineSpec": "commands.recipe",
-    "LoraExportError": "core.errors",
-    "Outcome": "commands.outcome",
-    "Recipe": "commands.recipe",
-    "add": "commands.add",
-    "convert": "commands.convert",
-    "load_recipe": "commands.recipe",
-    "merge_and_build": "commands.build",
-    "merge_checkpoint": "commands.merge",
-    "remove": "commands.remove",
-    "unmerge_checkpoint": "commands.merge",
-}
+    "commands.add": ("add",),
+    "commands.bench": ("Benchmark", "bench"),
+    "commands.build": ("merge_and_build",),
+    "commands.convert": ("Converted", "convert"),
+    "commands.inspect.describe_adapter": ("AdapterReport",),
+    "commands.inspect.describe_checkpoint": ("CheckpointReport",),
+    "commands.inspect.describe_export": ("ExportReport",),
+    "commands.inspect.inspect_any": ("inspect",),
+    "commands.inspect.inspect_path": ("FitReport", "PairReport"),
+    "commands.merge": ("Merge", "merge_checkpoint", "unmerge_checkpoint"),
+    "commands.outcome": ("Outcome",),
+    "commands.recipe": (
+        "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Recipe", "TritonSpec",
+        "VerifySpec", "load_recipe",
+    ),
+    "commands.remove": ("remove",),
+    "commands.verify": ("verify",),
+    "core.errors": (
+        "AdapterError", "BundleError", "CheckpointError", "ExportDirectoryError",
+        "FixedLengthError", "HubError", "InputError", "LatencyError", "LoraExportError",
+        "MissingRuntimeError", "ParityError", "StorageError", "TiedParameterError",
+        "UnsupportedError", "UsageError",
+    ),
+    "core.manifest": ("Manifest",),
+    "core.merge_record": ("MergeRecord",),
+    "core.modes": ("Mode",),
+    "core.progress": ("Progress",),
+    "exports.outside_adapter": ("AdapterSource",),
+    "latency.bench_report": ("BenchReport",),
+    "runtime.session": ("Session", "open_export"),
+    "triton.repository": ("ModelRepository",),
+}  # fmt: skip
+"""The public names, by the module that defines them."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name from the module that defines it."""
-    home = _HOMES.get(name)
+    home = next((module for module, names in _HOMES.items() if name in names), None)
     if home is None:
         msg = f"module 'lora_export' has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(importlib.import_module(f"lora_export.{home}"), name)
+    value: object = getattr(importlib.import_module(f"lora_export.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -89,8 +89,8 @@ def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export
             lora_export_bench({str(export)!r}, lengths=(8,), rounds=20, max_ratio=0.01)
 
         def test_parity(lora_export_parity, monkeypatch):
-            from lora_export import maintenance
-            real = maintenance.verify
+            from lora_export.commands import verify as command
+            real = command.verify
 
             def wrong(output, **given):
                 outcome = real(output, **given)
@@ -99,7 +99,7 @@ def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export
                 rows["one"] = rows["one"].model_copy(update=wrong)
                 return outcome
 
-            monkeypatch.setattr(maintenance, "verify", wrong)
+            monkeypatch.setattr(command, "verify", wrong)
             lora_export_parity({str(export)!r})
         """
     )

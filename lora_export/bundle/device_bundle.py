@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export import __version__
 from lora_export.bundle.adapter_selection import select
 from lora_export.bundle.bundle_names import name_of
 from lora_export.bundle.coverage import require_cover, require_cover_of_decoder
@@ -32,6 +31,7 @@ from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SHARED_GRAPHS, SWA
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
+from lora_export.core.version import VERSION
 from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.exports.stacks import width_of
@@ -141,7 +141,7 @@ def bundle_export(
     return pack(
         path,
         folder,
-        f"lora-export {__version__}",
+        f"lora-export {VERSION}",
         contents,
         files={each: (resolve_inside(root, each), d) for each, d in manifest.files.items()},
         made={**program(), **rewritten, **feeds, MANIFEST_NAME: manifest_bytes(manifest)},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from lora_export import __version__
 from lora_export.bundle.packing import ENTRY_POINT
+from lora_export.core.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ __version__ = "{version}"
 def program() -> dict[str, bytes]:
     """Return the files that a bundle runs, by their path in it."""
     code = {f"lora_export/ondevice/{path}": data for path, data in _modules(_CODE, "")}
-    package = _PACKAGE.format(version=__version__)
+    package = _PACKAGE.format(version=VERSION)
     return {**code, "lora_export/__init__.py": package.encode(), ENTRY_POINT: _RUN.encode()}
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export import __version__
 from lora_export.core.errors import LoraExportError
+from lora_export.core.version import VERSION
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -69,7 +69,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="lora-export")
+@click.version_option(VERSION, prog_name="lora-export")
 def cli() -> None:
     """Ship LoRA adapters: ONNX graphs that provably compute base + adapter.
 

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export import __version__
 from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.resolved_adapters import find_adapters
@@ -19,6 +18,7 @@ from lora_export.core.files import atomic_write_bytes, staging_folder
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS
 from lora_export.core.progress import Progress, Silent
+from lora_export.core.version import VERSION
 from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
@@ -162,7 +162,7 @@ def bench(
     points = grid(source, batches, lengths, pasts)
     subjects, cells = measure(chosen, points, plan, tell)
     found = BenchReport(
-        tool=f"lora-export {__version__}",
+        tool=f"lora-export {VERSION}",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         environment=environment,
         settings=Settings(

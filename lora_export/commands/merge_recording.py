@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import lora_export
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.core.merge_record import (
     MergedAdapter,
@@ -15,6 +14,7 @@ from lora_export.core.merge_record import (
     MergedVerification,
     MergeRecord,
 )
+from lora_export.core.version import VERSION
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
 from lora_export.weights.fingerprint import fingerprint_of
 
@@ -72,7 +72,7 @@ def make_record(
     total = overall(parts.values())
     checkpoint, adapter = job.checkpoint, job.resolved.adapter
     return MergeRecord(
-        tool=f"lora-export {lora_export.__version__}",
+        tool=f"lora-export {VERSION}",
         base=MergedBase(
             source=recorded_source(checkpoint.folder, output),
             model_type=str(checkpoint.config["model_type"]),

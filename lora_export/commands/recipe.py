@@ -75,11 +75,11 @@ class AdapterSpec(_Section):
     name: str | None = None
     source: str
     subfolder: str | None = None
-    scale: float = Field(1.0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, allow_inf_nan=False)
     drop: list[str] = []
     labels: list[str] | None = None
     format: str | None = None
-    alpha: float | None = Field(None, allow_inf_nan=False)
+    alpha: float | None = Field(default=None, allow_inf_nan=False)
     enable_lora: list[bool] | None = None
 
 
@@ -105,7 +105,7 @@ class CombineSpec(_Section):
     rank: int | None = None
     name: str | None = None
     majority_sign_method: Literal["total", "frequency"] = "total"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     head_from: str | None = None
 
 
@@ -124,7 +124,7 @@ class VerifySpec(_Section):
     enabled: bool = True
     dataset: str | None = None
     metric: Metric | None = None
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     seed: int = 0
     allow_no_effect: bool = False
 
@@ -143,10 +143,10 @@ class LatencySpec(_Section):
     """
 
     enabled: bool = True
-    max_ratio: float = Field(1.05, gt=0, allow_inf_nan=False)
-    batch: int = Field(1, ge=1)
-    length: int = Field(128, ge=1)
-    rounds: int = Field(120, ge=10, le=MOST_ROUNDS)
+    max_ratio: float = Field(default=1.05, gt=0, allow_inf_nan=False)
+    batch: int = Field(default=1, ge=1)
+    length: int = Field(default=128, ge=1)
+    rounds: int = Field(default=120, ge=10, le=MOST_ROUNDS)
 
 
 class BundleSpec(_Section):
@@ -207,18 +207,18 @@ class Recipe(_Section):
     mode: Literal[Mode.MERGED, Mode.SWAPPABLE, Mode.BATCHED] = Mode.MERGED
     lora_modules: list[str] | None = None
     dtype: str | None = None
-    opset: int | None = Field(None, ge=18, le=25)
+    opset: int | None = Field(default=None, ge=18, le=25)
     cache: bool | None = None
-    cache_length: int | None = Field(None, ge=1, le=1 << 24)
+    cache_length: int | None = Field(default=None, ge=1, le=1 << 24)
     logits: Literal["all", "last"] | None = None
-    targets: list[str] = Field([], max_length=1)
+    targets: list[str] = Field(default=[], max_length=1)
     profiles: list[dict[str, int | tuple[int, int, int]]] = []
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     bundle: BundleSpec = BundleSpec()
     triton: TritonSpec | None = None
     output: str
-    folder: Path = Field(Path(), exclude=True)
+    folder: Path = Field(default=Path(), exclude=True)
 
     def path(self, text: str) -> Path:
         """Return `text` as a path, relative ones taken from the recipe's folder."""

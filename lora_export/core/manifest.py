@@ -106,7 +106,7 @@ class BaseRecord(_Record):
     untied: list[str] = []
     ties: list[TieRecord] = []
     cache: bool = False
-    cache_length: int | None = Field(None, ge=1)
+    cache_length: int | None = Field(default=None, ge=1)
     logits: Literal["all", "last"] = "all"
     pooling: str | None = None
     graph: GraphSource | None = None

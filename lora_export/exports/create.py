@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import lora_export
 from lora_export.core.files import storage_errors, write_synced
 from lora_export.core.manifest import (
     BaseRecord,
@@ -17,6 +16,7 @@ from lora_export.core.manifest import (
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, TRANSPOSE
 from lora_export.core.reports.report_model import report_bytes
+from lora_export.core.version import VERSION
 from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
@@ -96,7 +96,7 @@ def create_export(
     if graph_report is not None:
         files[GRAPH_REPORT] = _write_report(root, graph_report)
     manifest = Manifest(
-        tool=f"lora-export {lora_export.__version__}",
+        tool=f"lora-export {VERSION}",
         base=BaseRecord(
             source=source,
             model_type=str(checkpoint.config["model_type"]),

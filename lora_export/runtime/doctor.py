@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import lora_export
+from lora_export.core.version import VERSION
 from lora_export.runtime.machine import Machine, probe_machine
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def diagnose() -> Diagnosis:
     problems = {"onnxruntime": provider_problem, "tensorrt": tensorrt_problem}
     packages = tuple(_package(row, problems.get(row.module)) for row in _PACKAGES)
     return Diagnosis(
-        lora_export=lora_export.__version__,
+        lora_export=VERSION,
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         packages=packages,

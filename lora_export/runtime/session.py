@@ -17,7 +17,7 @@ batched graph) is opened at its first use, stays, and does not count.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from lora_export.runtime.loading import How
 
 __all__ = ["AdapterSource", "Session", "open_export"]
+
+OutputArray: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
+"""An output of a graph, which decides its dtype and shape."""
 
 
 def open_export(
@@ -152,7 +155,7 @@ class Session:
         adapter: str | None = None,
         adapter_ids: Sequence[int | str | None] | None = None,
         how: How | None = None,
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, OutputArray]:
         """Run the base, one adapter, or an adapter for each row; return the outputs by name.
 
         Args:
@@ -195,9 +198,7 @@ class Session:
         plan = self._loader.plan(adapter, how)
         return self._cache.hold(plan.key, plan.nbytes, plan.load)
 
-    def _run(
-        self, runner: GraphRunner, feeds: Mapping[str, npt.ArrayLike]
-    ) -> dict[str, npt.NDArray[Any]]:
+    def _run(self, runner: GraphRunner, feeds: Mapping[str, npt.ArrayLike]) -> dict[str, OutputArray]:
         return runner.run(checked_feeds(feeds, self.inputs, optional=runner.optional))
 
     def _base(self, how: How | None) -> GraphRunner:
@@ -218,7 +219,7 @@ class Session:
 
     def _run_batched(
         self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
-    ) -> dict[str, npt.NDArray[Any]]:
+    ) -> dict[str, OutputArray]:
         if not is_batched(self._graphs.manifest):
             msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")

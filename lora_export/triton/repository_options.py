@@ -41,18 +41,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_batch_size: int = Field(16, ge=1, le=65536)
-    max_queue_delay_us: int = Field(500, ge=0)
+    max_batch_size: int = Field(default=16, ge=1, le=65536)
+    max_queue_delay_us: int = Field(default=500, ge=0)
     preferred_batch_sizes: tuple[_Positive, ...] = ()
-    max_queue_size: int = Field(0, ge=0)
-    queue_timeout_us: int = Field(0, ge=0)
-    instances: int = Field(1, ge=1, le=1024)
+    max_queue_size: int = Field(default=0, ge=0)
+    queue_timeout_us: int = Field(default=0, ge=0)
+    instances: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "gpu"] | None = None
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    threads: int = Field(0, ge=0)
-    cache_bytes: int | None = Field(None, ge=0)
+    threads: int = Field(default=0, ge=0)
+    cache_bytes: int | None = Field(default=None, ge=0)
     response_cache: bool = False
     warmup: bool = True
     versions: _Positive | Literal["all"] | tuple[_Positive, ...] = 1
     resources: Mapping[str, _Positive] = Field(default_factory=dict)
-    priority: int = Field(0, ge=0)
+    priority: int = Field(default=0, ge=0)
