@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.commands.inspect.inspect_any import inspect
     from lora_export.commands.inspect.inspect_path import FitReport, PairReport
     from lora_export.commands.merge import Merge, merge_checkpoint, unmerge_checkpoint
-    from lora_export.commands.outcome import Outcome
+    from lora_export.commands.outcome import Outcome, PackedBundle, Reports
     from lora_export.commands.recipe import (
         AdapterSpec,
         BundleSpec,
@@ -56,6 +56,10 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.core.merge_record import MergeRecord
     from lora_export.core.modes import Mode
     from lora_export.core.progress import Progress
+    from lora_export.core.reports.fidelity_report import FidelityReport
+    from lora_export.core.reports.graph_report import GraphReport
+    from lora_export.core.reports.latency_report import LatencyReport
+    from lora_export.core.reports.parity_report import ParityReport
     from lora_export.exports.outside_adapter import AdapterSource
     from lora_export.latency.bench_report import BenchReport
     from lora_export.runtime.session import Session, open_export
@@ -76,11 +80,14 @@ __all__ = [
     "Converted",
     "ExportDirectoryError",
     "ExportReport",
+    "FidelityReport",
     "FitReport",
     "FixedLengthError",
+    "GraphReport",
     "HubError",
     "InputError",
     "LatencyError",
+    "LatencyReport",
     "LatencySpec",
     "LoraExportError",
     "Manifest",
@@ -90,10 +97,13 @@ __all__ = [
     "Mode",
     "ModelRepository",
     "Outcome",
+    "PackedBundle",
     "PairReport",
     "ParityError",
+    "ParityReport",
     "Progress",
     "Recipe",
+    "Reports",
     "Session",
     "StorageError",
     "TiedParameterError",
@@ -128,7 +138,7 @@ _HOMES: Final = {
     "commands.inspect.inspect_any": ("inspect",),
     "commands.inspect.inspect_path": ("FitReport", "PairReport"),
     "commands.merge": ("Merge", "merge_checkpoint", "unmerge_checkpoint"),
-    "commands.outcome": ("Outcome",),
+    "commands.outcome": ("Outcome", "PackedBundle", "Reports"),
     "commands.recipe": (
         "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Recipe", "TritonSpec",
         "VerifySpec", "load_recipe",
@@ -145,6 +155,10 @@ _HOMES: Final = {
     "core.merge_record": ("MergeRecord",),
     "core.modes": ("Mode",),
     "core.progress": ("Progress",),
+    "core.reports.fidelity_report": ("FidelityReport",),
+    "core.reports.graph_report": ("GraphReport",),
+    "core.reports.latency_report": ("LatencyReport",),
+    "core.reports.parity_report": ("ParityReport",),
     "exports.outside_adapter": ("AdapterSource",),
     "latency.bench_report": ("BenchReport",),
     "runtime.session": ("Session", "open_export"),

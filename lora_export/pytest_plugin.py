@@ -226,7 +226,7 @@ def _for_pytest(text: str) -> str:
 def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark]:
     """Return a function that times an export and fails the test where the gate does.
 
-    Its arguments are those of `lora_export.commands.bench.bench`. Without `against` and without
+    Its arguments are those of `lora_export.bench`. Without `against` and without
     `baseline` the ratios are over the base graph of the same export. No report is left in the
     export unless `report` says where.
     """

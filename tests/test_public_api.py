@@ -30,8 +30,9 @@ ARGUMENTS = {
 }  # fmt: skip
 RESULTS = {
     "AdapterReport", "BenchReport", "Benchmark", "CheckpointReport", "Converted", "ExportReport",
-    "FitReport", "Manifest", "Merge", "MergeRecord", "ModelRepository", "Outcome", "PairReport",
-    "Session",
+    "FidelityReport", "FitReport", "GraphReport", "LatencyReport", "Manifest", "Merge",
+    "MergeRecord", "ModelRepository", "Outcome", "PackedBundle", "PairReport", "ParityReport",
+    "Reports", "Session",
 }  # fmt: skip
 ERRORS = {
     "AdapterError", "BundleError", "CheckpointError", "ExportDirectoryError", "FixedLengthError",

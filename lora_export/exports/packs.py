@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIXED_SCALE",
-    "WriteAdapter",
     "add_pack",
     "add_swappable_graph",
     "is_swappable",

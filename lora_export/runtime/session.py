@@ -198,7 +198,9 @@ class Session:
         plan = self._loader.plan(adapter, how)
         return self._cache.hold(plan.key, plan.nbytes, plan.load)
 
-    def _run(self, runner: GraphRunner, feeds: Mapping[str, npt.ArrayLike]) -> dict[str, OutputArray]:
+    def _run(
+        self, runner: GraphRunner, feeds: Mapping[str, npt.ArrayLike]
+    ) -> dict[str, OutputArray]:
         return runner.run(checked_feeds(feeds, self.inputs, optional=runner.optional))
 
     def _base(self, how: How | None) -> GraphRunner:

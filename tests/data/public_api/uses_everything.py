@@ -46,7 +46,24 @@ def build(progress: lx.Progress) -> lx.Outcome:
     for name, adapter in manifest.adapters.items():
         print(name, adapter.rank, adapter.labels, manifest.graphs[name].verification)
     print(outcome.output / "base.onnx", outcome.exit_code(strict=True), outcome.notes)
+    print(read(outcome.reports))
     return outcome
+
+
+def read(reports: lx.Reports) -> str:
+    """What was verified and measured."""
+    parity: lx.ParityReport | None = reports.parity
+    latency: lx.LatencyReport | None = reports.latency
+    fidelity: lx.FidelityReport | None = reports.fidelity
+    graph: lx.GraphReport | None = reports.graph
+    bundle: lx.PackedBundle | None = reports.bundle
+    if parity is not None:
+        print([(name, row.verdict, row.reason) for name, row in parity.graphs.items()])
+    if latency is not None and fidelity is not None:
+        print([row.verdict for row in latency.graphs.values()], list(fidelity.graphs))
+    if graph is not None:
+        print(graph.by_name)
+    return bundle.file if bundle is not None else ""
 
 
 def change(export: Path) -> None:
