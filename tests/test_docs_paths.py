@@ -139,5 +139,5 @@ def test_a_path_that_does_not_exist_is_found() -> None:
     assert _missing("`core/errors.py`, `errors.py`, `lora_export.core.errors.UsageError`") == set()
     assert _missing("see `core/nowhere.py`") == {"core/nowhere.py"}
     assert _missing("see ``lora_export.core.nowhere``.") == {"lora_export.core.nowhere"}
-    assert _missing("in `lora_export/base/`") == {"lora_export/base/"}
+    assert _missing("in `lora_export/nowhere/`") == {"lora_export/nowhere/"}
     assert _missing("`pipeline.py`") == {"pipeline.py"}
