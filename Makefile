@@ -67,9 +67,10 @@ check: env ## lint, format, types, import contracts, sizes of files and function
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.structure
 
-format: env ## format the code and fix what can be fixed
+format: env ## format the code and fix what can be fixed; write what docs/architecture takes from the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tools.architecture
 
 families: env ## export every model family tiny, compare it with torch, write docs/models.md (minutes)
 	$(BIN)/python -m tools.models

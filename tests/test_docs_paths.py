@@ -130,6 +130,14 @@ def test_where_a_page_links_to_exists(page: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_examples_of_a_page_import_exists(page: str) -> None:
+    blocks = "".join(_FENCED.findall((ROOT / page).read_text("utf-8")))
+    lines = re.findall(r"^\s*from (lora_export[\w.]*) import ([\w, ]+)", blocks, re.MULTILINE)
+    wanted = {f"{module}.{name.strip()}" for module, names in lines for name in names.split(",")}
+    assert {name for name in wanted if not _module_exists(name)} == set()
+
+
 def test_what_the_code_mentions_exists() -> None:
     found = {source: _missing((ROOT / source).read_text("utf-8")) for source in SOURCES}
     assert {source: words for source, words in found.items() if words} == {}

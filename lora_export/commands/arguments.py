@@ -1,4 +1,4 @@
-"""What the functions of the public API are given, as values: adapters and paths."""
+"""The arguments of the public functions, as values: adapters and paths."""
 
 from __future__ import annotations
 

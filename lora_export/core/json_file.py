@@ -1,4 +1,4 @@
-"""A table of settings in JSON, read from a file that a stranger may have written."""
+"""A table of settings in JSON, read from an untrusted file."""
 
 from __future__ import annotations
 

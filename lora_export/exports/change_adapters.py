@@ -1,4 +1,4 @@
-"""Adapters added to an export and removed from it, as its mode holds them.
+"""Adapters added to an export and removed from it, by a table with a row for each mode.
 
 A build and ``add`` call the same function, so that their results are equal bit for bit.
 """

@@ -1,4 +1,4 @@
-"""How an export holds an adapter: as a graph of its own, a pack or a row, by its mode."""
+"""How an export holds an adapter: as a graph of its own, as a pack or as a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: each ratio against a limit, with what is measured beside it or with a file's ratios.
+"""The gate: each ratio against its limit, over a graph measured beside it or over a baseline file.
 
 What runs beside a subject is the better baseline: both see the same machine. A file keeps ratios
 over the base graph, which a slower or busier machine of the same class changes little, and another

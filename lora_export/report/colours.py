@@ -1,4 +1,4 @@
-"""One scale of colours for numbers from 0 to 1, and ink that is readable on it."""
+"""One scale of colours for numbers from 0 to 1, with a text colour that is readable on each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runtimes: a graph or a model that can be run, and an export that serves its adapters.
+"""Runtimes: graphs and models that can be run, and sessions over an export.
 
     from lora_export.runtime import open_export
 

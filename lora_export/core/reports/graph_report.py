@@ -1,4 +1,4 @@
-"""``reports/graph.json``: how the weights of a graph of the user's were found in the base.
+"""``reports/graph.json``: how the weights of a user's own graph were matched to the base.
 
 GraphReport
 ├── producer, ir_version, opset         of the file

@@ -1,4 +1,4 @@
-"""What every report shares: frozen rows that keep the keys of a file as they were.
+"""The model that all reports share: frozen rows that keep the keys of a file.
 
     graphs {name → row}      what was found of each graph or adapter
     environment              where it was found

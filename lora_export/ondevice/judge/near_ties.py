@@ -1,4 +1,4 @@
-"""When a choice is nearly tied: rounding decides it, and another choice is no error.
+"""Near ties: choices that rounding decides, where another choice is not an error.
 
 The margin of a choice is the distance of two logits over the root mean square of their row. A graph
 may have a relative error of the tolerated size over the whole row, and a few of those close a

@@ -1,4 +1,4 @@
-"""How often each adapter was asked for, how many were loaded and what they take.
+"""Metrics of a model: requests and loads of each adapter, and the bytes that they take.
 
 Every change of a metric is a message to the server and an answer from it, so a batch changes each
 metric once, and only where its value moves.

@@ -1,4 +1,4 @@
-"""Whether Triton's Python backend and NumPy understand each other.
+"""A check that Triton's Python backend and NumPy work together.
 
 The backend is compiled against a layout of NumPy's structures. One that was compiled against
 NumPy 1 (Triton 2.51 and others) reads under NumPy 2 the size of every element as zero: requests

@@ -1,4 +1,4 @@
-"""Texts to what a graph reads, as a Python-backend model; the first step of an ensemble.
+"""The tokenizer as a Python-backend model: the first step of an ensemble.
 
 A request has a text for each row. Its rows are padded to the longest, rounded up so that the
 requests of several clients more often have the same length and share a batch. Where adapters have
