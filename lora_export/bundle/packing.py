@@ -25,6 +25,7 @@ from lora_export.core.errors import BundleError, StorageError, UsageError
 from lora_export.core.files import (
     is_vacant,
     move_into_place,
+    publish_folder,
     staging_folder,
     storage_errors,
     write_synced,
@@ -297,7 +298,7 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         write_synced(staging / INDEX_NAME, archive.raw)
         if (program := staging / ENTRY_POINT).is_file():
             program.chmod(_PROGRAM_MODE)
-        move_into_place(staging, output)
+        publish_folder(staging, output)
     return archive.index
 
 

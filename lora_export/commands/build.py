@@ -9,11 +9,10 @@ Each stage is a function of the layers below; configuration stops here.
 from __future__ import annotations
 
 import contextlib
-import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import notes_of, opened_base, with_notes
@@ -33,8 +32,8 @@ from lora_export.commands.bundle import readable, require_bundle, with_bundle
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels, resolve_adapters
 from lora_export.commands.triton import with_repository
-from lora_export.core.errors import ExportDirectoryError, UsageError
-from lora_export.core.files import move_into_place, staging_folder
+from lora_export.core.errors import UsageError
+from lora_export.core.files import publish_folder, staging_folder
 from lora_export.core.hub import local_path
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.progress import Progress, Silent
@@ -58,6 +57,8 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = ["merge_and_build"]
+
+_WRITTEN_MEANWHILE: Final = "Run again: the adapters are then added to that export."
 
 
 def merge_and_build(
@@ -150,7 +151,7 @@ def merge_and_build(
             outcome = _finish(
                 staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
             )
-            _publish(staging, output)
+            publish_folder(staging, output, hint=_WRITTEN_MEANWHILE)
     return _delivered(replace(outcome, notes=notes), recipe, tell, strict=strict)
 
 
@@ -304,16 +305,3 @@ def _finish(
         )
     reports = Reports(fidelity, graph, parity, timed)
     return Outcome(output, refresh_report(root), reports)
-
-
-def _publish(staging: Path, output: Path) -> None:
-    """Move the finished directory into place."""
-    try:
-        move_into_place(staging, output)
-    except OSError as error:
-        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-            raise
-        msg = f"another process has written {str(output)!r} meanwhile"
-        raise ExportDirectoryError(
-            msg, hint="Run again: the adapters are then added to that export."
-        ) from error

@@ -21,6 +21,7 @@ from lora_export.core.errors import AdapterError, ExportDirectoryError, Unsuppor
 from lora_export.core.files import (
     is_vacant,
     move_into_place,
+    publish_folder,
     staging_folder,
     storage_errors,
     write_synced,
@@ -225,12 +226,12 @@ def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
         if target.exists() and not (target is output and is_vacant(target)):
             msg = f"{str(target)!r} exists already"
             raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
+    if not names:
+        publish_folder(staging, output)
+        return
     with storage_errors(str(output)):
-        if names:
-            for name, target in zip(names, targets, strict=True):
-                move_into_place(staging / name, target)
-        else:
-            move_into_place(staging, output)
+        for name, target in zip(names, targets, strict=True):
+            move_into_place(staging / name, target)
 
 
 def _write_peft(folder: Path, adapter: Adapter, *, conv1d: bool, **_: Any) -> tuple[str, ...]:

@@ -36,10 +36,8 @@ from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import (
     is_vacant,
-    move_into_place,
+    publish_folder,
     staging_folder,
-    storage_errors,
-    sync_folder,
     write_synced,
 )
 from lora_export.core.hub import local_path
@@ -158,7 +156,7 @@ def merge_checkpoint(
         )  # fmt: skip
         record = record.model_copy(update={"companions": list(brought.taken)})
         write_synced(staging / RECORD_NAME, encoded(record))
-        _publish(staging, output)
+        publish_folder(staging, output)
     lossy = lossy_tensors(record)
     warn_of_loss(lossy, record, tell)
     return Merge(output, record, lossy, notes)
@@ -213,7 +211,7 @@ def unmerge_checkpoint(
             )
             raise CheckpointError(msg, hint=f"It was merged from {record.base.source!r}.")
         write_companions(staging, checkpoint, checkpoint.config)
-        _publish(staging, output)
+        publish_folder(staging, output)
     return digest
 
 
@@ -303,10 +301,3 @@ def _require_vacant(output: Path) -> None:
     if not is_vacant(output):
         msg = f"{str(output)!r} exists and is not an empty folder"
         raise InputError(msg, hint="Choose another --out; nothing was changed.")
-
-
-def _publish(staging: Path, output: Path) -> None:
-    """Move the finished checkpoint into place."""
-    with storage_errors(str(output)):
-        sync_folder(staging)
-        move_into_place(staging, output)

@@ -29,6 +29,7 @@ __all__ = [
     "exclusive_lock",
     "is_vacant",
     "move_into_place",
+    "publish_folder",
     "read_errors",
     "read_json",
     "remove_abandoned",
@@ -104,6 +105,31 @@ def move_into_place(staged: Path, target: Path) -> None:
         target.rmdir()
     staged.replace(target)
     sync_folder(target.parent)
+
+
+def publish_folder(
+    staging: Path, output: Path, *, hint: str = "Choose another output; nothing was changed."
+) -> None:
+    """Give a finished staging folder the name `output`, whole and durably.
+
+    Args:
+        staging: The folder, in the one that `output` is to be in.
+        output: Where there is nothing, or an empty folder.
+        hint: What to do where there is something by now.
+
+    Raises:
+        ExportDirectoryError: Another process has written `output` meanwhile.
+        StorageError: The disk refuses.
+    """
+    try:
+        sync_folder(staging)
+        move_into_place(staging, output)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            msg = f"another process has written {str(output)!r} meanwhile"
+            raise ExportDirectoryError(msg, hint=hint) from error
+        with storage_errors(str(output)):
+            raise
 
 
 def is_vacant(folder: Path) -> bool:

@@ -20,6 +20,8 @@ from lora_export.ondevice import device_files as files
 from lora_export.ondevice.device_files import (
     atomic_write_bytes,
     exclusive_lock,
+    is_vacant,
+    publish_folder,
     resolve_inside,
     sha256_of_file,
     staging_folder,
@@ -283,6 +285,59 @@ def test_a_lock_is_free_after_an_error(tmp_path):
         raise ValueError("inside")
     with exclusive_lock(tmp_path / "lock"):
         pass
+
+
+# -------------------------------------------------------------------------------- publishing
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_a_finished_folder_gets_its_name(there, tmp_path):
+    output = tmp_path / "out"
+    if there != "nothing":
+        output.mkdir()
+    with staging_folder(tmp_path) as staging:
+        write_synced(staging / "x", DATA)
+        publish_folder(staging, output)
+    assert names(tmp_path) == {"out"}
+    assert (output / "x").read_bytes() == DATA
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path):
+    output = tmp_path / "out"
+    with staging_folder(tmp_path) as staging:
+        write_synced(staging / "x", b"ours")
+        output.mkdir()
+        write_synced(output / "x", b"theirs")
+        with pytest.raises(ExportDirectoryError, match=r"has written .*out' meanwhile") as caught:
+            publish_folder(staging, output, hint="Run again.")
+    assert caught.value.hint == "Run again."
+    assert names(tmp_path) == {"out"}
+    assert (output / "x").read_bytes() == b"theirs"
+
+
+def test_a_disk_that_refuses_a_finished_folder_is_a_storage_error(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with staging_folder(tmp_path) as staging:
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            publish_folder(staging, tmp_path / "out")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("there", "vacant"), [(None, True), ("empty", True), ("full", False), ("file", False)]
+)
+def test_where_a_folder_may_be_put(there, vacant, tmp_path):
+    output = tmp_path / "out"
+    if there == "file":
+        output.write_bytes(b"")
+    elif there is not None:
+        output.mkdir()
+    if there == "full":
+        (output / "x").write_bytes(b"")
+    assert is_vacant(output) == vacant
 
 
 # ------------------------------------------------------------------------------------- paths

@@ -15,7 +15,7 @@ from lora_export.commands.analyze.compress import Compressed, Cut, compress
 from lora_export.commands.analyze.spectrum import spectrum_of
 from lora_export.commands.analyze.subspace import similarity
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError
-from lora_export.core.files import is_vacant, move_into_place, staging_folder, storage_errors
+from lora_export.core.files import is_vacant, publish_folder, staging_folder
 from lora_export.core.tensors import nbytes
 from lora_export.weights.checkpoint import open_checkpoint
 
@@ -250,8 +250,7 @@ def compress_to(
         raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
     with staging_folder(output.parent, output.name) as staging:
         write_peft(smaller, staging)
-        with storage_errors(str(output)):
-            move_into_place(staging, output)
+        publish_folder(staging, output)
     return Compression(
         str(output), sum(map(nbytes, adapter.tensors)), sum(map(nbytes, smaller.tensors)), rows
     )
