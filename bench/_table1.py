@@ -15,6 +15,7 @@ import numpy as np
 from _adapter_layers import KINDS, as_torch, insert
 
 from lora_export.core.manifest import read_manifest
+from lora_export.core.reports.report_model import as_json
 from lora_export.exports.packs import read_pack
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.ondevice.judge.ratios import bootstrap_ratio
@@ -118,7 +119,7 @@ def times(exports: Path, provider: str, shapes: str, rounds: int) -> dict[str, A
                 "ratio": ratio, "interval": interval,
                 "base_ms": base_ms.tolist(), "ms": ms.tolist(),
             }  # fmt: skip
-    return {"environment": describe_environment(), "shapes": found}
+    return {"environment": as_json(describe_environment()), "shapes": found}
 
 
 def main() -> None:

@@ -130,10 +130,10 @@ def render(found: Benchmark) -> str:
 
 def _machine(report: BenchReport) -> str:
     environment = report.environment
-    cpu = environment["cpu"]
-    parts = [f"{cpu['model'] or cpu['architecture']}, {cpu['usable']} processors usable"]
-    parts += [gpu["name"] for gpu in environment["gpus"]]
-    load = environment["load_average"][0]
+    cpu = environment.cpu
+    parts = [f"{cpu.model or cpu.architecture}, {cpu.usable} processors usable"]
+    parts += [gpu.name for gpu in environment.gpus]
+    load = environment.load_average[0]
     return f"{'; '.join(parts)}; load average {load}"
 
 

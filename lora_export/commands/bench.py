@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.reports.machine_report import MachineReport
+    from lora_export.latency.gate import Baseline
     from lora_export.latency.points import Point
     from lora_export.ondevice.judge.timing import Float64Array
 
@@ -318,8 +320,8 @@ def _judge(
     max_ratio: float | None,
     *,
     against: Path | None,
-    stored: Any,
-    environment: dict[str, Any],
+    stored: Baseline | None,
+    environment: MachineReport,
     seed: int,
     kept: bool,
 ) -> Judge | None:

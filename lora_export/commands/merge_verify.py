@@ -5,7 +5,7 @@ Modules that run models are imported only for a comparison, so that a merge with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import ParityError
 from lora_export.core.merge_record import MergedVerification
@@ -51,7 +51,7 @@ def verify_job(
     """
     from lora_export.verification.merged_checkpoint import verify_merged
 
-    row = verify_merged(
+    found = verify_merged(
         base,
         merged,
         job.given.adapter,
@@ -60,10 +60,10 @@ def verify_job(
         vocab_size=job.resolved.vocabulary.after if job.resolved.vocabulary else None,
         allow_no_effect=allow_no_effect,
     )
-    verdict, reason = row["verdict"], row["reason"]
+    verdict, reason = found.verdict, found.reason
     if verdict == "fail":
         msg = f"the merged checkpoint differs from the unmerged adapter in PEFT: {reason}"
-        raise ParityError(msg, hint=_hint(row))
+        raise ParityError(msg, hint=_hint(found.dtype))
     if strict and verdict != "pass":
         msg = f"the merged checkpoint is {verdict}: {reason}"
         raise ParityError(
@@ -72,18 +72,18 @@ def verify_job(
     return MergedVerification(
         verdict=verdict,
         reason=reason,
-        relative_l2=row["metrics"]["relative_l2"] if row["metrics"] else None,
-        tolerance=row.get("tolerance"),
-        effect=row.get("effect"),
-        task=row.get("task"),
+        relative_l2=found.relative_l2,
+        tolerance=found.tolerance,
+        effect=found.effect,
+        task=found.task,
     )
 
 
-def _hint(row: dict[str, Any]) -> str:
+def _hint(dtype: str | None) -> str:
     """Return what to do about a comparison that failed."""
-    if row.get("dtype") in {"float16", "bfloat16"}:
+    if dtype in {"float16", "bfloat16"}:
         return (
-            f"Nothing was written. Rounding to {row['dtype']} may be the reason: try "
+            f"Nothing was written. Rounding to {dtype} may be the reason: try "
             "--float32-where-lossy or --dtype float32."
         )
     return "Nothing was written. Please report it with the model type and the adapter's config."

@@ -1,7 +1,7 @@
 """``reports/bench.json``: what `lora-export bench` measured, as validated values.
 
     BenchReport
-    ├── environment            processor, clocks, GPUs, versions; `Environment`
+    ├── environment            processor, clocks, GPUs, versions; `MachineReport`
     ├── settings               rounds, seed, threads, confidence
     ├── subjects {key → …}     what was run; a key is ``RUNNER:GRAPH``, the baseline's
     │                          ``RUNNER:GRAPH@baseline``
@@ -20,10 +20,11 @@ encoder reads, and `source` counts them of a token of its decoder.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
+from lora_export.core.reports.machine_report import MachineReport
 from lora_export.core.reports.report_model import ReportModel
 
 __all__ = [
@@ -195,7 +196,7 @@ class BenchReport(ReportModel):
     format_version: int = BENCH_FORMAT
     tool: str
     date: str
-    environment: dict[str, Any]
+    environment: MachineReport
     settings: Settings
     subjects: dict[str, Subject]
     cells: list[Cell] = Field(default_factory=list)

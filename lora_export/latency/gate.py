@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.reports.machine_report import MachineClass
+from lora_export.core.reports.report_model import as_json
 from lora_export.latency.bench_report import Gate, GateRow
 from lora_export.latency.grid import BASELINE, paired
 from lora_export.ondevice.judge.ratios import Ratio, gate, look_confidence, rounds_to_settle
@@ -74,17 +76,17 @@ class Baseline(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = BASELINE_FORMAT
-    machine: dict[str, Any]
+    machine: MachineClass
     packages: dict[str, str]
     rows: list[BaselineRow]
 
-    def difference(self, machine: Mapping[str, Any]) -> str | None:
+    def difference(self, machine: MachineClass) -> str | None:
         """Return why ratios of `machine` cannot be compared with these; None where they can."""
-        keys = dict.fromkeys((*self.machine, *machine))
+        there, here = as_json(self.machine), as_json(machine)
         unlike = [
-            f"{key} {self.machine.get(key)!r} there, {machine.get(key)!r} here"
-            for key in keys
-            if self.machine.get(key) != machine.get(key)
+            f"{key} {there.get(key)!r} there, {here.get(key)!r} here"
+            for key in dict.fromkeys((*there, *here))
+            if there.get(key) != here.get(key)
         ]
         return f"not comparable, another class of machine: {'; '.join(unlike)}" if unlike else None
 
@@ -149,7 +151,7 @@ def read_baseline(path: Path) -> Baseline:
     return parse_baseline(text, str(path))
 
 
-def baseline_of(report: BenchReport, machine: Mapping[str, Any]) -> bytes:
+def baseline_of(report: BenchReport, machine: MachineClass) -> bytes:
     """Return the file that keeps a report's ratios over the base graph."""
     rows = [
         {"cell": cell.name, "subject": row.subject, "over": row.over,
@@ -160,8 +162,8 @@ def baseline_of(report: BenchReport, machine: Mapping[str, Any]) -> bytes:
     ]  # fmt: skip
     document = {
         "format_version": BASELINE_FORMAT,
-        "machine": dict(machine),
-        "packages": report.environment["packages"],
+        "machine": as_json(machine),
+        "packages": report.environment.packages,
         "rows": rows,
     }
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"

@@ -233,7 +233,7 @@ def adapter_bytes(facts: Facts, name: str) -> int:
 def environment(facts: Facts) -> Markup:
     """Where it was made and measured."""
     rows: dict[str, Any] = {"Written by": facts.manifest.tool}
-    bench = facts.bench.environment if facts.bench is not None else {}
+    bench = as_json(facts.bench.environment) if facts.bench is not None else {}
     for source in (as_json(facts.environment), bench):
         rows |= {_title(key): _valued(key, value) for key, value in source.items()}
     graphs = facts.manifest.graphs.items()

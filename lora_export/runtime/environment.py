@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from lora_export.core.cgroups import read_text
+from lora_export.core.reports.machine_report import CpuRow, GpuRow, MachineClass, MachineReport
 from lora_export.runtime.machine import probe_machine
 from lora_export.runtime.nvml import nvml_devices
 
@@ -24,50 +24,54 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _KHZ_PER_MHZ: Final = 1000
 
 
-def describe_environment(threads: int = 0) -> dict[str, Any]:
-    """Return the machine as JSON values; what cannot be found out is None.
+def describe_environment(threads: int = 0) -> MachineReport:
+    """Return the machine and its software; what cannot be found out is None.
 
     Args:
         threads: Threads within an operator, as they were asked for; 0 is the runtime's choice.
     """
     machine = probe_machine()
-    return {
-        "cpu": {
-            "model": cpu_model(),
-            "architecture": platform.machine(),
-            "count": machine.cpus,
-            "usable": machine.cpus_usable,
-            "clock_mhz": _cpu_clock_mhz(),
-            "max_clock_mhz": _khz(_CPUFREQ / "cpuinfo_max_freq"),
-            "governor": (read_text(_CPUFREQ / "scaling_governor") or "").strip() or None,
-        },
-        "memory_bytes": machine.memory_bytes,
-        "gpus": [
-            {**asdict(gpu), "clocks_mhz": clocks}
+    return MachineReport(
+        cpu=CpuRow(
+            model=cpu_model(),
+            architecture=platform.machine(),
+            count=machine.cpus,
+            usable=machine.cpus_usable,
+            clock_mhz=_cpu_clock_mhz(),
+            max_clock_mhz=_khz(_CPUFREQ / "cpuinfo_max_freq"),
+            governor=(read_text(_CPUFREQ / "scaling_governor") or "").strip() or None,
+        ),
+        memory_bytes=machine.memory_bytes,
+        gpus=[
+            GpuRow(
+                name=gpu.name,
+                compute_capability=gpu.compute_capability,
+                memory_bytes=gpu.memory_bytes,
+                clocks_mhz=clocks,
+            )
             for gpu, clocks in zip(machine.gpus, _gpu_clocks(len(machine.gpus)), strict=True)
         ],
-        "driver": machine.driver,
-        "jetson": machine.jetson,
-        "os": os_name(),
-        "kernel": platform.release().partition("-")[0],
-        "python": platform.python_version(),
-        "packages": versions_of(_PACKAGES),
-        "threads": threads,
-        "load_average": [round(each, 2) for each in os.getloadavg()],
-    }
+        driver=machine.driver,
+        jetson=machine.jetson,
+        os=os_name(),
+        kernel=platform.release().partition("-")[0],
+        python=platform.python_version(),
+        packages=versions_of(_PACKAGES),
+        threads=threads,
+        load_average=[round(each, 2) for each in os.getloadavg()],
+    )
 
 
-def machine_class(environment: dict[str, Any]) -> dict[str, Any]:
+def machine_class(environment: MachineReport) -> MachineClass:
     """Return what two machines must share for their ratios to be compared."""
-    cpu = environment["cpu"]
-    return {
-        "cpu": cpu["model"],
-        "architecture": cpu["architecture"],
-        "processors": cpu["usable"],
-        "gpus": [gpu["name"] for gpu in environment["gpus"]],
-        "jetson": environment["jetson"],
-        "threads": environment["threads"],
-    }
+    return MachineClass(
+        cpu=environment.cpu.model,
+        architecture=environment.cpu.architecture,
+        processors=environment.cpu.usable,
+        gpus=[gpu.name for gpu in environment.gpus],
+        jetson=environment.jetson,
+        threads=environment.threads,
+    )
 
 
 def cpu_model() -> str | None:

@@ -11,7 +11,7 @@ model that does not fit, or that nobody here can feed, stays ``unverified`` and 
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.combine import without
@@ -45,13 +45,37 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
     from lora_export.graph.spec.tasks import Task
     from lora_export.ondevice.judge.golden_files import Case
+    from lora_export.ondevice.judge.tolerances import Verdict
 
     Outputs = list[npt.NDArray[np.float32]]
 
-__all__ = ["not_compared", "verify_merged"]
+__all__ = ["MergedComparison", "not_compared", "verify_merged"]
 
 _COPIES: Final = 1.5
 """The float32 weights of one model, and what loading takes beside them."""
+
+
+@dataclass(frozen=True)
+class MergedComparison:
+    """The verdict on a merged checkpoint; None where the outputs were not compared.
+
+    Attributes:
+        verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.
+        reason: Why.
+        dtype: What most of the weights are stored in.
+        relative_l2: The relative L2 error of the outputs; None where it is not finite, too.
+        tolerance: The largest that passes.
+        effect: What the adapter changes, relative L2.
+        task: The task whose model was run.
+    """
+
+    verdict: Verdict
+    reason: str
+    dtype: str | None = None
+    relative_l2: float | None = None
+    tolerance: float | None = None
+    effect: float | None = None
+    task: str | None = None
 
 
 def verify_merged(
@@ -64,11 +88,8 @@ def verify_merged(
     vocab_size: int | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
-) -> dict[str, Any]:
-    """Compare a merged checkpoint with the unmerged adapter; return the row of a report.
-
-    The row has ``verdict`` (``pass``, ``fail``, ``ambiguous`` or ``unverified``) and ``reason``;
-    where something was compared also ``tolerance``, ``effect`` and ``metrics``.
+) -> MergedComparison:
+    """Compare a merged checkpoint with the unmerged adapter.
 
     Args:
         base: The base, as it is on disk.
@@ -106,20 +127,29 @@ def verify_merged(
     try:
         actual = _outputs_of(for_task(held, task), task, cases)
     except LoraExportError as error:
-        return {"verdict": "fail", "reason": error.message, "metrics": None}
+        return MergedComparison("fail", error.message)
     if different := _other_shape(actual, expected):
-        return {"verdict": "fail", "reason": different, "metrics": None}
-    _, row = judge_outputs(
+        return MergedComparison("fail", different)
+    verdict, row = judge_outputs(
         cases, actual, expected,
         per_token=task.per_token, choices=task.classifies, dtype=dtype,
         effect=effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
-    return {**row, "task": task.name, "against": "PEFT, unmerged, float32"}
+    metrics = row["metrics"]
+    return MergedComparison(
+        verdict,
+        row["reason"],
+        dtype=dtype,
+        relative_l2=metrics["relative_l2"] if metrics is not None else None,
+        tolerance=row["tolerance"],
+        effect=effect,
+        task=task.name,
+    )
 
 
-def not_compared(reason: str) -> dict[str, Any]:
-    """Return the row of a merge that nothing was compared with."""
-    return {"verdict": "unverified", "reason": reason, "metrics": None}
+def not_compared(reason: str) -> MergedComparison:
+    """Return the verdict on a merge that was not compared."""
+    return MergedComparison("unverified", reason)
 
 
 def _expected(

@@ -102,7 +102,7 @@ def test_the_report_has_every_subject_cell_and_figure(export, capsys) -> None:
             assert row.tokens_per_second == pytest.approx(row.per_second * cell.length)
         (ratio,) = cell.ratios
         assert (ratio.subject, ratio.over) == ("ort-cpu:one", "ort-cpu:base")
-    assert found.environment["packages"]["onnxruntime"]
+    assert found.environment.packages["onnxruntime"]
     assert found.gate is None
 
 

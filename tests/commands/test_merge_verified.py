@@ -117,20 +117,20 @@ def test_a_wrong_checkpoint_fails(decoder, tmp_path, capsys) -> None:
     assert merge(capsys, base, folder, out).code == 0
     adapter = read_adapter(folder, name="x", source="x")
 
-    def verdict() -> dict[str, Any]:
+    def compared() -> comparison.MergedComparison:
         return comparison.verify_merged(open_checkpoint(base), out, adapter, dtype="float32")
 
-    assert verdict()["verdict"] == "pass"
+    assert compared().verdict == "pass"
     values = load_file(out / "model.safetensors")
     before = load_file(base / "model.safetensors")
     name = "model.layers.1.self_attn.q_proj.weight"
     wrong = {**values, name: before[name]}
     save_file(wrong, out / "model.safetensors", {"format": "pt"})
-    assert "above the tolerance" in verdict()["reason"]
-    assert verdict()["verdict"] == "fail"
+    assert "above the tolerance" in compared().reason
+    assert compared().verdict == "fail"
     del wrong[name]
     save_file(wrong, out / "model.safetensors", {"format": "pt"})
-    assert verdict()["verdict"] == "fail"
+    assert compared().verdict == "fail"
 
 
 def test_what_rounding_spoils_fails_and_leaves_nothing(tiny, tmp_path, capsys) -> None:

@@ -6,12 +6,14 @@ import json
 import platform
 from importlib import metadata
 
+from lora_export.core.reports.machine_report import GpuRow
+from lora_export.core.reports.report_model import as_json
 from lora_export.runtime import environment
 from lora_export.runtime.environment import describe_environment, machine_class
 
 
 def test_the_machine_and_the_versions_are_told_as_json_values():
-    found = describe_environment(threads=3)
+    found = as_json(describe_environment(threads=3))
     assert json.loads(json.dumps(found)) == found
     assert found["cpu"]["architecture"] == platform.machine()
     assert found["cpu"]["usable"] >= 1
@@ -22,18 +24,20 @@ def test_the_machine_and_the_versions_are_told_as_json_values():
 
 
 def test_nothing_names_the_host():
-    assert platform.node() not in json.dumps(describe_environment())
+    assert platform.node() not in json.dumps(as_json(describe_environment()))
 
 
 def test_the_class_of_a_machine_is_its_hardware_and_its_threads():
     here = describe_environment()
-    later = {**here, "load_average": [9.0, 9.0, 9.0], "packages": {"onnxruntime": "9"}}
-    assert machine_class(here) == machine_class(later)
-    assert machine_class(here) != machine_class({**here, "threads": 1})
-    gpu = {"name": "NVIDIA Other", "clocks_mhz": None}
-    assert machine_class({**here, "gpus": [gpu]})["gpus"] == ["NVIDIA Other"]
-    other_cpu = {**here, "cpu": {**here["cpu"], "model": "Other"}}
-    assert machine_class(here) != machine_class(other_cpu)
+
+    def class_with(**changes):
+        return machine_class(here.model_copy(update=changes))
+
+    later = class_with(load_average=[9.0, 9.0, 9.0], packages={"onnxruntime": "9"})
+    assert machine_class(here) == later
+    assert machine_class(here) != class_with(threads=1)
+    assert class_with(gpus=[GpuRow(name="NVIDIA Other", clocks_mhz=None)]).gpus == ["NVIDIA Other"]
+    assert machine_class(here) != class_with(cpu=here.cpu.model_copy(update={"model": "Other"}))
 
 
 def test_an_arm_processor_is_told_by_its_numbers(tmp_path, monkeypatch):
