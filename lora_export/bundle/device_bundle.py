@@ -57,8 +57,10 @@ from lora_export.weights.checkpoint import read_config
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy.typing as npt
 
     from lora_export.core.manifest import GraphRecord, Manifest
     from lora_export.core.targets import Target
@@ -241,7 +243,7 @@ def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
     return replace(source, onnx=onnx, defaults=defaults), made
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

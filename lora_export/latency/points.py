@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from lora_export.adapters.canonical import Adapter
     from lora_export.core.manifest import Manifest
     from lora_export.latency.bench_report import CellKind
@@ -127,7 +129,7 @@ class Source:
             raise UsageError(msg, hint="Keep the one of this device in the export.")
         return held, targets[0]
 
-    def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, Any]:
+    def feeds(self, point: Point, graph: str, *, seed: int) -> dict[str, npt.NDArray[Any]]:
         """Return values for the inputs of a graph at one point of the grid; see `open_two`."""
         (case,) = make_cases(
             self.config,

@@ -84,8 +84,8 @@ class OrtDecoder(Decoder):
         self._room = names["attention_mask"].shape[1] if WRITE_INDICES in names else None
         self._in_place = device == "cpu" if in_place is None else in_place
         self._written = 0
-        self._cache: dict[str, Any] = {}
-        self._next: dict[str, Any] = {}
+        self._cache: dict[str, OrtValue] = {}
+        self._next: dict[str, OrtValue] = {}
 
     def _require_known(self, outputs: Collection[str]) -> None:
         """Refuse a graph, made elsewhere, that cannot be run step by step here."""
@@ -115,7 +115,7 @@ class OrtDecoder(Decoder):
         if self._room is not None:
             self._next = self._cache if self._in_place else self._buffers(batch)
 
-    def _buffers(self, batch: int) -> dict[str, Any]:
+    def _buffers(self, batch: int) -> dict[str, OrtValue]:
         """Return keys and values with no position, or with zeros for all of a static cache."""
         found = {}
         for each in self._past:

@@ -19,7 +19,7 @@ from lora_export.core.reports.parity_report import DatasetRow, DifferingExample,
 from lora_export.ondevice.judge.near_ties import is_near_tie
 from lora_export.runtime.tokens import open_tokenizer, read_settings
 from lora_export.verification.datasets.class_names import HOW_TO_NAME, are_numbers
-from lora_export.verification.datasets.kind import Reading
+from lora_export.verification.datasets.kind import Line, Reading
 from lora_export.verification.datasets.labelled import CLASSES, NUMBERS, TAGS
 from lora_export.verification.datasets.language import TEXTS, WRITTEN
 from lora_export.verification.datasets.paired import (
@@ -336,7 +336,7 @@ def _number(value: float) -> float:
     return float(np.nan_to_num(value))
 
 
-def _read_rows(path: Path, fields: str) -> list[tuple[int, dict[str, Any]]]:
+def _read_rows(path: Path, fields: str) -> list[Line]:
     """Return the examples, each with the number of its line."""
     hint = f"Each line is {fields}."
     try:
@@ -350,14 +350,16 @@ def _read_rows(path: Path, fields: str) -> list[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         msg = f"the data set {str(path)!r} is not JSON line by line: {error}"
         raise InputError(msg, hint=hint) from error
-    rows = [(n, _parsed(path, n, line, hint)) for n, line in enumerate(lines, 1) if line.strip()]
+    rows = [
+        Line(n, _parsed(path, n, line, hint)) for n, line in enumerate(lines, 1) if line.strip()
+    ]
     if not rows:
         msg = f"the data set {str(path)!r} has no examples"
         raise InputError(msg, hint=hint)
     return rows
 
 
-def _parsed(path: Path, number: int, line: str, hint: str) -> dict[str, Any]:
+def _parsed(path: Path, number: int, line: str, hint: str) -> Mapping[str, Any]:
     where = f"line {number} of the data set {str(path)!r}"
     try:
         row = json.loads(line)

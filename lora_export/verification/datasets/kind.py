@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = [
     "BATCH",
     "Examples",
     "Kind",
+    "Line",
     "Metric",
     "Reading",
     "batches",
@@ -114,6 +115,13 @@ class Reading:
         return list(self.tokenizer.encode_batch(list(inputs), **settings))
 
 
+class Line(NamedTuple):
+    """A line of the data set: its number in the file, and the JSON object that the user wrote."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Examples:
     """What was read.
@@ -146,7 +154,7 @@ class Kind:
     """
 
     fields: str
-    read: Callable[[Sequence[tuple[int, dict[str, Any]]], Reading], Examples]
+    read: Callable[[Sequence[Line], Reading], Examples]
     ask: Callable[[Examples, Reading, Model], Answers]
     metrics: Mapping[str, Metric]
     same: Callable[[Any, Any, float], bool]

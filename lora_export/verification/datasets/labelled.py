@@ -33,7 +33,7 @@ from lora_export.verification.datasets.scores import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.verification.datasets.kind import Reading
+    from lora_export.verification.datasets.kind import Line, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["CLASSES", "NUMBERS", "TAGS"]
@@ -50,7 +50,7 @@ _OFF: Final = 10.0
 # ------------------------------------------------------------------------------------- classes
 
 
-def _read_classes(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read_classes(rows: Sequence[Line], reading: Reading) -> Examples:
     index = _index(reading)
     for number, row in rows:
         _require_text(row, number, reading)
@@ -87,7 +87,7 @@ def _by_class(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str
 # ------------------------------------------------------------------------------------- numbers
 
 
-def _read_numbers(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read_numbers(rows: Sequence[Line], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         _require_text(row, number, reading)
@@ -127,7 +127,7 @@ def _moments(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
 # ---------------------------------------------------------------------------------------- tags
 
 
-def _read_tags(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read_tags(rows: Sequence[Line], reading: Reading) -> Examples:
     index = _index(reading)
     for number, row in rows:
         words, tags = row.get("tokens"), row.get("tags")
@@ -217,9 +217,7 @@ def _require_text(row: Mapping[str, Any], number: int, reading: Reading) -> None
         raise row_error(reading, number, "has no text and label", _CLASS_FIELDS)
 
 
-def _of_texts(
-    rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading, expected: Sequence[Any]
-) -> Examples:
+def _of_texts(rows: Sequence[Line], reading: Reading, expected: Sequence[Any]) -> Examples:
     texts = [row["text"] for _, row in rows]
     found = reading.encode(texts)
     require_tokens(found, rows, reading, _CLASS_FIELDS)

@@ -29,7 +29,7 @@ from lora_export.weights.positions import switching_length
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.verification.datasets.kind import Reading
+    from lora_export.verification.datasets.kind import Line, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["TEXTS", "WRITTEN"]
@@ -44,7 +44,7 @@ _OFF: Final = 10.0
 """Two likelihoods are the same within so many errors of the tolerated size."""
 
 
-def _read_texts(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read_texts(rows: Sequence[Line], reading: Reading) -> Examples:
     for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise row_error(reading, number, "has no text", _TEXT_FIELDS)
@@ -97,7 +97,7 @@ def _as_likely(one: Any, other: Any, tolerance: float) -> bool:
     return bool(abs(mean - reference) <= _OFF * tolerance * max(1.0, abs(reference)))
 
 
-def _read_written(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read_written(rows: Sequence[Line], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         targets = answers_of(row.get("target"))

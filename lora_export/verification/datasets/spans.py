@@ -21,7 +21,7 @@ from lora_export.verification.datasets.scores import best_exact, best_f1
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lora_export.verification.datasets.kind import Reading
+    from lora_export.verification.datasets.kind import Line, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["SPANS", "answers_of", "exact_parts", "same_text"]
@@ -33,7 +33,7 @@ _LONGEST: Final = 30
 """Tokens of an answer, as in transformers' scripts for SQuAD."""
 
 
-def _read(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examples:
+def _read(rows: Sequence[Line], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         answers = row.get("answers")
@@ -57,7 +57,7 @@ def _read(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> Examp
     )
 
 
-def _encoded(rows: Sequence[tuple[int, dict[str, Any]]], reading: Reading) -> list[Any]:
+def _encoded(rows: Sequence[Line], reading: Reading) -> list[Any]:
     found = []
     for number, row in rows:
         try:
