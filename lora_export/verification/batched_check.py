@@ -16,10 +16,12 @@ from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.swappable_check import case_of, judge_shared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
+    from lora_export.ondevice.graph_runner import GraphRunner
+    from lora_export.ondevice.judge.golden_files import Case
     from lora_export.verification.parity import GraphParity
 
 __all__ = ["judge_batched"]
@@ -47,24 +49,19 @@ def judge_batched(
     failures: list[str] = []
     worst = None
     if case is not None:
-        runner = OrtRunner(resolve_inside(root, record.onnx))
-        ids = np.array([row for _, row in chosen], np.int64)
-        mixed = runner.run({**case.feeds, ADAPTER_IDS: ids})[runner.outputs[0]]
         tolerance = tolerance_of(manifest.base.dtype)
-        base = OrtRunner(resolve_inside(root, manifest.base_graph.onnx))
-        worst = 0.0
-        for at, (name, row) in enumerate(chosen):
-            own = {key: value[at : at + 1] for key, value in case.feeds.items()}
-            width = width_of(root, manifest, row)
-            alone = runner.run({**own, ADAPTER_IDS: ids[at : at + 1]})[runner.outputs[0]]
-            expected = [(name, alone[..., :width])]
-            if name == BASE_GRAPH:
-                expected.append(("base, against its own graph", base.run(own)[base.outputs[0]]))
-            for what, wanted in expected:
-                error = relative_l2([mixed[at : at + 1, ..., :width]], [wanted])
-                worst = max(worst, error)
-                if not error <= tolerance:
-                    failures.append(f"in a mixed batch {what} is off by {error:.1e} relative L2")
+        widths = {name: width_of(root, manifest, row) for name, row in chosen}
+        with (
+            OrtRunner(resolve_inside(root, record.onnx)) as batched,
+            OrtRunner(resolve_inside(root, manifest.base_graph.onnx)) as base,
+        ):
+            errors = list(_errors(batched, base, case, chosen, widths))
+        worst = max((0.0, *(error for _, error in errors)))
+        failures = [
+            f"in a mixed batch {what} is off by {error:.1e} relative L2"
+            for what, error in errors
+            if not error <= tolerance
+        ]
     return judge_shared(
         rows,
         failures,
@@ -72,3 +69,32 @@ def judge_batched(
         good="mixed rows are the rows run alone",
         own={"mixed_relative_l2": worst},
     )
+
+
+def _errors(
+    batched: GraphRunner,
+    base: GraphRunner,
+    case: Case,
+    chosen: Sequence[tuple[str, int]],
+    widths: Mapping[str, int | None],
+) -> Iterator[tuple[str, float]]:
+    """Yield how far a row of a mixed batch is from the same row alone; and row 0 from the base.
+
+    Args:
+        batched: The batched graph.
+        base: The base's own graph.
+        case: Inputs of a row for each of `chosen`.
+        chosen: Names, and rows in the stacks.
+        widths: How many of the logits each has; None for all.
+    """
+    output = batched.outputs[0]
+    ids = np.array([row for _, row in chosen], np.int64)
+    mixed = batched.run({**case.feeds, ADAPTER_IDS: ids})[output]
+    for at, (name, _) in enumerate(chosen):
+        own = {key: value[at : at + 1] for key, value in case.feeds.items()}
+        found = mixed[at : at + 1, ..., : widths[name]]
+        alone = batched.run({**own, ADAPTER_IDS: ids[at : at + 1]})[output]
+        yield name, relative_l2([found], [alone[..., : widths[name]]])
+        if name == BASE_GRAPH:
+            expected = base.run(own)[base.outputs[0]]
+            yield "base, against its own graph", relative_l2([found], [expected])

@@ -281,14 +281,17 @@ def _measure_one(
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return unmeasured_row(reason)
-    base, merged = (OrtRunner(resolve_inside(root, record.onnx)) for record in records)
     feeds = dict(case.feeds)
     if records[1].mode is Mode.BATCHED:
         rows = np.array([0, *manifest.rows.values()], np.int64)
         feeds[ADAPTER_IDS] = np.resize(rows, len(case.mask))
-    base_ms, merged_ms = measure_pair(
-        lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
-    )
+    with (
+        OrtRunner(resolve_inside(root, records[0].onnx)) as base,
+        OrtRunner(resolve_inside(root, records[1].onnx)) as merged,
+    ):
+        base_ms, merged_ms = measure_pair(
+            lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed
+        )
     timed = latency_row(base_ms, merged_ms, max_ratio=max_ratio, seed=seed)
     return LatencyRow(
         **timed, batch=len(case.mask), length=case.mask.shape[1], runner="onnxruntime, CPU"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from lora_export.ondevice.judge.decoding import run_in_pieces
+from lora_export.ondevice.judge.golden_checks import Reading, read_output
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 
@@ -39,13 +39,8 @@ class GraphModel:
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         """Return the output as the reference gives it; a decoder is run in pieces."""
-        if self.task.causal:
-            return run_in_pieces(
-                self.runner, feeds, self.outputs[0], last=self.last, switch=self.switch
-            )
-        fields = self.runner.run(feeds)
-        names = zip(self.task.outputs, self.outputs, strict=True)
-        return self.task.result({name: fields[own] for name, own in names})
+        reading = Reading(tuple(self.outputs), self.task.per_token, self.task.classifies, self.last)
+        return read_output(self.runner, feeds, reading, switch=self.switch)
 
     def decoder(self, feeds: Mapping[str, Array]) -> OrtDecoder:
         """Return a decoder for the rows of `feeds`, its cache empty."""

@@ -133,10 +133,11 @@ def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -
 
 
 def _same_as_base(root: Path, manifest: Manifest, case: Case, *, prepack: bool) -> bool:
-    found = [
-        OrtRunner(resolve_inside(root, manifest.graphs[name].onnx), prepack=prepack).run(case.feeds)
-        for name in (BASE_GRAPH, SWAPPABLE_GRAPH)
-    ]
+    found = []
+    for name in (BASE_GRAPH, SWAPPABLE_GRAPH):
+        path = resolve_inside(root, manifest.graphs[name].onnx)
+        with OrtRunner(path, prepack=prepack) as runner:
+            found.append(runner.run(case.feeds))
     return _same(*found)
 
 
@@ -144,14 +145,14 @@ def _unstable(
     root: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Return what gives other outputs when it runs a second time, after all others."""
-    runner = OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx))
     order: dict[str, Mapping[str, Any]] = {**adapters, BASE_GRAPH: {}}
-    first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}
-    return [
-        name
-        for name in reversed(order)
-        if not _same(first[name], runner.with_adapter(order[name]).run(case.feeds))
-    ]
+    with OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)) as runner:
+        first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}
+        return [
+            name
+            for name in reversed(order)
+            if not _same(first[name], runner.with_adapter(order[name]).run(case.feeds))
+        ]
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
