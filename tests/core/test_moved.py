@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MOVED = {
     ("lora_export.base.manifest", "read_manifest"): "lora_export.core.manifest",
     ("lora_export.device.opening", "open_live"): "lora_export.ondevice.trt.plan_opening",
