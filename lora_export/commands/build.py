@@ -12,7 +12,7 @@ import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import notes_of, opened_base, with_notes
@@ -24,6 +24,7 @@ from lora_export.commands.build_checks import (
     require_layers,
     require_mode,
     require_one_graph,
+    require_open_choices,
     require_runtimes,
     require_same_base,
 )
@@ -32,7 +33,6 @@ from lora_export.commands.bundle import readable, require_bundle, with_bundle
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels, resolve_adapters
 from lora_export.commands.triton import with_repository
-from lora_export.core.errors import UsageError
 from lora_export.core.files import publish_folder, staging_folder
 from lora_export.core.hub import local_path
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -49,11 +49,13 @@ from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.commands.adapter_inputs import LoadedAdapter
     from lora_export.commands.build_config import Settings
     from lora_export.commands.recipe import Recipe
+    from lora_export.core.manifest import Manifest
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = ["merge_and_build"]
@@ -81,10 +83,7 @@ def merge_and_build(
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
-    own = (recipe.dtype, recipe.opset, recipe.cache, recipe.cache_length, recipe.logits)
-    if recipe.graph is not None and any(own):
-        msg = "a graph of your own has its dtype, opset, cache and logits"
-        raise UsageError(msg, hint="Leave these flags out, or --graph.")
+    require_open_choices(recipe)
     require_mode(recipe)
     output = readable(recipe.path(recipe.output))
     require_runtimes(recipe)
@@ -96,8 +95,7 @@ def merge_and_build(
     given = read_specs(
         recipe.adapters, recipe.folder, recipe.combine, base_config=checkpoint.config
     )
-    adapters = [each.adapter for each in given]
-    settings = settle(recipe, checkpoint, adapters)
+    settings = settle(recipe, checkpoint, [each.adapter for each in given])
     require_one_graph(recipe, settings.task)
     if existing is None and recipe.graph is None:
         require_layers(given, settings, recipe.mode)
@@ -108,56 +106,86 @@ def merge_and_build(
         model_type=str(checkpoint.config["model_type"]),
         strict=strict,
     )
-    notes = notes_of(given)
     with _in_background(checkpoint) as fingerprinted:
         if existing is not None:
             require_same_base(existing, settings, fingerprinted(), output, recipe)
-            ready = resolve_adapters(
+            outcome = _extend(
+                existing,
                 given,
-                parameters_of(existing),
-                prefix=existing.base.prefix,
-                conversions=existing.base.conversions,
                 config=checkpoint.config,
-                task=settings.task,
-                labels=recipe.labels,
-                ties=recorded_ties(existing),
-            )
-            require_bases(
-                ready,
-                parameters_of(existing),
-                existing.base.prefix,
-                existing.base.conversions,
-                settings,
-            )
-            notes = (*notes, *notes_on_resolved([each.resolved for each in ready], tell))
-            outcome = _finish(
-                output, output, ready=ready, settings=settings, recipe=recipe, tell=tell
-            )
-            return _delivered(replace(outcome, notes=notes), recipe, tell, strict=strict)
-        settings, template, ready = graph_and_updates(recipe, settings, given, tell)
-        require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
-        notes = (*notes, *notes_on_resolved([each.resolved for each in ready], tell))
-        with staging_folder(output.parent, output.name) as staging:
-            _create(
-                staging,
-                output,
-                template=template,
-                ready=ready,
                 settings=settings,
+                output=output,
+                recipe=recipe,
+                tell=tell,
+            )
+        else:
+            outcome = _build(
+                given,
+                settings=settings,
+                output=output,
                 recipe=recipe,
                 fingerprinted=fingerprinted,
                 tell=tell,
             )
-            outcome = _finish(
-                staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell
-            )
-            publish_folder(staging, output, hint=_WRITTEN_MEANWHILE)
-    return _delivered(replace(outcome, notes=notes), recipe, tell, strict=strict)
-
-
-def _delivered(outcome: Outcome, recipe: Recipe, tell: Progress, *, strict: bool) -> Outcome:
-    """Pack the bundle and write the model repository that the recipe asks for."""
+    outcome = replace(outcome, notes=(*notes_of(given), *outcome.notes))
     return with_repository(with_bundle(outcome, recipe, tell), recipe, tell, strict=strict)
+
+
+def _extend(
+    existing: Manifest,
+    given: Sequence[LoadedAdapter],
+    *,
+    config: Mapping[str, Any],
+    settings: Settings,
+    output: Path,
+    recipe: Recipe,
+    tell: Progress,
+) -> Outcome:
+    """Add the adapters to the export that is there."""
+    parameters, prefix = parameters_of(existing), existing.base.prefix
+    ready = resolve_adapters(
+        given,
+        parameters,
+        prefix=prefix,
+        conversions=existing.base.conversions,
+        config=config,
+        task=settings.task,
+        labels=recipe.labels,
+        ties=recorded_ties(existing),
+    )
+    require_bases(ready, parameters, prefix, existing.base.conversions, settings)
+    notes = notes_on_resolved([each.resolved for each in ready], tell)
+    outcome = _finish(output, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
+    return replace(outcome, notes=notes)
+
+
+def _build(
+    given: Sequence[LoadedAdapter],
+    *,
+    settings: Settings,
+    output: Path,
+    recipe: Recipe,
+    fingerprinted: Callable[[], str],
+    tell: Progress,
+) -> Outcome:
+    """Trace the graph, and write a new export with the adapters."""
+    settings, template, ready = graph_and_updates(recipe, settings, given, tell)
+    require_bases(ready, template.parameters, template.prefix, template.conversions, settings)
+    notes = notes_on_resolved([each.resolved for each in ready], tell)
+    with staging_folder(output.parent, output.name) as staging:
+        _create(
+            staging,
+            output,
+            template=template,
+            ready=ready,
+            settings=settings,
+            recipe=recipe,
+            fingerprinted=fingerprinted,
+            tell=tell,
+        )
+        outcome = _finish(staging, output, ready=ready, settings=settings, recipe=recipe, tell=tell)
+        publish_folder(staging, output, hint=_WRITTEN_MEANWHILE)
+    return replace(outcome, notes=notes)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ __all__ = [
     "require_layers",
     "require_mode",
     "require_one_graph",
+    "require_open_choices",
     "require_runtimes",
     "require_same_base",
 ]
@@ -140,6 +141,14 @@ def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: Mod
             )
             refuse_vocabulary(each.adapter.name, vocabulary)
         refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
+
+
+def require_open_choices(recipe: Recipe) -> None:
+    """Refuse choices that the user's own graph has made already."""
+    chosen = (recipe.dtype, recipe.opset, recipe.cache, recipe.cache_length, recipe.logits)
+    if recipe.graph is not None and any(chosen):
+        msg = "a graph of your own has its dtype, opset, cache and logits"
+        raise UsageError(msg, hint="Leave these flags out, or --graph.")
 
 
 def require_mode(recipe: Recipe) -> None:
