@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.exports.adapter_companions import folder_of
+from lora_export.exports.stored_adapters import stored_adapter
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
-    from lora_export.core.manifest import AdapterRecord, GraphRecord, Manifest
+    from lora_export.core.manifest import GraphRecord, Manifest
 
 __all__ = ["select"]
 
@@ -40,10 +41,9 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
     gone = set(manifest.adapters) - kept
     graphs = {name: record for name, record in manifest.graphs.items() if name not in gone}
     adapters = {name: each for name, each in manifest.adapters.items() if name in kept}
-    files = _files(graphs.values(), adapters)
+    files = _files(manifest, graphs.values(), kept)
     others = _files(
-        [manifest.graphs[name] for name in gone if name in manifest.graphs],
-        {name: manifest.adapters[name] for name in gone},
+        manifest, [manifest.graphs[name] for name in gone if name in manifest.graphs], gone
     )
     return manifest.model_copy(
         update={
@@ -62,17 +62,16 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
     )
 
 
-def _files(graphs: Collection[GraphRecord], adapters: Mapping[str, AdapterRecord]) -> set[str]:
+def _files(
+    manifest: Manifest, graphs: Collection[GraphRecord], adapters: Collection[str]
+) -> set[str]:
     """Return what graphs and adapters are made of."""
     found: set[str | None] = set()
-    for name, adapter in adapters.items():
-        if adapter.companions is not None:
-            found |= {f"{folder_of(name)}/{file}" for file in adapter.companions.files}
+    for name in adapters:
+        stored, companions = stored_adapter(manifest, name), manifest.adapters[name].companions
+        found |= {*stored.files, stored.record.golden}
+        if companions is not None:
+            found |= {f"{folder_of(name)}/{file}" for file in companions.files}
     for record in graphs:
         found |= {*record.graph_files, *record.weights, record.golden}
-    for adapter in adapters.values():
-        if adapter.pack is not None:
-            found |= {adapter.pack.safetensors, adapter.pack.onnx_adapter, adapter.pack.golden}
-        if adapter.row is not None:
-            found.add(adapter.row.golden)
     return {file for file in found if file is not None}

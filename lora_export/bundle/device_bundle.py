@@ -27,7 +27,7 @@ from lora_export.bundle.program import program
 from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SHARED_GRAPHS, SWAPPABLE_GRAPH, Mode
+from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
@@ -35,6 +35,8 @@ from lora_export.core.version import VERSION
 from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.exports.stacks import width_of
+from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.exports.verdict import verification_of
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -155,10 +157,7 @@ def _verdicts(manifest: Manifest) -> dict[str, str]:
     """Return what is known of the base, where it can be deployed, and of every adapter."""
     base = manifest.base_graph
     found: dict[str, str] = {} if base.missing else {BASE_GRAPH: base.verification}
-    for name, adapter in manifest.adapters.items():
-        held = adapter.pack or adapter.row or manifest.graphs[name]
-        found[name] = held.verification
-    return found
+    return found | {name: verification_of(manifest, name) for name in manifest.adapters}
 
 
 def _require_fit(manifest: Manifest, target: Target) -> None:
@@ -257,21 +256,14 @@ def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
         reason = f"the base has no {', '.join(base.missing)}; only adapters bring them"
     golden = None if base.missing else base.golden
     found = {BASE_GRAPH: _check(root, manifest, base, golden, reason)}
-    for name, adapter in manifest.adapters.items():
-        if (pack := adapter.pack) is not None:
-            record = manifest.graphs[SWAPPABLE_GRAPH]
-            check = _check(root, manifest, record, pack.golden, _NO_GOLDEN)
-            found[name] = replace(check, pack=pack.safetensors)
-        elif (row := adapter.row) is not None:
-            record = manifest.graphs[BATCHED_GRAPH]
-            check = _check(root, manifest, record, row.golden, _NO_GOLDEN)
-            width = width_of(root, manifest, row.row)
-            found[name] = replace(check, row=row.row, width=width)
-        else:
-            record = manifest.graphs[name]
-            check = _check(root, manifest, record, record.golden, _NO_GOLDEN)
-            changed = [file for file in record.weights if file not in base.weights]
-            found[name] = replace(check, refit=changed[0] if len(changed) == 1 else None)
+    for name in manifest.adapters:
+        stored = stored_adapter(manifest, name)
+        check = _check(
+            root, manifest, manifest.graphs[stored.graph], stored.record.golden, _NO_GOLDEN
+        )
+        width = None if stored.row is None else width_of(root, manifest, stored.row)
+        refit = stored.weights[0] if len(stored.weights) == 1 else None
+        found[name] = replace(check, pack=stored.pack, row=stored.row, width=width, refit=refit)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.cli.text import size
-from lora_export.core.modes import BATCHED_GRAPH
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
 if TYPE_CHECKING:
@@ -163,10 +163,5 @@ def _latency_line(row: LatencyRow) -> str:
 
 def _where(manifest: Manifest, name: str) -> tuple[str, str]:
     """Return the file that has an adapter, and what is known of it there."""
-    record = manifest.adapters[name]
-    if (row := record.row) is not None:
-        return f"{manifest.graphs[BATCHED_GRAPH].onnx} row {row.row}", row.verification
-    if (pack := record.pack) is not None:
-        return pack.onnx_adapter, pack.verification
-    graph = manifest.graphs[name]
-    return graph.onnx, graph.verification
+    stored = stored_adapter(manifest, name)
+    return stored.place, stored.record.verification

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.adapter_companions import companions_of, folder_of
 from lora_export.exports.integrity_checks import require_files
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.runtime.opening import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
@@ -168,11 +169,9 @@ def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:
 
 
 def _graph_files(manifest: Manifest, adapter: str | None) -> list[str]:
-    own = manifest.adapters.get(adapter or "")
-    if own is not None and own.pack is not None:
-        return [manifest.graphs[SWAPPABLE_GRAPH].onnx, own.pack.safetensors]
-    name = BATCHED_GRAPH if own is not None and own.row is not None else adapter or BASE_GRAPH
-    return list(manifest.graphs[name].graph_files)
+    stored = stored_adapter(manifest, adapter or BASE_GRAPH)
+    packs = [] if stored.pack is None else [stored.pack]
+    return [*manifest.graphs[stored.graph].graph_files, *packs]
 
 
 def _positions_left(

@@ -34,6 +34,7 @@ class StoredAdapter:
         pack: Its pack, a file of safetensors.
         row: Its row in the stacks.
         files: All files that only it has, its golden outputs left out.
+        place: Where it is, as a person is told.
     """
 
     mode: Mode
@@ -43,6 +44,7 @@ class StoredAdapter:
     pack: str | None = None
     row: int | None = None
     files: tuple[str, ...] = ()
+    place: str = ""
 
 
 def mode_of(manifest: Manifest) -> Mode:
@@ -73,14 +75,24 @@ def _packed(manifest: Manifest, name: str) -> StoredAdapter | None:
     if adapter is None or (pack := adapter.pack) is None:
         return None
     files = (pack.safetensors, pack.onnx_adapter)
-    return StoredAdapter(Mode.SWAPPABLE, SWAPPABLE_GRAPH, pack, pack=pack.safetensors, files=files)
+    return StoredAdapter(
+        Mode.SWAPPABLE,
+        SWAPPABLE_GRAPH,
+        pack,
+        pack=pack.safetensors,
+        files=files,
+        place=pack.onnx_adapter,
+    )
 
 
 def _stacked(manifest: Manifest, name: str) -> StoredAdapter | None:
     adapter = manifest.adapters.get(name)
     if adapter is None or adapter.row is None:
         return None
-    return StoredAdapter(Mode.BATCHED, BATCHED_GRAPH, adapter.row, row=adapter.row.row)
+    row, onnx = adapter.row.row, manifest.graphs[BATCHED_GRAPH].onnx
+    return StoredAdapter(
+        Mode.BATCHED, BATCHED_GRAPH, adapter.row, row=row, place=f"{onnx} row {row}"
+    )
 
 
 def _merged(manifest: Manifest, name: str) -> StoredAdapter | None:
@@ -88,7 +100,9 @@ def _merged(manifest: Manifest, name: str) -> StoredAdapter | None:
         return None
     graph, shared = manifest.graphs[name], manifest.base_graph.weights
     own = tuple(file for file in graph.weights if file not in shared)
-    return StoredAdapter(Mode.MERGED, name, graph, weights=own, files=(*graph.graph_files, *own))
+    return StoredAdapter(
+        Mode.MERGED, name, graph, weights=own, files=(*graph.graph_files, *own), place=graph.onnx
+    )
 
 
 def _base(manifest: Manifest, name: str) -> StoredAdapter | None:
@@ -97,7 +111,12 @@ def _base(manifest: Manifest, name: str) -> StoredAdapter | None:
         return None
     weights = tuple(graph.weights)
     return StoredAdapter(
-        Mode.BASE, BASE_GRAPH, graph, weights=weights, files=(*graph.graph_files, *weights)
+        Mode.BASE,
+        BASE_GRAPH,
+        graph,
+        weights=weights,
+        files=(*graph.graph_files, *weights),
+        place=graph.onnx,
     )
 
 

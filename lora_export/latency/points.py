@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lora_export.core.errors import UnsupportedError, UsageError
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SHARED_GRAPHS, SWAPPABLE_GRAPH, Mode
-from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
+from lora_export.exports.stored_adapters import find_stored
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
 from lora_export.latency.bench_report import point_name
 from lora_export.runtime.trt import targets_of, tensorrt_version
 from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.latency_case import further_feeds
 from lora_export.verification.inputs.random_inputs import (
     common_vocab_size,
     longest_text,
@@ -92,21 +91,27 @@ class Source:
     def graphs(self) -> list[str]:
         """Return what there is to time: the base, each adapter, the graphs that adapters share."""
         shared = [name for name in SHARED_GRAPHS if name in self.manifest.graphs]
-        alone = [] if BATCHED_GRAPH in shared else list(self.manifest.adapters)
+        alone = [name for name in self.manifest.adapters if self.mode(name) is not Mode.BATCHED]
         return [BASE_GRAPH, *shared, *alone]
 
     def mode(self, graph: str) -> Mode:
         """Return how `graph` holds its adapter."""
-        record = self.manifest.graphs.get(graph)
-        return Mode.SWAPPABLE if record is None else record.mode
+        return self.manifest.graphs[self.graph_of(graph)].mode
+
+    def graph_of(self, name: str) -> str:
+        """Return the graph that runs `name`, which may be an adapter in a graph of several."""
+        stored = find_stored(self.manifest, name)
+        return name if stored is None else stored.graph
 
     def files(self, graph: str) -> dict[str, str]:
         """Return the SHA-256 of the files of a graph: its own, its weights', its adapter's."""
-        record = self.manifest.graphs.get(graph, self.manifest.graphs.get(SWAPPABLE_GRAPH))
-        names = [] if record is None else [*record.graph_files, *record.weights]
-        own = self.manifest.adapters.get(graph)
-        if own is not None and own.pack is not None:
-            names.append(own.pack.safetensors)
+        record, stored = (
+            self.manifest.graphs[self.graph_of(graph)],
+            find_stored(self.manifest, graph),
+        )
+        names = [*record.graph_files, *record.weights]
+        if stored is not None and stored.pack is not None:
+            names.append(stored.pack)
         return {name: self.manifest.files[name] for name in names if name in self.manifest.files}
 
     def engine(self, graph: str) -> tuple[str, str]:
@@ -116,7 +121,7 @@ class Source:
             UsageError: There is none for the TensorRT that is installed.
             DeviceError: TensorRT is not installed.
         """
-        held = graph if graph in self.manifest.graphs else SWAPPABLE_GRAPH
+        held = self.graph_of(graph)
         targets = targets_of(self.manifest, held)
         if not targets:
             msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
@@ -141,11 +146,7 @@ class Source:
             padded=False,
             vocab_size=common_vocab_size(self.config, self.manifest),
         )
-        feeds = dict(case.feeds)
-        if graph == BATCHED_GRAPH:  # every row another adapter, the base among them
-            rows = np.array([0, *self.manifest.rows.values()], np.int64)
-            feeds[ADAPTER_IDS] = np.resize(rows, point.batch)
-        return feeds
+        return {**case.feeds, **further_feeds(self.manifest, self.mode(graph), point.batch)}
 
 
 @dataclass(frozen=True)

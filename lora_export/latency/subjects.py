@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
+from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.latency.two_graphs import open_two
@@ -99,7 +99,7 @@ def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) 
     manifest = source.manifest
     if source.paired:
         return open_two(source, manifest.graphs[graph], provider, threads=threads)
-    held = graph if graph in manifest.graphs else SWAPPABLE_GRAPH
+    held = source.graph_of(graph)
     pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
     session = open_session(
         resolve_inside(source.root, manifest.graphs[held].onnx), provider=provider, threads=threads

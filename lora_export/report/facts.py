@@ -11,6 +11,7 @@ from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report
+from lora_export.exports.stored_adapters import find_stored
 from lora_export.exports.verdict import verdict_of, verification_of
 from lora_export.latency.bench_report import BenchReport
 
@@ -140,16 +141,15 @@ def _current(rows: Mapping[str, ParityRow], manifest: Manifest) -> dict[str, Par
 
     A verification writes its verdict to the manifest too, and what is replaced loses it there.
     """
-    held = {each: own.pack or own.row for each, own in manifest.adapters.items()}
     found: dict[str, ParityRow] = {}
     for name, row in rows.items():
         record = manifest.graphs.get(name)
         if record is None:
             continue
         adapters = {
-            each: _of_now(own, known.verification)
+            each: _of_now(own, known.record.verification)
             for each, own in row.adapters.items()
-            if (known := held.get(each)) is not None
+            if (known := find_stored(manifest, each)) is not None
         }
         current = _of_now(row, record.verification)
         found[name] = current.model_copy(update={"adapters": adapters})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.reports.parity_report import MetricsRow, ParityRow
 from lora_export.core.reports.report_model import as_json
 from lora_export.core.units import size
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, is_deployable
 from lora_export.report.markup import Markup, clean, join, tag
 from lora_export.report.page_parts import (
@@ -218,15 +219,8 @@ def sizes(facts: Facts) -> Markup:
 
 def adapter_bytes(facts: Facts, name: str) -> int:
     """Return what the files take that only this adapter has; a row of a stack has none."""
-    graph, record = facts.manifest.graphs.get(name), facts.manifest.adapters[name]
-    files: set[str | None] = set()
-    if graph is not None:
-        files |= {*graph.graph_files, *graph.weights, graph.golden}
-    for held in (record.pack, record.row):
-        files |= {held.golden} if held is not None else set()
-    if record.pack is not None:
-        files |= {record.pack.safetensors, record.pack.onnx_adapter}
-    files -= set(facts.manifest.base_graph.weights)
+    stored = stored_adapter(facts.manifest, name)
+    files = {*stored.files, stored.record.golden}
     return sum(facts.sizes.get(file, 0) for file in files if file is not None)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BATCHED_GRAPH, SWAPPABLE_GRAPH
+from lora_export.core.modes import BATCHED_GRAPH, SWAPPABLE_GRAPH, Mode
 from lora_export.exports.packs import read_pack
 from lora_export.exports.stacks import width_of
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.runtime.ort import OrtRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
@@ -29,10 +31,27 @@ def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner:
     Raises:
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
-    if (row := manifest.rows.get(name)) is not None:
-        runner = OrtRunner(resolve_inside(root, manifest.graphs[BATCHED_GRAPH].onnx))
-        return runner.with_row(row, width_of(root, manifest, row))
-    if name in manifest.graphs:
-        return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
+    stored = stored_adapter(manifest, name)
+    return _OPEN[stored.mode](root, manifest, name)
+
+
+def _own_graph(root: Path, manifest: Manifest, name: str) -> OrtRunner:
+    return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
+
+
+def _with_pack(root: Path, manifest: Manifest, name: str) -> OrtRunner:
     pack = read_pack(root, manifest, name)
     return OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx), adapter=pack)
+
+
+def _with_row(root: Path, manifest: Manifest, name: str) -> OrtRunner:
+    runner, row = _own_graph(root, manifest, BATCHED_GRAPH), manifest.rows[name]
+    return runner.with_row(row, width_of(root, manifest, row))
+
+
+_OPEN: Final[Mapping[Mode, Callable[[Path, Manifest, str], OrtRunner]]] = {
+    Mode.BASE: _own_graph,
+    Mode.MERGED: _own_graph,
+    Mode.SWAPPABLE: _with_pack,
+    Mode.BATCHED: _with_row,
+}

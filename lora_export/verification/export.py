@@ -7,20 +7,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from lora_export.core.errors import AdapterError
 from lora_export.core.files import atomic_write_bytes, resolve_inside
 from lora_export.core.manifest import read_manifest
 from lora_export.core.memory import available_bytes
-from lora_export.core.modes import Mode
+from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH, Mode
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow, unmeasured_row
 from lora_export.core.reports.parity_report import ParityReport
 from lora_export.core.reports.report_model import as_json
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.extend import parameters_of
 from lora_export.exports.plan import head_width
-from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.golden_files import read_golden
 from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
@@ -30,7 +28,7 @@ from lora_export.verification.batched_check import judge_batched
 from lora_export.verification.datasets.class_names import label_names
 from lora_export.verification.datasets.dataset import Dataset, load_dataset, require_examples
 from lora_export.verification.inputs.feeding import feeding_of
-from lora_export.verification.inputs.latency_case import latency_case
+from lora_export.verification.inputs.latency_case import further_feeds, latency_case
 from lora_export.verification.parity import (
     GraphParity,
     against_golden,
@@ -41,7 +39,7 @@ from lora_export.verification.record import record_latency, record_parity
 from lora_export.verification.swappable_check import judge_swapping
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
@@ -54,6 +52,25 @@ __all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
 _SESSIONS: Final = 2
 _SESSION_FACTOR: Final = 2.0
 """A session holds its weights, and at worst a packed copy of them."""
+
+
+@dataclass(frozen=True)
+class _SharedGraph:
+    """How a graph that adapters share is judged.
+
+    Attributes:
+        judge: Returns the verdict on the graph, from those on its adapters.
+        fed_as: The graph with the inputs that each adapter is fed.
+    """
+
+    judge: Callable[..., GraphParity]
+    fed_as: str
+
+
+_SHARED: Final[Mapping[Mode, _SharedGraph]] = {
+    Mode.SWAPPABLE: _SharedGraph(judge_swapping, SWAPPABLE_GRAPH),
+    Mode.BATCHED: _SharedGraph(judge_batched, BASE_GRAPH),  # a row has the base's inputs
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +134,8 @@ def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
 
 def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
     record = manifest.graphs[name]
-    judge = {Mode.SWAPPABLE: judge_swapping, Mode.BATCHED: judge_batched}.get(record.mode)
-    if judge is None:
+    shared = _SHARED.get(record.mode)
+    if shared is None:
         found = _verify_graph(root, manifest, record, name, evidence)
         return _with_notes(found, name, manifest, evidence)
     only = manifest.adapters if evidence.only is None else evidence.only
@@ -129,7 +146,7 @@ def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -
         for each in manifest.adapters
         if each in only
     }
-    return judge(root, manifest, adapters, seed=evidence.seed)
+    return shared.judge(root, manifest, adapters, seed=evidence.seed)
 
 
 def _with_notes(
@@ -147,17 +164,16 @@ def _verify_graph(
 ) -> GraphParity:
     """Compare a graph, with its pack where the adapter is one, against what there is."""
     task = tasks.by_name(manifest.base.task)
-    shared = record.is_shared
-    if record.missing and not shared:
+    shared = _SHARED.get(record.mode)
+    if record.missing and shared is None:
         return unverified(f"the base has no {', '.join(record.missing)}; only adapters bring them")
     adapter = evidence.adapters.get(name)
-    record = manifest.base_graph if record.mode is Mode.BATCHED else record  # the same interface
+    record = record if shared is None else manifest.graphs[shared.fed_as]
     if evidence.checkpoint is None or (adapter is None and name in manifest.adapters):
-        own = manifest.adapters.get(name)
-        kept = (own.pack or own.row) if own is not None and shared else record
-        if kept is None or kept.golden is None:
+        kept = stored_adapter(manifest, name).record.golden
+        if kept is None:
             return unverified("there are no golden outputs; give the base: --base BASE")
-        golden = read_golden(resolve_inside(root, kept.golden))
+        golden = read_golden(resolve_inside(root, kept))
         return against_golden(
             root, record, manifest, task, golden,
             allow_no_effect=evidence.allow_no_effect,
@@ -281,10 +297,7 @@ def _measure_one(
     if free is not None and needed > free:
         reason = f"two sessions need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
         return unmeasured_row(reason)
-    feeds = dict(case.feeds)
-    if records[1].mode is Mode.BATCHED:
-        rows = np.array([0, *manifest.rows.values()], np.int64)
-        feeds[ADAPTER_IDS] = np.resize(rows, len(case.mask))
+    feeds = {**case.feeds, **further_feeds(manifest, records[1].mode, len(case.mask))}
     with (
         OrtRunner(resolve_inside(root, records[0].onnx)) as base,
         OrtRunner(resolve_inside(root, records[1].onnx)) as merged,

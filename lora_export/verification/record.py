@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from lora_export.core.changes import replace_files
 from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import Manifest, edit_manifest
+from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report, report_bytes
+from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.verification.golden import golden_bytes, golden_file
 from lora_export.verification.swappable_check import worst_of
 
@@ -33,6 +35,8 @@ __all__ = [
     "record_parity",
 ]
 
+_FIELDS: Final[Mapping[Mode, str]] = {Mode.SWAPPABLE: "pack", Mode.BATCHED: "row"}
+"""What has the verdict on an adapter of a shared graph, in the adapter's record."""
 _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
 _BENCH: Final = "reports/bench.json"
@@ -84,8 +88,9 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
             )
         adapters = dict(manifest.adapters)
         for name, parity in packs.items():
-            field = "row" if adapters[name].pack is None else "pack"
-            if (own := adapters[name].row or adapters[name].pack) is not None:
+            stored = stored_adapter(manifest, name)
+            if (field := _FIELDS.get(stored.mode)) is not None:
+                own = stored.record
                 kept = golden_file(name) if name in golden else own.golden
                 told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
                 adapters[name] = adapters[name].model_copy(update={field: told})
@@ -101,9 +106,10 @@ def _with_others(
     What is recorded of these stays: the graph is as good as the worst of all.
     """
     others = {
-        each: held.verification
-        for each, record in manifest.adapters.items()
-        if each not in parity.adapters and (held := record.pack or record.row) is not None
+        each: stored.record.verification
+        for each in manifest.adapters
+        if each not in parity.adapters
+        and (stored := stored_adapter(manifest, each)).mode in SHARED_MODES
     }
     if not manifest.graphs[name].is_shared or not others:
         return parity
