@@ -142,7 +142,7 @@ def test_first_refusal_of_several_leaves_the_export_as_it_was(both, alone, tmp_p
 
 def test_a_damaged_value_found_late_leaves_the_export_as_it_was(both, alone, tmp_path, capsys):
     """As above, where the fault (NaN) shows only while the second adapter is written."""
-    from tests.end_to_end.test_bad_input import poison
+    from tests.end_to_end.bad_input.spoiling import poison
 
     poison(both.second, tmp_path / "bad", float("nan"))
     before = snapshot(alone)
