@@ -1,0 +1,34 @@
+"""An export that adapters are added to, and what it has to be afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.manifest import read_manifest
+from lora_export.exports.integrity import audit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+TASK = "text-classification"
+
+
+def spec(name: str, folder: Path) -> AdapterSpec:
+    return AdapterSpec(name=name, source=str(folder))
+
+
+def files_of(root: Path, name: str) -> tuple[bytes, bytes]:
+    return (
+        (root / f"{name}.onnx").read_bytes(),
+        (root / "weights" / f"{name}.safetensors").read_bytes(),
+    )
+
+
+def intact(root: Path) -> bool:
+    """Whether every file has the manifest's hash and nothing else lies about."""
+    found = audit(root, read_manifest(root), hashed=True)
+    assert (found.problems, found.unlisted) == ((), ())
+    assert not [path for path in root.glob(".lora-export-*") if path.is_dir()]
+    return True
