@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_export.adapters.formats.peft import read_peft
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["WRAPPER", "pair", "write_peft"]
+    from lora_export.adapters.canonical import Adapter
+
+__all__ = ["WRAPPER", "pair", "read", "write_peft"]
 
 WRAPPER = "base_model.model."
 
@@ -28,6 +32,11 @@ def write_peft(folder: Path, tensors: Mapping[str, Any], **settings: Any) -> Pat
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()},
               folder / "adapter_model.safetensors")  # fmt: skip
     return folder
+
+
+def read(folder: Path) -> Adapter:
+    """Read a PEFT adapter, under the name ``x``."""
+    return read_peft(folder, name="x", source=str(folder))
 
 
 def pair(
