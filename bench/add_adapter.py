@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from typing import Any
 
 import _measure
 
@@ -16,7 +17,7 @@ TASK = "text-classification"
 AUTO_CLASS = "AutoModelForSequenceClassification"
 ADDS_PER_REPETITION = 5
 IMPORTS = (
-    "import lora_export.__main__, lora_export.cli.extend, lora_export.commands.add, "
+    "import lora_export.__main__, lora_export.cli.add, lora_export.commands.add, "
     "lora_export.commands.recipe"
 )
 METHOD = (
@@ -76,37 +77,48 @@ def main() -> None:
                 session.remove(copies)
                 remove_added()
 
-        add_s, start_s = _measure.walls(adds), _measure.walls(starts)
-        past = statistics.median(add_s) - statistics.median(start_s)
-        pairs = [(a - s) / c for a, s, c in zip(add_s, start_s, copy_s, strict=True)]
-        add_medians = [
-            statistics.median(add_s[i * ADDS_PER_REPETITION :][:ADDS_PER_REPETITION])
-            for i in range(len(peers))
-        ]
         assert agreement["relative_l2"] < 1e-4, agreement
-        session.report(
-            "A further adapter on an existing RoBERTa-base export",
-            METHOD,
-            {
-                "peers": _measure.summarise_runs(peers),
-                "add": _measure.summarise_runs(adds),
-                "start-up": _measure.summarise_runs(starts),
-                "copy with fsync": {"wall_s": _measure.summarise(copy_s)},
-            },
-            [
-                _measure.ratio_target("peers' wall time over add's", "at least", 25,
-                                      _measure.walls(peers), add_medians),
-                _measure.median_target("peak memory of add in MB", 200, _measure.peaks_mb(adds)),
-                _measure.Target(
-                    "add past start-up over the copy", "at most", 2.0,
-                    round(past / statistics.median(copy_s), 4),
-                    (round(min(pairs), 4), round(max(pairs), 4)),
-                ),
-            ],
-            changed_bytes=changed_bytes,
-            past_start_up_s=round(past, 4),
-            agreement=agreement,
-        )  # fmt: skip
+        _report(session, peers, adds, starts, copy_s,
+                changed_bytes=changed_bytes, agreement=agreement)  # fmt: skip
+
+
+def _report(
+    session: _measure.Session,
+    peers: list[_measure.Run],
+    adds: list[_measure.Run],
+    starts: list[_measure.Run],
+    copy_s: list[float],
+    **more: Any,
+) -> None:
+    add_s, start_s = _measure.walls(adds), _measure.walls(starts)
+    past = statistics.median(add_s) - statistics.median(start_s)
+    pairs = [(a - s) / c for a, s, c in zip(add_s, start_s, copy_s, strict=True)]
+    add_medians = [
+        statistics.median(add_s[i * ADDS_PER_REPETITION :][:ADDS_PER_REPETITION])
+        for i in range(len(peers))
+    ]
+    session.report(
+        "A further adapter on an existing RoBERTa-base export",
+        METHOD,
+        {
+            "peers": _measure.summarise_runs(peers),
+            "add": _measure.summarise_runs(adds),
+            "start-up": _measure.summarise_runs(starts),
+            "copy with fsync": {"wall_s": _measure.summarise(copy_s)},
+        },
+        [
+            _measure.ratio_target("peers' wall time over add's", "at least", 25,
+                                  _measure.walls(peers), add_medians),
+            _measure.median_target("peak memory of add in MB", 200, _measure.peaks_mb(adds)),
+            _measure.Target(
+                "add past start-up over the copy", "at most", 2.0,
+                round(past / statistics.median(copy_s), 4),
+                (round(min(pairs), 4), round(max(pairs), 4)),
+            ),
+        ],
+        past_start_up_s=round(past, 4),
+        **more,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import _measure
-from _checkpoints import MODELS, write_safetensors
+from _architectures import MODELS
+from _checkpoints import write_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ The shape is Llama-2-7B's, the adapter has rank 16 on every linear layer. PEFT's
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import _measure
 
@@ -69,39 +70,51 @@ def main() -> None:
                 assert agreement["relative_l2"] < 1e-3, agreement
             session.remove(ours, theirs)
 
-        speeds = [measured_bytes / each / 1e6 for each in _measure.walls(merges)]
-        copy_speeds = [measured_bytes / each / 1e6 for each in copy_s]
-        measured = {
-            "merge": {**_measure.summarise_runs(merges), "mb_per_s": _measure.summarise(speeds)},
-            "copy with fsync": {
-                "wall_s": _measure.summarise(copy_s),
-                "mb_per_s": _measure.summarise(copy_speeds),
-            },
-        }
-        if peers:
-            measured["peers, 1.1 B"] = _measure.summarise_runs(peers)
-            measured["merge, 1.1 B"] = _measure.summarise_runs(small)
-        session.report(
-            "Merging one adapter (rank 16, all linear layers) into a sharded float16 checkpoint",
-            METHOD,
-            measured,
-            [
-                _measure.median_target("peak memory of merge in MB", 500,
-                                       _measure.peaks_mb(merges)),
-                _measure.ratio_target("merge's speed over the copy's", "at least", 0.5,
-                                      speeds, copy_speeds),
-            ],
-            model=model,
-            weight_bytes=int(measured_bytes),
-            files=len(files),
-            agreement=agreement,
-            ratios=[
-                _measure.ratio(_measure.walls(peers), _measure.walls(small),
-                               "PEFT's wall time over ours, 1.1 B"),
-                _measure.ratio(_measure.peaks_mb(peers), _measure.peaks_mb(small),
-                               "PEFT's peak memory over ours, 1.1 B"),
-            ] if peers else [],
-        )  # fmt: skip
+        _report(session, merges, copy_s, peers, small, weight_bytes=int(measured_bytes),
+                model=model, files=len(files), agreement=agreement)  # fmt: skip
+
+
+def _report(
+    session: _measure.Session,
+    merges: list[_measure.Run],
+    copy_s: list[float],
+    peers: list[_measure.Run],
+    small: list[_measure.Run],
+    *,
+    weight_bytes: int,
+    **more: Any,
+) -> None:
+    speeds = [weight_bytes / each / 1e6 for each in _measure.walls(merges)]
+    copy_speeds = [weight_bytes / each / 1e6 for each in copy_s]
+    measured = {
+        "merge": {**_measure.summarise_runs(merges), "mb_per_s": _measure.summarise(speeds)},
+        "copy with fsync": {
+            "wall_s": _measure.summarise(copy_s),
+            "mb_per_s": _measure.summarise(copy_speeds),
+        },
+    }
+    if peers:
+        measured["peers, 1.1 B"] = _measure.summarise_runs(peers)
+        measured["merge, 1.1 B"] = _measure.summarise_runs(small)
+    session.report(
+        "Merging one adapter (rank 16, all linear layers) into a sharded float16 checkpoint",
+        METHOD,
+        measured,
+        [
+            _measure.median_target("peak memory of merge in MB", 500,
+                                   _measure.peaks_mb(merges)),
+            _measure.ratio_target("merge's speed over the copy's", "at least", 0.5,
+                                  speeds, copy_speeds),
+        ],
+        weight_bytes=weight_bytes,
+        **more,
+        ratios=[
+            _measure.ratio(_measure.walls(peers), _measure.walls(small),
+                           "PEFT's wall time over ours, 1.1 B"),
+            _measure.ratio(_measure.peaks_mb(peers), _measure.peaks_mb(small),
+                           "PEFT's peak memory over ours, 1.1 B"),
+        ] if peers else [],
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

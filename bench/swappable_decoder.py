@@ -6,7 +6,7 @@ import sys
 from typing import Any, Final
 
 import _measure
-from _checkpoints import MODELS
+from _architectures import MODELS
 
 CLAIM = "swappable_decoder"
 MODEL = "llama-110m"

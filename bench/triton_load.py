@@ -56,20 +56,9 @@ METHOD = (
 def main() -> None:
     options = _measure.arguments(CLAIM, __doc__, repeat=5)
     with _measure.Session(CLAIM, options, peers=False) as session:
-        base = session.generate("base", MODEL, "base", seed=0)
-        adapter = without_head(session.generate("adapter", MODEL, "adapter", seed=1))
         names = [f"tenant-{at}" for at in range(ADAPTERS)]
-        given = [like(adapter, session.work / "adapters" / name, at)
-                 for at, name in enumerate(names)]  # fmt: skip
-        words = [word for folder in given for word in ("--adapter", f"{folder.name}={folder}")]
         repository = session.work / "models"
-        for mode in ("merged", "swappable", "batched"):
-            export = session.work / mode
-            session.ours(
-                "merge-and-build", "--no-verify", "--no-latency", "--base", base,
-                *(words[:2] if mode == "merged" else words), "--mode", mode, "--out", export,
-            )  # fmt: skip
-            session.ours("triton", export, "--backend", "python", "--repository", repository)
+        _build(session, names, repository)
         run_directly = _direct(session.work / "merged")
         direct: list[float] = []
         rounds: dict[str, list[dict[str, Any]]] = {f"{w}, {c} client(s)": [] for w, c in LINES}
@@ -117,6 +106,22 @@ def main() -> None:
             rounds=rounds,
             lines=lines,
         )  # fmt: skip
+
+
+def _build(session: _measure.Session, names: list[str], repository: Path) -> None:
+    """Build an export of each mode with these adapters, and serve them from one repository."""
+    base = session.generate("base", MODEL, "base", seed=0)
+    adapter = without_head(session.generate("adapter", MODEL, "adapter", seed=1))
+    given = [like(adapter, session.work / "adapters" / name, at)
+             for at, name in enumerate(names)]  # fmt: skip
+    words = [word for folder in given for word in ("--adapter", f"{folder.name}={folder}")]
+    for mode in ("merged", "swappable", "batched"):
+        export = session.work / mode
+        session.ours(
+            "merge-and-build", "--no-verify", "--no-latency", "--base", base,
+            *(words[:2] if mode == "merged" else words), "--mode", mode, "--out", export,
+        )  # fmt: skip
+        session.ours("triton", export, "--backend", "python", "--repository", repository)
 
 
 def _direct(export: Path) -> Callable[[], float]:

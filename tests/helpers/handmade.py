@@ -94,8 +94,13 @@ def save_export(folder: Path) -> Path:
         (folder / name).write_bytes(name.encode() * 100)
     names = ("base.onnx", "weights/base.safetensors", "a.onnx", "weights/a.safetensors")
     files = {name: sha256_of_file(folder / name) for name in names}
+    write_manifest(folder, _manifest(files))
+    return folder
+
+
+def _manifest(files: dict[str, str]) -> Manifest:
     weights = ["weights/base.safetensors"]
-    manifest = Manifest(
+    return Manifest(
         tool="lora-export 0",
         base=BaseRecord(
             source="some/base",
@@ -142,8 +147,6 @@ def save_export(folder: Path) -> Path:
         },
         files=files,
     )
-    write_manifest(folder, manifest)
-    return folder
 
 
 def _use(name: str, shape: tuple[int, ...]) -> ParameterUse:
