@@ -144,7 +144,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a test's marker and the command line say."""
+    """The settings from a test's marker and the command line."""
 
     root: Path
     strict: bool

@@ -83,7 +83,7 @@ class LowRank:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What it is made of."""
+        """The tensors that it is made of."""
         return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
 
 
@@ -104,7 +104,7 @@ class Saved:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What it is made of."""
+        """The tensors that it is made of."""
         return (self.tensor,)
 
 
@@ -124,7 +124,7 @@ class Added:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What it is made of."""
+        """The tensors that it is made of."""
         return (self.tensor,)
 
 
@@ -144,7 +144,7 @@ class Rows:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What it is made of."""
+        """The tensors that it is made of."""
         return (self.tensor,)
 
 
@@ -210,7 +210,7 @@ class Adapter:
 
     @property
     def tensor_count(self) -> int:
-        """How many tensors its file holds."""
+        """The number of tensors in its file."""
         return count_stored(self.tensors) + len(self.repeated)
 
     @property

@@ -59,7 +59,7 @@ _SUMS: Final = frozenset({"linear", "cat", "svd"})
 
 @dataclass(frozen=True)
 class Combination:
-    """How adapters are combined.
+    """A way to combine adapters: method, weights, and the settings of the method.
 
     Attributes:
         method: One of `METHODS`.

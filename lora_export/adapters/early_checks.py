@@ -120,7 +120,7 @@ def _module_type(name: str, conv1d: frozenset[str]) -> str:
 
 
 class _Base:
-    """What the headers and the config of a base say together."""
+    """The facts of a base that follow from its headers and its config."""
 
     def __init__(
         self, parameters: Sequence[Parameter], names: Names, config: Mapping[str, object]

@@ -87,7 +87,7 @@ _COMMON_HEADS: Final = frozenset({
 
 @dataclass(frozen=True)
 class Fit:
-    """How an adapter sits on a base.
+    """The result of comparing an adapter with a base, by names and shapes.
 
     Attributes:
         prefix: The name of the bare model that was taken, with its dot, or ``""``.

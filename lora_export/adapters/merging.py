@@ -35,7 +35,7 @@ _ELECTED: Final = frozenset({"ties", "dare_ties"})
 
 @dataclass(frozen=True)
 class Rule:
-    """How arrays are merged.
+    """A rule by which arrays are merged.
 
     Attributes:
         method: ``linear``, ``magnitude_prune``, ``ties``, ``dare_linear`` or ``dare_ties``.

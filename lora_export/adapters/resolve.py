@@ -32,7 +32,7 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class Update:
-    """What happens to one parameter: it gets a value of its own, and then the changes.
+    """The update of one parameter: a value that replaces it, then changes that are added.
 
     Attributes:
         parameter: The parameter.

@@ -76,7 +76,7 @@ _NO_GOLDEN: Final = "the export has no golden outputs of it: it was not verified
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """How the device measures latency.
+    """The settings of the device's latency measurement.
 
     Attributes:
         batch: Batch size of the measured input.

@@ -89,7 +89,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a file of a bundle comes from: a file with its SHA-256, or bytes."""
+    """The source of a file in a bundle: a file with its SHA-256, or bytes."""
 
     member: Member
     path: Path | None = None

@@ -53,7 +53,7 @@ _LEAST: Final = {"--rounds": 5, "--max-rounds": 5, "--threads": 0}
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What was measured.
+    """The result of a benchmark.
 
     Attributes:
         report: The report.

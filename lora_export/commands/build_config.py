@@ -42,7 +42,7 @@ _CLASSIFICATION: Final = "text-classification"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the recipe leaves open, decided from the files.
+    """The settings that the recipe leaves open, chosen from the files.
 
     Attributes:
         checkpoint: The base, as it is on disk: the reference of the verification.

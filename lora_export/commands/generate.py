@@ -44,7 +44,7 @@ _UNFINISHED: Final = "\ufffd"
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was generated for one prompt.
+    """The text that was generated for one prompt.
 
     Attributes:
         prompt: The prompt.

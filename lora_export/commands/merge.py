@@ -66,7 +66,7 @@ MAX_SHARD_BYTES: Final = 5 * 10**9
 
 @dataclass(frozen=True)
 class Merge:
-    """What `merge_checkpoint` did.
+    """The result of `merge_checkpoint`.
 
     Attributes:
         output: The merged checkpoint.

@@ -74,7 +74,7 @@ class Reports:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
+    """The result of a command that builds or changes an export.
 
     Attributes:
         output: The export directory.

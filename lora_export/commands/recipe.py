@@ -110,7 +110,7 @@ class CombineSpec(_Section):
 
 
 class VerifySpec(_Section):
-    """How parity is proven.
+    """The settings of the verification.
 
     Attributes:
         enabled: Whether to verify at all.
@@ -130,7 +130,7 @@ class VerifySpec(_Section):
 
 
 class LatencySpec(_Section):
-    """How latency is measured and gated.
+    """The settings of the latency measurement and its gate.
 
     Attributes:
         enabled: Whether to measure at all. By default merged graphs are measured, whose latency is

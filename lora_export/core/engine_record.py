@@ -60,7 +60,7 @@ class TensorRecord(_Record):
 
 
 class RefitRow(_Record):
-    """How a refittable weight of an engine is had from the checkpoint.
+    """The source of a refittable weight of an engine in the checkpoint.
 
     The weight has the initializer's name and its layout in the graph, which is the layout that the
     engine takes: what it takes to get there from the checkpoint is `transform`.
@@ -83,7 +83,7 @@ class RefitRow(_Record):
 
 
 class RefittedRecord(_Record):
-    """What a refitted plan was made from."""
+    """The sources of a refitted plan."""
 
     adapter: str
     adapter_sha256: Sha256

@@ -64,7 +64,7 @@ class AdapterError(InputError):
 
 
 class HubError(InputError):
-    """What an id of the Hugging Face hub means cannot be had."""
+    """An id of the Hugging Face hub cannot be resolved or downloaded."""
 
 
 class FixedLengthError(UnsupportedError):

@@ -114,7 +114,7 @@ class BaseRecord(_Record):
 
 
 class ParameterUse(_Record):
-    """How one graph stores one parameter of the checkpoint."""
+    """One parameter of the checkpoint as one graph stores it."""
 
     graph: str
     initializer: str
@@ -177,7 +177,7 @@ class PartRecord(_Record):
 
 
 class CombinedRecord(_Record):
-    """How adapters were combined into one; enough to do it again.
+    """The record of a combination of adapters; enough to repeat it.
 
     `head_from` names the part whose head, labels and tokenizer the result has.
     """

@@ -80,7 +80,7 @@ class MergedFidelity(_Row):
 
 
 class MergedVerification(_Row):
-    """How the merged checkpoint compares with the unmerged adapter.
+    """The comparison of the merged checkpoint with the unmerged adapter.
 
     Attributes:
         verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``.

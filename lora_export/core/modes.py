@@ -30,7 +30,7 @@ class _Word(str, Enum):
 
 
 class Mode(_Word):
-    """How a graph holds adapters, as the manifest names it.
+    """The mode of a graph: the way in which it holds adapters.
 
     Attributes:
         BASE: It holds none.
@@ -46,7 +46,7 @@ class Mode(_Word):
 
 
 class ServingMode(_Word):
-    """How an adapter is run; best first.
+    """The mode in which an adapter is run; best first.
 
     Attributes:
         MERGED: By its own graph.

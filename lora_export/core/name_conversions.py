@@ -100,7 +100,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class NewName:
-    """What a name becomes.
+    """A converted name.
 
     Attributes:
         name: The new one; of a split tensor that of its first part.

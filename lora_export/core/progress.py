@@ -8,7 +8,7 @@ __all__ = ["Progress", "Silent"]
 
 
 class Progress(Protocol):
-    """What a stage may tell: its name and size, how far it is, and remarks."""
+    """A listener for the progress of a stage: its name and size, its advance, and notes."""
 
     def start(self, what: str, total_bytes: int | None = None) -> None:
         """Begin a stage; it ends when the next begins."""

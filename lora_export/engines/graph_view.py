@@ -25,7 +25,7 @@ _GRAPH: Final = onnx.AttributeProto.GRAPH
 
 @dataclass(frozen=True)
 class Scope:
-    """What is known of the values that nodes read.
+    """The known types, ranks and constants of the values that nodes read.
 
     Attributes:
         types: ``TensorProto.DataType`` of each, where it is known.

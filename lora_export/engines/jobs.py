@@ -40,7 +40,7 @@ _READ: Final = "encoder_sequence"
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a user may say of the engines of an export; see `BuildSettings` for most of it.
+    """The user's options for the engines of an export; see `BuildSettings` for most of them.
 
     Attributes:
         precision: ``fp32``, ``fp16`` or ``bf16``: what the export has to be in; None takes it as

@@ -62,12 +62,12 @@ class Memory:
 
     @property
     def run_bytes(self) -> int:
-        """What running takes; without what is not known."""
+        """The memory that a run needs, as far as it is known."""
         return self.weights_bytes + self._shapes_bytes
 
     @property
     def build_bytes(self) -> tuple[int, int]:
-        """What building takes: at least, and with the larger factor."""
+        """The memory that a build needs: with the smaller and with the larger factor."""
         low, high = (factor * self.weights_bytes + self._shapes_bytes for factor in _BUILD_FACTORS)
         return low, high
 

@@ -42,7 +42,7 @@ __all__ = ["GraphReport", "Preflight", "check_graph", "preflight"]
 
 @dataclass(frozen=True)
 class GraphReport:
-    """What was found out about one ONNX file.
+    """The findings about one ONNX file.
 
     Attributes:
         graph: The graph's name in the export.
@@ -63,7 +63,7 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found out about an export's graphs.
+    """The findings about the graphs of an export.
 
     Attributes:
         target: Where the engines are to run.

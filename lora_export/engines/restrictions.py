@@ -24,7 +24,7 @@ _ALWAYS: Final = (1000, 0)
 
 @dataclass(frozen=True)
 class Restriction:
-    """What is not taken of an operator.
+    """A part of an operator that the parser does not support.
 
     Attributes:
         operator: The operator.

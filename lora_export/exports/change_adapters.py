@@ -32,7 +32,7 @@ __all__ = ["Added", "Adding", "remove_adapter", "store_adapters"]
 
 @dataclass(frozen=True)
 class Adding:
-    """What adding adapters takes beside them.
+    """The arguments of adding adapters, besides the adapters.
 
     Attributes:
         checkpoint: The base, where it is at hand.
@@ -49,7 +49,7 @@ class Adding:
 
 @dataclass(frozen=True)
 class Added:
-    """What adding adapters gave.
+    """The result of adding adapters.
 
     Attributes:
         manifest: The manifest that names them.
@@ -143,7 +143,7 @@ def _remove_row(root: Path, name: str) -> Manifest:
 
 @dataclass(frozen=True)
 class _Change:
-    """How adapters are added to an export of one mode, and how one is removed."""
+    """The functions that add adapters to an export of one mode and remove one."""
 
     add: Callable[[Path, Sequence[NewAdapter], Adding], Added]
     remove: Callable[[Path, str], Manifest]

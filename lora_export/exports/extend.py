@@ -84,7 +84,7 @@ def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
 
 @dataclass(frozen=True)
 class AddedAdapter:
-    """What adding an adapter gave.
+    """The result of adding an adapter.
 
     Attributes:
         manifest: The manifest that names it.

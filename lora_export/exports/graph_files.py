@@ -21,7 +21,7 @@ __all__ = ["WrittenGraph", "possible_files", "read_graphs", "write_graphs"]
 
 @dataclass(frozen=True)
 class WrittenGraph:
-    """What was written, as the manifest names it.
+    """A written graph, as the manifest names it.
 
     Attributes:
         onnx: The graph, or the decoder's.

@@ -25,7 +25,7 @@ _PRIVATE_PREFIX: Final = ".lora"
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found on disk.
+    """The result of comparing an export's files with its manifest.
 
     Attributes:
         sizes_bytes: The size of each file of the manifest that is there.

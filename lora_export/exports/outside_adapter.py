@@ -32,7 +32,7 @@ __all__ = ["AdapterSource", "recorded_source", "resolve_source"]
 
 @dataclass(frozen=True)
 class AdapterSource:
-    """Where an adapter is, and what its files do not say.
+    """The place of an adapter, and settings that its files do not record.
 
     Attributes:
         path: A folder, a file, or an id of the hub.

@@ -36,7 +36,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class OwnGraph:
-    """What an export starts from, in place of a traced graph.
+    """A user's graph that takes the place of a traced one.
 
     Attributes:
         path: The user's file.

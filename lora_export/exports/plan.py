@@ -47,7 +47,7 @@ _SHOWN: Final = 5
 
 @dataclass(frozen=True)
 class BasePlan:
-    """Where each parameter comes from.
+    """The source of each parameter of the graph.
 
     Attributes:
         sources: The checkpoint's tensor for each parameter's name.

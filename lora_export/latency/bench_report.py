@@ -141,7 +141,7 @@ class Cell(ReportModel):
 
     @property
     def name(self) -> str:
-        """How a person reads it; see `point_name`."""
+        """The name that people read; see `point_name`."""
         return point_name(self.kind, self.batch, self.length, self.past, self.source)
 
 
@@ -181,7 +181,7 @@ class Gate(ReportModel):
 
 
 class Settings(ReportModel):
-    """How it was measured."""
+    """The settings of the measurement."""
 
     rounds: int
     max_rounds: int

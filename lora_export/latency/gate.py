@@ -54,7 +54,7 @@ class BaselineRow(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the ratio is of."""
+        """The key of the ratio: its cell, its subject, and the subject below it."""
         return self.cell, self.subject, self.over
 
 
@@ -65,7 +65,7 @@ class _Version(BaseModel):
 
 
 class Baseline(BaseModel):
-    """What ``--baseline FILE`` keeps.
+    """The contents of the file of ``--baseline FILE``.
 
     Attributes:
         machine: The class of the machine; see `runtime.environment.machine_class`.

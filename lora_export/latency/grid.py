@@ -55,7 +55,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long is measured, and when that is enough.
+    """The length of the measurement, and the condition that ends it.
 
     Attributes:
         rounds: Of each cell, before it is looked at.

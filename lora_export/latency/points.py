@@ -167,7 +167,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """How a person reads it: ``prefill 1×128``, ``decode 1×1 after 512``."""
+        """The name that people read: ``prefill 1×128``, ``decode 1×1 after 512``."""
         return point_name(self.kind, self.batch, self.length, self.past, self.source)
 
 

@@ -100,7 +100,7 @@ class MissingRuntimeError(LoraExportError):
 
 
 class DeviceError(LoraExportError):
-    """What TensorRT's code meets, with a kind that stands for an exit code.
+    """An error in the code that calls TensorRT, with a kind that stands for an exit code.
 
     Args:
         message: What is wrong, with the offending name and value.

@@ -70,7 +70,7 @@ class Facts:
         return next((verdict for verdict in order if verdict in found), "pass")
 
     def verification(self, adapter: str) -> str:
-        """What is known of an adapter, however the export holds it."""
+        """The verdict on an adapter, for every mode of export."""
         return verification_of(self.manifest, adapter)
 
     def parity_of(self, adapter: str) -> ParityRow | None:

@@ -29,7 +29,7 @@ _HEATMAPS: Final = 12
 
 
 def fidelity(facts: Facts) -> Markup | None:
-    """What rounding left of each adapter's delta, by layer and module."""
+    """Return the section on the rounding loss of each delta, by layer and module."""
     if not facts.fidelity:
         return None
     about = tag(

@@ -37,7 +37,7 @@ _SHORT: Final = frozenset({"cpu", "os"})
 
 
 def merged(facts: Facts) -> Markup:
-    """What was merged into what, and how completely."""
+    """Return the section on the base, the adapters, and the tensors that were applied."""
     base = facts.manifest.base
     about = facts_list(
         {
@@ -195,7 +195,7 @@ def _disagreements(name: str, row: DatasetRow) -> Markup:
 
 
 def sizes(facts: Facts) -> Markup:
-    """What each file takes, and what an adapter adds."""
+    """Return the section on the size of each file, and the bytes that an adapter adds."""
     total = sum(facts.sizes.values())
     rows = [
         [file, size(count_bytes), f"{count_bytes / total:.1%}"]
@@ -225,7 +225,7 @@ def adapter_bytes(facts: Facts, name: str) -> int:
 
 
 def environment(facts: Facts) -> Markup:
-    """Where it was made and measured."""
+    """Return the section on the machine and the versions of packages."""
     rows: dict[str, Any] = {"Written by": facts.manifest.tool}
     bench = as_json(facts.bench.environment) if facts.bench is not None else {}
     for source in (as_json(facts.environment), bench):

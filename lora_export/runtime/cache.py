@@ -48,7 +48,7 @@ class ByteCache(Generic[Value]):
 
     @property
     def used_bytes(self) -> int:
-        """What the values take, those included that are being loaded."""
+        """The bytes of the values, including those that are being loaded."""
         with self._changed:
             return self._used_bytes
 

@@ -33,7 +33,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine has.
+    """The hardware and system of the machine.
 
     Attributes:
         cpus: Processors of the machine.

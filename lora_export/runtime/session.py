@@ -128,7 +128,7 @@ class Session:
 
     @property
     def cached_bytes(self) -> int:
-        """What the loaded adapters take."""
+        """The bytes of the loaded adapters."""
         return self._cache.used_bytes
 
     def ways(self, adapter: str) -> tuple[How, ...]:

@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen.
+    """The settings by which a token is chosen.
 
     Attributes:
         temperature: Divides the logits; 0 takes the largest one (greedy).

@@ -45,7 +45,7 @@ class Found:
 
     @property
     def fingerprint(self) -> str:
-        """Which base it belongs to; empty where it is not one of ours."""
+        """The fingerprint of its base; empty if lora-export did not write the model."""
         return self._parameter(FINGERPRINT)
 
     @property
@@ -55,7 +55,7 @@ class Found:
 
     @property
     def stem(self) -> str:
-        """What its name begins with, as ``--name`` gave it."""
+        """The beginning of its name, as ``--name`` gave it."""
         return self.name.removesuffix(f"-{self.adapter}") if self.adapter else self.name
 
     @property

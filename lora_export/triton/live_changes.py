@@ -49,7 +49,7 @@ _KEPT: Final = 2
 
 @dataclass(frozen=True)
 class Changed:
-    """What a change did.
+    """The result of a change.
 
     Attributes:
         model: The model's name, or what the models' names begin with.

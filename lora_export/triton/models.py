@@ -81,7 +81,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Choice:
-    """How an export is served.
+    """The chosen backend, way and adapters of a repository.
 
     Attributes:
         name: What its models' names begin with.

@@ -43,7 +43,7 @@ Served = tuple[dict[str, Any], list[File]]
 
 @dataclass(frozen=True)
 class ServingRow:
-    """How adapters are run in one serving mode.
+    """One serving mode: how adapters are run in it.
 
     Attributes:
         graph: The graph that they share; that of the base where they have their own sessions.

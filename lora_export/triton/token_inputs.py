@@ -40,7 +40,7 @@ _NO_LIMIT: Final = 1 << 20
 
 @dataclass(frozen=True)
 class Text:
-    """How the texts of a base or an adapter become tokens.
+    """The tokenizer of a base or an adapter, and its settings.
 
     Attributes:
         path: Its ``tokenizer.json``.

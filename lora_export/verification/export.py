@@ -75,7 +75,7 @@ _SHARED: Final[Mapping[Mode, _SharedGraph]] = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the export can be compared with.
+    """The reference and data that an export is compared with.
 
     Attributes:
         checkpoint: The base; None leaves the golden outputs.

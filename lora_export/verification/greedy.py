@@ -37,7 +37,7 @@ _STEPS: Final = 8
 
 @dataclass(frozen=True)
 class Greedy:
-    """What the reference chose.
+    """The tokens that the reference chose.
 
     Attributes:
         case: The texts that were continued.

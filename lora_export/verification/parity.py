@@ -79,7 +79,7 @@ class GraphParity:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What the reference says."""
+    """The reference's outputs and effect."""
 
     outputs: list[Array]
     effect: float | None

@@ -65,7 +65,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a tensor, or several, kept of the delta.
+    """The error of stored weights against the delta, of one tensor or of several.
 
     Attributes:
         error_squared: ‖(W − W0) − ΔW‖².

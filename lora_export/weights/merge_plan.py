@@ -77,7 +77,7 @@ class HashedTensor:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What will be written.
+    """The tensors that will be written.
 
     Attributes:
         entries: The tensors under their names in the merged checkpoint.

@@ -60,7 +60,7 @@ _Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What each hypothesis leaves over in one layer: the z of both."""
+    """The remainder of each hypothesis in one layer: the z of both."""
 
     module: str
     residual: float

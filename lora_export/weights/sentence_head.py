@@ -37,7 +37,7 @@ class DenseLayer:
 
 @dataclass(frozen=True)
 class SentenceHead:
-    """What follows the token states.
+    """The modules that follow the token states.
 
     Attributes:
         modes: How states are pooled, by sentence-transformers' names; several are concatenated.
@@ -57,7 +57,7 @@ class SentenceHead:
 
 @dataclass(frozen=True)
 class Pooling:
-    """Where ``modules.json`` lies.
+    """The place of a pooling: the folder that holds ``modules.json``.
 
     Attributes:
         folder: Its folder.

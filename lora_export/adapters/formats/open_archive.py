@@ -63,7 +63,7 @@ _EMBEDDINGS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Options:
-    """What a format may not record, and the user therefore says.
+    """Settings that a format may not record, as the user gives them.
 
     Attributes:
         alpha: The alpha of ``s = alpha / r``.

@@ -41,7 +41,7 @@ _CLASSIFICATION: Final = frozenset({"SEQ_CLS", "TOKEN_CLS"})
 
 @dataclass
 class _Contents:
-    """What the two files will hold, as it is collected."""
+    """The contents of the two files, while they are collected."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor] = field(default_factory=dict)

@@ -27,7 +27,7 @@ __all__ = ["Compressed", "Cut", "compress"]
 
 @dataclass(frozen=True)
 class Cut:
-    """How far each update is cut: to a rank, or to a share of its energy ``Σσ²``; one of them."""
+    """The limit of each update: a rank, or a share of its energy ``Σσ²``; one of them."""
 
     rank: int | None = None
     energy: float | None = None
@@ -52,7 +52,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What one update became: its ranks, and the loss."""
+    """One compressed update: its ranks before and after, and the loss."""
 
     module: str
     rank_before: int

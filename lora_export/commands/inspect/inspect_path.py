@@ -53,7 +53,7 @@ _KNOWN: Final = (
 
 @dataclass(frozen=True)
 class Reading:
-    """How an adapter is read, where its files do not say it.
+    """Settings for reading an adapter that its files do not record.
 
     Attributes:
         format: Its format.

@@ -81,7 +81,7 @@ class MachineReport(ReportModel):
 
 
 class MachineClass(ReportModel):
-    """What two machines must share for their ratios to be compared.
+    """The properties that two machines must share for their ratios to be comparable.
 
     Attributes:
         cpu: The name of the processor.

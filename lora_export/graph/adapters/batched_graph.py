@@ -67,7 +67,7 @@ _ROW, _TOKENS = 2, 3
 
 @dataclass(frozen=True)
 class Stacks:
-    """What is stacked.
+    """The stacks of a batched graph.
 
     Attributes:
         places: Where each stack lies; see `stack_a` and its kin for their names.

@@ -70,7 +70,7 @@ LABELS_AXIS: Final = "labels"
 
 @dataclass(frozen=True)
 class Slots:
-    """What of a graph becomes an optional input.
+    """The optional inputs that a swappable graph gets.
 
     Attributes:
         adapted: Weights that get a low-rank term.

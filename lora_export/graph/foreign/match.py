@@ -60,7 +60,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Matching:
-    """What was found.
+    """The result of matching a graph's initializers to a checkpoint.
 
     Attributes:
         matches: One entry per initializer that holds a parameter; several may hold the same.

@@ -106,7 +106,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user chooses of the interface of a decoder; other tasks have no choice.
+    """The user's choices for the interface of a decoder; other tasks have none.
 
     Attributes:
         cache: Whether keys and values of past positions are inputs and outputs.
@@ -131,7 +131,7 @@ def present_name(position: int, what: Literal["key", "value"]) -> str:
 
 @dataclass(frozen=True)
 class CachedLayer:
-    """What a layer of a decoder keeps: keys and values ``[batch, heads, length, width]``.
+    """The cache of one decoder layer: keys and values ``[batch, heads, length, width]``.
 
     Attributes:
         index: The layer's place in the model's cache.

@@ -87,7 +87,7 @@ class GraphTemplate:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an initializer's value lies.
+    """The file and position of an initializer's value.
 
     Attributes:
         location: Path of the weight file, relative to the graph's folder.

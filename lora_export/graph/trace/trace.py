@@ -62,7 +62,7 @@ _TALKATIVE: Final = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir", "transfo
 
 @dataclass(frozen=True)
 class Traced:
-    """What tracing yields.
+    """The result of a trace.
 
     Attributes:
         signature: The interface of the graph.

@@ -56,7 +56,7 @@ _AGAIN: Final = "Copy it again, or pack it again: lora-export bundle."
 
 @dataclass(frozen=True)
 class Member:
-    """What the index says of a file."""
+    """One file in the index."""
 
     sha256: str
     size_bytes: int
@@ -82,7 +82,7 @@ class Index:
 
     @property
     def size_bytes(self) -> int:
-        """What the files take together."""
+        """The total size of the files."""
         return sum(each.size_bytes for each in self.files.values())
 
 

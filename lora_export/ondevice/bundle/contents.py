@@ -38,7 +38,7 @@ _DAMAGED: Final = (DeviceError, KeyError, TypeError, ValueError, AttributeError,
 
 @dataclass(frozen=True)
 class EngineSource:
-    """What an engine is built from, where the graph itself is not it; see `BuildJob`.
+    """The source of an engine, where that is not the graph itself; see `BuildJob`.
 
     Attributes:
         onnx: The ONNX file that TensorRT parses.
@@ -72,7 +72,7 @@ class GraphSource:
 
 @dataclass(frozen=True)
 class Check:
-    """What is compared: the base, or an adapter.
+    """One comparison: of the base, or of an adapter.
 
     Attributes:
         graph: The graph that computes it.
@@ -103,7 +103,7 @@ class Check:
 
 @dataclass(frozen=True)
 class LatencyPlan:
-    """How latency is measured.
+    """The settings of the latency measurement.
 
     Attributes:
         feeds: The inputs, an ``.npz``; None where none are known.
@@ -120,7 +120,7 @@ class LatencyPlan:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a bundle is for, and what is proven of it.
+    """The contents of a bundle: its target, graphs and checks.
 
     Attributes:
         target: The target's name; engines are called after it.

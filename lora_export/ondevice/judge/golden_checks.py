@@ -56,7 +56,7 @@ class CheckRow(_Judged, total=False):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the outputs of a graph are read.
+    """The way in which the outputs of a graph are read.
 
     Attributes:
         outputs: Their names; several are stacked on a last axis.

@@ -28,7 +28,7 @@ _SETTLED: Final = 0.05
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What was run before anything counted.
+    """The runs of the warm-up, which do not count.
 
     Attributes:
         runs: Of each subject.
@@ -55,7 +55,7 @@ class Interleaved:
 
     @property
     def rounds(self) -> int:
-        """How many rounds were measured."""
+        """The number of measured rounds."""
         return len(self._rows)
 
     @property

@@ -42,7 +42,7 @@ def shape_fits(shape: Sequence[int], allowed: ShapeRange) -> bool:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What the builder is told.
+    """The settings of TensorRT's builder.
 
     Attributes:
         precision: ``float32``, ``float16`` or ``bfloat16``: the dtype of the graph, which the

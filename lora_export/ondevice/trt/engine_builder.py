@@ -81,7 +81,7 @@ class BuildJob:
 
 @dataclass(frozen=True)
 class _Built:
-    """What the builder returned, and what is known of it."""
+    """A built plan, and the facts for its record."""
 
     plan: Any = field(repr=False)
     flags: list[str]

@@ -16,7 +16,7 @@ __all__ = ["Seen", "watch"]
 
 
 class Seen:
-    """What was seen of a build.
+    """The observations of a build.
 
     Attributes:
         peak_device_bytes: The most that was taken of the device's memory at any step, all

@@ -183,7 +183,7 @@ class LiveEngine(GraphRunner):
 
     @property
     def runner(self) -> TrtRunner:
-        """What is in use now."""
+        """The runner that is in use now."""
         return self._runner
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -41,7 +41,7 @@ SINCE: Final[dict[str, Version]] = {
 
 
 class HardwareLevel(NamedTuple):
-    """Which other GPUs may load a plan: the member of the API, and what ``trtexec`` calls it."""
+    """The GPUs that may load a plan: the member of the API, and the name in ``trtexec``."""
 
     member: str
     trtexec: str

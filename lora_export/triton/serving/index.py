@@ -75,7 +75,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Where a merge at load adds ``A B``: a weight of the base graph.
+    """A weight of the base graph to which a merge at load adds ``A B``.
 
     Attributes:
         initializer: Its name in the graph and in the weight file.
@@ -88,7 +88,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Index:
-    """What is served, and how.
+    """The adapters that are served, and how they are run.
 
     Attributes:
         way: ``merged``: a session for each adapter; ``swappable``, ``batched``: one graph for all;

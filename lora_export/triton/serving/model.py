@@ -39,7 +39,7 @@ _SHOWN = 20
 
 
 class TritonPythonModel:
-    """What Triton makes one of for each instance."""
+    """The model; Triton makes one for each instance."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the graph that adapters share, and declare the metrics."""

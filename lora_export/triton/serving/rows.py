@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Failure(Exception):  # noqa: N818  (what a request is answered with, not always an error here)
-    """What one request is refused with.
+    """The error of one request.
 
     Args:
         kind: The name of one of Triton's error codes (``NOT_FOUND``).

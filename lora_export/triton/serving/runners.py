@@ -33,7 +33,7 @@ _A, _B, _SCALE = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude.scale"
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how sessions run.
+    """The device and options of sessions.
 
     Attributes:
         provider: ONNX Runtime's name of the execution provider.
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def device(self) -> str:
-        """Where inputs lie that are kept."""
+        """The device of inputs that are kept."""
         return "cpu" if self.provider == "CPUExecutionProvider" else "cuda"
 
 

@@ -46,7 +46,7 @@ class _Tokenizer:
 
 
 class TritonPythonModel:
-    """What Triton makes one of for each instance."""
+    """The model; Triton makes one for each instance."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Read the tokenizer, and those of adapters that have another."""

@@ -43,7 +43,7 @@ BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Metric:
-    """How answers are scored.
+    """A metric: how answers are scored.
 
     Attributes:
         parts: Maps answers, what is expected and the names of the labels to a row of numbers for
@@ -63,7 +63,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Reading:
-    """What lines are read with.
+    """The tokenizer and settings with which lines are read.
 
     Attributes:
         path: The data set, for messages.
@@ -124,7 +124,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """What was read.
+    """The examples of a data set.
 
     Attributes:
         texts: Each example as a report shows it.

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of each example.
+    """The answers of a model to each example.
 
     Attributes:
         values: A class, a number, tags or a text each; JSON values.

@@ -48,7 +48,7 @@ class Feeding:
 
     @property
     def reason(self) -> str | None:
-        """Why the graph cannot be fed here; None where it can."""
+        """The reason why the graph cannot be fed here; None where it can."""
         inputs = self.signature.inputs
         if unknown := [each.name for each in inputs if not _is_known(each)]:
             return f"the graph takes {', '.join(unknown[:_SHOWN])}, which is not fed here"
@@ -56,7 +56,7 @@ class Feeding:
 
     @property
     def cache_reason(self) -> str | None:
-        """Why a cache cannot be filled step by step; None where it can, or there is none."""
+        """The reason why a cache cannot be filled step by step; None if it can, or is absent."""
         inputs, outputs = self.signature.inputs, self.signature.output_names
         past = [each for each in inputs if each.name.startswith(PAST)]
         for each in past:
