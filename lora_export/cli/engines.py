@@ -201,10 +201,10 @@ def _shape(sizes: Sequence[int]) -> str:
 
 def _built(record: Mapping[str, Any]) -> str:
     """Return what was built, in a line."""
+    from lora_export.ondevice.trt.libraries import what_ran
+
     plan = record["plan"]
-    by = f"TensorRT {record['tensorrt']} on {record['gpu']['name']}"
-    if record["double"]:
-        by = f"the test double of TensorRT {record['tensorrt']}: TensorRT did not run"
+    by = what_ran(record["library"], record["tensorrt"], record["gpu"]["name"])
     return f"{plan['file']}: {size(plan['bytes'])}, {record['seconds']:.1f} s, by {by}"
 
 

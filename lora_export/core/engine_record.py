@@ -10,7 +10,7 @@ A device writes and reads the same JSON with the standard library:
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["EngineRecord", "RefitRow", "engines_of", "read_engine_record"]
+
+
+Capability = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+"""A compute capability: ``8.7``."""
 
 
 class _Record(BaseModel):
@@ -40,7 +44,7 @@ class GpuRecord(_Record):
     """The device that a plan was built on."""
 
     name: str
-    compute_capability: str = Field(pattern=r"^\d+\.\d+$")
+    compute_capability: Capability
     memory_bytes: int = Field(ge=0)
 
 
@@ -97,8 +101,11 @@ class EngineRecord(_Record):
 
     Attributes:
         graph: The stem of the ONNX file.
-        double: Whether the test double of TensorRT made the plan; TensorRT then did not run.
-        tensorrt: The version that built it.
+        library: The library that built the plan (``tensorrt``); see
+            `lora_export.ondevice.trt.libraries`.
+        tensorrt: Its version.
+        built_on: ``device``: on the GPU that the plan is for; ``host``: ahead of time, elsewhere.
+        capabilities: The compute capabilities that the plan was built for.
         settings: What the builder was told; see
             `lora_export.ondevice.trt.build_settings.BuildSettings`.
         flags: The flags that the builder had.
@@ -110,13 +117,15 @@ class EngineRecord(_Record):
         adapter: What a refit made it from; None for what was built.
     """
 
-    format_version: Literal[1]
+    format_version: Literal[2]
     graph: str
     target: str
-    double: bool
+    library: str
     tensorrt: str
+    built_on: Literal["host", "device"]
     cuda: CudaRecord
     gpu: GpuRecord
+    capabilities: list[Capability] = Field(min_length=1)
     precision: str
     settings: dict[str, Any]
     flags: list[str]
@@ -136,7 +145,7 @@ class EngineRecord(_Record):
 
 
 def read_engine_record(plan: Path) -> EngineRecord:
-    """Return the record beside a plan.
+    """Return the record beside a plan; one of version 1 as version 2 has it.
 
     Raises:
         LoraExportError: There is none, it is damaged, or of a newer version.

@@ -22,11 +22,12 @@ from lora_export.exports.at_load import merged_values
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.outside_adapter import resolve_source
 from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double
+from lora_export.ondevice.trt.api import Log, import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import BuildJob, publish
+from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.plan_opening import checked_plan, loaded_engine
 from lora_export.ondevice.trt.refit import refit, serialized
 
@@ -173,8 +174,8 @@ def refit_plan(
     return publish(
         job,
         serialized(engine),
+        library=library_of(module),
         tensorrt=version,
-        double=is_double(module),
         cuda=cuda,
         details={
             "flags": list(record["flags"]),

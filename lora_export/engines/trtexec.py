@@ -25,10 +25,11 @@ from lora_export.core.files import (
 )
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.trt.api import import_tensorrt, is_double
+from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import publish, require_sources
+from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.versions import (
     HARDWARE_LEVELS,
     STRONG_TYPES_ONLY,
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["build_with_trtexec", "find_trtexec", "trtexec_line"]
 
 _ON_JETSON: Final = Path("/usr/src/tensorrt/bin/trtexec")
-_BANNER: Final = re.compile(r"TensorRT v(\d{5,6})\b")
+_BANNER: Final = re.compile(r"\b(TensorRT(?:-\w+)?) v(\d{5,6})\b")
+"""What it says of itself: ``[TensorRT v100300]``."""
+
 _SHOWN: Final = 5
 
 
@@ -150,7 +153,7 @@ def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
     executable = find_trtexec()
     cuda = open_cuda()
     require_sources(job)
-    version, double = _installed(executable)
+    library, version = _installed(executable)
     timing = job.root / timing_file(job.target, version)
     with staging_folder(job.root, "trtexec") as staging, _parsable(job) as onnx:
         plan, cache = staging / "engine.plan", staging / "timing"
@@ -178,8 +181,8 @@ def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
         return publish(
             job,
             plan.read_bytes(),
+            library=library,
             tensorrt=version,
-            double=double,
             cuda=cuda,
             details={
                 "flags": [each for each in line[3:] if each.startswith("--") and "=" not in each],
@@ -212,11 +215,11 @@ def _parsable(job: BuildJob) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _installed(executable: str) -> tuple[str, bool]:
-    """Return the version of ``trtexec``, and whether what is installed is the test double.
+def _installed(executable: str) -> tuple[str, str]:
+    """Return the library that ``trtexec`` is of, and its version.
 
-    The version is Python's own where that is installed and agrees: it has one more number, and an
-    engine is loaded by comparing it.
+    The version is that of the Python module where it is the same library and release: it has one
+    more number, and an engine is loaded by comparing it.
     """
     with _startable(executable):
         done = subprocess.run(  # noqa: S603  (found on PATH, or where JetPack puts it)
@@ -226,14 +229,15 @@ def _installed(executable: str) -> tuple[str, bool]:
     if found is None:
         msg = f"{executable} does not say which version of TensorRT it is of"
         raise LoraExportError(msg, hint="Build it without --trtexec.")
-    number = int(found[1])  # 100300 is 10.3.0
+    library, number = found[1].lower(), int(found[2])  # 100300 is 10.3.0
     version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
     try:
         module = import_tensorrt()
     except DeviceError:
-        return version, False
+        return library, version
     own = str(module.__version__)
-    return (own if own.startswith(version) else version), is_double(module)
+    same = library_of(module) == library and own.startswith(version)
+    return library, own if same else version
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeyp
     install_double(monkeypatch)
     assert main(root, ["--rounds", "10"]) == 0
     printed = capsys.readouterr().out
-    assert "test double" in printed.splitlines()[0]
+    assert "the library 'tensorrt-double'" in printed.splitlines()[0]
     assert "TensorRT did not run" in printed.splitlines()[0]
     assert not (root / "report.tensorrt.json").exists()
     report = read_report(root, "tensorrt-double")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,8 +177,9 @@ def test_record_that_is_missing_or_damaged(
     record.write_text("[]")
     refused(root, "holds no table", 3)
     record.write_text(text)
-    edit(record, format_version=2)
-    refused(root, "format_version 2", 4)
+    for version in (3, "2", [2], None):
+        edit(record, format_version=version)
+        refused(root, re.escape(f"format_version {version!r}"), 4)
     record.unlink()
     refused(root, "no build record", 3)
 
@@ -189,8 +191,12 @@ def test_plan_of_another_gpu_version_or_kind(
     root = built(export)
     record = trt_version(root, "one").with_suffix(".json")
     text = record.read_text()
-    edit(record, double=False)
-    refused(root, "was made by TensorRT, and this is a double", 3)
+    edit(record, library="tensorrt")
+    refused(root, "was built by TensorRT, here is the library 'tensorrt-double'", 3)
+    record.write_text(text)
+    monkeypatch.setattr(module, "__name__", "tensorrt")
+    refused(root, "was built by the library 'tensorrt-double', here is TensorRT", 3)
+    monkeypatch.setattr(module, "__name__", "tensorrt_double")
     record.write_text(text)
     edit(record, tensorrt="10.7.0")
     refused(root, r"built by TensorRT 10\.7\.0, here is 10\.3\.0", 3)
@@ -206,6 +212,24 @@ def test_plan_of_another_gpu_version_or_kind(
     module.cudart.name = "NVIDIA Thor"
     module.cudart.capability = (11, 0)
     refused(root, r"built for Orin \(double\) \(compute capability 8\.7\), here is NVIDIA Thor", 3)
+
+
+def test_record_of_version_1(
+    export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT opens what it built; nothing opens what a double built, the double included."""
+    module = install_double(monkeypatch)
+    root = built(export)
+    record = trt_version(root, "one").with_suffix(".json")
+    table = json.loads(record.read_text())
+    for key in ("library", "built_on", "capabilities"):
+        del table[key]
+    record.write_text(json.dumps({**table, "format_version": 1, "double": True}))
+    refused(root, "was built by the library 'test double', here is the library 'tensorrt-do", 3)
+    monkeypatch.setattr(module, "__name__", "tensorrt")
+    refused(root, "was built by the library 'test double', here is TensorRT", 3)
+    edit(record, double=False)
+    opened(root)
 
 
 def test_plan_of_another_graph_or_base(

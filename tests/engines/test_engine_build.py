@@ -80,7 +80,8 @@ def test_record_says_what_the_plan_was_made_of(
     plan = trt_version(root, "one")
     record = read_engine_record(plan)
     assert plan.name == "one.jetson-orin.trt10.3.0.plan"
-    assert record.double is True
+    assert (record.library, record.built_on) == ("tensorrt-double", "device")
+    assert record.capabilities == ["8.7"]
     assert (record.tensorrt, record.target, record.precision) == ("10.3.0", TARGET, "float32")
     assert (record.gpu.name, record.gpu.compute_capability) == ("Orin (double)", "8.7")
     assert (record.cuda.driver, record.cuda.runtime) == ("12.6", "12.6")

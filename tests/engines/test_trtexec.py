@@ -46,9 +46,12 @@ def test_it_builds_what_the_api_builds(
     root = export(name)
     result = call(capsys, "build", root, "--target", TARGET, "--graph", graph, "--trtexec")
     assert result.code == 0, result.err
-    assert "the test double of TensorRT 10.3.0: TensorRT did not run" in result.out
+    assert (
+        "by the library 'tensorrt-double' 10.3.0 on Orin (double): TensorRT did not run"
+        in result.out
+    )
     record = read_engine_record(trt_version(root, graph))
-    assert (record.tool, record.double) == ("trtexec", True)
+    assert (record.tool, record.library) == ("trtexec", "tensorrt-double")
     assert record.command is not None
     assert record.command[1:] == json.loads(called.read_text())[1:]
     assert "--stronglyTyped" in record.flags
@@ -63,6 +66,16 @@ def test_it_builds_what_the_api_builds(
     timing = f"engines/{TARGET}.trt10.3.0.timing"
     assert (root / timing).read_bytes() == b"timings"
     assert timing in manifest_of(root)["files"]
+
+
+def test_the_record_names_the_library_that_trtexec_is_of(
+    export: Callable[[str], Path], capsys: Any, called: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    root = export("merged")
+    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    assert result.code == 0, result.err
+    assert read_engine_record(trt_version(root, "one")).library == "tensorrt-double"
 
 
 def test_a_build_that_fails_leaves_nothing(

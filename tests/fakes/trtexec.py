@@ -1,4 +1,4 @@
-"""A double of ``trtexec``: it builds with the double of TensorRT, version 10.3.
+"""A double of ``trtexec``: it builds with the double of TensorRT, version 10.3, and says so.
 
 Two environment variables steer it: ``TRTEXEC_LOG`` is a file that gets its command line, and with
 ``TRTEXEC_FAILS`` it ends as a build does that fails.
@@ -39,7 +39,7 @@ def profiles(arguments: list[str]) -> list[dict[str, dict[str, str]]]:
 
 
 def main() -> int:
-    say("&&&& RUNNING TensorRT.trtexec [TensorRT v100300] [b26] # " + " ".join(sys.argv))
+    say("&&&& RUNNING TensorRT.trtexec [TensorRT-double v100300] [b26] # " + " ".join(sys.argv))
     if "--help" in sys.argv:
         return 0
     if log := os.environ.get("TRTEXEC_LOG"):

@@ -11,15 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lora_export.ondevice.trt.api import Log, is_double
+from lora_export.ondevice.trt.api import Log
+from lora_export.ondevice.trt.libraries import LIBRARIES, library_of
 from tests.helpers.double import VERSIONS, install_double, load_double
 from tests.helpers.tensorrt_api import API, _arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KNOBS = {"IS_DOUBLE", "cudart", "fused", "refit_fails_after", "builds"}
-"""What the double has for tests; `IS_DOUBLE` is how our code tells it."""
+KNOBS = {"cudart", "fused", "refit_fails_after", "builds"}
+"""What the double has for tests."""
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -46,7 +47,7 @@ def test_every_name_is_in_the_real_bindings(version: str) -> None:
         if not name.startswith("_")
         and name not in KNOBS
         and (inspect.isclass(each) or inspect.isfunction(each))
-        and each.__module__ == "tensorrt"
+        and each.__module__ == "tensorrt_double"
     }
     assert len(names) > 20
     for name, kind in names.items():
@@ -66,7 +67,8 @@ def test_every_name_is_in_the_real_bindings(version: str) -> None:
 
 def test_it_calls_itself_a_double() -> None:
     module = load_double("10.3.0")
-    assert is_double(module)
+    assert library_of(module) == "tensorrt-double"
+    assert library_of(module) not in LIBRARIES
     assert "double" in (module.__doc__ or "")
     assert "No TensorRT runs here" in (module.__doc__ or "")
     assert "double" in module.cudart.name

@@ -26,7 +26,7 @@ def engines(served, tmp_path, monkeypatch) -> Path:
     install_double(monkeypatch)
     build_engines(export, TARGET, graphs=["a", "b"])
     for record in (export / "engines").glob("*.json"):
-        rewrite(record, double=False)
+        rewrite(record, library="tensorrt")
     return export
 
 
@@ -59,7 +59,9 @@ def test_engines_by_compute_capability(engines, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("keys", "code", "text"),
     [
-        ({"double": True}, 4, "made by the test double"),
+        ({"library": "tensorrt-double"}, 4, "built by the library 'tensorrt-double'"),
+        ({"library": "tensorrt-rtx"}, 4, "built by TensorRT for RTX"),
+        ({"format_version": 1, "double": True}, 4, "built by the library 'test double'"),
         ({"base_fingerprint": "0" * 64}, 3, "of another base"),
         ({"graph": 1}, 3, "damaged"),
     ],

@@ -1,7 +1,7 @@
 """The runtimes of a bundle: TensorRT where it is installed, else ONNX Runtime.
 
-A report says in words which of them ran. One that was made with ONNX Runtime, or with the double of
-TensorRT that the tests have, says that TensorRT did not.
+A report says in words which of them ran. One that was made with ONNX Runtime, or with an unknown
+library in TensorRT's place, says that TensorRT did not.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from lora_export.ondevice.bundle.tensor_values import read_values
 from lora_export.ondevice.device_errors import DeviceError, MissingRuntimeError, UnsupportedError
 from lora_export.ondevice.judge.golden_files import read_arrays
 from lora_export.ondevice.ort.ort_session import OrtSession, onnxruntime_version
-from lora_export.ondevice.trt.api import import_tensorrt, is_double
+from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import BuildJob, build
+from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT, library_of, what_ran
 from lora_export.ondevice.trt.plan_opening import checked_plan, open_live, open_plan
 from lora_export.ondevice.trt.swappable_inputs import smallest_rank
 
@@ -32,16 +33,15 @@ if TYPE_CHECKING:
 __all__ = ["RUNTIMES", "Runtime", "open_runtime"]
 
 _ONNXRUNTIME: Final = "onnxruntime"
-_TENSORRT: Final = "tensorrt"
 _BASE: Final = "base"
-RUNTIMES: Final = (_TENSORRT, _ONNXRUNTIME)
+RUNTIMES: Final = (TENSORRT, _ONNXRUNTIME)
 
 
 class Runtime(Protocol):
     """Opens the graphs of a bundle.
 
     Attributes:
-        label: A word for file names: which runtime it is.
+        label: A word for file names: the library that runs.
         gates: Whether TensorRT runs, so that the latency says something of the target.
     """
 
@@ -82,7 +82,7 @@ def open_runtime(name: str | None, root: Path, index: Index) -> Runtime:
         msg = "neither TensorRT nor ONNX Runtime is installed"
         hint = "On a Jetson TensorRT comes with JetPack (python3-libnvinfer); elsewhere: "
         raise MissingRuntimeError(msg, hint=f"{hint}pip install onnxruntime")
-    return TrtRuntime(root, index) if name == _TENSORRT else OrtRuntime(root, index)
+    return TrtRuntime(root, index) if name == TENSORRT else OrtRuntime(root, index)
 
 
 class OrtRuntime:
@@ -140,28 +140,24 @@ class TrtRuntime:
 
     def __init__(self, root: Path, index: Index) -> None:
         module = import_tensorrt()
-        self._version, self._double = str(module.__version__), is_double(module)
+        self.label, self._version = library_of(module), str(module.__version__)
         self._cuda = open_cuda()
         self._root, self._graphs = root, index.contents.graphs
         self._target = index.contents.target
         self._sha256 = {name: member.sha256 for name, member in index.files.items()}
         self._fingerprint = index.contents.base_fingerprint
-        self.label = "tensorrt-double" if self._double else _TENSORRT
-        self.gates = not self._double
+        self.gates = self.label in LIBRARIES
 
     def describe(self) -> dict[str, Any]:
         """Return what a report says of the runtime."""
         gpu = self._cuda.gpu()
-        says = f"TensorRT {self._version} on {gpu.name}"
-        if self._double:
-            says = f"the test double of TensorRT {self._version}; TensorRT did not run"
         return {
             "name": self.label,
             "version": self._version,
             "device": gpu.name,
             "compute_capability": gpu.compute_capability,
-            "tensorrt_ran": not self._double,
-            "says": says,
+            "tensorrt_ran": self.gates,
+            "says": what_ran(self.label, self._version, gpu.name),
         }
 
     def sources(self, check: Check) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from lora_export.ondevice.trt.versions import Version, parse_version
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Log", "array_of", "import_tensorrt", "is_double", "numpy_dtype", "version_of"]
+__all__ = ["Log", "array_of", "import_tensorrt", "numpy_dtype", "version_of"]
 
 HOW_TO_GET: Final = (
     "On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
@@ -42,11 +42,6 @@ def import_tensorrt() -> Any:
 def version_of(module: Any) -> Version:
     """Return major and minor of a module `tensorrt`; refuse what is too old."""
     return parse_version(str(getattr(module, "__version__", "")))
-
-
-def is_double(module: Any) -> bool:
-    """Whether the module is the test double, which runs no TensorRT."""
-    return bool(getattr(module, "IS_DOUBLE", False))
 
 
 class Log:

@@ -19,6 +19,7 @@ from lora_export.ondevice.device_files import (
     read_json,
     sha256_of_file,
 )
+from lora_export.ondevice.trt.libraries import TENSORRT, library_title
 from lora_export.ondevice.trt.versions import parse_version
 
 if TYPE_CHECKING:
@@ -40,9 +41,13 @@ __all__ = [
     "write_record",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+_READABLE_VERSIONS: Final = (1, FORMAT_VERSION)
 FOLDER: Final = "engines"
 """Where plans and their records lie, below an export or a bundle."""
+
+_LIBRARY_OF_VERSION_1: Final = {False: TENSORRT, True: "test double"}
+"""The library of a record of version 1, by its field ``double``."""
 
 _AGAIN: Final = "Build it again: lora-export build OUT --target TARGET"
 _AMPERE: Final = 8
@@ -73,7 +78,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> str:
 
 
 def read_record(plan: Path) -> Mapping[str, Any]:
-    """Return the record beside a plan.
+    """Return the record beside a plan; one of version 1 as version 2 has it.
 
     Raises:
         DeviceError: There is none, it is damaged, or of a newer version.
@@ -85,27 +90,48 @@ def read_record(plan: Path) -> Mapping[str, Any]:
             msg, hint=f"It was not finished, or was copied alone. {_AGAIN}", kind="input"
         )
     record = read_json(path, "the build record")
-    if record.get("format_version") != FORMAT_VERSION:
-        msg = f"the build record {str(path)!r} has format_version {record.get('format_version')!r}"
-        hint = f"This version reads {FORMAT_VERSION}."
+    version = record.get("format_version")
+    if version not in _READABLE_VERSIONS:
+        msg = f"the build record {str(path)!r} has format_version {version!r}"
+        hint = f"This version reads 1 and {FORMAT_VERSION}."
         raise DeviceError(msg, hint=hint, kind="unsupported")
-    for key, kind in _FIELDS.items():
-        if not isinstance(record.get(key), kind):
-            msg = f"the build record {str(path)!r} is damaged: {key!r} is {record.get(key)!r}"
-            raise DeviceError(msg, hint=_AGAIN, kind="input")
+    if version == 1:
+        _require_fields(path, record, {"double": bool, "gpu": dict})
+        record = _from_version_1(record)
+    _require_fields(path, record, _FIELDS)
     if len(record["onnx"]) != 1:
         msg = f"the build record {str(path)!r} is damaged: it names {len(record['onnx'])} graphs"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
     return record
 
 
-_FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
+def _require_fields(path: Path, record: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    for key, kind in fields.items():
+        if not isinstance(record.get(key), kind):
+            msg = f"the build record {str(path)!r} is damaged: {key!r} is {record.get(key)!r}"
+            raise DeviceError(msg, hint=_AGAIN, kind="input")
+
+
+def _from_version_1(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of version 1 as version 2 has it."""
+    return {
+        **{key: value for key, value in record.items() if key != "double"},
+        "format_version": FORMAT_VERSION,
+        "library": _LIBRARY_OF_VERSION_1[record["double"]],
+        "built_on": "device",
+        "capabilities": [record["gpu"].get("compute_capability")],
+    }
+
+
+_FIELDS: Final[dict[str, type]] = {
     "base_fingerprint": str,
+    "built_on": str,
+    "capabilities": list,
     "cuda": dict,
-    "double": bool,
     "graph": str,
     "gpu": dict,
     "inputs": dict,
+    "library": str,
     "onnx": dict,
     "outputs": dict,
     "plan": dict,
@@ -140,27 +166,25 @@ def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_device(
-    record: Mapping[str, Any], *, tensorrt: str, driver: str, gpu: Gpu, double: bool
+    record: Mapping[str, Any], *, library: str, tensorrt: str, driver: str, gpu: Gpu
 ) -> None:
-    """Require that a plan is for the TensorRT, the driver and the GPU that are here.
+    """Require that a plan is for the library, the driver and the GPU that are here.
 
     Args:
         record: The build record.
-        tensorrt: The version that is here.
+        library: The library that is here; see `lora_export.ondevice.trt.libraries`.
+        tensorrt: Its version.
         driver: The version of CUDA that the driver supports; a newer one takes older plans.
         gpu: The device.
-        double: Whether TensorRT is the test double.
 
     Raises:
-        DeviceError: It was built by another version, behind a newer driver, for another GPU, or by
-            the test double.
+        DeviceError: It was built by another library or version, behind a newer driver, or for
+            another GPU.
     """
     name = f"the engine {record['graph']!r} of {record['target']!r}"
-    if record["double"] != double:
-        made, here = (
-            ("the test double", "TensorRT") if record["double"] else ("TensorRT", "a double")
-        )
-        msg = f"{name} was made by {made}, and this is {here}"
+    if record["library"] != library:
+        made, here = library_title(record["library"]), library_title(library)
+        msg = f"{name} was built by {made}, here is {here}"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
     settings = record["settings"]
     built = str(record["tensorrt"])
@@ -173,7 +197,7 @@ def require_device(
     if _cuda(driver) < _cuda(before):
         msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
         raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
-    _require_gpu(name, record["gpu"], gpu, str(settings.get("hardware_compatibility", "none")))
+    _require_gpu(name, record, gpu, str(settings.get("hardware_compatibility", "none")))
 
 
 def _cuda(version: str) -> tuple[int, int]:
@@ -189,16 +213,17 @@ def _cuda(version: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _require_gpu(name: str, built: Mapping[str, Any], here: Gpu, level: str) -> None:
-    capability = built.get("compute_capability")
+def _require_gpu(name: str, record: Mapping[str, Any], here: Gpu, level: str) -> None:
+    built, capabilities = record["gpu"], record["capabilities"]
     fits = {
-        "none": built.get("name") == here.name and capability == here.compute_capability,
-        "same-compute-capability": capability == here.compute_capability,
+        "none": built.get("name") == here.name and here.compute_capability in capabilities,
+        "same-compute-capability": here.compute_capability in capabilities,
         "ampere+": int(here.compute_capability.partition(".")[0]) >= _AMPERE,
     }
     if not fits.get(level, False):
         msg = (
-            f"{name} was built for {built.get('name')} (compute capability {capability}), "
+            f"{name} was built for {built.get('name')} (compute capability "
+            f"{', '.join(map(str, capabilities))}), "
             f"here is {here.name} ({here.compute_capability})"
         )
         raise DeviceError(msg, hint=_AGAIN, kind="input")

@@ -20,7 +20,7 @@ from lora_export.ondevice.device_files import (
     sha256_of_file,
     storage_errors,
 )
-from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double, numpy_dtype, version_of
+from lora_export.ondevice.trt.api import Log, import_tensorrt, numpy_dtype, version_of
 from lora_export.ondevice.trt.build_record import (
     FORMAT_VERSION,
     plan_file,
@@ -29,6 +29,7 @@ from lora_export.ondevice.trt.build_record import (
     write_record,
 )
 from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.monitor import watch
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.refit import neighbours
@@ -109,8 +110,8 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
     return publish(
         job,
         built.plan,
+        library=library_of(module),
         tensorrt=version,
-        double=is_double(module),
         cuda=device,
         details={
             "flags": built.flags,
@@ -160,8 +161,8 @@ def publish(
     job: BuildJob,
     plan: Any,
     *,
+    library: str,
     tensorrt: str,
-    double: bool,
     cuda: Cuda,
     details: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -170,8 +171,8 @@ def publish(
     Args:
         job: What was built.
         plan: The plan's bytes.
-        tensorrt: The version that built it.
-        double: Whether that was the test double.
+        library: The library that built it.
+        tensorrt: Its version.
         cuda: Where it was built.
         details: The rest of the record.
 
@@ -190,8 +191,10 @@ def publish(
         "format_version": FORMAT_VERSION,
         "graph": job.graph,
         "target": job.target,
-        "double": double,
+        "library": library,
         "tensorrt": tensorrt,
+        "built_on": "device",
+        "capabilities": [gpu.compute_capability],
         "cuda": {"driver": driver, "runtime": runtime},
         "gpu": {
             "name": gpu.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.device_files import resolve_inside
-from lora_export.ondevice.trt.api import Log, import_tensorrt, is_double
+from lora_export.ondevice.trt.api import Log, import_tensorrt
 from lora_export.ondevice.trt.build_record import (
     read_record,
     require_device,
@@ -14,6 +14,7 @@ from lora_export.ondevice.trt.build_record import (
     require_plan,
 )
 from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.refit import LiveEngine, refit_stripped
 from lora_export.ondevice.trt.trt_runner import TrtRunner
@@ -45,8 +46,8 @@ def checked_plan(
         cuda: CUDA's functions.
 
     Raises:
-        DeviceError: The plan or its record is missing, damaged, or of another graph, base, version
-            or GPU; or TensorRT is missing.
+        DeviceError: The plan or its record is missing, damaged, or of another graph, base, library,
+            version or GPU; or TensorRT is missing.
     """
     module = import_tensorrt()
     path = resolve_inside(root, plan)
@@ -54,10 +55,10 @@ def checked_plan(
     require_files(record, sha256, fingerprint)
     require_device(
         record,
+        library=library_of(module),
         tensorrt=str(module.__version__),
         driver=cuda.versions()[0],
         gpu=cuda.gpu(),
-        double=is_double(module),
     )
     require_plan(path, record)
     return path.read_bytes(), record

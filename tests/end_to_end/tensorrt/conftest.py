@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.trt.api import import_tensorrt, is_double
+from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_title
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 def _lacking() -> str | None:
     try:
-        if is_double(import_tensorrt()):
-            return "the test double is in TensorRT's place"
+        if (library := library_of(import_tensorrt())) != TENSORRT:
+            return f"{library_title(library)} is in TensorRT's place"
         open_cuda()
     except DeviceError as error:
         return error.message
