@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from lora_export.core.errors import HubError, UsageError
+from lora_export.core.files import is_relative_inside
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
 
@@ -71,10 +72,10 @@ def _checked_subfolder(subfolder: str | None) -> str:
     """Return a subfolder as a plain relative path; ``""`` for none."""
     if not subfolder:
         return ""
-    path = PurePosixPath(subfolder)
-    if path.is_absolute() or ".." in path.parts:
+    if not is_relative_inside(subfolder):
         msg = f"--subfolder {subfolder!r} leads out of the folder"
         raise UsageError(msg, hint="Give the name of a folder below it: --subfolder NAME")
+    path = PurePosixPath(subfolder)
     return "" if path == PurePosixPath() else path.as_posix()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ __all__ = [
     "nbytes",
     "read_all",
     "same_values",
+    "sha256_of_tensor",
 ]
 
 BLOCK_BYTES: Final = 1 << 22
@@ -214,6 +216,24 @@ def same_values(first: Tensor, second: Tensor) -> bool:
         return False
     pairs = zip(iter_blocks(first), iter_blocks(second), strict=True)
     return all(a == b for a, b in pairs)
+
+
+def sha256_of_tensor(tensor: Tensor, advance: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a tensor's bytes in hexadecimal, reading it in blocks.
+
+    Args:
+        tensor: The tensor.
+        advance: Told the number of bytes after each block.
+
+    Raises:
+        InputError: The file ends before the tensor does.
+    """
+    digest = hashlib.sha256()
+    for block in iter_blocks(tensor):
+        digest.update(block)
+        if advance is not None:
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def iter_blocks(tensor: Tensor, block_bytes: int = BLOCK_BYTES) -> Iterator[memoryview]:

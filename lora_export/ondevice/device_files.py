@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
+    "is_file_name",
+    "is_relative_inside",
     "is_vacant",
     "move_into_place",
     "publish_folder",
@@ -35,6 +37,7 @@ __all__ = [
     "remove_abandoned",
     "resolve_inside",
     "sha256_of_file",
+    "sha256_of_files",
     "staging_folder",
     "storage_errors",
     "sync_folder",
@@ -154,6 +157,18 @@ def write_synced(path: Path, data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of_files(paths: Iterable[Path]) -> str:
+    """Return one SHA-256 for several files in their order, that of their hashes.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(bytes.fromhex(sha256_of_file(path)))
+    return digest.hexdigest()
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal, reading it in blocks.
 
@@ -230,6 +245,25 @@ def remove_abandoned(parent: Path) -> None:
                 os.close(descriptor)
 
 
+def is_relative_inside(path: str) -> bool:
+    """Whether a path, whatever it is relative to, leads nowhere above that; links are not seen.
+
+    >>> [is_relative_inside(path) for path in ("weights/a.bin", "../a.bin", "/a.bin")]
+    [True, False, False]
+    """
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, without a path.
+
+    >>> [is_file_name(name) for name in ("a.bin", "x/a.bin", "..", "")]
+    [True, False, False, False]
+    """
+    return name not in {"", ".", ".."} and PurePosixPath(name).name == name
+
+
 def resolve_inside(root: Path, relative: str) -> Path:
     """Return ``root / relative``, refusing every path that leads outside `root`.
 
@@ -237,10 +271,9 @@ def resolve_inside(root: Path, relative: str) -> Path:
         ExportDirectoryError: `relative` is absolute, climbs with ``..``, or passes a symbolic link
             that leaves `root`.
     """
-    pure = PurePosixPath(relative)
-    inside = not pure.is_absolute() and ".." not in pure.parts and "\0" not in relative
+    inside = is_relative_inside(relative)
     if inside:
-        target = root / pure
+        target = root / PurePosixPath(relative)
         resolved_root = root.resolve()
         inside = target.resolve().is_relative_to(resolved_root)
         if inside:

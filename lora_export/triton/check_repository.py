@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import ExportDirectoryError, InputError
+from lora_export.core.files import is_relative_inside
 from lora_export.triton.check_ensemble import ensemble_problems
 from lora_export.triton.check_index import code_problems, index_problems
 from lora_export.triton.find_models import versions_of
@@ -148,15 +149,9 @@ def _cache_problems(config: Any, kind: str) -> Iterator[str]:
         )
 
 
-def _inside(file: str) -> bool:
-    """Whether a file that a configuration names lies below the folder that it is looked for in."""
-    pure = PurePosixPath(file)
-    return not pure.is_absolute() and ".." not in pure.parts and "\0" not in file
-
-
 def _onnx_problems(version: Path, config: Any) -> Iterator[str]:
     file = config.default_model_filename or "model.onnx"
-    if not _inside(file):
+    if not is_relative_inside(file):
         yield f"default_model_filename {file!r} leads outside"
         return
     yield from _graph_problems(version, version / file, config, inputs=lambda name: name)
@@ -172,7 +167,7 @@ def _graph_problems(
         return
     interface = read_interface(path)
     for file, needed in interface.files.items():
-        if not _inside(file):
+        if not is_relative_inside(file):
             yield f"{where} reads {file!r}, which leads outside"
             continue
         weights = path.parent / file
@@ -229,12 +224,12 @@ def _tensor_problems(
 def _engine_problems(version: Path, config: Any) -> Iterator[str]:
     files = dict(config.cc_model_filenames)
     default = config.default_model_filename or "model.plan"
-    if not files and not (_inside(default) and (version / default).is_file()):
+    if not files and not (is_relative_inside(default) and (version / default).is_file()):
         yield f"{version.name} has neither cc_model_filenames nor a default plan"
     for capability, file in sorted(files.items()):
         if not _CAPABILITY.fullmatch(capability):
             yield f"cc_model_filenames: {capability!r} is no compute capability"
-        if not _inside(file):
+        if not is_relative_inside(file):
             yield f"{file!r}, for compute capability {capability}, leads outside"
         elif not (version / file).is_file():
             yield f"{version.name}/{file}, for compute capability {capability}, is missing"
@@ -242,7 +237,7 @@ def _engine_problems(version: Path, config: Any) -> Iterator[str]:
 
 def _python_problems(version: Path, config: Any) -> Iterator[str]:
     file = config.default_model_filename or "model.py"
-    if not _inside(file):
+    if not is_relative_inside(file):
         yield f"default_model_filename {file!r} leads outside"
         return
     yield from code_problems(version, file)
@@ -280,7 +275,7 @@ def _warmup_problems(folder: Path, config: Any) -> Iterator[str]:
                 continue
             path = folder / "warmup" / given.input_data_file
             item = _ITEM_BYTES.get(data_type_name(given.data_type))
-            if not _inside(given.input_data_file):
+            if not is_relative_inside(given.input_data_file):
                 yield f"warm-up file {given.input_data_file!r} leads outside"
             elif not path.is_file():
                 yield f"warmup/{given.input_data_file} is missing"

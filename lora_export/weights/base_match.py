@@ -8,13 +8,12 @@ move (``adapters/base_name.py``).
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.known_base import KnownBase
 from lora_export.adapters.resolve import Names
 from lora_export.core.errors import AdapterError
-from lora_export.core.tensors import iter_blocks
+from lora_export.core.tensors import sha256_of_tensor
 from lora_export.weights.fingerprint import fingerprint_of, tensor_digests
 
 if TYPE_CHECKING:
@@ -106,11 +105,8 @@ def value_differences(
         tensor = _find(name, tensors, prefix)
         if tensor is None:
             continue
-        digest = hashlib.sha256()
-        for block in iter_blocks(tensor):
-            digest.update(block)
-        if digest.hexdigest()[:_DIGITS] != expected:
-            found = digest.hexdigest()[:_DIGITS]
+        found = sha256_of_tensor(tensor)[:_DIGITS]
+        if found != expected:
             lines.append(f"{name}: SHA-256 is {found}…, recorded is {expected}…")
         if len(lines) == _SHOWN:
             break

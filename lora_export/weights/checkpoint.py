@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import CheckpointError, InputError, LoraExportError
+from lora_export.core.files import is_file_name
 from lora_export.core.folders import folders_below, listed
 from lora_export.core.json_file import read_table
 from lora_export.core.safetensors_file import read_header
@@ -16,6 +16,7 @@ from lora_export.weights.quantized import is_quantized, refuse_quantized, withou
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
     from lora_export.weights.sentence_head import Pooling, SentenceHead
@@ -190,7 +191,7 @@ def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
     weight_map = _read_weight_map(folder, index_name)
     shards: dict[str, Mapping[str, Tensor]] = {}
     for shard in sorted({str(value) for value in weight_map.values()}):
-        if PurePosixPath(shard).name != shard or shard in {"", ".", ".."}:
+        if not is_file_name(shard):
             msg = f"{index_name} names the shard {shard!r}, which is not a plain file name"
             raise CheckpointError(msg, hint="The index is damaged or hostile.")
         if not (folder / shard).is_file():

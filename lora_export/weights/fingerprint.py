@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Final
 
-from lora_export.core.tensors import iter_blocks
+from lora_export.core.tensors import sha256_of_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,12 +56,8 @@ def tensor_digests(
     """Return the digest of each tensor, reading all of them once; see `fingerprint`."""
     rows: dict[str, TensorDigest] = {}
     for name, tensor in checkpoint.tensors.items():
-        digest = hashlib.sha256()
-        for block in iter_blocks(tensor):
-            digest.update(block)
-            if advance is not None:
-                advance(len(block))
-        rows[name] = (tensor.dtype.name, tensor.shape, digest.hexdigest())
+        digest = sha256_of_tensor(tensor, advance)
+        rows[name] = (tensor.dtype.name, tensor.shape, digest)
     return rows
 
 

@@ -10,15 +10,16 @@ in `lora_export.graph.trace.traced_pooling`, and once more, for the reference, i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
+from lora_export.core.files import is_file_name
 from lora_export.core.json_file import read_json, read_table
 from lora_export.weights.checkpoint import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
@@ -155,8 +156,7 @@ def _modules(folder: Path) -> list[_Module]:
         if not isinstance(kind, str) or not isinstance(place, str):
             msg = f"{str(path)!r} is no list of modules with a type and a path"
             raise CheckpointError(msg, hint=_DAMAGED)
-        plain = place == "" or (PurePosixPath(place).name == place and place != "..")
-        if not plain:
+        if place and not is_file_name(place):
             msg = f"{str(path)!r} names the folder {place!r}, which is not a plain name"
             raise CheckpointError(msg, hint="The file is damaged or hostile.")
         own = kind.startswith(_PACKAGE)

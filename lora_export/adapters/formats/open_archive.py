@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +11,7 @@ import numpy as np
 from lora_export.adapters.canonical import Adapter, LowRank
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.core.files import sha256_of_file
+from lora_export.core.files import sha256_of_files
 from lora_export.core.json_file import read_table
 from lora_export.core.tensors import MemoryTensor, read_all
 
@@ -133,10 +132,7 @@ def finish(
     if not low_rank:
         msg = f"adapter {opened.source!r} holds no low-rank update"
         raise AdapterError(msg, hint="It was saved before training, or is of another format.")
-    digest = hashlib.sha256()
-    for file in (opened.settings, opened.weights):
-        if file is not None:
-            digest.update(bytes.fromhex(sha256_of_file(file)))
+    files = (each for each in (opened.settings, opened.weights) if each is not None)
     return Adapter(
         name=opened.name,
         source=opened.source,
@@ -146,7 +142,7 @@ def finish(
         saved=tuple(saved),
         task_type=None,
         base_name=base_name if isinstance(base_name, str) else None,
-        sha256=digest.hexdigest(),
+        sha256=sha256_of_files(files),
         config=opened.config,
         repeated=tuple(repeated),
     )

@@ -6,7 +6,6 @@ Here the files are found and what no merge can do is refused; `peft_tensors` sor
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +18,7 @@ from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
 from lora_export.core.errors import AdapterError, InputError, UnsupportedError
-from lora_export.core.files import sha256_of_file
+from lora_export.core.files import sha256_of_files
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
 
@@ -86,9 +85,6 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     targeted = [each for each in modules if attention_of(each, modules) is None]
     require_targeted(targeted, config, source)
     require_plain_embeddings(found.low_rank, found.rows, source)
-    digest = hashlib.sha256()
-    for file in (folder / CONFIG_NAME, path):
-        digest.update(bytes.fromhex(sha256_of_file(file)))
     return Adapter(
         name=name,
         source=source,
@@ -101,7 +97,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         repeated=found.repeated,
         task_type=config.get("task_type"),
         base_name=config.get("base_model_name_or_path"),
-        sha256=digest.hexdigest(),
+        sha256=sha256_of_files((folder / CONFIG_NAME, path)),
         config=config,
         known_base=read_known_base(metadata, source),
         residual=_residual(config),
