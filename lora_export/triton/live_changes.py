@@ -35,10 +35,11 @@ from lora_export.triton.serving_modes import SERVING, serve_adapter
 from lora_export.triton.text_inputs import require_known_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.triton.models import Model
+    from lora_export.triton.serving_table import AdapterLine, ServingTable
 
 __all__ = ["Changed", "add_to_repository", "remove_from_repository"]
 
@@ -206,8 +207,8 @@ def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
 
 def _refuse_stale(
     model: Found,
-    table: dict[str, Any],
-    updated: dict[str, Any],
+    table: ServingTable,
+    updated: ServingTable,
     name: str,
     *,
     replace: bool,
@@ -227,13 +228,16 @@ def _refuse_stale(
         )
 
 
-def _content(line: dict[str, Any]) -> str:
+def _content(line: AdapterLine) -> str:
     """Return what tells an adapter from another one of its name."""
     return str(line.get("identity") or line["file"])
 
 
 def _refuse_others(
-    model: Found, held: dict[str, Any], updated: dict[str, Any], kept: Sequence[str]
+    model: Found,
+    held: Mapping[str, AdapterLine],
+    updated: Mapping[str, AdapterLine],
+    kept: Sequence[str],
 ) -> None:
     """Refuse to change what nobody named: stacks hold every adapter as the export has it now."""
     for each in kept:
@@ -243,7 +247,7 @@ def _refuse_others(
 
 
 def _require_room(
-    root: Path, manifest: Manifest, model: Found, updated: dict[str, Any], names: Sequence[str]
+    root: Path, manifest: Manifest, model: Found, updated: ServingTable, names: Sequence[str]
 ) -> None:
     """Require that the configuration, which stays, fits the new adapters."""
     text = model.config.parameters["cache_bytes"].string_value
@@ -263,7 +267,7 @@ def _require_room(
             raise UnsupportedError(msg, hint=_AGAIN)
 
 
-def _table(model: Found) -> dict[str, Any]:
+def _table(model: Found) -> ServingTable:
     _require_inside(model)
     try:
         return read_index_table(model.version)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
@@ -32,13 +32,13 @@ from lora_export.triton.serving_modes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
     from lora_export.core.modes import ServingMode
     from lora_export.triton.graph_io import Interface
-    from lora_export.triton.serving_modes import Served
+    from lora_export.triton.serving_table import ServingTable
 
 __all__ = [
     "INDEX",
@@ -68,13 +68,13 @@ def serving_source(name: str, path: str | None = None) -> File:
     return File(path or name, data=(source / name).read_bytes())
 
 
-def index_file(table: Mapping[str, Any]) -> File:
+def index_file(table: ServingTable) -> File:
     """Return the index as a file."""
     return File(INDEX, data=json.dumps(table, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def read_index_table(version: Path) -> dict[str, Any]:
-    """Return the index of a version's folder as JSON values, checked.
+def read_index_table(version: Path) -> ServingTable:
+    """Return the index of a version's folder, checked.
 
     Raises:
         BadIndexError: It is damaged.
@@ -83,11 +83,13 @@ def read_index_table(version: Path) -> dict[str, Any]:
     folder = (version / INDEX).parent
     data = serving_index.index_bytes(folder)
     serving_index.parse_index(data, folder)
-    table: dict[str, Any] = json.loads(data)
+    table: ServingTable = json.loads(data)
     return table
 
 
-def serve(root: Path, manifest: Manifest, way: ServingMode, adapters: Iterable[str]) -> Served:
+def serve(
+    root: Path, manifest: Manifest, way: ServingMode, adapters: Iterable[str]
+) -> tuple[ServingTable, list[File]]:
     """Return the index of an export, and all files that it names.
 
     Args:
@@ -104,7 +106,7 @@ def serve(root: Path, manifest: Manifest, way: ServingMode, adapters: Iterable[s
     mode = SERVING[way]
     graph, files = graph_files(root, manifest, mode.graph)
     interface = read_interface(resolve_inside(root, manifest.graphs[mode.graph].onnx))
-    table: dict[str, Any] = {
+    table: ServingTable = {
         "format": serving_index.FORMAT,
         "way": way.value,
         "graph": graph,

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
@@ -20,11 +20,13 @@ from lora_export.graph.adapters.swappable_graph import input_a
 from lora_export.graph.nodes.weight_uses import stored_input_first
 from lora_export.triton.graph_io import relocated
 from lora_export.triton.model_folders import File
+from lora_export.triton.serving_table import AdapterLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lora_export.core.manifest import AdapterRecord, Manifest
+    from lora_export.triton.serving_table import MatrixLine
 
 __all__ = [
     "SERVING",
@@ -37,8 +39,8 @@ __all__ = [
     "stack_bytes",
 ]
 
-Served = tuple[dict[str, Any], list[File]]
-"""A part of the index, and the files that it names, relative to the version's folder."""
+Served = tuple[AdapterLine, list[File]]
+"""A line of the index, and the files that it names, relative to the version's folder."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _pack(root: Path, manifest: Manifest, name: str) -> Served | None:
     path = resolve_inside(root, pack.safetensors)
     tensors, _ = read_header(path)
     file = f"adapters/{name}-{manifest.files[pack.safetensors][:12]}.safetensors"
-    line = {"file": file, "nbytes": sum(map(nbytes, tensors.values()))}
+    line = AdapterLine(file=file, nbytes=sum(map(nbytes, tensors.values())))
     return line, [File(f"export/{file}", path)]
 
 
@@ -154,7 +156,7 @@ def graph_files(root: Path, manifest: Manifest, name: str) -> tuple[str, list[Fi
     return own, [File(f"export/{own}", data=data), *files]
 
 
-def matrices_of(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def matrices_of(manifest: Manifest) -> dict[str, MatrixLine]:
     """Return where a merge at load adds ``A B``, for every matrix of the base graph."""
     return {
         input_a(each.name): {
