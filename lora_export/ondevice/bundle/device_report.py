@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 
@@ -16,24 +16,73 @@ from lora_export.ondevice.device_files import atomic_write_bytes
 from lora_export.ondevice.text_table import aligned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from lora_export.ondevice.bundle.bundle_index import Index
+    from lora_export.ondevice.bundle.proof import LatencyCheck
+    from lora_export.ondevice.bundle.runtimes import RuntimeRow
+    from lora_export.ondevice.judge.golden_checks import CheckRow
+    from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["exit_code", "make_report", "render", "write_report"]
+__all__ = ["DeviceReport", "exit_code", "make_report", "render", "write_report"]
 
 _MODEL: Final = Path("/proc/device-tree/model")
 """What the board is called, on devices that have a device tree."""
 
 
+class BundleRow(TypedDict):
+    """The bundle."""
+
+    name: str
+    sha256: str
+    target: str
+    tool: str
+
+
+class MachineRow(TypedDict):
+    """The device; `model` is None without a device tree."""
+
+    model: str | None
+    machine: str
+    system: str
+    release: str
+    processors: int | None
+    python: str
+    numpy: str
+
+
+class ParityRows(TypedDict):
+    """The comparisons, by name."""
+
+    graphs: dict[str, CheckRow]
+
+
+class LatencyRows(TypedDict):
+    """The measurements, by name."""
+
+    graphs: dict[str, LatencyCheck]
+
+
+class DeviceReport(TypedDict):
+    """``report.RUNTIME.json``."""
+
+    says: str
+    runtime: RuntimeRow
+    bundle: BundleRow
+    machine: MachineRow
+    engines: dict[str, Mapping[str, Any]]
+    parity: ParityRows
+    latency: LatencyRows
+
+
 def make_report(
     index: Index,
-    runtime: Mapping[str, Any],
+    runtime: RuntimeRow,
     *,
-    engines: Mapping[str, Any],
-    parity: Mapping[str, Any],
-    latency: Mapping[str, Any],
-) -> dict[str, Any]:
+    engines: Mapping[str, Mapping[str, Any]],
+    parity: Mapping[str, CheckRow],
+    latency: Mapping[str, LatencyCheck],
+) -> DeviceReport:
     """Return the report of a run.
 
     Args:
@@ -45,7 +94,7 @@ def make_report(
     """
     return {
         "says": f"{index.name} with {runtime['says']}",
-        "runtime": dict(runtime),
+        "runtime": runtime,
         "bundle": {
             "name": index.name,
             "sha256": index.digest,
@@ -59,7 +108,7 @@ def make_report(
     }
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> MachineRow:
     model = None
     if _MODEL.is_file():
         model = _MODEL.read_text("utf-8", "replace").strip("\0\n ")
@@ -74,18 +123,23 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def exit_code(report: Mapping[str, Any], *, strict: bool) -> int:
+def exit_code(report: DeviceReport, *, strict: bool) -> int:
     """Return 0, or the code of the gate that failed; `strict` fails what is open too."""
-    for section, error in (("parity", ParityError), ("latency", LatencyError)):
-        for row in report[section]["graphs"].values():
-            gated = section == "parity" or report["runtime"]["tensorrt_ran"]
-            undecided = strict and gated and row["verdict"] in {"ambiguous", "unverified"}
-            if row["verdict"] == "fail" or undecided:
-                return error.exit_code
+    parity = [row["verdict"] for row in report["parity"]["graphs"].values()]
+    if _fails(parity, strict=strict):
+        return ParityError.exit_code
+    latency = [row["verdict"] for row in report["latency"]["graphs"].values()]
+    if _fails(latency, strict=strict and report["runtime"]["tensorrt_ran"]):
+        return LatencyError.exit_code
     return 0
 
 
-def render(report: Mapping[str, Any]) -> str:
+def _fails(verdicts: Sequence[Verdict], *, strict: bool) -> bool:
+    failing = {"fail", "ambiguous", "unverified"} if strict else {"fail"}
+    return not failing.isdisjoint(verdicts)
+
+
+def render(report: DeviceReport) -> str:
     """Return the report as text: what ran, then a row for each figure."""
     lines = [report["says"]]
     parity, latency = report["parity"]["graphs"], report["latency"]["graphs"]
@@ -102,12 +156,8 @@ def render(report: Mapping[str, Any]) -> str:
         times = [_latency(name, row) for name, row in latency.items()]
         head = ("latency", "verdict", "ms", "base ms", "ratio", "interval", "limit", "input")
         lines += aligned([head, *times])
-    reasons = [
-        (name, row["reason"])
-        for rows in (parity, latency)
-        for name, row in rows.items()
-        if row["verdict"] != "pass"
-    ]
+    reasons = [(name, row["reason"]) for name, row in parity.items() if row["verdict"] != "pass"]
+    reasons += [(name, row["reason"]) for name, row in latency.items() if row["verdict"] != "pass"]
     return "\n".join(lines + aligned(reasons))
 
 
@@ -143,7 +193,7 @@ def _latency(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
+def write_report(path: Path, report: DeviceReport) -> None:
     """Write a report, complete or not at all; ``-`` is the standard output."""
     data = json.dumps(report, indent=1).encode() + b"\n"
     if str(path) == "-":

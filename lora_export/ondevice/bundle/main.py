@@ -14,13 +14,18 @@ import math
 import sys
 import traceback
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.bundle.bundle_index import Index, read_index, require_files
 from lora_export.ondevice.bundle.device_report import exit_code, make_report, render, write_report
 from lora_export.ondevice.bundle.proof import choose, measure, verify
 from lora_export.ondevice.bundle.runtimes import RUNTIMES, Runtime, open_runtime
 from lora_export.ondevice.device_errors import LoraExportError, MissingRuntimeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.ondevice.bundle.proof import LatencyCheck
 
 __all__ = ["main"]
 
@@ -119,14 +124,14 @@ def _wants(options: argparse.Namespace, step: str) -> bool:
 
 def _engines(
     index: Index, runtime: Runtime, names: tuple[str, ...], step: str
-) -> dict[str, dict[str, object]]:
+) -> dict[str, Mapping[str, Any]]:
     """Build what the checks need, each engine once."""
     checks = index.contents.checks
     wanted = {*names, "base"} if step in {_ALL, _LATENCY} else set(names)
     stems = {
         stem: None for name in checks if name in wanted for stem in runtime.sources(checks[name])
     }
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for stem in stems:
         record = runtime.build(stem, _say)
         if record is not None:
@@ -139,7 +144,7 @@ def _engines(
 
 def _latency(
     root: Path, index: Index, runtime: Runtime, names: tuple[str, ...], options: argparse.Namespace
-) -> dict[str, object]:
+) -> dict[str, LatencyCheck]:
     if not _wants(options, _LATENCY):
         return {}
     return measure(

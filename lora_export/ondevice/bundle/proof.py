@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from lora_export.ondevice.judge.decoding import (
 )
 from lora_export.ondevice.judge.golden_checks import check_graph
 from lora_export.ondevice.judge.golden_files import read_arrays, read_golden
-from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
+from lora_export.ondevice.judge.latency_row import TimingRow, latency_row, measure_pair
 from lora_export.ondevice.judge.pair_runner import PairRunner
 from lora_export.ondevice.judge.preset_runner import PresetRunner
 from lora_export.ondevice.trt.swappable_inputs import padded
@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from lora_export.ondevice.graph_runner import GraphRunner
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.golden_files import Golden
+    from lora_export.ondevice.judge.tolerances import Verdict
 
     Tell = Callable[[str], None]
 
-__all__ = ["choose", "measure", "verify"]
+__all__ = ["LatencyCheck", "Measured", "Unmeasured", "choose", "measure", "verify"]
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +52,23 @@ BASE: Final = "base"
 PREFILL: Final = "prefill"
 STEP: Final = "step"
 _NO_GATE: Final = "measured without TensorRT: it says nothing of the target"
+
+
+class Measured(TimingRow):
+    """An adapter against the base, and the shape of the input."""
+
+    input: list[int]
+
+
+class Unmeasured(TypedDict):
+    """An adapter that was not measured."""
+
+    verdict: Verdict
+    reason: str
+    ratio: None
+
+
+LatencyCheck = Measured | Unmeasured
 
 
 def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
@@ -129,7 +147,7 @@ def measure(
     *,
     rounds: int | None = None,
     max_ratio: float | None = None,
-) -> dict[str, Any]:
+) -> dict[str, LatencyCheck]:
     """Measure adapters against the base; return the rows of a report, by name.
 
     Args:
@@ -144,11 +162,13 @@ def measure(
     plan = index.contents.latency
     wanted = [name for name in names if name != BASE]
     if plan.feeds is None or not wanted:
-        row = {"verdict": "unverified", "reason": plan.reason, "ratio": None}
-        return {name: dict(row) for name in wanted}
+        reason = plan.reason or "there are no adapters to measure"
+        return {
+            name: Unmeasured(verdict="unverified", reason=reason, ratio=None) for name in wanted
+        }
     buffers = index.contents.checks[BASE].buffers
     feeds = with_buffers(read_arrays(root / plan.feeds), buffers)
-    rows: dict[str, Any] = {}
+    rows: dict[str, LatencyCheck] = {}
     with _opened(root, index, runtime, BASE) as base:
         stages = _stages(base, feeds)
         for name in wanted:
@@ -196,14 +216,14 @@ def _row(
     rounds: int,
     limit: float,
     gates: bool,
-) -> dict[str, Any]:
+) -> Measured:
     base, adapter = graphs
     base_ms, adapter_ms = measure_pair(
         lambda: base.run(feeds), lambda: adapter.run(feeds), rounds=rounds, seed=0
     )
     row = latency_row(base_ms, adapter_ms, max_ratio=limit, seed=0)
     if not gates:
-        row |= {"verdict": "unverified", "reason": _NO_GATE}
+        row["verdict"], row["reason"] = "unverified", _NO_GATE
     ids = feeds.get("input_ids")
     shape = list(next(iter(feeds.values())).shape if ids is None else ids.shape)
     return {**row, "input": shape}

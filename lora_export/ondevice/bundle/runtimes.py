@@ -7,7 +7,7 @@ library in TensorRT's place, says that TensorRT did not.
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from lora_export.ondevice.bundle.tensor_values import read_values
 from lora_export.ondevice.device_errors import DeviceError, MissingRuntimeError, UnsupportedError
@@ -30,11 +30,22 @@ if TYPE_CHECKING:
     from lora_export.ondevice.bundle.contents import Check, EngineSource
     from lora_export.ondevice.graph_runner import GraphRunner
 
-__all__ = ["RUNTIMES", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "Runtime", "RuntimeRow", "open_runtime"]
 
 _ONNXRUNTIME: Final = "onnxruntime"
 _BASE: Final = "base"
 RUNTIMES: Final = (TENSORRT, _ONNXRUNTIME)
+
+
+class RuntimeRow(TypedDict, total=False):
+    """The runtime that ran; `compute_capability` is TensorRT's alone."""
+
+    name: str
+    version: str
+    device: str
+    compute_capability: str
+    tensorrt_ran: bool
+    says: str
 
 
 class Runtime(Protocol):
@@ -48,7 +59,7 @@ class Runtime(Protocol):
     label: str
     gates: bool
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> RuntimeRow:
         """Return what a report says of the runtime."""
 
     def sources(self, check: Check) -> tuple[str, ...]:
@@ -100,7 +111,7 @@ class OrtRuntime:
         self._version = onnxruntime_version()
         self._root, self._graphs = root, index.contents.graphs
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> RuntimeRow:
         """Return what a report says of the runtime."""
         return {
             "name": _ONNXRUNTIME,
@@ -148,7 +159,7 @@ class TrtRuntime:
         self._fingerprint = index.contents.base_fingerprint
         self.gates = self.label in LIBRARIES
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> RuntimeRow:
         """Return what a report says of the runtime."""
         gpu = self._cuda.gpu()
         return {
