@@ -1,11 +1,11 @@
-"""Check the sizes of files and functions, and that no two files share a name by accident.
+"""Check the sizes of files and functions, their names, and where the tests lie.
 
     a file                  at most 400 lines
     a function              at most 60 lines, its docstring and its signature not counted
     equal file names        at most 12 in the package, `cli` and `commands` counted as one
+    a folder of tests       named as the package or module that it tests
 
-Sizes are checked in the package, the tools, the tests, the benchmarks and the recipes; names in the
-package.
+Sizes are checked in the package, the tools, the tests, the benchmarks and the recipes.
 
 Usage: python -m tools.structure
 
@@ -35,12 +35,13 @@ _ONE_NAMESPACE: Final = {
     # Loaded once for each version, as `tensorrt`: its classes share what a version defines.
     "tests/fakes/tensorrt.py",
 }
+_NO_MIRROR: Final = {"data", "docker", "end_to_end", "fakes", "helpers", "tools"}
 _NAMELESS: Final = {"__init__", "__main__", "conftest"}
 
 
 def main() -> int:
     """Print what is too long or named twice; return 1 if anything is."""
-    found = [*_too_long(), *_equal_names()]
+    found = [*_too_long(), *_equal_names(), *_misplaced_tests()]
     print("\n".join(found) or "sizes and names: as they should be")
     return 1 if found else 0
 
@@ -76,6 +77,16 @@ def _equal_names() -> Iterator[str]:
     if len(twice) > MOST_EQUAL_NAMES:
         yield f"{len(twice)} file names occur more than once; at most {MOST_EQUAL_NAMES}:"
         yield from (f"  {name}: {', '.join(in_)}" for name, in_ in sorted(twice.items()))
+
+
+def _misplaced_tests() -> Iterator[str]:
+    """Yield the folders of tests that no package and no module has the name of."""
+    tests = ROOT / "tests"
+    for folder in sorted({path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}):
+        if folder.parts and folder.parts[0] not in _NO_MIRROR:
+            tested = PACKAGE / folder
+            if not tested.is_dir() and not tested.with_suffix(".py").is_file():
+                yield f"tests/{folder.as_posix()}: no such package or module in {PACKAGE.name}/"
 
 
 def _files(*folders: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ import pytest
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.cuda import Cuda, DeviceBuffer, open_cuda
 
-SOURCE = Path(__file__).resolve().parents[1] / "fakes" / "cudart.c"
+SOURCE = Path(__file__).resolve().parents[2] / "fakes" / "cudart.c"
 
 
 @pytest.fixture(scope="module")
