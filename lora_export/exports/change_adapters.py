@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.exports.stack_table import NewAdapter
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Added", "Adding", "remove_adapter", "store_adapters"]
+__all__ = ["CHANGES", "Added", "Adding", "Change", "remove_adapter", "store_adapters"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def store_adapters(root: Path, mode: Mode, new: Sequence[NewAdapter], adding: Ad
         UnsupportedError: A graph that adapters share cannot take an adapter.
         StorageError: The disk refuses; what is not yet added is as it was.
     """
-    return _CHANGES[mode].add(root, new, adding)
+    return CHANGES[mode].add(root, new, adding)
 
 
 def remove_adapter(root: Path, name: str) -> Manifest:
@@ -77,7 +77,7 @@ def remove_adapter(root: Path, name: str) -> Manifest:
     Raises:
         AdapterError: The export holds no adapter of this name.
     """
-    return _CHANGES[mode_of(read_manifest(root))].remove(root, name)
+    return CHANGES[mode_of(read_manifest(root))].remove(root, name)
 
 
 def _merge(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
@@ -142,15 +142,15 @@ def _remove_row(root: Path, name: str) -> Manifest:
 
 
 @dataclass(frozen=True)
-class _Change:
+class Change:
     """The functions that add adapters to an export of one mode and remove one."""
 
     add: Callable[[Path, Sequence[NewAdapter], Adding], Added]
     remove: Callable[[Path, str], Manifest]
 
 
-_CHANGES: Final[Mapping[Mode, _Change]] = {
-    Mode.MERGED: _Change(_merge, extend.remove_adapter),
-    Mode.SWAPPABLE: _Change(_add_packs, extend.remove_adapter),
-    Mode.BATCHED: _Change(_add_rows, _remove_row),
+CHANGES: Final[Mapping[Mode, Change]] = {
+    Mode.MERGED: Change(_merge, extend.remove_adapter),
+    Mode.SWAPPABLE: Change(_add_packs, extend.remove_adapter),
+    Mode.BATCHED: Change(_add_rows, _remove_row),
 }

@@ -24,7 +24,7 @@ import numpy as np
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
 from lora_export.exports.integrity_checks import require_files, require_usable
 from lora_export.exports.outside_adapter import AdapterSource
 from lora_export.exports.stacks import is_batched
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
+    from lora_export.core.modes import ServingWord
     from lora_export.graph.spec.signature import Input, Output
     from lora_export.ondevice.graph_runner import GraphRunner
-    from lora_export.runtime.loading import How
 
 __all__ = ["AdapterSource", "Session", "open_export"]
 
@@ -131,7 +131,7 @@ class Session:
         """The bytes of the loaded adapters."""
         return self._cache.used_bytes
 
-    def ways(self, adapter: str) -> tuple[How, ...]:
+    def ways(self, adapter: str) -> tuple[ServingMode, ...]:
         """Return the ways in which an adapter can be run, the one that is taken first.
 
         Raises:
@@ -139,7 +139,7 @@ class Session:
         """
         return self._loader.ways(adapter)
 
-    def load(self, adapter: str, *, how: How | None = None) -> None:
+    def load(self, adapter: str, *, how: ServingWord | None = None) -> None:
         """Load an adapter ahead of its first request.
 
         Raises:
@@ -154,7 +154,7 @@ class Session:
         *,
         adapter: str | None = None,
         adapter_ids: Sequence[int | str | None] | None = None,
-        how: How | None = None,
+        how: ServingWord | None = None,
     ) -> dict[str, OutputArray]:
         """Run the base, one adapter, or an adapter for each row; return the outputs by name.
 
@@ -194,7 +194,7 @@ class Session:
         """Close it."""
         self.close()
 
-    def _hold(self, adapter: str, how: How | None) -> AbstractContextManager[GraphRunner]:
+    def _hold(self, adapter: str, how: ServingWord | None) -> AbstractContextManager[GraphRunner]:
         plan = self._loader.plan(adapter, how)
         return self._cache.hold(plan.key, plan.nbytes, plan.load)
 
@@ -203,7 +203,7 @@ class Session:
     ) -> dict[str, OutputArray]:
         return runner.run(checked_feeds(feeds, self.inputs, optional=runner.optional))
 
-    def _base(self, how: How | None) -> GraphRunner:
+    def _base(self, how: ServingWord | None) -> GraphRunner:
         """Return the base: in the swappable graph where there is one, unless told otherwise."""
         if how is not None and how not in WAYS:
             msg = f"how={how!r} is no way to run the base"
@@ -212,9 +212,9 @@ class Session:
         if missing := manifest.base_graph.missing:
             msg = f"the base has no {', '.join(map(repr, missing))}: only adapters bring it"
             raise UnsupportedError(msg, hint=f"Name an adapter: {', '.join(self.adapters)}.")
-        if how in {None, "swappable"} and SWAPPABLE_GRAPH in manifest.graphs:
+        if how in {None, ServingMode.SWAPPABLE} and SWAPPABLE_GRAPH in manifest.graphs:
             return self._graphs.swappable().base()
-        if how == "swappable":
+        if how == ServingMode.SWAPPABLE:
             msg = f"the export {str(self._graphs.root)!r} has no swappable graph"
             raise UnsupportedError(msg, hint="Leave how out: the base has a graph of its own.")
         return self._graphs.shared(BASE_GRAPH)

@@ -1,4 +1,4 @@
-"""Modes are their words in files, flags and messages, and every one has its row in each table."""
+"""Modes are their words in files, flags and messages, and each has a row in every table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from lora_export.core.adapter_names import is_adapter_name
 from lora_export.core.manifest import GraphRecord, Manifest, manifest_bytes
 from lora_export.core.modes import (
+    ADAPTER_MODES,
     BASE_GRAPH,
     BATCHED_GRAPH,
     SHARED_GRAPHS,
@@ -16,6 +17,11 @@ from lora_export.core.modes import (
     Mode,
     ServingMode,
 )
+from lora_export.exports.change_adapters import CHANGES
+from lora_export.runtime.loading_modes import LOADING
+from lora_export.triton.serving.index import WAYS
+from lora_export.triton.serving.runners import LOADERS
+from lora_export.triton.serving_modes import SERVING
 
 WORDS = {
     Mode: ["base", "merged", "swappable", "batched"],
@@ -72,3 +78,15 @@ def test_the_names_of_graphs_are_reserved() -> None:
     assert {type(each) for each in (BASE_GRAPH, *SHARED_GRAPHS)} == {str}
     assert not any(is_adapter_name(each) for each in ("base", "swappable", "batched", "model"))
     assert is_adapter_name("merged")
+
+
+def test_every_mode_has_a_row_in_the_tables_of_each_layer() -> None:
+    assert tuple(CHANGES) == ADAPTER_MODES
+    for table in (LOADING, SERVING, WAYS):
+        assert list(table) == list(ServingMode)
+    shared = {mode for mode, row in SERVING.items() if not row.own_sessions}
+    assert {way for way, row in WAYS.items() if row.shares_session} == shared
+    assert {way for way, row in WAYS.items() if row.mixes_adapters} == {
+        mode for mode, row in SERVING.items() if row.rows
+    }
+    assert list(LOADERS) == [each for each in WAYS if not WAYS[each].mixes_adapters]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .index import Index
 
 __all__ = [
+    "LOADERS",
     "Runner",
     "Settings",
     "crashing_optimizers",
@@ -128,7 +129,7 @@ def load_runner(
         TensorError: Its pack is damaged, or of another base.
         OSError: A file is missing.
     """
-    return _LOADERS[index.way](folder, index, name, shared, settings)
+    return LOADERS[index.way](folder, index, name, shared, settings)
 
 
 def _own_session(folder: Path, index: Index, name: str, _: Any, settings: Settings) -> Runner:
@@ -147,7 +148,7 @@ def _merged_pack(folder: Path, index: Index, name: str, _: Any, settings: Settin
     return Runner(open_session(locate(folder, index.graph), settings, values), {}, settings)
 
 
-_LOADERS = {
+LOADERS = {
     "merged": _own_session,
     "swappable": _bound_pack,
     "merge_at_load": _merged_pack,
