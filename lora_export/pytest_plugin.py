@@ -123,7 +123,7 @@ def _turn(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell what the tests measured, those of other workers included."""
+    """Print what the tests measured, those of other workers included."""
     reports = [
         report
         for kind in ("passed", "failed")
@@ -295,7 +295,7 @@ def _finding(row: GateRow) -> tuple[str, str]:
 
 
 def _conclude(findings: Sequence[tuple[str, str]], settings: _Settings) -> None:
-    """Tell findings, each a verdict and its text; fail the test where one is a failure."""
+    """Report findings, each a verdict and its text; fail the test where one is a failure."""
     for _, text in findings:
         settings.tell(text)
     failing = {"fail", *(_OPEN if settings.strict else ())}

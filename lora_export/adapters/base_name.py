@@ -121,6 +121,6 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _core(name: str) -> str:
-    """Return what the names of one model have in common."""
+    """Return the common part of the names of one model."""
     last = name.removeprefix("hf://").partition("@")[0].rpartition("/")[2].lower()
     return _ENDINGS.sub("", last).removeprefix("meta-")

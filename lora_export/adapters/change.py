@@ -49,7 +49,7 @@ class Change:
         return self.indices is not None or (self.factors is None and self.added is not None)
 
     def basis(self, rows: Float32Array, start: int) -> Float32Array:
-        """Return what the low-rank update is added to: `rows`, or a copy with those replaced."""
+        """Return the rows that the low-rank update is added to, some of them replaced."""
         return self.replaced(rows.copy(), start) if self.in_place else rows
 
     def apply(self, rows: Float32Array, start: int) -> Float32Array:

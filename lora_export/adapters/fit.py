@@ -114,7 +114,7 @@ class Fit:
 
 
 def header_parameters(tensors: Mapping[str, Tensor]) -> list[Parameter]:
-    """Return what headers tell of a checkpoint's parameters: all but the modules they belong to."""
+    """Return a checkpoint's parameters from its headers, without their modules."""
     return [
         Parameter(name, tensor.shape, tensor.dtype.name, UNKNOWN_MODULE)
         for name, tensor in tensors.items()
@@ -253,7 +253,7 @@ def _top(name: str, prefix: str) -> str:
 def _problem(
     item: Item, parameter: Parameter | None, resizable: frozenset[str], *, conv1d: bool
 ) -> str | None:
-    """Say why `item` does not fit, or None."""
+    """Return why `item` does not fit, or None."""
     use = TRAINING_ONLY.get(item.parameter.partition(".")[0])
     if use is not None:
         return f"{use}; leave it out with --drop"

@@ -141,7 +141,7 @@ def _joined_magnitude(
 def join_whole(
     parts: Sequence[Placed], parameter: str, shape: Sequence[int]
 ) -> Saved | Added | Rows:
-    """Return what happens to a fused parameter whose parts are replaced, or are added to.
+    """Return the update of a fused parameter whose parts are replaced or added to.
 
     Args:
         parts: The parts' changes, all `Saved` or all `Added`.
@@ -202,7 +202,7 @@ def split_low_rank(update: LowRank, parts: Sequence[tuple[str, Index]]) -> tuple
 def split_whole(
     item: Saved | Added, parts: Sequence[tuple[str, Index]]
 ) -> tuple[Saved | Added, ...]:
-    """Return what happens to the parts of a fused parameter that is replaced or added to.
+    """Return the updates of the parts of a fused parameter that is replaced or added to.
 
     Args:
         item: The fused parameter's.

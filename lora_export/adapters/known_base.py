@@ -39,7 +39,7 @@ class KnownBase:
     tensors: Mapping[str, tuple[str, tuple[int, ...], str]] = field(repr=False)
 
     def metadata(self) -> dict[str, str]:
-        """Return what goes into the header."""
+        """Return the entries of the header."""
         rows = {name: [dtype, list(shape), digest] for name, (dtype, shape, digest)
                 in sorted(self.tensors.items())}  # fmt: skip
         table = {"fingerprint": self.fingerprint, "tensors": rows}

@@ -118,7 +118,7 @@ def truncated_svd(delta: Float32Array, rank: int) -> tuple[Float32Array, Float32
 def low_rank_svd(
     left: Float32Array, right: Float32Array, rank: int
 ) -> tuple[Float32Array, Float32Array]:
-    """Return what `truncated_svd` gives for ``left @ right`` without forming the product.
+    """Return the `truncated_svd` of ``left @ right`` without forming the product.
 
     ``left = Q₁R₁``, ``rightᵀ = Q₂R₂``, and the SVD of the small ``R₁R₂ᵀ`` turned back by Q₁ and Q₂:
     O((out + in) r²) instead of O(out · in · min(out, in)).

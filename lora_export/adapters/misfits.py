@@ -15,7 +15,7 @@ __all__ = ["misfit_of"]
 
 
 def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> str | None:
-    """Say how the tensors do not fit `parameter`, or None."""
+    """Return how the tensors fail to fit `parameter`, or None."""
     if isinstance(item, LowRank):
         return _low_rank_misfit(parameter, item)
     shape = item.tensor.shape

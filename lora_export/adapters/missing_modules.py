@@ -71,7 +71,7 @@ def describe_missing(
 
 
 def _paths(module: str, kinds: set[str]) -> list[str]:
-    """Return what the adapter calls a module of the base: the longer name has the model's own."""
+    """Return the adapter's name for a module of the base; the longer name includes the model's."""
     kind = _NUMBER.sub("*", f".{module}").removeprefix(".")
     paths = []
     for each in kinds:

@@ -165,7 +165,7 @@ def _of(items: Iterable[Item], kind: type[_Kind]) -> tuple[_Kind, ...]:
 
 
 def _names_of(adapter: Adapter) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what the adapter changes, as PEFT names it, and by which tensors."""
+    """Return the changes of the adapter by PEFT's names, with their tensors."""
     return sorted(
         (
             item.module

@@ -107,7 +107,7 @@ def _beginning(path: str) -> str:
 
 
 def _exchange_of(lookup: Lookup, items: Sequence[Item], source: str) -> tuple[str, str] | None:
-    """Return what is cut off the beginning of the items' paths and what is put there, if any is."""
+    """Return the prefix to remove from the items' paths and the one to add, if there are any."""
     needed = [item for item in items if not isinstance(item, Saved)]
     ways: dict[tuple[str, ...], tuple[str, str]] = {}
     for cut, put in _exchanges(lookup, needed[0].parameter):

@@ -392,6 +392,6 @@ def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[s
 
 
 def _unknown_wrapper(names: Iterable[str]) -> str | None:
-    """Return what stands before PEFT's prefix in one of the names, such as ``actor.``."""
+    """Return the text before PEFT's prefix in one of the names, such as ``actor.``."""
     outer = (name.partition(PEFT_PREFIX) for name in names)
     return next((before for before, prefix, _ in outer if before and prefix), None)

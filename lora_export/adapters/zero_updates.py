@@ -35,7 +35,7 @@ _VECTORS: Final = 4
 
 
 def trained_items(items: Iterable[Item | None]) -> tuple[LowRank | Added, ...]:
-    """Return what is added to the base's values: low-rank updates, and the biases on their B."""
+    """Return the items that are added to the base: low-rank updates, and the biases on their B."""
     return tuple(item for item in items if isinstance(item, LowRank | Added))
 
 

@@ -65,7 +65,7 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
 def _files(
     manifest: Manifest, graphs: Collection[GraphRecord], adapters: Collection[str]
 ) -> set[str]:
-    """Return what graphs and adapters are made of."""
+    """Return the files of graphs and adapters."""
     found: set[str | None] = set()
     for name in adapters:
         stored, companions = stored_adapter(manifest, name), manifest.adapters[name].companions

@@ -21,7 +21,7 @@ def default_path(output: Path, target: str) -> Path:
 
 
 def name_of(root: Path, target: str, given: str | None = None) -> str:
-    """Return what a bundle is called, and the folder in it.
+    """Return the name of a bundle and of the folder in it.
 
     By default that is the name of the export's folder and the target's; characters that no bundle's
     name has become dashes.

@@ -154,7 +154,7 @@ def bundle_export(
 
 
 def _verdicts(manifest: Manifest) -> dict[str, str]:
-    """Return what is known of the base, where it can be deployed, and of every adapter."""
+    """Return the verdict on the base, where it can be deployed, and on every adapter."""
     base = manifest.base_graph
     found: dict[str, str] = {} if base.missing else {BASE_GRAPH: base.verification}
     return found | {name: verification_of(manifest, name) for name in manifest.adapters}
@@ -183,7 +183,7 @@ def _require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
 def _graphs(
     root: Path, manifest: Manifest, target: str, options: EngineOptions
 ) -> tuple[dict[str, GraphSource], dict[str, bytes]]:
-    """Return what is known of every graph, and the files that TensorRT is given in their place."""
+    """Return the facts about every graph, and the files that TensorRT gets in their place."""
     found: dict[str, GraphSource] = {}
     made: dict[str, bytes] = {}
     marked = _marked(root, manifest, target, options) if options.refit else frozenset()
@@ -249,7 +249,7 @@ def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
-    """Return what the device compares: the base, and every adapter."""
+    """Return the comparisons for the device: the base, and every adapter."""
     base = manifest.base_graph
     reason = _NO_GOLDEN
     if base.missing:

@@ -60,7 +60,7 @@ class Console:
             self._bar.advance(self._task, count_bytes)
 
     def note(self, text: str) -> None:
-        """Say something on stderr, whatever the settings."""
+        """Print something on stderr, whatever the settings."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
         else:

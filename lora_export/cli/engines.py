@@ -151,7 +151,7 @@ def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
 
 
 def _planned(row: Mapping[str, Any], export: Path) -> str:
-    """Return what a build would do, as lines; the last can be pasted where the export's path holds.
+    """Return a description of a build, as lines; the last is a command that can be pasted.
 
     But for a rewritten graph, which is there during a build only.
     """
@@ -200,7 +200,7 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _built(record: Mapping[str, Any]) -> str:
-    """Return what was built, in a line."""
+    """Return a line about a built engine."""
     from lora_export.ondevice.trt.libraries import what_ran
 
     plan = record["plan"]

@@ -128,7 +128,7 @@ def _parity_line(row: ParityRow, verdict: str) -> str:
 
 
 def _why(row: ParityRow, verdict: str) -> str:
-    """Return what the figures do not tell: the reason, and that golden outputs were compared."""
+    """Return remarks on the figures: the reason, and that golden outputs were compared."""
     parts = [row.reason] if row.reason and verdict != "pass" else []
     if verdict == "fail" and "no measurable effect" in row.reason:
         parts.append("an untrained adapter passes with --allow-no-effect")

@@ -56,7 +56,7 @@ class LoadedAdapter:
         return tuple(part for part, _, _ in self.parts) or (self.adapter,)
 
     def record(self, output: Path) -> CombinedRecord | None:
-        """Return what the manifest says of the parts, their places seen from `output`."""
+        """Return the manifest's records of the parts, with paths relative to `output`."""
         how = self.combination
         if how is None:
             return None
@@ -244,7 +244,7 @@ def _as_recorded(spec: AdapterSpec, own: AdapterRecord | PartRecord) -> AdapterS
 
 
 def notes_on_resolved(resolved: Sequence[Resolved], progress: Progress) -> tuple[str, ...]:
-    """Return what to know of adapters that are resolved against a model, and tell it.
+    """Return the notes on adapters that are resolved against a model, and report them.
 
     That is a changed number of tokens, and changes to weights that the graph does not read.
     """

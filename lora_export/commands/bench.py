@@ -282,7 +282,7 @@ def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -
 def _choose(
     source: Source, other: Source | None, graphs: Sequence[str], runners: Sequence[str]
 ) -> list[Chosen]:
-    """Return what is timed; the base first, each runner's subjects together."""
+    """Return the subjects to time; the base first, each runner's subjects together."""
     known = source.graphs()
     if unknown := [name for name in graphs if name not in known]:
         msg = f"{str(source.root)!r} has no graph {unknown[0]!r}"
@@ -325,7 +325,7 @@ def _judge(
     seed: int,
     kept: bool,
 ) -> Judge | None:
-    """Return what judges the ratios; None where there is no limit."""
+    """Return the judge of the ratios; None where there is no limit."""
     own = [each for each in chosen if not each.baseline]
     keys = {each.key for each in chosen}
     over_base = _over_base(chosen)

@@ -84,7 +84,7 @@ def require_same_base(
 
 
 def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
-    """Return what the manifest says of the user's graph."""
+    """Return the manifest's record of the user's graph."""
     if recipe.graph is None:
         return None
     path = recipe.path(recipe.graph)
@@ -92,7 +92,7 @@ def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
 
 
 def _pooling(settings: Settings) -> str | None:
-    """Return what follows the states of the tokens, as the manifest records it."""
+    """Return the modules that follow the token states, as the manifest records them."""
     sentence = settings.checkpoint.sentence
     return None if sentence is None else str(sentence)
 

@@ -74,7 +74,7 @@ def plan_build(
     options: EngineOptions | None = None,
     tensorrt: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what `build` would do, without TensorRT; see `engines.engine_build.described`.
+    """Return the plan of `build`, without TensorRT; see `engines.engine_build.described`.
 
     Args:
         output: The export.

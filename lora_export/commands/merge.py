@@ -165,7 +165,7 @@ def merge_checkpoint(
 def _plan_kept(
     job: Job, dtype: str | None, tell: Progress, *, float32_where_lossy: bool
 ) -> tuple[MergePlan, frozenset[str]]:
-    """Return what is written, and the parameters that are kept in float32."""
+    """Return the plan to write, and the parameters that are kept in float32."""
     plan = _plan(job, dtype, frozenset())
     if not float32_where_lossy:
         return plan, frozenset()
@@ -238,7 +238,7 @@ def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[
 def _companions(
     job: Job, combine: CombineSpec | None, dtype: str | None
 ) -> tuple[OwnCompanions, dict[str, Any]]:
-    """Return what comes with the adapter, and the config of the merged checkpoint."""
+    """Return the adapter's companions, and the config of the merged checkpoint."""
     base = job.checkpoint.config
     brought = own_companions(
         job.given.originals,

@@ -80,7 +80,7 @@ def verify_job(
 
 
 def _hint(dtype: str | None) -> str:
-    """Return what to do about a comparison that failed."""
+    """Return the hint for a comparison that failed."""
     if dtype in {"float16", "bfloat16"}:
         return (
             f"Nothing was written. Rounding to {dtype} may be the reason: try "

@@ -373,7 +373,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return what ``lora_export.json`` holds."""
+    """Return the contents of ``lora_export.json``."""
     return manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
 
 

@@ -65,7 +65,7 @@ class Conversion:
             raise ValueError(msg)
 
     def apply(self, name: str) -> tuple[str, int] | None:
-        """Return what becomes of `name`, and which source it matched; None where none did."""
+        """Return the converted `name`, and the source that it matched; None where none did."""
         path = self._path_to_scope(name)
         if path is None:
             return None
@@ -87,7 +87,7 @@ class Conversion:
         return path + inner.replace(found[0], target, 1), int(group[1:])
 
     def _path_to_scope(self, name: str) -> str | None:
-        """Return what precedes the names that the rule sees; None for a name outside."""
+        """Return the part before the names that the rule sees; None for a name outside."""
         if self.scope is None:
             return ""
         scope = f"{self.scope}." if self.scope else ""
@@ -123,7 +123,7 @@ class NewName:
 
 
 def new_name(name: str, conversions: Iterable[Conversion]) -> NewName:
-    """Return what the model calls the checkpoint's tensor `name`."""
+    """Return the model's name for the checkpoint's tensor `name`."""
     rules = tuple(conversions)
     for rule in rules:
         if not rule.operations and (found := rule.apply(name)):

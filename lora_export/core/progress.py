@@ -14,10 +14,10 @@ class Progress(Protocol):
         """Begin a stage; it ends when the next begins."""
 
     def advance(self, count_bytes: int) -> None:
-        """Tell that so many bytes are done."""
+        """Report that so many bytes are done."""
 
     def note(self, text: str) -> None:
-        """Tell something that the user should know."""
+        """Report something that the user should know."""
 
 
 class Silent:

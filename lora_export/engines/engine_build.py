@@ -107,7 +107,7 @@ def list_engine_files(root: Path, record: Mapping[str, Any]) -> None:
 
 
 def described(job: BuildJob, version: str) -> dict[str, Any]:
-    """Return what a build would do, without TensorRT: its command line, what the builder is told.
+    """Return a description of a build, without TensorRT: its command line and settings.
 
     Args:
         job: What would be built.
@@ -153,7 +153,7 @@ def _flags(job: BuildJob) -> list[str]:
 
 
 def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[dict[str, Any]]:
-    """Return what `described` says of each job, for a version or the oldest of the target."""
+    """Return `described` for each job, for a version or the oldest of the target."""
     return [
         described(job, version or require_tensorrt_target(job.target).tensorrt[0]) for job in jobs
     ]

@@ -83,7 +83,7 @@ def graphs_to_build(
 
 
 def stem_of(onnx: str) -> str:
-    """Return what the engine of an ONNX file is called: ``decoder.one`` of ``decoder.one.onnx``."""
+    """Return the name of an ONNX file's engine: ``decoder.one`` of ``decoder.one.onnx``."""
     return onnx.removesuffix(".onnx")
 
 

@@ -73,7 +73,7 @@ class Memory:
 
 
 def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
-    """Return what a graph takes at the largest shapes of its profiles.
+    """Return the memory that a graph needs at the largest shapes of its profiles.
 
     Args:
         view: The graph, its optional inputs as plain ones.

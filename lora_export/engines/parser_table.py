@@ -120,7 +120,7 @@ def version_of(text: str) -> Version:
 
 @functools.cache
 def parser_of(version: str) -> Parser:
-    """Return what the parser of a version reads.
+    """Return the table of the parser of a version.
 
     Raises:
         UsageError: `version` is none.

@@ -205,7 +205,7 @@ def _profiles(
 
 
 def _of_version(target: Target, version: str) -> list[Finding]:
-    """Return what is to be said of a version that the target's software does not bring."""
+    """Return a finding for a version that the target's software does not have."""
     numbers = {version_of(each): each for each in target.tensorrt}
     if version_of(version) in numbers:
         return []

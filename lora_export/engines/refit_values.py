@@ -102,7 +102,7 @@ def _changed(
 
 
 def base_supply(root: Path, record: Mapping[str, Any]) -> Callable[[str], Array | None]:
-    """Return what finds the base's value of a weight: in the weight file, else in the graph."""
+    """Return a function that finds the base's value of a weight, in its file or in the graph."""
     tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
 
     def supply(name: str) -> Array | None:

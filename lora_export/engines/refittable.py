@@ -69,7 +69,7 @@ def refittable_weights(
 
 
 def refit_rows(manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Return what is known of each weight of the base graph: how it comes from the checkpoint."""
+    """Return for each weight of the base graph how it is made from the checkpoint."""
     found: dict[str, dict[str, Any]] = {}
     for parameter, uses in manifest.parameters.items():
         for use in uses:

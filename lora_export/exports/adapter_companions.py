@@ -136,7 +136,7 @@ def companions_for(
     labels: Sequence[str] | None,
     preferred: str | None = None,
 ) -> AdapterCompanions:
-    """Return what comes with an adapter that is added to an export.
+    """Return the companions of an adapter that is added to an export.
 
     Args:
         root: The export directory, with the base's companions.

@@ -281,7 +281,7 @@ def merged_entries(
     checkpoint: Checkpoint | None,
     meters: Mapping[str, tuple[str, FidelityMeter]],
 ) -> tuple[list[Entry], str]:
-    """Return what to write, and whether it comes from the checkpoint's values or the export's."""
+    """Return the entries to write, and whose values they use: the checkpoint's or the export's."""
     cast = {
         use.initializer
         for uses in manifest.parameters.values()
@@ -341,7 +341,7 @@ def adapter_record(
     combined: CombinedRecord | None,
     companions: AdapterCompanions = NO_COMPANIONS,
 ) -> AdapterRecord:
-    """Return what the manifest says of an adapter; `origin` is whose values it was merged with."""
+    """Return the manifest's record of an adapter; `origin` says whose values it was merged with."""
     adapter = resolved.adapter
     labels = companions.labels or labels
     missing = set(manifest.base_graph.missing)

@@ -72,7 +72,7 @@ def audit(
 
 
 def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
-    """Say what is wrong with a file, or None.
+    """Return the problem of a file, or None.
 
     Args:
         path: The file.

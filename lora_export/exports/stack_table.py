@@ -122,7 +122,7 @@ class StackTable:
         self._labels = self._width() if self._heads else None
 
     def described(self, placements: Mapping[str, Placement]) -> Stacks:
-        """Return what the graph is told of the stacks."""
+        """Return the stacks as values for the graph."""
         return Stacks(
             places=placements,
             rows=self._count,

@@ -192,7 +192,7 @@ def _write(
 def _adapters(
     kept: Manifest, rows: Mapping[str, int], new: Sequence[NewAdapter]
 ) -> dict[str, AdapterRecord]:
-    """Return what the manifest says of the adapters; none is verified in the new graph."""
+    """Return the manifest's records of the adapters; none is verified in the new graph."""
     adapters = {
         name: each.model_copy(
             update={"row": each.row and each.row.model_copy(update={"verification": "unverified"})}

@@ -108,7 +108,7 @@ def _is_copy(update: Update, base: Tensor | None) -> bool:
 
 
 def values_of(update: Update, base: Tensor | None) -> dict[str, Callable[[], npt.NDArray[Any]]]:
-    """Return what computes the value of each input that an update sets, low-rank ones in float32.
+    """Return functions that compute each input of an update, low-rank ones in float32.
 
     Args:
         update: What an adapter does to one parameter.

@@ -28,13 +28,13 @@ def is_deployable(graph: GraphRecord) -> bool:
 
 
 def deployable(manifest: Manifest) -> tuple[str, ...]:
-    """Return what can be deployed: the base where it is complete, and the adapters."""
+    """Return the names that can be deployed: the base where it is complete, and the adapters."""
     base = manifest.graphs.get(BASE_GRAPH)
     return (*((BASE_GRAPH,) if base is not None and not base.missing else ()), *manifest.adapters)
 
 
 def verification_of(manifest: Manifest, name: str) -> str:
-    """Return what is known of an adapter, or of the base, however the export holds it."""
+    """Return the verdict on an adapter or the base, for every mode of export."""
     stored = find_stored(manifest, name)
     return stored.record.verification if stored is not None else "unverified"
 

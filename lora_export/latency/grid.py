@@ -175,7 +175,7 @@ def paired(
 
 
 def _pairs(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what is compared: with its baseline, with the base, with the first runner's."""
+    """Return the pairs to compare: with the baseline, with the base, with the first runner's."""
     first = next(key for key in keys if not key.endswith(BASELINE)).partition(":")[0]
     found: list[tuple[str, str]] = []
     for key in keys:

@@ -89,7 +89,7 @@ class Source:
         return feeding
 
     def graphs(self) -> list[str]:
-        """Return what there is to time: the base, each adapter, the graphs that adapters share."""
+        """Return the names to time: the base, each adapter, the graphs that adapters share."""
         shared = [name for name in SHARED_GRAPHS if name in self.manifest.graphs]
         alone = [name for name in self.manifest.adapters if self.mode(name) is not Mode.BATCHED]
         return [BASE_GRAPH, *shared, *alone]

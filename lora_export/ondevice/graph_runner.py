@@ -79,7 +79,7 @@ class GraphRunner(Protocol):
         """
 
     def close(self) -> None:
-        """Give the graph's memory back; it cannot be run any more."""
+        """Free the graph's memory; it cannot be run any more."""
 
     def __enter__(self) -> Self:
         """Return the runner."""

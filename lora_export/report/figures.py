@@ -103,7 +103,7 @@ def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
 
 
 def _far(ordered: Sequence[float]) -> float:
-    """Return what is far above sorted numbers: three times the middle half above it (Tukey)."""
+    """Return the limit above which a sorted number is an outlier: Tukey's outer fence."""
     low, high = (_quantile(ordered, share) for share in (0.25, 0.75))
     return high + 3 * (high - low)
 

@@ -218,7 +218,7 @@ def sizes(facts: Facts) -> Markup:
 
 
 def adapter_bytes(facts: Facts, name: str) -> int:
-    """Return what the files take that only this adapter has; a row of a stack has none."""
+    """Return the size of the files that only this adapter has; a row of a stack has none."""
     stored = stored_adapter(facts.manifest, name)
     files = {*stored.files, stored.record.golden}
     return sum(facts.sizes.get(file, 0) for file in files if file is not None)

@@ -67,7 +67,7 @@ def write_onnx_adapter(
 
 
 def model_version_of(fingerprint: str) -> int:
-    """Return what a pack records of its base: the low 31 bits of the fingerprint."""
+    """Return the model version in a pack: the low 31 bits of the base's fingerprint."""
     return int(fingerprint, 16) & 0x7FFFFFFF
 
 

@@ -34,7 +34,7 @@ class Meter(Protocol):
     """Counts energy between two moments."""
 
     def energy_mj(self) -> float | None:
-        """Return what was counted so far; None where it stopped counting."""
+        """Return the energy counted so far; None if the counter stopped."""
 
 
 class _NvmlMeter(AbstractContextManager["_NvmlMeter"]):
@@ -69,7 +69,7 @@ class _TegraMeter(AbstractContextManager["_TegraMeter"]):
         self._reader.start()
 
     def energy_mj(self) -> float | None:
-        """Return what was counted since the first line; None where no line tells."""
+        """Return the energy counted since the first line; None if no line has it."""
         self._first.wait(_PATIENCE_S)
         return self._sum_mj
 

@@ -63,7 +63,7 @@ def describe_environment(threads: int = 0) -> MachineReport:
 
 
 def machine_class(environment: MachineReport) -> MachineClass:
-    """Return what two machines must share for their ratios to be compared."""
+    """Return the properties that two machines must share for their ratios to be comparable."""
     return MachineClass(
         cpu=environment.cpu.model,
         architecture=environment.cpu.architecture,

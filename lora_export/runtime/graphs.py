@@ -87,7 +87,7 @@ class ExportGraphs:
         return graph
 
     def close(self) -> None:
-        """Let the shared sessions go; none is opened any more."""
+        """Close the shared sessions; none is opened any more."""
         with self._lock:
             self._closed = True
             self._shared.clear()

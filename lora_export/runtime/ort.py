@@ -216,5 +216,5 @@ class OrtRunner(GraphRunner):
         return other
 
     def close(self) -> None:
-        """Give the session's memory back, that of other runners of it too."""
+        """Free the session's memory, also for other runners of the session."""
         self._opened.close()

@@ -175,7 +175,7 @@ class Reference:
                 layer.scaling = scaling
 
     def close(self) -> None:
-        """Let the model's memory go."""
+        """Free the model's memory."""
         del self._model
         self._runner.close()
 

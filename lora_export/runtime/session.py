@@ -182,7 +182,7 @@ class Session:
             return self._run(runner, feeds)
 
     def close(self) -> None:
-        """Let everything go; runs that have begun end as usual, later ones are refused."""
+        """Free everything; runs that have begun end as usual, later ones are refused."""
         self._cache.close()
         self._graphs.close()
 

@@ -49,7 +49,7 @@ class SwappableGraph:
         self.axes = {name: each.axes for name, each in self.optional.items()}
 
     def base(self) -> BoundAdapter:
-        """Return what runs the graph without an adapter."""
+        """Return a runner of the graph without an adapter."""
         return BoundAdapter(self, BASE_GRAPH, {})
 
     def bind(
@@ -141,7 +141,7 @@ class BoundAdapter(GraphRunner):
         return dict(zip(self.outputs, values, strict=True))
 
     def close(self) -> None:
-        """Let the adapter's tensors go; the graph, which others share, stays open."""
+        """Free the adapter's tensors; the graph, which others share, stays open."""
         self._free.clear()
         self._values.clear()
 

@@ -125,7 +125,7 @@ class TorchRunner(GraphRunner):
         return cache
 
     def close(self) -> None:
-        """Let the model's memory go."""
+        """Free the model's memory."""
         self.module = self._call = None
         gc.collect()
 

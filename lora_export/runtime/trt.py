@@ -77,7 +77,7 @@ class TrtGraph(GraphRunner):
         return self.runner.run(self._given(feeds))
 
     def bound(self, feeds: Mapping[str, Array]) -> Callable[[], None]:
-        """Return what runs the engine on values that stay on its device; see `TrtRunner.bound`.
+        """Return a run of the engine on values that stay on its device; see `TrtRunner.bound`.
 
         Raises:
             DeviceError: See `run`.
@@ -101,7 +101,7 @@ class TrtGraph(GraphRunner):
         return other
 
     def close(self) -> None:
-        """Give the memory of the device back."""
+        """Free the memory on the device."""
         self.runner.close()
 
 

@@ -151,7 +151,7 @@ def _adapter_problems(config: Any) -> Iterator[str]:
 
 
 def _file_problem(path: Path) -> str:
-    """Return what is wrong with a file whose name holds a part of its SHA-256; "" where nothing."""
+    """Return the problem of a file whose name holds a part of its SHA-256; "" if there is none."""
     if not path.is_file():
         return "is missing"
     hashed = _HASHED.fullmatch(path.name)

@@ -37,7 +37,7 @@ _GIVEN: Final = {"adapter_ids": ADAPTER}
 
 
 def check_repository(repository: Path) -> dict[str, list[str]]:
-    """Return what is wrong with each model of a repository; empty lists where nothing is.
+    """Return the problems of each model of a repository; empty lists where there are none.
 
     Raises:
         ExportDirectoryError: There is no such folder, or no model in it.

@@ -22,7 +22,7 @@ _LIMIT_BYTES: Final = 1 << 24
 
 
 def server_problems(url: str, repository: Path, models: Sequence[str]) -> dict[str, list[str]]:
-    """Return what a server says otherwise than the repository.
+    """Return the differences between a server and its repository.
 
     Args:
         url: Its HTTP address (``http://localhost:8000``).
@@ -78,7 +78,7 @@ def _facts(tensor: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _get(address: str, path: str) -> bytes | None:
-    """Return what a GET answers; None where the answer is no success, or there is none."""
+    """Return the answer to a GET; None if it fails."""
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/{path}", timeout=_SECONDS) as answer:  # noqa: S310  (http and https)
             data: bytes = answer.read(_LIMIT_BYTES)

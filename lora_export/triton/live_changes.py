@@ -229,7 +229,7 @@ def _refuse_stale(
 
 
 def _content(line: AdapterLine) -> str:
-    """Return what tells an adapter from another one of its name."""
+    """Return a value that identifies the contents of an adapter."""
     return str(line.get("identity") or line["file"])
 
 

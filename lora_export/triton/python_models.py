@@ -131,7 +131,7 @@ def serve(
 def interface_of(
     root: Path, manifest: Manifest, way: ServingMode, adapters: Sequence[str]
 ) -> Interface:
-    """Return what a model of the Python backend reads and returns.
+    """Return the inputs and outputs of a model of the Python backend.
 
     Heads of adapters may differ in width: a size that is not the same for all is the caller's.
     """

@@ -167,7 +167,7 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Mod
 
 
 def _model_name(name: str) -> str:
-    """Return what models may be called; Triton takes a folder's name."""
+    """Return `name`, checked as a name of models: Triton takes that of the folder."""
     good = is_plain(name) and "/" not in name and not name.startswith((".", "-"))
     if not good or len(name.encode()) > _LONGEST_NAME:
         msg = f"models cannot be called {name!r}"

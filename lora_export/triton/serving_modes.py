@@ -123,7 +123,7 @@ def _merged_pack(root: Path, manifest: Manifest, name: str) -> Served | None:
 
 
 def _identity(record: AdapterRecord) -> str:
-    """Return what tells an adapter in the stacks from another one of its name."""
+    """Return a value that identifies the contents of an adapter in the stacks."""
     facts = {"sha256", "scale", "alpha", "enable_lora", "dropped", "combined"}
     text = json.dumps(record.model_dump(mode="json", include=facts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -135,7 +135,7 @@ def session_bytes(manifest: Manifest) -> int:
 
 
 def stack_bytes(root: Path, manifest: Manifest) -> int:
-    """Return what the stacks of a batched graph take."""
+    """Return the size of the stacks of a batched graph."""
     own = set(manifest.graphs[BATCHED_GRAPH].weights) - set(manifest.base_graph.weights)
     return sum(resolve_inside(root, each).stat().st_size for each in own)
 

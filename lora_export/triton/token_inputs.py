@@ -57,7 +57,7 @@ class Text:
         return other is not None and (self.sha256, self.settings) == (other.sha256, other.settings)
 
     def line(self, adapter: str) -> dict[str, str]:
-        """Return what the model's parameter ``adapters`` says of an adapter."""
+        """Return the entry of an adapter in the model's parameter ``adapters``."""
         return {**self.settings, "file": f"tokenizer-{adapter}.json", "sha256": self.sha256}
 
 

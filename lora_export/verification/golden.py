@@ -25,7 +25,7 @@ def golden_file(graph: str) -> str:
 
 
 def golden_bytes(golden: Golden) -> bytes:
-    """Return what a golden file holds.
+    """Return the contents of a golden file.
 
     The buffers of a static cache, in which nothing is written, are left out.
 

@@ -177,7 +177,7 @@ def _expected(
 
 
 def _outputs_of(merged: Checkpoint, task: Task, cases: Sequence[Case]) -> Outputs:
-    """Return what the merged checkpoint makes of the inputs."""
+    """Return the outputs of the merged checkpoint for the inputs."""
     width = count_labels(task, merged.config, (), merged.tensors)
     model = Reference(merged, task, adapter=None, labels_count=width)
     try:

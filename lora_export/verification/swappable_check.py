@@ -144,7 +144,7 @@ def _same_as_base(root: Path, manifest: Manifest, case: Case, *, prepack: bool) 
 def _unstable(
     root: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """Return what gives other outputs when it runs a second time, after all others."""
+    """Return the adapters whose outputs differ when they run again after all others."""
     order: dict[str, Mapping[str, Any]] = {**adapters, BASE_GRAPH: {}}
     with OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)) as runner:
         first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}

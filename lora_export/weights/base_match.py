@@ -34,7 +34,7 @@ def record_base(
     changed: Iterable[str],
     advance: Callable[[int], None] | None = None,
 ) -> KnownBase:
-    """Return what an adapter records of `checkpoint`, which is read once.
+    """Return the record of `checkpoint` for an adapter; the checkpoint is read once.
 
     Args:
         checkpoint: The base.

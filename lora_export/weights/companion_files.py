@@ -163,7 +163,7 @@ def same_content(name: str, first: Content, second: Content) -> bool:
 
 
 def read_content(content: Content) -> bytes:
-    """Return what a companion holds.
+    """Return the contents of a companion.
 
     Raises:
         AdapterError: The file is too large, or cannot be read.

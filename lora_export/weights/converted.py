@@ -129,7 +129,7 @@ def _put(loaded: dict[str, Tensor], name: str, tensor: Tensor) -> None:
 
 
 def _converted(name: str, rule: Conversion, parts: Sequence[_Part]) -> list[PiecedTensor]:
-    """Return what the rule makes of the tensors that it collected."""
+    """Return the tensors that the rule makes of those that it collected."""
     by_source: defaultdict[int, list[Tensor]] = defaultdict(list)
     for part in parts:
         by_source[part.source].append(part.tensor)

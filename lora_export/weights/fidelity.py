@@ -126,7 +126,7 @@ class FidelityMeter:
         self._entries += base.size
 
     def result(self) -> Fidelity:
-        """Return what was seen so far."""
+        """Return the fidelity of the blocks so far."""
         return Fidelity(self._error, self._delta, self._unmoved, self._entries)
 
     @property

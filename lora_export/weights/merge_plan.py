@@ -107,7 +107,7 @@ def plan_merge(
     float32: frozenset[str] = frozenset(),
     copies: Mapping[str, str] | None = None,
 ) -> MergePlan:
-    """Return what to write.
+    """Return the tensors to write.
 
     Args:
         tensors: The base's tensors.

@@ -95,7 +95,7 @@ def own_companions(
     preferred: str | None = None,
     rows: int | None = None,
 ) -> OwnCompanions:
-    """Return what adapters bring besides their tensors, where it differs from the base's.
+    """Return the companions of adapters that differ from the base's.
 
     Args:
         adapters: The adapter, or those that one was combined of.
@@ -144,7 +144,7 @@ def own_companions(
 
 
 def _agreed(what: str, choices: Sequence[_Choice]) -> _Choice:
-    """Return what all adapters that bring something of a group have."""
+    """Return the companions that all adapters with files of a group share."""
     first = choices[0]
     for other in choices[1:]:
         differing = set(first.files) ^ set(other.files) or {
@@ -309,7 +309,7 @@ def _template_of(files: Mapping[str, Content]) -> str | None:
 def _in_words(
     files: Mapping[str, Content], hidden: Iterable[str], base: Mapping[str, Path]
 ) -> tuple[str, ...]:
-    """Return what the files are: ``tokenizer``, ``chat template``, ``generation_config.json``."""
+    """Return the kinds of files: ``tokenizer``, ``chat template``, ``generation_config.json``."""
     words = ["tokenizer"] if any(name in TOKENIZER for name in files) else []
     whole = OwnCompanions(files, frozenset(hidden)).over(base)
     others = any(TEMPLATES.fullmatch(name) for name in files)

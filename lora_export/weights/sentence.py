@@ -124,7 +124,7 @@ def with_sentence_head(checkpoint: Checkpoint, pooling: Pooling | None = None) -
 
 
 def read_sentence_head(pooling: Pooling) -> tuple[SentenceHead, dict[str, Tensor]]:
-    """Return what follows a model, and the tensors of its dense layers.
+    """Return the modules that follow a model, and the tensors of its dense layers.
 
     Raises:
         CheckpointError: There is no ``modules.json``, or it or what it names is damaged.

@@ -277,7 +277,7 @@ def _require_agreement(
 def _row_list(
     module: str, parts: Mapping[str, Mapping[str, Tensor]], config: Mapping[str, Any]
 ) -> object:
-    """Return what the config lists as the rows of a module.
+    """Return the rows that the config lists for a module.
 
     ``save_embedding_layers`` also saves the rows of a tied head, which the config does not name:
     they are those of the module that holds the same values.

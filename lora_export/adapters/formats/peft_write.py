@@ -75,7 +75,7 @@ def write_peft(adapter: Adapter, folder: Path, *, conv1d: bool = False) -> None:
 
 
 def metadata_of(adapter: Adapter) -> dict[str, str]:
-    """Return what the header says beside the tensors: the base that it is for, where known."""
+    """Return the header's metadata: the base that the adapter is for, where known."""
     known = adapter.known_base
     return {"format": "pt", **(known.metadata() if known is not None else {})}
 
@@ -116,7 +116,7 @@ def _commonest(values: dict[str, Any]) -> Any:
 
 
 def _path(update: LowRank) -> str:
-    """Return what PEFT's settings call it: the module, or the parameter that is its target."""
+    """Return its name in PEFT's settings: the module, or the parameter that is its target."""
     return update.module if update.name in {None, IN_PROJECTION} else update.parameter
 
 

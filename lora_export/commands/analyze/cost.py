@@ -56,7 +56,7 @@ class Cost:
 def cost_of(
     parameters: Sequence[Parameter], targets: Sequence[str], *, rank: int, dtype: str
 ) -> Cost:
-    """Return what an adapter of `rank` on `targets` costs.
+    """Return the cost of an adapter of `rank` on `targets`.
 
     Args:
         parameters: The model's.

@@ -112,7 +112,7 @@ def _weight_files(checkpoint: Checkpoint) -> dict[str, int]:
 def _tied(
     checkpoint: Checkpoint, task: str | None, shared: Sequence[tuple[str, str]]
 ) -> str | None:
-    """Say what the file and the config tell about tied weights, or None."""
+    """Return what the file and the config tell about tied weights, or None."""
     if shared:
         return "; ".join(f"{name} shares the bytes of {other}" for name, other in shared)
     if task not in _GENERATING:

@@ -230,7 +230,7 @@ def _note_on_base(adapter: Adapter, base: Path, tell: Progress, *, hashed: bool)
 def _recorded(
     known: KnownBase, base: Path, prefix: str, *, hashed: bool
 ) -> tuple[str, tuple[str, ...]]:
-    """Say how `base` compares with the base that an adapter records, and name what differs."""
+    """Return how `base` compares with the base that an adapter records, naming what differs."""
     if is_export(base):
         same = read_manifest(base).base.fingerprint == known.fingerprint
         return f"the base's fingerprint is {'the recorded one' if same else 'another'}", ()

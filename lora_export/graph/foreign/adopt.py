@@ -174,7 +174,7 @@ def _empty(tensor: onnx.TensorProto) -> None:
 
 
 def _report(graph: ForeignGraph, matching: Matching, names: Mapping[str, str]) -> GraphReport:
-    """Return what was matched how, and what was not."""
+    """Return the report on matched and unmatched initializers."""
     found = [match for match in matching.matches if match.source is not None]
     model = graph.model
 

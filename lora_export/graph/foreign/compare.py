@@ -48,7 +48,7 @@ def probe(tensor: Tensor, dtype: DType, *, transposed: bool = False) -> Array:
 
 
 def probe_key(values: Array) -> bytes:
-    """Return what the probes of equal tensors have in common: their bytes, the tiniest as zero."""
+    """Return a key that equal tensors share: the bytes of their probes, tiny values as zero."""
     if values.dtype == np.float16:
         tiny = np.abs(values.astype(np.float32)) <= _FLUSHED
         values = np.where(tiny, np.float16(0), values)

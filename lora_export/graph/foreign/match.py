@@ -231,7 +231,7 @@ class _Contents:
 def _by_name(
     initializer: str, value: Tensor, names: _Names, tensors: Mapping[str, Tensor]
 ) -> tuple[_Found | None, bool]:
-    """Return what the name finds, and whether it is contradicted by the values."""
+    """Return the tensor that the name finds, and whether its values contradict the name."""
     contradicted = False
     same = names.same(initializer)
     for name in dict.fromkeys((*same, *names.alike(initializer))):

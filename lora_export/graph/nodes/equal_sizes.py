@@ -20,7 +20,7 @@ _COMMUTATIVE: Final = frozenset({"Add", "Mul"})
 
 
 def read_sizes_once(model: ir.Model, signature: Signature) -> None:
-    """Let every ``Shape`` node that reads one axis of an input read the same input; mutates."""
+    """Make all ``Shape`` nodes for one axis read the same input; mutates."""
     inputs = dict(zip(model.graph.inputs, signature.inputs, strict=True))
     first: dict[str, tuple[ir.Value, int]] = {}
     for value, given in inputs.items():
@@ -41,7 +41,7 @@ def read_sizes_once(model: ir.Model, signature: Signature) -> None:
 
 
 def order_sums(model: ir.Model) -> None:
-    """Let sums and products of integers read what is computed first first; mutates."""
+    """Order the inputs of integer sums and products by when they are computed; mutates."""
     made: dict[ir.Value, int] = {}
     for number, node in enumerate(model.graph):
         made.update(dict.fromkeys(node.outputs, number))

@@ -94,7 +94,7 @@ def insert_after(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> 
 
 
 def replace_output(graph: ir.Graph, old: ir.Node, added: Sequence[ir.Node]) -> None:
-    """Let the last of `added` make what `old` made, under the same name; mutates `graph`."""
+    """Replace the output of `old` by that of the last of `added`, same name; mutates `graph`."""
     (before,), (after,) = old.outputs, added[-1].outputs
     name = before.name or "value"
     for node in added[:-1]:

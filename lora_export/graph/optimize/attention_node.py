@@ -109,7 +109,7 @@ def _fit(scores: _Scores, k: ir.Value, v: ir.Value) -> bool:
 
 
 def _without_cast(value: ir.Value | None) -> ir.Value | None:
-    """Return what is cast for the softmax alone, else `value`."""
+    """Return the input of a cast that serves the softmax alone, else `value`."""
     cast = made_by(value, "Cast")
     alone = cast is not None and len(cast.outputs[0].uses()) == 1
     return cast.inputs[0] if cast is not None and alone else value

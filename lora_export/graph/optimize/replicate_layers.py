@@ -142,7 +142,7 @@ class _Copy:
     def _counterpart(
         self, value: ir.Value | None, values: dict[Place, ir.Value]
     ) -> ir.Value | None:
-        """Return what this layer reads where the other reads `value`."""
+        """Return the value that this layer reads where the other layer reads `value`."""
         if value is None:
             return None
         if value in self._part.places:

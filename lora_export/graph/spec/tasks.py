@@ -58,7 +58,7 @@ class Task:
     tower: str = ""
 
     def part_of(self, model: Any) -> Any:
-        """Return what serves the task in `model`, of torch: one of its two towers, or itself."""
+        """Return the module of `model` that serves the task: one of its two towers, or itself."""
         towers = {row.tower for row in TASKS.values() if row.tower}
         whole = not self.tower or any(not hasattr(model, name) for name in towers)
         return model if whole else getattr(model, self.tower)

@@ -38,7 +38,7 @@ _NO_STATIC_CACHE = {"gpt_neo": "its layers tell from the length of the keys wher
 
 
 def cache_layers(model: Any, length: int | None = None) -> tuple[CachedLayer, ...]:
-    """Return what each layer of `model` keeps, in the order of the layers.
+    """Return the cache of each layer of `model`, in the order of the layers.
 
     Args:
         model: A decoder with fake parameters.
@@ -187,7 +187,7 @@ class _Writing:
 
 
 def tensors_of(layers: Sequence[CachedLayer], cache: DynamicCache) -> dict[str, torch.Tensor]:
-    """Return what `cache` holds now, by the names of the graph's outputs."""
+    """Return the tensors in `cache`, by the names of the graph's outputs."""
     found: dict[str, torch.Tensor] = {}
     for position, layer in enumerate(layers):
         slot = cache.layers[layer.index]

@@ -280,7 +280,7 @@ def _check_dtypes(graph: ir.Model, dtype: str, model: Any) -> None:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return what went wrong first, on one line: the exporter wraps it in advice."""
+    """Return the first error on one line, without the exporter's advice around it."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = (str(error).strip().splitlines() or [""])[0]
@@ -305,7 +305,7 @@ def _example_inputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str,
 
 @contextlib.contextmanager
 def _fewer_collections() -> Iterator[None]:
-    """Let the garbage collector rest: tracing makes many objects that live to its end."""
+    """Collect garbage less often: tracing makes many objects that live to its end."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()

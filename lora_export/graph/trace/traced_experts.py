@@ -31,7 +31,7 @@ def every_expert(
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what the chosen experts make of each token, weighted: ``[tokens, width]``.
+    """Return the weighted outputs of the chosen experts for each token: ``[tokens, width]``.
 
     Args:
         module: The experts; weights ``[E, out, in]``, or ``[E, in, out]`` where transposed.

@@ -144,7 +144,7 @@ class Contents:
 
 
 def read_contents(table: Mapping[str, Any], files: Collection[str], where: str) -> Contents:
-    """Return what an index says, once its files are known.
+    """Return the contents of a bundle from its index, once its files are known.
 
     Args:
         table: The index.

@@ -60,7 +60,7 @@ class Runtime(Protocol):
     gates: bool
 
     def describe(self) -> RuntimeRow:
-        """Return what a report says of the runtime."""
+        """Return the runtime's entry in a report."""
 
     def sources(self, check: Check) -> tuple[str, ...]:
         """Return the graphs that a check needs, by their stems."""
@@ -112,7 +112,7 @@ class OrtRuntime:
         self._root, self._graphs = root, index.contents.graphs
 
     def describe(self) -> RuntimeRow:
-        """Return what a report says of the runtime."""
+        """Return the runtime's entry in a report."""
         return {
             "name": _ONNXRUNTIME,
             "version": self._version,
@@ -160,7 +160,7 @@ class TrtRuntime:
         self.gates = self.label in LIBRARIES
 
     def describe(self) -> RuntimeRow:
-        """Return what a report says of the runtime."""
+        """Return the runtime's entry in a report."""
         gpu = self._cuda.gpu()
         return {
             "name": self.label,

@@ -81,7 +81,7 @@ def joined(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
 def read_output(
     graph: GraphRunner, feeds: Mapping[str, Array], reading: Reading, *, switch: int | None = None
 ) -> Array:
-    """Return what a graph computes of `feeds`, as the reference gives it.
+    """Return the outputs of a graph for `feeds`, in the form of the reference's.
 
     Args:
         graph: The graph.

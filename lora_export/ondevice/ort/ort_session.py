@@ -138,7 +138,7 @@ class OrtSession(GraphRunner):
         return dict(zip(self.outputs, values, strict=True))
 
     def close(self) -> None:
-        """Give the session's memory back."""
+        """Free the session's memory."""
         self.session = None
 
 

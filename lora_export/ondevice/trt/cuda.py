@@ -121,7 +121,7 @@ class Cuda:
         return count.value if status == 0 else 0
 
     def gpu(self) -> Gpu:
-        """Return what the present device is."""
+        """Return the properties of the present device."""
         device = ctypes.c_int(0)
         self._call("cudaGetDevice", ctypes.byref(device))
         parts = []
@@ -163,7 +163,7 @@ class Cuda:
         return pointer.value or 0
 
     def free(self, address: int) -> None:
-        """Give device memory back."""
+        """Free device memory."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def copy_to_device(self, address: int, values: np.ndarray[Any, Any], stream: int) -> None:
@@ -192,7 +192,7 @@ class Cuda:
         return stream.value or 0
 
     def destroy_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def synchronize(self, stream: int) -> None:
@@ -204,7 +204,7 @@ class Cuda:
         self._call("cudaStreamBeginCapture", ctypes.c_void_p(stream), ctypes.c_int(_THREAD_LOCAL))
 
     def end_capture(self, stream: int) -> int:
-        """Return what was recorded, ready to be launched.
+        """Return the recorded work, ready to be launched.
 
         Raises:
             DeviceError: Something that was given to the stream cannot be recorded.
@@ -227,7 +227,7 @@ class Cuda:
         self._call("cudaGraphLaunch", ctypes.c_void_p(executable), ctypes.c_void_p(stream))
 
     def destroy_executable(self, executable: int) -> None:
-        """Give a recording back."""
+        """Destroy a recording."""
         self._call("cudaGraphExecDestroy", ctypes.c_void_p(executable))
 
 
@@ -254,7 +254,7 @@ class DeviceBuffer:
         return True
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self.address:
             address, self.address, self.size_bytes = self.address, 0, 0
             self._cuda.free(address)

@@ -127,7 +127,7 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
 
 
 def _refit_rows(job: BuildJob, plan: Any) -> dict[str, dict[str, Any]]:
-    """Return what is known of the weights that a refit sets: those marked, and their neighbours."""
+    """Return the rows of the weights that a refit sets: those marked, and their neighbours."""
     names = job.settings.refittable
     if not names:
         return {}
@@ -254,7 +254,7 @@ def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
 
 
 def _parser_error(job: BuildJob, parser: trt.OnnxParser, log: Log) -> DeviceError:
-    """Return what the parser refuses, by the node's name and operator."""
+    """Return the parser's error, with the node's name and operator."""
     if parser.num_errors == 0:
         return DeviceError(f"TensorRT cannot parse {job.onnx!r}: {log.last()}", kind="unsupported")
     error = parser.get_error(0)
@@ -316,7 +316,7 @@ def _require_cover(
 def _set_flags(
     network: trt.INetworkDefinition, config: trt.IBuilderConfig, settings: BuildSettings
 ) -> list[str]:
-    """Tell the builder what `settings` say; return the names of the flags that it has now."""
+    """Apply `settings` to the builder; return the names of the flags that it has now."""
     import tensorrt as trt
 
     if settings.workspace_bytes is not None:
@@ -349,7 +349,7 @@ def _set_flags(
 
 
 def _set_hardware(config: trt.IBuilderConfig, level: str) -> None:
-    """Say which other GPUs may load the plan.
+    """Set which other GPUs may load the plan.
 
     Raises:
         DeviceError: This version of TensorRT has no such level.

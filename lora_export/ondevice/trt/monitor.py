@@ -44,7 +44,7 @@ def watch(config: trt.IBuilderConfig, cuda: Cuda, tell: Callable[[str], None]) -
         """Told by TensorRT of phases within phases."""
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
-            """Say which phase begins, the outer ones only."""
+            """Report the phase that begins, the outer ones only."""
             if not parent_phase:
                 self._look(f"{phase_name}, {num_steps} steps")
 

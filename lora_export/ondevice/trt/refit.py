@@ -34,7 +34,7 @@ __all__ = ["LiveEngine", "neighbours", "refit", "refit_stripped", "serialized"]
 def refit(
     engine: trt.ICudaEngine, values: Mapping[str, Array], log: Log, *, supply: Supply | None = None
 ) -> tuple[str, ...]:
-    """Give an engine other weights; return what had to be supplied beside them. Changes `engine`.
+    """Set new weights of `engine`; return the neighbours that had to be supplied as well.
 
     Args:
         engine: The engine; not to be used if this fails.
@@ -207,5 +207,5 @@ class LiveEngine(GraphRunner):
         before.close()
 
     def close(self) -> None:
-        """Give the memory of the device back."""
+        """Free the memory on the device."""
         self._runner.close()

@@ -178,7 +178,7 @@ class TrtRunner(GraphRunner):
         return True
 
     def _place(self, name: str) -> None:
-        """Give a tensor room, and tell TensorRT where."""
+        """Allocate a tensor, and set its address in TensorRT."""
         size = self._size(name)
         buffer = self._buffers[name]
         _, dtype = numpy_dtype(self._engine.get_tensor_dtype(name))
@@ -258,7 +258,7 @@ class TrtRunner(GraphRunner):
             self._cuda.destroy_executable(recorded)
 
     def close(self) -> None:
-        """Give the memory of the device back; a second call does nothing."""
+        """Free the memory on the device; a second call does nothing."""
         if self._closed:
             return
         self._closed = True

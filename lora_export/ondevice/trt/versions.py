@@ -101,7 +101,7 @@ def require_level(version: Version, level: str) -> None:
 
 
 def too_old(version: Version, level: str) -> DeviceError:
-    """Return what is raised where a version has no such hardware compatibility level."""
+    """Return the error for a version without this hardware compatibility level."""
     since = SINCE[f"HardwareCompatibilityLevel.{HARDWARE_LEVELS[level].member}"]
     msg = (
         f"hardware compatibility {level!r} needs TensorRT {release(since)}, not {release(version)}"

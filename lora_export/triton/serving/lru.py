@@ -56,10 +56,10 @@ class ByteBudget(Generic[Value]):
         return value
 
     def keep(self, keys: set[Hashable]) -> None:
-        """Let go of everything that is not in `keys`."""
+        """Drop everything that is not in `keys`."""
         for key in self._values.keys() - keys:
             self.drop(key)
 
     def drop(self, key: Hashable) -> None:
-        """Let go of one value."""
+        """Drop one value."""
         self.used_bytes -= self._values.pop(key)[0]

@@ -59,7 +59,7 @@ class Metrics:
             self._by_adapter[adapter].increment(count)
 
     def cached(self, budget: ByteBudget[Any]) -> None:
-        """Tell what the budget holds; instances of one model share the metric and add up."""
+        """Set the metric of cached bytes; instances of one model share it and add up."""
         if budget.loads != self._told_loads:
             self._loads.increment(budget.loads - self._told_loads)
             self._told_loads = budget.loads

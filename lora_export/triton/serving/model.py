@@ -77,7 +77,7 @@ class TritonPythonModel:
         return [self._response(job) for job in jobs]
 
     def finalize(self) -> None:
-        """Let the sessions go, and whatever of a request is still held in a circle."""
+        """Free the sessions, and objects of requests that are still held in reference cycles."""
         self._shared = None
         self._budget.keep(set())
         self._metrics.cached(self._budget)
@@ -111,7 +111,7 @@ class TritonPythonModel:
         return self._index.base if name is None else name in self._index.adapters
 
     def _counted(self, job: Job) -> list[str]:
-        """Return what a job is counted by: every adapter once, unknown ones together."""
+        """Return the names by which a job is counted: every adapter once, unknown ones together."""
         return [
             (name or BASE) if self._known(name) else "unknown"
             for name in dict.fromkeys(job.adapters)
@@ -182,7 +182,7 @@ class TritonPythonModel:
         return outputs
 
     def _loaded(self, name: str | None) -> Runner:
-        """Return what runs an adapter; where it cannot be loaded, a `Failure` says why."""
+        """Return a runner of an adapter, or a `Failure` if it cannot be loaded."""
         what = f"adapter {name or BASE}"
         try:
             return self._runner(name)
@@ -198,7 +198,7 @@ class TritonPythonModel:
             raise Failure("INTERNAL", f"{what} cannot be loaded: {_line(error)}") from error
 
     def _runner(self, name: str | None) -> Runner:
-        """Return what runs an adapter: the one that the index names by now."""
+        """Return a runner of the adapter that the index names now."""
         while True:
             index = self._index
             try:
@@ -240,7 +240,7 @@ class TritonPythonModel:
             job.outputs[0] = job.outputs[0][..., : max(widths)]
 
     def _entry(self, name: str) -> Adapter:
-        """Return what the index says of an adapter, which may have changed a moment ago."""
+        """Return the index's entry of an adapter, which may have changed a moment ago."""
         if name not in self._index.adapters:
             raise self._unknown(name)
         entry: Adapter = self._index.adapters[name]

@@ -203,7 +203,7 @@ def load_dataset(
 
 
 def predict(dataset: Dataset, model: Model) -> Answers:
-    """Return what `model` says of each example."""
+    """Return the answer of `model` to each example."""
     return dataset.kind.ask(dataset.examples, dataset.reading, model)
 
 

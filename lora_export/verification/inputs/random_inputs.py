@@ -186,7 +186,7 @@ def _filled(
     shape: tuple[int, ...],
     random: np.random.Generator,
 ) -> dict[str, Array]:
-    """Return what is known of the inputs, the others made up; a cache is left to `with_buffers`."""
+    """Return values for all inputs, seeded where none is known; `with_buffers` fills a cache."""
     sizes = {"batch": shape[0], "sequence": shape[1], "past_sequence": 0}
     return {
         each.name: known[each.name].astype(by_name(each.dtype).numpy)
