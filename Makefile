@@ -11,6 +11,14 @@ STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
 TRITON := build/triton
 
+# The lowest versions that pyproject.toml declares. The public index has older torch as builds for
+# CUDA, gigabytes of them: torch is the one of constraints.txt unless PIP_ARGS names an index.
+LOWEST       := .venv-lowest
+LOWEST_STAMP := $(LOWEST)/.installed
+LOWEST_TORCH ?= $(if $(PIP_ARGS),lowest,pinned)
+LOWEST_TESTS := $(addprefix tests/, end_to_end/test_merge_and_build.py end_to_end/test_swappable.py \
+    end_to_end/test_batched.py end_to_end/test_extend.py triton/test_repository.py)
+
 # What JetPack 6 has: the part that runs on devices is tested with it.
 DEVICE       := .venv-device
 DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
@@ -18,7 +26,7 @@ DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-slow test-triton test-trt test-aarch64 device-env check format families nightly bench clean distclean
+.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-aarch64 device-env check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +47,10 @@ test: env model device-env ## run the tests, but for the slow ones
 
 test-slow: env model device-env ## run the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+
+test-lowest: $(LOWEST_STAMP) ## run end-to-end tests with the lowest versions that pyproject.toml declares
+	$(LOWEST)/bin/python -m pip list --format=freeze | grep -E '^(click|numpy|onnx|torch|transformers|peft)'
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow' $(LOWEST_TESTS)
 
 test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
 	$(BIN)/python -m pytest tests/end_to_end/tensorrt -m tensorrt -rs
@@ -87,7 +99,7 @@ clean: ## remove build outputs and caches
 	    2>/dev/null || true
 
 distclean: clean ## remove .venv and the fetched checkpoint as well
-	rm -rf $(VENV) $(DEVICE) models
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) models
 
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
@@ -98,6 +110,14 @@ $(STAMP): pyproject.toml setup.py constraints.txt lora_export/core/_halves.c
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
 	    -e '.[export,cpu,dev]'
+	@touch $@
+
+$(LOWEST_STAMP): pyproject.toml setup.py constraints.txt tools/lowest.py lora_export/core/_halves.c
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) tools/lowest.py --torch $(LOWEST_TORCH) > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    -c $(LOWEST)/constraints.txt $(PIP_ARGS) -e '.[export,cpu,triton]' \
+	    hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
 
 # Without a Python 3.10 nothing is made, and the tests that need it say so.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.core.errors import LoraExportError
+from lora_export.core.errors import LoraExportError, MissingRuntimeError
 from lora_export.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 
 _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
+
+_NO_ARGUMENTS: Final[tuple[type[click.ClickException], ...]] = (
+    (click.exceptions.NoArgsIsHelpError,) if hasattr(click.exceptions, "NoArgsIsHelpError") else ()
+)
+"""What click 8.2 and newer raise in place of the help of a group without arguments."""
 
 
 class _LazyGroup(click.Group):
@@ -84,7 +89,7 @@ def run(arguments: list[str]) -> int:
     debug, as_json = "--debug" in arguments, "--json" in arguments
     try:
         result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _NO_ARGUMENTS as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
@@ -99,14 +104,24 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         _report(type(error).__name__, error.message, error.hint, as_json=as_json)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001  (the last resort: one message, exit 1)
+    except Exception as error:  # noqa: BLE001  (the last resort: one message)
         if debug:
             traceback.print_exc()
-        message = f"unexpected {type(error).__name__}: {error}"
-        hint = "This is a bug in lora-export; run again with --debug and report the traceback."
-        _report(type(error).__name__, message, hint, as_json=as_json)
-        return 1
+        kind, explained = _explain(error)
+        _report(kind, explained.message, explained.hint, as_json=as_json)
+        return explained.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception) -> tuple[str, LoraExportError]:
+    """Return an unforeseen error's kind and message: a library's version that explains it first."""
+    from lora_export.core.supported_versions import CORE, unsupported
+
+    if outdated := unsupported(CORE):
+        return MissingRuntimeError.__name__, MissingRuntimeError(outdated[0])
+    message = f"unexpected {type(error).__name__}: {error}"
+    hint = "This is a bug in lora-export; run again with --debug and report the traceback."
+    return type(error).__name__, LoraExportError(message, hint=hint)
 
 
 def _how_to_use(context: click.Context | None) -> str:

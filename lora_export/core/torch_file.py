@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import InputError, MissingRuntimeError
 from lora_export.core.files import refuse_lfs_pointer
+from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
 
     Raises:
         InputError: The file is missing, damaged, would run code, or is no table of tensors.
-        MissingRuntimeError: torch is not installed.
+        MissingRuntimeError: torch is not installed, or is too old.
     """
     if importlib.util.find_spec("torch") is None:
         msg = f"{str(path)!r} is a pickle of PyTorch, and torch is not installed"
         raise MissingRuntimeError(
             msg, hint="Install lora-export[export], or save the weights as safetensors."
         )
+    require_supported("torch")
     refuse_lfs_pointer(path)
     is_zip = zipfile.is_zipfile(path)
     state = _load(path, fake=is_zip)

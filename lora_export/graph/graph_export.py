@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import MissingRuntimeError, UsageError
+from lora_export.core.supported_versions import require_supported
 from lora_export.graph import graph_cache
 from lora_export.graph.spec.signature import Choices
 
@@ -24,6 +25,7 @@ __all__ = ["export_graph"]
 
 _DEFAULTS: Final = Choices()
 _TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript", "onnx_ir")
+_TRACING_DISTRIBUTIONS: Final = (*(name.replace("_", "-") for name in _TRACING_PACKAGES), "onnx")
 _NOT_IN_GRAPH: Final = frozenset(
     {
         "_name_or_path",
@@ -70,7 +72,8 @@ def export_graph(
         use_cache: Whether the user's graph cache is read and written.
 
     Raises:
-        MissingRuntimeError: The graph is not cached, and what traces it is not installed.
+        MissingRuntimeError: The graph is not cached, and a library that traces it is not
+            installed, or in a version that is not supported.
         UnsupportedError: The model cannot be built or traced.
         UsageError: The task pools, and nothing says how.
     """
@@ -111,6 +114,7 @@ def _trace_and_fold(
         raise MissingRuntimeError(
             msg, hint="Install lora-export[export], or export where it is and copy the directory."
         )
+    require_supported(*_TRACING_DISTRIBUTIONS)
     from lora_export.graph.template_build import build_template
 
     return build_template(settings, task, dtype, opset, choices, sentence=sentence, untied=untied)

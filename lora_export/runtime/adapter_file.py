@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.supported_versions import require_supported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,11 +46,9 @@ def write_onnx_adapter(
     if importlib.util.find_spec("onnxruntime") is None:
         msg = "an .onnx_adapter is written by ONNX Runtime, which is not installed"
         raise MissingRuntimeError(msg, hint="Install lora-export[cpu], or choose --to peft.")
+    require_supported("onnxruntime", "onnxruntime-gpu")
     import onnxruntime
 
-    if not hasattr(onnxruntime, "AdapterFormat"):
-        msg = f"onnxruntime {onnxruntime.__version__} cannot write an .onnx_adapter"
-        raise MissingRuntimeError(msg, hint="Install onnxruntime 1.20 or newer.")
     for tensor in tensors.values():
         if tensor.dtype.name not in _DTYPES:
             msg = f"an .onnx_adapter cannot be written in {tensor.dtype.name}"

@@ -7,7 +7,6 @@ Runtime is, for its execution providers, and TensorRT for the version of its lib
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import platform
 import shutil
@@ -15,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.supported_versions import CORE, installed_version, problem_of, unsupported
 from lora_export.core.version import VERSION
 from lora_export.runtime.machine import Machine, probe_machine
 
@@ -148,12 +148,20 @@ def diagnose() -> Diagnosis:
         compiled=_is_there("lora_export.core._halves"),
         machine=probe_machine(),
         cache=_cache(),
-        problems=tuple(f"{p.module}: {p.problem}" for p in packages if p.problem),
+        problems=(
+            *(f"{p.module}: {p.problem}" for p in packages if p.problem),
+            *unsupported(each for each in CORE if each not in _listed()),
+        ),
     )
 
 
+def _listed() -> set[str]:
+    """Return the distributions that have a row of their own."""
+    return {name for row in _PACKAGES for name in row.distributions}
+
+
 def _package(row: _Row, problem: str | None) -> Package:
-    versions = {name: _version(name) for name in row.distributions}
+    versions = {name: installed_version(name) for name in row.distributions}
     installed = {name: version for name, version in versions.items() if version}
     there = _is_there(row.module)
     if len(installed) > 1:
@@ -163,16 +171,11 @@ def _package(row: _Row, problem: str | None) -> Package:
         )
     elif installed and not there:
         problem = "its metadata is installed, but the module is not; install it again"
+    elif outdated := [found for each in installed.items() if (found := problem_of(*each))]:
+        problem = outdated[0]
     elif there and not installed:
         installed = {row.module: "unknown version"}
     return Package(row.module, installed if there else {}, row.costs, _how_to_get(row), problem)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _how_to_get(row: _Row) -> str:

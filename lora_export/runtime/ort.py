@@ -14,6 +14,7 @@ import numpy as np
 
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
+from lora_export.core.supported_versions import require_supported
 from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.judge.preset_runner import PresetRunner
 from lora_export.ondevice.ort.ort_session import CPU, OrtSession
@@ -53,13 +54,14 @@ _UNNAMED: Final = {
 
 
 def require_onnxruntime() -> None:
-    """Raise `MissingRuntimeError` where ONNX Runtime is not installed."""
+    """Raise `MissingRuntimeError` where ONNX Runtime is not installed, or is too old."""
     if importlib.util.find_spec("onnxruntime") is None:
         msg = "verification runs the graph in ONNX Runtime, which is not installed"
         raise MissingRuntimeError(
             msg,
             hint="Install lora-export[cpu] or lora-export[gpu]; a build goes without: --no-verify",
         )
+    require_supported("onnxruntime", "onnxruntime-gpu")
 
 
 def require_provider(provider: str) -> str:

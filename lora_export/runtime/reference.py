@@ -23,6 +23,7 @@ import numpy as np
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import AdapterError, CheckpointError, MissingRuntimeError
+from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
 from lora_export.graph.spec import tasks
@@ -50,7 +51,7 @@ _OVERHEAD_BYTES: Final = 600_000_000
 
 
 def require_reference() -> None:
-    """Raise `MissingRuntimeError` where torch, transformers or PEFT is not installed."""
+    """Raise `MissingRuntimeError` where torch, transformers or PEFT is missing or too old."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         msg = f"the reference runs in PEFT; not installed: {', '.join(missing)}"
@@ -58,6 +59,7 @@ def require_reference() -> None:
             msg,
             hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
         )
+    require_supported(*_PACKAGES, "accelerate")
 
 
 def require_torch(device: str) -> None:
