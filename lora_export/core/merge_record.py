@@ -35,7 +35,7 @@ _LIMIT_BYTES: Final = 1 << 26
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
 class MergedBase(_Row):
