@@ -100,6 +100,38 @@ def test_names_are_loaded_from_where_type_checkers_find_them() -> None:
         assert module in {value.__module__, "lora_export.core.errors"}
 
 
+def _annotations(node: ast.ClassDef | ast.FunctionDef) -> list[ast.expr]:
+    """Return the annotations of a function, or of a class' attributes and public methods."""
+    if isinstance(node, ast.FunctionDef):
+        given = ast.walk(node.args)
+        own = [each.annotation for each in given if isinstance(each, ast.arg)]
+        return [each for each in (*own, node.returns) if each is not None]
+    attributes = [each.annotation for each in node.body if isinstance(each, ast.AnnAssign)]
+    methods = [
+        each
+        for each in node.body
+        if isinstance(each, ast.FunctionDef) and not each.name.startswith("_")
+    ]
+    return [*attributes, *(found for each in methods for found in _annotations(each))]
+
+
+@pytest.mark.parametrize("module", sorted(set(_imported_for_type_checkers().values())))
+def test_no_public_annotation_says_any(module) -> None:
+    """Also where the user's file does not look, and in the rows that reports consist of."""
+    tree = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
+    whole = module.endswith(("_report", "_record", ".manifest"))
+    wrong = {
+        node.name
+        for node in tree.body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        and (node.name in lora_export.__all__ or (whole and isinstance(node, ast.ClassDef)))
+        for annotation in _annotations(node)
+        for each in ast.walk(annotation)
+        if isinstance(each, ast.Name) and each.id == "Any"
+    }
+    assert wrong == set()
+
+
 def test_dir_shows_the_names_and_unknown_ones_are_refused() -> None:
     assert set(dir(lora_export)) == set(lora_export.__all__)
     with pytest.raises(AttributeError, match="'lora_export' has no attribute 'no_such_name'"):

@@ -26,7 +26,7 @@ _SHOWN: Final = 3
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as JSON values."""
     manifest = outcome.manifest
-    served = {"triton": outcome.triton.describe()} if outcome.triton is not None else {}
+    served = {"triton": outcome.triton.as_json()} if outcome.triton is not None else {}
     return {
         "output": str(outcome.output),
         "verdict": verdict_of(manifest),

@@ -118,7 +118,7 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
     with Console(as_json=as_json, quiet=quiet) as console:
         repository = folder / Path(spec.repository).expanduser()
         done = write_triton(export, repository, spec, console)
-        console.finish(done.describe(), _text(done))
+        console.finish(done.as_json(), _text(done))
     return 0
 
 

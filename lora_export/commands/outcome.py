@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import LatencyError, ParityError
 from lora_export.core.modes import SHARED_GRAPHS
@@ -60,7 +60,7 @@ class Reports:
     latency: LatencyReport | None = None
     bundle: PackedBundle | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the reports that there are as JSON values, by name."""
         models = {
             "fidelity": self.fidelity,
@@ -68,7 +68,9 @@ class Reports:
             "parity": self.parity,
             "latency": self.latency,
         }
-        found = {name: as_json(each) for name, each in models.items() if each is not None}
+        found: dict[str, object] = {
+            name: as_json(each) for name, each in models.items() if each is not None
+        }
         return found if self.bundle is None else {**found, "bundle": asdict(self.bundle)}
 
 

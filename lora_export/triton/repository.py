@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.files import storage_errors
@@ -53,7 +53,7 @@ class ModelRepository:
     memory_bytes: int
     notes: tuple[str, ...] = ()
 
-    def describe(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return it as JSON values."""
         return {
             "repository": str(self.repository),
