@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.ondevice.judge.ratios import bootstrap_ratio
 from lora_export.ondevice.judge.timing import Interleaved
 from lora_export.runtime import Session, open_export

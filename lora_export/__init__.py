@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.commands.merge import Merge, merge_checkpoint, unmerge_checkpoint
     from lora_export.commands.outcome import Outcome, PackedBundle, Reports
     from lora_export.commands.recipe import (
-        AdapterSpec,
         BundleSpec,
         CombineSpec,
         LatencySpec,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     )
     from lora_export.commands.remove import remove
     from lora_export.commands.verify import verify
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.errors import (
         AdapterError,
         BundleError,
@@ -60,7 +60,6 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.core.reports.graph_report import GraphReport
     from lora_export.core.reports.latency_report import LatencyReport
     from lora_export.core.reports.parity_report import ParityReport
-    from lora_export.exports.outside_adapter import AdapterSource
     from lora_export.latency.bench_report import BenchReport
     from lora_export.runtime.session import Session, open_export
     from lora_export.triton.repository import ModelRepository
@@ -68,7 +67,6 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
 __all__ = [
     "AdapterError",
     "AdapterReport",
-    "AdapterSource",
     "AdapterSpec",
     "BenchReport",
     "Benchmark",
@@ -140,11 +138,12 @@ _HOMES: Final = {
     "commands.merge": ("Merge", "merge_checkpoint", "unmerge_checkpoint"),
     "commands.outcome": ("Outcome", "PackedBundle", "Reports"),
     "commands.recipe": (
-        "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Recipe", "TritonSpec",
+        "BundleSpec", "CombineSpec", "LatencySpec", "Recipe", "TritonSpec",
         "VerifySpec", "load_recipe",
     ),
     "commands.remove": ("remove",),
     "commands.verify": ("verify",),
+    "core.adapter_spec": ("AdapterSpec",),
     "core.errors": (
         "AdapterError", "BundleError", "CheckpointError", "ExportDirectoryError",
         "FixedLengthError", "HubError", "InputError", "LatencyError", "LoraExportError",
@@ -159,7 +158,6 @@ _HOMES: Final = {
     "core.reports.graph_report": ("GraphReport",),
     "core.reports.latency_report": ("LatencyReport",),
     "core.reports.parity_report": ("ParityReport",),
-    "exports.outside_adapter": ("AdapterSource",),
     "latency.bench_report": ("BenchReport",),
     "runtime.session": ("Session", "open_export"),
     "triton.repository": ("ModelRepository",),

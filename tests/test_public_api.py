@@ -25,7 +25,7 @@ FUNCTIONS = {
     "open_export", "remove", "unmerge_checkpoint", "verify",
 }  # fmt: skip
 ARGUMENTS = {
-    "AdapterSource", "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Mode", "Progress",
+    "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Mode", "Progress",
     "Recipe", "TritonSpec", "VerifySpec",
 }  # fmt: skip
 RESULTS = {

@@ -225,7 +225,7 @@ def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool
     --refit.
     """
     from lora_export.commands import engines
-    from lora_export.exports.outside_adapter import AdapterSource
+    from lora_export.core.adapter_spec import AdapterSpec
 
     given = parse_adapter(adapter)
     named = "name" in given
@@ -234,7 +234,7 @@ def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool
             export,
             target,
             given["name"] if named else given["source"],
-            source=AdapterSource(given["source"]) if named else None,
+            source=AdapterSpec(source=given["source"]) if named else None,
             progress=console,
         )
         console.finish({"engine": record}, _built(record))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.combine import Combination, combine, default_rank, scaled, without
-from lora_export.adapters.formats.detect import read_adapter
-from lora_export.commands.recipe import AdapterSpec
-from lora_export.core.adapter_names import adapter_name_from, check_adapter_name
+from lora_export.adapters.combine import Combination, combine, default_rank, without
+from lora_export.adapters.read_spec import read_spec
+from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UsageError
-from lora_export.core.hub import hub_id_of, local_path
+from lora_export.core.hub import hub_id_of
 from lora_export.core.manifest import CombinedRecord, PartRecord
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedAdapter",
     "notes_on_resolved",
-    "read_spec",
     "read_specs",
     "recorded_source",
     "reload_adapter",
@@ -82,50 +81,6 @@ class LoadedAdapter:
                 for part, weight, dropped in self.parts
             ],
         )
-
-
-def read_spec(
-    spec: AdapterSpec, folder: Path, *, base_config: Mapping[str, Any] | None = None
-) -> Adapter:
-    """Read the adapter of a recipe, scaled.
-
-    Args:
-        spec: Its line.
-        folder: Where relative paths are taken from.
-        base_config: The base's ``config.json``, where it is at hand; some formats need it.
-    """
-    path = local_path(spec.source, folder, subfolder=spec.subfolder)
-    adapter = read_adapter(
-        path,
-        name=check_adapter_name(spec.name or name_of(path)),
-        source=spec.source,
-        format=spec.format,
-        alpha=spec.alpha,
-        enable_lora=spec.enable_lora,
-        base_config=base_config,
-    )
-    return scaled(adapter, spec.scale)
-
-
-def name_of(path: Path) -> str:
-    """Return the name of an adapter that was given none: that of its file, folder or repository.
-
-    Raises:
-        AdapterError: Nothing of that name may be in an adapter's.
-    """
-    if path.is_file():
-        own = path.stem
-    elif (cached := hub_id_of(path)) is not None:
-        repository, _, commit = cached.partition("@")
-        below = commit.rpartition("/")[2] if "/" in commit else ""
-        own = below or repository.rpartition("/")[2]
-    else:
-        own = path.resolve().name
-    name = adapter_name_from(own)
-    if not name:
-        msg = f"no name for the adapter follows from that of {str(path)!r}"
-        raise AdapterError(msg, hint="Give it one: --adapter NAME=PATH.")
-    return name
 
 
 def read_specs(

@@ -40,8 +40,9 @@ from lora_export.weights.pooling_source import pooling_beside, require_pooling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.commands.recipe import AdapterSpec, CombineSpec
+    from lora_export.commands.recipe import CombineSpec
     from lora_export.commands.resolved_adapters import ResolvedAdapter
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
     from lora_export.core.modes import Mode
     from lora_export.weights.checkpoint import Checkpoint

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_export.commands.recipe import AdapterSpec
 from lora_export.core.adapter_names import split_adapter
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from lora_export.weights.pooling_source import pooling_of_export
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.reports.machine_report import MachineReport
     from lora_export.latency.gate import Baseline
     from lora_export.latency.points import Point

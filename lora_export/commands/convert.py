@@ -16,6 +16,7 @@ from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import Names, resolve
 from lora_export.commands.arguments import as_path
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import (
@@ -31,7 +32,7 @@ from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_write import write_tensors
 from lora_export.core.tensors import nbytes
 from lora_export.exports.integrity_checks import require_usable
-from lora_export.exports.outside_adapter import AdapterSource, resolve_source
+from lora_export.exports.outside_adapter import resolve_source
 from lora_export.exports.packs import is_swappable, pack_of, require_slots
 from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.exports.values import without_copies
@@ -168,7 +169,7 @@ def _for_export(
         msg = f"the export {str(export)!r} has no swappable graph"
         raise UnsupportedError(msg, hint="Export it with --mode swappable.")
     require_usable(export, manifest)
-    given = AdapterSource(source, scale=scale, drop=drop)
+    given = AdapterSpec(source=str(source), scale=scale, drop=list(drop))
     resolved = without_copies(export, resolve_source(export, manifest, _ANY_NAME, given))
     require_slots(export, manifest, [resolved])
     tensors, metadata = pack_of(export, manifest, resolved)

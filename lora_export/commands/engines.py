@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lora_export.exports.outside_adapter import AdapterSource
+    from lora_export.core.adapter_spec import AdapterSpec
 
 __all__ = ["build", "plan_build", "refit"]
 
@@ -100,7 +100,7 @@ def refit(
     target: str,
     name: str,
     *,
-    source: AdapterSource | None = None,
+    source: AdapterSpec | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the plan of an adapter from the base's refittable engine; return its record.

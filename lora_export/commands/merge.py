@@ -57,7 +57,8 @@ from lora_export.weights.special_tokens import with_special_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.commands.recipe import AdapterSpec, CombineSpec
+    from lora_export.commands.recipe import CombineSpec
+    from lora_export.core.adapter_spec import AdapterSpec
 
 __all__ = ["MAX_SHARD_BYTES", "Merge", "merge_checkpoint", "unmerge_checkpoint"]
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.commands.adapter_inputs import LoadedAdapter
-    from lora_export.commands.recipe import AdapterSpec, CombineSpec
+    from lora_export.commands.recipe import CombineSpec
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.parameters import Parameter
     from lora_export.weights.checkpoint import Checkpoint
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.core.yaml_file import UniqueKeyLoader
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "AdapterSpec",
     "BundleSpec",
     "CombineSpec",
     "LatencySpec",
@@ -55,32 +55,6 @@ Metric = Literal[
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AdapterSpec(_Section):
-    """One adapter: the name it gets in the export, where it is, what of it is left out.
-
-    Attributes:
-        name: Its name in the export; that of its folder or file without one.
-        source: Where it is.
-        subfolder: The folder below `source` that holds it, where `source` holds several.
-        scale: Multiplies its low-rank updates; what it carries whole stays as it is.
-        drop: Patterns of tensors that are left out.
-        labels: The names of its classes.
-        format: Its format, where that is not to be detected.
-        alpha: The alpha that it was trained with, where its format does not record it.
-        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
-    """
-
-    name: str | None = None
-    source: str
-    subfolder: str | None = None
-    scale: float = Field(default=1.0, allow_inf_nan=False)
-    drop: list[str] = []
-    labels: list[str] | None = None
-    format: str | None = None
-    alpha: float | None = Field(default=None, allow_inf_nan=False)
-    enable_lora: list[bool] | None = None
 
 
 class CombineSpec(_Section):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.resolve import Names, Resolved, resolve
 from lora_export.commands.adapter_inputs import LoadedAdapter, reload_adapter
-from lora_export.commands.recipe import AdapterSpec
 from lora_export.core.adapter_names import adapter_name_from
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import (
     AdapterError,
     UsageError,

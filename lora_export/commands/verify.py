@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
     from lora_export.weights.named_base import GivenBase
 

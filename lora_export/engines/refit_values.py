@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
-    from lora_export.exports.outside_adapter import AdapterSource
 
     Array = npt.NDArray[Any]
 
@@ -50,7 +50,7 @@ def refit_values(
     manifest: Manifest,
     record: Mapping[str, Any],
     name: str,
-    source: AdapterSource | None,
+    source: AdapterSpec | None,
 ) -> dict[str, Array]:
     """Return the value of every refittable weight of an engine, with an adapter or the base's.
 
@@ -90,7 +90,7 @@ def refit_values(
 
 
 def _changed(
-    root: Path, manifest: Manifest, name: str, source: AdapterSource | None
+    root: Path, manifest: Manifest, name: str, source: AdapterSpec | None
 ) -> dict[str, Array]:
     if source is not None:
         return merged_values(root, manifest, resolve_source(root, manifest, name, source))
@@ -125,7 +125,7 @@ def refit_plan(
     target: str,
     name: str,
     *,
-    source: AdapterSource | None = None,
+    source: AdapterSpec | None = None,
     graph: str = BASE_GRAPH,
 ) -> dict[str, Any]:
     """Write the plan of an adapter, made from a refittable engine of the base; return its record.
@@ -196,7 +196,7 @@ def refit_plan(
     )
 
 
-def _hash_of(root: Path, manifest: Manifest, name: str, source: AdapterSource | None) -> str:
+def _hash_of(root: Path, manifest: Manifest, name: str, source: AdapterSpec | None) -> str:
     if source is not None:
         return resolve_source(root, manifest, name, source).adapter.sha256
     return manifest.adapters[name].sha256

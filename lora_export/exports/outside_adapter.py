@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.combine import scaled
-from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.naming import to_model_names
+from lora_export.adapters.read_spec import read_spec
 from lora_export.adapters.resolve import Names, resolve
-from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.hub import local_path
 from lora_export.exports.compatibility import require_base, require_task
@@ -21,44 +19,23 @@ from lora_export.graph.spec import tasks
 from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lora_export.adapters.resolve import Resolved
     from lora_export.core.manifest import Manifest
 
-__all__ = ["AdapterSource", "recorded_source", "resolve_source"]
+__all__ = ["recorded_source", "resolve_source"]
 
 
-@dataclass(frozen=True)
-class AdapterSource:
-    """The place of an adapter, and settings that its files do not record.
-
-    Attributes:
-        path: A folder, a file, or an id of the hub.
-        scale: Multiplies its low-rank updates; what it carries whole stays as it is.
-        drop: Patterns of tensors that are left out.
-        format: Its format, where that is not to be detected.
-        alpha: The alpha that it was trained with, where its format does not record it.
-        enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
-    """
-
-    path: str | Path
-    scale: float = 1.0
-    drop: Sequence[str] = ()
-    format: str | None = None
-    alpha: float | None = None
-    enable_lora: Sequence[bool] | None = None
-
-
-def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSource) -> Resolved:
+def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSpec) -> Resolved:
     """Read an adapter's headers and resolve it against the base graph of an export.
 
     Args:
         root: The export directory.
         manifest: Its manifest.
-        name: What the adapter is called.
-        source: Where it is.
+        name: What the adapter is called, whatever `source` says.
+        source: Where it is, and what its files do not say.
 
     Raises:
         AdapterError: It is missing or damaged, made for another base, or fits no parameter.
@@ -67,22 +44,12 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
         UsageError: It was trained for another task, or an option does not fit it.
     """
     config = _base_config(root)
-    adapter = read_adapter(
-        local_path(str(source.path)),
-        name=check_adapter_name(name),
-        source=str(source.path),
-        format=source.format,
-        alpha=source.alpha,
-        enable_lora=source.enable_lora,
-        base_config=config,
-    )
+    adapter = read_spec(source.model_copy(update={"name": name}), base_config=config)
     require_task(manifest, adapter)
     parameters, prefix = parameters_of(manifest), manifest.base.prefix
     names, conversions = Names(parameters, prefix), manifest.base.conversions
     resolved = resolve(
-        to_model_names(
-            scaled(adapter, source.scale), names, conversions, config=config, drop=source.drop
-        ),
+        to_model_names(adapter, names, conversions, config=config, drop=source.drop),
         parameters,
         prefix=prefix,
         drop=source.drop,
@@ -94,7 +61,7 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSou
     return resolved
 
 
-def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSource:
+def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
     """Return where an adapter of the export was read from, with the settings it was read with.
 
     Raises:
@@ -109,8 +76,8 @@ def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSource:
     if not path.exists():
         msg = f"adapter {name!r} is not at {str(path)!r} any more"
         raise AdapterError(msg, hint=f"Say where it is: adapters={{{name!r}: PATH}}.")
-    return AdapterSource(
-        path,
+    return AdapterSpec(
+        source=str(path),
         scale=1.0 if record.scale is None else record.scale,
         drop=[glob.escape(each) for each in record.dropped],
         format=record.format,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
-__all__ = ["AdapterSource", "Session", "open_export"]
+__all__ = ["Session", "open_export"]
 
 _HOME: Final = "lora_export.runtime.session"
 

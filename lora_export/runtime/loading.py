@@ -13,8 +13,8 @@ from lora_export.runtime.loading_modes import LOADING, is_pack
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.modes import ServingWord
-    from lora_export.exports.outside_adapter import AdapterSource
     from lora_export.runtime.graphs import ExportGraphs
     from lora_export.runtime.loading_modes import Plan
 
@@ -36,7 +36,7 @@ class Loader:
         LoraExportError: One of `given` cannot be loaded.
     """
 
-    def __init__(self, graphs: ExportGraphs, given: Mapping[str, AdapterSource]) -> None:
+    def __init__(self, graphs: ExportGraphs, given: Mapping[str, AdapterSpec]) -> None:
         self._graphs = graphs
         self._given = dict(given)
         self._plans: dict[tuple[str, ServingWord | None], Plan] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.hub import local_path
@@ -13,7 +14,7 @@ from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
-from lora_export.exports.outside_adapter import AdapterSource, recorded_source, resolve_source
+from lora_export.exports.outside_adapter import recorded_source, resolve_source
 from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
 from lora_export.exports.stacks import width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
@@ -53,48 +54,48 @@ class Loading:
         otherwise: Why one cannot be.
     """
 
-    is_possible: Callable[[Manifest, str, AdapterSource | None], bool]
-    plan: Callable[[ExportGraphs, str, AdapterSource | None], Plan]
+    is_possible: Callable[[Manifest, str, AdapterSpec | None], bool]
+    plan: Callable[[ExportGraphs, str, AdapterSpec | None], Plan]
     otherwise: str
 
 
-def is_pack(source: AdapterSource | None) -> bool:
+def is_pack(source: AdapterSpec | None) -> bool:
     """Whether an adapter is given as a pack, an ``.onnx_adapter``."""
-    return source is not None and Path(source.path).suffix == SUFFIX
+    return source is not None and Path(source.source).suffix == SUFFIX
 
 
-def _has_graph(manifest: Manifest, name: str, _: AdapterSource | None) -> bool:
+def _has_graph(manifest: Manifest, name: str, _: AdapterSpec | None) -> bool:
     return name in manifest.adapters and name in manifest.graphs
 
 
-def _has_pack(manifest: Manifest, name: str, given: AdapterSource | None) -> bool:
+def _has_pack(manifest: Manifest, name: str, given: AdapterSpec | None) -> bool:
     adapter = manifest.adapters.get(name)
     held = adapter is not None and adapter.pack is not None
     return is_swappable(manifest) and (is_pack(given) or held)
 
 
-def _has_row(manifest: Manifest, name: str, _: AdapterSource | None) -> bool:
+def _has_row(manifest: Manifest, name: str, _: AdapterSpec | None) -> bool:
     return name in manifest.rows
 
 
-def _has_tensors(manifest: Manifest, name: str, given: AdapterSource | None) -> bool:
+def _has_tensors(manifest: Manifest, name: str, given: AdapterSpec | None) -> bool:
     """Whether the adapter's own files can be read: a pack or a combination has none."""
     return not is_pack(given) and (given is not None or manifest.adapters[name].combined is None)
 
 
-def _merged(graphs: ExportGraphs, name: str, _: AdapterSource | None) -> Plan:
+def _merged(graphs: ExportGraphs, name: str, _: AdapterSpec | None) -> Plan:
     size = weights_bytes(graphs.manifest, mapped=graphs.on_cpu)
     return Plan(f"{name} (merged)", size, lambda: graphs.open(name))
 
 
-def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSource | None) -> Plan:
+def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -> Plan:
     root, manifest = graphs.root, graphs.manifest
     source = given or recorded_source(root, manifest, name)
     resolved = resolve_source(root, manifest, name, source)
     sha256 = resolved.adapter.sha256
     record = manifest.adapters.get(name)
     if record is not None and record.sha256 != sha256:
-        msg = f"{str(source.path)!r} is not the adapter {name!r} of the export: {sha256[:16]}…"
+        msg = f"{source.source!r} is not the adapter {name!r} of the export: {sha256[:16]}…"
         raise AdapterError(msg, hint="Give it a name of its own, or add it with --replace.")
     require_same_shapes(resolved)
     changed = {update.parameter.name for update in resolved.updates}
@@ -102,7 +103,7 @@ def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSource | None)
     def load() -> GraphRunner:
         again = resolve_source(root, manifest, name, source)
         if again.adapter.sha256 != sha256:
-            msg = f"adapter {name!r} at {str(source.path)!r} is no longer the one that was opened"
+            msg = f"adapter {name!r} at {source.source!r} is no longer the one that was opened"
             raise AdapterError(msg, hint="Open the export again.")
         return graphs.open(BASE_GRAPH, merged_values(root, manifest, again))
 
@@ -110,7 +111,7 @@ def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSource | None)
     return Plan(f"{name} (merge_at_load)", size, load)
 
 
-def _swappable(graphs: ExportGraphs, name: str, given: AdapterSource | None) -> Plan:
+def _swappable(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -> Plan:
     if given is not None and is_pack(given):
         return _given_pack(graphs, name, given)
     root, manifest = graphs.root, graphs.manifest
@@ -127,9 +128,9 @@ def _swappable(graphs: ExportGraphs, name: str, given: AdapterSource | None) -> 
     return Plan(f"{name} (swappable)", sum(map(nbytes, tensors.values())), load)
 
 
-def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSource) -> Plan:
-    path = local_path(str(source.path))
-    if source != AdapterSource(source.path):
+def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSpec) -> Plan:
+    path = local_path(source.source, subfolder=source.subfolder)
+    if source != AdapterSpec(name=source.name, source=source.source):
         msg = f"the pack {str(path)!r} is taken as it is: it has no options"
         raise UsageError(msg, hint="Give its path alone.")
     if not is_swappable(graphs.manifest):
@@ -144,7 +145,7 @@ def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSource) -> Plan:
     return Plan(f"{name} (swappable)", size, load)
 
 
-def _batched(graphs: ExportGraphs, name: str, _: AdapterSource | None) -> Plan:
+def _batched(graphs: ExportGraphs, name: str, _: AdapterSpec | None) -> Plan:
     row = graphs.manifest.adapters[name].row
     assert row is not None  # noqa: S101  (see `_has_row`)
     width = width_of(graphs.root, graphs.manifest, row.row)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
 from lora_export.exports.integrity_checks import require_files, require_usable
-from lora_export.exports.outside_adapter import AdapterSource
 from lora_export.exports.stacks import is_batched
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec.onnx_file import read_onnx
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.signature import Input, Output
     from lora_export.ondevice.graph_runner import GraphRunner
 
-__all__ = ["AdapterSource", "Session", "open_export"]
+__all__ = ["Session", "open_export"]
 
 OutputArray: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"
 """An output of a graph, which decides its dtype and shape."""
@@ -58,7 +58,7 @@ def open_export(
     folder: str | Path,
     *,
     provider: str = "cpu",
-    adapters: Mapping[str, str | Path | AdapterSource] | None = None,
+    adapters: Mapping[str, str | Path | AdapterSpec] | None = None,
     cache_bytes: int | None = None,
     threads: int = 0,
     check_hashes: bool = False,
@@ -70,7 +70,7 @@ def open_export(
         provider: ``cpu``, ``cuda``, ``tensorrt``, or ONNX Runtime's name of an execution provider.
         adapters: Further adapters by name, in any format that `add` reads, to be merged at load; or
             packs (``.onnx_adapter``) for the swappable graph. An adapter of the export may be named
-            too, to say where it is now.
+            too, to say where it is now. The key is the name, whatever a spec says.
         cache_bytes: What loaded adapters may take together; None for no limit.
         threads: Threads within an operator, for each session; 0 leaves the choice to ONNX Runtime.
         check_hashes: Whether the SHA-256 of every weight file is compared before it is used. Graphs
@@ -97,7 +97,7 @@ def open_export(
         require_files(root, manifest, manifest.base_graph.weights, hashed=True)
     graphs = ExportGraphs(root, manifest, name, threads, check_hashes)
     sources = {
-        key: each if isinstance(each, AdapterSource) else AdapterSource(each)
+        key: each if isinstance(each, AdapterSpec) else AdapterSpec(source=str(each))
         for key, each in (adapters or {}).items()
     }
     return Session(graphs, Loader(graphs, sources), ByteCache(cache_bytes))

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lora_export.commands.merge import merge_checkpoint
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from tests.helpers.builds import model_values
 from tests.helpers.experts import expert_base
 from tests.helpers.models import load_tiny, save_tiny_base

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_export.commands.adapter_inputs import read_specs, reload_adapter
-from lora_export.commands.recipe import AdapterSpec, CombineSpec
+from lora_export.commands.recipe import CombineSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.manifest import AdapterRecord
 from tests.helpers.peft_files import pair, write_peft
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_export.commands.arguments import as_path, as_specs
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.commands.inspect.inspect_path import inspect_pair
 from lora_export.commands.merge import merge_checkpoint
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError
 from tests.helpers.merged_models import (
     ENCODER,

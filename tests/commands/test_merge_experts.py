@@ -106,7 +106,7 @@ def test_half_experts_are_the_rounded_float64_result(dtype: str, tmp_path: Path)
     from safetensors.torch import load_file as load_torch_file
 
     from lora_export.commands.merge import merge_checkpoint
-    from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.adapter_spec import AdapterSpec
 
     base = expert_base("mixtral", tmp_path / "base", **STACKED)
     wanted = expert_adapter(base, tmp_path / "adapter", parameters=BOTH)
@@ -124,7 +124,7 @@ def test_half_experts_are_the_rounded_float64_result(dtype: str, tmp_path: Path)
 def test_blocks_end_anywhere_in_an_expert(tmp_path: Path, monkeypatch: Any) -> None:
     """One to three rows at a time, which straddle the experts' borders, or all at once."""
     from lora_export.commands.merge import merge_checkpoint
-    from lora_export.commands.recipe import AdapterSpec
+    from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.weights import merge_plan as plans
 
     base = expert_base("gpt-oss", tmp_path / "base")

@@ -55,7 +55,8 @@ def parts(tmp_path_factory):
 def expected(parts, tmp_path_factory):
     """Return the export of the model's own names."""
     from lora_export.commands.build import merge_and_build
-    from lora_export.commands.recipe import AdapterSpec, Recipe
+    from lora_export.commands.recipe import Recipe
+    from lora_export.core.adapter_spec import AdapterSpec
 
     out = tmp_path_factory.mktemp("expected") / "out"
     merge_and_build(

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.commands.add import add
 from lora_export.commands.build import merge_and_build
-from lora_export.commands.recipe import AdapterSpec, make_recipe
+from lora_export.commands.recipe import make_recipe
 from lora_export.commands.remove import remove
 from lora_export.commands.verify import verify
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.reports.report_model import as_json

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lora_export.commands import engines
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.engine_record import read_engine_record
 from lora_export.core.errors import AdapterError, LoraExportError, UnsupportedError
 from lora_export.core.manifest import read_manifest
 from lora_export.engines.jobs import EngineOptions
 from lora_export.engines.refit_values import base_supply, refit_values
-from lora_export.exports.outside_adapter import AdapterSource
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.plan_opening import open_live
 from lora_export.runtime.ort import OrtRunner
@@ -222,7 +222,7 @@ def test_an_adapter_that_the_export_does_not_hold(
     root = refittable(export)
     base = tiny.base("roberta", "text-classification")
     folder = tiny.adapter(base, r=4, seed=1)  # the same as "one", under another name
-    engines.refit(root, TARGET, "three", source=AdapterSource(folder))
+    engines.refit(root, TARGET, "three", source=AdapterSpec(source=str(folder)))
     plan = trt_version(root, "three")
     assert read_engine_record(plan).onnx.keys() == {"base.onnx"}
     manifest = read_manifest(root)
@@ -235,7 +235,7 @@ def test_an_adapter_that_the_export_does_not_hold(
         found = runner.run(texts(2, 9))["logits"]
     np.testing.assert_allclose(found, logits(root, "one"), atol=1e-6)
     with pytest.raises(UnsupportedError, match="has a graph 'one'"):
-        engines.refit(root, TARGET, "one", source=AdapterSource(folder))
+        engines.refit(root, TARGET, "one", source=AdapterSpec(source=str(folder)))
 
 
 def test_an_adapter_beyond_the_marked_weights_is_refused(
@@ -248,7 +248,7 @@ def test_an_adapter_beyond_the_marked_weights_is_refused(
     with pytest.raises(
         UnsupportedError, match=r"changes 'roberta\.encoder\.layer\.0\..*key\.weight'"
     ):
-        engines.refit(root, TARGET, "wider", source=AdapterSource(wider))
+        engines.refit(root, TARGET, "wider", source=AdapterSpec(source=str(wider)))
     assert list((root / "engines").glob("wider.*")) == []
 
 

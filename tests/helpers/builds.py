@@ -10,7 +10,8 @@ import onnx
 from onnx import numpy_helper
 
 from lora_export.commands.build import merge_and_build
-from lora_export.commands.recipe import AdapterSpec, make_recipe
+from lora_export.commands.recipe import make_recipe
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.manifest import read_manifest
 from tests.helpers.models import load_tiny
 

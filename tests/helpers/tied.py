@@ -12,7 +12,7 @@ import transformers
 from peft import LoraConfig, PeftModel
 
 from lora_export.commands.merge import merge_checkpoint
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

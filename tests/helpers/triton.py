@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.manifest import read_manifest
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.safetensors_write import write_tensors

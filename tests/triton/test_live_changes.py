@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
 from lora_export.commands.remove import remove
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.find_models import versions_of
 from lora_export.triton.repository import write_repository

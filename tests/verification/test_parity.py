@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_export.commands.recipe import AdapterSpec
 from lora_export.commands.verify import verify
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.manifest import Manifest, edit_manifest, read_manifest, write_manifest
 from lora_export.core.reports.report_model import as_json

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_export.commands.merge import merge_checkpoint
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import LoraExportError
 from tools.merge_fuzz.adapters import edit_config, scale_layers, train
 from tools.merge_fuzz.bases import load

@@ -124,8 +124,8 @@ def look(path: Path) -> int:
 def serve(export: str) -> int:
     """A session; its inputs and outputs are NumPy's."""
     ids = np.zeros((1, 8), np.int64)
-    there: dict[str, str | Path | lx.AdapterSource] = {
-        "new": lx.AdapterSource("adapters/new", scale=0.5)
+    there: dict[str, str | Path | lx.AdapterSpec] = {
+        "new": lx.AdapterSpec(source="adapters/new", scale=0.5)
     }
     there["moved"] = "adapters/moved"
     with lx.open_export(export, adapters=there, cache_bytes=1 << 30) as session:

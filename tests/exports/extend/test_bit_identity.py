@@ -101,7 +101,7 @@ def test_adding_imports_neither_torch_nor_transformers(root, two):
 import sys
 from pathlib import Path
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 add(Path(sys.argv[1]), [AdapterSpec(name="two", source=sys.argv[2])])
 heavy = {"torch", "transformers", "peft", "onnxruntime", "accelerate"} & set(sys.modules)
 assert not heavy, heavy

@@ -13,7 +13,7 @@ ADD = """
 import sys, time
 from pathlib import Path
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 root, start, adapters = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
 time.sleep(max(0, start - time.time()))
 for argument in adapters:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import (
     UnsupportedError,
 )
 from lora_export.core.manifest import read_manifest
 from lora_export.exports.at_load import merged_values
 from lora_export.exports.outside_adapter import resolve_source
-from lora_export.runtime import AdapterSource, open_export
+from lora_export.runtime import open_export
 from lora_export.runtime.ort import OrtRunner
 from tests.cli.exports import peft_model, run_graph, run_torch
 from tests.helpers.builds import build
@@ -74,7 +74,7 @@ def test_a_cast_export_is_merged_as_add_without_the_base_does(tiny, base, tmp_pa
 def test_merged_values_are_let_go_once_the_session_is_open(export, adapters):
     """ONNX Runtime copies what it is handed: writing over it later changes nothing."""
     manifest = read_manifest(export)
-    resolved = resolve_source(export, manifest, "b", AdapterSource(adapters["b"]))
+    resolved = resolve_source(export, manifest, "b", AdapterSpec(source=str(adapters["b"])))
     values = merged_values(export, manifest, resolved)
     stored = {u.initializer: u for uses in manifest.parameters.values() for u in uses}
     for name, use in stored.items():  # biases, norms and embeddings too, which are not repacked
@@ -120,7 +120,7 @@ def test_a_head_of_another_width_is_refused_with_what_can_hold_it(tiny, base, ex
 
 
 def test_settings_of_a_given_adapter_are_applied(base, export, adapters, tmp_path):
-    source = AdapterSource(adapters["b"], scale=0.5, drop=["classifier.*"])
+    source = AdapterSpec(source=str(adapters["b"]), scale=0.5, drop=["classifier.*"])
     with open_export(export, adapters={"b": source}) as session:
         (found,) = session.run(FEEDS, adapter="b").values()
     root = shutil.copytree(export, tmp_path / "out")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lora_export.commands.add import add
-from lora_export.commands.recipe import AdapterSpec
+from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import (
     UnsupportedError,
     UsageError,
