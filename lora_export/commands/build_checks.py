@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.commands.bundle import require_bundle
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.commands.adapter_inputs import LoadedAdapter
-    from lora_export.commands.build_config import Settings
+    from lora_export.commands.build_config import BuildConfig
     from lora_export.commands.recipe import Recipe
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.name_conversions import Conversion
@@ -39,10 +40,24 @@ __all__ = [
     "require_layers",
     "require_mode",
     "require_one_graph",
-    "require_open_choices",
+    "require_recipe",
     "require_runtimes",
     "require_same_base",
 ]
+
+
+def require_recipe(recipe: Recipe) -> None:
+    """Require what the recipe alone tells: settings that go together, and their libraries.
+
+    Raises:
+        UsageError: Two settings contradict each other.
+        UnsupportedError: The mode, or the bundle, cannot be made.
+        MissingRuntimeError: A library is not installed.
+    """
+    _require_open_choices(recipe)
+    require_mode(recipe)
+    require_runtimes(recipe)
+    require_bundle(recipe)
 
 
 def existing_export(output: Path) -> Manifest | None:
@@ -56,15 +71,15 @@ def existing_export(output: Path) -> Manifest | None:
 
 
 def require_same_base(
-    existing: Manifest, settings: Settings, digest: str, output: Path, recipe: Recipe
+    existing: Manifest, config: BuildConfig, digest: str, output: Path, recipe: Recipe
 ) -> None:
     """Require that the export at `output` is of the recipe's base, task, mode and interface."""
-    source, base, choices = graph_source(recipe, output), existing.base, settings.choices
+    source, base, choices = graph_source(recipe, output), existing.base, config.choices
     rows: list[tuple[str, object, object]] = [
         ("mode", mode_of(existing), recipe.mode),
         ("base", base.fingerprint, digest),
-        ("task", base.task, settings.task.name),
-        ("pooling", base.pooling, _pooling(settings)),
+        ("task", base.task, config.task.name),
+        ("pooling", base.pooling, _pooling(config)),
         (
             "graph",
             base.graph.sha256 if base.graph else "traced",
@@ -72,8 +87,8 @@ def require_same_base(
         ),
     ]
     if source is None:  # a graph of the user's has its own
-        rows.append(("dtype", base.dtype, settings.dtype))
-        rows.append(("opset", existing.base_graph.opset, settings.opset))
+        rows.append(("dtype", base.dtype, config.dtype))
+        rows.append(("opset", existing.base_graph.opset, config.opset))
         rows.append(("cache", base.cache, choices.cache))
         rows.append(("cache length", base.cache_length, choices.cache_length))
         rows.append(("logits", base.logits, choices.logits))
@@ -91,9 +106,9 @@ def graph_source(recipe: Recipe, output: Path) -> GraphSource | None:
     return GraphSource(source=recorded_source(path, output), sha256=sha256_of_file(path))
 
 
-def _pooling(settings: Settings) -> str | None:
+def _pooling(config: BuildConfig) -> str | None:
     """Return the modules that follow the token states, as the manifest records them."""
-    sentence = settings.checkpoint.sentence
+    sentence = config.checkpoint.sentence
     return None if sentence is None else str(sentence)
 
 
@@ -102,7 +117,7 @@ def require_bases(
     parameters: Sequence[Parameter],
     prefix: str,
     conversions: Sequence[Conversion],
-    settings: Settings,
+    config: BuildConfig,
 ) -> None:
     """Require that the base is the one that each adapter was made for, as far as it tells.
 
@@ -111,13 +126,13 @@ def require_bases(
         UnsupportedError: Its initialisation changed its base, and this is not the changed one; or
             it trains rows of a head whose bias PEFT leaves out.
     """
-    checkpoint = settings.exported
+    checkpoint = config.exported
     sources = match_base(
         parameters,
         prefix,
         checkpoint.tensors,
         conversions=conversions,
-        resizable=head_parameters(settings.task),
+        resizable=head_parameters(config.task),
     ).sources
     for each in ready:
         for adapter in each.given.originals:
@@ -126,14 +141,14 @@ def require_bases(
         refuse_rows_without_bias(each.resolved, sources)
 
 
-def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: Mode) -> None:
+def require_layers(given: Sequence[LoadedAdapter], config: BuildConfig, mode: Mode) -> None:
     """Require, by headers alone and before anything is traced, that the adapters' layers are there.
 
     Raises:
         AdapterError: As `resolve` would raise it once the graph is there.
         UnsupportedError: An adapter changes the number of tokens of a graph that adapters share.
     """
-    checkpoint = settings.checkpoint
+    checkpoint = config.checkpoint
     for each in given:
         if mode in SHARED_MODES:
             vocabulary = vocabulary_by_headers(
@@ -143,7 +158,7 @@ def require_layers(given: Sequence[LoadedAdapter], settings: Settings, mode: Mod
         refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
 
 
-def require_open_choices(recipe: Recipe) -> None:
+def _require_open_choices(recipe: Recipe) -> None:
     """Refuse choices that the user's own graph has made already."""
     chosen = (recipe.dtype, recipe.opset, recipe.cache, recipe.cache_length, recipe.logits)
     if recipe.graph is not None and any(chosen):

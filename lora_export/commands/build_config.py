@@ -1,6 +1,6 @@
-"""The settings that a recipe leaves open, chosen from the files: task, dtype, opset, graph.
+"""The config that a recipe leaves open, chosen from the files: task, dtype, opset, graph.
 
-recipe + checkpoint + adapters → `Settings` → graph (traced, or the user's own) + updates
+recipe + checkpoint + adapters → `BuildConfig` → graph (traced, or the user's own) + updates
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["Settings", "graph_and_updates", "settle"]
+__all__ = ["BuildConfig", "graph_and_updates", "resolve_config"]
 
 _CLASSIFICATION: Final = "text-classification"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings that the recipe leaves open, chosen from the files.
+class BuildConfig:
+    """The choices that the recipe leaves open, made from the files.
 
     Attributes:
         checkpoint: The base, as it is on disk: the reference of the verification.
@@ -71,7 +71,9 @@ class Settings:
         return self.untied or self.checkpoint
 
 
-def settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> Settings:
+def resolve_config(
+    recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]
+) -> BuildConfig:
     """Decide task, dtype and opset."""
     target = target_of(recipe)
     peft_types = tuple(adapter.task_type for adapter in adapters)
@@ -83,7 +85,7 @@ def settle(recipe: Recipe, checkpoint: Checkpoint, adapters: Sequence[Adapter]) 
     if task.name == _CLASSIFICATION:
         checkpoint = with_padding_of(checkpoint, adapters)
     pooling = agreed_pooling(checkpoint.folder, adapters) if task.pooled else None
-    return Settings(
+    return BuildConfig(
         for_task(checkpoint, task, pooling),
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
@@ -118,8 +120,8 @@ def _choices(recipe: Recipe, task: Task) -> Choices:
 
 
 def graph_and_updates(
-    recipe: Recipe, settings: Settings, given: Sequence[LoadedAdapter], tell: Progress
-) -> tuple[Settings, GraphTemplate, tuple[ResolvedAdapter, ...]]:
+    recipe: Recipe, config: BuildConfig, given: Sequence[LoadedAdapter], tell: Progress
+) -> tuple[BuildConfig, GraphTemplate, tuple[ResolvedAdapter, ...]]:
     """Export the graph and resolve the adapters; untie what an adapter changes on one side only."""
     adapters = [each.adapter for each in given]
 
@@ -131,73 +133,73 @@ def graph_and_updates(
             template.parameters,
             prefix=template.prefix,
             conversions=template.conversions,
-            config=settings.checkpoint.config,
-            task=settings.task,
+            config=config.checkpoint.config,
+            task=config.task,
             labels=recipe.labels,
             ties=ties,
         )
 
     if recipe.graph is not None:
-        settings, template = _own_graph(recipe, settings, given, tell)
+        config, template = _own_graph(recipe, config, given, tell)
         try:
-            return settings, template, ready(template, settings.ties)
+            return config, template, ready(template, config.ties)
         except TiedParameterError as error:
             hint = f"In {recipe.graph!r} they cannot be changed apart: export one that holds both."
             raise UnsupportedError(error.message, hint=hint) from error
-    template = _export_graph(settings, adapters, tell)
+    template = _export_graph(config, adapters, tell)
     try:
-        return settings, template, ready(template)
+        return config, template, ready(template)
     except TiedParameterError:
         ties = groups_of(template.parameters, held=True, model_class=template.model_class)
-        settings = replace(settings, untied=untie(settings.checkpoint, template), ties=ties)
-        template = _export_graph(settings, adapters, tell)
-        return settings, template, ready(template, ties)
+        config = replace(config, untied=untie(config.checkpoint, template), ties=ties)
+        template = _export_graph(config, adapters, tell)
+        return config, template, ready(template, ties)
 
 
 def _own_graph(
-    recipe: Recipe, settings: Settings, given: Sequence[LoadedAdapter], tell: Progress
-) -> tuple[Settings, GraphTemplate]:
+    recipe: Recipe, config: BuildConfig, given: Sequence[LoadedAdapter], tell: Progress
+) -> tuple[BuildConfig, GraphTemplate]:
     """Read the user's graph, and require that the adapters' parameters are in it."""
     tell.start("graph")
     path = recipe.path(recipe.graph or "")
-    graph = adopt_graph(path, settings.checkpoint, [each.adapter for each in given])
+    graph = adopt_graph(path, config.checkpoint, [each.adapter for each in given])
     for each in given:
         require_in_graph(graph, each.adapter, each.spec.drop)
-    dtype = choose_dtype(settings.checkpoint, graph.dtype, target_of(recipe))
-    if recipe.task is None and settings.task.output not in graph.output_names:
-        settings = _without_pooling(settings, [each.adapter for each in given])
+    dtype = choose_dtype(config.checkpoint, graph.dtype, target_of(recipe))
+    if recipe.task is None and config.task.output not in graph.output_names:
+        config = _without_pooling(config, [each.adapter for each in given])
     decided = replace(
-        settings,
+        config,
         dtype=dtype,
         opset=graph.template.opset,
-        choices=graph.choices if settings.task.causal else Choices(cache=graph.choices.cache),
+        choices=graph.choices if config.task.causal else Choices(cache=graph.choices.cache),
         own_graph=graph,
-        ties=ties_in_graph(graph.plan.sources, settings.checkpoint.config),
+        ties=ties_in_graph(graph.plan.sources, config.checkpoint.config),
     )
     return decided, graph.template
 
 
-def _without_pooling(settings: Settings, adapters: Sequence[Adapter]) -> Settings:
-    """Return the settings for a graph that ends before the pooling of its checkpoint."""
-    if not settings.task.pooled:
-        return settings
-    checkpoint = replace(settings.checkpoint, sentence=None)
+def _without_pooling(config: BuildConfig, adapters: Sequence[Adapter]) -> BuildConfig:
+    """Return the config for a graph that ends before the pooling of its checkpoint."""
+    if not config.task.pooled:
+        return config
+    checkpoint = replace(config.checkpoint, sentence=None)
     peft_types = tuple(adapter.task_type for adapter in adapters)
-    return replace(
-        settings, checkpoint=checkpoint, task=tasks.detect(checkpoint.config, peft_types)
-    )
+    return replace(config, checkpoint=checkpoint, task=tasks.detect(checkpoint.config, peft_types))
 
 
-def _export_graph(settings: Settings, adapters: Sequence[Adapter], tell: Progress) -> GraphTemplate:
+def _export_graph(
+    config: BuildConfig, adapters: Sequence[Adapter], tell: Progress
+) -> GraphTemplate:
     tell.start("graph")
-    config = settings.exported.config
+    base = config.exported
     return export_graph(
-        config,
-        settings.task,
-        dtype=settings.dtype,
-        opset=settings.opset,
-        labels_count=count_labels(settings.task, config, adapters, settings.exported.tensors),
-        choices=settings.choices,
-        sentence=settings.exported.sentence,
-        untied=settings.untied is not None,
+        base.config,
+        config.task,
+        dtype=config.dtype,
+        opset=config.opset,
+        labels_count=count_labels(config.task, base.config, adapters, base.tensors),
+        choices=config.choices,
+        sentence=base.sentence,
+        untied=config.untied is not None,
     )

@@ -9,7 +9,7 @@ import pytest
 from lora_export.adapters.early_checks import refuse_misfit
 from lora_export.adapters.fit import PREFIXES
 from lora_export.adapters.formats.detect import read_adapter
-from lora_export.commands import build as pipeline
+from lora_export.commands import build_inputs
 from lora_export.core.errors import AdapterError
 from lora_export.core.name_conversions import new_name
 from lora_export.graph import graph_export as export
@@ -129,7 +129,7 @@ def test_headers_and_graph_give_the_same_error(
     with monkeypatch.context() as patch:
         patch.setattr(export, "_trace_and_fold", None)
         early = refused()
-    monkeypatch.setattr(pipeline, "require_layers", lambda *_: None)
+    monkeypatch.setattr(build_inputs, "require_layers", lambda *_: None)
     assert early == refused()
     assert early[0] == 3
 

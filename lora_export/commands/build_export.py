@@ -1,0 +1,216 @@
+"""An export directory filled: the base's weights, the adapters, the verdicts on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.commands.add import add_adapters, without_copies_in
+from lora_export.commands.build_checks import graph_source
+from lora_export.commands.outcome import Outcome, Reports
+from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
+from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
+from lora_export.exports.create import create_export
+from lora_export.exports.packs import add_swappable_graph
+from lora_export.exports.plan import head_parameters, match_base, require_complete
+from lora_export.report.write_report import refresh_report
+from lora_export.verification.export import Evidence, measure_latency, verify_export
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
+
+    from lora_export.commands.build_config import BuildConfig
+    from lora_export.commands.recipe import Recipe
+    from lora_export.core.progress import Progress
+    from lora_export.core.reports.latency_report import LatencyReport
+    from lora_export.core.reports.parity_report import ParityReport
+    from lora_export.graph.spec.template import GraphTemplate
+
+__all__ = ["fill_export", "write_base"]
+
+
+def write_base(
+    staging: Path,
+    recipe: Recipe,
+    config: BuildConfig,
+    template: GraphTemplate,
+    adapters: Sequence[ResolvedAdapter],
+    *,
+    base_fingerprint: Callable[[], str],
+    output: Path,
+    tell: Progress,
+) -> None:
+    """Write the base graph and the base's weights, once every parameter has a value.
+
+    Args:
+        staging: The folder that becomes the export.
+        recipe: What to build.
+        config: Task, dtype and interface.
+        template: The base graph without weights.
+        adapters: The adapters; they may bring parameters that the base lacks.
+        base_fingerprint: Returns the fingerprint of the base.
+        output: Where the export will be.
+        tell: Told about bytes.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    checkpoint = config.exported
+    own = config.own_graph
+    plan = (
+        own.plan
+        if own is not None
+        else match_base(
+            template.parameters,
+            template.prefix,
+            checkpoint.tensors,
+            conversions=template.conversions,
+            resizable=head_parameters(config.task),
+        )
+    )
+    resolved = [each.resolved for each in adapters]
+    require_complete(plan.missing, resolved, checkpoint.source, plan.unused)
+    labels = _base_labels(template, adapters, config, recipe, plan.missing)
+    create_export(
+        staging,
+        checkpoint,
+        template,
+        plan,
+        source=recorded_source(checkpoint.folder, output),
+        task=config.task.name,
+        dtype=config.dtype,
+        choices=config.choices,
+        labels=labels,
+        ties=config.ties,
+        fingerprint=base_fingerprint,
+        progress=tell,
+        graph_source=graph_source(recipe, output),
+        graph_report=own.report if own is not None else None,
+    )
+
+
+def _base_labels(
+    template: GraphTemplate,
+    adapters: Sequence[ResolvedAdapter],
+    config: BuildConfig,
+    recipe: Recipe,
+    missing: Collection[str],
+) -> Sequence[str] | None:
+    """Return the names of the classes of the base's head.
+
+    Where adapters bring heads of their own, the recipe's names are the base's too if its head is as
+    wide; a base without a head has the names of its first adapter's.
+    """
+    if not adapters:
+        return checked_labels(config.task, template.parameters, recipe.labels)
+    heads = config.task.label_parameters
+    if any(name in missing for name in heads):
+        return adapters[0].labels
+    width = next((e.shape[0] for e in template.parameters if e.name in heads), None)
+    return recipe.labels if recipe.labels and len(recipe.labels) == width else None
+
+
+def fill_export(
+    root: Path,
+    recipe: Recipe,
+    config: BuildConfig,
+    adapters: Sequence[ResolvedAdapter],
+    *,
+    output: Path,
+    tell: Progress,
+) -> Outcome:
+    """Merge the adapters, then verify and measure what the recipe asks for.
+
+    Args:
+        root: The export, or the folder that becomes it.
+        recipe: What to build.
+        config: Task, dtype and interface.
+        adapters: The adapters.
+        output: Where the export is or will be.
+        tell: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error.
+    """
+    if recipe.mode is Mode.SWAPPABLE and root != output:
+        resolved = [each.resolved for each in without_copies_in(root, adapters)]
+        add_swappable_graph(root, resolved, modules=recipe.lora_modules)
+    _, fidelity = add_adapters(
+        root,
+        adapters,
+        output=output,
+        checkpoint=config.exported,
+        replace=root == output,
+        progress=tell,
+        mode=recipe.mode,
+    )
+    reports = Reports(
+        fidelity,
+        config.own_graph.report if config.own_graph is not None else None,
+        _verify(root, recipe, config, adapters, tell),
+        _measure(root, recipe, config, adapters, tell),
+    )
+    return Outcome(output, refresh_report(root), reports)
+
+
+def _graphs(recipe: Recipe, adapters: Sequence[ResolvedAdapter]) -> list[str]:
+    """Return the graphs that hold the adapters: one of all, or one of each."""
+    if recipe.mode in SHARED_MODES:
+        return [recipe.mode.value]
+    return [each.resolved.adapter.name for each in adapters]
+
+
+def _verify(
+    root: Path,
+    recipe: Recipe,
+    config: BuildConfig,
+    adapters: Sequence[ResolvedAdapter],
+    tell: Progress,
+) -> ParityReport | None:
+    """Compare the graphs with unmerged PEFT, if the recipe asks for it."""
+    asked = recipe.verify
+    if not asked.enabled:
+        return None
+    evidence = Evidence(
+        checkpoint=config.checkpoint,
+        adapters={each.resolved.adapter.name: each.resolved.adapter for each in adapters},
+        dataset=recipe.path(asked.dataset) if asked.dataset else None,
+        metric=asked.metric,
+        max_new_tokens=asked.max_new_tokens,
+        seed=asked.seed,
+        allow_no_effect=asked.allow_no_effect,
+    )
+    _, parity = verify_export(root, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
+    return parity
+
+
+def _measure(
+    root: Path,
+    recipe: Recipe,
+    config: BuildConfig,
+    adapters: Sequence[ResolvedAdapter],
+    tell: Progress,
+) -> LatencyReport | None:
+    """Time adapters against the base.
+
+    Merged graphs are measured unless the recipe says otherwise, for they promise the base's
+    latency; inputs and rows cost something, and are measured where the recipe asks for it.
+    """
+    latency = recipe.latency
+    shared = recipe.mode in SHARED_MODES
+    asked = not latency.model_fields_set.isdisjoint({"enabled", "max_ratio"})
+    if not latency.enabled or (shared and not asked) or not (adapters or shared):
+        return None
+    _, timed = measure_latency(
+        root,
+        _graphs(recipe, adapters),
+        config.checkpoint.config,
+        batch=latency.batch,
+        length=latency.length,
+        rounds=latency.rounds,
+        max_ratio=latency.max_ratio,
+        seed=recipe.verify.seed,
+        progress=tell,
+    )
+    return timed
