@@ -13,6 +13,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.engines.jobs import EngineOptions
 from lora_export.ondevice.bundle.bundle_index import read_index
 from lora_export.ondevice.bundle.main import main
+from lora_export.ondevice.device_errors import LatencyError
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from tests.cli.exports import manifest_of
 from tests.cli.running import call, snapshot
@@ -171,9 +172,34 @@ def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeyp
     assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(
         ("base", "one", "two"), "pass"
     )
+    latency = report["latency"]["graphs"].values()
+    assert {row["verdict"] for row in latency} == {"unverified"}
+    assert {row["library"] for row in report["engines"].values()} == {"tensorrt-double"}
     assert not any(row["kept"] for row in report["engines"].values())
     assert main(root, ["verify"]) == 0
     assert all(row["kept"] for row in read_report(root, "tensorrt-double")["engines"].values())
+
+
+def test_a_known_library_is_named_and_gates_the_latency(bundles, tmp_path, monkeypatch, capsys):
+    root = copied(bundles("merged"), tmp_path / "bundle")
+    monkeypatch.setattr(install_double(monkeypatch), "__name__", "tensorrt")
+    assert main(root, ["--rounds", "10", "--only", "one"]) in {0, LatencyError.exit_code}
+    assert capsys.readouterr().out.splitlines()[0].endswith("with TensorRT 10.3.0 on Orin (double)")
+    report = read_report(root, "tensorrt")
+    assert report["runtime"]["tensorrt_ran"] is True
+    assert {row["verdict"] for row in report["latency"]["graphs"].values()} != {"unverified"}
+    assert report["engines"]["one"]["library"] == "tensorrt"
+
+
+def test_a_plan_of_another_library_is_built_again(bundles, tmp_path, monkeypatch, capsys):
+    root = copied(bundles("merged"), tmp_path / "bundle")
+    module = install_double(monkeypatch)
+    assert main(root, ["build", "--only", "one"]) == 0
+    monkeypatch.setattr(module, "__name__", "tensorrt")
+    assert main(root, ["build", "--only", "one"]) == 0
+    said = capsys.readouterr().err
+    assert "was built by the library 'tensorrt-double', here is TensorRT" in said
+    assert read_report(root, "tensorrt")["engines"]["one"]["kept"] is False
 
 
 def test_a_plan_that_was_cut_short_is_built_again(bundles, tmp_path, monkeypatch, capsys):
