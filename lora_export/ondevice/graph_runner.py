@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
+from lora_export.ondevice.device_errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from typing_extensions import Self
 
-__all__ = ["Array", "Axis", "GraphRunner", "Input"]
+__all__ = ["Array", "Axis", "GraphRunner", "Input", "closed_error"]
 
 Array = npt.NDArray[Any]
 Axis = str | int
@@ -58,6 +60,11 @@ class Input:
         return tuple(at for at, axis in enumerate(self.axes) if isinstance(axis, str))
 
 
+def closed_error(what: str) -> UsageError:
+    """Return the error to raise where a runner is run that was closed."""
+    return UsageError(f"{what} was closed", hint="Open it again.")
+
+
 class GraphRunner(Protocol):
     """A graph that is open and can be run.
 
@@ -79,7 +86,7 @@ class GraphRunner(Protocol):
         """
 
     def close(self) -> None:
-        """Free the graph's memory; it cannot be run any more."""
+        """Free the graph's memory; a later run is refused, a second call does nothing."""
 
     def __enter__(self) -> Self:
         """Return the runner."""

@@ -166,7 +166,7 @@ class OrtRunner(GraphRunner):
 
     def _checked(self, preset: PresetRunner) -> PresetRunner:
         known = {*self._opened.inputs, *self._opened.optional}
-        if unknown := sorted(preset.values.keys() - known):
+        if unknown := sorted(preset.added - known):
             msg = f"the graph {self._opened.path.name!r} has no input {unknown[0]!r}"
             raise ExportDirectoryError(msg, hint="Graph and adapter are not of one export.")
         return preset

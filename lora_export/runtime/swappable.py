@@ -16,7 +16,7 @@ from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
-from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.graph_runner import GraphRunner, closed_error
 from lora_export.ondevice.ort.ort_session import run_error
 from lora_export.runtime.ort import OrtRunner, device_of, ort_value
 
@@ -106,6 +106,7 @@ class BoundAdapter(GraphRunner):
         self._fixed_scale = fixed_scale or any(each.endswith(MAGNITUDE) for each in tensors)
         self._values = {each: ort_value(values, graph.device) for each, values in tensors.items()}
         self._free: deque[onnxruntime.IOBinding] = deque()
+        self._closed = False
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run the graph once with this adapter.
@@ -116,7 +117,10 @@ class BoundAdapter(GraphRunner):
         Raises:
             UnsupportedError: ``lora_scale`` is not 1, and the adapter holds for that alone.
             ExportDirectoryError: The graph cannot be run on these inputs.
+            UsageError: The adapter was closed.
         """
+        if self._closed:
+            raise closed_error(f"the adapter {self._name!r}")
         graph = self._graph
         self._require_scale(feeds)
         try:
@@ -125,7 +129,8 @@ class BoundAdapter(GraphRunner):
             binding = graph.runner.session.io_binding()
             for name, value in self._values.items():
                 binding.bind_ortvalue_input(name, value)
-        held = {name: ort_value(values) for name, values in feeds.items()}  # bound by address
+        known = {*self.inputs, *self.optional}
+        held = {n: ort_value(each) for n, each in feeds.items() if n in known}  # bound by address
         try:
             for name, value in held.items():
                 binding.bind_ortvalue_input(name, value)
@@ -142,6 +147,7 @@ class BoundAdapter(GraphRunner):
 
     def close(self) -> None:
         """Free the adapter's tensors; the graph, which others share, stays open."""
+        self._closed = True  # or the base would be computed
         self._free.clear()
         self._values.clear()
 

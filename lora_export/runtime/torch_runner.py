@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.core.errors import UnsupportedError
-from lora_export.ondevice.graph_runner import GraphRunner
+from lora_export.ondevice.graph_runner import GraphRunner, closed_error
 from lora_export.ondevice.judge.decoding import PAST, without_cache
 
 if TYPE_CHECKING:
@@ -61,9 +61,15 @@ class TorchRunner(GraphRunner):
         self.optional: Mapping[str, Input] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs for `feeds`, float32; keys and values of a cache are left out."""
+        """Return the outputs for `feeds`, float32; keys and values of a cache are left out.
+
+        Raises:
+            UsageError: The model was closed.
+        """
         import torch
 
+        if self.module is None:
+            raise closed_error("the model in torch")
         inputs = self._tensors(without_cache(feeds))
         with torch.inference_mode(), quiet():
             output = self._call(**inputs, return_dict=True)

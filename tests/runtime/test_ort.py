@@ -83,3 +83,25 @@ def test_absent_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tm
         require_onnxruntime()
     assert caught.value.exit_code == 7
     assert "lora-export[cpu]" in (caught.value.hint or "")
+
+
+def test_a_missing_input_and_an_adapter_of_another_graph_are_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "g.onnx")
+    with pytest.raises(UsageError, match=r"'g\.onnx' also reads 'b'") as caught:
+        OrtRunner(path).run({"a": np.ones(1, np.float32)})
+    assert caught.value.hint == "Its inputs: a, b."
+    for other in (lambda: OrtRunner(path, adapter={"q.lora_A.weight": np.ones(1)}),
+                  lambda: OrtRunner(path).with_row(1, None)):  # fmt: skip
+        with pytest.raises(ExportDirectoryError, match=r"has no input '(q\.lora_A|adapter_ids)"):
+            other()
+
+
+def test_a_closed_runner_is_refused_and_so_are_those_of_the_same_session(tmp_path: Path) -> None:
+    feeds = dict.fromkeys("ab", np.ones(1, np.float32))
+    with OrtRunner(save(tmp_path / "g.onnx")) as runner:
+        other = runner.with_adapter({})
+        assert other.run(feeds) == runner.run(feeds)
+    runner.close()
+    for each in (runner, other):
+        with pytest.raises(UsageError, match=r"'g\.onnx' was closed"):
+            each.run(feeds)

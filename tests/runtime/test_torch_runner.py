@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError, UsageError
 
 torch = pytest.importorskip("torch")
 
@@ -36,7 +36,8 @@ def test_outputs_are_the_wanted_ones_in_float32():
     assert list(found) == ["logits"]
     assert found["logits"].dtype == np.float32
     assert found["logits"].tolist() == [4, 2, 0]
-    assert runner.module is None
+    with pytest.raises(UsageError, match="was closed"):
+        runner.run({"x": np.ones(1)})
 
 
 def test_a_bound_run_computes_without_copies():

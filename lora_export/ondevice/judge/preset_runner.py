@@ -30,6 +30,7 @@ class PresetRunner(GraphRunner):
 
     Attributes:
         values: Those inputs.
+        added: The names of all inputs that are added, the row's included.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class PresetRunner(GraphRunner):
     ) -> None:
         self._graph, self._row, self._width = graph, row, width
         self.values = dict(values or {})
-        preset = {*self.values, *([] if row is None else [ADAPTER_IDS])}
-        self.inputs = tuple(name for name in graph.inputs if name not in preset)
-        self.optional = {name: e for name, e in graph.optional.items() if name not in preset}
+        self.added = frozenset(self.values) | ({ADAPTER_IDS} if row is not None else set())
+        self.inputs = tuple(name for name in graph.inputs if name not in self.added)
+        self.optional = {name: e for name, e in graph.optional.items() if name not in self.added}
         self.outputs = graph.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import (
     ExportDirectoryError,
-    InputError,
     LoraExportError,
     MissingRuntimeError,
     UnsupportedError,
     UsageError,
 )
-from lora_export.ondevice.graph_runner import GraphRunner, Input
+from lora_export.ondevice.graph_runner import GraphRunner, Input, closed_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,14 +121,17 @@ class OrtSession(GraphRunner):
         """Run the graph once; inputs that it does not have are left out, int32 ones narrowed.
 
         Raises:
-            InputError: An input is missing, or the graph cannot be run on these.
-            UsageError: An input holds an index that a table of the model does not have.
+            ExportDirectoryError: The graph cannot be run on these inputs.
+            UsageError: An input is missing, or holds an index that a table of the model does not
+                have; or the session was closed.
         """
+        if self.session is None:
+            raise closed_error(f"the session of {self.path.name!r}")
         wanted = {}
         for name in (*self.inputs, *(each for each in self.optional if each in feeds)):
             if name not in feeds:
                 msg = f"the graph {self.path.name!r} also reads {name!r}"
-                raise InputError(msg, hint=f"Its inputs: {', '.join(self.inputs)}.")
+                raise UsageError(msg, hint=f"Its inputs: {', '.join(self.inputs)}.")
             wanted[name] = feeds[name].astype("int32") if name in self.narrow else feeds[name]
         try:
             values = self.session.run(None, wanted)
