@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.ondevice.test_ort_session import save
 
 from lora_export.core.errors import UsageError
 from lora_export.runtime.ort import CPU
 from lora_export.runtime.swappable import BoundAdapter, SwappableGraph
+from tests.ondevice.ort.test_ort_session import save
 
 if TYPE_CHECKING:
     from pathlib import Path
