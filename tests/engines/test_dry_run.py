@@ -1,18 +1,19 @@
 """``build --dry-run``: the exact command line for each target, without TensorRT.
 
-To write the golden file anew, after a change that is meant: ``LORA_EXPORT_WRITE_GOLDEN=1``.
+What the lines have to be is written out here, from ``trtexec --help`` and NVIDIA's guide.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from lora_export.core.targets import TARGETS
@@ -26,8 +27,11 @@ from tests.cli.running import call, command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data" / "dry_run.json"
-ENGINES = [row for row in TARGETS.values() if row.tensorrt]
+ENGINES = [
+    (row.name, version) for row in TARGETS.values() if row.tensorrt for version in row.tensorrt
+]
+INTEGRATED = {"jetson-orin", "jetson-thor"}
+"""Hardware compatibility is not supported on them (NVIDIA's guide, "Hardware Compatibility")."""
 
 
 def graph(*inputs: tuple[str, list[str | int]]) -> onnx.ModelProto:
@@ -60,45 +64,69 @@ def job(model: onnx.ModelProto, target: str, **settings: Any) -> BuildJob:
     )
 
 
-def lines() -> dict[str, dict[str, Any]]:
-    """What is printed for each target and version: a classifier, a decoder, and every option."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in ENGINES:
-        for version in row.tensorrt:
-            options: dict[str, Any] = {
-                "workspace_bytes": 1 << 30,
-                "optimization_level": 4,
-                "tf32": True,
-                "version_compatible": True,
-                "hardware_compatibility": "none" if row.bound_plans else "ampere+",
-                "strip_weights": True,
-            }
-            jobs = {
-                "classifier": job(ENCODER, row.name),
-                "options": job(ENCODER, row.name, **options),
-            }
-            if row.name == "jetson-orin":
-                jobs["decoder"] = job(DECODER, row.name)
-            rows = {name: described(each, version) for name, each in jobs.items()}
-            found[f"{row.name} {version}"] = {
-                name: {"trtexec": each["trtexec"], "flags": each["flags"]}
-                for name, each in rows.items()
-            }
-    return found
+CLASSIFIER_SHAPES = [
+    "--minShapes=attention_mask:1x1,input_ids:1x1",
+    "--optShapes=attention_mask:1x128,input_ids:1x128",
+    "--maxShapes=attention_mask:8x512,input_ids:8x512",
+]
 
 
-def test_lines_of_every_target() -> None:
-    found = lines()
-    if os.environ.get("LORA_EXPORT_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
-    assert found == json.loads(GOLDEN.read_text())
-    assert {key.split()[0] for key in found} == {row.name for row in ENGINES}
+def expected_line(target: str, version: str, options: list[str], shapes: list[str]) -> list[str]:
+    strong = [] if version.startswith("11.") else ["--stronglyTyped"]  # the only kind, from 11 on
+    start = f"engines/one.{target}.trt{version}"
+    return [
+        "trtexec", "--onnx=one.onnx", f"--saveEngine={start}.plan", *strong, *options, *shapes,
+        f"--timingCacheFile=engines/{target}.trt{version}.timing", "--skipInference",
+    ]  # fmt: skip
 
 
-def test_strong_types_have_no_flag_from_11_on() -> None:
-    for key, rows in lines().items():
-        old = int(key.split()[1].split(".")[0]) < 11
-        assert all(("--stronglyTyped" in row["trtexec"]) == old for row in rows.values())
+@pytest.mark.parametrize(("target", "version"), ENGINES)
+def test_line_of_a_classifier(target: str, version: str) -> None:
+    row = described(job(ENCODER, target), version)
+    expected = expected_line(target, version, ["--noTF32"], CLASSIFIER_SHAPES)
+    assert shlex.split(row["trtexec"]) == expected
+    assert row["flags"] == ["STRONGLY_TYPED", "-TF32"]
+
+
+@pytest.mark.parametrize(("target", "version"), ENGINES)
+def test_line_with_every_option(target: str, version: str) -> None:
+    level = "none" if target in INTEGRATED else "ampere+"
+    given = job(
+        ENCODER, target, workspace_bytes=1 << 30, optimization_level=4, tf32=True,
+        version_compatible=True, hardware_compatibility=level, strip_weights=True,
+    )  # fmt: skip
+    row = described(given, version)
+    options = [
+        "--versionCompatible",
+        "--stripWeights",
+        *([] if level == "none" else ["--hardwareCompatibilityLevel=ampere+"]),
+        "--builderOptimizationLevel=4",
+        "--memPoolSize=workspace:1073741824B",
+    ]
+    assert shlex.split(row["trtexec"]) == expected_line(target, version, options, CLASSIFIER_SHAPES)
+    assert {*row["flags"]} == {
+        "STRONGLY_TYPED", "VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL",
+    }  # fmt: skip
+
+
+def test_line_of_a_decoder_has_a_profile_for_the_prompt_and_one_for_a_step() -> None:
+    """In each, the mask is as long as the past and the new tokens together."""
+    line = shlex.split(described(job(DECODER, "jetson-orin"), "10.3")["trtexec"])
+    start = line.index("--profile=0")
+    shapes = [
+        "--profile=0",
+        "--minShapes=attention_mask:1x1,input_ids:1x1,past_key_values.0.key:1x2x0x8",
+        "--optShapes=attention_mask:1x128,input_ids:1x128,past_key_values.0.key:1x2x0x8",
+        "--maxShapes=attention_mask:8x1023,input_ids:8x512,past_key_values.0.key:8x2x511x8",
+        "--profile=1",
+        "--minShapes=attention_mask:1x1,input_ids:1x1,past_key_values.0.key:1x2x0x8",
+        "--optShapes=attention_mask:1x257,input_ids:1x1,past_key_values.0.key:1x2x256x8",
+        "--maxShapes=attention_mask:8x512,input_ids:8x1,past_key_values.0.key:8x2x511x8",
+    ]
+    assert line[start : start + 8] == shapes
+    for each in (shape for shape in shapes if "Shapes" in shape):
+        mask, ids, past = (part.rsplit(":", 1)[1].split("x") for part in each.split(","))
+        assert int(mask[1]) == int(ids[1]) + int(past[2])
 
 
 def test_refittable_weights_have_no_line() -> None:
