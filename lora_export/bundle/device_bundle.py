@@ -27,7 +27,7 @@ from lora_export.bundle.program import program
 from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
-from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
@@ -35,7 +35,7 @@ from lora_export.core.version import VERSION
 from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.exports.stacks import width_of
-from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.exports.stored_adapters import shared_graphs, stored_adapter
 from lora_export.exports.verdict import verification_of
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec import tasks
@@ -172,7 +172,7 @@ def _require_fit(manifest: Manifest, target: Target) -> None:
 
 
 def _require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
-    shared = [name for name in SHARED_GRAPHS if name in manifest.graphs]
+    shared = shared_graphs(manifest)
     verdicts = _verdicts(manifest) | {n: manifest.graphs[n].verification for n in shared}
     failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
     if failed and not allow_failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
@@ -22,7 +22,7 @@ from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.commands.adapter_inputs import LoadedAdapter
@@ -168,15 +168,22 @@ def _require_open_choices(recipe: Recipe) -> None:
 
 def require_mode(recipe: Recipe) -> None:
     """Require what the recipe's mode needs, and nothing that belongs to another."""
-    if recipe.mode is Mode.BATCHED and not recipe.adapters:
-        msg = "a batched graph needs adapters"
-        raise UsageError(msg, hint="Give --adapter; others can be added later.")
     if recipe.lora_modules is not None and recipe.mode is not Mode.SWAPPABLE:
         msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
         raise UsageError(msg, hint="Add --mode swappable, or leave it out.")
-    if recipe.mode is Mode.SWAPPABLE and not recipe.adapters and not recipe.lora_modules:
-        msg = "a swappable graph needs adapters, or the names of the modules that can be adapted"
-        raise UsageError(msg, hint="Give --adapter, or --lora-modules q_proj,v_proj.")
+    if recipe.mode in _EMPTY and not recipe.adapters and not recipe.lora_modules:
+        msg, hint = _EMPTY[recipe.mode]
+        raise UsageError(msg, hint=hint)
+
+
+_EMPTY: Final[Mapping[Mode, tuple[str, str]]] = {
+    Mode.SWAPPABLE: (
+        "a swappable graph needs adapters, or the names of the modules that can be adapted",
+        "Give --adapter, or --lora-modules q_proj,v_proj.",
+    ),
+    Mode.BATCHED: ("a batched graph needs adapters", "Give --adapter; others can be added later."),
+}
+"""The modes that need an adapter to begin with, and the error and its hint without one."""
 
 
 def require_one_graph(recipe: Recipe, task: Task) -> None:

@@ -28,13 +28,15 @@ from lora_export.core.files import (
     write_synced,
 )
 from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import Mode
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_write import write_tensors
 from lora_export.core.tensors import nbytes
 from lora_export.exports.integrity_checks import require_usable
 from lora_export.exports.outside_adapter import resolve_source
-from lora_export.exports.packs import is_swappable, pack_of, require_slots
+from lora_export.exports.packs import pack_of, require_slots
 from lora_export.exports.plan import HEAD_PARAMETERS
+from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.values import without_copies
 from lora_export.runtime.adapter_file import SUFFIX, write_onnx_adapter
 from lora_export.weights.base_match import record_base
@@ -165,7 +167,7 @@ def _for_export(
 ) -> Converted:
     """Write the pack that `add` would write, beside the export."""
     manifest = read_manifest(export)
-    if not is_swappable(manifest):
+    if mode_of(manifest) is not Mode.SWAPPABLE:
         msg = f"the export {str(export)!r} has no swappable graph"
         raise UnsupportedError(msg, hint="Export it with --mode swappable.")
     require_usable(export, manifest)

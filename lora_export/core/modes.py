@@ -1,7 +1,7 @@
 """The modes of an export's graphs, and the modes in which its adapters are served.
 
 A layer that varies by mode has one table, with a row for each mode; see
-``docs/adr/0010-modes-are-tables.md``.
+``docs/adr/0015-modes-are-tables.md``.
 """
 
 from __future__ import annotations

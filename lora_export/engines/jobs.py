@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
+from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
 from lora_export.engines.profiles import RANK, axes_of, profiles_of
 from lora_export.engines.refittable import refit_rows, refittable_weights
+from lora_export.exports.stored_adapters import shared_graphs
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.adapters.swappable_graph import optional_inputs
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -77,7 +78,7 @@ def graphs_to_build(
             raise UsageError(msg, hint=f"It has: {', '.join(manifest.graphs)}.")
     if names:
         return tuple(dict.fromkeys(names))
-    shared = tuple(each for each in SHARED_GRAPHS if each in manifest.graphs)
+    shared = shared_graphs(manifest)
     own = tuple(each for each in manifest.graphs if each != BASE_GRAPH)
     return (BASE_GRAPH,) if refit else shared or own or (BASE_GRAPH,)
 

@@ -71,7 +71,6 @@ __all__ = [
     "FIXED_SCALE",
     "add_pack",
     "add_swappable_graph",
-    "is_swappable",
     "pack_of",
     "read_pack",
     "require_fit",
@@ -83,11 +82,6 @@ FIXED_SCALE: Final = "lora_scale"
 """In a pack's metadata: the one scale that all of its values hold for (a bias with that of a B)."""
 _SHOWN: Final = 5
 _AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
-
-
-def is_swappable(manifest: Manifest) -> bool:
-    """Whether adapters of the export are packs of one graph."""
-    return SWAPPABLE_GRAPH in manifest.graphs
 
 
 def add_swappable_graph(

@@ -48,17 +48,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "change_rows",
-    "is_batched",
     "width_of",
 ]
 
 _GRAPH_FILE: Final = "batched.onnx"
 _STACK_FILES: Final = "batched-*.safetensors"
-
-
-def is_batched(manifest: Manifest) -> bool:
-    """Whether adapters of the export are rows of one graph."""
-    return BATCHED_GRAPH in manifest.graphs
 
 
 def width_of(root: Path, manifest: Manifest, row: int) -> int | None:

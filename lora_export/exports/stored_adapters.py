@@ -9,6 +9,7 @@ from lora_export.core.errors import AdapterError
 from lora_export.core.modes import (
     BASE_GRAPH,
     BATCHED_GRAPH,
+    SHARED_GRAPHS,
     SHARED_MODES,
     SWAPPABLE_GRAPH,
     Mode,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import GraphRecord, Manifest, PackRecord, RowRecord
 
-__all__ = ["StoredAdapter", "find_stored", "mode_of", "stored_adapter"]
+__all__ = ["StoredAdapter", "find_stored", "mode_of", "shared_graphs", "stored_adapter"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class StoredAdapter:
 def mode_of(manifest: Manifest) -> Mode:
     """Return the mode in which an export holds its adapters."""
     return next((each for each in SHARED_MODES if each in manifest.graphs), Mode.MERGED)
+
+
+def shared_graphs(manifest: Manifest) -> tuple[str, ...]:
+    """Return the graphs of an export that run several adapters."""
+    return tuple(name for name in SHARED_GRAPHS if name in manifest.graphs)
 
 
 def find_stored(manifest: Manifest, name: str) -> StoredAdapter | None:

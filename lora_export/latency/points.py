@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
-from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS, Mode
-from lora_export.exports.stored_adapters import find_stored
+from lora_export.core.modes import BASE_GRAPH, Mode
+from lora_export.exports.stored_adapters import find_stored, shared_graphs
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
 from lora_export.latency.bench_report import point_name
@@ -90,9 +90,8 @@ class Source:
 
     def graphs(self) -> list[str]:
         """Return the names to time: the base, each adapter, the graphs that adapters share."""
-        shared = [name for name in SHARED_GRAPHS if name in self.manifest.graphs]
         alone = [name for name in self.manifest.adapters if self.mode(name) is not Mode.BATCHED]
-        return [BASE_GRAPH, *shared, *alone]
+        return [BASE_GRAPH, *shared_graphs(self.manifest), *alone]
 
     def mode(self, graph: str) -> Mode:
         """Return how `graph` holds its adapter."""

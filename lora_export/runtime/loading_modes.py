@@ -10,12 +10,12 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.hub import local_path
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.outside_adapter import recorded_source, resolve_source
-from lora_export.exports.packs import FIXED_SCALE, is_swappable, read_pack
+from lora_export.exports.packs import FIXED_SCALE, read_pack
 from lora_export.exports.stacks import width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
 
@@ -71,7 +71,7 @@ def _has_graph(manifest: Manifest, name: str, _: AdapterSpec | None) -> bool:
 def _has_pack(manifest: Manifest, name: str, given: AdapterSpec | None) -> bool:
     adapter = manifest.adapters.get(name)
     held = adapter is not None and adapter.pack is not None
-    return is_swappable(manifest) and (is_pack(given) or held)
+    return SWAPPABLE_GRAPH in manifest.graphs and (is_pack(given) or held)
 
 
 def _has_row(manifest: Manifest, name: str, _: AdapterSpec | None) -> bool:
@@ -133,7 +133,7 @@ def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSpec) -> Plan:
     if source != AdapterSpec(name=source.name, source=source.source):
         msg = f"the pack {str(path)!r} is taken as it is: it has no options"
         raise UsageError(msg, hint="Give its path alone.")
-    if not is_swappable(graphs.manifest):
+    if SWAPPABLE_GRAPH not in graphs.manifest.graphs:
         msg = f"adapter {name!r} is a pack, and the export has no swappable graph"
         raise UnsupportedError(msg, hint="Export it with --mode swappable.")
     fingerprint = graphs.manifest.base.fingerprint

@@ -27,7 +27,6 @@ from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
 from lora_export.exports.integrity_checks import require_files, require_usable
-from lora_export.exports.stacks import is_batched
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import read_signature
@@ -222,7 +221,7 @@ class Session:
     def _run_batched(
         self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
     ) -> dict[str, OutputArray]:
-        if not is_batched(self._graphs.manifest):
+        if BATCHED_GRAPH not in self._graphs.manifest.graphs:
             msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
         arrays = checked_feeds(feeds, self.inputs)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from lora_export.core.errors import UsageError
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.repository import write_repository
 from lora_export.triton.repository_options import Settings
@@ -313,6 +314,13 @@ def test_what_cannot_be_is_said(served, tmp_path, capsys, words, code, text):  #
                   *words)  # fmt: skip
     assert result.code == code
     assert text in result.err
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_way_that_there_is_not_is_refused_by_name(served, tmp_path):
+    with pytest.raises(UsageError, match="'mixed'") as told:
+        write_repository(served["merged"], tmp_path / "models", name="m", way="mixed")
+    assert "merged, swappable, batched, merge_at_load" in str(told.value.hint)
     assert not (tmp_path / "models").exists()
 
 
