@@ -16,8 +16,8 @@ TRITON := build/triton
 LOWEST       := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 LOWEST_TORCH ?= $(if $(PIP_ARGS),lowest,pinned)
-LOWEST_TESTS := $(addprefix tests/, end_to_end/test_merge_and_build.py end_to_end/test_swappable.py \
-    end_to_end/test_batched.py end_to_end/test_extend.py triton/test_repository.py)
+LOWEST_TESTS := $(addprefix tests/, end_to_end/merge_and_build end_to_end/test_swappable.py \
+    end_to_end/batched end_to_end/extend triton/test_repository.py)
 
 # What JetPack 6 has: the part that runs on devices is tested with it.
 DEVICE       := .venv-device

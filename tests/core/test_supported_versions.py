@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+import subprocess
 
 import pytest
 
@@ -11,7 +13,7 @@ from lora_export.core.errors import MissingRuntimeError
 from lora_export.core.torch_file import read_torch_file
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
-from tests.cli.running import Result, call, python
+from tests.cli.running import REPOSITORY, Result, call, python
 from tools.lowest import constraints, lowest_versions
 
 
@@ -112,3 +114,13 @@ def test_constraints_hold_pip_to_the_lowest() -> None:
     pinned = list(constraints(torch="pinned"))
     assert not any(line == "torch==2.10" for line in pinned)
     assert any(line.startswith("torch==2.13.0") for line in pinned)
+
+
+def test_what_make_runs_with_them_is_there() -> None:
+    printed = subprocess.run(
+        ["make", "--dry-run", "--always-make", "test-lowest"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    paths = re.findall(r"\btests/[\w/.]+", printed)
+    assert len(paths) >= 5
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
