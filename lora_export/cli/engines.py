@@ -12,9 +12,11 @@ from lora_export.cli.console import Console, common_options, parse_adapter
 from lora_export.cli.text import aligned, size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from lora_export.engines.engine_build import PlannedEngine
     from lora_export.ondevice.trt.build_settings import BuildSettings
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
 __all__ = ["build", "refit"]
 
@@ -150,7 +152,7 @@ def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
     return [axis_ranges(each) for each in load_recipe(recipe).profiles]
 
 
-def _planned(row: Mapping[str, Any], export: Path) -> str:
+def _planned(row: PlannedEngine, export: Path) -> str:
     """Return a description of a build, as lines; the last is a command that can be pasted.
 
     But for a rewritten graph, which is there during a build only.
@@ -199,7 +201,7 @@ def _shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
-def _built(record: Mapping[str, Any]) -> str:
+def _built(record: BuildRecord) -> str:
     """Return a line about a built engine."""
     from lora_export.ondevice.trt.libraries import what_ran
 

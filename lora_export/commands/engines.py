@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core import targets
 from lora_export.core.errors import AdapterError, UnsupportedError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.adapter_spec import AdapterSpec
+    from lora_export.engines.engine_build import PlannedEngine
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
 __all__ = ["build", "plan_build", "refit"]
 
@@ -33,7 +35,7 @@ def build(
     options: EngineOptions | None = None,
     trtexec: bool = False,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> list[BuildRecord]:
     """Build engines of an export; return their build records.
 
     Args:
@@ -73,7 +75,7 @@ def plan_build(
     graphs: Sequence[str] = (),
     options: EngineOptions | None = None,
     tensorrt: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[PlannedEngine]:
     """Return the plan of `build`, without TensorRT; see `engines.engine_build.described`.
 
     Args:
@@ -102,7 +104,7 @@ def refit(
     *,
     source: AdapterSpec | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> BuildRecord:
     """Write the plan of an adapter from the base's refittable engine; return its record.
 
     Args:

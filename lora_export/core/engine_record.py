@@ -10,9 +10,9 @@ A device writes and reads the same JSON with the standard library:
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.manifest import Sha256
@@ -127,7 +127,7 @@ class EngineRecord(_Record):
     gpu: GpuRecord
     capabilities: list[Capability] = Field(min_length=1)
     precision: str
-    settings: dict[str, Any]
+    settings: dict[str, JsonValue]
     flags: list[str]
     tool: Literal["api", "trtexec", "refit"]
     command: list[str] | None

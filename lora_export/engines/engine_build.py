@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside, sha256_of_file
@@ -23,13 +23,33 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.ondevice.trt.cuda import Gpu
     from lora_export.ondevice.trt.engine_builder import BuildJob
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
-__all__ = ["build_engines", "described", "engine_documents", "list_engine_files"]
+__all__ = ["PlannedEngine", "build_engines", "described", "engine_documents", "list_engine_files"]
+
+
+class PlannedEngine(TypedDict):
+    """A build that was not made: its command line, and what the builder would be told.
+
+    Attributes:
+        rewritten: Whether the graph is rewritten before it is parsed.
+        trtexec: The command line; None where ``trtexec`` cannot build it.
+    """
+
+    graph: str
+    target: str
+    tensorrt: str
+    onnx: str
+    rewritten: bool
+    plan: str
+    trtexec: str | None
+    flags: list[str]
+    settings: Mapping[str, Any]
 
 
 def build_engines(
     root: Path, jobs: Sequence[BuildJob], *, trtexec: bool = False, progress: Progress
-) -> list[dict[str, Any]]:
+) -> list[BuildRecord]:
     """Build engines; return their build records. Each is in the manifest when it is done.
 
     Args:
@@ -95,9 +115,9 @@ def _require_portable(job: BuildJob) -> None:
         )
 
 
-def list_engine_files(root: Path, record: Mapping[str, Any]) -> None:
+def list_engine_files(root: Path, record: BuildRecord) -> None:
     """Name a plan, its record and the timing cache in the manifest, with their hashes."""
-    plan = str(record["plan"]["file"])
+    plan = record["plan"]["file"]
     files = [plan, record_file(plan), timing_file(record["target"], record["tensorrt"])]
     with edit_manifest(root) as manifest:
         paths = {file: resolve_inside(root, file) for file in files}
@@ -106,7 +126,7 @@ def list_engine_files(root: Path, record: Mapping[str, Any]) -> None:
         write_manifest(root, listed)
 
 
-def described(job: BuildJob, version: str) -> dict[str, Any]:
+def described(job: BuildJob, version: str) -> PlannedEngine:
     """Return a description of a build, without TensorRT: its command line and settings.
 
     Args:
@@ -152,7 +172,7 @@ def _flags(job: BuildJob) -> list[str]:
     return [flag for flag, wanted in table.items() if wanted]
 
 
-def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[dict[str, Any]]:
+def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[PlannedEngine]:
     """Return `described` for each job, for a version or the oldest of the target."""
     return [
         described(job, version or require_tensorrt_target(job.target).tensorrt[0]) for job in jobs

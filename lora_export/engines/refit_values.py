@@ -32,7 +32,7 @@ from lora_export.ondevice.trt.plan_opening import checked_plan, loaded_engine
 from lora_export.ondevice.trt.refit import refit, serialized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
 
     Array = npt.NDArray[Any]
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
 __all__ = ["base_supply", "refit_plan", "refit_values"]
 
@@ -48,7 +49,7 @@ __all__ = ["base_supply", "refit_plan", "refit_values"]
 def refit_values(
     root: Path,
     manifest: Manifest,
-    record: Mapping[str, Any],
+    record: BuildRecord,
     name: str,
     source: AdapterSpec | None,
 ) -> dict[str, Array]:
@@ -101,7 +102,7 @@ def _changed(
     }
 
 
-def base_supply(root: Path, record: Mapping[str, Any]) -> Callable[[str], Array | None]:
+def base_supply(root: Path, record: BuildRecord) -> Callable[[str], Array | None]:
     """Return a function that finds the base's value of a weight, in its file or in the graph."""
     tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
 
@@ -127,7 +128,7 @@ def refit_plan(
     *,
     source: AdapterSpec | None = None,
     graph: str = BASE_GRAPH,
-) -> dict[str, Any]:
+) -> BuildRecord:
     """Write the plan of an adapter, made from a refittable engine of the base; return its record.
 
     The base's plan stays as it is. The new one is loaded like one that was built, and is not

@@ -6,7 +6,7 @@ layout. So the map from a parameter to a weight is the manifest's own: name, tra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import Manifest, ParameterUse
     from lora_export.core.tensors import Tensor
+    from lora_export.ondevice.trt.record_table import RefitTable
 
 __all__ = ["changed_weights", "refit_rows", "refittable_weights"]
 
@@ -68,9 +69,9 @@ def refittable_weights(
     return tuple(sorted(names))
 
 
-def refit_rows(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def refit_rows(manifest: Manifest) -> dict[str, RefitTable]:
     """Return for each weight of the base graph how it is made from the checkpoint."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, RefitTable] = {}
     for parameter, uses in manifest.parameters.items():
         for use in uses:
             if use.graph == BASE_GRAPH:
@@ -79,7 +80,7 @@ def refit_rows(manifest: Manifest) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _row(use: ParameterUse) -> dict[str, Any]:
+def _row(use: ParameterUse) -> RefitTable:
     return {
         "parameters": [],
         "transform": list(use.transform),

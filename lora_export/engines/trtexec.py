@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import LoraExportError, MissingRuntimeError, UsageError
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.trt.build_settings import Profile
     from lora_export.ondevice.trt.engine_builder import BuildJob
+    from lora_export.ondevice.trt.record_table import BuildRecord, TensorTable
 
 __all__ = ["build_with_trtexec", "find_trtexec", "trtexec_line"]
 
@@ -142,7 +143,7 @@ def find_trtexec() -> str:
     return found
 
 
-def build_with_trtexec(job: BuildJob) -> dict[str, Any]:
+def build_with_trtexec(job: BuildJob) -> BuildRecord:
     """Build an engine with ``trtexec``; return its record.
 
     Raises:
@@ -274,7 +275,7 @@ def _run(line: list[str], job: BuildJob) -> None:
         raise LoraExportError(msg, hint=f"Run it by hand: {shlex.join(line)}")
 
 
-def _described(value: onnx.ValueInfoProto) -> tuple[str, dict[str, Any]]:
+def _described(value: onnx.ValueInfoProto) -> tuple[str, TensorTable]:
     """Return the name of an input or output, its dtype and its shape, -1 for a dynamic axis."""
     kind = value.type.tensor_type
     shape = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in kind.shape.dim]

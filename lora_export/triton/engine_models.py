@@ -10,7 +10,7 @@ from lora_export.core.dtypes import by_name
 from lora_export.core.engine_record import EngineRecord, read_engine_record
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.ondevice.trt.build_record import FOLDER, require_files, require_plan
+from lora_export.ondevice.trt.build_record import FOLDER, read_record, require_files, require_plan
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.libraries import TENSORRT, library_title
 from lora_export.triton.graph_io import DATA_TYPES, Interface, Tensor
@@ -90,8 +90,9 @@ def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
 
 
 def _require_servable(path: Path, record: EngineRecord, manifest: Manifest) -> None:
-    require_plan(path, record.model_dump())
-    require_files(record.model_dump(), manifest.files, manifest.base.fingerprint)
+    table = read_record(path)
+    require_plan(path, table)
+    require_files(table, manifest.files, manifest.base.fingerprint)
     if record.library != TENSORRT:
         made = library_title(record.library)
         msg = f"the plan {path.name!r} was built by {made}, and a server runs plans of TensorRT"

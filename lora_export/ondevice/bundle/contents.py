@@ -14,6 +14,8 @@ from lora_export.ondevice.trt.build_settings import BuildSettings
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from lora_export.ondevice.trt.record_table import RefitTable
+
 __all__ = [
     "MOST_ROUNDS",
     "Check",
@@ -50,8 +52,8 @@ class EngineSource:
 
     onnx: str
     weights: list[str]
-    settings: dict[str, Any]
-    refit: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any]
+    refit: dict[str, RefitTable] = field(default_factory=dict)
     defaults: str | None = None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.bundle.bundle_index import Index
     from lora_export.ondevice.bundle.proof import LatencyCheck
-    from lora_export.ondevice.bundle.runtimes import RuntimeRow
+    from lora_export.ondevice.bundle.runtimes import BundledRecord, RuntimeRow
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.tolerances import Verdict
 
@@ -70,7 +70,7 @@ class DeviceReport(TypedDict):
     runtime: RuntimeRow
     bundle: BundleRow
     machine: MachineRow
-    engines: dict[str, Mapping[str, Any]]
+    engines: dict[str, BundledRecord]
     parity: ParityRows
     latency: LatencyRows
 
@@ -79,7 +79,7 @@ def make_report(
     index: Index,
     runtime: RuntimeRow,
     *,
-    engines: Mapping[str, Mapping[str, Any]],
+    engines: Mapping[str, BundledRecord],
     parity: Mapping[str, CheckRow],
     latency: Mapping[str, LatencyCheck],
 ) -> DeviceReport:

@@ -14,17 +14,15 @@ import math
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.ondevice.bundle.bundle_index import Index, read_index, require_files
 from lora_export.ondevice.bundle.device_report import exit_code, make_report, render, write_report
 from lora_export.ondevice.bundle.proof import choose, measure, verify
-from lora_export.ondevice.bundle.runtimes import RUNTIMES, Runtime, open_runtime
+from lora_export.ondevice.bundle.runtimes import RUNTIMES, BundledRecord, Runtime, open_runtime
 from lora_export.ondevice.device_errors import LoraExportError, MissingRuntimeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lora_export.ondevice.bundle.proof import LatencyCheck
 
 __all__ = ["main"]
@@ -124,14 +122,14 @@ def _wants(options: argparse.Namespace, step: str) -> bool:
 
 def _engines(
     index: Index, runtime: Runtime, names: tuple[str, ...], step: str
-) -> dict[str, Mapping[str, Any]]:
+) -> dict[str, BundledRecord]:
     """Build what the checks need, each engine once."""
     checks = index.contents.checks
     wanted = {*names, "base"} if step in {_ALL, _LATENCY} else set(names)
     stems = {
         stem: None for name in checks if name in wanted for stem in runtime.sources(checks[name])
     }
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, BundledRecord] = {}
     for stem in stems:
         record = runtime.build(stem, _say)
         if record is not None:

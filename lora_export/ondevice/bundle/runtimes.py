@@ -20,6 +20,7 @@ from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import BuildJob, build
 from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT, library_of, what_ran
 from lora_export.ondevice.trt.plan_opening import checked_plan, open_live, open_plan
+from lora_export.ondevice.trt.record_table import BuildRecord
 from lora_export.ondevice.trt.swappable_inputs import smallest_rank
 
 if TYPE_CHECKING:
@@ -30,11 +31,17 @@ if TYPE_CHECKING:
     from lora_export.ondevice.bundle.contents import Check, EngineSource
     from lora_export.ondevice.graph_runner import GraphRunner
 
-__all__ = ["RUNTIMES", "Runtime", "RuntimeRow", "open_runtime"]
+__all__ = ["RUNTIMES", "BundledRecord", "Runtime", "RuntimeRow", "open_runtime"]
 
 _ONNXRUNTIME: Final = "onnxruntime"
 _BASE: Final = "base"
 RUNTIMES: Final = (TENSORRT, _ONNXRUNTIME)
+
+
+class BundledRecord(BuildRecord):
+    """The record of an engine, and whether it was there before."""
+
+    kept: bool
 
 
 class RuntimeRow(TypedDict, total=False):
@@ -65,7 +72,7 @@ class Runtime(Protocol):
     def sources(self, check: Check) -> tuple[str, ...]:
         """Return the graphs that a check needs, by their stems."""
 
-    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    def build(self, stem: str, tell: Callable[[str], None]) -> BundledRecord | None:
         """Make what `open` needs, unless it is there already; return what is known of it."""
 
     def smallest_rank(self, stem: str) -> int:
@@ -125,7 +132,7 @@ class OrtRuntime:
         """Return the graphs that a check needs."""
         return (check.graph,) if check.encoder is None else (check.encoder, check.graph)
 
-    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    def build(self, stem: str, tell: Callable[[str], None]) -> BundledRecord | None:
         """Do nothing: ONNX Runtime opens the graph as it is."""
         del stem, tell
         return None
@@ -177,7 +184,7 @@ class TrtRuntime:
             return (_BASE,)
         return (check.graph,) if check.encoder is None else (check.encoder, check.graph)
 
-    def build(self, stem: str, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    def build(self, stem: str, tell: Callable[[str], None]) -> BundledRecord | None:
         """Build an engine, unless one is there that fits; return its record.
 
         Raises:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.device_files import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.ondevice.trt.cuda import Gpu
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
 __all__ = [
     "FOLDER",
@@ -72,12 +73,12 @@ def timing_file(target: str, tensorrt: str) -> str:
     return f"{FOLDER}/{target}.trt{tensorrt}.timing"
 
 
-def write_record(path: Path, record: Mapping[str, Any]) -> str:
+def write_record(path: Path, record: BuildRecord) -> str:
     """Write a record, complete or not at all; return its SHA-256."""
     return atomic_write_bytes(path, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
 
 
-def read_record(plan: Path) -> Mapping[str, Any]:
+def read_record(plan: Path) -> BuildRecord:
     """Return the record beside a plan; one of version 1 as version 2 has it.
 
     Raises:
@@ -102,7 +103,7 @@ def read_record(plan: Path) -> Mapping[str, Any]:
     if len(record["onnx"]) != 1:
         msg = f"the build record {str(path)!r} is damaged: it names {len(record['onnx'])} graphs"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
-    return record
+    return cast("BuildRecord", record)
 
 
 def _require_fields(path: Path, record: Mapping[str, Any], fields: Mapping[str, type]) -> None:
@@ -144,7 +145,7 @@ _FIELDS: Final[dict[str, type]] = {
 """What a device reads of a record."""
 
 
-def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
+def require_plan(plan: Path, record: BuildRecord) -> None:
     """Require that a plan is the one that its record tells of, byte for byte.
 
     Raises:
@@ -166,7 +167,7 @@ def require_plan(plan: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_device(
-    record: Mapping[str, Any], *, library: str, tensorrt: str, driver: str, gpu: Gpu
+    record: BuildRecord, *, library: str, tensorrt: str, driver: str, gpu: Gpu
 ) -> None:
     """Require that a plan is for the library, the driver and the GPU that are here.
 
@@ -213,7 +214,7 @@ def _cuda(version: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _require_gpu(name: str, record: Mapping[str, Any], here: Gpu, level: str) -> None:
+def _require_gpu(name: str, record: BuildRecord, here: Gpu, level: str) -> None:
     built, capabilities = record["gpu"], record["capabilities"]
     fits = {
         "none": built.get("name") == here.name and here.compute_capability in capabilities,
@@ -229,7 +230,7 @@ def _require_gpu(name: str, record: Mapping[str, Any], here: Gpu, level: str) ->
         raise DeviceError(msg, hint=_AGAIN, kind="input")
 
 
-def require_files(record: Mapping[str, Any], sha256: Mapping[str, str], fingerprint: str) -> None:
+def require_files(record: BuildRecord, sha256: Mapping[str, str], fingerprint: str) -> None:
     """Require that a plan was made of the files that an export or a bundle has now.
 
     Args:

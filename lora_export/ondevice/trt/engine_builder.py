@@ -32,6 +32,7 @@ from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.monitor import watch
 from lora_export.ondevice.trt.plan_loading import deserialize
+from lora_export.ondevice.trt.record_table import RefitTable
 from lora_export.ondevice.trt.refit import neighbours
 from lora_export.ondevice.trt.versions import HARDWARE_LEVELS, has, require_level
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.trt.build_settings import BuildSettings, Profile
     from lora_export.ondevice.trt.cuda import Cuda
+    from lora_export.ondevice.trt.record_table import BuildDetails, BuildRecord, TensorTable
 
     Tell = Callable[[str], None]
 
@@ -76,7 +78,7 @@ class BuildJob:
     sha256: Mapping[str, str] = field(repr=False)
     base_fingerprint: str
     settings: BuildSettings
-    refit: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    refit: Mapping[str, RefitTable] = field(default_factory=dict, repr=False)
     model: bytes | None = field(default=None, repr=False)
 
 
@@ -86,12 +88,12 @@ class _Built:
 
     plan: Any = field(repr=False)
     flags: list[str]
-    inputs: dict[str, dict[str, Any]]
-    outputs: dict[str, dict[str, Any]]
+    inputs: dict[str, TensorTable]
+    outputs: dict[str, TensorTable]
     peak_device_bytes: int
 
 
-def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) -> dict[str, Any]:
+def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) -> BuildRecord:
     """Build an engine, and write it below ``engines/``; return its record.
 
     Raises:
@@ -126,7 +128,7 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
     )
 
 
-def _refit_rows(job: BuildJob, plan: Any) -> dict[str, dict[str, Any]]:
+def _refit_rows(job: BuildJob, plan: Any) -> dict[str, RefitTable]:
     """Return the rows of the weights that a refit sets: those marked, and their neighbours."""
     names = job.settings.refittable
     if not names:
@@ -135,8 +137,10 @@ def _refit_rows(job: BuildJob, plan: Any) -> dict[str, dict[str, Any]]:
     compatible = job.settings.version_compatible
     engine = deserialize(plan, log, version_compatible=compatible)
     further = neighbours(engine, names, log)
-    rows = {name: dict(job.refit.get(name, {})) for name in (*names, *further)}
-    return {name: {**row, "neighbour": name in further} for name, row in rows.items()}
+    return {
+        name: {**job.refit.get(name, RefitTable()), "neighbour": name in further}
+        for name in (*names, *further)
+    }
 
 
 def _silent(text: str) -> None:
@@ -164,8 +168,8 @@ def publish(
     library: str,
     tensorrt: str,
     cuda: Cuda,
-    details: Mapping[str, Any],
-) -> dict[str, Any]:
+    details: BuildDetails,
+) -> BuildRecord:
     """Write a plan and its record; return the record.
 
     Args:
@@ -187,7 +191,7 @@ def publish(
     digest = atomic_write_bytes(path, data)
     driver, runtime = cuda.versions()
     gpu = cuda.gpu()
-    record: dict[str, Any] = {
+    record: BuildRecord = {
         "format_version": FORMAT_VERSION,
         "graph": job.graph,
         "target": job.target,
@@ -389,6 +393,6 @@ def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
         atomic_write_bytes(path, memoryview(cache.serialize()))
 
 
-def _described(tensor: trt.ITensor) -> tuple[str, dict[str, Any]]:
+def _described(tensor: trt.ITensor) -> tuple[str, TensorTable]:
     """Return the name of an input or output, its dtype and its shape, -1 for a dynamic axis."""
     return tensor.name, {"dtype": numpy_dtype(tensor.dtype)[0], "shape": list(tensor.shape)}

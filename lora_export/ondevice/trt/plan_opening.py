@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from lora_export.ondevice.trt.cuda import Cuda
 
     Array = np.ndarray[Any, Any]
+    from lora_export.ondevice.trt.record_table import BuildRecord
 
 __all__ = ["checked_plan", "loaded_engine", "open_live", "open_plan"]
 
 
 def checked_plan(
     root: Path, plan: str, sha256: Mapping[str, str], fingerprint: str, cuda: Cuda
-) -> tuple[bytes, Mapping[str, Any]]:
+) -> tuple[bytes, BuildRecord]:
     """Return a plan's bytes and its record, after all that can be compared was.
 
     Args:
@@ -64,7 +65,7 @@ def checked_plan(
     return path.read_bytes(), record
 
 
-def loaded_engine(root: Path, plan: bytes, record: Mapping[str, Any], log: Log) -> trt.ICudaEngine:
+def loaded_engine(root: Path, plan: bytes, record: BuildRecord, log: Log) -> trt.ICudaEngine:
     """Return the engine of a checked plan; its weights come from the ONNX file if it has none."""
     settings = record["settings"]
     engine = deserialize(plan, log, version_compatible=bool(settings.get("version_compatible")))
@@ -100,7 +101,7 @@ def open_live(
     fingerprint: str,
     cuda: Cuda | None = None,
     cuda_graphs: bool = False,
-) -> tuple[LiveEngine, Mapping[str, Any]]:
+) -> tuple[LiveEngine, BuildRecord]:
     """Return an engine whose weights can be swapped, and its record; see `open_plan`.
 
     Raises:
