@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lora_export.adapters.canonical import Adapter, Item
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import Tensor
 
 __all__ = ["DeclaredTies", "classes_for", "declared_ties", "tying_sections", "untied_config"]
@@ -156,7 +157,7 @@ def tying_sections(classes: Iterable[ModelClass], config: Mapping[str, Any]) -> 
     return frozenset(tie.section for tie in ties if _is_plain(tie))
 
 
-def untied_config(config: Mapping[str, Any], sections: Iterable[str]) -> dict[str, Any]:
+def untied_config(config: Mapping[str, Any], sections: Iterable[str]) -> JsonObject:
     """Return the config with ``tie_word_embeddings: false`` in every section that tied words.
 
     Where a class ties whatever its config says (T5), or reads more from the key than the tie, the
@@ -200,7 +201,7 @@ def _section(config: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     return section if isinstance(section, Mapping) else {}
 
 
-def _with_key(config: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+def _with_key(config: Mapping[str, Any], path: list[str]) -> JsonObject:
     if not path:
         return {**config, _TIE_KEY: False}
     inner = config.get(path[0])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.parameters import Parameter
 
 __all__ = [
@@ -228,7 +229,7 @@ def vocabulary_of(
     return Vocabulary(before, after, counting)
 
 
-def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> JsonObject:
     """Return a model's config with the new number of tokens, in the section of the text model.
 
     Raises:
@@ -258,7 +259,7 @@ def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[st
     return table
 
 
-def _with_size(config: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[dict[str, Any], bool]:
+def _with_size(config: Mapping[str, Any], vocabulary: Vocabulary) -> tuple[JsonObject, bool]:
     """Return the config with the new size where it says the old one, and whether it does."""
     table, found = dict(config), False
     for key in _SIZES:

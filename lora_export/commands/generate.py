@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.manifest import Manifest
 
 __all__ = ["Continuation", "continue_texts", "continues"]
@@ -175,7 +176,7 @@ def _graph_files(manifest: Manifest, adapter: str | None) -> list[str]:
 
 
 def _positions_left(
-    config: dict[str, Any],
+    config: JsonObject,
     rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     room: int | None = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.fit import header_parameters
 from lora_export.adapters.zero_updates import describe_zero, trained_items, zero_parameters
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from lora_export.commands.recipe import CombineSpec
     from lora_export.core.adapter_spec import AdapterSpec
+    from lora_export.core.json_file import JsonObject
 
 __all__ = ["MAX_SHARD_BYTES", "Merge", "merge_checkpoint", "unmerge_checkpoint"]
 
@@ -238,7 +239,7 @@ def _notes_on_zero(job: Job, tell: Progress, *, allow_no_effect: bool) -> tuple[
 
 def _companions(
     job: Job, combine: CombineSpec | None, dtype: str | None
-) -> tuple[OwnCompanions, dict[str, Any]]:
+) -> tuple[OwnCompanions, JsonObject]:
     """Return the adapter's companions, and the config of the merged checkpoint."""
     base = job.checkpoint.config
     brought = own_companions(

@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 
     from lora_export.core.errors import InputError
 
-__all__ = ["read_json", "read_table"]
+__all__ = ["JsonObject", "read_json", "read_table"]
+
+JsonObject = dict[str, Any]
+"""A JSON object whose keys others define: a ``config.json``, a header, a table of settings."""
 
 
 def read_table(
     path: Path, limit_bytes: int, error: type[InputError], *, absent: str, damaged: str
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the JSON object that `path` holds.
 
     Args:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
+
 __all__ = ["encode_header", "read_header"]
 
 _HEADER_LIMIT_BYTES: Final = 100_000_000
@@ -71,7 +73,7 @@ def encode_header(
     The order given is the order of the data. The header is padded with spaces so that the data
     begins on a 64-byte boundary.
     """
-    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))}
+    header: JsonObject = {_METADATA: dict(sorted(metadata.items()))}
     starts: dict[str, int] = {}
     position = 0
     for name, dtype, shape in tensors:
@@ -107,7 +109,7 @@ def _header_length(path: Path, prefix: bytes, size_bytes: int) -> int:
     return int(length)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
     table = dict(pairs)
     if len(table) != len(pairs):
         msg = "a name occurs twice"
@@ -115,7 +117,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _parse(path: Path, raw: bytes) -> dict[str, Any]:
+def _parse(path: Path, raw: bytes) -> JsonObject:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:

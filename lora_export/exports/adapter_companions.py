@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.resolve import Resolved
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.manifest import Manifest
     from lora_export.core.parameters import Parameter
     from lora_export.weights.companion_files import Content
@@ -187,7 +188,7 @@ def _own_config(
     *,
     brought: OwnCompanions,
     labels: Sequence[str] | None,
-) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+) -> tuple[JsonObject, tuple[str, ...] | None]:
     """Return the ``config.json`` of an adapter, and the names of its classes."""
     task = tasks.by_name(manifest.base.task)
     tokens = dict(brought.tokens)

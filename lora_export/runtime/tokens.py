@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.core.json_file import JsonObject
+
 __all__ = [
     "READ",
     "first_tokens",
@@ -84,7 +86,7 @@ def padded(
     return ids, mask
 
 
-def read_settings(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_settings(files: Mapping[str, Path]) -> tuple[JsonObject, JsonObject]:
     """Return ``config.json`` and ``generation_config.json``; empty where one is not there.
 
     Args:
@@ -97,7 +99,7 @@ def read_settings(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, 
     return config, generation
 
 
-def _table(path: Path | None) -> dict[str, Any]:
+def _table(path: Path | None) -> JsonObject:
     if path is None:
         return {}
     try:
@@ -110,14 +112,14 @@ def _table(path: Path | None) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def stop_tokens(config: dict[str, Any], generation: dict[str, Any]) -> frozenset[int]:
+def stop_tokens(config: JsonObject, generation: JsonObject) -> frozenset[int]:
     """Return the tokens that end a text: the generation config's, else the config's."""
     value = generation.get("eos_token_id", config.get("eos_token_id"))
     values = value if isinstance(value, list) else [value]
     return frozenset(each for each in values if isinstance(each, int))
 
 
-def first_tokens(config: dict[str, Any], generation: dict[str, Any]) -> list[int]:
+def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
     """Return what the decoder of an encoder-decoder begins with.
 
     Raises:

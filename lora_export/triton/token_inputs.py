@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.manifest import Manifest
     from lora_export.triton.graph_io import Tensor
     from lora_export.triton.repository_options import Settings
@@ -175,7 +176,7 @@ def _padding(files: Mapping[str, Path]) -> dict[str, str]:
     }
 
 
-def _json(files: Mapping[str, Path], name: str) -> dict[str, Any]:
+def _json(files: Mapping[str, Path], name: str) -> JsonObject:
     """Return a JSON file; nothing where there is none."""
     path = files.get(name)
     again = "Export again."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
     from lora_export.weights.sentence_head import Pooling, SentenceHead
 
@@ -97,7 +98,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """Return the ``config.json`` of `folder`.
 
     Raises:
@@ -130,7 +131,7 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any((folder / name).is_file() for name in names)
 
 
-def _read_json(path: Path, limit_bytes: int) -> dict[str, Any]:
+def _read_json(path: Path, limit_bytes: int) -> JsonObject:
     return read_table(
         path,
         limit_bytes,
@@ -179,7 +180,7 @@ def _read_one(path: Path) -> Mapping[str, Tensor]:
     return read_torch_file(path)
 
 
-def _read_weight_map(folder: Path, index_name: str) -> dict[str, Any]:
+def _read_weight_map(folder: Path, index_name: str) -> JsonObject:
     weight_map = _read_json(folder / index_name, _INDEX_LIMIT_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         msg = f"{index_name} in {str(folder)!r} has no weight_map"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.companion_files import Content
     from lora_export.weights.own_companions import OwnCompanions
@@ -61,7 +62,7 @@ def write_companions(
     return files
 
 
-def labelled(config: Mapping[str, Any], labels: Sequence[str] | None) -> dict[str, Any]:
+def labelled(config: Mapping[str, Any], labels: Sequence[str] | None) -> JsonObject:
     """Return `config` with the names of the head's classes, where they are given."""
     table = dict(config)
     if labels:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lora_export.core.json_file import JsonObject
+
 __all__ = ["config_of_head", "named_classes", "names_of_head", "note_on_names", "numbered"]
 
 _PROBLEM: Final = "problem_type"
@@ -85,7 +87,7 @@ def config_of_head(
     *,
     own: Mapping[str, Any],
     brought: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return `config` with the classes of an adapter's head.
 
     ``problem_type`` decides between sigmoid and softmax: that of the base's head is left out where

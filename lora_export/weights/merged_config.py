@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.adapters.vocabulary import Vocabulary
+    from lora_export.core.json_file import JsonObject
 
 __all__ = ["merged_config", "with_task_head"]
 
@@ -39,7 +40,7 @@ def merged_config(
     dtype: str | None,
     own: Mapping[str, Any] | None = None,
     vocabulary: Vocabulary | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the config of the merged checkpoint.
 
     Args:
@@ -71,7 +72,7 @@ def merged_config(
     return table
 
 
-def with_task_head(config: Mapping[str, Any], task_type: str | None) -> dict[str, Any]:
+def with_task_head(config: Mapping[str, Any], task_type: str | None) -> JsonObject:
     """Return `config` with the class in ``architectures`` that has the head of a PEFT task."""
     table = dict(config)
     if task_type in _HEADS:

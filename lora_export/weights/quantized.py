@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import Tensor
 
 __all__ = ["is_quantized", "refuse_quantized", "without_leftover"]
@@ -55,7 +56,7 @@ def refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def without_leftover(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_leftover(config: Mapping[str, Any]) -> JsonObject:
     """Return the config of a checkpoint of floats, at any depth without ``quantization_config``."""
     return {
         key: without_leftover(value) if isinstance(value, dict) else value

@@ -10,7 +10,7 @@ in `lora_export.graph.trace.traced_pooling`, and once more, for the reference, i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import is_file_name
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -71,7 +72,7 @@ class _Module:
     path: str
     folder: Path
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         return read_table(
             self.folder / "config.json",
             _LIMIT_BYTES,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lora_export.core.errors import InputError
+    from lora_export.core.json_file import JsonObject
     from lora_export.weights.companion_files import Content
 
 __all__ = ["Ids", "ids_of", "read_table", "special_ids", "with_special_tokens"]
@@ -121,7 +122,7 @@ def _pair(name: Any, number: Any) -> Iterator[tuple[str, int]]:
 
 def read_table(
     files: Mapping[str, Content], name: str, error: type[InputError] = AdapterError
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the JSON object in one of `files`; an empty one where there is none.
 
     Raises:
@@ -140,7 +141,7 @@ def read_table(
 
 def with_special_tokens(
     settings: Mapping[str, Any], ids: Ids, *, generation: bool = False
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return a config or generation config that agrees with `ids`.
 
     A config of several parts has them in its ``text_config``. An id beyond the vocabulary is left
@@ -160,7 +161,7 @@ def with_special_tokens(
     return _aligned(settings, ids, several=generation)
 
 
-def _aligned(settings: Mapping[str, Any], ids: Ids, *, several: bool) -> dict[str, Any]:
+def _aligned(settings: Mapping[str, Any], ids: Ids, *, several: bool) -> JsonObject:
     table = dict(settings)
     rows = settings.get("vocab_size")
     for key, value in ids.items():

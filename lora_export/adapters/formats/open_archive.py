@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Saved
+    from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import Tensor
 
 __all__ = [
@@ -100,7 +101,7 @@ class Opened:
     metadata: Mapping[str, Any] = field(repr=False)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> JsonObject:
     """Return an adapter's settings.
 
     Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.fit import Fit
     from lora_export.adapters.known_base import KnownBase
+    from lora_export.core.json_file import JsonObject
 
 __all__ = ["FIT_LABEL", "FitReport", "PairReport", "Reading", "inspect_pair", "inspect_path"]
 
@@ -280,7 +281,7 @@ def _read_adapter(path: Path, reading: Reading, base: Path | None = None) -> Ada
     return read_adapter(path, name="adapter", source=str(path), base_config=config, **vars(reading))
 
 
-def _config_in(folder: Path) -> dict[str, Any] | None:
+def _config_in(folder: Path) -> JsonObject | None:
     """Return the ``config.json`` in `folder`; None without one."""
     return read_config(folder) if (folder / "config.json").is_file() else None
 

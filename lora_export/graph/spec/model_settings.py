@@ -15,6 +15,8 @@ from lora_export.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lora_export.core.json_file import JsonObject
+
 __all__ = ["plain_settings", "refuse_what_is_passed_over"]
 
 _FLOAT: Final = "__float__"
@@ -26,7 +28,7 @@ _MADE_BY: Final = (("position_embedding_type", "relative_key", "distance_embeddi
 """A setting, how its values begin, and what a model that reads them has among its parameters."""
 
 
-def plain_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def plain_settings(config: Mapping[str, Any]) -> JsonObject:
     """Return the settings that the model is built from."""
     return {name: _decoded(value) for name, value in config.items() if name not in _NOT_BUILT}
 
