@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, Mode, ServingMode
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.stored_adapters import mode_of
@@ -39,7 +39,7 @@ from lora_export.triton.python_models import (
 )
 from lora_export.triton.repository_options import HANDFUL, Backend, Settings
 from lora_export.triton.schema import CONFIG_NAME, config_text
-from lora_export.triton.serving_modes import SERVING, session_bytes, stack_bytes
+from lora_export.triton.serving_modes import GRAPH_SERVING, SERVING, session_bytes, stack_bytes
 from lora_export.triton.token_inputs import own_texts, tokenizer_model
 from lora_export.triton.warmup import warmup_requests
 
@@ -124,16 +124,17 @@ def choose(
     for each in names:
         require_servable(manifest, each)
     mode = mode_of(manifest)
+    alone = GRAPH_SERVING[mode]
     if backend is None:
-        few = mode is Mode.MERGED and way is None and len(names) <= HANDFUL
+        few = alone.is_default and way is None and len(names) <= HANDFUL
         backend = "onnxruntime" if few else "python"
     if backend != "python" and way is not None:
         msg = f"--way {way} is of the Python backend; {backend} runs a graph as it is"
         raise UsageError(msg, hint="Leave it out, or add: --backend python")
-    if backend != "python" and mode is Mode.BATCHED and adapters:
+    if backend != "python" and alone.shared is not None and adapters:
         msg = f"a batched graph of the backend {backend} has the rows of all adapters"
         raise UsageError(msg, hint="Leave --adapter out, or add: --backend python")
-    if backend != "python" and mode is Mode.SWAPPABLE:
+    if backend != "python" and not alone.is_possible:
         msg = f"the backend {backend} cannot be given the optional inputs of a swappable graph"
         raise UnsupportedError(
             msg, hint="Use --backend python, or export in --mode merged or batched."
@@ -155,10 +156,10 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
     """
     if choice.backend == "python":
         models = [_python(root, manifest, choice, settings)]
-    elif mode_of(manifest) is Mode.BATCHED:
-        models = [_graph(root, manifest, choice, BATCHED_GRAPH, settings)]
     else:
-        models = [_graph(root, manifest, choice, each, settings) for each in choice.adapters]
+        shared = GRAPH_SERVING[mode_of(manifest)].shared
+        graphs = choice.adapters if shared is None else (shared,)
+        models = [_graph(root, manifest, choice, each, settings) for each in graphs]
     run = list(models)
     if choice.text:
         models += _with_texts(root, manifest, choice, run, settings)
@@ -262,7 +263,8 @@ def _with_texts(
     parameters = {FINGERPRINT: manifest.base.fingerprint}
     inputs = read_interface(resolve_inside(root, manifest.base_graph.onnx)).inputs
     texts = own_texts(root, manifest, choice.adapters)
-    if texts and mode_of(manifest) is Mode.BATCHED and choice.backend != "python":
+    alone = GRAPH_SERVING[mode_of(manifest)]
+    if texts and alone.shared is not None and choice.backend != "python":
         msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
         raise UnsupportedError(msg, hint="Serve it without --text, or use --backend python.")
     shared = texts if choice.backend == "python" else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
-from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, ServingMode
+from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, Mode, ServingMode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import weights_bytes
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from lora_export.triton.serving_table import MatrixLine
 
 __all__ = [
+    "GRAPH_SERVING",
     "SERVING",
+    "GraphServing",
     "Served",
     "ServingRow",
     "graph_files",
@@ -68,6 +70,21 @@ class ServingRow:
     def packs(self) -> bool:
         """Whether each adapter has a pack."""
         return not self.own_graphs and not self.rows
+
+
+@dataclass(frozen=True)
+class GraphServing:
+    """How the backends that run a graph as it is serve an export of one mode.
+
+    Attributes:
+        is_possible: Whether they can: they give a graph no optional inputs.
+        is_default: Whether they are the default for few adapters.
+        shared: The one graph that they run; None where each adapter has its own.
+    """
+
+    is_possible: bool = True
+    is_default: bool = False
+    shared: str | None = None
 
 
 def serve_adapter(root: Path, manifest: Manifest, way: ServingMode, name: str) -> Served:
@@ -186,4 +203,10 @@ SERVING: Final[Mapping[ServingMode, ServingRow]] = {
     ServingMode.SWAPPABLE: ServingRow(SWAPPABLE_GRAPH, _pack),
     ServingMode.BATCHED: ServingRow(BATCHED_GRAPH, _row, rows=True),
     ServingMode.MERGE_AT_LOAD: ServingRow(BASE_GRAPH, _merged_pack, own_sessions=True, merges=True),
+}
+
+GRAPH_SERVING: Final[Mapping[Mode, GraphServing]] = {
+    Mode.MERGED: GraphServing(is_default=True),
+    Mode.SWAPPABLE: GraphServing(is_possible=False),
+    Mode.BATCHED: GraphServing(shared=BATCHED_GRAPH),
 }

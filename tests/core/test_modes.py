@@ -21,7 +21,7 @@ from lora_export.exports.change_adapters import CHANGES
 from lora_export.runtime.loading_modes import LOADING
 from lora_export.triton.serving.index import WAYS
 from lora_export.triton.serving.runners import LOADERS
-from lora_export.triton.serving_modes import SERVING
+from lora_export.triton.serving_modes import GRAPH_SERVING, SERVING
 
 WORDS = {
     Mode: ["base", "merged", "swappable", "batched"],
@@ -81,7 +81,7 @@ def test_the_names_of_graphs_are_reserved() -> None:
 
 
 def test_every_mode_has_a_row_in_the_tables_of_each_layer() -> None:
-    assert tuple(CHANGES) == ADAPTER_MODES
+    assert tuple(CHANGES) == tuple(GRAPH_SERVING) == ADAPTER_MODES
     for table in (LOADING, SERVING, WAYS):
         assert list(table) == list(ServingMode)
     shared = {mode for mode, row in SERVING.items() if not row.own_sessions}
