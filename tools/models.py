@@ -43,7 +43,7 @@ from lora_export.ondevice.judge.golden_files import valid_rows
 from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.pooling import sentence_embedding
-from lora_export.verification.graph_runs import opened
+from lora_export.verification.graph_model import open_model
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import make_cases
 from lora_export.weights.sentence_head import SentenceHead
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 
     from lora_export.graph.spec.signature import Signature
     from lora_export.graph.spec.template import GraphTemplate
-    from lora_export.verification.graph_runs import GraphModel, PairModel
+    from lora_export.verification.graph_model import GraphModel, PairModel
 
     Array = npt.NDArray[Any]
 
@@ -250,7 +250,7 @@ def _open(
         sha256=written.onnx.sha256,
         encoder=written.encoder,
     )
-    graph = opened(
+    graph = open_model(
         folder, record, task, lambda: OrtRunner(folder / record.onnx),
         outputs=task.outputs, last=False,
     )  # fmt: skip

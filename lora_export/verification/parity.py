@@ -25,7 +25,7 @@ from lora_export.ondevice.judge.tolerances import tolerance_of
 from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verification.datasets.dataset import Dataset, predict, score
 from lora_export.verification.datasets.questions import Answers, RecomputingModel
-from lora_export.verification.graph_runs import PairModel, opened
+from lora_export.verification.graph_model import PairModel, open_model
 from lora_export.verification.greedy import Greedy, compare_greedy, greedy_of_reference, prompts_for
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import (
@@ -149,7 +149,7 @@ def against_reference(
         else None,
     )  # fmt: skip
     switch = switching_length(checkpoint.config)
-    graph = opened(root, record, task, open_runner, outputs=outputs, last=last, switch=switch)
+    graph = open_model(root, record, task, open_runner, outputs=outputs, last=last, switch=switch)
     actual = [graph.run(case.feeds) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):
         if ours.shape != theirs.shape:
@@ -188,7 +188,7 @@ def against_golden(
     last = manifest.base.logits == "last"
     feeding = feeding_of(root, record)
     outputs = feeding.outputs_for(task.outputs)
-    graph = opened(
+    graph = open_model(
         root, record, task, open_runner, outputs=outputs, last=last, switch=golden.switch
     )
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)

@@ -21,7 +21,7 @@ from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.ondevice.judge.golden_files import valid_rows
 from lora_export.runtime.opening import open_runner
-from lora_export.verification.graph_runs import opened
+from lora_export.verification.graph_model import open_model
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import DECODER_IDS, make_cases
 from tools.merge_fuzz.families import by_name
@@ -105,7 +105,7 @@ def _run(output: Path, task: Task, trained: Trained) -> tuple[torch.Tensor, torc
     record = manifest.graphs[own]
     feeding = feeding_of(output, manifest.graphs["base"])
     outputs = feeding.outputs_for(task.outputs)
-    graph = opened(
+    graph = open_model(
         output, record, task, lambda: open_runner(output, manifest, name),
         outputs=outputs, last=manifest.base.logits == "last",
     )  # fmt: skip

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.tasks import Task
     from lora_export.runtime.ort import OrtRunner
 
-__all__ = ["GraphModel", "PairModel", "opened"]
+__all__ = ["GraphModel", "PairModel", "open_model"]
 
 Array = npt.NDArray[Any]
 
@@ -67,7 +67,7 @@ class PairModel:
         return self.pair.encode(feeds)[0]
 
 
-def opened(
+def open_model(
     root: Path,
     record: GraphRecord,
     task: Task,
