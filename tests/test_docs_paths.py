@@ -30,9 +30,7 @@ FOREIGN = frozenset(
     {
         "convert_lora_to_gguf.py",  # llama.cpp
         "docs/Changelog.md",  # TensorRT's ONNX parser
-        "docs/adr/0010-modes-are-tables.md",  # follows with the last of the modes' tables
         "docs/operators.md",
-        "lora_export.core.supported_versions",  # follows with the supported versions
         "numpy.py",  # a file that must not lie in a bundle
         "mlx_lm/LORA.md",  # mlx-lm
         "tuners/lora/layer.py",  # PEFT
