@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_export.core.errors import ExportDirectoryError, UsageError
 from lora_export.core.files import resolve_inside
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExportGraphs"]
 
+Shared = TypeVar("Shared")
+
 
 @dataclass
 class ExportGraphs:
@@ -43,7 +45,8 @@ class ExportGraphs:
     provider: str
     threads: int
     check_hashes: bool
-    _shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _sessions: dict[str, OrtRunner] = field(default_factory=dict, init=False, repr=False)
+    _swappable: dict[str, SwappableGraph] = field(default_factory=dict, init=False, repr=False)
     _closed: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -73,24 +76,24 @@ class ExportGraphs:
 
     def shared(self, name: str) -> OrtRunner:
         """Return the one session of a graph that all adapters share."""
-        runner: OrtRunner = self._once(name, lambda: self.open(name))
-        return runner
+        return self._once(self._sessions, name, lambda: self.open(name))
 
     def swappable(self) -> SwappableGraph:
         """Return the one session of the swappable graph."""
-        graph: SwappableGraph = self._once(
+        return self._once(
+            self._swappable,
             SWAPPABLE_GRAPH,
             lambda: SwappableGraph(
                 self._checked(SWAPPABLE_GRAPH), provider=self.provider, threads=self.threads
             ),
         )
-        return graph
 
     def close(self) -> None:
         """Close the shared sessions; none is opened any more."""
         with self._lock:
             self._closed = True
-            self._shared.clear()
+            self._sessions.clear()
+            self._swappable.clear()
 
     def require(self, files: Iterable[str], *, hashed: bool) -> None:
         """Require of files that they are those of the manifest; see `require_files`.
@@ -106,14 +109,14 @@ class ExportGraphs:
             msg = f"the export {str(self.root)!r} was changed since it was opened: {error.message}"
             raise ExportDirectoryError(msg, hint="Open the export again.") from error
 
-    def _once(self, name: str, opened: Callable[[], Any]) -> Any:
+    def _once(self, held: dict[str, Shared], name: str, opened: Callable[[], Shared]) -> Shared:
         with self._lock:
             if self._closed:
                 msg = "the session is closed"
                 raise UsageError(msg, hint="Open the export again.")
-            if name not in self._shared:
-                self._shared[name] = opened()
-            return self._shared[name]
+            if name not in held:
+                held[name] = opened()
+            return held[name]
 
     def _checked(self, name: str) -> Path:
         """Return the path of a graph whose hash, and whose own weight files, are right."""
