@@ -79,10 +79,13 @@ def test_one_json_document(capsys, export):
     assert high - low == graph["memory"]["weights_bytes"]
 
 
-def test_it_needs_neither_torch_nor_a_runtime(export):
+def test_it_needs_neither_torch_nor_a_runtime(export, capsys):
     without = (*HEAVY, "onnxruntime", "tensorrt")
-    result = command("preflight", export, "--target", "jetson-thor", "--quiet", without=without)
+    arguments = ("preflight", export, "--target", "jetson-thor", "--json")
+    result = command(*arguments, without=without)
     assert result.code == 0, result.err
+    assert {row["graph"] for row in result.document["graphs"]} == {"base", "swappable"}
+    assert result.document == call(capsys, *arguments).document
 
 
 def test_what_cannot_be_built_exits_with_4_and_names_the_first(capsys, copied):

@@ -125,6 +125,12 @@ def test_it_needs_no_torch(parts) -> None:
     result = command("merge", "--base", base, "--adapter", adapter, "--out", out,
                      without=(*HEAVY, "safetensors"))  # fmt: skip
     assert result.code == 0, result.err
+    module = "encoder.layer.1.attention.self.value"
+    stem = f"base_model.model.bert.{module}.lora"
+    factors, before = tensors_in(adapter), tensors_in(base)[f"{module}.weight"]
+    change = 2 * factors[f"{stem}_B.weight"] @ factors[f"{stem}_A.weight"]  # alpha 4, rank 2
+    assert np.abs(change).max() > 0.1
+    assert np.allclose(tensors_in(out)[f"{module}.weight"], before + change, atol=1e-6)
 
 
 def test_unmerge_gives_the_base_back_bit_for_bit(parts, capsys) -> None:

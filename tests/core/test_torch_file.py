@@ -157,6 +157,7 @@ def test_bytes_changed_anywhere_never_escape_as_another_error(tmp_path):
     torch.save({"a": torch.arange(8.0), "b": torch.ones(2, 2)}, path)
     whole = path.read_bytes()
     random = np.random.default_rng(0)
+    refused = 0
     for position in random.integers(0, len(whole), 150):
         damaged = bytearray(whole)
         damaged[position] ^= int(random.integers(1, 256))
@@ -165,7 +166,8 @@ def test_bytes_changed_anywhere_never_escape_as_another_error(tmp_path):
             for tensor in read_torch_file(path).values():
                 read_all(tensor)
         except InputError:
-            continue
+            refused += 1
+    assert 0 < refused < 150  # some bytes are padding or values, which no reader can judge
 
 
 @pytest.mark.parametrize("value", [[1, 2], 3, torch.ones(2), "text"])

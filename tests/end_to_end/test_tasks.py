@@ -91,3 +91,7 @@ def test_either_end_that_is_wrong_fails_verification(
                   "--adapter", tiny.adapter(base, task="question-answering"),
                   "--no-latency", "--out", tmp_path / "out")  # fmt: skip
     assert result.code == 5, result.err
+    rows = report(tmp_path / "out", "parity")["graphs"]
+    assert {row["verdict"] for row in rows.values()} == {"fail"}
+    for row in rows.values():  # one of two outputs of about the same size is off by a hundredth
+        assert 0.002 < row["metrics"]["relative_l2"] < 0.01

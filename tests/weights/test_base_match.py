@@ -143,3 +143,9 @@ def test_a_base_known_by_another_name_is_taken(made, tmp_path, capsys) -> None:
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "base_model_name_or_path": "somebody/else"}))
     assert merge(capsys, base, adapter, tmp_path / "out").code == 0
+    path.write_text(json.dumps(config))
+    assert merge(capsys, base, adapter, tmp_path / "known").code == 0
+    found, known = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "known"))
+    before = load_file(base / "model.safetensors")
+    assert [name for name in known if (found[name] != known[name]).any()] == []
+    assert any((found[name] != before[name]).any() for name in before)

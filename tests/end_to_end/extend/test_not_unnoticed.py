@@ -45,8 +45,11 @@ def test_adapter_of_another_task_is_not_added(tiny, both, alone, capsys) -> None
 
 
 def test_adapter_with_an_empty_name_is_refused(both, alone, capsys) -> None:
+    before = snapshot(alone)
     result = call(capsys, "add", alone, "--adapter", "=somewhere")
     assert result.code == 2
+    assert "=somewhere" in result.err
+    assert snapshot(alone) == before
 
 
 def test_export_without_an_adapter_says_so(tiny, tmp_path, capsys) -> None:

@@ -71,11 +71,17 @@ def test_every_session_goes_without_it(tmp_path, monkeypatch):
 def test_a_float16_default_that_is_an_input_is_opened_whatever_the_version(tmp_path):
     path = save(tmp_path / "g.onnx")
     code = (
-        "import pathlib, sys; from lora_export.ondevice.ort.ort_session import OrtSession; "
-        "OrtSession(pathlib.Path(sys.argv[1]))"
+        "import pathlib, sys, numpy as np; "
+        "from lora_export.ondevice.ort.ort_session import OrtSession; "
+        "session = OrtSession(pathlib.Path(sys.argv[1])); "
+        "print(session.run({'a': np.arange(4, dtype=np.float16)[None]})['b'].tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
-    assert done.returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=False, timeout=60,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["[[6.0,", "6.0,", "6.0,", "6.0]]"]  # 0 + 1 + 2 + 3
 
 
 def test_an_onnxruntime_older_than_the_graph_is_told_apart_from_damage(tmp_path):

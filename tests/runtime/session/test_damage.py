@@ -82,7 +82,11 @@ def test_what_is_not_used_is_not_read(swappable, tmp_path):
     root = shutil.copytree(swappable, tmp_path / "out")
     (root / "adapters" / "a.safetensors").unlink()
     with open_export(root, check_hashes=True) as session:
-        session.run(FEEDS, adapter="b")
+        found = session.run(FEEDS, adapter="b")["logits"]
+        with pytest.raises(ExportDirectoryError, match=r"a\.safetensors"):
+            session.run(FEEDS, adapter="a")
+    with open_export(swappable) as session:
+        assert np.array_equal(session.run(FEEDS, adapter="b")["logits"], found)
 
 
 def test_torch_is_never_imported(export, adapters):
