@@ -31,10 +31,6 @@ MOST_FILE_LINES: Final = 400
 MOST_FUNCTION_LINES: Final = 60
 MOST_EQUAL_NAMES: Final = 12
 CHECKED: Final = (PACKAGE, *(ROOT / name for name in ("tools", "tests", "bench", "recipes")))
-_ONE_NAMESPACE: Final = {
-    # Loaded once for each version, as `tensorrt`: its classes share what a version defines.
-    "tests/fakes/tensorrt.py",
-}
 _NO_MIRROR: Final = {"data", "docker", "end_to_end", "fakes", "helpers", "tools"}
 _NAMELESS: Final = {"__init__", "__main__", "conftest"}
 
@@ -50,7 +46,7 @@ def _too_long() -> Iterator[str]:
     for path in _files(*CHECKED):
         source, name = path.read_text("utf-8"), path.relative_to(ROOT).as_posix()
         lines = source.count("\n")
-        if lines > MOST_FILE_LINES and name not in _ONE_NAMESPACE:
+        if lines > MOST_FILE_LINES:
             yield f"{name}: {lines} lines; at most {MOST_FILE_LINES}"
         for function, count in _functions(ast.parse(source)):
             if count > MOST_FUNCTION_LINES:

@@ -1,4 +1,4 @@
-"""The double of TensorRT, put in its place for a test; see ``tests/fakes/tensorrt.py``."""
+"""The double of TensorRT, put in its place for a test; see ``tests/fakes/tensorrt_double``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ __all__ = ["VERSIONS", "install_double", "load_double"]
 VERSIONS: Final = ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0")
 """The versions that there are API data of."""
 
-_SOURCE: Final = Path(__file__).resolve().parents[1] / "fakes" / "tensorrt.py"
+_NAME: Final = "tensorrt_double"
+_SOURCE: Final = Path(__file__).resolve().parents[1] / "fakes" / _NAME / "__init__.py"
 
 
 def load_double(version: str) -> Any:
     """Return a module that stands for TensorRT of a version, with a CUDA double of its own."""
-    spec = importlib.util.spec_from_file_location("tensorrt", _SOURCE)
+    for name in [name for name in sys.modules if name.partition(".")[0] == _NAME]:
+        del sys.modules[name]  # that of another version: its parts know it
+    spec = importlib.util.spec_from_file_location(_NAME, _SOURCE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     module.__dict__["_version"] = version
+    sys.modules[_NAME] = module
     spec.loader.exec_module(module)
     module.cudart = DoubleCudart()
     return module
