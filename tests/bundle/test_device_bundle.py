@@ -13,7 +13,6 @@ from lora_export.core.manifest import read_manifest
 from lora_export.engines.jobs import EngineOptions
 from lora_export.ondevice.bundle.bundle_index import read_index
 from lora_export.ondevice.bundle.main import main
-from lora_export.ondevice.device_errors import LatencyError
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from tests.cli.exports import manifest_of
 from tests.cli.running import call, snapshot
@@ -156,78 +155,6 @@ def test_a_dtype_that_the_target_lacks_is_refused(exports, tmp_path, capsys, mon
     assert "--dtype float16" in result.message
 
 
-@pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "static", "two"])
-def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeypatch, capsys, kind):
-    """End to end with the double of TensorRT, which says what it is wherever it appears."""
-    root = copied(bundles(kind), tmp_path / "bundle")
-    install_double(monkeypatch)
-    assert main(root, ["--rounds", "10"]) == 0
-    printed = capsys.readouterr().out
-    assert "the library 'tensorrt-double'" in printed.splitlines()[0]
-    assert "TensorRT did not run" in printed.splitlines()[0]
-    assert not (root / "report.tensorrt.json").exists()
-    report = read_report(root, "tensorrt-double")
-    assert report["runtime"]["tensorrt_ran"] is False
-    rows = report["parity"]["graphs"]
-    assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(
-        ("base", "one", "two"), "pass"
-    )
-    latency = report["latency"]["graphs"].values()
-    assert {row["verdict"] for row in latency} == {"unverified"}
-    assert {row["library"] for row in report["engines"].values()} == {"tensorrt-double"}
-    assert not any(row["kept"] for row in report["engines"].values())
-    assert main(root, ["verify"]) == 0
-    assert all(row["kept"] for row in read_report(root, "tensorrt-double")["engines"].values())
-
-
-def test_a_known_library_is_named_and_gates_the_latency(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
-    monkeypatch.setattr(install_double(monkeypatch), "__name__", "tensorrt")
-    assert main(root, ["--rounds", "10", "--only", "one"]) in {0, LatencyError.exit_code}
-    assert capsys.readouterr().out.splitlines()[0].endswith("with TensorRT 10.3.0 on Orin (double)")
-    report = read_report(root, "tensorrt")
-    assert report["runtime"]["tensorrt_ran"] is True
-    assert {row["verdict"] for row in report["latency"]["graphs"].values()} != {"unverified"}
-    assert report["engines"]["one"]["library"] == "tensorrt"
-
-
-def test_a_plan_of_another_library_is_built_again(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
-    module = install_double(monkeypatch)
-    assert main(root, ["build", "--only", "one"]) == 0
-    monkeypatch.setattr(module, "__name__", "tensorrt")
-    assert main(root, ["build", "--only", "one"]) == 0
-    said = capsys.readouterr().err
-    assert "was built by the library 'tensorrt-double', here is TensorRT" in said
-    assert read_report(root, "tensorrt")["engines"]["one"]["kept"] is False
-
-
-def test_a_plan_that_was_cut_short_is_built_again(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
-    install_double(monkeypatch)
-    assert main(root, ["build", "--only", "one"]) == 0
-    (plan,) = (root / "engines").glob("one.*.plan")
-    plan.write_bytes(plan.read_bytes()[:-9])
-    capsys.readouterr()
-    assert main(root, ["verify", "--only", "one"]) == 0
-    assert "building one again" in capsys.readouterr().err
-    assert read_report(root, "tensorrt-double")["engines"]["one"]["kept"] is False
-
-
-def test_adapters_are_put_into_the_engine_of_the_base(exports, tmp_path, monkeypatch):
-    root = unpacked(exports("merged"), tmp_path, options=_refit())
-    install_double(monkeypatch)
-    assert main(root, ["--rounds", "10"]) == 0
-    report = read_report(root, "tensorrt-double")
-    assert list(report["engines"]) == ["base"]
-    assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
-    assert len(list((root / "engines").glob("*.plan"))) == 1
-
-
-def _refit():
-    return EngineOptions(refit=True)
-
-
 def test_the_recipe_of_a_target_ends_with_a_bundle(tiny, tmp_path, capsys):
     """`merge-and-build --target jetson-orin`: the export, and the bundle beside it."""
     base = tiny.base("bert")
@@ -331,28 +258,6 @@ def test_a_decoder_of_few_positions_has_room_for_the_step(tiny, tmp_path, capsys
     assert main(root, ["--rounds", "10", "--runtime", "onnxruntime"]) == 0
     rows = read_report(root)["latency"]["graphs"]
     assert set(rows) == {"one, prefill", "one, step"}
-
-
-def test_a_wider_head_gets_an_engine_of_its_own_beside_the_refitted_one(
-    tiny, tmp_path, monkeypatch, capsys
-):
-    """A refit changes no shape: what cannot be put into the base's engine is found when packing."""
-    base = tiny.base("bert", "text-classification")
-    adapters = {
-        "one": tiny.adapter(base, seed=1, strength=0.3),
-        "two": tiny.adapter(base, seed=2, strength=0.3, labels_count=5),
-    }
-    export = tmp_path / "out"
-    build(base, adapters, export, task="text-classification", verify={"enabled": True})
-    root = unpacked(export, tmp_path, options=_refit())
-    graphs = read_index(root).contents.graphs
-    assert graphs["one"].engine is None
-    assert graphs["two"].engine is not None
-    install_double(monkeypatch)
-    assert main(root, ["verify"]) == 0, capsys.readouterr().err
-    report = read_report(root, "tensorrt-double")
-    assert set(report["engines"]) == {"base", "two"}
-    assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
 
 
 @pytest.mark.parametrize(
