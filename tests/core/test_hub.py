@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.commands.adapter_inputs import name_of
+from lora_export.adapters.read_spec import name_of
 from lora_export.core.errors import HubError, UsageError
 from lora_export.core.hub import hub_id_of, is_hub_id, local_path
 from tests.cli.exports import manifest_of
