@@ -17,7 +17,7 @@ LOWEST       := .venv-lowest
 LOWEST_STAMP := $(LOWEST)/.installed
 LOWEST_TORCH ?= $(if $(PIP_ARGS),lowest,pinned)
 LOWEST_TESTS := $(addprefix tests/, end_to_end/merge_and_build end_to_end/test_swappable.py \
-    end_to_end/batched end_to_end/extend triton/test_repository.py)
+    end_to_end/batched end_to_end/extend triton/test_repository.py core/test_npz_file.py)
 
 # What JetPack 6 has: the part that runs on devices is tested with it.
 DEVICE       := .venv-device

@@ -28,6 +28,7 @@ from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import MANIFEST_NAME, manifest_bytes, read_manifest
 from lora_export.core.modes import BASE_GRAPH, Mode
+from lora_export.core.npz_file import npz_bytes
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
@@ -59,10 +60,8 @@ from lora_export.weights.checkpoint import read_config
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from lora_export.core.manifest import GraphRecord, Manifest
     from lora_export.core.targets import Target
@@ -238,14 +237,8 @@ def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
     onnx, defaults = f"{job.graph}.tensorrt.onnx", f"{job.graph}.defaults.npz"
     rank = smallest_rank(job.settings.profiles)
     values = base_values(resolve_inside(root, job.onnx).read_bytes(), root, rank=rank)
-    made = {onnx: job.model, defaults: _npz(values)}
+    made = {onnx: job.model, defaults: npz_bytes(values)}
     return replace(source, onnx=onnx, defaults=defaults), made
-
-
-def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
 
 
 def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
@@ -320,7 +313,7 @@ def _latency(
         return LatencyPlan(None, settings.rounds, settings.max_ratio, reason), {}
     static = WRITE_INDICES in case.feeds
     kept = {k: v for k, v in case.feeds.items() if not (static and k.startswith(PAST))}
-    feeds = {LATENCY_FEEDS: _npz(kept)}
+    feeds = {LATENCY_FEEDS: npz_bytes(kept)}
     return LatencyPlan(LATENCY_FEEDS, settings.rounds, settings.max_ratio), feeds
 
 

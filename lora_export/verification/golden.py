@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.core.npz_file import npz_bytes
 from lora_export.ondevice.judge.decoding import PAST, WRITE_INDICES
 from lora_export.ondevice.judge.golden_files import NO_EFFECT_KNOWN
 
@@ -45,6 +45,4 @@ def golden_bytes(golden: Golden) -> bytes:
         arrays |= {f"{index}.input.{name}": value for name, value in kept.items()}
         arrays[f"{index}.mask"] = case.mask
         arrays[f"{index}.expected"] = expected
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    return npz_bytes(arrays)
