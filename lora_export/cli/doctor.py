@@ -50,6 +50,8 @@ def _render(found: Diagnosis) -> list[str]:
     )
     lines += ["machine", *aligned(_machine_rows(found.machine))]
     lines += ["graph cache", *aligned(_cache_rows(found))]
+    if found.untried:
+        lines += ["newer than was tried", *(f"  {library}" for library in found.untried)]
     if found.problems:
         lines += ["problems", *(f"  {problem}" for problem in found.problems)]
     return lines

@@ -26,6 +26,7 @@ __all__ = [
     "require_supported",
     "requirement_of",
     "unsupported",
+    "untried",
 ]
 
 
@@ -114,6 +115,16 @@ def unsupported(distributions: Iterable[str]) -> list[str]:
     versions = {each: installed_version(each) for each in distributions}
     found = {each: problem_of(each, version) for each, version in versions.items() if version}
     return [f"{each} {problem}" for each, problem in found.items() if problem]
+
+
+def untried(distributions: Iterable[str] = tuple(SUPPORTED)) -> list[str]:
+    """Return those of `distributions` that are installed in a newer version than was tried."""
+    versions = ((each, installed_version(each)) for each in distributions)
+    return [
+        f"{each} {version}, tried up to {SUPPORTED[each].newest}"
+        for each, version in versions
+        if version and _numbers(version) > _numbers(SUPPORTED[each].newest)
+    ]
 
 
 def require_supported(*distributions: str) -> None:

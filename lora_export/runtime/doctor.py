@@ -14,7 +14,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.core.supported_versions import CORE, installed_version, problem_of, unsupported
+from lora_export.core.supported_versions import (
+    CORE,
+    installed_version,
+    problem_of,
+    unsupported,
+    untried,
+)
 from lora_export.core.version import VERSION
 from lora_export.runtime.machine import Machine, probe_machine
 
@@ -118,6 +124,7 @@ class Diagnosis:
     Attributes:
         compiled: Whether the compiled module ``lora_export.core._halves`` was built; NumPy converts
             two-byte floats without it, more slowly.
+        untried: Libraries in a newer version than the tests were run with; they may well work.
     """
 
     lora_export: str
@@ -130,6 +137,7 @@ class Diagnosis:
     machine: Machine
     cache: Cache | None
     problems: tuple[str, ...]
+    untried: tuple[str, ...] = ()
 
 
 def diagnose() -> Diagnosis:
@@ -152,6 +160,7 @@ def diagnose() -> Diagnosis:
             *(f"{p.module}: {p.problem}" for p in packages if p.problem),
             *unsupported(each for each in CORE if each not in _listed()),
         ),
+        untried=tuple(untried()),
     )
 
 

@@ -95,6 +95,14 @@ def test_doctor_lists_what_is_outside(installed: dict[str, str], capsys) -> None
     ]
 
 
+def test_doctor_lists_what_is_newer_than_was_tried(installed: dict[str, str], capsys) -> None:
+    assert "newer than was tried" not in call(capsys, "doctor").out
+    installed["torch"] = "99.1.0+cpu"
+    found = call(capsys, "doctor")
+    newest = versions.SUPPORTED["torch"].newest
+    assert f"newer than was tried\n  torch 99.1.0+cpu, tried up to {newest}\n" in found.out
+
+
 def test_unforeseen_failure_under_an_old_library_names_it() -> None:
     code = (
         "import importlib.metadata as m, click, sys; real = m.version; "
