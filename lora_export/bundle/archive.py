@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lora_export.bundle.tar_file import Entry
 
-__all__ = ["Archive", "opened"]
+__all__ = ["Archive", "open_archive"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -99,7 +99,7 @@ class Archive:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Iterator[Archive]:
     """Open an archive and read its index; translate what gzip and the disk raise meanwhile.
 
     Raises:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora_export.bundle.archive import opened
+from lora_export.bundle.archive import open_archive
 from lora_export.bundle.tar_file import end_of_archive, header_of, padding_of
 from lora_export.core.errors import BundleError, StorageError, UsageError
 from lora_export.core.files import (
@@ -173,7 +173,7 @@ def require_replaceable(path: Path) -> None:
     if not os.path.lexists(path) or path.is_dir():
         return
     try:
-        with opened(path):
+        with open_archive(path):
             pass
     except BundleError as error:
         msg = f"{str(path)!r} exists and is no bundle"
@@ -242,7 +242,7 @@ def verify_bundle(path: Path, progress: Progress | None = None) -> Index:
         require_files(path, index, tell.advance)
         _require_no_more_code(path, index)
         return index
-    with opened(path) as archive:
+    with open_archive(path) as archive:
         tell.start(f"hashing {path.name}", archive.index.size_bytes)
         for _, blocks in archive.files():
             for block in blocks:
@@ -282,7 +282,7 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         msg = f"{str(output)!r} exists and is not an empty folder"
         raise BundleError(msg, hint="Choose another --out; nothing was changed.")
     with (
-        opened(path) as archive,
+        open_archive(path) as archive,
         storage_errors(str(output)),
         staging_folder(output.parent, output.name) as staging,
     ):

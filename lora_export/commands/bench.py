@@ -23,7 +23,7 @@ from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
 from lora_export.graph.spec import tasks
-from lora_export.latency.bench_report import BenchReport, Settings
+from lora_export.latency.bench_report import BenchReport, BenchSettings
 from lora_export.latency.gate import Judge, baseline_of, is_wide, read_baseline
 from lora_export.latency.grid import BASELINE, Chosen, Plan, key_of, measure
 from lora_export.latency.points import Source, grid
@@ -167,7 +167,7 @@ def bench(
         tool=f"lora-export {VERSION}",
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         environment=environment,
-        settings=Settings(
+        settings=BenchSettings(
             rounds=rounds, max_rounds=plan.max_rounds, seed=seed, threads=threads,
             confidence=CONFIDENCE,
         ),

@@ -9,7 +9,7 @@ from lora_export.core import targets
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
-from lora_export.engines.engine_build import build_engines, engine_documents, list_engine_files
+from lora_export.engines.engine_build import build_engines, engine_documents, register_engine_files
 from lora_export.engines.jobs import EngineOptions, graphs_to_build, jobs_of
 from lora_export.engines.refit_values import refit_plan
 from lora_export.exports.integrity_checks import require_usable
@@ -131,5 +131,5 @@ def refit(
     tell.start(f"refitting {name}")
     device = _present_target() if target == targets.AUTO else target
     record = refit_plan(output, manifest, device, name, source=source)
-    list_engine_files(output, record)
+    register_engine_files(output, record)
     return record

@@ -27,7 +27,7 @@ from lora_export.runtime.tokens import (
     read_settings,
     stop_tokens,
 )
-from lora_export.weights.positions import count_positions, switching_length
+from lora_export.weights.positions import count_positions, long_rope_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -118,7 +118,7 @@ def continue_texts(
     told = ""
     for tokens in generate(
         decoder, rows, max_new_tokens=limit, sampling=sampling, stop=stop, padding=padding,
-        switch=switching_length(config),
+        switch=long_rope_threshold(config),
     ):  # fmt: skip
         for row, token in zip(found, tokens, strict=True):
             if token is not None:

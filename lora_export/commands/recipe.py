@@ -14,7 +14,7 @@ from lora_export.core.errors import UsageError
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.core.yaml_file import UniqueKeyLoader
 from lora_export.ondevice.bundle.contents import MOST_ROUNDS
-from lora_export.triton.repository_options import Backend, Settings
+from lora_export.triton.repository_options import Backend, RepositoryOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,7 +140,7 @@ class BundleSpec(_Section):
     allow_failed: bool = False
 
 
-class TritonSpec(Settings):
+class TritonSpec(RepositoryOptions):
     """A model repository for the Triton server: which models, beside their settings.
 
     Attributes:

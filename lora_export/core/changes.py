@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
-from lora_export.core.journal import finish, let_wait
+from lora_export.core.journal import finish, stage_change
 from lora_export.core.manifest import Manifest, stored_manifest, write_manifest
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def change_export(
         StorageError: The disk refuses.
     """
     try:
-        let_wait(folder, staging, {*gone, *before.files} - set(after.files))
+        stage_change(folder, staging, {*gone, *before.files} - set(after.files))
         write_manifest(folder, after)
     except BaseException:
         finish(folder, stored_manifest(folder).files)

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["WAITING", "are_awaited", "finish", "let_wait"]
+__all__ = ["WAITING", "finish", "is_committed", "stage_change"]
 
 WAITING: Final = ".lora_export.next"
 _GONE: Final = ".gone.json"
 _LIMIT_BYTES: Final = 1 << 24
 
 
-def let_wait(root: Path, staging: Path, gone: Collection[str]) -> None:
+def stage_change(root: Path, staging: Path, gone: Collection[str]) -> None:
     """Turn `staging`, a private folder in `root`, into the one whose files wait (1).
 
     Args:
@@ -58,7 +58,7 @@ def let_wait(root: Path, staging: Path, gone: Collection[str]) -> None:
         sync_folder(root)
 
 
-def are_awaited(root: Path, files: Mapping[str, str]) -> bool:
+def is_committed(root: Path, files: Mapping[str, str]) -> bool:
     """Whether a change was made (2) and not finished: something waits that `files` names.
 
     Args:

@@ -18,7 +18,7 @@ from lora_export.core.files import (
     resolve_inside,
     storage_errors,
 )
-from lora_export.core.journal import are_awaited, finish
+from lora_export.core.journal import finish, is_committed
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
 
@@ -315,7 +315,7 @@ def read_manifest(folder: Path) -> Manifest:
         UnsupportedError: It was written by a newer version.
     """
     manifest = stored_manifest(folder)
-    if are_awaited(folder, manifest.files):
+    if is_committed(folder, manifest.files):
         with storage_errors(str(folder)), edit_manifest(folder) as manifest:
             pass
     return manifest

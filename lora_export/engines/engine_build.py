@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from lora_export.ondevice.trt.engine_builder import BuildJob
     from lora_export.ondevice.trt.record_table import BuildRecord
 
-__all__ = ["PlannedEngine", "build_engines", "described", "engine_documents", "list_engine_files"]
+__all__ = [
+    "PlannedEngine",
+    "build_engines",
+    "described",
+    "engine_documents",
+    "register_engine_files",
+]
 
 
 class PlannedEngine(TypedDict):
@@ -77,7 +83,7 @@ def build_engines(
     for job in jobs:
         progress.start(f"engine {job.graph} for {job.target}")
         record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
-        list_engine_files(root, record)
+        register_engine_files(root, record)
         records.append(record)
     return records
 
@@ -115,7 +121,7 @@ def _require_portable(job: BuildJob) -> None:
         )
 
 
-def list_engine_files(root: Path, record: BuildRecord) -> None:
+def register_engine_files(root: Path, record: BuildRecord) -> None:
     """Name a plan, its record and the timing cache in the manifest, with their hashes."""
     plan = record["plan"]["file"]
     files = [plan, record_file(plan), timing_file(record["target"], record["tensorrt"])]

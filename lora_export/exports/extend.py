@@ -51,13 +51,13 @@ __all__ = [
     "AddedAdapter",
     "adapter_record",
     "add_adapter",
+    "delete_orphans",
     "forget_adapter",
     "merged_entries",
+    "orphaned_files",
     "parameters_of",
     "refuse_taken",
     "remove_adapter",
-    "strays",
-    "sweep",
 ]
 
 _ORIGIN_CHECKPOINT: Final = "checkpoint"
@@ -185,7 +185,7 @@ def add_adapter(
                     },
                 }
             )
-            change_export(root, staging, current, updated, strays(root, updated, name))
+            change_export(root, staging, current, updated, orphaned_files(root, updated, name))
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
 
@@ -198,13 +198,13 @@ def remove_adapter(root: Path, name: str) -> Manifest:
     """
     with edit_manifest(root) as manifest:
         if name not in manifest.adapters:
-            if is_adapter_name(name) and sweep(root, manifest, name):
+            if is_adapter_name(name) and delete_orphans(root, manifest, name):
                 return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {name!r}"
             raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
         updated = forget_adapter(manifest, name)
         with staging_folder(root, "remove") as staging:
-            change_export(root, staging, manifest, updated, strays(root, updated, name))
+            change_export(root, staging, manifest, updated, orphaned_files(root, updated, name))
     return updated
 
 
@@ -219,15 +219,15 @@ def _files_of(name: str) -> tuple[str, ...]:
     )
 
 
-def sweep(root: Path, manifest: Manifest, name: str) -> bool:
+def delete_orphans(root: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
-    found = strays(root, manifest, name)
+    found = orphaned_files(root, manifest, name)
     for file in found:
         resolve_inside(root, file).unlink(missing_ok=True)
     return bool(found)
 
 
-def strays(root: Path, manifest: Manifest, name: str) -> set[str]:
+def orphaned_files(root: Path, manifest: Manifest, name: str) -> set[str]:
     """Return the adapter's files that are there and that the manifest does not name."""
     engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
     beside = resolve_inside(root, folder_of(name)).rglob("*")

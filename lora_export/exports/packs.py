@@ -36,9 +36,9 @@ from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.extend import (
     adapter_record,
     forget_adapter,
+    orphaned_files,
     parameters_of,
     refuse_taken,
-    strays,
 )
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
@@ -192,7 +192,7 @@ def add_pack(
                     "files": {**others.files, **files},
                 }
             )
-            change_export(root, staging, current, updated, strays(root, updated, name))
+            change_export(root, staging, current, updated, orphaned_files(root, updated, name))
     return updated
 
 

@@ -28,7 +28,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.exports.adapter_companions import stage_companions
 from lora_export.exports.create import weights_metadata
-from lora_export.exports.extend import adapter_record, forget_adapter, refuse_taken, strays
+from lora_export.exports.extend import adapter_record, forget_adapter, orphaned_files, refuse_taken
 from lora_export.exports.stack_table import NewAdapter, StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
 from lora_export.graph.adapters.batched_graph import LABELS_STACK, with_stacks
@@ -119,7 +119,9 @@ def change_rows(
 def _strays(root: Path, manifest: Manifest, names: Iterable[str]) -> set[str]:
     """Return the stacks, and files of adapters, that the manifest does not name."""
     stacks = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
-    return (stacks - set(manifest.files)).union(*(strays(root, manifest, each) for each in names))
+    return (stacks - set(manifest.files)).union(
+        *(orphaned_files(root, manifest, each) for each in names)
+    )
 
 
 def _write(

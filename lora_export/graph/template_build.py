@@ -9,7 +9,7 @@ import onnx_ir as ir
 from lora_export.core.errors import FixedLengthError, UnsupportedError
 from lora_export.graph.optimize.fold import fold
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
-from lora_export.graph.optimize.replicate_layers import stamp
+from lora_export.graph.optimize.replicate_layers import replicate_layers
 from lora_export.graph.spec.template import GraphTemplate
 from lora_export.graph.trace.trace import Traced, trace
 
@@ -120,7 +120,7 @@ def _traced_and_folded(
 
     try:
         traced, parameters = traced_and_folded(every_layer=False)
-        return traced, stamp(traced.model, parameters, traced.repeats)
+        return traced, replicate_layers(traced.model, parameters, traced.repeats)
     except FixedLengthError:  # more layers do not help
         raise
     except (UnsupportedError, NotRepeatingError):

@@ -30,12 +30,12 @@ from lora_export.core.reports.report_model import ReportModel
 __all__ = [
     "BENCH_FORMAT",
     "BenchReport",
+    "BenchSettings",
     "Cell",
     "CellKind",
     "Gate",
     "GateRow",
     "RatioRow",
-    "Settings",
     "Startup",
     "Subject",
     "TimeRow",
@@ -180,7 +180,7 @@ class Gate(ReportModel):
     rows: list[GateRow]
 
 
-class Settings(ReportModel):
+class BenchSettings(ReportModel):
     """The settings of the measurement."""
 
     rounds: int
@@ -197,7 +197,7 @@ class BenchReport(ReportModel):
     tool: str
     date: str
     environment: MachineReport
-    settings: Settings
+    settings: BenchSettings
     subjects: dict[str, Subject]
     cells: list[Cell] = Field(default_factory=list)
     gate: Gate | None = None

@@ -75,7 +75,7 @@ def generate(
         stop: Tokens that end a row; the one that ended it is yielded.
         padding: Fills rows that are shorter, on the left, and those that have ended.
         switch: The longest text whose cache can be continued as it is; see
-            `lora_export.weights.positions.switching_length`.
+            `lora_export.weights.positions.long_rope_threshold`.
 
     Raises:
         UsageError: A prompt is empty.

@@ -28,7 +28,7 @@ from lora_export.triton.python_models import (
     read_index_table,
     serve,
 )
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from lora_export.triton.schema import CONFIG_NAME, config_text
 from lora_export.triton.serving.index import BadIndexError
 from lora_export.triton.serving_modes import SERVING, serve_adapter
@@ -308,7 +308,7 @@ def _add_model(
     text = (repository / f"{sibling.name}-text").is_dir()
     cached = is_cached(repository, sibling)
     choice = Choice(sibling.stem, sibling.config.backend, ServingMode.MERGED, (adapter,), text)
-    settings = Settings(warmup=warm, response_cache=cached)
+    settings = RepositoryOptions(warmup=warm, response_cache=cached)
     for model in plan_models(root, manifest, choice, settings):
         if text and model.name == f"{sibling.stem}-tokenizer" and _is_there(repository, model):
             continue
@@ -351,7 +351,7 @@ def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found)
         msg = f"the response cache may still answer for the earlier rows of {model.name!r}"
         raise UnsupportedError(msg, hint="Write the repository again and restart the server.")
     choice = Choice(model.name, model.config.backend, ServingMode.BATCHED, ())
-    (planned,) = plan_models(root, manifest, choice, Settings(warmup=False))
+    (planned,) = plan_models(root, manifest, choice, RepositoryOptions(warmup=False))
     declared = [list(each.dims) for each in model.config.output]
     if declared != [list(each.dims) for each in planned.config.output]:
         msg = f"the outputs of {model.name!r} would have another width"

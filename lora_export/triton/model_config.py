@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.triton.graph_io import Tensor
-    from lora_export.triton.repository_options import Settings
+    from lora_export.triton.repository_options import RepositoryOptions
 
 __all__ = [
     "ADAPTER",
@@ -37,7 +37,7 @@ def graph_config(
     name: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    settings: Settings,
+    settings: RepositoryOptions,
     parameters: Mapping[str, str],
     *,
     backend: str,
@@ -72,7 +72,7 @@ def python_config(
     name: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    settings: Settings,
+    settings: RepositoryOptions,
     parameters: Mapping[str, str],
 ) -> Any:
     """Return the configuration of a model of the Python backend that holds adapters.
@@ -103,7 +103,7 @@ def python_config(
 def tokenizer_config(
     name: str,
     outputs: Sequence[Tensor],
-    settings: Settings,
+    settings: RepositoryOptions,
     parameters: Mapping[str, str],
     *,
     by_adapter: bool = False,
@@ -135,7 +135,7 @@ def tokenizer_config(
 
 
 def ensemble_config(
-    name: str, steps: Sequence[Any], settings: Settings, parameters: Mapping[str, str]
+    name: str, steps: Sequence[Any], settings: RepositoryOptions, parameters: Mapping[str, str]
 ) -> Any:
     """Return the configuration of models that run one after another (text → tokens → outputs).
 
@@ -202,7 +202,9 @@ def add_warmup(
         request.inputs[each.name].CopyFrom(given)
 
 
-def _finish(config: Any, settings: Settings, parameters: Mapping[str, str], *, kind: str) -> None:
+def _finish(
+    config: Any, settings: RepositoryOptions, parameters: Mapping[str, str], *, kind: str
+) -> None:
     """Set what all models have but ensembles and tokenizers; changes `config`."""
     messages = schema()
     _set_versions(config, settings)
@@ -226,7 +228,7 @@ def _finish(config: Any, settings: Settings, parameters: Mapping[str, str], *, k
     _set_parameters(config, parameters)
 
 
-def _set_versions(config: Any, settings: Settings) -> None:
+def _set_versions(config: Any, settings: RepositoryOptions) -> None:
     policy = config.version_policy
     if settings.versions == "all":
         policy.all.SetInParent()

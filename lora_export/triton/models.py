@@ -37,7 +37,7 @@ from lora_export.triton.python_models import (
     interface_of,
     serve,
 )
-from lora_export.triton.repository_options import HANDFUL, Backend, Settings
+from lora_export.triton.repository_options import HANDFUL, Backend, RepositoryOptions
 from lora_export.triton.schema import CONFIG_NAME, config_text
 from lora_export.triton.serving_modes import GRAPH_SERVING, SERVING, session_bytes, stack_bytes
 from lora_export.triton.token_inputs import own_texts, tokenizer_model
@@ -142,7 +142,9 @@ def choose(
     return Choice(name, backend, ServingMode(way or mode.value), names, text)
 
 
-def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> list[Model]:
+def plan_models(
+    root: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
+) -> list[Model]:
     """Return the models of an export.
 
     Args:
@@ -172,7 +174,9 @@ def plan_models(root: Path, manifest: Manifest, choice: Choice, settings: Settin
     return models
 
 
-def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings: Settings) -> Model:
+def _graph(
+    root: Path, manifest: Manifest, choice: Choice, graph: str, settings: RepositoryOptions
+) -> Model:
     """Return the model of one graph that a backend runs by itself."""
     name = choice.name if graph == BATCHED_GRAPH else f"{choice.name}-{graph}"
     record = manifest.graphs[graph]
@@ -205,7 +209,7 @@ def _graph(root: Path, manifest: Manifest, choice: Choice, graph: str, settings:
     return _warmed(config, files, requests, memory * settings.instances)
 
 
-def _python(root: Path, manifest: Manifest, choice: Choice, settings: Settings) -> Model:
+def _python(root: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions) -> Model:
     """Return the one model of the Python backend that holds the adapters."""
     adapters = [each for each in choice.adapters if each != BASE_GRAPH]
     interface = interface_of(root, manifest, choice.way, adapters)
@@ -253,7 +257,11 @@ def _warmed(config: Any, files: list[File], requests: list[Request], memory: int
 
 
 def _with_texts(
-    root: Path, manifest: Manifest, choice: Choice, models: Sequence[Model], settings: Settings
+    root: Path,
+    manifest: Manifest,
+    choice: Choice,
+    models: Sequence[Model],
+    settings: RepositoryOptions,
 ) -> list[Model]:
     """Return the tokenizers of the export, and for each model its ensemble with one of them.
 
@@ -284,7 +292,9 @@ def _with_texts(
     return [*made.values(), *ensembles]
 
 
-def _ensemble(manifest: Manifest, name: str, steps: Sequence[Any], settings: Settings) -> Model:
+def _ensemble(
+    manifest: Manifest, name: str, steps: Sequence[Any], settings: RepositoryOptions
+) -> Model:
     """Return models that run one after another as one.
 
     The response cache's key has the version. It is a number of the content where a graph is run by

@@ -12,7 +12,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.triton.model_folders import is_placed, is_plain, locked, place_folder
 from lora_export.triton.models import Choice, Model, choose, plan_models, require_files_of
-from lora_export.triton.repository_options import HANDFUL, Settings
+from lora_export.triton.repository_options import HANDFUL, RepositoryOptions
 from lora_export.triton.schema import schema
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_repository(
     way: ServingWord | None = None,
     adapters: Sequence[str] = (),
     text: bool = False,
-    settings: Settings | None = None,
+    settings: RepositoryOptions | None = None,
     progress: Progress | None = None,
 ) -> ModelRepository:
     """Write the models of an export into a repository, each whole or not at all.
@@ -97,7 +97,7 @@ def write_repository(
     """
     schema()
     tell = progress or Silent()
-    settings = settings or Settings()
+    settings = settings or RepositoryOptions()
     if isinstance(settings.versions, tuple) and set(settings.versions) != {1}:
         msg = f"versions {list(settings.versions)} are to be served, and version 1 is written"
         raise UsageError(msg, hint="Give --versions 1, the newest, or all.")

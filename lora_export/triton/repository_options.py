@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["HANDFUL", "Backend", "Settings"]
+__all__ = ["HANDFUL", "Backend", "RepositoryOptions"]
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
 
@@ -17,7 +17,7 @@ HANDFUL: Final = 4
 """Up to so many merged adapters get a model each; more are served by one of the Python backend."""
 
 
-class Settings(BaseModel):
+class RepositoryOptions(BaseModel):
     """The settings of every model of a repository.
 
     Attributes:

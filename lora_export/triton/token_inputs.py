@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_export.core.json_file import JsonObject
     from lora_export.core.manifest import Manifest
     from lora_export.triton.graph_io import Tensor
-    from lora_export.triton.repository_options import Settings
+    from lora_export.triton.repository_options import RepositoryOptions
 
 __all__ = ["ADAPTERS", "Text", "own_texts", "text_of", "tokenizer_model"]
 
@@ -99,7 +99,7 @@ def tokenizer_model(
     root: Path,
     name: str,
     inputs: Sequence[Tensor],
-    settings: Settings,
+    settings: RepositoryOptions,
     parameters: Mapping[str, str],
     *,
     text: Text | None = None,

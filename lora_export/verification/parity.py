@@ -34,7 +34,7 @@ from lora_export.verification.inputs.random_inputs import (
     make_cases,
     with_buffers,
 )
-from lora_export.weights.positions import switching_length
+from lora_export.weights.positions import long_rope_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +148,7 @@ def against_reference(
         if manifest.base.cache
         else None,
     )  # fmt: skip
-    switch = switching_length(checkpoint.config)
+    switch = long_rope_threshold(checkpoint.config)
     graph = open_model(root, record, task, open_runner, outputs=outputs, last=last, switch=switch)
     actual = [graph.run(case.feeds) for case in cases]
     for ours, theirs in zip(actual, expected.outputs, strict=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["POSITION_KEYS", "count_positions", "longest_text", "switching_length"]
+__all__ = ["POSITION_KEYS", "count_positions", "long_rope_threshold", "longest_text"]
 
 _TEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
 """Settings of a config that say how many positions a text has; the first that is set counts."""
@@ -62,7 +62,7 @@ def longest_text(config: Mapping[str, Any]) -> int:
     return max(1, positions - first)
 
 
-def switching_length(config: Mapping[str, Any]) -> int | None:
+def long_rope_threshold(config: Mapping[str, Any]) -> int | None:
     """Return the longest text that has the rotary frequencies of short ones; None for any.
 
     Keys that a cache holds were rotated by the frequencies of their time: where a text outgrows

@@ -11,7 +11,7 @@ from lora_export.core import changes
 from lora_export.core.changes import replace_files
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import exclusive_lock, staging_folder, write_synced
-from lora_export.core.journal import WAITING, are_awaited, let_wait
+from lora_export.core.journal import WAITING, is_committed, stage_change
 from lora_export.core.manifest import edit_manifest, read_manifest, stored_manifest, write_manifest
 from tests.cli.running import snapshot
 from tests.core.test_manifest import manifest
@@ -50,7 +50,7 @@ def half_done(folder: Path, *, made: bool) -> None:
         with staging_folder(folder, "test") as staging:
             (staging / "reports").mkdir()
             write_synced(staging / FILE, NEW)
-            let_wait(folder, staging, ["reports/y.json"])
+            stage_change(folder, staging, ["reports/y.json"])
         if made:
             after = before.model_copy(update={"files": {FILE: sha256(NEW)}})
             write_manifest(folder, after)
@@ -69,7 +69,7 @@ def test_files_and_manifest_change_together(folder):
 
 def test_a_change_that_was_made_is_finished_by_who_reads_next(folder):
     half_done(folder, made=True)
-    assert are_awaited(folder, stored_manifest(folder).files)
+    assert is_committed(folder, stored_manifest(folder).files)
     assert files_of(folder)[FILE] == OLD
     assert read_manifest(folder).files == {FILE: sha256(NEW)}
     assert files_of(folder) == {FILE: NEW}

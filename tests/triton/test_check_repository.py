@@ -12,7 +12,7 @@ import pytest
 
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from lora_export.triton.schema import config_text, parse_config
 from tests.cli.running import call
 
@@ -291,6 +291,8 @@ def test_nobody_answers(repository, capsys):
 
 
 def test_every_setting_is_sound(served, tmp_path):
-    settings = Settings(max_queue_size=3, queue_timeout_us=5, versions="all", resources={"r": 1})
+    settings = RepositoryOptions(
+        max_queue_size=3, queue_timeout_us=5, versions="all", resources={"r": 1}
+    )
     write_repository(served["batched"], tmp_path / "models", name="m", settings=settings)
     assert check_repository(tmp_path / "models") == {"m": []}

@@ -14,7 +14,7 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.find_models import versions_of
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from tests.cli.running import call, snapshot, stagings
 from tests.helpers.triton import grown_exports, variant
 
@@ -55,7 +55,7 @@ def test_added_and_removed_a_python_model_is_what_it_was(served, grown, tmp_path
 
 def test_a_model_for_each_adapter_gets_one_like_its_siblings(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
-    settings = Settings(max_batch_size=5, instances=3, priority=2)
+    settings = RepositoryOptions(max_batch_size=5, instances=3, priority=2)
     write_repository(served["merged"], repository, name="m", text=True, settings=settings)
     before = snapshot(repository)
     result = call(capsys, "triton", "add", grown["merged"], "new", "--repository", repository)
@@ -91,7 +91,7 @@ def test_a_batched_graph_for_onnxruntime_gets_a_version(served, grown, tmp_path,
 
 def test_what_would_be_answered_wrongly_is_refused(served, grown, tiny, tmp_path, capsys):
     repository = tmp_path / "models"
-    settings = Settings(response_cache=True)
+    settings = RepositoryOptions(response_cache=True)
     write_repository(served["swappable"], repository, name="m", settings=settings)
     base = tiny.base("bert", "text-classification", tokenizer=True)
     changed = Path(shutil.copytree(grown["swappable"], tmp_path / "changed"))
@@ -184,7 +184,7 @@ def test_stacks_do_not_exchange_an_adapter_that_nobody_named(served, exchanged, 
 
 def test_a_response_cache_keeps_rows_to_their_names(served, exchanged, tmp_path, capsys):
     repository = tmp_path / "models"
-    settings = Settings(response_cache=True)
+    settings = RepositoryOptions(response_cache=True)
     write_repository(served["batched"], repository, name="m", settings=settings)
     words = ("--repository", repository)
     result = call(capsys, "triton", "add", exchanged, "a", "--replace", *words)
@@ -198,7 +198,7 @@ def test_a_response_cache_keeps_rows_to_their_names(served, exchanged, tmp_path,
 
 def test_a_response_cache_tells_graphs_of_one_name_apart(served, grown, tiny, tmp_path, capsys):
     repository = tmp_path / "models"
-    settings = Settings(response_cache=True)
+    settings = RepositoryOptions(response_cache=True)
     write_repository(served["merged"], repository, name="m", settings=settings, text=True)
     base = tiny.base("bert", "text-classification", tokenizer=True)
     changed = Path(shutil.copytree(served["merged"], tmp_path / "changed"))
@@ -221,7 +221,7 @@ def test_a_response_cache_tells_graphs_of_one_name_apart(served, grown, tiny, tm
 
 def test_a_response_cache_keeps_a_batched_graph_as_it_is(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
-    settings = Settings(response_cache=True)
+    settings = RepositoryOptions(response_cache=True)
     write_repository(
         served["batched"], repository, name="m", backend="onnxruntime", settings=settings
     )

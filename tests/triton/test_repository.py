@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from lora_export.core.errors import UsageError
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from tests.cli.running import call, command, snapshot, stagings
 from tests.helpers.triton_config import read_config
 
@@ -100,7 +100,7 @@ def plain(text: str) -> str:
 
 
 def test_a_merged_adapter_for_onnxruntime_word_for_word(served, tmp_path):
-    settings = Settings(
+    settings = RepositoryOptions(
         max_batch_size=8, max_queue_delay_us=250, preferred_batch_sizes=(4, 8), max_queue_size=32,
         queue_timeout_us=1_000_000, instances=2, device="gpu", gpus=(0, 1), threads=3,
         response_cache=True, warmup=False, versions=2, resources={"R1": 4}, priority=3,
@@ -140,7 +140,7 @@ def test_a_batched_graph_for_onnxruntime_takes_rows(served, tmp_path):
 
 
 def test_the_adapter_is_an_input_and_a_must_with_a_response_cache(served, tmp_path):
-    settings = Settings(response_cache=True)
+    settings = RepositoryOptions(response_cache=True)
     write_repository(served["swappable"], tmp_path / "models", name="m", settings=settings)
     for name in ("m", "m-cached"):
         config = read_config(tmp_path / "models" / name)
@@ -156,7 +156,7 @@ def test_a_response_cache_is_that_of_ensembles(served, tmp_path, mode):
     """That of a model keeps errors, and answers the next such request with nothing."""
     done = write_repository(
         served[mode], tmp_path / "models", name="m", text=True,
-        settings=Settings(response_cache=True),
+        settings=RepositoryOptions(response_cache=True),
     )  # fmt: skip
     cached = {
         name

@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 __all__ = [
     "constant",
     "insert_after",
-    "known",
-    "made_by",
     "near",
     "only_reader",
     "other_input",
+    "producer_of_type",
     "replace_output",
     "rotation_of",
     "same_axis",
     "scalar",
+    "shape_of",
     "slice_of",
+    "strip_constant",
     "vector",
-    "without",
 ]
 
 _ROUNDING: Final = 1e-3
 """How far a constant in float16 may be from the number that it stands for, relatively."""
 
 
-def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+def producer_of_type(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """Return the node that makes `value` if it is an `op_type` of the standard domain."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type and not node.domain else None
@@ -58,7 +58,7 @@ def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
     return second if first is value else first
 
 
-def known(value: ir.Value | None) -> tuple[Any, ...] | None:
+def shape_of(value: ir.Value | None) -> tuple[Any, ...] | None:
     """Return the axes of `value` (an integer, a symbol's name, None), or None without a shape."""
     if value is None or value.shape is None:
         return None
@@ -111,14 +111,14 @@ def replace_output(graph: ir.Graph, old: ir.Node, added: Sequence[ir.Node]) -> N
 
 def rotation_of(concat: ir.Node) -> ir.Value | None:
     """Return x where `concat` is ``Concat(-x₂, x₁)`` on the last axis, x₁ and x₂ its halves."""
-    axes = known(concat.outputs[0])
+    axes = shape_of(concat.outputs[0])
     if axes is None or len(concat.inputs) != 2 or not isinstance(axes[-1], int) or axes[-1] % 2:  # noqa: PLR2004
         return None
     if concat.attributes.get_int("axis", 0) not in {-1, len(axes) - 1}:
         return None
-    negative = made_by(concat.inputs[0], "Neg")
-    second = made_by(negative.inputs[0], "Slice") if negative is not None else None
-    first = made_by(concat.inputs[1], "Slice")
+    negative = producer_of_type(concat.inputs[0], "Neg")
+    second = producer_of_type(negative.inputs[0], "Slice") if negative is not None else None
+    first = producer_of_type(concat.inputs[1], "Slice")
     if first is None or second is None or first.inputs[0] is not second.inputs[0]:
         return None
     half = axes[-1] // 2
@@ -127,7 +127,7 @@ def rotation_of(concat: ir.Node) -> ir.Value | None:
     if slice_of(second, len(axes), 2 * half) != (half, 2 * half):
         return None
     x = first.inputs[0]
-    return x if (known(x) or (None,))[-1] == axes[-1] else None
+    return x if (shape_of(x) or (None,))[-1] == axes[-1] else None
 
 
 def slice_of(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
@@ -141,9 +141,9 @@ def slice_of(node: ir.Node, rank: int, width: int) -> tuple[int, int] | None:
     return start[0], min(end[0], width)
 
 
-def without(value: ir.Value | None, op_type: str, number: float) -> ir.Value | None:
+def strip_constant(value: ir.Value | None, op_type: str, number: float) -> ir.Value | None:
     """Return the other operand where `value` is made by `op_type` of it and of `number`."""
-    node = made_by(value, op_type)
+    node = producer_of_type(value, op_type)
     if node is None:
         return None
     for one, other in (node.inputs, node.inputs[::-1]):

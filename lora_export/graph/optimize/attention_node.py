@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from lora_export.graph.nodes.node_match import (
     constant,
-    known,
-    made_by,
     only_reader,
+    producer_of_type,
     replace_output,
     scalar,
+    shape_of,
     vector,
 )
 
@@ -81,7 +81,7 @@ def fuse_attention(
 def _product_with_values(softmax: ir.Node) -> ir.Node | None:
     """Return the product of probabilities ``[batch, heads, new, all]`` and values, if it is one."""
     probabilities = softmax.outputs[0]
-    axes, axis = known(probabilities), softmax.attributes.get_int("axis", -1)
+    axes, axis = shape_of(probabilities), softmax.attributes.get_int("axis", -1)
     if axes is None or len(axes) != _RANK or axis not in {-1, _RANK - 1}:
         return None
     cast = only_reader(probabilities, "Cast")
@@ -93,7 +93,7 @@ def _product_with_values(softmax: ir.Node) -> ir.Node | None:
 
 def _fit(scores: _Scores, k: ir.Value, v: ir.Value) -> bool:
     """Whether heads are known and divide each other, as the operator asks."""
-    q_axes, k_axes, v_axes = known(scores.q), known(k), known(v)
+    q_axes, k_axes, v_axes = shape_of(scores.q), shape_of(k), shape_of(v)
     if q_axes is None or k_axes is None or v_axes is None:
         return False
     if not len(q_axes) == len(k_axes) == len(v_axes) == _RANK or scores.scale <= 0:
@@ -110,7 +110,7 @@ def _fit(scores: _Scores, k: ir.Value, v: ir.Value) -> bool:
 
 def _without_cast(value: ir.Value | None) -> ir.Value | None:
     """Return the input of a cast that serves the softmax alone, else `value`."""
-    cast = made_by(value, "Cast")
+    cast = producer_of_type(value, "Cast")
     alone = cast is not None and len(cast.outputs[0].uses()) == 1
     return cast.inputs[0] if cast is not None and alone else value
 
@@ -138,15 +138,15 @@ def _core(value: ir.Value | None) -> _Scores | None:
     capped, cap = _scaled(value)
     if not _is_inside(value) or not _is_inside(capped):
         return None
-    tanh = made_by(capped, "Tanh")
+    tanh = producer_of_type(capped, "Tanh")
     if tanh is not None:
         inner, factor = _scaled(tanh.inputs[0])
         found = _core(inner) if _is_inside(tanh.inputs[0]) else None
         if found is None or found.cap or not np.isclose(cap * factor, 1.0, rtol=1e-6):
             return None
         return replace(found, cap=cap)
-    product = made_by(capped, "MatMul")
-    transpose = made_by(product.inputs[1], "Transpose") if product is not None else None
+    product = producer_of_type(capped, "MatMul")
+    transpose = producer_of_type(product.inputs[1], "Transpose") if product is not None else None
     if product is None or transpose is None or product.inputs[0] is None:
         return None
     order = tuple(transpose.attributes.get_ints("perm", ()))
@@ -162,7 +162,7 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
         number = scalar(factor)
         if number is not None:
             return inner, number
-    quotient = made_by(value, "Div")
+    quotient = producer_of_type(value, "Div")
     number = scalar(quotient.inputs[1]) if quotient is not None else None
     if quotient is not None and number:
         return quotient.inputs[0], 1.0 / number
@@ -171,7 +171,7 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 def _operands(value: ir.Value | None, op_type: str) -> Iterator[tuple[ir.Value, ir.Value]]:
     """Yield the operands of the `op_type` that makes `value`, in both orders."""
-    node = made_by(value, op_type)
+    node = producer_of_type(value, op_type)
     for one, other in (node.inputs, node.inputs[::-1]) if node is not None else ():
         if one is not None and other is not None:
             yield one, other
@@ -182,12 +182,14 @@ def _once_for_each_head(value: ir.Value | None) -> ir.Value | None:
 
     ``Reshape(Expand(Unsqueeze(x, 2)))`` repeats them: ``[b, kv, n, d]`` to ``[b, kv·r, n, d]``.
     """
-    merged = made_by(value, "Reshape")
-    expand = made_by(merged.inputs[0], "Expand") if merged is not None else None
-    unsqueeze = made_by(expand.inputs[0], "Unsqueeze") if expand is not None else None
+    merged = producer_of_type(value, "Reshape")
+    expand = producer_of_type(merged.inputs[0], "Expand") if merged is not None else None
+    unsqueeze = producer_of_type(expand.inputs[0], "Unsqueeze") if expand is not None else None
     if expand is None or unsqueeze is None or vector(unsqueeze.inputs[1]) != (2,):
         return value
-    before, wide, after = (known(each) for each in (unsqueeze.inputs[0], expand.outputs[0], value))
+    before, wide, after = (
+        shape_of(each) for each in (unsqueeze.inputs[0], expand.outputs[0], value)
+    )
     if not before or not wide or not after or len(after) != _RANK:
         return value
     kv_heads, copies = wide[1], wide[2]
@@ -202,7 +204,7 @@ def _with_heads_first(graph: ir.Graph, before: ir.Node, keys: ir.Value) -> ir.Va
     node = ir.node("Transpose", [keys], {"perm": _KEYS})
     (result,) = node.outputs
     result.name = node.name = f"{keys.name}.heads"
-    axes = known(keys)
+    axes = shape_of(keys)
     assert axes is not None  # noqa: S101  (_fit has looked at them)
     result.shape, result.type = ir.Shape([axes[at] for at in _KEYS]), keys.type
     graph.insert_before(before, [node])
@@ -215,8 +217,8 @@ def _mask(
     """Return the sum of the biases, with a row for each query; made once for all layers."""
     if not scores.biases:
         return None
-    shapes = [known(each) for each in scores.biases]
-    queries = known(scores.q)
+    shapes = [shape_of(each) for each in scores.biases]
+    queries = shape_of(scores.q)
     if queries is None or any(axes is None or len(axes) != _RANK for axes in shapes):
         return None
     sizes = [

@@ -60,7 +60,7 @@ class Part:
         nodes: Its nodes, in order.
         before: The part before it, where that is a part.
         places: Where in the part its values are made.
-        handed: Where it reads values of the part before, and where they are made there.
+        inter_layer_values: Where it reads values of the part before, and where they are made there.
         returned: What the graph returns of it, by what a name says behind the layer's number.
     """
 
@@ -70,7 +70,7 @@ class Part:
     nodes: list[ir.Node]
     before: Part | None
     places: dict[ir.Value, Place] = field(init=False)
-    handed: dict[Read, Place] = field(init=False)
+    inter_layer_values: dict[Read, Place] = field(init=False)
     returned: dict[str, Place] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class Part:
             for position, value in enumerate(node.outputs)
         }
         before = self.before.places if self.before is not None else {}
-        self.handed = {
+        self.inter_layer_values = {
             (number, position): before[value]
             for number, node in enumerate(self.nodes)
             for position, value in enumerate(node.inputs)
@@ -107,13 +107,14 @@ class Cut:
     Attributes:
         parts: The parts by the layer's number.
         models: Of each kind, the part that others can be made after.
-        handed: By kinds, of the part before and of the part: as `Part.handed`.
+        inter_layer_values: By kinds, of the part before and of the part: as
+            `Part.inter_layer_values`.
         rest: The nodes that follow the parts.
     """
 
     parts: dict[int, Part]
     models: dict[int, Part]
-    handed: dict[tuple[int, int], dict[Read, Place]]
+    inter_layer_values: dict[tuple[int, int], dict[Read, Place]]
     rest: list[ir.Node]
 
 
@@ -134,15 +135,18 @@ def cut(nodes: Sequence[ir.Node], repeat: Repeat, starts: Sequence[int]) -> Cut:
     rest = list(nodes[starts[-1] :])
     _check_outside(parts.values(), rest, last=before)
     models = {part.kind: part for part in parts.values()}
-    handed: dict[tuple[int, int], dict[Read, Place]] = {}
+    inter_layer_values: dict[tuple[int, int], dict[Read, Place]] = {}
     for part in parts.values():
         _compare(part, models[part.kind])
         if part.before is not None:
             kinds = part.before.kind, part.kind
-            if handed.setdefault(kinds, part.handed) != part.handed:
+            if (
+                inter_layer_values.setdefault(kinds, part.inter_layer_values)
+                != part.inter_layer_values
+            ):
                 msg = f"{part.prefix} takes over other values than its like"
                 raise NotRepeatingError(msg)
-    return Cut(parts, models, handed, rest)
+    return Cut(parts, models, inter_layer_values, rest)
 
 
 def starts_of(nodes: Sequence[ir.Node], repeat: Repeat) -> list[int]:
@@ -222,15 +226,15 @@ def _compare(part: Part, model: Part) -> None:
             raise NotRepeatingError(msg)
         for position, (x, y) in enumerate(zip(a.inputs, b.inputs, strict=True)):
             read = number, position
-            if part.before is None and read in model.handed:  # the second layer
+            if part.before is None and read in model.inter_layer_values:  # the second layer
                 same = (
                     x is not None
                     and x not in part.places
-                    and first.setdefault(model.handed[read], x) is x
+                    and first.setdefault(model.inter_layer_values[read], x) is x
                 )
             else:
-                same = (read in part.handed) == (read in model.handed) and (
-                    read in part.handed or _corresponds(x, y, part, model)
+                same = (read in part.inter_layer_values) == (read in model.inter_layer_values) and (
+                    read in part.inter_layer_values or _corresponds(x, y, part, model)
                 )
             if not same:
                 msg = f"{a.name} and {b.name} read different values"

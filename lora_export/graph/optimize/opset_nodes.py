@@ -18,13 +18,13 @@ import onnx_ir as ir
 
 from lora_export.graph.nodes.node_match import (
     constant,
-    known,
-    made_by,
     only_reader,
     other_input,
+    producer_of_type,
     replace_output,
     rotation_of,
     scalar,
+    shape_of,
     slice_of,
     vector,
 )
@@ -84,19 +84,19 @@ def fuse(model: ir.Model) -> None:
 def _norm(graph: ir.Graph, node: ir.Node) -> None:
     """Case 1; `node` is the product with w, before which the quotient may be cast to w's dtype."""
     for normed, weight in (node.inputs, node.inputs[::-1]):
-        cast = made_by(normed, "Cast")
+        cast = producer_of_type(normed, "Cast")
         found = _quotient(cast.inputs[0] if cast is not None else normed)
         if found is None or weight is None:
             continue
         x, epsilon = found
         if cast is not None:
-            back = made_by(x, "Cast")
+            back = producer_of_type(x, "Cast")
             source = back.inputs[0] if back is not None else None
             if source is None or x.dtype != ir.DataType.FLOAT:
                 continue
             x = source
-        axes = known(x)
-        if axes is None or known(weight) != (axes[-1],) or x.dtype != weight.dtype:
+        axes = shape_of(x)
+        if axes is None or shape_of(weight) != (axes[-1],) or x.dtype != weight.dtype:
             continue
         attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
         replace_output(graph, node, [ir.node("RMSNormalization", [x, weight], attributes)])
@@ -105,13 +105,13 @@ def _norm(graph: ir.Graph, node: ir.Node) -> None:
 
 def _quotient(value: ir.Value | None) -> tuple[ir.Value, float] | None:
     """Return x and ε where `value` is ``x · Reciprocal(Sqrt(ReduceMean(x²) + ε))``."""
-    product = made_by(value, "Mul")
+    product = producer_of_type(value, "Mul")
     if product is None:
         return None
     for x, inverse in (product.inputs, product.inputs[::-1]):
-        reciprocal = made_by(inverse, "Reciprocal")
-        root = made_by(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
-        added = made_by(root.inputs[0], "Add") if root is not None else None
+        reciprocal = producer_of_type(inverse, "Reciprocal")
+        root = producer_of_type(reciprocal.inputs[0], "Sqrt") if reciprocal is not None else None
+        added = producer_of_type(root.inputs[0], "Add") if root is not None else None
         if x is None or added is None:
             continue
         for mean, epsilon in (added.inputs, added.inputs[::-1]):
@@ -123,13 +123,16 @@ def _quotient(value: ir.Value | None) -> tuple[ir.Value, float] | None:
 
 def _is_mean_square(value: ir.Value | None, x: ir.Value) -> bool:
     """Whether `value` is the mean of ``x²`` over the last axis, which is kept."""
-    mean = made_by(value, "ReduceMean")
-    axes = known(x)
+    mean = producer_of_type(value, "ReduceMean")
+    axes = shape_of(x)
     if mean is None or axes is None or mean.attributes.get_int("keepdims", 1) != 1:
         return False
     if vector(mean.inputs[1]) not in {(-1,), (len(axes) - 1,)}:
         return False
-    power, product = made_by(mean.inputs[0], "Pow"), made_by(mean.inputs[0], "Mul")
+    power, product = (
+        producer_of_type(mean.inputs[0], "Pow"),
+        producer_of_type(mean.inputs[0], "Mul"),
+    )
     if power is not None:
         return power.inputs[0] is x and scalar(power.inputs[1]) == 2.0  # noqa: PLR2004  (a square)
     return product is not None and all(each is x for each in product.inputs)
@@ -138,11 +141,11 @@ def _is_mean_square(value: ir.Value | None, x: ir.Value) -> bool:
 def _rotation(graph: ir.Graph, node: ir.Node, tables: dict[tuple[Any, ...], ir.Value]) -> None:
     """Case 2; `node` is the sum. Values that are rotated in part become one node with it."""
     for one, other in (node.inputs, node.inputs[::-1]):
-        straight, turned = made_by(one, "Mul"), made_by(other, "Mul")
+        straight, turned = producer_of_type(one, "Mul"), producer_of_type(other, "Mul")
         if straight is None or turned is None:
             continue
         for swapped, sin in (turned.inputs, turned.inputs[::-1]):
-            concat = made_by(swapped, "Concat")
+            concat = producer_of_type(swapped, "Concat")
             x = rotation_of(concat) if concat is not None else None
             if x is None or x not in straight.inputs:
                 continue
@@ -154,7 +157,7 @@ def _rotation(graph: ir.Graph, node: ir.Node, tables: dict[tuple[Any, ...], ir.V
             whole = _rotated_in_part(node, x)
             if whole is not None:
                 x, node = whole
-                width = known(halves[0])
+                width = shape_of(halves[0])
                 assert width is not None  # noqa: S101  (_half_table has given it axes)
                 attributes["rotary_embedding_dim"] = _HALVES * width[-1]
             replace_output(graph, node, [ir.node("RotaryEmbedding", [x, *halves], attributes)])
@@ -163,11 +166,11 @@ def _rotation(graph: ir.Graph, node: ir.Node, tables: dict[tuple[Any, ...], ir.V
 
 def _rotated_in_part(total: ir.Node, x: ir.Value) -> tuple[ir.Value, ir.Node] | None:
     """Return all of the values, and the Concat that puts what is not rotated behind the rest."""
-    first, concat = made_by(x, "Slice"), only_reader(total.outputs[0], "Concat")
+    first, concat = producer_of_type(x, "Slice"), only_reader(total.outputs[0], "Concat")
     if first is None or concat is None or len(concat.inputs) != _HALVES:
         return None
-    whole, rest = first.inputs[0], made_by(concat.inputs[1], "Slice")
-    axes, rotated = known(whole), known(x)
+    whole, rest = first.inputs[0], producer_of_type(concat.inputs[1], "Slice")
+    axes, rotated = shape_of(whole), shape_of(x)
     if whole is None or rest is None or rest.inputs[0] is not whole or not axes or not rotated:
         return None
     if concat.attributes.get_int("axis", 0) not in {-1, len(axes) - 1}:
@@ -190,7 +193,7 @@ def _half_table(
     The table holds everything twice, because its angles are ``Concat(f, f)``: the steps from there
     are repeated on f ``[batch, length, width / 2]``.
     """
-    axes, rows = known(table), known(x)
+    axes, rows = shape_of(table), shape_of(x)
     if table is None or axes is None or rows is None or len(axes) != 4 or axes[1] != 1:  # noqa: PLR2004
         return None
     key = (table, rows[0])
@@ -198,14 +201,14 @@ def _half_table(
         return tables[key]
     steps: list[ir.Node] = []
     value: ir.Value | None = table
-    while (angles := made_by(value, "Concat")) is None:
+    while (angles := producer_of_type(value, "Concat")) is None:
         step = value.producer() if value is not None else None
         place = _place_of_values(step)
         if step is None or place is None:
             return None
         steps.append(step)
         value = step.inputs[place]
-    (half, *others), shape = angles.inputs, known(angles.outputs[0])
+    (half, *others), shape = angles.inputs, shape_of(angles.outputs[0])
     is_last = shape is not None and angles.attributes.get_int("axis", 0) in {-1, len(shape) - 1}
     if half is None or others != [half] or not is_last or shape is None or len(shape) != 3:  # noqa: PLR2004
         return None

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from lora_export.graph.optimize.layer_parts import Part, Read
     from lora_export.graph.trace.repeated_layers import Repeat
 
-__all__ = ["stamp"]
+__all__ = ["replicate_layers"]
 
 
-def stamp(
+def replicate_layers(
     model: ir.Model, parameters: Sequence[Parameter], repeats: Sequence[Repeat]
 ) -> tuple[Parameter, ...]:
     """Put the layers that were left out back into `model`; return all parameters, sorted by name.
@@ -67,18 +67,18 @@ def _stamp_list(
     previous: dict[Place, ir.Value] = {}
     for number in range(1, len(repeat.kinds) - 1):
         kind = repeat.kinds[number]
-        handed = found.handed.get((repeat.kinds[number - 1], kind), {})
+        inter_layer_values = found.inter_layer_values.get((repeat.kinds[number - 1], kind), {})
         if number in found.parts:
             part = found.parts[number]
             if number - 1 not in repeat.kept:
-                for (at, position), place in handed.items():
+                for (at, position), place in inter_layer_values.items():
                     part.nodes[at].replace_input_with(position, previous[place])
             previous = {place: value for value, place in part.places.items()}
             continue
         following = min(each for each in repeat.kept if each > number)
         part = found.models[kind]
         copy = _Copy(graph, part, number, repeat.path, following)
-        taken = {read: previous[place] for read, place in handed.items()}
+        taken = {read: previous[place] for read, place in inter_layer_values.items()}
         previous = copy.inserted(taken, before=first_nodes[following])
         table |= {
             copy.prefix + name.removeprefix(part.prefix): _renamed(parameter, copy.rename)

@@ -23,17 +23,17 @@ import onnx_ir as ir
 from lora_export.graph.nodes.node_match import (
     constant,
     insert_after,
-    known,
-    made_by,
     near,
     only_reader,
     other_input,
+    producer_of_type,
     replace_output,
     rotation_of,
     same_axis,
     scalar,
+    shape_of,
+    strip_constant,
     vector,
-    without,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _fix_reshape(graph: ir.Graph, node: ir.Node) -> None:
     past of a cache): only the first, the batch, is taken to be never so.
     """
     x, shape = node.inputs
-    before, after = known(x), known(node.outputs[0])
+    before, after = shape_of(x), shape_of(node.outputs[0])
     if before is None or after is None or x is None or vector(shape) is not None:
         return
     if len(before) == len(after) and all(map(same_axis, before, after)):
@@ -98,13 +98,16 @@ def _fix_reshape(graph: ir.Graph, node: ir.Node) -> None:
 
 def _unflatten_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
     """Case 2: ``y [s, s, out] = (x [s, s, in] as rows) W + b``, for a plain Gemm."""
-    rows, back = made_by(gemm.inputs[0], "Reshape"), only_reader(gemm.outputs[0], "Reshape")
+    rows, back = (
+        producer_of_type(gemm.inputs[0], "Reshape"),
+        only_reader(gemm.outputs[0], "Reshape"),
+    )
     swapped = any(gemm.attributes.get_int(name, 0) for name in ("transA", "transB"))
     scaled = any(gemm.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
     if rows is None or back is None or swapped or scaled:
         return
     x, weight = rows.inputs[0], gemm.inputs[1]
-    before, after, flat = known(x), known(back.outputs[0]), known(rows.outputs[0])
+    before, after, flat = shape_of(x), shape_of(back.outputs[0]), shape_of(rows.outputs[0])
     if before is None or after is None or flat is None or len(flat) != 2:  # noqa: PLR2004  (rows)
         return
     leading = len(after) - 1
@@ -131,8 +134,8 @@ def _unflatten_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
 def _divide_by_root(graph: ir.Graph, node: ir.Node) -> None:
     """Case 3."""
     for x, inverse in (node.inputs, node.inputs[::-1]):
-        reciprocal = made_by(inverse, "Reciprocal")
-        if reciprocal is not None and made_by(reciprocal.inputs[0], "Sqrt") is not None:
+        reciprocal = producer_of_type(inverse, "Reciprocal")
+        if reciprocal is not None and producer_of_type(reciprocal.inputs[0], "Sqrt") is not None:
             replace_output(graph, node, [ir.node("Div", [x, reciprocal.inputs[0]])])
             return
 
@@ -140,7 +143,7 @@ def _divide_by_root(graph: ir.Graph, node: ir.Node) -> None:
 def _add_nothing(graph: ir.Graph, node: ir.Node) -> None:
     """Case 6, for a sum that has the shape of x."""
     for x, other in (node.inputs, node.inputs[::-1]):
-        before, after = known(x), known(node.outputs[0])
+        before, after = shape_of(x), shape_of(node.outputs[0])
         if x is None or before is None or after is None or len(before) != len(after):
             continue
         if scalar(other) == 0.0 and all(map(same_axis, before, after)):
@@ -173,34 +176,38 @@ def _gelu(graph: ir.Graph, node: ir.Node, opset: int) -> bool:
 
 def _is_erf_sum(value: ir.Value, x: ir.Value) -> bool:
     """Whether `value` is ``1 + Erf(x / √2)``."""
-    erf = made_by(without(value, "Add", 1.0), "Erf")
+    erf = producer_of_type(strip_constant(value, "Add", 1.0), "Erf")
     if erf is None:
         return False
-    divided = made_by(erf.inputs[0], "Div")
+    divided = producer_of_type(erf.inputs[0], "Div")
     if divided is not None:
         return divided.inputs[0] is x and near(divided.inputs[1], math.sqrt(2.0))
-    return without(erf.inputs[0], "Mul", math.sqrt(0.5)) is x
+    return strip_constant(erf.inputs[0], "Mul", math.sqrt(0.5)) is x
 
 
 def _is_tanh_sum(value: ir.Value, x: ir.Value) -> bool:
     """Whether `value` is ``1 + Tanh(√(2/π) · (x + 0.044715 x³))``."""
-    tanh = made_by(without(value, "Add", 1.0), "Tanh")
-    inner = made_by(without(tanh.inputs[0], "Mul", math.sqrt(2 / math.pi)), "Add") if tanh else None
+    tanh = producer_of_type(strip_constant(value, "Add", 1.0), "Tanh")
+    inner = (
+        producer_of_type(strip_constant(tanh.inputs[0], "Mul", math.sqrt(2 / math.pi)), "Add")
+        if tanh
+        else None
+    )
     if inner is None or x not in inner.inputs:
         return False
-    cube = made_by(without(other_input(inner, x), "Mul", 0.044715), "Pow")
+    cube = producer_of_type(strip_constant(other_input(inner, x), "Mul", 0.044715), "Pow")
     return cube is not None and cube.inputs[0] is x and scalar(cube.inputs[1]) == 3.0  # noqa: PLR2004
 
 
 def _sign_the_table(graph: ir.Graph, node: ir.Node, signed: dict[ir.Value, ir.Value]) -> None:
     """Case 7: the sign of a rotation moves from every layer's values into the one table."""
     for rotated, sin in (node.inputs, node.inputs[::-1]):
-        concat = made_by(rotated, "Concat")
+        concat = producer_of_type(rotated, "Concat")
         x = rotation_of(concat) if concat is not None else None
-        table = known(sin)
+        table = shape_of(sin)
         if concat is None or x is None or sin is None or sin.is_initializer() or table is None:
             continue
-        width = (known(x) or (None,))[-1]
+        width = (shape_of(x) or (None,))[-1]
         if table[-1] != width or sin.dtype is None or len(concat.outputs[0].uses()) > 1:
             continue
         if sin not in signed:
@@ -227,4 +234,4 @@ def _with_signs(graph: ir.Graph, sin: ir.Value, width: int) -> ir.Value:
 
 def _half_of(value: ir.Value) -> ir.Value | None:
     """Return v where `value` is ``0.5 · v``."""
-    return without(value, "Mul", 0.5)
+    return strip_constant(value, "Mul", 0.5)

@@ -24,7 +24,7 @@ from lora_export.verification.datasets.scores import perplexity_of
 from lora_export.verification.datasets.spans import answers_of, exact_parts, same_text
 from lora_export.verification.datasets.text_scores import bleu_of_counts, bleu_parts, rouge_parts
 from lora_export.verification.inputs.random_inputs import DECODER_IDS
-from lora_export.weights.positions import switching_length
+from lora_export.weights.positions import long_rope_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +131,7 @@ def _ask_written(examples: Examples, reading: Reading, model: Model) -> Answers:
         for tokens in generate(
             model.decoder(feeds), prompts, sampling=Sampling(), stop=stop,
             max_new_tokens=min(reading.max_new_tokens, left), padding=reading.padding,
-            switch=switching_length(reading.settings[0]),
+            switch=long_rope_threshold(reading.settings[0]),
         ):  # fmt: skip
             for row, token in zip(rows, tokens, strict=True):
                 if token is not None and token not in stop:

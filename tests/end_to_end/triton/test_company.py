@@ -19,7 +19,7 @@ from lora_export.runtime import open_export
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.live_changes import add_to_repository, remove_from_repository
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from tests.end_to_end.triton.clients import Client
 from tests.end_to_end.triton.server import serving
 from tests.helpers.builds import build
@@ -59,7 +59,7 @@ def heads(tiny, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def server(home, heads, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("company")
-    settings = Settings(max_queue_delay_us=200_000, preferred_batch_sizes=(8,))
+    settings = RepositoryOptions(max_queue_delay_us=200_000, preferred_batch_sizes=(8,))
     for mode, export in heads.items():
         write_repository(export, folder / "models", name=mode, backend="python", settings=settings)
     assert not any(check_repository(folder / "models").values())
@@ -252,7 +252,7 @@ def recorded(home: Path, folder: Path) -> tuple[str, Path]:
 
 def test_instances_share_their_metrics_and_end_in_peace(home, exports, tmp_path):
     repository = tmp_path / "models"
-    settings = Settings(instances=2)
+    settings = RepositoryOptions(instances=2)
     write_repository(exports["swappable"], repository, name="m", settings=settings)
     feeds = bert_feeds()
     table = json.loads((repository / "m/1/export/serving.json").read_text())

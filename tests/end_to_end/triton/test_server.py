@@ -17,7 +17,7 @@ from lora_export.runtime import open_export
 from lora_export.triton.check_server import server_problems
 from lora_export.triton.live_changes import add_to_repository, remove_from_repository
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from tests.end_to_end.triton.clients import Client, ask_text, protocols
 from tests.end_to_end.triton.server import Server, serving
 from tests.helpers.triton import CLOSE, goldens, grown_exports
@@ -44,7 +44,7 @@ def repository(exports, tmp_path_factory) -> Path:
         write_repository(
             exports[mode], folder, name=name, backend="python", way=way, text=name == "swappable"
         )
-    settings = Settings(
+    settings = RepositoryOptions(
         response_cache=True, instances=2, max_queue_size=64, queue_timeout_us=30_000_000,
         preferred_batch_sizes=(4, 8), resources={"R": 1}, priority=2, versions=(1,),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.runtime import open_export
 from lora_export.triton.repository import write_repository
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from tests.end_to_end.triton.clients import Client
 from tests.end_to_end.triton.server import serving
 from tests.helpers.builds import build
@@ -47,7 +47,7 @@ def test_a_hundred_adapters_in_room_for_ten(home, tiny, tmp_path):
     size = sum(map(nbytes, read_header(export / pack.safetensors)[0].values()))
     repository = tmp_path / "models"
     write_repository(
-        export, repository, name="m", settings=Settings(cache_bytes=HELD * size, threads=1)
+        export, repository, name="m", settings=RepositoryOptions(cache_bytes=HELD * size, threads=1)
     )
     wrong: list[str] = []
     memory: list[int] = []

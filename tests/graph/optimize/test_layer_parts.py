@@ -9,7 +9,7 @@ import pytest
 
 from lora_export.core.parameters import Parameter
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
-from lora_export.graph.optimize.replicate_layers import stamp
+from lora_export.graph.optimize.replicate_layers import replicate_layers
 from lora_export.graph.trace.repeated_layers import Repeat
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def described(model: ir.Model) -> list[tuple[str, list[int | str]]]:
 def stamped(kept: Sequence[int] = KEPT, **twist: Any) -> tuple[ir.Model, tuple[Parameter, ...]]:
     drawing = Drawing([KINDS[number] for number in kept], **twist)
     repeat = Repeat("h", KINDS, tuple(kept))
-    return drawing.model, stamp(drawing.model, drawing.parameters, [repeat])
+    return drawing.model, replicate_layers(drawing.model, drawing.parameters, [repeat])
 
 
 def test_layers_of_two_kinds_become_the_graph_of_all_of_them() -> None:
@@ -90,7 +90,7 @@ def test_layers_of_two_kinds_become_the_graph_of_all_of_them() -> None:
 
 def test_list_of_layers_that_a_graph_does_not_read_is_passed_over() -> None:
     drawing = Drawing(KINDS)
-    found = stamp(drawing.model, drawing.parameters, [Repeat("other", KINDS, KEPT)])
+    found = replicate_layers(drawing.model, drawing.parameters, [Repeat("other", KINDS, KEPT)])
     assert len(found) == len(KINDS)
     assert described(drawing.model) == described(Drawing(KINDS).model)
 

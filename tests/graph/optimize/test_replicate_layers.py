@@ -14,7 +14,7 @@ import transformers
 from lora_export.graph import template_build as build
 from lora_export.graph.optimize.fold import fold
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
-from lora_export.graph.optimize.replicate_layers import stamp
+from lora_export.graph.optimize.replicate_layers import replicate_layers
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import Choices
 from lora_export.graph.trace.repeated_layers import Repeat, leave_out_repeats
@@ -110,7 +110,7 @@ def test_stamped_graph_is_the_graph_of_the_whole_model(kind: str) -> None:
     expected_kept = KEPT.get(kind, KEPT["t5-encoder"] if component else [(0, 1, 4, 5)])
     assert [repeat.kept for repeat in traced.repeats] == expected_kept
     short = len(traced.model.graph)
-    stamped = stamp(traced.model, parameters, traced.repeats)
+    stamped = replicate_layers(traced.model, parameters, traced.repeats)
     whole, expected = traced_and_folded(config, task, every_layer=True, component=component)
 
     assert len(traced.model.graph) == len(whole.model.graph) > short
@@ -144,7 +144,7 @@ def test_layer_that_was_changed_is_not_stamped() -> None:
     ].uses()
     reader.attributes["epsilon"] = ir.AttrFloat32("epsilon", 0.5)
     with pytest.raises(NotRepeatingError):
-        stamp(traced.model, parameters, traced.repeats)
+        replicate_layers(traced.model, parameters, traced.repeats)
 
 
 def test_layer_that_skips_a_connection_is_not_stamped() -> None:
@@ -156,7 +156,7 @@ def test_layer_that_skips_a_connection_is_not_stamped() -> None:
     graph.insert_before(head, added)
     head.replace_input_with(0, added.outputs[0])
     with pytest.raises(NotRepeatingError):
-        stamp(traced.model, parameters, traced.repeats)
+        replicate_layers(traced.model, parameters, traced.repeats)
 
 
 def test_model_whose_layers_cannot_be_stamped_is_traced_whole(
@@ -169,7 +169,7 @@ def test_model_whose_layers_cannot_be_stamped_is_traced_whole(
     def refuse(*_: Any) -> None:
         raise NotRepeatingError
 
-    monkeypatch.setattr(build, "stamp", refuse)
+    monkeypatch.setattr(build, "replicate_layers", refuse)
     whole = build.build_template(settings, row, "float32", 18, Choices())
     assert whole.parameters == stamped.parameters
 

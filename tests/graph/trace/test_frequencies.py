@@ -13,7 +13,7 @@ import transformers
 from lora_export.ondevice.judge.decoding import run_in_pieces, spans, without_cache
 from lora_export.runtime.text_generation import Sampling, generate
 from lora_export.verification.inputs.random_inputs import make_cases
-from lora_export.weights.positions import switching_length
+from lora_export.weights.positions import long_rope_threshold
 from tests.graph.trace.test_static_cache import decoder_of, greedy
 from tests.graph.traced import Graph, twin
 
@@ -60,7 +60,7 @@ def test_a_text_that_outgrows_its_frequencies_is_computed_again() -> None:
     for config, agrees in ((LONG.to_dict(), True), ({}, False)):
         found = generate(
             decoder_of(graph), prompts, max_new_tokens=12, sampling=Sampling(), stop=(),
-            padding=0, switch=switching_length(config),
+            padding=0, switch=long_rope_threshold(config),
         )  # fmt: skip
         tokens = np.array(list(found)).T.tolist()
         assert (tokens[0] == greedy(model, prompts[0], 12)) == agrees
@@ -89,8 +89,8 @@ def test_a_text_that_outgrows_its_frequencies_is_computed_again() -> None:
         ({}, None),
     ],
 )  # fmt: skip
-def test_switching_length_is_read_from_old_and_new_configs(config: Any, length: Any) -> None:
-    assert switching_length(config) == length
+def test_long_rope_threshold_is_read_from_old_and_new_configs(config: Any, length: Any) -> None:
+    assert long_rope_threshold(config) == length
 
 
 LENGTH_KEY = "original_max_position_embeddings"
@@ -107,14 +107,14 @@ ROPE = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
     ],
 )
 @pytest.mark.parametrize("model_type", ["phi3", "llama", "phimoe"])
-def test_switching_length_is_that_of_transformers(model_type: str, settings: Any) -> None:
+def test_long_rope_threshold_is_that_of_transformers(model_type: str, settings: Any) -> None:
     rope = settings.get("rope_parameters") or settings["rope_scaling"]
     if model_type == "phimoe":  # which demands these
         rope = {LENGTH_KEY: 10, **rope, "short_mscale": 1.0, "long_mscale": 1.0}
         settings = {"rope_parameters": rope}
     raw = {"model_type": model_type, **SMALL, "max_position_embeddings": 64, **settings}
     known = transformers.AutoConfig.for_model(**copy.deepcopy(raw)).rope_parameters
-    assert switching_length(raw) == known[LENGTH_KEY]
+    assert long_rope_threshold(raw) == known[LENGTH_KEY]
 
 
 @pytest.mark.parametrize("length", range(1, 18))
@@ -135,6 +135,6 @@ def test_text_across_the_switch_is_the_reference_s_in_pieces(choices: dict[str, 
         text = {name: torch.tensor(v) for name, v in without_cache(case.feeds).items()}
         with torch.inference_mode():
             expected = model(**text, use_cache=False).logits.numpy()[case.mask]
-        found = run_in_pieces(graph, case.feeds, "logits", switch=switching_length(table))
+        found = run_in_pieces(graph, case.feeds, "logits", switch=long_rope_threshold(table))
         error = np.linalg.norm(found[case.mask] - expected) / np.linalg.norm(expected)
         assert error < 2e-6
