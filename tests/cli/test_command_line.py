@@ -160,13 +160,13 @@ def test_unknown_choice_lists_the_known(tiny, tmp_path, capsys, case) -> None:
 
 
 def test_unforeseen_error_is_exit_1_without_a_traceback(tmp_path, monkeypatch, capsys) -> None:
-    import lora_export.commands.add
+    import lora_export.commands.remove
 
     def fail(*_: object, **__: object) -> None:
         msg = "the sky has fallen"
         raise ZeroDivisionError(msg)
 
-    monkeypatch.setattr(lora_export.commands.add, "remove", fail)
+    monkeypatch.setattr(lora_export.commands.remove, "remove", fail)
     result = call(capsys, "remove", tmp_path, "x", "--json")
     assert result.code == 1
     assert "the sky has fallen" in result.message
