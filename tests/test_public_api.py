@@ -54,6 +54,10 @@ MYPY = """
 strict = true
 disallow_any_expr = true
 disallow_any_explicit = true
+mypy_path = {root}
+
+[mypy-lora_export.*]
+follow_imports = silent
 
 [mypy-torch.*,transformers.*,peft.*,onnxscript.*,onnx_ir.*,sympy.*,tritonclient.*,google.*]
 ignore_missing_imports = true
@@ -164,7 +168,7 @@ def test_the_users_file_uses_every_public_name() -> None:
 def test_mypy_finds_types_and_no_any(tmp_path) -> None:
     pytest.importorskip("mypy")
     config = tmp_path / "mypy.ini"
-    config.write_text(MYPY)
+    config.write_text(MYPY.format(root=ROOT))
     shutil.copy(USER, tmp_path / "user.py")
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--config-file", config, "user.py",
@@ -178,7 +182,8 @@ def test_pyright_finds_types_and_no_any(tmp_path) -> None:
     """Basedpyright is pyright as a wheel, with node and a rule about Any."""
     pytest.importorskip("basedpyright", reason="the extra dev is not installed whole: make env")
     shutil.copy(USER, tmp_path / "user.py")
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"include": ["user.py"], **PYRIGHT}))
+    settings = {"include": ["user.py"], "extraPaths": [str(ROOT)], **PYRIGHT}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
     done = subprocess.run(
         [sys.executable, "-m", "basedpyright", "-p", ".", "--pythonpath", sys.executable],
         cwd=tmp_path, capture_output=True, text=True, check=False,

@@ -10,7 +10,7 @@ import pytest
 
 from lora_export.core.errors import UnsupportedError
 from lora_export.triton.graph_io import Tensor
-from lora_export.triton.repository_options import Settings
+from lora_export.triton.repository_options import RepositoryOptions
 from lora_export.triton.token_inputs import Text, text_of, tokenizer_model
 from lora_export.weights.companion_files import companion_files
 from tests.helpers.backend import Backend, Request, loaded
@@ -37,7 +37,7 @@ def export(tmp_path) -> Path:
 def opened(
     export: Path, folder: Path, inputs: list[Tensor], adapters: dict[str, Text] | None = None
 ) -> Any:
-    config, files = tokenizer_model(export, "t", inputs, Settings(), {}, adapters=adapters)
+    config, files = tokenizer_model(export, "t", inputs, RepositoryOptions(), {}, adapters=adapters)
     for each in files:
         path = folder / each.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +83,10 @@ def test_what_is_wrong_with_one_text_harms_no_other(export, tmp_path):
 
 def test_a_text_is_not_made_into_what_a_graph_cannot_tell_from_padding(export):
     with pytest.raises(UnsupportedError, match="attention_mask"):
-        tokenizer_model(export, "t", tokens()[:1], Settings(), {})
+        tokenizer_model(export, "t", tokens()[:1], RepositoryOptions(), {})
     with pytest.raises(UnsupportedError, match="pixel_values"):
         tokenizer_model(export, "t", [Tensor("pixel_values", "TYPE_FP32", (-1, 3, 8, 8))],
-                        Settings(), {})  # fmt: skip
+                        RepositoryOptions(), {})  # fmt: skip
 
 
 def test_a_model_without_an_end_of_positions_has_a_tokenizer(export):
@@ -94,7 +94,7 @@ def test_a_model_without_an_end_of_positions_has_a_tokenizer(export):
     (export / "hf/config.json").write_text(json.dumps(config))
     table = json.loads((export / "hf/tokenizer.json").read_text())
     (export / "hf/tokenizer.json").write_text(json.dumps({**table, "truncation": None}))
-    made, _ = tokenizer_model(export, "t", tokens(), Settings(), {})
+    made, _ = tokenizer_model(export, "t", tokens(), RepositoryOptions(), {})
     assert int(made.parameters["max_length"].string_value) == 1 << 20
 
 
