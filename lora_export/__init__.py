@@ -1,4 +1,4 @@
-"""Ship LoRA adapters: merged or swappable ONNX graphs that provably compute base + adapter.
+"""Ship LoRA adapters: merged, swappable or batched ONNX graphs that compute base + adapter.
 
 The public API; docs/stability.md says what may change. A name is loaded from the module that
 defines it when it is first used, so that importing the package costs nothing.

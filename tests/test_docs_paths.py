@@ -51,6 +51,12 @@ _MODULE = re.compile(r"lora_export(?:\.[A-Za-z_]\w*)+")
 _PLACEHOLDER = re.compile(r"N{4}|NAME")
 _SUFFIXES = (".json", ".merge", ".next")  # files that begin with the package's name
 
+PACKAGES = sorted({path.split("/")[1] for path in TRACKED if re.match(r"lora_export/\w+/", path)})
+_BELOW = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+")
+_FILE_NAMES = (".json", ".npz", ".onnx", ".safetensors", ".html", ".tar")
+NO_MODULES = frozenset({"base.ties", "base.untied", "graph.model"})
+"""Keys of the manifest and attributes, which look like modules of a package."""
+
 
 @cache
 def _endings() -> frozenset[str]:
@@ -137,8 +143,22 @@ def test_what_the_examples_of_a_page_import_exists(page: str) -> None:
     assert {name for name in wanted if not _module_exists(name)} == set()
 
 
+def _missing_below(text: str) -> set[str]:
+    """Return the modules that a text mentions by their names below the package, and that are not.
+
+    Only code is asked: in pages such a word is mostly a key of a recipe or of a report.
+    """
+    words = {word for word in _words(text) - NO_MODULES if _BELOW.fullmatch(word)}
+    return {
+        word
+        for word in words
+        if not word.endswith(_FILE_NAMES) and not _module_exists(f"lora_export.{word}")
+    }
+
+
 def test_what_the_code_mentions_exists() -> None:
-    found = {source: _missing((ROOT / source).read_text("utf-8")) for source in SOURCES}
+    texts = {source: (ROOT / source).read_text("utf-8") for source in SOURCES}
+    found = {source: _missing(text) | _missing_below(text) for source, text in texts.items()}
     assert {source: words for source, words in found.items() if words} == {}
 
 
@@ -148,3 +168,8 @@ def test_a_path_that_does_not_exist_is_found() -> None:
     assert _missing("see ``lora_export.core.nowhere``.") == {"lora_export.core.nowhere"}
     assert _missing("in `lora_export/nowhere/`") == {"lora_export/nowhere/"}
     assert _missing("`pipeline.py`") == {"pipeline.py"}
+    assert _missing_below("`core.errors`, `core.errors.UsageError`, `core.json`") == set()
+    assert _missing_below("see ``core.nowhere`` and `base.targets`") == {
+        "core.nowhere",
+        "base.targets",
+    }

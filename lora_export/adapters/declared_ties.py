@@ -3,7 +3,7 @@
     1. The classes that the checkpoint is for: by the adapter's task where it classifies, the
        config's ``architectures``, the class that PEFT recorded, the task; else every class of the
        model type.
-    2. Their ties, where the config ties words (`base.declarations`).
+    2. Their ties, where the config ties words (`core.declarations`).
     3. What is stored: transformers does not tie what a checkpoint holds with different values.
 
 A model type that transformers does not know (remote code) has no declarations. There a change of

@@ -5,7 +5,7 @@ of transformers that reads ``module.weight`` itself, instead of calling the modu
 by: training gets no gradient there, PEFT's unmerged forward ignores the update, and merging applies
 it. The table holds such modules by model type; ``tests/adapters/test_unread_layers.py`` runs each
 of them in PEFT. ``nn.MultiheadAttention``, which a base shows by its ``in_proj_weight``, reads its
-``out_proj`` so too, except where PEFT adapts the whole attention (`formats.attention`).
+``out_proj`` so too, except where PEFT adapts the whole attention (`adapters.attention_modules`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Commands as functions: one module for each, and the modules that they share."""
+"""Commands as functions that Python code can call, and the modules that they share."""

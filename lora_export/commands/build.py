@@ -1,9 +1,10 @@
 """``merge-and-build``: from a base and its adapters to a verified export directory.
 
-    recipe → checkpoint + adapters → graph (weight-free) → deltas (all resolved) → weights
+    recipe → checkpoint + adapters → graph (without weights) → updates (all resolved) → weights
            → export directory → parity → latency → bundle → model repository
 
-Each stage is a function of the layers below; configuration stops here.
+Each stage is a function of the packages below, or a module of this one; configuration stops here.
+docs/architecture.md walks through the steps.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ _WRITTEN_MEANWHILE: Final = "Run again: the adapters are then added to that expo
 def merge_and_build(
     recipe: Recipe, progress: Progress | None = None, *, strict: bool = False
 ) -> Outcome:
-    """Build the export directory that `recipe` describes, verify it, and make what is served of it.
+    """Build the export directory that `recipe` describes, verify it, write its bundle and models.
 
     A new directory appears complete or not at all. An existing export of the same base receives the
-    recipe's adapters, and keeps those that it holds under other names. The bundle for the target
-    and the model repository of the section ``triton`` come last; an export that failed a gate gets
-    no repository.
+    recipe's adapters, and keeps those that it holds under other names. An export that fails a gate
+    is kept, with its verdicts; `Outcome.exit_code` tells. The bundle for the target and the model
+    repository of the section ``triton`` are written last: no bundle where parity failed, unless the
+    recipe allows it, and no repository where a gate failed.
 
     Args:
         recipe: What to build.

@@ -1,4 +1,8 @@
-"""The recipe: what to build, as validated values. Every key has a flag of the same name."""
+"""The recipe: what to build, as validated values, from a YAML file or from flags.
+
+Most flags set a key of the recipe, usually of the same name; some exist in one place only
+(``profiles`` in a recipe, ``--strict`` as a flag).
+"""
 
 from __future__ import annotations
 
@@ -164,7 +168,8 @@ class Recipe(_Section):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder.
 
     Attributes:
-        mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter.
+        mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter;
+            ``batched``: one graph that takes an adapter for each row of a batch.
         cache_length: The positions of a static cache of a decoder; it grows by default.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.

@@ -212,7 +212,8 @@ def conversions_for(
 ) -> tuple[Conversion, ...]:
     """Return the rules by which transformers loads a checkpoint, in the order it applies them.
 
-    They equal ``graph.conversions.conversions_of`` of the model; see there for their meaning.
+    They equal ``graph.trace.conversion_rules.conversions_of`` of the model; see
+    ``core/name_conversions.py`` for their meaning.
 
     Args:
         model_class: The class that is loaded; None for an unknown one, which has those of its

@@ -97,7 +97,7 @@ def preflight(
 
     Args:
         root: The export directory.
-        target_name: A row of `base.targets` that has TensorRT.
+        target_name: A row of `core.targets` that has TensorRT.
         graphs: Names of graphs in the manifest; by default all that can be deployed.
         tensorrt: The version; the oldest that the target's software brings by default.
         profiles: What the user says of dynamic axes, as for a build; else the defaults.

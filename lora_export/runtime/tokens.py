@@ -41,7 +41,7 @@ def open_tokenizer(files: Mapping[str, Path]) -> Any:
     """Return the tokenizer (of ``tokenizers``) of a base or an adapter, with its own settings.
 
     Args:
-        files: The companions of the base or the adapter, by name; see `exports.companions`.
+        files: The companions of the base or the adapter, by name; see `exports.adapter_companions`.
 
     Raises:
         MissingRuntimeError: ``tokenizers`` is not installed.

@@ -1,4 +1,4 @@
-"""``inspect``: what one path holds, or whether an adapter fits a base."""
+"""``inspect``: the public function, whose paths may be ids of the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a path holds, and whether an adapter fits a base.
+"""The reports of `inspect` on local paths: on one, or on a base and an adapter together.
 
 Nothing here needs torch unless the weights are a pickle of PyTorch. Of an adapter the factors are
 read, to find updates of zero; of a base no tensor is, unless hashes are asked for. A report is a
