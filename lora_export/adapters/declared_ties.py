@@ -1,4 +1,4 @@
-"""Which names of a checkpoint are one weight, from what transformers declares and what is stored.
+"""The names of a checkpoint that are one weight, by transformers' declarations and the files.
 
     1. The classes that the checkpoint is for: by the adapter's task where it classifies, the
        config's ``architectures``, the class that PEFT recorded, the task; else every class of the

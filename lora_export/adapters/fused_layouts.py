@@ -1,4 +1,4 @@
-"""Which rows of a fused weight are q, k and v, or gate and up: by family, as a table.
+"""The rows of a fused weight that are q, k and v, or gate and up: by family, as a table.
 
     blocks        all of q, then all of k, then all of v, wide as the config says
     thirds        the same, of equal width

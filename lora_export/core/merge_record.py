@@ -1,4 +1,4 @@
-"""``lora_export.merge.json``: what a merged checkpoint was made of, and the proof of it.
+"""``lora_export.merge.json``: the sources of a merged checkpoint, and hashes that prove them.
 
 It lies beside the weights. With the base and the adapter that it names, the same merge gives the
 same hashes; with the base alone, ``merge --unmerge`` gives the base back, bit for bit.

@@ -1,4 +1,4 @@
-"""What transformers does to the names of a checkpoint while it loads it, as data.
+"""Renaming, stacking and splitting by which transformers loads a checkpoint, as data.
 
 Hub checkpoints keep the names that they were published with; transformers 5 renames their tensors,
 stacks some and splits others to what its model holds. `graph/trace/conversion_rules.py` reads these

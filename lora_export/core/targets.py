@@ -1,4 +1,4 @@
-"""What each target can run; the one copy of these facts.
+"""The capabilities of each target; the one copy of these facts.
 
 A row says what is true of every device of its name, and where each fact comes from. Everything that
 depends on the place where a graph runs asks here: the dtype and the opset of an export, the checks

@@ -1,4 +1,4 @@
-"""What TensorRT's ONNX parser reads, by version; the one copy of these facts.
+"""Operators and types that TensorRT's ONNX parser reads, by version; the one copy of them.
 
 The table of 10.1 (``data/``) is onnx-tensorrt's ``docs/operators.md``, with each operator's types.
 `_CHANGES` is what later release notes and the table of 10.15 add to it. An operator that is in

@@ -1,4 +1,4 @@
-"""Which graphs of an export are deployable, and the verdict on the export.
+"""The deployable graphs of an export, and the verdict on the export.
 
 A base graph whose head only adapters bring is not applicable: it is never run, so it enters no
 verdict. Of a graph that adapters share each adapter has a verdict of its own.

@@ -1,4 +1,4 @@
-"""What can be timed: the graphs of an export on a runner, opened once, fed cell by cell."""
+"""The subjects that are timed: graphs of an export on a runner, opened once, fed cell by cell."""
 
 from __future__ import annotations
 

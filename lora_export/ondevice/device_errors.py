@@ -1,4 +1,4 @@
-"""The failures that arise on a device too; the whole tree is drawn in ``core/errors.py``."""
+"""The errors that can also arise on a device; the whole tree is drawn in ``core/errors.py``."""
 
 from __future__ import annotations
 

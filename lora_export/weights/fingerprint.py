@@ -1,4 +1,4 @@
-"""The fingerprint of a checkpoint: what ties adapters, exports and engines to one base.
+"""The fingerprint of a checkpoint, by which adapters, exports and engines recognise their base.
 
 SHA-256 over its tensors, sorted by name, of (name, dtype, shape, SHA-256 of the bytes in checkpoint
 layout). Sharding, file format and metadata do not enter. Pickles store a tied weight under each of

@@ -1,4 +1,4 @@
-"""Which reader an adapter needs: one row per format, asked in order, by the files' headers."""
+"""The reader for an adapter's format: one row per format, tried in order on the files' headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameter each of PEFT's nested wrappers adapts (``target_parameters``).
+"""The parameter that each of PEFT's nested wrappers adapts (`target_parameters`).
 
 A wrapper around ``mlp.experts`` is saved without the name of its parameter; a second one wraps the
 first, whose keys get ``.base_layer``. They are nested in the order in which the module registers

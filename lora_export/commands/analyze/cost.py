@@ -1,4 +1,4 @@
-"""What an adapter would cost, from a model's parameters alone (the paper's sections 4.1 and 4.2).
+"""The cost of an adapter, from a model's parameters alone (the paper's sections 4.1 and 4.2).
 
 A module of shape ``[out, in]`` gets ``r·(out + in)`` trained parameters; for L square ones of width
 d that is ``2·L·d·r``.

@@ -1,4 +1,4 @@
-"""The nodes that read an initializer, and what they tell: layout, module, parameter name.
+"""The layout, module and parameter name of an initializer, found from the nodes that read it.
 
 Exporters write down where a node comes from, each in its way:
 

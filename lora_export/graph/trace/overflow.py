@@ -1,4 +1,4 @@
-"""Guards against float16 overflow, which need values that a trace does not have.
+"""Guards of models against float16 overflow, traced as if something had overflowed.
 
 BART and its kin test the output of a layer and clamp it only where something overflowed:
 

@@ -1,4 +1,4 @@
-"""An encoder and a decoder as one graph, in whatever runtime their own runners are."""
+"""An encoder and a decoder run as one graph, in any runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph, some of whose inputs are the same in every run: one adapter of a shared graph."""
+"""A graph with inputs that are the same in every run, such as one adapter of a shared graph."""
 
 from __future__ import annotations
 
