@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_export.core.moved import forward
+from lora_export.core.deprecated_imports import forward
 
 if TYPE_CHECKING:
     from lora_export import Benchmark, bench

@@ -89,7 +89,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if worker is None or not session.config.getvalue("loadgroup"):
         return
     if any(_FIXTURE in getattr(item, "fixturenames", ()) for item in session.items):
-        from lora_export.core.turns import Turns
+        from lora_export.core.process_turns import Turns
 
         folder = Path(tempfile.gettempdir()) / f"lora-export-turns-{worker['testrunuid']}"
         session.config.stash[_TURNS] = Turns(folder)

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
+from lora_export.adapters.combined_parameters import shared_parameters
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
-from lora_export.adapters.shared_parameters import shared_parameters
 from lora_export.core.dtypes import DTYPES, Float32Array
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.tensors import MemoryTensor

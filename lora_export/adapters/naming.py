@@ -30,7 +30,7 @@ from lora_export.adapters.fused import (
 )
 from lora_export.adapters.name_lookup import Lookup, count_outputs
 from lora_export.adapters.rerooted import find_root, new_head_path
-from lora_export.adapters.stored import split_stack
+from lora_export.adapters.unstacked_experts import split_stack
 from lora_export.core.declarations import class_for_task, class_named, conversions_for
 from lora_export.core.errors import UnsupportedError
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.ondevice.bundle.contents import EngineSource
+    from lora_export.ondevice.bundle.index_values import EngineSource
     from lora_export.ondevice.trt.build_settings import Profile, ShapeRange
 
     Feeds = Mapping[str, npt.NDArray[Any]]

@@ -42,7 +42,7 @@ from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import PAST, own_cache
-from lora_export.ondevice.bundle.contents import (
+from lora_export.ondevice.bundle.index_values import (
     Check,
     Contents,
     EngineSource,

@@ -44,7 +44,7 @@ from lora_export.ondevice.bundle.bundle_index import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lora_export.ondevice.bundle.contents import Contents
+    from lora_export.ondevice.bundle.index_values import Contents
 
 __all__ = [
     "ENTRY_POINT",

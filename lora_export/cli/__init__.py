@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "cli", "run"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "merge-and-build": ("build:merge_and_build", "Merge, export and verify: the main job."),
+    "merge-and-build": (
+        "merge_and_build:merge_and_build",
+        "Merge, export and verify: the main job.",
+    ),
     "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
-    "export": ("build:export", "The same without verification."),
+    "export": ("merge_and_build:export", "The same without verification."),
     "add": ("add:add", "Add an adapter to an existing export, without torch."),
     "remove": ("remove:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),

@@ -22,7 +22,7 @@ from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.files import publish_folder, staging_folder
 from lora_export.core.progress import Progress, Silent
-from lora_export.exports.extend import parameters_of
+from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.untied_export import recorded_ties
 
 if TYPE_CHECKING:

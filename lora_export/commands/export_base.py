@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_export.core.errors import (
-    ExportDirectoryError,
-)
+from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.hub import local_path
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
 from lora_export.weights.fingerprint import fingerprint

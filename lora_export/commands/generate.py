@@ -15,7 +15,7 @@ from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.adapter_companions import companions_of, folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.stored_adapters import stored_adapter
-from lora_export.runtime.opening import open_runner
+from lora_export.runtime.open_adapter_graph import open_runner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.text_generation import Sampling, generate

@@ -34,12 +34,7 @@ from lora_export.commands.merge_recording import (
 from lora_export.commands.merge_verify import require_torch, verify_job
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
-from lora_export.core.files import (
-    is_vacant,
-    publish_folder,
-    staging_folder,
-    write_synced,
-)
+from lora_export.core.files import is_vacant, publish_folder, staging_folder, write_synced
 from lora_export.core.hub import local_path
 from lora_export.core.merge_record import RECORD_NAME, MergedVerification, MergeRecord, read_record
 from lora_export.core.progress import Progress, Silent

@@ -17,7 +17,7 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.core.yaml_file import UniqueKeyLoader
-from lora_export.ondevice.bundle.contents import MOST_ROUNDS
+from lora_export.ondevice.bundle.index_values import MOST_ROUNDS
 from lora_export.triton.repository_options import Backend, RepositoryOptions
 
 if TYPE_CHECKING:

@@ -11,12 +11,9 @@ from lora_export.adapters.resolve import Names, Resolved, resolve
 from lora_export.commands.adapter_inputs import LoadedAdapter, reload_adapter
 from lora_export.core.adapter_names import adapter_name_from
 from lora_export.core.adapter_spec import AdapterSpec
-from lora_export.core.errors import (
-    AdapterError,
-    UsageError,
-)
+from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.hub import local_path
-from lora_export.exports.extend import parameters_of
+from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters, head_width
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import bytes_of
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.extend import merged_entries
+from lora_export.exports.merged_adapters import merged_entries
 
 if TYPE_CHECKING:
     from collections.abc import Collection

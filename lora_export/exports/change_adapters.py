@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import Mode
-from lora_export.exports import extend
+from lora_export.exports import merged_adapters
 from lora_export.exports.packs import add_pack, require_slots
 from lora_export.exports.stacks import change_rows
 from lora_export.exports.stored_adapters import mode_of
@@ -84,7 +84,7 @@ def _merge(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
     manifest = read_manifest(root)
     kept: dict[str, FidelityRow] = {}
     for each in new:
-        added = extend.add_adapter(
+        added = merged_adapters.add_adapter(
             root,
             each.resolved,
             source=each.source,
@@ -150,7 +150,7 @@ class Change:
 
 
 CHANGES: Final[Mapping[Mode, Change]] = {
-    Mode.MERGED: Change(_merge, extend.remove_adapter),
-    Mode.SWAPPABLE: Change(_add_packs, extend.remove_adapter),
+    Mode.MERGED: Change(_merge, merged_adapters.remove_adapter),
+    Mode.SWAPPABLE: Change(_add_packs, merged_adapters.remove_adapter),
     Mode.BATCHED: Change(_add_rows, _remove_row),
 }

@@ -12,7 +12,7 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.hub import local_path
 from lora_export.exports.compatibility import require_base, require_task
-from lora_export.exports.extend import parameters_of
+from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters, require_complete
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.graph.spec import tasks

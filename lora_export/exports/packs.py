@@ -33,7 +33,7 @@ from lora_export.core.safetensors_write import write_tensors
 from lora_export.core.tensors import MemoryTensor, read_all
 from lora_export.exports.adapter_companions import NO_COMPANIONS, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
-from lora_export.exports.extend import (
+from lora_export.exports.merged_adapters import (
     adapter_record,
     forget_adapter,
     orphaned_files,

@@ -16,7 +16,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import iter_blocks, read_all
 from lora_export.exports.adapter_companions import AdapterCompanions
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.extend import parameters_of
+from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.values import values_of
 from lora_export.graph.adapters.batched_graph import (

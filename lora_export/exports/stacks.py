@@ -28,7 +28,12 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.exports.adapter_companions import stage_companions
 from lora_export.exports.create import weights_metadata
-from lora_export.exports.extend import adapter_record, forget_adapter, orphaned_files, refuse_taken
+from lora_export.exports.merged_adapters import (
+    adapter_record,
+    forget_adapter,
+    orphaned_files,
+    refuse_taken,
+)
 from lora_export.exports.stack_table import NewAdapter, StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
 from lora_export.graph.adapters.batched_graph import LABELS_STACK, with_stacks

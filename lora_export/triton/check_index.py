@@ -18,8 +18,8 @@ from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import optional_inputs
 from lora_export.triton.graph_io import DATA_TYPES, read_interface, stack_rows
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT, TEXT
+from lora_export.triton.protobuf_schema import data_type_name
 from lora_export.triton.python_models import INDEX
-from lora_export.triton.schema import data_type_name
 from lora_export.triton.serving.index import BadIndexError, read_index
 from lora_export.triton.serving_modes import SERVING
 from lora_export.triton.token_inputs import ADAPTERS

@@ -16,7 +16,7 @@ from lora_export.triton.find_models import versions_of
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT
 from lora_export.triton.model_folders import is_plain
-from lora_export.triton.schema import CONFIG_NAME, data_type_name, parse_config, schema
+from lora_export.triton.protobuf_schema import CONFIG_NAME, data_type_name, parse_config, schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,7 +9,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import ExportDirectoryError, InputError, UsageError
-from lora_export.triton.schema import CONFIG_NAME, data_type_name, parse_config
+from lora_export.triton.protobuf_schema import CONFIG_NAME, data_type_name, parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.errors import AdapterError, ExportDirectoryError, InputError, UsageError
 from lora_export.core.modes import BATCHED_GRAPH
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT
+from lora_export.triton.protobuf_schema import CONFIG_NAME, parse_config
 from lora_export.triton.python_models import INDEX
-from lora_export.triton.schema import CONFIG_NAME, parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,6 +21,7 @@ from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
 from lora_export.triton.models import Choice, plan_models, require_files_of, require_servable
 from lora_export.triton.orphaned_files import remove_orphans
+from lora_export.triton.protobuf_schema import CONFIG_NAME, config_text
 from lora_export.triton.python_models import (
     INDEX,
     index_file,
@@ -29,7 +30,6 @@ from lora_export.triton.python_models import (
     serve,
 )
 from lora_export.triton.repository_options import RepositoryOptions
-from lora_export.triton.schema import CONFIG_NAME, config_text
 from lora_export.triton.serving.index import BadIndexError
 from lora_export.triton.serving_modes import SERVING, serve_adapter
 from lora_export.triton.text_inputs import require_known_texts

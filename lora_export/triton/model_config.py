@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.triton.schema import new_config, schema
+from lora_export.triton.protobuf_schema import new_config, schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -31,14 +31,9 @@ from lora_export.triton.model_config import (
     python_config,
 )
 from lora_export.triton.model_folders import File
-from lora_export.triton.python_models import (
-    code_files,
-    index_file,
-    interface_of,
-    serve,
-)
+from lora_export.triton.protobuf_schema import CONFIG_NAME, config_text
+from lora_export.triton.python_models import code_files, index_file, interface_of, serve
 from lora_export.triton.repository_options import HANDFUL, Backend, RepositoryOptions
-from lora_export.triton.schema import CONFIG_NAME, config_text
 from lora_export.triton.serving_modes import GRAPH_SERVING, SERVING, session_bytes, stack_bytes
 from lora_export.triton.token_inputs import own_texts, tokenizer_model
 from lora_export.triton.warmup import warmup_requests

@@ -12,8 +12,8 @@ from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.triton.model_folders import is_placed, is_plain, locked, place_folder
 from lora_export.triton.models import Choice, Model, choose, plan_models, require_files_of
+from lora_export.triton.protobuf_schema import schema
 from lora_export.triton.repository_options import HANDFUL, RepositoryOptions
-from lora_export.triton.schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

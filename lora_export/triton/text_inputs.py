@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, UnsupportedError
-from lora_export.triton.schema import CONFIG_NAME, parse_config
+from lora_export.triton.protobuf_schema import CONFIG_NAME, parse_config
 from lora_export.triton.token_inputs import ADAPTERS, own_texts
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Weight
 
 from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
 from lora_export.adapters.formats.peft_parameters import REGISTERED
-from lora_export.adapters.stored import STORED_EXPERTS
+from lora_export.adapters.unstacked_experts import STORED_EXPERTS
 
 SOURCES = sorted(Path(transformers.__file__).parent.glob("models/*/modeling_*.py"))
 

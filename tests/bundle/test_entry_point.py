@@ -77,8 +77,8 @@ def test_all_of_it_is_the_default(bundles, site, tmp_path) -> None:
 def test_a_step_is_fed_what_the_prefill_returned(bundles) -> None:
     """The step's logits are those of the last position of the whole text, computed at once."""
     from lora_export.ondevice.bundle.bundle_index import read_index
-    from lora_export.ondevice.bundle.proof import _opened, _stages
     from lora_export.ondevice.bundle.runtimes import open_runtime
+    from lora_export.ondevice.bundle.verify_and_measure import _opened, _stages
 
     root = bundles("decoder")
     index = read_index(root)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.bundle.device_bundle import bundle_export
 from lora_export.bundle.packing import pack, unpack
-from lora_export.ondevice.bundle.contents import Check, Contents, GraphSource, LatencyPlan
+from lora_export.ondevice.bundle.index_values import Check, Contents, GraphSource, LatencyPlan
 from lora_export.ondevice.judge.golden_checks import Reading
 
 if TYPE_CHECKING:

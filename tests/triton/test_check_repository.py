@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_export.triton.check_repository import check_repository
+from lora_export.triton.protobuf_schema import config_text, parse_config
 from lora_export.triton.repository import write_repository
 from lora_export.triton.repository_options import RepositoryOptions
-from lora_export.triton.schema import config_text, parse_config
 from tests.cli.running import call
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.decoding import without_cache
 from lora_export.ondevice.judge.golden_files import valid_rows
-from lora_export.runtime.opening import open_runner
+from lora_export.runtime.open_adapter_graph import open_runner
 from lora_export.verification.graph_model import open_model
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import DECODER_IDS, make_cases

@@ -15,11 +15,7 @@ import onnx
 
 from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.core.parameters import COPY
-from lora_export.core.reports.graph_report import (
-    AmbiguousInitializer,
-    GraphReport,
-    InitializerRow,
-)
+from lora_export.core.reports.graph_report import AmbiguousInitializer, GraphReport, InitializerRow
 from lora_export.core.tensors import nbytes
 from lora_export.graph.foreign.proto_skeleton import INLINE_BYTES
 from lora_export.graph.foreign.rewire import defined_names, fresh_name, rename_values

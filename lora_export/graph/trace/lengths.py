@@ -26,12 +26,7 @@ import sympy
 import torch
 
 from lora_export.core.errors import FixedLengthError
-from lora_export.core.torch_private import (
-    shape_environment,
-    source_frame,
-    symbol_of,
-    tree_map,
-)
+from lora_export.core.torch_private import shape_environment, source_frame, symbol_of, tree_map
 from lora_export.weights.positions import POSITION_KEYS
 
 if TYPE_CHECKING:

@@ -12,12 +12,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from lora_export.core.torch_private import (
-    INTERPRETER,
-    promote_arguments,
-    replaced,
-    type_promotion,
-)
+from lora_export.core.torch_private import INTERPRETER, promote_arguments, replaced, type_promotion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.ondevice.bundle.contents import read_contents
+from lora_export.ondevice.bundle.index_values import read_contents
 from lora_export.ondevice.device_errors import BundleError, UnsupportedError
 from lora_export.ondevice.device_files import read_errors, sha256_of_file
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from lora_export.ondevice.bundle.contents import Contents
+    from lora_export.ondevice.bundle.index_values import Contents
 
 __all__ = [
     "INDEX_LIMIT_BYTES",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.ondevice.bundle.bundle_index import Index
-    from lora_export.ondevice.bundle.proof import LatencyCheck
     from lora_export.ondevice.bundle.runtimes import BundledRecord, RuntimeRow
+    from lora_export.ondevice.bundle.verify_and_measure import LatencyCheck
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.tolerances import Verdict
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.ondevice.bundle.bundle_index import Index, read_index, require_files
 from lora_export.ondevice.bundle.device_report import exit_code, make_report, render, write_report
-from lora_export.ondevice.bundle.proof import choose, measure, verify
 from lora_export.ondevice.bundle.runtimes import RUNTIMES, BundledRecord, Runtime, open_runtime
+from lora_export.ondevice.bundle.verify_and_measure import choose, measure, verify
 from lora_export.ondevice.device_errors import LoraExportError, MissingRuntimeError, UsageError
 
 if TYPE_CHECKING:
-    from lora_export.ondevice.bundle.proof import LatencyCheck
+    from lora_export.ondevice.bundle.verify_and_measure import LatencyCheck
 
 __all__ = ["main"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.ondevice.bundle.bundle_index import Index
-    from lora_export.ondevice.bundle.contents import Check, EngineSource
+    from lora_export.ondevice.bundle.index_values import Check, EngineSource
     from lora_export.ondevice.graph_runner import GraphRunner
 
 __all__ = ["RUNTIMES", "BundledRecord", "Runtime", "RuntimeRow", "open_runtime"]

@@ -9,9 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lora_export.core.errors import (
-    UsageError,
-)
+from lora_export.core.errors import UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.runtime import open_export
 from tests.runtime.session.example import CLOSE, FEEDS

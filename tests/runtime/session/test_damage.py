@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from lora_export.commands.remove import remove
-from lora_export.core.errors import (
-    ExportDirectoryError,
-)
+from lora_export.core.errors import ExportDirectoryError
 from lora_export.runtime import open_export
 from tests.cli.running import HEAVY, python
 from tests.runtime.session.example import FEEDS

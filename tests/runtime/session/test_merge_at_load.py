@@ -10,9 +10,7 @@ import pytest
 
 from lora_export.commands.add import add
 from lora_export.core.adapter_spec import AdapterSpec
-from lora_export.core.errors import (
-    UnsupportedError,
-)
+from lora_export.core.errors import UnsupportedError
 from lora_export.core.manifest import read_manifest
 from lora_export.exports.at_load import merged_values
 from lora_export.exports.outside_adapter import resolve_source

@@ -9,10 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lora_export.core.errors import (
-    AdapterError,
-    UnsupportedError,
-)
+from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.manifest import read_manifest
 from lora_export.runtime import open_export
 from lora_export.runtime.adapter_file import model_version_of

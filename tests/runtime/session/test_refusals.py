@@ -7,12 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lora_export.core.errors import (
-    AdapterError,
-    MissingRuntimeError,
-    UnsupportedError,
-    UsageError,
-)
+from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError, UsageError
 from lora_export.runtime import open_export
 from tests.helpers.builds import build
 from tests.runtime.session.example import FEEDS, TASK

@@ -10,10 +10,7 @@ import pytest
 
 from lora_export.commands.add import add
 from lora_export.core.adapter_spec import AdapterSpec
-from lora_export.core.errors import (
-    UnsupportedError,
-    UsageError,
-)
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.runtime import open_export
 from tests.cli.exports import peft_model, run_torch
 from tests.helpers.builds import build

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_export.verification.datasets.dataset import (
-    load_dataset,
-)
+from lora_export.verification.datasets.dataset import load_dataset
 from lora_export.weights.companion_files import companion_files
 from tests.helpers.models import POSITIONS, save_tiny_tokenizer
 from tests.verification.datasets.examples import INPUTS, LABELS, signature

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from lora_export.core.errors import InputError, UnsupportedError, UsageError
-from lora_export.verification.datasets.dataset import (
-    load_dataset,
-)
+from lora_export.verification.datasets.dataset import load_dataset
 from lora_export.weights.companion_files import companion_files
 from tests.helpers.models import POSITIONS
 from tests.verification.datasets.examples import INPUTS, LABELS, line, signature

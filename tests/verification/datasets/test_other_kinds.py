@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 
 from lora_export.core.errors import InputError, UsageError
-from lora_export.verification.datasets.dataset import (
-    predict,
-    require_metric,
-)
+from lora_export.verification.datasets.dataset import predict, require_metric
 from lora_export.verification.datasets.questions import RecomputingModel
 from tests.verification.datasets.examples import line
 

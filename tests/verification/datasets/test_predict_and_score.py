@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from lora_export.core.reports.report_model import as_json
-from lora_export.verification.datasets.dataset import (
-    Dataset,
-    predict,
-    score,
-)
+from lora_export.verification.datasets.dataset import Dataset, predict, score
 from lora_export.verification.datasets.kind import Examples, Reading
 from lora_export.verification.datasets.labelled import CLASSES
 from lora_export.verification.datasets.language import TEXTS

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from lora_export.commands.add import add
 from lora_export.core.manifest import read_manifest
-from tests.exports.extend.example import TASK, files_of, intact, spec
+from tests.exports.merged_adapters.example import TASK, files_of, intact, spec
 from tests.helpers.builds import build, file_hashes
 from tests.helpers.measure import ROOT
 

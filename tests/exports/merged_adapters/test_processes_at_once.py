@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from lora_export.core.manifest import read_manifest
-from tests.exports.extend.example import intact
+from tests.exports.merged_adapters.example import intact
 from tests.helpers.measure import ROOT
 
 ADD = """

@@ -7,7 +7,7 @@ import pytest
 from lora_export.commands.add import add
 from lora_export.commands.remove import remove
 from lora_export.core.errors import AdapterError
-from tests.exports.extend.example import files_of, intact, spec
+from tests.exports.merged_adapters.example import files_of, intact, spec
 from tests.helpers.builds import build, file_hashes
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.exports.extend.example import TASK
+from tests.exports.merged_adapters.example import TASK
 from tests.helpers.builds import build
 
 

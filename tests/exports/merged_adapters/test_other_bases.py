@@ -9,7 +9,7 @@ import pytest
 
 from lora_export.commands.add import add
 from lora_export.core.errors import AdapterError, CheckpointError, ExportDirectoryError
-from tests.exports.extend.example import TASK, intact, spec
+from tests.exports.merged_adapters.example import TASK, intact, spec
 from tests.helpers.builds import build, file_hashes
 from tests.helpers.peft_files import pair, write_peft
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.core.turns import Turns
+from lora_export.core.process_turns import Turns
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_export.commands.add import add
 from lora_export.core.manifest import read_manifest
-from tests.exports.extend.example import TASK, files_of, spec
+from tests.exports.merged_adapters.example import TASK, files_of, spec
 from tests.helpers.builds import build, file_hashes, merged_by_peft, read_graph
 from tests.helpers.peft_files import write_peft
 
