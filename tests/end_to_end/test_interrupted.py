@@ -41,8 +41,9 @@ import json, os, signal, shutil, sys
 from pathlib import Path
 
 plan = json.loads(sys.argv[1])
-import lora_export.commands.build, lora_export.cli.merge_and_build, lora_export.cli.add,
-lora_export.cli.merge from lora_export.cli import run
+import lora_export.commands.build, lora_export.cli.merge_and_build
+import lora_export.cli.add, lora_export.cli.merge
+from lora_export.cli import run
 
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "fcntl.flock",
           "shutil.rmtree"}
