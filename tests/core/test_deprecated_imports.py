@@ -18,8 +18,11 @@ MOVED = {
     ("lora_export.benchmark", "bench"): "lora_export",
     ("lora_export.maintenance", "verify"): "lora_export",
     ("lora_export.maintenance", "add"): "lora_export",
+    ("lora_export.exports.companions", "copy_companions"): (
+        "lora_export.exports.adapter_companions"
+    ),
 }
-"""What README.md, docs/engines.md and docs/latency.md showed, and where it is."""
+"""What README.md, docs/adapters.md, docs/engines.md and docs/latency.md showed, and where it is."""
 
 STAYED = [
     ("lora_export.runtime", "open_export"),
