@@ -71,6 +71,7 @@ def train(model: Any, spec: AdapterSpec, folder: Path, base: Path, feeds: FeedMa
             model.resize_token_embeddings(size + spec.grown)
         config = peft.LoraConfig(**copy.deepcopy(dict(spec.settings)))
         wrapped = peft.get_peft_model(model, config).eval()
+        _require_order(wrapped.peft_config["default"])
         wrapped.peft_config["default"].base_model_name_or_path = str(base)
         more = _initial_copy(wrapped, folder / "initial") if spec.converted else {}
         _move(wrapped, getattr(torch, spec.dtype), feeds)
@@ -94,6 +95,21 @@ def edit_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Change keys of ``adapter_config.json``."""
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=1))
+
+
+def _require_order(config: peft.LoraConfig) -> None:
+    """Require patterns in the order in which they are saved: PEFT sorts them, and the first counts.
+
+    It adds some of its own to the user's for experts that transformers stacks; an adapter that is
+    loaded from its file may then have other scales than the one that was trained.
+
+    Raises:
+        ValueError: They are in another order.
+    """
+    for patterns in (config.rank_pattern, config.alpha_pattern):
+        if list(patterns) != sorted(patterns):
+            msg = "PEFT saves these patterns in another order than it trained with"
+            raise ValueError(msg)
 
 
 def _require_rows(folder: Path, rows: int) -> None:
