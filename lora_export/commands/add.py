@@ -32,7 +32,7 @@ from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.exports.values import without_copies
 from lora_export.graph.spec import tasks
-from lora_export.report.write_report import refresh_report
+from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.adapter_file import write_onnx_adapter
 from lora_export.verification.record import prune_reports, record_fidelity
 from lora_export.weights.pooling_source import pooling_beside, require_pooling

@@ -29,7 +29,7 @@ from lora_export.latency.grid import BASELINE, Chosen, Plan, key_of, measure
 from lora_export.latency.points import Source, grid
 from lora_export.latency.subjects import RUNNERS, require_runner
 from lora_export.ondevice.judge.ratios import CONFIDENCE
-from lora_export.report.write_report import refresh_report
+from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.environment import describe_environment, machine_class
 from lora_export.verification.export import head_labels
 from lora_export.verification.record import record_bench

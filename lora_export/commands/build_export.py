@@ -13,7 +13,7 @@ from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.exports.create import create_export
 from lora_export.exports.packs import add_swappable_graph
 from lora_export.exports.plan import head_parameters, match_base, require_complete
-from lora_export.report.write_report import refresh_report
+from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.export import Evidence, measure_latency, verify_export
 
 if TYPE_CHECKING:

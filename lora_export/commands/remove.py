@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lora_export.commands.outcome import Outcome
 from lora_export.exports.change_adapters import remove_adapter
-from lora_export.report.write_report import refresh_report
+from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.record import prune_reports
 
 __all__ = ["remove"]

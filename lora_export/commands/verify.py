@@ -19,7 +19,7 @@ from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.padding import as_exported
 from lora_export.exports.plan import for_task
 from lora_export.graph.spec import tasks
-from lora_export.report.write_report import refresh_report
+from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.verification.datasets.dataset import require_metric

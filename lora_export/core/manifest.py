@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_NAME",
+    "REPORTS_FOLDER",
     "AdapterRecord",
     "BaseRecord",
     "CombinedRecord",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 MANIFEST_NAME: Final = "lora_export.json"
+REPORTS_FOLDER: Final = "reports/"
+"""Files below this are about the export, and not of it."""
 FORMAT_VERSION: Final = 1
 _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28

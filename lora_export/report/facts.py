@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lora_export.core.files import resolve_inside, sha256_of_file
-from lora_export.core.manifest import read_manifest
+from lora_export.core.manifest import REPORTS_FOLDER, read_manifest
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
     from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["SKIPPED", "Facts", "read_facts"]
+__all__ = ["Facts", "read_facts"]
 
 _LIMIT_BYTES: Final = 1 << 27
 _REPORTS: Final = ("parity", "latency", "fidelity", "bench")
@@ -30,9 +30,6 @@ _NOT_THE_FILE: Final = "is not the file that the manifest knows"
 _OUTDATED: Final = "is of graphs that have changed since"
 _CHANGED: Final = "changed since it was verified; see: lora-export verify"
 Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport)
-
-SKIPPED: Final = "reports/"
-"""Files below this are about the export, and not of it."""
 
 
 @dataclass(frozen=True)
@@ -167,5 +164,5 @@ def _sizes(root: Path, manifest: Manifest) -> dict[str, int]:
     return {
         file: path.stat().st_size
         for file, path in sorted(paths.items())
-        if path.is_file() and not file.startswith(SKIPPED)
+        if path.is_file() and not file.startswith(REPORTS_FOLDER)
     }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.changes import replace_files
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.manifest import edit_manifest, read_manifest
-from lora_export.report.facts import SKIPPED, read_facts
+from lora_export.core.manifest import edit_manifest
+from lora_export.report.facts import read_facts
 from lora_export.report.github import annotate
 from lora_export.report.markdown import markdown
 from lora_export.report.page import page
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import Manifest
 
-__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "refresh_report", "write_report"]
+__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "write_report"]
 
 REPORT_HTML: Final = "reports/report.html"
 REPORT_MARKDOWN: Final = "reports/report.md"
@@ -38,19 +38,6 @@ def write_report(root: Path) -> Manifest:
             pages = {REPORT_HTML: page(facts), REPORT_MARKDOWN: markdown(facts)}
         contents = {file: text.encode() for file, text in pages.items()}
         return replace_files(root, manifest, manifest, contents)
-
-
-def refresh_report(root: Path) -> Manifest:
-    """Write the report of an export that has figures to show, or has a report; return the manifest.
-
-    Raises:
-        ExportDirectoryError: It is no export, or one of its reports is damaged.
-        StorageError: The disk refuses.
-    """
-    manifest = read_manifest(root)
-    if any(file.startswith(SKIPPED) for file in manifest.files):
-        return write_report(root)
-    return manifest
 
 
 def github_lines(root: Path) -> list[str]:

@@ -17,8 +17,8 @@ from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report, report_bytes
 from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.verification.golden import golden_bytes, golden_file
-from lora_export.verification.swappable_check import worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

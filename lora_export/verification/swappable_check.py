@@ -19,6 +19,7 @@ from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
 from lora_export.core.reports.parity_report import ParityRow
 from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import make_cases
@@ -31,12 +32,10 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import Manifest
     from lora_export.ondevice.judge.golden_files import Case
-    from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["case_of", "judge_shared", "judge_swapping", "worst_of"]
+__all__ = ["case_of", "judge_shared", "judge_swapping"]
 
 _SHAPE: Final = (2, 12)
-_WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
 
 
 class SharedFigures(TypedDict, total=False):
@@ -111,11 +110,6 @@ def judge_shared(
         **own,
     )
     return GraphParity(row, adapters=adapters)
-
-
-def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the worst of some verdicts; ``pass`` where there are none."""
-    return next((each for each in _WORST_FIRST if each in verdicts), "pass")
 
 
 def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:

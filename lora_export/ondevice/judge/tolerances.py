@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Final, Literal
 from lora_export.ondevice.device_errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lora_export.ondevice.judge.metrics import Metrics
 
-__all__ = ["RELATIVE_L2", "Verdict", "judge", "tolerance_of"]
+__all__ = ["RELATIVE_L2", "Verdict", "judge", "tolerance_of", "worst_of"]
 
 Verdict = Literal["pass", "fail", "ambiguous", "unverified"]
+
+_WORST_FIRST: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified")
 
 RELATIVE_L2: Final[dict[str, float]] = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 """Largest relative L2 error, by the dtype of the graph's weights."""
@@ -87,3 +91,8 @@ def judge(
         if applies:
             return verdict, reason
     return "pass", "within the tolerance of the dtype and of the adapter's effect"
+
+
+def worst_of(verdicts: Collection[Verdict]) -> Verdict:
+    """Return the worst of some verdicts; ``pass`` where there are none."""
+    return next((each for each in _WORST_FIRST if each in verdicts), "pass")
