@@ -120,7 +120,7 @@ def copy_companions(
     """
     for name, path in companions_of(root, manifest, adapter).items():
         if not path.is_file():
-            msg = f"the export {str(root)!r} has no {path.relative_to(root.resolve())}"
+            msg = f"the export {str(root)!r} has no {path.relative_to(root)}"
             raise ExportDirectoryError(msg, hint="Copy the directory again, or export again.")
         with storage_errors(str(folder)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

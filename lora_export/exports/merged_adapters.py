@@ -231,7 +231,7 @@ def orphaned_files(root: Path, manifest: Manifest, name: str) -> set[str]:
     """Return the adapter's files that are there and that the manifest does not name."""
     engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
     beside = resolve_inside(root, folder_of(name)).rglob("*")
-    own = {each.relative_to(root.resolve()).as_posix() for each in beside if each.is_file()}
+    own = {each.relative_to(root).as_posix() for each in beside if each.is_file()}
     unnamed = ({*_files_of(name)} | engines_of(name, engines) | own) - set(manifest.files)
     return {file for file in unnamed if resolve_inside(root, file).exists()}
 

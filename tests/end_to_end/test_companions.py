@@ -122,6 +122,14 @@ def test_add_replace_and_remove(made, mode, tmp_path, capsys) -> None:
     assert not done.document.get("problems")
 
 
+def test_replaced_in_an_export_with_a_relative_path(made, tmp_path, capsys, monkeypatch) -> None:
+    shutil.copytree(made.exports["merged"], tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    replaced = call(capsys, "add", "out", "--adapter", f"chat={made.chat}", "--replace")
+    assert replaced.code == 0, replaced.err
+    assert snapshot(tmp_path / "out/hf") == snapshot(made.exports["merged"] / "hf")
+
+
 def test_damage_is_found(made, tmp_path, capsys) -> None:
     export = tmp_path / "out"
     shutil.copytree(made.exports["merged"], export)
