@@ -53,7 +53,7 @@ _TERMINATED: Final = 143
 _NO_ARGUMENTS: Final[tuple[type[click.ClickException], ...]] = (
     (click.exceptions.NoArgsIsHelpError,) if hasattr(click.exceptions, "NoArgsIsHelpError") else ()
 )
-"""What click 8.2 and newer raise in place of the help of a group without arguments."""
+"""The error that click 8.2 and newer raise for a group without arguments; its text is the help."""
 
 
 class _LazyGroup(click.Group):

@@ -235,7 +235,7 @@ def _require_sense(
 def _require_files(
     report: Path | None, baseline: Path | None, against: Path | None, *, update_baseline: bool
 ) -> None:
-    """What is written at the end must not fail there."""
+    """Require, before anything is measured, that the files written at the end can be written."""
     for flag, path in (("--report", report), ("--baseline", baseline)):
         if path is not None and path.is_dir():
             msg = f"{flag} {str(path)!r} is a folder"

@@ -33,7 +33,7 @@ __all__ = ["BuildInputs", "fingerprint_in_background", "read_inputs"]
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """What a build starts from.
+    """The inputs of a build.
 
     Attributes:
         output: The export directory.

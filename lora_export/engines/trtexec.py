@@ -50,7 +50,7 @@ __all__ = ["build_with_trtexec", "find_trtexec", "trtexec_line"]
 
 _ON_JETSON: Final = Path("/usr/src/tensorrt/bin/trtexec")
 _BANNER: Final = re.compile(r"\b(TensorRT(?:-\w+)?) v(\d{5,6})\b")
-"""What it says of itself: ``[TensorRT v100300]``."""
+"""The banner of ``trtexec``: ``[TensorRT v100300]``."""
 
 _SHOWN: Final = 5
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.stored_adapters import find_stored
+from lora_export.ondevice.judge.tolerances import worst_of
 
 if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.ondevice.judge.tolerances import Verdict
 
 __all__ = ["NOT_APPLICABLE", "deployable", "is_deployable", "verdict_of", "verification_of"]
 
 NOT_APPLICABLE: Final = "not applicable"
 """Shown in place of a verdict on a graph with missing parameters."""
-
-_WORST_FIRST: Final = ("fail", "ambiguous", "unverified")
 
 
 def is_deployable(graph: GraphRecord) -> bool:
@@ -33,14 +33,14 @@ def deployable(manifest: Manifest) -> tuple[str, ...]:
     return (*((BASE_GRAPH,) if base is not None and not base.missing else ()), *manifest.adapters)
 
 
-def verification_of(manifest: Manifest, name: str) -> str:
+def verification_of(manifest: Manifest, name: str) -> Verdict:
     """Return the verdict on an adapter or the base, for every mode of export."""
     stored = find_stored(manifest, name)
     return stored.record.verification if stored is not None else "unverified"
 
 
-def verdict_of(manifest: Manifest) -> str:
+def verdict_of(manifest: Manifest) -> Verdict:
     """Return the worst verdict on what can be deployed, and on the graphs that adapters share."""
     found = {verification_of(manifest, name) for name in deployable(manifest)}
     found |= {graph.verification for graph in manifest.graphs.values() if graph.is_shared}
-    return next((verdict for verdict in _WORST_FIRST if verdict in found), "pass")
+    return worst_of(found)

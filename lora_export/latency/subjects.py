@@ -63,7 +63,7 @@ RUNNERS: Final[dict[str, RunnerKind]] = {
     "torch-cuda": RunnerKind(device="cuda"),
     "torch-cuda-compile": RunnerKind(device="cuda", compiled=True),
 }
-"""What runs a model. torch runs the base checkpoint, with the adapter unmerged, through PEFT."""
+"""The runners by name. torch runs the base checkpoint, with the adapter unmerged, through PEFT."""
 
 
 def require_runner(name: str) -> RunnerKind:

@@ -47,7 +47,7 @@ WRITE_INDICES: Final = "write_indices"
 """Where each row of a batch has its new positions written in a static cache (ONNX's own name)."""
 
 DECODER_IDS: Final = "decoder_input_ids"
-"""What the decoder reads where an encoder has inputs of its own."""
+"""Inputs of the decoder, where the encoder has inputs of its own."""
 
 _STEPS: Final = 2
 """Single steps at the end of a case, where it is long enough."""

@@ -32,11 +32,11 @@ _FUSING_CRASHES: Final = ((1, 23), (1, 30))
 """From the first of these versions up to the second."""
 
 _TOO_NEW: Final = re.compile(r"Unsupported model IR version|Opset \d+ is under development")
-"""What an ONNX Runtime says that is older than a graph."""
+"""The message of an ONNX Runtime that is older than a graph."""
 _OUTSIDE: Final = re.compile(r"out of data bounds, idx=(-?\d+) .*\[-?\d+,(-?\d+)\]")
-"""What the kernel of ``Gather`` says."""
+"""The message of the kernel of ``Gather``."""
 _DTYPES: Final = {"float": "float32", "double": "float64"}
-"""What ONNX Runtime calls dtypes, where that is not our name."""
+"""Names of dtypes in ONNX Runtime, where they differ from ours."""
 
 
 def onnxruntime_version() -> str:
