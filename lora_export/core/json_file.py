@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Any
+
+from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,13 +46,10 @@ def read_json(
 ) -> Any:
     """Return the JSON value that `path` holds; see `read_table`."""
     try:
-        if path.stat().st_size > limit_bytes:
-            msg = f"{str(path)!r} is larger than {limit_bytes} bytes"
-            raise error(msg, hint=damaged)
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(read_file(path, limit_bytes).decode("utf-8"))
     except OSError as cause:
-        msg = f"cannot read {str(path)!r}: {cause.strerror}"
-        raise error(msg, hint=absent) from cause
+        msg = f"cannot read {str(path)!r}: {reason_of(cause)}"
+        raise error(msg, hint=absent if cause.errno != errno.EFBIG else damaged) from cause
     except (ValueError, RecursionError) as cause:
         msg = f"{str(path)!r} is not readable JSON: {cause}"
         raise error(msg, hint=damaged) from cause

@@ -20,6 +20,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError, StorageError
+from lora_export.ondevice.file_opening import (
+    TABLE_LIMIT_BYTES,
+    open_file,
+    open_lock,
+    read_file,
+    real_path,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -45,33 +53,17 @@ __all__ = [
 ]
 
 _READ_BLOCK_BYTES: Final = 1 << 22
-_JSON_LIMIT_BYTES: Final = 1 << 26
 _STAGING_PREFIX: Final = ".lora-export-"
 _STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
-_STORAGE_ERRNOS: Final = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    }
-)
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Translate an `OSError` raised while writing `what` into a `StorageError`."""
+    """Translate every `OSError` raised while writing `what` into a `StorageError`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
-            raise
-        msg = f"cannot write {what}: {error.strerror}"
+        msg = f"cannot write {what}: {reason_of(error)}"
         raise StorageError(
             msg, hint="Free some space or choose another output directory; nothing was left behind."
         ) from error
@@ -83,7 +75,7 @@ def read_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        msg = f"cannot read {what}: {error.strerror}"
+        msg = f"cannot read {what}: {reason_of(error)}"
         raise DeviceError(msg, kind="input") from error
 
 
@@ -177,7 +169,7 @@ def sha256_of_file(path: Path) -> str:
     """
     digest = hashlib.sha256()
     block = memoryview(bytearray(_READ_BLOCK_BYTES))
-    with path.open("rb", buffering=0) as stream:
+    with open_file(path) as stream:
         while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()
@@ -185,8 +177,12 @@ def sha256_of_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock on `path`, created if absent, until the block or the process ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Hold an advisory lock on `path`, created if absent, until the block or the process ends.
+
+    Raises:
+        OSError: The file cannot be opened, or is a symbolic link or no regular file.
+    """
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -274,8 +270,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
     inside = is_relative_inside(relative)
     if inside:
         target = root / PurePosixPath(relative)
-        resolved_root = root.resolve()
-        inside = target.resolve().is_relative_to(resolved_root)
+        inside = real_path(target).is_relative_to(real_path(root))
         if inside:
             return target
     msg = f"path {relative!r} leads outside {str(root)!r}"
@@ -292,10 +287,7 @@ def read_json(path: Path, what: str) -> Mapping[str, Any]:
     """
     try:
         with read_errors(f"{what} {str(path)!r}"):
-            if path.stat().st_size > _JSON_LIMIT_BYTES:
-                msg = f"{what} {str(path)!r} is larger than {_JSON_LIMIT_BYTES} bytes"
-                raise DeviceError(msg, kind="input")
-            table = json.loads(path.read_text("utf-8"))
+            table = json.loads(read_file(path, TABLE_LIMIT_BYTES).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         msg = f"{what} {str(path)!r} is not readable JSON: {error}"
         raise DeviceError(msg, kind="input") from error
