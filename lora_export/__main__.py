@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
 # The products of a merge are thin: handing them to threads costs more than it gains. NumPy reads
 # this when it is loaded; torch and ONNX Runtime have thread pools of their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-from lora_export.cli import run
 
 __all__ = ["main"]
 
@@ -21,7 +20,14 @@ def main() -> NoReturn:
     The process ends here: files are closed and staging folders gone when `run` returns, and taking
     torch's modules apart would keep the user waiting for another two seconds.
     """
-    code = run(sys.argv[1:])
+    try:
+        from lora_export.cli import run  # here, so that Ctrl-C while it is imported is caught
+
+        code = run(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; nothing half-written was left\n")
+        code = 130
     try:
         sys.stdout.flush()
         sys.stderr.flush()

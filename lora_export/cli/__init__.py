@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import signal
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.core.errors import LoraExportError, MissingRuntimeError
+from lora_export.core.errors import LoraExportError
 from lora_export.core.version import VERSION
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["COMMANDS", "cli", "run"]
+__all__ = ["COMMANDS", "INTERRUPTED", "cli", "run"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "merge-and-build": (
@@ -47,7 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Each command: where it lives in this package, and its line in ``--help``."""
 
-_INTERRUPTED: Final = 130
+INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
 
 _NO_ARGUMENTS: Final[tuple[type[click.ClickException], ...]] = (
@@ -88,43 +89,66 @@ def cli() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code. Errors become one message on stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
-    debug, as_json = "--debug" in arguments, "--json" in arguments
+    signals = _Signals()
     try:
         result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
-    except _NO_ARGUMENTS as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        hint = _how_to_use(getattr(error, "ctx", None))
-        _report("UsageError", error.format_message(), hint, as_json=as_json)
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-written was left", err=True)
-        return _INTERRUPTED
-    except LoraExportError as error:
-        if debug:
-            traceback.print_exc()
-        _report(type(error).__name__, error.message, error.hint, as_json=as_json)
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001  (the last resort: one message)
-        if debug:
-            traceback.print_exc()
-        kind, explained = _explain(error)
-        _report(kind, explained.message, explained.hint, as_json=as_json)
-        return explained.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)
+        if signals.code is not None:
+            return _stopped(signals.code)
+        return _failed(error, debug="--debug" in arguments, as_json="--json" in arguments)
     return result if isinstance(result, int) else 0
 
 
-def _explain(error: Exception) -> tuple[str, LoraExportError]:
-    """Return an unforeseen error's kind and message: a library's version that explains it first."""
-    from lora_export.core.supported_versions import CORE, unsupported
+def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool) -> int:
+    """Report an error as one message; return the exit code."""
+    if isinstance(error, _NO_ARGUMENTS):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        hint = _how_to_use(getattr(error, "ctx", None))
+        _report("UsageError", error.format_message(), hint, as_json=as_json)
+        return error.exit_code
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return _stopped(INTERRUPTED)
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, LoraExportError):
+        kind, explained = type(error).__name__, error
+    else:
+        from lora_export.cli.unforeseen import explain
 
-    if outdated := unsupported(CORE):
-        return MissingRuntimeError.__name__, MissingRuntimeError(outdated[0])
-    message = f"unexpected {type(error).__name__}: {error}"
-    hint = "This is a bug in lora-export; run again with --debug and report the traceback."
-    return type(error).__name__, LoraExportError(message, hint=hint)
+        kind, explained = explain(error)
+    _report(kind, explained.message, explained.hint, as_json=as_json)
+    return explained.exit_code
+
+
+class _Signals:
+    """The handlers of Ctrl-C and SIGTERM: `code` is the exit code of the one that came, if any.
+
+    Both leave through the ``finally`` blocks, so that staging folders are removed. A library that
+    is being imported or called may turn the exception into an error of its own (NumPy's import
+    makes it an `ImportError`); that the user asked to stop is then still known.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        with contextlib.suppress(ValueError):  # not in the main thread: no signal arrives here
+            signal.signal(signal.SIGINT, self._interrupt)
+            signal.signal(signal.SIGTERM, self._terminate)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.code = INTERRUPTED
+        raise KeyboardInterrupt
+
+    def _terminate(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.code = _TERMINATED
+        sys.exit(_TERMINATED)
+
+
+def _stopped(code: int) -> int:
+    if code == INTERRUPTED:
+        click.echo("interrupted; nothing half-written was left", err=True)
+    return code
 
 
 def _how_to_use(context: click.Context | None) -> str:
@@ -140,8 +164,3 @@ def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None
     if as_json:
         document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)
-    """Leave through the ``finally`` blocks, so that staging folders are removed."""
-    sys.exit(_TERMINATED)
