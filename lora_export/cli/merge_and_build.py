@@ -139,10 +139,11 @@ def _build(
 
 def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     """Return the flags that were given, as recipe keys; paths mean the working directory."""
+    from lora_export.core.files import user_path
     from lora_export.core.hub import is_hub_id
 
     def located(text: str) -> str:
-        path = Path(text).expanduser()
+        path = user_path(text)
         return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
     table = {

@@ -10,6 +10,7 @@ import click
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import size
 from lora_export.core.errors import UsageError
+from lora_export.core.files import user_path
 from lora_export.core.modes import ServingMode
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
         msg = "it is not said where the repository is"
         raise UsageError(msg, hint="Add --repository DIR.")
     with Console(as_json=as_json, quiet=quiet) as console:
-        repository = folder / Path(spec.repository).expanduser()
+        repository = folder / user_path(spec.repository)
         done = write_triton(export, repository, spec, console)
         console.finish(done.as_json(), _text(done))
     return 0

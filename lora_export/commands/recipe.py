@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
+from lora_export.core.files import user_path
 from lora_export.core.modes import Mode, ServingMode
-from lora_export.core.yaml_file import UniqueKeyLoader
+from lora_export.core.shown_value import shown
+from lora_export.core.yaml_file import YamlError, read_yaml
 from lora_export.ondevice.bundle.index_values import MOST_ROUNDS
+from lora_export.ondevice.file_opening import reason_of
 from lora_export.triton.repository_options import Backend, RepositoryOptions
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ __all__ = [
     "recipe_from_flags",
 ]
 
-_LIMIT_BYTES: Final = 1 << 20
+_EXAMPLE: Final = "See recipes/minilm-intents/recipe.yaml."
+_SHOWN: Final = 200
+"""How much of a wrong value a message shows."""
 
 _OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora", "subfolder")
 """Keys of every adapter's line that a flag sets for all of them."""
@@ -55,6 +59,10 @@ Metric = Literal[
     "perplexity",
     "rouge",
 ]
+
+
+_Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Axis = Annotated[int, Field(lt=1 << 31)]
 
 
 class _Section(BaseModel):
@@ -80,10 +88,10 @@ class CombineSpec(_Section):
     method: str
     weights: list[float] | None = None
     density: float | None = None
-    rank: int | None = None
+    rank: int | None = Field(default=None, lt=1 << 31)
     name: str | None = None
     majority_sign_method: Literal["total", "frequency"] = "total"
-    seed: int = Field(default=0, ge=0)
+    seed: _Seed = 0
     head_from: str | None = None
 
 
@@ -102,8 +110,8 @@ class VerifySpec(_Section):
     enabled: bool = True
     dataset: str | None = None
     metric: Metric | None = None
-    max_new_tokens: int = Field(default=64, ge=1)
-    seed: int = 0
+    max_new_tokens: int = Field(default=64, ge=1, lt=1 << 31)
+    seed: _Seed = 0
     allow_no_effect: bool = False
 
 
@@ -122,8 +130,8 @@ class LatencySpec(_Section):
 
     enabled: bool = True
     max_ratio: float = Field(default=1.05, gt=0, allow_inf_nan=False)
-    batch: int = Field(default=1, ge=1)
-    length: int = Field(default=128, ge=1)
+    batch: int = Field(default=1, ge=1, le=1 << 16)
+    length: int = Field(default=128, ge=1, le=1 << 24)
     rounds: int = Field(default=120, ge=10, le=MOST_ROUNDS)
 
 
@@ -191,7 +199,7 @@ class Recipe(_Section):
     cache_length: int | None = Field(default=None, ge=1, le=1 << 24)
     logits: Literal["all", "last"] | None = None
     targets: list[str] = Field(default=[], max_length=1)
-    profiles: list[dict[str, int | tuple[int, int, int]]] = []
+    profiles: list[dict[str, _Axis | tuple[_Axis, _Axis, _Axis]]] = []
     verify: VerifySpec = VerifySpec()
     latency: LatencySpec = LatencySpec()
     bundle: BundleSpec = BundleSpec()
@@ -201,7 +209,7 @@ class Recipe(_Section):
 
     def path(self, text: str) -> Path:
         """Return `text` as a path, relative ones taken from the recipe's folder."""
-        return self.folder / Path(text).expanduser()
+        return self.folder / user_path(text)
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None) -> Recipe:
@@ -214,21 +222,18 @@ def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None)
     Raises:
         UsageError: The file is missing or not YAML, a key is unknown or a value is wrong.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"recipe {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
-            raise UsageError(msg)
-        table = yaml.load(path.read_text("utf-8"), UniqueKeyLoader)  # noqa: S506  (a safe loader)
+        table = read_yaml(path)
     except OSError as error:
-        msg = f"cannot read the recipe {str(path)!r}: {error.strerror}"
+        msg = f"cannot read the recipe {str(path)!r}: {reason_of(error)}"
         raise UsageError(msg, hint="Give a recipe, or --base, --adapter and --out.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except YamlError as error:
         msg = f"the recipe {str(path)!r} is not YAML: {error}"
-        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.") from error
+        raise UsageError(msg, hint=_EXAMPLE) from error
     if not isinstance(table, dict):
         msg = f"the recipe {str(path)!r} holds no keys"
-        raise UsageError(msg, hint="See recipes/minilm-intents/recipe.yaml.")
+        raise UsageError(msg, hint=_EXAMPLE)
     return make_recipe(_merged(table, dict(overrides or {})), folder=path.parent)
 
 
@@ -297,13 +302,14 @@ def make_triton(table: dict[str, Any]) -> TritonSpec:
 def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
     """Return the rows of adapters with their scales: that of ``""`` goes to all without a name."""
     names = [
-        row.get("name") or Path(str(row.get("source"))).name
+        str(row.get("name") or Path(str(row.get("source"))).name)
         for row in rows
         if isinstance(row, dict)
     ]
     if unknown := sorted(set(scales) - {"", *names}):
         msg = f"--scale {unknown[0]}=… names no adapter"
-        raise UsageError(msg, hint=f"The adapters are: {', '.join(names) or 'none'}.")
+        known = ", ".join(name if len(name) <= _SHOWN else shown(name) for name in names)
+        raise UsageError(msg, hint=f"The adapters are: {known or 'none'}.")
     if not scales:
         return rows
     return [
@@ -359,7 +365,7 @@ def _explain(error: ValidationError, *, section: str = "") -> UsageError:
     """Turn the first finding into one message; an unknown key names its nearest neighbour."""
     findings = error.errors()
     first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
-    where = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+    where = ".".join(str(part)[:_SHOWN] for part in (section, *first["loc"]) if part != "")
     if first["type"] == "extra_forbidden":
         parent, _, key = where.rpartition(".")
         model = _SECTIONS.get(parent.partition(".")[0], Recipe)
@@ -373,4 +379,6 @@ def _explain(error: ValidationError, *, section: str = "") -> UsageError:
         return UsageError(
             f"the recipe lacks the key {where!r}", hint=f"Add it, or pass {_flag(where)}."
         )
-    return UsageError(f"the recipe's {where!r}: {first['msg']} (got {first['input']!r})")
+    return UsageError(
+        f"the recipe's {where!r}: {first['msg']} (got {shown(first['input'], _SHOWN)})"
+    )

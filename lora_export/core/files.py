@@ -6,7 +6,9 @@ How files are written, hashed, locked and kept inside a folder is the same on a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import os
+from pathlib import Path
+from typing import Final
 
 from lora_export.core.errors import InputError
 from lora_export.ondevice.device_files import (
@@ -27,9 +29,6 @@ from lora_export.ondevice.device_files import (
     write_synced,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
@@ -46,6 +45,7 @@ __all__ = [
     "staging_folder",
     "storage_errors",
     "sync_folder",
+    "user_path",
     "write_synced",
 ]
 
@@ -68,3 +68,12 @@ def refuse_lfs_pointer(path: Path) -> None:
         raise InputError(
             msg, hint="Fetch the file: git lfs pull, or download the repository from the hub."
         )
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path as a user writes it: ``~`` is the home folder.
+
+    `pathlib.Path.expanduser` raises `RuntimeError` for a user that does not exist (``~nobody``);
+    here such a path stays as it is, and nothing is found there.
+    """
+    return Path(os.path.expanduser(text))  # noqa: PTH111  (see above)

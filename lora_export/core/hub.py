@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from lora_export.core.errors import HubError, UsageError
-from lora_export.core.files import is_relative_inside
+from lora_export.core.files import is_relative_inside, user_path
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
 
@@ -53,7 +53,7 @@ def local_path(spec: str, folder: Path = Path(), *, subfolder: str | None = None
             revision, no permission.
     """
     below = _checked_subfolder(subfolder)
-    path = folder / Path(spec).expanduser()
+    path = folder / user_path(spec)
     if not is_hub_id(spec) or (not spec.startswith(_SCHEME) and path.exists()):
         return path / below if below else path
     match = _ID.fullmatch(spec.removeprefix(_SCHEME))

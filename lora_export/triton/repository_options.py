@@ -11,7 +11,8 @@ __all__ = ["HANDFUL", "Backend", "RepositoryOptions"]
 
 Backend = Literal["onnxruntime", "python", "tensorrt"]
 
-_Positive = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 HANDFUL: Final = 4
 """Up to so many merged adapters get a model each; more are served by one of the Python backend."""
@@ -42,17 +43,17 @@ class RepositoryOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_batch_size: int = Field(default=16, ge=1, le=65536)
-    max_queue_delay_us: int = Field(default=500, ge=0)
+    max_queue_delay_us: _Count = 500
     preferred_batch_sizes: tuple[_Positive, ...] = ()
-    max_queue_size: int = Field(default=0, ge=0)
-    queue_timeout_us: int = Field(default=0, ge=0)
+    max_queue_size: _Count = 0
+    queue_timeout_us: _Count = 0
     instances: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "gpu"] | None = None
-    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    threads: int = Field(default=0, ge=0)
-    cache_bytes: int | None = Field(default=None, ge=0)
+    gpus: tuple[_Count, ...] = ()
+    threads: _Count = 0
+    cache_bytes: int | None = Field(default=None, ge=0, lt=1 << 63)
     response_cache: bool = False
     warmup: bool = True
     versions: _Positive | Literal["all"] | tuple[_Positive, ...] = 1
     resources: Mapping[str, _Positive] = Field(default_factory=dict)
-    priority: int = Field(default=0, ge=0)
+    priority: _Count = 0

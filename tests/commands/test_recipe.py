@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from lora_export.commands.recipe import load_recipe, make_recipe
 from lora_export.core.errors import UsageError
+from tests.helpers.odd_values import mutated, with_each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MINIMAL = "base: the-base\noutput: out\n"
 
@@ -220,3 +228,73 @@ def test_a_missing_output_names_its_flag(load):
         load("base: x\n")
     assert "--out" in caught.value.hint
     assert "--output" not in caught.value.hint
+
+
+FULL: Final[dict[str, Any]] = {
+    "base": "b", "graph": "g", "task": "t", "labels": ["x"], "mode": "merged", "dtype": "float16",
+    "adapters": [
+        {"name": "one", "source": "a", "subfolder": "f", "scale": 1.0, "drop": ["x"],
+         "labels": ["x"], "format": "peft", "alpha": 1.0, "enable_lora": [True]},
+    ],
+    "combine": {"method": "ties", "weights": [1.0], "density": 0.5, "rank": 4, "name": "n",
+                "majority_sign_method": "total", "seed": 0, "head_from": "one"},
+    "lora_modules": ["q"], "opset": 20, "cache": True, "cache_length": 8, "logits": "all",
+    "targets": ["onnxruntime-cpu"], "profiles": [{"batch": 1, "length": [1, 2, 3]}],
+    "verify": {"enabled": True, "dataset": "d", "metric": "f1", "max_new_tokens": 1, "seed": 0,
+               "allow_no_effect": True},
+    "latency": {"enabled": True, "max_ratio": 1.1, "batch": 1, "length": 1, "rounds": 10},
+    "bundle": {"enabled": True, "file": "f", "refit": True, "allow_failed": True},
+    "triton": {"repository": "r", "name": "n", "backend": "python", "way": "merged",
+               "adapters": ["one"], "text": True, "max_batch_size": 1, "instances": 1, "gpus": [0],
+               "versions": [1], "resources": {"r": 1}, "cache_bytes": 1, "priority": 1},
+    "output": "o",
+}  # fmt: skip
+"""A recipe with every section, and every key of the sections that are read from files."""
+
+
+def _refusal(read: Callable[[], object]) -> str:
+    """Return the message of the usage error of `read`; ``""`` where it raises nothing."""
+    try:
+        read()
+    except UsageError as error:
+        return error.message
+    return ""
+
+
+def test_every_key_with_every_odd_value_is_read_or_a_usage_error():
+    tables = list(with_each(FULL))
+    for section in ("combine", "verify", "latency", "bundle", "triton"):
+        tables += [(what, {**FULL, section: table}) for what, table in with_each(FULL[section])]
+    for what, table in with_each(FULL["adapters"][0]):
+        tables += [(what, {**FULL, "adapters": [table]})]
+    for what, table in tables:
+        message = _refusal(partial(make_recipe, table, folder=Path()))
+        assert len(message) < 1_000, what
+        assert "\n" not in message, what
+
+
+def test_mutated_recipes_are_read_or_a_usage_error(load):
+    numbers = random.Random(19)
+    for _ in range(40):
+        text = json.dumps(mutated(FULL, numbers))
+        text = text.replace("Infinity", ".inf").replace("NaN", ".nan").replace("x" * 100_000, "x")
+        assert len(_refusal(partial(load, text, {"scale": {"": 2.0}}))) < 1_000
+
+
+def test_an_adapters_name_as_a_list_is_named_with_a_scale_too(load):
+    text = MINIMAL + "adapters: [{name: [a], source: x}]\n"
+    with pytest.raises(UsageError, match=r"adapters.0.name.*got \['a'\]"):
+        load(text, {"scale": {"": 2.0}})
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999", "2001-99-99", "!!int x"])
+def test_a_seed_that_numpy_would_not_take_is_a_usage_error(seed, load):
+    with pytest.raises(UsageError):
+        load(MINIMAL + f"verify: {{seed: {seed}}}\n")
+
+
+def test_a_home_that_does_not_exist_is_an_ordinary_path(load):
+    recipe = load(MINIMAL)
+    assert recipe.path("~nobody-of-that-name/x").parts[-2:] == ("~nobody-of-that-name", "x")
+    with pytest.raises(UsageError, match="cannot read the recipe"):
+        load_recipe("~nobody-of-that-name/recipe.yaml")
