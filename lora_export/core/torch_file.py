@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import InputError, MissingRuntimeError
 from lora_export.core.files import refuse_lfs_pointer
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor
 
@@ -55,7 +56,8 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     if importlib.util.find_spec("torch") is None:
         msg = f"{str(path)!r} is a pickle of PyTorch, and torch is not installed"
         raise MissingRuntimeError(
-            msg, hint="Install lora-export[export], or save the weights as safetensors."
+            msg,
+            hint=f"Install it {install_command('export')}; or save the weights as safetensors.",
         )
     require_supported("torch")
     refuse_lfs_pointer(path)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import MissingRuntimeError, UsageError
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
 from lora_export.graph import graph_cache
 from lora_export.graph.spec.signature import Choices
@@ -112,7 +113,9 @@ def _trace_and_fold(
     if missing:
         msg = f"this graph has to be traced; not installed: {', '.join(missing)}"
         raise MissingRuntimeError(
-            msg, hint="Install lora-export[export], or export where it is and copy the directory."
+            msg,
+            hint=f"Install it {install_command('export')}; or export where it is and copy the "
+            "directory.",
         )
     require_supported(*_TRACING_DISTRIBUTIONS)
     from lora_export.graph.template_build import build_template

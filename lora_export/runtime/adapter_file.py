@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def write_onnx_adapter(
     """
     if importlib.util.find_spec("onnxruntime") is None:
         msg = "an .onnx_adapter is written by ONNX Runtime, which is not installed"
-        raise MissingRuntimeError(msg, hint="Install lora-export[cpu], or choose --to peft.")
+        hint = f"Install it {install_command('cpu')}; or choose --to peft."
+        raise MissingRuntimeError(msg, hint=hint)
     require_supported("onnxruntime", "onnxruntime-gpu")
     import onnxruntime
 

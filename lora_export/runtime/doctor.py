@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import (
     CORE,
     installed_version,
@@ -52,11 +53,11 @@ class _Row:
     core: bool = False
 
 
-_EXPORT: Final = "pip install 'lora-export[export]'"
-_METRICS: Final = "pip install 'lora-export[metrics]'"
+_EXPORT: Final = install_command("export")
+_METRICS: Final = install_command("metrics")
 _TRACING: Final = "merge-and-build and export of an architecture that is not in the graph cache"
 _BROKEN: Final = "every command"
-_CORE: Final = "pip install lora-export"
+_CORE: Final = install_command()
 _PACKAGES: Final = (
     _Row("numpy", ("numpy",), _BROKEN, _CORE, core=True),
     _Row("onnx", ("onnx",), _BROKEN, _CORE, core=True),
@@ -70,19 +71,19 @@ _PACKAGES: Final = (
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "verification and latency; graphs stay unverified",
-        "pip install 'lora-export[cpu]', or [gpu] for CUDA; never both",
+        f"{install_command('cpu')}, or [gpu] for CUDA; never both",
     ),
     _Row(
         "tensorrt",
         ("tensorrt",),
         "TensorRT engines",
-        "pip install 'lora-export[tensorrt]'; on a Jetson it comes with JetPack",
+        f"{install_command('tensorrt')}; on a Jetson it comes with JetPack",
     ),
     _Row(
         "pynvml",
         ("nvidia-ml-py",),
         "clocks, energy and memory of NVIDIA's GPUs in bench and doctor",
-        "pip install 'lora-export[nvml]'",
+        install_command("nvml"),
     ),
     _Row("rouge_score", ("rouge-score",), "verify --metric rouge", _METRICS),
     _Row("sacrebleu", ("sacrebleu",), "verify --metric bleu", _METRICS),

@@ -1,6 +1,6 @@
 """NVIDIA's management library through ``nvidia-ml-py``: names, memory, clocks, energy.
 
-The package is optional (``pip install 'lora-export[nvml]'``). Every question is answered with None
+The package is optional (the extra ``nvml``). Every question is answered with None
 where it is not installed, where there is no driver, or where the driver does not answer.
 """
 

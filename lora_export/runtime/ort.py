@@ -14,6 +14,7 @@ import numpy as np
 
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
 from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.judge.preset_runner import PresetRunner
@@ -59,7 +60,8 @@ def require_onnxruntime() -> None:
         msg = "verification runs the graph in ONNX Runtime, which is not installed"
         raise MissingRuntimeError(
             msg,
-            hint="Install lora-export[cpu] or lora-export[gpu]; a build goes without: --no-verify",
+            hint=f"Install it {install_command('cpu')}, or '.[gpu]'; a build goes without: "
+            "--no-verify",
         )
     require_supported("onnxruntime", "onnxruntime-gpu")
 
@@ -79,8 +81,8 @@ def require_provider(provider: str) -> str:
         msg = f"onnxruntime {onnxruntime.__version__} has no provider {provider!r}"
         raise MissingRuntimeError(
             msg,
-            hint=f"It has: {', '.join(known)}. For NVIDIA GPUs install lora-export[gpu] "
-            "in place of lora-export[cpu].",
+            hint=f"It has: {', '.join(known)}. For NVIDIA GPUs uninstall onnxruntime, then "
+            f"install the extra gpu {install_command('gpu')}",
         )
     return name
 

@@ -23,6 +23,7 @@ import numpy as np
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import AdapterError, CheckpointError, MissingRuntimeError
+from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import nbytes, read_all
 from lora_export.exports.plan import count_labels
@@ -57,7 +58,8 @@ def require_reference() -> None:
         msg = f"the reference runs in PEFT; not installed: {', '.join(missing)}"
         raise MissingRuntimeError(
             msg,
-            hint="Install lora-export[export]; or verify against the golden outputs: verify OUT",
+            hint=f"Install it {install_command('export')}; or verify against the golden outputs: "
+            "verify OUT",
         )
     require_supported(*_PACKAGES, "accelerate")
 

@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
+from lora_export.core.installation import install_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +15,7 @@ __all__ = ["CONFIG_NAME", "config_text", "data_type_name", "new_config", "parse_
 
 CONFIG_NAME: Final = "config.pbtxt"
 _LIMIT_BYTES: Final = 1 << 22
+_HOW_TO_GET: Final = f"Install it {install_command('triton')}"
 
 
 def schema() -> Any:
@@ -24,12 +26,12 @@ def schema() -> Any:
     """
     if importlib.util.find_spec("tritonclient") is None:
         msg = "model repositories are written with tritonclient, which is not installed"
-        raise MissingRuntimeError(msg, hint="Install lora-export[triton].")
+        raise MissingRuntimeError(msg, hint=_HOW_TO_GET)
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
         msg = f"tritonclient cannot be imported: {error}"
-        raise MissingRuntimeError(msg, hint="Install lora-export[triton].") from error
+        raise MissingRuntimeError(msg, hint=_HOW_TO_GET) from error
     return model_config_pb2
 
 

@@ -26,7 +26,10 @@ def test_json_is_one_document(capsys: Capture) -> None:
 def test_a_bare_core_is_told_what_it_lacks() -> None:
     result = command("doctor", without=[*HEAVY, "onnxruntime", "tensorrt"])
     assert result.code == 0, result.err
-    assert "    get it      pip install 'lora-export[export]'" in result.out.splitlines()
+    assert (
+        "    get it      in a clone of lora-export: pip install -e '.[export]'"
+        in result.out.splitlines()
+    )
     assert "  ONNX Runtime     none" in result.out.splitlines()
 
 
@@ -46,7 +49,7 @@ def test_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         python="3.11.7",
         platform="Linux aarch64",
         packages=(
-            Package("onnx", {"onnx": "1.19"}, "every command", "pip install lora-export", None),
+            Package("onnx", {"onnx": "1.19"}, "every command", "pip install -e .", None),
             Package("torch", {}, "tracing", "pip install torch", "is broken"),
         ),
         execution_providers=("CPUExecutionProvider",),

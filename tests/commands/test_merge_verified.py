@@ -173,7 +173,7 @@ def test_without_torch_it_is_refused(tmp_path) -> None:
     result = command("merge", "--base", base, "--adapter", adapter, "--out", tmp_path / "out",
                      "--verify", without=HEAVY)  # fmt: skip
     assert result.code == 7
-    assert "lora-export[export]" in result.message
+    assert "pip install -e '.[export]'" in result.message
     assert not (tmp_path / "out").exists()
 
 

@@ -58,7 +58,7 @@ def test_without_tensorrt(
     assert result.code == 7
     assert "TensorRT is not installed" in result.message
     assert "JetPack" in result.message
-    assert "pip install 'lora-export[tensorrt]'" in result.message
+    assert "pip install 'tensorrt>=10.3'" in result.message
     assert snapshot(root) == before
 
 

@@ -39,7 +39,7 @@ def test_a_missing_package_says_what_needs_it_and_how_to_get_it(versions: dict[s
     found = package(doctor.diagnose(), "torch")
     assert found.installed == {}
     assert "merge-and-build" in found.costs
-    assert "lora-export[export]" in found.get
+    assert "pip install -e '.[export]'" in found.get
     assert found.problem is None
 
 

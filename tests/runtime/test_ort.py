@@ -82,7 +82,7 @@ def test_absent_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(MissingRuntimeError) as caught:
         require_onnxruntime()
     assert caught.value.exit_code == 7
-    assert "lora-export[cpu]" in (caught.value.hint or "")
+    assert "pip install -e '.[cpu]'" in (caught.value.hint or "")
 
 
 def test_a_missing_input_and_an_adapter_of_another_graph_are_named(tmp_path: Path) -> None:

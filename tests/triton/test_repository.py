@@ -348,7 +348,7 @@ def test_without_tritonclient_it_is_said_what_to_install(served, tmp_path):
     result = command("triton", served["merged"], "--repository", tmp_path / "models",
                      without=["tritonclient"])  # fmt: skip
     assert result.code == 7
-    assert "lora-export[triton]" in result.message
+    assert "pip install -e '.[triton]'" in result.message
 
 
 def test_a_recipe_has_a_section_and_flags_win(served, tmp_path, capsys):

@@ -130,7 +130,7 @@ def _names(architecture: str, source: str) -> dict[str, str]:
     """
     if importlib.util.find_spec("gguf") is None:
         msg = f"adapter {source!r} is GGUF, and the gguf package is not installed"
-        raise MissingRuntimeError(msg, hint="Install lora-export[gguf], or: pip install gguf")
+        raise MissingRuntimeError(msg, hint="Install it: pip install 'gguf>=0.17'")
     import gguf
 
     code = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)

@@ -16,7 +16,7 @@ __all__ = ["Log", "array_of", "import_tensorrt", "numpy_dtype", "version_of"]
 
 HOW_TO_GET: Final = (
     "On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
-    "pip install 'lora-export[tensorrt]', or a container of docker/."
+    "pip install 'tensorrt>=10.3', or a container of docker/."
 )
 _KEPT: Final = 20
 

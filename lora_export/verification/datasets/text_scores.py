@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import MissingRuntimeError, UsageError
+from lora_export.core.installation import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def require_library(metric: str | None) -> None:
     module, package = _LIBRARIES.get(metric or "", ("", ""))
     if module and importlib.util.find_spec(module) is None:
         msg = f"the metric {metric} is computed by {package}, which is not installed"
-        raise MissingRuntimeError(msg, hint="Install it with: pip install 'lora-export[metrics]'")
+        raise MissingRuntimeError(msg, hint=f"Install it {install_command('metrics')}")
 
 
 def require_words(references: Sequence[Sequence[str]], source: str) -> None:

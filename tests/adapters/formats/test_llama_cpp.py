@@ -164,4 +164,4 @@ def test_without_the_package_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingRuntimeError, match="gguf package") as error:
         read(path)
-    assert "lora-export[gguf]" in str(error.value)
+    assert "pip install 'gguf>=0.17'" in str(error.value)

@@ -55,5 +55,5 @@ def test_a_missing_library_is_named_with_its_extra(metric, package, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingRuntimeError, match=package) as caught:
         text_scores.require_library(metric)
-    assert "lora-export[metrics]" in (caught.value.hint or "")
+    assert "pip install -e '.[metrics]'" in (caught.value.hint or "")
     text_scores.require_library("accuracy")
