@@ -18,6 +18,7 @@ from lora_export.ondevice.device_files import (
     is_relative_inside,
     is_vacant,
     move_into_place,
+    publish_file,
     publish_folder,
     remove_abandoned,
     resolve_inside,
@@ -28,17 +29,22 @@ from lora_export.ondevice.device_files import (
     sync_folder,
     write_synced,
 )
+from lora_export.ondevice.file_writing import is_disk_full, open_output, require_plain
 
 __all__ = [
     "atomic_write_bytes",
     "exclusive_lock",
+    "is_disk_full",
     "is_file_name",
     "is_relative_inside",
     "is_vacant",
     "move_into_place",
+    "open_output",
+    "publish_file",
     "publish_folder",
     "refuse_lfs_pointer",
     "remove_abandoned",
+    "require_plain",
     "resolve_inside",
     "sha256_of_file",
     "sha256_of_files",

@@ -15,11 +15,10 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError, StorageError
+from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError
 from lora_export.ondevice.file_opening import (
     TABLE_LIMIT_BYTES,
     open_file,
@@ -27,6 +26,16 @@ from lora_export.ondevice.file_opening import (
     read_file,
     real_path,
     reason_of,
+)
+from lora_export.ondevice.file_writing import (
+    is_vacant,
+    move_into_place,
+    publish_file,
+    publish_folder,
+    require_plain,
+    storage_errors,
+    sync_folder,
+    write_synced,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ __all__ = [
     "is_relative_inside",
     "is_vacant",
     "move_into_place",
+    "publish_file",
     "publish_folder",
     "read_errors",
     "read_json",
@@ -54,19 +64,10 @@ __all__ = [
 
 _READ_BLOCK_BYTES: Final = 1 << 22
 _STAGING_PREFIX: Final = ".lora-export-"
-_STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}")
-
-
-@contextlib.contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Translate every `OSError` raised while writing `what` into a `StorageError`."""
-    try:
-        yield
-    except OSError as error:
-        msg = f"cannot write {what}: {reason_of(error)}"
-        raise StorageError(
-            msg, hint="Free some space or choose another output directory; nothing was left behind."
-        ) from error
+_STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}", re.DOTALL)
+_LONGEST_STEM: Final = 40
+_ATTEMPTS: Final = 100
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextlib.contextmanager
@@ -79,74 +80,18 @@ def read_errors(what: str) -> Iterator[None]:
         raise DeviceError(msg, kind="input") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def move_into_place(staged: Path, target: Path) -> None:
-    """Give a finished file or folder its name, durably.
-
-    A file takes the place of one that is there; a folder that of an empty one.
-
-    Raises:
-        OSError: There is something else (ENOTEMPTY, EEXIST), or the disk refuses.
-    """
-    if staged.is_dir() and target.is_dir():
-        target.rmdir()
-    staged.replace(target)
-    sync_folder(target.parent)
-
-
-def publish_folder(
-    staging: Path, output: Path, *, hint: str = "Choose another output; nothing was changed."
-) -> None:
-    """Give a finished staging folder the name `output`, whole and durably.
-
-    Args:
-        staging: The folder, in the one that `output` is to be in.
-        output: Where there is nothing, or an empty folder.
-        hint: What to do where there is something by now.
-
-    Raises:
-        ExportDirectoryError: Another process has written `output` meanwhile.
-        StorageError: The disk refuses.
-    """
-    try:
-        sync_folder(staging)
-        move_into_place(staging, output)
-    except OSError as error:
-        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
-            msg = f"another process has written {str(output)!r} meanwhile"
-            raise ExportDirectoryError(msg, hint=hint) from error
-        with storage_errors(str(output)):
-            raise
-
-
-def is_vacant(folder: Path) -> bool:
-    """Whether a folder may be put there: there is nothing, or an empty folder."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
 def atomic_write_bytes(path: Path, data: bytes | memoryview) -> str:
-    """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal."""
-    with storage_errors(str(path)), staging_folder(path.parent, "file") as staging:
-        digest = write_synced(staging / path.name, data)
-        move_into_place(staging / path.name, path)
+    """Write `data` to `path`, complete or not at all; return its SHA-256 in hexadecimal.
+
+    Raises:
+        StorageError: The disk refuses; or a link or no regular file is at `path`.
+    """
+    with storage_errors(str(path)):
+        require_plain(path)
+        with staging_folder(path.parent, "file") as staging:
+            digest = write_synced(staging / path.name, data)
+            move_into_place(staging / path.name, path)
     return digest
-
-
-def write_synced(path: Path, data: bytes | memoryview) -> str:
-    """Write a file into a private folder, synced; return its SHA-256 in hexadecimal."""
-    with storage_errors(str(path)), path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return hashlib.sha256(data).hexdigest()
 
 
 def sha256_of_files(paths: Iterable[Path]) -> str:
@@ -180,11 +125,13 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an advisory lock on `path`, created if absent, until the block or the process ends.
 
     Raises:
-        OSError: The file cannot be opened, or is a symbolic link or no regular file.
+        StorageError: The file cannot be opened, or is a symbolic link or no regular file.
     """
-    descriptor = open_lock(path)
+    with storage_errors(str(path)):
+        descriptor = open_lock(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with storage_errors(str(path)):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -197,11 +144,10 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
     The folder is locked while this process lives. Folders that dead processes left in `parent` are
     removed first: their lock can be taken.
     """
-    created = [each for each in (parent, *parent.parents) if not each.exists()]
+    created: list[Path] = []
     try:
         with storage_errors(str(parent)):
-            parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(parent)
+            created += [each for each in (parent, *parent.parents) if not os.path.lexists(each)]
             folder, descriptor = _locked_folder(parent, stem)
         try:
             yield folder
@@ -215,16 +161,23 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
 
 
 def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
-    """Make a folder and lock it; again if another process swept it away in between."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f"{_STAGING_PREFIX}{stem}-", dir=parent))
-        with contextlib.suppress(FileNotFoundError):
-            folder.chmod(0o755)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, descriptor
-            os.close(descriptor)
+    """Make a folder and lock it; again if another process swept it or `parent` away in between."""
+    for left in reversed(range(_ATTEMPTS)):
+        name = f"{_STAGING_PREFIX}{stem[:_LONGEST_STEM]}-{os.urandom(4).hex()}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(parent)
+            (parent / name).mkdir()  # as the umask allows: it becomes the output
+            descriptor = os.open(parent / name, _FOLDER_FLAGS)
+        except (FileNotFoundError, FileExistsError):
+            if not left or (parent.exists() and not parent.is_dir()):
+                raise
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if (parent / name).exists():
+            return parent / name, descriptor
+        os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(parent))
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -233,7 +186,7 @@ def remove_abandoned(parent: Path) -> None:
         if not _STAGING_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue  # somebody else's
         with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(folder, _FOLDER_FLAGS)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -27,6 +27,7 @@ __all__ = [
     "real_path",
     "reason_of",
     "require_file",
+    "require_kind",
 ]
 
 TABLE_LIMIT_BYTES: Final = 1 << 26
@@ -62,7 +63,7 @@ def require_file(path: Path) -> os.stat_result:
         OSError: It is absent or not permitted, or a folder, a pipe, a socket or a device.
     """
     status = path.stat()
-    _check_kind(status.st_mode, path)
+    require_kind(status.st_mode, path)
     return status
 
 
@@ -76,7 +77,7 @@ def open_descriptor(path: Path) -> int:
     # The file may be exchanged for a pipe between the two calls: do not wait, and look again.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
-        _check_kind(os.fstat(descriptor).st_mode, path)
+        require_kind(os.fstat(descriptor).st_mode, path)
     except BaseException:
         os.close(descriptor)
         raise
@@ -128,14 +129,19 @@ def open_lock(path: Path) -> int:
             raise OSError(errno.ELOOP, reason, str(path)) from error
         raise
     try:
-        _check_kind(os.fstat(descriptor).st_mode, path)
+        require_kind(os.fstat(descriptor).st_mode, path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _check_kind(mode: int, path: Path) -> None:
+def require_kind(mode: int, path: Path) -> None:
+    """Require of the mode in a file's status that it is a regular file.
+
+    Raises:
+        OSError: It is a folder, a pipe, a socket or a device.
+    """
     for is_kind, number, what in _KINDS:
         if is_kind(mode):
             raise OSError(number, what, str(path))

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -185,19 +184,21 @@ def test_what_a_living_process_works_in_is_left_alone(tmp_path, start):
 
 
 def test_a_folder_that_is_swept_away_while_it_is_made_is_made_again(tmp_path, monkeypatch):
-    real = tempfile.mkdtemp
-    made: list[str] = []
+    real = Path.mkdir
+    made: list[Path] = []
 
-    def swept_at_first(**settings: str) -> str:
-        made.append(real(**settings))
+    def swept_at_first(folder: Path, *arguments: object, **settings: object) -> None:
+        real(folder, *arguments, **settings)
+        if folder.parent != tmp_path:
+            return
+        made.append(folder)
         if len(made) == 1:
             files.remove_abandoned(tmp_path)  # another process looks before it is locked
-            assert not Path(made[0]).exists()
-        return made[-1]
+            assert not folder.exists()
 
-    monkeypatch.setattr("tempfile.mkdtemp", swept_at_first)
+    monkeypatch.setattr(Path, "mkdir", swept_at_first)
     with staging_folder(tmp_path) as folder:
-        assert folder == Path(made[1])
+        assert folder == made[1]
         assert folder.is_dir()
 
 
