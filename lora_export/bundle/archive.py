@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ from lora_export.ondevice.bundle.bundle_index import (
     check_name,
     parse_index,
 )
+from lora_export.ondevice.file_opening import open_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,12 +108,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
         BundleError: It is no bundle, or unpacks to more than a hundred times its size.
     """
     where = str(path)
-    if path.exists() and not path.is_file():
-        msg = f"{where!r} is no file"
-        raise BundleError(msg, hint="Make one with: lora-export bundle")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
             packed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
@@ -125,9 +124,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         msg = f"{where!r} is damaged: {error}"
         raise BundleError(msg, hint="Copy it again.") from error
     except OSError as error:
-        if error.filename != where:
-            raise
-        msg = f"cannot read {where!r}: {error.strerror}"
+        msg = f"cannot read {where!r}: {reason_of(error)}"
         raise BundleError(msg, hint="Check the path.") from error
 
 

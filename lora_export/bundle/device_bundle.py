@@ -49,6 +49,7 @@ from lora_export.ondevice.bundle.index_values import (
     GraphSource,
     LatencyPlan,
 )
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.judge.decoding import WRITE_INDICES
 from lora_export.ondevice.judge.golden_checks import Reading
 from lora_export.ondevice.judge.golden_files import read_golden
@@ -211,7 +212,7 @@ def _is_refit(root: Path, manifest: Manifest, adapter: str, marked: frozenset[st
     """Whether an adapter can be put into the base's engine; a wider head cannot."""
     if not marked:
         return False
-    graph = parse_onnx(resolve_inside(root, manifest.base_graph.onnx).read_bytes()).graph
+    graph = parse_onnx(read_graph(resolve_inside(root, manifest.base_graph.onnx))).graph
     shapes = {each.name: tuple(each.dims) for each in graph.initializer}
     changed = changed_weights(root, manifest, adapter)
     return bool(changed) and all(
@@ -236,7 +237,7 @@ def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
         return source, {}
     onnx, defaults = f"{job.graph}.tensorrt.onnx", f"{job.graph}.defaults.npz"
     rank = smallest_rank(job.settings.profiles)
-    values = base_values(resolve_inside(root, job.onnx).read_bytes(), root, rank=rank)
+    values = base_values(read_graph(resolve_inside(root, job.onnx)), root, rank=rank)
     made = {onnx: job.model, defaults: npz_bytes(values)}
     return replace(source, onnx=onnx, defaults=defaults), made
 

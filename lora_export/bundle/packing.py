@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from lora_export.ondevice.bundle.bundle_index import (
     read_index,
     require_files,
 )
+from lora_export.ondevice.file_opening import open_file, reason_of, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -186,13 +186,19 @@ def _sources(
 ) -> dict[str, _Source]:
     found = {}
     for name, (path, digest) in files.items():
-        if not path.is_file():
-            msg = f"{str(path)!r}, a file of the bundle, is missing"
-            raise BundleError(msg, hint="Export again.")
-        found[name] = _Source(Member(digest, path.stat().st_size), path)
+        try:
+            size = require_file(path).st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        found[name] = _Source(Member(digest, size), path)
     for name, data in made.items():
         found[name] = _Source(Member(hashlib.sha256(data).hexdigest(), len(data)), data=data)
     return found
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    msg = f"cannot read {str(path)!r}, a file of the bundle: {reason_of(error)}"
+    return BundleError(msg, hint="Export again.")
 
 
 def _archive(
@@ -215,15 +221,23 @@ def _archive(
 def _blocks(name: str, source: _Source, tell: Progress) -> Iterator[bytes]:
     """Yield a file's bytes; at its end, require that they are those of the index."""
     digest, size = hashlib.sha256(), 0
-    with io.BytesIO(source.data) if source.path is None else source.path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-            size += len(block)
-            tell.advance(len(block))
-            yield block
+    for block in [source.data] if source.path is None else _read(source.path):
+        digest.update(block)
+        size += len(block)
+        tell.advance(len(block))
+        yield block
     if (size, digest.hexdigest()) != (source.member.size_bytes, source.member.sha256):
         msg = f"{name!r} is not what the manifest says: another SHA-256"
         raise BundleError(msg, hint="Export again, or find what changes it.")
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with open_file(path) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                yield block
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def verify_bundle(path: Path, progress: Progress | None = None) -> Index:

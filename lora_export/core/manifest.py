@@ -21,6 +21,7 @@ from lora_export.core.files import (
 from lora_export.core.journal import finish, is_committed
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
+from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -328,12 +329,9 @@ def stored_manifest(folder: Path) -> Manifest:
     """Return the manifest as it stands, though files of it may wait; see `read_manifest`."""
     path = folder / MANIFEST_NAME
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than a manifest can be"
-            raise ExportDirectoryError(msg)
-        data = path.read_bytes()
+        data = read_file(path, _LIMIT_BYTES)
     except OSError as error:
-        msg = f"{str(folder)!r} is not an export directory: {MANIFEST_NAME}: {error.strerror}"
+        msg = f"{str(folder)!r} is not an export directory: {MANIFEST_NAME}: {reason_of(error)}"
         raise ExportDirectoryError(
             msg, hint="Make one with: lora-export merge-and-build"
         ) from error

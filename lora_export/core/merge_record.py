@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,6 @@ NOT_ASKED: Final = "not compared with PEFT"
 
 RECORD_NAME: Final = "lora_export.merge.json"
 _FORMAT_VERSION: Final = 1
-_LIMIT_BYTES: Final = 1 << 26
 
 
 class _Row(BaseModel):
@@ -147,11 +147,12 @@ def read_record(folder: Path) -> MergeRecord:
     """
     path = folder / RECORD_NAME
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than {_LIMIT_BYTES} bytes"
-            raise InputError(msg, hint="The file is damaged.")
-        raw = path.read_bytes()
+        raw = read_file(path, TABLE_LIMIT_BYTES)
     except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            msg = f"cannot read {str(path)!r}: {reason_of(error)}"
+            hint = "The checkpoint is damaged: copy or merge it again."
+            raise InputError(msg, hint=hint) from error
         msg = f"{str(folder)!r} is no checkpoint that lora-export merged: it has no {RECORD_NAME}"
         raise InputError(
             msg, hint="A merge by another tool records nothing; use the base itself."

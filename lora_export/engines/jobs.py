@@ -17,6 +17,7 @@ from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.adapters.swappable_graph import optional_inputs
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.engine_builder import BuildJob
 from lora_export.weights.checkpoint import read_config
@@ -160,7 +161,7 @@ def _job(
     precision: str,
     options: EngineOptions,
 ) -> BuildJob:
-    data = resolve_inside(root, onnx).read_bytes()
+    data = read_graph(resolve_inside(root, onnx))
     required = without_defaults(data) if record.mode is Mode.SWAPPABLE else data
     if options.strip_weights and required is not data:
         msg = f"a plan of {onnx!r} cannot leave its weights out: the graph is rewritten for it"
@@ -254,7 +255,7 @@ def _axes(root: Path, manifest: Manifest) -> set[str]:
     for record in manifest.graphs.values():
         if record.mode is not Mode.MERGED:
             for file in record.graph_files:
-                found |= axes_of(_inputs(resolve_inside(root, file).read_bytes()))
+                found |= axes_of(_inputs(read_graph(resolve_inside(root, file))))
     return found
 
 

@@ -26,6 +26,7 @@ from lora_export.engines.parser_table import parser_of, version_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -122,7 +123,7 @@ def preflight(
         files = manifest.graphs[name].graph_files
         require_files(root, manifest, files, hashed=True)
         for file in files:
-            data = resolve_inside(root, file).read_bytes()
+            data = read_graph(resolve_inside(root, file))
             made, why = _profiles(root, manifest, file, data, profiles)
             found = check_graph(
                 data, target, version, profiles=made, memory_gib=memory_gib, why=why

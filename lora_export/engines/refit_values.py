@@ -22,6 +22,7 @@ from lora_export.exports.at_load import merged_values
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.outside_adapter import resolve_source
 from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.trt.api import Log, import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
@@ -112,7 +113,7 @@ def base_supply(root: Path, record: BuildRecord) -> Callable[[str], Array | None
         from onnx import numpy_helper
 
         (onnx,) = record["onnx"]
-        for each in parse_onnx(resolve_inside(root, onnx).read_bytes()).graph.initializer:
+        for each in parse_onnx(read_graph(resolve_inside(root, onnx))).graph.initializer:
             if each.name == name and not each.external_data:
                 return numpy_helper.to_array(each)
         return None

@@ -25,11 +25,14 @@ from lora_export.core.files import (
 )
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.external_data import graph_bytes
+from lora_export.ondevice.file_opening import open_file
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import publish, require_sources
 from lora_export.ondevice.trt.libraries import library_of
+from lora_export.ondevice.trt.timing_cache import stored_timings
 from lora_export.ondevice.trt.versions import (
     HARDWARE_LEVELS,
     STRONG_TYPES_ONLY,
@@ -158,9 +161,9 @@ def build_with_trtexec(job: BuildJob) -> BuildRecord:
     timing = job.root / timing_file(job.target, version)
     with staging_folder(job.root, "trtexec") as staging, _parsable(job) as onnx:
         plan, cache = staging / "engine.plan", staging / "timing"
-        if timing.is_file():
+        if stored := stored_timings(timing):
             with storage_errors(str(cache)):
-                shutil.copyfile(timing, cache)
+                cache.write_bytes(stored)
         line = trtexec_line(
             job,
             version,
@@ -175,13 +178,15 @@ def build_with_trtexec(job: BuildJob) -> BuildRecord:
         if not plan.is_file():
             msg = f"trtexec ended well, and wrote no plan of {job.onnx!r}"
             raise LoraExportError(msg, hint=f"Run it by hand: {shlex.join(line)}")
-        graph = parse_onnx(onnx.read_bytes()).graph
+        graph = parse_onnx(graph_bytes(onnx)).graph
         given = {each.name for each in graph.initializer}
-        if cache.is_file():
-            atomic_write_bytes(timing, cache.read_bytes())
+        if written := stored_timings(cache):
+            atomic_write_bytes(timing, written)
+        with open_file(plan) as stream:
+            data = stream.read()
         return publish(
             job,
-            plan.read_bytes(),
+            data,
             library=library,
             tensorrt=version,
             cuda=cuda,
@@ -210,7 +215,9 @@ def _parsable(job: BuildJob) -> Iterator[Path]:
     path = own.with_name(f".lora-export-{job.graph}.required.onnx")
     try:
         with storage_errors(str(path)):
-            path.write_bytes(job.model)
+            path.unlink(missing_ok=True)  # a link here would be written through
+            with path.open("xb") as stream:
+                stream.write(job.model)
         yield path
     finally:
         path.unlink(missing_ok=True)

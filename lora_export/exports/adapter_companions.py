@@ -19,7 +19,8 @@ from lora_export.core.files import resolve_inside, storage_errors, write_synced
 from lora_export.core.manifest import CompanionsRecord
 from lora_export.exports.plan import head_parameters
 from lora_export.graph.spec import tasks
-from lora_export.weights.companion_files import CONFIG, companion_files
+from lora_export.ondevice.file_opening import reason_of, require_file
+from lora_export.weights.companion_files import CONFIG, companion_files, read_content
 from lora_export.weights.label_names import config_of_head, names_of_head, note_on_names
 from lora_export.weights.own_companions import own_companions
 from lora_export.weights.special_tokens import read_table, with_special_tokens
@@ -119,9 +120,13 @@ def copy_companions(
         StorageError: The disk refuses.
     """
     for name, path in companions_of(root, manifest, adapter).items():
-        if not path.is_file():
-            msg = f"the export {str(root)!r} has no {path.relative_to(root)}"
-            raise ExportDirectoryError(msg, hint="Copy the directory again, or export again.")
+        try:
+            require_file(path)
+        except OSError as error:
+            what = f"{str(path.relative_to(root))!r} of the export {str(root)!r}"
+            msg = f"cannot read {what}: {reason_of(error)}"
+            hint = "Copy the directory again, or export again."
+            raise ExportDirectoryError(msg, hint=hint) from error
         with storage_errors(str(folder)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
@@ -227,6 +232,7 @@ def stage_companions(
     """Write the companions of an adapter below the folder `staging`; return each file's SHA-256.
 
     Raises:
+        AdapterError: A file is too large, or cannot be read.
         StorageError: The disk refuses.
     """
     files: dict[str, str] = {}
@@ -234,6 +240,6 @@ def stage_companions(
         file = f"{folder_of(adapter)}/{name}"
         with storage_errors(file):
             (staging / file).parent.mkdir(parents=True, exist_ok=True)
-            data = content if isinstance(content, bytes) else content.read_bytes()
+        data = read_content(content)
         files[file] = write_synced(staging / file, data)
     return files

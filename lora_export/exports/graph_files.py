@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lora_export.core.files import resolve_inside, write_synced
 from lora_export.core.manifest import GraphFile
 from lora_export.graph.spec.template import place, place_pair
+from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,8 @@ def read_graphs(root: Path, record: GraphRecord) -> tuple[bytes, bytes | None]:
     """Return the graph, or the decoder's and the encoder's."""
     encoder = record.encoder
     return (
-        resolve_inside(root, record.onnx).read_bytes(),
-        None if encoder is None else resolve_inside(root, encoder.onnx).read_bytes(),
+        read_graph(resolve_inside(root, record.onnx)),
+        None if encoder is None else read_graph(resolve_inside(root, encoder.onnx)),
     )
 
 

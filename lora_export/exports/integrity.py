@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,8 @@ from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import MANIFEST_NAME
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
+from lora_export.ondevice.external_data import read_graph
+from lora_export.ondevice.file_opening import reason_of, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +49,8 @@ def audit(
     """Compare the files below `root` with the manifest.
 
     Without `hashed`: each file is there, and each weight file is as long as its header says. With
-    it: each file has the SHA-256 that the manifest records.
+    it: each file has the SHA-256 that the manifest records. In both cases, no graph reads a file
+    that is missing or outside its folder.
 
     Raises:
         ExportDirectoryError: A path of the manifest leads outside `root`.
@@ -61,8 +65,8 @@ def audit(
     problems: list[str] = []
     for file, digest in needed.items():
         path = resolve_inside(root, file)
-        if path.is_file():
-            sizes[file] = path.stat().st_size
+        with contextlib.suppress(OSError):  # what is wrong with it is in `problems`
+            sizes[file] = require_file(path).st_size
             if hashed:
                 tell.start(f"hashing {file}", sizes[file])
         if problem := problem_of(path, digest, hashed=hashed):
@@ -79,9 +83,10 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
         digest: The SHA-256 that the manifest records, if it records one.
         hashed: Whether the contents are compared, or only presence and the length of weight files.
     """
-    if not path.is_file():
-        return "missing"
     try:
+        require_file(path)
+        if path.suffix == ".onnx":
+            read_graph(path)
         if not hashed:
             if path.suffix == ".safetensors":
                 read_header(path)
@@ -89,10 +94,12 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
         if not digest:
             return "the manifest records no SHA-256 for it"
         found = sha256_of_file(path)
+    except FileNotFoundError:
+        return "missing"
     except LoraExportError as error:
         return error.message
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"cannot be read: {reason_of(error)}"
     return None if found == digest else f"SHA-256 is {found[:16]}…, not {digest[:16]}…"
 
 

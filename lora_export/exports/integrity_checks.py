@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from typing import TYPE_CHECKING
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.files import resolve_inside, sha256_of_file, storage_errors
+from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import encode_header, read_header
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.integrity import audit, problem_of
+from lora_export.ondevice.file_opening import open_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,8 +53,7 @@ def require_files(root: Path, manifest: Manifest, files: Iterable[str], *, hashe
     for file in files:
         path = resolve_inside(root, file)
         if problem := problem_of(path, manifest.files.get(file), hashed=hashed):
-            msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
-            raise ExportDirectoryError(msg, hint=_HINT)
+            raise _differs(root, file, problem)
 
 
 def require_usable(root: Path, manifest: Manifest) -> None:
@@ -68,21 +69,27 @@ def require_usable(root: Path, manifest: Manifest) -> None:
     """
     graph = manifest.base_graph
     for file in (*graph.graph_files, BASE_WEIGHTS):
-        if not resolve_inside(root, file).is_file():
-            msg = f"the export {str(root)!r} is not what was written: {file}: missing"
-            raise ExportDirectoryError(msg, hint=_HINT)
+        if problem := problem_of(resolve_inside(root, file), None, hashed=False):
+            raise _differs(root, file, problem)
     for file, sha256 in graph.graph_files.items():
-        if sha256_of_file(resolve_inside(root, file)) != sha256:
-            msg = f"the export {str(root)!r} is not what was written: {file}: another SHA-256"
-            raise ExportDirectoryError(msg, hint=_HINT)
+        if problem := problem_of(resolve_inside(root, file), sha256, hashed=True):
+            raise _differs(root, file, problem)
     header, size_bytes = _expected(root, manifest)
     path = resolve_inside(root, BASE_WEIGHTS)
-    with storage_errors(str(path)), path.open("rb") as stream:
-        same = stream.read(len(header)) == header
-    if not same or path.stat().st_size != size_bytes:
-        what = f"its size is {path.stat().st_size}, not {size_bytes}" if same else "another header"
-        msg = f"the export {str(root)!r} is not what was written: {BASE_WEIGHTS}: {what}"
-        raise ExportDirectoryError(msg, hint=_HINT)
+    try:
+        with open_file(path) as stream:
+            found_bytes = os.fstat(stream.fileno()).st_size
+            same = stream.read(len(header)) == header
+    except OSError as error:
+        raise _differs(root, BASE_WEIGHTS, f"cannot be read: {reason_of(error)}") from error
+    if not same or found_bytes != size_bytes:
+        what = f"its size is {found_bytes}, not {size_bytes}" if same else "another header"
+        raise _differs(root, BASE_WEIGHTS, what)
+
+
+def _differs(root: Path, file: str, problem: str) -> ExportDirectoryError:
+    msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
+    return ExportDirectoryError(msg, hint=_HINT)
 
 
 def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:

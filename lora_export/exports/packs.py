@@ -53,6 +53,7 @@ from lora_export.graph.adapters.swappable_graph import (
     with_lora,
 )
 from lora_export.graph.spec import tasks
+from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -102,7 +103,7 @@ def add_swappable_graph(
     with edit_manifest(root) as manifest:
         base = manifest.base_graph
         slots = _slots(manifest, resolved, modules)
-        graph = with_lora(resolve_inside(root, base.onnx).read_bytes(), slots)
+        graph = with_lora(read_graph(resolve_inside(root, base.onnx)), slots)
         digest = write_synced(resolve_inside(root, _GRAPH_FILE), graph)
         record = GraphRecord(
             mode=Mode.SWAPPABLE,
@@ -129,7 +130,7 @@ def require_slots(root: Path, manifest: Manifest, resolved: Sequence[Resolved]) 
         UnsupportedError: It has not; up to five parameters are named.
     """
     graph = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)
-    inputs = optional_inputs(graph.read_bytes())
+    inputs = optional_inputs(read_graph(graph))
     for each in resolved:
         _require_slots(each, inputs)
 
@@ -228,7 +229,7 @@ def read_pack(
         )
         raise AdapterError(msg, hint=_AGAIN)
     if inputs is None:
-        graph = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx).read_bytes()
+        graph = read_graph(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx))
         inputs = optional_inputs(graph)
     require_fit(name, {each: tensor.shape for each, tensor in tensors.items()}, inputs)
     return {each: read_all(tensor) for each, tensor in tensors.items()}

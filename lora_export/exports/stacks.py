@@ -17,7 +17,6 @@ from lora_export.core.changes import change_export
 from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.files import (
     resolve_inside,
-    sha256_of_file,
     staging_folder,
     storage_errors,
     write_synced,
@@ -28,6 +27,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.exports.adapter_companions import stage_companions
 from lora_export.exports.create import weights_metadata
+from lora_export.exports.integrity import problem_of
 from lora_export.exports.merged_adapters import (
     adapter_record,
     forget_adapter,
@@ -38,6 +38,7 @@ from lora_export.exports.stack_table import NewAdapter, StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
 from lora_export.graph.adapters.batched_graph import LABELS_STACK, with_stacks
 from lora_export.graph.spec.template import Placement
+from lora_export.ondevice.external_data import read_graph
 from lora_export.weights.stream import write_weights
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _write(
         for each in new:
             files |= stage_companions(staging, each.name, each.companions.contents)
         graph = with_stacks(
-            resolve_inside(root, base.onnx).read_bytes(), table.described(placements)
+            read_graph(resolve_inside(root, base.onnx)), table.described(placements)
         )
         digest = write_synced(staging / _GRAPH_FILE, graph)
         record = GraphRecord(
@@ -214,7 +215,7 @@ def _old_stacks(root: Path, manifest: Manifest) -> Mapping[str, Tensor]:
     if file is None:
         return {}
     path = resolve_inside(root, file)
-    if not path.is_file() or sha256_of_file(path) != manifest.files.get(file):
-        msg = f"the export {str(root)!r} is not what was written: {file}"
+    if problem := problem_of(path, manifest.files.get(file), hashed=True):
+        msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
         raise ExportDirectoryError(msg, hint="Copy the directory again, or export again.")
     return read_header(path)[0]

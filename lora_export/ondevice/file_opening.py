@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TABLE_LIMIT_BYTES",
+    "is_regular_file",
     "open_descriptor",
     "open_file",
     "open_lock",
@@ -65,6 +66,15 @@ def require_file(path: Path) -> os.stat_result:
     status = path.stat()
     require_kind(status.st_mode, path)
     return status
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether there is a regular file, links followed; False too where the name cannot be one."""
+    try:
+        require_file(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def open_descriptor(path: Path) -> int:

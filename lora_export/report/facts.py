@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lora_export.core.files import resolve_inside, sha256_of_file
+from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import REPORTS_FOLDER, read_manifest
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
@@ -14,6 +16,12 @@ from lora_export.core.reports.report_model import EnvironmentRow, parse_report
 from lora_export.exports.stored_adapters import find_stored
 from lora_export.exports.verdict import verdict_of, verification_of
 from lora_export.latency.bench_report import BenchReport
+from lora_export.ondevice.file_opening import (
+    TABLE_LIMIT_BYTES,
+    read_file,
+    reason_of,
+    require_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "read_facts"]
 
-_LIMIT_BYTES: Final = 1 << 27
 _REPORTS: Final = ("parity", "latency", "fidelity", "bench")
 _NOT_THE_FILE: Final = "is not the file that the manifest knows"
 _OUTDATED: Final = "is of graphs that have changed since"
@@ -114,12 +121,19 @@ def _contents(root: Path, manifest: Manifest, name: str, ignored: dict[str, str]
     """Return a report that the manifest names; add another of that name to `ignored`."""
     file = f"reports/{name}.json"
     path = resolve_inside(root, file)
-    if file not in manifest.files or not path.is_file():
+    if file not in manifest.files:
         return None
-    if path.stat().st_size > _LIMIT_BYTES or sha256_of_file(path) != manifest.files[file]:
+    try:
+        raw = read_file(path, TABLE_LIMIT_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        ignored[file] = f"cannot be read: {reason_of(error)}"
+        return None
+    if hashlib.sha256(raw).hexdigest() != manifest.files[file]:
         ignored[file] = _NOT_THE_FILE
         return None
-    return path.read_bytes()
+    return raw
 
 
 def _parsed(kind: type[Report], name: str, raw: bytes | None) -> Report:
@@ -160,9 +174,9 @@ def _of_now(row: ParityRow, verification: Verdict) -> ParityRow:
 
 
 def _sizes(root: Path, manifest: Manifest) -> dict[str, int]:
-    paths = {file: resolve_inside(root, file) for file in manifest.files}
-    return {
-        file: path.stat().st_size
-        for file, path in sorted(paths.items())
-        if path.is_file() and not file.startswith(REPORTS_FOLDER)
-    }
+    sizes: dict[str, int] = {}
+    for file in sorted(manifest.files):
+        if not file.startswith(REPORTS_FOLDER):
+            with contextlib.suppress(OSError):  # `verify` and `inspect` say what is wrong with it
+                sizes[file] = require_file(resolve_inside(root, file)).st_size
+    return sizes

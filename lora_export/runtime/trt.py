@@ -17,6 +17,7 @@ from lora_export.core.modes import Mode
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import own_cache, read_signature
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.judge.pair_runner import PairRunner
 from lora_export.ondevice.trt.api import import_tensorrt
@@ -168,7 +169,7 @@ def open_trt(
         return TrtGraph(opened(record.onnx), adapter=adapter)
     plan = resolve_inside(root, _plan_of(record.onnx, target, version))
     rank = smallest_rank(BuildSettings.from_json(read_record(plan)["settings"]).profiles)
-    defaults = base_values(resolve_inside(root, record.onnx).read_bytes(), root, rank=rank)
+    defaults = base_values(read_graph(resolve_inside(root, record.onnx)), root, rank=rank)
     return TrtGraph(opened(record.onnx, defaults), rank=rank, adapter=adapter)
 
 

@@ -16,6 +16,8 @@ from lora_export.core.modes import ServingMode
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.packs import require_fit
 from lora_export.graph.adapters.swappable_graph import optional_inputs
+from lora_export.ondevice.external_data import read_graph
+from lora_export.ondevice.file_opening import read_file, reason_of, require_file
 from lora_export.triton.graph_io import DATA_TYPES, read_interface, stack_rows
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT, TEXT
 from lora_export.triton.protobuf_schema import data_type_name
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from lora_export.triton.serving.index import Index
 
-__all__ = ["code_problems", "index_problems"]
+__all__ = ["code_problems", "file_problem", "index_problems"]
 
 _ADAPTER_IDS: Final = "adapter_ids"
 _HASHED: Final = re.compile(r".+-([0-9a-f]{12})\.[a-z]+")
@@ -52,15 +54,15 @@ def code_problems(version: Path, file: str) -> Iterator[str]:
     while waiting:
         name = waiting.pop()
         path = version / name
-        if not path.is_file():
-            yield f"{version.name}/{name} is missing"
+        if problem := file_problem(path):
+            yield f"{version.name}/{name} {problem}"
             continue
         try:
-            if path.stat().st_size > _CODE_LIMIT_BYTES:
-                yield f"{version.name}/{name} has {path.stat().st_size} bytes"
-                continue
-            tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            tree = ast.parse(read_file(path, _CODE_LIMIT_BYTES))
+        except OSError as error:
+            yield f"{version.name}/{name} cannot be read: {reason_of(error)}"
+            continue
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             yield f"{version.name}/{name} is no Python: {error}"
             continue
         for node in ast.walk(tree):
@@ -69,6 +71,17 @@ def code_problems(version: Path, file: str) -> Iterator[str]:
                 if beside not in seen:
                     seen.add(beside)
                     waiting.append(beside)
+
+
+def file_problem(path: Path) -> str | None:
+    """Return why a file cannot be read, for a message that begins with its name; None if it can."""
+    try:
+        require_file(path)
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {reason_of(error) if isinstance(error, OSError) else error}"
+    return None
 
 
 def index_problems(
@@ -152,8 +165,8 @@ def _adapter_problems(config: Any) -> Iterator[str]:
 
 def _file_problem(path: Path) -> str:
     """Return the problem of a file whose name holds a part of its SHA-256; "" if there is none."""
-    if not path.is_file():
-        return "is missing"
+    if problem := file_problem(path):
+        return problem
     hashed = _HASHED.fullmatch(path.name)
     if hashed and not sha256_of_file(path).startswith(hashed[1]):
         return "has another SHA-256 than its name says"
@@ -193,7 +206,7 @@ def _pack_problems(folder: Path, index: Index, name: str) -> Iterator[str]:
             return
         graph = folder / index.graph
         shapes = {each: tensor.shape for each, tensor in tensors.items()}
-        require_fit(name, shapes, optional_inputs(graph.read_bytes()))
+        require_fit(name, shapes, optional_inputs(read_graph(graph)))
         types = {each.name: each.data_type for each in read_interface(graph).optional}
         for each, tensor in tensors.items():
             if DATA_TYPES.get(tensor.dtype.onnx) != types[each]:
@@ -226,8 +239,8 @@ def _text_problems(
     version: Path, file: str, parameters: Mapping[str, Any], whose: str
 ) -> Iterator[str]:
     path = version / file
-    if not path.is_file():
-        yield f"{PurePosixPath(version.name, file)} is missing"
+    if problem := file_problem(path):
+        yield f"{PurePosixPath(version.name, file)} {problem}"
     else:
         try:
             again = "Write the repository again."

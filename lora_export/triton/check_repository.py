@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import ExportDirectoryError, InputError
 from lora_export.core.files import is_relative_inside
+from lora_export.ondevice.external_data import external_problem
+from lora_export.ondevice.file_opening import is_regular_file, real_path, reason_of
 from lora_export.triton.check_ensemble import ensemble_problems
-from lora_export.triton.check_index import code_problems, index_problems
+from lora_export.triton.check_index import code_problems, file_problem, index_problems
 from lora_export.triton.find_models import versions_of
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import ADAPTER, FINGERPRINT
@@ -20,6 +20,7 @@ from lora_export.triton.protobuf_schema import CONFIG_NAME, data_type_name, pars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from lora_export.triton.graph_io import Interface, Tensor
 
@@ -47,7 +48,7 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
     try:
         folders = sorted(each for each in repository.iterdir() if each.is_dir())
     except OSError as error:
-        msg = f"{str(repository)!r} is no model repository: {error.strerror}"
+        msg = f"{str(repository)!r} is no model repository: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Give the folder with the models.") from error
     if not folders:
         msg = f"{str(repository)!r} holds no model"
@@ -60,6 +61,8 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
             problems[folder.name] = list(_model_problems(folder, configs[folder.name]))
         except InputError as error:  # noqa: PERF203  (a finding of its own for each)
             problems[folder.name] = [error.message]
+        except OSError as error:
+            problems[folder.name] = [f"cannot be read: {reason_of(error)}"]
     for name, config in configs.items():
         if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
             problems[name] += ensemble_problems(config, configs)
@@ -86,7 +89,7 @@ def _model_problems(folder: Path, config: Any) -> Iterator[str]:
     yield from _dims_problems(config)
     yield from _link_problems(folder)
     yield from _cache_problems(config, kind)
-    where = str(folder.resolve())
+    where = str(real_path(folder))
     if kind == "python" and not is_plain(where):
         yield f"Triton starts a Python model through a shell, which takes {where!r} apart"
     for version in versions:
@@ -125,9 +128,9 @@ def _dims_problems(config: Any) -> Iterator[str]:
 
 def _link_problems(folder: Path) -> Iterator[str]:
     """Yield links that lead out of the repository: to nothing, in a container that mounts it."""
-    inside = (folder.resolve(), folder.parent.resolve())
+    inside = (real_path(folder), real_path(folder.parent))
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not any(map(Path(os.path.realpath(path)).is_relative_to, inside)):
+        if path.is_symlink() and not any(map(real_path(path).is_relative_to, inside)):
             where = path.relative_to(folder).as_posix()
             yield f"{where} is a link that leads out of the repository, to {str(path.readlink())!r}"
 
@@ -162,19 +165,14 @@ def _graph_problems(
 ) -> Iterator[str]:
     """Compare a graph with a configuration; `inputs` says what an input is called in that."""
     where = f"{version.name}/{path.relative_to(version).as_posix()}"
-    if not path.is_file():
-        yield f"{where} is missing"
+    if problem := file_problem(path):
+        yield f"{where} {problem}"
         return
     interface = read_interface(path)
     for file, needed in interface.files.items():
-        if not is_relative_inside(file):
-            yield f"{where} reads {file!r}, which leads outside"
-            continue
-        weights = path.parent / file
-        have = weights.stat().st_size if weights.is_file() else None
-        if have is None:
-            yield f"{where} reads {file!r}, which is missing"
-        elif have < needed:
+        if problem := external_problem(path.parent, file):
+            yield f"{where} reads {file!r}, which {problem}"
+        elif (have := (path.parent / file).stat().st_size) < needed:
             yield f"{where} reads {needed} bytes of {file!r}, which has {have}"
     given = [each for each in interface.inputs if inputs(each.name) == each.name]
     names = {each.name for each in interface.inputs}
@@ -224,15 +222,15 @@ def _tensor_problems(
 def _engine_problems(version: Path, config: Any) -> Iterator[str]:
     files = dict(config.cc_model_filenames)
     default = config.default_model_filename or "model.plan"
-    if not files and not (is_relative_inside(default) and (version / default).is_file()):
+    if not files and not (is_relative_inside(default) and is_regular_file(version / default)):
         yield f"{version.name} has neither cc_model_filenames nor a default plan"
     for capability, file in sorted(files.items()):
         if not _CAPABILITY.fullmatch(capability):
             yield f"cc_model_filenames: {capability!r} is no compute capability"
         if not is_relative_inside(file):
             yield f"{file!r}, for compute capability {capability}, leads outside"
-        elif not (version / file).is_file():
-            yield f"{version.name}/{file}, for compute capability {capability}, is missing"
+        elif problem := file_problem(version / file):
+            yield f"{version.name}/{file}, for compute capability {capability}, {problem}"
 
 
 def _python_problems(version: Path, config: Any) -> Iterator[str]:
@@ -277,7 +275,7 @@ def _warmup_problems(folder: Path, config: Any) -> Iterator[str]:
             item = _ITEM_BYTES.get(data_type_name(given.data_type))
             if not is_relative_inside(given.input_data_file):
                 yield f"warm-up file {given.input_data_file!r} leads outside"
-            elif not path.is_file():
-                yield f"warmup/{given.input_data_file} is missing"
+            elif problem := file_problem(path):
+                yield f"warmup/{given.input_data_file} {problem}"
             elif item and path.stat().st_size != prod(given.dims) * item * request.batch_size:
                 yield f"warmup/{given.input_data_file} has {path.stat().st_size} bytes"

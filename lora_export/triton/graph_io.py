@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from onnx import TensorProto, external_data_helper
 
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.graph.spec.onnx_file import read_onnx
+from lora_export.graph.spec.onnx_file import parse_onnx, read_onnx
+from lora_export.ondevice.external_data import graph_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +81,7 @@ def read_interface(path: Path) -> Interface:
     Raises:
         ExportDirectoryError: It is missing, no ONNX file, or has a type that Triton does not know.
     """
-    model = read_onnx(path)
+    model = parse_onnx(graph_bytes(path), repr(str(path)))
     held = {each.name for each in model.graph.initializer}
     given = [_tensor(path, value) for value in model.graph.input]
     files: dict[str, int] = {}

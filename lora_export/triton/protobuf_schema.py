@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import ExportDirectoryError, MissingRuntimeError
 from lora_export.core.installation import install_command
+from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,17 +65,11 @@ def parse_config(path: Path) -> Any:
 
     config = new_config()
     try:
-        if path.exists() and not path.is_file():
-            msg = f"{str(path)!r} is no file"
-            raise ExportDirectoryError(msg)
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than a configuration can be"
-            raise ExportDirectoryError(msg)
-        text_format.Parse(path.read_bytes(), config)
+        text_format.Parse(read_file(path, _LIMIT_BYTES), config)
     except OSError as error:
-        msg = f"{str(path)!r} cannot be read: {error.strerror}"
+        msg = f"{str(path)!r} cannot be read: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Is this a model repository of Triton?") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, ValueError, RecursionError) as error:
         why = str(error) or "it is no text in UTF-8"
         msg = f"{str(path)!r} is no configuration of a model: {why}"
         raise ExportDirectoryError(msg, hint="Write the repository again.") from error

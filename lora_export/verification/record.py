@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lora_export.core.changes import replace_files
-from lora_export.core.files import resolve_inside, sha256_of_file
+from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import Manifest, edit_manifest
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
@@ -17,6 +18,7 @@ from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report, report_bytes
 from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.verification.golden import golden_bytes, golden_file
 
@@ -177,9 +179,10 @@ def prune_reports(
 
 def _earlier(kind: type[Report], root: Path, manifest: Manifest, file: str) -> Report:
     """Return the last report, if it is the one that the manifest names; else an empty one."""
-    path = resolve_inside(root, file)
-    if file in manifest.files and path.is_file() and sha256_of_file(path) == manifest.files[file]:
-        return parse_report(kind, path.read_bytes(), file)
+    with contextlib.suppress(OSError):  # gone, or no file: it is written anew
+        raw = read_file(resolve_inside(root, file), TABLE_LIMIT_BYTES)
+        if hashlib.sha256(raw).hexdigest() == manifest.files.get(file):
+            return parse_report(kind, raw, file)
     return kind()
 
 

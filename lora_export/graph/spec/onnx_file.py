@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from lora_export.core.errors import ExportDirectoryError
+from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["parse_onnx", "read_onnx"]
-
-_LIMIT_BYTES: Final = 1 << 31
-"""The size of a message that protobuf reads."""
 
 _HINT: Final = "The file is damaged: copy or export it again."
 
@@ -40,14 +38,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Return the model in a file, without its external data.
 
     Raises:
-        ExportDirectoryError: The file is missing, too large, or no ONNX model.
+        ExportDirectoryError: The file is missing, too large, or no ONNX model; or it names a file
+            for a tensor that is missing or leads outside its folder.
     """
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than an ONNX graph can be"
-            raise ExportDirectoryError(msg, hint=_HINT)
-        onnx_bytes = path.read_bytes()
-    except OSError as error:
-        msg = f"the graph {str(path)!r} cannot be read: {error.strerror}"
-        raise ExportDirectoryError(msg, hint=_HINT) from error
-    return parse_onnx(onnx_bytes, repr(str(path)))
+    return parse_onnx(read_graph(path), repr(str(path)))

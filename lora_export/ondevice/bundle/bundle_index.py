@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.ondevice.bundle.index_values import read_contents
 from lora_export.ondevice.device_errors import BundleError, UnsupportedError
 from lora_export.ondevice.device_files import read_errors, sha256_of_file
+from lora_export.ondevice.file_opening import read_file, real_path, reason_of, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -108,13 +109,12 @@ def read_index(root: Path) -> Index:
     """
     path = root / INDEX_NAME
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            msg = f"{str(path)!r} is {'a link' if path.is_symlink() else 'no file'}"
+        if path.is_symlink():
+            msg = f"{str(path)!r} is a link"
             raise BundleError(msg, hint=_AGAIN)
-        with path.open("rb") as stream:
-            data = stream.read(INDEX_LIMIT_BYTES + 1)
+        data = read_file(path, INDEX_LIMIT_BYTES)
     except OSError as error:
-        msg = f"{str(root)!r} is not a bundle: {INDEX_NAME}: {error.strerror}"
+        msg = f"{str(root)!r} is not a bundle: {INDEX_NAME}: {reason_of(error)}"
         raise BundleError(msg, hint="Make one with: lora-export bundle") from error
     return parse_index(data, str(path))
 
@@ -220,16 +220,19 @@ def require_files(root: Path, index: Index, advance: Callable[[int], None]) -> N
     Raises:
         BundleError: A file is missing, is a link or no file, or differs.
     """
-    inside = root.resolve()
+    inside = real_path(root)
     for name, member in index.files.items():
         path = root / name
-        if path.is_symlink() or not path.resolve().is_relative_to(inside):
+        if path.is_symlink() or not real_path(path).is_relative_to(inside):
             msg = f"{name!r} of {str(root)!r} is a link, or lies behind one"
             raise BundleError(msg, hint=_AGAIN)
-        if not path.is_file():
-            msg = f"{name!r} of {str(root)!r} is {'no file' if path.exists() else 'missing'}"
-            raise BundleError(msg, hint=_AGAIN)
-        size = path.stat().st_size
+        try:
+            size = require_file(path).st_size
+        except OSError as error:
+            absent = isinstance(error, FileNotFoundError)
+            what = "is missing" if absent else f"cannot be read: {reason_of(error)}"
+            msg = f"{name!r} of {str(root)!r} {what}"
+            raise BundleError(msg, hint=_AGAIN) from error
         if size != member.size_bytes:
             msg = f"{name!r} of {str(root)!r} has {size} bytes, the index says {member.size_bytes}"
             raise BundleError(msg, hint=_AGAIN)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.ondevice.device_errors import InputError
+from lora_export.ondevice.file_opening import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def read_values(path: Path, names: Sequence[str] | None = None) -> dict[str, npt
         InputError: The file is missing or damaged.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(length, _HEADER_LIMIT_BYTES)).decode("utf-8"))
             header.pop("__metadata__", None)

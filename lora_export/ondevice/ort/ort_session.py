@@ -12,6 +12,7 @@ from lora_export.ondevice.device_errors import (
     UnsupportedError,
     UsageError,
 )
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.graph_runner import GraphRunner, Input, closed_error
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class OrtSession(GraphRunner):
     Raises:
         MissingRuntimeError: ONNX Runtime is not installed or older than the graph, or the provider
             does not start.
-        ExportDirectoryError: The graph or its weights are damaged or missing.
+        ExportDirectoryError: The graph or its weights are damaged or missing, or it names a file
+            outside its folder.
         UnsupportedError: The provider has no kernel for something in the graph.
     """
 
@@ -153,6 +155,7 @@ def _open(
     prepack: bool,
 ) -> onnxruntime.InferenceSession:
     version = onnxruntime_version()
+    read_graph(path)  # ONNX Runtime would open whatever the graph names
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

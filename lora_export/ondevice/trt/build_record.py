@@ -9,6 +9,7 @@ The host's `lora_export.core.engine_record` is the same table as validated value
 from __future__ import annotations
 
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +20,7 @@ from lora_export.ondevice.device_files import (
     read_json,
     sha256_of_file,
 )
+from lora_export.ondevice.file_opening import require_file
 from lora_export.ondevice.trt.libraries import TENSORRT, library_title
 from lora_export.ondevice.trt.versions import parse_version
 
@@ -85,7 +87,7 @@ def read_record(plan: Path) -> BuildRecord:
         DeviceError: There is none, it is damaged, or of a newer version.
     """
     path = plan.parent / record_file(plan.name)
-    if not path.is_file():
+    if not os.path.lexists(path):
         msg = f"the plan {str(plan)!r} has no build record beside it"
         raise DeviceError(
             msg, hint=f"It was not finished, or was copied alone. {_AGAIN}", kind="input"
@@ -152,10 +154,8 @@ def require_plan(plan: Path, record: BuildRecord) -> None:
         DeviceError: It is missing, truncated or changed.
     """
     wanted = record["plan"]
-    if not plan.is_file():
-        msg = f"there is no plan {str(plan)!r}"
-        raise DeviceError(msg, hint=_AGAIN, kind="input")
-    size = plan.stat().st_size
+    with read_errors(f"the plan {str(plan)!r}"):
+        size = require_file(plan).st_size
     if size != wanted.get("bytes"):
         msg = f"the plan {str(plan)!r} has {size} bytes, its record says {wanted.get('bytes')}"
         raise DeviceError(msg, hint=f"It is truncated, or another's. {_AGAIN}", kind="input")

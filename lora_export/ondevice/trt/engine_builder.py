@@ -20,6 +20,7 @@ from lora_export.ondevice.device_files import (
     sha256_of_file,
     storage_errors,
 )
+from lora_export.ondevice.external_data import graph_bytes, read_graph
 from lora_export.ondevice.trt.api import Log, import_tensorrt, numpy_dtype, version_of
 from lora_export.ondevice.trt.build_record import (
     FORMAT_VERSION,
@@ -34,6 +35,7 @@ from lora_export.ondevice.trt.monitor import watch
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.record_table import RefitTable
 from lora_export.ondevice.trt.refit import neighbours
+from lora_export.ondevice.trt.timing_cache import keep_timing_cache, use_timing_cache
 from lora_export.ondevice.trt.versions import HARDWARE_LEVELS, has, require_level
 
 if TYPE_CHECKING:
@@ -152,6 +154,7 @@ def require_sources(job: BuildJob) -> None:
 
     Raises:
         DeviceError: A file is missing or differs.
+        ExportDirectoryError: The graph names a file outside its folder.
     """
     for file in (job.onnx, *job.weights):
         with read_errors(repr(str(job.root / file))):
@@ -159,6 +162,7 @@ def require_sources(job: BuildJob) -> None:
         if found != job.sha256.get(file):
             msg = f"{file!r} is not what the manifest says: another SHA-256"
             raise DeviceError(msg, hint="Copy it again, or export again.", kind="input")
+    read_graph(resolve_inside(job.root, job.onnx))  # TensorRT opens what the graph names
 
 
 def publish(
@@ -235,19 +239,20 @@ def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
     parser = trt.OnnxParser(network, log.logger)
     path = resolve_inside(job.root, job.onnx)
     say(f"parsing {job.onnx}")
-    if not parser.parse(path.read_bytes() if job.model is None else job.model, str(path)):
+    model = graph_bytes(path) if job.model is None else job.model
+    if not parser.parse(model, str(path)):
         raise _parser_error(job, parser, log)
     config = builder.create_builder_config()
     _add_profiles(builder, network, config, job)
     flags = _set_flags(network, config, job.settings)
-    cached = _use_timing_cache(config, timing)
+    cached = use_timing_cache(config, timing)
     say(f"building for {job.target}{' with a timing cache' if cached else ''}")
     with watch(config, cuda, say) as seen:
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         msg = f"TensorRT could not build {job.onnx!r}: {log.last()}"
         raise DeviceError(msg, hint="Smaller profiles or a smaller --workspace need less memory.")
-    _keep_timing_cache(config, timing)
+    keep_timing_cache(config, timing)
     return _Built(
         plan,
         flags,
@@ -369,28 +374,6 @@ def _set_hardware(config: trt.IBuilderConfig, level: str) -> None:
     if has(version, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
         levels["SAME_COMPUTE_CAPABILITY"] = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
     config.hardware_compatibility_level = levels[HARDWARE_LEVELS[level].member]
-
-
-def _use_timing_cache(config: trt.IBuilderConfig, path: Path) -> bool:
-    """Give the builder the timings of earlier builds; return whether there were any.
-
-    A cache that is damaged or of another device is left out: it is made anew.
-    """
-    stored = path.read_bytes() if path.is_file() else b""
-    for data in (stored, b"") if stored else (b"",):
-        try:
-            cache = config.create_timing_cache(data)
-        except (RuntimeError, TypeError, ValueError):
-            continue
-        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-            return bool(data)
-    return False
-
-
-def _keep_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
-    cache = config.get_timing_cache()
-    if cache is not None:
-        atomic_write_bytes(path, memoryview(cache.serialize()))
 
 
 def _described(tensor: trt.ITensor) -> tuple[str, TensorTable]:

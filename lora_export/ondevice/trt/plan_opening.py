@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.device_files import resolve_inside
+from lora_export.ondevice.device_files import read_errors, resolve_inside
+from lora_export.ondevice.file_opening import read_file
 from lora_export.ondevice.trt.api import Log, import_tensorrt
 from lora_export.ondevice.trt.build_record import (
     read_record,
@@ -62,7 +63,8 @@ def checked_plan(
         gpu=cuda.gpu(),
     )
     require_plan(path, record)
-    return path.read_bytes(), record
+    with read_errors(f"the plan {plan!r}"):
+        return read_file(path, record["plan"]["bytes"]), record
 
 
 def loaded_engine(root: Path, plan: bytes, record: BuildRecord, log: Log) -> trt.ICudaEngine:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.trt.api import Log, array_of, numpy_dtype
 from lora_export.ondevice.trt.plan_loading import deserialize
@@ -123,6 +124,7 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
 
     refitter = _refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log.logger)
+    read_graph(onnx)  # TensorRT would open whatever the graph names
     if not parser.refit_from_file(str(onnx)):
         reason = parser.get_error(0).desc() if parser.num_errors else log.last()
         msg = f"the weights of {onnx.name!r} do not fit the engine: {reason}"

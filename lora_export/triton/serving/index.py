@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,7 @@ INDEX_NAME = "serving.json"
 FORMAT = "lora-export-serving/1"
 ADAPTER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LIMIT_BYTES = 1 << 26
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,15 @@ def index_bytes(folder: Path) -> bytes:
         OSError: It is missing.
     """
     path = folder / INDEX_NAME
-    size = path.stat().st_size
-    if not path.is_file() or size > _LIMIT_BYTES:
-        msg = f"{INDEX_NAME} has {size} bytes" if path.is_file() else f"{INDEX_NAME} is no file"
+    if not stat.S_ISREG(path.stat().st_mode):
+        msg = f"{INDEX_NAME} is no file"
         raise BadIndexError(msg)
-    return path.read_bytes()
+    with path.open("rb") as stream:
+        data = stream.read(_LIMIT_BYTES + 1)
+    if len(data) > _LIMIT_BYTES:
+        msg = f"{INDEX_NAME} has more than {_LIMIT_BYTES} bytes"
+        raise BadIndexError(msg)
+    return data
 
 
 def parse_index(data: bytes, folder: Path) -> Index:
@@ -171,16 +177,18 @@ def parse_index(data: bytes, folder: Path) -> Index:
             raise BadIndexError(msg)
         index = Index(
             way=table["way"],
-            graph=str(table["graph"]),
-            graph_bytes=int(table["graph_bytes"]),
-            weights=str(table["weights"]),
+            graph=_text("graph", table["graph"]),
+            graph_bytes=_whole("graph_bytes", table["graph_bytes"]),
+            weights=_text("weights", table["weights"]),
             base=table["base"] is True,
-            fingerprint=str(table["fingerprint"]),
-            inputs=tuple(map(str, table["inputs"])),
-            outputs=tuple(map(str, table["outputs"])),
+            fingerprint=_text("fingerprint", table["fingerprint"]),
+            inputs=tuple(_text("an input", each) for each in table["inputs"]),
+            outputs=tuple(_text("an output", each) for each in table["outputs"]),
             adapters={name: _adapter(name, row) for name, row in table["adapters"].items()},
             matrices={
-                name: Matrix(str(row["initializer"]), int(row["out_axis"]))
+                name: Matrix(
+                    _text("initializer", row["initializer"]), _whole("out_axis", row["out_axis"])
+                )
                 for name, row in table["matrices"].items()
             },
             axes={
@@ -189,7 +197,7 @@ def parse_index(data: bytes, folder: Path) -> Index:
             },
             base_width=_width("the base", table.get("base_width")),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGED as error:
         msg = f"{INDEX_NAME} is damaged: {type(error).__name__}: {error}"
         raise BadIndexError(msg) from error
     for file in (index.graph, index.weights, *(each.file for each in index.adapters.values())):
@@ -201,18 +209,30 @@ def _adapter(name: str, row: dict[str, object]) -> Adapter:
     if ADAPTER_NAME.fullmatch(name) is None:
         msg = f"{name!r} is no name of an adapter"
         raise ValueError(msg)
-    number = row["row"]
-    if not isinstance(number, int) or not isinstance(row["nbytes"], int):
-        msg = f"row and nbytes of {name!r} are no numbers"
-        raise TypeError(msg)
-    return Adapter(str(row["file"]), row["nbytes"], number, _width(repr(name), row["width"]))
+    return Adapter(
+        _text(f"file of {name!r}", row["file"]),
+        _whole(f"nbytes of {name!r}", row["nbytes"]),
+        _whole(f"row of {name!r}", row["row"]),
+        _width(repr(name), row["width"]),
+    )
 
 
 def _width(whose: str, width: object) -> int | None:
-    if width is not None and not isinstance(width, int):
-        msg = f"width of {whose} is no number"
+    return None if width is None else _whole(f"width of {whose}", width)
+
+
+def _whole(what: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        msg = f"{what} is {value!r}, no number of 0 or more"
+        raise ValueError(msg)
+    return value
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        msg = f"{what} is {value!r}, no text"
         raise TypeError(msg)
-    return width
+    return value
 
 
 def locate(folder: Path, file: str) -> Path:
