@@ -6,17 +6,29 @@ was to be; see `lora_export.core.journal` for how.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Final
 
-from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
-from lora_export.core.journal import finish, stage_change
+from lora_export.core.errors import LoraExportError, StorageError
+from lora_export.core.files import (
+    resolve_inside,
+    sha256_of_file,
+    staging_folder,
+    storage_errors,
+    write_synced,
+)
+from lora_export.core.journal import finish, stage_change, waiting_files
 from lora_export.core.manifest import Manifest, stored_manifest, write_manifest
+from lora_export.ondevice.file_opening import require_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
 __all__ = ["change_export", "replace_files"]
+
+_HASHED_BYTES: Final = 1 << 24
+"""Up to this size a file that is replaced is hashed; for a larger one the manifest is believed."""
 
 
 def change_export(
@@ -33,15 +45,44 @@ def change_export(
         gone: Further files to remove, unless `after` names them.
 
     Raises:
-        StorageError: The disk refuses.
+        StorageError: The disk refuses: the export is as it was, or the error says that the change
+            is recorded.
     """
+    removed = {*gone, *before.files} - set(after.files)
     try:
-        stage_change(folder, staging, {*gone, *before.files} - set(after.files))
+        with storage_errors(str(folder)):
+            replaced = _hashes(folder, before, {*removed, *waiting_files(staging)})
+        stage_change(folder, staging, replaced)
         write_manifest(folder, after)
-    except BaseException:
-        finish(folder, stored_manifest(folder).files)
-        raise
-    finish(folder, after.files)
+    except BaseException as error:
+        if not _is_made(folder, before, after) or not isinstance(error, StorageError):
+            raise
+        return  # the manifest is there: only to make that durable failed
+    finish(folder, after.files, removed=removed)
+
+
+def _is_made(folder: Path, before: Manifest, after: Manifest) -> bool:
+    """Undo a change that failed, or finish it; return whether its manifest was written."""
+    with contextlib.suppress(LoraExportError):  # the next process does it
+        stored = stored_manifest(folder)
+        finish(folder, stored.files)
+        return stored == after != before
+    return False
+
+
+def _hashes(folder: Path, before: Manifest, files: Collection[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files that are there; of large ones, that in the manifest."""
+    found: dict[str, str] = {}
+    for file in sorted(files):
+        place = resolve_inside(folder, file)
+        try:
+            status = require_file(place)
+        except OSError:
+            continue  # absent, or nothing to replace
+        known = before.files.get(file)
+        small = status.st_size <= _HASHED_BYTES
+        found[file] = known if known and not small else sha256_of_file(place)
+    return found
 
 
 def replace_files(

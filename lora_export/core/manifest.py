@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lora_export.core.adapter_names import check_adapter_name
-from lora_export.core.errors import ExportDirectoryError, UnsupportedError
+from lora_export.core.errors import ExportDirectoryError, StorageError, UnsupportedError
 from lora_export.core.files import (
     atomic_write_bytes,
     exclusive_lock,
     remove_abandoned,
     resolve_inside,
-    storage_errors,
 )
 from lora_export.core.journal import finish, is_committed
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -320,8 +319,13 @@ def read_manifest(folder: Path) -> Manifest:
     """
     manifest = stored_manifest(folder)
     if is_committed(folder, manifest.files):
-        with storage_errors(str(folder)), edit_manifest(folder) as manifest:
-            pass
+        try:
+            with edit_manifest(folder) as manifest:
+                pass
+        except StorageError as error:
+            msg = f"a change of {str(folder)!r} that was cut short is not finished: {error.message}"
+            hint = "Run again where the folder can be written: lora-export inspect EXPORT."
+            raise StorageError(msg, hint=hint) from error
     return manifest
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,4 +121,6 @@ def test_generate_finishes_a_change_that_was_cut_short(tiny, tmp_path, capsys):
     (root / WAITING).mkdir()
     (root / "batched.onnx").replace(root / WAITING / "batched.onnx")
     (root / "batched.onnx").write_bytes(old)
+    stated = json.dumps({"batched.onnx": hashlib.sha256(old).hexdigest()})
+    (root / WAITING / ".replaced.json").write_text(stated)
     assert told() == after
