@@ -324,8 +324,7 @@ def read_manifest(folder: Path) -> Manifest:
                 pass
         except StorageError as error:
             msg = f"a change of {str(folder)!r} that was cut short is not finished: {error.message}"
-            hint = "Run again where the folder can be written: lora-export inspect EXPORT."
-            raise StorageError(msg, hint=hint) from error
+            raise StorageError(msg, hint="Run again where it can be written.") from error
     return manifest
 
 
