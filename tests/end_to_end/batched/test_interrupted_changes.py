@@ -95,7 +95,7 @@ def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
     assert verify(root, base=base).exit_code() == 0
 
 
-def _killed(*_: object) -> None:
+def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
