@@ -37,9 +37,11 @@ def missing_modules(
         tensors: The base's tensors by name.
         config: The base's ``config.json``.
     """
-    targets = target_rule(adapter.config, adapter.source) if adapter.format == "peft" else None
     depth = config.get("num_hidden_layers")
-    if targets is None or config.get("num_kv_shared_layers"):
+    if adapter.format != "peft" or config.get("num_kv_shared_layers"):
+        return ()
+    targets = target_rule(adapter.config, adapter.source, tensors.keys())
+    if targets is None:
         return ()
     held = {update.module for update in adapter.low_rank if update.name is None}
     kinds = {_NUMBER.sub("*", module) for module in held if _NUMBER.search(module)}

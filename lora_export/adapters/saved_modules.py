@@ -100,8 +100,7 @@ def require_brought(adapter: Adapter, parameters: Iterable[str]) -> None:
 
 
 def _names_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    names = config.get("modules_to_save") or ()
-    return tuple(each for each in names if isinstance(each, str) and each)
+    return tuple(each for each in config.get("modules_to_save") or () if each)
 
 
 def _present(names: Iterable[str], parameters: Iterable[str]) -> set[str]:

@@ -14,7 +14,7 @@ The rules are those of ``check_target_module_exists`` (PEFT 0.21, ``tuners/tuner
                             module that it names by its whole path
 
 They are left undecided, and nothing is refused, where ``target_modules`` is missing or
-``all-linear``, or where an expression could take exponential time to match.
+``all-linear``, or where expressions could take very long to match.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError
 from lora_export.core.listing import first_names
-from lora_export.core.patterns import REPEATED, ways
+from lora_export.core.patterns import REPEATED, PatternError, are_affordable, compiled, ways
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["require_targeted", "target_rule"]
 
@@ -49,7 +49,8 @@ def require_targeted(modules: Iterable[str], config: Mapping[str, Any], source: 
     Raises:
         AdapterError: It does not target some of them; up to three are named.
     """
-    targets = target_rule(config, source)
+    modules = tuple(modules)
+    targets = target_rule(config, source, modules)
     if targets is None:
         return
     strange = [module for module in modules if not targets(module)]
@@ -68,11 +69,18 @@ def require_targeted(modules: Iterable[str], config: Mapping[str, Any], source: 
     )
 
 
-def target_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool] | None:
+def target_rule(
+    config: Mapping[str, Any], source: str, modules: Collection[str] = ()
+) -> Callable[[str], bool] | None:
     """Return whether a module is targeted, as a function of its path; None where it is undecided.
 
+    Args:
+        config: The adapter's config, the types of its settings checked.
+        source: The adapter, for messages.
+        modules: The paths that will be asked about.
+
     Raises:
-        AdapterError: A setting is of the wrong type, or no regular expression.
+        AdapterError: A setting is no regular expression.
     """
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets.lower() == _ALL_LINEAR:
@@ -81,11 +89,13 @@ def target_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]
         if not config.get("target_parameters"):
             return None  # PEFT has a table by model type
         targets = []
+    if not are_affordable(_expressions(config), modules):
+        return None
     included = _matcher(targets, "target_modules", source)
     excluded = _matcher(config.get("exclude_modules") or [], "exclude_modules", source)
     if included is None or excluded is None:
         return None
-    saved = _names(config.get("modules_to_save") or [], "modules_to_save", source)
+    saved = config.get("modules_to_save") or ()
     named = frozenset(() if isinstance(targets, str) else targets)
     in_layers = _layer_rule(config, source) if not isinstance(targets, str) else _everywhere
 
@@ -100,6 +110,14 @@ def target_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]
     return is_targeted
 
 
+def _expressions(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings that are regular expressions, those that are refused later left out."""
+    named = [config.get("target_modules"), config.get("exclude_modules")]
+    layers = config.get("layers_pattern") or []
+    named += [layers] if isinstance(layers, str) else layers
+    return [each for each in named if isinstance(each, str) and ways(each) <= _WAYS_LIMIT]
+
+
 def _paths(module: str) -> tuple[str, ...]:
     """Return the paths that a setting may mean: a file may lack the model's own name."""
     return module, _ROOT + module, module.removeprefix(_ROOT)
@@ -109,14 +127,19 @@ def _everywhere(_: str) -> bool:
     return True
 
 
-def _matcher(setting: object, name: str, source: str) -> Callable[[str], bool] | None:
+def _matcher(setting: str | Sequence[str], name: str, source: str) -> Callable[[str], bool] | None:
     """Return how PEFT matches a list of suffixes or an expression; None where that is not safe."""
     if isinstance(setting, str):
         expression = _compiled(setting, name, source)
         return None if expression is None else lambda path: expression.fullmatch(path) is not None
-    exact = frozenset(_names(setting, name, source))
-    endings = tuple(f".{each}" for each in exact)
-    return lambda path: path in exact or path.endswith(endings)
+    exact = frozenset(setting)
+    return lambda path: any(path[start:] in exact for start in _starts(path))
+
+
+def _starts(path: str) -> Iterator[int]:
+    """Yield where the parts of a path begin."""
+    yield 0
+    yield from (at + 1 for at, letter in enumerate(path) if letter == ".")
 
 
 def _compiled(pattern: str, name: str, source: str) -> re.Pattern[str] | None:
@@ -124,18 +147,10 @@ def _compiled(pattern: str, name: str, source: str) -> re.Pattern[str] | None:
     if len(pattern) > _PATTERN_LIMIT or ways(pattern) > _WAYS_LIMIT:
         return None
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        return compiled(pattern)
+    except PatternError as error:
         msg = f"{name} of adapter {source!r} is {pattern[:60]!r}, not a regular expression: {error}"
         raise AdapterError(msg, hint="The adapter's config is damaged.") from error
-
-
-def _names(setting: object, name: str, source: str) -> list[str]:
-    """Return a setting that is a list of names."""
-    if not isinstance(setting, list) or not all(isinstance(each, str) for each in setting):
-        msg = f"{name} of adapter {source!r} is {str(setting)[:60]!r}, not a list of names"
-        raise AdapterError(msg, hint="The adapter's config is damaged.")
-    return setting
 
 
 def _layer_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]:
@@ -144,13 +159,10 @@ def _layer_rule(config: Mapping[str, Any], source: str) -> Callable[[str], bool]
     if setting is None or setting == []:
         return _everywhere
     layers = setting if isinstance(setting, list) else [setting]
-    if not all(type(each) is int for each in layers):
-        msg = f"layers_to_transform of adapter {source!r} is {str(setting)[:60]!r}"
-        raise AdapterError(msg, hint="It must be a number or a list of numbers.")
     named = config.get("layers_pattern") or []
     patterns = [
         _compiled(rf"(?:^|.*?\.){each}\.(?P<index>\d+)\.", "layers_pattern", source)
-        for each in _names([named] if isinstance(named, str) else named, "layers_pattern", source)
+        for each in ([named] if isinstance(named, str) else named)
     ]
 
     def in_layers(module: str) -> bool:

@@ -7,25 +7,64 @@ from the pattern alone:
     of alternatives     their sum
     of ``x*``           `REPEATED`, as if names had so many characters; of ``x?`` two
 
-A repeated group has no such number: ``(a+)+`` doubles it with every character.
+A repeated group has no such number: ``(a+)+`` doubles it with every character. A name of more than
+`REPEATED` characters takes more steps, by the third power of its length for three repetitions; what
+all patterns and all names take together is bounded too.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from typing import Final
+import warnings
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["REPEATED", "ways"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["REPEATED", "PatternError", "are_affordable", "compiled", "ways"]
 
 REPEATED: Final = 100
 """The ways of one character that is repeated without a bound."""
 
+_CALL: Final = 100
+"""What a call of the engine costs, in steps."""
+
+_STEPS_LIMIT: Final = 2e9
+"""A few seconds."""
+
+_CACHED: Final = 20_000
 _UNBOUNDED: Final = frozenset("*+{")
 _QUANTIFIED_GROUP: Final = re.compile(r"\)\s*[*+?{]")
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
 _CLASS: Final = re.compile(r"\[\^?\]?[^\]]*\]")
 _OPENERS: Final = re.compile(r"\(\?(?:P<\w+>|:|=|!|<=|<!)")
+
+
+class PatternError(ValueError):
+    """A text that is no regular expression; the message says why."""
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a stranger's regular expression, compiled.
+
+    Raises:
+        PatternError: It is none, or too large or too deeply nested for the engine.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what Python may read otherwise one day
+            return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise PatternError(" ".join(str(error).split())) from error
+
+
+def are_affordable(patterns: Iterable[str], names: Iterable[str]) -> bool:
+    """Whether every pattern can be matched with every name within a few seconds."""
+    lengths = sum(max(1.0, len(name) / REPEATED) ** 3 for name in names)
+    return lengths * sum(_CALL + ways(pattern) for pattern in patterns) <= _STEPS_LIMIT
 
 
 def ways(pattern: str) -> float:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.targeting import require_targeted, target_rule
+from lora_export.core.adapter_settings import check_settings
 from lora_export.core.errors import AdapterError
 from tests.cli.running import call
 from tests.helpers.models import load_tiny
@@ -135,8 +136,12 @@ def test_a_file_may_lack_the_name_of_the_model() -> None:
     ],
 )
 def test_settings_of_the_wrong_type_are_damage(settings) -> None:
-    with pytest.raises(AdapterError, match="x"):
+    def read() -> None:
+        check_settings(settings, "x")
         require_targeted(["q_proj"], settings, "x")
+
+    with pytest.raises(AdapterError, match="x"):
+        read()
 
 
 CONTRADICTIONS: dict[str, dict[str, Any]] = {

@@ -9,9 +9,15 @@ from lora_export.adapters.formats.kohya import is_kohya, read_kohya
 from lora_export.adapters.formats.llama_cpp import is_gguf, read_gguf_adapter
 from lora_export.adapters.formats.loralib import is_loralib, read_loralib
 from lora_export.adapters.formats.mlx import is_mlx, read_mlx
-from lora_export.adapters.formats.open_archive import Opened, Options, read_settings
+from lora_export.adapters.formats.open_archive import (
+    Opened,
+    Options,
+    read_settings,
+    require_short_names,
+)
 from lora_export.adapters.formats.peft import CONFIG_NAME, read_peft
 from lora_export.adapters.formats.torchtune import is_torchtune, read_torchtune
+from lora_export.core.adapter_settings import check_settings
 from lora_export.core.errors import AdapterError, InputError, LoraExportError, UsageError
 from lora_export.core.folders import folders_below, listed
 from lora_export.core.gguf_file import read_gguf
@@ -215,10 +221,12 @@ def _open(path: Path, *, name: str, source: str) -> Opened:
     settings = weights.parent / CONFIG_NAME
     present = settings.is_file() and weights.suffix != ".gguf"
     config = read_settings(settings) if present else {}
+    check_settings(config, source)
     try:
         tensors, metadata = _read_tensors(weights, source)
     except InputError as error:
         raise AdapterError(error.message, hint=error.hint) from error
+    require_short_names(tensors, source)
     return Opened(
         name, source, path, weights, settings if present else None, tensors, config, metadata
     )

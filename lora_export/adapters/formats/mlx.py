@@ -21,6 +21,7 @@ from lora_export.adapters.formats.open_archive import (
     transposed,
 )
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ def _settings(opened: Opened) -> tuple[float, object]:
     """Return the scale, and the rank as far as it is recorded."""
     kind = opened.config.get("fine_tune_type", "lora")
     if kind not in _KINDS:
-        msg = f"adapter {opened.source!r} is of the kind {str(kind)[:40]!r}, not lora or dora"
+        msg = f"adapter {opened.source!r} is of the kind {shown(kind, 40)}, not lora or dora"
         raise UnsupportedError(
             msg, hint="Fuse it with mlx_lm.fuse, and export the fused checkpoint."
         )
@@ -100,7 +101,7 @@ def _update(
     if rank is not None and rank != found:
         msg = (
             f"module {module!r} of adapter {source!r} has rank {found}, "
-            f"but its config says {str(rank)[:40]}"
+            f"but its config says {shown(rank, 40)}"
         )
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
     magnitude = factors.get("m")

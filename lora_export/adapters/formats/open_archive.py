@@ -13,10 +13,11 @@ from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_files
 from lora_export.core.json_file import read_table
+from lora_export.core.shown_value import shown
 from lora_export.core.tensors import MemoryTensor, read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -36,11 +37,13 @@ __all__ = [
     "read_settings",
     "require_pair",
     "require_rank",
+    "require_short_names",
     "scalar",
     "transposed",
 ]
 
 _SETTINGS_LIMIT_BYTES: Final = 1 << 22
+_NAME_LIMIT: Final = 1000
 _NUMBER_LIMIT: Final = 1e30
 _EMBEDDINGS: Final = frozenset(
     {
@@ -114,6 +117,18 @@ def read_settings(path: Path) -> JsonObject:
         absent="Check the path and its permissions.",
         damaged="Copy the adapter again.",
     )
+
+
+def require_short_names(tensors: Iterable[str], source: str) -> None:
+    """Require that tensors have names of bounded length: they are matched with expressions.
+
+    Raises:
+        AdapterError: One is longer than any path of a module.
+    """
+    long = next((name for name in tensors if len(name) > _NAME_LIMIT), None)
+    if long is not None:
+        msg = f"adapter {source!r} holds a tensor whose name has {len(long)} characters: "
+        raise AdapterError(msg + shown(long), hint="The file is damaged: copy it again.")
 
 
 def finish(
@@ -198,7 +213,7 @@ def finite_number(value: object, what: str, source: str) -> float:
     """
     usable = isinstance(value, int | float) and not isinstance(value, bool)
     if not usable or not abs(value) <= _NUMBER_LIMIT:  # type: ignore[arg-type]
-        msg = f"adapter {source!r} has {what} {str(value)[:40]!r}"
+        msg = f"adapter {source!r} has {what} {shown(value, 40)}"
         raise AdapterError(msg, hint="It must be a finite number.")
     number = float(value)  # type: ignore[arg-type]
     assert math.isfinite(number)  # noqa: S101  (the limit says so)

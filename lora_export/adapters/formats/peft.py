@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.attention_modules import attention_of
 from lora_export.adapters.canonical import Adapter
-from lora_export.adapters.formats.open_archive import read_settings
+from lora_export.adapters.formats.open_archive import read_settings, require_short_names
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
 from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
+from lora_export.core.adapter_settings import check_settings
 from lora_export.core.errors import AdapterError, InputError, UnsupportedError
 from lora_export.core.files import sha256_of_files
 from lora_export.core.safetensors_file import read_header
+from lora_export.core.shown_value import shown
 from lora_export.core.torch_file import read_torch_file
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     """
     config = read_settings(folder / CONFIG_NAME)
     _refuse_unsupported(config, source)
+    check_settings(config, source)
     path = next((folder / each for each in _WEIGHT_NAMES if (folder / each).is_file()), None)
     if path is None:
         msg = f"adapter {source!r} has no {' or '.join(_WEIGHT_NAMES)}"
@@ -79,6 +82,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     if not tensors:
         msg = f"adapter {source!r} holds no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
+    require_short_names(tensors, source)
     require_separate(tensors, config, source)
     found = sort_tensors(tensors, config, source)
     modules = [each.module for each in found.low_rank if each.name is None]
@@ -118,7 +122,7 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     """Raise for every kind and setting under which ``W + s·B A`` of the base is not the model."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        msg = f"adapter {source!r} is of the kind {kind!r}; only LORA is merged"
+        msg = f"adapter {source!r} is of the kind {shown(kind)}; only LORA is merged"
         raise UnsupportedError(
             msg,
             hint="Where PEFT can merge it (AdaLoRA, LoHa, LoKr, OFT, IA3), export what "
@@ -134,8 +138,8 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     changes_base = isinstance(start, str) and start.lower().startswith(_CHANGES_BASE)
     if changes_base and _residual(config) is None:
         msg = (
-            f"adapter {source!r} sets init_lora_weights: {start!r}: it was trained on a base from "
-            "which its first update had been taken off"
+            f"adapter {source!r} sets init_lora_weights: {shown(start)}: it was trained on a "
+            "base from which its first update had been taken off"
         )
         raise UnsupportedError(
             msg,

@@ -8,11 +8,11 @@ by the parameters' names.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.formats.peft_scale import require_simple_pattern
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.patterns import PatternError, compiled
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -95,9 +95,6 @@ def _targeted(module: str, config: Mapping[str, Any]) -> tuple[set[str], set[str
     routers and experts of a mixture with ``["gate.weight", "gate_up_proj", "down_proj"]``.
     """
     targets = config.get("target_parameters") or []
-    if not isinstance(targets, list) or not all(isinstance(each, str) for each in targets):
-        msg = "target_parameters is no list of names"
-        raise AdapterError(msg, hint="The adapter's config is damaged.")
     own: set[str] = set()
     anywhere: set[str] = set()
     for target in targets:
@@ -114,5 +111,9 @@ def _is_target(module: str, config: Mapping[str, Any]) -> bool:
     targets = config.get("target_modules") or ()
     if isinstance(targets, str):
         require_simple_pattern(targets, module, "target_modules")
-        return re.fullmatch(targets, module) is not None
+        try:
+            return compiled(targets).fullmatch(module) is not None
+        except PatternError as error:
+            msg = f"target_modules is {targets!r}, which is no regular expression: {error}"
+            raise AdapterError(msg, hint="The adapter's config is damaged.") from error
     return any(f".{module}".endswith(f".{each}") for each in targets)

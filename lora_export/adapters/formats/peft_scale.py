@@ -11,12 +11,13 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError
-from lora_export.core.patterns import REPEATED, ways
+from lora_export.core.patterns import REPEATED, PatternError, are_affordable, compiled, ways
+from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
-__all__ = ["rank_by_config", "require_simple_pattern", "scale_of"]
+__all__ = ["rank_by_config", "require_affordable", "require_simple_pattern", "scale_of"]
 
 _PATTERN_LIMIT: Final = 256
 _REPETITIONS_LIMIT: Final = 3
@@ -41,7 +42,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
     if expected != rank:
         msg = (
             f"module {module!r} of adapter {source!r} has rank {rank}, "
-            f"but its config says {expected!r}"
+            f"but its config says {shown(expected)}"
         )
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
     usable = isinstance(alpha, int | float) and not isinstance(alpha, bool)
@@ -54,6 +55,23 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
 def rank_by_config(path: str, config: Mapping[str, Any]) -> Any:
     """Return the rank that the config gives to the module or parameter at `path`, unchecked."""
     return _by_pattern(config, "rank_pattern", path, config.get("r"))
+
+
+def require_affordable(modules: Collection[str], config: Mapping[str, Any], source: str) -> None:
+    """Require that all patterns of the config can be matched with all modules in a few seconds.
+
+    Raises:
+        AdapterError: They cannot.
+    """
+    for setting in ("rank_pattern", "alpha_pattern"):
+        patterns = [each for each in config.get(setting) or () if each not in modules]
+        simple = [each for each in patterns if ways(each) <= _WAYS_LIMIT]
+        if not are_affordable(simple, modules):
+            msg = (
+                f"{setting} of adapter {source!r} has {len(patterns)} patterns for "
+                f"{len(modules)} modules, which would take very long to match"
+            )
+            raise AdapterError(msg, hint="Write them as the modules' whole names.")
 
 
 def require_simple_pattern(pattern: str, module: str, setting: str) -> None:
@@ -74,18 +92,14 @@ def require_simple_pattern(pattern: str, module: str, setting: str) -> None:
 
 def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
     """Return the setting for `module`: the first pattern that matches, as PEFT matches it."""
-    patterns = config.get(setting) or {}
-    if not isinstance(patterns, dict):
-        msg = f"{setting} is not a table"
-        raise AdapterError(msg, hint="The adapter's config is damaged.")
-    for pattern, value in patterns.items():
+    for pattern, value in (config.get(setting) or {}).items():
         if pattern == module:
             return value
         require_simple_pattern(pattern, module, setting)
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if compiled(rf"(.*\.)?({pattern})$").match(module):
                 return value
-        except re.error as error:
+        except PatternError as error:
             msg = f"{setting} has the pattern {pattern!r}, which is no regular expression: {error}"
             raise AdapterError(msg, hint="The adapter's config is damaged.") from error
     return default

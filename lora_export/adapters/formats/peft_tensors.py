@@ -27,8 +27,9 @@ from lora_export.adapters.attention_modules import OUT_PROJECTION_TIMES, attenti
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.adapters.formats.peft_keys import parse_keys
 from lora_export.adapters.formats.peft_parameters import parameter_names, split_wrappers
-from lora_export.adapters.formats.peft_scale import rank_by_config, scale_of
+from lora_export.adapters.formats.peft_scale import rank_by_config, require_affordable, scale_of
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.shown_value import shown
 from lora_export.core.tensors import MemoryTensor, read_all, same_values
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
                 repeated.append(key)
             else:
                 saved[parameter] = tensor
-    copied = (
-        tuple(map(str, names)) if isinstance(names := config.get("modules_to_save"), list) else ()
-    )
+    copied = tuple(config.get("modules_to_save") or ())
     whole = tuple(
         Saved(name, tensor, in_place=not _in_copied_module(name, copied))
         for name, tensor in saved.items()
@@ -150,6 +149,7 @@ def _by_module(
     config: Mapping[str, Any],
     source: str,
 ) -> Sorted:
+    require_affordable(parts.keys(), config, source)
     low_rank: list[LowRank] = []
     added: list[Added] = []
     rows: list[Rows] = []
@@ -247,7 +247,7 @@ def _of_parameter(  # noqa: PLR0917
     if not matrices or not counted or a.shape[0] % rank or not b.shape[1] == a.shape[0] > 0:
         msg = (
             f"parameter {path!r} of adapter {source!r}: A {list(a.shape)} and B {list(b.shape)} "
-            f"are not those of experts with the rank {rank!r}"
+            f"are not those of experts with the rank {shown(rank)}"
         )
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
     scale = scale_of(path, rank, config, source)
@@ -305,7 +305,7 @@ def _row_list(
 def _rows(module: str, tensor: Tensor, setting: object, source: str) -> Rows:
     """Return the replaced rows in ascending order; `setting` lists them as the file has them."""
     listed = setting if isinstance(setting, list) else []
-    valid = bool(listed) and all(type(each) is int and each >= 0 for each in listed)
+    valid = bool(listed) and all(each >= 0 for each in listed)
     if not valid or len(set(listed)) != len(listed):
         msg = f"trainable_token_indices of adapter {source!r} has no list of rows for {module!r}"
         raise AdapterError(msg, hint="The adapter's config is damaged.")

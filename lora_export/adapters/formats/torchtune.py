@@ -24,6 +24,7 @@ from lora_export.adapters.formats.open_archive import (
 )
 from lora_export.adapters.formats.rotary import head_count, in_halves, text_config
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,7 +158,7 @@ def _heads_to_reorder(leaf: str, base_config: Mapping[str, Any] | None, source: 
     reordered = _REORDERED.get(kind) if isinstance(kind, str) else None
     if reordered is None:
         kind = text_config(base_config).get("model_type", kind)
-        msg = f"torchtune's order of q and k is not known for a base of the type {str(kind)[:40]!r}"
+        msg = f"torchtune's order of q and k is not known for a base of the type {shown(kind, 40)}"
         raise UnsupportedError(
             msg, hint="Let torchtune save it in PEFT's format (adapter_model.safetensors)."
         )

@@ -1,0 +1,102 @@
+"""A table of settings from somebody's file, checked against a pydantic model where it is read.
+
+The model lists the settings that are read, each with the sentence that a message completes ("it
+must be …") as its description; everything else in the table is left alone. The table itself is what
+is used afterwards, as it stands in the file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lora_export.core.shown_value import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lora_export.core.errors import InputError
+
+__all__ = ["Count", "Integers", "Names", "Number", "Table", "Text", "check_table"]
+
+_SHOWN: Final = 60
+
+
+class Table(BaseModel):
+    """The settings of a kind of file that are read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+def _all_texts(values: list[Any]) -> list[str]:
+    if not all(isinstance(each, str) for each in values):
+        msg = "not all are texts"
+        raise ValueError(msg)
+    return values
+
+
+def _all_integers(values: list[Any]) -> list[int]:
+    if not all(type(each) is int and -(1 << 63) <= each < 1 << 63 for each in values):
+        msg = "not all are integers of 64 bits"
+        raise ValueError(msg)
+    return values
+
+
+Text = str
+Names = Annotated[list[Any], AfterValidator(_all_texts)]
+"""A list of texts; checked as a whole, for a list of a million wrong values is one error."""
+
+Integers = Annotated[list[Any], AfterValidator(_all_integers)]
+"""A list of integers that NumPy can hold."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""A size: a non-negative integer that is no bool."""
+
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+"""A finite number that is no bool and that float32 can hold."""
+
+
+def check_table(
+    table: Mapping[str, Any],
+    model: type[Table],
+    error: type[InputError],
+    *,
+    where: str,
+    hint: str,
+) -> None:
+    """Require that the settings of `table` have the types of `model`.
+
+    Args:
+        table: The settings.
+        model: Those that are read.
+        error: What is raised.
+        where: The file, for the message.
+        hint: What to do about it.
+
+    Raises:
+        InputError: As `error`: a setting has another type; it is named, with its value.
+    """
+    try:
+        model.model_validate(dict(table))
+    except ValidationError as cause:
+        path = [str(part) for part in cause.errors(include_url=False)[0]["loc"]]
+        raise error(_message(table, model, path, where), hint=hint) from cause
+
+
+def _message(table: Mapping[str, Any], model: type[Table], path: list[str], where: str) -> str:
+    """Return what is wrong with the setting at `path`, which may lead through a section."""
+    names: list[str] = []
+    value: Any = table
+    expected = "of another type"
+    for name in path:
+        field = model.model_fields.get(name)
+        if field is None or not isinstance(value, dict):
+            break
+        names.append(name)
+        value = value.get(name)
+        expected = field.description or expected
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Table):
+            model = section
+    return f"{where} has the {'.'.join(names)} {shown(value, _SHOWN)}; it must be {expected}"
