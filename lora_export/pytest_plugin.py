@@ -172,7 +172,9 @@ class _Settings:
             baseline: The file.
             own: What this run of the test has written; a repetition writes it again.
         """
-        file = baseline.resolve()
+        from lora_export.ondevice.file_opening import real_path
+
+        file = real_path(baseline)
         other = self.written.setdefault(file, self.test)
         if other != self.test or file in own:
             pytest.fail(

@@ -10,6 +10,7 @@ from lora_export.adapters.formats.detect import read_adapter
 from lora_export.core.adapter_names import adapter_name_from, check_adapter_name
 from lora_export.core.errors import AdapterError
 from lora_export.core.hub import hub_id_of, local_path
+from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,7 @@ def name_of(path: Path) -> str:
         below = commit.rpartition("/")[2] if "/" in commit else ""
         own = below or repository.rpartition("/")[2]
     else:
-        own = path.resolve().name
+        own = real_path(path).name
     name = adapter_name_from(own)
     if not name:
         msg = f"no name for the adapter follows from that of {str(path)!r}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.errors import UsageError
 from lora_export.ondevice.bundle.bundle_index import NAME_LIMIT, is_bundle_name
+from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,7 @@ __all__ = ["default_path", "name_of"]
 
 def default_path(output: Path, target: str) -> Path:
     """Return where the bundle of an export goes: beside it."""
-    whole = output if output.name not in {"", ".."} else output.resolve()
+    whole = output if output.name not in {"", ".."} else real_path(output)
     return whole.parent / f"{whole.name}.{target}.tar"
 
 
@@ -37,7 +38,7 @@ def name_of(root: Path, target: str, given: str | None = None) -> str:
     if given is None:
         room = NAME_LIMIT - len(target) - 1
         stem = (
-            re.sub(r"[^A-Za-z0-9_.-]+", "-", root.resolve().name).lstrip("-_.").rstrip("-")[:room]
+            re.sub(r"[^A-Za-z0-9_.-]+", "-", real_path(root).name).lstrip("-_.").rstrip("-")[:room]
         )
         return f"{stem or 'export'}-{target}"
     if not is_bundle_name(given):

@@ -14,6 +14,7 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.hub import hub_id_of
 from lora_export.core.manifest import CombinedRecord, PartRecord
+from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -226,4 +227,4 @@ def recorded_source(folder: Path, output: Path) -> str:
 
     A tree that is moved keeps its links; what came from the hub is named with its commit.
     """
-    return hub_id_of(folder) or os.path.relpath(folder.resolve(), output.resolve())
+    return hub_id_of(folder) or os.path.relpath(real_path(folder), real_path(output))

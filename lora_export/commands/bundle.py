@@ -14,6 +14,7 @@ from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.jobs import EngineOptions
 from lora_export.engines.profiles import axis_ranges
+from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from lora_export.commands.outcome import Outcome
@@ -101,5 +102,5 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
 
 def readable(path: Path) -> Path:
     """Return the path relative to the working directory where it is below it, else absolute."""
-    whole, here = path.resolve(), Path.cwd()
+    whole, here = real_path(path), Path.cwd()
     return whole.relative_to(here) if whole.is_relative_to(here) else whole

@@ -38,6 +38,7 @@ from lora_export.exports.packs import pack_of, require_slots
 from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.values import without_copies
+from lora_export.ondevice.file_opening import real_path
 from lora_export.runtime.adapter_file import SUFFIX, write_onnx_adapter
 from lora_export.weights.base_match import record_base
 from lora_export.weights.checkpoint import open_checkpoint
@@ -123,7 +124,7 @@ def convert(
     if export is not None:
         _require_for_export(to, base, dtype)
         return _for_export(source, output, export, scale, drop)
-    adapter = read_adapter(source, name=source.resolve().name.lower(), source=str(source))
+    adapter = read_adapter(source, name=real_path(source).name.lower(), source=str(source))
     adapter = scaled(without(adapter, drop), scale)
     conv1d = False
     if base is not None:

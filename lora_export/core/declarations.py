@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lora_export.core.name_conversions import Conversion
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 
 __all__ = [
     "DECLARATIONS",
@@ -300,7 +301,7 @@ def _own_type(model_type: str) -> str:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(DECLARATIONS.read_bytes())
+    table: dict[str, Any] = json.loads(read_file(DECLARATIONS, TABLE_LIMIT_BYTES))
     return table
 
 

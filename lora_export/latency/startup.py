@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.cgroups import read_text
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.latency.bench_report import Startup
+from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from lora_export.latency.points import Point, Source
@@ -37,7 +38,7 @@ def measure_startup(
         ExportDirectoryError: The process failed.
     """
     asked = {
-        "root": str(source.root.resolve()), "config": dict(source.config), "graph": graph,
+        "root": str(real_path(source.root)), "config": dict(source.config), "graph": graph,
         "runner": runner, "point": list(astuple(point)),
         "threads": threads, "seed": seed,
     }  # fmt: skip

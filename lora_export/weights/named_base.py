@@ -22,6 +22,7 @@ import numpy as np
 
 from lora_export.core.errors import LoraExportError
 from lora_export.core.tensors import bytes_of, iter_blocks, nbytes
+from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import TIED_NAMES, fingerprint
 
@@ -152,10 +153,10 @@ def _other_fingerprint(named: Checkpoint, base: GivenBase, tell: Progress) -> st
 
 def _same_files(one: Path, two: Path) -> bool:
     """Return whether two folders have the same files of weights, by their real paths."""
-    if one.resolve() == two.resolve():
+    if real_path(one) == real_path(two):
         return True
     files = [
-        {path.resolve() for pattern in _WEIGHTS for path in folder.glob(pattern)}
+        {real_path(path) for pattern in _WEIGHTS for path in folder.glob(pattern)}
         for folder in (one, two)
     ]
     return bool(files[0]) and files[0] == files[1]

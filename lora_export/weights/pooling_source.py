@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lora_export.core.errors import CheckpointError, UnsupportedError
 from lora_export.core.json_file import read_json
 from lora_export.core.tensors import same_values
+from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.companion_files import (
     LIMIT_BYTES,
     SENTENCE,
@@ -59,9 +60,9 @@ def pooling_of(adapter: Adapter) -> Pooling | None:
         return None
     if (own := pooling_beside(folder)) is not None:
         return own
-    above = folder.resolve().parent
-    if pools(above) and transformer_path(above) == folder.resolve().name:
-        return Pooling(above, folder.resolve().name)
+    above = real_path(folder).parent
+    if pools(above) and transformer_path(above) == real_path(folder).name:
+        return Pooling(above, real_path(folder).name)
     return None
 
 
