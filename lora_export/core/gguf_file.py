@@ -7,6 +7,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.dtypes import DTYPES, DType
 from lora_export.core.errors import InputError, UnsupportedError
-from lora_export.core.tensors import FileHandle, FileTensor
+from lora_export.core.tensors import FileHandle, FileTensor, is_shape
+from lora_export.ondevice.file_opening import open_file, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +25,7 @@ __all__ = ["read_gguf"]
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
-_HEADER_LIMIT_BYTES: Final = 1 << 25
+_HEADER_LIMIT_BYTES: Final = 1 << 24
 _AXES_LIMIT: Final = 4
 _DEFAULT_ALIGNMENT_BYTES: Final = 32
 _ALIGNMENT_LIMIT_BYTES: Final = 1 << 16
@@ -62,11 +64,11 @@ def read_gguf(path: Path) -> tuple[dict[str, FileTensor], dict[str, Any]]:
         UnsupportedError: A tensor is quantized, or the version is unknown.
     """
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
             raw = stream.read(_HEADER_LIMIT_BYTES)
     except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
+        msg = f"cannot read {str(path)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Check the path.") from error
     cursor = _Cursor(path, raw)
     if cursor.take(len(_MAGIC)) != _MAGIC:
@@ -143,6 +145,8 @@ def _entry(cursor: _Cursor) -> tuple[str, DType, tuple[int, ...], int]:
     if not 1 <= axes <= _AXES_LIMIT:
         raise cursor.damaged(f"tensor {name[:80]!r} has {axes} axes")
     shape = tuple(cursor.number("<Q") for _ in range(axes))[::-1]
+    if not is_shape(shape):
+        raise cursor.damaged(f"tensor {name[:80]!r} has the shape {list(shape)}")
     kind, offset = cursor.number("<I"), cursor.number("<Q")
     dtype = _DTYPES.get(kind)
     if dtype is None:

@@ -8,6 +8,7 @@ size and leaves the data to ``pread``. Format: https://huggingface.co/docs/safet
 from __future__ import annotations
 
 import json
+import os
 import struct
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.dtypes import DTYPES, DType
 from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.core.files import refuse_lfs_pointer
-from lora_export.core.tensors import FileHandle, FileTensor
+from lora_export.core.tensors import FileHandle, FileTensor, is_shape
+from lora_export.ondevice.file_opening import open_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_header", "read_header"]
 
-_HEADER_LIMIT_BYTES: Final = 100_000_000
+_HEADER_LIMIT_BYTES: Final = 1 << 25
+"""A header of a hundred thousand tensors; the format allows three times as much."""
+
+_SHOWN: Final = 100
 _DATA_ALIGNMENT_BYTES: Final = 64
 _LENGTH_BYTES: Final = 8
 _BY_CODE: Final = {row.safetensors: row for row in DTYPES.values()}
@@ -42,12 +47,12 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
         UnsupportedError: A tensor has a dtype that is not in the table.
     """
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
             length_bytes = _header_length(path, stream.read(_LENGTH_BYTES), size_bytes)
             raw = stream.read(length_bytes)
     except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
+        msg = f"cannot read {str(path)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Check the path.") from error
     header = _parse(path, raw)
     metadata = header.pop(_METADATA, {})
@@ -147,12 +152,14 @@ def _entry(path: Path, name: str, entry: object) -> tuple[DType, tuple[int, ...]
     if dtype is None:
         msg = f"tensor {name!r} in {str(path)!r} has the unknown dtype {entry['dtype']!r}"
         raise UnsupportedError(msg, hint=f"Known: {', '.join(sorted(_BY_CODE))}.")
+    if not is_shape(shape):
+        raise _damaged(path, f"tensor {name!r} has the shape {str(shape)[:_SHOWN]}")
     start, end = offsets
     if end - start != prod(shape) * dtype.itemsize_bytes:
         raise _damaged(
             path,
-            f"tensor {name!r} of shape {shape} and dtype {dtype.safetensors} does not take the "
-            f"{end - start} bytes that its offsets give it",
+            f"tensor {name!r} of shape {str(shape)[:_SHOWN]} and dtype {dtype.safetensors} does "
+            f"not take the {end - start} bytes that its offsets give it",
         )
     return dtype, tuple(shape), start, end
 

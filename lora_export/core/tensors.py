@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import InputError
+from lora_export.ondevice.file_opening import open_descriptor, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from lora_export.core.dtypes import DType
@@ -30,6 +31,7 @@ __all__ = [
     "Tensor",
     "bytes_of",
     "count_stored",
+    "is_shape",
     "iter_blocks",
     "nbytes",
     "read_all",
@@ -38,6 +40,8 @@ __all__ = [
 ]
 
 BLOCK_BYTES: Final = 1 << 22
+_MOST_AXES: Final = 32
+_WIDEST_BYTES: Final = 8
 
 
 class Tensor(Protocol):
@@ -69,10 +73,9 @@ class FileHandle:
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
         """Fill `buffer` from `offset_bytes`; raise `InputError` where the file ends too early."""
-        descriptor = self._open()
         done = 0
         while done < len(buffer):
-            count = os.preadv(descriptor, [buffer[done:]], offset_bytes + done)
+            count = self._read(buffer[done:], offset_bytes + done)
             if count == 0:
                 msg = (
                     f"{str(self.path)!r} ends at byte {offset_bytes + done}, in the middle of data"
@@ -80,10 +83,17 @@ class FileHandle:
                 raise InputError(msg, hint="The file is truncated: download or copy it again.")
             done += count
 
+    def _read(self, buffer: memoryview, offset_bytes: int) -> int:
+        try:
+            return os.preadv(self._open(), [buffer], offset_bytes)
+        except OSError as error:
+            msg = f"cannot read {str(self.path)!r}: {reason_of(error)}"
+            raise InputError(msg, hint="Check the file and its disk.") from error
+
     def _open(self) -> int:
         with self._lock:
             if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = open_descriptor(self.path)
             return self._descriptor
 
     def __del__(self) -> None:
@@ -184,6 +194,17 @@ def bytes_of(values: npt.NDArray[Any]) -> memoryview:
 def nbytes(tensor: Tensor) -> int:
     """Return the bytes that the whole of `tensor` takes."""
     return prod(tensor.shape) * tensor.dtype.itemsize_bytes
+
+
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether an array can have a shape: NumPy multiplies the axes that are not 0, in 63 bits.
+
+    >>> [is_shape(shape) for shape in ((), (0, 3), (0, 2**63), (2**32, 2**32), (-1,))]
+    [True, True, False, False, False]
+    """
+    if len(shape) > _MOST_AXES or any(size < 0 for size in shape):
+        return False
+    return prod(size for size in shape if size) * _WIDEST_BYTES < 1 << 63
 
 
 def read_all(tensor: Tensor) -> npt.NDArray[Any]:

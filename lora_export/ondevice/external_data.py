@@ -47,6 +47,9 @@ _MESSAGES: Final[dict[str, dict[int, str]]] = {
 """The messages inside each kind of message by their field numbers (``onnx.proto``), as far as a
 tensor can be in them."""
 
+_DEEPEST: Final = 100
+"""How deep protobuf reads messages in messages."""
+
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
@@ -120,9 +123,12 @@ def external_files(data: bytes) -> set[str]:
         ValueError: `data` is no message of protobuf, or a name is no text.
     """
     found: set[str] = set()
-    waiting = [("model", 0, len(data))]
+    waiting = [("model", 0, len(data), 0)]
     while waiting:
-        kind, start, end = waiting.pop()
+        kind, start, end, depth = waiting.pop()
+        if depth > _DEEPEST:
+            msg = f"its messages are nested more than {_DEEPEST} deep"
+            raise ValueError(msg)
         inner = _MESSAGES[kind]
         for number, first, last in _fields(data, start, end):
             name = inner.get(number)
@@ -131,7 +137,7 @@ def external_files(data: bytes) -> set[str]:
             if name == "entry":
                 found |= _locations(data, first, last)
             else:
-                waiting.append((name, first, last))
+                waiting.append((name, first, last, depth + 1))
     return found
 
 

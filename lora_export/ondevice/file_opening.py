@@ -63,7 +63,10 @@ def require_file(path: Path) -> os.stat_result:
     Raises:
         OSError: It is absent or not permitted, or a folder, a pipe, a socket or a device.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError as error:  # a zero byte, or half of a surrogate pair
+        raise OSError(errno.EINVAL, f"{str(path)!r} can be no name of a file") from error
     require_kind(status.st_mode, path)
     return status
 
@@ -72,7 +75,7 @@ def is_regular_file(path: Path) -> bool:
     """Whether there is a regular file, links followed; False too where the name cannot be one."""
     try:
         require_file(path)
-    except (OSError, ValueError):
+    except OSError:
         return False
     return True
 

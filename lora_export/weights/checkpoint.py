@@ -11,6 +11,7 @@ from lora_export.core.folders import folders_below, listed
 from lora_export.core.json_file import read_table
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
+from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
 
@@ -195,9 +196,15 @@ def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
         if not is_file_name(shard):
             msg = f"{index_name} names the shard {shard!r}, which is not a plain file name"
             raise CheckpointError(msg, hint="The index is damaged or hostile.")
-        if not (folder / shard).is_file():
+        try:
+            require_file(folder / shard)
+        except FileNotFoundError as error:
             msg = f"shard {shard!r} of {str(folder)!r} is missing"
-            raise CheckpointError(msg, hint="The download is incomplete: fetch it again.")
+            hint = "The download is incomplete: fetch it again."
+            raise CheckpointError(msg, hint=hint) from error
+        except OSError as error:
+            msg = f"shard {shard!r} of {str(folder)!r} cannot be read: {reason_of(error)}"
+            raise CheckpointError(msg, hint="The index is damaged, or the file.") from error
         shards[shard] = _read_one(folder / shard)
     tensors: dict[str, Tensor] = {}
     for name, shard in weight_map.items():

@@ -126,8 +126,10 @@ LIES: dict[str, tuple[Any, bytes, int | None, str]] = {
         {"x": entry("F32", [2**62, 2**62], 0, 4)},
         b"abcd",
         None,
-        "does not take the 4 bytes",
+        "has the shape",
     ),
+    "empty and too large": ({"x": entry("F32", [0, 2**62], 0, 0)}, b"", None, "has the shape"),
+    "too many axes": ({"x": entry("U8", [1] * 40, 0, 1)}, b"a", None, "has the shape"),
     "overlap": (
         {"x": entry("U8", [2], 0, 2), "y": entry("U8", [2], 1, 3)},
         b"abc",

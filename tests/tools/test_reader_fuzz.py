@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 SEED = int(os.environ.get("LORA_EXPORT_FUZZ_SEED", "1"))
 FAST, SLOW = 400, 20_000
 OPEN = {
-    "adapter-loralib", "adapter-torchtune", "checkpoint", "golden", "npz", "onnx", "onnx-foreign",
-    "pbtxt", "safetensors", "serving", "torch",
+    "adapter-loralib", "adapter-torchtune", "golden", "npz", "torch",
 }  # fmt: skip
 """Readers that let other errors out."""
 

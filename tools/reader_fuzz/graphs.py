@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["GRAPHS"]
 
 _FILE: Final = "model.onnx"
+_DATA: Final = "model.onnx.data"
 _WIRE: Final[tuple[Mutator, ...]] = (mutate_proto, mutate_proto, mutate_bytes)
 _SHAPES: Final = {"a.weight": (16, 32), "a.bias": (16,), "b.weight": (16, 16), "e.weight": (20, 32)}
 
@@ -75,7 +76,7 @@ def _graph(*, external: bool) -> tuple[bytes, bytes]:
             raw = tensor.raw_data
             tensor.ClearField("raw_data")
             tensor.data_location = TensorProto.EXTERNAL
-            entries = {"location": "model.onnx.data", "offset": len(data), "length": len(raw)}
+            entries = {"location": _DATA, "offset": len(data), "length": len(raw)}
             for key, value in entries.items():
                 tensor.external_data.add(key=key, value=str(value))
             data += raw
@@ -103,8 +104,8 @@ def _foreign(_fixed: Path) -> Target:
     inside, _ = _graph(external=False)
     outside, data = _graph(external=True)
     return Target(
-        ({_FILE: inside}, {_FILE: outside, "model.onnx.data": data}),
-        {_FILE: _WIRE, "model.onnx.data": (mutate_bytes,)},
+        ({_FILE: inside}, {_FILE: outside, _DATA: data}),
+        {_FILE: _WIRE, _DATA: (mutate_bytes,)},
         partial(_read_foreign, base),
     )
 
@@ -119,7 +120,8 @@ def _read_foreign(base: Mapping[str, MemoryTensor], folder: Path) -> None:
 
 
 def _own(_fixed: Path) -> Target:
-    return Target(({_FILE: _graph(external=True)[0]},), {_FILE: _WIRE}, _read_own)
+    graph, data = _graph(external=True)
+    return Target(({_FILE: graph, _DATA: data},), {_FILE: _WIRE}, _read_own)
 
 
 def _read_own(folder: Path) -> None:

@@ -135,7 +135,7 @@ def run_watched(name: str, indices: range, seed: int, kept: Path) -> Outcome:
     context = multiprocessing.get_context("spawn")
     next_index, lost = indices.start, False
     while next_index < indices.stop:
-        counts = context.Array("q", [next_index, 0, 0, 0])
+        counts = context.Array("q", [-1, 0, 0, 0])
         receiver, sender = context.Pipe(duplex=False)
         work = (name, range(next_index, indices.stop), seed, kept, lost)
         process = context.Process(target=_child, args=(work, counts, sender), daemon=True)
@@ -143,6 +143,9 @@ def run_watched(name: str, indices: range, seed: int, kept: Path) -> Outcome:
         sender.close()
         ended = _watch(process, counts, receiver, outcome)
         index = counts[_INDEX]
+        if index < 0:
+            msg = f"the reader {name!r} does not start: {ended or 'no input was read'}"
+            raise RuntimeError(msg)
         outcome.read += counts[_READ]
         outcome.refused += counts[_REFUSED]
         outcome.peak_bytes = max(outcome.peak_bytes, counts[_PEAK_BYTES])

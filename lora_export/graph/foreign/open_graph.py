@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import ExportDirectoryError, InputError, UnsupportedError
 from lora_export.core.files import resolve_inside
-from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, nbytes
+from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, is_shape, nbytes
 from lora_export.graph.foreign.proto_skeleton import (
     HERE,
     INLINE_BYTES,
@@ -20,6 +20,7 @@ from lora_export.graph.foreign.proto_skeleton import (
     read_skeleton,
 )
 from lora_export.graph.foreign.rewire import all_graphs, lift_tensors, split_identities
+from lora_export.ondevice.file_opening import reason_of, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
@@ -35,6 +36,9 @@ __all__ = ["ForeignGraph", "open_graph"]
 _BY_CODE: Final = {row.onnx: row for row in DTYPES.values()}
 _OLDEST_IR: Final = 4
 """From this version on, an initializer need not be an input too."""
+
+_RESTORED_LIMIT_BYTES: Final = 1 << 28
+"""What is read into the model at most: small tensors, and those of nodes."""
 
 _EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 
@@ -143,17 +147,20 @@ class _Files:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._handles: dict[str, tuple[FileHandle, int]] = {}
+        self._restored_bytes = 0
 
     def tensor(self, proto: onnx.TensorProto) -> Tensor:
         """Return a tensor of the model, unread where its bytes are in a file."""
         dtype, shape = _BY_CODE.get(proto.data_type), tuple(proto.dims)
+        if not is_shape(shape):
+            raise damaged_graph(self._path, f"tensor {proto.name!r} has the shape {list(shape)}")
         if proto.data_location != _EXTERNAL:
             return MemoryTensor(proto.name, _known(proto, dtype), self._in_memory(proto))
         handle, offset, length = self._place(proto)
         if dtype is None:
             return FileTensor(proto.name, DTYPES["uint8"], (length,), handle, offset)
         needed = prod(shape) * dtype.itemsize_bytes
-        if min(shape, default=0) < 0 or needed != length:
+        if needed != length:
             raise damaged_graph(
                 self._path,
                 f"tensor {proto.name!r} of shape {list(shape)} and dtype {dtype.name} "
@@ -164,6 +171,11 @@ class _Files:
     def restore(self, proto: onnx.TensorProto) -> None:
         """Put the bytes of a tensor back into the model; mutates `proto`."""
         handle, offset, length = self._place(proto)
+        self._restored_bytes += length
+        if self._restored_bytes > _RESTORED_LIMIT_BYTES:
+            raise damaged_graph(
+                self._path, f"its nodes hold more than {_RESTORED_LIMIT_BYTES} bytes"
+            )
         buffer = bytearray(length)
         handle.read_into(memoryview(buffer), offset)
         del proto.external_data[:]
@@ -201,9 +213,12 @@ class _Files:
         if location not in self._handles:
             file = self._path if location == HERE else self._resolved(name, location)
             try:
-                self._handles[location] = FileHandle(file), file.stat().st_size
+                self._handles[location] = FileHandle(file), require_file(file).st_size
+            except FileNotFoundError as error:
+                msg = f"the data of {name!r} in {str(self._path)!r} are missing: {str(file)!r}"
+                raise InputError(msg, hint="Copy the graph's data files beside it.") from error
             except OSError as error:
-                msg = f"the data of {name!r}, {str(file)!r}, cannot be read: {error.strerror}"
+                msg = f"the data of {name!r}, {str(file)!r}, cannot be read: {reason_of(error)}"
                 raise InputError(msg, hint="Copy the graph's data files beside it.") from error
         return self._handles[location]
 
@@ -218,9 +233,6 @@ class _Files:
             raise InputError(msg, hint="The graph is damaged or hostile.") from error
         if found is None:
             raise damaged_graph(self._path, f"the external tensor {name!r} has no location")
-        if not found.is_file():
-            msg = f"the data of {name!r} in {str(self._path)!r} are missing: {str(found)!r}"
-            raise InputError(msg, hint="Copy the graph's data files beside it.")
         return found
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import onnx
 
 from lora_export.core.errors import ExportDirectoryError, InputError
+from lora_export.graph.foreign.soundness import structural_problem
 from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.file_opening import open_descriptor, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,25 +46,27 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
         InputError: The file is missing, cut short or not an ONNX model.
     """
     try:
-        size_bytes = path.stat().st_size
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_descriptor(path)
     except OSError as error:
-        msg = f"cannot read the graph {str(path)!r}: {error.strerror}"
-        raise InputError(msg, hint="Check the path (--graph).") from error
+        msg = f"cannot read the graph {str(path)!r}: {reason_of(error)}"
+        raise InputError(msg, hint="Give the .onnx file: --graph model.onnx") from error
     try:
+        size_bytes = os.fstat(descriptor).st_size
         reader = _Reader(path, descriptor)
         data = _without_weights(reader, 0, size_bytes, onnx.ModelProto.DESCRIPTOR)
     except OSError as error:
-        msg = f"cannot read the graph {str(path)!r}: {error.strerror}"
-        raise InputError(msg, hint="Give the .onnx file: --graph model.onnx") from error
+        msg = f"cannot read the graph {str(path)!r}: {reason_of(error)}"
+        raise InputError(msg, hint="Check the disk, or copy it to another.") from error
     finally:
         os.close(descriptor)
     try:
         model = parse_onnx(data)
     except ExportDirectoryError as error:
-        raise damaged_graph(path, "it cannot be parsed") from error
+        raise damaged_graph(path, "it cannot be parsed, or a name in it is not UTF-8") from error
     if not model.graph.node or not model.opset_import:
         raise damaged_graph(path, "it holds no graph")
+    if problem := structural_problem(model):
+        raise damaged_graph(path, problem)
     return model
 
 

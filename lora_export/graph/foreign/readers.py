@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from lora_export.graph.foreign.rewire import all_graphs
 
@@ -29,6 +29,11 @@ _PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 _CONVOLUTIONS: Final = {3: "Conv1d", 4: "Conv2d", 5: "Conv3d"}
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _MATRIX: Final = 2
+_LONGEST_CHAIN: Final = 64
+"""How many casts and transposes in a row are looked through."""
+
+_Use: TypeAlias = "tuple[onnx.NodeProto, int]"
+"""A node, and which of its inputs is meant."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +60,40 @@ class Reading:
 
 def readings_of(graph: onnx.GraphProto, names: Sequence[str]) -> dict[str, tuple[Reading, ...]]:
     """Return the readings of each initializer called so, those in subgraphs included."""
-    uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+    uses: dict[str, list[_Use]] = defaultdict(list)
     for each in all_graphs(graph):
         for node in each.node:
             for index, name in enumerate(node.input):
                 uses[name].append((node, index))
     initializers = {each.name for each in graph.initializer}
+    return {name: tuple(_follow(name, uses, initializers)) for name in names}
 
-    def follow(name: str, swapped: bool, paths: tuple[str, ...]) -> list[Reading]:  # noqa: FBT001
-        found: list[Reading] = []
+
+def _follow(
+    initializer: str, uses: Mapping[str, Sequence[_Use]], initializers: set[str]
+) -> list[Reading]:
+    """Return the readings of an initializer, through at most `_LONGEST_CHAIN` nodes in a row."""
+    found: list[Reading] = []
+    waiting: list[tuple[str, bool, tuple[str, ...], int]] = [(initializer, False, (), 0)]
+    seen = {initializer}
+    while waiting:
+        name, swapped, paths, length = waiting.pop()
+        passed: list[tuple[str, bool, tuple[str, ...], int]] = []
         for node, index in uses.get(name, ()):
             paths_here = (*paths, *_paths(node))
             if node.op_type in _PASSED_THROUGH:
-                turned = node.op_type == "Transpose"
-                found.extend(follow(node.output[0], swapped ^ turned, paths_here))
+                output = node.output[0]
+                if output and output not in seen and length < _LONGEST_CHAIN:
+                    seen.add(output)
+                    turned = swapped ^ (node.op_type == "Transpose")
+                    passed.append((output, turned, paths_here, length + 1))
                 continue
             beside = _beside(node, index, uses, initializers)
             role = "bias" if _adds(node, index) else "weight"
             hinted = (*(f"{path}.{role}" for path in paths_here), *beside)
             found.append(Reading(node, index, swapped, tuple(dict.fromkeys(hinted))))
-        return found
-
-    return {name: tuple(follow(name, swapped=False, paths=())) for name in names}
+        waiting.extend(reversed(passed))
+    return found
 
 
 def parameter_names(readings: Sequence[Reading]) -> tuple[str, ...]:
@@ -142,7 +159,7 @@ def _listed(text: str) -> list[str]:
 def _beside(
     node: onnx.NodeProto,
     index: int,
-    uses: Mapping[str, Sequence[tuple[onnx.NodeProto, int]]],
+    uses: Mapping[str, Sequence[_Use]],
     initializers: set[str],
 ) -> list[str]:
     """Return the weight's name after the bias that its product is added to."""

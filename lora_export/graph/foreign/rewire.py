@@ -133,7 +133,7 @@ def split_identities(graph: onnx.GraphProto) -> None:
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         plain = node.op_type == "Identity" and node.domain in {"", "ai.onnx"}
-        source = initializers.get(node.input[0]) if plain else None
+        source = initializers.get(node.input[0]) if plain and node.input else None
         if source is None or node.output[0] in returned:
             kept.append(node)
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import onnx
 
@@ -25,13 +25,17 @@ def parse_onnx(onnx_bytes: bytes, name: str = "the graph") -> onnx.ModelProto:
         name: What messages call it.
 
     Raises:
-        ExportDirectoryError: They cannot be parsed.
+        ExportDirectoryError: They cannot be parsed, or a text in them is not UTF-8.
     """
     try:
-        return onnx.load_model_from_string(onnx_bytes)
+        model = onnx.load_model_from_string(onnx_bytes)
     except Exception as error:
         msg = f"{name} is not a readable ONNX model: {error}"
         raise ExportDirectoryError(msg, hint=_HINT) from error
+    if not _is_text(model):
+        msg = f"{name} is not a readable ONNX model: a name in it is not UTF-8"
+        raise ExportDirectoryError(msg, hint=_HINT)
+    return model
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -42,3 +46,20 @@ def read_onnx(path: Path) -> onnx.ModelProto:
             for a tensor that is missing or leads outside its folder.
     """
     return parse_onnx(read_graph(path), repr(str(path)))
+
+
+def _is_text(model: onnx.ModelProto) -> bool:
+    """Whether every text in a model is UTF-8; protobuf parses it as it is."""
+    waiting: list[Any] = [model]
+    try:
+        while waiting:
+            for field, value in waiting.pop().ListFields():
+                if field.message_type is not None:
+                    waiting.extend((value,) if hasattr(value, "ListFields") else value)
+                elif field.type == field.TYPE_STRING:
+                    texts = (value,) if isinstance(value, str | bytes) else value
+                    if not all(isinstance(text, str) for text in texts):
+                        return False
+    except UnicodeDecodeError:
+        return False
+    return True

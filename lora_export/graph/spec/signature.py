@@ -73,6 +73,9 @@ _CONFIG_AXES: Final[dict[str, tuple[str, int, int]]] = {
 """Axes that a config fixes: the setting, the place in it where it is a list, and a factor."""
 
 
+_CACHE_AXES: Final = 4
+
+
 @dataclass(frozen=True)
 class Output:
     """One output.
@@ -256,13 +259,21 @@ def own_cache(inputs: Sequence[Input]) -> dict[str, tuple[int, int, str]]:
 
     Args:
         inputs: The decoder's; its cache is ``[batch, heads, past_sequence, width]``.
+
+    Raises:
+        UnsupportedError: A cache has other axes.
     """
     found: dict[str, tuple[int, int, str]] = {}
     for each in inputs:
         if each.name.startswith(PAST) and ".decoder." in each.name:
-            _, heads, _, width = each.axes
+            sizes = [axis for axis in each.axes[1::2] if isinstance(axis, int)]
+            if len(each.axes) != _CACHE_AXES or len(sizes) != _CACHE_AXES // 2:
+                msg = f"the graph's input {each.name!r} has the axes {list(each.axes)}"
+                hint = "A cache is [batch, heads, past_sequence, width]: export it again."
+                raise UnsupportedError(msg, hint=hint)
+            heads, width = sizes
             dtype = "float32" if each.dtype == "bfloat16" else each.dtype
-            found[each.name] = (int(heads), int(width), dtype)
+            found[each.name] = (heads, width, dtype)
     return found
 
 
