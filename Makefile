@@ -89,9 +89,10 @@ format: env ## format the code and fix what can be fixed; write what docs/archit
 families: env ## export every model family tiny, compare it with torch, write docs/models.md (minutes)
 	$(BIN)/python -m tools.models
 
-nightly: env ## the fuzzes: 5,000 random merges against unmerged PEFT, 20,000 damaged files for each reader (NIGHTLY_ARGS='--seed 2')
+nightly: env ## the fuzzes: random merges against unmerged PEFT, damaged files for each reader and command (NIGHTLY_ARGS='--seed 2')
 	$(BIN)/python -m tools.merge_fuzz --count 5000 --jobs 2 $(NIGHTLY_ARGS)
 	$(BIN)/python -m tools.reader_fuzz --count 20000 --scale --jobs 2 $(NIGHTLY_ARGS)
+	$(BIN)/python -m tools.bad_file_matrix --jobs 2
 
 bench: env model ## measure the claims of the README; results in bench/results/
 	$(BIN)/python bench/run_all.py
