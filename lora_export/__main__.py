@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,19 +22,23 @@ def main() -> NoReturn:
     torch's modules apart would keep the user waiting for another two seconds.
     """
     try:
-        from lora_export.cli import run  # here, so that Ctrl-C while it is imported is caught
+        from lora_export.ondevice.printable_stream import run_protected
 
-        code = run(sys.argv[1:])
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done
+        code = run_protected(_run)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing half-written was left\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write("interrupted; nothing half-written was left\n")
+            sys.stderr.flush()
         code = 130
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or 1  # what was printed has not arrived
     os._exit(code)
+
+
+def _run() -> int:
+    from lora_export.cli import run  # here, so that Ctrl-C while it is imported is caught
+
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done
+    return code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import PEFT_PREFIX, refuse_training_only
 from lora_export.core.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
+from lora_export.core.listing import first_few
 from lora_export.core.tensors import count_stored, same_values
 
 if TYPE_CHECKING:
@@ -371,20 +372,18 @@ def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[s
     """Raise if anything of the adapter could not be applied, naming the first few."""
     for problems, what in ((unmatched, "match nothing in the base"), (misfits, "do not fit")):
         if problems:
-            shown = "\n  ".join(problems[:_SHOWN])
-            more = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            shown = first_few(problems, _SHOWN)
             base = f" It was trained on {adapter.base_name!r}." if adapter.base_name else ""
-            msg = (
-                f"{len(problems)} tensor(s) of adapter {adapter.source!r} {what}:\n  {shown}{more}"
-            )
+            msg = f"{len(problems)} tensor(s) of adapter {adapter.source!r} {what}:"
             if wrapper := _unknown_wrapper(unmatched):
                 hint = (
                     f"An unknown wrapper left {wrapper!r} before PEFT's names: take it off the "
                     "names in the adapter's file."
                 )
-                raise AdapterError(msg, hint=hint)
+                raise AdapterError(msg, items=shown, hint=hint)
             raise AdapterError(
                 msg,
+                items=shown,
                 hint=f"Is this the right base and task?{base} "
                 "What the task does not use can be left out with --drop PATTERN; its training is "
                 "then lost.",

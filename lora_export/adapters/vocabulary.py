@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.canonical import Saved
 from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.listing import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -157,14 +158,13 @@ class Vocabulary:
         lacking = self.lacking(parameters, saved)
         if not lacking:
             return
-        shown = "\n  ".join(lacking[:_SHOWN])
-        more = f"\n  … and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         msg = (
             f"adapter {adapter.source!r} {self.described}, but it does not hold the values of "
-            f"{len(lacking)} parameter(s) with {self.after} rows:\n  {shown}{more}"
+            f"{len(lacking)} parameter(s) with {self.after} rows:"
         )
         raise AdapterError(
             msg,
+            items=first_few(lacking, _SHOWN),
             hint="Save the adapter again from the resized model: "
             "save_pretrained(FOLDER, save_embedding_layers=True), or train it with both "
             "embeddings in modules_to_save. --drop of the other embedding loses its training.",

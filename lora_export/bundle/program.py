@@ -32,11 +32,12 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT))
 try:
     from lora_export.ondevice.bundle.main import main
+    from lora_export.ondevice.printable_stream import run_protected
 except ImportError as error:
     sys.stderr.write("error: %s\\nNumPy 1.21 or newer is needed: pip install numpy\\n" % error)
     sys.exit(7)
 
-sys.exit(main(ROOT))
+sys.exit(run_protected(lambda: main(ROOT)))
 '''
 
 _PACKAGE: Final = '''\

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from lora_export.cli.terminal import answer_json, say
 from lora_export.core.errors import LoraExportError
 from lora_export.core.version import VERSION
+from lora_export.ondevice.printable import HINT_LIMIT
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -106,7 +107,7 @@ def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool)
         return error.exit_code
     if isinstance(error, click.ClickException):
         hint = _how_to_use(getattr(error, "ctx", None))
-        _report("UsageError", error.format_message(), hint, as_json=as_json)
+        _report("UsageError", " ".join(error.format_message().split()), hint, as_json=as_json)
         return error.exit_code
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return _stopped(INTERRUPTED)
@@ -147,7 +148,7 @@ class _Signals:
 
 def _stopped(code: int) -> int:
     if code == INTERRUPTED:
-        click.echo("interrupted; nothing half-written was left", err=True)
+        say("interrupted; nothing half-written was left")
     return code
 
 
@@ -160,7 +161,7 @@ def _how_to_use(context: click.Context | None) -> str:
 
 
 def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None:
-    click.echo(f"error: {message}" + (f"\n{hint}" if hint else ""), err=True)
+    lines = [f"error: {message}", *([hint] if hint else [])]
+    say(*(line for text in lines for line in text.split("\n")), limit=HINT_LIMIT)
     if as_json:
-        document: dict[str, Any] = {"error": {"kind": kind, "message": message, "hint": hint}}
-        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        answer_json({"error": {"kind": kind, "message": message, "hint": hint}})

@@ -70,5 +70,5 @@ def convert(
             progress=console,
         )
         text = f"{out}: {done.modules} modules, {done.saved} saved parameters, as {to}"
-        console.finish(asdict(done), text)
+        console.finish(asdict(done), [text])
     return 0

@@ -70,7 +70,7 @@ def analyze(
         if plan is not None:
             _refuse(adapter is not None, "--plan needs no adapter")
             cost = _cost(plan, targets, rank, dtype, console)
-            console.finish({**asdict(cost), "reduction": cost.reduction}, _cost_text(cost))
+            console.finish({**asdict(cost), "reduction": cost.reduction}, _cost_lines(cost))
             return 0
         if adapter is None:
             msg = "there is nothing to analyse"
@@ -83,7 +83,7 @@ def analyze(
 
         if cut is not None and out is not None:
             done = _compress(local_path(adapter, subfolder=subfolder), out, cut, reading)
-            console.finish(asdict(done), _compression_text(done))
+            console.finish(asdict(done), _compression_lines(done))
             return 0
         from lora_export.commands.analyze.analysis import analyze as analyse
 
@@ -96,7 +96,7 @@ def analyze(
         )
         if figure is not None:
             _draw(report, module, figure)
-        console.finish(_document(report), "\n".join(_lines(report)))
+        console.finish(_document(report), _lines(report))
     return 0
 
 
@@ -148,14 +148,14 @@ def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: C
     return cost_of(template.parameters, targets, rank=rank, dtype=dtype)
 
 
-def _cost_text(cost: Cost) -> str:
+def _cost_lines(cost: Cost) -> list[str]:
     rows = [
         ("base", f"{cost.base_parameters:,} parameters, {size(cost.base_bytes)} in {cost.dtype}"),
         ("adapter", f"{cost.trained_parameters:,} parameters, {size(cost.adapter_bytes)}"),
         ("modules", f"{cost.modules} of rank {cost.rank}"),
         ("reduction", f"{cost.reduction:,.0f} times fewer parameters to train and to store"),
     ]
-    return "\n".join(aligned(rows, indent=0))
+    return aligned(rows, indent=0)
 
 
 def _compress(adapter: Path, out: Path, cut: str, reading: dict[str, Any]) -> Compression:
@@ -173,13 +173,13 @@ def _compress(adapter: Path, out: Path, cut: str, reading: dict[str, Any]) -> Co
     return compress_to(adapter, out, how, reading=reading)
 
 
-def _compression_text(done: Compression) -> str:
+def _compression_lines(done: Compression) -> list[str]:
     worst = max(done.modules, key=lambda row: row.relative_error)
     ranks = sorted({row.rank for row in done.modules})
     shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     sizes = f"{size(done.bytes_before)} became {size(done.bytes_after)}"
     loss = f"{worst.relative_error:.2e} of the update of {worst.module}"
-    return f"{done.output}: {sizes}, ranks {shown}\n  worst loss: {loss}"
+    return [f"{done.output}: {sizes}, ranks {shown}", f"  worst loss: {loss}"]
 
 
 def _draw(report: Analysis, module: str | None, figure: Path) -> None:

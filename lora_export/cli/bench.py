@@ -114,7 +114,7 @@ def _numbers(flag: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def render(found: Benchmark) -> str:
+def render(found: Benchmark) -> list[str]:
     """Return the report as tables: start-up, times of each cell, judgement."""
     report = found.report
     lines = [_machine(report), *_startups(report)]
@@ -125,7 +125,7 @@ def render(found: Benchmark) -> str:
     lines += ["", f"report: {found.file}"]
     if found.baseline is not None:
         lines.append(f"baseline written: {found.baseline}")
-    return "\n".join(lines)
+    return lines
 
 
 def _machine(report: BenchReport) -> str:

@@ -9,6 +9,7 @@ import click
 
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.text import size
+from lora_export.ondevice.printable import FinishedLine, shell_command
 
 if TYPE_CHECKING:
     from lora_export.ondevice.bundle.bundle_index import Index
@@ -97,6 +98,8 @@ def pack(
             replace=replace,
             progress=console,
         )
+        unpacking = shell_command(["tar", "xf", packed.path.name])
+        running = shell_command(["python3", f"{packed.name}/run.py"])
         console.finish(
             {
                 "file": str(packed.path),
@@ -106,9 +109,11 @@ def pack(
                 "bytes": packed.size_bytes,
                 "files": packed.files,
             },
-            f"{packed.path}: {packed.files} files, {size(packed.size_bytes)}, for {target}\n"
-            f"  index {packed.sha256}\n"
-            f"  on the device: tar xf {packed.path.name} && python3 {packed.name}/run.py",
+            [
+                f"{packed.path}: {packed.files} files, {size(packed.size_bytes)}, for {target}",
+                f"  index {packed.sha256}",
+                FinishedLine(f"  on the device: {unpacking} && {running}"),
+            ],
         )
     return 0
 
@@ -161,10 +166,12 @@ def _described(path: Path, index: Index) -> dict[str, Any]:
     }
 
 
-def _rendered(path: Path, index: Index) -> str:
-    return (
-        f"{path}: {index.name} for {index.contents.target}, {len(index.files)} files, "
-        f"{size(index.size_bytes)}, each as it was packed by {index.tool}\n"
-        f"  holds {', '.join(index.contents.checks)}\n"
-        f"  index {index.digest}"
-    )
+def _rendered(path: Path, index: Index) -> list[str]:
+    return [
+        (
+            f"{path}: {index.name} for {index.contents.target}, {len(index.files)} files, "
+            f"{size(index.size_bytes)}, each as it was packed by {index.tool}"
+        ),
+        f"  holds {', '.join(index.contents.checks)}",
+        f"  index {index.digest}",
+    ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_export.cli.terminal import answer, answer_json, say
 from lora_export.cli.text import size
 from lora_export.core.adapter_names import split_adapter
 from lora_export.core.errors import UsageError
+from lora_export.ondevice.printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,12 +48,12 @@ class Console:
             return
         if not self._terminal:
             suffix = f" ({size(total_bytes)})" if total_bytes else ""
-            click.echo(f"{what}{suffix}", err=True)
+            say(f"{what}{suffix}")
             return
         self._start_bar()
         if self._task is not None:
             self._bar.update(self._task, completed=1, total=1)
-        self._task = self._bar.add_task(what, total=total_bytes)
+        self._task = self._bar.add_task(printable_line(what), total=total_bytes)
 
     def advance(self, count_bytes: int) -> None:
         """Move the bar."""
@@ -60,19 +61,20 @@ class Console:
             self._bar.advance(self._task, count_bytes)
 
     def note(self, text: str) -> None:
-        """Print something on stderr, whatever the settings."""
+        """Print a line on stderr, whatever the settings."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            line = printable_line(text)
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
-            click.echo(text, err=True)
+            say(text)
 
-    def finish(self, document: dict[str, Any], text: str) -> None:
-        """Print the result: `document` with ``--json``, else `text`."""
+    def finish(self, document: dict[str, Any], lines: list[str]) -> None:
+        """Print the result: `document` with ``--json``, else `lines`, each as one line."""
         self.close()
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=1) + "\n")
+            answer_json(document)
         else:
-            click.echo(text)
+            answer(lines)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
@@ -94,11 +96,14 @@ class Console:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TimeElapsedColumn(),
-                console=RichConsole(file=sys.stderr),  # also while the exporter's is silenced
+                # This stream also while the exporter's is silenced; the bar moves the cursor.
+                console=RichConsole(file=getattr(sys.stderr, "unprotected", sys.stderr)),
                 transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._bar.start()
 

@@ -25,7 +25,7 @@ def doctor(*, as_json: bool, quiet: bool) -> int:
 
     with Console(as_json=as_json, quiet=quiet) as console:
         diagnosis = diagnose()
-        console.finish(asdict(diagnosis), "\n".join(_render(diagnosis)))
+        console.finish(asdict(diagnosis), _render(diagnosis))
     return 0
 
 

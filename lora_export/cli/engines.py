@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +9,7 @@ import click
 
 from lora_export.cli.console import Console, common_options, parse_adapter
 from lora_export.cli.text import aligned, size
+from lora_export.ondevice.printable import FinishedLine, shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,13 +130,13 @@ def build(
             rows = engines.plan_build(
                 export, target, graphs=graphs, options=options, tensorrt=version
             )
-            text = "\n".join(_planned(row, export) for row in rows)
-            console.finish({"export": str(export), "dry_run": rows}, text)
+            lines = [line for row in rows for line in _planned(row, export)]
+            console.finish({"export": str(export), "dry_run": rows}, lines)
             return 0
         records = engines.build(
             export, target, graphs=graphs, options=options, trtexec=trtexec, progress=console
         )
-        console.finish({"engines": records}, "\n".join(map(_built, records)))
+        console.finish({"engines": records}, [_built(each) for each in records])
     return 0
 
 
@@ -152,7 +152,7 @@ def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
     return [axis_ranges(each) for each in load_recipe(recipe).profiles]
 
 
-def _planned(row: PlannedEngine, export: Path) -> str:
+def _planned(row: PlannedEngine, export: Path) -> list[str]:
     """Return a description of a build, as lines; the last is a command that can be pasted.
 
     But for a rewritten graph, which is there during a build only.
@@ -186,9 +186,10 @@ def _planned(row: PlannedEngine, export: Path) -> str:
             indent=4,
         )
     if row["trtexec"] is None:
-        return "\n".join([*lines, "  trtexec cannot: it refits all or nothing"])
-    start = f"cd {shlex.quote(str(export))} && mkdir -p {Path(row['plan']).parent}"
-    return "\n".join([*lines, f"  ({start} && {row['trtexec']})"])
+        return [*lines, "  trtexec cannot: it refits all or nothing"]
+    start = shell_command(["cd", export])
+    folder = shell_command(["mkdir", "-p", Path(row["plan"]).parent])
+    return [*lines, FinishedLine(f"  ({start} && {folder} && {row['trtexec']})")]
 
 
 def _workspace(settings: BuildSettings) -> str:
@@ -239,5 +240,5 @@ def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool
             source=AdapterSpec(source=given["source"]) if named else None,
             progress=console,
         )
-        console.finish({"engine": record}, _built(record))
+        console.finish({"engine": record}, [_built(record)])
     return 0

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import click
 
 from lora_export.cli.console import Console, common_options
+from lora_export.ondevice.printable import FinishedLine, printable
 
 __all__ = ["generate"]
+
+_OF_PROSE: Final = "\n\t\u200c\u200d\ufe0f"
 
 
 @click.command("generate")
@@ -55,8 +59,8 @@ def generate(
     def stream(text: str) -> None:
         if not told:  # now that there is something to say, and nothing was refused
             told.append(shown[0])
-            sys.stdout.write(shown[0])
-        sys.stdout.write(text)
+            sys.stdout.write(_printable_prose(shown[0]))
+        sys.stdout.write(_printable_prose(text))
         sys.stdout.flush()
 
     streamed = not as_json and len(prompts) == 1
@@ -70,6 +74,12 @@ def generate(
             sampling=Sampling(temperature, top_k, top_p, seed),
             on_text=stream if streamed else None,
         )
-        text = "\n\n".join(start + each.text for start, each in zip(shown, found, strict=True))
+        texts = [start + each.text for start, each in zip(shown, found, strict=True)]
         document = {"adapter": adapter, "continuations": [asdict(each) for each in found]}
-        console.finish(document, "" if streamed else text)
+        prose = _printable_prose("\n\n".join(texts))
+        console.finish(document, [FinishedLine("" if streamed else prose)])
+
+
+def _printable_prose(text: str) -> FinishedLine:
+    """Return what a model wrote, with its lines, and the joiners of scripts and emoji."""
+    return FinishedLine(printable(text, keep=_OF_PROSE))

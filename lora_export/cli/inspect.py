@@ -58,11 +58,11 @@ def inspect(
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:
             report = inspect_any(path, hashed=hashed, progress=console, **reading)
-            console.finish(_document(report), "\n".join(_render(report)))
+            console.finish(_document(report), _render(report))
             return _exit_code(report)
         pair = inspect_any(path, adapter, hashed=hashed, progress=console, **reading)
         lines = [*_render(pair.base), "", *_render(pair.adapter), "", *_fit_lines(pair.fit)]
-        console.finish(_document(pair), "\n".join(lines))
+        console.finish(_document(pair), lines)
     return _exit_code(pair.base) if pair.fit.fits else InputError.exit_code
 
 

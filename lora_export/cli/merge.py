@@ -132,7 +132,7 @@ def merge(
                 unmerge, base, output, max_shard_bytes=limit_bytes, progress=console
             )
             text = f"{output}: the base of {unmerge}, bit for bit (fingerprint {digest})"
-            console.finish({"output": str(output), "fingerprint": digest}, text)
+            console.finish({"output": str(output), "fingerprint": digest}, [text])
             return 0
         names = [label.strip() for label in labels.split(",")] if labels else None
         common = {
@@ -154,7 +154,7 @@ def merge(
             strict=strict,
             progress=console,
         )
-        console.finish(_describe(outcome), "\n".join(_render(outcome)))
+        console.finish(_describe(outcome), _render(outcome))
     return 0
 
 

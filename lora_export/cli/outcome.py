@@ -40,8 +40,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def render(outcome: Outcome) -> str:
-    """Return the outcome as text: where it is, what was applied, parity, latency."""
+def render(outcome: Outcome) -> list[str]:
+    """Return the outcome as lines: where it is, what was applied, parity, latency."""
     manifest = outcome.manifest
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
@@ -72,7 +72,7 @@ def render(outcome: Outcome) -> str:
         lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
     if outcome.triton is not None:
         lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _graph_lines(manifest: Manifest, name: str, row: ParityRow) -> list[str]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from lora_export.cli.console import Console, common_options
+from lora_export.cli.terminal import say
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import UnsupportedError
+from lora_export.ondevice.printable import CELL_LIMIT, HINT_LIMIT, FinishedLine, printable
 
 if TYPE_CHECKING:
     from lora_export.engines.findings import Finding
@@ -81,11 +83,11 @@ def preflight(
             profiles=[parse_profile(text) for text in profiles],
             memory_gib=memory_gib,
         )
-        console.finish(_document(report, strict=strict), _text(report))
+        console.finish(_document(report, strict=strict), _lines(report))
     refusal = _refusal(report, strict=strict)
     if refusal is None:
         return 0
-    click.echo(f"error: {refusal.message}\n{refusal.hint}", err=True)
+    say(f"error: {refusal.message}", *filter(None, [refusal.hint]), limit=HINT_LIMIT)
     return refusal.exit_code
 
 
@@ -114,7 +116,7 @@ def _document(report: Preflight, *, strict: bool) -> dict[str, Any]:
     return {"buildable": not _blocking(report, strict=strict), **document}
 
 
-def _text(report: Preflight) -> str:
+def _lines(report: Preflight) -> list[str]:
     """Return the report; files with the same findings and sizes stand together."""
     alike: dict[tuple[object, ...], list[GraphReport]] = {}
     for graph in report.graphs:
@@ -127,7 +129,7 @@ def _text(report: Preflight) -> str:
         lines += ["", *_graph_lines(graphs)]
     if warnings:
         lines += ["", f"{warnings} warning{'s' if warnings > 1 else ''} (--strict refuses them)"]
-    return "\n".join(lines)
+    return lines
 
 
 def _graph_lines(graphs: list[GraphReport]) -> list[str]:
@@ -178,8 +180,8 @@ def _table(findings: tuple[Finding, ...]) -> list[str]:
         lines = [f"{found.message}.", found.hint, f"At {where}." if where else ""]
         table.add_row(
             Text(found.severity, style=_STYLES[found.severity]),
-            found.subject,
-            Text("\n".join(line for line in lines if line)),
+            Text(printable(found.subject, CELL_LIMIT)),
+            Text("\n".join(printable(line, CELL_LIMIT) for line in lines if line)),
         )
     out = RichConsole()
     stream = io.StringIO()
@@ -190,4 +192,4 @@ def _table(findings: tuple[Finding, ...]) -> list[str]:
         color_system="standard" if out.is_terminal else None,
         no_color=out.no_color,
     ).print(table)
-    return [line.rstrip() for line in stream.getvalue().rstrip().splitlines()]
+    return [FinishedLine(line.rstrip()) for line in stream.getvalue().rstrip().splitlines()]

@@ -46,7 +46,7 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
             _append(Path(summary), files["markdown"].read_text("utf-8"))
         document = {key: str(path) for key, path in files.items()}
         if lines or as_json:
-            console.finish(document, "\n".join(lines))
+            console.finish(document, lines)
         if opened:
             click.launch(str(files["html"].resolve()))
     return 0

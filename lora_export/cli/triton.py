@@ -119,7 +119,7 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
     with Console(as_json=as_json, quiet=quiet) as console:
         repository = folder / user_path(spec.repository)
         done = write_triton(export, repository, spec, console)
-        console.finish(done.as_json(), _text(done))
+        console.finish(done.as_json(), _lines(done))
     return 0
 
 
@@ -186,19 +186,17 @@ def check(*, repository: Path, server: str | None, as_json: bool, quiet: bool) -
         count = sum(map(len, problems.values()))
         lines = [f"{name}: {line}" for name, found in problems.items() for line in found or ["ok"]]
         document = {"repository": str(repository), "problems": count, "models": problems}
-        console.finish(document, "\n".join(lines))
+        console.finish(document, lines)
     return _DAMAGED if count else 0
 
 
-def _text(done: ModelRepository) -> str:
-    return "\n".join(
-        [
-            f"{done.repository}: {', '.join(done.models)} ({done.backend})",
-            f"  adapters: {', '.join(done.adapters)}",
-            f"  disk: {size(done.own_bytes)}, and {size(done.linked_bytes)} that lie in the export",
-            f"  memory: about {size(done.memory_bytes)}",
-        ]
-    )
+def _lines(done: ModelRepository) -> list[str]:
+    return [
+        f"{done.repository}: {', '.join(done.models)} ({done.backend})",
+        f"  adapters: {', '.join(done.adapters)}",
+        f"  disk: {size(done.own_bytes)}, and {size(done.linked_bytes)} that lie in the export",
+        f"  memory: about {size(done.memory_bytes)}",
+    ]
 
 
 def _finish(console: Console, done: Any, verb: str) -> None:
@@ -214,7 +212,7 @@ def _finish(console: Console, done: Any, verb: str) -> None:
         "adapters": list(done.adapters),
         "reload": done.reload,
     }
-    console.finish(document, "\n".join(lines))
+    console.finish(document, lines)
 
 
 def _versions(text: str) -> int | str | list[int]:

@@ -96,8 +96,8 @@ def verify(
         )
         names = (BASE_GRAPH, *outcome.manifest.adapters)
         verified = [name for name in names if name in (only or names)]
-        text = render(outcome)
+        lines = render(outcome)
         if others := [name for name in names if name not in verified]:
-            text += f"\n  not verified now, as it was recorded: {', '.join(others)}"
-        console.finish({**describe(outcome), "verified": verified}, text)
+            lines.append(f"  not verified now, as it was recorded: {', '.join(others)}")
+        console.finish({**describe(outcome), "verified": verified}, lines)
     return outcome.exit_code(strict=strict)

@@ -138,7 +138,7 @@ def require_supported(*distributions: str) -> None:
     """
     problems = unsupported(distributions)
     if problems:
-        raise MissingRuntimeError(problems[0], hint="\n".join(problems[1:]) or None)
+        raise MissingRuntimeError(problems[0], items=problems[1:])
 
 
 def _numbers(version: str) -> tuple[int, ...]:

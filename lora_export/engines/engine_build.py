@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from lora_export.core.errors import UnsupportedError
@@ -10,6 +9,7 @@ from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
+from lora_export.ondevice.printable import shell_command
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import plan_file, record_file, timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
@@ -158,7 +158,7 @@ def described(job: BuildJob, version: str) -> PlannedEngine:
         "onnx": job.onnx,
         "rewritten": job.model is not None,
         "plan": plan,
-        "trtexec": None if line is None else shlex.join(line),
+        "trtexec": None if line is None else shell_command(line),
         "flags": _flags(job),
         "settings": job.settings.to_json(),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 import shutil
 import subprocess
 import time
@@ -27,6 +26,7 @@ from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.external_data import graph_bytes
 from lora_export.ondevice.file_opening import open_file
+from lora_export.ondevice.printable import shell_command
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
@@ -177,7 +177,7 @@ def build_with_trtexec(job: BuildJob) -> BuildRecord:
         seconds = time.monotonic() - started
         if not plan.is_file():
             msg = f"trtexec ended well, and wrote no plan of {job.onnx!r}"
-            raise LoraExportError(msg, hint=f"Run it by hand: {shlex.join(line)}")
+            raise LoraExportError(msg, hint=f"Run it by hand: {shell_command(line)}")
         graph = parse_onnx(graph_bytes(onnx)).graph
         given = {each.name for each in graph.initializer}
         if written := stored_timings(cache):
@@ -277,9 +277,9 @@ def _run(line: list[str], job: BuildJob) -> None:
             raise
     if process.returncode != 0:
         errors = [each for each in printed.splitlines() if "[E]" in each] or printed.splitlines()
-        shown = "\n  ".join(errors[-_SHOWN:])
-        msg = f"trtexec could not build {job.onnx!r} (exit {process.returncode}):\n  {shown}"
-        raise LoraExportError(msg, hint=f"Run it by hand: {shlex.join(line)}")
+        msg = f"trtexec could not build {job.onnx!r} (exit {process.returncode}):"
+        hint = f"Run it by hand: {shell_command(line)}"
+        raise LoraExportError(msg, items=errors[-_SHOWN:], hint=hint)
 
 
 def _described(value: onnx.ValueInfoProto) -> tuple[str, TensorTable]:

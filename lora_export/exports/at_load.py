@@ -20,6 +20,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import bytes_of
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.merged_adapters import merged_entries
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -86,7 +87,9 @@ def require_same_shapes(resolved: Resolved) -> None:
 
 def _add(resolved: Resolved) -> str:
     adapter = resolved.adapter
-    return f"lora-export add EXPORT --adapter {adapter.name}={adapter.folder}"
+    return shell_command(
+        ["lora-export", "add", "EXPORT", "--adapter", f"{adapter.name}={adapter.folder}"]
+    )
 
 
 def weights_bytes(manifest: Manifest, *, mapped: bool, changed: Collection[str] = ()) -> int:

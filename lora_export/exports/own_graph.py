@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.resolve import Names
 from lora_export.core.errors import AdapterError
+from lora_export.core.listing import first_few
 from lora_export.exports.plan import BasePlan
 from lora_export.graph.foreign.adopt import adopt, require_same_base
 from lora_export.graph.foreign.match import match_graph
@@ -130,15 +131,14 @@ def require_in_graph(graph: OwnGraph, adapter: Adapter, drop: Sequence[str]) -> 
         why = f": {equal[absent[0]]!r} may be it or an equal one" if absent[0] in equal else ""
         lost.append(f"{path}{why}")
     if lost:
-        shown = "\n  ".join(lost[:_SHOWN])
-        more = f"\n  … and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
         msg = (
             f"adapter {adapter.source!r} changes {len(lost)} parameter(s) of the base that the "
-            f"graph {str(graph.path)!r} does not hold as initializers:\n  {shown}{more}"
+            f"graph {str(graph.path)!r} does not hold as initializers:"
         )
         others = ", ".join(row.initializer for row in graph.report.unmatched[:_SHOWN])
         raise AdapterError(
             msg,
+            items=first_few(lost, _SHOWN),
             hint="Were weights fused or quantized? Export the graph without optimizations."
             + (f" Unmatched initializers: {others}." if others else ""),
         )

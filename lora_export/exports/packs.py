@@ -19,6 +19,7 @@ from lora_export.core.changes import change_export
 from lora_export.core.dtypes import cast
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
+from lora_export.core.listing import first_few
 from lora_export.core.manifest import (
     CombinedRecord,
     GraphRecord,
@@ -341,14 +342,13 @@ def _require_slots(resolved: Resolved, inputs: Collection[str]) -> None:
         _require_width(resolved, update, inputs)
     wanted = [name for update in resolved.updates for name in _inputs_for(update)]
     if lacking := [name for name in wanted if name not in inputs]:
-        shown = "\n  ".join(lacking[:_SHOWN])
-        more = f"\n  … and {len(lacking) - _SHOWN} more" if len(lacking) > _SHOWN else ""
         msg = (
             f"adapter {resolved.adapter.source!r} sets {len(lacking)} input(s) that the swappable "
-            f"graph does not have:\n  {shown}{more}"
+            f"graph does not have:"
         )
         raise UnsupportedError(
             msg,
+            items=first_few(lacking, _SHOWN),
             hint="Export again, into another directory, with all adapters given to "
             "merge-and-build; or add this one to an export of merged graphs.",
         )

@@ -11,6 +11,7 @@ from lora_export.adapters.resolve import Names
 from lora_export.core.computed_parameters import COMPUTED
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.listing import first_few
 from lora_export.core.tensors import MemoryTensor, nbytes, same_values
 from lora_export.graph.spec import tasks
 from lora_export.weights.converted import as_loaded
@@ -224,8 +225,10 @@ def match_base(
                 f"its config means {list(parameter.shape)}"
             )
     if misfits:
-        msg = f"{len(misfits)} tensor(s) do not fit the config:\n  " + "\n  ".join(misfits[:_SHOWN])
-        raise CheckpointError(msg, hint="Config and weights are not of one model.")
+        msg = f"{len(misfits)} tensor(s) do not fit the config:"
+        raise CheckpointError(
+            msg, items=first_few(misfits, _SHOWN), hint="Config and weights are not of one model."
+        )
     unused = tuple(sorted(set(tensors) - used))
     return BasePlan(sources, tuple(missing), unused)
 
@@ -277,9 +280,7 @@ def require_complete(
 
 
 def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> None:
-    shown = "\n  ".join(names[:_SHOWN])
-    more = f"\n  … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    msg = f"{who} {len(names)} parameter(s) of the model:\n  {shown}{more}"
+    msg = f"{who} {len(names)} parameter(s) of the model:"
     hint = (
         "A graph with untrained parameters is of no use. Choose the --task that the weights "
         "were trained for, or an adapter that carries them (modules_to_save)."
@@ -291,4 +292,4 @@ def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> No
             "save it from there as save_pretrained(FOLDER, save_original_format=False); that "
             "folder can be exported."
         )
-    raise CheckpointError(msg, hint=hint)
+    raise CheckpointError(msg, items=first_few(names, _SHOWN), hint=hint)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from lora_export.ondevice.printable import CELL_LIMIT, HINT_LIMIT, LINE_LIMIT, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "EXIT_CODES",
@@ -34,17 +39,22 @@ EXIT_CODES: Final[dict[str, int]] = {
 class LoraExportError(Exception):
     """Base of every foreseen failure.
 
+    Names and values come from strangers: message, items and hint are escaped and cut here, each to
+    one line (`printable`), so that whoever prints an error needs not.
+
     Args:
         message: What is wrong, with the offending name and value.
+        items: What the message ends with, a line each, such as the first names of a long list.
         hint: What to do next; printed on a line of its own.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: str, *, items: Iterable[str] = (), hint: str | None = None) -> None:
+        lines = [printable(message, LINE_LIMIT), *(printable(each, CELL_LIMIT) for each in items)]
+        self.message = "\n  ".join(lines)
+        self.hint = None if hint is None else printable(hint, HINT_LIMIT)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         """Return the message, followed by the hint where there is one."""

@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lora_export.report.markup import Markup, clean, join, tag
+from lora_export.ondevice.printable import printable
+from lora_export.report.markup import Markup, join, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def ratio_figure(marks: Sequence[RatioMark], label: str) -> Markup:
     rows = [_guide(axis.at(1.0), height, "one")]
     for index, mark in enumerate(marks):
         y = index * _ROW
-        name = clean(mark.name, _NAME)
+        name = printable(mark.name, _NAME)
         low, high = mark.interval
         text = f"{mark.ratio:.3f} [{low:.3f}, {high:.3f}]"
         middle = y + 30
@@ -93,7 +94,7 @@ def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
         beyond = sum(value > max(limits) for value in ordered)
         said = f"{middle:.3g} ms" + (f", {beyond} off the scale" if beyond else "")
         rows += [
-            _text(_EDGE, y + 14, clean(mark.name, _NAME)),
+            _text(_EDGE, y + 14, printable(mark.name, _NAME)),
             _text(_WIDTH - _EDGE, y + 14, said, anchor="end", class_="value"),
             _line(axis.at(low), axis.at(high), y + 30, "half"),
             *dots,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.exports.verdict import is_deployable
-from lora_export.report.markup import clean
+from lora_export.ondevice.printable import FinishedLine, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,6 @@ def _reason(row: ParityRow | None) -> str:
     return (row.reason if row is not None else "") or _NO_REASON
 
 
-def _line(level: str, title: str, message: str) -> str:
-    shown, said = clean(title, _LONGEST), clean(message, _LONGEST)
-    return f"::{level} title={shown.translate(_TITLE)}::{said.translate(_MESSAGE)}"
+def _line(level: str, title: str, message: str) -> FinishedLine:
+    shown, said = printable(title, _LONGEST), printable(message, _LONGEST)
+    return FinishedLine(f"::{level} title={shown.translate(_TITLE)}::{said.translate(_MESSAGE)}")

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
-from lora_export.report.markup import clean
+from lora_export.ondevice.printable import printable
 from lora_export.report.page_parts import count, difference, number
 from lora_export.report.sections import adapter_bytes
 
@@ -135,5 +135,5 @@ def _text(value: object, limit: int = _CELL) -> str:
     >>> _text("a|b <c> @me #1")
     'a&#124;b &#60;c&#62; &#64;me &#35;1'
     """
-    flat = " ".join(clean(value, limit).split())
-    return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), flat)
+    shown = printable(value, limit)
+    return _SPECIAL.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), shown)

@@ -2,25 +2,23 @@
 
     tag("p", "a < b", id="x")   →   <p id="x">a &lt; b</p>
 
-A child is `Markup`, which was built here, or text, which is escaped. Names and messages come from
-strangers: control characters and those that turn the direction of text are shown by their number.
+A child is `Markup`, which was built here, or text, which is escaped: markup, and by `printable`
+what cannot be seen.
 """
 
 from __future__ import annotations
 
-import re
 from html import escape
 from typing import TYPE_CHECKING, Final
+
+from lora_export.ondevice.printable import LINE_LIMIT, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Markup", "clean", "join", "tag"]
+__all__ = ["Markup", "join", "tag"]
 
 _VOID: Final = frozenset({"meta", "br", "wbr", "circle", "path"})
-_HIDDEN: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
-)
 
 
 class Markup(str):
@@ -32,16 +30,6 @@ class Markup(str):
 Child = str | int | None
 
 
-def clean(text: object, limit: int | None = None) -> str:
-    r"""Return text without what cannot be seen, cut to `limit` characters.
-
-    >>> clean("a\x1b[31mb\u202ec"), clean("abcdef", 4)
-    ('a\\x1b[31mb\\u202ec', 'abc…')
-    """
-    whole = _HIDDEN.sub(lambda found: repr(found[0])[1:-1], str(text))
-    return whole if limit is None or len(whole) <= limit else f"{whole[: limit - 1]}…"
-
-
 def join(parts: Iterable[Child]) -> Markup:
     """Return markup of several parts; text among them is escaped, None left out."""
     return Markup("".join(_escaped(part) for part in parts if part is not None))
@@ -50,7 +38,7 @@ def join(parts: Iterable[Child]) -> Markup:
 def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """Return an element; ``class_`` is ``class``, ``aria_label`` ``aria-label``; no None."""
     given = "".join(
-        f' {_attribute(key)}="{escape(clean(value), quote=True)}"'
+        f' {_attribute(key)}="{escape(printable(value), quote=True)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -60,7 +48,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def _escaped(part: Child) -> str:
-    return part if isinstance(part, Markup) else escape(clean(part), quote=False)
+    return part if isinstance(part, Markup) else escape(printable(part, LINE_LIMIT), quote=False)
 
 
 def _attribute(key: str) -> str:

@@ -9,7 +9,8 @@ from lora_export.core.reports.report_model import as_json
 from lora_export.core.units import size
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, is_deployable
-from lora_export.report.markup import Markup, clean, join, tag
+from lora_export.ondevice.printable import printable
+from lora_export.report.markup import Markup, join, tag
 from lora_export.report.page_parts import (
     DASH,
     Column,
@@ -95,7 +96,7 @@ def _notes(record: AdapterRecord) -> str:
     if record.companions is not None and record.companions.taken:
         notes.append(f"from its folder: {', '.join(record.companions.taken)}")
     notes += record.notes
-    return clean("; ".join(notes), 6 * _TEXT)
+    return printable("; ".join(notes), 6 * _TEXT)
 
 
 def parity(facts: Facts) -> Markup:
@@ -133,7 +134,7 @@ def _parity_row(name: str, row: ParityRow, verdict: str) -> list[object]:
         number(row.tolerance),
         number(row.effect),
         number(metrics.top1_agreement, 4),
-        clean(row.reason or "not verified", 2 * _TEXT),
+        printable(row.reason or "not verified", 2 * _TEXT),
     ]
 
 
@@ -180,7 +181,7 @@ def _disagreements(name: str, row: DatasetRow) -> Markup:
         [
             number(each.example),
             *(
-                DASH if value is None else clean(value, _TEXT)
+                DASH if value is None else printable(value, _TEXT)
                 for value in (each.text, each.label, each.reference, each.graph)
             ),
         ]
@@ -252,7 +253,7 @@ def _flat(value: object) -> str:
     """Return nested values as one line."""
     if isinstance(value, dict):
         pairs = ((key, _flat(each)) for key, each in value.items() if each not in (None, [], {}))
-        return clean(", ".join(f"{key} {text}" for key, text in pairs), 4 * _TEXT)
+        return printable(", ".join(f"{key} {text}" for key, text in pairs), 4 * _TEXT)
     if isinstance(value, list):
-        return clean(", ".join(_flat(each) for each in value), 4 * _TEXT)
-    return "" if value is None else clean(value, 4 * _TEXT)
+        return printable(", ".join(_flat(each) for each in value), 4 * _TEXT)
+    return "" if value is None else printable(value, 4 * _TEXT)

@@ -68,13 +68,12 @@ def require_known_base(
     known = adapter.known_base
     found = header_differences(known, tensors, prefix) or value_differences(known, tensors, prefix)
     if found:
-        shown = "\n  ".join(found)
-        msg = f"{base!r} is not the base that adapter {adapter.source!r} was made for:\n  {shown}"
+        msg = f"{base!r} is not the base that adapter {adapter.source!r} was made for:"
         hint = (
             f"It records the fingerprint {known.fingerprint[:16]}…; inspect BASE --hash shows a "
             "base's. To have this base recorded instead: adapter convert … --base BASE"
         )
-        raise AdapterError(msg, hint=hint)
+        raise AdapterError(msg, items=found, hint=hint)
 
 
 def header_differences(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.listing import first_few
 from lora_export.core.parameters import COPY
 from lora_export.core.reports.graph_report import AmbiguousInitializer, GraphReport, InitializerRow
 from lora_export.core.tensors import nbytes
@@ -59,15 +60,13 @@ def require_same_base(graph: ForeignGraph, matching: Matching, base: str) -> Non
     """
     count = sum(match.source is not None for match in matching.matches)
     if matching.contradicted:
-        shown = "\n  ".join(matching.contradicted[:_SHOWN])
-        more = len(matching.contradicted) - _SHOWN
-        rest = f"\n  … and {more} more" if more > 0 else ""
         msg = (
             f"{len(matching.contradicted)} initializer(s) of {str(graph.path)!r} are named like "
-            f"tensors of {base!r} and hold other values; {count} match:\n  {shown}{rest}"
+            f"tensors of {base!r} and hold other values; {count} match:"
         )
         raise InputError(
             msg,
+            items=first_few(matching.contradicted, _SHOWN),
             hint="Give the checkpoint that the graph was exported from; a graph with an adapter "
             "merged in is not its base's.",
         )
@@ -77,6 +76,7 @@ def require_same_base(graph: ForeignGraph, matching: Matching, base: str) -> Non
         )
         raise InputError(
             msg,
+            items=first_few(matching.contradicted, _SHOWN),
             hint="Is it the graph of this base? Quantized and fused weights cannot be matched: "
             "give the graph as the exporter wrote it.",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 
 from lora_export.ondevice.device_errors import LatencyError, ParityError
 from lora_export.ondevice.device_files import atomic_write_bytes
+from lora_export.ondevice.printable import json_text
 from lora_export.ondevice.text_table import aligned
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def _fails(verdicts: Sequence[Verdict], *, strict: bool) -> bool:
     return not failing.isdisjoint(verdicts)
 
 
-def render(report: DeviceReport) -> str:
-    """Return the report as text: what ran, then a row for each figure."""
+def render(report: DeviceReport) -> list[str]:
+    """Return the report as lines: what ran, then a row for each figure."""
     lines = [report["says"]]
     parity, latency = report["parity"]["graphs"], report["latency"]["graphs"]
     engines = [
@@ -158,7 +158,7 @@ def render(report: DeviceReport) -> str:
         lines += aligned([head, *times])
     reasons = [(name, row["reason"]) for name, row in parity.items() if row["verdict"] != "pass"]
     reasons += [(name, row["reason"]) for name, row in latency.items() if row["verdict"] != "pass"]
-    return "\n".join(lines + aligned(reasons))
+    return lines + aligned(reasons)
 
 
 def _parity(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -195,8 +195,8 @@ def _latency(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def write_report(path: Path, report: DeviceReport) -> None:
     """Write a report, complete or not at all; ``-`` is the standard output."""
-    data = json.dumps(report, indent=1).encode() + b"\n"
+    text = f"{json_text(report)}\n"
     if str(path) == "-":
-        sys.stdout.write(data.decode())
+        sys.stdout.write(text)
     else:
-        atomic_write_bytes(path, data)
+        atomic_write_bytes(path, text.encode())

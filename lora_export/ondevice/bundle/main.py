@@ -21,6 +21,7 @@ from lora_export.ondevice.bundle.device_report import exit_code, make_report, re
 from lora_export.ondevice.bundle.runtimes import RUNTIMES, BundledRecord, Runtime, open_runtime
 from lora_export.ondevice.bundle.verify_and_measure import choose, measure, verify
 from lora_export.ondevice.device_errors import LoraExportError, MissingRuntimeError, UsageError
+from lora_export.ondevice.printable import printable_line
 
 if TYPE_CHECKING:
     from lora_export.ondevice.bundle.verify_and_measure import LatencyCheck
@@ -51,7 +52,8 @@ def main(root: Path, arguments: list[str] | None = None) -> int:
     except LoraExportError as error:
         if options.debug:
             traceback.print_exc()
-        _say(f"error: {error}")
+        for line in f"error: {error}".split("\n"):
+            _say(line)
         return error.exit_code
     except KeyboardInterrupt:
         _say("interrupted; nothing half-written was left")
@@ -112,7 +114,8 @@ def _run(root: Path, options: argparse.Namespace) -> int:
     if options.json:
         write_report(Path("-"), report)
     else:
-        sys.stdout.write(render(report) + "\n")
+        for line in render(report):
+            sys.stdout.write(f"{printable_line(line)}\n")
     return exit_code(report, strict=options.strict)
 
 
@@ -151,4 +154,4 @@ def _latency(
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(f"{printable_line(text)}\n")
