@@ -252,7 +252,7 @@ def lora_export_bench(request: pytest.FixtureRequest) -> Callable[..., Benchmark
         with _without_traceback():
             found = bench(settings.path(output), **arguments)
         if found.baseline is not None:
-            settings.tell(f"baseline written: {found.baseline}")
+            _conclude([("pass", f"baseline written: {found.baseline}")], settings)
             return found
         gate = found.report.gate
         _conclude([_finding(row) for row in (gate.rows if gate is not None else ())], settings)
@@ -298,8 +298,11 @@ def _finding(row: GateRow) -> tuple[str, str]:
 
 def _conclude(findings: Sequence[tuple[str, str]], settings: _Settings) -> None:
     """Report findings, each a verdict and its text; fail the test where one is a failure."""
-    for _, text in findings:
-        settings.tell(text)
+    from lora_export.ondevice.printable import printable_line
+
+    lines = [(verdict, str(printable_line(text))) for verdict, text in findings]
+    for _, line in lines:
+        settings.tell(line)
     failing = {"fail", *(_OPEN if settings.strict else ())}
-    if failed := [text for verdict, text in findings if verdict in failing]:
+    if failed := [line for verdict, line in lines if verdict in failing]:
         pytest.fail("\n".join(failed), pytrace=False)

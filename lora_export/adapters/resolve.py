@@ -16,6 +16,7 @@ from lora_export.adapters.wrappers import PEFT_PREFIX, refuse_training_only
 from lora_export.core.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
 from lora_export.core.listing import first_few
 from lora_export.core.tensors import count_stored, same_values
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -363,8 +364,8 @@ def _refuse_bias_without_place(adapter: Adapter, names: Names, unmatched: Collec
         )
         raise UnsupportedError(
             msg,
-            hint="Train without lora_bias, or leave these biases out with --drop "
-            f"{found[0]!r}; their training is then lost.",
+            hint="Train without lora_bias, or leave these biases out with "
+            f"{shell_command(['--drop', found[0]])}; their training is then lost.",
         )
 
 

@@ -14,6 +14,7 @@ import click
 from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import UsageError
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from lora_export.commands.analyze.analysis import Analysis, Compression, ModuleRow
@@ -114,11 +115,11 @@ def _require_compression(
         raise UsageError(msg, hint="Add --compress RANK, or keep what is printed: --json > FILE")
     if cut is None:
         return
-    name = Path(adapter).name
-    where = f"--out {out or f'{name}-small'}"
+    where = shell_command(["--out", out or f"{Path(adapter).name}-small"])
     if useless := next((each for each, given in others.items() if given is not None), None):
         msg = f"--compress takes one adapter, and {useless} is given: nothing was saved"
-        raise UsageError(msg, hint=f"Write: lora-export analyze {adapter} --compress {cut} {where}")
+        command = shell_command(["lora-export", "analyze", adapter, "--compress", cut])
+        raise UsageError(msg, hint=f"Write: {command} {where}")
     if out is None:
         msg = "--compress writes a smaller adapter, and it is not said where: nothing was saved"
         raise UsageError(msg, hint=f"Name a new folder: {where}")

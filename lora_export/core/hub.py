@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from lora_export.core.errors import HubError, UsageError
 from lora_export.core.files import is_relative_inside, user_path
+from lora_export.ondevice.printable import shell_command
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
 
@@ -127,7 +128,9 @@ def _explained(spec: str, error: Exception) -> HubError:
         if isinstance(error, kind):
             return HubError(f"there is no folder {spec!r}, and {reason}", hint=hint)
     name, _, revision = spec.removeprefix(_SCHEME).partition("@")
-    download = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    download = shell_command(
+        ["hf", "download", name, *(["--revision", revision] if revision else [])]
+    )
     missing = isinstance(error, errors.LocalEntryNotFoundError)
     if missing and constants.HF_HUB_OFFLINE:
         why = "the hub's cache does not hold all of it, and HF_HUB_OFFLINE forbids to ask the hub"

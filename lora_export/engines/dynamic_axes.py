@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.engines.findings import Finding
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,8 @@ def check_axes(
             f"{len(bare)} input{'s' if len(bare) > 1 else ''}",
             f"axes vary ({', '.join(shown)}), and TensorRT builds for ranges only"
             + (f": {why.message}" if why else ""),
-            (why.hint if why else None) or f"Say it: --profile {next(iter(shown))}=MIN:OPT:MAX",
+            (why.hint if why else None)
+            or f"Say it: --profile {shell_command([next(iter(shown))])}=MIN:OPT:MAX",
             tuple(bare),
         )
     if dynamic and not bare:

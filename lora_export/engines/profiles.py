@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UsageError
 from lora_export.ondevice.judge.decoding import WRITE_INDICES
+from lora_export.ondevice.printable import shell_command
 from lora_export.ondevice.trt.build_settings import LARGEST_AXIS, Profile, ShapeRange
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _shapes(given: Input, profile: Mapping[str, AxisRange]) -> ShapeRange:
         row = profile.get(axis, profile.get(_key(axis)))
         if row is None:
             msg = f"no profile says how large the axis {axis!r} of {given.name!r} is"
-            raise UsageError(msg, hint=f"Say it: --profile {axis}=MIN:OPT:MAX")
+            raise UsageError(msg, hint=f"Say it: --profile {shell_command([axis])}=MIN:OPT:MAX")
         rows.append(row)
     low, best, high = zip(*rows, strict=True)
     return ShapeRange(low, best, high)

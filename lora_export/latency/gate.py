@@ -166,7 +166,7 @@ def baseline_of(report: BenchReport, machine: MachineClass) -> bytes:
         "packages": report.environment.packages,
         "rows": rows,
     }
-    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(document, indent=1).encode() + b"\n"
 
 
 def is_wide(

@@ -11,6 +11,7 @@ from lora_export.exports.stored_adapters import find_stored, shared_graphs
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
 from lora_export.latency.bench_report import point_name
+from lora_export.ondevice.printable import shell_command
 from lora_export.runtime.trt import targets_of, tensorrt_version
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.latency_case import further_feeds
@@ -125,7 +126,8 @@ class Source:
         if not targets:
             msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
             hint = (
-                f"Build it on this device: lora-export build EXPORT --target TARGET --graph {held}"
+                "Build it on this device: lora-export build EXPORT --target TARGET --graph "
+                + shell_command([held])
             )
             raise UsageError(msg, hint=hint)
         if len(targets) > 1:

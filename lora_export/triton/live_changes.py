@@ -16,6 +16,7 @@ from lora_export.core.files import storage_errors
 from lora_export.core.manifest import Manifest, read_manifest
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.exports.stored_adapters import mode_of
+from lora_export.ondevice.printable import shell_command
 from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
 from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
@@ -167,7 +168,9 @@ def _add_lines(
         lost = sorted(set(kept) - set(manifest.rows))
         if lost:
             msg = f"the export no longer holds {lost[0]!r}, which the repository serves"
-            raise AdapterError(msg, hint=f"First: lora-export triton remove {lost[0]}")
+            raise AdapterError(
+                msg, hint=f"First: lora-export triton remove {shell_command(lost[:1])}"
+            )
         updated, files = serve(root, manifest, way, [*kept, *names])
         _refuse_others(model, held, updated["adapters"], kept)
     else:
@@ -297,7 +300,7 @@ def _require_new(stem: str, held: Collection[str], adapter: str, *, replace: boo
     if adapter in held:
         what = "cannot be replaced while a server may be reading it" if replace else "is there"
         msg = f"the model {stem}-{adapter} {what}"
-        raise AdapterError(msg, hint=f"First: lora-export triton remove {adapter}")
+        raise AdapterError(msg, hint=f"First: lora-export triton remove {shell_command([adapter])}")
 
 
 def _add_model(

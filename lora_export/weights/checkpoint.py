@@ -12,6 +12,7 @@ from lora_export.core.json_file import read_table
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
+from lora_export.ondevice.printable import shell_command
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
 
@@ -118,7 +119,9 @@ def read_config(folder: Path) -> JsonObject:
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
     if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
         msg = f"{str(folder)!r} holds no checkpoint, but folders below it do: {listed(below)}"
-        raise CheckpointError(msg, hint=f"Choose one: --base {folder / below[-1]}")
+        raise CheckpointError(
+            msg, hint=f"Choose one: {shell_command(['--base', folder / below[-1]])}"
+        )
     config = _read_json(path, _CONFIG_LIMIT_BYTES)
     if not isinstance(config.get("model_type"), str):
         msg = f"{str(path)!r} names no model_type"

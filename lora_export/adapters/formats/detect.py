@@ -23,6 +23,7 @@ from lora_export.core.folders import folders_below, listed
 from lora_export.core.gguf_file import read_gguf
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -261,7 +262,7 @@ def _refuse_missing_folder(path: Path, source: str) -> None:
     beside = folders_below(path.parent, _is_adapter_folder)
     if beside and path.name not in source:
         msg = f"{source!r} has no folder {path.name!r} with an adapter; it has {listed(beside)}"
-        raise AdapterError(msg, hint=f"Choose one: --subfolder {beside[-1]}")
+        raise AdapterError(msg, hint=f"Choose one: {shell_command(['--subfolder', beside[-1]])}")
 
 
 def _is_adapter_folder(folder: Path) -> bool:
@@ -273,7 +274,10 @@ def _refuse_parent(folder: Path, source: str) -> None:
     below = folders_below(folder, _is_adapter_folder)
     if below:
         msg = f"{source!r} holds no adapter, but folders below it do: {listed(below)}"
-        raise AdapterError(msg, hint=f"Choose one: --subfolder {below[-1]}, or give its own path.")
+        raise AdapterError(
+            msg,
+            hint=f"Choose one: {shell_command(['--subfolder', below[-1]])}, or give its own path.",
+        )
 
 
 def _read_tensors(path: Path, source: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
+from lora_export.ondevice.printable import CELL_LIMIT, printable
 from lora_export.report.colours import STOPS, colour
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def heatmap(title: str, panels: Sequence[tuple[str, Float64Array]]) -> str:
         panels: A caption and a table ``[rows, columns]`` each, values from 0 to 1.
     """
     parts: list[str] = []
+    shown = _text(title)
     x = _LEFT
     tallest = max(len(table) for _, table in panels)
     for caption, table in panels:
@@ -47,16 +49,20 @@ def heatmap(title: str, panels: Sequence[tuple[str, Float64Array]]) -> str:
     width = x + _LEGEND + 24
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f'width="{width}" height="{height}" role="img" aria-label="{shown}">'
+        f"<title>{shown}</title><style>{_STYLE}</style>"
         f'<rect class="page" width="{width}" height="{height}"/>'
-        f'<text x="{_LEFT}" y="18">{escape(title)}</text>{"".join(parts)}</svg>\n'
+        f'<text x="{_LEFT}" y="18">{shown}</text>{"".join(parts)}</svg>\n'
     )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text, CELL_LIMIT))
 
 
 def _panel(caption: str, table: Float64Array, x: int) -> list[str]:
     rows, columns = table.shape
-    parts = [f'<text x="{x}" y="{_TOP - 8}">{escape(caption)}</text>']
+    parts = [f'<text x="{x}" y="{_TOP - 8}">{_text(caption)}</text>']
     for i in range(rows):
         for j in range(columns):
             value = float(table[i, j])

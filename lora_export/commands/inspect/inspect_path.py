@@ -30,6 +30,7 @@ from lora_export.core.folders import folders_below, listed
 from lora_export.core.manifest import MANIFEST_NAME, is_export, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
+from lora_export.ondevice.printable import shell_command
 from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
 from lora_export.weights.named_base import note_on_named_folder
@@ -142,7 +143,8 @@ def inspect_path(
             f"{str(path)!r} is no checkpoint, adapter or export, but folders below it are: "
             f"{listed(below)}"
         )
-        raise InputError(msg, hint=f"Choose one: lora-export inspect {path / below[-1]}")
+        words = ["lora-export", "inspect", path / below[-1]]
+        raise InputError(msg, hint=f"Choose one: {shell_command(words)}")
     msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
     raise InputError(msg, hint=_what_is_missing(path))
 
