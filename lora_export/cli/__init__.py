@@ -14,7 +14,7 @@ import click
 from lora_export.cli.terminal import answer_json, say
 from lora_export.core.errors import LoraExportError
 from lora_export.core.version import VERSION
-from lora_export.ondevice.printable import HINT_LIMIT
+from lora_export.ondevice.printable import HINT_LIMIT, LINE_LIMIT, printable
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -107,7 +107,8 @@ def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool)
         return error.exit_code
     if isinstance(error, click.ClickException):
         hint = _how_to_use(getattr(error, "ctx", None))
-        _report("UsageError", " ".join(error.format_message().split()), hint, as_json=as_json)
+        message = printable(" ".join(error.format_message().split()), LINE_LIMIT)
+        _report("UsageError", message, hint, as_json=as_json)
         return error.exit_code
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return _stopped(INTERRUPTED)
