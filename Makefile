@@ -23,10 +23,15 @@ LOWEST_TESTS := $(addprefix tests/, end_to_end/merge_and_build end_to_end/test_s
 DEVICE       := .venv-device
 DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 
+# requirements.lock in an environment of its own, and what writes and audits it.
+LOCKED       := .venv-locked
+SUPPLY       := .venv-supply
+SUPPLY_STAMP := $(SUPPLY)/.installed
+
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-aarch64 device-env check format families nightly bench clean distclean
+.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +77,25 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
 	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/end_to_end/triton
 
+# With the build of torch that .venv has: where pip finds CPU builds, not the libraries of CUDA.
+test-lock: env ## install requirements.lock, hashes checked, into an environment of its own
+	$(PYTHON) -m venv --clear $(LOCKED)
+	$(BIN)/python -m tools.lock here > $(LOCKED)/requirements.txt
+	$(LOCKED)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    --require-hashes --only-binary :all: -r requirements-core.lock
+	$(LOCKED)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    --require-hashes --no-build-isolation -r $(LOCKED)/requirements.txt
+	$(LOCKED)/bin/python -m pip install --quiet --disable-pip-version-check --no-index \
+	    --no-deps --no-build-isolation .
+	$(LOCKED)/bin/python -m pip check
+	cd $(LOCKED) && bin/lora-export doctor
+
+lock: env $(SUPPLY_STAMP) ## write requirements.lock and the other lock files from constraints.txt
+	$(BIN)/python -m tools.lock write --uv $(SUPPLY)/bin/uv
+
+audit: env $(SUPPLY_STAMP) ## look up known vulnerabilities of the locked versions, where an advisory source answers
+	$(BIN)/python -m tools.audit --pip-audit $(SUPPLY)/bin/pip-audit $(AUDIT_ARGS)
+
 device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
 
 check: env ## lint, format, types, import contracts, sizes of files and functions
@@ -103,7 +127,7 @@ clean: ## remove build outputs and caches
 	    2>/dev/null || true
 
 distclean: clean ## remove .venv and the fetched checkpoint as well
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) models
+	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(LOCKED) $(SUPPLY) models
 
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
@@ -130,8 +154,14 @@ $(DEVICE_STAMP):
 	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
 	    "$$python" -m venv --clear $(DEVICE) && \
 	    $(DEVICE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	        numpy==1.21.5 onnxruntime==1.20.1 && touch $@; exit; \
+	        --require-hashes -r tools/locks/device.lock && touch $@; exit; \
 	done; echo "note: there is no Python 3.10, JetPack 6's: the tests that need it are skipped"
+
+$(SUPPLY_STAMP): tools/locks/supply.lock
+	$(PYTHON) -m venv --clear $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    --require-hashes --only-binary :all: -r tools/locks/supply.lock
+	@touch $@
 
 $(TRITON)/venv/.installed: | $(STAMP)
 	$(BIN)/python tools/fetch_triton.py $(TRITON)
