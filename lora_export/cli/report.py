@@ -10,6 +10,7 @@ import click
 
 from lora_export.cli.console import Console, common_options
 from lora_export.core.errors import StorageError, UsageError
+from lora_export.ondevice.file_opening import real_path
 
 __all__ = ["report"]
 
@@ -48,7 +49,7 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
         if lines or as_json:
             console.finish(document, lines)
         if opened:
-            click.launch(str(files["html"].resolve()))
+            click.launch(str(real_path(files["html"])))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -303,8 +304,8 @@ class Manifest(_Record):
 
 
 def is_export(folder: Path) -> bool:
-    """Whether `folder` holds a manifest."""
-    return (folder / MANIFEST_NAME).is_file()
+    """Whether `folder` holds a manifest, readable or not."""
+    return os.path.lexists(folder / MANIFEST_NAME)
 
 
 def read_manifest(folder: Path) -> Manifest:

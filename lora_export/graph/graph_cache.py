@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import LoraExportError
-from lora_export.core.files import staging_folder
+from lora_export.core.files import sha256_of_file, staging_folder
 from lora_export.graph.spec.template import GraphTemplate
+from lora_export.ondevice.external_data import GRAPH_LIMIT_BYTES
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,17 +64,17 @@ def load(key: str) -> GraphTemplate | None:
     """Return the cached graph, or None where there is none or it is damaged."""
     folder = cache_root() / "graphs" / key
     try:
-        data = (folder / _GRAPH).read_bytes()
-        table = json.loads((folder / _TABLE).read_text("utf-8"))
+        data = read_file(folder / _GRAPH, GRAPH_LIMIT_BYTES)
+        table = json.loads(read_file(folder / _TABLE, TABLE_LIMIT_BYTES))
         if table["sha256"] != hashlib.sha256(data).hexdigest():
             return None
         encoder = None
         if "encoder_sha256" in table:
-            encoder = (folder / _ENCODER).read_bytes()
+            encoder = read_file(folder / _ENCODER, GRAPH_LIMIT_BYTES)
             if table["encoder_sha256"] != hashlib.sha256(encoder).hexdigest():
                 return None
         return GraphTemplate.from_description(data, table, encoder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -108,7 +110,7 @@ def _own_source_sha256() -> str:
     """Return a hash of the modules that shape a graph: a change to one of them is a new key."""
     digest = hashlib.sha256()
     for path in own_sources():
-        digest.update(path.read_bytes())
+        digest.update(bytes.fromhex(sha256_of_file(path)))
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from lora_export.core.reports.machine_report import MachineClass
 from lora_export.core.reports.report_model import as_json
 from lora_export.latency.bench_report import Gate, GateRow
 from lora_export.latency.grid import BASELINE, paired
+from lora_export.ondevice.file_opening import read_file, reason_of
 from lora_export.ondevice.judge.ratios import Ratio, gate, look_confidence, rounds_to_settle
 
 if TYPE_CHECKING:
@@ -140,14 +141,12 @@ def read_baseline(path: Path) -> Baseline:
         InputError: There is none, or it is damaged.
     """
     try:
-        with path.open("rb") as stream:
-            text = stream.read(_LIMIT_BYTES + 1)
+        text = read_file(path, _LIMIT_BYTES)
     except OSError as error:
-        msg = f"there is no baseline at {str(path)!r}: {error.strerror}"
+        absent = isinstance(error, FileNotFoundError)
+        what = "there is no baseline at" if absent else "cannot read the baseline"
+        msg = f"{what} {str(path)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Write it first: --update-baseline") from error
-    if len(text) > _LIMIT_BYTES:
-        msg = f"{str(path)!r} is larger than a baseline can be"
-        raise InputError(msg, hint="Write it again: --update-baseline")
     return parse_baseline(text, str(path))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
 from lora_export.core.installation import install_command
 from lora_export.core.supported_versions import require_supported
+from lora_export.ondevice.file_opening import require_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +86,7 @@ def read_onnx_adapter(path: Path, fingerprint: str) -> dict[str, npt.NDArray[Any
         msg = f"onnxruntime {onnxruntime.__version__} cannot read an .onnx_adapter"
         raise MissingRuntimeError(msg, hint="Install onnxruntime 1.20 or newer.")
     try:
+        require_file(path)
         file = onnxruntime.AdapterFormat.read_adapter(str(path.absolute()))
         version = file.get_model_version()
         tensors = {name: np.array(value.numpy()) for name, value in file.get_parameters().items()}

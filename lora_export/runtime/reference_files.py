@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
 from lora_export.core.files import storage_errors
+from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import weight_files
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def bare_folder(checkpoint: Checkpoint) -> Iterator[Path]:
             text = json.dumps(dict(checkpoint.config))
             (folder / "config.json").write_text(text, encoding="utf-8")
             for file in weight_files(checkpoint.folder):
-                (folder / file.name).symlink_to(file.resolve())
+                (folder / file.name).symlink_to(real_path(file))
         yield folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,6 +14,8 @@ from lora_export.core.errors import (
     MissingRuntimeError,
     UsageError,
 )
+from lora_export.core.json_file import read_table
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 TOKENIZER_FILE: Final = "tokenizer.json"
+_TOKENIZER_LIMIT_BYTES: Final = 1 << 28
 READ: Final = (TOKENIZER_FILE, "config.json", "generation_config.json")
 """The companions that are read here."""
 
@@ -59,9 +62,10 @@ def open_tokenizer(files: Mapping[str, Path]) -> Any:
             msg, hint="The base needs one beside its weights, or the adapter in its folder."
         )
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_buffer(read_file(path, _TOKENIZER_LIMIT_BYTES))
     except Exception as error:
-        msg = f"cannot read the tokenizer {str(path)!r}: {error}"
+        why = reason_of(error) if isinstance(error, OSError) else str(error)
+        msg = f"cannot read the tokenizer {str(path)!r}: {why}"
         raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
 
 
@@ -100,16 +104,10 @@ def read_settings(files: Mapping[str, Path]) -> tuple[JsonObject, JsonObject]:
 
 
 def _table(path: Path | None) -> JsonObject:
-    if path is None:
+    if path is None or not os.path.lexists(path):
         return {}
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        msg = f"{str(path)!r} is damaged: {error}"
-        raise ExportDirectoryError(msg, hint="Export again.") from error
-    return table if isinstance(table, dict) else {}
+    again = "Copy the file again, or export again."
+    return read_table(path, TABLE_LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again)
 
 
 def stop_tokens(config: JsonObject, generation: JsonObject) -> frozenset[int]:

@@ -16,6 +16,7 @@ from lora_export.core.files import storage_errors
 from lora_export.core.manifest import Manifest, read_manifest
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.exports.stored_adapters import mode_of
+from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import shell_command
 from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
 from lora_export.triton.model_config import ADAPTER
@@ -282,7 +283,7 @@ def _table(model: Found) -> ServingTable:
 def _require_inside(model: Found) -> None:
     """Refuse to change files that lie elsewhere: a folder on the way may be a link."""
     folder = (model.version / INDEX).parent
-    if folder.resolve() != (model.folder.resolve() / model.version.name / folder.name):
+    if real_path(folder) != (real_path(model.folder) / model.version.name / folder.name):
         msg = f"{str(folder)!r} is a link that leads out of the model {model.name!r}"
         raise AdapterError(msg, hint="The repository is damaged or hostile.")
 

@@ -23,6 +23,13 @@ from lora_export.core.files import (
     sync_folder,
     write_synced,
 )
+from lora_export.ondevice.file_opening import (
+    open_file,
+    read_file,
+    real_path,
+    reason_of,
+    require_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,7 +89,7 @@ def locked(repository: Path) -> Iterator[None]:
     try:
         descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        msg = f"{str(repository)!r} is no model repository: {error.strerror}"
+        msg = f"{str(repository)!r} is no model repository: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Make one with: lora-export triton EXPORT") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -99,7 +106,7 @@ def staging_beside(repository: Path) -> Iterator[Path]:
         UsageError: The repository is the root of a file system.
         StorageError: The disk refuses.
     """
-    parent = repository.resolve().parent
+    parent = real_path(repository).parent
     if repository.exists() and repository.stat().st_dev != parent.stat().st_dev:
         msg = f"{str(repository)!r} is on another file system than the folder that it lies in"
         raise UsageError(msg, hint="Use a folder below it as the repository.")
@@ -145,11 +152,14 @@ def is_placed(folder: Path, files: Sequence[File]) -> bool:
 
 
 def _is_copy(path: Path, file: File) -> bool:
-    if not path.is_file() or path.stat().st_size != file.nbytes:
-        return False
-    if file.source is None:
-        return path.read_bytes() == file.data
-    return path.samefile(file.source) or filecmp.cmp(path, file.source, shallow=False)
+    try:
+        if require_file(path).st_size != file.nbytes:
+            return False
+        if file.source is None:
+            return read_file(path, file.nbytes) == file.data
+        return path.samefile(file.source) or filecmp.cmp(path, file.source, shallow=False)
+    except OSError:
+        return False  # it is written again, and what is in the way is named then
 
 
 def place_file(repository: Path, folder: Path, file: File) -> None:
@@ -163,7 +173,7 @@ def place_file(repository: Path, folder: Path, file: File) -> None:
         _write(staging / "file", file)
         with storage_errors(str(target)):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.parent.resolve().is_relative_to(folder.resolve()):
+            if not real_path(target.parent).is_relative_to(real_path(folder)):
                 msg = f"{str(target.parent)!r} is a link that leads out of {str(folder)!r}"
                 raise AdapterError(msg, hint="The repository is damaged or hostile.")
             move_into_place(staging / "file", target)
@@ -191,10 +201,10 @@ def _write(path: Path, file: File) -> None:
             write_synced(path, file.data)
             return
         try:
-            os.link(file.source.resolve(), path)  # never a link to a link
+            os.link(real_path(file.source), path)  # never a link to a link
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
             shutil.copyfile(file.source, path)
-            with path.open("rb") as stream:
+            with open_file(path) as stream:
                 os.fsync(stream.fileno())

@@ -10,6 +10,7 @@ from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.files import storage_errors
 from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
+from lora_export.ondevice.file_opening import real_path
 from lora_export.triton.model_folders import is_placed, is_plain, locked, place_folder
 from lora_export.triton.models import Choice, Model, choose, plan_models, require_files_of
 from lora_export.triton.protobuf_schema import schema
@@ -103,7 +104,7 @@ def write_repository(
         raise UsageError(msg, hint="Give --versions 1, the newest, or all.")
     manifest = read_manifest(root)
     choice = choose(
-        manifest, _model_name(name or root.resolve().name), backend=backend, way=way,
+        manifest, _model_name(name or real_path(root).name), backend=backend, way=way,
         adapters=adapters, text=text,
     )  # fmt: skip
     tell.start("checking the export")
@@ -148,7 +149,7 @@ def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> Mod
             f"{len(choice.adapters)} merged adapters are as many models, each with a base of its "
             "own in memory; --backend python serves them from one, loading what is asked for"
         )
-    where = str(repository.resolve())
+    where = str(real_path(repository))
     if (choice.backend == "python" or choice.text) and not is_plain(where):
         notes.append(
             f"Triton starts a Python model through a shell, which takes {where!r} apart: serve it "

@@ -7,15 +7,14 @@ One ``.npz`` per graph, written when the graph was verified (`lora_export.verifi
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
 from lora_export.ondevice.device_errors import ExportDirectoryError
+from lora_export.ondevice.file_opening import reason_of
+from lora_export.ondevice.npz_reading import DAMAGED_NPZ, read_npz
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,18 +29,8 @@ _SMALL_BYTES: Final = 1 << 24
 _MOST_PACKED: Final = 100
 """A file above `_SMALL_BYTES` does not unpack to more than so many times its size."""
 
-_DAMAGED: Final = (
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+_DAMAGED: Final = (ValueError, TypeError, KeyError, OverflowError)
+_HINT: Final = "Copy it again, or verify the export against the base: --base."
 NO_EFFECT_KNOWN: Final = -1.0
 """What stands for the effect of a graph without an adapter."""
 
@@ -89,7 +78,9 @@ def read_golden(path: Path) -> Golden:
         effect = float(arrays.pop("effect"))
         count = int(arrays.pop("count"))
         switch = int(arrays.pop("switch")) if "switch" in arrays else None
-        if {key.partition(".")[0] for key in arrays} != {str(index) for index in range(count)}:
+        if count > len(arrays) or {key.partition(".")[0] for key in arrays} != {
+            str(index) for index in range(count)
+        }:
             msg = f"it does not hold its {count} cases"
             raise ValueError(msg)
         cases = [_case(arrays, index) for index in range(count)]
@@ -106,40 +97,41 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ExportDirectoryError: It is missing, damaged, or unpacks to more than it should.
     """
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"{str(path)!r} is larger than a golden file can be"
-            raise ExportDirectoryError(msg)
-        with zipfile.ZipFile(path) as members:
-            unpacked = sum(member.file_size for member in members.infolist())
-        limit = min(_LIMIT_BYTES, max(_SMALL_BYTES, _MOST_PACKED * path.stat().st_size))
-        if unpacked > limit:
-            msg = f"{str(path)!r} unpacks to {unpacked} bytes"
-            raise ExportDirectoryError(msg, hint="The file is damaged or hostile.")
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except _DAMAGED as error:
+        return read_npz(path, _LIMIT_BYTES, small_bytes=_SMALL_BYTES, most_packed=_MOST_PACKED)
+    except DAMAGED_NPZ as error:
         raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> ExportDirectoryError:
-    msg = f"the golden file {str(path)!r} is missing or damaged: {error}"
-    hint = "Copy it again, or verify the export against the base: --base."
-    return ExportDirectoryError(msg, hint=hint)
+    why = reason_of(error) if isinstance(error, OSError) else str(error)
+    msg = f"the golden file {str(path)!r} is missing or damaged: {why}"
+    return ExportDirectoryError(msg, hint=_HINT)
 
 
 def _case(arrays: dict[str, Array], index: int) -> Case:
     start = f"{index}.input."
     feeds = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
-    return Case(feeds, arrays[f"{index}.mask"])
+    mask = arrays[f"{index}.mask"]
+    if mask.dtype != bool or mask.ndim != 2:  # noqa: PLR2004  (rows, positions)
+        msg = f"the mask of case {index} is {mask.dtype} of shape {mask.shape}"
+        raise ValueError(msg)
+    return Case(feeds, mask)
 
 
 def valid_rows(output: Array, case: Case, *, per_token: bool) -> Array:
     """Return the rows ``[n, width]`` of an output that count: padding does not.
 
     An output of the last position only has one row for each sequence.
+
+    Raises:
+        ExportDirectoryError: The output is not of as many rows or positions as the case.
     """
     if per_token and output.shape[1] == 1 != case.mask.shape[1]:
         per_token = False
+    counted = case.mask.shape[: 2 if per_token else 1]
+    if output.shape[: len(counted)] != counted or not counted[0]:
+        msg = f"an output of shape {output.shape} does not fit the mask of {case.mask.shape}"
+        raise ExportDirectoryError(msg, hint=_HINT)
     if not per_token:
         return output.reshape(len(case.mask), -1)
     return output[case.mask]
