@@ -11,7 +11,7 @@ from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import find_adapters
-from lora_export.core.errors import AdapterError, UsageError
+from lora_export.core.errors import AdapterError, StorageError, UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.progress import Progress, Silent
@@ -23,7 +23,8 @@ from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.verification.datasets.dataset import require_metric
-from lora_export.verification.export import Evidence, verify_export
+from lora_export.verification.export import Evidence, compare_export, report_on
+from lora_export.verification.record import judged_manifest, record_parity
 from lora_export.weights.pooling_source import pooling_of_export
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Adapter
     from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
+    from lora_export.verification.parity import GraphParity
     from lora_export.weights.named_base import GivenBase
 
 
@@ -54,6 +56,8 @@ def verify(
     progress: Progress | None = None,
 ) -> Outcome:
     """Verify an existing export: against torch where the base is given, else its golden outputs.
+
+    The verdicts are recorded in the export; where it cannot be written, a note says so.
 
     Args:
         export: The export directory.
@@ -113,14 +117,33 @@ def verify(
         for name, graph in manifest.graphs.items()
         if name in chosen or (shared and graph.is_shared)
     ]
-    _, report = verify_export(output, graphs, evidence, tell)
+    before, found = compare_export(output, graphs, evidence, tell)
     notes = [
         note
         for name, record in manifest.adapters.items()
         if name in chosen
         for note in read.get(name, record).notes
     ]
-    return Outcome(output, refresh_report(output), Reports(parity=report), tuple(notes))
+    judged, unwritten = _recorded(output, before, found, tell)
+    return Outcome(output, judged, Reports(parity=report_on(found)), (*notes, *unwritten))
+
+
+def _recorded(
+    output: Path, before: Manifest, found: Mapping[str, GraphParity], tell: Progress
+) -> tuple[Manifest, list[str]]:
+    """Record verdicts in the export and its report; return the manifest, and what was not written.
+
+    An export that cannot be written, on a read-only disk for instance, has its verdict all the
+    same.
+    """
+    judged, notes = judged_manifest(output, before, found), []
+    try:
+        judged = record_parity(output, before, found)
+        judged = refresh_report(output)
+    except StorageError as error:
+        notes.append(f"the verdict is not written down in the export: {error.message}")
+        tell.note(notes[0])
+    return judged, notes
 
 
 def _require_sense(

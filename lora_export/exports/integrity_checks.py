@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["require_files", "require_intact", "require_usable"]
 
+_COMPANIONS = "hf/"
 _HINT = "Copy the directory again, or export again."
 
 
@@ -60,7 +61,8 @@ def require_usable(root: Path, manifest: Manifest) -> None:
     """Require of what `add` builds on what can be had without reading the weights.
 
     The base's graph has its hash; the base's weight file opens with the header that follows from
-    the manifest, byte for byte, and has the size that belongs to it. A value that was changed in
+    the manifest, byte for byte, and has the size that belongs to it; configs and tokenizers are
+    regular files, as far as they are there. A value that was changed in
     place is found by `require_intact` (``verify``, ``inspect --hash``) only.
 
     Raises:
@@ -73,6 +75,10 @@ def require_usable(root: Path, manifest: Manifest) -> None:
             raise _differs(root, file, problem)
     for file, sha256 in graph.graph_files.items():
         if problem := problem_of(resolve_inside(root, file), sha256, hashed=True):
+            raise _differs(root, file, problem)
+    for file in (each for each in manifest.files if each.startswith(_COMPANIONS)):
+        problem = problem_of(path := resolve_inside(root, file), None, hashed=False)
+        if problem and os.path.lexists(path):
             raise _differs(root, file, problem)
     header, size_bytes = _expected(root, manifest)
     path = resolve_inside(root, BASE_WEIGHTS)

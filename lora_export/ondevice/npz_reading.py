@@ -33,8 +33,8 @@ DAMAGED_NPZ: Final = (
 _SUFFIX: Final = ".npy"
 _MAGIC: Final = b"\x93NUMPY"
 _HEADER: Final = re.compile(
-    r"\{'descr': '([<|=]?[biufcV?]\d{0,2})', 'fortran_order': (False|True), "
-    r"'shape': \(((?:\d{1,18},? ?){0,32})\), \}\s*"
+    r"\{'descr': '([<>|=]?[biufcV?]\d{0,2})', 'fortran_order': (False|True), "
+    r"'shape': \(((?:\d{1,18}(?:, \d{1,18}){0,31},?)?)\), \}\s*"
 )
 _LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
 """The bytes of the header's length, by version of the format."""
@@ -89,7 +89,11 @@ def _array(name: str, data: bytes) -> npt.NDArray[Any]:
     if found is None:
         msg = f"the header of {name!r} is not one of an array of numbers"
         raise ValueError(msg)
-    dtype = np.dtype(found[1])
+    try:
+        dtype = np.dtype(found[1])
+    except TypeError as error:
+        msg = f"{name!r} has the unknown dtype {found[1]!r}"
+        raise ValueError(msg) from error
     shape = tuple(int(each) for each in found[3].split(",") if each.strip())
     values = memoryview(data)[start + width + length :]
     if len(values) != prod(shape) * dtype.itemsize:

@@ -109,6 +109,27 @@ def verify_export(
     Raises:
         AdapterError: An adapter that should be compared is not the one that was merged.
         MissingRuntimeError: What a comparison needs is not installed.
+        StorageError: The verdicts cannot be written.
+    """
+    before, found = compare_export(root, names, evidence, progress)
+    return record_parity(root, before, found), report_on(found)
+
+
+def report_on(found: Mapping[str, GraphParity]) -> ParityReport:
+    """Return the report on graphs that were compared."""
+    return ParityReport(graphs={name: parity.row for name, parity in found.items()})
+
+
+def compare_export(
+    root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
+) -> tuple[Manifest, dict[str, GraphParity]]:
+    """Compare the graphs called `names`; return the manifest as it is and the verdicts.
+
+    Nothing is written into the export.
+
+    Raises:
+        AdapterError: An adapter that should be compared is not the one that was merged.
+        MissingRuntimeError: What a comparison needs is not installed.
     """
     manifest = read_manifest(root)
     if evidence.dataset is not None and evidence.checkpoint is not None:
@@ -120,8 +141,7 @@ def verify_export(
     if evidence.disagreements is not None:
         lines = (json.dumps(each) + "\n" for each in _differing(found))
         atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
-    updated = record_parity(root, manifest, found)
-    return updated, ParityReport(graphs={name: parity.row for name, parity in found.items()})
+    return manifest, found
 
 
 def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:

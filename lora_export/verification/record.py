@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "environment",
+    "judged_manifest",
     "prune_reports",
     "record_bench",
     "record_fidelity",
@@ -56,48 +57,62 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
         before: The manifest when the comparison began; a graph that was removed or replaced since
             is left alone, for the verdict is on another graph.
         found: The verdicts.
+
+    Raises:
+        StorageError: The disk refuses; the export is as it was.
     """
     with edit_manifest(root) as manifest:
-        current = {
-            name: parity
-            for name, parity in found.items()
-            if name in manifest.graphs
-            and manifest.graphs[name].sha256 == before.graphs[name].sha256
-        }
-        packs = {
-            name: parity
-            for graph in current.values()
-            for name, parity in graph.adapters.items()
-            if name in manifest.adapters
-            and manifest.adapters[name].sha256 == before.adapters[name].sha256
-        }
-        golden = {
-            name: each.golden for name, each in (current | packs).items() if each.golden is not None
-        }
-        earlier = _earlier(ParityReport, root, manifest, _PARITY).graphs
-        recorded = {
-            name: _with_others(name, parity, manifest, earlier.get(name))
-            for name, parity in current.items()
-        }
-        rows = {name: parity.row for name, parity in recorded.items()}
-        contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
-        contents[_PARITY] = _parity_bytes(manifest, earlier, rows)
-        graphs = dict(manifest.graphs)
-        for name, parity in recorded.items():
-            kept = golden_file(name) if name in golden else graphs[name].golden
-            graphs[name] = graphs[name].model_copy(
-                update={"verification": parity.verdict, "golden": kept}
-            )
-        adapters = dict(manifest.adapters)
-        for name, parity in packs.items():
-            stored = stored_adapter(manifest, name)
-            if (field := _FIELDS.get(stored.mode)) is not None:
-                own = stored.record
-                kept = golden_file(name) if name in golden else own.golden
-                told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
-                adapters[name] = adapters[name].model_copy(update={field: told})
-        updated = manifest.model_copy(update={"graphs": graphs, "adapters": adapters})
+        updated, contents = _judged(root, before, manifest, found)
         return replace_files(root, manifest, updated, contents)
+
+
+def judged_manifest(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
+    """Return the manifest with the verdicts, where `record_parity` cannot write them."""
+    return _judged(root, before, before, found)[0]
+
+
+def _judged(
+    root: Path, before: Manifest, manifest: Manifest, found: Mapping[str, GraphParity]
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return a manifest with the verdicts, and what the files hold that go with it."""
+    current = {
+        name: parity
+        for name, parity in found.items()
+        if name in manifest.graphs and manifest.graphs[name].sha256 == before.graphs[name].sha256
+    }
+    packs = {
+        name: parity
+        for graph in current.values()
+        for name, parity in graph.adapters.items()
+        if name in manifest.adapters
+        and manifest.adapters[name].sha256 == before.adapters[name].sha256
+    }
+    golden = {
+        name: each.golden for name, each in (current | packs).items() if each.golden is not None
+    }
+    earlier = _earlier(ParityReport, root, manifest, _PARITY).graphs
+    recorded = {
+        name: _with_others(name, parity, manifest, earlier.get(name))
+        for name, parity in current.items()
+    }
+    rows = {name: parity.row for name, parity in recorded.items()}
+    contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
+    contents[_PARITY] = _parity_bytes(manifest, earlier, rows)
+    graphs = dict(manifest.graphs)
+    for name, parity in recorded.items():
+        kept = golden_file(name) if name in golden else graphs[name].golden
+        graphs[name] = graphs[name].model_copy(
+            update={"verification": parity.verdict, "golden": kept}
+        )
+    adapters = dict(manifest.adapters)
+    for name, parity in packs.items():
+        stored = stored_adapter(manifest, name)
+        if (field := _FIELDS.get(stored.mode)) is not None:
+            own = stored.record
+            kept = golden_file(name) if name in golden else own.golden
+            told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
+            adapters[name] = adapters[name].model_copy(update={field: told})
+    return manifest.model_copy(update={"graphs": graphs, "adapters": adapters}), contents
 
 
 def _with_others(
