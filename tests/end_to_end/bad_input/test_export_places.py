@@ -116,11 +116,6 @@ def test_files_of_an_export(file, kind, verified, export, capsys):
         assert_named(run_on(capsys, command, export, verified[1]), words, file)
 
 
-def test_a_report_that_is_no_file_does_not_keep_an_adapter_in(verified, export, capsys):
-    spoil(export / "reports" / "parity.json", "pipe")
-    assert run_on(capsys, "remove", export, verified[1]).code == 0
-
-
 def _elsewhere(export: Path, location: str) -> None:
     """Let the graphs read their weights elsewhere, with hashes to match: a hostile export."""
     manifest = json.loads((export / "lora_export.json").read_text())
