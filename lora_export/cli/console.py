@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -29,6 +29,9 @@ __all__ = [
     "parse_scales",
 ]
 
+_BAR: Final = 80
+"""How much of a description stands before the bar."""
+
 _MARKS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -53,7 +56,7 @@ class Console:
         self._start_bar()
         if self._task is not None:
             self._bar.update(self._task, completed=1, total=1)
-        self._task = self._bar.add_task(printable_line(what), total=total_bytes)
+        self._task = self._bar.add_task(printable_line(what, _BAR), total=total_bytes)
 
     def advance(self, count_bytes: int) -> None:
         """Move the bar."""

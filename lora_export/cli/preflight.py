@@ -12,7 +12,13 @@ from lora_export.cli.console import Console, common_options
 from lora_export.cli.terminal import say
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import UnsupportedError
-from lora_export.ondevice.printable import CELL_LIMIT, HINT_LIMIT, FinishedLine, printable
+from lora_export.ondevice.printable import (
+    CELL_LIMIT,
+    HINT_LIMIT,
+    LINE_LIMIT,
+    FinishedLine,
+    printable,
+)
 
 if TYPE_CHECKING:
     from lora_export.engines.findings import Finding
@@ -181,7 +187,7 @@ def _table(findings: tuple[Finding, ...]) -> list[str]:
         table.add_row(
             Text(found.severity, style=_STYLES[found.severity]),
             Text(printable(found.subject, CELL_LIMIT)),
-            Text("\n".join(printable(line, CELL_LIMIT) for line in lines if line)),
+            Text("\n".join(printable(line, LINE_LIMIT) for line in lines if line)),
         )
     out = RichConsole()
     stream = io.StringIO()

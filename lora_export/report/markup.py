@@ -11,7 +11,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from lora_export.ondevice.printable import LINE_LIMIT, printable
+from lora_export.ondevice.printable import CELL_LIMIT, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +48,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
 
 
 def _escaped(part: Child) -> str:
-    return part if isinstance(part, Markup) else escape(printable(part, LINE_LIMIT), quote=False)
+    return part if isinstance(part, Markup) else escape(printable(part, CELL_LIMIT), quote=False)
 
 
 def _attribute(key: str) -> str:

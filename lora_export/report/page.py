@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
+from lora_export.ondevice.printable import CELL_LIMIT, printable
 from lora_export.report.fidelity_section import fidelity
 from lora_export.report.latency_section import latency
 from lora_export.report.markup import Markup, join, tag
@@ -77,7 +78,8 @@ def page(facts: Facts) -> str:
 
 def _breakable(name: str) -> Markup:
     """Return the name of a class that may be broken before its capitals."""
-    return join(part for word in _WORD.split(name) for part in (tag("wbr"), word))
+    shown = printable(name, CELL_LIMIT)
+    return join(part for word in _WORD.split(shown) for part in (tag("wbr"), word))
 
 
 def _cards(facts: Facts) -> Markup:
