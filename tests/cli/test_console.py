@@ -1,13 +1,32 @@
-"""What flags are taken for."""
+"""What flags are taken for, and what is printed of texts that strangers wrote."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from lora_export.cli.console import parse_adapter
+import lora_export
+from lora_export.cli.console import Console, parse_adapter
+from lora_export.ondevice.printable import FinishedLine
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    import pytest
+
+_BAD: Final = "a\x1b[31m\n::error::b\u202e"
+_SHOWN: Final = r"a\x1b[31m\n::error::b\u202e"
+_PACKAGE: Final = Path(lora_export.__file__).parent
+_WRITERS: Final = {
+    "cli/terminal.py",  # lines, each escaped
+    "cli/generate.py",  # prose, escaped
+    "__main__.py",  # a sentence of ours
+    "latency/startup.py",  # to the process that started it
+    "ondevice/bundle/main.py",  # lines, each escaped
+    "ondevice/bundle/device_report.py",  # JSON in ASCII
+}
+"""The modules that write to the standard streams, and what they write."""
 
 
 def test_an_adapter_is_a_path_or_a_name_and_a_path(tmp_path: Path) -> None:
@@ -24,3 +43,40 @@ def test_a_name_with_a_slash_is_taken_for_one_where_there_is_no_such_path(tmp_pa
     assert parse_adapter(f"a/b={odd}") == {"name": "a/b", "source": str(odd)}
     missing = str(tmp_path / "r=9")
     assert parse_adapter(missing) == {"source": missing}
+
+
+def test_lines_are_escaped_and_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console(as_json=False, quiet=False) as console:
+        console.start(_BAD, 10)
+        console.note(f"note {_BAD}")
+        console.finish({}, [_BAD, "::warning::x", FinishedLine("::error title=x::y")])
+    found = capsys.readouterr()
+    assert found.err == f"{_SHOWN} (10 B)\nnote {_SHOWN}\n"
+    assert found.out == f"{_SHOWN}\n\\x3a:warning::x\n::error title=x::y\n"
+
+
+def test_json_has_the_exact_text_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console(as_json=True, quiet=False) as console:
+        console.finish({"a": _BAD + "\x7f##[error]"}, [])
+    assert capsys.readouterr().out == (
+        '{\n "a": "a\\u001b[31m\\n::error::b\\u202e\\u007f#\\u0023[error]"\n}\n'
+    )
+
+
+def test_only_known_modules_write_to_the_standard_streams() -> None:
+    found = {
+        path.relative_to(_PACKAGE).as_posix()
+        for path in _PACKAGE.rglob("*.py")
+        if "serving" not in path.parts and any(_writes(ast.parse(path.read_text("utf-8"))))
+    }
+    assert found == _WRITERS
+
+
+def _writes(tree: ast.Module) -> Iterator[bool]:
+    """Yield True for ``print``, ``click.echo``, ``sys.stdout.write`` and ``sys.stderr.write``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            yield called in {
+                "print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write",
+            }  # fmt: skip
