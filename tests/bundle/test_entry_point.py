@@ -10,7 +10,10 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.helpers.bundles import copied, old_python, read_report, run_bundle
+from lora_export.bundle.packing import unpack
+from lora_export.bundle.program import program
+from lora_export.ondevice.printable import printable
+from tests.helpers.bundles import copied, old_python, pack_plain, read_report, run_bundle
 from tests.helpers.slow import but_the_first
 
 KINDS = ("merged", "half", "swappable", "batched", "decoder", "static", "two")
@@ -35,7 +38,10 @@ def test_it_is_run_without_torch_and_without_this_project(bundles, site, tmp_pat
     code = (root / "run.py").read_text()
     probe = 'import sys; print(sorted({n.partition(".")[0] for n in sys.modules}), file=sys.stderr)'
     (root / "run.py").write_text(
-        code.replace("sys.exit(main(ROOT))", f"code = main(ROOT)\n{probe}\nprint(main.__module__)")
+        code.replace(
+            "sys.exit(run_protected(lambda: main(ROOT)))",
+            f"code = main(ROOT)\n{probe}\nprint(main.__module__)",
+        )
     )
     index = json.loads((root / "bundle.json").read_text())
     data = (root / "run.py").read_bytes()
@@ -54,6 +60,26 @@ def seal(root, index) -> None:
     plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
     rest["sha256"] = hashlib.sha256(plain).hexdigest()
     (root / "bundle.json").write_text(json.dumps(rest))
+
+
+def test_texts_of_an_index_are_shown_escaped(tmp_path) -> None:
+    bad = "x\x1b[2J\n::error::y\u202e##[error]" + "A" * 9000
+    archive = pack_plain(tmp_path / "plain.tar", **program())
+    root = tmp_path / "pl\x1bain"
+    unpack(archive, root)
+    index = json.loads((root / "bundle.json").read_text())
+    index["target"] = index["tool"] = bad
+    seal(root, index)
+    for arguments in (["files"], ["verify"], ["verify", "--only", bad], [bad]):
+        done = run_bundle(root, *arguments)
+        text = done.stdout + done.stderr
+        assert printable(text, keep="\n") == text
+        assert "Traceback" not in text
+        assert not any(line.lstrip().startswith("::") for line in text.split("\n"))
+    done = run_bundle(root, "files")
+    assert done.returncode == 3
+    assert r"x\x1b[2J\n::error::y\u202e#" in done.stderr
+    assert max(map(len, done.stderr.split("\n"))) < 2_100
 
 
 def test_all_of_it_is_the_default(bundles, site, tmp_path) -> None:
