@@ -27,7 +27,10 @@ __all__ = ["CPU", "OrtSession", "crashing_optimizers", "onnxruntime_version", "r
 
 CPU: Final = "CPUExecutionProvider"
 
-_ERRORS_ONLY: Final = 3
+_NOTHING: Final = 4
+"""The severity of its log. Its errors are raised, with the same text; the log goes past Python to the
+terminal, with the names in a graph as they are."""
+
 _FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
 _FUSING_CRASHES: Final = ((1, 23), (1, 30))
 """From the first of these versions up to the second."""
@@ -160,7 +163,7 @@ def _open(
 
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _NOTHING
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")

@@ -93,3 +93,24 @@ def test_an_onnxruntime_older_than_the_graph_is_told_apart_from_damage(tmp_path)
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     with pytest.raises(InputError, match="copy or export it again"):
         OrtSession(tmp_path / "bad.onnx")
+
+
+def test_names_in_a_graph_reach_the_terminal_in_no_other_way_than_by_an_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+
+    name = "n\x1b[42m\n::error::x"
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 7])
+    shape = numpy_helper.from_array(np.array([7, 7]), f"shape {name}")
+    unused = numpy_helper.from_array(np.array([1]), f"unused {name}")
+    node = helper.make_node("Reshape", ["x", shape.name], ["y"], name=name)
+    graph = helper.make_graph([node], name, [x], [y], initializer=[shape, unused])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "graph.onnx")
+    session = OrtSession(tmp_path / "graph.onnx")
+    with pytest.raises(InputError, match=r"n\\x1b\[42m"):
+        session.run({"x": np.ones((1, 2), np.float32)})
+    session.close()
+    assert capfd.readouterr() == ("", "")
