@@ -28,8 +28,8 @@ __all__ = ["CPU", "OrtSession", "crashing_optimizers", "onnxruntime_version", "r
 CPU: Final = "CPUExecutionProvider"
 
 _NOTHING: Final = 4
-"""The severity of its log. Its errors are raised, with the same text; the log goes past Python to the
-terminal, with the names in a graph as they are."""
+"""The severity of its log. Its errors are raised, with the same text; the log goes past Python to
+the terminal, with the names in a graph as they are."""
 
 _FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
 _FUSING_CRASHES: Final = ((1, 23), (1, 30))
