@@ -22,7 +22,7 @@ import numpy as np
 from lora_export.bundle.adapter_selection import select
 from lora_export.bundle.bundle_names import name_of
 from lora_export.bundle.coverage import require_cover, require_cover_of_decoder
-from lora_export.bundle.packing import Packed, pack, require_vacant
+from lora_export.bundle.packing import Packed, pack, require_replaceable, require_vacant
 from lora_export.bundle.program import program
 from lora_export.core.errors import ParityError, UnsupportedError
 from lora_export.core.files import resolve_inside
@@ -116,7 +116,7 @@ def bundle_export(
         options: How engines are built there.
         latency: How latency is measured there.
         allow_failed: Whether a graph that failed its verification may go.
-        replace: Whether a file at `path` may be replaced.
+        replace: Whether a bundle at `path` may be replaced.
         progress: Told what happens.
 
     Raises:
@@ -128,8 +128,8 @@ def bundle_export(
     """
     tell = progress or Silent()
     row = require_tensorrt_target(target)
-    if not replace and not path.is_dir():
-        require_vacant(path)
+    if not path.is_dir():
+        (require_replaceable if replace else require_vacant)(path)
     manifest = select(read_manifest(root), adapters)
     _require_fit(manifest, row)
     _require_verified(manifest, allow_failed=allow_failed)
@@ -149,6 +149,7 @@ def bundle_export(
         contents,
         files={each: (resolve_inside(root, each), d) for each, d in manifest.files.items()},
         made={**program(), **rewritten, **feeds, MANIFEST_NAME: manifest_bytes(manifest)},
+        replace=replace,
         progress=tell,
     )
 

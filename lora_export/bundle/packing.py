@@ -10,10 +10,12 @@ does, and one that is a hundred times larger than its file before anything is un
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +26,10 @@ from lora_export.core.errors import BundleError, StorageError, UsageError
 from lora_export.core.files import (
     is_vacant,
     move_into_place,
+    open_output,
+    publish_file,
     publish_folder,
+    require_plain,
     staging_folder,
     storage_errors,
     write_synced,
@@ -104,6 +109,7 @@ def pack(
     *,
     files: Mapping[str, tuple[Path, str]],
     made: Mapping[str, bytes],
+    replace: bool = True,
     progress: Progress | None = None,
 ) -> Packed:
     """Write a bundle, complete or not at all; the same inputs give the same bytes.
@@ -115,17 +121,21 @@ def pack(
         contents: What the index says beside the files.
         files: Files by their path in the bundle, each with the SHA-256 that it has to have.
         made: Files that are made here.
+        replace: Whether a bundle at `path` is replaced; nothing else is.
         progress: Told about bytes.
 
     Raises:
         UsageError: `path` is a folder.
-        BundleError: A file is not what it should be, or a name is not allowed.
+        BundleError: A file is not what it should be, a name is not allowed, or there is something
+            at `path` that is not replaced.
+        ExportDirectoryError: Another process has written `path` meanwhile.
         StorageError: The disk refuses; nothing is left behind.
     """
     tell = progress or Silent()
     if path.is_dir():
         msg = f"{str(path)!r} is a folder"
         raise UsageError(msg, hint=f"Name a file: -o {path / name}.tar")
+    (require_replaceable if replace else require_vacant)(path)
     sources = _sources(files, made)
     rows = {
         each: {"sha256": source.member.sha256, "bytes": source.member.size_bytes}
@@ -137,7 +147,7 @@ def pack(
     tell.start(f"bundle {path.name}", total)
     with storage_errors(str(path)), staging_folder(path.parent, "bundle") as staging:
         partial = staging / path.name
-        with partial.open("xb") as stream:
+        with open_output(partial) as stream:
             blocks = _archive(name, raw, sources, tell)
             if path.name.endswith(_GZIP_SUFFIXES):  # neither a name nor a time in the header
                 with gzip.GzipFile("", "wb", _LEVEL, stream, mtime=0) as packed:
@@ -147,7 +157,10 @@ def pack(
             stream.flush()
             os.fsync(stream.fileno())
         size = partial.stat().st_size
-        move_into_place(partial, path)
+        if replace:
+            move_into_place(partial, path)
+        else:
+            publish_file(partial, path)
     return Packed(path, name, index.digest, size, len(sources) + 1)
 
 
@@ -165,20 +178,28 @@ def require_vacant(path: Path) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Require that what is where a bundle goes, if anything, is one.
+    """Require that what is where a bundle goes, if anything, is one, and a file of its own.
 
     Raises:
-        BundleError: It is a file of another kind.
+        BundleError: It is a file of another kind, a link or a device.
+        StorageError: The path cannot be looked at.
     """
-    if not os.path.lexists(path) or path.is_dir():
-        return
+    with storage_errors(str(path)):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+    if stat.S_ISDIR(status.st_mode):
+        return  # `pack` says so
     try:
+        require_plain(path)
         with open_archive(path):
             pass
-    except BundleError as error:
-        msg = f"{str(path)!r} exists and is no bundle"
-        hint = "Choose another name for the bundle (--bundle), or remove that; nothing was changed."
-        raise BundleError(msg, hint=hint) from error
+    except (OSError, BundleError) as error:
+        reason = f": {reason_of(error)}" if isinstance(error, OSError) else ""
+        msg = f"{str(path)!r} exists and is no bundle{reason}"
+        hint = "Choose another name for the bundle (-o, --bundle), or remove that."
+        raise BundleError(msg, hint=f"{hint} Nothing was changed.") from error
 
 
 def _sources(
@@ -305,13 +326,13 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         for name, blocks in archive.files():
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as stream:
+            if os.path.lexists(target):  # a name that differs in case alone, where that is no name
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+            with open_output(target, mode=0o777 if name == ENTRY_POINT else 0o666) as stream:
                 for block in blocks:
                     stream.write(block)
                     tell.advance(len(block))
         write_synced(staging / INDEX_NAME, archive.raw)
-        if (program := staging / ENTRY_POINT).is_file():
-            program.chmod(_PROGRAM_MODE)
         publish_folder(staging, output)
     return archive.index
 

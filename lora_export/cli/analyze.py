@@ -185,7 +185,7 @@ def _compression_lines(done: Compression) -> list[str]:
 
 def _draw(report: Analysis, module: str | None, figure: Path) -> None:
     from lora_export.commands.analyze.heatmap import heatmap
-    from lora_export.core.files import write_synced
+    from lora_export.core.files import atomic_write_bytes
 
     rows = [row for row in report.modules if row.similarity is not None]
     chosen = rows[0] if module is None else next((r for r in rows if r.module == module), None)
@@ -194,7 +194,7 @@ def _draw(report: Analysis, module: str | None, figure: Path) -> None:
         raise UsageError(msg, hint=f"They share: {', '.join(first_few([r.module for r in rows]))}.")
     panels = [(f"φ of {name}", table) for name, table in chosen.similarity.items()]
     title = f"{chosen.module}: subspaces of {report.source} (i) and {report.other} (j)"
-    write_synced(figure, heatmap(title, panels).encode())
+    atomic_write_bytes(figure, heatmap(title, panels).encode())
 
 
 def _document(report: Analysis) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def bundle() -> None:
               help="Take profiles, latency and refit of a recipe.")  # fmt: skip
 @click.option("--refit", is_flag=True, help="Put the adapters into the base's engine.")
 @click.option("--allow-failed", is_flag=True, help="Pack a graph that failed its verification.")
-@click.option("--replace", is_flag=True, help="Replace the archive, where there is one.")
+@click.option("--replace", is_flag=True, help="Replace the bundle, where there is one.")
 @common_options
 def pack(
     *,

@@ -21,6 +21,6 @@ def remove(*, export: Path, name: str, as_json: bool, quiet: bool) -> int:
     from lora_export.commands.remove import remove as remove_from_export
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        outcome = remove_from_export(export, name)
+        outcome = remove_from_export(export, name, progress=console)
         console.finish(describe(outcome), render(outcome))
     return 0

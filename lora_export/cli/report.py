@@ -10,6 +10,7 @@ import click
 
 from lora_export.cli.console import Console, common_options
 from lora_export.core.errors import StorageError, UsageError
+from lora_export.core.files import open_output
 from lora_export.ondevice.file_opening import real_path
 
 __all__ = ["report"]
@@ -55,8 +56,8 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
 
 def _append(summary: Path, text: str) -> None:
     try:
-        with summary.open("a", encoding="utf-8") as stream:
-            stream.write(text)
+        with open_output(summary, append=True) as stream:
+            stream.write(text.encode())
     except OSError as error:
         msg = f"cannot write the summary {str(summary)!r}: {error.strerror}"
         raise StorageError(msg, hint=f"Check ${_SUMMARY}, or leave --github out.") from error

@@ -6,6 +6,7 @@ The base's weights and graph stay as they are. A build adds its adapters by the 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace as with_values
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
+from lora_export.commands.after_change import Aftermath
 from lora_export.commands.arguments import as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import resolve_adapters
+from lora_export.core.errors import LoraExportError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.progress import Progress, Silent
@@ -38,13 +41,14 @@ from lora_export.verification.record import prune_reports, record_fidelity
 from lora_export.weights.pooling_source import pooling_beside, require_pooling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from lora_export.commands.recipe import CombineSpec
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
     from lora_export.core.modes import Mode
+    from lora_export.exports.change_adapters import Added
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["add", "add_adapters", "without_copies_in"]
@@ -109,18 +113,51 @@ def add(
         *notes_of(given),
         *notes_on_resolved([each.resolved for each in ready], tell),
     )
-    _, fidelity = add_adapters(
-        output,
-        ready,
-        output=output,
-        checkpoint=checkpoint,
-        replace=replace,
-        progress=progress or Silent(),
-    )
     names = {each.resolved.adapter.name for each in ready}
-    if replaced := names & set(manifest.adapters):
-        prune_reports(output, replaced, measured=fidelity.graphs if fidelity else ())
-    return Outcome(output, refresh_report(output), Reports(fidelity=fidelity), notes)
+    with _told_what_is_in(output, manifest, names):
+        added = _store(
+            output, ready, output=output, checkpoint=checkpoint, replace=replace, progress=tell
+        )
+    return _outcome(output, manifest, names, added, notes=notes, tell=tell)
+
+
+def _outcome(
+    output: Path,
+    before: Manifest,
+    names: set[str],
+    added: Added,
+    *,
+    notes: tuple[str, ...],
+    tell: Progress,
+) -> Outcome:
+    """Bring the reports up to date, and return the outcome: the adapters are in the export."""
+    now = added.manifest
+    after = Aftermath(output, f"added: {', '.join(sorted(names))}", tell)
+    with after.step("the reports could not be brought up to date"):
+        if added.fidelity:
+            now = record_fidelity(output, added.fidelity)
+        if replaced := names & set(before.adapters):
+            now = prune_reports(output, replaced, measured=added.fidelity)
+        now = refresh_report(output)
+    report = FidelityReport(graphs=dict(added.fidelity)) if added.fidelity else None
+    return Outcome(output, now, Reports(fidelity=report), (*notes, *after.notes()))
+
+
+@contextlib.contextmanager
+def _told_what_is_in(output: Path, before: Manifest, names: set[str]) -> Iterator[None]:
+    """Add to an error which of the adapters are in the export: merged ones are added one by one."""
+    try:
+        yield
+    except LoraExportError as error:
+        with contextlib.suppress(LoraExportError):
+            held = read_manifest(output).adapters
+            done = sorted(
+                name for name in names & held.keys() if held[name] != before.adapters.get(name)
+            )
+            if done:
+                said = f"Added before that, and in the export: {', '.join(done)}."
+                error.hint = f"{error.hint}\n{said}" if error.hint else said
+        raise
 
 
 def add_adapters(
@@ -146,6 +183,32 @@ def add_adapters(
         progress: Told about bytes.
         mode: The mode that the export gets; None for the one that it has.
     """
+    added = _store(
+        root,
+        ready,
+        output=output,
+        checkpoint=checkpoint,
+        replace=replace,
+        progress=progress,
+        mode=mode,
+    )
+    if not added.fidelity:
+        return added.manifest, None
+    report = FidelityReport(graphs=dict(added.fidelity))
+    return record_fidelity(root, added.fidelity), report
+
+
+def _store(
+    root: Path,
+    ready: Sequence[ResolvedAdapter],
+    *,
+    output: Path,
+    checkpoint: Checkpoint | None,
+    replace: bool,
+    progress: Progress,
+    mode: Mode | None = None,
+) -> Added:
+    """Add adapters to the export in `root`; see `add_adapters`. No report is written."""
     manifest = read_manifest(root)
     mode = mode or mode_of(manifest)
     if mode in SHARED_MODES:
@@ -162,13 +225,9 @@ def add_adapters(
         )
         for each, own in zip(ready, companions, strict=True)
     ]
-    added = store_adapters(
+    return store_adapters(
         root, mode, new, Adding(checkpoint, replace, progress, write_onnx_adapter)
     )
-    if not added.fidelity:
-        return added.manifest, None
-    report = FidelityReport(graphs=dict(added.fidelity))
-    return record_fidelity(root, added.fidelity), report
 
 
 def _companions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,7 +22,7 @@ from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import (
     is_vacant,
-    move_into_place,
+    publish_file,
     publish_folder,
     staging_folder,
     storage_errors,
@@ -225,17 +226,22 @@ def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:
     Raises:
         ExportDirectoryError: Something is there already.
     """
-    targets = [output.parent / name for name in names] or [output]
-    for target in targets:
-        if target.exists() and not (target is output and is_vacant(target)):
-            msg = f"{str(target)!r} exists already"
-            raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
     if not names:
+        if not is_vacant(output):
+            raise _exists(output)
         publish_folder(staging, output)
         return
-    with storage_errors(str(output)):
-        for name, target in zip(names, targets, strict=True):
-            move_into_place(staging / name, target)
+    targets = [output.parent / name for name in names]
+    for target in targets:
+        if os.path.lexists(target):
+            raise _exists(target)
+    for name, target in zip(names, targets, strict=True):
+        publish_file(staging / name, target)
+
+
+def _exists(target: Path) -> ExportDirectoryError:
+    msg = f"{str(target)!r} exists already"
+    return ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
 
 
 def _write_peft(folder: Path, adapter: Adapter, *, conv1d: bool, **_: Any) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_export.commands.after_change import Aftermath
 from lora_export.commands.outcome import Outcome
+from lora_export.core.progress import Progress, Silent
 from lora_export.exports.change_adapters import remove_adapter
 from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.record import prune_reports
@@ -12,17 +14,21 @@ from lora_export.verification.record import prune_reports
 __all__ = ["remove"]
 
 
-def remove(export: str | Path, name: str) -> Outcome:
+def remove(export: str | Path, name: str, *, progress: Progress | None = None) -> Outcome:
     """Remove an adapter from an export.
 
     Args:
         export: The export directory.
         name: The adapter.
+        progress: Told what could not be done after the removal, such as writing a report.
 
     Raises:
         LoraExportError: See the class of the error; the export is as it was.
     """
     output = Path(export)
-    remove_adapter(output, name)
-    prune_reports(output)
-    return Outcome(output, refresh_report(output))
+    manifest = remove_adapter(output, name)
+    after = Aftermath(output, f"adapter {name!r} was removed", progress or Silent())
+    with after.step("the reports could not be brought up to date"):
+        manifest = prune_reports(output)
+        manifest = refresh_report(output)
+    return Outcome(output, manifest, notes=after.notes())

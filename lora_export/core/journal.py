@@ -149,6 +149,8 @@ def finish(root: Path, files: Mapping[str, str], *, removed: Collection[str] | N
     _move(root, moved)
     unmade = set(waiting) - set(moved)
     try:
+        for place in {resolve_inside(root, file).parent for file in moved}:
+            sync_folder(place)
         _remove(root, (file for file in removed if file not in files), unmade)
         shutil.rmtree(folder)
     except OSError:
@@ -167,8 +169,6 @@ def _move(root: Path, moved: Collection[str]) -> None:
                 require_plain(place)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 (root / WAITING / file).replace(place)
-            for folder in {resolve_inside(root, file).parent for file in moved}:
-                sync_folder(folder)
     except StorageError as error:
         raise StorageError(error.message, hint=_LEFT) from error
 

@@ -14,6 +14,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING, Final
 
+from lora_export.ondevice.file_opening import open_lock
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -33,8 +35,7 @@ class Turns:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._door, self._room = (os.open(folder / name, flags, 0o600) for name in _NAMES)
+        self._door, self._room = (open_lock(folder / name) for name in _NAMES)
 
     @contextlib.contextmanager
     def take(self, *, alone: bool) -> Iterator[None]:

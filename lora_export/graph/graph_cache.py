@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import LoraExportError
-from lora_export.core.files import sha256_of_file, staging_folder
+from lora_export.core.files import sha256_of_file, staging_folder, write_synced
 from lora_export.graph.spec.template import GraphTemplate
 from lora_export.ondevice.external_data import GRAPH_LIMIT_BYTES
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
@@ -83,19 +83,16 @@ def store(key: str, template: GraphTemplate) -> None:
     with contextlib.suppress(OSError, LoraExportError):
         parent = cache_root() / "graphs"
         with staging_folder(parent, "graph") as folder:
-            (folder / _GRAPH).write_bytes(template.onnx_bytes)
             table = template.describe()
-            table["sha256"] = hashlib.sha256(template.onnx_bytes).hexdigest()
+            table["sha256"] = write_synced(folder / _GRAPH, template.onnx_bytes)
             if template.encoder_bytes is not None:
-                (folder / _ENCODER).write_bytes(template.encoder_bytes)
-                table["encoder_sha256"] = hashlib.sha256(template.encoder_bytes).hexdigest()
-            (folder / _TABLE).write_text(json.dumps(table, indent=1), "utf-8")
+                table["encoder_sha256"] = write_synced(folder / _ENCODER, template.encoder_bytes)
+            write_synced(folder / _TABLE, json.dumps(table, indent=1).encode())
             target = parent / key
-            if target.is_dir():  # damaged, or another process was faster
-                for file in target.iterdir():
-                    file.unlink()
-                target.rmdir()
-            folder.rename(target)
+            with staging_folder(parent, "old") as old:  # a link is moved away, not followed
+                if os.path.lexists(target):  # damaged, or another process was faster
+                    target.rename(old / key)
+                folder.rename(target)
 
 
 def _version(package: str) -> str | None:

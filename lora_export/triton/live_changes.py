@@ -8,11 +8,11 @@ by itself gets a new version.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
-from lora_export.core.files import storage_errors
+from lora_export.core.errors import AdapterError, StorageError, UnsupportedError, UsageError
 from lora_export.core.manifest import Manifest, read_manifest
 from lora_export.core.modes import Mode, ServingMode
 from lora_export.exports.stored_adapters import mode_of
@@ -368,6 +368,6 @@ def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found)
     ]
     place_folder(repository, f"{model.name}/{number}", files, hint=_AGAIN)
     for old in versions_of(model.folder)[:-_KEPT]:
-        with storage_errors(str(old)):
+        with contextlib.suppress(StorageError):  # the new version is there
             remove_folder(repository, old)
     return Changed(model.name, (model.name,), tuple(sorted(manifest.rows)), reload=True)

@@ -15,9 +15,10 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from lora_export.core.errors import AdapterError, ExportDirectoryError, StorageError, UsageError
+from lora_export.core.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.core.files import (
     move_into_place,
+    open_output,
     staging_folder,
     storage_errors,
     sync_folder,
@@ -46,6 +47,7 @@ __all__ = [
     "staging_beside",
 ]
 
+_BLOCK_BYTES: Final = 1 << 22
 _NO_LINK: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 )
@@ -107,7 +109,9 @@ def staging_beside(repository: Path) -> Iterator[Path]:
         StorageError: The disk refuses.
     """
     parent = real_path(repository).parent
-    if repository.exists() and repository.stat().st_dev != parent.stat().st_dev:
+    with storage_errors(str(repository)):
+        apart = repository.exists() and repository.stat().st_dev != parent.stat().st_dev
+    if apart:
         msg = f"{str(repository)!r} is on another file system than the folder that it lies in"
         raise UsageError(msg, hint="Use a folder below it as the repository.")
     with staging_folder(parent, "triton") as folder:
@@ -124,22 +128,22 @@ def place_folder(repository: Path, name: str, files: Sequence[File], *, hint: st
     target = repository / name
     with staging_beside(repository) as staging:
         folder = staging / "model"
-        folder.mkdir()
+        with storage_errors(str(folder)):
+            folder.mkdir()
         for each in files:
             _write(folder / each.path, each)
-        for inner in sorted({(folder / each.path).parent for each in files}):
-            sync_folder(inner)
         with storage_errors(str(target)):
+            for inner in sorted({(folder / each.path).parent for each in files}):
+                sync_folder(inner)
             target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(folder, target)  # noqa: PTH104  (fails where there is something)
-        except OSError as error:
-            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                msg = f"{str(target)!r} is there already"
-                raise AdapterError(msg, hint=hint) from error
-            msg = f"cannot write {str(target)!r}: {error.strerror}"
-            raise StorageError(msg) from error
-        sync_folder(target.parent)
+            try:
+                os.rename(folder, target)  # noqa: PTH104  (fails where there is something)
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    msg = f"{str(target)!r} is there already"
+                    raise AdapterError(msg, hint=hint) from error
+                raise
+            sync_folder(target.parent)
 
 
 def is_placed(folder: Path, files: Sequence[File]) -> bool:
@@ -201,10 +205,12 @@ def _write(path: Path, file: File) -> None:
             write_synced(path, file.data)
             return
         try:
+            require_file(file.source)
             os.link(real_path(file.source), path)  # never a link to a link
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
-            shutil.copyfile(file.source, path)
-            with open_file(path) as stream:
+            with open_file(file.source) as source, open_output(path) as stream:
+                shutil.copyfileobj(source, stream, _BLOCK_BYTES)
+                stream.flush()
                 os.fsync(stream.fileno())

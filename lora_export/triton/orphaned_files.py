@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -38,4 +39,5 @@ def remove_orphans(folder: Path) -> None:
     kept = {folder / each for each in named | read}
     for path in sorted(folder.rglob("*")):
         if path not in kept and _OURS.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the index is written: the next change does it
+                path.unlink()

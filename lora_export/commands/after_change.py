@@ -1,0 +1,64 @@
+"""What follows a change that is made already: an error there is a warning, not a failure.
+
+An adapter that is in the export stays there although a report cannot be written, for the disk is
+full or a report of the export is damaged. The command then ends well, and says what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import LoraExportError
+from lora_export.core.files import storage_errors
+from lora_export.core.journal import is_waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lora_export.core.progress import Progress
+
+__all__ = ["Aftermath"]
+
+_LEFT: Final = (
+    "some of the files that this change replaces or removes could not be removed; the next change "
+    "of the export does it"
+)
+
+
+class Aftermath:
+    """The steps after a change of an export, and what could not be done.
+
+    Args:
+        root: The export directory.
+        change: The change, as a sentence without full stop: "the adapter a was removed".
+        tell: Told what could not be done.
+    """
+
+    def __init__(self, root: Path, change: str, tell: Progress) -> None:
+        self._root, self._change, self._tell = root, change, tell
+        self._notes: list[str] = []
+
+    @contextlib.contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Turn an error of the block into a note.
+
+        Args:
+            what: What is missing then: "its report could not be written".
+        """
+        try:
+            with storage_errors(str(self._root)):
+                yield
+        except LoraExportError as error:
+            self._note(f"{self._change}, but {what}: {error.message}")
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what could not be done; files that are left from the change included."""
+        if is_waiting(self._root) and not self._notes:
+            self._note(f"{self._change}, but {_LEFT}")
+        return tuple(self._notes)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self._tell.note(f"warning: {text}")
