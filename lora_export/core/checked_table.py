@@ -31,14 +31,16 @@ class Table(BaseModel):
 
 def _all_texts(values: list[Any]) -> list[str]:
     if not all(isinstance(each, str) for each in values):
-        msg = "not all are texts"
+        odd = next(each for each in values if not isinstance(each, str))
+        msg = f"{shown(odd, _SHOWN)} is no text"
         raise ValueError(msg)
     return values
 
 
 def _all_integers(values: list[Any]) -> list[int]:
-    if not all(type(each) is int and -(1 << 63) <= each < 1 << 63 for each in values):
-        msg = "not all are integers of 64 bits"
+    odd = [each for each in values if type(each) is not int or not -(1 << 63) <= each < 1 << 63]
+    if odd:
+        msg = f"{shown(odd[0], _SHOWN)} is no integer of 64 bits"
         raise ValueError(msg)
     return values
 
@@ -80,8 +82,11 @@ def check_table(
     try:
         model.model_validate(dict(table))
     except ValidationError as cause:
-        path = [str(part) for part in cause.errors(include_url=False)[0]["loc"]]
-        raise error(_message(table, model, path, where), hint=hint) from cause
+        first = cause.errors(include_url=False)[0]
+        msg = _message(table, model, [str(part) for part in first["loc"]], where)
+        if first["type"] == "value_error":  # of a validator of ours, whose text says more
+            msg += f": {first['ctx']['error']}"
+        raise error(msg, hint=hint) from cause
 
 
 def _message(table: Mapping[str, Any], model: type[Table], path: list[str], where: str) -> str:

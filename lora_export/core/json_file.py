@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.file_opening import read_file, reason_of
 
@@ -13,7 +14,11 @@ if TYPE_CHECKING:
 
     from lora_export.core.errors import InputError
 
-__all__ = ["JsonObject", "read_json", "read_table"]
+__all__ = ["JsonObject", "parse_json", "read_json", "read_table"]
+
+_DEPTH_LIMIT: Final = 100
+_HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How an escaped half of a character begins: a surrogate."""
 
 JsonObject = dict[str, Any]
 """A JSON object whose keys others define: a ``config.json``, a header, a table of settings."""
@@ -46,10 +51,42 @@ def read_json(
 ) -> Any:
     """Return the JSON value that `path` holds; see `read_table`."""
     try:
-        return json.loads(read_file(path, limit_bytes).decode("utf-8"))
+        return parse_json(read_file(path, limit_bytes))
     except OSError as cause:
         msg = f"cannot read {str(path)!r}: {reason_of(cause)}"
         raise error(msg, hint=absent if cause.errno != errno.EFBIG else damaged) from cause
     except (ValueError, RecursionError) as cause:
         msg = f"{str(path)!r} is not readable JSON: {cause}"
         raise error(msg, hint=damaged) from cause
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the JSON value in `data`, which others have written.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8, is nested more than 100 deep, or holds half a character
+            (a lone surrogate), which can be neither printed nor written.
+        RecursionError: It is nested deeper than Python can read.
+    """
+    value = json.loads(data.decode("utf-8"))
+    if _is_deep(value):
+        msg = f"it is nested more than {_DEPTH_LIMIT} levels deep"
+        raise ValueError(msg)
+    if _HALF.search(data):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises a kind of ValueError
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and tables are nested deeper than `_DEPTH_LIMIT`."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_DEPTH_LIMIT):
+        level = [
+            each
+            for holder in level
+            for each in (holder.values() if isinstance(holder, dict) else holder)
+            if isinstance(each, dict | list)
+        ]
+        if not level:
+            return False
+    return True

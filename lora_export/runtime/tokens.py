@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.checkpoint_tables import read_checkpoint_table
 from lora_export.core.errors import (
     ExportDirectoryError,
     InputError,
     MissingRuntimeError,
     UsageError,
 )
-from lora_export.core.json_file import read_table
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,9 @@ def _table(path: Path | None) -> JsonObject:
     if path is None or not os.path.lexists(path):
         return {}
     again = "Copy the file again, or export again."
-    return read_table(path, TABLE_LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again)
+    return read_checkpoint_table(
+        path, TABLE_LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again
+    )
 
 
 def stop_tokens(config: JsonObject, generation: JsonObject) -> frozenset[int]:
@@ -130,4 +132,6 @@ def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
         msg = f"the config tells no token that the decoder begins with: {start!r}"
         raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
     forced = settings.get("forced_bos_token_id")
-    return [start] if forced is None else [start, int(forced)]
+    if forced is None:
+        return [start]
+    return [start, *(forced if isinstance(forced, list) else [forced])]

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.checkpoint_tables import read_checkpoint_table
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError
 from lora_export.core.files import sha256_of_file
-from lora_export.core.json_file import read_table
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.triton.model_config import tokenizer_config
 from lora_export.triton.model_folders import File
@@ -182,4 +182,6 @@ def _json(files: Mapping[str, Path], name: str) -> JsonObject:
     again = "Export again."
     if path is None:
         return {}
-    return read_table(path, _LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again)
+    return read_checkpoint_table(
+        path, _LIMIT_BYTES, ExportDirectoryError, absent=again, damaged=again
+    )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.checkpoint_tables import INDEX, read_checkpoint_table
 from lora_export.core.errors import CheckpointError, InputError, LoraExportError
-from lora_export.core.files import is_file_name
 from lora_export.core.folders import folders_below, listed
-from lora_export.core.json_file import read_table
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.ondevice.printable import shell_command
-from lora_export.weights.companion_files import companion_files
+from lora_export.weights.companion_files import CONFIG, MODULES, VOCABULARIES, companion_files
 from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
 
 if TYPE_CHECKING:
@@ -32,6 +31,11 @@ _LAYOUTS: Final = (
     ("model.safetensors.index.json", "model.safetensors"),
     ("pytorch_model.bin.index.json", "pytorch_model.bin"),
 )
+_LAYERS: Final = 256
+_LAYER_KEYS: Final = (
+    "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
+    "num_decoder_layers",
+)  # fmt: skip
 _OLD_SUFFIXES: Final = {".gamma": ".weight", ".beta": ".bias"}
 """What LayerNorm's parameters were called in checkpoints converted from TensorFlow."""
 
@@ -74,6 +78,8 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         UnsupportedError: Its weights are quantized.
     """
     config = read_config(folder)
+    companions = companion_files(folder)
+    _require_tables(companions)
     try:
         tensors = read_tensors(folder)
     except LoraExportError as error:
@@ -91,13 +97,38 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     if not tensors:
         msg = f"the checkpoint {str(folder)!r} holds no tensors"
         raise CheckpointError(msg, hint="It was saved incompletely; copy it again.")
+    _require_plausible(config, len(tensors), folder)
     return Checkpoint(
         source=source or str(folder),
         folder=folder,
         config=without_leftover(config),
         tensors=renamed,
-        companions=tuple(companion_files(folder).values()),
+        companions=tuple(companions.values()),
     )
+
+
+def _require_tables(companions: Mapping[str, Path]) -> None:
+    """Require that the files of settings beside the weights can be read; vocabularies are not."""
+    for name, path in companions.items():
+        if (
+            path.suffix == ".json"
+            and name not in {CONFIG, MODULES, *VOCABULARIES}
+            and "/" not in name
+        ):
+            _read_json(path, _CONFIG_LIMIT_BYTES, name)
+
+
+def _require_plausible(config: Mapping[str, Any], count: int, folder: Path) -> None:
+    """Require that the config has no more layers than a model of `count` tensors may have.
+
+    Models that share their layers' weights (ALBERT) have more layers than tensors, but not many.
+    """
+    text = config.get("text_config") or {}
+    for name in _LAYER_KEYS:
+        layers = text.get(name, config.get(name))
+        if isinstance(layers, int) and layers > max(count, _LAYERS):
+            msg = f"{CONFIG} in {str(folder)!r} says {name}: {layers}, but it has {count} tensors"
+            raise CheckpointError(msg, hint="Config and weights are not of the same model.")
 
 
 def read_config(folder: Path) -> JsonObject:
@@ -122,7 +153,7 @@ def read_config(folder: Path) -> JsonObject:
         raise CheckpointError(
             msg, hint=f"Choose one: {shell_command(['--base', folder / below[-1]])}"
         )
-    config = _read_json(path, _CONFIG_LIMIT_BYTES)
+    config = _read_json(path, _CONFIG_LIMIT_BYTES, path.name)
     if not isinstance(config.get("model_type"), str):
         msg = f"{str(path)!r} names no model_type"
         kind = "an adapter's" if "peft_type" in config else "another kind of"
@@ -135,11 +166,12 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any((folder / name).is_file() for name in names)
 
 
-def _read_json(path: Path, limit_bytes: int) -> JsonObject:
-    return read_table(
+def _read_json(path: Path, limit_bytes: int, kind: str) -> JsonObject:
+    return read_checkpoint_table(
         path,
         limit_bytes,
         CheckpointError,
+        kind=kind,
         absent="A checkpoint folder holds config.json and its weights; check the path.",
         damaged="The file is damaged: copy it again.",
     )
@@ -171,7 +203,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     for index_name, single_name in _LAYOUTS:
         if (folder / index_name).is_file():
             weight_map = _read_weight_map(folder, index_name)
-            shards = sorted({str(value) for value in weight_map.values()})
+            shards = sorted(set(weight_map.values()))
             return (folder / index_name, *(folder / shard for shard in shards))
         if (folder / single_name).is_file():
             return (folder / single_name,)
@@ -184,21 +216,17 @@ def _read_one(path: Path) -> Mapping[str, Tensor]:
     return read_torch_file(path)
 
 
-def _read_weight_map(folder: Path, index_name: str) -> JsonObject:
-    weight_map = _read_json(folder / index_name, _INDEX_LIMIT_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        msg = f"{index_name} in {str(folder)!r} has no weight_map"
-        raise CheckpointError(msg, hint="The index is damaged: copy it again.")
+def _read_weight_map(folder: Path, index_name: str) -> dict[str, str]:
+    """Return the file of each tensor, which is beside the index."""
+    table = _read_json(folder / index_name, _INDEX_LIMIT_BYTES, INDEX)
+    weight_map: dict[str, str] = table["weight_map"]
     return weight_map
 
 
 def _read_sharded(folder: Path, index_name: str) -> Mapping[str, Tensor]:
     weight_map = _read_weight_map(folder, index_name)
     shards: dict[str, Mapping[str, Tensor]] = {}
-    for shard in sorted({str(value) for value in weight_map.values()}):
-        if not is_file_name(shard):
-            msg = f"{index_name} names the shard {shard!r}, which is not a plain file name"
-            raise CheckpointError(msg, hint="The index is damaged or hostile.")
+    for shard in sorted(set(weight_map.values())):
         try:
             require_file(folder / shard)
         except FileNotFoundError as error:

@@ -36,6 +36,7 @@ __all__ = [
 Content: TypeAlias = "Path | bytes"
 """A companion: a file, or what one is to hold."""
 CONFIG: Final = "config.json"
+MODULES: Final = "modules.json"
 GENERATION_CONFIG: Final = "generation_config.json"
 CHAT_TEMPLATE: Final = "chat_template.jinja"
 LIMIT_BYTES: Final = 1 << 28
@@ -124,8 +125,8 @@ def companion_files(folder: Path) -> dict[str, Path]:
     found = [folder / name for name in wanted]
     try:
         found += sorted((folder / _TEMPLATE_FOLDER).glob("*.jinja"))
-        if (folder / "modules.json").is_file():
-            found += [folder / "modules.json", *sorted(folder.glob("[0-9]*_*/*"))]
+        if (folder / MODULES).is_file():
+            found += [folder / MODULES, *sorted(folder.glob("[0-9]*_*/*"))]
         named = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
     except OSError as error:
         msg = f"cannot read {str(folder)!r}: {error.strerror}"

@@ -24,6 +24,7 @@ from lora_export.weights.companion_files import (
     CHAT_TEMPLATE,
     CONFIG,
     GENERATION_CONFIG,
+    MODULES,
     SENTENCE,
     SETTINGS,
     TEMPLATES,
@@ -127,8 +128,8 @@ def own_companions(
             files |= chosen.files
             hidden |= chosen.hidden
     for name in files:
-        if name.endswith(".json"):
-            read_table(files, name)  # required to be JSON
+        if name.endswith(".json") and name != MODULES:
+            read_table(files, name)  # required to be a table
     configs = [read_table(own, CONFIG) for own in held.values() if CONFIG in own]
     tokens = _within(_tokens(files, hidden, base), rows or _rows(base), notes)
     generation = read_table(base, GENERATION_CONFIG)

@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["is_quantized", "refuse_quantized", "without_leftover"]
 
 _SETTING: Final = "quantization_config"
+_SHOWN: Final = 40
 _CODES: Final = frozenset({"int8", "uint8", "int16", "int32", "float8_e4m3fn", "float8_e5m2"})
 _TABLES: Final = re.compile(
     r"(?:.*\.)?(?:attn\.bias|attention\.bias|masked_bias|position_ids|token_type_ids"
@@ -50,6 +52,7 @@ def refuse_quantized(config: Mapping[str, Any], folder: Path) -> None:
     settings = config.get(_SETTING)
     if settings:
         method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        method = method if isinstance(method, str) and len(method) <= _SHOWN else shown(method)
         msg = f"the base {str(folder)!r} is quantized ({method})"
         raise UnsupportedError(
             msg, hint="Give the unquantized checkpoint that the adapter was trained for."

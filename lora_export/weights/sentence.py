@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from lora_export.core.checkpoint_tables import DENSE, POOLING, read_checkpoint_table
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import is_file_name
-from lora_export.core.json_file import read_json, read_table
+from lora_export.core.json_file import read_json
 from lora_export.weights.checkpoint import read_tensors
 
 if TYPE_CHECKING:
@@ -72,11 +73,12 @@ class _Module:
     path: str
     folder: Path
 
-    def config(self) -> JsonObject:
-        return read_table(
+    def config(self, kind: str) -> JsonObject:
+        return read_checkpoint_table(
             self.folder / "config.json",
             _LIMIT_BYTES,
             CheckpointError,
+            kind=kind,
             absent="The checkpoint was copied without its folders: copy it again.",
             damaged=_DAMAGED,
         )
@@ -191,14 +193,14 @@ def _head(modules: list[_Module], inner: str) -> SentenceHead:
 
 def _modes(module: _Module) -> tuple[str, ...]:
     """Return the modes of a pooling, in the order of their results."""
-    config = module.config()
+    config = module.config(POOLING)
     if config.get("include_prompt") is False:
         raise module.unsupported("leaves out the tokens of prompts, which the graph cannot tell")
     named = config.get("pooling_mode")
     if named is None:
         wanted = {mode for flag, mode in _FLAGS.items() if config.get(flag, flag == _ON_BY_DEFAULT)}
     else:
-        wanted = set(map(str, named)) if isinstance(named, list) else set(str(named).split("+"))
+        wanted = set(named) if isinstance(named, list) else set(named.split("+"))
     known = tuple(mode for mode in _FLAGS.values() if mode in wanted)
     flags = {key for key in config if key.startswith("pooling_mode_") and config[key]}
     unknown = sorted((wanted - set(known)) | (flags - set(_FLAGS)))
@@ -209,15 +211,15 @@ def _modes(module: _Module) -> tuple[str, ...]:
 
 
 def _dense(module: _Module) -> DenseLayer:
-    config = module.config()
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    config = module.config(DENSE)
+    activation = config.get("activation_function") or "torch.nn.modules.activation.Tanh"
     if activation not in ACTIVATIONS:
         raise module.unsupported(f"has the activation {activation!r}, which is not known")
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in {None, "sentence_embedding"}:
             raise module.unsupported(f"works on {config[key]!r}, not on the sentence embedding")
     widths = config.get("in_features"), config.get("out_features")
-    if not all(isinstance(width, int) and width > 0 for width in widths):
+    if not all(widths):
         msg = f"{str(module.folder / 'config.json')!r} gives no in_features and out_features"
         raise CheckpointError(msg, hint=_DAMAGED)
     return DenseLayer(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from lora_export.core.checkpoint_tables import read_checkpoint_table
 from lora_export.core.errors import AdapterError
-from lora_export.core.json_file import read_json
 from lora_export.weights.companion_files import LIMIT_BYTES, read_content
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ Ids: TypeAlias = "Mapping[str, int | list[int]]"
 """``eos_token_id``, ``bos_token_id``, ``pad_token_id``."""
 
 _TOKENS: Final = ("eos_token", "bos_token", "pad_token")
+_DIGITS_LIMIT: Final = 20
 _SEVERAL: Final = "eos_token_id"
 _TEXT_CONFIG: Final = "text_config"
 _PADDING: Final = "pad_token_id"
@@ -93,9 +94,10 @@ def _numbered(
     for token in _list(whole.get("added_tokens")):
         if isinstance(token, dict):
             yield from _pair(token.get("content"), token.get("id"))
-    decoder = settings.get("added_tokens_decoder")
-    for number, token in (decoder if isinstance(decoder, dict) else {}).items():
-        yield from _pair(_text(token), int(number) if str(number).isdecimal() else None)
+    decoder: dict[str, Any] | None = settings.get("added_tokens_decoder")
+    for digits, token in (decoder or {}).items():
+        known = digits.isdecimal() and len(digits) < _DIGITS_LIMIT
+        yield from _pair(_text(token), int(digits) if known else None)
     model = whole.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     for table in (read_table(files, "added_tokens.json"), vocabulary,
@@ -126,17 +128,17 @@ def read_table(
     """Return the JSON object in one of `files`; an empty one where there is none.
 
     Raises:
-        InputError: As `error`: the file is too large or no JSON.
+        InputError: As `error`: the file is too large, no JSON object, or has settings of another
+            type than is read.
     """
     source = files.get(name)
     if source is None:
         return {}
-    if isinstance(source, bytes):
-        table = json.loads(source)
-    else:
-        hint = "Save the tokenizer or the model's settings again."
-        table = read_json(source, LIMIT_BYTES, error, absent=hint, damaged=hint)
-    return table if isinstance(table, dict) else {}
+    if isinstance(source, bytes):  # made by this package
+        table: JsonObject = json.loads(source)
+        return table
+    hint = "Save the tokenizer or the model's settings again."
+    return read_checkpoint_table(source, LIMIT_BYTES, error, absent=hint, damaged=hint, kind=name)
 
 
 def with_special_tokens(

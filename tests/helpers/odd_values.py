@@ -65,7 +65,9 @@ def mutated(table: dict[str, Any], random_numbers: random.Random) -> dict[str, A
     """Return a copy of `table` with one to three values, at any depth, odd, absent or moved."""
     result = copy.deepcopy(table)
     for _ in range(random_numbers.randint(1, 3)):
-        holder, key = random_numbers.choice(list(_places(result)) or [(result, "x")])
+        if not result:
+            return result
+        holder, key = random_numbers.choice(list(_places(result)))
         action = random_numbers.random()
         if action < 0.15:
             del holder[key]

@@ -175,7 +175,7 @@ def test_a_tensor_that_is_not_in_its_shard_is_named(tmp_path):
 def test_an_index_without_a_map_is_refused(value, tmp_path):
     write(tmp_path, "safetensors sharded")
     edit_index(tmp_path, lambda t: t.update({"weight_map": value}))
-    with pytest.raises(CheckpointError, match="no weight_map"):
+    with pytest.raises(CheckpointError, match="has the weight_map"):
         open_checkpoint(tmp_path)
 
 
