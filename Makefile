@@ -67,7 +67,7 @@ test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs
 	$(BIN)/lora-export merge-and-build recipes/jetson-gpt2/recipe.yaml --no-latency --quiet
 	$(BIN)/python recipes/jetson-roberta-refit/make_pair.py build/roberta-pair
 	$(BIN)/lora-export merge-and-build recipes/jetson-roberta-refit/recipe.yaml --no-latency --quiet
-	$(BIN)/python tools/aarch64.py build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar \
+	$(BIN)/python -m tools.aarch64 build/aarch64 build/jetson-minilm.tar build/jetson-gpt2.tar \
 	    build/jetson-roberta-refit.tar
 
 # geventhttpclient, which tritonclient needs over HTTP, has wheels for some Pythons only: without it
@@ -163,8 +163,8 @@ $(SUPPLY_STAMP): tools/locks/supply.lock
 	    --require-hashes --only-binary :all: -r tools/locks/supply.lock
 	@touch $@
 
-$(TRITON)/venv/.installed: | $(STAMP)
-	$(BIN)/python tools/fetch_triton.py $(TRITON)
+$(TRITON)/venv/.installed: tools/locks/triton-server.lock tools/locks/triton-models.lock | $(STAMP)
+	$(BIN)/python -m tools.fetch_triton $(TRITON)
 
 $(MODEL)/config.json: | $(STAMP)
-	$(BIN)/python tools/fetch_minilm.py $(MODEL)
+	$(BIN)/python -m tools.fetch_minilm $(MODEL)

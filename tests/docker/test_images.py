@@ -71,3 +71,38 @@ def test_the_readme_says_how_it_is_built_and_run(file):
 def test_what_an_image_copies_is_no_more_than_the_sources():
     ignored = (FOLDER.parent / ".dockerignore").read_text("utf-8").split()
     assert {".git", ".venv", "build", "models"} <= set(ignored)
+
+
+NAMED = re.compile(r"\b[\w.-]+\.[a-z]+/[\w./-]+:[\w][\w.-]*(?:@sha256:[0-9a-f]{64})?")
+WITHOUT_DIGEST = frozenset(
+    {
+        "nvcr.io/nvidia/l4t-tensorrt:r10.3.0-devel",
+        "nvcr.io/nvidia/tensorrt:26.05-py3",
+        "nvcr.io/nvidia/tensorrt:26.08-py3",
+        "nvcr.io/nvidia/tritonserver:24.10-py3",
+    }
+)
+"""Images whose digest nobody could read yet: docker/README.md says how it is added."""
+
+
+def named_images() -> set[str]:
+    """Return every image that the repository names, in files that it generates too."""
+    root = FOLDER.parent
+    listed = subprocess.check_output(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=root, text=True
+    )
+    paths = [root / each for each in listed.splitlines() if not each.startswith("tests/")]
+    kinds = {".Dockerfile", ".md", ".py", ".yaml", ".yml", ""}
+    texts = (path.read_text("utf-8") for path in paths if path.is_file() and path.suffix in kinds)
+    found = {image for text in texts for image in NAMED.findall(text)}
+    return {image for image in found if re.match(r"[\w.-]+\.(?:io|com)/", image)}
+
+
+def test_an_image_without_a_digest_is_a_known_one() -> None:
+    unpinned = {image for image in named_images() if "@sha256:" not in image}
+    assert unpinned == WITHOUT_DIGEST
+
+
+def test_every_image_has_a_digest() -> None:
+    if WITHOUT_DIGEST:
+        pytest.skip(f"no digest is known of: {', '.join(sorted(WITHOUT_DIGEST))}")
