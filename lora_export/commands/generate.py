@@ -7,7 +7,7 @@ with ``decoder_start_token_id`` (and ``forced_bos_token_id`` where the generatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
@@ -25,6 +25,7 @@ from lora_export.runtime.tokens import (
     open_tokenizer,
     padded,
     read_settings,
+    require_rows,
     stop_tokens,
 )
 from lora_export.weights.positions import count_positions, long_rope_threshold
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.json_file import JsonObject
     from lora_export.core.manifest import Manifest
+    from lora_export.runtime.text_tokenizer import TextTokenizer
 
 __all__ = ["Continuation", "continue_texts", "continues"]
 
@@ -96,10 +98,10 @@ def continue_texts(
     require_files(root, manifest, _small_files(manifest, adapter), hashed=True)
     files = companions_of(root, manifest, adapter)
     tokenizer = open_tokenizer(files)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer.cut_to(None)
     config, generation = read_settings(files)
-    rows = [tokenizer.encode(prompt).ids for prompt in prompts]
+    rows = [each.ids for each in tokenizer.encode(prompts)]
+    require_rows(rows, config)
     stop = stop_tokens(config, generation)
     padding = config.get("pad_token_id") or 0
     record = manifest.graphs.get(adapter or BASE_GRAPH, manifest.base_graph)
@@ -140,7 +142,7 @@ def continue_texts(
 
 
 def _text_behind(
-    tokenizer: Any, before: Sequence[int], tokens: Sequence[int], stop: Collection[int]
+    tokenizer: TextTokenizer, before: Sequence[int], tokens: Sequence[int], stop: Collection[int]
 ) -> str:
     """Return the text of `tokens` as it continues that of `before`.
 
@@ -148,12 +150,11 @@ def _text_behind(
     WordPiece) decodes begins without the space that lies between the two.
     """
     shown = [token for token in tokens if token not in stop]
-    begun: str = tokenizer.decode(list(before))
-    whole: str = tokenizer.decode([*before, *shown])
+    begun = tokenizer.decode(list(before))
+    whole = tokenizer.decode([*before, *shown])
     if whole.startswith(begun):
         return whole[len(begun) :]
-    alone: str = tokenizer.decode(shown)
-    return alone
+    return tokenizer.decode(shown)
 
 
 def continues(root: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import Final
 
-__all__ = ["shown"]
+__all__ = ["first_line", "shown"]
 
 _LIMIT: Final = 80
 _INTEGER_LIMIT_BITS: Final = 256
@@ -39,3 +39,10 @@ def shown(value: object, limit: int = _LIMIT) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first line of what a library's error says, cut to `limit` characters."""
+    lines = [line.strip() for line in str(error)[: 10 * limit].splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from lora_export.core.errors import (
     MissingRuntimeError,
     UsageError,
 )
-from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES
+from lora_export.runtime.text_tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,17 +32,17 @@ __all__ = [
     "open_tokenizer",
     "padded",
     "read_settings",
+    "require_rows",
     "stop_tokens",
 ]
 
 TOKENIZER_FILE: Final = "tokenizer.json"
-_TOKENIZER_LIMIT_BYTES: Final = 1 << 28
 READ: Final = (TOKENIZER_FILE, "config.json", "generation_config.json")
 """The companions that are read here."""
 
 
-def open_tokenizer(files: Mapping[str, Path]) -> Any:
-    """Return the tokenizer (of ``tokenizers``) of a base or an adapter, with its own settings.
+def open_tokenizer(files: Mapping[str, Path]) -> TextTokenizer:
+    """Return the tokenizer of a base or an adapter, with its own settings.
 
     Args:
         files: The companions of the base or the adapter, by name; see `exports.adapter_companions`.
@@ -53,20 +54,31 @@ def open_tokenizer(files: Mapping[str, Path]) -> Any:
     if importlib.util.find_spec("tokenizers") is None:
         msg = "text has to be tokenized, and tokenizers is not installed"
         raise MissingRuntimeError(msg, hint="Install it with: pip install tokenizers")
-    import tokenizers
-
     path = files.get(TOKENIZER_FILE)
     if path is None:
         msg = f"cannot read the tokenizer: there is no {TOKENIZER_FILE}"
         raise InputError(
             msg, hint="The base needs one beside its weights, or the adapter in its folder."
         )
-    try:
-        return tokenizers.Tokenizer.from_buffer(read_file(path, _TOKENIZER_LIMIT_BYTES))
-    except Exception as error:
-        why = reason_of(error) if isinstance(error, OSError) else str(error)
-        msg = f"cannot read the tokenizer {str(path)!r}: {why}"
-        raise InputError(msg, hint="The base needs a tokenizer.json beside its weights.") from error
+    return TextTokenizer(path)
+
+
+def require_rows(rows: Sequence[Sequence[int]], config: JsonObject) -> None:
+    """Require that a model has rows for tokens.
+
+    Args:
+        rows: The tokens of each text.
+        config: The model's ``config.json``.
+
+    Raises:
+        InputError: The tokenizer makes a token beyond the vocabulary of the config.
+    """
+    settings = {**config, **(config.get("text_config") or {})}
+    size = settings.get("vocab_size")
+    largest = max((token for row in rows for token in row), default=0)
+    if size and largest >= size:
+        msg = f"{TOKENIZER_FILE} makes the token {largest}, and the model has rows for {size}"
+        raise InputError(msg, hint="The tokenizer is not that of the model: copy it again.")
 
 
 def padded(

@@ -8,20 +8,20 @@ JSONL  →  examples (`kinds/`: read by the task)
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.core.errors import InputError, UsageError
+from lora_export.core.errors import UsageError
 from lora_export.core.reports.parity_report import DatasetRow, DifferingExample, McNemarRow
 from lora_export.ondevice.judge.near_ties import is_near_tie
 from lora_export.runtime.tokens import open_tokenizer, read_settings
 from lora_export.verification.datasets.class_names import HOW_TO_NAME, are_numbers
-from lora_export.verification.datasets.kind import Line, Reading
+from lora_export.verification.datasets.kind import Reading
 from lora_export.verification.datasets.labelled import CLASSES, NUMBERS, TAGS
 from lora_export.verification.datasets.language import TEXTS, WRITTEN
+from lora_export.verification.datasets.lines import read_lines
 from lora_export.verification.datasets.paired import (
     CONFIDENCE,
     bootstrap_difference,
@@ -52,7 +52,6 @@ __all__ = [
     "score",
 ]
 
-_LIMIT_BYTES: Final = 1 << 28
 _SHOWN: Final = 20
 
 _KINDS: Final[dict[str, tuple[Kind, ...]]] = {
@@ -139,7 +138,7 @@ def require_examples(path: Path) -> None:
     Raises:
         InputError: It is.
     """
-    _read_rows(path, "an object")
+    read_lines(path, "an object")
 
 
 def load_dataset(
@@ -180,18 +179,16 @@ def load_dataset(
     if kind is TAGS and name == "f1" and are_numbers(labels):
         msg = "f1 counts entities by the names of the tags, which are not known"
         raise UsageError(msg, hint=f"{HOW_TO_NAME} Or choose --metric accuracy.")
-    rows = _read_rows(path, kind.fields)
+    rows = read_lines(path, kind.fields)
     tokenizer = open_tokenizer(companions)
-    own = (tokenizer.padding or {}).get("pad_id", 0)
-    tokenizer.no_padding()
     fixed_rows, fixed_tokens, _ = fixed_axes(signature)
     longest = min(each for each in (longest_text(config), room, fixed_tokens) if each)
-    if tokenizer.truncation is None or tokenizer.truncation["max_length"] > longest:
-        tokenizer.enable_truncation(longest)
+    if tokenizer.longest is None or tokenizer.longest > longest:
+        tokenizer.cut_to(longest)
     padding = config.get("pad_token_id")
     reading = Reading(
         path, tokenizer, labels, signature,
-        padding=padding if isinstance(padding, int) else own,
+        padding=padding if isinstance(padding, int) else tokenizer.pad_id,
         longest=longest, left=left_padding,
         settings=read_settings(companions), max_new_tokens=max_new_tokens,
         rows=fixed_rows, tokens=fixed_tokens,
@@ -334,48 +331,3 @@ def _finite(value: Any) -> Any:
 def _number(value: float) -> float:
     """Return a margin as JSON has it: the largest number for an infinite one."""
     return float(np.nan_to_num(value))
-
-
-def _read_rows(path: Path, fields: str) -> list[Line]:
-    """Return the examples, each with the number of its line."""
-    hint = f"Each line is {fields}."
-    try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            msg = f"the data set {str(path)!r} is larger than {_LIMIT_BYTES} bytes"
-            raise InputError(msg, hint="Give a part of it.")
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        msg = f"cannot read the data set {str(path)!r}: {error.strerror}"
-        raise InputError(msg, hint="Check verify.dataset in the recipe, or --dataset.") from error
-    except UnicodeDecodeError as error:
-        msg = f"the data set {str(path)!r} is not JSON line by line: {error}"
-        raise InputError(msg, hint=hint) from error
-    rows = [
-        Line(n, _parsed(path, n, line, hint)) for n, line in enumerate(lines, 1) if line.strip()
-    ]
-    if not rows:
-        msg = f"the data set {str(path)!r} has no examples"
-        raise InputError(msg, hint=hint)
-    return rows
-
-
-def _parsed(path: Path, number: int, line: str, hint: str) -> Mapping[str, Any]:
-    where = f"line {number} of the data set {str(path)!r}"
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        at = str(error)
-        if isinstance(error, json.JSONDecodeError):  # its own line is that within the line
-            at = f"{error.msg}, column {error.colno}"
-        msg = f"{where} is not JSON: {at}"
-        raise InputError(msg, hint=hint) from error
-    if not isinstance(row, dict):
-        msg = f"{where} is no object"
-        raise InputError(msg, hint=hint)
-    if "\\ud" in line.lower():  # an escape may be one half of a character
-        try:
-            json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            msg = f"{where} has half of a character: {error.object[error.start]!r}"
-            raise InputError(msg, hint="Characters past U+FFFF are two escapes.") from error
-    return row

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import InputError
-from lora_export.runtime.tokens import padded
+from lora_export.runtime.tokens import padded, require_rows
 from lora_export.verification.datasets.scores import share
 from lora_export.verification.inputs.random_inputs import text_feeds
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.graph.spec.signature import Signature
+    from lora_export.runtime.text_tokenizer import TextTokenizer
     from lora_export.verification.datasets.questions import Answers, Model
 
 __all__ = [
@@ -80,7 +81,7 @@ class Reading:
     """
 
     path: Path
-    tokenizer: Any = field(repr=False)
+    tokenizer: TextTokenizer = field(repr=False)
     labels: Sequence[str]
     signature: Signature
     padding: int
@@ -112,7 +113,9 @@ class Reading:
 
     def encode(self, inputs: Sequence[Any], **settings: Any) -> list[Any]:
         """Tokenize texts, cut to what the model takes; nothing is filled."""
-        return list(self.tokenizer.encode_batch(list(inputs), **settings))
+        found = self.tokenizer.encode(inputs, **settings)
+        require_rows([each.ids for each in found], dict(self.settings[0]))
+        return found
 
 
 class Line(NamedTuple):

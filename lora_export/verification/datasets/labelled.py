@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import InputError, UsageError
+from lora_export.core.shown_value import shown
 from lora_export.ondevice.judge.near_ties import top2_margin
 from lora_export.verification.datasets.class_names import HOW_TO_NAME
 from lora_export.verification.datasets.kind import (
@@ -70,7 +71,7 @@ def _class_of(label: object, index: Mapping[str, int], reading: Reading, number:
         return index[label]
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(index):
         return label
-    msg = f"line {number} of {str(reading.path)!r} has the unknown label {label!r}"
+    msg = f"line {number} of {str(reading.path)!r} has the unknown label {shown(label)}"
     raise InputError(msg, hint=f"Known: {', '.join(index)}.")
 
 
@@ -93,7 +94,7 @@ def _read_numbers(rows: Sequence[Line], reading: Reading) -> Examples:
         _require_text(row, number, reading)
         label = _finite_number(row["label"])
         if label is None:
-            what = f"has the label {str(row['label'])[:_SHOWN]!r}, no number"
+            what = f"has the label {shown(row['label'], _SHOWN)}, no number"
             raise row_error(reading, number, what, _CLASS_FIELDS)
         expected.append(label)
     if len(set(expected)) == 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.core.errors import InputError
 from lora_export.verification.datasets.kind import (
     Examples,
     Kind,
@@ -29,6 +30,9 @@ __all__ = ["SPANS", "answers_of", "exact_parts", "same_text"]
 Float64Array = npt.NDArray[np.float64]
 
 _FIELDS: Final = '{"question": …, "context": …, "answers": ["…", …]}'
+_NO_ROOM: Final = "Truncation error"
+"""How tokenizers says that a question leaves no room for its text."""
+
 _LONGEST: Final = 30
 """Tokens of an answer, as in transformers' scripts for SQuAD."""
 
@@ -42,9 +46,8 @@ def _read(rows: Sequence[Line], reading: Reading) -> Examples:
         if not strings or not found:
             raise row_error(reading, number, "is no question with its answers", _FIELDS)
         expected.append(found)
-    settings = reading.tokenizer.truncation or {}
-    longest = min(reading.longest, settings.get("max_length", reading.longest))
-    reading.tokenizer.enable_truncation(longest, strategy="only_second")
+    longest = min(reading.longest, reading.tokenizer.longest or reading.longest)
+    reading.tokenizer.cut_to(longest, strategy="only_second")
     encodings = _encoded(rows, reading)
     return Examples(
         texts=[row["question"] for _, row in rows],
@@ -62,7 +65,9 @@ def _encoded(rows: Sequence[Line], reading: Reading) -> list[Any]:
     for number, row in rows:
         try:
             found += reading.encode([(row["question"], row["context"])])
-        except Exception as error:  # noqa: PERF203  (tokenizers raises nothing more precise)
+        except InputError as error:  # noqa: PERF203  (the line has to be named)
+            if _NO_ROOM not in error.message:
+                raise
             what = "has a question that leaves no room for its text"
             raise row_error(reading, number, what, _FIELDS) from error
     return found
