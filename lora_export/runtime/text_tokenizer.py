@@ -67,6 +67,15 @@ class TextTokenizer:
         truncation = self._inner.truncation
         return None if truncation is None else int(truncation["max_length"])
 
+    @property
+    def tells_words_by_spaces(self) -> bool:
+        """Whether the space before a word is part of it, as in byte-level BPE.
+
+        Words that are given one by one have none; transformers asks for ``add_prefix_space`` then.
+        """
+        splitter = self._inner.pre_tokenizer
+        return splitter is not None and b'"ByteLevel"' in splitter.__getstate__()
+
     def cut_to(self, longest: int | None, **settings: Any) -> None:
         """Cut texts to so many tokens; None for any number."""
         if longest is None:

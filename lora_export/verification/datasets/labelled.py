@@ -134,7 +134,7 @@ def _read_tags(rows: Sequence[Line], reading: Reading) -> Examples:
         words, tags = row.get("tokens"), row.get("tags")
         if not (_words(words) and isinstance(tags, list) and len(words or ()) == len(tags)):
             raise row_error(reading, number, "has no tokens with a tag each", _TAG_FIELDS)
-    spaced = _tells_words_by_spaces(reading.tokenizer)
+    spaced = reading.tokenizer.tells_words_by_spaces
     found = reading.encode(
         [
             [f" {w}" if spaced and not w[0].isspace() else w for w in row["tokens"]]
@@ -158,15 +158,6 @@ def _read_tags(rows: Sequence[Line], reading: Reading) -> Examples:
         notes=notes,
         cut=count_cut(found),
     )
-
-
-def _tells_words_by_spaces(tokenizer: Any) -> bool:
-    """Whether the space before a word is part of it, as in byte-level BPE.
-
-    Words that are given one by one have none; transformers asks for ``add_prefix_space`` then.
-    """
-    splitter = tokenizer.pre_tokenizer
-    return splitter is not None and b'"ByteLevel"' in splitter.__getstate__()
 
 
 def _words(value: object) -> bool:
