@@ -10,22 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import pickle
 import struct
 import warnings
-import zipfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from lora_export.core.dtypes import by_name
-from lora_export.core.errors import InputError, MissingRuntimeError
+from lora_export.core.errors import InputError, MissingRuntimeError, UnsupportedError
 from lora_export.core.files import refuse_lfs_pointer
 from lora_export.core.installation import install_command
+from lora_export.core.pickle_skeleton import BoundedReader, Skeleton, count_operations
 from lora_export.core.supported_versions import require_supported
-from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor
+from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor, is_shape
+from lora_export.ondevice.file_opening import open_file, reason_of
+from lora_export.ondevice.zip_directory import STORED, is_zip, read_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from io import BufferedReader
     from pathlib import Path
+    from typing import BinaryIO
+
+    from lora_export.core.dtypes import DType
 
 __all__ = ["read_torch_file"]
 
@@ -42,8 +49,18 @@ _DAMAGED: Final = (
     OSError,
     OverflowError,
     struct.error,
-    zipfile.BadZipFile,
 )
+_UNPICKLING: Final = (pickle.UnpicklingError, *_DAMAGED)
+_DAMAGED_HINT: Final = "The file is damaged or incomplete: copy it again."
+_PICKLES: Final = 4
+"""The pickles in front of the data of the older format; the fourth holds the tensors."""
+
+_PICKLE_LIMIT_BYTES: Final = 1 << 22
+_MOST_OPERATIONS: Final = 1 << 19
+"""The largest pickle that is read: it names some twenty thousand tensors."""
+
+_MOST_REPEATED: Final = 4
+"""Views whose values do not lie in order take at most so many times what the file does."""
 
 
 def read_torch_file(path: Path) -> Mapping[str, Tensor]:
@@ -61,32 +78,97 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
         )
     require_supported("torch")
     refuse_lfs_pointer(path)
-    is_zip = zipfile.is_zipfile(path)
-    state = _load(path, fake=is_zip)
+    try:
+        with open_file(path) as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
+            archive = is_zip(stream)
+            if archive:
+                _check_archive(stream)
+            else:
+                _check_storages(stream, size_bytes, path)
+    except OSError as error:
+        msg = f"cannot read {str(path)!r}: {reason_of(error)}"
+        raise InputError(msg, hint="Check the path.") from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    state = _load(path, fake=archive)
     if not isinstance(state, dict):
         msg = f"{str(path)!r} holds a {type(state).__name__}, not a table of tensors"
         raise InputError(msg, hint="Expected the state_dict of a model.")
+    for name, value in state.items():
+        _require_plain(name, value, path)
+    strided = {name for name, value in state.items() if archive and not value.is_contiguous()}
+    repeated_bytes = sum(state[name].numel() * state[name].itemsize for name in strided)
+    if repeated_bytes > _MOST_REPEATED * size_bytes:
+        msg = f"the tensors in {str(path)!r} take {repeated_bytes} bytes, and the file {size_bytes}"
+        raise InputError(msg, hint="Save them contiguously, or as safetensors.")
     handle = FileHandle(path)
-    size_bytes = path.stat().st_size
-    strided = {name for name, value in state.items() if is_zip and _is_strided(value)}
     whole = _load(path, fake=False, mmap=True) if strided else {}
     return {
-        str(name): _tensor(
-            str(name),
+        name: _tensor(
+            name,
             whole[name] if name in strided else value,
             path,
-            handle if is_zip and name not in strided else None,
+            handle if archive and name not in strided else None,
             size_bytes,
         )
         for name, value in state.items()
     }
 
 
-def _is_strided(value: Any) -> bool:
-    """Whether a tensor is a view whose values do not lie in order, such as a transposed one."""
+def _check_archive(stream: BufferedReader) -> None:
+    """Raise `ValueError` where an archive is not as PyTorch writes it: uncompressed, whole."""
+    members = read_directory(stream)
+    for name, member in members.items():
+        if member.method != STORED:
+            msg = f"its member {name[:100]!r} is compressed, which PyTorch's are not"
+            raise ValueError(msg)
+        if name.endswith(".pkl") and member.size_bytes > _PICKLE_LIMIT_BYTES:
+            msg = f"its member {name[:100]!r} has {member.size_bytes} bytes"
+            raise ValueError(msg)
+        if name.endswith(".pkl"):
+            stream.seek(member.start_bytes)
+            _check_operations(stream.read(member.size_bytes), 1)
+
+
+def _check_operations(data: bytes, pickles: int) -> None:
+    if count_operations(data, pickles, _MOST_OPERATIONS) == _MOST_OPERATIONS:
+        msg = f"its pickle has {_MOST_OPERATIONS} operations or more"
+        raise ValueError(msg)
+
+
+def _check_storages(stream: BufferedReader, size_bytes: int, path: Path) -> None:
+    """Raise where a file of the older format announces more elements than it has bytes.
+
+    Its pickles are read without what they name: nothing is imported, called or allocated.
+    """
+    _check_operations(stream.read(_PICKLE_LIMIT_BYTES), _PICKLES)
+    stream.seek(0)
+    pickles = cast("BinaryIO", BoundedReader(stream, min(size_bytes, _PICKLE_LIMIT_BYTES)))
+    announced: dict[str, int] = {}
+    try:
+        for _ in range(_PICKLES):
+            Skeleton(pickles, announced).load()
+    except _UNPICKLING as error:
+        raise _needs_code(path) from error
+    if sum(announced.values()) > size_bytes:
+        msg = f"it announces {sum(announced.values())} elements in {size_bytes} bytes"
+        raise ValueError(msg)
+
+
+def _require_plain(name: object, value: Any, path: Path) -> None:
+    """Require that an entry is a dense tensor under a name."""
     import torch
 
-    return isinstance(value, torch.Tensor) and not value.is_contiguous()
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        msg = f"{str(name)[:100]!r} in {str(path)!r} is a {type(value).__name__}, not a tensor"
+        raise InputError(msg, hint="Expected the state_dict of a model.")
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        msg = f"{name[:100]!r} in {str(path)!r} is a sparse, nested or quantized tensor"
+        raise UnsupportedError(msg, hint="Save plain tensors: safetensors.")
+    if not is_shape(value.shape):
+        msg = f"{name[:100]!r} in {str(path)!r} has the shape {list(value.shape)}"
+        raise InputError(msg, hint=_DAMAGED_HINT)
 
 
 def _load(path: Path, *, fake: bool, mmap: bool = False) -> Any:
@@ -100,16 +182,27 @@ def _load(path: Path, *, fake: bool, mmap: bool = False) -> Any:
     try:
         with warnings.catch_warnings(), mode:
             warnings.simplefilter("ignore")  # about pickle protocols other than torch's own
+            if not fake and not mmap:
+                with open_file(path) as stream:
+                    bounded: Any = BoundedReader(stream, os.fstat(stream.fileno()).st_size)
+                    return torch.load(bounded, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        msg = f"{str(path)!r} cannot be read without running code from it, or is damaged"
-        raise InputError(
-            msg,
-            hint="Do not load it elsewhere unless you trust its author; ask for safetensors.",
-        ) from error
+        raise _needs_code(path) from error
     except _DAMAGED as error:
-        msg = f"{str(path)!r} is not a readable PyTorch file: {_first_line(error)}"
-        raise InputError(msg, hint="The file is damaged or incomplete: copy it again.") from error
+        raise _damaged(path, error) from error
+
+
+def _needs_code(path: Path) -> InputError:
+    msg = f"{str(path)!r} cannot be read without running code from it, or is damaged"
+    return InputError(
+        msg, hint="Do not load it elsewhere unless you trust its author; ask for safetensors."
+    )
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+    msg = f"{str(path)!r} is not a readable PyTorch file: {_first_line(error)}"
+    return InputError(msg, hint=_DAMAGED_HINT)
 
 
 def _first_line(error: BaseException) -> str:
@@ -123,18 +216,11 @@ def _tensor(
     handle: FileHandle | None,
     size_bytes: int,
 ) -> Tensor:
-    import torch
-
     from lora_export.core.torch_private import checkpoint_offset
 
-    if not isinstance(value, torch.Tensor):
-        msg = f"{name!r} in {str(path)!r} is a {type(value).__name__}, not a tensor"
-        raise InputError(msg, hint="Expected the state_dict of a model.")
     dtype = by_name(str(value.dtype))
     if handle is None:
-        raw = value.detach().contiguous().view(torch.uint8) if value.ndim else value.detach()
-        array = raw.numpy().view(dtype.numpy).reshape(tuple(value.shape))
-        return MemoryTensor(name, dtype, array)
+        return MemoryTensor(name, dtype, _in_memory(value, dtype))
     start = checkpoint_offset(value)
     if start is None:
         msg = f"tensor {name!r} in {str(path)!r} has no place in the file"
@@ -142,5 +228,12 @@ def _tensor(
     start += int(value.storage_offset()) * dtype.itemsize_bytes
     if start < 0 or start + value.numel() * dtype.itemsize_bytes > size_bytes:
         msg = f"tensor {name!r} passes the end of {str(path)!r}"
-        raise InputError(msg, hint="The file is damaged or incomplete: copy it again.")
+        raise InputError(msg, hint=_DAMAGED_HINT)
     return FileTensor(name, dtype, tuple(value.shape), handle, start)
+
+
+def _in_memory(value: Any, dtype: DType) -> Any:
+    import torch
+
+    raw = value.detach().contiguous().view(torch.uint8) if value.ndim else value.detach()
+    return raw.numpy().view(dtype.numpy).reshape(tuple(value.shape))

@@ -16,6 +16,7 @@ from lora_export.core.gguf_file import read_gguf
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import read_all
 from lora_export.core.torch_file import read_torch_file
+from lora_export.ondevice.bundle.tensor_values import read_values
 from lora_export.weights.checkpoint import open_checkpoint
 from tools.reader_fuzz.formats import (
     mutate_header,
@@ -89,6 +90,12 @@ def _safetensors(_fixed: Path) -> Target:
         {"x.safetensors": _SAFETENSORS},
         lambda folder: _read_values(read_header(folder / "x.safetensors")[0]),
     )
+
+
+def _on_device(fixed: Path) -> Target:
+    """Return the reader that bundles bring."""
+    known = _safetensors(fixed)
+    return Target(known.seeds, known.mutators, lambda folder: read_values(folder / "x.safetensors"))
 
 
 def _torch(_fixed: Path) -> Target:
@@ -271,6 +278,7 @@ def _checkpoint(_fixed: Path) -> Target:
 
 TENSORS: Final[Mapping[str, Reader]] = {
     "safetensors": Reader(_safetensors),
+    "safetensors-device": Reader(_on_device),
     "torch": Reader(_torch, slowness=20),
     "gguf": Reader(_gguf),
     "checkpoint": Reader(_checkpoint),

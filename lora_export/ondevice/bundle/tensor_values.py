@@ -7,6 +7,7 @@ damaged all the same is an error.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from math import prod
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -24,7 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["read_values"]
 
-_HEADER_LIMIT_BYTES: Final = 100_000_000
+_HEADER_LIMIT_BYTES: Final = 1 << 25
+_DAMAGED: Final = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
 _DTYPES: Final = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",  # NumPy has no bfloat16: its bits
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
@@ -43,22 +54,31 @@ def read_values(path: Path, names: Sequence[str] | None = None) -> dict[str, npt
     """
     try:
         with open_file(path) as stream:
+            left = os.fstat(stream.fileno()).st_size - 8
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, _HEADER_LIMIT_BYTES)).decode("utf-8"))
+            if length > min(_HEADER_LIMIT_BYTES, left):
+                msg = f"it announces a header of {length} bytes"
+                raise ValueError(msg)
+            header = json.loads(stream.read(length).decode("utf-8"))
             header.pop("__metadata__", None)
             wanted = header if names is None else [name for name in names if name in header]
             start = stream.tell()
-            return {name: _tensor(stream, start, header[name]) for name in wanted}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            return {name: _tensor(stream, start, left - length, header[name]) for name in wanted}
+    except _DAMAGED as error:
         msg = f"{str(path)!r} is missing or damaged: {error}"
         raise InputError(msg, hint="Copy the bundle again.") from error
 
 
-def _tensor(stream: IO[bytes], data_start: int, row: dict[str, Any]) -> npt.NDArray[Any]:
+def _tensor(
+    stream: IO[bytes], data_start: int, size_bytes: int, row: dict[str, Any]
+) -> npt.NDArray[Any]:
     dtype, shape = np.dtype(_DTYPES[row["dtype"]]), tuple(row["shape"])
     start, end = row["data_offsets"]
+    if not 0 <= start <= end <= size_bytes:
+        msg = f"a tensor is said to lie at bytes {start} to {end} of {size_bytes}"
+        raise ValueError(msg)
     stream.seek(data_start + start)
-    data = stream.read(end - start) if 0 <= start <= end else b""
+    data = stream.read(end - start)
     if len(data) != prod(shape) * dtype.itemsize:
         msg = "a tensor does not lie where its header says"
         raise ValueError(msg)
