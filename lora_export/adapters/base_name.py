@@ -12,8 +12,8 @@ by their own name with an ending.
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.hub import is_hub_id
@@ -117,7 +117,7 @@ def _is_on_hub(name: str) -> bool:
     if name in _WITHOUT_OWNER:
         return True
     owner = name.removeprefix("hf://").partition("/")[0]
-    return is_hub_id(name) and owner.lower() not in _FOLDERS and not Path(name).exists()
+    return is_hub_id(name) and owner.lower() not in _FOLDERS and not os.path.exists(name)  # noqa: PTH110  (False for what no path can be)
 
 
 def _core(name: str) -> str:

@@ -37,7 +37,9 @@ __all__ = ["analyze"]
               help="What an adapter would cost on a model, from its config.")  # fmt: skip
 @click.option("--target", "targets", multiple=True, metavar="MODULE",
               help="With --plan: a module to adapt, as PEFT's target_modules.")  # fmt: skip
-@click.option("--rank", type=int, default=8, show_default=True, help="With --plan: r.")
+@click.option(
+    "--rank", type=click.IntRange(1, 1 << 20), default=8, show_default=True, help="With --plan: r."
+)
 @click.option("--dtype", default="float16", show_default=True, help="With --plan: what is stored.")
 @adapter_options
 @common_options

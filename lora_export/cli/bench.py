@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from lora_export.cli.console import (
+    SEED,
     Console,
     adapter_options,
     common_options,
@@ -55,7 +56,7 @@ _REASONS: Final = 8
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
               help="For torch: where an adapter is now, if it has moved; repeatable.")  # fmt: skip
 @click.option("--threads", type=int, default=0, help="Within an operator; the runtime's choice.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seeds inputs and order.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seeds inputs and order.")
 @click.option("--no-startup", is_flag=True, help="Leave start-up and peak memory out.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
               help="Where the report goes; EXPORT/reports/bench.json by itself.")  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "SEED",
     "Console",
     "adapter_options",
     "combine_options",
@@ -28,6 +29,9 @@ __all__ = [
     "parse_adapter",
     "parse_scales",
 ]
+
+SEED: Final = click.IntRange(0, (1 << 63) - 1)
+"""What NumPy takes as a seed."""
 
 _BAR: Final = 80
 """How much of a description stands before the bar."""
@@ -194,7 +198,7 @@ def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="With --combine: take the head, labels and tokenizer of this "
                               "adapter."),
             click.option("--combine-sign", help="How ties elects signs: total or frequency."),
-            click.option("--seed", type=int, help="The seed of dare's random choices."),
+            click.option("--seed", type=SEED, help="The seed of dare's random choices."),
         )
     ):  # fmt: skip
         command = option(command)

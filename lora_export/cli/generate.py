@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import SEED, Console, common_options
 from lora_export.ondevice.printable import FinishedLine, printable
 
 __all__ = ["generate"]
@@ -31,7 +31,7 @@ _OF_PROSE: Final = "\n\t\u200c\u200d\ufe0f"
 )
 @click.option("--top-p", type=float, default=1.0,
               help="Sample from the most likely tokens up to this total probability.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--seed", type=SEED, default=0, show_default=True,
               help="The seed of the sampling.")  # fmt: skip
 @common_options
 def generate(

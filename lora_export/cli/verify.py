@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lora_export.cli.console import (
+    SEED,
     Console,
     adapter_options,
     common_options,
@@ -37,7 +38,7 @@ __all__ = ["verify"]
               help="The most tokens of a text that is written for an example.")  # fmt: skip
 @click.option("--disagreements", type=click.Path(path_type=Path), metavar="FILE.jsonl",
               help="Write every example on which graph and reference differ.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Seeds the inputs.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
 @click.option(
     "--strict",
