@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.core import targets
 from lora_export.core.errors import AdapterError, UnsupportedError
-from lora_export.core.manifest import read_manifest
+from lora_export.core.manifest import edit_manifest, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.engines.engine_build import build_engines, engine_documents, register_engine_files
 from lora_export.engines.jobs import EngineOptions, graphs_to_build, jobs_of
@@ -51,8 +51,8 @@ def build(
     """
     chosen = options or EngineOptions()
     targets.require_tensorrt_target(target)
-    manifest = read_manifest(output)
-    require_usable(output, manifest)
+    with edit_manifest(output) as manifest:  # that it can be changed is known before the build
+        require_usable(output, manifest)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
     jobs = jobs_of(output, manifest, target, names, chosen)
     if target == targets.AUTO:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from lora_export.core.errors import HubError, UsageError
 from lora_export.core.files import is_relative_inside, user_path
+from lora_export.ondevice.file_opening import read_file, reason_of
 from lora_export.ondevice.printable import shell_command
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
@@ -24,6 +25,7 @@ _SCHEME: Final = "hf://"
 _ID: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
 )
+_REF_LIMIT_BYTES: Final = 1 << 10
 _COMMIT_FOLDER: Final = re.compile(r"(?P<commit>[0-9a-f]{40})/(?P<folder>.+)")
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
 _PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
@@ -102,6 +104,7 @@ def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
         )
         return Path(found)
 
+    _require_sane_ref(repo, revision)
     try:
         folder = download((*_FILES, *_MODULES))
         if not any((folder / below).glob("*.safetensors")):
@@ -109,6 +112,28 @@ def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
     except Exception as error:
         raise _explained(spec, error) from error
     return folder
+
+
+def _require_sane_ref(repo: str, revision: str | None) -> None:
+    """Require of the file that names a revision's commit that it is a short one; it may be absent.
+
+    The hub's library reads whatever is there.
+
+    Raises:
+        HubError: It is something else.
+    """
+    from huggingface_hub import constants
+
+    name = "models--" + repo.replace("/", "--")
+    path = Path(constants.HF_HUB_CACHE) / name / "refs" / (revision or constants.DEFAULT_REVISION)
+    try:
+        read_file(path, _REF_LIMIT_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        msg = f"the hub's cache is damaged: {str(path)!r} cannot be read: {reason_of(error)}"
+        hint = f"Remove it, and download again: hf download {repo}"
+        raise HubError(msg, hint=hint) from error
 
 
 def _explained(spec: str, error: Exception) -> HubError:

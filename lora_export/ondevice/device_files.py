@@ -40,6 +40,7 @@ from lora_export.ondevice.file_writing import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from io import BufferedReader
 
 __all__ = [
     "atomic_write_bytes",
@@ -63,6 +64,14 @@ __all__ = [
 ]
 
 _READ_BLOCK_BYTES: Final = 1 << 22
+_TEXT_BYTES: Final = 1 << 30
+_LONGEST_BYTES: Final = {
+    **dict.fromkeys((".html", ".jinja", ".json", ".jsonl", ".md", ".txt"), _TEXT_BYTES),
+    ".npz": 1 << 31,
+    ".onnx": (1 << 31) - 1,
+}
+"""The length that a file of each kind may have, where it is known."""
+_OFFSETS: Final = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
 _STAGING_PREFIX: Final = ".lora-export-"
 _STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}", re.DOTALL)
 _LONGEST_STEM: Final = 40
@@ -109,15 +118,33 @@ def sha256_of_files(paths: Iterable[Path]) -> str:
 def sha256_of_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal, reading it in blocks.
 
+    A file that is longer than its kind can be (a text of gigabytes, or a weight file that goes on
+    behind its tensors) is not read: that takes long and its hash is none that was recorded.
+
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is too long (``EFBIG``).
     """
     digest = hashlib.sha256()
     block = memoryview(bytearray(_READ_BLOCK_BYTES))
     with open_file(path) as stream:
+        _check_length(path, stream)
         while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()
+
+
+def _check_length(path: Path, stream: BufferedReader) -> None:
+    """Refuse a file that is longer than its kind can be; read no more than a header's tables."""
+    size_bytes = os.fstat(stream.fileno()).st_size
+    longest = _LONGEST_BYTES.get(path.suffix, size_bytes)
+    if path.suffix == ".safetensors":
+        length = int.from_bytes(stream.read(8), "little")
+        if length <= TABLE_LIMIT_BYTES:
+            ends = map(int, _OFFSETS.findall(stream.read(length)))
+            longest = max(TABLE_LIMIT_BYTES, 8 + length + max(ends, default=0))
+        stream.seek(0)
+    if size_bytes > longest:
+        raise OSError(errno.EFBIG, f"it is larger than {longest} bytes", str(path))
 
 
 @contextlib.contextmanager

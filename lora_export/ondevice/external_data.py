@@ -154,6 +154,9 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
     position = start
     while position < end:
         tag, position = _varint(data, position, end)
+        if tag < 8:  # noqa: PLR2004  (field numbers begin with 1; a file of zeros is full of these)
+            msg = "one of its fields has the number 0"
+            raise ValueError(msg)
         kind = tag & 7
         if kind == _VARINT:
             _, position = _varint(data, position, end)

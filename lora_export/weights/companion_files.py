@@ -9,7 +9,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from lora_export.core.errors import AdapterError, StorageError
+from lora_export.core.errors import AdapterError, InputError, StorageError
+from lora_export.core.files import storage_errors
+from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,9 @@ __all__ = [
     "read_content",
     "same_content",
 ]
+
+_HINT: Final = "Check the file; what is no part of a tokenizer is moved out of the folder."
+_WEIGHTS: Final = (".safetensors", ".bin")
 
 Content: TypeAlias = "Path | bytes"
 """A companion: a file, or what one is to hold."""
@@ -120,6 +125,7 @@ def companion_files(folder: Path) -> dict[str, Path]:
 
     Raises:
         StorageError: The folder cannot be read.
+        InputError: A file is too large to be what its name says.
     """
     wanted = [*TOKENIZER, *SETTINGS, CONFIG, CHAT_TEMPLATE, "chat_template.json"]
     found = [folder / name for name in wanted]
@@ -131,7 +137,21 @@ def companion_files(folder: Path) -> dict[str, Path]:
     except OSError as error:
         msg = f"cannot read {str(folder)!r}: {error.strerror}"
         raise StorageError(msg, hint="Check the path and its permissions.") from error
-    return {name: path for name, path in named.items() if name in wanted or _in_folder(name)}
+    kept = {name: path for name, path in named.items() if name in wanted or _in_folder(name)}
+    for path in kept.values():
+        _require_small(path)
+    return kept
+
+
+def _require_small(path: Path) -> None:
+    """Require of a companion that is no weight file that it is no larger than one can be."""
+    if path.suffix in _WEIGHTS:
+        return
+    with storage_errors(str(path)):
+        size_bytes = path.stat().st_size
+    if size_bytes > LIMIT_BYTES:
+        msg = f"{str(path)!r} has {size_bytes} bytes; at most {LIMIT_BYTES} belong to a tokenizer"
+        raise InputError(msg, hint=_HINT)
 
 
 def _in_folder(name: str) -> bool:
@@ -173,13 +193,10 @@ def read_content(content: Content) -> bytes:
         return content
     path = content
     try:
-        if path.stat().st_size <= LIMIT_BYTES:
-            return path.read_bytes()
+        return read_file(path, LIMIT_BYTES)
     except OSError as error:
-        msg = f"cannot read {str(path)!r}: {error.strerror}"
-        raise AdapterError(msg, hint="Check the file and its permissions.") from error
-    msg = f"{str(path)!r} is larger than {LIMIT_BYTES} bytes"
-    raise AdapterError(msg, hint="It is no file of a tokenizer: move it out of the folder.")
+        msg = f"cannot read {str(path)!r}: {reason_of(error)}"
+        raise AdapterError(msg, hint=_HINT) from error
 
 
 def adapter_folder(adapter: Adapter) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -226,3 +227,23 @@ def test_folders_of_sentence_transformers_are_fetched_and_no_others() -> None:
         ignore_patterns=list(hub._BELOW),
     )
     assert list(kept) == wanted
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "folder", "loop"])
+def test_a_damaged_reference_in_the_cache_is_refused(
+    kind: str, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    ref = put(cache, "org/name", tmp_path / "made").parents[1] / "refs" / "main"
+    ref.unlink()
+    if kind == "pipe":
+        os.mkfifo(ref)
+    elif kind == "folder":
+        ref.mkdir()
+    elif kind == "loop":
+        ref.symlink_to("main")
+    else:
+        ref.touch()
+        os.truncate(ref, 10 << 30)
+    with pytest.raises(HubError, match="the hub's cache is damaged"):
+        local_path("org/name")

@@ -320,3 +320,18 @@ def test_too_little_memory(export: Callable[[str], Path], monkeypatch: pytest.Mo
     root = built(export)
     module.cudart.limit_bytes = 100
     refused(root, r"cudaMalloc failed: out of memory", 1)
+
+
+@pytest.mark.parametrize("name", [".lora_export.lock", ".lora_export.next"])
+def test_what_is_in_the_way_of_a_change_is_found_before_the_build(
+    export: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = install_double(monkeypatch)
+    root = export("merged")
+    (root / name).unlink(missing_ok=True)
+    os.mkfifo(root / name)
+    before = snapshot(root)
+    with pytest.raises(LoraExportError, match="lora_export"):
+        engines.build(root, TARGET)
+    assert module.builds == 0
+    assert snapshot(root) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import onnx
@@ -157,3 +158,10 @@ def test_a_file_larger_than_protobuf_reads_is_not_read(tmp_path):
         stream.truncate(GRAPH_LIMIT_BYTES + 1)
     with pytest.raises(ExportDirectoryError, match="larger than"):
         graph_bytes(tmp_path / "graph.onnx")
+
+
+def test_zeros_are_no_graph_and_are_refused_at_once():
+    began = time.process_time()
+    with pytest.raises(ValueError, match="number 0"):
+        external_files(bytes(100 << 20))
+    assert time.process_time() - began < 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lora_export.adapters.canonical import Adapter
-from lora_export.core.errors import AdapterError
-from lora_export.weights import companion_files as companions
-from lora_export.weights.companion_files import companion_files, same_content
+from lora_export.core.errors import AdapterError, InputError
+from lora_export.weights.companion_files import LIMIT_BYTES, companion_files, same_content
 from lora_export.weights.label_names import named_classes, names_of_head
 from lora_export.weights.own_companions import own_companions
 from lora_export.weights.special_tokens import special_ids, with_special_tokens
@@ -156,10 +156,10 @@ def test_a_damaged_file_is_named(base, own) -> None:
         brought(base, own)
 
 
-def test_a_file_that_is_too_large_is_named(base, own, monkeypatch) -> None:
-    monkeypatch.setattr(companions, "LIMIT_BYTES", 10)
-    (own / "tokenizer.json").write_text(" " * 11)
-    with pytest.raises(AdapterError, match="larger than 10 bytes"):
+def test_a_file_that_is_too_large_is_named(base, own) -> None:
+    (own / "tokenizer.json").touch()
+    os.truncate(own / "tokenizer.json", LIMIT_BYTES + 1)
+    with pytest.raises(InputError, match=r"own/tokenizer\.json' has 268435457 bytes"):
         brought(base, own)
 
 
@@ -200,3 +200,9 @@ def test_names_of_classes_have_an_order(base) -> None:
     assert names_of_head(3, given=None, brought=False, **told)[2] == "LABEL_2"
     for wrong in ({}, [], {"0": 1}, {"0": "a", "2": "b"}, {"0": "a", "1": "a"}):
         assert named_classes({"id2label": wrong}) is None
+
+
+def test_a_file_that_is_too_large_for_a_tokenizer_is_not_copied(base: Path) -> None:
+    os.truncate(base / "tokenizer.json", LIMIT_BYTES + 1)
+    with pytest.raises(InputError, match=r"tokenizer\.json' has 268435457 bytes"):
+        companion_files(base)

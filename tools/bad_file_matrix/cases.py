@@ -95,8 +95,8 @@ def cases_of(pristine: Path, target: Target) -> Iterator[Case]:
             found += [each for each in more if each not in found]
     is_program = COMMANDS[target.command].words.startswith("run.py")
     for path in sorted(found):
-        if is_program and path.startswith(_CODE):
+        if is_program and (path == "" or path.startswith(_CODE)):
             continue
         for name, kind in KINDS.items():
-            if fits(kind, root / path):
+            if fits(kind, root / path) and (path or kind.alters):
                 yield Case(*target, path, name)

@@ -65,6 +65,8 @@ def judge(seen: Seen, good: Seen, *, is_hashed: bool) -> Iterator[str]:
     yield from _says(outcome)
     for path in seen.strayed:
         yield f"changes something outside of the input: {path}"
+    if outcome.ended is not None:
+        return  # what a killed process leaves is another matter
     staged = [path for path in (*seen.left, *seen.changed) if ".lora-export-" in path]
     if staged:
         yield "leaves a staging folder"
