@@ -87,6 +87,7 @@ def test_what_was_spoiled_is_whole_again(tmp_path: Path, kind: str) -> None:
     sandbox.restore()
     assert (sandbox.world / "one" / "a.json").read_text() == '{"a": 1}'
     assert sandbox.changed() == []
+    assert (sandbox.outside / "copy" / "one" / "a.json").is_file()
 
 
 def forked(tmp_path: Path, function: Callable[[], int], **settings: Any) -> Outcome:
@@ -135,8 +136,9 @@ def faults(code: int, out: str = "", err: str = "", **settings: Any) -> list[str
     good = Seen(Outcome(0, "", "", 0.1, 0), {}, settings.pop("may_change", ()), ())
     is_hashed = settings.pop("is_hashed", False)
     outcome = Outcome(code, out, err, 0.1, 0, settings.pop("ended", None))
-    seen = Seen(outcome, settings.pop("left", {}), settings.pop("changed", ()), ())
-    return list(judge(seen, good, is_hashed=is_hashed))
+    left, changed = settings.pop("left", {}), settings.pop("changed", ())
+    seen = Seen(outcome, left, changed, settings.pop("strayed", ()))
+    return list(judge(seen, good, is_hashed=is_hashed, **settings))
 
 
 def test_what_is_judged() -> None:
@@ -153,5 +155,7 @@ def test_what_is_judged() -> None:
     assert faults(0, changed=("x/a",)) == ["changes x/a"]
     assert faults(0, changed=("x/a",), may_change=("x/b",)) == []
     assert faults(0, is_hashed=True) == ["passes a file that is not what its hash says"]
+    assert faults(0, strayed=("copy/a",)) == ["changes what a link leads to: copy/a"]
+    assert faults(0, strayed=("copy/a",), is_named=True) == []
     assert faults(-9, ended="sleep") == ["hangs"]
     assert faults(0, "\x1b[31m") == ["prints control characters"]

@@ -98,5 +98,5 @@ def cases_of(pristine: Path, target: Target) -> Iterator[Case]:
         if is_program and (path == "" or path.startswith(_CODE)):
             continue
         for name, kind in KINDS.items():
-            if fits(kind, root / path) and (path or kind.alters):
+            if fits(kind, root / path):
                 yield Case(*target, path, name)

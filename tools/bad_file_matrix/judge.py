@@ -52,19 +52,20 @@ def allowed_limits(good: Outcome) -> tuple[float, int]:
     return seconds, good.memory_bytes + _MORE_MEMORY_BYTES
 
 
-def judge(seen: Seen, good: Seen, *, is_hashed: bool) -> Iterator[str]:
+def judge(seen: Seen, good: Seen, *, is_hashed: bool, is_named: bool = False) -> Iterator[str]:
     """Yield what is wrong, in words that are the same for the same fault.
 
     Args:
         seen: The case.
         good: The same command with valid inputs: what it changes, it may change.
         is_hashed: Whether it compares the spoiled file with a hash.
+        is_named: Whether the spoiled path is one that the user names: links there are followed.
     """
     outcome = seen.outcome
     yield from _ends(outcome)
     yield from _says(outcome)
-    for path in seen.strayed:
-        yield f"changes something outside of the input: {path}"
+    if seen.strayed and not is_named:
+        yield f"changes what a link leads to: {_shown(list(seen.strayed))}"
     if outcome.ended is not None:
         return  # what a killed process leaves is another matter
     staged = [path for path in (*seen.left, *seen.changed) if ".lora-export-" in path]

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["GROWING", "KINDS", "UNREADABLE", "Kind", "Place", "clear", "fits"]
+__all__ = ["COPY", "GROWING", "KINDS", "OTHER", "UNREADABLE", "Kind", "Place", "clear", "fits"]
 
 GROWING: Final = "growing"
 """The kind that `tools.bad_file_matrix.sandbox` lengthens while the command runs."""
+
+COPY: Final = "copy"
+OTHER: Final = "other"
+"""What links lead to: the inputs once more, and a folder and file that are none of them."""
 
 UNREADABLE: Final = "unreadable"
 """The kind that root's rights overcome: the command runs without them."""
@@ -28,11 +32,19 @@ _JSON: Final = frozenset({".json", ".jsonl", ".yaml", ".jinja", ".pbtxt", ".lock
 
 
 class Place(NamedTuple):
-    """What is spoiled, what it was, and a folder with a file ``other`` that is no part of it."""
+    """What is spoiled, what it was, and the folder of what links lead to.
 
+    Attributes:
+        relative: The path in the folder of all inputs.
+        path: The file or folder.
+        pristine: The valid one.
+        outside: A folder with a second copy of the inputs and something that is none of them.
+    """
+
+    relative: str
     path: Path
     pristine: Path
-    decoy: Path
+    outside: Path
 
 
 class Kind(NamedTuple):
@@ -111,13 +123,14 @@ def _zero_device(place: Place) -> None:
 def _outside(place: Place) -> None:
     """Put a link to the valid file or folder, which lies elsewhere."""
     clear(place.path)
-    place.path.symlink_to(place.pristine)
+    place.path.symlink_to(place.outside / COPY / place.relative)
 
 
 def _elsewhere(place: Place) -> None:
     """Put a link to another file or folder of the machine."""
     is_folder = _clear_folder(place)
-    place.path.symlink_to(place.decoy if is_folder else place.decoy / "other")
+    other = place.outside / OTHER
+    place.path.symlink_to(other if is_folder else other / OTHER)
 
 
 def _pipe(place: Place) -> None:

@@ -118,7 +118,7 @@ def _run(sandbox: Sandbox, case: Case, good_run: Callable[[Target], Seen]) -> Re
             sandbox, case.target, path, limits, before, obeys_modes=case.kind == UNREADABLE
         )
     is_hashed = COMMANDS[case.command].hashes and _is_hashed(sandbox, case)
-    faults = tuple(judge(seen, good, is_hashed=is_hashed))
+    faults = tuple(judge(seen, good, is_hashed=is_hashed, is_named=not case.path))
     lines = seen.outcome.err.replace(str(sandbox.world.parent), "").strip().splitlines()
     message = "\n".join(lines[-12:])
     outcome = seen.outcome
@@ -139,8 +139,7 @@ def _observe(
     given = _HUB_NAME if target.input == HUB else str(sandbox.world / target.input)
     places = {"x": given, "w": sandbox.world, "o": sandbox.out}
     words = [word.format_map(places) for word in shlex.split(command.words)]
-    outside = (sandbox.pristine, sandbox.decoy)
-    trees = [tree_of(each) for each in outside]
+    around = tree_of(sandbox.outside)
     outcome = run_forked(
         functools.partial(call, words, double=command.double), limits, sandbox.scratch,
         environment=_environment(sandbox), folder=sandbox.scratch, obeys_modes=obeys_modes,
@@ -150,11 +149,9 @@ def _observe(
         each for each in _difference(before, after)
         if each != path and not each.endswith(".lock") and not each.startswith(_CACHE)
     ]  # fmt: skip
-    strayed = [
-        f"{each.name}/{name}"
-        for each, tree in zip(outside, trees, strict=True)
-        for name in _difference(tree, tree_of(each))
-    ]
+    strayed = _difference(around, tree_of(sandbox.outside))
+    if strayed:
+        sandbox.make_outside()
     seen = Seen(outcome, tree_of(sandbox.out), tuple(changed), tuple(strayed))
     sandbox.restore()
     return seen

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from tools.bad_file_matrix.kinds import GROWING, KINDS, Place, clear
+from tools.bad_file_matrix.kinds import COPY, GROWING, KINDS, OTHER, Place, clear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,8 @@ class Sandbox:
         world: The copy.
         out: Where commands write.
         scratch: What belongs to no command.
-        decoy: What links lead to and no command may change.
+        outside: What links lead to and no command may change: a second copy of the inputs, and a
+            folder with a file that is none of them.
         whole: What the copy is while nothing is spoiled.
     """
 
@@ -43,7 +44,7 @@ class Sandbox:
     world: Path
     out: Path
     scratch: Path
-    decoy: Path
+    outside: Path
     whole: Tree = field(default_factory=dict, repr=False)
 
     def changed(self) -> list[str]:
@@ -71,10 +72,17 @@ class Sandbox:
         clear(self.out)
         self.out.mkdir()
 
+    def make_outside(self) -> None:
+        """Make anew what links lead to."""
+        clear(self.outside)
+        shutil.copytree(self.pristine, self.outside / COPY, symlinks=True)
+        (self.outside / OTHER).mkdir()
+        (self.outside / OTHER / OTHER).write_text("127.0.0.1 localhost\n")
+
     @contextlib.contextmanager
     def spoiled(self, path: str, kind: str) -> Iterator[Tree]:
         """Spoil a path of the copy; yield what the copy is then."""
-        place = Place(self.world / path, self.pristine / path, self.decoy)
+        place = Place(path, self.world / path, self.pristine / path, self.outside)
         place.path.parent.mkdir(parents=True, exist_ok=True)
         KINDS[kind].spoil(place)
         growing = _grow(place.path) if kind == GROWING else None
@@ -88,28 +96,35 @@ class Sandbox:
 
 def make_sandbox(pristine: Path, root: Path) -> Sandbox:
     """Copy the inputs into `root`."""
-    world = root / "world"
+    world, out, scratch = (root / name for name in ("world", "out", "scratch"))
     shutil.copytree(pristine, world, symlinks=True)
-    out, scratch, decoy = (root / name for name in ("out", "scratch", "decoy"))
-    for folder in (out, scratch, decoy):
-        folder.mkdir(parents=True)
-    (decoy / "other").write_text("127.0.0.1 localhost\n")
-    return Sandbox(pristine, world, out, scratch, decoy, tree_of(world))
+    for folder in (out, scratch):
+        folder.mkdir()
+    sandbox = Sandbox(pristine, world, out, scratch, root / "outside", tree_of(world))
+    sandbox.make_outside()
+    return sandbox
 
 
 def tree_of(folder: Path) -> Tree:
-    """Return what lies below a folder."""
+    """Return what lies below a folder; no link is followed."""
     found: Tree = {}
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = f"{root}/{name}"
-            status = os.lstat(path)
-            relative = os.path.relpath(path, folder)
-            found[relative] = (
-                (status.st_mode,)
-                if stat.S_ISDIR(status.st_mode)
-                else (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino)
-            )
+    waiting = [""]
+    while waiting:
+        inner = waiting.pop()
+        try:
+            entries = list(os.scandir(f"{folder}/{inner}"))
+        except PermissionError:
+            continue
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            name = f"{inner}{entry.name}"
+            if stat.S_ISDIR(status.st_mode):
+                found[name] = (status.st_mode,)
+                waiting.append(f"{name}/")
+            else:
+                found[name] = (
+                    status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino,
+                )  # fmt: skip
     return found
 
 
