@@ -37,7 +37,7 @@ def _run(asked: argparse.Namespace, pristine: Path) -> int:
     cases = wanted or [case for target in selected(names) for case in cases_of(pristine, target)]
     chance = random.Random(asked.seed)
     if asked.count and asked.count < len(cases):
-        cases = sorted(chance.sample(cases, asked.count))
+        cases = chance.sample(cases, asked.count)
     summary, began = Summary(), time.monotonic()
     shown = began
     for result in run_cases(pristine, cases, asked.jobs):
