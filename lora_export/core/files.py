@@ -29,6 +29,7 @@ from lora_export.ondevice.device_files import (
     sync_folder,
     write_synced,
 )
+from lora_export.ondevice.file_opening import open_file
 from lora_export.ondevice.file_writing import is_disk_full, open_output, require_plain
 
 __all__ = [
@@ -65,7 +66,7 @@ def refuse_lfs_pointer(path: Path) -> None:
         InputError: It is such a file.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(len(_LFS_POINTER))
     except OSError:
         return  # its reader says why

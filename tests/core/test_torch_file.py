@@ -214,3 +214,12 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
     with pytest.raises(InputError, match="pointer of Git LFS") as caught:
         read_torch_file(path)
     assert "git lfs pull" in str(caught.value.hint)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.mkdir(), lambda p: p.symlink_to(p)])
+def test_what_is_no_file_is_named_at_once(make, tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    make(path)
+    with pytest.raises(InputError, match=r"named pipe|folder|links"):
+        read_torch_file(path)
