@@ -16,6 +16,7 @@ from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import LatencyError, StorageError, UsageError
 from lora_export.core.files import atomic_write_bytes, staging_folder
 from lora_export.core.manifest import read_manifest
+from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_GRAPHS
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.version import VERSION
@@ -182,7 +183,7 @@ def _write(
     found: BenchReport, output: Path, report: Path | None, baseline: Path | None
 ) -> Benchmark:
     """Write the report, into the export or where `report` says, and the baseline."""
-    text = found.model_dump_json(indent=1).encode() + b"\n"
+    text = model_json(found)
     if report is None:
         file = record_bench(output, text)
         refresh_report(output)

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.core.json_file import encodable
 from lora_export.core.merge_record import (
     MergedAdapter,
     MergedBase,
@@ -129,7 +130,7 @@ def _tensor_row(
 
 def encoded(record: MergeRecord) -> bytes:
     """Return the bytes of ``lora_export.merge.json``."""
-    return (json.dumps(record.model_dump(), indent=1) + "\n").encode()
+    return (json.dumps(encodable(record.model_dump()), indent=1) + "\n").encode()
 
 
 def lossy_tensors(record: MergeRecord) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.errors import InputError
 
-__all__ = ["JsonObject", "parse_json", "read_json", "read_table"]
+__all__ = ["JsonObject", "encodable", "is_encodable", "parse_json", "read_json", "read_table"]
 
 _DEPTH_LIMIT: Final = 100
 _HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -90,3 +90,25 @@ def _is_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def encodable(value: Any) -> Any:
+    r"""Return a JSON value with the text of an escape in place of each surrogate.
+
+    >>> encodable({"a": ["x\udcff"]})
+    {'a': ['x\\udcff']}
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {encodable(key): encodable(each) for key, each in value.items()}
+    return [encodable(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_encodable(text: str) -> bool:
+    r"""Whether UTF-8 can hold `text`: it has no half of a character.
+
+    >>> is_encodable("\U0001f642"), is_encodable("\ud83d")
+    (True, False)
+    """
+    return text.isascii() or encodable(text) == text

@@ -19,6 +19,7 @@ from lora_export.core.files import (
     resolve_inside,
 )
 from lora_export.core.journal import finish, is_committed
+from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
 from lora_export.ondevice.file_opening import read_file, reason_of
@@ -380,7 +381,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return the contents of ``lora_export.json``."""
-    return manifest.model_dump_json(indent=1, exclude_none=True).encode() + b"\n"
+    return model_json(manifest, exclude_none=True)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.dtypes import DTYPES, DType
 from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.core.files import refuse_lfs_pointer
+from lora_export.core.json_file import is_encodable
 from lora_export.core.tensors import FileHandle, FileTensor, is_shape
 from lora_export.ondevice.file_opening import open_file, reason_of
 
@@ -129,7 +130,16 @@ def _parse(path: Path, raw: bytes) -> JsonObject:
         raise _damaged(path, f"its header is not readable ({error})") from error
     if not isinstance(header, dict):
         raise _damaged(path, "its header is not a table")
+    for text in (*header, *_metadata_texts(header)):
+        if not is_encodable(text):
+            raise _damaged(path, f"{text!r} in its header has half of a character")
     return header
+
+
+def _metadata_texts(header: JsonObject) -> tuple[str, ...]:
+    metadata = header.get(_METADATA)
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return tuple(text for pair in pairs for text in pair if isinstance(text, str))
 
 
 def _is_size(value: object) -> bool:

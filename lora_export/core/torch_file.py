@@ -20,6 +20,7 @@ from lora_export.core.dtypes import by_name
 from lora_export.core.errors import InputError, MissingRuntimeError, UnsupportedError
 from lora_export.core.files import refuse_lfs_pointer
 from lora_export.core.installation import install_command
+from lora_export.core.json_file import is_encodable
 from lora_export.core.pickle_skeleton import BoundedReader, Skeleton, count_operations
 from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor, is_shape
@@ -95,6 +96,9 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, dict):
         msg = f"{str(path)!r} holds a {type(state).__name__}, not a table of tensors"
         raise InputError(msg, hint="Expected the state_dict of a model.")
+    if half := next((name for name in map(str, state) if not is_encodable(name)), None):
+        msg = f"{half!r} in {str(path)!r} has half of a character"
+        raise InputError(msg, hint="The file is damaged: copy it again.")
     for name, value in state.items():
         _require_plain(name, value, path)
     strided = {name for name, value in state.items() if archive and not value.is_contiguous()}

@@ -187,6 +187,9 @@ def _open(
 
 def _open_error(error: Exception, path: Path, provider: str) -> LoraExportError:
     text = _first_line(error)
+    if any("\udc80" <= each <= "\udcff" for each in str(path)):  # bytes that are no UTF-8
+        msg = f"ONNX Runtime cannot open {str(path)!r}: the path is no UTF-8"
+        return ExportDirectoryError(msg, hint="Move it to a folder whose name is.")
     if _TOO_NEW.search(text):
         msg = f"ONNX Runtime {onnxruntime_version()} is too old for {str(path)!r}: {text}"
         hint = "Install a newer one: pip install -U onnxruntime (--no-deps leaves NumPy as it is)"

@@ -1,0 +1,30 @@
+"""A record as JSON that can be written and read again, whatever its texts hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic_core import PydanticSerializationError
+
+from lora_export.core.json_file import encodable
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["model_json"]
+
+
+def model_json(model: BaseModel, *, exclude_none: bool = False) -> bytes:
+    r"""Return a model as JSON in UTF-8, with a line break at its end.
+
+    A path that is no UTF-8 and a label with half of a character hold surrogates, which no UTF-8 has
+    and no reader of JSON takes: they are written as the text of their escape, ``\udcff``.
+    """
+    try:
+        text = model.model_dump_json(indent=1, exclude_none=exclude_none)
+    except PydanticSerializationError:
+        table = encodable(model.model_dump(mode="json", exclude_none=exclude_none))
+        text = (
+            type(model).model_validate(table).model_dump_json(indent=1, exclude_none=exclude_none)
+        )
+    return text.encode() + b"\n"
