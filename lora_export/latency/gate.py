@@ -7,7 +7,6 @@ class of machine does: `Baseline.machine` says which one it was.
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,7 @@ from lora_export.latency.bench_report import Gate, GateRow
 from lora_export.latency.grid import BASELINE, paired
 from lora_export.ondevice.file_opening import read_file, reason_of
 from lora_export.ondevice.judge.ratios import Ratio, gate, look_confidence, rounds_to_settle
+from lora_export.ondevice.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,7 +165,7 @@ def baseline_of(report: BenchReport, machine: MachineClass) -> bytes:
         "packages": report.environment.packages,
         "rows": rows,
     }
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return f"{json_text(document, ascii_only=False)}\n".encode()
 
 
 def is_wide(

@@ -107,16 +107,24 @@ def printable_line(text: str, limit: int = LINE_LIMIT) -> FinishedLine:
     )
 
 
-def json_text(document: Any) -> str:
-    r"""Return JSON in visible ASCII without a command to a CI job's runner.
+def json_text(document: Any, *, ascii_only: bool = True) -> str:
+    r"""Return JSON without a hidden character and without a command to a CI job's runner.
+
+    Args:
+        document: What is written.
+        ascii_only: Whether every other character than ASCII is escaped too, and not hidden ones
+            alone.
 
     >>> print(json_text({"a": "\x7f\u202e##[error]"}))
     {
      "a": "\u007f\u202e#\u0023[error]"
     }
     """
-    text = json.dumps(document, indent=1)  # the signs below stand in strings alone
-    return text.replace("\x7f", "\\u007f").replace("##", "#\\u0023")
+    text = json.dumps(document, indent=1, ensure_ascii=ascii_only)
+    if not ascii_only:
+        hidden = {each for each in set(text) if each != "\n" and printable(each) != each}
+        text = text.translate({ord(each): json.dumps(each)[1:-1] for each in hidden})
+    return text.replace("\x7f", "\\u007f").replace("##", "#\\u0023")  # both in strings alone
 
 
 def shell_command(words: Iterable[object]) -> str:

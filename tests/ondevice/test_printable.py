@@ -122,6 +122,16 @@ def test_json_is_visible_ascii_and_means_the_same(document: dict[str, str]) -> N
     assert json.loads(text) == json.loads(json.dumps(document))
 
 
+@given(st.dictionaries(_ANY, _ANY, max_size=3))
+@example({"×": "\u202e\x9b\U000e0041\x7f##[error]"})
+def test_readable_json_hides_nothing_and_means_the_same(document: dict[str, str]) -> None:
+    text = json_text(document, ascii_only=False)
+    assert printable(text, keep="\n") == text
+    assert "##" not in text
+    assert json.loads(text) == json.loads(json.dumps(document))
+    assert ("×" in text) == any("×" in each for pair in document.items() for each in pair)
+
+
 @pytest.mark.parametrize(
     "word",
     ["plain", "two words", "it's", "$HOME `id`", "\x1b[31m'\\", "é\x1bf", "\n\u202e\U000e0041a"],
