@@ -11,7 +11,7 @@ import click
 from lora_export.cli.console import Console, common_options
 from lora_export.core.errors import StorageError, UsageError
 from lora_export.core.files import open_output
-from lora_export.ondevice.file_opening import real_path
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, real_path
 
 __all__ = ["report"]
 
@@ -45,7 +45,7 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
         files = {"html": export / REPORT_HTML, "markdown": export / REPORT_MARKDOWN}
         lines = github_lines(export) if github else [str(path) for path in files.values()]
         if github and (summary := os.environ.get(_SUMMARY)):
-            _append(Path(summary), files["markdown"].read_text("utf-8"))
+            _append(Path(summary), read_file(files["markdown"], TABLE_LIMIT_BYTES).decode())
         document = {key: str(path) for key, path in files.items()}
         if lines or as_json:
             console.finish(document, lines)

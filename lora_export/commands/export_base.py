@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import ExportDirectoryError
@@ -22,7 +23,7 @@ __all__ = ["config_of", "matching_checkpoint"]
 def config_of(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
     """Return the config of the base, or of its copy in the export; None without either."""
     copy = output / "hf"
-    if base is None and not (copy / "config.json").is_file():
+    if base is None and not os.path.lexists(copy / "config.json"):
         return None
     return read_config(copy if base is None else local_path(str(base)))
 

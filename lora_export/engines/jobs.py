@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -242,7 +243,7 @@ def _inputs(data: bytes) -> tuple[Input, ...]:
 
 def _longest(root: Path) -> int:
     """Return how many positions the model has, as far as the export tells."""
-    if not (root / "hf" / "config.json").is_file():
+    if not os.path.lexists(root / "hf" / "config.json"):
         return _UNKNOWN_LENGTH
     config = read_config(root / "hf")
     text = config.get("text_config")  # of a model with a tower for texts

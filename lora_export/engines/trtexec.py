@@ -25,7 +25,7 @@ from lora_export.core.files import (
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.external_data import graph_bytes
-from lora_export.ondevice.file_opening import open_file
+from lora_export.ondevice.file_opening import is_regular_file, open_file
 from lora_export.ondevice.printable import shell_command
 from lora_export.ondevice.trt.api import import_tensorrt
 from lora_export.ondevice.trt.build_record import timing_file
@@ -175,7 +175,7 @@ def build_with_trtexec(job: BuildJob) -> BuildRecord:
         started = time.monotonic()
         _run(line, job)
         seconds = time.monotonic() - started
-        if not plan.is_file():
+        if not is_regular_file(plan):
             msg = f"trtexec ended well, and wrote no plan of {job.onnx!r}"
             raise LoraExportError(msg, hint=f"Run it by hand: {shell_command(line)}")
         graph = parse_onnx(graph_bytes(onnx)).graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.naming import to_model_names
@@ -88,4 +89,4 @@ def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
 
 def _base_config(root: Path) -> Mapping[str, Any] | None:
     """Return the copy of the base's config that the export holds; None without one."""
-    return read_config(root / "hf") if (root / "hf" / "config.json").is_file() else None
+    return read_config(root / "hf") if os.path.lexists(root / "hf" / "config.json") else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import AdapterError, UnsupportedError
@@ -41,7 +42,7 @@ def require_known_texts(
         UnsupportedError: An adapter has another tokenizer than the repository has for it.
     """
     path = repository / f"{stem}-tokenizer" / CONFIG_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     held = parse_config(path).parameters
     lines = _lines(held[ADAPTERS].string_value, path) if ADAPTERS in held else {}

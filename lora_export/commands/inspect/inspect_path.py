@@ -7,6 +7,7 @@ frozen value; `dataclasses.asdict` makes JSON of it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Final
@@ -136,7 +137,7 @@ def inspect_path(
         return export_report(path, read_manifest(path), hashed=hashed, progress=tell)
     if reading != _AS_FOUND or is_adapter(path):
         return adapter_report(_read_adapter(path, reading), path)
-    if (path / "config.json").is_file():
+    if os.path.lexists(path / "config.json"):
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
     if below := folders_below(path, _is_known):
         msg = (
@@ -151,7 +152,7 @@ def inspect_path(
 
 def _is_known(folder: Path) -> bool:
     names = ("config.json", "adapter_config.json", MANIFEST_NAME)
-    return any((folder / name).is_file() for name in names)
+    return any(os.path.lexists(folder / name) for name in names)
 
 
 def inspect_pair(
@@ -285,7 +286,7 @@ def _read_adapter(path: Path, reading: Reading, base: Path | None = None) -> Ada
 
 def _config_in(folder: Path) -> JsonObject | None:
     """Return the ``config.json`` in `folder`; None without one."""
-    return read_config(folder) if (folder / "config.json").is_file() else None
+    return read_config(folder) if os.path.lexists(folder / "config.json") else None
 
 
 def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitReport:

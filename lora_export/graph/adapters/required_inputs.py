@@ -13,8 +13,8 @@ import numpy as np
 from onnx import numpy_helper
 
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.files import resolve_inside
 from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.external_data import external_problem
 from lora_export.ondevice.trt.swappable_inputs import padded
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ def base_values(onnx_bytes: bytes, folder: Path, *, rank: int = 1) -> dict[str, 
 
 def _value(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[Any]:
     for entry in tensor.external_data:
-        if entry.key == "location":
-            resolve_inside(folder, entry.value)
+        if entry.key == "location" and (problem := external_problem(folder, entry.value)):
+            msg = f"the value of {tensor.name!r} is in {entry.value!r}, which {problem}"
+            raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
     try:
         return np.asarray(numpy_helper.to_array(tensor, str(folder)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError) as error:
         msg = f"the value of {tensor.name!r} cannot be read: {error}"
         raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error

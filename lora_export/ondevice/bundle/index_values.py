@@ -32,6 +32,9 @@ MOST_ROUNDS: Final = 100_000
 _CACHED: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
 """NumPy's dtype for a cache; it has no bfloat16, to which TensorRT's runner rounds."""
 
+_MOST_CACHED: Final = 1 << 34
+"""The most values that a cache may have for each row of a batch: it is allocated before a run."""
+
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+@=,\-]*")
 """What engines are called after: no path."""
 
@@ -233,17 +236,25 @@ def _check(row: Mapping[str, Any]) -> Check:
         *_maybe_why(row, "golden"),
         _maybe(row["pack"]),
         _maybe(row["refit"]),
-        *(None if row[key] is None else int(row[key]) for key in ("row", "width")),
+        *(None if row[key] is None else _count(row[key]) for key in ("row", "width")),
     )
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        msg = f"{value!r} is no number of a row or of columns"
+        raise ValueError(msg)
+    return value
 
 
 def _sizes(row: Sequence[Any], count: int) -> list[Any]:
     """Return so many sizes and a dtype."""
     *sizes, dtype = row
-    if len(sizes) != count or dtype not in _CACHED or min(sizes) < 1:
+    plain = all(type(each) is int and each >= 1 for each in sizes)
+    if len(sizes) != count or not plain or dtype not in _CACHED or math.prod(sizes) > _MOST_CACHED:
         msg = f"{row!r} is no cache"
         raise ValueError(msg)
-    return [*map(int, sizes), _CACHED[dtype]]
+    return [*sizes, _CACHED[dtype]]
 
 
 def _latency(row: Mapping[str, Any]) -> LatencyPlan:

@@ -7,6 +7,7 @@ library in TensorRT's place, says that TensorRT did not.
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from lora_export.ondevice.bundle.tensor_values import read_values
@@ -192,7 +193,7 @@ class TrtRuntime:
             UnsupportedError: The graph has no engine; the index says why.
         """
         plan = plan_file(stem, self._target, self._version)
-        if (self._root / plan).is_file():
+        if os.path.lexists(self._root / plan):
             try:
                 _, record = checked_plan(
                     self._root, plan, self._sha256, self._fingerprint, self._cuda

@@ -112,16 +112,40 @@ class BuildSettings:
                 for profile in values.get("profiles", ())
             )
             values["refittable"] = tuple(map(str, values.get("refittable", ())))
+            _require_types(values)
             return cls(**values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"these are no build settings: {type(error).__name__}: {error}"
             raise DeviceError(
                 msg, hint="The file is damaged; make it again.", kind="input"
             ) from error
 
 
-def _sizes(values: Sequence[int]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
+def _require_types(table: Mapping[str, Any]) -> None:
+    for key, kinds in _KINDS.items():
+        value = table.get(key)
+        if key in table and type(value) not in kinds:  # True is no number here
+            msg = f"{key} is {value!r}"
+            raise TypeError(msg)
+
+
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "precision": (str,),
+    "workspace_bytes": (int, type(None)),
+    "optimization_level": (int, type(None)),
+    "tf32": (bool,),
+    "version_compatible": (bool,),
+    "hardware_compatibility": (str,),
+    "strip_weights": (bool,),
+}
+"""The types of the settings that are plain values."""
+
+
+def _sizes(values: Sequence[Any]) -> tuple[int, ...]:
+    if any(type(each) is not int for each in values):
+        msg = f"the sizes are {values!r}"
+        raise TypeError(msg)
+    return tuple(values)
 
 
 def _require_range(where: str, each: ShapeRange) -> None:

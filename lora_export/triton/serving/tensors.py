@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,9 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            msg = f"{path.name} is no file"
+            raise TensorError(msg)
         self._stream = path.open("rb")
         try:
             size = os.fstat(self._stream.fileno()).st_size
