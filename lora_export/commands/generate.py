@@ -24,6 +24,7 @@ from lora_export.runtime.tokens import (
     first_tokens,
     open_tokenizer,
     padded,
+    padding_token,
     read_settings,
     require_rows,
     stop_tokens,
@@ -103,7 +104,7 @@ def continue_texts(
     rows = [each.ids for each in tokenizer.encode(prompts)]
     require_rows(rows, config)
     stop = stop_tokens(config, generation)
-    padding = config.get("pad_token_id") or 0
+    padding = padding_token(config)
     record = manifest.graphs.get(adapter or BASE_GRAPH, manifest.base_graph)
     if record.encoder is None:
         limit = _positions_left(config, rows, max_new_tokens, manifest.base.cache_length)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.core.checkpoint_tables import read_checkpoint_table
+from lora_export.core.config_numbers import whole_number
 from lora_export.core.errors import (
     ExportDirectoryError,
     InputError,
@@ -31,6 +32,7 @@ __all__ = [
     "first_tokens",
     "open_tokenizer",
     "padded",
+    "padding_token",
     "read_settings",
     "require_rows",
     "stop_tokens",
@@ -131,6 +133,12 @@ def stop_tokens(config: JsonObject, generation: JsonObject) -> frozenset[int]:
     return frozenset(each for each in values if isinstance(each, int))
 
 
+def padding_token(config: JsonObject) -> int:
+    """Return the token that fills rows; 0 where the config has none. It is masked."""
+    token = config.get("pad_token_id")
+    return token if isinstance(token, int) and 0 <= token < 1 << 31 else 0  # some have -1
+
+
 def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
     """Return what the decoder of an encoder-decoder begins with.
 
@@ -140,10 +148,13 @@ def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
     settings = {**config, **generation}
     start = settings.get("decoder_start_token_id")
     start = settings.get("bos_token_id") if start is None else start
-    if not isinstance(start, int):
+    if not isinstance(start, int) or not 0 <= start < 1 << 31:
         msg = f"the config tells no token that the decoder begins with: {start!r}"
         raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
     forced = settings.get("forced_bos_token_id")
     if forced is None:
         return [start]
     return [start, *(forced if isinstance(forced, list) else [forced])]
+    if settings.get("forced_bos_token_id") is None:
+        return [start]
+    return [start, whole_number(settings, "forced_bos_token_id")]

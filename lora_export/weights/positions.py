@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.config_numbers import text_settings, whole_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,7 +46,7 @@ _OWN_LENGTH: Final = {"phi3": 4096, "phi4_multimodal": 4096}
 
 def count_positions(config: Mapping[str, Any]) -> int | None:
     """Return how many positions a config gives texts; None where it does not say."""
-    return next((int(config[key]) for key in _TEXT_KEYS if config.get(key)), None)
+    return next((whole_number(config, key) for key in _TEXT_KEYS if config.get(key)), None)
 
 
 def longest_text(config: Mapping[str, Any]) -> int:
@@ -58,7 +60,7 @@ def longest_text(config: Mapping[str, Any]) -> int:
     positions = count_positions(config) or 512
     first = 0
     if config.get("model_type") in _AFTER_PADDING:
-        first = int(config.get("pad_token_id") or 0) + 1
+        first = whole_number(config, "pad_token_id") + 1
     return max(1, positions - first)
 
 
@@ -68,16 +70,18 @@ def long_rope_threshold(config: Mapping[str, Any]) -> int | None:
     Keys that a cache holds were rotated by the frequencies of their time: where a text outgrows
     this length, they have to be computed again.
     """
-    config = {**config, **(config.get("text_config") or {})}
+    config = text_settings(config)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         return None
     by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
     kind = str(config.get("model_type"))
     own = config.get(_LENGTH, _OWN_LENGTH[kind]) if kind in _OWN_LENGTH else None
-    longest = config.get("max_position_embeddings") or 0
+    longest = whole_number(config, "max_position_embeddings")
     lengths = [
-        int((own if not by_layer_type else None) or each.get(_LENGTH) or longest)
+        whole_number(
+            {_LENGTH: (own if not by_layer_type else None) or each.get(_LENGTH)}, _LENGTH, longest
+        )
         for each in by_layer_type or [rope]
         if _is_long_rope(kind, each)
     ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lora_export.core.config_numbers import text_settings, whole_number
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import UnsupportedError
 from lora_export.ondevice.judge.decoding import DECODER_IDS, PAST, WRITE_INDICES, on_static_cache
@@ -72,7 +73,7 @@ def make_cases(
         UnsupportedError: The graph has an input or an axis that is not known here.
     """
     random = np.random.default_rng(seed)
-    config = {**config, **(config.get("text_config") or {})}  # of a model with a tower for texts
+    config = text_settings(config)
     if vocab_size is not None:
         config = {**config, "vocab_size": vocab_size, "decoder_vocab_size": vocab_size}
     longest = longest_text(config)
@@ -114,7 +115,7 @@ def _make_case(
         hidden = slice(0, length - kept) if left_padding else slice(kept, length)
         mask[row, hidden] = 0
         ids[row, hidden] = padding
-    types = random.integers(0, max(1, int(config.get("type_vocab_size") or 2)), (batch, length))
+    types = random.integers(0, max(1, whole_number(config, "type_vocab_size", 2)), (batch, length))
     known: dict[str, Array] = {
         "input_ids": ids,
         "attention_mask": np.concatenate([np.ones((batch, past), np.int64), mask], axis=1),
@@ -125,7 +126,7 @@ def _make_case(
         known = on_static_cache(known, written=past, length=_cache_length(signature))
     if any(each.name == DECODER_IDS for each in signature.inputs):
         written = max(1, length * 2 // 3)  # another length than the encoder's
-        own = int(config.get("decoder_vocab_size") or vocabulary)  # Marian may have two
+        own = whole_number(config, "decoder_vocab_size", vocabulary)  # Marian may have two
         decoder_ids = random.integers(0, own, (batch, written))
         # M2M100 counts positions by the tokens that are no padding, with a cache by all of them
         decoder_ids[decoder_ids == padding] = (padding + 1) % own
@@ -145,12 +146,12 @@ def common_vocab_size(config: Mapping[str, Any], manifest: Manifest) -> int | No
         manifest: The manifest of the export.
     """
     sizes = [each.vocab_size for each in manifest.adapters.values() if each.vocab_size is not None]
-    text = {**config, **(config.get("text_config") or {})}
+    text = text_settings(config)
     return min(*sizes, _vocab_size(text)) if sizes else None
 
 
 def _vocab_size(config: Mapping[str, Any]) -> int:
-    return next((int(config[key]) for key in _VOCABULARY_KEYS if config.get(key)), 2)
+    return next((whole_number(config, key) for key in _VOCABULARY_KEYS if config.get(key)), 2)
 
 
 def text_feeds(signature: Signature, ids: Array, mask: Array, types: Array) -> dict[str, Array]:
