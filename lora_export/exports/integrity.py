@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -22,17 +21,6 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
 
 __all__ = ["Audit", "audit", "problem_of"]
-
-_LARGE_BYTES: Final = 1 << 30
-_COMPANION_BYTES: Final = 1 << 28
-_LIMITS_BYTES: Final = {
-    ".safetensors": 1 << 62,
-    ".plan": 1 << 40,
-    ".onnx_adapter": 1 << 31,  # what FlatBuffers address
-    ".npz": 1 << 30,
-    ".timing": 1 << 30,
-}
-"""How large files of an export may be, by their suffix; others are `_COMPANION_BYTES` at most."""
 
 _PRIVATE_PREFIX: Final = ".lora"
 """Locks and staging folders, which no manifest names."""
@@ -96,7 +84,9 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
         hashed: Whether the contents are compared, or only presence and the length of weight files.
     """
     try:
-        _require_plausible(path)
+        require_file(path)
+        if path.suffix == ".onnx":
+            read_graph(path)
         if not hashed:
             if path.suffix == ".safetensors":
                 read_header(path)
@@ -111,24 +101,6 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
     except OSError as error:
         return f"cannot be read: {reason_of(error)}"
     return None if found == digest else f"SHA-256 is {found[:16]}…, not {digest[:16]}…"
-
-
-def _require_plausible(path: Path) -> None:
-    """Require a regular file of a size that its kind can have, and of a graph that it stays inside.
-
-    Raises:
-        OSError: It is no regular file, or too large.
-        LoraExportError: The graph names a file outside its folder, or a weight file is longer than
-            its header says.
-    """
-    size_bytes = require_file(path).st_size
-    if path.suffix == ".onnx":
-        read_graph(path)
-    elif path.suffix == ".safetensors" and size_bytes > _LARGE_BYTES:
-        read_header(path)  # it has to say that it is so large before it is hashed
-    elif size_bytes > _LIMITS_BYTES.get(path.suffix, _COMPANION_BYTES):
-        msg = f"it has {size_bytes} bytes, more than such a file can have"
-        raise OSError(errno.EFBIG, msg)
 
 
 def _unlisted(root: Path, needed: Mapping[str, str]) -> tuple[str, ...]:

@@ -151,10 +151,9 @@ def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
     if not isinstance(start, int) or not 0 <= start < 1 << 31:
         msg = f"the config tells no token that the decoder begins with: {start!r}"
         raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
-    forced = settings.get("forced_bos_token_id")
+    key = "forced_bos_token_id"
+    forced = settings.get(key)
     if forced is None:
         return [start]
-    return [start, *(forced if isinstance(forced, list) else [forced])]
-    if settings.get("forced_bos_token_id") is None:
-        return [start]
-    return [start, whole_number(settings, "forced_bos_token_id")]
+    rows = forced if isinstance(forced, list) else [forced]
+    return [start, *(whole_number({key: each}, key) for each in rows)]

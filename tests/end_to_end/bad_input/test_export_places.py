@@ -178,18 +178,3 @@ def test_verify_gives_its_verdict_where_it_cannot_be_written(export, capsys):
     assert "the verdict is not written down" in result.document["notes"][0]
     assert result.document["graphs"]["mine"]["verification"] == "pass"
     assert result.document["verdict"] == "pass"
-
-
-@pytest.mark.parametrize("file", ["mine.onnx", "golden/mine.npz", "hf/config.json"])
-def test_a_file_larger_than_its_kind_is_not_hashed(file, export, capsys):
-    with (export / file).open("wb") as stream:
-        stream.truncate(1 << 42)
-    for command in (["verify"], ["inspect", "--hash"]):
-        result = call(capsys, command[0], export, *command[1:])
-        assert_named(result, "larger than|more than such a file can have", file)
-
-
-def test_weights_that_do_not_say_that_they_are_so_large_are_not_hashed(export, capsys):
-    with (export / "weights" / "mine.safetensors").open("r+b") as stream:
-        stream.truncate(1 << 42)
-    assert_named(call(capsys, "verify", export), "follow the header", "weights/mine.safetensors")
