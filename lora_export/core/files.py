@@ -7,6 +7,7 @@ How files are written, hashed, locked and kept inside a folder is the same on a 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -29,11 +30,12 @@ from lora_export.ondevice.device_files import (
     sync_folder,
     write_synced,
 )
-from lora_export.ondevice.file_opening import open_file
+from lora_export.ondevice.file_opening import open_file, reason_of
 from lora_export.ondevice.file_writing import is_disk_full, open_output, require_plain
 
 __all__ = [
     "atomic_write_bytes",
+    "copy_file",
     "exclusive_lock",
     "is_disk_full",
     "is_file_name",
@@ -56,6 +58,7 @@ __all__ = [
     "write_synced",
 ]
 
+_COPIED_BYTES: Final = 1 << 22
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/"
 
 
@@ -84,3 +87,19 @@ def user_path(text: str | Path) -> Path:
     here such a path stays as it is, and nothing is found there.
     """
     return Path(os.path.expanduser(text))  # noqa: PTH111  (see above)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy what a regular file holds into a new file of a private folder.
+
+    Raises:
+        InputError: `source` cannot be opened, or is no regular file.
+        StorageError: The disk refuses.
+    """
+    try:
+        stream = open_file(source)
+    except OSError as error:
+        msg = f"cannot read {str(source)!r}: {reason_of(error)}"
+        raise InputError(msg, hint="Check the path and its permissions.") from error
+    with stream, storage_errors(str(target)), open_output(target) as copy:
+        shutil.copyfileobj(stream, copy, _COPIED_BYTES)

@@ -10,17 +10,22 @@ no code, and pickles only where there are no safetensors.
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from lora_export.core.errors import HubError, UsageError
+from lora_export.core.errors import HubError, StorageError, UsageError
 from lora_export.core.files import is_relative_inside, user_path
 from lora_export.ondevice.file_opening import read_file, reason_of
 from lora_export.ondevice.printable import shell_command
 
 __all__ = ["hub_id_of", "is_hub_id", "local_path"]
 
+_OTHER_CACHE: Final = "Free some space, or name another folder for the cache: HF_HOME=FOLDER."
+_DISK: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+)
 _SCHEME: Final = "hf://"
 _ID: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
@@ -54,6 +59,7 @@ def local_path(spec: str, folder: Path = Path(), *, subfolder: str | None = None
         UsageError: The subfolder leads elsewhere.
         HubError: The id is neither cached nor to be had: no network, no such repository or
             revision, no permission.
+        StorageError: The disk of the hub's cache refuses.
     """
     below = _checked_subfolder(subfolder)
     path = folder / user_path(spec)
@@ -110,6 +116,9 @@ def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
         if not any((folder / below).glob("*.safetensors")):
             folder = download((*_FILES, *_MODULES, *_PICKLES))
     except Exception as error:
+        if refused := _refused_by_disk(error):
+            msg = f"cannot write the hub's cache: {reason_of(refused)}"
+            raise StorageError(msg, hint=_OTHER_CACHE) from error
         raise _explained(spec, error) from error
     return folder
 
@@ -134,6 +143,15 @@ def _require_sane_ref(repo: str, revision: str | None) -> None:
         msg = f"the hub's cache is damaged: {str(path)!r} cannot be read: {reason_of(error)}"
         hint = f"Remove it, and download again: hf download {repo}"
         raise HubError(msg, hint=hint) from error
+
+
+def _refused_by_disk(error: BaseException | None) -> OSError | None:
+    """Return the error of the file system that an error of the hub's library is or comes from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _explained(spec: str, error: Exception) -> HubError:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from lora_export.core.files import storage_errors
+from lora_export.core.files import open_output, storage_errors
 from lora_export.core.safetensors_file import encode_header
 from lora_export.core.tensors import iter_blocks
 
@@ -29,7 +29,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     names = sorted(tensors)
     header, _ = encode_header([(n, tensors[n].dtype, tensors[n].shape) for n in names], metadata)
     digest = hashlib.sha256(header)
-    with storage_errors(str(path)), path.open("wb") as stream:
+    with storage_errors(str(path)), open_output(path) as stream:
         stream.write(header)
         for name in names:
             for block in iter_blocks(tensors[name]):

@@ -220,7 +220,8 @@ def _parsable(job: BuildJob) -> Iterator[Path]:
                 stream.write(job.model)
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _installed(executable: str) -> tuple[str, str]:

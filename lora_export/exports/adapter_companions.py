@@ -9,13 +9,12 @@ special tokens do. The manifest lists them, and the base's files that do not hol
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.vocabulary import resized_config
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.files import resolve_inside, storage_errors, write_synced
+from lora_export.core.files import copy_file, resolve_inside, storage_errors, write_synced
 from lora_export.core.manifest import CompanionsRecord
 from lora_export.exports.plan import head_parameters
 from lora_export.graph.spec import tasks
@@ -129,7 +128,7 @@ def copy_companions(
             raise ExportDirectoryError(msg, hint=hint) from error
         with storage_errors(str(folder)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+        copy_file(path, folder / name)
 
 
 def companions_for(

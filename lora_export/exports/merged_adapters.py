@@ -222,8 +222,9 @@ def _files_of(name: str) -> tuple[str, ...]:
 def delete_orphans(root: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
     found = orphaned_files(root, manifest, name)
-    for file in found:
-        resolve_inside(root, file).unlink(missing_ok=True)
+    with storage_errors(str(root)):
+        for file in found:
+            resolve_inside(root, file).unlink(missing_ok=True)
     return bool(found)
 
 

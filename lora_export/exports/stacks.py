@@ -101,8 +101,9 @@ def change_rows(
     with edit_manifest(root) as manifest:
         if gone is not None and gone not in manifest.adapters:
             left = _strays(root, manifest, {gone}) if is_adapter_name(gone) else set()
-            for file in left:
-                resolve_inside(root, file).unlink(missing_ok=True)
+            with storage_errors(str(root)):
+                for file in left:
+                    resolve_inside(root, file).unlink(missing_ok=True)
             if left:
                 return manifest  # a removal that was cut short is finished
             msg = f"the export {str(root)!r} holds no adapter {gone!r}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
-from lora_export.core.files import sha256_of_file, storage_errors
+from lora_export.core.files import copy_file, sha256_of_file, storage_errors, write_synced
 from lora_export.weights.pooling_source import sentence_files
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def write_companions(
         The SHA-256 of each file by its name in `folder`.
 
     Raises:
+        InputError: A companion cannot be read, or is no regular file.
         StorageError: The disk refuses.
     """
     files: dict[str, str] = {}
@@ -55,9 +55,9 @@ def write_companions(
             target = folder / name
             target.parent.mkdir(exist_ok=True)
             if isinstance(content, bytes):
-                target.write_bytes(content)
+                write_synced(target, content)
             else:
-                shutil.copyfile(content, target)
+                copy_file(content, target)
             files[name] = sha256_of_file(target)
     return files
 

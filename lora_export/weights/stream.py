@@ -10,6 +10,7 @@ transposed and that is larger than a block is read column slab by column slab.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import deque
@@ -115,7 +116,8 @@ def write_weights(
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
     except BaseException:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
         raise
     offsets = {entry.name: (starts[entry.name], entry.nbytes) for entry in ordered}
     return Written(sink.hexdigest(), size_bytes, offsets)

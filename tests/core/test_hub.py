@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lora_export.adapters.read_spec import name_of
-from lora_export.core.errors import HubError, UsageError
+from lora_export.core.errors import HubError, StorageError, UsageError
 from lora_export.core.hub import hub_id_of, is_hub_id, local_path
 from tests.cli.exports import manifest_of
 from tests.cli.running import call
@@ -247,3 +248,23 @@ def test_a_damaged_reference_in_the_cache_is_refused(
         os.truncate(ref, 10 << 30)
     with pytest.raises(HubError, match="the hub's cache is damaged"):
         local_path("org/name")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_disk_that_refuses_a_download_is_no_fault_of_the_hub(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, number: int, wrapped: bool
+) -> None:
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> None:
+        refused = OSError(number, os.strerror(number), "blobs/x.incomplete")
+        if wrapped:
+            raise RuntimeError("Data processing error") from refused
+        raise refused
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(StorageError, match="cannot write the hub's cache") as caught:
+        local_path("org/name")
+    assert os.strerror(number) in caught.value.message
+    assert "HF_HOME" in (caught.value.hint or "")

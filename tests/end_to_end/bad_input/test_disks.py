@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.exports import manifest_of
-from tests.cli.running import call, snapshot, stagings
+from tests.cli.running import REPOSITORY, call, snapshot, stagings
 from tests.end_to_end.bad_input.spoiling import TASK
 from tests.helpers.builds import build
 from tests.helpers.handmade import save_adapter, save_checkpoint
@@ -226,3 +227,59 @@ def test_an_output_whose_folder_vanishes_is_one_sentence(
     assert "No such file or directory" in result.message
     assert "removed meanwhile" in result.message
     assert not (place / "o").exists()
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(copied, tmp_path, capsys) -> None:
+    out, second = copied("merged")
+    (out / ".lora_export.lock").unlink(missing_ok=True)
+    (out / ".lora_export.lock").symlink_to(tmp_path / "elsewhere")
+    before = manifest_of(out)
+    for arguments in (("add", out, "--adapter", f"second={second}"), ("remove", out, "first")):
+        result = call(capsys, *arguments)
+        assert result.code == 3, result.err
+        assert "is a symbolic link, not a lock file" in result.message
+    assert not (tmp_path / "elsewhere").exists()
+    assert manifest_of(out) == before
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "report", "add", "remove"])
+def test_a_folder_of_a_stranger_that_waits_removes_nothing(copied, verb, capsys) -> None:
+    """With a file that waits and that the manifest names, as if a change had been cut short."""
+    out, second = copied("merged")
+    (out / "notes.txt").write_text("mine")
+    waiting = out / ".lora_export.next"
+    (waiting / "hf").mkdir(parents=True)
+    shutil.copy(out / "hf" / "config.json", waiting / "hf" / "config.json")
+    (waiting / ".gone.json").write_text('["notes.txt"]')
+    (waiting / ".replaced.json").write_text(json.dumps({"notes.txt": "0" * 64}))
+    arguments = {
+        "inspect": ("inspect", out),
+        "verify": ("verify", out),
+        "report": ("report", out),
+        "add": ("add", out, "--adapter", f"second={second}"),
+        "remove": ("remove", out, "first"),
+    }[verb]
+    result = call(capsys, *arguments)
+    assert result.code == 0, result.err
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not waiting.exists()
+
+
+@pytest.mark.slow
+def test_adapters_that_several_commands_add_at_once_are_all_there(copied) -> None:
+    out, second = copied("merged")
+    names = ["a", "b", "c", "d"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lora_export", "add", out, "--adapter", f"{name}={second}"],
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    found = [(each.communicate(timeout=300)[1], each.returncode) for each in running]
+    assert [code for _, code in found] == [0] * len(names), found
+    assert set(manifest_of(out)["adapters"]) == {"first", *names}
+    audited(out)
