@@ -104,6 +104,7 @@ check: env ## lint, format, types, import contracts, sizes of files and function
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.structure
+	$(BIN)/python -m tools.opening
 
 format: env ## format the code and fix what can be fixed; write what docs/architecture takes from the code
 	$(BIN)/ruff format .

@@ -55,6 +55,7 @@ from lora_export.graph.adapters.swappable_graph import (
 )
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.external_data import read_graph
+from lora_export.ondevice.file_opening import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -78,6 +79,9 @@ __all__ = [
     "require_fit",
     "require_slots",
 ]
+
+_PACK_LIMIT_BYTES: Final = 1 << 31
+"""The largest file of the format: offsets in a FlatBuffer have 32 bits, with a sign."""
 
 _GRAPH_FILE: Final = "swappable.onnx"
 FIXED_SCALE: Final = "lora_scale"
@@ -177,7 +181,9 @@ def add_pack(
         files = {plain: write_tensors(staging / plain, tensors, metadata)}
         with storage_errors(packed):
             write(staging / packed, tensors, fingerprint)
-            files[packed] = write_synced(staging / packed, (staging / packed).read_bytes())
+            files[packed] = write_synced(
+                staging / packed, read_file(staging / packed, _PACK_LIMIT_BYTES)
+            )
         files |= stage_companions(staging, name, companions.contents)
         record = adapter_record(
             manifest, resolved, source=source, origin=origin_of(manifest, resolved),

@@ -203,8 +203,9 @@ class _ShardFile:
         """Return the descriptor; few files are open at once, however many shards there are."""
         with self._lock:
             if self._descriptor is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._descriptor = os.open(self._path, flags, 0o666)
+                self._descriptor = os.open(
+                    self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+                )
                 _write_at(self._descriptor, memoryview(self._header), 0)
             return self._descriptor
 
