@@ -44,6 +44,7 @@ from lora_export.ondevice.bundle.bundle_index import (
     read_index,
     require_files,
 )
+from lora_export.ondevice.device_files import check_length
 from lora_export.ondevice.file_opening import open_file, reason_of, require_file
 
 if TYPE_CHECKING:
@@ -255,6 +256,7 @@ def _blocks(name: str, source: _Source, tell: Progress) -> Iterator[bytes]:
 def _read(path: Path) -> Iterator[bytes]:
     try:
         with open_file(path) as stream:
+            check_length(path, stream)
             while block := stream.read(_BLOCK_BYTES):
                 yield block
     except OSError as error:

@@ -119,8 +119,8 @@ def refit(
     """
     tell = progress or Silent()
     targets.require_tensorrt_target(target)
-    manifest = read_manifest(output)
-    require_usable(output, manifest)
+    with edit_manifest(output) as manifest:
+        require_usable(output, manifest)
     if source is None and name not in manifest.adapters:
         msg = f"the export holds no adapter {name!r}"
         known = ", ".join(manifest.adapters) or "none"

@@ -11,7 +11,7 @@ from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import find_adapters
-from lora_export.core.errors import AdapterError, StorageError, UsageError
+from lora_export.core.errors import AdapterError, LoraExportError, StorageError, UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.progress import Progress, Silent
@@ -139,10 +139,15 @@ def _recorded(
     judged, notes = judged_manifest(output, before, found), []
     try:
         judged = record_parity(output, before, found)
-        judged = refresh_report(output)
     except StorageError as error:
         notes.append(f"the verdict is not written down in the export: {error.message}")
-        tell.note(notes[0])
+    else:
+        try:
+            judged = refresh_report(output)
+        except LoraExportError as error:
+            notes.append(f"the report could not be brought up to date: {error.message}")
+    for note in notes:
+        tell.note(note)
     return judged, notes
 
 

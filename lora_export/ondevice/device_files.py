@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "atomic_write_bytes",
+    "check_length",
     "exclusive_lock",
     "is_file_name",
     "is_relative_inside",
@@ -69,6 +70,7 @@ _LONGEST_BYTES: Final = {
     **dict.fromkeys((".html", ".jinja", ".json", ".jsonl", ".md", ".txt"), _TEXT_BYTES),
     ".npz": 1 << 31,
     ".onnx": (1 << 31) - 1,
+    ".onnx_adapter": (1 << 31) - 1,
 }
 """The length that a file of each kind may have, where it is known."""
 _OFFSETS: Final = re.compile(rb'"data_offsets"\s*:\s*\[\s*\d{1,19}\s*,\s*(\d{1,19})\s*\]')
@@ -127,14 +129,20 @@ def sha256_of_file(path: Path) -> str:
     digest = hashlib.sha256()
     block = memoryview(bytearray(_READ_BLOCK_BYTES))
     with open_file(path) as stream:
-        _check_length(path, stream)
+        check_length(path, stream)
         while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()
 
 
-def _check_length(path: Path, stream: BufferedReader) -> None:
-    """Refuse a file that is longer than its kind can be; read no more than a header's tables."""
+def check_length(path: Path, stream: BufferedReader) -> None:
+    """Require of a file, open at its start, that it is no longer than its kind can be.
+
+    No more is read than the header of a weight file; afterwards it is open at its start again.
+
+    Raises:
+        OSError: It is longer (``EFBIG``).
+    """
     size_bytes = os.fstat(stream.fileno()).st_size
     longest = _LONGEST_BYTES.get(path.suffix, size_bytes)
     if path.suffix == ".safetensors":

@@ -333,5 +333,7 @@ def test_what_is_in_the_way_of_a_change_is_found_before_the_build(
     before = snapshot(root)
     with pytest.raises(LoraExportError, match="lora_export"):
         engines.build(root, TARGET)
+    with pytest.raises(LoraExportError, match="lora_export"):
+        engines.refit(root, TARGET, "one")
     assert module.builds == 0
     assert snapshot(root) == before

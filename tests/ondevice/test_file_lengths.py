@@ -23,7 +23,7 @@ def _weights(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.npz", "a.onnx", "a.safetensors"])
+@pytest.mark.parametrize("name", ["a.json", "a.npz", "a.onnx", "a.onnx_adapter", "a.safetensors"])
 def test_a_file_longer_than_its_kind_can_be_is_not_hashed(name: str, tmp_path: Path) -> None:
     path = _weights(tmp_path / name)
     assert sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()

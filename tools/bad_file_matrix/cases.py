@@ -28,6 +28,8 @@ _PLANTED: Final = {
     "triton": (".lora_export.lock", "one", "config.pbtxt"),
     "bundle_folder": ("report.onnxruntime.json", "engines", "report.json"),
     "merged": ("tokenizer_config.json", "lora_export.json"),
+    "place": ("target", "target.onnx_adapter", "target.safetensors", "target.tar", "target.json",
+              "target.svg"),
 }  # fmt: skip
 """Paths that the valid inputs do not have and commands look at, by how the input's name begins."""
 

@@ -14,6 +14,7 @@ _ADAPTERS: Final = ("adapter", "adapter_torch")
 _EXPORTS: Final = ("export_merged", "export_swappable", "export_batched", "export_decoder")
 _STACKED: Final = ("export_merged", "export_swappable", "export_batched")
 _REPOSITORIES: Final = ("triton_merged", "triton_swappable")
+_PLACE: Final = ("place",)
 _ONE: Final = "--adapter one={w}/adapter"
 _TASK: Final = "--task text-classification"
 _BENCH: Final = "--rounds 5 --length 4 --no-startup --report {o}/bench.json"
@@ -193,6 +194,26 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "triton-remove": Command("triton remove one --repository {x}", ("triton_swappable",)),
     "triton-check": Command("triton check {x}", _REPOSITORIES),
+    "to-merge": Command(f"merge --base {{w}}/base {_ONE} --out {{x}}/target", _PLACE),
+    "to-convert": Command("adapter convert {w}/adapter --to peft --out {x}/target", _PLACE),
+    "to-pack": Command(
+        "adapter convert {w}/adapter --to onnx_adapter --out {x}/target.onnx_adapter", _PLACE
+    ),
+    "to-small": Command("analyze {w}/adapter --compress 2 --out {x}/target", _PLACE),
+    "to-figure": Command("analyze {w}/adapter {w}/adapter_other --figure {x}/target.svg", _PLACE),
+    "to-export": Command(
+        f"export --base {{w}}/base {_ONE} {_TASK} --out {{x}}/target", _PLACE, torch=True
+    ),
+    "to-bundle": Command("bundle {w}/export_merged --target jetson-orin -o {x}/target.tar", _PLACE),
+    "to-bundle-replace": Command(
+        "bundle {w}/export_merged --target jetson-orin -o {x}/target.tar --replace", _PLACE
+    ),
+    "to-unpack": Command("bundle unpack {w}/bundle/bundle.tar --out {x}/target", _PLACE),
+    "to-triton": Command("triton {w}/export_merged --repository {x}/target --text", _PLACE),
+    "to-report": Command(
+        "bench {w}/export_merged --rounds 5 --length 4 --no-startup --report {x}/target.json",
+        _PLACE,
+    ),
     "open_export": Command("api:open_export {x}", _EXPORTS),
     "api-verify": Command("api:verify {x}", ("export_merged",), hashes=True),
     "api-inspect": Command("api:inspect {x}", ("base", "adapter", "export_merged")),

@@ -249,6 +249,12 @@ def graph_cache(world: Path) -> None:
         shutil.rmtree(world / "thrown_away")
 
 
+def place(world: Path) -> None:
+    """A folder for outputs, in which something may be in the way."""
+    (world / "place").mkdir()
+    (world / "place" / "README").write_text("not an output\n")
+
+
 def baseline(world: Path) -> None:
     from lora_export.cli import run
 
@@ -267,7 +273,7 @@ INPUTS: Final[dict[str, Callable[[Path], None]]] = {
         base, base_sharded, base_torch, base_hub, base_sentence, decoder, adapter, adapter_other,
         adapter_torch, adapter_decoder, dataset, recipe, graph_cache, export_merged,
         export_swappable, export_batched, export_decoder, export_engines, merged, bundle,
-        bundle_folder, triton_merged, triton_swappable, graph, baseline,
+        bundle_folder, triton_merged, triton_swappable, graph, baseline, place,
     )
 }  # fmt: skip
 """Each input's folder, and what makes it; in the order in which they are made."""
@@ -293,6 +299,7 @@ NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "triton_swappable": ("export_swappable",),
     "graph": ("adapter",),
     "baseline": ("export_merged",),
+    "place": ("export_merged", "bundle"),
 }
 """The inputs that an input is made from."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shutil
 import signal
@@ -53,6 +54,12 @@ class Sandbox:
         return sorted(
             path for path in now.keys() | self.whole.keys() if now.get(path) != self.whole.get(path)
         )
+
+    def is_rewritten(self, path: str) -> bool:
+        """Return whether a file of the copy was written again with the same content."""
+        here, there = self.world / path, self.pristine / path
+        are_files = all(each.is_file() and not each.is_symlink() for each in (here, there))
+        return are_files and filecmp.cmp(here, there, shallow=False)
 
     def restore(self) -> None:
         """Make the copy whole again, and the folder for outputs empty."""

@@ -178,3 +178,12 @@ def test_verify_gives_its_verdict_where_it_cannot_be_written(export, capsys):
     assert "the verdict is not written down" in result.document["notes"][0]
     assert result.document["graphs"]["mine"]["verification"] == "pass"
     assert result.document["verdict"] == "pass"
+
+
+def test_verify_gives_its_verdict_where_a_report_is_damaged(export, capsys):
+    (export / "reports").mkdir(exist_ok=True)
+    (export / "reports" / "bench.json").symlink_to("/etc/hosts")
+    result = call(capsys, "verify", export, "--json")
+    assert result.code == 0, result.err
+    assert "the report could not be brought up to date" in result.document["notes"][0]
+    assert "leads outside" in result.document["notes"][0]
