@@ -154,6 +154,7 @@ def test_what_is_judged() -> None:
     assert faults(3, err=message, changed=("x/a",)) == ["fails and changes x/a"]
     assert faults(0, changed=("x/a",)) == ["changes x/a"]
     assert faults(0, changed=("x/a",), may_change=("x/b",)) == []
+    assert faults(3, err=message, changed=("x/a",), is_moving=True) == []
     assert faults(0, is_hashed=True) == ["passes a file that is not what its hash says"]
     assert faults(0, strayed=("copy/a",)) == ["changes what a link leads to: copy/a"]
     assert faults(0, strayed=("copy/a",), is_named=True) == []

@@ -59,13 +59,17 @@ def allowed_limits(good: Outcome, *, is_large: bool = False) -> tuple[float, int
     return seconds, good.memory_bytes + _MORE_MEMORY_BYTES
 
 
-def judge(seen: Seen, good: Seen, *, is_hashed: bool, is_named: bool = False) -> Iterator[str]:
+def judge(
+    seen: Seen, good: Seen, *, is_hashed: bool, is_named: bool = False, is_moving: bool = False
+) -> Iterator[str]:
     """Yield what is wrong, in words that are the same for the same fault.
 
     Args:
         seen: The case.
         good: The same command with valid inputs: what it changes, it may change.
         is_hashed: Whether it compares the spoiled file with a hash.
+        is_moving: Whether the file changes while the command runs: what was done before it changed
+            may be there.
         is_named: Whether the spoiled path is one that the user names: links there are followed.
     """
     outcome = seen.outcome
@@ -83,7 +87,7 @@ def judge(seen: Seen, good: Seen, *, is_hashed: bool, is_named: bool = False) ->
     unexpected = [
         path for path in seen.changed if not is_done or path.partition("/")[0] not in may_change
     ]
-    if unexpected and not (is_named and is_done):
+    if unexpected and not (is_named and is_done) and not is_moving:
         yield f"{'fails and ' * (not is_done)}changes {_shown(unexpected)}"
     if seen.left and not is_done:
         yield f"fails and leaves {min(seen.left)}"

@@ -19,7 +19,7 @@ from tools.bad_file_matrix.commands import COMMANDS, Target
 from tools.bad_file_matrix.forked import Limits, run_forked
 from tools.bad_file_matrix.inputs import HUB
 from tools.bad_file_matrix.judge import Seen, allowed_limits, judge
-from tools.bad_file_matrix.kinds import KINDS, UNREADABLE
+from tools.bad_file_matrix.kinds import GROWING, KINDS, UNREADABLE
 from tools.bad_file_matrix.sandbox import Sandbox, Tree, make_sandbox, tree_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,12 @@ def _run(sandbox: Sandbox, case: Case, good_run: Callable[[Target], Seen]) -> Re
             sandbox, case.target, path, limits, before, obeys_modes=case.kind == UNREADABLE
         )
     is_hashed = COMMANDS[case.command].hashes and _is_hashed(sandbox, case)
-    faults = tuple(judge(seen, good, is_hashed=is_hashed, is_named=not case.path))
+    faults = tuple(
+        judge(
+            seen, good,
+            is_hashed=is_hashed, is_named=not case.path, is_moving=case.kind == GROWING,
+        )
+    )  # fmt: skip
     lines = seen.outcome.err.replace(str(sandbox.world.parent), "").strip().splitlines()
     message = "\n".join(lines[-12:])
     outcome = seen.outcome
