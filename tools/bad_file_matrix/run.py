@@ -157,7 +157,7 @@ def _observe(
     changed = [
         each for each in _difference(before, after)
         if each != path and not each.endswith(".lock") and not each.startswith(_CACHE)
-        and not sandbox.is_rewritten(each)
+        and not (path and sandbox.is_rewritten(each))  # the good run names all that is written
     ]  # fmt: skip
     strayed = _difference(around, tree_of(sandbox.outside))
     if strayed:
