@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.commands import engines
-from lora_export.core.errors import UsageError
+from lora_export.core.errors import InputError, UsageError
 from lora_export.engines.jobs import EngineOptions
 from lora_export.engines.preflight import preflight
 from lora_export.engines.profiles import parse_profile, profiles_of
@@ -109,7 +109,8 @@ def test_a_model_with_a_tower_for_texts_has_its_positions(export: Callable[[str]
     config.write_text(json.dumps({**table, "pad_token_id": 9}))
     assert planned(root, "one", profiles=[])["one"][0]["input_ids"]["max"] == [8, 77]
     config.write_text(json.dumps({**table, "text_config": ["rubbish"]}))
-    assert planned(root, "one", profiles=[])["one"][0]["input_ids"]["max"][1] <= 512
+    with pytest.raises(InputError, match=r"text_config.*must be a table"):
+        planned(root, "one", profiles=[])
 
 
 def test_plans_for_other_gpus_are_not_made_on_a_jetson(

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from onnx import helper
 from safetensors.numpy import save_file
 
 from lora_export.core.files import sha256_of_file
@@ -82,7 +83,7 @@ def save_adapter(
 
 
 def save_export(folder: Path) -> Path:
-    """Write an export of `BERT_SHAPES` with one adapter, ``a``; its graphs are not real ones."""
+    """Write an export of `BERT_SHAPES` with one adapter, ``a``; its graphs have no nodes."""
     (folder / "weights").mkdir(parents=True)
     save_file(
         _random({f"bert.{name}": shape for name, shape in BERT_SHAPES.items()}),
@@ -91,7 +92,8 @@ def save_export(folder: Path) -> Path:
     changed = "bert.encoder.layer.0.attention.self.query.weight"
     save_file(_random({changed: (8, 8)}), folder / "weights" / "a.safetensors")
     for name in ("base.onnx", "a.onnx"):
-        (folder / name).write_bytes(name.encode() * 100)
+        model = helper.make_model(helper.make_graph([], name, [], []))
+        (folder / name).write_bytes(model.SerializeToString())
     names = ("base.onnx", "weights/base.safetensors", "a.onnx", "weights/a.safetensors")
     files = {name: sha256_of_file(folder / name) for name in names}
     write_manifest(folder, _manifest(files))

@@ -10,7 +10,7 @@ import pytest
 
 from lora_export.commands.add import add
 from lora_export.core.adapter_spec import AdapterSpec
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import ExportDirectoryError, UnsupportedError
 from lora_export.triton.check_repository import check_repository
 from lora_export.triton.repository import write_repository
 from tests.cli.running import call
@@ -31,7 +31,6 @@ POSITIONS = 160
         (9, 11, None, 9),
         (9, 11, 20, 20),  # as sentence-transformers cuts it
         (9, 11, 10**6, POSITIONS),
-        (9, None, "20", 9),
     ],
 )
 def test_a_text_is_as_long_as_model_and_tokenizer_say(  # noqa: PLR0917
@@ -46,6 +45,14 @@ def test_a_text_is_as_long_as_model_and_tokenizer_say(  # noqa: PLR0917
     write_repository(export, tmp_path / "models", name="m", text=True)
     config = read_config(tmp_path / "models/m-tokenizer")
     assert config.parameters["max_length"].string_value == str(wanted)
+
+
+def test_a_length_of_the_wrong_type_is_named(served, tmp_path):
+    export = Path(shutil.copytree(served["swappable"], tmp_path / "out"))
+    merge(export / "hf/sentence_bert_config.json", max_seq_length="20")
+    with pytest.raises(ExportDirectoryError, match="has the max_seq_length '20'"):
+        write_repository(export, tmp_path / "models", name="m", text=True)
+    assert not (tmp_path / "models").exists()
 
 
 def merge(file: Path, **keys: object) -> None:

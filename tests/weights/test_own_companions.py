@@ -135,11 +135,18 @@ def test_the_base_s_own_folder_brings_nothing(base) -> None:
     assert (found.files, found.hidden, found.taken, found.tokens) == ({}, frozenset(), (), {})
 
 
-@pytest.mark.parametrize("value", ["two", [1, "x"], True, -1, 1.5, {}, [], [True], None])
-def test_ids_that_are_none_are_not_taken(base, own, value) -> None:
+@pytest.mark.parametrize("value", [-1, [], None])
+def test_numbers_of_no_token_are_not_taken(base, own, value) -> None:
     (own / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
     assert brought(base, own).tokens == {}
     assert brought(base, own).taken == ("generation_config.json",)
+
+
+@pytest.mark.parametrize("value", ["two", [1, "x"], True, 1.5, {}, [True]])
+def test_what_is_no_number_of_a_token_is_named(base, own, value) -> None:
+    (own / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(AdapterError, match=r"has the eos_token_id .* must be the number"):
+        brought(base, own)
 
 
 def test_a_grown_vocabulary_has_rows_for_its_tokens(base, own) -> None:

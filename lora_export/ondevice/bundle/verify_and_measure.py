@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.ondevice.bundle.tensor_values import read_values
-from lora_export.ondevice.device_errors import InputError, UsageError
+from lora_export.ondevice.device_errors import (
+    ExportDirectoryError,
+    InputError,
+    LoraExportError,
+    UsageError,
+)
 from lora_export.ondevice.judge.decoding import (
     PAST,
     PRESENT,
@@ -110,8 +115,9 @@ def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell)
     with _opened(root, index, runtime, name) as graph:
         try:
             return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
-        except (KeyError, IndexError, ValueError, UsageError) as error:
-            msg = f"{check.golden!r} and the graph {check.graph!r} do not fit each other: {error}"
+        except (KeyError, IndexError, ValueError, UsageError, ExportDirectoryError) as error:
+            why = error.message if isinstance(error, LoraExportError) else str(error)
+            msg = f"{check.golden!r} and the graph {check.graph!r} do not fit each other: {why}"
             raise InputError(msg, hint="Pack the bundle again.") from error
 
 

@@ -154,6 +154,9 @@ def require_plan(plan: Path, record: BuildRecord) -> None:
         DeviceError: It is missing, truncated or changed.
     """
     wanted = record["plan"]
+    if not os.path.lexists(plan):
+        msg = f"there is no plan {str(plan)!r}"
+        raise DeviceError(msg, hint=_AGAIN, kind="input")
     with read_errors(f"the plan {str(plan)!r}"):
         size = require_file(plan).st_size
     if size != wanted.get("bytes"):
