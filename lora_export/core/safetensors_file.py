@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_header", "read_header"]
 
-_HEADER_LIMIT_BYTES: Final = 1 << 25
-"""A header of a hundred thousand tensors; the format allows three times as much."""
+_HEADER_LIMIT_BYTES: Final = 1 << 24
+"""A header of a hundred thousand tensors; the format allows six times as much."""
 
 _SHOWN: Final = 100
 _DATA_ALIGNMENT_BYTES: Final = 64

@@ -31,6 +31,9 @@ INLINE_BYTES: Final = 1024
 
 _WINDOW_BYTES: Final = 1 << 20
 _MAX_DEPTH: Final = 100
+_MOST_FIELDS: Final = 1 << 19
+"""How many fields are walked: a message of two bytes takes hundreds once it is parsed."""
+
 _VARINT_BYTES: Final = 10
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _HOLD_TENSORS: Final = frozenset(
@@ -84,6 +87,7 @@ class _Reader:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
+        self._fields = 0
         self._window = b""
         self._start = 0
 
@@ -109,6 +113,9 @@ class _Reader:
 
     def field(self, position: int, end: int) -> tuple[int, int, int, int]:
         """Return a field's number and wire type, and where its content begins and ends."""
+        self._fields += 1
+        if self._fields > _MOST_FIELDS:
+            raise damaged_graph(self.path, f"it has more than {_MOST_FIELDS} nodes and tensors")
         tag, body = self.varint(position, end)
         number, wire = tag >> 3, tag & 7
         if wire == _VARINT:

@@ -128,3 +128,19 @@ def test_a_shape_beyond_all_arrays(tmp_path) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(InputError, match="has the shape"):
         open_graph(path, {0})
+
+
+def test_more_nodes_than_any_model_has(tmp_path) -> None:
+    count = 1 << 20
+    nodes = b"\x0a\x00" * count
+    (tmp_path / "m.onnx").write_bytes(b"\x3a" + _varint(len(nodes)) + nodes)
+    with pytest.raises(InputError, match="more than 524288 nodes"):
+        open_graph(tmp_path / "m.onnx", {1})
+
+
+def _varint(value) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
