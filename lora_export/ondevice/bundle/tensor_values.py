@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["read_values"]
 
 _HEADER_LIMIT_BYTES: Final = 1 << 25
+_LARGEST_AXIS: Final = 1 << 48
 _DAMAGED: Final = (
     OSError,
     ValueError,
@@ -74,6 +75,9 @@ def _tensor(
 ) -> npt.NDArray[Any]:
     dtype, shape = np.dtype(_DTYPES[row["dtype"]]), tuple(row["shape"])
     start, end = row["data_offsets"]
+    if not all(type(size) is int and 0 <= size < _LARGEST_AXIS for size in shape):
+        msg = f"a tensor has the shape {str(shape)[:100]}"
+        raise ValueError(msg)
     if not 0 <= start <= end <= size_bytes:
         msg = f"a tensor is said to lie at bytes {start} to {end} of {size_bytes}"
         raise ValueError(msg)
