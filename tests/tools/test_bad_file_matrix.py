@@ -51,8 +51,8 @@ def test_a_part_of_the_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_of_the_matrix(tmp_path: Path) -> None:
-    found = matrix(tmp_path, "--count", "2000", "--seed", "4")
-    assert found["cases"] == 2000
+    found = matrix(tmp_path, "--count", "400", "--seed", "4")
+    assert found["cases"] == 400
 
 
 def test_every_input_is_given_to_a_command() -> None:

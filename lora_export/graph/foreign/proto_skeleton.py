@@ -31,7 +31,7 @@ INLINE_BYTES: Final = 1024
 
 _WINDOW_BYTES: Final = 1 << 20
 _MAX_DEPTH: Final = 100
-_MOST_FIELDS: Final = 1 << 19
+_MOST_FIELDS: Final = 1 << 21
 """How many fields are walked: a message of two bytes takes hundreds once it is parsed."""
 
 _VARINT_BYTES: Final = 10
