@@ -7,10 +7,11 @@ nothing is executed or allocated but the plain values that stand in the file its
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Callable, Iterable
+    from typing import BinaryIO, Self
 
 __all__ = ["BoundedReader", "Skeleton", "count_operations"]
 
@@ -32,7 +33,10 @@ _LENGTHS: Final = {
 }
 """How many bytes the length has that follows an operation."""
 
-_STORAGE_FIELDS = 5
+_STORAGE_FIELDS: Final = 5
+_DEEPEST_TUPLE: Final = 16
+_NOT_KNOWN: Final = frozenset({0x90, 0x91, 0x96, 0x97, 0x98})
+"""Operations that PyTorch does not write: sets, byte arrays, buffers beside the pickle."""
 
 
 def count_operations(data: bytes, pickles: int, limit: int) -> int:
@@ -108,15 +112,56 @@ class _Nothing:
     add = append
 
 
+class _Tuple(tuple[Any, ...]):  # noqa: SLOT001  (a tuple has no room for further slots)
+    """A tuple that knows how deep tuples are nested in it."""
+
+    depth: int
+
+    def __new__(cls, values: Iterable[Any]) -> Self:
+        made = super().__new__(cls, values)
+        made.depth = 1 + max((each.depth for each in made if isinstance(each, _Tuple)), default=0)
+        if made.depth > _DEEPEST_TUPLE:
+            msg = f"its tuples are nested more than {_DEEPEST_TUPLE} deep"
+            raise pickle.UnpicklingError(msg)
+        return made
+
+
+def _put_tuple(count: int | None) -> Callable[[Any], None]:
+    """Return the operation that makes a tuple of so many values; None is those since a mark."""
+
+    def put(reader: Any) -> None:
+        if count is None:
+            values = reader.pop_mark()  # which exchanges `append`
+            reader.append(_Tuple(values))
+        else:
+            reader.stack[-count:] = [_Tuple(reader.stack[-count:])]
+
+    return put
+
+
 class Skeleton(pickle._Unpickler):  # noqa: SLF001
     """Reads one pickle, and notes the storages of PyTorch that it refers to.
 
     The unpickler in Python: the one in C makes room for as many values as a pickle counts.
+    Operations that make room for bytes before they are there are not known, and tuples are not
+    nested deeply: to hash one that holds another twice, and so on, takes twice as long each time.
 
     Args:
         stream: The file.
         announced: Gets the number of elements of each storage by its key.
     """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **{
+            code: operation
+            for code, operation in pickle._Unpickler.dispatch.items()  # noqa: SLF001
+            if code not in _NOT_KNOWN
+        },
+        ord("t"): _put_tuple(None),
+        0x85: _put_tuple(1),
+        0x86: _put_tuple(2),
+        0x87: _put_tuple(3),
+    }
 
     def __init__(self, stream: BinaryIO, announced: dict[str, int]) -> None:
         super().__init__(stream)
@@ -133,8 +178,9 @@ class Skeleton(pickle._Unpickler):  # noqa: SLF001
         Raises:
             UnpicklingError: It is something else.
         """
-        if not isinstance(pid, tuple) or len(pid) < _STORAGE_FIELDS or type(pid[4]) is not int:
+        fields = pid if isinstance(pid, tuple) and len(pid) >= _STORAGE_FIELDS else (None,) * 5
+        if not isinstance(fields[2], str) or type(fields[4]) is not int:
             msg = "it refers to something that is no storage"
             raise pickle.UnpicklingError(msg)
-        self._announced[str(pid[2])] = max(pid[4], self._announced.get(str(pid[2]), 0))
+        self._announced[fields[2]] = max(fields[4], self._announced.get(fields[2], 0))
         return _Nothing()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import os
 import pickle
 import struct
@@ -84,7 +85,7 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
             size_bytes = os.fstat(stream.fileno()).st_size
             archive = is_zip(stream)
             if archive:
-                _check_archive(stream)
+                _check_archive(stream, path)
             else:
                 _check_storages(stream, size_bytes, path)
     except OSError as error:
@@ -120,7 +121,7 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     }
 
 
-def _check_archive(stream: BufferedReader) -> None:
+def _check_archive(stream: BufferedReader, path: Path) -> None:
     """Raise `ValueError` where an archive is not as PyTorch writes it: uncompressed, whole."""
     members = read_directory(stream)
     for name, member in members.items():
@@ -132,7 +133,12 @@ def _check_archive(stream: BufferedReader) -> None:
             raise ValueError(msg)
         if name.endswith(".pkl"):
             stream.seek(member.start_bytes)
-            _check_operations(stream.read(member.size_bytes), 1)
+            pickled = stream.read(member.size_bytes)
+            _check_operations(pickled, 1)
+            try:
+                Skeleton(io.BytesIO(pickled), {}).load()
+            except _UNPICKLING as error:
+                raise _needs_code(path) from error
 
 
 def _check_operations(data: bytes, pickles: int) -> None:

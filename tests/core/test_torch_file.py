@@ -223,3 +223,32 @@ def test_what_is_no_file_is_named_at_once(make, tmp_path):
     make(path)
     with pytest.raises(InputError, match=r"named pipe|folder|links"):
         read_torch_file(path)
+
+
+def _tables(pickled: bytes, path, *, old: bool) -> None:
+    if old:
+        start = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+        head = [pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, start)]
+        path.write_bytes(b"".join(head) + pickled + pickle.dumps([], 2))
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/byteorder", "little")
+        archive.writestr("a/version", "3\n")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x96" + (1 << 42).to_bytes(8, "little"),  # a byte array
+        b"r\xff\xff\xff\xff",  # the memo's last place
+        # a key whose hash takes 2**60 steps:
+        b"}K\x01" + b"".join(bytes([0x71, i, 0x68, i, 0x86]) for i in range(60)) + b"K\x01s",
+    ],
+)
+def test_a_pickle_that_takes_for_ever_is_refused_at_once(body, old, tmp_path):
+    _tables(b"\x80\x04" + body + b".", tmp_path / "x.bin", old=old)
+    with pytest.raises(InputError, match="without running code"):
+        read_torch_file(tmp_path / "x.bin")
