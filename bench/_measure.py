@@ -292,8 +292,10 @@ class Session:
         return self.peers_python
 
     def _environment(self, more: Mapping[str, str | Path]) -> dict[str, str]:
+        """Byte code is kept, as pip leaves it: an installed package is not compiled anew."""
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         return {
-            **os.environ,
+            **inherited,
             "HF_HUB_OFFLINE": "1",
             "HF_HOME": str(self.work / "hf-home"),
             "LORA_EXPORT_CACHE": str(self.cache),

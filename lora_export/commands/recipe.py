@@ -66,7 +66,7 @@ _Axis = Annotated[int, Field(lt=1 << 31)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class CombineSpec(_Section):

@@ -22,7 +22,7 @@ class AdapterSpec(BaseModel):
         enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str | None = None
     source: str

@@ -26,7 +26,9 @@ _SHOWN: Final = 60
 class Table(BaseModel):
     """The settings of a kind of file that are read."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, strict=True, protected_namespaces=(), defer_build=True
+    )
 
 
 def _all_texts(values: list[Any]) -> list[str]:

@@ -30,7 +30,7 @@ Capability = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class CudaRecord(_Record):

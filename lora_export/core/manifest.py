@@ -64,7 +64,9 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 class _Record(BaseModel):
     # pydantic 2.7 to 2.9 warn about fields whose names begin with ``model_``
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, protected_namespaces=()
+    )
 
 
 class GraphSource(_Record):

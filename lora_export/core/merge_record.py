@@ -35,7 +35,9 @@ _FORMAT_VERSION: Final = 1
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, defer_build=True, protected_namespaces=()
+    )
 
 
 class MergedBase(_Row):

@@ -45,7 +45,7 @@ _SEVERITY: Final[tuple[Verdict, ...]] = ("fail", "ambiguous", "unverified", "pas
 class BaselineRow(BaseModel):
     """A ratio over the base graph, as it was measured."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cell: str
     subject: str
@@ -74,7 +74,7 @@ class Baseline(BaseModel):
         rows: The ratios.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format_version: int = BASELINE_FORMAT
     machine: MachineClass

@@ -40,7 +40,7 @@ class RepositoryOptions(BaseModel):
         priority: Its priority there; 0 for none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     max_batch_size: int = Field(default=16, ge=1, le=65536)
     max_queue_delay_us: _Count = 500

@@ -26,7 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class ReportModel(BaseModel):
     """A report, or a part of one; mypy refuses an unknown key where it is made."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 class EnvironmentRow(ReportModel):
