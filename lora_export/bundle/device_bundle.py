@@ -35,6 +35,7 @@ from lora_export.core.targets import require_tensorrt_target
 from lora_export.core.version import VERSION
 from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
+from lora_export.exports.base_config import read_base_config
 from lora_export.exports.stacks import width_of
 from lora_export.exports.stored_adapters import shared_graphs, stored_adapter
 from lora_export.exports.verdict import verification_of
@@ -57,7 +58,6 @@ from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.swappable_inputs import padded_shape, smallest_rank
 from lora_export.verification.inputs.feeding import feeding_of, signature_of_file
 from lora_export.verification.inputs.latency_case import latency_case
-from lora_export.weights.checkpoint import read_config
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _room(root: Path, manifest: Manifest) -> int:
     """Return how long a text may be that a decoder with a cache can go on from."""
     if not manifest.base.cache:
         return sys.maxsize
-    config = read_config(root / "hf")
+    config = read_base_config(root)
     return max(1, min(longest_text(config), manifest.base.cache_length or sys.maxsize) - 1)
 
 

@@ -97,6 +97,10 @@ def run(arguments: list[str]) -> int:
         if signals.code is not None:
             return _stopped(signals.code)
         return _failed(error, debug="--debug" in arguments, as_json="--json" in arguments)
+    except SystemExit:
+        if signals.code is None:
+            raise
+        return _stopped(signals.code)
     return result if isinstance(result, int) else 0
 
 
@@ -148,8 +152,8 @@ class _Signals:
 
 
 def _stopped(code: int) -> int:
-    if code == INTERRUPTED:
-        say("interrupted; nothing half-written was left")
+    how = "terminated" if code == _TERMINATED else "interrupted"
+    say(f"{how}; nothing half-written was left")
     return code
 
 

@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 SEED: Final = click.IntRange(0, (1 << 63) - 1)
-"""What NumPy takes as a seed."""
+"""Seeds that NumPy accepts."""
 
 _BAR: Final = 80
-"""How much of a description stands before the bar."""
+"""The largest number of characters of a description in front of the progress bar."""
 
 _MARKS = {"true": True, "false": False, "1": True, "0": False}
 

@@ -11,9 +11,9 @@ from lora_export.adapters.combine import Combination, combine, default_rank, wit
 from lora_export.adapters.read_spec import read_spec
 from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.adapter_spec import AdapterSpec
+from lora_export.core.combined_record import CombinedRecord, PartRecord
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.hub import hub_id_of
-from lora_export.core.manifest import CombinedRecord, PartRecord
 from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from lora_export.exports.change_adapters import Added
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["add", "add_adapters", "without_copies_in"]
+__all__ = ["add", "add_adapters", "fidelity_report_of", "without_copies_in"]
 
 
 def add(
@@ -115,7 +115,7 @@ def add(
     )
     names = {each.resolved.adapter.name for each in ready}
     with _told_what_is_in(output, manifest, names):
-        added = _store(
+        added = add_adapters(
             output, ready, output=output, checkpoint=checkpoint, replace=replace, progress=tell
         )
     return _outcome(output, manifest, names, added, notes=notes, tell=tell)
@@ -139,8 +139,12 @@ def _outcome(
         if replaced := names & set(before.adapters):
             now = prune_reports(output, replaced, measured=added.fidelity)
         now = refresh_report(output)
-    report = FidelityReport(graphs=dict(added.fidelity)) if added.fidelity else None
-    return Outcome(output, now, Reports(fidelity=report), (*notes, *after.notes()))
+    return Outcome(output, now, Reports(fidelity_report_of(added)), (*notes, *after.notes()))
+
+
+def fidelity_report_of(added: Added) -> FidelityReport | None:
+    """Return the report on what was merged in halves; None where nothing was."""
+    return FidelityReport(graphs=dict(added.fidelity)) if added.fidelity else None
 
 
 @contextlib.contextmanager
@@ -169,10 +173,8 @@ def add_adapters(
     replace: bool,
     progress: Progress,
     mode: Mode | None = None,
-) -> tuple[Manifest, FidelityReport | None]:
-    """Add adapters to the export in `root`; none if one is incomplete.
-
-    Returns the manifest, and the report on fidelity where something is merged in halves.
+) -> Added:
+    """Add adapters to the export in `root`; none if one is incomplete. No report is written.
 
     Args:
         root: The export, or the folder that becomes it.
@@ -183,32 +185,6 @@ def add_adapters(
         progress: Told about bytes.
         mode: The mode that the export gets; None for the one that it has.
     """
-    added = _store(
-        root,
-        ready,
-        output=output,
-        checkpoint=checkpoint,
-        replace=replace,
-        progress=progress,
-        mode=mode,
-    )
-    if not added.fidelity:
-        return added.manifest, None
-    report = FidelityReport(graphs=dict(added.fidelity))
-    return record_fidelity(root, added.fidelity), report
-
-
-def _store(
-    root: Path,
-    ready: Sequence[ResolvedAdapter],
-    *,
-    output: Path,
-    checkpoint: Checkpoint | None,
-    replace: bool,
-    progress: Progress,
-    mode: Mode | None = None,
-) -> Added:
-    """Add adapters to the export in `root`; see `add_adapters`. No report is written."""
     manifest = read_manifest(root)
     mode = mode or mode_of(manifest)
     if mode in SHARED_MODES:

@@ -1,7 +1,7 @@
-"""What follows a change that is made already: an error there is a warning, not a failure.
+"""Steps after a change is committed, such as refreshing reports: an error there is a warning.
 
-An adapter that is in the export stays there although a report cannot be written, for the disk is
-full or a report of the export is damaged. The command then ends well, and says what is missing.
+The adapter is in the export by then and stays there, even if a report cannot be written because the
+disk is full or a report is damaged. The command exits 0 and names what is missing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import LoraExportError
-from lora_export.core.files import storage_errors
 from lora_export.core.journal import is_waiting
+from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +48,10 @@ class Aftermath:
             what: What is missing then: "its report could not be written".
         """
         try:
-            with storage_errors(str(self._root)):
-                yield
+            yield
+        except OSError as error:
+            path = error.filename or self._root
+            self._note(f"{self._change}, but {what}: cannot write {path}: {reason_of(error)}")
         except LoraExportError as error:
             self._note(f"{self._change}, but {what}: {error.message}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_inputs import recorded_source
-from lora_export.commands.add import add_adapters, without_copies_in
+from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
@@ -15,6 +15,7 @@ from lora_export.exports.packs import add_swappable_graph
 from lora_export.exports.plan import head_parameters, match_base, require_complete
 from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.export import Evidence, measure_latency, verify_export
+from lora_export.verification.record import record_fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -136,7 +137,7 @@ def fill_export(
     if recipe.mode is Mode.SWAPPABLE and root != output:
         resolved = [each.resolved for each in without_copies_in(root, adapters)]
         add_swappable_graph(root, resolved, modules=recipe.lora_modules)
-    _, fidelity = add_adapters(
+    added = add_adapters(
         root,
         adapters,
         output=output,
@@ -145,8 +146,10 @@ def fill_export(
         progress=tell,
         mode=recipe.mode,
     )
+    if added.fidelity:
+        record_fidelity(root, added.fidelity)
     reports = Reports(
-        fidelity,
+        fidelity_report_of(added),
         config.own_graph.report if config.own_graph is not None else None,
         _verify(root, recipe, config, adapters, tell),
         _measure(root, recipe, config, adapters, tell),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.hub import local_path
+from lora_export.exports.base_config import has_base_config, read_base_config
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint, read_config
 from lora_export.weights.fingerprint import fingerprint
 
@@ -22,10 +22,9 @@ __all__ = ["config_of", "matching_checkpoint"]
 
 def config_of(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
     """Return the config of the base, or of its copy in the export; None without either."""
-    copy = output / "hf"
-    if base is None and not os.path.lexists(copy / "config.json"):
-        return None
-    return read_config(copy if base is None else local_path(str(base)))
+    if base is not None:
+        return read_config(local_path(str(base)))
+    return read_base_config(output) if has_base_config(output) else None
 
 
 def matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:

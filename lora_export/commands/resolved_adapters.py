@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.ties import TieGroup
-    from lora_export.core.manifest import AdapterRecord, Manifest, PartRecord
+    from lora_export.core.combined_record import PartRecord
+    from lora_export.core.manifest import AdapterRecord, Manifest
     from lora_export.core.name_conversions import Conversion
     from lora_export.core.parameters import Parameter
     from lora_export.graph.spec.tasks import Task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.manifest import Sha256
+from lora_export.core.record_values import Sha256
 from lora_export.ondevice.trt.build_record import FOLDER, read_record
 
 if TYPE_CHECKING:

@@ -31,15 +31,23 @@ from lora_export.ondevice.device_files import (
     write_synced,
 )
 from lora_export.ondevice.file_opening import open_file, reason_of
-from lora_export.ondevice.file_writing import is_disk_full, open_output, require_plain
+from lora_export.ondevice.file_writing import (
+    cannot_link,
+    is_disk_full,
+    is_taken,
+    open_output,
+    require_plain,
+)
 
 __all__ = [
     "atomic_write_bytes",
+    "cannot_link",
     "copy_file",
     "exclusive_lock",
     "is_disk_full",
     "is_file_name",
     "is_relative_inside",
+    "is_taken",
     "is_vacant",
     "move_into_place",
     "open_output",

@@ -44,7 +44,7 @@ __all__ = ["WAITING", "finish", "is_committed", "is_waiting", "stage_change", "w
 WAITING: Final = ".lora_export.next"
 _REPLACED: Final = ".replaced.json"
 _GONE: Final = ".gone.json"
-"""What versions up to 1.0 wrote: names alone, which prove nothing and are not used."""
+"""The journal of versions up to 1.0: names without hashes. It is not obeyed."""
 
 _LIMIT_BYTES: Final = 1 << 24
 _LEFT: Final = (

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.combined_record import CombinedRecord
 from lora_export.core.errors import ExportDirectoryError, StorageError, UnsupportedError
 from lora_export.core.files import (
     atomic_write_bytes,
@@ -22,18 +23,20 @@ from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
+from lora_export.core.record_values import RECORD_CONFIG, Sha256
 from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from typing_extensions import Self
+
 __all__ = [
     "MANIFEST_NAME",
     "REPORTS_FOLDER",
     "AdapterRecord",
     "BaseRecord",
-    "CombinedRecord",
     "CompanionsRecord",
     "GraphFile",
     "GraphRecord",
@@ -41,7 +44,6 @@ __all__ = [
     "Manifest",
     "PackRecord",
     "ParameterUse",
-    "PartRecord",
     "RowRecord",
     "edit_manifest",
     "is_export",
@@ -59,14 +61,10 @@ _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28
 
 Verification = Literal["pass", "fail", "ambiguous", "unverified"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Record(BaseModel):
-    # pydantic 2.7 to 2.9 warn about fields whose names begin with ``model_``
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, defer_build=True, protected_namespaces=()
-    )
+    model_config = RECORD_CONFIG
 
 
 class GraphSource(_Record):
@@ -128,7 +126,7 @@ class ParameterUse(_Record):
     initializer: str
     transform: list[str]
     dtype: str
-    shape: list[int]
+    shape: list[Annotated[int, Field(ge=0)]]
     module: str
     aliases: list[str] = []
 
@@ -168,35 +166,6 @@ class GraphRecord(_Record):
     def is_shared(self) -> bool:
         """Whether it is one graph for all adapters."""
         return self.mode in SHARED_MODES
-
-
-class PartRecord(_Record):
-    """One of the adapters that a combined one was made of."""
-
-    name: str
-    source: str
-    format: str
-    sha256: Sha256
-    weight: float
-    scale: float
-    dropped: list[str] = []
-    alpha: float | None = None
-    enable_lora: list[bool] | None = None
-
-
-class CombinedRecord(_Record):
-    """The record of a combination of adapters; enough to repeat it.
-
-    `head_from` names the part whose head, labels and tokenizer the result has.
-    """
-
-    method: str
-    density: float | None = None
-    rank: int | None = None
-    majority_sign_method: Literal["total", "frequency"] = "total"
-    seed: int = 0
-    head_from: str | None = None
-    parts: list[PartRecord]
 
 
 class CompanionsRecord(_Record):
@@ -296,6 +265,16 @@ class Manifest(_Record):
     def rows(self) -> dict[str, int]:
         """The row of each adapter in the stacks of a batched graph."""
         return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
+
+    @model_validator(mode="after")
+    def _names_its_graphs(self) -> Self:
+        unknown = {use.graph for uses in self.parameters.values() for use in uses} - set(
+            self.graphs
+        )
+        if unknown:
+            msg = f"a parameter is of the graph {min(unknown)!r}, which is not listed"
+            raise ValueError(msg)
+        return self
 
     @field_validator("graphs")
     @classmethod

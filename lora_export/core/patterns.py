@@ -29,10 +29,13 @@ REPEATED: Final = 100
 """The ways of one character that is repeated without a bound."""
 
 _CALL: Final = 100
-"""What a call of the engine costs, in steps."""
+"""The cost of one call of the engine, in steps."""
 
 _STEPS_LIMIT: Final = 2e9
 """A few seconds."""
+
+_TEXT_LIMIT: Final = 1 << 20
+"""The largest number of characters of all patterns; compiling them takes a few seconds."""
 
 _CACHED: Final = 20_000
 _UNBOUNDED: Final = frozenset("*+{")
@@ -62,7 +65,10 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def are_affordable(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    """Whether every pattern can be matched with every name within a few seconds."""
+    """Whether every pattern can be compiled and matched with every name within a few seconds."""
+    patterns = tuple(patterns)
+    if sum(map(len, patterns)) > _TEXT_LIMIT:
+        return False
     lengths = sum(max(1.0, len(name) / REPEATED) ** 3 for name in names)
     return lengths * sum(_CALL + ways(pattern) for pattern in patterns) <= _STEPS_LIMIT
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import BinaryIO, Self
+    from typing import BinaryIO
+
+    from typing_extensions import Self
 
 __all__ = ["BoundedReader", "Skeleton", "count_operations"]
 

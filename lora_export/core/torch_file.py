@@ -23,6 +23,7 @@ from lora_export.core.files import refuse_lfs_pointer
 from lora_export.core.installation import install_command
 from lora_export.core.json_file import is_encodable
 from lora_export.core.pickle_skeleton import BoundedReader, Skeleton, count_operations
+from lora_export.core.shown_value import first_line
 from lora_export.core.supported_versions import require_supported
 from lora_export.core.tensors import FileHandle, FileTensor, MemoryTensor, Tensor, is_shape
 from lora_export.ondevice.file_opening import open_file, reason_of
@@ -211,12 +212,8 @@ def _needs_code(path: Path) -> InputError:
 
 
 def _damaged(path: Path, error: BaseException) -> InputError:
-    msg = f"{str(path)!r} is not a readable PyTorch file: {_first_line(error)}"
+    msg = f"{str(path)!r} is not a readable PyTorch file: {first_line(error)}"
     return InputError(msg, hint=_DAMAGED_HINT)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _tensor(

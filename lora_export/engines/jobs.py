@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
 from lora_export.engines.profiles import RANK, axes_of, profiles_of
 from lora_export.engines.refittable import refit_rows, refittable_weights
+from lora_export.exports.base_config import has_base_config, read_base_config
 from lora_export.exports.stored_adapters import shared_graphs
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.adapters.swappable_graph import optional_inputs
@@ -21,7 +21,6 @@ from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.engine_builder import BuildJob
-from lora_export.weights.checkpoint import read_config
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
@@ -243,9 +242,9 @@ def _inputs(data: bytes) -> tuple[Input, ...]:
 
 def _longest(root: Path) -> int:
     """Return how many positions the model has, as far as the export tells."""
-    if not os.path.lexists(root / "hf" / "config.json"):
+    if not has_base_config(root):
         return _UNKNOWN_LENGTH
-    config = read_config(root / "hf")
+    config = read_base_config(root)
     text = config.get("text_config")  # of a model with a tower for texts
     return longest_text({**config, **text} if isinstance(text, dict) else config)
 

@@ -70,11 +70,8 @@ def require_usable(root: Path, manifest: Manifest) -> None:
         InputError: The header of a weight file that a user's graph goes with is damaged.
     """
     graph = manifest.base_graph
-    for file in (*graph.graph_files, BASE_WEIGHTS):
-        if problem := problem_of(resolve_inside(root, file), None, hashed=False):
-            raise _differs(root, file, problem)
-    for file, sha256 in graph.graph_files.items():
-        if problem := problem_of(resolve_inside(root, file), sha256, hashed=True):
+    for file, sha256 in {BASE_WEIGHTS: None, **graph.graph_files}.items():
+        if problem := problem_of(resolve_inside(root, file), sha256, hashed=sha256 is not None):
             raise _differs(root, file, problem)
     for file in (each for each in manifest.files if each.startswith(_COMPANIONS)):
         problem = problem_of(path := resolve_inside(root, file), None, hashed=False)

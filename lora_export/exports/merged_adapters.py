@@ -18,7 +18,6 @@ from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors
 from lora_export.core.manifest import (
     AdapterRecord,
-    CombinedRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.resolve import Resolved
+    from lora_export.core.combined_record import CombinedRecord
     from lora_export.core.progress import Progress
     from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.core.tensors import Tensor

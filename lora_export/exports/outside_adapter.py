@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.naming import to_model_names
@@ -12,12 +11,12 @@ from lora_export.adapters.resolve import Names, resolve
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.hub import local_path
+from lora_export.exports.base_config import has_base_config, read_base_config
 from lora_export.exports.compatibility import require_base, require_task
 from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters, require_complete
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.graph.spec import tasks
-from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,4 +88,4 @@ def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
 
 def _base_config(root: Path) -> Mapping[str, Any] | None:
     """Return the copy of the base's config that the export holds; None without one."""
-    return read_config(root / "hf") if os.path.lexists(root / "hf" / "config.json") else None
+    return read_base_config(root) if has_base_config(root) else None

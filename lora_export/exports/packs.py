@@ -21,7 +21,6 @@ from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
 from lora_export.core.listing import first_few
 from lora_export.core.manifest import (
-    CombinedRecord,
     GraphRecord,
     Manifest,
     PackRecord,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved, Update
+    from lora_export.core.combined_record import CombinedRecord
     from lora_export.core.parameters import Parameter
     from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.graph.spec.signature import Axis

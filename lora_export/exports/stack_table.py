@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.core.manifest import CombinedRecord, Manifest
+    from lora_export.core.combined_record import CombinedRecord
+    from lora_export.core.manifest import Manifest
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
     from lora_export.graph.spec.template import Placement

@@ -24,6 +24,7 @@ __all__ = [
     "open_descriptor",
     "open_file",
     "open_lock",
+    "open_regular",
     "read_file",
     "real_path",
     "reason_of",
@@ -87,8 +88,24 @@ def open_descriptor(path: Path) -> int:
         OSError: It cannot be opened, or is no regular file (see `require_file`).
     """
     require_file(path)
-    # The file may be exchanged for a pipe between the two calls: do not wait, and look again.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return open_regular(path, os.O_RDONLY)
+
+
+def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Return a descriptor of a regular file, opened with `flags`; a pipe is not waited for.
+
+    The file may be exchanged for something else after it was looked at: its descriptor tells.
+
+    Args:
+        path: The file.
+        flags: Those of `os.open`; ``O_CLOEXEC``, ``O_NONBLOCK`` and ``O_NOCTTY`` are added.
+        mode: The permissions of a file that is made, before the umask.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    descriptor = os.open(path, flags, mode)
     try:
         require_kind(os.fstat(descriptor).st_mode, path)
     except BaseException:
@@ -133,20 +150,13 @@ def open_lock(path: Path) -> int:
     Raises:
         OSError: It cannot be opened or made, or is a link or no regular file.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
     try:
-        descriptor = os.open(path, flags, 0o666)
+        return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno == errno.ELOOP:
             reason = "it is a symbolic link, not a lock file"
             raise OSError(errno.ELOOP, reason, str(path)) from error
         raise
-    try:
-        require_kind(os.fstat(descriptor).st_mode, path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def require_kind(mode: int, path: Path) -> None:

@@ -15,14 +15,16 @@ import stat
 from typing import IO, TYPE_CHECKING, Final
 
 from lora_export.ondevice.device_errors import ExportDirectoryError, StorageError
-from lora_export.ondevice.file_opening import reason_of, require_kind
+from lora_export.ondevice.file_opening import open_regular, reason_of, require_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
+    "cannot_link",
     "is_disk_full",
+    "is_taken",
     "is_vacant",
     "move_into_place",
     "open_output",
@@ -45,17 +47,25 @@ _HINTS: Final = {
     errno.ENOENT: "A folder of this path was removed meanwhile; run again.",
     errno.EIO: "The disk is faulty or was disconnected; choose another output.",
 }
-"""What to do about an error of the system, by its number."""
+"""The hint for each error number of the system."""
 
 _ANY_HINT: Final = "Choose another output."
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_LINK: Final = frozenset(
+_LINK_REFUSALS: Final = frozenset(
     {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
 )
-"""What a file system without hard links answers."""
-
 _TAKEN: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
-"""What a rename answers where there is something already."""
+"""The error numbers of a rename onto something that exists."""
+
+
+def cannot_link(error: OSError) -> bool:
+    """Whether `os.link` failed because the file system cannot make such a link."""
+    return error.errno in _LINK_REFUSALS
+
+
+def is_taken(error: OSError) -> bool:
+    """Whether a rename failed because something exists at the target."""
+    return error.errno in _TAKEN
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -101,16 +111,11 @@ def open_output(path: Path, *, append: bool = False, mode: int = 0o666) -> IO[by
         OSError: It cannot be opened, or is a link or no regular file.
     """
     require_plain(path)  # says what is there; the flags hold where it is exchanged meanwhile
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    descriptor = os.open(path, flags | (os.O_APPEND if append else 0), mode)
-    try:
-        require_kind(os.fstat(descriptor).st_mode, path)
-        if not append:
-            os.ftruncate(descriptor, 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "ab" if append else "wb")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if append else 0)
+    stream = os.fdopen(open_regular(path, flags, mode), "ab" if append else "wb")
+    if not append:
+        stream.truncate(0)
+    return stream
 
 
 def write_synced(path: Path, data: bytes | memoryview) -> str:
@@ -190,7 +195,7 @@ def publish_file(
         try:
             os.link(staged, output, follow_symlinks=False)  # fails where a rename would replace
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if not cannot_link(error):
                 raise
             if os.path.lexists(output):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), output) from error
@@ -204,7 +209,7 @@ def _written_meanwhile(output: Path, hint: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in _TAKEN or not os.path.lexists(output):
+            if not is_taken(error) or not os.path.lexists(output):
                 raise
             msg = f"another process has written {str(output)!r} meanwhile"
             raise ExportDirectoryError(msg, hint=hint) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lora_export.core.checkpoint_tables import read_checkpoint_table
-from lora_export.core.config_numbers import whole_number
+from lora_export.core.config_numbers import text_settings, whole_number
 from lora_export.core.errors import (
     ExportDirectoryError,
     InputError,
@@ -75,8 +75,7 @@ def require_rows(rows: Sequence[Sequence[int]], config: JsonObject) -> None:
     Raises:
         InputError: The tokenizer makes a token beyond the vocabulary of the config.
     """
-    settings = {**config, **(config.get("text_config") or {})}
-    size = settings.get("vocab_size")
+    size = text_settings(config).get("vocab_size")
     largest = max((token for row in rows for token in row), default=0)
     if size and largest >= size:
         msg = f"{TOKENIZER_FILE} makes the token {largest}, and the model has rows for {size}"

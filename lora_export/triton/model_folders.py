@@ -6,7 +6,6 @@ A server that polls the repository, or is told to load a model, sees a folder wh
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import filecmp
 import os
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.core.files import (
+    cannot_link,
+    is_taken,
     move_into_place,
     open_output,
     staging_folder,
@@ -48,11 +49,6 @@ __all__ = [
 ]
 
 _BLOCK_BYTES: Final = 1 << 22
-_NO_LINK: Final = frozenset(
-    {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
-)
-
-
 _PLAIN: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
@@ -139,7 +135,7 @@ def place_folder(repository: Path, name: str, files: Sequence[File], *, hint: st
             try:
                 os.rename(folder, target)  # noqa: PTH104  (fails where there is something)
             except OSError as error:
-                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                if is_taken(error):
                     msg = f"{str(target)!r} is there already"
                     raise AdapterError(msg, hint=hint) from error
                 raise
@@ -208,7 +204,7 @@ def _write(path: Path, file: File) -> None:
             require_file(file.source)
             os.link(real_path(file.source), path)  # never a link to a link
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if not cannot_link(error):
                 raise
             with open_file(file.source) as source, open_output(path) as stream:
                 shutil.copyfileobj(source, stream, _BLOCK_BYTES)

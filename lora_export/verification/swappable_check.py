@@ -17,6 +17,7 @@ import numpy as np
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
 from lora_export.core.reports.parity_report import ParityRow
+from lora_export.exports.base_config import read_base_config
 from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.tolerances import worst_of
@@ -24,7 +25,6 @@ from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import make_cases
 from lora_export.verification.parity import GraphParity
-from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,7 +118,7 @@ def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -
     if feeding.reason:
         return None
     return make_cases(
-        read_config(root / "hf"),
+        read_base_config(root),
         feeding.signature,
         seed=seed,
         left_padding=tasks.by_name(manifest.base.task).causal,

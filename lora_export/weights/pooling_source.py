@@ -60,9 +60,9 @@ def pooling_of(adapter: Adapter) -> Pooling | None:
         return None
     if (own := pooling_beside(folder)) is not None:
         return own
-    above = real_path(folder).parent
-    if pools(above) and transformer_path(above) == real_path(folder).name:
-        return Pooling(above, real_path(folder).name)
+    real = real_path(folder)
+    if pools(real.parent) and transformer_path(real.parent) == real.name:
+        return Pooling(real.parent, real.name)
     return None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.adapters.canonical import Adapter
-    from lora_export.core.manifest import PartRecord
+    from lora_export.core.combined_record import PartRecord
 
 
 @pytest.fixture

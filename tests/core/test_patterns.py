@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.adapters.formats.peft_scale import require_simple_pattern
+from lora_export.adapters.formats.peft_scale import (
+    rank_by_config,
+    require_affordable,
+    require_simple_pattern,
+)
 from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.name_conversions import Conversion, new_name
@@ -41,6 +45,21 @@ def test_what_could_take_forever_is_refused_before_it_is_matched(pattern):
         Conversion(f"(?P<g0>{pattern})", ("x",))
     with pytest.raises(AdapterError, match="could take forever"):
         require_simple_pattern(pattern, "model.layers.0.self_attn.q_proj", "rank_pattern")
+
+
+def test_a_long_list_of_alternatives_is_accepted():
+    layers = "|".join(f"layer.{index}" for index in range(40))
+    pattern = rf"({layers})\.self_attn\.q_proj"
+    config = {"r": 8, "rank_pattern": {pattern: 4}}
+    modules = [f"model.layer.{index}.self_attn.q_proj" for index in (0, 39, 40)]
+    require_affordable(modules, config, "a")
+    assert [rank_by_config(each, config) for each in modules] == [4, 4, 8]
+
+
+def test_patterns_that_take_long_to_compile_are_refused():
+    config = {"rank_pattern": {f"{index}{'a' * 4_000}": 4 for index in range(300)}}
+    with pytest.raises(AdapterError, match="very long to match"):
+        require_affordable(["q_proj"], config, "a")
 
 
 @pytest.mark.parametrize("pattern", ["(?P<g0>.*a.*a)", "(?P<g0>x{2}(a|b|c).*(d|e))|(?P<g1>y.*z)"])

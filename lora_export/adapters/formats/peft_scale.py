@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rank_by_config", "require_affordable", "require_simple_pattern", "scale_of"]
 
-_PATTERN_LIMIT: Final = 256
+_PATTERN_LIMIT: Final = 1 << 12
+_NAME_LIMIT: Final = 256
 _REPETITIONS_LIMIT: Final = 3
 _WAYS_LIMIT: Final = 16 * REPEATED**_REPETITIONS_LIMIT
 _ALPHA_LIMIT: Final = 1e30
@@ -81,7 +82,7 @@ def require_simple_pattern(pattern: str, module: str, setting: str) -> None:
     """
     if (
         len(pattern) > _PATTERN_LIMIT
-        or len(module) > _PATTERN_LIMIT
+        or len(module) > _NAME_LIMIT
         or re.search(r"\)\s*[*+?{]|\(\?", pattern)
         or len(re.findall(r"[*+{]", pattern)) > _REPETITIONS_LIMIT
         or ways(pattern) > _WAYS_LIMIT

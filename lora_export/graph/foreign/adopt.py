@@ -76,7 +76,6 @@ def require_same_base(graph: ForeignGraph, matching: Matching, base: str) -> Non
         )
         raise InputError(
             msg,
-            items=first_few(matching.contradicted, _SHOWN),
             hint="Is it the graph of this base? Quantized and fused weights cannot be matched: "
             "give the graph as the exporter wrote it.",
         )

@@ -38,7 +38,7 @@ _OLDEST_IR: Final = 4
 """From this version on, an initializer need not be an input too."""
 
 _RESTORED_LIMIT_BYTES: Final = 1 << 28
-"""What is read into the model at most: small tensors, and those of nodes."""
+"""The limit on tensor data read into the model: small tensors, and attributes of nodes."""
 
 _EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.modes import Mode
+from lora_export.exports.base_config import read_base_config
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec import tasks
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import common_vocab_size, make_cases
-from lora_export.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ def latency_case(
     feeding = feeding_of(root, record)
     if feeding.reason:
         return None, feeding.reason
-    config = read_config(root / "hf") if config is None else config
+    config = read_base_config(root) if config is None else config
     (case,) = make_cases(
         config,
         feeding.signature,
