@@ -33,7 +33,8 @@ from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.core.version import VERSION
-from lora_export.engines.jobs import EngineOptions, jobs_of, stem_of
+from lora_export.engines.engine_options import EngineOptions
+from lora_export.engines.jobs import jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.exports.base_config import read_base_config
 from lora_export.exports.stacks import width_of

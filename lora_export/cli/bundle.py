@@ -76,7 +76,7 @@ def pack(
     from lora_export.bundle.bundle_names import default_path
     from lora_export.bundle.device_bundle import LatencySettings, bundle_export
     from lora_export.commands.recipe import load_recipe
-    from lora_export.engines.jobs import EngineOptions
+    from lora_export.engines.engine_options import EngineOptions
     from lora_export.engines.profiles import axis_ranges, parse_profile
 
     given, latency = [parse_profile(text) for text in profiles], LatencySettings()

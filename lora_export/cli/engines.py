@@ -25,7 +25,22 @@ _MEBIBYTE: Final = 1 << 20
 
 @click.command("build")
 @click.argument("export", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="The device, which is this one; auto finds out.")
+@click.option(
+    "--target",
+    required=True,
+    help="The device: this one (auto finds out), or rtx for GPUs from Ampere on.",
+)
+@click.option(
+    "--builder",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    help="The library; tensorrt-rtx needs no GPU. Of rtx tensorrt-rtx, else tensorrt.",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    metavar="8.6,8.9,…",
+    help="With tensorrt-rtx: the GPUs that the engine is for; 8.0 and later.",
+)
 @click.option(
     "--graph",
     "graphs",
@@ -86,6 +101,8 @@ def build(
     *,
     export: Path,
     target: str,
+    builder: str | None,
+    capabilities: str | None,
     graphs: tuple[str, ...],
     precision: str | None,
     profiles: tuple[str, ...],
@@ -103,18 +120,28 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Build TensorRT engines of EXPORT, on the device that they are for.
+    """Build TensorRT engines of EXPORT.
 
-    The precision is the graph's: choose it when exporting, with --dtype. A plan lies in engines/
-    with its build record, and is loaded by the version of TensorRT and on the GPU that built it.
+    TensorRT builds on the device that the engines are for, and loads them there alone. TensorRT
+    for RTX (--target rtx, or another target with --builder tensorrt-rtx) builds on any machine, an
+    engine for many GPUs. The precision is the graph's: choose it when exporting, with --dtype. A
+    plan lies in engines/ with its build record, and is loaded by the version that built it.
     """
     from lora_export.commands import engines
-    from lora_export.engines.jobs import EngineOptions
+    from lora_export.core.targets import RTX
+    from lora_export.engines.engine_options import EngineOptions
+    from lora_export.ondevice.trt.libraries import TENSORRT, TENSORRT_RTX
 
     if version is not None and not dry_run:
         msg = "--tensorrt is for --dry-run: an engine is built by the version that is installed"
         raise click.UsageError(msg)
+    library = builder or (TENSORRT_RTX if target == RTX else TENSORRT)
+    if capabilities is not None and library != TENSORRT_RTX:
+        msg = "--compute-capability is for --target rtx or --builder tensorrt-rtx"
+        raise click.UsageError(msg)
     options = EngineOptions(
+        library=library,
+        compute_capabilities=_capabilities(capabilities),
         precision=precision,
         profiles=_profiles(profiles, recipe),
         workspace_bytes=None if workspace is None else workspace * _MEBIBYTE,
@@ -140,6 +167,11 @@ def build(
     return 0
 
 
+def _capabilities(text: str | None) -> tuple[str, ...]:
+    """Return the compute capabilities of ``8.6,8.9``."""
+    return tuple(each.strip() for each in text.split(",")) if text is not None else ()
+
+
 def _profiles(texts: Sequence[str], recipe: Path | None) -> list[Any]:
     """Return the profiles of flags, else of a recipe."""
     from lora_export.commands.recipe import load_recipe
@@ -158,9 +190,11 @@ def _planned(row: PlannedEngine, export: Path) -> list[str]:
     But for a rewritten graph, which is there during a build only.
     """
     from lora_export.ondevice.trt.build_settings import BuildSettings
+    from lora_export.ondevice.trt.libraries import TENSORRT_RTX, library_title
 
     settings = BuildSettings.from_json(row["settings"])
-    lines = [f"{row['plan']} from {row['onnx']}, TensorRT {row['tensorrt']}"]
+    by = f"{library_title(row['library'])} {row['tensorrt']}"
+    lines = [f"{row['plan']} from {row['onnx']}, {by}"]
     if row["rewritten"]:
         lines.append(
             "  its optional inputs become required: the parser would drop them; --trtexec writes "
@@ -172,7 +206,7 @@ def _planned(row: PlannedEngine, export: Path) -> list[str]:
             ("flags", ", ".join(row["flags"])),
             ("workspace", _workspace(settings)),
             ("optimization level", str(settings.optimization_level or "TensorRT's own")),
-            ("hardware", settings.hardware_compatibility),
+            ("hardware", _hardware(row["library"], settings)),
             ("refittable", f"{len(settings.refittable)} weights"),
         ]
     )
@@ -185,11 +219,24 @@ def _planned(row: PlannedEngine, export: Path) -> list[str]:
             ],
             indent=4,
         )
+    if row["library"] == TENSORRT_RTX:
+        return lines
     if row["trtexec"] is None:
         return [*lines, "  trtexec cannot: it refits all or nothing"]
     start = shell_command(["cd", export])
     folder = shell_command(["mkdir", "-p", Path(row["plan"]).parent])
     return [*lines, FinishedLine(f"  ({start} && {folder} && {row['trtexec']})")]
+
+
+def _hardware(library: str, settings: BuildSettings) -> str:
+    """Return the GPUs that load a plan."""
+    from lora_export.ondevice.trt.libraries import library_row
+
+    if not library_row(library).builds_ahead:
+        return settings.hardware_compatibility
+    if settings.compute_capabilities:
+        return f"compute capability {', '.join(settings.compute_capabilities)}"
+    return f"compute capability {', '.join(library_row(library).default_capabilities)} and later"
 
 
 def _workspace(settings: BuildSettings) -> str:
@@ -207,7 +254,8 @@ def _built(record: BuildRecord) -> str:
     from lora_export.ondevice.trt.libraries import what_ran
 
     plan = record["plan"]
-    by = what_ran(record["library"], record["tensorrt"], record["gpu"]["name"])
+    gpu = record["gpu"]
+    by = what_ran(record["library"], record["tensorrt"], None if gpu is None else gpu["name"])
     return f"{plan['file']}: {size(plan['bytes'])}, {record['seconds']:.1f} s, by {by}"
 
 

@@ -12,7 +12,7 @@ from lora_export.bundle.packing import require_replaceable
 from lora_export.commands.outcome import PackedBundle
 from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.targets import require_tensorrt_target
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.profiles import axis_ranges
 from lora_export.ondevice.file_opening import real_path
 

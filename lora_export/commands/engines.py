@@ -10,10 +10,12 @@ from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.manifest import edit_manifest, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.engines.engine_build import build_engines, engine_documents, register_engine_files
-from lora_export.engines.jobs import EngineOptions, graphs_to_build, jobs_of
+from lora_export.engines.engine_options import EngineOptions
+from lora_export.engines.jobs import graphs_to_build, jobs_of
 from lora_export.engines.refit_values import refit_plan
 from lora_export.exports.integrity_checks import require_usable
 from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.ondevice.trt.versions import parse_version
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def build(
 
     Args:
         output: The export.
-        target: The device, which has to be this one; ``auto`` is whatever this one is.
+        target: The device. TensorRT builds on the device itself, and ``auto`` is whatever this
+            one is; TensorRT for RTX builds anywhere.
         graphs: Names of graphs; those that serve adapters by default.
         options: How they are built.
         trtexec: Whether ``trtexec`` builds instead of Python's API.
@@ -50,7 +53,7 @@ def build(
         LoraExportError: See the class of the error; an engine is there whole, or not at all.
     """
     chosen = options or EngineOptions()
-    targets.require_tensorrt_target(target)
+    targets.require_engine_target(target, rtx=chosen.library == TENSORRT_RTX)
     with edit_manifest(output) as manifest:  # that it can be changed is known before the build
         require_usable(output, manifest)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
@@ -89,9 +92,9 @@ def plan_build(
         LoraExportError: See the class of the error.
     """
     chosen = options or EngineOptions()
-    targets.require_tensorrt_target(target)
+    targets.require_engine_target(target, rtx=chosen.library == TENSORRT_RTX)
     if tensorrt is not None:
-        parse_version(tensorrt)
+        parse_version(tensorrt, chosen.library)
     manifest = read_manifest(output)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
     return engine_documents(jobs_of(output, manifest, target, names, chosen), tensorrt)

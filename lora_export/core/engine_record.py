@@ -1,7 +1,8 @@
 """The build record beside every plan, as validated values.
 
-    engines/<graph>.<target>.trt<version>.plan
-    engines/<graph>.<target>.trt<version>.json      this record; without it the plan is not used
+    engines/<graph>.<target>.trt<version>.plan      of TensorRT
+    engines/<graph>.<target>.rtx<version>.plan      of TensorRT for RTX
+    engines/<graph>.<target>.<...>.json             this record; without it the plan is not used
 
 A device writes and reads the same JSON with the standard library:
 `lora_export.ondevice.trt.build_record`.
@@ -105,6 +106,8 @@ class EngineRecord(_Record):
             `lora_export.ondevice.trt.libraries`.
         tensorrt: Its version.
         built_on: ``device``: on the GPU that the plan is for; ``host``: ahead of time, elsewhere.
+        cuda: The versions of CUDA there; None where it was built ahead of time.
+        gpu: The device that it was built on; None where it was built ahead of time.
         capabilities: The compute capabilities that the plan was built for.
         settings: What the builder was told; see
             `lora_export.ondevice.trt.build_settings.BuildSettings`.
@@ -123,8 +126,8 @@ class EngineRecord(_Record):
     library: str
     tensorrt: str
     built_on: Literal["host", "device"]
-    cuda: CudaRecord
-    gpu: GpuRecord
+    cuda: CudaRecord | None
+    gpu: GpuRecord | None
     capabilities: list[Capability] = Field(min_length=1)
     precision: str
     settings: dict[str, JsonValue]

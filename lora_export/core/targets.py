@@ -21,11 +21,13 @@ __all__ = [
     "AUTO",
     "DEFAULT_TARGET",
     "PRECISIONS",
+    "RTX",
     "TARGETS",
     "Target",
     "by_name",
     "dtype_of_precision",
     "of_device",
+    "require_engine_target",
     "require_tensorrt_target",
 ]
 
@@ -48,6 +50,7 @@ class Target:
         memory_gib: Sizes that the devices are sold with, smallest first.
         shared_memory: Whether that memory is the host's as well.
         bound_plans: Whether no plan can be built there that other GPUs load too.
+        rtx: Whether TensorRT for RTX builds engines for it, ahead of time on any machine.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Target:
     memory_gib: tuple[int, ...] = ()
     shared_memory: bool = False
     bound_plans: bool = False
+    rtx: bool = False
 
     @property
     def architecture(self) -> str | None:
@@ -74,6 +78,9 @@ class Target:
 
 PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """The dtype of the weights for each word of ``--precision``."""
+
+RTX: Final = "rtx"
+"""Every GPU from Ampere on, GeForce RTX and others: one engine of TensorRT for RTX for all."""
 
 AUTO: Final = "auto"
 """The device that the command runs on; which one that is, is asked when an engine is built."""
@@ -117,6 +124,8 @@ def _card(
     precisions: tuple[str, ...],
     memory_gib: tuple[int, ...],
     memory: str,
+    *,
+    rtx: bool = False,
 ) -> Target:
     """Return a card in a host: TensorRT comes from a package, in the version one likes."""
     blackwell = "fp4" in precisions
@@ -131,6 +140,7 @@ def _card(
         software=tuple(f"TensorRT {version}" for version in versions),
         precisions=precisions,
         memory_gib=memory_gib,
+        rtx=rtx,
     )
 
 
@@ -209,20 +219,49 @@ TARGETS: Final[dict[str, Target]] = {
             precisions=_BLACKWELL,
             memory_gib=(128,),
             shared_memory=True,
+            rtx=True,
         ),
         _card("a10", (8, 6), _AMPERE, (24,), "as sold"),
         _card("l4", (8, 9), _ADA, (24,), "as sold"),
-        _card("a100", (8, 0), _AMPERE, (40, 80), "as sold"),
+        _card("a100", (8, 0), _AMPERE, (40, 80), "as sold", rtx=True),
         _card("h100", (9, 0), _ADA, (80,), "as sold: the SXM and PCIe cards"),
         _card("h200", (9, 0), _ADA, (141,), "as sold"),
-        _card("rtx-ampere", (8, 6), _AMPERE, (8, 12, 24), "as sold: GeForce RTX 3070, 3060, 3090"),
-        _card("rtx-ada", (8, 9), _ADA, (8, 12, 16, 24), "as sold: GeForce RTX 4060 to 4090"),
+        _card(
+            "rtx-ampere",
+            (8, 6),
+            _AMPERE,
+            (8, 12, 24),
+            "as sold: GeForce RTX 3070, 3060, 3090",
+            rtx=True,
+        ),
+        _card(
+            "rtx-ada",
+            (8, 9),
+            _ADA,
+            (8, 12, 16, 24),
+            "as sold: GeForce RTX 4060 to 4090",
+            rtx=True,
+        ),
         _card(
             "rtx-blackwell",
             (12, 0),
             _BLACKWELL,
             (8, 12, 16, 32),
             "as sold: GeForce RTX 5060 to 5090",
+            rtx=True,
+        ),
+        Target(
+            RTX,
+            _HALVES,
+            20,
+            {
+                "dtypes": _PRECISIONS,
+                "precisions": "what every GPU from Ampere on computes in",
+                "opset": "tried with TensorRT for RTX 1.7.1: the parser reads 20",
+                "rtx": "tried with TensorRT for RTX 1.7.1 on a machine without a GPU",
+            },
+            precisions=_AMPERE,
+            rtx=True,
         ),
         Target(
             AUTO,
@@ -264,10 +303,33 @@ def require_tensorrt_target(name: str) -> Target:
         UsageError: There is no such target, or graphs run there without TensorRT.
     """
     target = by_name(name)
+    if name == RTX:
+        msg = f"the target {name!r} is for TensorRT for RTX, not for TensorRT"
+        raise UsageError(msg, hint="Name the device, such as rtx-ada; see: lora-export doctor")
     if not target.tensorrt:
         known = ", ".join(row.name for row in TARGETS.values() if row.tensorrt)
         msg = f"the target {name!r} runs graphs in ONNX Runtime: there is no engine for it"
         raise UsageError(msg, hint=f"Targets with TensorRT: {known}.")
+    return target
+
+
+def require_engine_target(name: str, *, rtx: bool) -> Target:
+    """Return the target called `name`, for which a library builds engines.
+
+    Args:
+        name: The target.
+        rtx: Whether TensorRT for RTX builds, in place of TensorRT.
+
+    Raises:
+        UsageError: There is no such target, or the library builds none for it.
+    """
+    if not rtx:
+        return require_tensorrt_target(name)
+    target = by_name(name)
+    if not target.rtx:
+        known = ", ".join(row.name for row in TARGETS.values() if row.rtx)
+        msg = f"TensorRT for RTX builds no engine for the target {name!r}"
+        raise UsageError(msg, hint=f"Targets that it builds for: {known}.")
     return target
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
 from lora_export.ondevice.printable import shell_command
-from lora_export.ondevice.trt.api import import_tensorrt
+from lora_export.ondevice.trt.api import import_library
 from lora_export.ondevice.trt.build_record import plan_file, record_file, timing_file
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import build
-from lora_export.ondevice.trt.versions import parse_version, require_level
+from lora_export.ondevice.trt.libraries import TENSORRT_RTX, library_row, library_title
+from lora_export.ondevice.trt.versions import parse_version, release, require_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ class PlannedEngine(TypedDict):
 
     graph: str
     target: str
+    library: str
     tensorrt: str
     onnx: str
     rewritten: bool
@@ -70,15 +72,19 @@ def build_engines(
             graph or a profile is refused, the build fails, or the disk refuses. Engines that were
             finished before stay.
     """
+    for library in {job.library for job in jobs}:
+        if not trtexec:
+            import_library(library)
+        elif library == TENSORRT_RTX:
+            msg = f"trtexec is a tool of TensorRT, and the engines are {library_title(library)}'s"
+            raise UsageError(msg, hint="Leave --trtexec out.")
     if trtexec:
         find_trtexec()
-    else:
-        import_tensorrt()
-    cuda = open_cuda()
-    for target in {job.target for job in jobs}:
-        require_present(target, cuda.gpu())
-    for job in jobs:
-        _require_portable(job)
+    if on_device := [job for job in jobs if not library_row(job.library).builds_ahead]:
+        gpu = open_cuda().gpu()
+        for job in on_device:
+            require_present(job.target, gpu)
+            _require_portable(job)
     records = []
     for job in jobs:
         progress.start(f"engine {job.graph} for {job.target}")
@@ -124,7 +130,8 @@ def _require_portable(job: BuildJob) -> None:
 def register_engine_files(root: Path, record: BuildRecord) -> None:
     """Name a plan, its record and the timing cache in the manifest, with their hashes."""
     plan = record["plan"]["file"]
-    files = [plan, record_file(plan), timing_file(record["target"], record["tensorrt"])]
+    timing = timing_file(record["target"], record["tensorrt"], record["library"])
+    files = [plan, record_file(plan), timing]
     with edit_manifest(root) as manifest:
         paths = {file: resolve_inside(root, file) for file in files}
         hashes = {file: sha256_of_file(path) for file, path in paths.items() if path.is_file()}
@@ -143,17 +150,20 @@ def described(job: BuildJob, version: str) -> PlannedEngine:
         DeviceError: The version lacks something that is asked for.
         UnsupportedError: The target does.
     """
-    _require_portable(job)
-    require_level(parse_version(version), job.settings.hardware_compatibility)
-    plan = plan_file(job.graph, job.target, version)
+    ahead = library_row(job.library).builds_ahead
+    if not ahead:
+        _require_portable(job)
+        require_level(parse_version(version), job.settings.hardware_compatibility)
+    plan = plan_file(job.graph, job.target, version, job.library)
     line = None
-    if not job.settings.refittable:
+    if not job.settings.refittable and not ahead:
         rewritten = job.onnx if job.model is None else f".lora-export-{job.graph}.required.onnx"
         timing = timing_file(job.target, version)
         line = trtexec_line(job, version, onnx=rewritten, plan=plan, timing_cache=timing)
     return {
         "graph": job.graph,
         "target": job.target,
+        "library": job.library,
         "tensorrt": version,
         "onnx": job.onnx,
         "rewritten": job.model is not None,
@@ -180,6 +190,11 @@ def _flags(job: BuildJob) -> list[str]:
 
 def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[PlannedEngine]:
     """Return `described` for each job, for a version or the oldest of the target."""
-    return [
-        described(job, version or require_tensorrt_target(job.target).tensorrt[0]) for job in jobs
-    ]
+    return [described(job, version or _oldest(job)) for job in jobs]
+
+
+def _oldest(job: BuildJob) -> str:
+    """Return the oldest version that builds a job."""
+    if library_row(job.library).builds_ahead:
+        return release(library_row(job.library).oldest)
+    return require_tensorrt_target(job.target).tensorrt[0]

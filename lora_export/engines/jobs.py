@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
-from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_tensorrt_target
+from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_engine_target
+from lora_export.engines.ahead_of_time import ahead_of_time
 from lora_export.engines.profiles import RANK, axes_of, profiles_of
 from lora_export.engines.refittable import refit_rows, refittable_weights
 from lora_export.exports.base_config import has_base_config, read_base_config
@@ -21,6 +21,7 @@ from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.engine_builder import BuildJob
+from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.weights.positions import longest_text
 
 if TYPE_CHECKING:
@@ -28,38 +29,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.core.targets import Target
+    from lora_export.engines.engine_options import EngineOptions
     from lora_export.engines.profiles import AxisRange
     from lora_export.graph.spec.signature import Input
     from lora_export.ondevice.trt.build_settings import Profile
 
-__all__ = ["EngineOptions", "graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
+__all__ = ["graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
 
 _UNKNOWN_LENGTH: Final = 512
 _TEXT: Final = "sequence"
 _READ: Final = "encoder_sequence"
 """What the decoder of a pair calls the length of the text that the encoder reads."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """The user's options for the engines of an export; see `BuildSettings` for most of them.
-
-    Attributes:
-        precision: ``fp32``, ``fp16`` or ``bf16``: what the export has to be in; None takes it as
-            it is.
-        profiles: What is said of the axes; see `lora_export.engines.profiles`.
-        refit: Whether the weights that the adapters change may be changed afterwards.
-    """
-
-    precision: str | None = None
-    profiles: Sequence[Mapping[str, AxisRange]] = ()
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatibility: str = "none"
-    strip_weights: bool = False
-    refit: bool = False
 
 
 def graphs_to_build(
@@ -110,7 +91,10 @@ def jobs_of(
         UnsupportedError: The target lacks the precision, or a graph cannot be deployed.
         ExportDirectoryError: A graph is damaged.
     """
-    precision = _require_precision(manifest, target, options.precision)
+    row = require_engine_target(target, rtx=options.library == TENSORRT_RTX)
+    precision = _require_precision(manifest, row, options.precision)
+    if options.library == TENSORRT_RTX:
+        options = ahead_of_time(options, row, precision)
     for name in graphs:
         if not options.refit:
             _require_values(name, manifest.graphs[name].missing)
@@ -136,9 +120,8 @@ def _require_values(graph: str, missing: Sequence[str]) -> None:
         raise UnsupportedError(msg, hint="Only an adapter brings them: build its graph.")
 
 
-def _require_precision(manifest: Manifest, target: str, precision: str | None) -> str:
+def _require_precision(manifest: Manifest, row: Target, precision: str | None) -> str:
     """Return the dtype of the export, which is the engine's: the network is strongly typed."""
-    row = require_tensorrt_target(target)
     dtype = manifest.base.dtype
     words = {dtype: word for word, dtype in PRECISIONS.items()}
     if precision is not None and dtype_of_precision(precision, row) != dtype:
@@ -186,6 +169,7 @@ def _job(
         hardware_compatibility=options.hardware_compatibility,
         strip_weights=options.strip_weights,
         refittable=refittable,
+        compute_capabilities=options.compute_capabilities,
     )
     return BuildJob(
         root=root,
@@ -198,6 +182,7 @@ def _job(
         settings=settings,
         refit=refit_rows(manifest) if refittable else {},
         model=None if required is data else required,
+        library=options.library,
     )
 
 

@@ -157,7 +157,7 @@ def refit_plan(
         msg = f"the engine {file!r} was not built to be refitted"
         raise UnsupportedError(msg, hint=f"lora-export build OUT --target {target} --refit")
     values = refit_values(root, manifest, record, name, source)
-    log = Log()
+    log = Log(module)
     engine = loaded_engine(root, plan, record, log)
     supplied = refit(engine, values, log, supply=base_supply(root, record))
     own = manifest.graphs.get(name) if source is None else None
@@ -175,7 +175,7 @@ def refit_plan(
     )
     return publish(
         job,
-        serialized(engine),
+        serialized(engine, log),
         library=library_of(module),
         tensorrt=version,
         cuda=cuda,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.ondevice.bundle.bundle_index import read_index
 from lora_export.ondevice.bundle.main import main
 from lora_export.ondevice.device_errors import LatencyError

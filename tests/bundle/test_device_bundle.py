@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from lora_export.core.manifest import read_manifest
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.ondevice.bundle.bundle_index import read_index
 from lora_export.ondevice.bundle.main import main
 from lora_export.ondevice.trt.build_settings import BuildSettings

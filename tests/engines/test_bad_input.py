@@ -14,7 +14,7 @@ import pytest
 from lora_export.commands import engines
 from lora_export.core.errors import LoraExportError
 from lora_export.core.manifest import read_manifest
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.runtime.trt import open_trt
 from tests.cli.exports import manifest_of
 from tests.cli.running import call, snapshot, stagings

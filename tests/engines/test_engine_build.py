@@ -18,7 +18,8 @@ from lora_export.commands import engines
 from lora_export.core.engine_record import read_engine_record
 from lora_export.core.errors import LoraExportError
 from lora_export.core.manifest import read_manifest
-from lora_export.engines.jobs import EngineOptions, jobs_of
+from lora_export.engines.engine_options import EngineOptions
+from lora_export.engines.jobs import jobs_of
 from lora_export.exports.packs import read_pack
 from lora_export.ondevice.judge.decoding import PAST, decode_in_pieces, with_buffers
 from lora_export.ondevice.trt.engine_builder import build as build_on_device

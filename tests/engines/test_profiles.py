@@ -9,7 +9,7 @@ import pytest
 
 from lora_export.commands import engines
 from lora_export.core.errors import InputError, UsageError
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.preflight import preflight
 from lora_export.engines.profiles import parse_profile, profiles_of
 from lora_export.graph.spec.signature import Input

@@ -13,7 +13,7 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.engine_record import read_engine_record
 from lora_export.core.errors import AdapterError, LoraExportError, UnsupportedError
 from lora_export.core.manifest import read_manifest
-from lora_export.engines.jobs import EngineOptions
+from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.refit_values import base_supply, refit_values
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.plan_opening import open_live

@@ -1,66 +1,84 @@
-"""TensorRT as a module: imported here, its version known, its messages kept for errors."""
+"""A library with TensorRT's API: imported here, its version checked, its messages kept."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_row
 from lora_export.ondevice.trt.versions import Version, parse_version
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Log", "array_of", "import_tensorrt", "numpy_dtype", "version_of"]
+__all__ = [
+    "Log",
+    "array_of",
+    "import_library",
+    "import_tensorrt",
+    "numpy_dtype",
+    "version_of",
+]
 
-HOW_TO_GET: Final = (
-    "On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
-    "pip install 'tensorrt>=10.3', or a container of docker/."
-)
 _KEPT: Final = 20
 
 
-def import_tensorrt() -> Any:
-    """Return the module `tensorrt`.
+def import_library(name: str) -> Any:
+    """Return the module of a library of `LIBRARIES`.
+
+    A name that is not in the table is that of a library that stands in TensorRT's place: what is
+    installed as TensorRT is imported.
 
     Raises:
-        DeviceError: It is not installed, cannot be loaded, or is too old.
+        DeviceError: It is not installed, cannot be loaded, or is of a version that is not
+            supported.
     """
+    row = library_row(name)
     try:
-        import tensorrt
+        module = importlib.import_module(row.module)
     except ImportError as error:
-        msg = f"TensorRT is not installed: {error}"
-        raise DeviceError(msg, hint=HOW_TO_GET, kind="missing") from error
+        msg = f"{row.title} is not installed: {error}"
+        raise DeviceError(msg, hint=row.install, kind="missing") from error
     except Exception as error:  # a broken installation raises what it likes
-        msg = f"TensorRT cannot be loaded: {type(error).__name__}: {error}"
-        raise DeviceError(msg, hint=HOW_TO_GET, kind="missing") from error
-    version_of(tensorrt)
-    return tensorrt
+        msg = f"{row.title} cannot be loaded: {type(error).__name__}: {error}"
+        raise DeviceError(msg, hint=row.install, kind="missing") from error
+    version_of(module)
+    return module
+
+
+def import_tensorrt() -> Any:
+    """Return the module `tensorrt`; see `import_library`."""
+    return import_library(TENSORRT)
 
 
 def version_of(module: Any) -> Version:
-    """Return major and minor of a module `tensorrt`; refuse what is too old."""
-    return parse_version(str(getattr(module, "__version__", "")))
+    """Return major and minor of a module with TensorRT's API; refuse what is not supported."""
+    return parse_version(str(getattr(module, "__version__", "")), library_of(module))
 
 
 class Log:
-    """TensorRT's logger, with the last messages that tell of trouble.
+    """A logger of TensorRT with the last messages that tell of trouble.
+
+    Args:
+        trt: The library's module.
 
     Attributes:
+        module: The same.
         logger: What TensorRT is given.
     """
 
-    def __init__(self) -> None:
-        import tensorrt as trt
-
+    def __init__(self, trt: Any) -> None:
         kept: list[str] = []
         self._kept = kept
+        self.module = trt
 
-        class _Logger(trt.ILogger):  # type: ignore[misc]
+        class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]
             """Keeps warnings and errors; prints nothing."""
 
-            def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+            def log(self, severity: Any, msg: str) -> None:
                 """Keep a message; called by TensorRT."""
                 if severity in _troubles:
                     kept.append(msg)
@@ -71,7 +89,7 @@ class Log:
             trt.ILogger.ERROR,
             trt.ILogger.WARNING,
         )
-        self.logger: trt.ILogger = _Logger()
+        self.logger: Any = _Logger()
 
     def last(self) -> str:
         """Return the last thing that TensorRT said."""
@@ -79,6 +97,17 @@ class Log:
 
 
 _BFLOAT16: Final = "bfloat16"
+_DTYPES: Final = {
+    "FLOAT": ("float32", "f4"),
+    "HALF": ("float16", "f2"),
+    "BF16": (_BFLOAT16, "u2"),
+    "INT64": ("int64", "i8"),
+    "INT32": ("int32", "i4"),
+    "INT8": ("int8", "i1"),
+    "UINT8": ("uint8", "u1"),
+    "BOOL": ("bool", "?"),
+}
+"""Our name, and NumPy's dtype of the same size, by the member of TensorRT's ``DataType``."""
 
 
 def numpy_dtype(dtype: trt.DataType) -> tuple[str, np.dtype[Any]]:
@@ -89,19 +118,7 @@ def numpy_dtype(dtype: trt.DataType) -> tuple[str, np.dtype[Any]]:
     Raises:
         DeviceError: It is none that a graph of ours has.
     """
-    import tensorrt as trt
-
-    table = {
-        trt.DataType.FLOAT: ("float32", "f4"),
-        trt.DataType.HALF: ("float16", "f2"),
-        trt.DataType.BF16: (_BFLOAT16, "u2"),
-        trt.DataType.INT64: ("int64", "i8"),
-        trt.DataType.INT32: ("int32", "i4"),
-        trt.DataType.INT8: ("int8", "i1"),
-        trt.DataType.UINT8: ("uint8", "u1"),
-        trt.DataType.BOOL: ("bool", "?"),
-    }
-    row = table.get(dtype)
+    row = _DTYPES.get(dtype.name)
     if row is None:
         msg = f"a tensor of TensorRT's {dtype} is not handled"
         raise DeviceError(msg, kind="unsupported")

@@ -1,7 +1,8 @@
 """The build record of a plan: its sources, builder and device; a plan without one is refused.
 
-    engines/<graph>.<target>.trt<version>.plan
-    engines/<graph>.<target>.trt<version>.json      this record, written after the plan
+    engines/<graph>.<target>.trt<version>.plan      of TensorRT
+    engines/<graph>.<target>.rtx<version>.plan      of TensorRT for RTX
+    engines/<graph>.<target>.<...>.json             this record, written after the plan
 
 The host's `lora_export.core.engine_record` is the same table as validated values.
 """
@@ -21,7 +22,7 @@ from lora_export.ondevice.device_files import (
     sha256_of_file,
 )
 from lora_export.ondevice.file_opening import require_file
-from lora_export.ondevice.trt.libraries import TENSORRT, library_title
+from lora_export.ondevice.trt.libraries import TENSORRT, library_row, library_title
 from lora_export.ondevice.trt.versions import parse_version
 
 if TYPE_CHECKING:
@@ -56,13 +57,21 @@ _AGAIN: Final = "Build it again: lora-export build OUT --target TARGET"
 _AMPERE: Final = 8
 
 
-def plan_file(graph: str, target: str, tensorrt: str) -> str:
+def plan_file(graph: str, target: str, version: str, library: str = TENSORRT) -> str:
     """Return the path of a plan, relative to the export.
 
     >>> plan_file("base", "jetson-orin", "10.3.0")
     'engines/base.jetson-orin.trt10.3.0.plan'
+    >>> plan_file("base", "rtx", "1.7.1", "tensorrt-rtx")
+    'engines/base.rtx.rtx1.7.1.plan'
+
+    Args:
+        graph: The stem of the ONNX file.
+        target: The device.
+        version: The version of the library.
+        library: The library; one that is not in `LIBRARIES` stands in TensorRT's place.
     """
-    return f"{FOLDER}/{graph}.{target}.trt{tensorrt}.plan"
+    return f"{FOLDER}/{graph}.{target}.{_tag(library)}{version}.plan"
 
 
 def record_file(plan: str) -> str:
@@ -70,9 +79,13 @@ def record_file(plan: str) -> str:
     return plan.removesuffix(".plan") + ".json"
 
 
-def timing_file(target: str, tensorrt: str) -> str:
+def timing_file(target: str, version: str, library: str = TENSORRT) -> str:
     """Return the path of the timing cache that all engines of a target share."""
-    return f"{FOLDER}/{target}.trt{tensorrt}.timing"
+    return f"{FOLDER}/{target}.{_tag(library)}{version}.timing"
+
+
+def _tag(library: str) -> str:
+    return library_row(library).tag
 
 
 def write_record(path: Path, record: BuildRecord) -> str:
@@ -102,6 +115,8 @@ def read_record(plan: Path) -> BuildRecord:
         _require_fields(path, record, {"double": bool, "gpu": dict})
         record = _from_version_1(record)
     _require_fields(path, record, _FIELDS)
+    if record["built_on"] != "host":
+        _require_fields(path, record, {"cuda": dict, "gpu": dict})
     if len(record["onnx"]) != 1:
         msg = f"the build record {str(path)!r} is damaged: it names {len(record['onnx'])} graphs"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
@@ -130,9 +145,7 @@ _FIELDS: Final[dict[str, type]] = {
     "base_fingerprint": str,
     "built_on": str,
     "capabilities": list,
-    "cuda": dict,
     "graph": str,
-    "gpu": dict,
     "inputs": dict,
     "library": str,
     "onnx": dict,
@@ -193,10 +206,13 @@ def require_device(
     settings = record["settings"]
     built = str(record["tensorrt"])
     if built != tensorrt:
-        newer = parse_version(tensorrt) >= parse_version(built)
+        newer = parse_version(tensorrt, library) >= parse_version(built, library)
         if not (settings.get("version_compatible") and newer):
-            msg = f"{name} was built by TensorRT {built}, here is {tensorrt}"
+            msg = f"{name} was built by {library_title(library)} {built}, here is {tensorrt}"
             raise DeviceError(msg, hint=_AGAIN, kind="input")
+    if record["built_on"] == "host":
+        _require_capability(name, record, gpu)
+        return
     before = str(record["cuda"].get("driver"))
     if _cuda(driver) < _cuda(before):
         msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
@@ -215,6 +231,26 @@ def _cuda(version: str) -> tuple[int, int]:
         msg = f"the build record is damaged: {version!r} is no version of CUDA"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
     return int(found[1]), int(found[2])
+
+
+def _require_capability(name: str, record: BuildRecord, here: Gpu) -> None:
+    """Require that a plan that was built ahead of time runs on a GPU of this kind."""
+    capabilities = [str(each) for each in record["capabilities"]]
+    named = record["settings"].get("compute_capabilities")
+    least = min(map(_numbers, capabilities), default=(0, 0))
+    fits = here.compute_capability in capabilities
+    if not fits and (named or _numbers(here.compute_capability) < least):
+        later = "" if named else " and later"
+        msg = (
+            f"{name} was built for compute capability {', '.join(capabilities)}{later}, "
+            f"here is {here.name} ({here.compute_capability})"
+        )
+        hint = f"Build it again with --compute-capability {here.compute_capability}."
+        raise DeviceError(msg, hint=hint, kind="input")
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
 
 
 def _require_gpu(name: str, record: BuildRecord, here: Gpu, level: str) -> None:

@@ -56,6 +56,8 @@ class BuildSettings:
         hardware_compatibility: A key of `HARDWARE_LEVELS`: which other GPUs may load it.
         strip_weights: Whether the plan leaves the weights out, to be put back from the ONNX file.
         refittable: The weights that may be changed afterwards, and only they.
+        compute_capabilities: Of an engine that is built ahead of time: the GPUs that it is for,
+            such as ``8.9``; empty for the library's default.
     """
 
     precision: str
@@ -67,6 +69,7 @@ class BuildSettings:
     hardware_compatibility: str = "none"
     strip_weights: bool = False
     refittable: tuple[str, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no builder takes."""
@@ -97,6 +100,7 @@ class BuildSettings:
             for profile in self.profiles
         ]
         table["refittable"] = list(self.refittable)
+        table["compute_capabilities"] = list(self.compute_capabilities)
         return table
 
     @classmethod
@@ -111,7 +115,8 @@ class BuildSettings:
                 }
                 for profile in values.get("profiles", ())
             )
-            values["refittable"] = tuple(map(str, values.get("refittable", ())))
+            for key in ("refittable", "compute_capabilities"):
+                values[key] = tuple(map(str, values.get(key, ())))
             _require_types(values)
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

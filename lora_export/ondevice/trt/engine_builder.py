@@ -21,7 +21,7 @@ from lora_export.ondevice.device_files import (
     storage_errors,
 )
 from lora_export.ondevice.external_data import graph_bytes, read_graph
-from lora_export.ondevice.trt.api import Log, import_tensorrt, numpy_dtype, version_of
+from lora_export.ondevice.trt.api import Log, import_library, numpy_dtype
 from lora_export.ondevice.trt.build_record import (
     FORMAT_VERSION,
     plan_file,
@@ -29,14 +29,16 @@ from lora_export.ondevice.trt.build_record import (
     timing_file,
     write_record,
 )
+from lora_export.ondevice.trt.builder_capabilities import set_capabilities
+from lora_export.ondevice.trt.builder_flags import set_flags
+from lora_export.ondevice.trt.builder_profiles import add_profiles
 from lora_export.ondevice.trt.cuda import open_cuda
-from lora_export.ondevice.trt.libraries import library_of
+from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_row, library_title
 from lora_export.ondevice.trt.monitor import watch
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.record_table import RefitTable
 from lora_export.ondevice.trt.refit import neighbours
 from lora_export.ondevice.trt.timing_cache import keep_timing_cache, use_timing_cache
-from lora_export.ondevice.trt.versions import HARDWARE_LEVELS, has, require_level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,9 +46,14 @@ if TYPE_CHECKING:
 
     import tensorrt as trt
 
-    from lora_export.ondevice.trt.build_settings import BuildSettings, Profile
+    from lora_export.ondevice.trt.build_settings import BuildSettings
     from lora_export.ondevice.trt.cuda import Cuda
-    from lora_export.ondevice.trt.record_table import BuildDetails, BuildRecord, TensorTable
+    from lora_export.ondevice.trt.record_table import (
+        BuildDetails,
+        BuildPlace,
+        BuildRecord,
+        TensorTable,
+    )
 
     Tell = Callable[[str], None]
 
@@ -70,6 +77,7 @@ class BuildJob:
         settings: How it is built.
         refit: What is known of each weight of the graph; recorded of the refittable ones.
         model: The bytes to parse in place of the file's, where the graph had to be rewritten.
+        library: The library that builds it.
     """
 
     root: Path
@@ -82,6 +90,7 @@ class BuildJob:
     settings: BuildSettings
     refit: Mapping[str, RefitTable] = field(default_factory=dict, repr=False)
     model: bytes | None = field(default=None, repr=False)
+    library: str = TENSORRT
 
 
 @dataclass(frozen=True)
@@ -102,19 +111,19 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
         DeviceError: TensorRT or CUDA is missing, the graph is not supported, a profile does not
             fit, a file is not what the manifest says, the build failed, or the disk refuses.
     """
-    module = import_tensorrt()
-    device = cuda or open_cuda()
+    log = Log(import_library(job.library))
+    library, version = library_of(log.module), str(log.module.__version__)
+    device = None if library_row(library).builds_ahead else cuda or open_cuda()
     say = tell or _silent
     require_sources(job)
-    version = str(module.__version__)
     started = time.monotonic()
-    built = _build(job, device, resolve_inside(job.root, timing_file(job.target, version)), say)
+    built = _build(job, log, device, say)
     seconds = time.monotonic() - started
-    say(f"writing {plan_file(job.graph, job.target, version)}")
+    say(f"writing {plan_file(job.graph, job.target, version, library)}")
     return publish(
         job,
         built.plan,
-        library=library_of(module),
+        library=library,
         tensorrt=version,
         cuda=device,
         details={
@@ -123,19 +132,18 @@ def build(job: BuildJob, *, cuda: Cuda | None = None, tell: Tell | None = None) 
             "command": None,
             "inputs": built.inputs,
             "outputs": built.outputs,
-            "refit": _refit_rows(job, built.plan),
+            "refit": _refit_rows(job, built.plan, log),
             "seconds": round(seconds, 3),
             "peak_device_bytes": built.peak_device_bytes,
         },
     )
 
 
-def _refit_rows(job: BuildJob, plan: Any) -> dict[str, RefitTable]:
+def _refit_rows(job: BuildJob, plan: Any, log: Log) -> dict[str, RefitTable]:
     """Return the rows of the weights that a refit sets: those marked, and their neighbours."""
     names = job.settings.refittable
     if not names:
         return {}
-    log = Log()
     compatible = job.settings.version_compatible
     engine = deserialize(plan, log, version_compatible=compatible)
     further = neighbours(engine, names, log)
@@ -171,7 +179,7 @@ def publish(
     *,
     library: str,
     tensorrt: str,
-    cuda: Cuda,
+    cuda: Cuda | None,
     details: BuildDetails,
 ) -> BuildRecord:
     """Write a plan and its record; return the record.
@@ -181,34 +189,25 @@ def publish(
         plan: The plan's bytes.
         library: The library that built it.
         tensorrt: Its version.
-        cuda: Where it was built.
+        cuda: The device that it was built on; None where it was built ahead of time.
         details: The rest of the record.
 
     Raises:
         DeviceError: The disk refuses; there is no plan with a record then.
     """
-    file = plan_file(job.graph, job.target, tensorrt)
+    file = plan_file(job.graph, job.target, tensorrt, library)
     path, record_path = resolve_inside(job.root, file), resolve_inside(job.root, record_file(file))
     with storage_errors(str(record_path)):
         record_path.unlink(missing_ok=True)  # from here on nobody trusts an old plan
     data = memoryview(plan)
     digest = atomic_write_bytes(path, data)
-    driver, runtime = cuda.versions()
-    gpu = cuda.gpu()
     record: BuildRecord = {
         "format_version": FORMAT_VERSION,
         "graph": job.graph,
         "target": job.target,
         "library": library,
         "tensorrt": tensorrt,
-        "built_on": "device",
-        "capabilities": [gpu.compute_capability],
-        "cuda": {"driver": driver, "runtime": runtime},
-        "gpu": {
-            "name": gpu.name,
-            "compute_capability": gpu.compute_capability,
-            "memory_bytes": gpu.memory_bytes,
-        },
+        **_place_of(job, library, cuda),
         "precision": job.settings.precision,
         "settings": job.settings.to_json(),
         "onnx": {job.onnx: job.sha256[job.onnx]},
@@ -224,15 +223,39 @@ def publish(
     return record
 
 
-def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
-    """Parse and build; nothing but the timing cache is written."""
-    import tensorrt as trt
+def _place_of(job: BuildJob, library: str, cuda: Cuda | None) -> BuildPlace:
+    """Return where a plan was built, and the compute capabilities that it is for."""
+    if cuda is None:
+        capabilities = (
+            job.settings.compute_capabilities or library_row(library).default_capabilities
+        )
+        return {
+            "built_on": "host",
+            "capabilities": list(capabilities),
+            "cuda": None,
+            "gpu": None,
+        }
+    driver, runtime = cuda.versions()
+    gpu = cuda.gpu()
+    return {
+        "built_on": "device",
+        "capabilities": [gpu.compute_capability],
+        "cuda": {"driver": driver, "runtime": runtime},
+        "gpu": {
+            "name": gpu.name,
+            "compute_capability": gpu.compute_capability,
+            "memory_bytes": gpu.memory_bytes,
+        },
+    }
 
-    log = Log()
+
+def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
+    """Parse and build; nothing but the timing cache is written."""
+    trt, library = log.module, library_of(log.module)
     try:
         builder = trt.Builder(log.logger)
     except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
-        msg = f"TensorRT does not start: {log.last()}"
+        msg = f"{library_title(library)} does not start: {log.last()}"
         hint = "Does its version fit the driver's CUDA? See: lora-export doctor"
         raise DeviceError(msg, hint=hint, kind="missing") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -243,16 +266,22 @@ def _build(job: BuildJob, cuda: Cuda, timing: Path, say: Tell) -> _Built:
     if not parser.parse(model, str(path)):
         raise _parser_error(job, parser, log)
     config = builder.create_builder_config()
-    _add_profiles(builder, network, config, job)
-    flags = _set_flags(network, config, job.settings)
-    cached = use_timing_cache(config, timing)
+    add_profiles(builder, network, config, job.settings.profiles, job.onnx)
+    flags = set_flags(trt, network, config, job.settings)
+    if cuda is None:
+        set_capabilities(trt, config, job.settings.compute_capabilities)
+        timing, cached = None, False
+    else:
+        timing = resolve_inside(job.root, timing_file(job.target, str(trt.__version__), library))
+        cached = use_timing_cache(config, timing)
     say(f"building for {job.target}{' with a timing cache' if cached else ''}")
-    with watch(config, cuda, say) as seen:
+    with watch(config, trt, cuda, say) as seen:
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        msg = f"TensorRT could not build {job.onnx!r}: {log.last()}"
+        msg = f"{library_title(library)} could not build {job.onnx!r}: {log.last()}"
         raise DeviceError(msg, hint="Smaller profiles or a smaller --workspace need less memory.")
-    keep_timing_cache(config, timing)
+    if timing is not None:
+        keep_timing_cache(config, timing)
     return _Built(
         plan,
         flags,
@@ -273,107 +302,6 @@ def _parser_error(job: BuildJob, parser: trt.OnnxParser, log: Log) -> DeviceErro
     )
     hint = f"See all of it with: lora-export preflight OUT --target {job.target}"
     return DeviceError(msg, hint=hint, kind="unsupported")
-
-
-def _add_profiles(
-    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, job: BuildJob
-) -> None:
-    """Add the profiles; every dynamic input needs a range in each of them."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        if tensor.is_shape_tensor:
-            msg = f"the values of input {tensor.name!r} are used as a shape"
-            raise DeviceError(msg, hint="Profiles of values are not handled.", kind="unsupported")
-        shapes[tensor.name] = tuple(tensor.shape)
-    dynamic = {name for name, shape in shapes.items() if -1 in shape}
-    if dynamic and not job.settings.profiles:
-        msg = f"input {min(dynamic)!r} of {job.onnx!r} has dynamic axes, and there is no profile"
-        raise DeviceError(msg, hint="Give one: recipe key profiles, or --profile.", kind="usage")
-    for number, ranges in enumerate(job.settings.profiles):
-        _require_cover(number, ranges, shapes, dynamic)
-        profile = builder.create_optimization_profile()
-        for name in sorted(dynamic):
-            each = ranges[name]
-            profile.set_shape(name, each.min, each.opt, each.max)
-        if config.add_optimization_profile(profile) < 0:
-            msg = f"TensorRT refuses profile {number} of {job.onnx!r}"
-            raise DeviceError(msg, kind="usage")
-
-
-def _require_cover(
-    number: int, ranges: Profile, shapes: Mapping[str, tuple[int, ...]], dynamic: set[str]
-) -> None:
-    """Require of a profile every dynamic input, no unknown one, and fixed axes as they are."""
-    if lacking := sorted(dynamic - set(ranges)):
-        msg = f"profile {number} has no range for input {lacking[0]!r}"
-        raise DeviceError(msg, hint=f"Dynamic inputs: {', '.join(sorted(dynamic))}.", kind="usage")
-    for name, each in ranges.items():
-        shape = shapes.get(name)
-        if shape is None:
-            msg = f"profile {number} names {name!r}, which is no input of the graph"
-            raise DeviceError(msg, hint=f"Its inputs: {', '.join(sorted(shapes))}.", kind="usage")
-        fixed = all(
-            size in (-1, low) and size in (-1, high)
-            for size, low, high in zip(shape, each.min, each.max, strict=False)
-        )
-        if len(shape) != len(each.min) or not fixed:
-            msg = f"profile {number} gives {name!r} {each.min} to {each.max}, the graph has {shape}"
-            raise DeviceError(msg, hint="-1 is an axis of any size.", kind="usage")
-
-
-def _set_flags(
-    network: trt.INetworkDefinition, config: trt.IBuilderConfig, settings: BuildSettings
-) -> list[str]:
-    """Apply `settings` to the builder; return the names of the flags that it has now."""
-    import tensorrt as trt
-
-    if settings.workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
-    if settings.optimization_level is not None:
-        config.builder_optimization_level = settings.optimization_level
-    if not settings.tf32:
-        config.clear_flag(trt.BuilderFlag.TF32)
-    if settings.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if settings.strip_weights:
-        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-    if settings.refittable:
-        config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
-        for name in settings.refittable:
-            if not network.mark_weights_refittable(name):
-                msg = f"TensorRT knows no weight {name!r} that could be refitted"
-                raise DeviceError(msg, hint="Is it a weight of this graph?", kind="unsupported")
-    elif settings.strip_weights:
-        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
-    _set_hardware(config, settings.hardware_compatibility)
-    table = {
-        "TF32": trt.BuilderFlag.TF32,
-        "VERSION_COMPATIBLE": trt.BuilderFlag.VERSION_COMPATIBLE,
-        "STRIP_PLAN": trt.BuilderFlag.STRIP_PLAN,
-        "REFIT_INDIVIDUAL": trt.BuilderFlag.REFIT_INDIVIDUAL,
-        "REFIT_IDENTICAL": trt.BuilderFlag.REFIT_IDENTICAL,
-    }
-    return ["STRONGLY_TYPED", *(name for name, flag in table.items() if config.get_flag(flag))]
-
-
-def _set_hardware(config: trt.IBuilderConfig, level: str) -> None:
-    """Set which other GPUs may load the plan.
-
-    Raises:
-        DeviceError: This version of TensorRT has no such level.
-    """
-    import tensorrt as trt
-
-    version = version_of(trt)
-    require_level(version, level)
-    levels = {
-        "NONE": trt.HardwareCompatibilityLevel.NONE,
-        "AMPERE_PLUS": trt.HardwareCompatibilityLevel.AMPERE_PLUS,
-    }
-    if has(version, "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY"):
-        levels["SAME_COMPUTE_CAPABILITY"] = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
-    config.hardware_compatibility_level = levels[HARDWARE_LEVELS[level].member]
 
 
 def _described(tensor: trt.ITensor) -> tuple[str, TensorTable]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,17 +30,23 @@ class Seen:
 
 
 @contextlib.contextmanager
-def watch(config: trt.IBuilderConfig, cuda: Cuda, tell: Callable[[str], None]) -> Iterator[Seen]:
+def watch(
+    config: trt.IBuilderConfig, trt: Any, cuda: Cuda | None, tell: Callable[[str], None]
+) -> Iterator[Seen]:
     """Follow what is built with `config` inside the block.
 
     TensorRT calls back at every step. An exception must not pass through it: one that comes up
     there (Ctrl-C) tells TensorRT to stop, and is raised when the block ends.
-    """
-    import tensorrt as trt
 
+    Args:
+        config: The builder's configuration.
+        trt: The library's module.
+        cuda: The device whose memory is watched; None where the build needs none.
+        tell: Told which phase begins.
+    """
     seen = Seen()
 
-    class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class _Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         """Told by TensorRT of phases within phases."""
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
@@ -61,8 +67,9 @@ def watch(config: trt.IBuilderConfig, cuda: Cuda, tell: Callable[[str], None]) -
 
         def _look(self, text: str | None) -> None:
             try:
-                free, total = cuda.memory_bytes()
-                seen.peak_device_bytes = max(seen.peak_device_bytes, total - free)
+                if cuda is not None:
+                    free, total = cuda.memory_bytes()
+                    seen.peak_device_bytes = max(seen.peak_device_bytes, total - free)
                 if text is not None:
                     tell(text)
             except BaseException as error:  # noqa: BLE001  (raised when the block ends)

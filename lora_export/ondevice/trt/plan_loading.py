@@ -26,8 +26,7 @@ def deserialize(plan: Any, log: Log, *, version_compatible: bool = False) -> trt
     Raises:
         DeviceError: The plan is damaged, or of another version or GPU.
     """
-    import tensorrt as trt
-
+    trt = log.module
     try:
         runtime = trt.Runtime(log.logger)
         if version_compatible:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.device_files import read_errors, resolve_inside
 from lora_export.ondevice.file_opening import read_file
-from lora_export.ondevice.trt.api import Log, import_tensorrt
+from lora_export.ondevice.trt.api import Log, import_library
 from lora_export.ondevice.trt.build_record import (
     read_record,
     require_device,
@@ -51,9 +51,9 @@ def checked_plan(
         DeviceError: The plan or its record is missing, damaged, or of another graph, base, library,
             version or GPU; or TensorRT is missing.
     """
-    module = import_tensorrt()
     path = resolve_inside(root, plan)
     record = read_record(path)
+    module = import_library(record["library"])
     require_files(record, sha256, fingerprint)
     require_device(
         record,
@@ -88,10 +88,10 @@ def open_plan(
     cuda_graphs: bool = False,
 ) -> TrtRunner:
     """Return a runner of a plan; see `checked_plan` and `TrtRunner` for arguments and errors."""
-    import_tensorrt()
     device = cuda or open_cuda()
     data, record = checked_plan(root, plan, sha256, fingerprint, device)
-    engine = loaded_engine(root, data, record, Log())
+    log = Log(import_library(record["library"]))
+    engine = loaded_engine(root, data, record, log)
     return TrtRunner(engine, device, defaults=defaults, cuda_graphs=cuda_graphs)
 
 
@@ -109,7 +109,6 @@ def open_live(
     Raises:
         DeviceError: None of its weights are refittable; or as `checked_plan`.
     """
-    import_tensorrt()
     device = cuda or open_cuda()
     data, record = checked_plan(root, plan, sha256, fingerprint, device)
     settings = record["settings"]
@@ -117,5 +116,6 @@ def open_live(
         msg = f"the engine {record['graph']!r} was not built to be refitted"
         raise DeviceError(msg, hint="Build it with --refit.", kind="unsupported")
     compatible = bool(settings.get("version_compatible"))
-    live = LiveEngine(data, device, version_compatible=compatible, cuda_graphs=cuda_graphs)
+    log = Log(import_library(record["library"]))
+    live = LiveEngine(data, device, log, version_compatible=compatible, cuda_graphs=cuda_graphs)
     return live, record

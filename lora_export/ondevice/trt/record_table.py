@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildDetails",
+    "BuildPlace",
     "BuildRecord",
     "CudaTable",
     "GpuTable",
@@ -87,7 +88,16 @@ class BuildDetails(_Built, total=False):
     adapter: RefittedTable | None
 
 
-class BuildRecord(_Built):
+class BuildPlace(TypedDict):
+    """The place where a plan was built, and the compute capabilities that it is for."""
+
+    built_on: str
+    capabilities: list[str]
+    cuda: CudaTable | None
+    gpu: GpuTable | None
+
+
+class BuildRecord(_Built, BuildPlace):
     """The whole record; see `lora_export.core.engine_record.EngineRecord`."""
 
     format_version: int
@@ -95,10 +105,6 @@ class BuildRecord(_Built):
     target: str
     library: str
     tensorrt: str
-    built_on: str
-    capabilities: list[str]
-    cuda: CudaTable
-    gpu: GpuTable
     precision: str
     settings: Mapping[str, Any]
     onnx: dict[str, str]

@@ -89,8 +89,7 @@ def neighbours(engine: trt.ICudaEngine, names: Sequence[str], log: Log) -> tuple
 
 
 def _refitter(engine: trt.ICudaEngine, log: Log) -> trt.Refitter:
-    import tensorrt as trt
-
+    trt = log.module
     try:
         return trt.Refitter(engine, log.logger)
     except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
@@ -100,13 +99,12 @@ def _refitter(engine: trt.ICudaEngine, log: Log) -> trt.Refitter:
 
 def _set(refitter: trt.Refitter, name: str, values: Array, log: Log) -> Array:
     """Hand a weight over; return the array that has to live until the refit is done."""
-    import tensorrt as trt
-
     wanted = refitter.get_weights_prototype(name)
     held = np.ascontiguousarray(array_of(values, name, wanted.dtype))
     if held.size != wanted.size:
         msg = f"the weight {name!r} has {held.size} values, the engine's has {wanted.size}"
         raise DeviceError(msg, hint="A refit cannot change a shape.", kind="unsupported")
+    trt = log.module
     weights = trt.Weights(wanted.dtype, held.ctypes.data, held.size)
     if not refitter.set_named_weights(name, weights):
         msg = f"TensorRT refuses the weight {name!r}: {log.last()}"
@@ -120,9 +118,8 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
     Raises:
         DeviceError: The file does not have what the engine asks for.
     """
-    import tensorrt as trt
-
     refitter = _refitter(engine, log)
+    trt = log.module
     parser = trt.OnnxParserRefitter(refitter, log.logger)
     read_graph(onnx)  # TensorRT would open whatever the graph names
     if not parser.refit_from_file(str(onnx)):
@@ -136,14 +133,13 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
         raise DeviceError(msg, kind="input")
 
 
-def serialized(engine: trt.ICudaEngine) -> Any:
+def serialized(engine: trt.ICudaEngine, log: Log) -> Any:
     """Return the plan of an engine with the weights that it has now, as a buffer.
 
     An engine that was built without weights is serialized without them too, unless told otherwise.
     """
-    import tensorrt as trt
-
     config = engine.create_serialization_config()
+    trt = log.module
     config.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
     plan = engine.serialize_with_config(config)
     if plan is None:
@@ -166,13 +162,19 @@ class LiveEngine(GraphRunner):
     """
 
     def __init__(
-        self, plan: bytes, cuda: Cuda, *, version_compatible: bool = False, **options: Any
+        self,
+        plan: bytes,
+        cuda: Cuda,
+        log: Log,
+        *,
+        version_compatible: bool = False,
+        **options: Any,
     ) -> None:
         self._plan = plan
         self._cuda = cuda
         self._compatible = version_compatible
         self._options = options
-        self._log = Log()
+        self._log = log
         self._runner = self._opened(self._loaded())
         self.inputs, self.outputs = self._runner.inputs, self._runner.outputs
         self.optional: Mapping[str, Input] = self._runner.optional

@@ -54,14 +54,12 @@ class TrtRunner(GraphRunner):
         defaults: Mapping[str, Array] | None = None,
         cuda_graphs: bool = False,
     ) -> None:
-        import tensorrt as trt
-
         self._engine: trt.ICudaEngine = engine
         self._cuda = cuda
         self._cuda_graphs = cuda_graphs
         self._defaults = dict(defaults or {})
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        ins = {each for each in names if engine.get_tensor_mode(each) == trt.TensorIOMode.INPUT}
+        ins = {each for each in names if engine.get_tensor_mode(each).name == "INPUT"}
         self._inputs = tuple(each for each in names if each in ins)
         self.inputs = tuple(each for each in self._inputs if each not in self._defaults)
         self.optional = {e: self._input(e) for e in self._inputs if e in self._defaults}

@@ -10,6 +10,7 @@ import re
 from typing import Final, NamedTuple
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT, library_row
 
 __all__ = [
     "HARDWARE_LEVELS",
@@ -28,7 +29,7 @@ __all__ = [
 Version = tuple[int, int]
 """Major and minor."""
 
-OLDEST: Final[Version] = (10, 3)
+OLDEST: Final[Version] = LIBRARIES[TENSORRT].oldest
 """JetPack 6's; what is older is refused."""
 
 STRONG_TYPES_ONLY: Final[Version] = (11, 0)
@@ -55,23 +56,31 @@ HARDWARE_LEVELS: Final[dict[str, HardwareLevel]] = {
 """By the name that users type."""
 
 
-def parse_version(text: str) -> Version:
+def parse_version(text: str, library: str = TENSORRT) -> Version:
     """Return major and minor of a version.
 
-    >>> parse_version("10.13.3.9")
-    (10, 13)
+    >>> parse_version("10.13.3.9"), parse_version("1.7.1.116", "tensorrt-rtx")
+    ((10, 13), (1, 7))
+
+    Args:
+        text: The version.
+        library: Of which library; one that is not known stands in TensorRT's place.
 
     Raises:
-        DeviceError: It does not begin with two numbers, or is older than `OLDEST`.
+        DeviceError: It does not begin with two numbers, or the library is not supported in it.
     """
+    row = library_row(library)
     found = re.match(r"(\d{1,4})\.(\d{1,4})", text)
     if found is None:
-        msg = f"{text!r} is no version of TensorRT"
+        msg = f"{text!r} is no version of {row.title}"
         raise DeviceError(msg, kind="input")
     version = (int(found[1]), int(found[2]))
-    if version < OLDEST:
-        msg = f"TensorRT {text} is older than {release(OLDEST)}"
-        raise DeviceError(msg, hint="JetPack 6.1 and later have it.", kind="unsupported")
+    if version < row.oldest:
+        msg = f"{row.title} {text} is older than {release(row.oldest)}"
+        raise DeviceError(msg, hint=row.install, kind="unsupported")
+    if row.below is not None and version[0] >= row.below:
+        msg = f"{row.title} {text} is newer than what is supported: {row.below}.0 and later are not"
+        raise DeviceError(msg, hint=row.install, kind="unsupported")
     return version
 
 

@@ -1,0 +1,78 @@
+"""Builds by TensorRT for RTX: what is asked for, checked before anything is built.
+
+Such an engine is built ahead of time on any machine, for a list of compute capabilities; the GPU
+that loads it compiles it to its own kernels. What a build needs a CUDA driver for is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.ondevice.trt.builder_capabilities import require_capabilities
+from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT_RTX
+
+if TYPE_CHECKING:
+    from lora_export.core.targets import Target
+    from lora_export.engines.engine_options import EngineOptions
+
+__all__ = ["ahead_of_time"]
+
+_TITLE: Final = LIBRARIES[TENSORRT_RTX].title
+
+_LACKING: Final = {"7.5": ("float32", "bfloat16")}
+"""Dtypes in which no engine is built for a compute capability: tried with 1.7.1."""
+
+
+def ahead_of_time(options: EngineOptions, target: Target, dtype: str) -> EngineOptions:
+    """Return the options of a build by TensorRT for RTX, with the target's compute capability.
+
+    Args:
+        options: What the user asks for.
+        target: A row of `core.targets` that TensorRT for RTX builds for.
+        dtype: The dtype of the graphs.
+
+    Raises:
+        UsageError: An option is none of this library, or the target is for other GPUs.
+        DeviceError: A compute capability is not known.
+        UnsupportedError: The build needs a CUDA driver, or a compute capability lacks the dtype.
+    """
+    _refuse_flags(options)
+    own = target.compute_capability
+    named = tuple(dict.fromkeys(options.compute_capabilities))
+    if own is not None:
+        capability = f"{own[0]}.{own[1]}"
+        if named not in {(), (capability,)}:
+            msg = f"the target {target.name!r} has compute capability {capability}"
+            hint = f"Leave --compute-capability out, or: --target rtx {_flag(named)}"
+            raise UsageError(msg, hint=hint)
+        named = (capability,)
+    require_capabilities(TENSORRT_RTX, named)
+    for each in named:
+        if dtype in _LACKING.get(each, ()):
+            msg = f"{_TITLE} builds no engine in {dtype} for compute capability {each}"
+            has = ", ".join(e for e in LIBRARIES[TENSORRT_RTX].capabilities if e not in _LACKING)
+            hint = f"Those that have it: {has}. Or export again with --dtype float16."
+            raise UnsupportedError(msg, hint=hint)
+    return replace(options, compute_capabilities=named)
+
+
+def _flag(capabilities: tuple[str, ...]) -> str:
+    return f"--compute-capability {','.join(capabilities)}"
+
+
+def _refuse_flags(options: EngineOptions) -> None:
+    needs_driver = {"--refit": options.refit, "--strip-weights": options.strip_weights}
+    for flag, wanted in needs_driver.items():
+        if wanted:
+            msg = f"{_TITLE} builds with {flag} only behind a CUDA driver"
+            raise UnsupportedError(msg, hint=f"Leave {flag} out: each adapter has its own engine.")
+    for_tensorrt = {
+        "--version-compatible": options.version_compatible,
+        "--hardware-compatible": options.hardware_compatibility != "none",
+    }
+    for flag, wanted in for_tensorrt.items():
+        if wanted:
+            msg = f"{flag} is for TensorRT: {_TITLE} builds for its own release"
+            raise UsageError(msg, hint=f"Leave {flag} out; name GPUs with --compute-capability.")
