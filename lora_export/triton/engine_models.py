@@ -67,6 +67,8 @@ def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
         record = read_engine_record(path)
         if record.adapter is not None:
             continue  # a refit of this graph's engine: another adapter's
+        if record.gpu is None:
+            continue  # of TensorRT for RTX, built ahead of time: a server runs TensorRT
         _require_servable(path, record, manifest)
         capability = record.gpu.compute_capability
         if capability in plans:

@@ -75,7 +75,7 @@ class Log:
         self._kept = kept
         self.module = trt
 
-        class _Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        class _Logger(trt.ILogger):  # type: ignore[misc]
             """Keeps warnings and errors; prints nothing."""
 
             def log(self, severity: Any, msg: str) -> None:

@@ -213,7 +213,7 @@ def require_device(
     if record["built_on"] == "host":
         _require_capability(name, record, gpu)
         return
-    before = str(record["cuda"].get("driver"))
+    before = str((record["cuda"] or {}).get("driver"))
     if _cuda(driver) < _cuda(before):
         msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
         raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
@@ -254,7 +254,7 @@ def _numbers(capability: str) -> tuple[int, ...]:
 
 
 def _require_gpu(name: str, record: BuildRecord, here: Gpu, level: str) -> None:
-    built, capabilities = record["gpu"], record["capabilities"]
+    built, capabilities = record["gpu"] or {}, record["capabilities"]
     fits = {
         "none": built.get("name") == here.name and here.compute_capability in capabilities,
         "same-compute-capability": here.compute_capability in capabilities,

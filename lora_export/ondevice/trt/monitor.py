@@ -46,7 +46,7 @@ def watch(
     """
     seen = Seen()
 
-    class _Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class _Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         """Told by TensorRT of phases within phases."""
 
         def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
