@@ -213,7 +213,8 @@ def require_device(
     if record["built_on"] == "host":
         _require_capability(name, record, gpu)
         return
-    before = str((record["cuda"] or {}).get("driver"))
+    cuda = record["cuda"]
+    before = str(None if cuda is None else cuda.get("driver"))
     if _cuda(driver) < _cuda(before):
         msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
         raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
@@ -254,15 +255,16 @@ def _numbers(capability: str) -> tuple[int, ...]:
 
 
 def _require_gpu(name: str, record: BuildRecord, here: Gpu, level: str) -> None:
-    built, capabilities = record["gpu"] or {}, record["capabilities"]
+    gpu, capabilities = record["gpu"], record["capabilities"]
+    built = None if gpu is None else gpu.get("name")
     fits = {
-        "none": built.get("name") == here.name and here.compute_capability in capabilities,
+        "none": built == here.name and here.compute_capability in capabilities,
         "same-compute-capability": here.compute_capability in capabilities,
         "ampere+": int(here.compute_capability.partition(".")[0]) >= _AMPERE,
     }
     if not fits.get(level, False):
         msg = (
-            f"{name} was built for {built.get('name')} (compute capability "
+            f"{name} was built for {built} (compute capability "
             f"{', '.join(map(str, capabilities))}), "
             f"here is {here.name} ({here.compute_capability})"
         )
