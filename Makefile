@@ -141,7 +141,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt lora_export/core/_halves.c
 	    echo "name another interpreter: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS) \
-	    -e '.[export,cpu,dev]'
+	    -e '.[export,cpu,dev,rtx]'
 	@touch $@
 
 $(LOWEST_STAMP): pyproject.toml setup.py constraints.txt tools/lowest.py lora_export/core/_halves.c

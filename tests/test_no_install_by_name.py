@@ -14,7 +14,7 @@ import pytest
 import tomllib
 
 from lora_export.core.installation import install_command
-from lora_export.ondevice.trt.api import HOW_TO_GET
+from lora_export.ondevice.trt.libraries import LIBRARIES
 
 ROOT = Path(__file__).resolve().parents[1]
 _NAME = r"lora[-_.]+export"
@@ -135,4 +135,7 @@ def test_a_hint_names_an_extra_that_exists() -> None:
     requirements = [row.partition(";")[0].strip() for rows in extras.values() for row in rows]
     for hinted in re.findall(r"pip install '(gguf>=[\d.]+)'", sources):
         assert hinted in requirements
-    assert f"pip install '{extras['tensorrt'][0].partition(';')[0].strip()}'" in HOW_TO_GET
+    for library, extra in {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}.items():
+        for requirement in extras[extra]:
+            command = f"pip install '{requirement.partition(';')[0].strip()}'"
+            assert command in LIBRARIES[library].install

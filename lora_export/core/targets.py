@@ -99,6 +99,7 @@ _OPSET: Final = "onnx-tensorrt, docs/operators.md: 10.1 reads 9 to 20; the next 
 _HOST: Final = ("10.3", "10.7", "10.13", "10.16", "11.4")
 _HOST_SOURCE: Final = "versions whose Python API was read from their bindings"
 _BOUND: Final = "developer guide of TensorRT, Hardware Compatibility: not on JetPack"
+_RTX_SOURCE: Final = "built with TensorRT for RTX 1.7.1 on a machine without a GPU"
 _BLACKWELL_HOST: Final = ("10.13", "10.16", "11.4")
 _BLACKWELL_SOURCE: Final = (
     "release notes of TensorRT 10.8, the first for Blackwell; " + _HOST_SOURCE
@@ -134,7 +135,11 @@ def _card(
         name,
         _HALVES,
         20,
-        _sources(_BLACKWELL_SOURCE if blackwell else _HOST_SOURCE, memory),
+        _sources(
+            _BLACKWELL_SOURCE if blackwell else _HOST_SOURCE,
+            memory,
+            **({"rtx": _RTX_SOURCE} if rtx else {}),
+        ),
         compute_capability=capability,
         tensorrt=versions,
         software=tuple(f"TensorRT {version}" for version in versions),
@@ -212,6 +217,7 @@ TARGETS: Final[dict[str, Target]] = {
                 _BLACKWELL_SOURCE,
                 "as sold: 128 GB, unified",
                 shared_memory="as sold: 128 GB, unified",
+                rtx=_RTX_SOURCE,
             ),
             compute_capability=(12, 1),
             tensorrt=_BLACKWELL_HOST,
@@ -258,7 +264,7 @@ TARGETS: Final[dict[str, Target]] = {
                 "dtypes": _PRECISIONS,
                 "precisions": "what every GPU from Ampere on computes in",
                 "opset": "tried with TensorRT for RTX 1.7.1: the parser reads 20",
-                "rtx": "tried with TensorRT for RTX 1.7.1 on a machine without a GPU",
+                "rtx": _RTX_SOURCE,
             },
             precisions=_AMPERE,
             rtx=True,

@@ -49,8 +49,13 @@ class API:
         self.table = _load()[version]
 
     @staticmethod
-    def versions() -> list[tuple[int, int]]:
-        return sorted(_load())
+    def versions(library: str = "tensorrt") -> list[tuple[int, int]]:
+        """Return the versions of a library that there are data of."""
+        return sorted(
+            version
+            for version, table in _load().items()
+            if table.get("library", "tensorrt") == library
+        )
 
     def has(self, owner: str, name: str) -> bool:
         """Whether a class has a member, or an enumeration; ``trt`` is the module itself."""
@@ -126,7 +131,10 @@ def owners_of(sources: list[str]) -> Owners:
 
 
 def check_source(
-    source: str, owners: Owners, since: dict[str, tuple[int, int]]
+    source: str,
+    owners: Owners,
+    since: dict[str, tuple[int, int]],
+    library: str = "tensorrt",
 ) -> tuple[list[Finding], list[str]]:
     """Return what is wrong with a module's use of TensorRT, and every reference that was checked.
 
@@ -134,16 +142,17 @@ def check_source(
         source: The module.
         owners: See `owners_of`.
         since: The table of guards: ``Class.MEMBER`` → the first version that has it.
+        library: The library whose versions are compared.
     """
-    checker = _Checker(owners, since)
+    checker = _Checker(owners, since, library)
     checker.visit(ast.parse(source))
     return checker.findings, checker.checked
 
 
 class _Checker(ast.NodeVisitor):
-    def __init__(self, owners: Owners, since: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, owners: Owners, since: dict[str, tuple[int, int]], library: str) -> None:
         self.owners, self.since = owners, since
-        self.apis = [API(version) for version in API.versions()]
+        self.apis = [API(version) for version in API.versions(library)]
         self.common = set.union(*(api.methods() for api in self.apis))
         self.findings: list[Finding] = []
         self.checked: list[str] = []

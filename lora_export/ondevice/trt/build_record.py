@@ -208,7 +208,7 @@ def require_device(
     if built != tensorrt:
         newer = parse_version(tensorrt, library) >= parse_version(built, library)
         if not (settings.get("version_compatible") and newer):
-            msg = f"{name} was built by {library_title(library)} {built}, here is {tensorrt}"
+            msg = f"{name} was built by {library_row(library).title} {built}, here is {tensorrt}"
             raise DeviceError(msg, hint=_AGAIN, kind="input")
     if record["built_on"] == "host":
         _require_capability(name, record, gpu)

@@ -272,7 +272,9 @@ def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
         set_capabilities(trt, config, job.settings.compute_capabilities)
         timing, cached = None, False
     else:
-        timing = resolve_inside(job.root, timing_file(job.target, str(trt.__version__), library))
+        timing = resolve_inside(
+            job.root, timing_file(job.target, str(log.module.__version__), library)
+        )
         cached = use_timing_cache(config, timing)
     say(f"building for {job.target}{' with a timing cache' if cached else ''}")
     with watch(config, trt, cuda, say) as seen:

@@ -90,8 +90,8 @@ LIBRARIES: Final[dict[str, Library]] = {
             tag="rtx",
             oldest=(1, 7),
             below=2,
-            install="Install it with: pip install 'lora-export[rtx]'; it runs on x86-64 Linux and "
-            "Windows.",
+            install="Install it, on x86-64 Linux or Windows, with: "
+            "pip install 'tensorrt-rtx-cu12>=1.7,<2'",
             builds_ahead=True,
             has_timing_cache=False,
             needs_driver={"refittable": "--refit", "strip_weights": "--strip-weights"},

@@ -85,7 +85,7 @@ def _network(module: Any, *, default: bool = False) -> tuple[Any, Any, Any]:
         [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], weights
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    log = Log()
+    log = Log(module)
     builder = module.Builder(log.logger)
     network = builder.create_network(1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = module.OnnxParser(network, log.logger)
@@ -132,7 +132,7 @@ def test_flags_of_other_versions_are_not_there() -> None:
 
 def test_unknown_network_flags_are_refused(double: Any) -> None:
     with pytest.raises(ValueError, match="unknown network flags"):
-        double.Builder(Log().logger).create_network(1 << 9)
+        double.Builder(Log(double).logger).create_network(1 << 9)
 
 
 def test_refit_needs_marks_and_the_right_flag(double: Any) -> None:
@@ -146,25 +146,25 @@ def test_refit_needs_marks_and_the_right_flag(double: Any) -> None:
     assert builder.build_serialized_network(network, config) is None
     config.clear_flag(double.BuilderFlag.REFIT)
     plan = builder.build_serialized_network(network, config)
-    engine = double.Runtime(Log().logger).deserialize_cuda_engine(plan)
-    assert double.Refitter(engine, Log().logger).get_all_weights() == ["w"]
+    engine = double.Runtime(Log(double).logger).deserialize_cuda_engine(plan)
+    assert double.Refitter(engine, Log(double).logger).get_all_weights() == ["w"]
 
 
 def test_plans_are_refused_when_truncated_or_of_another_version(double: Any) -> None:
     builder, network, config = _network(double)
     _profiled(builder, config)
     plan = builder.build_serialized_network(network, config)
-    runtime = double.Runtime(Log().logger)
+    runtime = double.Runtime(Log(double).logger)
     assert runtime.deserialize_cuda_engine(plan) is not None
     assert runtime.deserialize_cuda_engine(plan[:-1]) is None
     with pytest.raises(TypeError, match="factory function returned nullptr"):
-        double.Refitter(runtime.deserialize_cuda_engine(plan), Log().logger)
+        double.Refitter(runtime.deserialize_cuda_engine(plan), Log(double).logger)
 
 
 def test_shapes_outside_of_a_profile_are_refused(double: Any) -> None:
     builder, network, config = _network(double)
     _profiled(builder, config)
-    engine = double.Runtime(Log().logger).deserialize_cuda_engine(
+    engine = double.Runtime(Log(double).logger).deserialize_cuda_engine(
         builder.build_serialized_network(network, config)
     )
     context = engine.create_execution_context()
@@ -186,7 +186,7 @@ def test_an_operator_of_nobody_is_refused(double: Any, tmp_path: Path) -> None:
             )
         ).SerializeToString()
     )
-    builder = double.Builder(Log().logger)
-    parser = double.OnnxParser(builder.create_network(2), Log().logger)
+    builder = double.Builder(Log(double).logger)
+    parser = double.OnnxParser(builder.create_network(2), Log(double).logger)
     assert parser.parse(model.SerializeToString()) is False
     assert parser.get_error(0).node_operator() == "Gelu2"
