@@ -8,7 +8,9 @@ from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.targets import require_tensorrt_target
+from lora_export.engines.ahead_of_time import require_memory
 from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.printable import shell_command
 from lora_export.ondevice.trt.api import import_library
 from lora_export.ondevice.trt.build_record import plan_file, record_file, timing_file
@@ -87,6 +89,8 @@ def build_engines(
             _require_portable(job)
     records = []
     for job in jobs:
+        if library_row(job.library).builds_ahead:
+            require_memory(job.model or read_graph(resolve_inside(root, job.onnx)), job.onnx)
         progress.start(f"engine {job.graph} for {job.target}")
         record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
         register_engine_files(root, record)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lora_export.engines.graph_view import GraphView
     from lora_export.ondevice.trt.build_settings import Profile
 
-__all__ = ["Memory", "check_memory", "estimate_memory"]
+__all__ = ["Memory", "check_memory", "estimate_memory", "tensor_bytes"]
 
 _BUILD_FACTORS: Final = (3, 4)
 _GIB: Final = 1 << 30
@@ -80,7 +80,7 @@ def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
         profiles: What an engine would be built for.
     """
     graph = view.model.graph
-    weights = sum(_bytes(each.data_type, each.dims) for each in graph.initializer)
+    weights = sum(tensor_bytes(each.data_type, each.dims) for each in graph.initializer)
     named = {
         axis.dim_param
         for value in graph.input
@@ -103,7 +103,7 @@ def _of_shapes(view: GraphView, sizes: Mapping[str, int]) -> tuple[int, int, int
     graph = view.model.graph
     shapes = shapes_of(view.model, sizes)
     types = {value.name: tensor_type(value) for value in (*graph.input, *graph.output)}
-    taken = {name: _bytes(kind, shapes.get(name, ())) for name, kind in types.items()}
+    taken = {name: tensor_bytes(kind, shapes.get(name, ())) for name, kind in types.items()}
     cached = sum(size for name, size in taken.items() if name.startswith((PAST, PRESENT)))
     made = {name for node in graph.node for name in node.output if name}
     unknown = len(made - set(shapes) - set(types))
@@ -166,7 +166,7 @@ def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) 
     alive = peak = 0
     for at, node in enumerate(nodes):
         for name in node.output:
-            size = 0 if name in kept else _bytes(types.get(name, 0), shapes.get(name, ()))
+            size = 0 if name in kept else tensor_bytes(types.get(name, 0), shapes.get(name, ()))
             alive += size
             end = last.get(name, at)
             ends[end] = ends.get(end, 0) + size
@@ -175,7 +175,8 @@ def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) 
     return peak
 
 
-def _bytes(kind: int, shape: Sequence[int]) -> int:
+def tensor_bytes(kind: int, shape: Sequence[int]) -> int:
+    """Return the bytes of a tensor of an ONNX type; 0 of a type that is not known."""
     return _ITEM_BYTES.get(kind, 0) * prod(shape)
 
 
