@@ -34,6 +34,7 @@ CLAIMS: Final = (
     "batched_overhead",
     "peers",
     "triton_load",
+    "rtx_build",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}

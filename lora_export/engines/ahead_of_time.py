@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_export.core.targets import Target
     from lora_export.engines.engine_options import EngineOptions
 
-__all__ = ["ahead_of_time", "build_memory_bytes", "require_memory"]
+__all__ = ["ahead_of_time", "build_memory_bytes", "require_memory", "weight_bytes"]
 
 _TITLE: Final = LIBRARIES[TENSORRT_RTX].title
 
@@ -75,9 +75,13 @@ def build_memory_bytes(onnx_bytes: bytes) -> int:
     Args:
         onnx_bytes: The graph; its weights may lie in other files.
     """
+    return _FIXED_BYTES + int(_FACTOR * weight_bytes(onnx_bytes))
+
+
+def weight_bytes(onnx_bytes: bytes) -> int:
+    """Return the bytes of a graph's initializers, those in other files included."""
     graph = parse_onnx(onnx_bytes).graph
-    weights = sum(tensor_bytes(each.data_type, each.dims) for each in graph.initializer)
-    return _FIXED_BYTES + int(_FACTOR * weights)
+    return sum(tensor_bytes(each.data_type, each.dims) for each in graph.initializer)
 
 
 def require_memory(onnx_bytes: bytes, onnx: str) -> None:
