@@ -64,7 +64,7 @@ def _line(row: Target) -> str:
         ", ".join(row.precisions),
         str(row.opset),
         memory + (" (shared with the host)" if row.shared_memory else ""),
-        "yes" if row.dla else "no",
+        "; ".join(f"{version} ({devices})" for version, devices in row.dla) or "no",
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -46,7 +46,8 @@ class Target:
             that runs graphs without TensorRT.
         software: What brings each of these versions; as many as there are versions.
         precisions: Formats that its tensor cores compute in, quantized ones included.
-        dla: Whether devices of this name have deep learning accelerators beside the GPU.
+        dla: Versions of TensorRT that run a deep learning accelerator of devices of this name, each
+            with the devices that have one.
         memory_gib: Sizes that the devices are sold with, smallest first.
         shared_memory: Whether that memory is the host's as well.
         bound_plans: Whether no plan can be built there that other GPUs load too.
@@ -61,7 +62,7 @@ class Target:
     tensorrt: tuple[str, ...] = ()
     software: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
-    dla: bool = False
+    dla: tuple[tuple[str, str], ...] = ()
     memory_gib: tuple[int, ...] = ()
     shared_memory: bool = False
     bound_plans: bool = False
@@ -178,7 +179,8 @@ TARGETS: Final[dict[str, Target]] = {
             _sources(
                 "JetPack 6: 10.3; 7.2: 10.16.2 (meta-tegra, L4T 39.2); 7.2.2: 11.4.1",
                 "as sold: Orin Nano 4 and 8, Orin NX 8 and 16, AGX Orin 32 and 64 GB",
-                dla="support matrix of TensorRT, 8.7; on Orin NX and AGX Orin, not on Orin Nano",
+                dla="support matrix of TensorRT and release notes: on Orin NX and AGX Orin, not on "
+                "Orin Nano; 10.7 was the last release with it until 11.4.1, which has it on AGX Orin",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
                 bound_plans=_BOUND,
             ),
@@ -186,7 +188,7 @@ TARGETS: Final[dict[str, Target]] = {
             tensorrt=("10.3", "10.16", "11.4"),
             software=("JetPack 6", "JetPack 7.2", "JetPack 7.2.2"),
             precisions=_AMPERE,
-            dla=True,
+            dla=(("10.3", "Orin NX and AGX Orin"), ("11.4", "AGX Orin")),
             memory_gib=(4, 8, 16, 32, 64),
             shared_memory=True,
             bound_plans=True,

@@ -71,9 +71,14 @@ def test_what_the_device_is_not_known_to_have_is_what_every_device_has():
 
 def test_an_orin_has_an_accelerator_and_no_fp8_and_a_thor_the_reverse():
     orin, thor = TARGETS["jetson-orin"], TARGETS["jetson-thor"]
-    assert (orin.architecture, orin.dla, "fp8" in orin.precisions) == ("sm_87", True, False)
-    assert (thor.architecture, thor.dla, "fp4" in thor.precisions) == ("sm_110", False, True)
+    assert (orin.architecture, bool(orin.dla), "fp8" in orin.precisions) == (
+        "sm_87",
+        True,
+        False,
+    )
+    assert (thor.architecture, thor.dla, "fp4" in thor.precisions) == ("sm_110", (), True)
     assert orin.tensorrt[0] == "10.3"
+    assert {version for version, _ in orin.dla} <= set(orin.tensorrt)
     assert orin.shared_memory
     assert thor.shared_memory
 
