@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from lora_export.core.errors import AdapterError, InputError, StorageError
 from lora_export.core.files import storage_errors
+from lora_export.core.safetensors_file import read_header
 from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ GENERATION_CONFIG: Final = "generation_config.json"
 CHAT_TEMPLATE: Final = "chat_template.jinja"
 LIMIT_BYTES: Final = 1 << 28
 """How large a companion may become; the largest vocabularies have 40 MB."""
+
+_MODULE_LIMIT_BYTES: Final = 1 << 30
+"""The largest PyTorch file of a module: a dense layer of 4096 by 4096 in float32 has 67 MB."""
 
 VOCABULARIES: Final = (
     "tokenizer.json",
@@ -144,13 +148,20 @@ def companion_files(folder: Path) -> dict[str, Path]:
 
 
 def _require_small(path: Path) -> None:
-    """Require of a companion that is no weight file that it is no larger than one can be."""
-    if path.suffix in _WEIGHTS:
+    """Require of a companion that it is no larger than one can be.
+
+    The weights of a sentence model's modules have as many bytes as their header says.
+    """
+    if path.suffix == ".safetensors":
+        read_header(path)
         return
+    limit_bytes, what = LIMIT_BYTES, "a tokenizer"
+    if path.suffix in _WEIGHTS:
+        limit_bytes, what = _MODULE_LIMIT_BYTES, "a module of a sentence model"
     with storage_errors(str(path)):
         size_bytes = path.stat().st_size
-    if size_bytes > LIMIT_BYTES:
-        msg = f"{str(path)!r} has {size_bytes} bytes; at most {LIMIT_BYTES} belong to a tokenizer"
+    if size_bytes > limit_bytes:
+        msg = f"{str(path)!r} has {size_bytes} bytes; at most {limit_bytes} belong to {what}"
         raise InputError(msg, hint=_HINT)
 
 

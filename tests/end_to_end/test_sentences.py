@@ -178,6 +178,21 @@ def test_what_is_refused_by_name(tiny: TinyModels, tmp_path, capsys, case: str) 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_of_a_module_without_end_are_not_copied(
+    tiny: TinyModels, tmp_path, capsys, name: str
+) -> None:
+    base = tiny.base("bert", FEATURES)
+    adapter = tiny.adapter(base, task=FEATURES, labels_count=None)
+    folder = save_sentences(base, tmp_path / "base", "mean_tokens", dense=12)
+    with (folder / "2_Dense" / name).open("ab") as stream:
+        stream.truncate(10 << 30)  # a hole: it takes no disk
+    result = call(capsys, "merge", "--base", folder, "--adapter", adapter,
+                  "--out", tmp_path / "out")  # fmt: skip
+    assert (result.code, name in result.err) == (3, True), result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_task_without_modules_says_where_pooling_would_be(
     tiny: TinyModels, tmp_path, capsys
 ) -> None:
