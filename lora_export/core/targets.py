@@ -180,7 +180,7 @@ TARGETS: Final[dict[str, Target]] = {
                 "JetPack 6: 10.3; 7.2: 10.16.2 (meta-tegra, L4T 39.2); 7.2.2: 11.4.1",
                 "as sold: Orin Nano 4 and 8, Orin NX 8 and 16, AGX Orin 32 and 64 GB",
                 dla="support matrix of TensorRT and release notes: on Orin NX and AGX Orin, not on "
-                "Orin Nano; 10.7 was the last release with it until 11.4.1, which has it on AGX Orin",
+                "Orin Nano; 10.7 was the last release with it, until 11.4.1 on AGX Orin alone",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
                 bound_plans=_BOUND,
             ),
