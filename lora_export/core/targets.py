@@ -313,7 +313,8 @@ def require_tensorrt_target(name: str) -> Target:
     target = by_name(name)
     if name == RTX:
         msg = f"the target {name!r} is for TensorRT for RTX, not for TensorRT"
-        raise UsageError(msg, hint="Name the device, such as rtx-ada; see: lora-export doctor")
+        hint = "Its engines: lora-export build OUT --target rtx. Or name a device, such as rtx-ada."
+        raise UsageError(msg, hint=hint)
     if not target.tensorrt:
         known = ", ".join(row.name for row in TARGETS.values() if row.tensorrt)
         msg = f"the target {name!r} runs graphs in ONNX Runtime: there is no engine for it"

@@ -80,6 +80,12 @@ _PACKAGES: Final = (
         f"{install_command('tensorrt')}; on a Jetson it comes with JetPack",
     ),
     _Row(
+        "tensorrt_rtx",
+        ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+        "engines of TensorRT for RTX, built on any x86-64 machine",
+        install_command("rtx"),
+    ),
+    _Row(
         "pynvml",
         ("nvidia-ml-py",),
         "clocks, energy and memory of NVIDIA's GPUs in bench and doctor",
@@ -134,6 +140,7 @@ class Diagnosis:
     packages: tuple[Package, ...]
     execution_providers: tuple[str, ...]
     tensorrt: str | None
+    tensorrt_rtx: str | None
     compiled: bool
     machine: Machine
     cache: Cache | None
@@ -144,8 +151,13 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look at packages, machine and cache; whatever cannot be found out is None or empty."""
     providers, provider_problem = _providers()
-    tensorrt, tensorrt_problem = _tensorrt_version()
-    problems = {"onnxruntime": provider_problem, "tensorrt": tensorrt_problem}
+    tensorrt, tensorrt_problem = _version_of("tensorrt")
+    tensorrt_rtx, rtx_problem = _version_of("tensorrt_rtx")
+    problems = {
+        "onnxruntime": provider_problem,
+        "tensorrt": tensorrt_problem,
+        "tensorrt_rtx": rtx_problem,
+    }
     packages = tuple(_package(row, problems.get(row.module)) for row in _PACKAGES)
     return Diagnosis(
         lora_export=VERSION,
@@ -154,6 +166,7 @@ def diagnose() -> Diagnosis:
         packages=packages,
         execution_providers=providers,
         tensorrt=tensorrt,
+        tensorrt_rtx=tensorrt_rtx,
         compiled=_is_there("lora_export.core._halves"),
         machine=probe_machine(),
         cache=_cache(),
@@ -222,8 +235,9 @@ def _providers() -> tuple[tuple[str, ...], str | None]:
         return (), f"cannot list its providers: {error}"
 
 
-def _tensorrt_version() -> tuple[str | None, str | None]:
-    runtime, problem = _imported("tensorrt")
+def _version_of(module: str) -> tuple[str | None, str | None]:
+    """Return the version that a library with TensorRT's API says of itself, or what is wrong."""
+    runtime, problem = _imported(module)
     version = getattr(runtime, "__version__", None)
     return (str(version) if version else None), problem
 

@@ -54,6 +54,7 @@ def test_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         execution_providers=("CPUExecutionProvider",),
         tensorrt="10.3.0",
+        tensorrt_rtx=None,
         compiled=True,
         machine=Machine(
             cpus=12,
