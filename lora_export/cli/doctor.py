@@ -45,7 +45,7 @@ def _render(found: Diagnosis) -> list[str]:
         (
             ("ONNX Runtime", ", ".join(found.execution_providers) or "none"),
             ("TensorRT", found.tensorrt or "none"),
-            ("TensorRT for RTX", found.tensorrt_rtx or "none"),
+            ("TensorRT-RTX", found.tensorrt_rtx or "none"),
             ("compiled module", "built" if found.compiled else "not built; NumPy replaces it"),
         )
     )

@@ -16,7 +16,7 @@ from lora_export.runtime.nvml import nvml_devices
 __all__ = ["cpu_model", "describe_environment", "machine_class", "os_name", "versions_of"]
 
 _PACKAGES: Final = (
-    "lora-export", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12", "torch", "transformers", "peft",
+    "lora-export", "onnxruntime", "onnxruntime-gpu", "tensorrt", "torch", "transformers", "peft",
     "numpy", "onnx",
 )  # fmt: skip
 _CPUFREQ: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq")

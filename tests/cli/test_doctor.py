@@ -81,6 +81,7 @@ def test_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         "runtimes\n"
         "  ONNX Runtime     CPUExecutionProvider\n"
         "  TensorRT         10.3.0\n"
+        "  TensorRT-RTX     none\n"
         "  compiled module  built\n"
         "machine\n"
         "  processors  4 of 12 usable\n"
