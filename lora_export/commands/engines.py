@@ -17,6 +17,7 @@ from lora_export.exports.integrity_checks import require_usable
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.ondevice.trt.versions import parse_version
+from lora_export.verification.refit_check import refit_check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +134,11 @@ def refit(
         raise UnsupportedError(msg, hint="Give the adapter another name: --adapter NAME=PATH.")
     tell.start(f"refitting {name}")
     device = _present_target() if target == targets.AUTO else target
-    record = refit_plan(output, manifest, device, name, source=source)
+    check = refit_check(output, manifest, name) if source is None else None
+    record = refit_plan(output, manifest, device, name, source=source, check=check)
+    if check is not None:
+        tell.note(f"the refitted engine computes {name!r}: compared with its golden outputs")
+    else:
+        tell.note(f"note: the refitted engine was not compared: no golden outputs of {name!r}")
     register_engine_files(output, record)
     return record

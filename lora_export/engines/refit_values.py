@@ -31,6 +31,7 @@ from lora_export.ondevice.trt.engine_builder import BuildJob, publish
 from lora_export.ondevice.trt.libraries import library_of
 from lora_export.ondevice.trt.plan_opening import checked_plan, loaded_engine
 from lora_export.ondevice.trt.refit import refit, serialized
+from lora_export.ondevice.trt.trt_runner import TrtRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
+    from lora_export.ondevice.graph_runner import GraphRunner
 
     Array = npt.NDArray[Any]
     from lora_export.ondevice.trt.record_table import BuildRecord
@@ -129,6 +131,7 @@ def refit_plan(
     *,
     source: AdapterSpec | None = None,
     graph: str = BASE_GRAPH,
+    check: Callable[[GraphRunner], None] | None = None,
 ) -> BuildRecord:
     """Write the plan of an adapter, made from a refittable engine of the base; return its record.
 
@@ -142,6 +145,8 @@ def refit_plan(
         name: The adapter; the engine is called so.
         source: Where it is, where the export does not hold it.
         graph: The graph of the refittable engine.
+        check: Called with the refitted engine before its plan is written; what it raises stops the
+            refit.
 
     Raises:
         LoraExportError: The engine is missing or does not fit this device, this version or the
@@ -160,6 +165,9 @@ def refit_plan(
     log = Log(module)
     engine = loaded_engine(root, plan, record, log)
     supplied = refit(engine, values, log, supply=base_supply(root, record))
+    if check is not None:
+        with TrtRunner(engine, cuda) as runner:
+            check(runner)
     own = manifest.graphs.get(name) if source is None else None
     job = BuildJob(
         root=root,

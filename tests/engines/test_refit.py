@@ -92,6 +92,32 @@ def test_an_adapters_plan_is_the_graph_of_it(
     assert_intact(root)
 
 
+def test_a_refit_is_compared_with_the_golden_outputs(
+    tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    base = tiny.base("roberta", "text-classification")
+    adapters = {"one": tiny.adapter(base, r=4, seed=1), "two": tiny.adapter(base, r=2, seed=2)}
+    root = tmp_path / "export"
+    build(base, adapters, root, task="text-classification", verify={"enabled": True})
+    install_double(monkeypatch)
+    engines.build(root, TARGET, options=EngineOptions(refit=True))
+    before = sorted(path.name for path in (root / "engines").iterdir())
+    values = refit_values
+    monkeypatch.setattr(
+        "lora_export.engines.refit_values.refit_values",
+        lambda root, manifest, record, name, source: values(
+            root, manifest, record, "two" if name == "one" else name, source
+        ),
+    )
+    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "one")
+    assert result.code == 5
+    assert "does not compute 'one'" in result.err
+    assert sorted(path.name for path in (root / "engines").iterdir()) == before
+    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "two")
+    assert result.code == 0, result.err
+    assert "compared with its golden outputs" in result.err
+
+
 def test_the_command(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

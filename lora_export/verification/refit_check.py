@@ -1,0 +1,62 @@
+"""A refitted engine compared with the golden outputs of its adapter, before its plan is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lora_export.core.errors import ParityError
+from lora_export.core.files import resolve_inside
+from lora_export.graph.spec import tasks
+from lora_export.ondevice.judge.golden_checks import Reading, check_graph
+from lora_export.ondevice.judge.golden_files import read_golden
+from lora_export.verification.inputs.feeding import feeding_of
+from lora_export.verification.inputs.random_inputs import with_buffers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from lora_export.core.manifest import Manifest
+    from lora_export.ondevice.graph_runner import GraphRunner
+
+__all__ = ["refit_check"]
+
+
+def refit_check(root: Path, manifest: Manifest, name: str) -> Callable[[GraphRunner], None] | None:
+    """Return a function that requires of a refitted engine that it computes the adapter.
+
+    Its outputs are compared with the golden outputs that the reference gave when the adapter's
+    graph was verified, by the tolerance of the export's dtype. None where the export has none of
+    it.
+
+    Args:
+        root: The export.
+        manifest: Its manifest.
+        name: The adapter, or the base.
+
+    The function raises `ParityError` where the engine computes something else.
+    """
+    record = manifest.graphs.get(name)
+    if record is None or record.golden is None or record.encoder is not None:
+        return None
+    task = tasks.by_name(manifest.base.task)
+    feeding = feeding_of(root, record)
+    reading = Reading(
+        feeding.outputs_for(task.outputs),
+        task.per_token,
+        task.classifies,
+        manifest.base.logits == "last",
+    )
+    stored = read_golden(resolve_inside(root, record.golden))
+    cases = [with_buffers(each, feeding.signature) for each in stored.cases]
+    golden = replace(stored, cases=cases)
+
+    def check(graph: GraphRunner) -> None:
+        verdict, row = check_graph(graph, golden, reading, dtype=manifest.base.dtype)
+        if verdict == "fail":
+            reason = row.get("reason") or "its outputs differ from the golden outputs"
+            msg = f"the refitted engine does not compute {name!r}: {reason}"
+            raise ParityError(msg, hint="Nothing was written. Build an engine of the adapter.")
+
+    return check
