@@ -68,6 +68,8 @@ class Row:
         renamed: Whether checkpoints on the hub have other names than the model's parameters.
         operators: How many nodes of newer opsets stand for a whole norm, rotation or attention.
         halves: What the same came to in float16 and bfloat16.
+        engines: For each dtype why TensorRT for RTX builds no engine, empty where it builds one;
+            empty itself where nothing was tried.
     """
 
     family: str
@@ -81,6 +83,7 @@ class Row:
     renamed: bool = False
     operators: Mapping[str, int] = field(default_factory=dict)
     halves: Mapping[str, Half] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 def page(rows: Sequence[Row]) -> str:

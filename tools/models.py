@@ -99,7 +99,7 @@ def export_row(family: Family, task_name: str, opset: int = OPSET) -> Row:
     """Export one family for one task in float32, and compare the graph with torch."""
     try:
         task = tasks.by_name(task_name)
-        template = _exported(family, task, "float32", opset)
+        template = exported(family, task, "float32", opset)
     except UnsupportedError as error:
         return Row(family.name, task_name, refused=error.message)
     files = [template.onnx_bytes, *([template.encoder_bytes] if template.encoder_bytes else [])]
@@ -127,13 +127,13 @@ def export_half(family: Family, task_name: str, dtype: str, opset: int = OPSET) 
     """
     try:
         task = tasks.by_name(task_name)
-        template = _exported(family, task, dtype, opset)
+        template = exported(family, task, dtype, opset)
     except UnsupportedError as error:
         return Half(refused=error.message)
     return Half(_measured(family, task, template, twin(family, task)))
 
 
-def _exported(family: Family, task: tasks.Task, dtype: str, opset: int) -> GraphTemplate:
+def exported(family: Family, task: tasks.Task, dtype: str, opset: int) -> GraphTemplate:
     config = getattr(transformers, family.config)(**family.settings, **_labels(task)).to_dict()
     labels = LABELS if task.label_parameters else None
     return export_graph(

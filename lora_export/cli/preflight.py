@@ -19,6 +19,7 @@ from lora_export.ondevice.printable import (
     FinishedLine,
     printable,
 )
+from lora_export.ondevice.trt.libraries import library_title
 
 if TYPE_CHECKING:
     from lora_export.engines.findings import Finding
@@ -32,7 +33,17 @@ _STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 @click.command("preflight")
 @click.argument("export", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="Where the engine will run: jetson-orin, h100, …")
+@click.option(
+    "--target", required=True, help="Where the engine will run: jetson-orin, h100, rtx, …"
+)
+@click.option(
+    "--builder",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    help="The library that will build it. Of rtx tensorrt-rtx, else tensorrt.",
+)
+@click.option(
+    "--parser", is_flag=True, help="Let the installed library parse the graphs too; needs it."
+)
 @click.option(
     "--graph",
     "graphs",
@@ -43,7 +54,7 @@ _STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "dim"}
 @click.option(
     "--tensorrt",
     metavar="VERSION",
-    help="The version of TensorRT; the oldest of the target's software.",
+    help="The version of that library; the oldest of the target's software.",
 )
 @click.option(
     "--profile",
@@ -65,6 +76,8 @@ def preflight(
     *,
     export: Path,
     target: str,
+    builder: str | None,
+    parser: bool,
     graphs: tuple[str, ...],
     tensorrt: str | None,
     profiles: tuple[str, ...],
@@ -74,6 +87,8 @@ def preflight(
     quiet: bool,
 ) -> int:
     """Say whether TensorRT can build engines of EXPORT, without TensorRT and without a GPU.
+
+    Where the library is installed, --parser adds what its own parser says of each graph.
 
     The exit code is 0 where it can as far as is known, and 4 where it cannot.
     """
@@ -88,6 +103,8 @@ def preflight(
             tensorrt=tensorrt,
             profiles=[parse_profile(text) for text in profiles],
             memory_gib=memory_gib,
+            builder=builder,
+            parser=parser,
         )
         console.finish(_document(report, strict=strict), _lines(report))
     refusal = _refusal(report, strict=strict)
@@ -110,8 +127,13 @@ def _refusal(report: Preflight, *, strict: bool) -> UnsupportedError | None:
     file, first = found[0]
     where = f"{file}: " if file else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    msg = f"TensorRT {report.tensorrt} on {report.target}: {where}{first.subject}: {first.message}"
+    msg = f"{_asked(report)}: {where}{first.subject}: {first.message}"
     return UnsupportedError(msg + more, hint=first.hint or "See the report.")
+
+
+def _asked(report: Preflight) -> str:
+    """Return which library was asked about, and where it is to run."""
+    return f"{library_title(report.library)} {report.tensorrt} on {report.target}"
 
 
 def _document(report: Preflight, *, strict: bool) -> dict[str, Any]:
@@ -129,7 +151,9 @@ def _lines(report: Preflight) -> list[str]:
         alike.setdefault((graph.opset, graph.findings, graph.memory), []).append(graph)
     errors, warnings = (len(report.of_severity(which)) for which in ("error", "warning"))
     verdict = "cannot be built" if errors else "can be built, as far as is known without TensorRT"
-    lines = [f"TensorRT {report.tensorrt} on {report.target}: {verdict}"]
+    if report.parser and not errors:
+        verdict = f"can be built, as far as the parser of {report.parser} says"
+    lines = [f"{_asked(report)}: {verdict}"]
     lines += [f"  {found.subject}: {found.message}" for found in report.findings]
     for graphs in alike.values():
         lines += ["", *_graph_lines(graphs)]

@@ -44,7 +44,7 @@ def check_opset(view: GraphView, parser: Parser) -> Iterator[Finding]:
             "warning",
             "opset",
             f"opset {view.opset}",
-            f"TensorRT {parser.version} is documented for opsets {parser.opset_min} to "
+            f"{parser.name} is documented for opsets {parser.opset_min} to "
             f"{parser.opset_max}; {len(newer)} of the graph's operators were defined anew since",
             f"Export again with --opset {parser.opset_max}.",
             tuple(newer),
@@ -54,7 +54,7 @@ def check_opset(view: GraphView, parser: Parser) -> Iterator[Finding]:
             "error",
             "opset",
             f"opset {view.opset}",
-            f"TensorRT {parser.version} reads opsets {parser.opset_min} to {parser.opset_max}",
+            f"{parser.name} reads opsets {parser.opset_min} to {parser.opset_max}",
             f"Export again with --opset {parser.opset_max}.",
         )
 
@@ -68,7 +68,7 @@ def check_operators(view: GraphView, parser: Parser) -> Iterator[Finding]:
         if support == "refused":
             yield _refused(operator, nodes, parser)
         elif support == "unknown":
-            message = f"no table says whether TensorRT {parser.version} reads it"
+            message = f"no table says whether {parser.name} reads it"
             hint = "Try it on the device, or export again with an older --opset."
             yield Finding("warning", "operator-unknown", operator, message, hint, _names(nodes))
         else:
@@ -102,7 +102,7 @@ def _foreign(view: GraphView) -> Iterator[Finding]:
 
 def _refused(operator: str, nodes: list[PlacedNode], parser: Parser) -> Finding:
     since = parser.later.get(operator)
-    message = f"TensorRT {parser.version} does not read it"
+    message = f"{parser.name} does not read it"
     hint = "Export again with an older --opset, in which simpler operators take its place."
     if since is not None:
         message += f"; {since} is the first that does"
@@ -166,7 +166,7 @@ def _restricted(nodes: list[PlacedNode], parser: Parser) -> Iterator[Finding]:
             restriction.severity,
             "operator-restricted",
             restriction.operator,
-            f"TensorRT {parser.version} does not take {restriction.text}",
+            f"{parser.name} does not take {restriction.text}",
             f"Build with TensorRT {since[0]}.{since[1]} or newer, or export it differently."
             if later
             else "Export with an older --opset, or without such nodes.",

@@ -2,7 +2,8 @@
 
 The table of 10.1 (``data/``) is onnx-tensorrt's ``docs/operators.md``, with each operator's types.
 `_CHANGES` is what later release notes and the table of 10.15 add to it. An operator that is in
-neither is unknown: nothing here says that it is read.
+neither is unknown: nothing here says that it is read. The parser of TensorRT for RTX reads what
+TensorRT's does, but for the operators of `_RTX_ADDED` and `_RTX_REFUSED`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.ondevice.trt.libraries import TENSORRT, TENSORRT_RTX, library_title
+from lora_export.ondevice.trt.versions import parse_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ONNX_TYPES", "Parser", "Support", "parser_of", "version_of"]
+__all__ = ["ONNX_TYPES", "RTX_FOLLOWS", "Parser", "Support", "parser_of", "version_of"]
 
 Support = Literal["supported", "refused", "unknown"]
 
@@ -51,6 +54,14 @@ Sources: onnx-tensorrt's ``docs/Changelog.md`` and TensorRT's release notes; typ
 10.15, and empty where no table has them.
 """
 
+RTX_FOLLOWS: Final = "11.4"
+"""The version of TensorRT whose table TensorRT for RTX is checked by."""
+
+_RTX_ADDED: Final = ("CausalConvWithState", "LinearAttention")
+_RTX_REFUSED: Final = ("DeformConv",)
+"""TensorRT for RTX 1.7.1 was asked about every operator of ONNX: it reads what TensorRT 11.4 does,
+with these additions and without this one."""
+
 _OPSETS: Final[dict[Version, int]] = {(10, 1): 20, (10, 15): 24, (11, 4): 25}
 """The newest opset that a version's table names; a version between two has the older one's."""
 
@@ -76,8 +87,8 @@ class Parser:
     """The parser of one version.
 
     Attributes:
-        version: Which (``"10.3"``).
-        number: The same, to compare.
+        name: The library and its version (``"TensorRT 10.3"``).
+        number: The version of TensorRT, to compare; of TensorRT for RTX, the one that it follows.
         opset_min: The oldest opset that it reads.
         opset_max: The newest.
         types: The types that each operator takes; empty where they are not known.
@@ -85,7 +96,7 @@ class Parser:
         later: Of those, the version that does, where there is one.
     """
 
-    version: str
+    name: str
     number: Version
     opset_min: int
     opset_max: int
@@ -119,14 +130,22 @@ def version_of(text: str) -> Version:
 
 
 @functools.cache
-def parser_of(version: str) -> Parser:
+def parser_of(version: str, library: str = TENSORRT) -> Parser:
     """Return the table of the parser of a version.
+
+    Args:
+        version: The version of the library.
+        library: The library: TensorRT, or TensorRT for RTX.
 
     Raises:
         UsageError: `version` is none.
         UnsupportedError: It is older than the oldest table.
+        DeviceError: It is a version of TensorRT for RTX that is not supported.
     """
-    number = version_of(version)
+    rtx = library == TENSORRT_RTX
+    if rtx:
+        parse_version(version, library)
+    number = version_of(RTX_FOLLOWS if rtx else version)
     table = _first_table()
     types = {name: tuple(each) for name, each in table["operators"].items()}
     later: dict[str, str] = {}
@@ -136,13 +155,18 @@ def parser_of(version: str) -> Parser:
         else:
             new = (name for name in rows if name not in types)
             later |= {name: f"{since[0]}.{since[1]}" for name in new if name not in later}
+    refused = {*table["refused"], *later} - set(types)
+    if rtx:
+        types |= dict.fromkeys(_RTX_ADDED, ())
+        types = {name: each for name, each in types.items() if name not in _RTX_REFUSED}
+        refused = refused.union(_RTX_REFUSED).difference(_RTX_ADDED)
     return Parser(
-        version=version,
+        name=f"{library_title(library)} {version}",
         number=number,
         opset_min=table["opset_min"],
         opset_max=max(newest for since, newest in _OPSETS.items() if since <= number),
         types=types,
-        refused=frozenset((*table["refused"], *later)) - set(types),
+        refused=frozenset(refused),
         later=later,
     )
 

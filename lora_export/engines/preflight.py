@@ -2,7 +2,8 @@
 
 The graph is walked, and what the parser of a version refuses or treats in a way of its own is
 named, with what to do next: `operators`, `interface` and `memory` hold the checks. What is said
-comes from tables; only the parser itself has the last word.
+comes from tables; only the parser itself has the last word, and where a library is installed
+`parser_check` asks it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
-from lora_export.core.targets import require_tensorrt_target
+from lora_export.core.targets import RTX, require_engine_target
 from lora_export.engines.dynamic_axes import check_axes
 from lora_export.engines.findings import Finding, ordered
 from lora_export.engines.graph_view import view
@@ -22,11 +23,21 @@ from lora_export.engines.interface import check_optional_inputs, check_precision
 from lora_export.engines.jobs import profiles_for
 from lora_export.engines.memory_need import Memory, check_memory, estimate_memory
 from lora_export.engines.operators import check_operators, check_opset, operator_counts
-from lora_export.engines.parser_table import parser_of, version_of
+from lora_export.engines.parser_check import check_with_parser
+from lora_export.engines.parser_table import RTX_FOLLOWS, parser_of, version_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.external_data import read_graph
+from lora_export.ondevice.trt.api import import_library
+from lora_export.ondevice.trt.libraries import (
+    TENSORRT,
+    TENSORRT_RTX,
+    library_of,
+    library_row,
+    library_title,
+)
+from lora_export.ondevice.trt.versions import release
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,13 +79,17 @@ class Preflight:
 
     Attributes:
         target: Where the engines are to run.
-        tensorrt: The version of TensorRT that was asked about.
+        library: The library that is to build them: ``tensorrt`` or ``tensorrt-rtx``.
+        tensorrt: The version of it that was asked about.
+        parser: The installed library that parsed the graphs, with its version; None where none did.
         findings: What concerns all graphs.
         graphs: A report for each ONNX file.
     """
 
     target: str
+    library: str
     tensorrt: str
+    parser: str | None
     findings: tuple[Finding, ...]
     graphs: tuple[GraphReport, ...]
 
@@ -93,43 +108,71 @@ def preflight(
     tensorrt: str | None = None,
     profiles: Sequence[Mapping[str, AxisRange]] = (),
     memory_gib: float | None = None,
+    builder: str | None = None,
+    parser: bool = False,
 ) -> Preflight:
     """Check graphs of an export directory for a target.
 
     Args:
         root: The export directory.
-        target_name: A row of `core.targets` that has TensorRT.
+        target_name: A row of `core.targets` that has engines.
         graphs: Names of graphs in the manifest; by default all that can be deployed.
-        tensorrt: The version; the oldest that the target's software brings by default.
+        tensorrt: The version of the library; the oldest that the target's software brings by
+            default, of TensorRT for RTX the oldest that is supported.
         profiles: What the user says of dynamic axes, as for a build; else the defaults.
         memory_gib: The memory of the device, where the target's come in several sizes.
+        builder: The library that is to build; of the target ``rtx`` TensorRT for RTX by default,
+            else TensorRT.
+        parser: Whether the installed library parses the graphs too.
 
     Raises:
+        DeviceError: The library that is to parse is missing, is not supported or does not start.
         UsageError: There is no such target, graph, version or axis, or no such memory.
         UnsupportedError: The version is older than what is known here, or a graph that is named
             has parameters without values.
         ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
     """
-    target = require_tensorrt_target(target_name)
+    library = builder or (TENSORRT_RTX if target_name == RTX else TENSORRT)
+    target = require_engine_target(target_name, rtx=library == TENSORRT_RTX)
     if memory_gib is not None and not 0 < memory_gib < math.inf:
         msg = f"no device has a memory of {memory_gib} GiB"
         raise UsageError(msg, hint="Give the GiB of the device: --memory 8.")
-    version = tensorrt or target.tensorrt[0]
-    version_of(version)
+    version = tensorrt or _default_version(target, library)
+    parser_of(version, library)
+    # that the library is missing is known before anything is read
+    installed = _installed(library) if parser else None
     manifest = read_manifest(root)
-    names = _chosen(graphs, manifest)
     reports = []
-    for name in names:
+    for name in _chosen(graphs, manifest):
         files = manifest.graphs[name].graph_files
         require_files(root, manifest, files, hashed=True)
         for file in files:
-            data = read_graph(resolve_inside(root, file))
+            path = resolve_inside(root, file)
+            data = read_graph(path)
             made, why = _profiles(root, manifest, file, data, profiles)
             found = check_graph(
-                data, target, version, profiles=made, memory_gib=memory_gib, why=why
-            )
+                data, target, version,
+                library=library, profiles=made, memory_gib=memory_gib, why=why,
+            )  # fmt: skip
+            if parser:
+                required = without_defaults(data)
+                asked = check_with_parser(library, required, path, found.findings)
+                found = replace(found, findings=ordered([*asked, *found.findings]))
             reports.append(replace(found, graph=name, file=file))
-    return Preflight(target.name, version, tuple(_of_version(target, version)), tuple(reports))
+    general = tuple(_of_version(target, library, version))
+    return Preflight(target.name, library, version, installed, general, tuple(reports))
+
+
+def _installed(library: str) -> str:
+    """Return the name and version of an installed library."""
+    module = import_library(library)
+    return f"{library_title(library_of(module))} {module.__version__}"
+
+
+def _default_version(target: Target, library: str) -> str:
+    """Return the oldest version of a library that builds for a target."""
+    row = library_row(library)
+    return release(row.oldest) if row.builds_ahead else target.tensorrt[0]
 
 
 def check_graph(
@@ -137,16 +180,18 @@ def check_graph(
     target: Target,
     tensorrt: str,
     *,
+    library: str = TENSORRT,
     profiles: Sequence[Profile] = (),
     memory_gib: float | None = None,
     why: LoraExportError | None = None,
 ) -> GraphReport:
-    """Check one graph for a target and a version of TensorRT.
+    """Check one graph for a target and a version of the library that is to build its engine.
 
     Args:
         onnx_bytes: The graph; its weights may lie in other files.
         target: Where the engine is to run.
-        tensorrt: The version.
+        tensorrt: The version of the library.
+        library: TensorRT, or TensorRT for RTX.
         profiles: What the engine is to be built for.
         memory_gib: The memory of the device, if it is known.
         why: What kept profiles from being made, where there are none.
@@ -156,7 +201,7 @@ def check_graph(
         UsageError: `tensorrt` is no version.
         UnsupportedError: The version is older than what is known here.
     """
-    parser = parser_of(tensorrt)
+    parser = parser_of(tensorrt, library)
     model = parse_onnx(onnx_bytes)
     seen = view(parse_onnx(without_defaults(onnx_bytes)))
     memory = estimate_memory(seen, profiles)
@@ -205,8 +250,17 @@ def _profiles(
         return (), error
 
 
-def _of_version(target: Target, version: str) -> list[Finding]:
-    """Return a finding for a version that the target's software does not have."""
+def _of_version(target: Target, library: str, version: str) -> list[Finding]:
+    """Return a finding for a version that the target's software does not have.
+
+    Of TensorRT for RTX, which has no tables of its own, it says which ones are read.
+    """
+    if library == TENSORRT_RTX:
+        subject = f"{library_title(library)} {version}"
+        message = (
+            f"checked by the tables of TensorRT {RTX_FOLLOWS}, whose operators its parser reads"
+        )
+        return [Finding("note", "tensorrt-version", subject, message)]
     numbers = {version_of(each): each for each in target.tensorrt}
     if version_of(version) in numbers:
         return []

@@ -35,19 +35,21 @@ from lora_export.ondevice.trt.builder_profiles import add_profiles
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_row, library_title
 from lora_export.ondevice.trt.monitor import watch
+from lora_export.ondevice.trt.parsing import decompose_attention, parse_graph, start_builder
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.record_table import RefitTable
 from lora_export.ondevice.trt.refit import neighbours
 from lora_export.ondevice.trt.timing_cache import keep_timing_cache, use_timing_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import tensorrt as trt
 
     from lora_export.ondevice.trt.build_settings import BuildSettings
     from lora_export.ondevice.trt.cuda import Cuda
+    from lora_export.ondevice.trt.parsing import Refusal
     from lora_export.ondevice.trt.record_table import (
         BuildDetails,
         BuildPlace,
@@ -252,19 +254,14 @@ def _place_of(job: BuildJob, library: str, cuda: Cuda | None) -> BuildPlace:
 def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
     """Parse and build; nothing but the timing cache is written."""
     trt, library = log.module, library_of(log.module)
-    try:
-        builder = trt.Builder(log.logger)
-    except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
-        msg = f"{library_title(library)} does not start: {log.last()}"
-        hint = "Does its version fit the driver's CUDA? See: lora-export doctor"
-        raise DeviceError(msg, hint=hint, kind="missing") from error
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log.logger)
+    builder = start_builder(log)
     path = resolve_inside(job.root, job.onnx)
     say(f"parsing {job.onnx}")
-    model = graph_bytes(path) if job.model is None else job.model
-    if not parser.parse(model, str(path)):
-        raise _parser_error(job, parser, log)
+    parsed = parse_graph(builder, log, graph_bytes(path) if job.model is None else job.model, path)
+    if parsed.refusals:
+        raise _parser_error(job, library, parsed.refusals)
+    network = parsed.network
+    decompose_attention(network, log)
     config = builder.create_builder_config()
     add_profiles(builder, network, config, job.settings.profiles, job.onnx)
     flags = set_flags(trt, network, config, job.settings)
@@ -293,16 +290,13 @@ def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
     )
 
 
-def _parser_error(job: BuildJob, parser: trt.OnnxParser, log: Log) -> DeviceError:
-    """Return the parser's error, with the node's name and operator."""
-    if parser.num_errors == 0:
-        return DeviceError(f"TensorRT cannot parse {job.onnx!r}: {log.last()}", kind="unsupported")
-    error = parser.get_error(0)
-    msg = (
-        f"TensorRT cannot parse {job.onnx!r}: node {error.node_name()!r} "
-        f"({error.node_operator()}): {error.desc()}"
-    )
-    hint = f"See all of it with: lora-export preflight OUT --target {job.target}"
+def _parser_error(job: BuildJob, library: str, refusals: Sequence[Refusal]) -> DeviceError:
+    """Return the first refusal of the parser as an error, with the node's name and operator."""
+    first = refusals[0]
+    node = f"node {first.node!r} ({first.operator}): " if first.operator else ""
+    more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+    msg = f"{library_title(library)} cannot parse {job.onnx!r}: {node}{first.text}{more}"
+    hint = f"See all of it with: lora-export preflight OUT --target {job.target} --parser"
     return DeviceError(msg, hint=hint, kind="unsupported")
 
 

@@ -61,8 +61,11 @@ class INetworkDefinition:
 
 
 class ParserError:
-    def __init__(self, text: str, name: str, operator: str) -> None:
-        self._text, self._name, self._operator = text, name, operator
+    def __init__(self, text: str, name: str, operator: str, at: int = -1) -> None:
+        self._text, self._name, self._operator, self._at = text, name, operator, at
+
+    def node(self) -> int:
+        return self._at
 
     def desc(self) -> str:
         return self._text
@@ -91,10 +94,10 @@ class OnnxParser:
         if found is None:
             self._errors.append(ParserError("Failed to parse ONNX model from file", "", ""))
             return False
-        for node in found.graph.node:
+        for at, node in enumerate(found.graph.node):
             if node.domain not in ("", "ai.onnx") or node.op_type not in _OPERATORS:
                 text = f"No importer registered for op: {node.op_type}"
-                self._errors.append(ParserError(text, node.name, node.op_type))
+                self._errors.append(ParserError(text, node.name, node.op_type, at))
         given = {each.name for each in found.graph.initializer}
         inputs = [each for each in found.graph.input if each.name not in given]
         del found.graph.input[:]
