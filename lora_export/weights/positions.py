@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = ["POSITION_KEYS", "count_positions", "long_rope_threshold", "longest_text"]
 
-_TEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_target_positions")
+_TEXT_KEYS: Final = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_target_positions",
+    "max_seq_len",
+)
 """Settings of a config that say how many positions a text has; the first that is set counts."""
 
 POSITION_KEYS: Final = (
@@ -21,7 +27,6 @@ POSITION_KEYS: Final = (
     "max_decoder_position_embeddings",
     "context_length",
     "max_sequence_length",
-    "max_seq_len",
     "seq_length",
 )
 """All settings that say how many positions a model, or a part of it, has."""
@@ -56,6 +61,8 @@ def longest_text(config: Mapping[str, Any]) -> int:
     512
     >>> longest_text({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1})
     512
+    >>> longest_text({"model_type": "mpt", "max_seq_len": 2048})
+    2048
     """
     positions = count_positions(config) or 512
     first = 0

@@ -1,10 +1,11 @@
 """Products, mask and softmax of an attention, fused into the one node of opset 23.
 
-    ``Softmax(cap · tanh(q kᵀ · scale / cap) + mask) v``  →  ``Attention(q, k, v, mask)``
+    ``Softmax(q kᵀ · scale + mask) v``  →  ``Attention(q, k, v, mask)``
 
 q is ``[batch, heads, new, width]``; k and v are ``[batch, kv_heads, all, width]``, and the
 repetition of their heads disappears. What masks (causality, a window, padding) stays the value that
-it was, and is added as it was: the operator's own causality knows no padding.
+it was, and is added as it was: the operator's own causality knows no padding. Scores that are
+capped before (Gemma 2) stay written out: TensorRT's parser takes no ``softcap``.
 """
 
 from __future__ import annotations
@@ -38,18 +39,17 @@ _TRANSPOSED_AT_ONCE: Final = (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class _Scores:
-    """``cap · tanh(q kᵀ · scale / cap) + sum of biases``; without a cap where it is 0."""
+    """``q kᵀ · scale + sum of biases``."""
 
     q: ir.Value
     keys: ir.Value
     swapped: bool
     scale: float = 1.0
-    cap: float = 0.0
     biases: tuple[ir.Value, ...] = ()
 
 
 def fuse_attention(
-    graph: ir.Graph, softmax: ir.Node, masks: dict[tuple[Any, ...], ir.Value], *, capped: bool
+    graph: ir.Graph, softmax: ir.Node, masks: dict[tuple[Any, ...], ir.Value]
 ) -> bool:
     """Replace the attention that `softmax` is in by one node; return whether it was one.
 
@@ -57,11 +57,10 @@ def fuse_attention(
         graph: The graph; mutated.
         softmax: The softmax over the scores.
         masks: What is added to scores, as the operator takes it, by what it is made of; mutated.
-        capped: Whether the operator caps scores before it masks.
     """
     product = _product_with_values(softmax)
     scores = _scores(_without_cast(softmax.inputs[0]))
-    if product is None or scores is None or (scores.cap and not capped):
+    if product is None or scores is None:
         return False
     k = scores.keys if scores.swapped else _once_for_each_head(scores.keys)
     v = _once_for_each_head(product.inputs[1])
@@ -70,11 +69,8 @@ def fuse_attention(
         return False
     if scores.swapped:
         k = _with_heads_first(graph, product, k)
-    attributes: dict[str, Any] = {"scale": scores.scale}
-    if scores.cap:
-        attributes["softcap"] = scores.cap
     inputs = [scores.q, k, v, *([mask] if mask is not None else [])]
-    replace_output(graph, product, [ir.node("Attention", inputs, attributes)])
+    replace_output(graph, product, [ir.node("Attention", inputs, {"scale": scores.scale})])
     return True
 
 
@@ -134,18 +130,11 @@ def _is_inside(value: ir.Value | None) -> bool:
 
 
 def _core(value: ir.Value | None) -> _Scores | None:
-    """Read scores without biases: a cap, then a scale, then the product."""
-    capped, cap = _scaled(value)
-    if not _is_inside(value) or not _is_inside(capped):
+    """Read scores without biases: a scale, then the product."""
+    unscaled, scale = _scaled(value)
+    if not _is_inside(value) or not _is_inside(unscaled):
         return None
-    tanh = producer_of_type(capped, "Tanh")
-    if tanh is not None:
-        inner, factor = _scaled(tanh.inputs[0])
-        found = _core(inner) if _is_inside(tanh.inputs[0]) else None
-        if found is None or found.cap or not np.isclose(cap * factor, 1.0, rtol=1e-6):
-            return None
-        return replace(found, cap=cap)
-    product = producer_of_type(capped, "MatMul")
+    product = producer_of_type(unscaled, "MatMul")
     transpose = producer_of_type(product.inputs[1], "Transpose") if product is not None else None
     if product is None or transpose is None or product.inputs[0] is None:
         return None
@@ -153,7 +142,7 @@ def _core(value: ir.Value | None) -> _Scores | None:
     keys = transpose.inputs[0]
     if keys is None or order not in {_TRANSPOSED, _TRANSPOSED_AT_ONCE}:
         return None
-    return _Scores(product.inputs[0], keys, order == _TRANSPOSED_AT_ONCE, cap)
+    return _Scores(product.inputs[0], keys, order == _TRANSPOSED_AT_ONCE, scale)
 
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:

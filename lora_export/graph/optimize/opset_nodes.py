@@ -39,14 +39,8 @@ SINCE: Final[dict[str, int]] = {
     "RMSNormalization": 23,
     "RotaryEmbedding": 23,
     "Attention": 23,
-    "Attention.softcap": 24,
 }
-"""The first opset with an operator, as the graph may use it.
-
-A capped attention waits for 24: the standard had the mask before the cap until it was corrected
-(onnx 7867), which makes masked positions visible, and runtimes made for 23 compute that
-(onnxruntime 28379).
-"""
+"""The first opset with an operator."""
 
 _HALVES: Final = 2
 _STEPS_OF_A_TABLE: Final = ("Cast", "Cos", "Sin", "Mul", "Unsqueeze")
@@ -68,9 +62,7 @@ def fuse(model: ir.Model) -> None:
         (
             "Attention",
             "Softmax",
-            lambda node: fuse_attention(
-                model.graph, node, masks, capped=opset >= SINCE["Attention.softcap"]
-            ),
+            lambda node: fuse_attention(model.graph, node, masks),
         ),
     )
     for operator, last, step in steps:
