@@ -158,7 +158,7 @@ def _operand_of(operator: str, opset: int) -> int:
 
 
 def _restricted(nodes: list[PlacedNode], parser: Parser) -> Iterator[Finding]:
-    broken = [(each, node) for node in nodes for each in broken_by(node, parser.number)]
+    broken = [(each, node) for node in nodes for each in broken_by(node, parser)]
     for restriction in dict.fromkeys(each for each, _ in broken):
         since = restriction.until
         later = since[0] < 1000  # noqa: PLR2004  (never, so far)

@@ -58,9 +58,9 @@ RTX_FOLLOWS: Final = "11.4"
 """The version of TensorRT whose table TensorRT for RTX is checked by."""
 
 _RTX_ADDED: Final = ("CausalConvWithState", "LinearAttention")
-_RTX_REFUSED: Final = ("DeformConv",)
+_RTX_REFUSED: Final = ("DeformConv", "NonZero", "RoiAlign")
 """TensorRT for RTX 1.7.1 was asked about every operator of ONNX: it reads what TensorRT 11.4 does,
-with these additions and without this one."""
+with additions, without ``DeformConv`` and without two that need a plugin, of which it has none."""
 
 _OPSETS: Final[dict[Version, int]] = {(10, 1): 20, (10, 15): 24, (11, 4): 25}
 """The newest opset that a version's table names; a version between two has the older one's."""
@@ -87,6 +87,7 @@ class Parser:
     """The parser of one version.
 
     Attributes:
+        library: The library that it belongs to.
         name: The library and its version (``"TensorRT 10.3"``).
         number: The version of TensorRT, to compare; of TensorRT for RTX, the one that it follows.
         opset_min: The oldest opset that it reads.
@@ -96,6 +97,7 @@ class Parser:
         later: Of those, the version that does, where there is one.
     """
 
+    library: str
     name: str
     number: Version
     opset_min: int
@@ -161,6 +163,7 @@ def parser_of(version: str, library: str = TENSORRT) -> Parser:
         types = {name: each for name, each in types.items() if name not in _RTX_REFUSED}
         refused = refused.union(_RTX_REFUSED).difference(_RTX_ADDED)
     return Parser(
+        library=TENSORRT_RTX if rtx else TENSORRT,
         name=f"{library_title(library)} {version}",
         number=number,
         opset_min=table["opset_min"],

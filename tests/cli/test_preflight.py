@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import onnx
@@ -12,6 +13,7 @@ import pytest
 from lora_export.core.files import sha256_of_file
 from tests.cli.running import HEAVY, call, command
 from tests.helpers.builds import build
+from tests.helpers.double import install_double
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,3 +169,60 @@ def test_nothing_is_written(capsys, copied):
     before = sorted(path.name for path in copied.rglob("*"))
     call(capsys, "preflight", copied, "--target", "l4")
     assert sorted(path.name for path in copied.rglob("*")) == before
+
+
+def test_rtx_needs_no_library_and_says_which_one_is_meant(export):
+    without = (*HEAVY, "onnxruntime", "tensorrt", "tensorrt_rtx")
+    result = command("preflight", export, "--target", "rtx", "--json", without=without)
+    assert result.code == 0, result.err
+    document = result.document
+    assert (document["library"], document["tensorrt"]) == ("tensorrt-rtx", "1.7")
+    assert document["parser"] is None
+    (general,) = document["findings"]
+    assert general["subject"] == "TensorRT for RTX 1.7"
+    assert "tables of TensorRT 11.4" in general["message"]
+
+
+def test_a_family_of_cards_is_checked_for_either_library(capsys, export):
+    rtx = call(capsys, "preflight", export, "--target", "rtx-ada", "--builder", "tensorrt-rtx")
+    assert rtx.out.startswith("TensorRT for RTX 1.7 on rtx-ada: can be built")
+    plain = call(capsys, "preflight", export, "--target", "rtx-ada")
+    assert plain.out.startswith("TensorRT 10.3 on rtx-ada: can be built")
+    wrong = call(capsys, "preflight", export, "--target", "l4", "--builder", "tensorrt-rtx")
+    assert wrong.code == 2
+    old = call(capsys, "preflight", export, "--target", "rtx", "--tensorrt", "1.6")
+    assert old.code == 4
+
+
+@pytest.mark.parametrize(("target", "module"), [("rtx", "tensorrt_rtx"), ("l4", "tensorrt")])
+def test_a_parser_that_is_not_installed_exits_with_7(capsys, export, monkeypatch, target, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    result = call(capsys, "preflight", export, "--target", target, "--parser", "--json")
+    assert result.code == 7
+    assert "is not installed" in result.message
+    assert f"pip install '{module.replace('_', '-')}" in result.err
+
+
+def test_the_installed_parser_is_asked_beside_the_tables(capsys, copied, monkeypatch):
+    install_double(monkeypatch, "10.16.1.11")
+    arguments = ("preflight", copied, "--target", "l4", "--parser", "--json")
+    read = call(capsys, *arguments)
+    assert read.code == 0
+    assert read.document["parser"] == "the library 'tensorrt-double' 10.16.1.11"
+    for graph in read.document["graphs"]:
+        assert graph["findings"][0]["code"] == "parser-reads"
+
+    def refused(graph):
+        graph.node[-1].op_type = "Unique"
+
+    edit_graph(copied, "base.onnx", refused)
+    result = call(capsys, *arguments)
+    assert result.code == 4
+    errors = [
+        each
+        for graph in result.document["graphs"]
+        for each in graph["findings"]
+        if each["severity"] == "error"
+    ]
+    assert {each["code"] for each in errors} == {"operator-refused", "parser-refused"}
+    assert len({tuple(each["where"]) for each in errors}) == 1

@@ -6,7 +6,11 @@ import onnx
 import pytest
 
 from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.targets import TARGETS
 from lora_export.engines.parser_table import ONNX_TYPES, parser_of, version_of
+from lora_export.engines.preflight import check_graph
+from lora_export.ondevice.device_errors import DeviceError
+from tests.helpers.node_graphs import axes_of, graph, node
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,27 @@ def test_versions():
             version_of(wrong)
     with pytest.raises(UnsupportedError, match="older than what is known"):
         version_of("8.6.1")
+
+
+def test_tensorrt_for_rtx_reads_what_tensorrt_does_but_for_a_few():
+    rtx, trt = parser_of("1.7", "tensorrt-rtx"), parser_of("11.4")
+    assert (rtx.name, trt.name) == ("TensorRT for RTX 1.7", "TensorRT 11.4")
+    assert set(trt.types) - set(rtx.types) == {"DeformConv", "NonZero", "RoiAlign"}
+    assert set(rtx.types) - set(trt.types) == {"CausalConvWithState", "LinearAttention"}
+    assert rtx.support("NonZero") == "refused"
+    assert rtx.later == {}
+    for wrong, error in (("1.6", DeviceError), ("2.0", DeviceError), ("x", DeviceError)):
+        with pytest.raises(error):
+            parser_of(wrong, "tensorrt-rtx")
+
+
+def test_parsers_of_the_two_libraries_refuse_different_parts():
+    top = graph([node("TopK", ["x", "k"], sorted=0, outputs=["y", "i"])],
+                weights=[axes_of("k", [2])], shape=(4, 8))  # fmt: skip
+    codes = {
+        library: [each.code for each in check_graph(top, TARGETS[target], version,
+                                                    library=library).findings]
+        for library, target, version in (("tensorrt", "l4", "11.4"), ("tensorrt-rtx", "rtx", "1.7"))
+    }  # fmt: skip
+    assert "operator-restricted" in codes["tensorrt"]
+    assert "operator-restricted" not in codes["tensorrt-rtx"]

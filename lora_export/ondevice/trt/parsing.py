@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 _QUOTED: Final = re.compile(r'"([^"]+)"\s*\)?$')
+_ASSERTION: Final = re.compile(r"^Assertion failed: .*?: (?=[A-Z])")
+_NOISE: Final = ("Invalid Node - ", "[checkMacros")
 _BARE: Final = frozenset({"", "false"})
 
 
@@ -149,14 +151,18 @@ def _refusal(error: trt.ParserError) -> Refusal:
 
 
 def _sentence(text: str) -> str:
-    """Return the sentence of an error, which may be the C++ expression that was not true.
+    """Return the sentence of an error, without the C++ expression that was not true.
 
     >>> _sentence('softcap == 0.0 && "Setting softcap is not supported in TensorRT Attention."')
     'Setting softcap is not supported in TensorRT Attention.'
+    >>> _sentence("Assertion failed: cacheDims == 4: The past_cache tensor is required to be 4D.")
+    'The past_cache tensor is required to be 4D.'
     >>> _sentence("false")
     'the parser does not import this operator'
     """
-    found = _QUOTED.search(text)
+    lines = [line for line in text.splitlines() if not line.startswith(_NOISE)]
+    said = " ".join(lines).strip()
+    found = _QUOTED.search(said)
     if found is not None:
         return found[1]
-    return "the parser does not import this operator" if text.strip() in _BARE else text
+    return "the parser does not import this operator" if said in _BARE else _ASSERTION.sub("", said)
