@@ -3,10 +3,10 @@
 Every graph is built as an export's is, with the default profiles and random weights, in each dtype
 that the family is exported in. No GPU is needed.
 
-Usage: python -m tools.model_engines [--opset N] [--missing] [--rows N] [NAME ...]
+Usage: python -m tools.model_engines [--opset N] [--dtype DTYPE] [--missing] [--rows N] [NAME ...]
 
-What is built is printed; with the page's opset the column of these rows is written, too. A row that
-is not in the page is left out: see `tools.models`.
+What is built is printed; with the page's opset the column of these rows is written, too. Rows are
+those of the page, which `tools.models` writes. --missing builds only what is not there yet.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["build_engines", "engine_problems"]
+__all__ = ["build_engines", "dtypes_of", "engine_problem"]
 
 DTYPES: Final = ("float32", *TOLERANCES)
 WEIGHTS: Final = "weights/all.raw"
@@ -55,28 +55,21 @@ TARGET: Final = "rtx"
 _SPREAD: Final = 0.1
 
 
-def engine_problems(row: Row, family: Family, opset: int = OPSET) -> dict[str, str]:
-    """Return for each dtype why no engine is built, ``""`` where one is.
-
-    Args:
-        row: The row of the page; dtypes that are not exported are left out.
-        family: Its family.
-        opset: The opset of the graphs.
-    """
+def dtypes_of(row: Row) -> tuple[str, ...]:
+    """Return the dtypes that a row's family is exported in."""
     refused = {dtype for dtype, half in row.halves.items() if half.refused}
-    found = {}
-    for dtype in DTYPES:
-        if row.refused or dtype in refused:
-            continue
-        try:
-            template = exported(family, tasks.by_name(row.task), dtype, opset)
-            with tempfile.TemporaryDirectory() as folder:
-                build_engines(template, family, dtype, Path(folder))
-        except LoraExportError as error:
-            found[dtype] = error.message
-        else:
-            found[dtype] = ""
-    return found
+    return () if row.refused else tuple(each for each in DTYPES if each not in refused)
+
+
+def engine_problem(family: Family, task_name: str, dtype: str, opset: int = OPSET) -> str:
+    """Return why no engine of a family is built, ``""`` where one is."""
+    try:
+        template = exported(family, tasks.by_name(task_name), dtype, opset)
+        with tempfile.TemporaryDirectory() as folder:
+            build_engines(template, family, dtype, Path(folder))
+    except LoraExportError as error:
+        return error.message
+    return ""
 
 
 def build_engines(template: GraphTemplate, family: Family, dtype: str, folder: Path) -> None:
@@ -137,32 +130,43 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.model_engines")
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--opset", type=int, default=OPSET)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, action="append", help="only this one; repeatable"
+    )
     parser.add_argument("--missing", action="store_true", help="build only what is not there yet")
     parser.add_argument("--rows", type=int, help="build so many rows at most")
     options = parser.parse_args(words)
     families = {family.name: family for family in FAMILIES}
     if unknown := sorted(set(options.names) - set(families)):
         sys.exit(f"unknown family {unknown[0]!r}; known: {', '.join(families)}")
-    rows = [
-        row
+    wanted = {
+        (row.family, row.task): [
+            each
+            for each in dtypes_of(row)
+            if each in (options.dtype or DTYPES) and not (options.missing and each in row.engines)
+        ]
         for row in rows_by_task().values()
-        if (not options.names or row.family in options.names)
-        and not row.refused
-        and not (options.missing and row.engines)
-    ]
+        if not options.names or row.family in options.names
+    }
+    left = [(*key, dtypes) for key, dtypes in wanted.items() if dtypes]
     failed = False
-    for row in rows[: options.rows]:
-        problems = engine_problems(row, families[row.family], options.opset)
-        failed |= any(problems.values())
-        said = ", ".join(f"{dtype}: {why or 'built'}" for dtype, why in problems.items())
-        print(f"{row.family}, {row.task}: {said}", flush=True)
+    for name, task, dtypes in left[: options.rows]:
+        found = {each: engine_problem(families[name], task, each, options.opset) for each in dtypes}
+        failed |= any(found.values())
+        said = ", ".join(f"{dtype}: {why or 'built'}" for dtype, why in found.items())
+        print(f"{name}, {task}: {said}", flush=True)
         if options.opset == OPSET:
-            _store(replace(row, engines=problems))
+            _store(name, task, found)
     sys.exit(1 if failed else 0)
 
 
-def _store(row: Row) -> None:
-    rows = {**rows_by_task(), (row.family, row.task): row}
+def _store(family: str, task: str, found: dict[str, str]) -> None:
+    """Write what was found into the page's data, and the page."""
+    rows = rows_by_task()
+    row = rows[family, task]
+    known = {**row.engines, **found}
+    engines = {each: known[each] for each in DTYPES if each in known}
+    rows[family, task] = replace(row, engines=engines)
     DATA.write_text(json.dumps([asdict(each) for each in rows.values()], indent=1) + "\n")
     PAGE.write_text(page(list(rows.values())))
 

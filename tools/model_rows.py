@@ -39,6 +39,18 @@ is a jump. Mixtral in bfloat16 is 0.16 from the reference, and 3e-5 from one wit
 """
 
 
+COLUMNS: Final = (
+    "family", "task", "class", "nodes", "opset", "cache", "float32", "float16", "bfloat16",
+)  # fmt: skip
+ENGINES: Final = "builds in TensorRT-RTX"
+ENGINES_NOTE: Final = (
+    f"*{ENGINES}* says whether TensorRT for RTX builds engines of the graphs, with the default",
+    "profiles and on a machine without a GPU; no engine was run. Written by",
+    "`python -m tools.model_engines`.",
+)
+"""The column of engines, which is there once some were built."""
+
+
 @dataclass(frozen=True)
 class Half:
     """The outcome of an export in a two-byte dtype.
@@ -110,27 +122,47 @@ def page(rows: Sequence[Row]) -> str:
         "the hub, and so does the export: by the model's own rules, at creation. The graph's",
         "parameters have the model's names, and an adapter may have these or the hub's.",
         "",
-        "| family | task | class | nodes | opset | cache | float32 | float16 | bfloat16 |",
-        "|---|---|---|---:|---:|---|---|---|---|",
     ]
+    built = any(row.engines for row in rows)
+    lines += [*ENGINES_NOTE, ""] if built else []
+    columns = [*COLUMNS, ENGINES] if built else COLUMNS
+    lines += [f"| {' | '.join(columns)} |", f"|{'|'.join(_rule(each) for each in columns)}|"]
     for row in rows:
         if row.refused:
-            lines.append(f"| {row.family} | {row.task} | | | | | not exported: {row.refused} | | |")
+            why = f"not exported: {row.refused}"
+            lines.append(
+                f"| {row.family} | {row.task} | | | | | {why} | | |{' |' if built else ''}"
+            )
             continue
         cache = "yes" if row.cache else "no"
         halves = " | ".join(
             _figure(row.halves[dtype]) if dtype in row.halves else "" for dtype in TOLERANCES
         )
+        engines = f" {_engines(row)} |" if built else ""
         lines.append(
             f"| {row.family}{'¹' if row.renamed else ''} | {row.task} | `{row.model_class}` "
             f"| {row.nodes} | {row.opset} "
-            f"| {cache} | {row.relative_l2:.1e} | {halves} |"
+            f"| {cache} | {row.relative_l2:.1e} | {halves} |{engines}"
         )
     return "\n".join(lines) + "\n"
 
 
+def _rule(column: str) -> str:
+    """Return what stands below the name of a column: numbers of nodes are aligned to the right."""
+    return "---:" if column in {"nodes", "opset"} else "---"
+
+
 def _figure(half: Half) -> str:
     return f"not exported: {half.refused}" if half.refused else f"{half.relative_l2:.1e}"
+
+
+def _engines(row: Row) -> str:
+    """Return ``yes``, the dtypes where not all were tried, or why there is no engine."""
+    refused = [f"{dtype}: {why}" for dtype, why in row.engines.items() if why]
+    if refused or not row.engines:
+        return "; ".join(refused)
+    exported = {"float32", *(dtype for dtype, half in row.halves.items() if not half.refused)}
+    return "yes" if exported <= set(row.engines) else f"yes ({', '.join(row.engines)})"
 
 
 def too_far(row: Row) -> bool:
