@@ -281,13 +281,8 @@ def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
         raise DeviceError(msg, hint="Smaller profiles or a smaller --workspace need less memory.")
     if timing is not None:
         keep_timing_cache(config, timing)
-    return _Built(
-        plan,
-        flags,
-        dict(_described(network.get_input(i)) for i in range(network.num_inputs)),
-        dict(_described(network.get_output(i)) for i in range(network.num_outputs)),
-        seen.peak_device_bytes,
-    )
+    inputs, outputs = _interface(network)
+    return _Built(plan, flags, inputs, outputs, seen.peak_device_bytes)
 
 
 def _parser_error(job: BuildJob, library: str, refusals: Sequence[Refusal]) -> DeviceError:
@@ -298,6 +293,15 @@ def _parser_error(job: BuildJob, library: str, refusals: Sequence[Refusal]) -> D
     msg = f"{library_title(library)} cannot parse {job.onnx!r}: {node}{first.text}{more}"
     hint = f"See all of it with: lora-export preflight OUT --target {job.target} --parser"
     return DeviceError(msg, hint=hint, kind="unsupported")
+
+
+def _interface(
+    network: trt.INetworkDefinition,
+) -> tuple[dict[str, TensorTable], dict[str, TensorTable]]:
+    """Return the inputs and the outputs of a network."""
+    inputs = (network.get_input(index) for index in range(network.num_inputs))
+    outputs = (network.get_output(index) for index in range(network.num_outputs))
+    return dict(map(_described, inputs)), dict(map(_described, outputs))
 
 
 def _described(tensor: trt.ITensor) -> tuple[str, TensorTable]:
