@@ -114,8 +114,9 @@ format: env ## format the code and fix what can be fixed; write what docs/archit
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tools.architecture
 
-families: env ## export every model family tiny, compare it with torch, write docs/models.md (minutes)
+families: env ## export every model family tiny, compare it with torch, build it, write docs/models.md (hours)
 	$(BIN)/python -m tools.models
+	$(BIN)/python -m tools.model_engines
 
 nightly: env ## the fuzzes: random merges against unmerged PEFT, damaged files for each reader and command (NIGHTLY_ARGS='--seed 2')
 	$(BIN)/python -m tools.merge_fuzz --count 5000 --jobs 2 $(NIGHTLY_ARGS)

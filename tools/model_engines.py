@@ -6,7 +6,8 @@ that the family is exported in. No GPU is needed.
 Usage: python -m tools.model_engines [--opset N] [--dtype DTYPE] [--missing] [--rows N] [NAME ...]
 
 What is built is printed; with the page's opset the column of these rows is written, too. Rows are
-those of the page, which `tools.models` writes. --missing builds only what is not there yet.
+those of the page, which `tools.models` writes. --missing builds only what is not there yet. Where
+TensorRT for RTX is not installed, that is said, and the page stays as it is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
 from lora_export.graph.spec.template import Placement
+from lora_export.ondevice.trt.api import import_library
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.engine_builder import BuildJob, build
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
@@ -149,6 +151,11 @@ def main(words: Sequence[str]) -> None:
         if not options.names or row.family in options.names
     }
     left = [(*key, dtypes) for key, dtypes in wanted.items() if dtypes]
+    try:
+        import_library(TENSORRT_RTX)
+    except LoraExportError as error:
+        print(error, file=sys.stderr)
+        return
     failed = False
     for name, task, dtypes in left[: options.rows]:
         found = {each: engine_problem(families[name], task, each, options.opset) for each in dtypes}
