@@ -67,8 +67,9 @@ def _rank_is_not(rank: int, *places: int) -> Callable[[PlacedNode], bool]:
     return lambda node: any(node.scope.ranks.get(node.input(at), rank) != rank for at in places)
 
 
-def _sets(attribute: str, allowed: object) -> Callable[[PlacedNode], bool]:
-    return lambda node: node.attribute(attribute, allowed) != allowed
+def _sets(attribute: str, *allowed: object) -> Callable[[PlacedNode], bool]:
+    """Return whether an attribute is none of the values that are allowed, the default first."""
+    return lambda node: node.attribute(attribute, allowed[0]) not in allowed
 
 
 def _given(attribute: str) -> Callable[[PlacedNode], bool]:
@@ -122,7 +123,7 @@ RESTRICTIONS: Final = (
     Restriction("Attention", _sets("softcap", 0.0), "a softcap"),
     Restriction("Attention", _given("softmax_precision"), "a precision of its own for the softmax"),
     Restriction("TensorScatter", _rank_is_not(4, 0, 1), "caches that do not have four axes"),
-    Restriction("TensorScatter", _sets("axis", -2), "another axis than the last but one"),
+    Restriction("TensorScatter", _sets("axis", -2, 2), "another axis than the last but one"),
     Restriction("TensorScatter", _sets("mode", b"linear"), "another mode than linear"),
 )
 

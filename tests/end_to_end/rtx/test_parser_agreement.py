@@ -96,6 +96,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "rotary": ([node("RotaryEmbedding", ["x", "c", "s"])],
                {"shape": HEADS, "weights": [ones("c", 1, 4, 4), ones("s", 1, 4, 4)]}),
     "tensor scatter": ([node("TensorScatter", ["cache", "x", "at"])], CACHE),
+    "tensor scatter, axis from the front": (
+        [node("TensorScatter", ["cache", "x", "at"], axis=2)],
+        CACHE,
+    ),
     "tensor scatter, circular": ([node("TensorScatter", ["cache", "x", "at"], mode="circular")],
                                  CACHE),
     "tensor scatter, axis": ([node("TensorScatter", ["cache", "x", "at"], axis=-1)],
