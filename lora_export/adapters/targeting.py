@@ -14,7 +14,8 @@ The rules are those of ``check_target_module_exists`` (PEFT 0.21, ``tuners/tuner
                             module that it names by its whole path
 
 They are left undecided, and nothing is refused, where ``target_modules`` is missing or
-``all-linear``, or where expressions could take very long to match.
+``all-linear``, and for a ``layers_pattern`` that could take very long to match. An expression that
+takes longer than `lora_export.core.bounded_match.LIMIT_S` is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.bounded_match import matches, slow_match
 from lora_export.core.errors import AdapterError
 from lora_export.core.listing import first_names
 from lora_export.core.patterns import REPEATED, PatternError, are_affordable, compiled, ways
@@ -89,12 +91,9 @@ def target_rule(
         if not config.get("target_parameters"):
             return None  # PEFT has a table by model type
         targets = []
-    if not are_affordable(_expressions(config), modules):
-        return None
-    included = _matcher(targets, "target_modules", source)
-    excluded = _matcher(config.get("exclude_modules") or [], "exclude_modules", source)
-    if included is None or excluded is None:
-        return None
+    match = matches if are_affordable(_expressions(config), modules) else slow_match
+    included = _matcher(targets, "target_modules", source, match)
+    excluded = _matcher(config.get("exclude_modules") or [], "exclude_modules", source, match)
     saved = config.get("modules_to_save") or ()
     named = frozenset(() if isinstance(targets, str) else targets)
     in_layers = _layer_rule(config, source) if not isinstance(targets, str) else _everywhere
@@ -127,11 +126,21 @@ def _everywhere(_: str) -> bool:
     return True
 
 
-def _matcher(setting: str | Sequence[str], name: str, source: str) -> Callable[[str], bool] | None:
-    """Return how PEFT matches a list of suffixes or an expression; None where that is not safe."""
+def _matcher(
+    setting: str | Sequence[str], name: str, source: str, match: Callable[[str, str], bool]
+) -> Callable[[str], bool]:
+    """Return how PEFT matches a list of suffixes or an expression."""
     if isinstance(setting, str):
-        expression = _compiled(setting, name, source)
-        return None if expression is None else lambda path: expression.fullmatch(path) is not None
+
+        def is_matched(path: str) -> bool:
+            try:
+                return match(setting, path)
+            except PatternError as error:
+                msg = f"{name} of adapter {source!r} is {setting[:60]!r}, which cannot be used"
+                hint = "Write it as a list of plain module names in adapter_config.json."
+                raise AdapterError(f"{msg}: {error}", hint=hint) from error
+
+        return is_matched
     exact = frozenset(setting)
     return lambda path: any(path[start:] in exact for start in _starts(path))
 

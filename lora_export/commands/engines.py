@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.core import targets
-from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.errors import AdapterError, InputError, UnsupportedError, UsageError
 from lora_export.core.manifest import edit_manifest, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.engines.engine_build import build_engines, engine_documents, register_engine_files
@@ -14,6 +14,7 @@ from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.jobs import graphs_to_build, jobs_of
 from lora_export.engines.refit_values import refit_plan
 from lora_export.exports.integrity_checks import require_usable
+from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.ondevice.trt.versions import parse_version
@@ -95,7 +96,12 @@ def plan_build(
     chosen = options or EngineOptions()
     targets.require_engine_target(target, rtx=chosen.library == TENSORRT_RTX)
     if tensorrt is not None:
-        parse_version(tensorrt, chosen.library)
+        try:
+            parse_version(tensorrt, chosen.library)
+        except DeviceError as error:
+            if error.exit_code != InputError.exit_code:
+                raise
+            raise UsageError(error.message, hint="Give it as: --tensorrt 10.3") from error
     manifest = read_manifest(output)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
     return engine_documents(jobs_of(output, manifest, target, names, chosen), tensorrt)

@@ -31,6 +31,7 @@ _ID: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@(?P<revision>[\w][\w./-]*))?"
 )
 _REF_LIMIT_BYTES: Final = 1 << 10
+_COMMIT: Final = re.compile(rb"[A-Za-z0-9_-]{1,128}")
 _COMMIT_FOLDER: Final = re.compile(r"(?P<commit>[0-9a-f]{40})/(?P<folder>.+)")
 _FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.gguf", "*.npz")
 _PICKLES: Final = ("pytorch_model*.bin", "adapter_model.bin", "adapter*.pt")
@@ -124,9 +125,9 @@ def _fetch(spec: str, repo: str, revision: str | None, below: str) -> Path:
 
 
 def _require_sane_ref(repo: str, revision: str | None) -> None:
-    """Require of the file that names a revision's commit that it is a short one; it may be absent.
+    """Require of the file that names a revision's commit that it does; it may be absent.
 
-    The hub's library reads whatever is there.
+    The hub's library reads whatever is there, and opens the folder of that name.
 
     Raises:
         HubError: It is something else.
@@ -136,13 +137,16 @@ def _require_sane_ref(repo: str, revision: str | None) -> None:
     name = "models--" + repo.replace("/", "--")
     path = Path(constants.HF_HUB_CACHE) / name / "refs" / (revision or constants.DEFAULT_REVISION)
     try:
-        read_file(path, _REF_LIMIT_BYTES)
+        commit = read_file(path, _REF_LIMIT_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         msg = f"the hub's cache is damaged: {str(path)!r} cannot be read: {reason_of(error)}"
         hint = f"Remove it, and download again: hf download {repo}"
         raise HubError(msg, hint=hint) from error
+    if _COMMIT.fullmatch(commit) is None:
+        msg = f"the hub's cache is damaged: {str(path)!r} names no commit"
+        raise HubError(msg, hint=f"Remove it, and download again: hf download {repo}")
 
 
 def _refused_by_disk(error: BaseException | None) -> OSError | None:

@@ -37,6 +37,19 @@ MODULES = [
     "model.layers.1.mlp.experts.0.down_proj",
 ]
 SHAPES: dict[str, dict[str, Any]] = {
+    "any case": {"target_modules": "(?i).*Q_PROJ"},
+    "an optional part": {"target_modules": r"(?:model\.)?layers\.\d+\.self_attn\.(q|v)_proj"},
+    "a repeated group and an end": {"target_modules": r"(a+)+$"},
+    "many repetitions": {"target_modules": ".*" * 40},
+    "an excluded repetition": {"target_modules": ["q_proj"], "exclude_modules": "(x*)*y"},
+    "a repeated group": {"target_modules": r"(?:[\w]+\.)+q_proj"},
+    "several lazy parts": {
+        "target_modules": r".*?(?:model|h).*?(?:layers|3).*?(?:self_attn|mlp).*?(?:q|c)_proj.*?"
+    },
+    "an excluded optional part": {
+        "target_modules": ["q_proj", "v_proj"],
+        "exclude_modules": r"(?:model\.)?layers\.0\..*",
+    },
     "a suffix": {"target_modules": ["q_proj"]},
     "several suffixes": {"target_modules": ["q_proj", "down_proj", "c_attn", "query"]},
     "part of a name is none": {"target_modules": ["proj", "attn"]},
@@ -91,9 +104,6 @@ def test_nothing_is_refused_where_it_cannot_be_told() -> None:
         {},
         {"target_modules": "all-linear"},
         {"target_modules": "All-Linear"},
-        {"target_modules": r"(a+)+$"},
-        {"target_modules": ".*" * 40},
-        {"target_modules": ["q_proj"], "exclude_modules": "(x*)*y"},
     ):
         assert target_rule(settings, "x") is None, settings
         require_targeted(MODULES, settings, "x")

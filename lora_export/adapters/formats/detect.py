@@ -161,8 +161,9 @@ def _is_peft(path: Path) -> bool:
         return True  # its reader refuses the kind, whatever the tensors are called
     try:
         opened = _open(path, name="adapter", source=str(path))
-    except LoraExportError:
-        return True  # its reader says what is wrong
+    except LoraExportError:  # whoever reads that file says what is wrong
+        held = _named(folder)
+        return held is None or held.name in _PEFT_WEIGHTS
     return not any(reader.recognises(opened) for reader in _READERS.values())
 
 

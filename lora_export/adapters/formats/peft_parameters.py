@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapters.formats.peft_scale import require_simple_pattern
+from lora_export.core.bounded_match import matches
 from lora_export.core.errors import AdapterError, UnsupportedError
-from lora_export.core.patterns import PatternError, compiled
+from lora_export.core.patterns import PatternError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -110,10 +110,9 @@ def _is_target(module: str, config: Mapping[str, Any]) -> bool:
     """Whether ``target_modules`` means `module`."""
     targets = config.get("target_modules") or ()
     if isinstance(targets, str):
-        require_simple_pattern(targets, module, "target_modules")
         try:
-            return compiled(targets).fullmatch(module) is not None
+            return matches(targets, module)
         except PatternError as error:
-            msg = f"target_modules is {targets!r}, which is no regular expression: {error}"
+            msg = f"target_modules is {targets[:60]!r}, which cannot be used: {error}"
             raise AdapterError(msg, hint="The adapter's config is damaged.") from error
     return any(f".{module}".endswith(f".{each}") for each in targets)

@@ -125,7 +125,7 @@ REFUSED: Final[dict[str, tuple[str, Any]]] = {
     "a number as the base": ("base_model_name_or_path", 7),
     "layers as text": ("layers_to_transform", "0"),
     "a number as a pattern of layers": ("layers_pattern", [0]),
-    "a pattern in patterns of ranks": ("rank_pattern", {"(a+)+$": 2}),
+    "a pattern in patterns of ranks": ("rank_pattern", {"(": 2}),
     "no pattern": ("target_modules", "("),
     "a repetition beyond the engine": ("target_modules", f"a{{{2**70}}}"),
     "a pattern nested beyond the engine": ("target_modules", "(" * 900 + ")" * 900),
