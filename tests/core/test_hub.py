@@ -250,6 +250,17 @@ def test_a_damaged_reference_in_the_cache_is_refused(
         local_path("org/name")
 
 
+@pytest.mark.parametrize("text", ["", "/", "..", "../..", "/etc", "a/b", ".", "x" * 200, "a\n"])
+def test_a_reference_that_leads_elsewhere_is_refused(
+    text: str, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    ref = put(cache, "org/name", tmp_path / "made").parents[1] / "refs" / "main"
+    ref.write_text(text)
+    with pytest.raises(HubError, match="names no commit"):
+        local_path("org/name")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_disk_that_refuses_a_download_is_no_fault_of_the_hub(

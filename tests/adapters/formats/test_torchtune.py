@@ -152,3 +152,11 @@ def test_rows_are_those_of_torchtunes_own_conversion(tmp_path, kind, reordered):
 def test_phi3_whose_q_k_and_v_are_one_matrix_is_refused(tmp_path):
     with pytest.raises(UnsupportedError, match="'phi3'"):
         read(tmp_path, tensors(**{Q: 24}), alpha=1, base={**LLAMA, "model_type": "phi3"})
+
+
+def test_a_file_that_holds_more_than_tensors_is_named(tmp_path):
+    tensors = {"layers.0.attn.q_proj.lora_a.weight": torch.zeros(2, 3), "epoch": 3}
+    torch.save(tensors, tmp_path / "adapter_0.pt")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    with pytest.raises(AdapterError, match=r"'epoch' in '.*adapter_0\.pt' is a int, not a tensor"):
+        read_adapter(tmp_path, name="x", source="here")
