@@ -28,9 +28,6 @@ LOCKED       := .venv-locked
 SUPPLY       := .venv-supply
 SUPPLY_STAMP := $(SUPPLY)/.installed
 
-# Commands start as an installed package does, with its byte code at hand.
-unexport PYTHONDONTWRITEBYTECODE
-
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help

@@ -114,6 +114,8 @@ def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool)
         message = printable(" ".join(error.format_message().split()), LINE_LIMIT)
         _report("UsageError", message, hint, as_json=as_json)
         return error.exit_code
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # click takes any for the end of what a user types; none is asked
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return _stopped(INTERRUPTED)
     if debug:

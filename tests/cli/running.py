@@ -95,11 +95,19 @@ def python(
     environment: Mapping[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> Result:
-    """Run this interpreter with this repository on its path."""
+    """Run this interpreter with this repository on its path.
+
+    It leaves no byte code: a disk that is full there would cut it short for all later runs.
+    """
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder or REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **(environment or {}),
+        },
         preexec_fn=before,
         capture_output=True,
         text=True,

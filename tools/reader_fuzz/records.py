@@ -63,6 +63,9 @@ def _manifest() -> dict[str, Any]:
     table = example_of(Manifest)
     table["adapters"] = {"one": table["adapters"]["base"]}
     table["base"]["conversions"] = []
+    for uses in table["parameters"].values():
+        for use in uses:
+            use["graph"] = "base"  # the graph that there is
     return table
 
 
