@@ -33,7 +33,7 @@ _MEBIBYTE: Final = 1 << 20
 @click.option(
     "--builder",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="The library; tensorrt-rtx needs no GPU. Of rtx tensorrt-rtx, else tensorrt.",
+    help="The library: tensorrt-rtx (needs no GPU) for the target rtx by default, else tensorrt.",
 )
 @click.option(
     "--compute-capability",

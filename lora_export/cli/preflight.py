@@ -39,7 +39,7 @@ _STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "dim"}
 @click.option(
     "--builder",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="The library that will build it. Of rtx tensorrt-rtx, else tensorrt.",
+    help="The library that will build it: tensorrt-rtx for the target rtx, else tensorrt.",
 )
 @click.option(
     "--parser", is_flag=True, help="Let the installed library parse the graphs too; needs it."
