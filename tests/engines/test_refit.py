@@ -116,6 +116,11 @@ def test_a_refit_is_compared_with_the_golden_outputs(
     result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "two")
     assert result.code == 0, result.err
     assert "compared with its golden outputs" in result.err
+    narrow = ["--profile", "batch=1:1:1,sequence=1:4:4"]
+    assert call(capsys, "build", root, "--target", TARGET, "--refit", *narrow).code == 0
+    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "two")
+    assert result.code == 0, result.err
+    assert "was not compared: no profile covers" in result.err
 
 
 def test_the_command(
