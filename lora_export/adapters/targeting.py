@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.bounded_match import matches, slow_match
 from lora_export.core.errors import AdapterError
 from lora_export.core.listing import first_names
-from lora_export.core.patterns import REPEATED, PatternError, are_affordable, compiled, ways
+from lora_export.core.patterns import WAYS_LIMIT, PatternError, are_affordable, compiled, ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,6 @@ __all__ = ["require_targeted", "target_rule"]
 
 _ALL_LINEAR: Final = "all-linear"
 _PATTERN_LIMIT: Final = 2048
-_WAYS_LIMIT: Final = 16 * REPEATED**3
 _LAYER: Final = re.compile(r"\.(\d+)(?=\.)")
 _ROOT: Final = "model."
 
@@ -114,7 +113,7 @@ def _expressions(config: Mapping[str, Any]) -> list[str]:
     named = [config.get("target_modules"), config.get("exclude_modules")]
     layers = config.get("layers_pattern") or []
     named += [layers] if isinstance(layers, str) else layers
-    return [each for each in named if isinstance(each, str) and ways(each) <= _WAYS_LIMIT]
+    return [each for each in named if isinstance(each, str) and ways(each) <= WAYS_LIMIT]
 
 
 def _paths(module: str) -> tuple[str, ...]:
@@ -153,7 +152,7 @@ def _starts(path: str) -> Iterator[int]:
 
 def _compiled(pattern: str, name: str, source: str) -> re.Pattern[str] | None:
     """Return a stranger's expression; None where it could take too long to match."""
-    if len(pattern) > _PATTERN_LIMIT or ways(pattern) > _WAYS_LIMIT:
+    if len(pattern) > _PATTERN_LIMIT or ways(pattern) > WAYS_LIMIT:
         return None
     try:
         return compiled(pattern)

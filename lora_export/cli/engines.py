@@ -128,14 +128,13 @@ def build(
     plan lies in engines/ with its build record, and is loaded by the version that built it.
     """
     from lora_export.commands import engines
-    from lora_export.core.targets import RTX
-    from lora_export.engines.engine_options import EngineOptions
-    from lora_export.ondevice.trt.libraries import TENSORRT, TENSORRT_RTX
+    from lora_export.engines.engine_options import EngineOptions, library_for
+    from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 
     if version is not None and not dry_run:
         msg = "--tensorrt is for --dry-run: an engine is built by the version that is installed"
         raise click.UsageError(msg)
-    library = builder or (TENSORRT_RTX if target == RTX else TENSORRT)
+    library = library_for(target, builder)
     if capabilities is not None and library != TENSORRT_RTX:
         msg = "--compute-capability is for --target rtx or --builder tensorrt-rtx"
         raise click.UsageError(msg)

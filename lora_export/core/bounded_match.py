@@ -19,7 +19,7 @@ import threading
 import time
 from typing import IO, Final, cast
 
-from lora_export.core.patterns import REPEATED, PatternError, compiled, ways
+from lora_export.core.patterns import WAYS_LIMIT, PatternError, compiled, ways
 
 __all__ = ["LIMIT_S", "matches", "slow_match"]
 
@@ -29,7 +29,6 @@ LIMIT_S: Final = 10.0
 _CACHED: Final = 100_000
 _PATTERN_LIMIT: Final = 1 << 12
 _TEXT_LIMIT: Final = 512
-_WAYS_LIMIT: Final = 16 * REPEATED**3
 
 _PROGRAM: Final = """
 import json, re, sys, warnings
@@ -138,7 +137,7 @@ def matches(pattern: str, text: str, *, core: str | None = None) -> bool:
     """
     written = pattern if core is None else core
     is_cheap = (
-        len(written) <= _PATTERN_LIMIT and len(text) <= _TEXT_LIMIT and ways(written) <= _WAYS_LIMIT
+        len(written) <= _PATTERN_LIMIT and len(text) <= _TEXT_LIMIT and ways(written) <= WAYS_LIMIT
     )
     if not is_cheap:
         return slow_match(pattern, text)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["REPEATED", "PatternError", "are_affordable", "compiled", "ways"]
+__all__ = ["REPEATED", "WAYS_LIMIT", "PatternError", "are_affordable", "compiled", "ways"]
 
 REPEATED: Final = 100
 """The ways of one character that is repeated without a bound."""
@@ -33,6 +33,9 @@ _CALL: Final = 100
 
 _STEPS_LIMIT: Final = 2e9
 """A few seconds."""
+
+WAYS_LIMIT: Final = 16 * REPEATED**3
+"""The largest number of ways of an expression that is matched without a clock."""
 
 _TEXT_LIMIT: Final = 1 << 20
 """The largest number of characters of all patterns; compiling them takes a few seconds."""

@@ -109,9 +109,8 @@ def _flag(capabilities: tuple[str, ...]) -> str:
 
 
 def _refuse_flags(options: EngineOptions) -> None:
-    needs_driver = {"--refit": options.refit, "--strip-weights": options.strip_weights}
-    for flag, wanted in needs_driver.items():
-        if wanted:
+    for option, flag in LIBRARIES[TENSORRT_RTX].needs_driver.items():
+        if getattr(options, option):
             msg = f"{_TITLE} builds with {flag} only behind a CUDA driver"
             raise UnsupportedError(msg, hint=f"Leave {flag} out: each adapter has its own engine.")
     for_tensorrt = {

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_export.ondevice.trt.libraries import TENSORRT
+from lora_export.core.targets import RTX
+from lora_export.ondevice.trt.libraries import TENSORRT, TENSORRT_RTX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lora_export.engines.profiles import AxisRange
 
-__all__ = ["EngineOptions"]
+__all__ = ["EngineOptions", "library_for"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +41,12 @@ class EngineOptions:
     refit: bool = False
     library: str = TENSORRT
     compute_capabilities: tuple[str, ...] = ()
+
+
+def library_for(target: str, builder: str | None) -> str:
+    """Return the library that builds for a target: `builder`, or the one that is usual for it.
+
+    >>> library_for("rtx", None), library_for("l4", None), library_for("rtx-ada", "tensorrt-rtx")
+    ('tensorrt-rtx', 'tensorrt', 'tensorrt-rtx')
+    """
+    return builder or (TENSORRT_RTX if target == RTX else TENSORRT)

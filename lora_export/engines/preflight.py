@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import read_manifest
-from lora_export.core.targets import RTX, require_engine_target
+from lora_export.core.targets import require_engine_target
 from lora_export.engines.dynamic_axes import check_axes
+from lora_export.engines.engine_options import library_for
 from lora_export.engines.findings import Finding, ordered
 from lora_export.engines.graph_view import view
 from lora_export.engines.interface import check_optional_inputs, check_precisions, check_types
@@ -132,7 +133,7 @@ def preflight(
             has parameters without values.
         ExportDirectoryError: The directory is none of ours, or a graph is not what was written.
     """
-    library = builder or (TENSORRT_RTX if target_name == RTX else TENSORRT)
+    library = library_for(target_name, builder)
     target = require_engine_target(target_name, rtx=library == TENSORRT_RTX)
     if memory_gib is not None and not 0 < memory_gib < math.inf:
         msg = f"no device has a memory of {memory_gib} GiB"

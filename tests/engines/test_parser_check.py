@@ -1,4 +1,4 @@
-"""What an installed parser said of a graph, as findings; its words are made up here."""
+"""Errors of an installed parser as findings; the words are made up here."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.bounded_match import matches
 from lora_export.core.errors import AdapterError
-from lora_export.core.patterns import REPEATED, PatternError, are_affordable, ways
+from lora_export.core.patterns import WAYS_LIMIT, PatternError, are_affordable, ways
 from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["rank_by_config", "require_affordable", "scale_of"]
 
-_WAYS_LIMIT: Final = 16 * REPEATED**3
 _ALPHA_LIMIT: Final = 1e30
 
 
@@ -63,7 +62,7 @@ def require_affordable(modules: Collection[str], config: Mapping[str, Any], sour
     """
     for setting in ("rank_pattern", "alpha_pattern"):
         patterns = [each for each in config.get(setting) or () if each not in modules]
-        simple = [each for each in patterns if ways(each) <= _WAYS_LIMIT]
+        simple = [each for each in patterns if ways(each) <= WAYS_LIMIT]
         if not are_affordable(simple, modules):
             msg = (
                 f"{setting} of adapter {source!r} has {len(patterns)} patterns for "

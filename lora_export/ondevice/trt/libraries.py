@@ -41,8 +41,7 @@ class Library:
         install: How to install it.
         builds_ahead: Whether it builds engines on a machine without a GPU, for a list of compute
             capabilities.
-        has_timing_cache: Whether a timing cache shortens its builds.
-        needs_driver: Settings whose builds need a CUDA driver, each with its flag in the command.
+        needs_driver: Options whose builds need a CUDA driver, each with its flag in the command.
         capabilities: The compute capabilities of an engine that is built ahead of time: all that
             can be named, with the member of the API.
         default_capabilities: Those of an engine for which none is named; later ones run it too.
@@ -56,7 +55,6 @@ class Library:
     below: int | None
     install: str
     builds_ahead: bool
-    has_timing_cache: bool
     needs_driver: Mapping[str, str]
     capabilities: Mapping[str, str]
     default_capabilities: tuple[str, ...]
@@ -75,7 +73,6 @@ LIBRARIES: Final[dict[str, Library]] = {
             install="On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
             "pip install 'tensorrt>=10.3', or a container of docker/.",
             builds_ahead=False,
-            has_timing_cache=True,
             needs_driver={},
             capabilities={},
             default_capabilities=(),
@@ -93,8 +90,7 @@ LIBRARIES: Final[dict[str, Library]] = {
             install="Install it, on x86-64 Linux or Windows, with: "
             "pip install 'tensorrt-rtx-cu12>=1.7,<2'",
             builds_ahead=True,
-            has_timing_cache=False,
-            needs_driver={"refittable": "--refit", "strip_weights": "--strip-weights"},
+            needs_driver={"refit": "--refit", "strip_weights": "--strip-weights"},
             capabilities={
                 "7.5": "SM75",
                 "8.0": "SM80",

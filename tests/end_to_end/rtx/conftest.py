@@ -1,4 +1,4 @@
-"""What TensorRT for RTX itself judges; skipped with the reason where it is not installed."""
+"""Tests with TensorRT for RTX itself; skipped with the reason where it is not installed."""
 
 from __future__ import annotations
 

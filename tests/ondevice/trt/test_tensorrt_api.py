@@ -48,7 +48,7 @@ def test_nobody_imports_it_another_way() -> None:
 
 
 AHEAD_OF_TIME = {"ondevice/trt/builder_capabilities.py"}
-"""What calls TensorRT for RTX alone."""
+"""Modules that call TensorRT for RTX alone."""
 
 
 @pytest.mark.parametrize("name", CALLING)
