@@ -41,7 +41,6 @@ from lora_export.exports.stacks import width_of
 from lora_export.exports.stored_adapters import shared_graphs, stored_adapter
 from lora_export.exports.verdict import verification_of
 from lora_export.graph.adapters.required_inputs import base_values
-from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import PAST, own_cache
 from lora_export.ondevice.bundle.index_values import (
@@ -53,11 +52,11 @@ from lora_export.ondevice.bundle.index_values import (
 )
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.judge.decoding import WRITE_INDICES
-from lora_export.ondevice.judge.golden_checks import Reading
 from lora_export.ondevice.judge.golden_files import read_golden
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.swappable_inputs import padded_shape, smallest_rank
-from lora_export.verification.inputs.feeding import feeding_of, signature_of_file
+from lora_export.verification.golden import reading_of
+from lora_export.verification.inputs.feeding import signature_of_file
 from lora_export.verification.inputs.latency_case import latency_case
 from lora_export.weights.positions import longest_text
 
@@ -266,13 +265,7 @@ def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
 def _check(
     root: Path, manifest: Manifest, record: GraphRecord, golden: str | None, reason: str
 ) -> Check:
-    task = tasks.by_name(manifest.base.task)
-    reading = Reading(
-        feeding_of(root, record).outputs_for(task.outputs),
-        task.per_token,
-        task.classifies,
-        manifest.base.logits == "last",
-    )
+    reading = reading_of(root, manifest, record)
     encoder = None if record.encoder is None else stem_of(record.encoder.onnx)
     return Check(
         stem_of(record.onnx),

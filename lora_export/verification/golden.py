@@ -8,13 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.npz_file import npz_bytes
+from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.decoding import PAST, WRITE_INDICES
+from lora_export.ondevice.judge.golden_checks import Reading
 from lora_export.ondevice.judge.golden_files import NO_EFFECT_KNOWN
+from lora_export.verification.inputs.feeding import feeding_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.core.manifest import GraphRecord, Manifest
     from lora_export.ondevice.judge.golden_files import Golden
 
-__all__ = ["golden_bytes", "golden_file"]
+__all__ = ["golden_bytes", "golden_file", "reading_of"]
 
 Array = npt.NDArray[Any]
 
@@ -46,3 +52,20 @@ def golden_bytes(golden: Golden) -> bytes:
         arrays[f"{index}.mask"] = case.mask
         arrays[f"{index}.expected"] = expected
     return npz_bytes(arrays)
+
+
+def reading_of(root: Path, manifest: Manifest, record: GraphRecord) -> Reading:
+    """Return the way in which the outputs of a graph are read, to be compared with golden ones.
+
+    Args:
+        root: The export.
+        manifest: Its manifest.
+        record: The graph.
+    """
+    task = tasks.by_name(manifest.base.task)
+    return Reading(
+        feeding_of(root, record).outputs_for(task.outputs),
+        task.per_token,
+        task.classifies,
+        manifest.base.logits == "last",
+    )

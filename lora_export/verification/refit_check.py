@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.files import resolve_inside
-from lora_export.graph.spec import tasks
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.judge.golden_checks import Reading, check_graph
+from lora_export.ondevice.judge.golden_checks import check_graph
 from lora_export.ondevice.judge.golden_files import read_golden
+from lora_export.verification.golden import reading_of
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import with_buffers
 
@@ -44,16 +44,10 @@ def refit_check(
     record = manifest.graphs.get(name)
     if record is None or record.golden is None or record.encoder is not None:
         return None
-    task = tasks.by_name(manifest.base.task)
-    feeding = feeding_of(root, record)
-    reading = Reading(
-        feeding.outputs_for(task.outputs),
-        task.per_token,
-        task.classifies,
-        manifest.base.logits == "last",
-    )
+    reading = reading_of(root, manifest, record)
     stored = read_golden(resolve_inside(root, record.golden))
-    cases = [with_buffers(each, feeding.signature) for each in stored.cases]
+    signature = feeding_of(root, record).signature
+    cases = [with_buffers(each, signature) for each in stored.cases]
     golden = replace(stored, cases=cases)
 
     def check(graph: GraphRunner) -> None:
