@@ -1,0 +1,63 @@
+"""The methods that choose the scale of a block, as data.
+
+A block is B values ``w`` of one column that share a scale ``s > 0``; ``q = clip(round(w / s))`` are
+the integers, ``q·s`` is the value that a graph computes. With m = max|w|:
+
+    nearest    s = m / q_max, the integers rounded to nearest, ties to even
+    search     of s = m / c, for c in `candidates`, the one with the least ‖w − q s‖² when its
+               integers are kept and s is replaced by the best one for them, s = <w,q> / <q,q>;
+               then `refinements` rounds of new integers and new best s (Lloyd's algorithm). The
+               result of `nearest` is taken where that is better after the scale is rounded
+
+With c > q_max + ½ the largest values are clipped, with a gain for the many others. A method that
+measures activations would be a row with an importance for each row of the weight; none does yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DEFAULT_METHOD", "METHODS", "Method"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose scales.
+
+    Attributes:
+        summary: A phrase for help texts.
+        candidates: Bits → the quotients c = max|w| / s that are tried beside that of `nearest`.
+        refinements: How often integers and scale are improved in turn after the best candidate.
+    """
+
+    summary: str
+    candidates: Mapping[int, tuple[float, ...]]
+    refinements: int = 0
+
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType(
+    {
+        "nearest": Method(
+            summary="round to nearest, the scale from the largest magnitude",
+            candidates=MappingProxyType({4: (), 8: ()}),
+        ),
+        "search": Method(
+            summary="round to nearest, the scale searched for the least squared error",
+            candidates=MappingProxyType(
+                {
+                    4: tuple(5 + step / 3 for step in range(16)),
+                    8: tuple(117.0 + 1.5 * step for step in range(10)),
+                }
+            ),
+            refinements=1,
+        ),
+    }
+)
+"""The names that recipes and command lines use."""
+
+DEFAULT_METHOD: Final = "search"

@@ -1,0 +1,77 @@
+"""Int4 in bytes: onnx and ONNX Runtime read what is packed, and give what `dequantize` gives."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lora_export.weights.quantization.blocks import dequantize, quantize_blocks
+from lora_export.weights.quantization.packing import pack_int4, unpack_int4
+
+SCALES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 8), (5, 4), (3, 6, 2), (0, 4)])
+def test_onnx_reads_and_writes_the_same_bytes(shape) -> None:
+    q = np.random.default_rng(0).integers(-8, 8, shape).astype(np.int8)
+    packed = pack_int4(q)
+    tensor = helper.make_tensor("q", TensorProto.INT4, shape, packed.tobytes(), raw=True)
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), q)
+    theirs = numpy_helper.from_array(q.astype(ml_dtypes.int4))
+    assert theirs.raw_data == packed.tobytes()
+    assert unpack_int4(packed, shape).tobytes() == q.tobytes()
+    assert unpack_int4(packed, shape).shape == shape
+
+
+def test_every_byte_is_two_integers() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    assert pack_int4(unpack_int4(every, (512,))).tobytes() == every.tobytes()
+    assert unpack_int4(np.array([0x8F], np.uint8), (2,)).tolist() == [-1, -8]
+    assert unpack_int4(every.view(np.int8)[::2], (16, 16)).shape == (16, 16)
+
+
+def test_strides_are_followed() -> None:
+    q = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    assert pack_int4(q.T).tobytes() == pack_int4(q.T.copy()).tobytes()
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="15 integers of 4 bits"):
+        pack_int4(np.zeros((3, 5), np.int8))
+    with pytest.raises(ValueError, match="hold 8 integers"):
+        unpack_int4(np.zeros(4, np.uint8), (3, 3))
+
+
+@pytest.mark.parametrize("dtype", list(SCALES), ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block_size", [16, 32])
+def test_onnx_runtime_dequantizes_to_the_same_values(dtype, bits, block_size) -> None:
+    random = np.random.default_rng(bits)
+    values = (random.standard_normal((96, 70)) * 0.1).astype(np.float32)
+    q, scales = quantize_blocks(
+        values, bits=bits, block_size=block_size, method="search", scale_dtype=dtype
+    )
+    kind, raw = {4: (TensorProto.INT4, pack_int4(q)), 8: (TensorProto.INT8, q)}[bits]
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0, block_size=block_size)],
+        "blocks",
+        [],
+        [helper.make_tensor_value_info("w", SCALES[dtype], q.shape)],
+        [
+            helper.make_tensor("q", kind, q.shape, raw.tobytes(), raw=True),
+            numpy_helper.from_array(scales, "s"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {})
+    assert found.tobytes() == dequantize(q, scales, block_size).astype(dtype).tobytes()
