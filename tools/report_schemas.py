@@ -22,6 +22,7 @@ from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.core.reports.graph_report import GraphReport
 from lora_export.core.reports.latency_report import LatencyReport
 from lora_export.core.reports.parity_report import ParityReport
+from lora_export.core.reports.quantization_report import QuantizationReport
 from lora_export.latency.bench_report import BenchReport
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ SCHEMAS: Final[dict[str, tuple[str, type[BaseModel]]]] = {
     "parity": ("reports/parity.json", ParityReport),
     "latency": ("reports/latency.json", LatencyReport),
     "fidelity": ("reports/fidelity.json", FidelityReport),
+    "quantization": ("reports/quantization.json", QuantizationReport),
     "graph": ("reports/graph.json", GraphReport),
     "bench": ("reports/bench.json", BenchReport),
     "engine": ("engines/<graph>.<target>.trt<version>.json", EngineRecord),

@@ -15,6 +15,7 @@ from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.core.reports.graph_report import GraphReport
 from lora_export.core.reports.latency_report import LatencyReport
 from lora_export.core.reports.parity_report import ParityReport
+from lora_export.core.reports.quantization_report import QuantizationReport
 from lora_export.core.reports.report_model import parse_report
 from lora_export.triton.protobuf_schema import parse_config
 from lora_export.triton.serving.index import FORMAT, INDEX_NAME, WAYS, BadIndexError, read_index
@@ -38,6 +39,7 @@ _REPORTS: Final[dict[str, type[ReportModel]]] = {
     "parity": ParityReport,
     "latency": LatencyReport,
     "fidelity": FidelityReport,
+    "quantization": QuantizationReport,
     "graph": GraphReport,
 }
 

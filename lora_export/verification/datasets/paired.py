@@ -17,11 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["CONFIDENCE", "bootstrap_difference", "judge_pair", "mcnemar"]
+__all__ = [
+    "CONFIDENCE",
+    "bootstrap_difference",
+    "bootstrap_interval",
+    "judge_pair",
+    "mcnemar",
+]
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -67,16 +73,37 @@ def bootstrap_difference(
     difference = float(value(first.sum(0)) - value(second.sum(0)))
     if np.array_equal(first, second):
         return 0.0, (0.0, 0.0)
+    drawn = [value(each @ first) - value(each @ second) for each in _draws(count, seed)]
+    return difference, _middle(drawn)
+
+
+def bootstrap_interval(
+    parts: Float64Array, value: Callable[[Float64Array], Float64Array], *, seed: int
+) -> tuple[float, float]:
+    """Return the 95 % interval of ``value(parts)`` over examples.
+
+    Args:
+        parts: The parts of the score, a row for each example ``[n, k]``.
+        value: Scores sums of parts, ``[..., k]`` → ``[...]``.
+        seed: Seeds the draws.
+    """
+    return _middle([value(each @ parts) for each in _draws(len(parts), seed)])
+
+
+def _draws(count: int, seed: int) -> Iterator[Float64Array]:
+    """Yield how often each of `count` examples is drawn, ``[draws, count]``, in pieces."""
     random = np.random.default_rng(seed)
-    drawn: list[Float64Array] = []
     step = max(1, _CHUNK_BYTES // (8 * count))
     for start in range(0, _RESAMPLES, step):
         size = min(step, _RESAMPLES - start)
-        weights = random.multinomial(count, np.full(count, 1 / count), size).astype(np.float64)
-        drawn.append(value(weights @ first) - value(weights @ second))
+        yield random.multinomial(count, np.full(count, 1 / count), size).astype(np.float64)
+
+
+def _middle(drawn: list[Float64Array]) -> tuple[float, float]:
+    """Return the interval that holds the middle 95 % of what was drawn."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
-    return difference, (float(low), float(high))
+    return float(low), float(high)
 
 
 def judge_pair(

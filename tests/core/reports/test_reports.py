@@ -17,6 +17,7 @@ from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.core.reports.graph_report import GraphReport
 from lora_export.core.reports.latency_report import LatencyReport
 from lora_export.core.reports.parity_report import ParityReport, ParityRow, unverified_row
+from lora_export.core.reports.quantization_report import QuantizationReport
 from lora_export.core.reports.report_model import ReportModel, as_json, parse_report, report_bytes
 from lora_export.latency.bench_report import BenchReport
 from tools.report_schemas import SCHEMAS, schema_text
@@ -28,6 +29,7 @@ KINDS: Final[dict[str, type[ReportModel]]] = {
     "graph": GraphReport,
     "latency": LatencyReport,
     "parity": ParityReport,
+    "quantization": QuantizationReport,
 }
 
 
