@@ -12,6 +12,7 @@ from lora_export.core.manifest import REPORTS_FOLDER, read_manifest
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
+from lora_export.core.reports.quantization_report import QuantizationReport, QuantizationRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report
 from lora_export.exports.stored_adapters import find_stored
 from lora_export.exports.verdict import verdict_of, verification_of
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "read_facts"]
 
-_REPORTS: Final = ("parity", "latency", "fidelity", "bench")
+_REPORTS: Final = ("parity", "latency", "fidelity", "quantization", "bench")
 _NOT_THE_FILE: Final = "is not the file that the manifest knows"
 _OUTDATED: Final = "is of graphs that have changed since"
 _CHANGED: Final = "changed since it was verified; see: lora-export verify"
-Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport)
+Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport, QuantizationReport)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Facts:
 
     Attributes:
         manifest: Its manifest.
-        parity: Rows of ``reports/parity.json`` by graph; so are the next two.
+        parity: Rows of ``reports/parity.json`` by graph; so are the next three.
         latency: Of ``latency.json``.
         fidelity: Of ``fidelity.json``.
+        quantization: Of ``quantization.json``; those of shared graphs hold a row for each adapter.
         bench: ``bench.json``; None where there is none.
         environment: Where it was verified.
         sizes: The bytes of each file.
@@ -58,6 +60,7 @@ class Facts:
     parity: Mapping[str, ParityRow] = field(repr=False)
     latency: Mapping[str, LatencyRow] = field(repr=False)
     fidelity: Mapping[str, FidelityRow] = field(repr=False)
+    quantization: Mapping[str, QuantizationRow] = field(repr=False)
     bench: BenchReport | None = field(repr=False)
     environment: EnvironmentRow = field(repr=False)
     sizes: Mapping[str, int] = field(repr=False)
@@ -65,8 +68,9 @@ class Facts:
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of the graphs and of the latency gates that were judged."""
-        found = [verdict_of(self.manifest)]
+        """The worst verdict of the graphs, of their losses and of the latency gates."""
+        found: list[str] = [verdict_of(self.manifest)]
+        found += [row.verdict for row in self.quantization.values()]
         found += [row.verdict for row in self.latency.values()]
         gate = self.bench.gate if self.bench is not None else None
         found += [gate.verdict] if gate is not None else []
@@ -98,18 +102,22 @@ def read_facts(root: Path) -> Facts:
     parity = _parsed(ParityReport, "parity", raw["parity"])
     latency = _parsed(LatencyReport, "latency", raw["latency"])
     fidelity = _parsed(FidelityReport, "fidelity", raw["fidelity"])
+    quantization = _parsed(QuantizationReport, "quantization", raw["quantization"])
     bench = None
     if raw["bench"] is not None:
         bench = parse_report(BenchReport, raw["bench"], "reports/bench.json")
     if bench is not None and _is_outdated(bench, manifest):
         ignored["reports/bench.json"] = _OUTDATED
         bench = None
-    known = (report for report in (parity, latency, fidelity) if report.model_fields_set)
+    known = (
+        report for report in (parity, latency, fidelity, quantization) if report.model_fields_set
+    )
     return Facts(
         manifest,
         parity=_current(parity.graphs, manifest),
         latency=latency.graphs,
         fidelity=fidelity.graphs,
+        quantization=_of_graphs(quantization.graphs, manifest),
         bench=bench,
         environment=next((report.environment for report in known), EnvironmentRow()),
         sizes=_sizes(root, manifest),
@@ -164,6 +172,18 @@ def _current(rows: Mapping[str, ParityRow], manifest: Manifest) -> dict[str, Par
         }
         current = _of_now(row, record.verification)
         found[name] = current.model_copy(update={"adapters": adapters})
+    return found
+
+
+def _of_graphs(
+    rows: Mapping[str, QuantizationRow], manifest: Manifest
+) -> dict[str, QuantizationRow]:
+    """Return rows of ``quantization.json`` without graphs and adapters that are gone."""
+    found: dict[str, QuantizationRow] = {}
+    for name, row in rows.items():
+        if name in manifest.graphs:
+            kept = {each: own for each, own in row.adapters.items() if each in manifest.adapters}
+            found[name] = row.model_copy(update={"adapters": kept})
     return found
 
 

@@ -3,7 +3,7 @@
     ratios     an axis about 1; for each row a point with its interval, and the limit
     samples    for each row every sample, the middle half, the median
 
-They are 360 units wide, so that their text is readable on a phone, and colours come from the page.
+See `lora_export.report.drawing` for their width and colours.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.ondevice.printable import printable
-from lora_export.report.markup import Markup, join, tag
+from lora_export.report.drawing import EDGE, WIDTH, drawing, place, stroke, text
+from lora_export.report.markup import Markup, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["RatioMark", "SampleMark", "ratio_figure", "sample_figure"]
 
-_WIDTH: Final = 360
-_EDGE: Final = 14
 _ROW: Final = 44
 _BOTTOM: Final = 34
 _NAME: Final = 34
@@ -52,23 +51,23 @@ def ratio_figure(marks: Sequence[RatioMark], label: str) -> Markup:
     values = [1.0, *(v for m in marks for v in (*m.interval, m.limit) if v is not None)]
     axis = _Axis.over(values)
     height = len(marks) * _ROW + _BOTTOM
-    rows = [_guide(axis.at(1.0), height, "one")]
+    rows = [tag("path", d=f"M{place(axis.at(1.0))} 18V{height - _BOTTOM + 8}", class_="one")]
     for index, mark in enumerate(marks):
         y = index * _ROW
         name = printable(mark.name, _NAME)
         low, high = mark.interval
-        text = f"{mark.ratio:.3f} [{low:.3f}, {high:.3f}]"
+        said = f"{mark.ratio:.3f} [{low:.3f}, {high:.3f}]"
         middle = y + 30
         rows += [
-            _text(_EDGE, y + 14, name),
-            _text(_WIDTH - _EDGE, y + 14, text, anchor="end", class_="value"),
-            _line(axis.at(low), axis.at(high), middle, "interval"),
-            tag("circle", cx=_n(axis.at(mark.ratio)), cy=middle, r=5, class_="point"),
+            text(EDGE, y + 14, name),
+            text(WIDTH - EDGE, y + 14, said, anchor="end", class_="value"),
+            stroke(axis.at(low), axis.at(high), middle, "interval"),
+            tag("circle", cx=place(axis.at(mark.ratio)), cy=middle, r=5, class_="point"),
         ]
         if mark.limit is not None:
-            x = _n(axis.at(mark.limit))
+            x = place(axis.at(mark.limit))
             rows.append(tag("path", d=f"M{x} {y + 20}V{y + 40}", class_="limit"))
-    return _figure([*rows, *axis.ticks(height)], height, label)
+    return drawing([*rows, *axis.ticks(height)], height, label)
 
 
 def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
@@ -87,20 +86,20 @@ def sample_figure(marks: Sequence[SampleMark], label: str) -> Markup:
         low, middle, high = (_quantile(ordered, share) for share in (0.25, 0.5, 0.75))
         step = max(1, len(ordered) // _DOTS)
         dots = [
-            tag("circle", cx=_n(axis.at(value)), cy=y + 30, r=2, class_="dot")
+            tag("circle", cx=place(axis.at(value)), cy=y + 30, r=2, class_="dot")
             for value in ordered[::step]
         ]
-        x = _n(axis.at(middle))
+        x = place(axis.at(middle))
         beyond = sum(value > max(limits) for value in ordered)
         said = f"{middle:.3g} ms" + (f", {beyond} off the scale" if beyond else "")
         rows += [
-            _text(_EDGE, y + 14, printable(mark.name, _NAME)),
-            _text(_WIDTH - _EDGE, y + 14, said, anchor="end", class_="value"),
-            _line(axis.at(low), axis.at(high), y + 30, "half"),
+            text(EDGE, y + 14, printable(mark.name, _NAME)),
+            text(WIDTH - EDGE, y + 14, said, anchor="end", class_="value"),
+            stroke(axis.at(low), axis.at(high), y + 30, "half"),
             *dots,
             tag("path", d=f"M{x} {y + 21}V{y + 39}", class_="median"),
         ]
-    return _figure([*rows, *axis.ticks(height, " ms")], height, label)
+    return drawing([*rows, *axis.ticks(height, " ms")], height, label)
 
 
 def _far(ordered: Sequence[float]) -> float:
@@ -132,7 +131,7 @@ class _Axis:
 
     def at(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low) if math.isfinite(value) else 0.0
-        return _EDGE + min(max(share, 0.0), 1.0) * (_WIDTH - 2 * _EDGE)
+        return EDGE + min(max(share, 0.0), 1.0) * (WIDTH - 2 * EDGE)
 
     def ticks(self, height: int, unit: str = "") -> list[Markup]:
         """Return the axis with round numbers on it."""
@@ -141,15 +140,13 @@ class _Axis:
         first = math.ceil(self.low / step)
         values = [i * step for i in range(first, math.floor(self.high / step) + 1)]
         digits = max(0, -math.floor(math.log10(step)))
-        marks = [_line(_EDGE, _WIDTH - _EDGE, y, "axis")]
+        marks = [stroke(EDGE, WIDTH - EDGE, y, "axis")]
         for value in values:
             x = self.at(value)
-            near_edge = x < 3 * _EDGE or x > _WIDTH - 3 * _EDGE
-            anchor = ("start" if x < 3 * _EDGE else "end") if near_edge else "middle"
-            marks.append(tag("path", d=f"M{_n(x)} {y}v4", class_="axis"))
-            marks.append(
-                _text(x, y + 18, f"{value:.{digits}f}{unit}", anchor=anchor, class_="tick")
-            )
+            near_edge = x < 3 * EDGE or x > WIDTH - 3 * EDGE
+            anchor = ("start" if x < 3 * EDGE else "end") if near_edge else "middle"
+            marks.append(tag("path", d=f"M{place(x)} {y}v4", class_="axis"))
+            marks.append(text(x, y + 18, f"{value:.{digits}f}{unit}", anchor=anchor, class_="tick"))
         return marks
 
 
@@ -157,25 +154,3 @@ def _round_step(wanted: float) -> float:
     """Return 1, 2 or 5 times a power of ten, at least `wanted`."""
     power: float = 10.0 ** math.floor(math.log10(wanted))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted)
-
-
-def _figure(parts: Sequence[Markup], height: int, label: str) -> Markup:
-    box = f"0 0 {_WIDTH} {height}"
-    return tag("svg", join(parts), viewBox=box, role="img", aria_label=label, class_="chart")
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "start", class_: str = "name") -> Markup:
-    return tag("text", text, x=_n(x), y=_n(y), text_anchor=anchor, class_=class_)
-
-
-def _line(x1: float, x2: float, y: float, class_: str) -> Markup:
-    return tag("path", d=f"M{_n(x1)} {_n(y)}H{_n(max(x2, x1 + 1))}", class_=class_)
-
-
-def _guide(x: float, height: int, class_: str) -> Markup:
-    return tag("path", d=f"M{_n(x)} 18V{height - _BOTTOM + 8}", class_=class_)
-
-
-def _n(value: float) -> str:
-    """Return a coordinate: the same text on every machine."""
-    return f"{value:.1f}".removesuffix(".0")

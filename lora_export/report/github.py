@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.exports.verdict import is_deployable
 from lora_export.ondevice.printable import FinishedLine, printable
+from lora_export.report.quantization_section import judged_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,8 @@ def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
             shown = ", ".join(lossy[:3])
             message = f"{len(lossy)} tensors lost more than a tenth of the delta: {shown}"
             yield "ambiguous", f"Fidelity of {name}", message
+    for name, lost in judged_rows(facts).items():
+        yield lost.verdict, f"Quantization of {name}", lost.reason or _NO_REASON
     gate = facts.bench.gate if facts.bench is not None else None
     for judged in gate.rows if gate is not None else ():
         title = f"Benchmark of {judged.subject}, {judged.cell}"

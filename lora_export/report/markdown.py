@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.core.units import size
 from lora_export.ondevice.printable import printable
 from lora_export.report.page_parts import count, difference, number
+from lora_export.report.quantization_section import judged_rows, scheme_of, sizes_of
 from lora_export.report.sections import adapter_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["markdown"]
 
 _SIGNS: Final = {"pass": "✅ pass", "fail": "❌ fail", "ambiguous": "⚠️ ambiguous"}
+_SAID: Final = frozenset({"fail", "ambiguous"})
 _SPECIAL: Final = re.compile(r"[&<>\\`*_{}\[\]#|~@$:]|\bwww\.")
 _BRACKETS: Final = str.maketrans({"[": "\\[", "]": "\\]"})
 _CELL: Final = 200
@@ -41,6 +43,8 @@ def markdown(facts: Facts) -> str:
         for name, record in facts.manifest.adapters.items()
         for note in record.notes
     ]
+    if quantized := _quantized(facts):
+        parts += ["### Quantization", quantized]
     if scored := _scored(facts):
         parts += ["### Accuracy on the task", scored]
     if timed := _timed(facts):
@@ -68,6 +72,29 @@ def _adapters(facts: Facts) -> str:
         )
     heads = ("Adapter", "Parity", "Relative L2 error", "Effect", "Tensors applied", "Adds", "Why")
     return _table(heads, rows)
+
+
+def _quantized(facts: Facts) -> str | None:
+    rows = []
+    for name, row in judged_rows(facts).items():
+        loss = row.loss
+        rows.append(
+            [
+                _text(name),
+                _sign(row.verdict),
+                _sign(row.exactness.verdict) if row.exactness is not None else "",
+                _text(scheme_of(row)),
+                number(loss.gain if loss is not None else None),
+                number(loss.cosine if loss is not None else None),
+                number(loss.relative_l2 if loss is not None else None),
+                sizes_of(row),
+                _text(row.reason) if row.verdict in _SAID else "",
+            ]
+        )
+    heads = (
+        "Graph", "Loss", "Exact", "Weights", "Gain", "Cosine", "Relative L2 error", "Size", "Why",
+    )  # fmt: skip
+    return _table(heads, rows) if rows else None
 
 
 def _scored(facts: Facts) -> str | None:

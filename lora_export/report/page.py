@@ -11,6 +11,7 @@ from lora_export.report.fidelity_section import fidelity
 from lora_export.report.latency_section import latency
 from lora_export.report.markup import Markup, join, tag
 from lora_export.report.page_parts import badge, count, number
+from lora_export.report.quantization_section import quantization
 from lora_export.report.sections import environment, merged, parity, sizes
 from lora_export.report.style import STYLE
 
@@ -25,8 +26,8 @@ _POLICY: Final = (
 )
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _TITLES: Final = {
-    "merged": "What was merged", "parity": "Parity", "fidelity": "Fidelity", "latency": "Latency",
-    "sizes": "Sizes", "environment": "Environment",
+    "merged": "What was merged", "parity": "Parity", "quantization": "Quantization",
+    "fidelity": "Fidelity", "latency": "Latency", "sizes": "Sizes", "environment": "Environment",
 }  # fmt: skip
 _SAYS: Final = {
     "pass": "Every graph computes what its adapter computes, and every limit is kept.",
@@ -43,6 +44,7 @@ def page(facts: Facts) -> str:
     made = {
         "merged": merged(facts),
         "parity": parity(facts),
+        "quantization": quantization(facts),
         "fidelity": fidelity(facts),
         "latency": latency(facts),
         "sizes": sizes(facts),

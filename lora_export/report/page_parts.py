@@ -25,7 +25,7 @@ __all__ = [
     "table",
 ]
 
-_SIGNS: Final = {"pass": "✓", "fail": "✗", "ambiguous": "~", "unverified": "?"}
+_SIGNS: Final = {"pass": "✓", "fail": "✗", "ambiguous": "~", "unverified": "?", "ungated": "·"}
 _SMALL: Final = 1e-3
 _LARGE: Final = 1e5
 DASH: Final = "–"

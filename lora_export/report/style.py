@@ -46,7 +46,7 @@ font-weight:600;white-space:nowrap}}
 .pass{{color:var(--pass);background:var(--pass-on)}}
 .fail{{color:var(--fail);background:var(--fail-on)}}
 .ambiguous{{color:var(--ambiguous);background:var(--ambiguous-on)}}
-.unverified{{color:var(--unverified);background:var(--unverified-on)}}
+.unverified,.ungated{{color:var(--unverified);background:var(--unverified-on)}}
 .cards{{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;
 margin:1.25rem 0;padding:0}}
 .cards div{{background:var(--card);border:1px solid var(--line);border-radius:.5rem;
@@ -88,6 +88,8 @@ figcaption{{color:var(--soft);font-size:.875rem;max-width:44rem}}
 .chart .limit{{stroke:var(--limit);stroke-width:2}}
 .chart .point,.chart .dot{{fill:var(--mark)}}
 .chart .dot{{fill-opacity:.45}}
+.chart .bar{{fill:var(--mark)}}
+.chart .weak{{fill:var(--limit)}}
 progress{{accent-color:var(--mark);width:6rem;vertical-align:middle}}
 details{{margin:.5rem 0}}
 summary{{cursor:pointer;padding:.25rem 0}}

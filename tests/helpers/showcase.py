@@ -53,6 +53,7 @@ def save_showcase(root: Path) -> Path:
         "latency": {"environment": _environment(), "graphs": _latency(chance)},
         "fidelity": {"environment": _environment(), "graphs": _fidelity(chance)},
         "bench": _bench(chance),
+        "quantization": {"environment": _environment(), "graphs": _quantization(chance)},
     }
     for name, report in reports.items():
         (root / f"reports/{name}.json").write_text(json.dumps(report, indent=1))
@@ -175,6 +176,46 @@ def _fidelity(chance: random.Random) -> dict[str, Any]:
             "tensors": tensors,
         }  # fmt: skip
     return rows
+
+
+def _quantization(chance: random.Random) -> dict[str, Any]:
+    gains = {"pass": 1.0, "ambiguous": 0.83, "fail": 0.31}
+    rows: dict[str, Any] = {"base": _lost("ungated", "no limit was set", chance, None)}
+    for name, verdict in _VERDICTS.items():
+        reason = f"the adapter {name!r} does not survive quantization {HOSTILE}"
+        rows[name] = _lost(verdict, reason, chance, gains[verdict])
+        rows[name]["dataset"] = _dataset(verdict)
+    return rows
+
+
+def _lost(verdict: str, reason: str, chance: random.Random, gain: float | None) -> dict[str, Any]:
+    layers = {
+        f"bert.encoder.layer.{layer}.{module}.weight": {
+            "scheme": "int4", "block_size": 32, "relative_error": chance.uniform(0.07, 0.1),
+            "error_over_delta": gain and chance.uniform(2, 9),
+            "gain": gain and gain * chance.uniform(0.9, 1.1),
+            "cosine": gain and min(1.0, chance.uniform(0.9, 1.0) * gain),
+        }
+        for layer in range(12)
+        for module in ("attention.self.query", "attention.self.value", "output.dense")
+    }  # fmt: skip
+    gates = [
+        {"gate": "min_gain", "limit": 0.8, "value": gain, "interval": [0.9 * gain, 1.1 * gain],
+         "verdict": verdict, "reason": f"the gain {gain} is not below 0.8"},
+    ] if gain is not None else []  # fmt: skip
+    return {
+        "verdict": verdict, "reason": reason,
+        "scheme": {"weights": "int4", "block_size": 32, "method": "search"},
+        "exactness": {"verdict": "pass", "reason": "", "weights": None, "graph": None},
+        "loss": {
+            "effect": gain and 0.42, "gain": gain,
+            "gain_interval": [0.9 * gain, 1.1 * gain] if gain is not None else None,
+            "cosine": gain and 0.93, "relative_l2": 0.071, "mean_kl": 0.0051,
+            "top1_agreement": 0.98, "rows": 11, "finite": True, "accuracy_level": 4,
+        },
+        "gates": gates, "layers": layers, "kept": {"classifier.weight": f"a head {HOSTILE}"},
+        "float_bytes": 900_000, "quantized_bytes": 271_000,
+    }  # fmt: skip
 
 
 def _bench(chance: random.Random) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def test_it_says_what_was_merged_how_well_and_how_fast(export):
         "BertForSequenceClassification: 3 adapters", "✗ fail", "78 of 78", "26 of 26",
         "3.40e-07", "PEFT, unmerged, float32", "0.9150", "-0.0050 [-0.0125, +0.0000]",
         "1.160 [1.130,", "Relative error in bert.encoder.layer of support-intents",
+        "int4, blocks of 32", "cosine of the update",
         "onnxruntime 1.32.0", "150.0 kB", "91.7 MB", "AMD EPYC",
     ):  # fmt: skip
         assert fact in text, fact

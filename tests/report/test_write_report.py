@@ -55,7 +55,7 @@ def test_annotations_name_everything_that_is_no_pass(capsys, export, tmp_path, m
     done = call(capsys, "report", export, "--github", "--quiet")
     assert done.code == 0
     lines = done.out.splitlines()
-    assert [line.partition("::")[2].partition(" ")[0] for line in lines].count("error") == 3
+    assert [line.partition("::")[2].partition(" ")[0] for line in lines].count("error") == 4
     assert all(re.fullmatch(r"::(error|warning) title=[^:]*::.*", line) for line in lines)
     assert not any("Parity of support-intents" in line for line in lines)
     assert summary.read_text() == "before\n" + (export / REPORT_MARKDOWN).read_text()
@@ -81,11 +81,12 @@ def test_markdown_is_a_table_with_no_markup_from_outside(export):
     rows = [line for line in text.splitlines() if line.startswith("| support-intents")]
     assert "✅ pass" in rows[0]
     assert "3.40e-07" in rows[0]
-    assert "0.9150" in rows[1]
+    assert "int4, blocks of 32" in rows[1]
+    assert "0.9150" in rows[2]
     for line in text.splitlines():
         assert "://" not in line
         if line.startswith("|"):
-            assert len(line.split(" | ")) in {5, 6, 7, 8, 4}
+            assert len(line.split(" | ")) in {5, 6, 7, 8, 9, 4}
 
 
 def test_a_report_that_is_not_the_manifests_is_left_out_and_named(export):
