@@ -22,8 +22,8 @@ CLASSES: Final = frozenset(
     {
         "Builder", "Dims", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
         "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
-        "ISerializationConfig", "ITensor", "ITimingCache", "OnnxParser", "OnnxParserRefitter",
-        "ParserError", "Refitter", "Runtime", "Weights",
+        "IRuntimeCache", "IRuntimeConfig", "ISerializationConfig", "ITensor", "ITimingCache",
+        "OnnxParser", "OnnxParserRefitter", "ParserError", "Refitter", "Runtime", "Weights",
     }
 )  # fmt: skip
 """The classes whose methods are kept: those that we use."""

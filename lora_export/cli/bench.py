@@ -32,7 +32,7 @@ _REASONS: Final = 8
 @click.option("--graph", "graphs", multiple=True, metavar="NAME",
               help="A graph to time beside the base; repeatable. All by itself.")  # fmt: skip
 @click.option("--runner", "runners", multiple=True, metavar="RUNNER", default=("ort-cpu",),
-              help="ort-cpu (by itself), ort-cuda, ort-tensorrt, tensorrt (engines of build), "
+              help="ort-cpu (by itself), ort-cuda, ort-tensorrt; tensorrt, rtx (engines of build); "
                    "torch, torch-compile, torch-cuda, torch-cuda-compile; repeatable.")  # fmt: skip
 @click.option("--batch", "batches", metavar="N,…", default="1", show_default=True,
               help="Rows of a batch.")  # fmt: skip

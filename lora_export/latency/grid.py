@@ -19,7 +19,7 @@ from lora_export.ondevice.judge.ratios import CONFIDENCE, Ratio, bootstrap_ratio
 from lora_export.ondevice.judge.timing import Interleaved
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.runtime.energy import energy_of_a_run_mj, find_meter
-from lora_export.runtime.trt import tensorrt_version
+from lora_export.runtime.trt import library_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -190,7 +190,7 @@ def _pairs(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subject:
-    startup = None
+    files, startup = _files(each), None  # an engine that is missing is told before anything runs
     if plan.startup and not RUNNERS[each.runner].torch:
         progress.start(f"start-up of {each.key}")
         startup = measure_startup(
@@ -200,7 +200,7 @@ def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subj
         graph=each.graph,
         mode=each.source.mode(each.graph),
         runner=each.runner,
-        files=_files(each),
+        files=files,
         baseline=each.baseline,
         startup=startup,
     )
@@ -208,10 +208,11 @@ def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subj
 
 def _files(each: Chosen) -> dict[str, str]:
     """Return the SHA-256 of what is run; an engine has its weights in it."""
-    if not RUNNERS[each.runner].engine:
+    library = RUNNERS[each.runner].engine
+    if library is None:
         return each.source.files(each.graph)
-    held, target = each.source.engine(each.graph)
-    plan = plan_file(held, target, tensorrt_version())
+    held, target = each.source.engine(each.graph, library)
+    plan = plan_file(held, target, library_version(library), library)
     return {plan: each.source.manifest.files[plan]}
 
 

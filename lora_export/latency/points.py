@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.modes import BASE_GRAPH, Mode
+from lora_export.core.targets import RTX
 from lora_export.exports.stored_adapters import find_stored, shared_graphs
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import PAST
 from lora_export.latency.bench_report import point_name
 from lora_export.ondevice.printable import shell_command
-from lora_export.runtime.trt import targets_of, tensorrt_version
+from lora_export.ondevice.trt.libraries import library_row
+from lora_export.runtime.trt import library_version, targets_of
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.latency_case import further_feeds
 from lora_export.verification.inputs.random_inputs import (
@@ -114,22 +116,21 @@ class Source:
             names.append(stored.pack)
         return {name: self.manifest.files[name] for name in names if name in self.manifest.files}
 
-    def engine(self, graph: str) -> tuple[str, str]:
+    def engine(self, graph: str, library: str) -> tuple[str, str]:
         """Return the graph that has the engine which runs `graph`, and the engine's target.
 
         Raises:
-            UsageError: There is none for the TensorRT that is installed.
-            DeviceError: TensorRT is not installed.
+            UsageError: There is none of the library, in the version that is installed.
+            DeviceError: The library is not installed.
         """
-        held = self.graph_of(graph)
-        targets = targets_of(self.manifest, held)
+        held, row = self.graph_of(graph), library_row(library)
+        targets = targets_of(self.manifest, held, library)
         if not targets:
-            msg = f"{str(self.root)!r} has no engine of {held!r} for TensorRT {tensorrt_version()}"
-            hint = (
-                "Build it on this device: lora-export build EXPORT --target TARGET --graph "
-                + shell_command([held])
-            )
-            raise UsageError(msg, hint=hint)
+            installed = f"{row.title} {library_version(library)}"
+            msg = f"{str(self.root)!r} has no engine of {held!r} for {installed}"
+            where, target = ("", RTX) if row.builds_ahead else (" on this device", "TARGET")
+            command = f"lora-export build EXPORT --target {target} --graph {shell_command([held])}"
+            raise UsageError(msg, hint=f"Build it{where}: {command}")
         if len(targets) > 1:
             msg = f"{held!r} has engines for {', '.join(targets)}"
             raise UsageError(msg, hint="Keep the one of this device in the export.")

@@ -11,11 +11,13 @@ from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.packs import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.latency.two_graphs import open_two
+from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import TENSORRT, TENSORRT_RTX
 from lora_export.runtime.bound import BoundRun
 from lora_export.runtime.ort import PROVIDERS, open_session, require_provider
 from lora_export.runtime.reference import Reference, require_torch
 from lora_export.runtime.torch_runner import TorchRunner
-from lora_export.runtime.trt import open_trt, tensorrt_version
+from lora_export.runtime.trt import library_version, open_trt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,25 +41,26 @@ class RunnerKind:
         provider: Of ONNX Runtime, by its short name; None where another library runs the model.
         device: Where torch runs it.
         compiled: Whether ``torch.compile`` has it.
-        engine: Whether TensorRT runs an engine that was built of the graph.
+        engine: The library that runs an engine which was built of the graph.
     """
 
     provider: str | None = None
     device: str = "cpu"
     compiled: bool = False
-    engine: bool = False
+    engine: str | None = None
 
     @property
     def torch(self) -> bool:
         """Whether torch runs the base checkpoint, and not a graph."""
-        return self.provider is None and not self.engine
+        return self.provider is None and self.engine is None
 
 
 RUNNERS: Final[dict[str, RunnerKind]] = {
     "ort-cpu": RunnerKind("cpu"),
     "ort-cuda": RunnerKind("cuda"),
     "ort-tensorrt": RunnerKind("tensorrt"),
-    "tensorrt": RunnerKind(engine=True),
+    "tensorrt": RunnerKind(engine=TENSORRT),
+    "rtx": RunnerKind(engine=TENSORRT_RTX),
     "torch": RunnerKind(),
     "torch-compile": RunnerKind(compiled=True),
     "torch-cuda": RunnerKind(device="cuda"),
@@ -79,21 +82,22 @@ def require_runner(name: str) -> RunnerKind:
     runner = RUNNERS[name]
     if runner.provider is not None:
         require_provider(runner.provider)
-    elif runner.engine:
-        tensorrt_version()
+    elif runner.engine is not None:
+        library_version(runner.engine)
+        open_cuda()
     else:
         require_torch(runner.device)
     return runner
 
 
 def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) -> Bind:
-    """Open a graph in ONNX Runtime, or its engine in TensorRT.
+    """Open a graph in ONNX Runtime, or its engine in the library that built it.
 
     Raises:
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
-    if runner.engine:
-        return _open_engine(source, graph)
+    if runner.engine is not None:
+        return _open_engine(source, graph, runner.engine)
     assert runner.provider is not None  # noqa: S101  (the caller looked)
     provider = PROVIDERS[runner.provider]
     manifest = source.manifest
@@ -112,10 +116,18 @@ def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) 
     return bind
 
 
-def _open_engine(source: Source, graph: str) -> Bind:
-    held, target = source.engine(graph)
+def _open_engine(source: Source, graph: str, library: str) -> Bind:
+    held, target = source.engine(graph, library)
     pack = {} if held == graph else dict(read_pack(source.root, source.manifest, graph))
-    engine = open_trt(source.root, source.manifest, held, target, adapter=pack)
+    engine = open_trt(
+        source.root,
+        source.manifest,
+        held,
+        target,
+        library=library,
+        adapter=pack,
+        wait_for_kernels=True,  # what is timed is what was compiled for its shapes
+    )
 
     def bind(point: Point, seed: int) -> Callable[[], object]:
         return engine.bound(source.feeds(point, graph, seed=seed))

@@ -1,6 +1,6 @@
-"""TensorRT: an engine of an export that can be run as the other runtimes' graphs are.
+"""TensorRT, and TensorRT for RTX: an engine of an export, run as the other runtimes' graphs are.
 
-TensorRT itself is called in `lora_export.ondevice`, on devices too. What is added here is what an
+The libraries are called in `lora_export.ondevice`, on devices too. What is added here is what an
 export knows: the base of a swappable engine as explicit values, packs of adapters, and which two
 engines are an encoder and its decoder.
 """
@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import Mode
+from lora_export.core.targets import RTX
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.graph.spec.signature import own_cache, read_signature
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.graph_runner import GraphRunner
 from lora_export.ondevice.judge.pair_runner import PairRunner
-from lora_export.ondevice.trt.api import import_tensorrt
-from lora_export.ondevice.trt.build_record import plan_file, read_record
+from lora_export.ondevice.trt.api import import_library
+from lora_export.ondevice.trt.build_record import FOLDER, plan_file, read_record
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.cuda import open_cuda
+from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT, TENSORRT_RTX, library_row
 from lora_export.ondevice.trt.plan_opening import open_plan
 from lora_export.ondevice.trt.swappable_inputs import padded, smallest_rank
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["TrtGraph", "open_trt", "targets_of", "tensorrt_version"]
+__all__ = ["TrtGraph", "library_version", "open_trt", "targets_of"]
 
 
 class TrtGraph(GraphRunner):
@@ -112,25 +115,31 @@ def open_trt(
     graph: str,
     target: str,
     *,
+    library: str | None = None,
     adapter: Mapping[str, Array] | None = None,
     cuda: Cuda | None = None,
     cuda_graphs: bool = False,
+    wait_for_kernels: bool = False,
 ) -> TrtGraph:
     """Open the engine of a graph; without `adapter` a swappable one computes the base.
 
-    Of an encoder-decoder both engines are opened, and ``runner`` of the graph is an `PairRunner`.
+    Of an encoder-decoder both engines are opened, and ``runner`` of the graph is a `PairRunner`.
 
     Args:
         root: The export.
         manifest: Its manifest.
         graph: A graph of the export.
         target: The target that it was built for.
+        library: The library that built it: ``tensorrt`` or ``tensorrt-rtx``; by default the one
+            that the export has an engine of, TensorRT where both have built one.
         adapter: Values of the optional inputs of a swappable graph; see `exports.packs.read_pack`.
         cuda: CUDA's functions; loaded by default.
         cuda_graphs: See `TrtRunner`.
+        wait_for_kernels: See `CompiledContext`; TensorRT has no such kernels.
 
     Raises:
-        DeviceError: TensorRT or a device is missing, or the plan does not fit either or the export.
+        DeviceError: The library or a device is missing, or the plan does not fit either of them or
+            the export.
         UsageError: The export has no such graph.
         UnsupportedError: It has parameters without values.
     """
@@ -145,18 +154,29 @@ def open_trt(
         raise UnsupportedError(
             msg, hint="Open an adapter's engine; lora-export refit makes one of it."
         )
-    version = tensorrt_version()
+    library = library or _library_of(manifest, record.onnx, target)
+    version = library_version(library)
     device = cuda or open_cuda()
+
+    def plan_of(file: str) -> str:
+        plan = plan_file(file.removesuffix(".onnx"), target, version, library)
+        if os.path.lexists(root / plan):
+            return plan
+        others = _plans(
+            manifest, file, target, library
+        )  # which say that another version built them
+        return others[-1] if others else plan
 
     def opened(file: str, defaults: Mapping[str, Array] | None = None) -> TrtRunner:
         return open_plan(
             root,
-            _plan_of(file, target, version),
+            plan_of(file),
             sha256=manifest.files,
             fingerprint=manifest.base.fingerprint,
             cuda=device,
             defaults=defaults,
             cuda_graphs=cuda_graphs,
+            wait_for_kernels=wait_for_kernels,
         )
 
     if record.encoder is not None:
@@ -167,28 +187,28 @@ def open_trt(
         return TrtGraph(pair, adapter=adapter)
     if record.mode is not Mode.SWAPPABLE:
         return TrtGraph(opened(record.onnx), adapter=adapter)
-    plan = resolve_inside(root, _plan_of(record.onnx, target, version))
+    plan = resolve_inside(root, plan_of(record.onnx))
     rank = smallest_rank(BuildSettings.from_json(read_record(plan)["settings"]).profiles)
     defaults = base_values(read_graph(resolve_inside(root, record.onnx)), root, rank=rank)
     return TrtGraph(opened(record.onnx, defaults), rank=rank, adapter=adapter)
 
 
-def tensorrt_version() -> str:
-    """Return the version of TensorRT that is installed.
+def library_version(library: str = TENSORRT) -> str:
+    """Return the version of a library that is installed.
 
     Raises:
-        DeviceError: None is.
+        DeviceError: It is not installed, or not supported in that version.
     """
-    return str(import_tensorrt().__version__)
+    return str(import_library(library).__version__)
 
 
-def targets_of(manifest: Manifest, graph: str) -> list[str]:
-    """Return the targets that there is an engine of a graph for, of the TensorRT that is installed.
+def targets_of(manifest: Manifest, graph: str, library: str = TENSORRT) -> list[str]:
+    """Return the targets that there is an engine of a graph for, of the library as installed.
 
     Raises:
-        DeviceError: TensorRT is not installed.
+        DeviceError: The library is not installed.
     """
-    begin, end = plan_file(graph, "\0", tensorrt_version()).split("\0")
+    begin, end = plan_file(graph, "\0", library_version(library), library).split("\0")
     return [
         file.removeprefix(begin).removesuffix(end)
         for file in manifest.files
@@ -196,8 +216,16 @@ def targets_of(manifest: Manifest, graph: str) -> list[str]:
     ]
 
 
-def _plan_of(onnx_file: str, target: str, version: str) -> str:
-    return plan_file(onnx_file.removesuffix(".onnx"), target, version)
+def _library_of(manifest: Manifest, onnx_file: str, target: str) -> str:
+    """Return the first library of the table that has built an engine of a graph for a target."""
+    found = (name for name in LIBRARIES if _plans(manifest, onnx_file, target, name))
+    return next(found, TENSORRT_RTX if target == RTX else TENSORRT)
+
+
+def _plans(manifest: Manifest, onnx_file: str, target: str, library: str) -> list[str]:
+    """Return the plans of a graph for a target that a library has built, in any version."""
+    begin = f"{FOLDER}/{onnx_file.removesuffix('.onnx')}.{target}.{library_row(library).tag}"
+    return sorted(f for f in manifest.files if f.startswith(begin) and f.endswith(".plan"))
 
 
 def _empty(root: Path, record: GraphRecord) -> dict[str, tuple[int, int, str]]:

@@ -13,10 +13,13 @@ from tests.fakes.cudart import DoubleCudart
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["VERSIONS", "install_double", "load_double"]
+__all__ = ["RTX_VERSION", "VERSIONS", "install_double", "load_double"]
 
 VERSIONS: Final = ("10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0")
 """The versions that there are API data of."""
+
+RTX_VERSION: Final = "1.7.1.116"
+"""The version of TensorRT for RTX that there are API data of."""
 
 _NAME: Final = "tensorrt_double"
 _SOURCE: Final = Path(__file__).resolve().parents[1] / "fakes" / _NAME / "__init__.py"
@@ -37,10 +40,19 @@ def load_double(version: str) -> Any:
     return module
 
 
-def install_double(patch: pytest.MonkeyPatch, version: str = "10.3.0") -> Any:
-    """Put the double in the place of `tensorrt` and of libcudart; return the module."""
+def install_double(
+    patch: pytest.MonkeyPatch, version: str = "10.3.0", *, library: str = "tensorrt"
+) -> Any:
+    """Put the double in the place of `tensorrt` and of libcudart; return the module.
+
+    As `tensorrt_rtx`, with `RTX_VERSION`, it calls itself so: what is peculiar to that library
+    hangs on its name.
+    """
     module = load_double(version)
-    patch.setitem(sys.modules, "tensorrt", module)
+    if library != "tensorrt":
+        module.__name__ = library
+        module.cudart.name, module.cudart.capability = "RTX 4090 (double)", (8, 9)
+    patch.setitem(sys.modules, library, module)
     patch.setenv("LORA_EXPORT_CUDART", "double")
     real = ctypes.CDLL
     patch.setattr(

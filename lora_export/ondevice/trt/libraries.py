@@ -41,6 +41,8 @@ class Library:
         install: How to install it.
         builds_ahead: Whether it builds engines on a machine without a GPU, for a list of compute
             capabilities.
+        compiles_on_load: Whether the GPU that loads an engine compiles it: it says before whether
+            the plan is valid there, and keep what it compiled.
         needs_driver: Options whose builds need a CUDA driver, each with its flag in the command.
         capabilities: The compute capabilities of an engine that is built ahead of time: all that
             can be named, with the member of the API.
@@ -55,6 +57,7 @@ class Library:
     below: int | None
     install: str
     builds_ahead: bool
+    compiles_on_load: bool
     needs_driver: Mapping[str, str]
     capabilities: Mapping[str, str]
     default_capabilities: tuple[str, ...]
@@ -73,6 +76,7 @@ LIBRARIES: Final[dict[str, Library]] = {
             install="On a Jetson it comes with JetPack (python3-libnvinfer); elsewhere: "
             "pip install 'tensorrt>=10.3', or a container of docker/.",
             builds_ahead=False,
+            compiles_on_load=False,
             needs_driver={},
             capabilities={},
             default_capabilities=(),
@@ -90,6 +94,7 @@ LIBRARIES: Final[dict[str, Library]] = {
             install="Install it, on x86-64 Linux or Windows, with: "
             "pip install 'tensorrt-rtx-cu12>=1.7,<2'",
             builds_ahead=True,
+            compiles_on_load=True,
             needs_driver={"refit": "--refit", "strip_weights": "--strip-weights"},
             capabilities={
                 "7.5": "SM75",

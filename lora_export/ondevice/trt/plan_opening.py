@@ -14,14 +14,16 @@ from lora_export.ondevice.trt.build_record import (
     require_files,
     require_plan,
 )
+from lora_export.ondevice.trt.compiled_context import CompiledContext, warn
 from lora_export.ondevice.trt.cuda import open_cuda
-from lora_export.ondevice.trt.libraries import library_of
+from lora_export.ondevice.trt.libraries import library_of, library_row
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.refit import LiveEngine, refit_stripped
+from lora_export.ondevice.trt.runtime_cache import CacheKey, cache_file
 from lora_export.ondevice.trt.trt_runner import TrtRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -67,10 +69,17 @@ def checked_plan(
         return read_file(path, record["plan"]["bytes"]), record
 
 
-def loaded_engine(root: Path, plan: bytes, record: BuildRecord, log: Log) -> trt.ICudaEngine:
+def loaded_engine(
+    root: Path,
+    plan: bytes,
+    record: BuildRecord,
+    log: Log,
+    tell: Callable[[str], None] | None = None,
+) -> trt.ICudaEngine:
     """Return the engine of a checked plan; its weights come from the ONNX file if it has none."""
     settings = record["settings"]
-    engine = deserialize(plan, log, version_compatible=bool(settings.get("version_compatible")))
+    compatible = bool(settings.get("version_compatible"))
+    engine = deserialize(plan, log, version_compatible=compatible, tell=tell)
     if settings.get("strip_weights"):
         (onnx,) = record["onnx"]
         refit_stripped(engine, resolve_inside(root, onnx), log)
@@ -86,13 +95,37 @@ def open_plan(
     cuda: Cuda | None = None,
     defaults: Mapping[str, Array] | None = None,
     cuda_graphs: bool = False,
+    wait_for_kernels: bool = False,
+    tell: Callable[[str], None] = warn,
 ) -> TrtRunner:
-    """Return a runner of a plan; see `checked_plan` and `TrtRunner` for arguments and errors."""
+    """Return a runner of a plan, compiled for the GPU where its library does that.
+
+    See `checked_plan`, `TrtRunner` and `CompiledContext` for arguments and errors.
+    """
     device = cuda or open_cuda()
     data, record = checked_plan(root, plan, sha256, fingerprint, device)
     log = Log(import_library(record["library"]))
-    engine = loaded_engine(root, data, record, log)
-    return TrtRunner(engine, device, defaults=defaults, cuda_graphs=cuda_graphs)
+    engine = loaded_engine(root, data, record, log, tell)
+    compiled = None
+    if library_row(record["library"]).compiles_on_load:
+        gpu = device.gpu()
+        key = CacheKey(
+            plan=record["plan"]["sha256"],
+            library=record["library"],
+            version=str(log.module.__version__),
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            driver=device.versions()[0],
+        )
+        compiled = CompiledContext(
+            log.module,
+            cache_file(resolve_inside(root, plan), gpu.name),
+            key,
+            cuda_graphs=cuda_graphs,
+            wait_for_kernels=wait_for_kernels,
+            tell=tell,
+        )
+    return TrtRunner(engine, device, defaults=defaults, cuda_graphs=cuda_graphs, compiled=compiled)
 
 
 def open_live(

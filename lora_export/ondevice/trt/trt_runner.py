@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import tensorrt as trt
 
+    from lora_export.ondevice.trt.compiled_context import CompiledContext
     from lora_export.ondevice.trt.cuda import Cuda
 
     Array = np.ndarray[Any, Any]
@@ -38,6 +39,8 @@ class TrtRunner(GraphRunner):
         cuda_graphs: Whether the second run with the same shapes is recorded, and replayed until the
             shapes change. It saves the time of launching kernels, which is most of what a small
             graph takes.
+        compiled: The engine's context and kernels, where its library compiles it here; such a
+            library records CUDA graphs itself.
 
     Attributes:
         profiles: The shapes that each profile covers, by input.
@@ -53,10 +56,12 @@ class TrtRunner(GraphRunner):
         *,
         defaults: Mapping[str, Array] | None = None,
         cuda_graphs: bool = False,
+        compiled: CompiledContext | None = None,
     ) -> None:
         self._engine: trt.ICudaEngine = engine
         self._cuda = cuda
-        self._cuda_graphs = cuda_graphs
+        self._cuda_graphs = cuda_graphs and compiled is None
+        self._compiled = compiled
         self._defaults = dict(defaults or {})
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         ins = {each for each in names if engine.get_tensor_mode(each).name == "INPUT"}
@@ -70,7 +75,7 @@ class TrtRunner(GraphRunner):
         self._profile = 0
         self._recorded: int | None = None
         self._closed = False
-        context = engine.create_execution_context()
+        context = engine.create_execution_context() if compiled is None else compiled.create(engine)
         if context is None:
             msg = "TensorRT cannot create an execution context"
             raise DeviceError(msg, hint="The device has too little memory: smaller profiles.")
@@ -265,6 +270,8 @@ class TrtRunner(GraphRunner):
         for buffer in self._buffers.values():
             buffer.close()
         self._cuda.destroy_stream(self._stream)
+        if self._compiled is not None:
+            self._compiled.keep()  # kernels for new shapes were compiled while it ran
         del self._context, self._engine
 
 

@@ -7,6 +7,7 @@ real parser drops: graph inputs that are initializers too. What it builds is run
 
 It is called `tensorrt_double`, so that no record or report takes it for TensorRT. A test
 compares its names and signatures with those of the real bindings (``tests/data/tensorrt_api``).
+With the version of TensorRT for RTX it has what that library adds, in ``rtx.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ cudart: Any = None
 fused: dict[str, list[str]] = {}
 refit_fails_after: int | None = None
 builds = 0
+
+# The same of TensorRT for RTX: a judgement of plans and its diagnostics, what was compiled, and how
+# many runs were recorded as CUDA graphs.
+validity: tuple[str, int] | None = None
+compiled = 0
+recorded = 0
 
 # ruff: noqa: E402 - the parts read what is set above
 from .api import (
@@ -49,6 +56,11 @@ from .network import (
 )
 from .refitting import OnnxParserRefitter, Refitter
 from .running import ICudaEngine, IExecutionContext, ISerializationConfig, Runtime
+
+if __version__.startswith("1."):
+    from . import rtx
+
+    globals().update({name: getattr(rtx, name) for name in rtx.__all__})
 
 __all__ = [
     "Builder",

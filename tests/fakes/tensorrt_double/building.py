@@ -29,9 +29,11 @@ MAGIC = b"DOUBLE-PLAN-1\n"
 
 
 class Builder:
+    _needs_gpu = True
+
     def __init__(self, logger: ILogger) -> None:
         assert isinstance(logger, ILogger)
-        if library.cudart is None or not library.cudart.devices:
+        if self._needs_gpu and (library.cudart is None or not library.cudart.devices):
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 
@@ -110,6 +112,7 @@ def _plan(network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory:
     header = {
         "version": library.__version__,
         "device": device(),
+        "named": [each.name for each in getattr(config, "_named", {}).values()],
         "level": config.hardware_compatibility_level.name,
         "compatible": BuilderFlag.VERSION_COMPATIBLE in config._flags,
         "profiles": profiles,

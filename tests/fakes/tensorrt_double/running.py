@@ -32,7 +32,7 @@ class Runtime:
             return None
         body = data[len(MAGIC) + 32 :]
         length = int.from_bytes(body[:8], "little")
-        header = json.loads(body[8 : 8 + length])
+        header = header_of(data)
         problem = self._unfit(header)
         if problem is not None:
             self._logger.log(ILogger.ERROR, problem)
@@ -55,6 +55,12 @@ class Runtime:
         if header["level"] == "NONE" and header["device"] != device():
             return f"the plan is for {header['device']}, not {device()}"
         return None
+
+
+def header_of(plan: bytes) -> dict[str, Any]:
+    """Return what a plan says of itself."""
+    body = plan[len(MAGIC) + 32 :]
+    return json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
 
 
 class ISerializationConfig:

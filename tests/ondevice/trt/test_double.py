@@ -13,13 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lora_export.ondevice.trt.api import Log
 from lora_export.ondevice.trt.libraries import LIBRARIES, library_of
-from tests.helpers.double import VERSIONS, install_double, load_double
+from tests.helpers.double import RTX_VERSION, VERSIONS, install_double, load_double
 from tests.helpers.tensorrt_api import API, _arguments
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KNOBS = {"cudart", "fused", "refit_fails_after", "builds"}
+KNOBS = {
+    "cudart", "fused", "refit_fails_after", "builds", "validity", "compiled", "recorded",
+}  # fmt: skip
 """What the double has for tests."""
 
 
@@ -38,7 +40,7 @@ def _called(signature: str, own: list[str]) -> bool:
     return required <= len(own) and names[: len(own)] == own
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", [*VERSIONS, RTX_VERSION])
 def test_every_name_is_in_the_real_bindings(version: str) -> None:
     module, api = load_double(version), API(version_of(version))
     names = {
