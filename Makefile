@@ -131,9 +131,11 @@ clean: ## remove build outputs and caches
 distclean: clean ## remove .venv and the fetched checkpoint as well
 	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(LOCKED) $(SUPPLY) models
 
+KERNELS := $(wildcard lora_export/core/_*.[ch])
+
 # The stamp is written last: an interrupted install is done again, and so is one that is older than
 # the files it depends on. A .venv whose interpreter has gone (a moved checkout) is made anew.
-$(STAMP): pyproject.toml setup.py constraints.txt lora_export/core/_halves.c
+$(STAMP): pyproject.toml setup.py constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "error: the export extra needs Python 3.11 or newer; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
 	    echo "name another interpreter: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 1; }
@@ -142,7 +144,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt lora_export/core/_halves.c
 	    -e '.[export,cpu,dev,rtx]'
 	@touch $@
 
-$(LOWEST_STAMP): pyproject.toml setup.py constraints.txt tools/lowest.py lora_export/core/_halves.c
+$(LOWEST_STAMP): pyproject.toml setup.py constraints.txt tools/lowest.py $(KERNELS)
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(PYTHON) tools/lowest.py --torch $(LOWEST_TORCH) > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \

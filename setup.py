@@ -5,9 +5,11 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "lora_export.core._halves",
-            ["lora_export/core/_halves.c"],
-            extra_compile_args=["-O3"],
+            "lora_export.core._kernels",
+            [f"lora_export/core/{name}.c" for name in ("_kernels", "_halves", "_blocks")],
+            depends=["lora_export/core/_kernels.h"],
+            # The same bits on every processor: products and sums are rounded one by one.
+            extra_compile_args=["-O3", "-ffp-contract=off"],
             optional=True,  # where it cannot be built, NumPy does the same at a third of the speed
         )
     ]

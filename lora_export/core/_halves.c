@@ -1,48 +1,15 @@
 /* Two-byte floating-point numbers to float32 and back by the processor's own instructions.
  *
- * What is here exists in NumPy too (base/halves.py), bit for bit; this does it at the speed of
- * memory. x86-64 with F16C and AVX2, and aarch64; elsewhere the module is not importable, and NumPy
- * does the work. All buffers are contiguous, little endian; sizes are checked before the lock of
- * the interpreter is let go.
+ * What is here exists in NumPy too (core/halves.py), bit for bit; this does it at the speed of
+ * memory.
  *
  *   f16    IEEE 754 binary16         bf16    the upper half of a binary32
  *   rounding: nearest, ties to even; subnormal numbers are kept
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-#include <string.h>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define VECTOR __attribute__((target("avx2,f16c")))
-static int has_instructions(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-}
-#elif defined(__aarch64__)
-#define VECTOR
-static int has_instructions(void) { return 1; }
-#else
-#error "no conversion instructions are known for this processor"
-#endif
+#include "_kernels.h"
 
 enum { RUN = 2048 };  /* numbers whose squares are summed in float32 before they join the double */
-
-static float f32_from_bits(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t bits_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
 
 /* ------------------------------------------------------------------------------ one at a time */
 
@@ -81,7 +48,7 @@ static uint16_t narrow_bf16_one(float value)
 
 /* --------------------------------------------------------------------------------- in arrays */
 
-VECTOR static void widen_f16(const uint16_t *source, float *target, Py_ssize_t count)
+VECTOR void widen_f16(const uint16_t *source, float *target, Py_ssize_t count)
 {
     Py_ssize_t i = 0;
 #if defined(__x86_64__)
@@ -93,7 +60,7 @@ VECTOR static void widen_f16(const uint16_t *source, float *target, Py_ssize_t c
     for (; i < count; i++) target[i] = widen_f16_one(source[i]);
 }
 
-VECTOR static void narrow_f16(const float *source, uint16_t *target, Py_ssize_t count)
+VECTOR void narrow_f16(const float *source, uint16_t *target, Py_ssize_t count)
 {
     Py_ssize_t i = 0;
 #if defined(__x86_64__)
@@ -106,7 +73,7 @@ VECTOR static void narrow_f16(const float *source, uint16_t *target, Py_ssize_t 
     for (; i < count; i++) target[i] = narrow_f16_one(source[i]);
 }
 
-VECTOR static void narrow_bf16(const float *source, uint16_t *target, Py_ssize_t count)
+VECTOR void narrow_bf16(const float *source, uint16_t *target, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) target[i] = narrow_bf16_one(source[i]);
 }
@@ -175,7 +142,7 @@ typedef int32_t EightCounts __attribute__((vector_size(32)));
         }                                                                                        \
     }
 
-VECTOR static inline void widen_bf16(const uint16_t *source, float *target, Py_ssize_t count)
+VECTOR void widen_bf16(const uint16_t *source, float *target, Py_ssize_t count)
 {
     for (Py_ssize_t i = 0; i < count; i++) target[i] = widen_bf16_one(source[i]);
 }
@@ -303,7 +270,7 @@ static PyObject *py_measure_bf16(PyObject *module, PyObject *arguments)
     return measure(arguments, measure_bf16);
 }
 
-static PyMethodDef methods[] = {
+PyMethodDef halves_methods[] = {
     {"widen_f16", py_widen_f16, METH_VARARGS, "widen_f16(halves, float32s): convert, exactly."},
     {"narrow_f16", py_narrow_f16, METH_VARARGS, "narrow_f16(float32s, halves): round."},
     {"narrow_bf16", py_narrow_bf16, METH_VARARGS, "narrow_bf16(float32s, halves): round."},
@@ -316,17 +283,3 @@ static PyMethodDef methods[] = {
     {"measure_bf16", py_measure_bf16, METH_VARARGS, "As measure_f16, for bfloat16."},
     {NULL, NULL, 0, NULL},
 };
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_halves", "Halves by the processor's own instructions.", -1, methods,
-    NULL, NULL, NULL, NULL,
-};
-
-PyMODINIT_FUNC PyInit__halves(void)
-{
-    if (!has_instructions()) {
-        PyErr_SetString(PyExc_ImportError, "this processor has no instructions for halves");
-        return NULL;
-    }
-    return PyModule_Create(&definition);
-}

@@ -1,9 +1,10 @@
 """Two-byte floating-point numbers, float16 and bfloat16, to float32 and back, and what is measured.
 
-Two ways with one result, bit for bit: ``_halves.c``, where it was built and the processor has the
-instructions; else NumPy, with integer arithmetic, because NumPy's own conversion of float16 takes
-the numbers one by one. Formats: IEEE 754 binary16 (1 sign bit, 5 of exponent with bias 15, 10 of
-fraction) and binary32 (1, 8 with bias 127, 23); bfloat16 is the upper half of a binary32.
+Two ways with one result, bit for bit: ``_halves.c``, where the compiled module is there
+(``core/compiled.py``); else NumPy, with integer arithmetic, because NumPy's own conversion of
+float16 takes the numbers one by one. Formats: IEEE 754 binary16 (1 sign bit, 5 of exponent with
+bias 15, 10 of fraction) and binary32 (1, 8 with bias 127, 23); bfloat16 is the upper half of a
+binary32.
 
     widen    a half's magnitude, moved 13 places to the left, is a float32 that is 2¹¹² too small
              (the biases differ by 112); the product is exact, subnormal numbers included
@@ -16,17 +17,12 @@ Infinity and NaN take NumPy's way. Arrays are worked off in pieces that fit the 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 import ml_dtypes
 import numpy as np
 
-native: Any = None
-"""The compiled module, where there is one: a compiler at installation, a processor that can."""
-with contextlib.suppress(ImportError):
-    native = importlib.import_module("lora_export.core._halves")
+from lora_export.core.compiled import kernels as native
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -129,8 +129,8 @@ class Diagnosis:
     """Everything that `diagnose` found.
 
     Attributes:
-        compiled: Whether the compiled module ``lora_export.core._halves`` was built; NumPy converts
-            two-byte floats without it, more slowly.
+        compiled: Whether the compiled module ``lora_export.core._kernels`` was built; without it
+            NumPy converts two-byte floats and quantizes, more slowly.
         untried: Libraries in a newer version than the tests were run with; they may well work.
     """
 
@@ -167,7 +167,7 @@ def diagnose() -> Diagnosis:
         execution_providers=providers,
         tensorrt=tensorrt,
         tensorrt_rtx=tensorrt_rtx,
-        compiled=_is_there("lora_export.core._halves"),
+        compiled=_is_there("lora_export.core._kernels"),
         machine=probe_machine(),
         cache=_cache(),
         problems=(

@@ -19,7 +19,7 @@ def way(request, monkeypatch):
     if request.param == "integers":
         monkeypatch.setattr(halves, "native", None)
     elif not BUILT:
-        pytest.skip("lora_export.core._halves was not built: no compiler, or another processor")
+        pytest.skip("lora_export.core._kernels was not built: no compiler, or another processor")
     return request.param
 
 

@@ -8,10 +8,12 @@ integers is m·a/b, and its squared error m²(<x,x> − a²/b): the candidate wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.halves import all_finite
 from lora_export.weights.quantization.ranges import as_float32, max_abs_scales
 
 if TYPE_CHECKING:
@@ -22,26 +24,42 @@ if TYPE_CHECKING:
     from lora_export.core.dtypes import Float32Array
     from lora_export.weights.quantization.ranges import IntegerRange, ScaleDType
 
-__all__ = ["choose_scales"]
+__all__ = ["Rules", "fill_blocks"]
 
 _PIECE: Final = 1 << 17
 """Values that are worked on at once: they and what is computed from them fit the cache."""
 
 
-def choose_scales(
-    values: Float32Array,
-    q: npt.NDArray[np.int8],
-    scales: npt.NDArray[Any],
-    *,
-    integers: IntegerRange,
-    dtype: ScaleDType,
-    candidates: Sequence[float],
-    refinements: int,
-) -> None:
+@dataclass(frozen=True)
+class Rules:
+    """How the values of a block become integers and a scale.
+
+    Attributes:
+        integers: The range of the integers.
+        dtype: Of the scales.
+        candidates: As in `Method`, for the width at hand.
+        refinements: As in `Method`.
+    """
+
+    integers: IntegerRange
+    dtype: ScaleDType
+    candidates: Sequence[float]
+    refinements: int
+
+
+def fill_blocks(
+    values: Float32Array, q: npt.NDArray[np.int8], scales: npt.NDArray[Any], rules: Rules
+) -> float:
     """Fill `q` ``[K, N]`` and `scales` ``[K / B, N]`` from `values` ``[K, N]``, all contiguous.
 
-    Values are finite and in the range of `dtype`; `candidates` and `refinements` as in `Method`.
+    Returns:
+        max|values|, NaN where one is not finite. Nothing useful is filled in where the maximum is
+        past the limit of the scales' dtype.
     """
+    largest = _largest(values)
+    if not largest <= rules.dtype.limit:
+        return largest
+    integers, dtype = rules.integers, rules.dtype
     groups, columns = scales.shape
     size = values.shape[0] // groups
     blocks, integers_of = values.reshape(groups, size, columns), q.reshape(groups, size, columns)
@@ -52,16 +70,21 @@ def choose_scales(
         maximum = np.abs(w).max(axis=0)
         chosen = max_abs_scales(maximum, integers.highest, dtype)
         whole = _integers_at(w, as_float32(chosen), integers)
-        if candidates:
+        if rules.candidates:
             np.maximum(maximum, np.float32(dtype.smallest), out=maximum)  # no division by 0
             x = w / maximum
-            found = dtype.round(maximum * _search(x, integers, candidates, refinements))
+            found = dtype.round(maximum * _search(x, rules))
             other = _integers_at(w, as_float32(found), integers)
             error = _error(x, whole, as_float32(chosen) / maximum)
             better = _error(x, other, as_float32(found) / maximum) < error
             chosen, whole = np.where(better, found, chosen), np.where(better, other, whole)
         scales[group, column] = chosen.reshape(scales[group, column].shape)
         integers_of[group, :, column] = whole.reshape(piece.shape).transpose(1, 0, 2)
+    return largest
+
+
+def _largest(values: Float32Array) -> float:
+    return max(float(values.max()), -float(values.min())) if all_finite(values) else float("nan")
 
 
 def _pieces(groups: int, size: int, columns: int) -> Iterator[tuple[slice, slice]]:
@@ -72,30 +95,21 @@ def _pieces(groups: int, size: int, columns: int) -> Iterator[tuple[slice, slice
             yield slice(group, group + height), slice(column, column + width)
 
 
-def _search(
-    x: Float32Array, integers: IntegerRange, candidates: Sequence[float], refinements: int
-) -> Float32Array:
+def _search(x: Float32Array, rules: Rules) -> Float32Array:
     """Return s / m of the least squared error that was found, one for each block."""
-    ratio = _best_ratio(x, integers, candidates)
-    for _ in range(refinements):
-        a, b = _products(x, np.float32(1) / ratio, integers)
-        np.divide(a, b, out=ratio, where=b > 0)
-    return ratio
-
-
-def _best_ratio(
-    x: Float32Array, integers: IntegerRange, candidates: Sequence[float]
-) -> Float32Array:
-    """Return s / m of the candidate whose integers fit best, one for each block."""
+    integers = rules.integers
     ratio = np.full(x.shape[1], 1 / integers.highest, np.float32)
     best = np.zeros(x.shape[1], np.float32)
-    for c in candidates:
+    for c in rules.candidates:
         a, b = _products(x, np.float32(c), integers)
         with np.errstate(invalid="ignore"):  # a block of zeros: 0 / 0 wins nothing
             score = a * a / b
         better = score > best
         best[better] = score[better]
         ratio[better] = a[better] / b[better]
+    for _ in range(rules.refinements):
+        a, b = _products(x, np.float32(1) / ratio, integers)
+        np.divide(a, b, out=ratio, where=b > 0)
     return ratio
 
 

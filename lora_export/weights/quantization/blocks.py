@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.core.halves import all_finite
-from lora_export.weights.quantization.block_scales import choose_scales
+from lora_export.core.compiled import kernels
+from lora_export.weights.quantization.block_scales import Rules, fill_blocks
 from lora_export.weights.quantization.methods import METHODS
 from lora_export.weights.quantization.ranges import (
     as_float32,
@@ -69,16 +69,9 @@ def quantize_blocks(
     scales = np.empty((rows // block_size, columns), dtype.dtype)
     if values.size == 0:
         return q, scales
-    require_range(_max_abs(values), dtype)
-    choose_scales(
-        values,
-        q,
-        scales,
-        integers=integers,
-        dtype=dtype,
-        candidates=chosen.candidates[bits],
-        refinements=chosen.refinements,
-    )
+    rules = Rules(integers, dtype, chosen.candidates[bits], chosen.refinements)
+    fill = fill_blocks if kernels is None else _fill_compiled
+    require_range(fill(values, q, scales, rules), dtype)
     return q, scales
 
 
@@ -91,9 +84,25 @@ def _require_blocks(values: Float32Array, block_size: int) -> None:
         raise ValueError(msg)
 
 
-def _max_abs(values: Float32Array) -> float:
-    """Return the largest magnitude, or NaN if a value is not finite."""
-    return max(float(values.max()), -float(values.min())) if all_finite(values) else float("nan")
+def _fill_compiled(
+    values: Float32Array, q: npt.NDArray[np.int8], scales: npt.NDArray[Any], rules: Rules
+) -> float:
+    """Do what `fill_blocks` does, in the compiled module."""
+    kept = scales if scales.dtype == np.float32 else scales.view(np.uint16)
+    largest = kernels.quantize_blocks(
+        values,
+        q,
+        kept,
+        values.shape[0] // scales.shape[0],
+        values.shape[1],
+        rules.integers.lowest,
+        rules.integers.highest,
+        rules.dtype.smallest,
+        rules.dtype.code,
+        np.array(rules.candidates, np.float32),
+        rules.refinements,
+    )
+    return float(largest)
 
 
 def dequantize(q: npt.NDArray[np.int8], scales: npt.NDArray[Any], block_size: int) -> Float32Array:

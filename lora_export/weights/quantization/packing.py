@@ -1,6 +1,6 @@
 """Int4 tensors as ONNX stores them: two to a byte, row by row, the first in the lower half.
 
-Source: ``TensorProto.raw_data`` in onnx.proto, and ``onnx/docs/docsgen/source/technical/int4.md``.
+Source: https://onnx.ai/onnx/technical/int4.html, and ``TensorProto.raw_data`` in onnx.proto.
 """
 
 from __future__ import annotations

@@ -52,12 +52,14 @@ class ScaleDType:
 
     Attributes:
         dtype: The NumPy dtype.
+        code: The number that the compiled module knows it by.
         smallest: Its smallest normal number.
         limit: The largest magnitude of a weight that its scales are used for: whatever the integer,
             q·s is finite in this dtype, in which DequantizeLinear gives it.
     """
 
     dtype: np.dtype[Any]
+    code: int
     smallest: float
     limit: float
 
@@ -70,9 +72,9 @@ class ScaleDType:
 SCALE_DTYPES: Final = {
     row.dtype: row
     for row in (
-        ScaleDType(np.dtype(np.float32), 2.0**-126, _HEADROOM * (2 - 2**-23) * 2.0**127),
-        ScaleDType(FLOAT16, 2.0**-14, _HEADROOM * 65504.0),
-        ScaleDType(BFLOAT16, 2.0**-126, _HEADROOM * (2 - 2**-7) * 2.0**127),
+        ScaleDType(np.dtype(np.float32), 0, 2.0**-126, _HEADROOM * (2 - 2**-23) * 2.0**127),
+        ScaleDType(FLOAT16, 1, 2.0**-14, _HEADROOM * 65504.0),
+        ScaleDType(BFLOAT16, 2, 2.0**-126, _HEADROOM * (2 - 2**-7) * 2.0**127),
     )
 }
 

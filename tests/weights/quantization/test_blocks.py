@@ -101,7 +101,7 @@ MATRICES = hnp.arrays(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     MATRICES,
     st.sampled_from([4, 8]),
@@ -125,7 +125,7 @@ def test_any_value_is_rounded_to_nearest_with_a_normal_scale(values, bits, metho
     np.testing.assert_array_equal(q[values == 0], 0)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(MATRICES, st.sampled_from([4, 8]), st.sampled_from(DTYPES))
 def test_what_was_dequantized_is_quantized_to_the_same_values(values, bits, dtype) -> None:
     q, scales = quantized(values, bits=bits, block_size=16, method="nearest", scale_dtype=dtype)
