@@ -25,7 +25,7 @@ __all__ = ["main"]
 PACKAGE: Final = Path(__file__).parents[1] / "lora_export"
 ALLOWED: Final = {
     "ondevice/file_opening.py": "it is the place",
-    "ondevice/device_files.py": "it opens folders, to lock them",
+    "ondevice/file_locks.py": "it opens folders, to lock them",
     "ondevice/file_writing.py": "it opens files for writing",
     "core/cgroups.py": "it reads the kernel's files",
     "ondevice/bundle/device_report.py": "it reads the board's name, a file of the kernel",

@@ -116,7 +116,7 @@ class EngineRecord(_Record):
         weights: That of each weight file.
         seconds: How long the build took.
         peak_device_bytes: The most that was taken of the device's memory, at any step of it.
-        peak_host_bytes: The largest resident memory of the process.
+        peak_host_bytes: The largest resident memory of the process; 0 where that is not known.
         adapter: What a refit made it from; None for what was built.
     """
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import DeviceError, ExportDirectoryError
+from lora_export.ondevice.file_locks import close_lock, lock, open_folder_lock, try_lock
 from lora_export.ondevice.file_opening import (
     TABLE_LIMIT_BYTES,
     open_file,
@@ -78,7 +78,6 @@ _STAGING_PREFIX: Final = ".lora-export-"
 _STAGING_NAME: Final = re.compile(re.escape(_STAGING_PREFIX) + r".+-[a-z0-9_]{8}", re.DOTALL)
 _LONGEST_STEM: Final = 40
 _ATTEMPTS: Final = 100
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @contextlib.contextmanager
@@ -166,10 +165,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         descriptor = open_lock(path)
     try:
         with storage_errors(str(path)):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
         yield
     finally:
-        os.close(descriptor)
+        close_lock(descriptor)
 
 
 @contextlib.contextmanager
@@ -188,14 +187,14 @@ def staging_folder(parent: Path, stem: str = "staging") -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.close(descriptor)
+            close_lock(descriptor)
     finally:
         with contextlib.suppress(OSError):
             for each in created:  # gone again unless something was moved into them
                 each.rmdir()
 
 
-def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
+def _locked_folder(parent: Path, stem: str) -> tuple[Path, int | None]:
     """Make a folder and lock it; again if another process swept it or `parent` away in between."""
     for left in reversed(range(_ATTEMPTS)):
         name = f"{_STAGING_PREFIX}{stem[:_LONGEST_STEM]}-{os.urandom(4).hex()}"
@@ -203,15 +202,15 @@ def _locked_folder(parent: Path, stem: str) -> tuple[Path, int]:
             parent.mkdir(parents=True, exist_ok=True)
             remove_abandoned(parent)
             (parent / name).mkdir()  # as the umask allows: it becomes the output
-            descriptor = os.open(parent / name, _FOLDER_FLAGS)
+            descriptor = open_folder_lock(parent / name)
         except (FileNotFoundError, FileExistsError):
             if not left or (parent.exists() and not parent.is_dir()):
                 raise
             continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor)
         if (parent / name).exists():
             return parent / name, descriptor
-        os.close(descriptor)
+        close_lock(descriptor)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(parent))
 
 
@@ -221,12 +220,12 @@ def remove_abandoned(parent: Path) -> None:
         if not _STAGING_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
             continue  # somebody else's
         with contextlib.suppress(OSError):
-            descriptor = os.open(folder, _FOLDER_FLAGS)
+            descriptor = open_folder_lock(folder)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if try_lock(descriptor):
+                    shutil.rmtree(folder, ignore_errors=True)
             finally:
-                os.close(descriptor)
+                close_lock(descriptor)
 
 
 def is_relative_inside(path: str) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "is_regular_file",
     "open_descriptor",
     "open_file",
+    "open_flags",
     "open_lock",
     "open_regular",
     "read_file",
@@ -98,13 +99,14 @@ def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
 
     Args:
         path: The file.
-        flags: Those of `os.open`; ``O_CLOEXEC``, ``O_NONBLOCK`` and ``O_NOCTTY`` are added.
+        flags: Those of `os.open`; ``O_CLOEXEC``, ``O_NONBLOCK``, ``O_NOCTTY`` and Windows's
+            ``O_BINARY`` are added.
         mode: The permissions of a file that is made, before the umask.
 
     Raises:
         OSError: It cannot be opened, or is no regular file.
     """
-    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    flags |= open_flags("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
     descriptor = os.open(path, flags, mode)
     try:
         require_kind(os.fstat(descriptor).st_mode, path)
@@ -112,6 +114,17 @@ def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_flags(*names: str) -> int:
+    """Return flags of `os.open` together; those that the system does not have are left out.
+
+    Windows has no ``O_NOFOLLOW`` and no ``O_NONBLOCK``, and no other system has ``O_BINARY``.
+    """
+    found = 0
+    for name in names:
+        found |= getattr(os, name, 0)
+    return found
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -151,7 +164,7 @@ def open_lock(path: Path) -> int:
         OSError: It cannot be opened or made, or is a link or no regular file.
     """
     try:
-        return open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        return open_regular(path, open_flags("O_RDWR", "O_CREAT", "O_NOFOLLOW"))
     except OSError as error:
         if error.errno == errno.ELOOP:
             reason = "it is a symbolic link, not a lock file"

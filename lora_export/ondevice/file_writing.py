@@ -15,7 +15,7 @@ import stat
 from typing import IO, TYPE_CHECKING, Final
 
 from lora_export.ondevice.device_errors import ExportDirectoryError, StorageError
-from lora_export.ondevice.file_opening import open_regular, reason_of, require_kind
+from lora_export.ondevice.file_opening import open_flags, open_regular, reason_of, require_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +111,7 @@ def open_output(path: Path, *, append: bool = False, mode: int = 0o666) -> IO[by
         OSError: It cannot be opened, or is a link or no regular file.
     """
     require_plain(path)  # says what is there; the flags hold where it is exchanged meanwhile
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if append else 0)
+    flags = open_flags("O_WRONLY", "O_CREAT", "O_NOFOLLOW", *(["O_APPEND"] if append else []))
     stream = os.fdopen(open_regular(path, flags, mode), "ab" if append else "wb")
     if not append:
         stream.truncate(0)
@@ -132,8 +132,10 @@ def write_synced(path: Path, data: bytes | memoryview) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` durable, where its file system can."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make renames inside `folder` durable, where its file system can; Windows opens no folder."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, open_flags("O_RDONLY", "O_DIRECTORY", "O_CLOEXEC"))
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,37 +1,21 @@
-"""CUDA's memory, streams and graphs through ctypes and libcudart: no further package is needed.
+"""CUDA's memory, streams and graphs through ctypes: no further package is needed.
 
-Only functions whose signature is the same in CUDA 11.4 to 13 are called.
+Only functions whose signature is the same in CUDA 11.4 to 13 are called, of libcudart or, by the
+same names, of the driver.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import DeviceError
+from lora_export.ondevice.trt.cuda_libraries import VARIABLE, cuda_libraries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
 
 __all__ = ["Cuda", "DeviceBuffer", "Gpu", "open_cuda"]
-
-_LIBRARIES: Final = (
-    "libcudart.so",
-    "libcudart.so.13",
-    "libcudart.so.12",
-    "libcudart.so.11.0",
-    "/usr/local/cuda/lib64/libcudart.so",
-)
-_IN_PACKAGES: Final = ("nvidia/cuda_runtime/lib", "nvidia/cu13/lib")
-"""Where NVIDIA's wheels put the library."""
-
-VARIABLE: Final = "LORA_EXPORT_CUDART"
-"""An environment variable: the library to load, where it is at none of the usual places."""
 
 _TO_DEVICE: Final = 1  # cudaMemcpyHostToDevice
 _TO_HOST: Final = 2  # cudaMemcpyDeviceToHost
@@ -60,36 +44,26 @@ class Gpu:
         self.memory_bytes = memory_bytes
 
 
-def _candidates() -> Iterator[str]:
-    if given := os.environ.get(VARIABLE):
-        yield given
-        return
-    yield from _LIBRARIES
-    for entry in sys.path:
-        for folder in _IN_PACKAGES:
-            yield from map(str, sorted(Path(entry, folder).glob("libcudart.so*")))
-
-
 def open_cuda() -> Cuda:
-    """Load libcudart, and require a device.
+    """Load CUDA's library, and require a device.
 
     Raises:
         DeviceError: There is no library, or no device.
     """
-    for name in _candidates():
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
+    loaded = []
+    for name, library in cuda_libraries():
         cuda = Cuda(library)
-        if cuda.device_count() == 0:
-            msg = f"{name} finds no CUDA device"
-            raise DeviceError(msg, hint="Is the NVIDIA driver loaded?", kind="missing")
-        return cuda
-    msg = "the CUDA runtime, libcudart.so, is not to be found"
+        if cuda.device_count() > 0:
+            return cuda
+        loaded.append(name)
+    if loaded:
+        msg = f"{loaded[0]} finds no CUDA device"
+        raise DeviceError(msg, hint="Is the NVIDIA driver loaded?", kind="missing")
+    msg = "neither the CUDA runtime, libcudart, nor the library of NVIDIA's driver is to be found"
     raise DeviceError(
         msg,
-        hint=f"It comes with CUDA and with JetPack; {VARIABLE}=FILE names one elsewhere.",
+        hint=f"Install the driver. CUDA and JetPack bring libcudart; {VARIABLE}=FILE names one "
+        "elsewhere.",
         kind="missing",
     )
 
@@ -98,7 +72,7 @@ class Cuda:
     """The functions of libcudart that are used; a failing one raises `DeviceError`.
 
     Args:
-        library: The loaded library.
+        library: The loaded library; see `cuda_libraries`.
     """
 
     def __init__(self, library: Any) -> None:

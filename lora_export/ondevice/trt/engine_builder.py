@@ -7,10 +7,9 @@ The plan, the timing cache and the record are each complete or absent; the recor
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.device_files import (
@@ -34,7 +33,7 @@ from lora_export.ondevice.trt.builder_flags import set_flags
 from lora_export.ondevice.trt.builder_profiles import add_profiles
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_row, library_title
-from lora_export.ondevice.trt.monitor import watch
+from lora_export.ondevice.trt.monitor import peak_host_bytes, watch
 from lora_export.ondevice.trt.parsing import decompose_attention, parse_graph, start_builder
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.record_table import RefitTable
@@ -60,8 +59,6 @@ if TYPE_CHECKING:
     Tell = Callable[[str], None]
 
 __all__ = ["BuildJob", "build", "publish", "require_sources"]
-
-_KIBIBYTE: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ def publish(
         "plan": {"file": file, "sha256": digest, "bytes": data.nbytes},
         "refit": {},
         "adapter": None,
-        "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE,
+        "peak_host_bytes": peak_host_bytes(),
         **details,
     }
     write_record(record_path, record)

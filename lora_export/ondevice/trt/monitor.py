@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.ondevice.posix_modules import posix_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -12,7 +14,17 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.trt.cuda import Cuda
 
-__all__ = ["Seen", "watch"]
+__all__ = ["Seen", "peak_host_bytes", "watch"]
+
+_KIBIBYTE: Final = 1024
+_resource: Any = posix_module("resource")
+
+
+def peak_host_bytes() -> int:
+    """Return the largest resident memory of this process so far; 0 where no system call tells."""
+    if _resource is None:
+        return 0
+    return int(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss) * _KIBIBYTE
 
 
 class Seen:
