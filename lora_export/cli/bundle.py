@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["bundle"]
 
 _PACK: Final = "pack"
+_BUILDERS: Final = ("tensorrt", "tensorrt-rtx")
 
 
 class _PackByDefault(click.Group):
@@ -44,6 +45,8 @@ def bundle() -> None:
 @bundle.command(_PACK)
 @click.argument("export", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="The device.")
+@click.option("--builder", type=click.Choice(_BUILDERS),
+              help="The library of the engines; tensorrt-rtx for --target rtx.")  # fmt: skip
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), metavar="FILE",
               help="The archive, .tar or .tar.gz; beside the export.")  # fmt: skip
 @click.option("--name", help="The folder in the archive; the export's and the target's name.")
@@ -61,6 +64,7 @@ def pack(
     *,
     export: Path,
     target: str,
+    builder: str | None,
     output: Path | None,
     name: str | None,
     adapters: tuple[str, ...],
@@ -72,17 +76,24 @@ def pack(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Pack EXPORT for a device (the default command)."""
+    """Pack EXPORT for a device (the default command).
+
+    Engines of TensorRT are built on the device. Those of TensorRT for RTX (--target rtx, or another
+    target with --builder tensorrt-rtx) are built before, and go along without graphs and weights.
+    """
     from lora_export.bundle.bundle_names import default_path
     from lora_export.bundle.device_bundle import LatencySettings, bundle_export
     from lora_export.commands.recipe import load_recipe
-    from lora_export.engines.engine_options import EngineOptions
+    from lora_export.engines.engine_options import EngineOptions, library_for
     from lora_export.engines.profiles import axis_ranges, parse_profile
+    from lora_export.ondevice.trt.libraries import library_row
 
+    library = library_for(target, builder)
     given, latency = [parse_profile(text) for text in profiles], LatencySettings()
     if recipe is not None:
         table = load_recipe(recipe)
-        given = given or [axis_ranges(each) for each in table.profiles]
+        if not library_row(library).builds_ahead:  # else the engines have theirs
+            given = given or [axis_ranges(each) for each in table.profiles]
         spec, refit = table.latency, refit or table.bundle.refit
         latency = LatencySettings(spec.batch, spec.length, spec.rounds, spec.max_ratio)
     with Console(as_json=as_json, quiet=quiet) as console:
@@ -92,7 +103,7 @@ def pack(
             output or default_path(export, target),
             name=name,
             adapters=adapters,
-            options=EngineOptions(profiles=given, refit=refit),
+            options=EngineOptions(profiles=given, refit=refit, library=library),
             latency=latency,
             allow_failed=allow_failed,
             replace=replace,

@@ -108,7 +108,7 @@ def test_a_step_is_fed_what_the_prefill_returned(bundles) -> None:
 
     root = bundles("decoder")
     index = read_index(root)
-    runtime = open_runtime("onnxruntime", root, index)
+    runtime = open_runtime("onnxruntime", root, index, print)
     feeds = dict(np.load(root / "latency.npz"))
     short = {
         name: each[:, :5] if not name.startswith("past") else each for name, each in feeds.items()

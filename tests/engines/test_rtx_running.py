@@ -177,7 +177,7 @@ def test_a_disk_that_refuses_is_told_once(rtx: Any, merged: Path) -> None:
     file, expected = kernels(merged), run(merged)
     file.unlink()
     file.symlink_to(merged / "elsewhere")
-    with pytest.warns(RuntimeWarning, match="every start compiles again") as told:
+    with pytest.warns(RuntimeWarning, match="every start compiles them again") as told:
         found = run(merged, "one", (1, 4), (2, 9))
     assert len(told) == 1
     np.testing.assert_array_equal(found, expected)

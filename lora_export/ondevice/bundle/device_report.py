@@ -143,12 +143,12 @@ def render(report: DeviceReport) -> list[str]:
     """Return the report as lines: what ran, then a row for each figure."""
     lines = [report["says"]]
     parity, latency = report["parity"]["graphs"], report["latency"]["graphs"]
-    engines = [
-        (name, "kept" if row["kept"] else f"{row['seconds']:.1f} s", f"{row['plan']['bytes']} B")
-        for name, row in report["engines"].items()
-    ]
+    engines = [(name, _made_in(row), f"{row['plan']['bytes']} B")
+               for name, row in report["engines"].items()]  # fmt: skip
     if engines:
-        lines += aligned([("engine", "built in", "size"), *engines])
+        compiled = any(row["compile_seconds"] is not None for row in report["engines"].values())
+        made = "compiled in" if compiled else "built in"
+        lines += aligned([("engine", made, "size"), *engines])
     if parity:
         rows = [_parity(name, row) for name, row in parity.items()]
         lines += aligned([("parity", "verdict", "error", "tolerance", "effect", "top-1"), *rows])
@@ -159,6 +159,11 @@ def render(report: DeviceReport) -> list[str]:
     reasons = [(name, row["reason"]) for name, row in parity.items() if row["verdict"] != "pass"]
     reasons += [(name, row["reason"]) for name, row in latency.items() if row["verdict"] != "pass"]
     return lines + aligned(reasons)
+
+
+def _made_in(row: BundledRecord) -> str:
+    seconds = row["compile_seconds"]
+    return "kept" if row["kept"] else f"{row['seconds'] if seconds is None else seconds:.1f} s"
 
 
 def _parity(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:

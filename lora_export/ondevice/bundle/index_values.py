@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import BundleError, DeviceError
 from lora_export.ondevice.judge.golden_checks import Reading
+from lora_export.ondevice.trt.build_record import record_file
 from lora_export.ondevice.trt.build_settings import BuildSettings
+from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -51,6 +53,8 @@ class EngineSource:
         settings: `BuildSettings` as JSON: profiles, precision, flags.
         refit: What is known of each refittable weight.
         defaults: An ``.npz`` of inputs that TensorRT has to be given: a swappable graph's base.
+        plan: The plan, where it was built before the bundle was packed. Its record lies beside it;
+            graph and weights are not in the bundle.
     """
 
     onnx: str
@@ -58,6 +62,7 @@ class EngineSource:
     settings: Mapping[str, Any]
     refit: dict[str, RefitTable] = field(default_factory=dict)
     defaults: str | None = None
+    plan: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,12 @@ class GraphSource:
     """One ``.onnx`` file.
 
     Attributes:
-        onnx: The file, as ONNX Runtime opens it.
+        onnx: The file, as ONNX Runtime opens it; None where it is not in the bundle.
         engine: What TensorRT builds of it; None where it cannot.
         reason: Why there is no engine.
     """
 
-    onnx: str
+    onnx: str | None
     engine: EngineSource | None
     reason: str | None = None
 
@@ -134,6 +139,8 @@ class Contents:
         graphs: Every graph, by the stem of its file.
         checks: What is compared, by name; the base first.
         latency: How latency is measured.
+        library: The library that runs its engines.
+        sources: The SHA-256 of each graph and weight file that plans in the bundle were built from.
     """
 
     target: str
@@ -142,6 +149,8 @@ class Contents:
     graphs: dict[str, GraphSource]
     checks: dict[str, Check]
     latency: LatencyPlan
+    library: str = TENSORRT
+    sources: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values; `read_contents` reads them."""
@@ -169,6 +178,8 @@ def read_contents(table: Mapping[str, Any], files: Collection[str], where: str) 
             graphs,
             checks,
             _latency(table["latency"]),
+            _library(table.get("library", TENSORRT)),
+            {_text(file): _text(digest) for file, digest in table.get("sources", {}).items()},
         )
     except _DAMAGED as error:
         msg = f"the index {where!r} is damaged: {type(error).__name__}: {error}"
@@ -196,8 +207,11 @@ def _files(contents: Contents) -> list[str]:
     """Return every file that is named."""
     found: list[str | None] = [contents.latency.feeds]
     for graph in contents.graphs.values():
+        engine = graph.engine
         found.append(graph.onnx)
-        if (engine := graph.engine) is not None:
+        if engine is not None and engine.plan is not None:
+            found += [engine.plan, record_file(engine.plan), engine.defaults]
+        elif engine is not None:
             found += [engine.onnx, *engine.weights, engine.defaults]
     for check in contents.checks.values():
         found += [check.golden, check.pack, check.refit]
@@ -215,8 +229,9 @@ def _graph(row: Mapping[str, Any]) -> GraphSource:
             dict(engine["settings"]),
             dict(engine["refit"]),
             _maybe(engine["defaults"]),
+            _maybe(engine.get("plan")),
         )
-    return GraphSource(_text(row["onnx"]), source, _maybe(row["reason"]))
+    return GraphSource(_maybe(row["onnx"]), source, _maybe(row["reason"]))
 
 
 def _check(row: Mapping[str, Any]) -> Check:
@@ -264,6 +279,14 @@ def _latency(row: Mapping[str, Any]) -> LatencyPlan:
         raise ValueError(msg)
     feeds, reason = _maybe_why(row, "feeds")
     return LatencyPlan(feeds, rounds, max_ratio, reason)
+
+
+def _library(value: object) -> str:
+    text = _text(value)
+    if text not in LIBRARIES:
+        msg = f"{text!r} is no library that runs engines"
+        raise ValueError(msg)
+    return text
 
 
 def _text(value: object) -> str:

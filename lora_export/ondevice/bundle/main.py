@@ -1,4 +1,4 @@
-"""The entry point of a bundle: build, verify, measure, with what a device has.
+"""The entry point of a bundle: build or compile, verify, measure, with what a device has.
 
     python3 run.py                 all of it
     python3 run.py verify          one step of it; also build, latency, files
@@ -35,7 +35,7 @@ _LATENCY: Final = "latency"
 _FILES: Final = "files"
 _STEPS: Final = {
     _ALL: "build where TensorRT is, verify, measure (the default)",
-    _BUILD: "build the engines; needs TensorRT",
+    _BUILD: "build the engines, or compile ready ones for this GPU; needs TensorRT",
     _VERIFY: "compare every graph with its golden outputs",
     _LATENCY: "measure every adapter against the base",
     _FILES: "compare the files with the index, and no more",
@@ -68,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog="steps:\n" + "\n".join(f"  {name:<8} {text}" for name, text in _STEPS.items()),
     )
     parser.add_argument("step", nargs="?", choices=list(_STEPS), default=_ALL, metavar="STEP")
-    parser.add_argument("--runtime", choices=RUNTIMES, help="TensorRT where it is installed.")
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="The library of ready engines; else TensorRT where it is installed.",
+    )
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
                         help="An adapter, or base; repeatable. All by default.")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="Interleaved rounds of the latency.")
@@ -100,7 +104,7 @@ def _run(root: Path, options: argparse.Namespace) -> int:
     if options.step == _FILES:
         _say("every file is what was packed")
         return 0
-    runtime = open_runtime(options.runtime, root, index)
+    runtime = open_runtime(options.runtime, root, index, _say)
     described = runtime.describe()
     _say(described["says"])
     report = make_report(

@@ -1,25 +1,34 @@
 """The runtimes of a bundle: TensorRT where it is installed, else ONNX Runtime.
 
-A report says in words which of them ran. One that was made with ONNX Runtime, or with an unknown
-library in TensorRT's place, says that TensorRT did not.
+A bundle with ready engines is run by the library that built them, and by no other. A report says in
+words which of them ran. One that was made with ONNX Runtime, or with an unknown library in
+TensorRT's place, says that TensorRT did not.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict
 
 from lora_export.ondevice.bundle.tensor_values import read_values
 from lora_export.ondevice.device_errors import DeviceError, MissingRuntimeError, UnsupportedError
 from lora_export.ondevice.judge.golden_files import read_arrays
 from lora_export.ondevice.ort.ort_session import OrtSession, onnxruntime_version
-from lora_export.ondevice.trt.api import import_tensorrt
-from lora_export.ondevice.trt.build_record import plan_file
+from lora_export.ondevice.trt.api import import_library
+from lora_export.ondevice.trt.build_record import plan_file, read_record
 from lora_export.ondevice.trt.build_settings import BuildSettings
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.engine_builder import BuildJob, build
-from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT, library_of, what_ran
+from lora_export.ondevice.trt.libraries import (
+    LIBRARIES,
+    TENSORRT,
+    TENSORRT_RTX,
+    library_of,
+    library_row,
+    what_ran,
+)
 from lora_export.ondevice.trt.plan_opening import checked_plan, open_live, open_plan
 from lora_export.ondevice.trt.record_table import BuildRecord
 from lora_export.ondevice.trt.swappable_inputs import smallest_rank
@@ -31,18 +40,25 @@ if TYPE_CHECKING:
     from lora_export.ondevice.bundle.bundle_index import Index
     from lora_export.ondevice.bundle.index_values import Check, EngineSource
     from lora_export.ondevice.graph_runner import GraphRunner
+    from lora_export.ondevice.trt.trt_runner import TrtRunner
 
 __all__ = ["RUNTIMES", "BundledRecord", "Runtime", "RuntimeRow", "open_runtime"]
 
 _ONNXRUNTIME: Final = "onnxruntime"
 _BASE: Final = "base"
-RUNTIMES: Final = (TENSORRT, _ONNXRUNTIME)
+RUNTIMES: Final = (TENSORRT, TENSORRT_RTX, _ONNXRUNTIME)
+_ON_DEVICE: Final = (TENSORRT, _ONNXRUNTIME)
+"""What runs a bundle whose engines are built on the device, in the order of preference."""
 
 
 class BundledRecord(BuildRecord):
-    """The record of an engine, and whether it was there before."""
+    """The record of an engine, and whether it, or what was compiled of it, was there before.
+
+    `compile_seconds` is None where the engine was built here.
+    """
 
     kept: bool
+    compile_seconds: float | None
 
 
 class RuntimeRow(TypedDict, total=False):
@@ -88,20 +104,36 @@ class Runtime(Protocol):
         """
 
 
-def open_runtime(name: str | None, root: Path, index: Index) -> Runtime:
+def open_runtime(
+    name: str | None, root: Path, index: Index, tell: Callable[[str], None]
+) -> Runtime:
     """Return the runtime called `name`; without a name TensorRT where it is installed.
+
+    Args:
+        name: One of `RUNTIMES`.
+        root: The bundle's folder.
+        index: Its index.
+        tell: Told what costs time.
 
     Raises:
         MissingRuntimeError: It is not installed, or there is neither.
-        DeviceError: TensorRT is there, and no CUDA device.
+        UnsupportedError: The bundle is for another.
+        DeviceError: The library of the engines is missing, or a CUDA device.
     """
+    library = index.contents.library
+    offered = (library,) if library_row(library).builds_ahead else _ON_DEVICE
+    if name is not None and name not in offered:
+        msg = f"the bundle {index.name!r} holds nothing that {name!r} runs"
+        raise UnsupportedError(msg, hint=f"It is for: {', '.join(offered)}.")
+    if len(offered) == 1:
+        return TrtRuntime(root, index, tell)
     if name is None:
-        name = next((each for each in RUNTIMES if importlib.util.find_spec(each)), None)
+        name = next((each for each in offered if importlib.util.find_spec(each)), None)
     if name is None:
         msg = "neither TensorRT nor ONNX Runtime is installed"
         hint = "On a Jetson TensorRT comes with JetPack (python3-libnvinfer); elsewhere: "
         raise MissingRuntimeError(msg, hint=f"{hint}pip install onnxruntime")
-    return TrtRuntime(root, index) if name == TENSORRT else OrtRuntime(root, index)
+    return TrtRuntime(root, index, tell) if name == TENSORRT else OrtRuntime(root, index)
 
 
 class OrtRuntime:
@@ -146,24 +178,31 @@ class OrtRuntime:
     def open(self, stem: str, refit: str | None = None) -> GraphRunner:
         """Return a session of a graph; a merged graph has its weights."""
         del refit
-        return OrtSession(self._root / self._graphs[stem].onnx)
+        file = self._graphs[stem].onnx
+        if file is None:
+            msg = f"the bundle does not hold the graph {stem!r}"
+            raise UnsupportedError(msg, hint="Pack the bundle again.")
+        return OrtSession(self._root / file)
 
 
 class TrtRuntime:
-    """TensorRT: engines are built on the device, beside the graphs.
+    """A library with TensorRT's API: engines are built on the device, or compiled there.
 
     Args:
         root: The bundle's folder.
         index: Its index.
+        tell: Told, once each, what costs time.
     """
 
-    def __init__(self, root: Path, index: Index) -> None:
-        module = import_tensorrt()
+    def __init__(self, root: Path, index: Index, tell: Callable[[str], None]) -> None:
+        module = import_library(index.contents.library)
+        self._tell = _once(tell)
         self.label, self._version = library_of(module), str(module.__version__)
         self._cuda = open_cuda()
         self._root, self._graphs = root, index.contents.graphs
         self._target = index.contents.target
-        self._sha256 = {name: member.sha256 for name, member in index.files.items()}
+        packed = {name: member.sha256 for name, member in index.files.items()}
+        self._sha256 = {**index.contents.sources, **packed}
         self._fingerprint = index.contents.base_fingerprint
         self.gates = self.label in LIBRARIES
 
@@ -183,16 +222,21 @@ class TrtRuntime:
         """Return the engines that a check needs: the base's, where the adapter is a refit of it."""
         if check.refit is not None and self._graphs[check.graph].engine is None:
             return (_BASE,)
-        return (check.graph,) if check.encoder is None else (check.encoder, check.graph)
+        stems = (check.graph,) if check.encoder is None else (check.encoder, check.graph)
+        return tuple(stem for stem in stems if self._graphs[stem].engine is not None)
 
     def build(self, stem: str, tell: Callable[[str], None]) -> BundledRecord | None:
         """Build an engine, unless one is there that fits; return its record.
 
+        One that was built before the bundle was packed is compiled for the GPU.
+
         Raises:
-            DeviceError: It cannot be built.
+            DeviceError: It cannot be built or compiled.
             UnsupportedError: The graph has no engine; the index says why.
         """
-        plan = plan_file(stem, self._target, self._version)
+        plan = self._plan(stem)
+        if self._engine(stem).plan is not None:
+            return self._compiled(stem, tell)
         if os.path.lexists(self._root / plan):
             try:
                 _, record = checked_plan(
@@ -201,7 +245,7 @@ class TrtRuntime:
             except DeviceError as error:
                 tell(f"building {stem} again: {error.message}")
             else:
-                return {**record, "kept": True}
+                return {**record, "kept": True, "compile_seconds": None}
         source = self._engine(stem)
         job = BuildJob(
             root=self._root,
@@ -214,7 +258,18 @@ class TrtRuntime:
             settings=BuildSettings.from_json(source.settings),
             refit=source.refit,
         )
-        return {**build(job, cuda=self._cuda, tell=tell), "kept": False}
+        record = build(job, cuda=self._cuda, tell=tell)
+        return {**record, "kept": False, "compile_seconds": None}
+
+    def _compiled(self, stem: str, tell: Callable[[str], None]) -> BundledRecord:
+        """Compile a ready engine, and keep the kernels; return its record."""
+        tell(f"compiling {stem}")
+        started = time.monotonic()
+        with self._opened(stem) as runner:
+            kept = runner.kernels_kept
+        seconds = round(time.monotonic() - started, 3)
+        record = read_record(self._root / self._plan(stem))
+        return {**record, "kept": kept, "compile_seconds": seconds}
 
     def smallest_rank(self, stem: str) -> int:
         """Return the smallest rank that a profile of the graph's engine covers."""
@@ -224,21 +279,26 @@ class TrtRuntime:
         """Return a runner of a built engine, or the base's engine with an adapter's weights."""
         if refit is not None and self._graphs[stem].engine is None:
             return self._refitted(refit)
+        return self._opened(stem)
+
+    def _opened(self, stem: str) -> TrtRunner:
         defaults = self._engine(stem).defaults
         return open_plan(
             self._root,
-            plan_file(stem, self._target, self._version),
+            self._plan(stem),
             sha256=self._sha256,
             fingerprint=self._fingerprint,
             cuda=self._cuda,
             defaults=None if defaults is None else read_arrays(self._root / defaults),
+            wait_for_kernels=True,
+            tell=self._tell,
         )
 
     def _refitted(self, file: str) -> GraphRunner:
         source = self._engine(_BASE)
         live, _ = open_live(
             self._root,
-            plan_file(_BASE, self._target, self._version),
+            self._plan(_BASE),
             sha256=self._sha256,
             fingerprint=self._fingerprint,
             cuda=self._cuda,
@@ -253,9 +313,25 @@ class TrtRuntime:
         live.use(read_values(self._root / file), supply)
         return live
 
+    def _plan(self, stem: str) -> str:
+        """Return the plan of a graph: a ready one, or the one that is built here."""
+        return self._engine(stem).plan or plan_file(stem, self._target, self._version)
+
     def _engine(self, stem: str) -> EngineSource:
         source = self._graphs[stem]
         if source.engine is None:
             msg = f"the bundle holds no way to build {stem!r}: {source.reason}"
             raise UnsupportedError(msg, hint="Check it with: --runtime onnxruntime.")
         return source.engine
+
+
+def _once(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that tells each text the first time only: engines are opened repeatedly."""
+    told: set[str] = set()
+
+    def tell_once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            tell(f"warning: {text}")
+
+    return tell_once

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.ondevice.device_errors import StorageError
 from lora_export.ondevice.device_files import atomic_write_bytes
-from lora_export.ondevice.file_opening import read_file
+from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,11 +112,9 @@ def write_cache(path: Path, key: CacheKey, kernels: bytes, tell: Callable[[str],
     try:
         atomic_write_bytes(path, _HEAD + line + b"\n" + kernels)
     except StorageError as error:
-        where = str(path.parent)
-        tell(
-            f"compiled kernels cannot be kept in {where!r}, so every start compiles again: "
-            f"{error.message}"
-        )
+        where, cause = str(path.parent), error.__cause__
+        reason = reason_of(cause) if isinstance(cause, OSError) else error.message
+        tell(f"kernels cannot be kept in {where!r}, so every start compiles them again: {reason}")
         return False
     return True
 

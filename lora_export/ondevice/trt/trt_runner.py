@@ -135,6 +135,11 @@ class TrtRunner(GraphRunner):
 
         return run
 
+    @property
+    def kernels_kept(self) -> bool:
+        """Whether the engine did not have to be compiled: its kernels were there."""
+        return self._compiled is not None and self._compiled.kept
+
     def _give(self, feeds: Mapping[str, Array]) -> bool:
         """Put values on the device; return whether their shapes are others than before."""
         if self._closed:

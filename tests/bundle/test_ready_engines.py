@@ -1,0 +1,276 @@
+"""Bundles of engines that are built before they are packed: TensorRT for RTX.
+
+The double stands in the library's place; it runs no TensorRT for RTX.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lora_export.bundle.device_bundle import bundle_export
+from lora_export.bundle.packing import unpack, verify_bundle
+from lora_export.commands import engines
+from lora_export.core.errors import UsageError
+from lora_export.core.targets import RTX
+from lora_export.engines.engine_options import EngineOptions
+from lora_export.ondevice.bundle.main import main
+from lora_export.ondevice.device_errors import DeviceError, LoraExportError
+from lora_export.ondevice.trt.libraries import TENSORRT_RTX
+from tests.cli.running import call
+from tests.helpers.bundles import copied, read_report
+from tests.helpers.double import RTX_VERSION, install_double
+from tests.helpers.windows import LIKE_WINDOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OPTIONS = EngineOptions(library=TENSORRT_RTX)
+NAMES = {"base", "one", "two"}
+GRAPHS = {"swappable": ["swappable"], "batched": ["batched"]}
+
+
+@pytest.fixture
+def rtx(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return install_double(monkeypatch, RTX_VERSION, library="tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def ready(exports: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function: kind → an export of it with its engines, and its bundle, unpacked."""
+    made: dict[str, Path] = {}
+
+    def bundle(kind: str) -> Path:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(f"ready-{kind}")
+            root = shutil.copytree(exports(kind), folder / "export")
+            with pytest.MonkeyPatch.context() as patch:
+                install_double(patch, RTX_VERSION, library="tensorrt_rtx")
+                engines.build(root, RTX, graphs=GRAPHS.get(kind, sorted(NAMES)), options=OPTIONS)
+            packed = bundle_export(root, RTX, folder / "bundle.tar", name="ready")
+            unpack(packed.path, folder / "bundle")
+            made[kind] = folder
+        return made[kind]
+
+    return bundle
+
+
+@pytest.mark.parametrize("kind", ["merged", "swappable", "batched", "decoder", "static", "two"])
+def test_engines_are_compiled_verified_and_measured(
+    rtx: Any, ready: Callable[[str], Path], tmp_path: Path, kind: str, capsys: Any
+) -> None:
+    root = copied(ready(kind) / "bundle", tmp_path / "bundle")
+    assert main(root, ["--rounds", "10", "--max-ratio", "1000"]) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].endswith("TensorRT for RTX 1.7.1.116 on RTX 4090 (double)")
+    assert "compiled in" in printed
+    report = read_report(root, TENSORRT_RTX)
+    rows = report["parity"]["graphs"]
+    assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(NAMES, "pass")
+    measured = "unverified" if kind == "two" else "pass"
+    assert {row["verdict"] for row in report["latency"]["graphs"].values()} == {measured}
+    assert not any(row["kept"] for row in report["engines"].values())
+    assert all(row["compile_seconds"] > 0 for row in report["engines"].values())
+    assert len(list((root / "engines").glob("*.cache"))) == len(report["engines"])
+    assert rtx.builds == 0
+    count = rtx.compiled
+    assert main(root, ["verify"]) == 0
+    assert rtx.compiled == count
+    assert all(row["kept"] for row in read_report(root, TENSORRT_RTX)["engines"].values())
+    verify_bundle(root)
+
+
+def test_neither_graphs_nor_weights_nor_nvidias_files_go_along(
+    ready: Callable[[str], Path],
+) -> None:
+    for kind, packs in (("merged", False), ("swappable", True)):
+        index = verify_bundle(ready(kind) / "bundle.tar")
+        names = set(index.files)
+        suffixes = {Path(name).suffix for name in names}
+        assert suffixes <= {".json", ".npz", ".plan", ".py", ".safetensors", ".txt", ""}
+        assert not any(name.startswith(("weights/", "reports/")) for name in names)
+        assert any(name.startswith("adapters/") for name in names) is packs
+        assert not any("tensorrt_rtx" in name or "nv" in Path(name).stem for name in names)
+        assert {"run.py", "golden/one.npz", "latency.npz", "hf/config.json"} <= names
+
+
+def test_a_plan_that_was_read_on_another_machine_is_not_in_the_way(
+    rtx: Any, ready: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The kernels of an export are not packed: they are of the machine that compiled them."""
+    root = copied(ready("merged") / "export", tmp_path / "export")
+    for plan in (root / "engines").glob("*.plan"):
+        plan.with_suffix(".rtx-4090.cache").write_bytes(b"kernels")
+    first = bundle_export(root, RTX, tmp_path / "one.tar", name="ready")
+    assert first.path.read_bytes() == (ready("merged") / "bundle.tar").read_bytes()
+    assert rtx.compiled == 0
+
+
+def test_missing_engines_are_named_with_the_command_that_builds_them(
+    rtx: Any, exports: Any, tmp_path: Path, capsys: Any
+) -> None:
+    root = copied(exports("merged"), tmp_path / "ex port")
+    engines.build(root, RTX, graphs=["one"], options=OPTIONS)
+    result = call(capsys, "bundle", root, "--target", "rtx", "-o", tmp_path / "a.tar")
+    assert result.code == 2
+    assert "takes engines of 'base', 'two', which are not built" in result.message
+    command = shlex.split(result.message.splitlines()[-1].partition("machine: ")[2])
+    assert command[:2] == ["lora-export", "build"]
+    assert call(capsys, *command[1:]).code == 0
+    done = call(capsys, "bundle", root, "--target", "rtx", "-o", tmp_path / "a.tar")
+    assert done.code == 0
+    assert rtx.builds == 3
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_family_of_gpus_has_its_own_engines(rtx: Any, exports: Any, tmp_path: Path) -> None:
+    root = copied(exports("merged"), tmp_path / "export")
+    with pytest.raises(UsageError, match="for 'rtx-ada' takes engines") as caught:
+        bundle_export(root, "rtx-ada", tmp_path / "a.tar", options=OPTIONS)
+    assert "--target rtx-ada --builder tensorrt-rtx --graph base" in (caught.value.hint or "")
+    engines.build(root, "rtx-ada", graphs=["base", "one"], options=OPTIONS)
+    bundle_export(root, "rtx-ada", tmp_path / "a.tar", options=OPTIONS, adapters=["one"])
+    unpack(tmp_path / "a.tar", tmp_path / "bundle")
+    assert main(tmp_path / "bundle", ["verify"]) == 0
+    rtx.cudart.capability = (12, 0)
+    assert main(tmp_path / "bundle", ["verify"]) == 3
+
+
+def test_engines_of_other_files_are_refused(
+    rtx: Any, ready: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copied(ready("merged") / "export", tmp_path / "export")
+    manifest = json.loads((root / "lora_export.json").read_text())
+    manifest["files"]["weights/one.safetensors"] = "0" * 64
+    (root / "lora_export.json").write_text(json.dumps(manifest))
+    with pytest.raises(DeviceError, match=r"from another 'weights/one\.safetensors'"):
+        bundle_export(root, RTX, tmp_path / "a.tar")
+    assert not (tmp_path / "a.tar").exists()
+    assert rtx.compiled == 0
+
+
+@pytest.mark.parametrize("options", [{"refit": True}, {"profiles": [{"batch": (1, 1, 1)}]}])
+def test_options_of_a_build_on_the_device_are_refused(
+    ready: Callable[[str], Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError, match="is for engines that are built on the device"):
+        bundle_export(
+            ready("merged") / "export",
+            RTX,
+            tmp_path / "a.tar",
+            options=EngineOptions(library=TENSORRT_RTX, **options),
+        )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("release", [], 3, "built by TensorRT for RTX 1.7.1.116, here is 1.8.0.1"),
+        ("capability", [], 3, "was built for compute capability 8.0, 8.6, 8.9, 12.0 and later"),
+        ("invalid", [], 3, "cannot run the plan here: it was not built for the compute"),
+        ("gpu", [], 7, "finds no CUDA device"),
+        ("library", [], 7, "pip install 'tensorrt-rtx-cu12>=1.7,<2'"),
+        ("record", [], 3, "is not what was packed"),
+        ("", ["--runtime", "onnxruntime"], 4, "holds nothing that 'onnxruntime' runs"),
+        ("", ["--runtime", "tensorrt"], 4, "holds nothing that 'tensorrt' runs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_on_the_device(
+    rtx: Any,
+    ready: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: Any,
+    case: tuple[str, list[str], int, str],
+) -> None:
+    change, arguments, code, words = case
+    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    if change == "release":
+        rtx.__version__ = "1.8.0.1"
+    elif change == "capability":
+        rtx.cudart.capability = (7, 5)
+    elif change == "invalid":
+        rtx.validity = ("INVALID", 2)
+    elif change == "gpu":
+        rtx.cudart.devices = 0
+    elif change == "library":
+        sys.modules["tensorrt_rtx"] = None  # type: ignore[assignment]  # the fixture undoes it
+    elif change == "record":
+        (record,) = (root / "engines").glob("one.*.json")
+        record.write_text(record.read_text().replace('"8.9"', '"8.8"'))
+    assert main(root, arguments) == code
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_that_refuses_kernels_is_told_once(
+    rtx: Any, ready: Callable[[str], Path], tmp_path: Path, capsys: Any
+) -> None:
+    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    for name in NAMES:
+        link = root / "engines" / f"{name}.rtx.rtx{RTX_VERSION}.rtx-4090-double.cache"
+        link.symlink_to(tmp_path / "nowhere")
+    assert main(root, ["verify"]) == 0
+    assert capsys.readouterr().err.count("warning: kernels cannot be kept") == 1
+    assert rtx.compiled
+
+
+def test_a_bundle_for_another_library_is_not_run_by_this_one(
+    rtx: Any, bundles: Any, capsys: Any
+) -> None:
+    assert main(bundles("merged"), ["--runtime", TENSORRT_RTX]) == 4
+    assert "It is for: tensorrt, onnxruntime." in capsys.readouterr().err
+    assert rtx.compiled == 0
+
+
+def test_an_index_with_a_library_that_is_not_known_is_refused(
+    ready: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from tests.bundle.test_entry_point import seal
+
+    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    for change in ({"library": "os"}, {"library": ["tensorrt"]}, {"sources": {"a": 1}}):
+        index = json.loads((ready("merged") / "bundle" / "bundle.json").read_text()) | change
+        seal(root, index)
+        with pytest.raises(LoraExportError, match="is damaged"):
+            verify_bundle(root)
+
+
+WINDOWS = """
+import runpy
+import onnx, onnxruntime  # what the double runs graphs with
+import pytest
+from tests.helpers.double import RTX_VERSION, install_double
+install_double(pytest.MonkeyPatch(), RTX_VERSION, library="tensorrt_rtx")
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "lora_export"]:
+    del sys.modules[name]
+"""
+
+
+def test_the_entry_point_needs_nothing_that_windows_lacks(
+    ready: Callable[[str], Path], tmp_path: Path
+) -> None:
+    root = copied(ready("swappable") / "bundle", tmp_path / "bundle")
+    program = (
+        f"{WINDOWS}\n{LIKE_WINDOWS}\n"
+        f"sys.argv = ['run.py', '--rounds', '10', '--max-ratio', '1000']\n"
+        f"sys.path.remove({str(REPOSITORY)!r})\n"
+        f"runpy.run_path({str(root / 'run.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = read_report(root, TENSORRT_RTX)
+    assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
+    assert len(list((root / "engines").glob("*.cache"))) == 1
