@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lora_export.bundle.tar_file import Entry
 
-__all__ = ["Archive", "open_archive"]
+__all__ = ["Archive", "damage_errors", "open_archive"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _GZIP: Final = b"\x1f\x8b"
@@ -101,6 +101,16 @@ class Archive:
 
 
 @contextlib.contextmanager
+def damage_errors(where: str) -> Iterator[None]:
+    """Translate what gzip raises while it reads an archive; `gzip.BadGzipFile` is an `OSError`."""
+    try:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        msg = f"{where!r} is damaged: {error}"
+        raise BundleError(msg, hint="Copy it again.") from error
+
+
+@contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """Open an archive and read its index; translate what gzip and the disk raise meanwhile.
 
@@ -109,7 +119,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """
     where = str(path)
     try:
-        with open_file(path) as file:
+        with damage_errors(where), open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
             packed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
@@ -120,9 +130,6 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 msg = f"{where!r} has {size} bytes and would unpack to {total}"
                 raise BundleError(msg, hint="No bundle is packed so well: it is hostile.")
             yield archive
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        msg = f"{where!r} is damaged: {error}"
-        raise BundleError(msg, hint="Copy it again.") from error
     except OSError as error:
         msg = f"cannot read {where!r}: {reason_of(error)}"
         raise BundleError(msg, hint="Check the path.") from error

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora_export.bundle.archive import open_archive
+from lora_export.bundle.archive import damage_errors, open_archive
 from lora_export.bundle.tar_file import end_of_archive, header_of, padding_of
 from lora_export.core.errors import BundleError, StorageError, UsageError
 from lora_export.core.files import (
@@ -322,6 +322,7 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         open_archive(path) as archive,
         storage_errors(str(output)),
         staging_folder(output.parent, output.name) as staging,
+        damage_errors(str(path)),  # before they are taken for errors of the disk
     ):
         _require_room(staging, archive.index)
         tell.start(f"unpacking {path.name}", archive.index.size_bytes)
