@@ -43,6 +43,14 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--task", help="Task name as in transformers pipelines."),
             click.option("--labels", help="Names of the classes, separated by commas."),
             click.option("--dtype", help="float32, float16 or bfloat16; the checkpoint's own."),
+            click.option("--quantize", type=click.Choice(["int4", "int8"]),
+                         help="Store the weights of products in four or eight bits; adapters of "
+                              "swappable and batched exports stay as they are."),
+            click.option("--quantize-block-size", metavar="SIZE",
+                         type=click.Choice(["16", "32", "64", "128", "256"]),
+                         help="How many inputs share a scale; 32 for int4, all for int8."),
+            click.option("--quantize-keep", multiple=True, metavar="PATTERN",
+                         help="Leave modules that fit as they are; repeatable."),
             click.option("--opset", type=int, help="ONNX opset; the target's own."),
             click.option("--cache/--no-cache", "cache", default=None,
                          help="Keys and values as inputs and outputs of a decoder; on."),
@@ -154,6 +162,8 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     for key in ("base", "graph", "output"):
         if flags[key] is not None:
             table[key] = located(flags[key])
+    if quantize := _quantize_table(flags):
+        table["quantize"] = quantize
     if flags["labels"]:
         table["labels"] = [label.strip() for label in flags["labels"].split(",")]
     if flags["lora_modules"]:
@@ -173,3 +183,13 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]
     return table
+
+
+def _quantize_table(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the section ``quantize`` that flags describe."""
+    table = {
+        "weights": flags["quantize"],
+        "block_size": int(flags["quantize_block_size"]) if flags["quantize_block_size"] else None,
+        "keep": list(flags["quantize_keep"]),
+    }
+    return {key: value for key, value in table.items() if value}

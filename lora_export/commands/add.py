@@ -28,10 +28,10 @@ from lora_export.exports.adapter_companions import AdapterCompanions, companions
 from lora_export.exports.change_adapters import Adding, store_adapters
 from lora_export.exports.compatibility import require_base, require_task
 from lora_export.exports.integrity_checks import require_usable
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import require_complete
 from lora_export.exports.stack_table import NewAdapter
 from lora_export.exports.stored_adapters import mode_of
+from lora_export.exports.stored_values import parameters_of
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.exports.values import without_copies
 from lora_export.graph.spec import tasks

@@ -17,12 +17,13 @@ from lora_export.commands.build_checks import require_bases, require_recipe, req
 from lora_export.commands.build_config import graph_and_updates
 from lora_export.commands.build_export import fill_export, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
+from lora_export.commands.build_quantized import quantized
 from lora_export.commands.bundle import with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.files import publish_folder, staging_folder
 from lora_export.core.progress import Progress, Silent
-from lora_export.exports.merged_adapters import parameters_of
+from lora_export.exports.stored_values import parameters_of
 from lora_export.exports.untied_export import recorded_ties
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _create(
     """Build a new export directory in a staging folder, and publish it."""
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
+    template, adapters = quantized(recipe, config, template, adapters, tell)
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
     output = inputs.output
     with staging_folder(output.parent, output.name) as staging:

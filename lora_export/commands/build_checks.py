@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.commands.build_quantized import record_of
 from lora_export.commands.bundle import require_bundle
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
@@ -80,6 +81,7 @@ def require_same_base(
         ("base", base.fingerprint, digest),
         ("task", base.task, config.task.name),
         ("pooling", base.pooling, _pooling(config)),
+        ("quantization", base.quantization, record_of(recipe.quantize)),
         (
             "graph",
             base.graph.sha256 if base.graph else "traced",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.ties import groups_of
+from lora_export.commands.build_quantized import opset_for
 from lora_export.commands.resolved_adapters import ResolvedAdapter, resolve_adapters
 from lora_export.core import targets
 from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
@@ -89,7 +90,7 @@ def resolve_config(
         for_task(checkpoint, task, pooling),
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
-        recipe.opset or target.opset,
+        recipe.opset or opset_for(recipe.quantize, target.opset),
         _choices(recipe, task),
     )
 

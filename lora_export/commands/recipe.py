@@ -10,12 +10,13 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 from lora_export.core.files import user_path
 from lora_export.core.modes import Mode, ServingMode
+from lora_export.core.quantization import SchemeName
 from lora_export.core.shown_value import shown
 from lora_export.core.yaml_file import YamlError, read_yaml
 from lora_export.ondevice.bundle.index_values import MOST_ROUNDS
@@ -30,6 +31,7 @@ __all__ = [
     "CombineSpec",
     "LatencySpec",
     "Metric",
+    "QuantizeSpec",
     "Recipe",
     "TritonSpec",
     "VerifySpec",
@@ -135,6 +137,32 @@ class LatencySpec(_Section):
     rounds: int = Field(default=120, ge=10, le=MOST_ROUNDS)
 
 
+class QuantizeSpec(_Section):
+    """What is stored as integers of four or eight bits, and how.
+
+    Attributes:
+        weights: ``int4`` or ``int8``: the weights of products.
+        block_size: How many inputs share a scale; 32 for int4, and for int8 all of an output.
+        method: How integers and scales are found.
+        keep: Patterns of parameters or modules that stay as they are, whole names or their ends.
+        embeddings: ``int8``, one scale per row, or ``keep``.
+        head: The scheme of the layer that gives the logits of tokens, or ``keep``; that of the
+            weights by default. One that is tied to the embeddings is int8 or kept.
+    """
+
+    weights: SchemeName
+    block_size: Literal[16, 32, 64, 128, 256] | None = None
+    method: Literal["nearest", "search"] = "search"
+    keep: list[str] = []
+    embeddings: Literal["int8", "keep"] = "int8"
+    head: Literal["int4", "int8", "keep"] | None = None
+
+
+def _as_section(value: object) -> object:
+    """Return ``quantize: int4`` as the section that it is short for."""
+    return {"weights": value} if isinstance(value, str) else value
+
+
 class BundleSpec(_Section):
     """The bundle for the target.
 
@@ -181,6 +209,7 @@ class Recipe(_Section):
         cache_length: The positions of a static cache of a decoder; it grows by default.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
+        quantize: Which weights are stored as integers of four or eight bits; none by default.
         profiles: The shapes that engines cover: each profile gives axes a size, or a range of
             smallest, tuned for and largest; see `lora_export.engines.profiles`.
     """
@@ -194,6 +223,7 @@ class Recipe(_Section):
     mode: Literal[Mode.MERGED, Mode.SWAPPABLE, Mode.BATCHED] = Mode.MERGED
     lora_modules: list[str] | None = None
     dtype: str | None = None
+    quantize: Annotated[QuantizeSpec, BeforeValidator(_as_section)] | None = None
     opset: int | None = Field(default=None, ge=18, le=25)
     cache: bool | None = None
     cache_length: int | None = Field(default=None, ge=1, le=1 << 24)

@@ -13,8 +13,8 @@ from lora_export.core.adapter_names import adapter_name_from
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UsageError
 from lora_export.core.hub import local_path
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters, head_width
+from lora_export.exports.stored_values import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

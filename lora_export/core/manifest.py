@@ -23,6 +23,7 @@ from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
+from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 from lora_export.ondevice.file_opening import read_file, reason_of
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST_NAME",
+    "PLAIN_VERSION",
+    "QUANTIZED_VERSION",
     "REPORTS_FOLDER",
     "AdapterRecord",
     "BaseRecord",
@@ -44,6 +47,8 @@ __all__ = [
     "Manifest",
     "PackRecord",
     "ParameterUse",
+    "QuantizationRecord",
+    "QuantizedRecord",
     "RowRecord",
     "edit_manifest",
     "is_export",
@@ -56,11 +61,14 @@ __all__ = [
 MANIFEST_NAME: Final = "lora_export.json"
 REPORTS_FOLDER: Final = "reports/"
 """Files below this are about the export, and not of it."""
-FORMAT_VERSION: Final = 1
+PLAIN_VERSION: Final = 1
+"""The version of an export without quantized parameters, which older releases read."""
+QUANTIZED_VERSION: Final = 2
 _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28
 
 Verification = Literal["pass", "fail", "ambiguous", "unverified"]
+Loss = Literal["pass", "fail", "ambiguous", "ungated"]
 
 
 class _Record(BaseModel):
@@ -99,6 +107,7 @@ class BaseRecord(_Record):
         cache_length: The positions of a static cache; None for one that grows.
         logits: ``last`` where the graphs return those of the last position only.
         pooling: What makes sentence embeddings of token states (``mean, normalize``).
+        quantization: What was quantized, and how; None where nothing was.
     """
 
     source: str
@@ -117,10 +126,15 @@ class BaseRecord(_Record):
     pooling: str | None = None
     graph: GraphSource | None = None
     conversions: list[Conversion] = []
+    quantization: QuantizationRecord | None = None
 
 
 class ParameterUse(_Record):
-    """One parameter of the checkpoint as one graph stores it."""
+    """One parameter of the checkpoint as one graph stores it.
+
+    Of a quantized one `initializer` is the parameter's name, below which its integers and scales
+    lie; `shape` is that of its values, and `dtype` that of the scales and of what is computed.
+    """
 
     graph: str
     initializer: str
@@ -129,6 +143,7 @@ class ParameterUse(_Record):
     shape: list[Annotated[int, Field(ge=0)]]
     module: str
     aliases: list[str] = []
+    quantized: QuantizedRecord | None = None
 
 
 class GraphFile(_Record):
@@ -143,7 +158,7 @@ class GraphRecord(_Record):
 
     `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
     cannot be deployed. Of an encoder-decoder `onnx` is the decoder, and `encoder` a second graph
-    over the same weights.
+    over the same weights. `loss` is the verdict on what quantization cost, of a quantized graph.
     """
 
     mode: Mode
@@ -152,6 +167,7 @@ class GraphRecord(_Record):
     opset: int
     sha256: Sha256
     verification: Verification = "unverified"
+    loss: Loss | None = None
     missing: list[str] = []
     golden: str | None = None
     encoder: GraphFile | None = None
@@ -248,7 +264,7 @@ class AdapterRecord(_Record):
 class Manifest(_Record):
     """The whole of ``lora_export.json``; every file is hashed in `files`."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(default=PLAIN_VERSION, ge=1, le=QUANTIZED_VERSION)
     tool: str
     base: BaseRecord
     parameters: dict[str, list[ParameterUse]]
@@ -273,6 +289,14 @@ class Manifest(_Record):
         )
         if unknown:
             msg = f"a parameter is of the graph {min(unknown)!r}, which is not listed"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _says_its_version(self) -> Self:
+        quantized = any(use.quantized for uses in self.parameters.values() for use in uses)
+        if quantized and self.format_version == PLAIN_VERSION:
+            msg = "parameters are quantized, which format_version 1 does not have"
             raise ValueError(msg)
         return self
 
@@ -322,10 +346,9 @@ def stored_manifest(folder: Path) -> Manifest:
             msg, hint="Make one with: lora-export merge-and-build"
         ) from error
     newer = re.search(rb'"format_version":\s*(\d{1,9})', data)
-    if newer and int(newer[1]) > FORMAT_VERSION:
-        msg = (
-            f"{str(path)!r} has format_version {int(newer[1])}; this version reads {FORMAT_VERSION}"
-        )
+    if newer and int(newer[1]) > QUANTIZED_VERSION:
+        has = f"{str(path)!r} has format_version {int(newer[1])}"
+        msg = f"{has}; this version reads {QUANTIZED_VERSION}"
         raise UnsupportedError(msg, hint="Upgrade lora-export.")
     try:
         manifest = Manifest.model_validate_json(data)

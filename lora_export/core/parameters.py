@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.dtypes import DType, by_name
 
-__all__ = ["CAST", "COPY", "TRANSPOSE", "Parameter"]
+if TYPE_CHECKING:
+    from lora_export.core.quantization import Quantized
+
+__all__ = ["CAST", "COPY", "QUANTIZE", "TRANSPOSE", "Parameter"]
 
 TRANSPOSE: Final = "transpose"
 CAST: Final = "cast"
+QUANTIZE: Final = "quantize"
 COPY: Final = " (a copy)"
 """The end of an alias that is a further initializer of a user's graph and keeps its value."""
 
@@ -28,6 +32,8 @@ class Parameter:
         aliases: Further names of the same parameter in the model (tied weights).
         computed: How its values follow from its shape, where transformers leaves it out of a
             checkpoint (`lora_export.core.computed_parameters`); None for every other parameter.
+        quantized: How the graph stores it as integers and scales; None where it stores the values
+            themselves. `dtype` is then that of the scales and of what the graph computes with.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Parameter:
     transposed: bool = False
     aliases: tuple[str, ...] = ()
     computed: str | None = None
+    quantized: Quantized | None = None
 
     @property
     def stored_dtype(self) -> DType:

@@ -14,12 +14,10 @@ import numpy as np
 
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import UnsupportedError
-from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import bytes_of
-from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.merged_adapters import merged_entries
+from lora_export.exports.merged_entries import merged_entries
+from lora_export.exports.stored_values import stored_values
 from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ def merged_values(
         InputError: The graph's dtype cannot hold a merged value.
     """
     require_same_shapes(resolved)
-    base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    base_tensors = stored_values(root, manifest)
     entries, _ = merged_entries(manifest, resolved, base_tensors, None, {})
     return {entry.name: _whole(entry) for entry in entries}
 
@@ -63,6 +61,13 @@ def require_same_shapes(resolved: Resolved) -> None:
     Raises:
         UnsupportedError: The adapter brings a head of another width, or another vocabulary.
     """
+    for update in resolved.updates:
+        if update.parameter.quantized is not None:
+            msg = (
+                f"adapter {resolved.adapter.name!r} changes {update.parameter.name!r}, which the "
+                "export holds quantized: a merge at load would add it to rounded values"
+            )
+            raise UnsupportedError(msg, hint=f"Merge it into the export: {_add(resolved)}.")
     if resolved.vocabulary is not None:
         msg = (
             f"adapter {resolved.adapter.name!r} {resolved.vocabulary.described} tokens: "

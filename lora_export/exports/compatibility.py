@@ -8,14 +8,12 @@ import numpy as np
 
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.core.errors import AdapterError, UsageError
-from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.name_conversions import new_name
 from lora_export.core.parameters import CAST, TRANSPOSE
-from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import MemoryTensor, nbytes, read_all
-from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.plan import match_base
+from lora_export.exports.stored_values import stored_values
 from lora_export.graph.spec import tasks
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
@@ -75,7 +73,7 @@ def require_base(
             it trains rows of a head whose bias PEFT leaves out.
     """
     base, prefix = manifest.base.source, manifest.base.prefix
-    stored: Mapping[str, Tensor] = read_header(resolve_inside(root, BASE_WEIGHTS))[0]
+    stored = stored_values(root, manifest)
     for adapter in originals:
         known = adapter.known_base
         if known is None or known.fingerprint == manifest.base.fingerprint:

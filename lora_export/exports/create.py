@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.files import storage_errors, write_synced
 from lora_export.core.manifest import (
+    PLAIN_VERSION,
+    QUANTIZED_VERSION,
     BaseRecord,
     GraphRecord,
     Manifest,
@@ -14,13 +17,16 @@ from lora_export.core.manifest import (
     write_manifest,
 )
 from lora_export.core.modes import BASE_GRAPH, Mode
-from lora_export.core.parameters import CAST, TRANSPOSE
+from lora_export.core.parameters import CAST, QUANTIZE, TRANSPOSE
+from lora_export.core.quantization import scales_name
+from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
 from lora_export.core.reports.report_model import report_bytes
 from lora_export.core.version import VERSION
 from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
 from lora_export.weights.companion_writer import labelled, write_companions
+from lora_export.weights.quantized_entries import entries_of
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
@@ -32,10 +38,12 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
     from lora_export.core.reports.graph_report import GraphReport
+    from lora_export.core.tensors import Tensor
     from lora_export.exports.plan import BasePlan
     from lora_export.graph.spec.signature import Choices
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.stream import Entry
 
 __all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
 
@@ -61,6 +69,7 @@ def create_export(
     graph_source: GraphSource | None = None,
     graph_report: GraphReport | None = None,
     ties: Sequence[TieGroup] = (),
+    quantization: QuantizationRecord | None = None,
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `root`.
 
@@ -79,6 +88,7 @@ def create_export(
         graph_source: Where the user's own graph is, if the template was made from one.
         graph_report: How it was matched to the checkpoint.
         ties: The weights that the base ties and the graph holds apart.
+        quantization: What is quantized, as the template's parameters have it.
 
     Raises:
         CheckpointError: A tensor ends too early.
@@ -87,7 +97,8 @@ def create_export(
     """
     with storage_errors(str(root)):
         (root / "weights").mkdir()
-    files, placements = _write_base_weights(root, template, plan, progress)
+    method = quantization.method if quantization is not None else ""
+    files, placements = _write_base_weights(root, template, plan, progress, method)
     weights = sorted(files)
     graphs = (template.onnx_bytes, template.encoder_bytes)
     graph = write_graphs(root, BASE_GRAPH, graphs, placements)
@@ -96,6 +107,7 @@ def create_export(
     if graph_report is not None:
         files[GRAPH_REPORT] = _write_report(root, graph_report)
     manifest = Manifest(
+        format_version=PLAIN_VERSION if quantization is None else QUANTIZED_VERSION,
         tool=f"lora-export {VERSION}",
         base=BaseRecord(
             source=source,
@@ -114,6 +126,7 @@ def create_export(
             pooling=str(checkpoint.sentence) if checkpoint.sentence else None,
             graph=graph_source,
             conversions=list(template.conversions),
+            quantization=quantization,
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={
@@ -153,7 +166,7 @@ def weights_metadata(name: str) -> dict[str, str]:
 
 
 def _write_base_weights(
-    root: Path, template: GraphTemplate, plan: BasePlan, progress: Progress
+    root: Path, template: GraphTemplate, plan: BasePlan, progress: Progress, method: str
 ) -> tuple[dict[str, str], dict[str, Placement]]:
     """Write the base's weights; return each file's hash and each parameter's place.
 
@@ -161,12 +174,20 @@ def _write_base_weights(
     how wide the first adapter's head is.
     """
     present = [
-        base_entry(parameter, plan.sources[parameter.name])
+        entry
         for parameter in template.parameters
         if parameter.name in plan.sources
+        for entry in entries_of(
+            parameter, partial(_base_value, plan.sources[parameter.name]), method=method
+        )
     ]
     present += [copied_entry(name, tensor) for name, tensor in plan.kept.items()]
-    missing = [zero_entry(p) for p in template.parameters if p.name not in plan.sources]
+    missing = [
+        entry
+        for parameter in template.parameters
+        if parameter.name not in plan.sources
+        for entry in entries_of(parameter, zero_entry, method=method)
+    ]
     progress.start("base weights", sum(entry.nbytes for entry in present))
     files: dict[str, str] = {}
     placements: dict[str, Placement] = {}
@@ -183,6 +204,10 @@ def _write_base_weights(
     return files, placements
 
 
+def _base_value(source: Tensor, parameter: Parameter) -> Entry:
+    return base_entry(parameter, source)
+
+
 def _parameter_table(
     parameters: Sequence[Parameter], plan: BasePlan
 ) -> dict[str, list[ParameterUse]]:
@@ -192,6 +217,8 @@ def _parameter_table(
         transform = [TRANSPOSE] if parameter.transposed else []
         if source is not None and source.dtype.name != parameter.dtype:
             transform.append(CAST)
+        if parameter.quantized is not None:
+            transform = [*(each for each in transform if each != CAST), CAST, QUANTIZE]
         use = ParameterUse(
             graph=BASE_GRAPH,
             initializer=parameter.name,
@@ -200,9 +227,23 @@ def _parameter_table(
             shape=list(parameter.stored_shape),
             module=parameter.module_type,
             aliases=list(parameter.aliases),
+            quantized=_quantized_record(parameter),
         )
         table.setdefault(source.name if source else parameter.name, []).append(use)
     return table
+
+
+def _quantized_record(parameter: Parameter) -> QuantizedRecord | None:
+    quantized = parameter.quantized
+    if quantized is None:
+        return None
+    return QuantizedRecord(
+        scheme=quantized.scheme,
+        bits=quantized.bits,
+        block_size=quantized.block_size,
+        axis=quantized.axis,
+        scale=scales_name(parameter.name),
+    )
 
 
 def _write_companions(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from math import prod
 from typing import TYPE_CHECKING
 
-from lora_export.core.dtypes import by_name
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.safetensors_file import encode_header, read_header
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.integrity import audit, problem_of
+from lora_export.exports.stored_values import parameters_of
 from lora_export.ondevice.file_opening import open_file, reason_of
+from lora_export.weights.quantized_entries import entries_of
+from lora_export.weights.stream import copied_entry, file_order, zero_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,16 +104,15 @@ def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
     """
     missing = set(manifest.base_graph.missing)
     rows = {
-        use.initializer: (by_name(use.dtype), tuple(use.shape))
-        for uses in manifest.parameters.values()
-        for use in uses
-        if use.graph == BASE_GRAPH and use.initializer not in missing
+        entry.name: entry
+        for parameter in parameters_of(manifest)
+        if parameter.name not in missing
+        for entry in entries_of(parameter, zero_entry, method="")
     }
     if manifest.base.graph is not None:
         held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
-        rows = {name: (each.dtype, each.shape) for name, each in held.items()} | rows
-    ordered = sorted(rows, key=lambda name: (-rows[name][0].itemsize_bytes, name))
-    table = [(name, *rows[name]) for name in ordered]
+        rows = {name: copied_entry(name, each) for name, each in held.items()} | rows
+    ordered = file_order([*rows.values()])
+    table = [(each.name, each.dtype, each.shape) for each in ordered]
     header, _ = encode_header(table, weights_metadata(BASE_GRAPH))
-    size_bytes = sum(prod(shape) * dtype.itemsize_bytes for dtype, shape in rows.values())
-    return header, len(header) + size_bytes
+    return header, len(header) + sum(each.nbytes for each in ordered)

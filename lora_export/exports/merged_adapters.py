@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.adapter_names import is_adapter_name
 from lora_export.core.changes import change_export
-from lora_export.core.dtypes import DTYPES
 from lora_export.core.engine_record import engines_of
-from lora_export.core.errors import AdapterError, ExportDirectoryError
+from lora_export.core.errors import AdapterError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors
 from lora_export.core.manifest import (
     AdapterRecord,
@@ -22,18 +21,17 @@ from lora_export.core.manifest import (
     Manifest,
     edit_manifest,
 )
-from lora_export.core.modes import BASE_GRAPH, Mode
-from lora_export.core.parameters import CAST, TRANSPOSE, Parameter
-from lora_export.core.safetensors_file import read_header
+from lora_export.core.modes import Mode
 from lora_export.exports.adapter_companions import NO_COMPANIONS, folder_of, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
-from lora_export.exports.plan import match_base
+from lora_export.exports.merged_entries import ORIGIN_CHECKPOINT, ORIGIN_EXPORT, merged_entries
+from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.template import Placement
 from lora_export.ondevice.trt.build_record import FOLDER
 from lora_export.weights.fidelity import FidelityMeter, fidelity_rows
-from lora_export.weights.stream import Entry, merged_entry, write_weights
+from lora_export.weights.stream import write_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from lora_export.core.combined_record import CombinedRecord
     from lora_export.core.progress import Progress
     from lora_export.core.reports.fidelity_report import FidelityRow
-    from lora_export.core.tensors import Tensor
     from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -53,33 +50,13 @@ __all__ = [
     "add_adapter",
     "delete_orphans",
     "forget_adapter",
-    "merged_entries",
     "orphaned_files",
     "parameters_of",
     "refuse_taken",
     "remove_adapter",
 ]
 
-_ORIGIN_CHECKPOINT: Final = "checkpoint"
-_ORIGIN_EXPORT: Final = "export"
 _NARROW: Final = frozenset({"float16", "bfloat16"})
-
-
-def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
-    """Return the parameters of the base graph, as the manifest records them."""
-    return tuple(
-        Parameter(
-            name=use.initializer,
-            shape=tuple(reversed(use.shape) if TRANSPOSE in use.transform else use.shape),
-            dtype=use.dtype,
-            module_type=use.module,
-            transposed=TRANSPOSE in use.transform,
-            aliases=tuple(use.aliases),
-        )
-        for uses in manifest.parameters.values()
-        for use in uses
-        if use.graph == BASE_GRAPH
-    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +110,7 @@ def add_adapter(
     weights_file = f"weights/{name}.safetensors"
     with edit_manifest(root) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    base_tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    base_tensors = stored_values(root, manifest)
     meters = _meters(resolved)
     entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
     progress.start(f"adapter {name}", sum(entry.nbytes for entry in entries))
@@ -147,7 +124,9 @@ def add_adapter(
             advance=progress.advance,
         )
         placements = {
-            entry.name: Placement(weights_file, *written.offsets[entry.name], entry.shape)
+            entry.name: Placement(
+                weights_file, *written.offsets[entry.name], entry.graph_shape or entry.shape
+            )
             for entry in entries
         }
         graph = write_graphs(
@@ -271,54 +250,10 @@ def _meters(resolved: Resolved) -> dict[str, tuple[str, FidelityMeter]]:
             FidelityMeter(update.parameter, update.low_rank),
         )
         for update in resolved.updates
-        if update.low_rank is not None and update.parameter.dtype in _NARROW
+        if update.low_rank is not None
+        and update.parameter.dtype in _NARROW
+        and update.parameter.quantized is None
     }
-
-
-def merged_entries(
-    manifest: Manifest,
-    resolved: Resolved,
-    base_tensors: Mapping[str, Tensor],
-    checkpoint: Checkpoint | None,
-    meters: Mapping[str, tuple[str, FidelityMeter]],
-) -> tuple[list[Entry], str]:
-    """Return the entries to write, and whose values they use: the checkpoint's or the export's."""
-    cast = {
-        use.initializer
-        for uses in manifest.parameters.values()
-        for use in uses
-        if CAST in use.transform and DTYPES[use.dtype].floating
-    }
-    changed = [
-        update.parameter
-        for update in resolved.updates
-        if update.needs_base and not update.padded  # others may have another shape than the base's
-    ]
-    sources: Mapping[str, Tensor] = {}
-    if checkpoint is not None and any(parameter.name in cast for parameter in changed):
-        sources = match_base(
-            [parameter for parameter in changed if parameter.name in cast],
-            manifest.base.prefix,
-            checkpoint.tensors,
-            conversions=manifest.base.conversions,
-        ).sources
-    entries: list[Entry] = []
-    origin = _ORIGIN_CHECKPOINT
-    for update in resolved.updates:
-        parameter = update.parameter
-        _, meter = meters.get(parameter.name, ("", None))
-        if parameter.name in sources:
-            source = sources[parameter.name]
-            entries.append(merged_entry(update, source, base_is_stored=False, observe=meter))
-            continue
-        if update.needs_base and parameter.name not in base_tensors:
-            msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"
-            raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
-        if parameter.name in cast and update.needs_base and not update.padded:
-            origin = _ORIGIN_EXPORT
-        stored = base_tensors.get(parameter.name)
-        entries.append(merged_entry(update, stored, base_is_stored=True, observe=meter))
-    return entries, origin
 
 
 def _output_width(manifest: Manifest, resolved: Resolved) -> int | None:
@@ -354,7 +289,7 @@ def adapter_record(
         alpha=adapter.alpha,
         enable_lora=None if adapter.enable_lora is None else list(adapter.enable_lora),
         combined=combined,
-        merged_from=_ORIGIN_EXPORT if origin == _ORIGIN_EXPORT else _ORIGIN_CHECKPOINT,
+        merged_from=ORIGIN_EXPORT if origin == ORIGIN_EXPORT else ORIGIN_CHECKPOINT,
         tensors_total=adapter.tensor_count,
         tensors_applied=resolved.applied_count,
         dropped=list(resolved.dropped),

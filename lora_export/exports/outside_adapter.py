@@ -13,8 +13,8 @@ from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.hub import local_path
 from lora_export.exports.base_config import has_base_config, read_base_config
 from lora_export.exports.compatibility import require_base, require_task
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters, require_complete
+from lora_export.exports.stored_values import parameters_of
 from lora_export.exports.untied_export import recorded_ties
 from lora_export.graph.spec import tasks
 

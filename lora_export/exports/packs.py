@@ -32,15 +32,15 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.safetensors_write import write_tensors
 from lora_export.core.tensors import MemoryTensor, read_all
 from lora_export.exports.adapter_companions import NO_COMPANIONS, stage_companions
-from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.create import weights_metadata
 from lora_export.exports.merged_adapters import (
     adapter_record,
     forget_adapter,
     orphaned_files,
-    parameters_of,
     refuse_taken,
 )
 from lora_export.exports.plan import head_parameters
+from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
 from lora_export.graph.adapters.swappable_graph import (
     LORA_A,
@@ -381,7 +381,7 @@ def pack_of(
         AdapterError: A tensor of the adapter is damaged.
         InputError: The graph's dtype cannot hold a value.
     """
-    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    stored = stored_values(root, manifest)
     fingerprint = manifest.base.fingerprint
     metadata = {**weights_metadata(resolved.adapter.name), "base_fingerprint": fingerprint}
     if any(update.added is not None for update in resolved.updates):

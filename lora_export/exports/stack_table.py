@@ -11,13 +11,11 @@ import numpy as np
 
 from lora_export.core.dtypes import by_name, cast
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.files import resolve_inside
-from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import iter_blocks, read_all
 from lora_export.exports.adapter_companions import AdapterCompanions
 from lora_export.exports.create import BASE_WEIGHTS
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_parameters
+from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.exports.values import values_of
 from lora_export.graph.adapters.batched_graph import (
     LABELS_STACK,
@@ -93,7 +91,7 @@ class StackTable:
         new: Sequence[NewAdapter],
         old: Mapping[str, Tensor],
     ) -> None:
-        self._base, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+        self._base = stored_values(root, manifest)
         self._missing = set(manifest.base_graph.missing)
         self._old = old
         self._count = max(rows.values(), default=0) + 1

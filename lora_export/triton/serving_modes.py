@@ -14,8 +14,8 @@ from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, SWAPPABLE_GRAPH, M
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import weights_bytes
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.stacks import width_of
+from lora_export.exports.stored_values import parameters_of
 from lora_export.graph.adapters.swappable_graph import input_a
 from lora_export.graph.nodes.weight_uses import stored_input_first
 from lora_export.triton.graph_io import relocated

@@ -16,9 +16,9 @@ from lora_export.core.reports.latency_report import LatencyReport, LatencyRow, u
 from lora_export.core.reports.parity_report import ParityReport
 from lora_export.core.reports.report_model import as_json
 from lora_export.exports.adapter_companions import companions_of
-from lora_export.exports.merged_adapters import parameters_of
 from lora_export.exports.plan import head_width
 from lora_export.exports.stored_adapters import stored_adapter
+from lora_export.exports.stored_values import parameters_of
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.golden_files import read_golden
 from lora_export.ondevice.judge.latency_row import latency_row, measure_pair

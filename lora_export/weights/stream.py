@@ -47,6 +47,7 @@ __all__ = [
     "Written",
     "base_entry",
     "copied_entry",
+    "file_order",
     "merged_entry",
     "write_weights",
     "zero_entry",
@@ -57,18 +58,30 @@ _SLAB_BYTES: Final = 1 << 26
 _TILE: Final = 128
 _QUEUED: Final = 2
 _MATRIX: Final = 2
+_ALIGNED: Final = 8
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: what it is, and its rows in order, in blocks."""
+    """One tensor to write: what it is, and its rows in order, in blocks.
+
+    Attributes:
+        name: Its name in the file.
+        dtype: Its dtype in the file.
+        shape: Its shape in the file.
+        blocks: Yields its values.
+        after: The entry that is written just before it, from whose values its own follow.
+        graph_shape: Its shape in a graph, where that is another: int4, which files hold packed.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     blocks: Callable[[], Iterable[Array]]
+    after: str | None = None
+    graph_shape: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -94,10 +107,12 @@ def write_weights(
 ) -> Written:
     """Write `entries` to a new safetensors file, synced; larger dtypes first, then by name.
 
+    Every value is aligned to its dtype: see `file_order`.
+
     Raises:
         StorageError: The disk refuses; the unfinished file is removed.
     """
-    ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize_bytes, entry.name))
+    ordered = file_order(entries)
     header, starts = encode_header([(e.name, e.dtype, e.shape) for e in ordered], metadata)
     with storage_errors(str(path)):
         stream = path.open("xb", buffering=0)
@@ -121,6 +136,23 @@ def write_weights(
         raise
     offsets = {entry.name: (starts[entry.name], entry.nbytes) for entry in ordered}
     return Written(sink.hexdigest(), size_bytes, offsets)
+
+
+def file_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries in the order of the file: larger dtypes first, then by name.
+
+    An entry that follows another stands behind it. Single bytes of a number that would shift what
+    follows them stand last.
+    """
+    by_name = {entry.name: entry for entry in entries}
+
+    def key(entry: Entry) -> tuple[int, bool, str, bool]:
+        leader = by_name[entry.after] if entry.after is not None else entry
+        size = leader.dtype.itemsize_bytes
+        shifts = size == 1 and leader.nbytes % _ALIGNED != 0
+        return -size, shifts, leader.name, entry.after is not None
+
+    return sorted(entries, key=key)
 
 
 def _require_whole(entry: Entry, done_bytes: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_export.commands.inspect.counts import INDEX_DTYPES
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.integrity import audit
-from lora_export.exports.merged_adapters import parameters_of
+from lora_export.exports.stored_values import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

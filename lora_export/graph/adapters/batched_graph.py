@@ -34,6 +34,12 @@ from lora_export.graph.nodes.weight_uses import (
     unsupported,
     use_of,
 )
+from lora_export.graph.quantize.quantized_graph import (
+    dequantized_dtypes,
+    drop_unread,
+    join_readers,
+    separate_readers,
+)
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.judge.preset_runner import ADAPTER_IDS
 
@@ -127,6 +133,7 @@ class _Rewriting:
     """One graph on its way; its methods add to `_before` and `_instead`, by node."""
 
     def __init__(self, model: onnx.ModelProto, stacks: Stacks) -> None:
+        join_readers(model)
         self._model, self._graph, self._stacks = model, model.graph, stacks
         self._nodes = list(model.graph.node)
         self._readers = readers_of(self._nodes)
@@ -136,6 +143,7 @@ class _Rewriting:
         self._batch = axes[0].dim_param
         self._batch_size = sizes.get(self._batch)
         self._dtypes = {each.name: each.data_type for each in model.graph.initializer}
+        self._dtypes |= dequantized_dtypes(model.graph)
         self._before: dict[int, list[onnx.NodeProto]] = {}
         self._instead: dict[int, list[onnx.NodeProto]] = {}
         self._rows: dict[str, str] = {}
@@ -173,10 +181,12 @@ class _Rewriting:
             graph.node.extend(self._before.get(at, ()))
             graph.node.extend(self._instead.get(at, (old,)))
         graph.node.extend(tail)
+        drop_unread(graph)
         read = set(readers_of(list(graph.node)))
         kept = [each for each in graph.initializer if each.name in read]
         del graph.initializer[:]
         graph.initializer.extend([*kept, *self._added.values()])
+        separate_readers(self._model)
         placed: bytes = self._model.SerializeToString(deterministic=True)
         return placed
 

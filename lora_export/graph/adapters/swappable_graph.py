@@ -41,6 +41,11 @@ from lora_export.graph.nodes.weight_uses import (
     unsupported,
     use_of,
 )
+from lora_export.graph.quantize.quantized_graph import (
+    dequantized_dtypes,
+    join_readers,
+    separate_readers,
+)
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.swappable_inputs import LORA_A, LORA_B
 
@@ -117,11 +122,13 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
             matrix.
     """
     model = parse_onnx(onnx_bytes)
+    join_readers(model)
     graph = model.graph
     nodes = list(graph.node)
     added: dict[int, list[onnx.NodeProto]] = {}
     made: list[onnx.TensorProto] = []
     dtypes = {each.name: each.data_type for each in graph.initializer}
+    dtypes |= dequantized_dtypes(graph)
     missing = {each.name for each in (*slots.adapted, *slots.values)} - set(dtypes)
     if missing:
         msg = f"the graph has no initializer {min(missing)!r}"
@@ -143,6 +150,7 @@ def with_lora(onnx_bytes: bytes, slots: Slots) -> bytes:
     del graph.node[:]
     for at, old in enumerate(nodes):
         graph.node.extend([old, *added.get(at, ())])
+    separate_readers(model)
     placed: bytes = model.SerializeToString(deterministic=True)
     return placed
 

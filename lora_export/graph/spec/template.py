@@ -10,6 +10,7 @@ import onnx
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
+from lora_export.core.quantization import Quantized, stored_name
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.output_width import set_output_width
 
@@ -64,6 +65,7 @@ class GraphTemplate:
                     **row,
                     "shape": tuple(row["shape"]),
                     "aliases": tuple(row["aliases"]),
+                    "quantized": Quantized(**row["quantized"]) if row.get("quantized") else None,
                 }
             )
             for row in table["parameters"]
@@ -156,10 +158,11 @@ def _placed(
     missing = set(placements)
     resized: dict[str, int] = {}
     for initializer in model.graph.initializer:
-        placement = placements.get(initializer.name)
+        name = initializer.name if initializer.name in placements else stored_name(initializer.name)
+        placement = placements.get(name)
         if placement is None:
             continue
-        missing.discard(initializer.name)
+        missing.discard(name)
         initializer.data_location = _EXTERNAL
         del initializer.external_data[:]
         for key, value in (

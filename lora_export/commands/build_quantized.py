@@ -1,0 +1,110 @@
+"""The quantization that a recipe asks for, applied to the graph of a build."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lora_export.core.modes import SHARED_MODES
+from lora_export.core.quantization_record import QuantizationRecord
+from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
+from lora_export.graph.quantize.schemes import QuantizeChoice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.commands.build_config import BuildConfig
+    from lora_export.commands.recipe import QuantizeSpec, Recipe
+    from lora_export.commands.resolved_adapters import ResolvedAdapter
+    from lora_export.core.progress import Progress
+    from lora_export.graph.spec.template import GraphTemplate
+
+__all__ = ["opset_for", "quantized", "record_of"]
+
+_SHOWN = 3
+
+
+def opset_for(spec: QuantizeSpec | None, opset: int) -> int:
+    """Return the opset of a graph that is quantized so, `opset` or the first that has blocks."""
+    if spec is None or not _choice(spec).needs_blocks:
+        return opset
+    return max(opset, BLOCKS_OPSET)
+
+
+def record_of(spec: QuantizeSpec | None) -> QuantizationRecord | None:
+    """Return what the manifest says of a recipe's section ``quantize``."""
+    return None if spec is None else QuantizationRecord(**spec.model_dump())
+
+
+def quantized(
+    recipe: Recipe,
+    config: BuildConfig,
+    template: GraphTemplate,
+    adapters: Sequence[ResolvedAdapter],
+    tell: Progress,
+) -> tuple[GraphTemplate, tuple[ResolvedAdapter, ...]]:
+    """Return the template quantized as the recipe asks, and the adapters resolved against it.
+
+    Heads of classes stay as they are, and in a graph that adapters share whatever they carry whole
+    or look up: those are inputs or stacks in the graph's own dtype.
+
+    Args:
+        recipe: What to build.
+        config: Task, dtype and interface.
+        template: The float graph.
+        adapters: The adapters.
+        tell: Told which matrices stay as they are.
+
+    Raises:
+        UnsupportedError: Nothing can be quantized, or the opset is too old.
+    """
+    if recipe.quantize is None:
+        return template, tuple(adapters)
+    required = dict.fromkeys(config.task.label_parameters, "it is a classification head")
+    if recipe.mode in SHARED_MODES:
+        required |= _carried(adapters)
+    found = quantize_template(
+        template, _choice(recipe.quantize), tokens=config.task.scores_tokens, required=required
+    )
+    _tell_kept(found.kept, tell)
+    parameters = {each.name: each for each in found.template.parameters}
+    rebound = tuple(
+        replace(
+            each,
+            resolved=replace(
+                each.resolved,
+                updates=tuple(
+                    replace(update, parameter=parameters[update.parameter.name])
+                    for update in each.resolved.updates
+                ),
+            ),
+        )
+        for each in adapters
+    )
+    return found.template, rebound
+
+
+def _choice(spec: QuantizeSpec) -> QuantizeChoice:
+    return QuantizeChoice(**{**spec.model_dump(), "keep": tuple(spec.keep)})
+
+
+def _carried(adapters: Sequence[ResolvedAdapter]) -> dict[str, str]:
+    """Return the parameters that adapters give as a whole, or whose rows they update."""
+    return {
+        update.parameter.name: f"adapter {each.resolved.adapter.name!r} brings its own"
+        for each in adapters
+        for update in each.resolved.updates
+        if update.saved is not None
+        or update.added is not None
+        or update.parameter.module_type == "Embedding"
+    }
+
+
+def _tell_kept(kept: Mapping[str, str], tell: Progress) -> None:
+    """Say which matrices stay as they are, and why; the report lists all."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in kept.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        tell.note(f"note: not quantized: {', '.join(names[:_SHOWN])}{more}: {reason}")

@@ -1,0 +1,89 @@
+"""Quantized parameters as values: how the integers and scales of one parameter are stored.
+
+    value = integer · scale          symmetric, zero point 0
+
+The integers of a parameter ``P`` are the initializer ``P.quantized``, its scales ``P.scale``. Four
+bits are packed two to a byte as ONNX packs them, in row-major order with the first in the low
+half; safetensors has no such dtype, so that a file holds them as ``U8 [n / 2]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final, Literal, get_args
+
+__all__ = [
+    "BLOCK_SIZES",
+    "INTEGERS",
+    "SCALES",
+    "SCHEMES",
+    "BlockSize",
+    "Quantized",
+    "SchemeName",
+    "integers_name",
+    "scales_name",
+    "stored_name",
+]
+
+SchemeName = Literal["int4", "int8"]
+BlockSize = Literal[0, 16, 32, 64, 128, 256]
+SCHEMES: Final = get_args(SchemeName)
+BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
+"""The block sizes that ONNX Runtime's and TensorRT's kernels take."""
+INTEGERS: Final = ".quantized"
+SCALES: Final = ".scale"
+PER_CHANNEL: Final = 0
+_HALF_BYTE: Final = 4
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How one parameter is quantized; axes are those of the graph's layout.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: How many values along `axis` share a scale; 0 for one scale per slice.
+        axis: The axis that blocks run along; without blocks, the axis that has the scales.
+    """
+
+    bits: Literal[4, 8]
+    block_size: BlockSize
+    axis: Literal[0, 1]
+
+    @property
+    def scheme(self) -> SchemeName:
+        """What users call it."""
+        return "int4" if self.bits == _HALF_BYTE else "int8"
+
+    def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the scales of a parameter of `shape`, in the graph's layout."""
+        if self.block_size == PER_CHANNEL:
+            return (shape[self.axis],)
+        blocks = shape[self.axis] // self.block_size
+        return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
+
+    def integers_bytes(self, shape: tuple[int, ...]) -> int:
+        """Return how many bytes the integers of a parameter of `shape` take."""
+        return prod(shape) * self.bits // 8
+
+
+def integers_name(parameter: str, reader: int = 1) -> str:
+    """Return the initializer of a parameter's integers that its reader of this number reads."""
+    return _numbered(parameter + INTEGERS, reader)
+
+
+def scales_name(parameter: str, reader: int = 1) -> str:
+    """Return the initializer of a parameter's scales that its reader of this number reads."""
+    return _numbered(parameter + SCALES, reader)
+
+
+def _numbered(name: str, reader: int) -> str:
+    return name if reader == 1 else f"{name}.{reader}"
+
+
+def stored_name(initializer: str) -> str:
+    """Return the tensor that an initializer's value is stored as: without its reader's number."""
+    name, _, number = initializer.rpartition(".")
+    is_copy = number.isdecimal() and name.endswith((INTEGERS, SCALES))
+    return name if is_copy else initializer

@@ -1,0 +1,66 @@
+"""What the manifest says of quantized parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from lora_export.core.quantization import SchemeName
+from lora_export.core.record_values import RECORD_CONFIG
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["QuantizationRecord", "QuantizedRecord"]
+
+
+class _Record(BaseModel):
+    model_config = RECORD_CONFIG
+
+
+class QuantizationRecord(_Record):
+    """What was quantized in an export, and how; `add` does the same to what it merges.
+
+    Attributes:
+        weights: The scheme of the weights of products.
+        block_size: How many inputs share a scale; None for the scheme's default.
+        method: How integers and scales were found.
+        keep: Patterns of parameters that stayed as they were.
+        embeddings: ``int8`` or ``keep``.
+        head: The scheme of the layer that gives the logits of tokens; None for that of `weights`.
+    """
+
+    weights: SchemeName
+    block_size: int | None = Field(default=None, ge=16, le=256)
+    method: str = "search"
+    keep: list[str] = []
+    embeddings: Literal["int8", "keep"] = "int8"
+    head: Literal["int4", "int8", "keep"] | None = None
+
+
+class QuantizedRecord(_Record):
+    """How one parameter is stored as integers and scales: ``value = integer · scale``.
+
+    Attributes:
+        scheme: ``int4``, whose integers are packed two to a byte (``U8`` in the file), or ``int8``.
+        bits: 4 or 8.
+        block_size: How many values along `axis` share a scale; 0 for one scale per slice.
+        axis: The axis of the blocks; without blocks, the one that has the scales.
+        scale: The name of the scales.
+        zero_point: None: integers are symmetric.
+    """
+
+    scheme: SchemeName
+    bits: Literal[4, 8]
+    block_size: Literal[0, 16, 32, 64, 128, 256]
+    axis: Literal[0, 1]
+    scale: str
+    zero_point: None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.scheme != f"int{self.bits}":
+            msg = f"{self.scheme} has not {self.bits} bits"
+            raise ValueError(msg)
+        return self

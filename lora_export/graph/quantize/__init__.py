@@ -1,0 +1,1 @@
+"""Graphs whose weights are integers and scales."""

@@ -1,0 +1,124 @@
+"""Quantized tensors of an export as the float32 values that they stand for, read lazily."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.core.dtypes import DTYPES, DType, Float32Array, to_float32
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.quantization import integers_name, scales_name
+from lora_export.core.tensors import bytes_of
+from lora_export.weights.quantization.packing import unpack_int4
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.quantization import Quantized
+    from lora_export.core.tensors import Tensor
+
+__all__ = ["DequantizedTensor", "dequantized_tensor"]
+
+_HALF_BYTE: Final = 4
+_ITEM_BYTES: Final = 4
+
+
+@dataclass(frozen=True)
+class DequantizedTensor:
+    """``integer · scale`` in float32, computed for the rows that are read.
+
+    Attributes:
+        name: The parameter's name.
+        shape: Its shape, in the graph's layout.
+        quantized: How it is stored.
+        integers: Its integers; four bits packed as ``U8 [n / 2]``.
+        scales: Its scales.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    quantized: Quantized
+    integers: Tensor = field(repr=False)
+    scales: Tensor = field(repr=False)
+
+    @property
+    def dtype(self) -> DType:
+        """float32."""
+        return DTYPES["float32"]
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
+        """Fill `buffer` with the values' bytes from `offset_bytes` on."""
+        if not len(buffer):
+            return
+        width = self.shape[1] * _ITEM_BYTES
+        first, last = offset_bytes // width, -(-(offset_bytes + len(buffer)) // width)
+        raw = bytes_of(self.rows(first, last))
+        start = offset_bytes - first * width
+        buffer[:] = raw[start : start + len(buffer)]
+
+    def rows(self, first: int, last: int) -> Float32Array:
+        """Return the values of rows `first` to `last`, ``[last - first, N]``."""
+        q = self._integers(first, last).astype(np.float32)
+        form = self.quantized
+        if form.block_size == 0:
+            scales = self._scales(0, self.scales.shape[0])
+            return q * (scales[first:last, None] if form.axis == 0 else scales)
+        begin, end = first // form.block_size, -(-last // form.block_size)
+        scales = self._scales(begin, end)
+        return q * scales[np.arange(first, last) // form.block_size - begin]
+
+    def _integers(self, first: int, last: int) -> npt.NDArray[np.int8]:
+        columns = self.shape[1]
+        if self.quantized.bits != _HALF_BYTE:
+            q = np.empty((last - first, columns), np.int8)
+            self.integers.read_into(bytes_of(q), first * columns)
+            return q
+        start, end = first * columns, last * columns
+        packed = np.empty(-(-end // 2) - start // 2, np.uint8)
+        self.integers.read_into(bytes_of(packed), start // 2)
+        flat = unpack_int4(packed, (2 * packed.size,))
+        skipped = start % 2
+        return flat[skipped : skipped + end - start].reshape(-1, columns)
+
+    def _scales(self, first: int, last: int) -> Float32Array:
+        rest = self.scales.shape[1:]
+        values: npt.NDArray[Any] = np.empty((last - first, *rest), self.scales.dtype.numpy)
+        row_bytes = prod(rest) * self.scales.dtype.itemsize_bytes
+        self.scales.read_into(bytes_of(values), first * row_bytes)
+        return to_float32(values)
+
+
+def dequantized_tensor(
+    parameter: Parameter, stored: Mapping[str, Tensor], shape: tuple[int, ...] | None = None
+) -> DequantizedTensor | None:
+    """Return the values of a quantized parameter, None where a file does not hold it.
+
+    Args:
+        parameter: The parameter, with its scheme.
+        stored: The tensors of a weight file.
+        shape: Its shape in the graph's layout, where that is not the base's.
+
+    Raises:
+        ExportDirectoryError: The file's tensors are not those of such a parameter.
+    """
+    quantized, name = parameter.quantized, parameter.name
+    integers, scales = (stored.get(each(name)) for each in (integers_name, scales_name))
+    if quantized is None or integers is None or scales is None:
+        return None
+    shape = shape or parameter.stored_shape
+    packed = (quantized.integers_bytes(shape),)
+    integers_shape = packed if quantized.bits == _HALF_BYTE else shape
+    wanted = (integers_shape, quantized.scales_shape(shape))
+    if (integers.shape, scales.shape) != wanted:
+        msg = (
+            f"{name!r} is stored as {list(integers.shape)} and scales {list(scales.shape)}; "
+            f"{quantized.scheme} of {list(shape)} is {list(wanted[0])} and {list(wanted[1])}"
+        )
+        raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
+    return DequantizedTensor(name, shape, quantized, integers, scales)

@@ -1,0 +1,176 @@
+"""Quantized parameters as tensors to write: integers and scales of values that stream by.
+
+    blocks of rows in float32 → quantized, block by block → P.quantized, then P.scale
+    one scale per output      → a first pass for the largest magnitudes → P.scale, P.quantized
+
+Nothing but the scales of one parameter is kept while its integers are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.core.dtypes import DTYPES, Float32Array
+from lora_export.core.errors import InputError
+from lora_export.core.quantization import integers_name, scales_name
+from lora_export.weights.quantization.blocks import quantize_blocks
+from lora_export.weights.quantization.channels import channel_scales, quantize_channels
+from lora_export.weights.quantization.packing import pack_int4
+from lora_export.weights.stream import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+    from lora_export.core.dtypes import DType
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.quantization import Quantized
+
+    Array = npt.NDArray[Any]
+
+__all__ = ["entries_of"]
+
+_HALF_BYTE: Final = 4
+_KEEP: Final = "Keep it as it is: --quantize-keep NAME; or export in float32: --dtype float32."
+
+
+def entries_of(
+    parameter: Parameter, value: Callable[[Parameter], Entry], *, method: str
+) -> list[Entry]:
+    """Return what is written of a parameter: its values, or its integers and scales.
+
+    Args:
+        parameter: The parameter, with its scheme where it is quantized.
+        value: Returns the entry of its values, in the dtype of the parameter that it is given.
+        method: A name of `lora_export.weights.quantization.methods.METHODS`.
+    """
+    quantized = parameter.quantized
+    if quantized is None:
+        return [value(parameter)]
+    exact = value(replace(parameter, dtype="float32", quantized=None))
+    quantizer = _per_channel if quantized.block_size == 0 else _in_blocks
+    return quantizer(parameter.name, exact, quantized, parameter.stored_dtype, method)
+
+
+def _in_blocks(
+    name: str, exact: Entry, quantized: Quantized, dtype: DType, method: str
+) -> list[Entry]:
+    """Return integers, and behind them the scales that were found with them."""
+    found: list[Array] = []
+
+    def integers() -> Iterator[Array]:
+        found.clear()
+        for rows in _whole_blocks(exact, quantized.block_size):
+            with _named(name, dtype):
+                q, scales = quantize_blocks(
+                    rows,
+                    bits=quantized.bits,
+                    block_size=quantized.block_size,
+                    method=method,
+                    scale_dtype=dtype.numpy,
+                )
+            found.append(scales)
+            yield _packed(q, quantized)
+
+    def scales() -> Iterator[Array]:
+        yield from found
+        found.clear()
+
+    entry = _integers_entry(name, exact.shape, quantized, integers)
+    shape = quantized.scales_shape(exact.shape)
+    return [entry, Entry(scales_name(name), dtype, shape, scales, after=entry.name)]
+
+
+def _per_channel(
+    name: str, exact: Entry, quantized: Quantized, dtype: DType, method: str
+) -> list[Entry]:
+    """Return the scales of a first pass, and the integers of a second."""
+    del method  # the scale of the largest magnitude is all that there is to choose
+    by_rows = quantized.axis == 0
+    found: list[Array] = []
+
+    def known() -> Array:
+        if not found:
+            found.append(_largest(name, exact, quantized, dtype, by_rows=by_rows))
+        return found[0]
+
+    def scales() -> Iterator[Array]:
+        yield known()
+
+    def integers() -> Iterator[Array]:
+        start = 0
+        for rows in exact.blocks():
+            count = rows.shape[0]
+            own = known()[start : start + count] if by_rows else known()
+            values = np.ascontiguousarray(rows.T) if by_rows else rows
+            with _named(name, dtype):
+                q = quantize_channels(values, own, bits=quantized.bits)
+            yield _packed(np.ascontiguousarray(q.T) if by_rows else q, quantized)
+            start += count
+        found.clear()
+
+    shape = quantized.scales_shape(exact.shape)
+    return [
+        Entry(scales_name(name), dtype, shape, scales),
+        _integers_entry(name, exact.shape, quantized, integers),
+    ]
+
+
+def _largest(
+    name: str, exact: Entry, quantized: Quantized, dtype: DType, *, by_rows: bool
+) -> Array:
+    """Return the scales of the largest magnitudes, of rows or of columns."""
+    parts = [np.abs(rows).max(axis=1 if by_rows else 0, initial=0) for rows in exact.blocks()]
+    largest = np.concatenate(parts) if by_rows else np.maximum.reduce(parts)
+    with _named(name, dtype):
+        return channel_scales(largest, bits=quantized.bits, scale_dtype=dtype.numpy)
+
+
+def _integers_entry(
+    name: str,
+    shape: tuple[int, ...],
+    quantized: Quantized,
+    blocks: Callable[[], Iterator[Array]],
+) -> Entry:
+    packed = quantized.bits == _HALF_BYTE
+    stored = (quantized.integers_bytes(shape),) if packed else shape
+    dtype = DTYPES["uint8" if packed else "int8"]
+    return Entry(integers_name(name), dtype, stored, blocks, graph_shape=shape)
+
+
+def _packed(q: Array, quantized: Quantized) -> Array:
+    return pack_int4(q) if quantized.bits == _HALF_BYTE else q
+
+
+def _whole_blocks(exact: Entry, size: int) -> Iterator[Float32Array]:
+    """Yield rows of whole blocks: what is left of one piece begins the next."""
+    rest: Float32Array | None = None
+    for rows in exact.blocks():
+        joined = rows if rest is None else np.concatenate([rest, rows])
+        whole = joined.shape[0] // size * size
+        rest = joined[whole:].copy() if whole < joined.shape[0] else None
+        if whole:
+            yield joined[:whole]
+
+
+class _named:  # noqa: N801  (a context manager, used as a function)
+    """Names the tensor in an error of the arithmetic."""
+
+    def __init__(self, name: str, dtype: DType) -> None:
+        self._name, self._dtype = name, dtype
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Translate the error."""
+        if isinstance(error, OverflowError):
+            msg = f"{self._dtype.name} cannot hold the scales of tensor {self._name!r}"
+            raise InputError(msg, hint=_KEEP) from error
+        if isinstance(error, ValueError):
+            msg = f"tensor {self._name!r} cannot be quantized: {error}"
+            raise InputError(msg, hint="The checkpoint or the adapter is damaged.") from error
