@@ -46,7 +46,7 @@ def quantized(
     """Return the template quantized as the recipe asks, and the adapters resolved against it.
 
     Heads of classes stay as they are, and in a graph that adapters share whatever they carry whole
-    or look up: those are inputs or stacks in the graph's own dtype.
+    or look up; see `_carried`.
 
     Args:
         recipe: What to build.
@@ -61,8 +61,9 @@ def quantized(
     if recipe.quantize is None:
         return template, tuple(adapters)
     required = dict.fromkeys(config.task.label_parameters, "it is a classification head")
-    if recipe.mode in SHARED_MODES:
-        required |= _carried(adapters)
+    required |= _carried(
+        adapters, shared=recipe.mode in SHARED_MODES, tokens=config.task.scores_tokens
+    )
     found = quantize_template(
         template, _choice(recipe.quantize), tokens=config.task.scores_tokens, required=required
     )
@@ -88,15 +89,18 @@ def _choice(spec: QuantizeSpec) -> QuantizeChoice:
     return QuantizeChoice(**{**spec.model_dump(), "keep": tuple(spec.keep)})
 
 
-def _carried(adapters: Sequence[ResolvedAdapter]) -> dict[str, str]:
-    """Return the parameters that adapters give as a whole, or whose rows they update."""
+def _carried(adapters: Sequence[ResolvedAdapter], *, shared: bool, tokens: bool) -> dict[str, str]:
+    """Return the parameters that stay as they are because adapters bring their own.
+
+    Heads that are trained whole stay, but for a head of tokens, which is as large as an embedding.
+    A graph that adapters share has inputs or stacks in its own dtype for them and for embeddings.
+    """
     return {
         update.parameter.name: f"adapter {each.resolved.adapter.name!r} brings its own"
         for each in adapters
         for update in each.resolved.updates
-        if update.saved is not None
-        or update.added is not None
-        or update.parameter.module_type == "Embedding"
+        if (update.saved is not None and (shared or not tokens))
+        or (shared and (update.added is not None or update.parameter.module_type == "Embedding"))
     }
 
 

@@ -34,7 +34,8 @@ from lora_export.ondevice.trt.builder_profiles import add_profiles
 from lora_export.ondevice.trt.cuda import open_cuda
 from lora_export.ondevice.trt.libraries import TENSORRT, library_of, library_row, library_title
 from lora_export.ondevice.trt.monitor import peak_host_bytes, watch
-from lora_export.ondevice.trt.parsing import decompose_attention, parse_graph, start_builder
+from lora_export.ondevice.trt.network_edits import decompose_attention, dequantize_constants
+from lora_export.ondevice.trt.parsing import parse_graph, start_builder
 from lora_export.ondevice.trt.plan_loading import deserialize
 from lora_export.ondevice.trt.record_table import RefitTable
 from lora_export.ondevice.trt.refit import neighbours
@@ -259,6 +260,7 @@ def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
         raise _parser_error(job, library, parsed.refusals)
     network = parsed.network
     decompose_attention(network, log)
+    dequantize_constants(network, log)
     config = builder.create_builder_config()
     add_profiles(builder, network, config, job.settings.profiles, job.onnx)
     flags = set_flags(trt, network, config, job.settings)

@@ -19,7 +19,6 @@ __all__ = [
     "Judgement",
     "Parsed",
     "Refusal",
-    "decompose_attention",
     "judge_graph",
     "parse_graph",
     "start_builder",
@@ -127,23 +126,6 @@ def judge_graph(library: str, model: bytes, path: Path) -> Judgement:
     log = Log(import_library(library))
     parsed = parse_graph(start_builder(log), log, model, path)
     return Judgement(library_of(log.module), str(log.module.__version__), parsed.refusals)
-
-
-def decompose_attention(network: trt.INetworkDefinition, log: Log) -> None:
-    """Let attentions be computed by several kernels where no single one fits.
-
-    An ``Attention`` node becomes an attention of the network, which the builder refuses for sizes
-    and types without a kernel of their own (tried with TensorRT for RTX 1.7.1). A version without
-    such layers has none to change.
-    """
-    boundary = getattr(log.module, "IAttentionBoundaryLayer", None)
-    if boundary is None:
-        return
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.type.name.startswith("ATTENTION_"):
-            layer.__class__ = boundary  # a network returns layers of the base class
-            layer.attention.decomposable = True
 
 
 def _refusal(error: trt.ParserError) -> Refusal:

@@ -44,6 +44,10 @@ class INetworkDefinition:
         return len(self._model.graph.input) if self._model else 0
 
     @property
+    def num_layers(self) -> int:
+        return 0  # what is computed is the graph itself, by ONNX Runtime
+
+    @property
     def num_outputs(self) -> int:
         return len(self._model.graph.output) if self._model else 0
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from lora_export.ondevice.device_errors import DeviceError
 from lora_export.ondevice.trt.api import Log
-from lora_export.ondevice.trt.parsing import (
-    decompose_attention,
-    judge_graph,
-    parse_graph,
-    start_builder,
-)
+from lora_export.ondevice.trt.parsing import judge_graph, parse_graph, start_builder
 from tests.helpers.double import install_double
 from tests.helpers.node_graphs import graph, node
 
@@ -52,44 +45,3 @@ def test_a_builder_that_does_not_start_is_a_missing_runtime(
     with pytest.raises(DeviceError, match="does not start") as error:
         judge_graph("tensorrt", graph([node("Relu", ["x"])]), PATH)
     assert error.value.exit_code == 7
-
-
-class Boundary:
-    """A layer before or behind an attention."""
-
-    attention: Any = None
-
-
-class Layer:
-    """A layer as a network returns it."""
-
-    def __init__(self, kind: str) -> None:
-        self.type = SimpleNamespace(name=kind)
-        self.attention = SimpleNamespace(decomposable=False)
-
-
-class _Network:
-    def __init__(self, kinds: list[str]) -> None:
-        self.layers = [Layer(kind) for kind in kinds]
-        self.num_layers = len(kinds)
-
-    def get_layer(self, index: int) -> Layer:
-        return self.layers[index]
-
-
-def _log(module: Any) -> Any:
-    return SimpleNamespace(module=module)
-
-
-def test_every_attention_may_be_decomposed() -> None:
-    kinds = ["CAST", "ATTENTION_INPUT", "ATTENTION_OUTPUT", "SCATTER"]
-    network: Any = _Network(kinds)
-    decompose_attention(network, _log(SimpleNamespace(IAttentionBoundaryLayer=Boundary)))
-    assert [each.attention.decomposable for each in network.layers] == [False, True, True, False]
-    assert [type(each) is Boundary for each in network.layers] == [False, True, True, False]
-
-
-def test_a_version_without_attentions_has_none_to_change() -> None:
-    network: Any = _Network(["ATTENTION_INPUT"])
-    decompose_attention(network, _log(SimpleNamespace()))
-    assert not network.layers[0].attention.decomposable
