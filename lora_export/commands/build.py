@@ -74,7 +74,7 @@ def _create(
     """Build a new export directory in a staging folder, and publish it."""
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
-    template, adapters = quantized(recipe, config, template, adapters, tell)
+    template, adapters = quantized(recipe, config.task, template, adapters, tell)
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
     output = inputs.output
     with staging_folder(output.parent, output.name) as staging:

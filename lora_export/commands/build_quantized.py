@@ -13,10 +13,10 @@ from lora_export.graph.quantize.schemes import QuantizeChoice
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.commands.build_config import BuildConfig
     from lora_export.commands.recipe import QuantizeSpec, Recipe
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.progress import Progress
+    from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = ["opset_for", "quantized", "record_of"]
@@ -38,7 +38,7 @@ def record_of(spec: QuantizeSpec | None) -> QuantizationRecord | None:
 
 def quantized(
     recipe: Recipe,
-    config: BuildConfig,
+    task: Task,
     template: GraphTemplate,
     adapters: Sequence[ResolvedAdapter],
     tell: Progress,
@@ -50,7 +50,7 @@ def quantized(
 
     Args:
         recipe: What to build.
-        config: Task, dtype and interface.
+        task: Its task.
         template: The float graph.
         adapters: The adapters.
         tell: Told which matrices stay as they are.
@@ -60,12 +60,10 @@ def quantized(
     """
     if recipe.quantize is None:
         return template, tuple(adapters)
-    required = dict.fromkeys(config.task.label_parameters, "it is a classification head")
-    required |= _carried(
-        adapters, shared=recipe.mode in SHARED_MODES, tokens=config.task.scores_tokens
-    )
+    required = dict.fromkeys(task.label_parameters, "it is a classification head")
+    required |= _carried(adapters, shared=recipe.mode in SHARED_MODES, tokens=task.scores_tokens)
     found = quantize_template(
-        template, _choice(recipe.quantize), tokens=config.task.scores_tokens, required=required
+        template, _choice(recipe.quantize), tokens=task.scores_tokens, required=required
     )
     _tell_kept(found.kept, tell)
     parameters = {each.name: each for each in found.template.parameters}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -62,7 +61,6 @@ MANIFEST_NAME: Final = "lora_export.json"
 REPORTS_FOLDER: Final = "reports/"
 """Files below this are about the export, and not of it."""
 PLAIN_VERSION: Final = 1
-"""The version of an export without quantized parameters, which older releases read."""
 QUANTIZED_VERSION: Final = 2
 _LOCK: Final = ".lora_export.lock"
 _LIMIT_BYTES: Final = 1 << 28
@@ -283,20 +281,14 @@ class Manifest(_Record):
         return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
 
     @model_validator(mode="after")
-    def _names_its_graphs(self) -> Self:
-        unknown = {use.graph for uses in self.parameters.values() for use in uses} - set(
-            self.graphs
-        )
+    def _agrees_with_itself(self) -> Self:
+        uses = [use for each in self.parameters.values() for use in each]
+        if self.format_version == PLAIN_VERSION and any(use.quantized for use in uses):
+            msg = "parameters are quantized, which format_version 1 does not have"
+            raise ValueError(msg)
+        unknown = {use.graph for use in uses} - set(self.graphs)
         if unknown:
             msg = f"a parameter is of the graph {min(unknown)!r}, which is not listed"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _says_its_version(self) -> Self:
-        quantized = any(use.quantized for uses in self.parameters.values() for use in uses)
-        if quantized and self.format_version == PLAIN_VERSION:
-            msg = "parameters are quantized, which format_version 1 does not have"
             raise ValueError(msg)
         return self
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.stream import Entry, Written
 
 __all__ = [
     "AddedAdapter",
@@ -123,12 +124,7 @@ def add_adapter(
             metadata=weights_metadata(name),
             advance=progress.advance,
         )
-        placements = {
-            entry.name: Placement(
-                weights_file, *written.offsets[entry.name], entry.graph_shape or entry.shape
-            )
-            for entry in entries
-        }
+        placements = _placements(weights_file, entries, written)
         graph = write_graphs(
             staging,
             name,
@@ -167,6 +163,14 @@ def add_adapter(
             change_export(root, staging, current, updated, orphaned_files(root, updated, name))
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
+
+
+def _placements(file: str, entries: Sequence[Entry], written: Written) -> dict[str, Placement]:
+    """Return where each value of an adapter lies, with its shape in the graph."""
+    return {
+        each.name: Placement(file, *written.offsets[each.name], each.graph_shape or each.shape)
+        for each in entries
+    }
 
 
 def remove_adapter(root: Path, name: str) -> Manifest:
