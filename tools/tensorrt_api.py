@@ -20,8 +20,9 @@ from lora_export.ondevice.trt.libraries import library_of
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "data" / "tensorrt_api"
 CLASSES: Final = frozenset(
     {
-        "Builder", "Dims", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory",
-        "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
+        "Builder", "Dims", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IConstantLayer",
+        "IDequantizeLayer", "IHostMemory", "ILayer", "ILogger", "INetworkDefinition",
+        "IOptimizationProfile", "IProgressMonitor",
         "IRuntimeCache", "IRuntimeConfig", "ISerializationConfig", "ITensor", "ITimingCache",
         "OnnxParser", "OnnxParserRefitter", "ParserError", "Refitter", "Runtime", "Weights",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def decompose_attention(network: trt.INetworkDefinition, log: Log) -> None:
     if boundary is None:
         return
     for index in range(network.num_layers):
-        layer = network.get_layer(index)
+        layer: Any = network.get_layer(index)
         if layer.type.name.startswith("ATTENTION_"):
             layer.__class__ = boundary  # a network returns layers of the base class
             layer.attention.decomposable = True
@@ -45,8 +45,8 @@ def dequantize_constants(network: trt.INetworkDefinition, log: Log) -> None:
     trt = log.module
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        if layer.type != trt.LayerType.GATHER or layer.get_input(0).dtype != trt.int8:
+        if layer.type != trt.LayerType.GATHER or layer.get_input(0).dtype != trt.DataType.INT8:
             continue
         scale = network.add_constant((), trt.Weights(_ONE)).get_output(0)
-        plain = network.add_dequantize(layer.get_input(0), scale, trt.float32)
+        plain = network.add_dequantize(layer.get_input(0), scale, trt.DataType.FLOAT)
         layer.set_input(0, plain.get_output(0))

@@ -87,7 +87,9 @@ def _with_output(value: Any) -> Any:
 
 def test_integers_that_are_looked_up_are_dequantized_by_one_first() -> None:
     module = SimpleNamespace(
-        LayerType=SimpleNamespace(GATHER="GATHER"), Weights=np.copy, int8="int8", float32="float32"
+        LayerType=SimpleNamespace(GATHER="GATHER"),
+        DataType=SimpleNamespace(INT8="int8", FLOAT="float32"),
+        Weights=np.copy,
     )
     network = _Gathers("int8", "float32")
     integers = network.layers[0].inputs[0]
