@@ -138,7 +138,7 @@ def test_a_folder_without_a_manifest_is_not_an_export(tmp_path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("version", [2, 99, 10**8, 10**30])
+@pytest.mark.parametrize("version", [3, 99, 10**8, 10**30])
 def test_a_newer_format_is_not_supported(folder, version):
     change(folder, ("format_version",), version)
     with pytest.raises(UnsupportedError, match="format_version") as caught:
@@ -148,7 +148,7 @@ def test_a_newer_format_is_not_supported(folder, version):
 
 
 def test_a_newer_format_is_recognised_though_its_keys_are_unknown(folder):
-    change(folder, ("format_version",), 2)
+    change(folder, ("format_version",), 3)
     change(folder, ("base",), ["another", "form"])
     with pytest.raises(UnsupportedError):
         read_manifest(folder)
