@@ -23,14 +23,14 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.commands.inspect.inspect_path import FitReport, PairReport
     from lora_export.commands.merge import Merge, merge_checkpoint, unmerge_checkpoint
     from lora_export.commands.outcome import Outcome, PackedBundle, Reports
-    from lora_export.commands.recipe import (
+    from lora_export.commands.recipe import Recipe, load_recipe
+    from lora_export.commands.recipe_sections import (
         BundleSpec,
         CombineSpec,
         LatencySpec,
-        Recipe,
+        QuantizeSpec,
         TritonSpec,
         VerifySpec,
-        load_recipe,
     )
     from lora_export.commands.remove import remove
     from lora_export.commands.verify import verify
@@ -100,6 +100,7 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Progress",
+    "QuantizeSpec",
     "Recipe",
     "Reports",
     "Session",
@@ -137,9 +138,9 @@ _HOMES: Final = {
     "commands.inspect.inspect_path": ("FitReport", "PairReport"),
     "commands.merge": ("Merge", "merge_checkpoint", "unmerge_checkpoint"),
     "commands.outcome": ("Outcome", "PackedBundle", "Reports"),
-    "commands.recipe": (
-        "BundleSpec", "CombineSpec", "LatencySpec", "Recipe", "TritonSpec",
-        "VerifySpec", "load_recipe",
+    "commands.recipe": ("Recipe", "load_recipe"),
+    "commands.recipe_sections": (
+        "BundleSpec", "CombineSpec", "LatencySpec", "QuantizeSpec", "TritonSpec", "VerifySpec",
     ),
     "commands.remove": ("remove",),
     "commands.verify": ("verify",),

@@ -26,7 +26,7 @@ FUNCTIONS = {
 }  # fmt: skip
 ARGUMENTS = {
     "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Mode", "Progress",
-    "Recipe", "TritonSpec", "VerifySpec",
+    "QuantizeSpec", "Recipe", "TritonSpec", "VerifySpec",
 }  # fmt: skip
 RESULTS = {
     "AdapterReport", "BenchReport", "Benchmark", "CheckpointReport", "Converted", "ExportReport",

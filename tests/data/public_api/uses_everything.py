@@ -32,6 +32,7 @@ def build(progress: lx.Progress) -> lx.Outcome:
         combine=lx.CombineSpec(method="linear", weights=[1.0]),
         mode=lx.Mode.SWAPPABLE,
         targets=["cpu"],
+        quantize=lx.QuantizeSpec(weights="int4", keep=["score"]),
         verify=lx.VerifySpec(dataset="heldout.jsonl", metric="accuracy"),
         latency=lx.LatencySpec(max_ratio=1.1),
         bundle=lx.BundleSpec(enabled=False),
