@@ -31,7 +31,7 @@ SUPPLY_STAMP := $(SUPPLY)/.installed
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-lowest: $(LOWEST_STAMP) ## run end-to-end tests with the lowest versions th
 
 test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
 	$(BIN)/python -m pytest tests/end_to_end/tensorrt -m tensorrt -rs
+
+test-rtx: env ## build, run, measure and bundle with TensorRT for RTX; needs a GPU, what is missing is said
+	$(BIN)/python -m pytest tests/end_to_end/rtx_gpu -m tensorrt -rs
 
 test-aarch64: env model ## verify bundles in an emulated aarch64 userland; needs apt and a network
 	$(BIN)/lora-export merge-and-build recipes/jetson-minilm/recipe.yaml --quiet

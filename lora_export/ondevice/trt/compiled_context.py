@@ -61,6 +61,7 @@ class CompiledContext:
         self._cuda_graphs = cuda_graphs
         self._wait = wait_for_kernels
         self._tell = tell
+        self._config: trt.IRuntimeConfig | None = None
         self._cache: trt.IRuntimeCache | None = None
         self._stored: str | None = None
         self._writable = True
@@ -82,10 +83,14 @@ class CompiledContext:
             strategies = trt.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         context = engine.create_execution_context(config)
-        self._cache = cache
+        self._config, self._cache = config, cache
         if context is not None:
             self.keep()
         return context
+
+    def close(self) -> None:
+        """Let go of what is the library's; the context was before, the engine is afterwards."""
+        self._cache = self._config = None
 
     def keep(self) -> None:
         """Write the kernels, where there are others than in the file.

@@ -277,7 +277,10 @@ class TrtRunner(GraphRunner):
         self._cuda.destroy_stream(self._stream)
         if self._compiled is not None:
             self._compiled.keep()  # kernels for new shapes were compiled while it ran
-        del self._context, self._engine
+        del self._context
+        if self._compiled is not None:
+            self._compiled.close()
+        del self._engine
 
 
 def _distance(shapes: Mapping[str, tuple[int, ...]], ranges: Mapping[str, ShapeRange]) -> float:

@@ -23,6 +23,7 @@ from lora_export.ondevice.trt.plan_opening import open_live
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_encoder_decoder import OrtEncoderDecoder
 from lora_export.runtime.trt import open_trt
+from tests.helpers.engine_exports import require_close, texts
 from tests.helpers.pieces import run_in_pieces
 
 if TYPE_CHECKING:
@@ -33,21 +34,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 
 AUTO = "auto"
-TOLERANCE = {"float32": 1e-5, "float16": 5e-3}
-"""Relative L2 errors, as everywhere: see ondevice/judge/tolerances."""
-
-
-def texts(batch: int, length: int) -> dict[str, Array]:
-    ids = np.random.default_rng(0).integers(3, 200, (batch, length))
-    mask = np.ones_like(ids)
-    mask[1:, length // 2 + 1 :] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def require_close(root: Path, found: Array, expected: Array) -> None:
-    reference = expected.astype(np.float64)
-    error = np.linalg.norm(found.astype(np.float64) - reference) / np.linalg.norm(reference)
-    assert error <= TOLERANCE[read_manifest(root).base.dtype]
 
 
 def built(root: Path, *graphs: str, **options: Any) -> str:
