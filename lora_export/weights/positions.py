@@ -63,7 +63,10 @@ def longest_text(config: Mapping[str, Any]) -> int:
     512
     >>> longest_text({"model_type": "mpt", "max_seq_len": 2048})
     2048
+    >>> longest_text({"model_type": "clip", "text_config": {"max_position_embeddings": 77}})
+    77
     """
+    config = text_settings(config)
     positions = count_positions(config) or 512
     first = 0
     if config.get("model_type") in _AFTER_PADDING:
