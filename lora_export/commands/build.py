@@ -18,7 +18,7 @@ from lora_export.commands.build_config import graph_and_updates
 from lora_export.commands.build_export import fill_export, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_quantized import quantized
-from lora_export.commands.bundle import with_bundle
+from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.files import publish_folder, staging_folder
@@ -73,6 +73,7 @@ def _create(
 ) -> Outcome:
     """Build a new export directory in a staging folder, and publish it."""
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
+    require_profiles(recipe, template)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
     template, adapters = quantized(recipe, config.task, template, adapters, tell)
     notes = notes_on_resolved([each.resolved for each in adapters], tell)

@@ -13,15 +13,18 @@ from lora_export.commands.outcome import PackedBundle
 from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.engine_options import EngineOptions
-from lora_export.engines.profiles import axis_ranges
+from lora_export.engines.profiles import axes_of, axis_ranges, require_axes
+from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
     from lora_export.commands.outcome import Outcome
     from lora_export.commands.recipe import Recipe
     from lora_export.core.progress import Progress
+    from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["readable", "require_bundle", "wants_bundle", "with_bundle"]
+__all__ = ["readable", "require_bundle", "require_profiles", "wants_bundle", "with_bundle"]
 
 _CARRIED: Final = frozenset({"jetson-orin", "jetson-thor"})
 """Targets that nobody builds exports on: what is for them is carried there."""
@@ -59,6 +62,19 @@ def _path(recipe: Recipe) -> Path:
     if spec.file:
         return recipe.path(spec.file)
     return default_path(readable(recipe.path(recipe.output)), recipe.targets[0])
+
+
+def require_profiles(recipe: Recipe, template: GraphTemplate) -> None:
+    """Require that the profiles of a recipe's bundle name axes of the graph.
+
+    Raises:
+        UsageError: One names another axis.
+    """
+    if not wants_bundle(recipe) or not recipe.profiles:
+        return
+    graphs = [each for each in (template.onnx_bytes, template.encoder_bytes) if each is not None]
+    axes = {axis for graph in graphs for axis in axes_of(read_signature(parse_onnx(graph)).inputs)}
+    require_axes([axis_ranges(profile) for profile in recipe.profiles], axes)
 
 
 def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome:

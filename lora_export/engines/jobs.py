@@ -229,9 +229,7 @@ def _longest(root: Path) -> int:
     """Return how many positions the model has, as far as the export tells."""
     if not has_base_config(root):
         return _UNKNOWN_LENGTH
-    config = read_base_config(root)
-    text = config.get("text_config")  # of a model with a tower for texts
-    return longest_text({**config, **text} if isinstance(text, dict) else config)
+    return longest_text(read_base_config(root))
 
 
 def _axes(root: Path, manifest: Manifest) -> set[str]:

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from lora_export.graph.spec.signature import Input
 
-__all__ = ["RANK", "AxisRange", "axes_of", "axis_ranges", "parse_profile", "profiles_of"]
+__all__ = [
+    "RANK",
+    "AxisRange",
+    "axes_of",
+    "axis_ranges",
+    "parse_profile",
+    "profiles_of",
+    "require_axes",
+]
 
 AxisRange = tuple[int, int, int]
 """Smallest, tuned for, and largest size of an axis."""
@@ -163,6 +171,20 @@ def _axis(given: Input, at: int) -> str:
 
 def _key(axis: str) -> str:
     return RANK if axis.endswith(f".{RANK}") else axis
+
+
+def require_axes(profiles: Sequence[Mapping[str, AxisRange]], axes: set[str]) -> None:
+    """Require that profiles name axes of a graph, or the rank of adapters.
+
+    Args:
+        profiles: The profiles.
+        axes: The axes of the graph's inputs.
+
+    Raises:
+        UsageError: One names another axis.
+    """
+    for profile in profiles:
+        _refuse_unknown(profile, {*axes, RANK})
 
 
 def _refuse_unknown(profile: Mapping[str, AxisRange], axes: set[str]) -> None:

@@ -51,6 +51,7 @@ _OWN_LENGTH: Final = {"phi3": 4096, "phi4_multimodal": 4096}
 
 def count_positions(config: Mapping[str, Any]) -> int | None:
     """Return how many positions a config gives texts; None where it does not say."""
+    config = text_settings(config)
     return next((whole_number(config, key) for key in _TEXT_KEYS if config.get(key)), None)
 
 

@@ -138,6 +138,9 @@ class _Rewriting:
         self._nodes = list(model.graph.node)
         self._readers = readers_of(self._nodes)
         axes = [axis for value in model.graph.input for axis in value.type.tensor_type.shape.dim]
+        if not axes:
+            msg = "the base graph has no input, and so no batch"
+            raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
         sizes = large_sizes(axis.dim_param for axis in axes if axis.dim_param)
         self._axes = shapes_of(model, sizes)
         self._batch = axes[0].dim_param
