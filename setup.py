@@ -6,7 +6,10 @@ setup(
     ext_modules=[
         Extension(
             "lora_export.core._kernels",
-            [f"lora_export/core/{name}.c" for name in ("_kernels", "_halves", "_blocks")],
+            [
+                f"lora_export/core/{name}.c"
+                for name in ("_kernels", "_halves", "_blocks", "_channels")
+            ],
             depends=["lora_export/core/_kernels.h"],
             # The same bits on every processor: products and sums are rounded one by one.
             extra_compile_args=["-O3", "-ffp-contract=off"],

@@ -12,9 +12,7 @@
 
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };
 
-/* Eight columns beside each other, and the tile of columns whose sums stay in registers. */
-typedef float Eight __attribute__((vector_size(32)));
-typedef int32_t EightMasks __attribute__((vector_size(32)));
+/* The tile of columns whose sums stay in registers. */
 enum { PARTS = 2, TILE = 8 * PARTS };
 typedef Eight Row[PARTS];
 
@@ -28,26 +26,6 @@ typedef struct {
 } Rules;
 
 #define EACH for (int j = 0; j < PARTS; j++)
-
-VECTOR static inline Eight choose(EightMasks mask, Eight yes, Eight no)
-{
-    return (Eight)((mask & (EightMasks)yes) | (~mask & (EightMasks)no));
-}
-
-#if defined(__x86_64__)
-VECTOR static inline Eight larger(Eight a, Eight b) { return _mm256_max_ps(a, b); }
-VECTOR static inline Eight smaller(Eight a, Eight b) { return _mm256_min_ps(a, b); }
-#else
-VECTOR static inline Eight larger(Eight a, Eight b) { return choose(a > b, a, b); }
-VECTOR static inline Eight smaller(Eight a, Eight b) { return choose(a < b, a, b); }
-#endif
-
-/* Adding and taking away 1.5 * 2^23 rounds to nearest, ties to even, below 2^22. */
-VECTOR static inline Eight rounded(Eight value, Eight lowest, Eight highest)
-{
-    const Eight step = (Eight){0} + 12582912.0f;
-    return (smaller(larger(value, lowest), highest) + step) - step;
-}
 
 /* <x,q> and <q,q> of each column, q = clip(round(x * c)). */
 VECTOR static void products(const Row *x, Py_ssize_t size, const Rules *rules, const Eight *c,

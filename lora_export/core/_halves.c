@@ -104,10 +104,6 @@ typedef struct {
     int64_t unmoved;
 } Measured;
 
-/* Eight sums beside each other, in one register where there is one of that width. */
-typedef float Eight __attribute__((vector_size(32)));
-typedef int32_t EightCounts __attribute__((vector_size(32)));
-
 #define MEASURE(NAME, WIDEN)                                                                     \
     VECTOR static void NAME(const float *before, const float *merged, const uint16_t *stored,    \
                             Py_ssize_t count, Measured *result)                                  \
@@ -115,7 +111,7 @@ typedef int32_t EightCounts __attribute__((vector_size(32)));
         for (Py_ssize_t start = 0; start < count; start += RUN) {                                \
             Py_ssize_t end = start + RUN < count ? start + RUN : count;                          \
             Eight errors = {0}, deltas = {0}, value = {0}, base = {0}, exact = {0};              \
-            EightCounts same = {0};                                                              \
+            EightMasks same = {0};                                                              \
             for (Py_ssize_t i = start; i < end; i += 8) {                                        \
                 Py_ssize_t width = i + 8 <= end ? 8 : end - i;                                   \
                 if (width == 8) {                                                                \

@@ -30,7 +30,8 @@ PyMODINIT_FUNC PyInit__kernels(void)
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL) return NULL;
     if (PyModule_AddFunctions(module, halves_methods) < 0 ||
-        PyModule_AddFunctions(module, blocks_methods) < 0) {
+        PyModule_AddFunctions(module, blocks_methods) < 0 ||
+        PyModule_AddFunctions(module, channels_methods) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -1,4 +1,4 @@
-"""The compiled module, where it was built: the kernels of `_kernels.c`, `_halves.c`, `_blocks.c`.
+"""The compiled module, where it was built: `_halves.c`, `_blocks.c` and `_channels.c`.
 
 It is optional (docs/adr/0006): without a compiler at installation, or on a processor without the
 instructions, `kernels` is None, and the modules that use it do the same in NumPy, bit for bit.

@@ -51,7 +51,7 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
             candidates=MappingProxyType(
                 {
                     4: tuple(5 + step / 3 for step in range(16)),
-                    8: tuple(117.0 + 1.5 * step for step in range(10)),
+                    8: tuple(118 + step * 2 / 3 for step in range(16)),
                 }
             ),
             refinements=1,

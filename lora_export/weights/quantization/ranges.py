@@ -27,6 +27,7 @@ __all__ = [
     "as_float32",
     "integer_range",
     "max_abs_scales",
+    "require_finite",
     "require_range",
     "scale_dtype_of",
 ]
@@ -104,6 +105,17 @@ def scale_dtype_of(dtype: npt.DTypeLike) -> ScaleDType:
     return found
 
 
+def require_finite(maximum: float) -> None:
+    """Require that weights whose largest magnitude is `maximum` are numbers.
+
+    Raises:
+        ValueError: `maximum` is infinite or NaN.
+    """
+    if not np.isfinite(maximum):
+        msg = "a value is infinite or not a number"
+        raise ValueError(msg)
+
+
 def require_range(maximum: float, dtype: ScaleDType) -> None:
     """Require that weights up to `maximum` can be quantized with scales of `dtype`.
 
@@ -111,9 +123,7 @@ def require_range(maximum: float, dtype: ScaleDType) -> None:
         ValueError: `maximum` is not finite.
         OverflowError: It is past the limit.
     """
-    if not np.isfinite(maximum):
-        msg = "a value is infinite or not a number"
-        raise ValueError(msg)
+    require_finite(maximum)
     if maximum > dtype.limit:
         msg = f"scales in {dtype.dtype} reach to weights of {dtype.limit:.6g}, not {maximum:.6g}"
         raise OverflowError(msg)
