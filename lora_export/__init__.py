@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.core.reports.graph_report import GraphReport
     from lora_export.core.reports.latency_report import LatencyReport
     from lora_export.core.reports.parity_report import ParityReport
+    from lora_export.core.reports.quantization_report import QuantizationReport
     from lora_export.latency.bench_report import BenchReport
     from lora_export.runtime.session import Session, open_export
     from lora_export.triton.repository import ModelRepository
@@ -100,6 +101,7 @@ __all__ = [
     "ParityError",
     "ParityReport",
     "Progress",
+    "QuantizationReport",
     "QuantizeSpec",
     "Recipe",
     "Reports",
@@ -159,6 +161,7 @@ _HOMES: Final = {
     "core.reports.graph_report": ("GraphReport",),
     "core.reports.latency_report": ("LatencyReport",),
     "core.reports.parity_report": ("ParityReport",),
+    "core.reports.quantization_report": ("QuantizationReport",),
     "latency.bench_report": ("BenchReport",),
     "runtime.session": ("Session", "open_export"),
     "triton.repository": ("ModelRepository",),

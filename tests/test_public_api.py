@@ -32,7 +32,7 @@ RESULTS = {
     "AdapterReport", "BenchReport", "Benchmark", "CheckpointReport", "Converted", "ExportReport",
     "FidelityReport", "FitReport", "GraphReport", "LatencyReport", "Manifest", "Merge",
     "MergeRecord", "ModelRepository", "Outcome", "PackedBundle", "PairReport", "ParityReport",
-    "Reports", "Session",
+    "QuantizationReport", "Reports", "Session",
 }  # fmt: skip
 ERRORS = {
     "AdapterError", "BundleError", "CheckpointError", "ExportDirectoryError", "FixedLengthError",

@@ -17,6 +17,7 @@ from lora_export.cli.console import (
     parse_adapter,
     parse_scales,
 )
+from lora_export.cli.loss_options import loss_options
 from lora_export.cli.outcome import describe, render
 from lora_export.core.modes import ADAPTER_MODES
 
@@ -78,6 +79,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--max-ratio", type=float, help="Largest latency ratio to the base.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
+@loss_options
 @click.option(
     "--strict",
     is_flag=True,
@@ -94,6 +96,9 @@ def merge_and_build(
     latency: bool | None,
     max_ratio: float | None,
     allow_no_effect: bool,
+    min_gain: float | None,
+    max_loss: float | None,
+    max_metric_drop: float | None,
     strict: bool,
     bundle: str | None,
     no_bundle: bool,
@@ -109,6 +114,9 @@ def merge_and_build(
         overrides["latency"] = {"enabled": verify}
     if allow_no_effect:
         overrides["verify"] = {**overrides.get("verify", {}), "allow_no_effect": True}
+    limits = {"min_gain": min_gain, "max_loss": max_loss, "max_metric_drop": max_metric_drop}
+    if given := {key: limit for key, limit in limits.items() if limit is not None}:
+        overrides["verify"] = {**overrides.get("verify", {}), **given}
     if latency is not None:
         overrides["latency"] = {"enabled": latency}
     if max_ratio is not None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.cli.text import size
+from lora_export.core.reports.quantization_report import REMEDIES
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.commands.outcome import Outcome, PackedBundle
+    from lora_export.commands.outcome import Outcome, PackedBundle, Reports
     from lora_export.core.manifest import Manifest
     from lora_export.core.reports.graph_report import GraphReport, InitializerRow
     from lora_export.core.reports.latency_report import LatencyRow
     from lora_export.core.reports.parity_report import DatasetRow, ParityRow
+    from lora_export.core.reports.quantization_report import QuantizationRow
 
 __all__ = ["describe", "render"]
 
@@ -59,6 +61,17 @@ def render(outcome: Outcome) -> list[str]:
         )
         if record.companions is not None and record.companions.taken:
             lines.append(f"    from its folder: {', '.join(record.companions.taken)}")
+    lines += _report_lines(manifest, reports)
+    if reports.bundle is not None:
+        lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
+    if outcome.triton is not None:
+        lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
+    return lines
+
+
+def _report_lines(manifest: Manifest, reports: Reports) -> list[str]:
+    """Return the figures of each graph and adapter."""
+    lines = []
     for name, kept in reports.fidelity.graphs.items() if reports.fidelity else ():
         lines.append(
             f"  fidelity of {name}: relative error {kept.relative_error:.2e} of the delta, "
@@ -66,12 +79,10 @@ def render(outcome: Outcome) -> list[str]:
         )
     for name, row in reports.parity.graphs.items() if reports.parity else ():
         lines += _graph_lines(manifest, name, row)
+    for name, lost in reports.quantization.graphs.items() if reports.quantization else ():
+        lines += _loss_lines(name, lost)
     for name, timed in reports.latency.graphs.items() if reports.latency else ():
         lines.append(f"  latency of {name}: {_latency_line(timed)}")
-    if reports.bundle is not None:
-        lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
-    if outcome.triton is not None:
-        lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
     return lines
 
 
@@ -82,6 +93,23 @@ def _graph_lines(manifest: Manifest, name: str, row: ParityRow) -> list[str]:
     lines = _parity_lines(f"parity of {name}", row, verdict, indent=2)
     for adapter, own in row.adapters.items():
         lines += _parity_lines(f"with {adapter}", own, own.verdict, indent=4)
+    return lines
+
+
+def _loss_lines(name: str, row: QuantizationRow) -> list[str]:
+    """Return what quantization cost a graph, and each adapter where they share it."""
+    lines = [f"  quantization of {name}: {row.verdict}: {row.reason}"]
+    if (loss := row.loss) is not None:
+        figures = {
+            "gain": loss.gain, "cosine": loss.cosine, "relative L2": loss.relative_l2,
+            "KL": loss.mean_kl, "top-1 agreement": loss.top1_agreement,
+        }  # fmt: skip
+        known = (f"{what} {each:.3g}" for what, each in figures.items() if each is not None)
+        lines.append(f"    {', '.join(known)}")
+    if row.verdict == "fail" and row.loss is not None:
+        lines.append(f"    {REMEDIES}")
+    for adapter, own in row.adapters.items():
+        lines += [f"  {line}" for line in _loss_lines(adapter, own)]
     return lines
 
 

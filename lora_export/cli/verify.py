@@ -14,6 +14,7 @@ from lora_export.cli.console import (
     of_adapters,
     parse_adapter,
 )
+from lora_export.cli.loss_options import loss_options
 from lora_export.cli.outcome import describe, render
 from lora_export.core.errors import UsageError
 from lora_export.core.modes import BASE_GRAPH
@@ -40,6 +41,7 @@ __all__ = ["verify"]
               help="Write every example on which graph and reference differ.")  # fmt: skip
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seeds the inputs.")
 @click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
+@loss_options
 @click.option(
     "--strict",
     is_flag=True,
@@ -59,6 +61,9 @@ def verify(
     disagreements: Path | None,
     seed: int,
     allow_no_effect: bool,
+    min_gain: float | None,
+    max_loss: float | None,
+    max_metric_drop: float | None,
     strict: bool,
     adapter_format: str | None,
     alpha: float | None,
@@ -92,6 +97,9 @@ def verify(
             disagreements=disagreements,
             seed=seed,
             allow_no_effect=allow_no_effect,
+            min_gain=min_gain,
+            max_loss=max_loss,
+            max_metric_drop=max_metric_drop,
             strict=strict,
             progress=console,
         )

@@ -9,6 +9,7 @@ from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.build_quantized import record_of
 from lora_export.commands.bundle import require_bundle
+from lora_export.commands.loss_limits import require_limits
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
@@ -56,6 +57,11 @@ def require_recipe(recipe: Recipe) -> None:
         MissingRuntimeError: A library is not installed.
     """
     _require_open_choices(recipe)
+    asked = recipe.verify
+    require_limits(
+        asked.min_gain, asked.max_loss, asked.max_metric_drop,
+        is_quantized=recipe.quantize is not None, has_dataset=asked.dataset is not None,
+    )  # fmt: skip
     require_mode(recipe)
     require_runtimes(recipe)
     require_bundle(recipe)

@@ -8,6 +8,7 @@ from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
 from lora_export.commands.build_quantized import record_of
+from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.core.reports.latency_report import LatencyReport
     from lora_export.core.reports.parity_report import ParityReport
+    from lora_export.core.reports.quantization_report import QuantizationReport
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = ["fill_export", "write_base"]
@@ -150,11 +152,13 @@ def fill_export(
     )
     if added.fidelity:
         record_fidelity(root, added.fidelity)
+    parity, losses = _verify(root, recipe, config, adapters, tell)
     reports = Reports(
         fidelity_report_of(added),
         config.own_graph.report if config.own_graph is not None else None,
-        _verify(root, recipe, config, adapters, tell),
+        parity,
         _measure(root, recipe, config, adapters, tell),
+        quantization=losses,
     )
     return Outcome(output, refresh_report(root), reports)
 
@@ -172,11 +176,11 @@ def _verify(
     config: BuildConfig,
     adapters: Sequence[ResolvedAdapter],
     tell: Progress,
-) -> ParityReport | None:
+) -> tuple[ParityReport | None, QuantizationReport | None]:
     """Compare the graphs with unmerged PEFT, if the recipe asks for it."""
     asked = recipe.verify
     if not asked.enabled:
-        return None
+        return None, None
     evidence = Evidence(
         checkpoint=config.checkpoint,
         adapters={each.resolved.adapter.name: each.resolved.adapter for each in adapters},
@@ -185,9 +189,9 @@ def _verify(
         max_new_tokens=asked.max_new_tokens,
         seed=asked.seed,
         allow_no_effect=asked.allow_no_effect,
+        gates=loss_gates(asked.min_gain, asked.max_loss, asked.max_metric_drop),
     )
-    _, parity = verify_export(root, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
-    return parity
+    return verify_export(root, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
 
 
 def _measure(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_export.core.reports.graph_report import GraphReport
     from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
     from lora_export.core.reports.parity_report import ParityReport, ParityRow
+    from lora_export.core.reports.quantization_report import QuantizationReport, QuantizationRow
     from lora_export.triton.repository import ModelRepository
 
 __all__ = ["Outcome", "PackedBundle", "Reports"]
@@ -52,6 +53,7 @@ class Reports:
         parity: Each graph against its reference.
         latency: Each adapter's graph against the base graph.
         bundle: The bundle that was packed.
+        quantization: What quantization left of each adapter, and what it cost.
     """
 
     fidelity: FidelityReport | None = None
@@ -59,6 +61,7 @@ class Reports:
     parity: ParityReport | None = None
     latency: LatencyReport | None = None
     bundle: PackedBundle | None = None
+    quantization: QuantizationReport | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the reports that there are as JSON values, by name."""
@@ -67,6 +70,7 @@ class Reports:
             "graph": self.graph,
             "parity": self.parity,
             "latency": self.latency,
+            "quantization": self.quantization,
         }
         found: dict[str, object] = {
             name: as_json(each) for name, each in models.items() if each is not None
@@ -100,12 +104,18 @@ class Outcome:
         parity, latency = self.reports.parity, self.reports.latency
         if parity is not None and self._fails(parity.graphs, strict=strict):
             return ParityError.exit_code
+        lost = self.reports.quantization
+        if lost is not None and self._fails(lost.graphs, strict=strict):
+            return ParityError.exit_code
         if latency is not None and self._fails(latency.graphs, strict=strict):
             return LatencyError.exit_code
         return 0
 
     def _fails(
-        self, rows: Mapping[str, ParityRow] | Mapping[str, LatencyRow], *, strict: bool
+        self,
+        rows: Mapping[str, ParityRow | QuantizationRow | LatencyRow],
+        *,
+        strict: bool,
     ) -> bool:
         required = {*self.manifest.adapters, *SHARED_GRAPHS}
         return any(

@@ -83,6 +83,9 @@ class VerifySpec(_Section):
         max_new_tokens: The most tokens of a text that is written for them.
         seed: Seeds the generated inputs.
         allow_no_effect: Accept an adapter that changes nothing measurable.
+        min_gain: The smallest share of an adapter's effect that a quantized graph may keep.
+        max_loss: The largest relative L2 error of its outputs; by default any.
+        max_metric_drop: The most that its score on the data set may lose; by default anything.
     """
 
     enabled: bool = True
@@ -91,6 +94,9 @@ class VerifySpec(_Section):
     max_new_tokens: int = Field(default=64, ge=1, lt=1 << 31)
     seed: Seed = 0
     allow_no_effect: bool = False
+    min_gain: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    max_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_metric_drop: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class LatencySpec(_Section):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_export.commands.adapter_notes import base_of_export, notes_on_base
 from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
+from lora_export.commands.loss_limits import loss_gates, require_limits
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import find_adapters
 from lora_export.core.errors import AdapterError, LoraExportError, StorageError, UsageError
@@ -23,7 +24,7 @@ from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.verification.datasets.dataset import require_metric
-from lora_export.verification.export import Evidence, compare_export, report_on
+from lora_export.verification.export import Evidence, compare_export, losses_of, report_on
 from lora_export.verification.record import judged_manifest, record_parity
 from lora_export.weights.pooling_source import pooling_of_export
 
@@ -52,6 +53,9 @@ def verify(
     disagreements: str | Path | None = None,
     seed: int = 0,
     allow_no_effect: bool = False,
+    min_gain: float | None = None,
+    max_loss: float | None = None,
+    max_metric_drop: float | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -72,6 +76,9 @@ def verify(
         disagreements: Where every example on which graph and reference differ is written.
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
+        min_gain: The smallest share of an adapter's effect that a quantized graph may keep.
+        max_loss: The largest relative L2 error of a quantized graph's outputs.
+        max_metric_drop: The most that its score on the data set may lose.
         strict: Whether an adapter that names another base is an error.
         progress: Told what happens.
 
@@ -82,6 +89,11 @@ def verify(
     dataset, disagreements = as_path(dataset), as_path(disagreements)
     _require_sense(base, specs, dataset, metric, disagreements)
     manifest = read_manifest(output)
+    require_limits(
+        min_gain, max_loss, max_metric_drop,
+        is_quantized=manifest.base.quantization is not None,
+        has_base=base is not None, has_dataset=dataset is not None,
+    )  # fmt: skip
     chosen = _chosen(output, manifest, only)
     if dataset is not None and not chosen - {BASE_GRAPH}:
         msg = "--dataset scores adapters, and only the base is to be verified"
@@ -110,6 +122,7 @@ def verify(
         seed=seed,
         allow_no_effect=allow_no_effect,
         only=chosen,
+        gates=loss_gates(min_gain, max_loss, max_metric_drop),
     )
     shared = chosen - {BASE_GRAPH} or not only
     graphs = [
@@ -125,7 +138,8 @@ def verify(
         for note in read.get(name, record).notes
     ]
     judged, unwritten = _recorded(output, before, found, tell)
-    return Outcome(output, judged, Reports(parity=report_on(found)), (*notes, *unwritten))
+    reports = Reports(parity=report_on(found), quantization=losses_of(manifest, found))
+    return Outcome(output, judged, reports, (*notes, *unwritten))
 
 
 def _recorded(

@@ -20,36 +20,38 @@ if TYPE_CHECKING:
 __all__ = ["open_runner"]
 
 
-def open_runner(root: Path, manifest: Manifest, name: str) -> OrtRunner:
+def open_runner(root: Path, manifest: Manifest, name: str, *, exact: bool = False) -> OrtRunner:
     """Open what computes the base or an adapter: a graph of its own, or one that adapters share.
 
     Args:
         root: The export directory.
         manifest: Its manifest.
         name: ``base``, or the adapter's name.
+        exact: See `OrtRunner`.
 
     Raises:
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
     stored = stored_adapter(manifest, name)
-    return _OPEN[stored.mode](root, manifest, name)
+    return _OPEN[stored.mode](root, manifest, name, exact)
 
 
-def _own_graph(root: Path, manifest: Manifest, name: str) -> OrtRunner:
-    return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx))
+def _own_graph(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001  (a row of the table)
+    return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx), exact=exact)
 
 
-def _with_pack(root: Path, manifest: Manifest, name: str) -> OrtRunner:
+def _with_pack(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
     pack = read_pack(root, manifest, name)
-    return OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx), adapter=pack)
+    path = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)
+    return OrtRunner(path, adapter=pack, exact=exact)
 
 
-def _with_row(root: Path, manifest: Manifest, name: str) -> OrtRunner:
-    runner, row = _own_graph(root, manifest, BATCHED_GRAPH), manifest.rows[name]
+def _with_row(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
+    runner, row = _own_graph(root, manifest, BATCHED_GRAPH, exact), manifest.rows[name]
     return runner.with_row(row, width_of(root, manifest, row))
 
 
-_OPEN: Final[Mapping[Mode, Callable[[Path, Manifest, str], OrtRunner]]] = {
+_OPEN: Final[Mapping[Mode, Callable[[Path, Manifest, str, bool], OrtRunner]]] = {
     Mode.BASE: _own_graph,
     Mode.MERGED: _own_graph,
     Mode.SWAPPABLE: _with_pack,

@@ -134,6 +134,7 @@ class OrtRunner(GraphRunner):
         initializers: Values in place of those in the weight files; see `OrtSession`.
         adapter: Values of optional inputs, for every run.
         prepack: Whether constant weights are packed, which may change the order of sums.
+        exact: Whether products with quantized weights are computed in the graph's own dtype.
 
     Attributes:
         preset: The session with what it is given in every run: the adapter, or its row.
@@ -153,6 +154,7 @@ class OrtRunner(GraphRunner):
         initializers: Mapping[str, npt.NDArray[Any]] | None = None,
         adapter: Mapping[str, npt.NDArray[Any]] | None = None,
         prepack: bool = True,
+        exact: bool = False,
     ) -> None:
         require_onnxruntime()
         self._opened = OrtSession(
@@ -161,6 +163,7 @@ class OrtRunner(GraphRunner):
             threads=threads,
             initializers={name: ort_value(each) for name, each in (initializers or {}).items()},
             prepack=prepack,
+            exact=exact,
         )
         self.preset = self._checked(PresetRunner(self._opened, adapter))
         self.inputs, self.optional = self.preset.inputs, self.preset.optional

@@ -41,15 +41,18 @@ class OrtEncoderDecoder(GraphRunner):
         root: The export directory.
         record: A graph with an encoder.
         device: Where outputs are allocated: ``cpu``, or ``cuda`` for the CUDA provider.
+        exact: See `OrtRunner`.
 
     Raises:
         LoraExportError: See `lora_export.runtime.ort.open_session`.
     """
 
-    def __init__(self, root: Path, record: GraphRecord, *, device: str = "cpu") -> None:
+    def __init__(
+        self, root: Path, record: GraphRecord, *, device: str = "cpu", exact: bool = False
+    ) -> None:
         assert record.encoder is not None  # noqa: S101  (the caller's)
-        self._encoder = OrtRunner(resolve_inside(root, record.encoder.onnx))
-        self._decoder = OrtRunner(resolve_inside(root, record.onnx))
+        self._encoder = OrtRunner(resolve_inside(root, record.encoder.onnx), exact=exact)
+        self._decoder = OrtRunner(resolve_inside(root, record.onnx), exact=exact)
         self._device = device
         self.inputs = (*self._encoder.inputs, DECODER_IDS)
         self.optional: Mapping[str, Input] = {}

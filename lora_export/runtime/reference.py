@@ -138,6 +138,11 @@ class Reference:
         self._runner = TorchRunner(module, task.inputs, outputs)
 
     @property
+    def whole(self) -> Any:
+        """The model with PEFT around it, where there is an adapter."""
+        return self._model
+
+    @property
     def model(self) -> Any:
         """The module that is called, the adapter's layers in it."""
         return self._runner.module

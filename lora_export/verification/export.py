@@ -14,6 +14,7 @@ from lora_export.core.memory import available_bytes
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH, Mode
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow, unmeasured_row
 from lora_export.core.reports.parity_report import ParityReport
+from lora_export.core.reports.quantization_report import QuantizationReport
 from lora_export.core.reports.report_model import as_json
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.plan import head_width
@@ -25,16 +26,20 @@ from lora_export.ondevice.judge.latency_row import latency_row, measure_pair
 from lora_export.runtime.open_adapter_graph import open_runner
 from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.batched_check import judge_batched
+from lora_export.verification.comparison import GraphChoice, prepare
 from lora_export.verification.datasets.class_names import label_names
 from lora_export.verification.datasets.dataset import Dataset, load_dataset, require_examples
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.latency_case import further_feeds, latency_case
+from lora_export.verification.loss.gates import LossGates
+from lora_export.verification.loss.shared_rows import quantization_rows
 from lora_export.verification.parity import (
     GraphParity,
     against_golden,
     against_reference,
     unverified,
 )
+from lora_export.verification.quantized_check import against_dequantized
 from lora_export.verification.record import record_latency, record_parity
 from lora_export.verification.swappable_check import judge_swapping
 
@@ -50,6 +55,8 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
 
 _SESSIONS: Final = 2
+_QUANTIZED_OUTPUTS: Final = 2
+"""Of a quantized graph outputs of several models are kept: twice as many as of another."""
 _SESSION_FACTOR: Final = 2.0
 """A session holds its weights, and at worst a packed copy of them."""
 
@@ -88,6 +95,7 @@ class Evidence:
         seed: Seeds the inputs.
         allow_no_effect: Whether an adapter may change nothing.
         only: Which adapters of a graph that they share are compared; None for all.
+        gates: The limits of what quantization may cost.
     """
 
     checkpoint: Checkpoint | None
@@ -99,12 +107,13 @@ class Evidence:
     seed: int = 0
     allow_no_effect: bool = False
     only: Collection[str] | None = None
+    gates: LossGates = field(default_factory=LossGates)
 
 
 def verify_export(
     root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
-) -> tuple[Manifest, ParityReport]:
-    """Verify the graphs called `names`; return the new manifest and the report on them.
+) -> tuple[ParityReport, QuantizationReport | None]:
+    """Verify the graphs called `names` and record the verdicts; return the reports on them.
 
     Raises:
         AdapterError: An adapter that should be compared is not the one that was merged.
@@ -112,12 +121,19 @@ def verify_export(
         StorageError: The verdicts cannot be written.
     """
     before, found = compare_export(root, names, evidence, progress)
-    return record_parity(root, before, found), report_on(found)
+    record_parity(root, before, found)
+    return report_on(found), losses_of(before, found)
 
 
 def report_on(found: Mapping[str, GraphParity]) -> ParityReport:
     """Return the report on graphs that were compared."""
     return ParityReport(graphs={name: parity.row for name, parity in found.items()})
+
+
+def losses_of(manifest: Manifest, found: Mapping[str, GraphParity]) -> QuantizationReport | None:
+    """Return the report on quantized graphs that were measured; None where there is none."""
+    rows = quantization_rows(manifest, {}, found)
+    return QuantizationReport(graphs=rows) if rows else None
 
 
 def compare_export(
@@ -197,25 +213,28 @@ def _verify_graph(
         return against_golden(
             root, record, manifest, task, golden,
             allow_no_effect=evidence.allow_no_effect,
-            open_runner=partial(open_runner, root, manifest, name),
+            open_runner=partial(open_runner, root, manifest, name, exact=True),
         )  # fmt: skip
     if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
         msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
         raise AdapterError(msg, hint="Give that one, or add this one with: add --replace")
-    return against_reference(
-        root,
-        record,
-        manifest,
-        evidence.checkpoint,
-        task,
-        adapter=adapter,
+    choice = GraphChoice(
+        root, manifest, name, record, task, evidence.checkpoint, adapter,
         labels_count=_width(manifest, adapter),
         vocab_size=manifest.adapters[name].vocab_size if adapter is not None else None,
-        seed=evidence.seed,
-        allow_no_effect=evidence.allow_no_effect,
-        dataset=(_dataset(root, manifest, record, name, evidence) if adapter is not None else None),
-        open_runner=partial(open_runner, root, manifest, name),
-    )
+        open_runner=lambda exact: open_runner(root, manifest, name, exact=exact),
+        open_base=lambda exact: open_runner(root, manifest, BASE_GRAPH, exact=exact),
+    )  # fmt: skip
+    dataset = _dataset(root, manifest, record, name, evidence) if adapter is not None else None
+    quantized = manifest.base.quantization is not None
+    models = _QUANTIZED_OUTPUTS if quantized else 1
+    what = prepare(choice, seed=evidence.seed, models=models)
+    if isinstance(what, str):
+        return unverified(what)
+    allow = evidence.allow_no_effect
+    if quantized:
+        return against_dequantized(what, evidence.gates, dataset=dataset, allow_no_effect=allow)
+    return against_reference(what, dataset=dataset, allow_no_effect=allow)
 
 
 def _width(manifest: Manifest, adapter: Adapter | None) -> int | None:

@@ -76,6 +76,7 @@ def open_model(
     outputs: Sequence[str],
     last: bool,
     switch: int | None = None,
+    exact: bool = False,
 ) -> GraphModel | PairModel:
     """Open the graph of a record.
 
@@ -87,7 +88,8 @@ def open_model(
         outputs: The graph's names for the task's outputs, in their order.
         last: Whether a decoder returns the logits of the last position only.
         switch: See `lora_export.ondevice.judge.decoding.run_in_pieces`.
+        exact: See `OrtRunner`, for the two graphs that are opened here.
     """
     if record.encoder is not None:
-        return PairModel(OrtEncoderDecoder(root, record))
+        return PairModel(OrtEncoderDecoder(root, record, exact=exact))
     return GraphModel(open_runner(), task, outputs, last, switch)

@@ -16,40 +16,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lora_export.core.memory import available_bytes
 from lora_export.core.reports.parity_report import EncoderRow, ParityRow, unverified_row
 from lora_export.ondevice.judge.golden_checks import judge_outputs
-from lora_export.ondevice.judge.golden_files import Case, Golden, valid_rows
+from lora_export.ondevice.judge.golden_files import Case, Golden
 from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.ondevice.judge.tolerances import tolerance_of
-from lora_export.runtime.reference import Reference, estimate_bytes
 from lora_export.verification.datasets.dataset import Dataset, predict, score
-from lora_export.verification.datasets.questions import Answers, RecomputingModel
 from lora_export.verification.graph_model import PairModel, open_model
-from lora_export.verification.greedy import Greedy, compare_greedy, greedy_of_reference, prompts_for
+from lora_export.verification.greedy import compare_greedy
 from lora_export.verification.inputs.feeding import feeding_of
-from lora_export.verification.inputs.random_inputs import (
-    CASES,
-    GOLDEN_CASES,
-    make_cases,
-    with_buffers,
-)
-from lora_export.weights.positions import long_rope_threshold
+from lora_export.verification.inputs.random_inputs import GOLDEN_CASES, with_buffers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from lora_export.adapters.canonical import Adapter
     from lora_export.core.manifest import GraphRecord, Manifest
     from lora_export.core.reports.parity_report import DatasetRow, DifferingExample, GreedyRow
+    from lora_export.core.reports.quantization_report import QuantizationRow
     from lora_export.graph.spec.tasks import Task
     from lora_export.ondevice.judge.golden_checks import CheckRow
     from lora_export.ondevice.judge.tolerances import Verdict
     from lora_export.runtime.ort import OrtRunner
-    from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.verification.comparison import Comparison
+    from lora_export.verification.expected import Expected
+    from lora_export.verification.graph_model import GraphModel
 
-__all__ = ["GraphParity", "against_golden", "against_reference", "unverified"]
+__all__ = [
+    "GraphParity",
+    "against_golden",
+    "against_reference",
+    "judge_graph",
+    "unverified",
+]
 
 Array = npt.NDArray[Any]
 
@@ -64,12 +63,15 @@ class GraphParity:
         adapters: Of a swappable graph: the same for each adapter.
         differing: Every example of the data set on which graph and reference differ; the row holds
             the first of them.
+        quantization: The graph's row in ``reports/quantization.json``; None where nothing is
+            quantized, or it was not measured.
     """
 
     row: ParityRow
     golden: Golden | None = field(default=None, repr=False)
     adapters: Mapping[str, GraphParity] = field(default_factory=dict, repr=False)
     differing: Sequence[DifferingExample] = field(default=(), repr=False)
+    quantization: QuantizationRow | None = field(default=None, repr=False)
 
     @property
     def verdict(self) -> Verdict:
@@ -77,120 +79,99 @@ class GraphParity:
         return self.row.verdict
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """The reference's outputs and effect."""
-
-    outputs: list[Array]
-    effect: float | None
-    answers: Answers | None
-    base_answers: Answers | None
-    greedy: Greedy | None
-    hidden: list[Array]
-
-
 def against_reference(
-    root: Path,
-    record: GraphRecord,
-    manifest: Manifest,
-    checkpoint: Checkpoint,
-    task: Task,
-    *,
-    adapter: Adapter | None,
-    labels_count: int | None,
-    vocab_size: int | None,
-    seed: int,
-    allow_no_effect: bool,
-    dataset: Dataset | None,
-    open_runner: Callable[[], OrtRunner],
+    what: Comparison, *, dataset: Dataset | None, allow_no_effect: bool
 ) -> GraphParity:
     """Compare a graph with the unmerged adapter in torch.
 
     Args:
-        root: The export directory.
-        record: The graph.
-        manifest: The export's manifest.
-        checkpoint: The base.
-        task: The export's task.
-        adapter: The adapter of this graph; None for the base.
-        labels_count: The width of the head.
-        vocab_size: The number of tokens, where the adapter brings another than the base's.
-        seed: Seeds the inputs.
-        allow_no_effect: Whether an adapter may change nothing.
+        what: The graph and its inputs.
         dataset: Examples whose predictions are compared too.
-        open_runner: Opens the graph, with the adapter where it shares one.
+        allow_no_effect: Whether an adapter may change nothing.
     """
-    if reason := _too_large(checkpoint):
-        return unverified(reason)
-    feeding = feeding_of(root, record)
-    if reason := feeding.reason or feeding.cache_reason:
-        return unverified(reason)
-    outputs = feeding.outputs_for(task.outputs)
-    cases = make_cases(
-        checkpoint.config,
-        feeding.signature,
-        seed=seed,
-        left_padding=task.causal,
-        shapes=feeding.shapes(CASES),
-        vocab_size=vocab_size,
+    has_adapter = what.of.adapter is not None
+    expected = what.run_reference(what.open_reference(), dataset, has_adapter=has_adapter)
+    against = "PEFT, unmerged, float32" if has_adapter else "transformers, float32"
+    graph = what.open_graph(exact=False)
+    return judge_graph(
+        what, graph, expected, against=against, dataset=dataset, allow_no_effect=allow_no_effect
     )
-    reference = Reference(
-        checkpoint, task, adapter=adapter, labels_count=labels_count, vocab_size=vocab_size
-    )
-    last = manifest.base.logits == "last"
-    expected = _run_reference(
-        reference, task, cases, dataset,
-        has_adapter=adapter is not None, last=last,
-        prompts=prompts_for(
-            feeding, checkpoint.config,
-            seed=seed, left_padding=task.causal, vocab_size=vocab_size,
-        )
-        if manifest.base.cache
-        else None,
-    )  # fmt: skip
-    switch = long_rope_threshold(checkpoint.config)
-    graph = open_model(root, record, task, open_runner, outputs=outputs, last=last, switch=switch)
+
+
+def judge_graph(
+    what: Comparison,
+    graph: GraphModel | PairModel,
+    expected: Expected,
+    *,
+    against: str,
+    dataset: Dataset | None = None,
+    allow_no_effect: bool = False,
+) -> GraphParity:
+    """Compare a graph with what a reference gave.
+
+    Args:
+        what: The graph and its inputs.
+        graph: The graph, open.
+        expected: What the reference gave.
+        against: What the reference is, for the report.
+        dataset: Examples whose predictions are compared too.
+        allow_no_effect: Whether an adapter may change nothing.
+    """
+    task, cases = what.of.task, what.cases
     actual = [graph.run(case.feeds) for case in cases]
-    for ours, theirs in zip(actual, expected.outputs, strict=True):
-        if ours.shape != theirs.shape:
-            shapes = f"{list(ours.shape)}, the reference's {task.output} {list(theirs.shape)}"
-            return unverified(f"the graph's output {outputs[0]!r} is {shapes}")
+    if different := _other_shape(what, actual, expected.outputs):
+        return unverified(different)
     judged = judge_outputs(
         cases, actual, expected.outputs,
-        per_token=task.per_token, choices=task.classifies, dtype=manifest.base.dtype,
+        per_token=task.per_token, choices=task.classifies, dtype=what.of.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
-    row = _row(judged, "PEFT, unmerged, float32" if adapter else "transformers, float32")
-    tolerance = tolerance_of(manifest.base.dtype)
+    row = _row(judged, against)
+    tolerance = tolerance_of(what.of.dtype)
     differing: Sequence[DifferingExample] = ()
     if dataset is not None and expected.answers is not None:
         scored, differing = score(
             dataset, predict(dataset, graph), expected.answers, expected.base_answers,
-            tolerance=tolerance, seed=seed,
+            tolerance=tolerance, seed=what.seed,
         )  # fmt: skip
         row = _with_dataset(row, scored)
     if isinstance(graph, PairModel):
         row = _with_encoder(row, graph, cases, expected.hidden, tolerance)
     if expected.greedy is not None:
         decoder = graph.decoder(expected.greedy.case.feeds)
-        greedy = compare_greedy(decoder, expected.greedy, tolerance=tolerance, switch=switch)
+        greedy = compare_greedy(decoder, expected.greedy, tolerance=tolerance, switch=what.switch)
         row = _with_greedy(row, greedy)
     kept = slice(0, GOLDEN_CASES)
-    golden = Golden(cases[kept], expected.outputs[kept], expected.effect, switch)
+    golden = Golden(cases[kept], expected.outputs[kept], expected.effect, what.switch)
     return GraphParity(row, golden, differing=differing)
+
+
+def _other_shape(
+    what: Comparison, actual: Sequence[Array], expected: Sequence[Array]
+) -> str | None:
+    """Return what is wrong with the shapes of a graph's outputs; None where nothing is."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        if ours.shape != theirs.shape:
+            shapes = f"{list(ours.shape)}, the reference's {what.of.task.output}"
+            return f"the graph's output {what.outputs[0]!r} is {shapes} {list(theirs.shape)}"
+    return None
 
 
 def against_golden(
     root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
     *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner],
 ) -> GraphParity:  # fmt: skip
-    """Compare a graph with the outputs that the reference gave when the export was verified."""
+    """Compare a graph with the outputs that the reference gave when the export was verified.
+
+    Quantized weights are computed with as they are; `open_runner` opens such a session.
+    """
     last = manifest.base.logits == "last"
     feeding = feeding_of(root, record)
     outputs = feeding.outputs_for(task.outputs)
     graph = open_model(
-        root, record, task, open_runner, outputs=outputs, last=last, switch=golden.switch
-    )
+        root, record, task, open_runner,
+        outputs=outputs, last=last, switch=golden.switch, exact=True,
+    )  # fmt: skip
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)
     actual = [graph.run(case.feeds) for case in whole]
     judged = judge_outputs(
@@ -209,56 +190,6 @@ def unverified(reason: str) -> GraphParity:
 def _row(judged: tuple[Verdict, CheckRow], against: str) -> ParityRow:
     """Return a row of the report from that of `judge_outputs`, which runs on devices too."""
     return ParityRow.model_validate({**judged[1], "against": against})
-
-
-def _too_large(checkpoint: Checkpoint) -> str | None:
-    free = available_bytes()
-    tokens = sum(batch * length for batch, length in CASES)
-    needed = estimate_bytes(checkpoint, tokens=tokens)
-    if free is None or needed <= free:
-        return None
-    return (
-        f"the reference needs about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are "
-        "free; verify on a larger machine with: lora-export verify OUT --base BASE"
-    )
-
-
-def _run_reference(
-    reference: Reference,
-    task: Task,
-    cases: Sequence[Case],
-    dataset: Dataset | None,
-    *,
-    has_adapter: bool,
-    last: bool,
-    prompts: tuple[Case, int] | None,
-) -> _Expected:
-    """Run the reference on all inputs, with and without the adapter's low-rank part; close it."""
-    positions = slice(-1, None) if last else slice(None)
-    try:
-        outputs: list[Array] = [reference.run(case.feeds)[:, positions] for case in cases]
-        hidden = [reference.encode(c.feeds) for c in cases] if task.encoder_decoder else []
-        names = dataset.reading.signature.input_names if dataset is not None else ()
-        asked = RecomputingModel(reference.run, names)
-        answers = predict(dataset, asked) if dataset is not None else None
-        effect = greedy = base_answers = None
-        if prompts is not None:
-            greedy = greedy_of_reference(reference.run, prompts[0], steps=prompts[1])
-        if has_adapter:
-            with reference.without_low_rank():
-                plain = [reference.run(case.feeds)[:, positions] for case in cases]
-                base_answers = predict(dataset, asked) if dataset is not None else None
-            effect = relative_l2(_rows(plain, cases, task), _rows(outputs, cases, task))
-    finally:
-        reference.close()
-    return _Expected(outputs, effect, answers, base_answers, greedy, hidden)
-
-
-def _rows(outputs: Sequence[Array], cases: Sequence[Case], task: Task) -> list[Array]:
-    return [
-        valid_rows(output, case, per_token=task.per_token)
-        for output, case in zip(outputs, cases, strict=True)
-    ]
 
 
 def _with_encoder(

@@ -16,11 +16,13 @@ from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.reports.fidelity_report import FidelityReport, FidelityRow
 from lora_export.core.reports.latency_report import LatencyReport, LatencyRow
 from lora_export.core.reports.parity_report import ParityReport, ParityRow
+from lora_export.core.reports.quantization_report import QuantizationReport, QuantizationRow
 from lora_export.core.reports.report_model import EnvironmentRow, parse_report, report_bytes
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.verification.golden import golden_bytes, golden_file
+from lora_export.verification.loss.shared_rows import quantization_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -44,13 +46,17 @@ _PARITY: Final = "reports/parity.json"
 _LATENCY: Final = "reports/latency.json"
 _BENCH: Final = "reports/bench.json"
 _FIDELITY: Final = "reports/fidelity.json"
+_QUANTIZATION: Final = "reports/quantization.json"
 
-Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport)
+Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport, QuantizationReport)
 Row = TypeVar("Row")
+Shared = TypeVar("Shared", ParityRow, QuantizationRow)
 
 
 def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
-    """Write golden files and ``reports/parity.json``, and each graph's verdict to the manifest.
+    """Write golden files and the reports on graphs, and each graph's verdicts to the manifest.
+
+    ``reports/parity.json`` has all of them, ``reports/quantization.json`` the quantized ones.
 
     Args:
         root: The export directory.
@@ -98,11 +104,16 @@ def _judged(
     rows = {name: parity.row for name, parity in recorded.items()}
     contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
     contents[_PARITY] = _parity_bytes(manifest, earlier, rows)
+    lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
+    losses = quantization_rows(manifest, lost, current)
+    if losses:
+        contents[_QUANTIZATION] = _quantization_bytes(manifest, lost, losses)
     graphs = dict(manifest.graphs)
     for name, parity in recorded.items():
         kept = golden_file(name) if name in golden else graphs[name].golden
+        loss = losses[name].verdict if name in losses else graphs[name].loss
         graphs[name] = graphs[name].model_copy(
-            update={"verification": parity.verdict, "golden": kept}
+            update={"verification": parity.verdict, "golden": kept, "loss": loss}
         )
     adapters = dict(manifest.adapters)
     for name, parity in packs.items():
@@ -186,6 +197,9 @@ def prune_reports(
         if _LATENCY in manifest.files:
             latency = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
             contents[_LATENCY] = _latency_bytes(manifest, latency, {}, gone)
+        if _QUANTIZATION in manifest.files:
+            lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
+            contents[_QUANTIZATION] = _quantization_bytes(manifest, lost, {}, gone)
         if _FIDELITY in manifest.files:
             fidelity = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
             contents[_FIDELITY] = _fidelity_bytes(manifest, fidelity, {}, gone - set(measured))
@@ -235,6 +249,18 @@ def _fidelity_bytes(
     return report_bytes(FidelityReport(environment=environment(), graphs=graphs))
 
 
+def _quantization_bytes(
+    manifest: Manifest,
+    earlier: Mapping[str, QuantizationRow],
+    rows: Mapping[str, QuantizationRow],
+    gone: Collection[str] = (),
+) -> bytes:
+    """Return ``reports/quantization.json``; see `_parity_bytes`."""
+    kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
+    graphs = _merged(manifest, kept, rows, gone)
+    return report_bytes(QuantizationReport(environment=environment(), graphs=graphs))
+
+
 def _merged(
     manifest: Manifest,
     earlier: Mapping[str, Row],
@@ -246,7 +272,7 @@ def _merged(
     return {name: current[name] for name in manifest.graphs if name in current}
 
 
-def _of_adapters(row: ParityRow, manifest: Manifest, gone: Collection[str]) -> ParityRow:
+def _of_adapters(row: Shared, manifest: Manifest, gone: Collection[str]) -> Shared:
     """Return the row of a graph that adapters share with those that are still there."""
     if "adapters" not in row.model_fields_set:
         return row

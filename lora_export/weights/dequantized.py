@@ -64,16 +64,19 @@ class DequantizedTensor:
 
     def rows(self, first: int, last: int) -> Float32Array:
         """Return the values of rows `first` to `last`, ``[last - first, N]``."""
-        q = self._integers(first, last).astype(np.float32)
+        return self.integers_of(first, last).astype(np.float32) * self.scales_of(first, last)
+
+    def scales_of(self, first: int, last: int) -> Float32Array:
+        """Return the scales of rows `first` to `last`, for each value or to be broadcast to it."""
         form = self.quantized
         if form.block_size == 0:
             scales = self._scales(0, self.scales.shape[0])
-            return q * (scales[first:last, None] if form.axis == 0 else scales)
+            return scales[first:last, None] if form.axis == 0 else scales
         begin, end = first // form.block_size, -(-last // form.block_size)
-        scales = self._scales(begin, end)
-        return q * scales[np.arange(first, last) // form.block_size - begin]
+        return self._scales(begin, end)[np.arange(first, last) // form.block_size - begin]
 
-    def _integers(self, first: int, last: int) -> npt.NDArray[np.int8]:
+    def integers_of(self, first: int, last: int) -> npt.NDArray[np.int8]:
+        """Return the integers of rows `first` to `last`, ``[last - first, N]``."""
         columns = self.shape[1]
         if self.quantized.bits != _HALF_BYTE:
             q = np.empty((last - first, columns), np.int8)

@@ -15,8 +15,8 @@ from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, ExportDirectoryError
 from lora_export.core.manifest import Manifest, edit_manifest, read_manifest, write_manifest
 from lora_export.core.reports.report_model import as_json
+from lora_export.verification import comparison
 from lora_export.verification import export as verify_export_module
-from lora_export.verification import parity
 from tests.helpers.builds import build
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def test_without_base_or_golden_outputs_it_is_unverified_and_says_so(base, adapt
 def test_a_reference_that_does_not_fit_in_memory_is_unverified_and_says_so(
     base, adapter, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parity, "available_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(comparison, "available_bytes", lambda: 100_000_000)
     outcome = build(base, {"one": adapter}, tmp_path / "out", verify={"enabled": True})
     assert row(outcome)["verdict"] == "unverified"
     assert "0.1 GB are free" in row(outcome)["reason"]

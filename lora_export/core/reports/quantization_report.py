@@ -20,7 +20,7 @@ float model. Only exactness is the ``verification`` of the manifest.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ from lora_export.core.reports.report_model import EnvironmentRow, ReportModel
 from lora_export.ondevice.judge.tolerances import Verdict
 
 __all__ = [
+    "REMEDIES",
     "ExactnessRow",
     "GateRow",
     "GraphLinkRow",
@@ -43,6 +44,11 @@ __all__ = [
 
 LossVerdict = Literal["pass", "fail", "ambiguous", "ungated"]
 """``ungated``: there was no limit to judge by."""
+REMEDIES: Final = (
+    "What helps: keep these layers in float (quantize.keep), int8 (quantize.weights), smaller "
+    "blocks (quantize.block_size: 16), or the adapter in float (mode: swappable)."
+)
+"""What a user can do about a loss that is too large."""
 
 
 class SchemeRow(ReportModel):
@@ -60,23 +66,24 @@ class SchemeRow(ReportModel):
 
 
 class WeightsLinkRow(ReportModel):
-    """The first link of exactness: the weights before quantization, and the stored integers.
+    """The first link of exactness: the stored integers against the weights that PEFT merges.
 
     Attributes:
-        verdict: Whether both are as they should be.
+        verdict: Whether each integer is the merged weight, rounded on the stored scale.
         reason: Why.
         compared: How many parameters were compared.
-        worst: The parameter with the largest error; null where none was compared.
-        relative_error: ‖merged − PEFT’s merged‖ / ‖PEFT’s merged‖ of this parameter, in float32.
-        tolerance: The largest error that passes.
-        differing: Parameters whose stored integers are not those of quantizing the merged weights.
+        worst: The parameter that is furthest from it; null where none was compared.
+        steps: max|clip(W / s) − q| of this parameter: ½ is rounding, more is another weight; null
+            where it is not finite.
+        tolerance: The largest number of steps that passes.
+        differing: The parameters that are further.
     """
 
     verdict: Verdict
     reason: str = ""
     compared: int = 0
     worst: str | None = None
-    relative_error: float | None = None
+    steps: float | None = None
     tolerance: float | None = None
     differing: list[str] = Field(default_factory=list)
 

@@ -23,13 +23,28 @@ if TYPE_CHECKING:
 
     from lora_export.ondevice.graph_runner import Array
 
-__all__ = ["CPU", "OrtSession", "crashing_optimizers", "onnxruntime_version", "run_error"]
+__all__ = [
+    "CPU",
+    "EXACT_LEVEL",
+    "USUAL_LEVEL",
+    "OrtSession",
+    "crashing_optimizers",
+    "onnxruntime_version",
+    "run_error",
+]
 
 CPU: Final = "CPUExecutionProvider"
+EXACT_LEVEL: Final = 0
+"""The accuracy level of products with quantized weights that are not rounded otherwise."""
+USUAL_LEVEL: Final = 4
+"""The one of a session without settings: what is multiplied is rounded to int8."""
 
 _NOTHING: Final = 4
 """The severity of its log. Its errors are raised, with the same text; the log goes past Python to
 the terminal, with the names in a graph as they are."""
+
+_SETTINGS: Final = {"session.force_spinning_stop": "1"}
+_EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": str(EXACT_LEVEL)}
 
 _FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
 _FUSING_CRASHES: Final = ((1, 23), (1, 30))
@@ -92,6 +107,8 @@ class OrtSession(GraphRunner):
             and dtypes. ONNX Runtime copies or repacks them while it opens the graph (tried up to
             1.32), and does not look at them afterwards.
         prepack: Whether constant weights are packed, which may change the order of sums.
+        exact: Whether products with quantized weights are computed in the graph's own dtype. By
+            default ONNX Runtime rounds what is multiplied to int8, which is faster.
 
     Attributes:
         session: ONNX Runtime's own object, for those who bind its inputs.
@@ -113,8 +130,11 @@ class OrtSession(GraphRunner):
         threads: int = 0,
         initializers: Mapping[str, onnxruntime.OrtValue] | None = None,
         prepack: bool = True,
+        exact: bool = False,
     ) -> None:
-        self.session: Any = _open(path, provider, threads, initializers or {}, prepack=prepack)
+        settings = {**_SETTINGS, **(_EXACT if exact else {})}
+        settings["session.disable_prepacking"] = "0" if prepack else "1"
+        self.session: Any = _open(path, provider, threads, initializers or {}, settings)
         self.path = path
         inputs = self.session.get_inputs()
         self.inputs = tuple(each.name for each in inputs)
@@ -154,8 +174,7 @@ def _open(
     provider: str,
     threads: int,
     initializers: Mapping[str, onnxruntime.OrtValue],
-    *,
-    prepack: bool,
+    settings: Mapping[str, str],
 ) -> onnxruntime.InferenceSession:
     version = onnxruntime_version()
     read_graph(path)  # ONNX Runtime would open whatever the graph names
@@ -165,8 +184,8 @@ def _open(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _NOTHING
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
+    for key, value in settings.items():
+        options.add_session_config_entry(key, value)
     try:
         if initializers:
             options.add_external_initializers(list(initializers), list(initializers.values()))

@@ -53,6 +53,7 @@ class Metric:
         margin: A difference up to this does not matter; of the reference's value where `relative`.
         right: Whether the first number says that an example is right: McNemar's test is for these.
         relative: Whether the margin is a share of the value.
+        lower_is_better: Whether a smaller value is a better score.
     """
 
     parts: Callable[[Sequence[Any], Sequence[Any], Sequence[str]], Float64Array]
@@ -60,6 +61,7 @@ class Metric:
     margin: float = 0.01
     right: bool = False
     relative: bool = False
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _bleu(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -
 
 TEXTS: Final = Kind(
     _TEXT_FIELDS, _read_texts, _ask_texts,
-    {"perplexity": Metric(_likelihoods, perplexity_of, relative=True)},
+    {"perplexity": Metric(_likelihoods, perplexity_of, relative=True, lower_is_better=True)},
     _as_likely,
 )  # fmt: skip
 """Texts of which every token is predicted."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lora_export.core.reports.quantization_report import LayerLossRow, LossRow, LossVerdict
 
 __all__ = [
-    "REMEDIES",
     "LossGates",
     "MetricDrop",
     "judge_loss",
@@ -33,12 +32,6 @@ __all__ = [
 ]
 
 Interval = tuple[float, float]
-
-REMEDIES: Final = (
-    "Keep these layers in float (quantize.keep), use int8 (quantize.weights: int8) or smaller "
-    "blocks (quantize.block_size: 16), or leave the adapter in float (mode: swappable)."
-)
-"""What helps where an adapter does not survive."""
 
 _WORST_FIRST: Final[tuple[LossVerdict, ...]] = ("fail", "ambiguous", "pass")
 _OF_ADAPTERS: Final = frozenset({"min_gain", "max_gain", "min_cosine"})

@@ -56,12 +56,15 @@ def read(reports: lx.Reports) -> str:
     parity: lx.ParityReport | None = reports.parity
     latency: lx.LatencyReport | None = reports.latency
     fidelity: lx.FidelityReport | None = reports.fidelity
+    quantization: lx.QuantizationReport | None = reports.quantization
     graph: lx.GraphReport | None = reports.graph
     bundle: lx.PackedBundle | None = reports.bundle
     if parity is not None:
         print([(name, row.verdict, row.reason) for name, row in parity.graphs.items()])
     if latency is not None and fidelity is not None:
         print([row.verdict for row in latency.graphs.values()], list(fidelity.graphs))
+    if quantization is not None:
+        print([(row.verdict, row.loss) for row in quantization.graphs.values()])
     if graph is not None:
         print(graph.by_name)
     return bundle.file if bundle is not None else ""

@@ -1,0 +1,151 @@
+"""What torch gives for a quantized graph: with the float weights, and with those that are stored.
+
+One model serves both: its weights are replaced by what the stored integers stand for. Of a merged
+adapter PEFT merges the updates first, so that what is not quantized is PEFT's too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from lora_export.core.files import resolve_inside
+from lora_export.core.modes import Mode
+from lora_export.core.safetensors_file import read_header
+from lora_export.exports.stored_values import parameters_of
+from lora_export.ondevice.judge.metrics import relative_l2
+from lora_export.runtime.reference_weights import ReferenceWeights
+from lora_export.verification.datasets.dataset import predict
+from lora_export.verification.datasets.questions import RecomputingModel
+from lora_export.verification.expected import rows_of
+from lora_export.verification.loss.stored_layers import measure_layers, stored_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lora_export.core.parameters import Parameter
+    from lora_export.core.tensors import Tensor
+    from lora_export.runtime.reference import Reference
+    from lora_export.verification.comparison import Comparison
+    from lora_export.verification.datasets.dataset import Dataset
+    from lora_export.verification.datasets.questions import Answers
+    from lora_export.verification.expected import Expected
+    from lora_export.verification.loss.stored_layers import StoredLayers
+
+__all__ = ["FloatOutputs", "QuantizedReferences", "run_references"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FloatOutputs:
+    """What the float model gives: outputs, the same without the update, answers to a data set."""
+
+    outputs: list[Array]
+    plain: list[Array] | None
+    answers: Answers | None
+    base_answers: Answers | None
+
+
+@dataclass(frozen=True)
+class QuantizedReferences:
+    """What torch gives with float weights and with those that are stored.
+
+    Attributes:
+        exact: With the float weights.
+        layers: The stored weights against them.
+        expected: With the stored weights.
+        plain: With the stored weights, without the adapter's update.
+    """
+
+    exact: FloatOutputs
+    layers: StoredLayers
+    expected: Expected
+    plain: list[Array] | None
+
+
+def run_references(what: Comparison, dataset: Dataset | None) -> QuantizedReferences:
+    """Run torch with the float weights, then with the stored ones; close it."""
+    of = what.of
+    merged = of.record.mode is Mode.MERGED
+    quantized = [each for each in parameters_of(of.manifest) if each.quantized is not None]
+    base = _tensors(what, of.manifest.base_graph.weights)
+    own = _tensors(what, of.record.weights) if merged else None
+    reference = what.open_reference()
+    try:
+        exact = _run_float(what, reference, dataset)
+        weights = ReferenceWeights(reference)
+        layers = measure_layers(quantized, weights, base, own)
+        _load(weights, quantized, base, own, whole_only=True)
+        plain = _without_update(what, reference) if of.adapter is not None else None
+        if own is not None:
+            weights.merge_all()
+            _load(weights, quantized, base, own, whole_only=False)
+    except BaseException:
+        reference.close()
+        raise
+    expected = what.run_reference(reference, None, has_adapter=False)
+    effect = None
+    if exact.plain is not None:
+        sides = (rows_of(each, what.cases, of.task) for each in (exact.plain, exact.outputs))
+        effect = relative_l2(*sides)
+    return QuantizedReferences(exact, layers, replace(expected, effect=effect), plain)
+
+
+def _run_float(what: Comparison, reference: Reference, dataset: Dataset | None) -> FloatOutputs:
+    names = dataset.reading.signature.input_names if dataset is not None else ()
+    asked = RecomputingModel(reference.run, names)
+    outputs = _outputs(what, reference)
+    answers = predict(dataset, asked) if dataset is not None else None
+    if what.of.adapter is None:
+        return FloatOutputs(outputs, None, answers, None)
+    with reference.without_low_rank():
+        plain = _outputs(what, reference)
+        base_answers = predict(dataset, asked) if dataset is not None else None
+    return FloatOutputs(outputs, plain, answers, base_answers)
+
+
+def _outputs(what: Comparison, reference: Reference) -> list[Array]:
+    positions = slice(-1, None) if what.of.last else slice(None)
+    return [reference.run(case.feeds)[:, positions] for case in what.cases]
+
+
+def _without_update(what: Comparison, reference: Reference) -> list[Array]:
+    with reference.without_low_rank():
+        return _outputs(what, reference)
+
+
+def _load(
+    weights: ReferenceWeights,
+    quantized: Sequence[Parameter],
+    base: Mapping[str, Tensor],
+    own: Mapping[str, Tensor] | None,
+    *,
+    whole_only: bool,
+) -> None:
+    """Replace the model's weights by what the stored integers stand for.
+
+    Args:
+        weights: The model's.
+        quantized: The parameters.
+        base: The tensors of the base's file.
+        own: Those of a merged adapter's graph, with the base's.
+        whole_only: Whether of the adapter's own weights only those are taken that have no update
+            that could be left out: the base's with the rest of the adapter.
+    """
+    for parameter in quantized:
+        shape = weights.value(parameter.name).shape
+        from_own = own is not None and not (whole_only and weights.has_update(parameter.name))
+        values = stored_value(parameter, own if from_own and own is not None else base, shape)
+        if values is not None:
+            weights.replace(parameter.name, values)
+
+
+def _tensors(what: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors of some weight files; those of later ones win."""
+    found: dict[str, Tensor] = {}
+    for file in files:
+        found |= read_header(resolve_inside(what.of.root, file))[0]
+    return found
