@@ -293,7 +293,7 @@ def _choose(
         Chosen(source, name, runner)
         for runner in runners
         for name in wanted
-        if not RUNNERS[runner].torch or name not in SHARED_GRAPHS
+        if _is_run(source, name, runner)
     ]
     if other is None:
         return found
@@ -307,13 +307,26 @@ def _choose(
     return found + both
 
 
+def _is_run(source: Source, graph: str, runner: str) -> bool:
+    """Whether a runner runs a graph: torch none of several adapters, an engine no lacking base.
+
+    A base without a head, which only adapters bring, has no engine.
+    """
+    row = RUNNERS[runner]
+    if row.torch:
+        return graph not in SHARED_GRAPHS
+    return row.engine is None or graph != BASE_GRAPH or not source.manifest.base_graph.missing
+
+
 def _over_base(chosen: Sequence[Chosen]) -> list[tuple[str, str]]:
-    """Return each subject with the base graph of its runner."""
-    return [
+    """Return each subject with the base graph of its runner, where that is timed too."""
+    keys = {each.key for each in chosen}
+    pairs = [
         (each.key, key_of(each.runner, BASE_GRAPH))
         for each in chosen
         if each.graph != BASE_GRAPH and not each.baseline
     ]
+    return [(key, base) for key, base in pairs if base in keys]
 
 
 def _judge(
@@ -333,7 +346,9 @@ def _judge(
     limit = DEFAULT_MAX_RATIO if max_ratio is None else max_ratio
     wanted = kept or stored is not None or max_ratio is not None
     if not over_base and against is None and wanted:
-        msg = f"there is nothing to {'keep' if kept else 'judge'}: the base graph is alone"
+        there = any(each.graph == BASE_GRAPH for each in own)
+        alone = "the base graph is alone" if there else "the base has no engine"
+        msg = f"there is nothing to {'keep' if kept else 'judge'}: {alone}"
         raise UsageError(msg, hint="Compare it with another export's: --against BASELINE_OUT")
     if against is not None:
         pairs = [(each.key, each.key + BASELINE) for each in own if each.key + BASELINE in keys]

@@ -26,12 +26,15 @@ from lora_export.ondevice.bundle.main import main
 from lora_export.ondevice.device_errors import DeviceError, LoraExportError
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from tests.cli.running import call
+from tests.helpers.builds import build
 from tests.helpers.bundles import copied, read_report
 from tests.helpers.double import RTX_VERSION, install_double
 from tests.helpers.windows import LIKE_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.helpers.models import TinyModels
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = EngineOptions(library=TENSORRT_RTX)
@@ -143,6 +146,25 @@ def test_a_family_of_gpus_has_its_own_engines(rtx: Any, exports: Any, tmp_path: 
     assert main(tmp_path / "bundle", ["verify"]) == 0
     rtx.cudart.capability = (12, 0)
     assert main(tmp_path / "bundle", ["verify"]) == 3
+
+
+def test_a_base_without_a_head_needs_no_engine(rtx: Any, tiny: TinyModels, tmp_path: Path) -> None:
+    root = tmp_path / "export"
+    base = tiny.base("bert", "feature-extraction")
+    adapter = tiny.adapter(base, seed=1, strength=0.3)
+    build(base, {"one": adapter}, root, task="text-classification", verify={"enabled": True})
+    engines.build(root, RTX, options=OPTIONS)
+    unpack(bundle_export(root, RTX, tmp_path / "a.tar").path, tmp_path / "bundle")
+    assert main(tmp_path / "bundle", []) == 0
+    report = read_report(tmp_path / "bundle", TENSORRT_RTX)
+    assert list(report["engines"]) == ["one"]
+    rows = report["parity"]["graphs"]
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "base": "unverified",
+        "one": "pass",
+    }
+    assert report["latency"]["graphs"]["one"]["reason"].startswith("the base has no engine")
+    assert rtx.compiled
 
 
 def test_engines_of_other_files_are_refused(

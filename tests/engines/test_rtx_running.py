@@ -15,6 +15,7 @@ import pytest
 
 from lora_export.commands import bench as benchmark
 from lora_export.commands import engines
+from lora_export.core.errors import UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.targets import RTX
 from lora_export.engines.engine_options import EngineOptions
@@ -24,11 +25,14 @@ from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.trt import open_trt
 from tests.cli.running import call
+from tests.helpers.builds import build
 from tests.helpers.double import RTX_VERSION, install_double
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.helpers.models import TinyModels
 
 OPTIONS = EngineOptions(library=TENSORRT_RTX)
 QUICK = {"rounds": 5, "max_rounds": 5, "startup": False, "lengths": (8,)}
@@ -244,6 +248,22 @@ def test_engines_are_timed_beside_the_graphs(rtx: Any, merged: Path) -> None:
     found = benchmark.bench(merged, graphs=["one"], runners=["rtx", "ort-cpu"], **QUICK).report
     assert list(found.cells[0].times) == ["rtx:base", "rtx:one", "ort-cpu:base", "ort-cpu:one"]
     assert list(found.subjects["rtx:one"].files) == [f"engines/one.rtx.rtx{RTX_VERSION}.plan"]
+    assert rtx.compiled
+
+
+def test_a_base_without_a_head_is_not_timed(rtx: Any, tiny: TinyModels, tmp_path: Path) -> None:
+    """It has no engine: the adapter's is compared with the graph, and with nothing else."""
+    task, root = "text-classification", tmp_path / "out"
+    base = tiny.base("roberta", "feature-extraction")
+    build(base, {"one": tiny.adapter(base, seed=1)}, root, task=task)
+    engines.build(root, RTX, options=OPTIONS)
+    found = benchmark.bench(root, runners=["rtx", "ort-cpu"], **QUICK).report
+    assert list(found.cells[0].times) == ["rtx:one", "ort-cpu:base", "ort-cpu:one"]
+    over = {(row.subject, row.over) for row in found.cells[0].ratios}
+    assert ("ort-cpu:one", "rtx:one") in over
+    assert not any("rtx:base" in pair for pair in over)
+    with pytest.raises(UsageError, match="nothing to judge: the base has no engine"):
+        benchmark.bench(root, runners=["rtx"], max_ratio=1.05, **QUICK)
     assert rtx.compiled
 
 
