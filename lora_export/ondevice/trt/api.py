@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def version_of(module: Any) -> Version:
 
 
 class Log:
-    """A logger of TensorRT with the last messages that tell of trouble.
+    """The last messages of a library that tell of trouble, since this was made.
 
     Args:
         trt: The library's module.
@@ -71,29 +72,51 @@ class Log:
     """
 
     def __init__(self, trt: Any) -> None:
-        kept: list[str] = []
-        self._kept = kept
+        self._kept: list[str] = []
         self.module = trt
+        self.logger: Any = _logger_of(trt, self)
+
+    def keep(self, message: str) -> None:
+        """Keep a message; called by the logger."""
+        self._kept.append(message)
+        del self._kept[:-_KEPT]
+
+    def last(self) -> str:
+        """Return the last thing that TensorRT said."""
+        return self._kept[-1].strip() if self._kept else "TensorRT gives no reason"
+
+
+_LOGGERS: Final[WeakKeyDictionary[Any, tuple[Any, WeakSet[Log]]]] = WeakKeyDictionary()
+"""The logger of each library, and those that listen.
+
+A library keeps to the first logger that it is given, as long as anything made with it lives, and
+ignores others with a warning (tried with TensorRT for RTX 1.7.1). So there is one in a process.
+"""
+
+
+def _logger_of(trt: Any, log: Log) -> Any:
+    """Return the logger of a library, which `log` listens to from now on."""
+    found = _LOGGERS.get(trt)
+    if found is None:
+        listeners: WeakSet[Log] = WeakSet()
 
         class _Logger(trt.ILogger):  # type: ignore[misc]
-            """Keeps warnings and errors; prints nothing."""
+            """Passes warnings and errors on; prints nothing."""
 
             def log(self, severity: Any, msg: str) -> None:
-                """Keep a message; called by TensorRT."""
+                """Pass a message on; called by TensorRT."""
                 if severity in _troubles:
-                    kept.append(msg)
-                    del kept[:-_KEPT]
+                    for each in tuple(listeners):
+                        each.keep(msg)
 
         _troubles = (
             trt.ILogger.INTERNAL_ERROR,
             trt.ILogger.ERROR,
             trt.ILogger.WARNING,
         )
-        self.logger: Any = _Logger()
-
-    def last(self) -> str:
-        """Return the last thing that TensorRT said."""
-        return self._kept[-1].strip() if self._kept else "TensorRT gives no reason"
+        found = _LOGGERS[trt] = (_Logger(), listeners)
+    found[1].add(log)
+    return found[0]
 
 
 _BFLOAT16: Final = "bfloat16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lora_export.ondevice.device_errors import DeviceError
-from lora_export.ondevice.trt.api import array_of, from_bfloat16, numpy_dtype, to_bfloat16
+from lora_export.ondevice.trt.api import (
+    Log,
+    array_of,
+    from_bfloat16,
+    import_library,
+    numpy_dtype,
+    to_bfloat16,
+)
+from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from tests.helpers.double import install_double
 
 
@@ -67,3 +76,32 @@ def test_what_is_handed_over_is_contiguous(trt: Any) -> None:
     np.testing.assert_array_equal(found, values)
     scalar = array_of(np.float32(2).reshape(()), "x", trt.DataType.FLOAT)
     assert scalar.shape == ()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None,
+    reason="TensorRT for RTX is not installed: it has wheels for x86-64 Linux and Windows",
+)
+def test_the_real_library_tells_a_second_log_too() -> None:
+    """It ignores a second logger while anything made with the first lives."""
+    module = import_library(TENSORRT_RTX)
+    first = Log(module)
+    living = module.Builder(first.logger)
+    second = Log(module)
+    assert second.logger is first.logger
+    network = module.Builder(second.logger).create_network(0)
+    parser = module.OnnxParser(network, second.logger)
+    assert parser.parse(b"no graph") is False
+    assert "Failed to parse" in second.last()
+    assert "logger" not in second.last()
+    assert living is not None
+
+
+def test_a_log_begins_when_it_is_made(trt: Any) -> None:
+    first = Log(trt)
+    first.logger.log(trt.ILogger.ERROR, "before")
+    second = Log(trt)
+    assert (first.last(), second.last()) == ("before", "TensorRT gives no reason")
+    first.logger.log(trt.ILogger.INFO, "not kept")
+    second.logger.log(trt.ILogger.WARNING, " both ")
+    assert (first.last(), second.last()) == ("both", "both")
