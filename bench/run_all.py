@@ -35,6 +35,7 @@ CLAIMS: Final = (
     "peers",
     "triton_load",
     "rtx_build",
+    "quantize_kernel",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}
