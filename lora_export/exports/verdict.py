@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import GraphRecord, Manifest
     from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["NOT_APPLICABLE", "deployable", "is_deployable", "verdict_of", "verification_of"]
+__all__ = [
+    "NOT_APPLICABLE",
+    "deployable",
+    "drowned",
+    "is_deployable",
+    "verdict_of",
+    "verification_of",
+]
 
 NOT_APPLICABLE: Final = "not applicable"
 """Shown in place of a verdict on a graph with missing parameters."""
+_UNCLEAR: Final[tuple[Verdict, ...]] = ("fail", "ambiguous")
 
 
 def is_deployable(graph: GraphRecord) -> bool:
@@ -40,7 +48,17 @@ def verification_of(manifest: Manifest, name: str) -> Verdict:
 
 
 def verdict_of(manifest: Manifest) -> Verdict:
-    """Return the worst verdict on what can be deployed, and on the graphs that adapters share."""
+    """Return the worst verdict on what can be deployed, and on the graphs that adapters share.
+
+    What quantization cost counts too, where a limit was set for it.
+    """
     found = {verification_of(manifest, name) for name in deployable(manifest)}
     found |= {graph.verification for graph in manifest.graphs.values() if graph.is_shared}
+    losses = {graph.loss for graph in manifest.graphs.values()}
+    found |= {verdict for verdict in _UNCLEAR if verdict in losses}
     return worst_of(found)
+
+
+def drowned(manifest: Manifest) -> tuple[str, ...]:
+    """Return the graphs that lost more by quantization than their limits allow."""
+    return tuple(name for name, graph in manifest.graphs.items() if graph.loss == "fail")

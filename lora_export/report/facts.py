@@ -178,10 +178,10 @@ def _current(rows: Mapping[str, ParityRow], manifest: Manifest) -> dict[str, Par
 def _of_graphs(
     rows: Mapping[str, QuantizationRow], manifest: Manifest
 ) -> dict[str, QuantizationRow]:
-    """Return rows of ``quantization.json`` without graphs and adapters that are gone."""
+    """Return rows of ``quantization.json`` without graphs and adapters that are gone or changed."""
     found: dict[str, QuantizationRow] = {}
     for name, row in rows.items():
-        if name in manifest.graphs:
+        if name in manifest.graphs and manifest.graphs[name].loss == row.verdict:
             kept = {each: own for each, own in row.adapters.items() if each in manifest.adapters}
             found[name] = row.model_copy(update={"adapters": kept})
     return found

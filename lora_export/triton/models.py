@@ -19,7 +19,7 @@ from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.stored_adapters import mode_of
-from lora_export.exports.verdict import verification_of
+from lora_export.exports.verdict import drowned, verification_of
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import (
@@ -352,3 +352,8 @@ def require_servable(manifest: Manifest, name: str) -> None:
     if verification_of(manifest, name) == "fail":
         msg = f"adapter {name!r} failed its verification"
         raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")
+    if name in drowned(manifest):
+        msg = f"adapter {name!r} lost more by quantization than allowed"
+        raise AdapterError(
+            msg, hint="Look into reports/quantization.json; leave it out with --adapter."
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.memory import available_bytes
 from lora_export.runtime.reference import Reference, estimate_bytes
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["Comparison", "GraphChoice", "prepare"]
+
+_QUANTIZED_OUTPUTS: Final = 2
+"""Of a quantized graph outputs of several models are kept: twice as many as of another."""
+_FURTHER: Final = ((8, 16), (8, 32), (8, 24))
+"""Further texts for a quantized graph that makes one row of each."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +127,18 @@ class Comparison:
         )  # fmt: skip
 
 
-def prepare(of: GraphChoice, *, seed: int, models: float = 1) -> Comparison | str:
+def prepare(of: GraphChoice, *, seed: int) -> Comparison | str:
     """Return the inputs of a graph and its reference, or why they cannot be compared.
+
+    A quantized graph gets more of them where a text is one row: what it loses is estimated.
 
     Args:
         of: The graph.
         seed: Seeds the inputs.
-        models: How many sets of outputs are kept at once, over those of a plain comparison.
     """
-    if reason := _too_large(of.checkpoint, models):
+    quantized = of.manifest.base.quantization is not None
+    shapes = (*CASES, *_FURTHER) if quantized and not of.task.per_token else CASES
+    if reason := _too_large(of.checkpoint, shapes, _QUANTIZED_OUTPUTS if quantized else 1):
         return reason
     feeding = feeding_of(of.root, of.record)
     if reason := feeding.reason or feeding.cache_reason:
@@ -140,7 +148,7 @@ def prepare(of: GraphChoice, *, seed: int, models: float = 1) -> Comparison | st
         feeding.signature,
         seed=seed,
         left_padding=of.task.causal,
-        shapes=feeding.shapes(CASES),
+        shapes=feeding.shapes(shapes),
         vocab_size=of.vocab_size,
     )
     return Comparison(
@@ -163,10 +171,12 @@ def _prompts(of: GraphChoice, feeding: Feeding, seed: int) -> tuple[Case, int]:
     )
 
 
-def _too_large(checkpoint: Checkpoint, models: float) -> str | None:
+def _too_large(
+    checkpoint: Checkpoint, shapes: Sequence[tuple[int, int]], outputs: int
+) -> str | None:
     free = available_bytes()
-    tokens = sum(batch * length for batch, length in CASES)
-    needed = estimate_bytes(checkpoint, tokens=int(tokens * models))
+    tokens = sum(batch * length for batch, length in shapes)
+    needed = estimate_bytes(checkpoint, tokens=tokens * outputs)
     if free is None or needed <= free:
         return None
     return (

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "head_labels", "measure_latency", "verify_export"]
 
 _SESSIONS: Final = 2
-_QUANTIZED_OUTPUTS: Final = 2
-"""Of a quantized graph outputs of several models are kept: twice as many as of another."""
 _SESSION_FACTOR: Final = 2.0
 """A session holds its weights, and at worst a packed copy of them."""
 
@@ -226,13 +224,11 @@ def _verify_graph(
         open_base=lambda exact: open_runner(root, manifest, BASE_GRAPH, exact=exact),
     )  # fmt: skip
     dataset = _dataset(root, manifest, record, name, evidence) if adapter is not None else None
-    quantized = manifest.base.quantization is not None
-    models = _QUANTIZED_OUTPUTS if quantized else 1
-    what = prepare(choice, seed=evidence.seed, models=models)
+    what = prepare(choice, seed=evidence.seed)
     if isinstance(what, str):
         return unverified(what)
     allow = evidence.allow_no_effect
-    if quantized:
+    if manifest.base.quantization is not None:
         return against_dequantized(what, evidence.gates, dataset=dataset, allow_no_effect=allow)
     return against_reference(what, dataset=dataset, allow_no_effect=allow)
 

@@ -158,6 +158,8 @@ def _loss(what: Comparison, found: QuantizedReferences, actual: Sequence[Array])
     plain = rows_of(found.exact.plain, cases, task)
     base = rows_of(_base_outputs(what) or found.plain, cases, task)
     survival = measure_survival(FourOutputs(theirs, plain, ours, base), seed=what.seed)
+    stored = (rows_of(each, cases, task) for each in (found.expected.outputs, found.plain))
+    exact = measure_survival(FourOutputs(theirs, plain, *stored), seed=what.seed)
     return row.model_copy(
         update={
             "effect": survival.effect if np.isfinite(survival.effect) else None,
@@ -165,6 +167,8 @@ def _loss(what: Comparison, found: QuantizedReferences, actual: Sequence[Array])
             "gain_interval": survival.gain_interval,
             "cosine": survival.cosine,
             "cosine_interval": survival.cosine_interval,
+            "exact_gain": exact.gain,
+            "exact_cosine": exact.cosine,
             "finite": row.finite and survival.finite,
         }
     )

@@ -79,6 +79,7 @@ def _manifest(files: dict[str, str]) -> Manifest:
         graphs={
             name: GraphRecord(
                 mode=mode, onnx=f"{name}.onnx", opset=20, sha256=_SHA, verification=verdict,
+                loss="ungated" if name == "base" else verdict,
                 weights=["weights/base.safetensors"]
                 + ([f"weights/{name}.safetensors"] if mode == "merged" else []),
             )

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lora_export.core.changes import replace_files
-from lora_export.core.manifest import edit_manifest
+from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.reports.quantization_report import (
     LayerLossRow,
     LossRow,
@@ -32,7 +32,12 @@ def with_rows(root, rows):
     """Replace the report on quantization; return the facts."""
     content = report_bytes(QuantizationReport(graphs=rows))
     with edit_manifest(root) as manifest:
-        replace_files(root, manifest, manifest, {"reports/quantization.json": content})
+        graphs = {
+            name: each.model_copy(update={"loss": rows[name].verdict if name in rows else None})
+            for name, each in manifest.graphs.items()
+        }
+        updated = manifest.model_copy(update={"graphs": graphs})
+        replace_files(root, manifest, updated, {"reports/quantization.json": content})
     return read_facts(root)
 
 
@@ -85,6 +90,15 @@ def test_a_failed_loss_is_the_report_s_verdict_and_an_annotation(showcase):
     assert facts.verdict == "fail"
     lines = [str(each) for each in annotate(facts)]
     assert f"::error title=Quantization of base::{reason}" in lines
+
+
+def test_figures_of_a_graph_that_has_changed_are_left_out(showcase):
+    with edit_manifest(showcase) as manifest:
+        graphs = {
+            name: each.model_copy(update={"loss": None}) for name, each in manifest.graphs.items()
+        }
+        write_manifest(showcase, manifest.model_copy(update={"graphs": graphs}))
+    assert quantization(read_facts(showcase)) is None
 
 
 def test_what_is_ungated_is_no_annotation(showcase):

@@ -133,6 +133,9 @@ class LossRow(ReportModel):
         gain_interval: Its 95 % interval over rows.
         cosine: ⟨ê, e⟩ / (‖ê‖ ‖e‖).
         cosine_interval: Its 95 % interval.
+        exact_gain: The gain of torch with the weights that are stored, whose products are not
+            rounded: what the integers leave, without what the session takes.
+        exact_cosine: Its cosine.
         relative_l2: ‖quantized − float‖ / ‖float‖.
         mean_kl: The mean of KL(softmax(float) ‖ softmax(quantized)) of a position, in nats; null
             without choices.
@@ -150,6 +153,8 @@ class LossRow(ReportModel):
     gain_interval: tuple[float, float] | None = None
     cosine: float | None = None
     cosine_interval: tuple[float, float] | None = None
+    exact_gain: float | None = None
+    exact_cosine: float | None = None
     relative_l2: float | None = None
     mean_kl: float | None = None
     top1_agreement: float | None = None

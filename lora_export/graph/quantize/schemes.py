@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.graph.quantize.weight_reads import WeightRead
 
-__all__ = ["ALWAYS_KEPT", "QuantizeChoice", "Scheming", "choose_schemes"]
+__all__ = ["ALWAYS_KEPT", "QuantizeChoice", "Scheming", "choose_schemes", "reason_to_keep"]
 
 DEFAULT_BLOCK: Final = 32
 ALWAYS_KEPT: Final = ("*.router.*", "*.gate.weight")
@@ -124,7 +124,7 @@ def _scheme_of(
     if not parameter.stored_dtype.floating or parameter.is_buffer or len(parameter.shape) < _MATRIX:
         return ""
     kinds = frozenset(each.read for each in reads)
-    reason = _reason_to_keep(parameter, choice, is_head=is_head, required=required)
+    reason = reason_to_keep(parameter, choice, is_head=is_head, required=required)
     reason = reason or _reason_of_reads(reads, kinds, choice)
     if reason:
         return reason
@@ -155,9 +155,10 @@ def _reason_of_reads(
     return "" if kinds in {_PRODUCTS, _TRANSPOSED, _TIED} else "it is read in two layouts"
 
 
-def _reason_to_keep(
+def reason_to_keep(
     parameter: Parameter, choice: QuantizeChoice, *, is_head: bool, required: Mapping[str, str]
 ) -> str:
+    """Return why a parameter stays as it is, whatever reads it; ``""`` where nothing keeps it."""
     if parameter.name in required:
         return required[parameter.name]
     if len(parameter.shape) != _MATRIX:

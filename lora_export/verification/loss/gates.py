@@ -35,6 +35,7 @@ Interval = tuple[float, float]
 
 _WORST_FIRST: Final[tuple[LossVerdict, ...]] = ("fail", "ambiguous", "pass")
 _OF_ADAPTERS: Final = frozenset({"min_gain", "max_gain", "min_cosine"})
+_AT_LEAST: Final = frozenset({"min_gain", "min_cosine"})
 _NAMED: Final = 3
 
 
@@ -132,19 +133,19 @@ def _verdict(figure: _Figure) -> tuple[LossVerdict, str]:
     side = "below" if figure.at_least else "above"
     if value is None or not math.isfinite(value):
         return "fail", f"the {what} is not finite"
-    if _is_outside(value, figure):
+    if _is_outside(value, limit, at_least=figure.at_least):
         return "fail", f"the {what} {value:.3g} is {side} {limit:g}"
-    if figure.interval is not None and any(_is_outside(e, figure) for e in figure.interval):
+    if figure.interval is not None and any(
+        _is_outside(each, limit, at_least=figure.at_least) for each in figure.interval
+    ):
         low, high = figure.interval
         shown = f"[{low:.3g}, {high:.3g}]"
         return "ambiguous", f"the interval {shown} of the {what} reaches {side} {limit:g}"
     return "pass", f"the {what} {value:.3g} is not {side} {limit:g}"
 
 
-def _is_outside(value: float, figure: _Figure) -> bool:
-    if figure.at_least:
-        return not value >= figure.limit
-    return not value <= figure.limit
+def _is_outside(value: float, limit: float, *, at_least: bool) -> bool:
+    return not value >= limit if at_least else not value <= limit
 
 
 def summarize(
@@ -179,7 +180,30 @@ def summarize(
     fate = "does not survive" if verdict == "fail" else "may not survive"
     named = ", ".join(weakest_layers(layers))
     where = f"; weakest layers: {named}" if named else ""
+    if (hidden := _hidden_by_session(rows, loss)) is not None:
+        where = f"; {hidden}"
     return verdict, f"the adapter {adapter!r} {fate} quantization: {reasons}{where}"
+
+
+def _hidden_by_session(rows: Sequence[GateRow], loss: LossRow) -> str | None:
+    """Return what to say where the stored weights hold the adapter, and the session loses it."""
+    if loss.exact_gain is None or loss.exact_cosine is None:
+        return None
+    exact = {
+        "min_gain": loss.exact_gain, "max_gain": loss.exact_gain, "min_cosine": loss.exact_cosine,
+    }  # fmt: skip
+    kept = all(
+        not _is_outside(exact[row.gate], row.limit, at_least=row.gate in _AT_LEAST)
+        for row in rows
+        if row.gate in _OF_ADAPTERS
+    )
+    if not kept:
+        return None
+    return (
+        f"the stored weights hold it (gain {loss.exact_gain:.3g}, cosine {loss.exact_cosine:.3g}): "
+        "its effect is smaller than what the session rounds off; open it with "
+        "session.qdq_matmulnbits_accuracy_level 0"
+    )
 
 
 def _said(rows: Sequence[GateRow], adapter: str | None) -> Iterator[str]:

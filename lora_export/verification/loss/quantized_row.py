@@ -12,18 +12,22 @@ from lora_export.core.reports.quantization_report import QuantizationRow, Scheme
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.stored_values import parameters_of
+from lora_export.graph.quantize.schemes import QuantizeChoice, reason_to_keep
+from lora_export.graph.spec import tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.core.manifest import GraphRecord, Manifest
+    from lora_export.core.parameters import Parameter
     from lora_export.core.reports.quantization_report import LayerLossRow
     from lora_export.core.tensors import Tensor
 
 __all__ = ["quantization_row"]
 
 _MATRIX: Final = 2
+_OTHERWISE: Final = "it is read otherwise than by a product, or an adapter brings its own"
 
 
 def quantization_row(
@@ -49,19 +53,30 @@ def quantization_row(
         held |= read_header(resolve_inside(root, file))[0]
     parameters = parameters_of(manifest)
     stored = [each for each in parameters if each.name in held or integers_name(each.name) in held]
-    matrices = (
-        each
-        for each in parameters
-        if each.quantized is None
-        and len(each.shape) >= _MATRIX
-        and each.stored_dtype.floating
-        and not each.is_buffer
-    )
     return QuantizationRow(
         verdict="ungated",
         scheme=scheme,
         layers=dict(layers),
-        kept={each.name: "it stays in float" for each in matrices},
+        kept=_kept(manifest, parameters),
         float_bytes=sum(prod(each.shape) * each.stored_dtype.itemsize_bytes for each in stored),
         quantized_bytes=sum(nbytes(each) for each in held.values()),
     )
+
+
+def _kept(manifest: Manifest, parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Return the matrices that stay as they are, each with the reason."""
+    record = manifest.base.quantization
+    if record is None:
+        return {}
+    choice = QuantizeChoice(**{**record.model_dump(), "keep": tuple(record.keep)})
+    labels = tasks.by_name(manifest.base.task).label_parameters
+    heads = dict.fromkeys(labels, "it is a classification head")
+    found = {}
+    for each in parameters:
+        matrix = len(each.shape) >= _MATRIX and each.stored_dtype.floating and not each.is_buffer
+        if each.quantized is None and matrix:
+            reason = reason_to_keep(each, choice, is_head=False, required=heads)
+            if not reason and each.module_type == "Embedding" and record.embeddings == "keep":
+                reason = "embeddings are kept"
+            found[each.name] = reason or _OTHERWISE
+    return found

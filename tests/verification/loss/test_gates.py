@@ -103,6 +103,18 @@ def test_a_failure_names_the_adapter_and_the_weakest_layers():
     )
 
 
+def test_an_effect_that_the_session_rounds_off_is_told_from_one_that_the_integers_lost():
+    loss = HEALTHY.model_copy(update={"cosine": 0.4, "exact_gain": 1.0, "exact_cosine": 0.99})
+    rows = judge_loss(LossGates(), loss, has_adapter=True)
+    verdict, reason = summarize(rows, loss, LAYERS, adapter="a")
+    assert verdict == "fail"
+    assert "the stored weights hold it (gain 1, cosine 0.99)" in reason
+    assert "accuracy_level 0" in reason
+    assert "weakest layers" not in reason
+    lost = loss.model_copy(update={"exact_cosine": 0.5})
+    assert "weakest layers" in summarize(rows, lost, LAYERS, adapter="a")[1]
+
+
 def test_what_is_unclear_says_so():
     loss = HEALTHY.model_copy(update={"cosine": 0.81, "cosine_interval": (0.6, 0.95)})
     rows = judge_loss(LossGates(), loss, has_adapter=True)
