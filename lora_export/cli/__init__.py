@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
     "export": ("merge_and_build:export", "The same without verification."),
     "add": ("add:add", "Add an adapter to an existing export, without torch."),
+    "quantize": ("quantize:quantize", "Write a quantized copy of an export."),
     "remove": ("remove:remove", "Take an adapter out of an export."),
     "verify": ("verify:verify", "Repeat the verification of an export."),
     "build": ("engines:build", "Build TensorRT engines of an export, on their device."),

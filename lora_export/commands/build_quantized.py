@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
-from lora_export.graph.quantize.schemes import QuantizeChoice
+from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["opset_for", "quantized", "record_of"]
+__all__ = ["choice_of", "opset_for", "quantized", "record_of", "tell_kept"]
 
 _SHOWN = 3
 
 
 def opset_for(spec: QuantizeSpec | None, opset: int) -> int:
     """Return the opset of a graph that is quantized so, `opset` or the first that has blocks."""
-    if spec is None or not _choice(spec).needs_blocks:
+    if spec is None or not choice_of(spec).needs_blocks:
         return opset
     return max(opset, BLOCKS_OPSET)
 
@@ -60,12 +60,14 @@ def quantized(
     """
     if recipe.quantize is None:
         return template, tuple(adapters)
-    required = dict.fromkeys(task.label_parameters, "it is a classification head")
-    required |= _carried(adapters, shared=recipe.mode in SHARED_MODES, tokens=task.scores_tokens)
+    names = [each.name for each in template.parameters]
+    required = class_heads(task.label_parameters, names)
+    if recipe.mode in SHARED_MODES:
+        required |= _carried(adapters)
     found = quantize_template(
-        template, _choice(recipe.quantize), tokens=task.scores_tokens, required=required
+        template, choice_of(recipe.quantize), tokens=task.scores_tokens, required=required
     )
-    _tell_kept(found.kept, tell)
+    tell_kept(found.kept, tell)
     parameters = {each.name: each for each in found.template.parameters}
     rebound = tuple(
         replace(
@@ -83,26 +85,27 @@ def quantized(
     return found.template, rebound
 
 
-def _choice(spec: QuantizeSpec) -> QuantizeChoice:
+def choice_of(spec: QuantizeSpec) -> QuantizeChoice:
+    """Return what a section ``quantize`` asks for, as the graph is told it."""
     return QuantizeChoice(**{**spec.model_dump(), "keep": tuple(spec.keep)})
 
 
-def _carried(adapters: Sequence[ResolvedAdapter], *, shared: bool, tokens: bool) -> dict[str, str]:
-    """Return the parameters that stay as they are because adapters bring their own.
+def _carried(adapters: Sequence[ResolvedAdapter]) -> dict[str, str]:
+    """Return the parameters that adapters of one graph bring: its inputs, or stacks.
 
-    Heads that are trained whole stay, but for a head of tokens, which is as large as an embedding.
-    A graph that adapters share has inputs or stacks in its own dtype for them and for embeddings.
+    These are what they carry whole, and embeddings, whose rows they update.
     """
     return {
         update.parameter.name: f"adapter {each.resolved.adapter.name!r} brings its own"
         for each in adapters
         for update in each.resolved.updates
-        if (update.saved is not None and (shared or not tokens))
-        or (shared and (update.added is not None or update.parameter.module_type == "Embedding"))
+        if update.saved is not None
+        or update.added is not None
+        or update.parameter.module_type == "Embedding"
     }
 
 
-def _tell_kept(kept: Mapping[str, str], tell: Progress) -> None:
+def tell_kept(kept: Mapping[str, str], tell: Progress) -> None:
     """Say which matrices stay as they are, and why; the report lists all."""
     reasons: dict[str, list[str]] = {}
     for name, reason in kept.items():

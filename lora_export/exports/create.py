@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.stream import Entry
 
-__all__ = ["BASE_WEIGHTS", "create_export", "weights_metadata"]
+__all__ = ["BASE_WEIGHTS", "create_export", "quantized_use", "weights_metadata"]
 
 BASE_WEIGHTS: Final = "weights/base.safetensors"
 MISSING_WEIGHTS: Final = "weights/base.missing.safetensors"
@@ -214,23 +214,40 @@ def _parameter_table(
     table: dict[str, list[ParameterUse]] = {}
     for parameter in parameters:
         source = plan.sources.get(parameter.name)
-        transform = [TRANSPOSE] if parameter.transposed else []
-        if source is not None and source.dtype.name != parameter.dtype:
-            transform.append(CAST)
-        if parameter.quantized is not None:
-            transform = [*(each for each in transform if each != CAST), CAST, QUANTIZE]
+        is_cast = source is not None and source.dtype.name != parameter.dtype
         use = ParameterUse(
             graph=BASE_GRAPH,
             initializer=parameter.name,
-            transform=transform,
+            transform=[CAST] if is_cast else [],
             dtype=parameter.dtype,
             shape=list(parameter.stored_shape),
             module=parameter.module_type,
             aliases=list(parameter.aliases),
-            quantized=_quantized_record(parameter),
         )
+        use = quantized_use(use, parameter)
         table.setdefault(source.name if source else parameter.name, []).append(use)
     return table
+
+
+def quantized_use(use: ParameterUse, parameter: Parameter) -> ParameterUse:
+    """Return the record of a parameter with the layout and the scheme that it is stored with.
+
+    Args:
+        use: Its record; what it says of a cast stays.
+        parameter: The parameter as it is stored.
+    """
+    steps = {
+        TRANSPOSE: parameter.transposed,
+        CAST: CAST in use.transform or parameter.quantized is not None,
+        QUANTIZE: parameter.quantized is not None,
+    }
+    return use.model_copy(
+        update={
+            "transform": [step for step, taken in steps.items() if taken],
+            "shape": list(parameter.stored_shape),
+            "quantized": _quantized_record(parameter),
+        }
+    )
 
 
 def _quantized_record(parameter: Parameter) -> QuantizedRecord | None:

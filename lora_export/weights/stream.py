@@ -49,6 +49,7 @@ __all__ = [
     "copied_entry",
     "file_order",
     "merged_entry",
+    "stored_entry",
     "write_weights",
     "zero_entry",
 ]
@@ -218,6 +219,23 @@ def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int | None 
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
+
+
+def stored_entry(tensor: Tensor, parameter: Parameter, *, transposed: bool) -> Entry:
+    """Return a value that an export holds, in the dtype of `parameter` and perhaps transposed.
+
+    Args:
+        tensor: The value as it is stored; its shape may be another than the parameter's.
+        parameter: What it is a value of.
+        transposed: Whether the parameter's layout is the other one.
+    """
+
+    def blocks() -> Iterator[Array]:
+        for rows, _ in _read_rows(tensor, transposed=transposed):
+            yield cast(rows, parameter.stored_dtype, name=parameter.name)
+
+    shape = tensor.shape[::-1] if transposed else tensor.shape
+    return Entry(parameter.name, parameter.stored_dtype, shape, blocks)
 
 
 def copied_entry(name: str, tensor: Tensor) -> Entry:

@@ -6,8 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import onnx
+
 from lora_export.core.errors import UnsupportedError
-from lora_export.graph.nodes.axis_shapes import large_sizes, shapes_of
 from lora_export.graph.quantize.quantized_graph import quantize_graph
 from lora_export.graph.quantize.schemes import choose_schemes
 from lora_export.graph.quantize.weight_reads import Read, reads_of
@@ -16,13 +17,11 @@ from lora_export.graph.spec.onnx_file import parse_onnx
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import onnx
-
     from lora_export.graph.quantize.schemes import QuantizeChoice
     from lora_export.graph.quantize.weight_reads import WeightRead
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["BLOCKS_OPSET", "QuantizedTemplate", "quantize_template"]
+__all__ = ["BLOCKS_OPSET", "QuantizedTemplate", "quantize_template", "ranks_of"]
 
 BLOCKS_OPSET: Final = 21
 """The first opset whose ``DequantizeLinear`` has blocks, and int4."""
@@ -67,7 +66,7 @@ def quantize_template(
     reads: defaultdict[str, list[WeightRead]] = defaultdict(list)
     ranks: list[dict[str, int]] = []
     for model in models:
-        ranks.append(_ranks(model))
+        ranks.append(ranks_of(model))
         for name, found in reads_of(model.graph.node).items():
             reads[name] += [_known(each, model, ranks[-1]) for each in found]
     heads = (
@@ -97,11 +96,19 @@ def _known(read: WeightRead, model: onnx.ModelProto, ranks: Mapping[str, int]) -
     return replace(read, read=None)
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+def ranks_of(model: onnx.ModelProto) -> dict[str, int]:
     """Return the rank of every value whose rank is known."""
-    axes = [axis for value in model.graph.input for axis in value.type.tensor_type.shape.dim]
-    sizes = large_sizes(axis.dim_param for axis in axes if axis.dim_param)
-    found = {name: len(shape) for name, shape in shapes_of(model, sizes).items()}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(copy).graph
+    found = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
     return found | {each.name: len(each.dims) for each in model.graph.initializer}
 
 

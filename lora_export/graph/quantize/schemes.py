@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.graph.quantize.weight_reads import WeightRead
 
-__all__ = ["ALWAYS_KEPT", "QuantizeChoice", "Scheming", "choose_schemes", "reason_to_keep"]
+__all__ = [
+    "ALWAYS_KEPT",
+    "QuantizeChoice",
+    "Scheming",
+    "choose_schemes",
+    "class_heads",
+    "reason_to_keep",
+]
 
 DEFAULT_BLOCK: Final = 32
 ALWAYS_KEPT: Final = ("*.router.*", "*.gate.weight")
@@ -110,6 +117,24 @@ def choose_schemes(
         else:
             chosen.append(found)
     return Scheming(tuple(chosen), kept)
+
+
+def class_heads(labels: Collection[str], parameters: Collection[str]) -> dict[str, str]:
+    """Return the parameters of heads that classify, each with the reason to keep it.
+
+    Args:
+        labels: The task's parameters with a row for each class.
+        parameters: The parameters of the graph.
+
+    >>> class_heads(["classifier.out_proj.weight"], ["classifier.dense.weight", "x.weight"])
+    {'classifier.dense.weight': 'it is of the classification head'}
+    """
+    modules = {name.partition(".")[0] for name in labels}
+    return {
+        name: "it is of the classification head"
+        for name in parameters
+        if name.partition(".")[0] in modules
+    }
 
 
 def _scheme_of(
