@@ -135,6 +135,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "add": Command("add {x} --adapter new={w}/adapter_other", (*_STACKED, "export_engines")),
     "add-adapter": Command("add {w}/export_merged --adapter new={x}", _ADAPTERS),
     "add-replace": Command("add {x} --adapter one={w}/adapter_other --replace", ("export_merged",)),
+    "quantize": Command("quantize {x} -o {o}/small", _EXPORTS, hashes=True),
     "remove": Command("remove {x} one", (*_EXPORTS, "export_engines")),
     "verify": Command("verify {x}", (*_EXPORTS, "export_engines"), hashes=True),
     "verify-base": Command(
