@@ -193,6 +193,16 @@ VECTOR static uint32_t quantize(const float *values, int8_t *q, char *scales, Py
     return largest;
 }
 
+/* Two integers to a byte, the first in the lower half. */
+VECTOR static void pack_int4(const char *q, uint8_t *packed, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        uint16_t pair;
+        memcpy(&pair, q + 2 * i, sizeof pair);
+        packed[i] = (uint8_t)((pair & 0xFu) | (pair >> 4 & 0xF0u));
+    }
+}
+
 /* ---------------------------------------------------------------------------- for the caller */
 
 static int shapes_agree(const Py_buffer *values, const Py_buffer *q, const Py_buffer *scales,
@@ -249,10 +259,31 @@ static PyObject *py_quantize_blocks(PyObject *module, PyObject *arguments)
     return PyFloat_FromDouble(f32_from_bits(largest));
 }
 
+static PyObject *py_pack_int4(PyObject *module, PyObject *arguments)
+{
+    Py_buffer q, packed;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*w*", &q, &packed)) return NULL;
+    int fits = q.len % 2 == 0 && q.len / 2 == packed.len;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        pack_int4(q.buf, packed.buf, packed.len);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_Format(PyExc_ValueError, "%zd integers of 4 bits do not go with %zd bytes", q.len,
+                     packed.len);
+    }
+    PyBuffer_Release(&q);
+    PyBuffer_Release(&packed);
+    if (!fits) return NULL;
+    Py_RETURN_NONE;
+}
+
 PyMethodDef blocks_methods[] = {
     {"quantize_blocks", py_quantize_blocks, METH_VARARGS,
      "quantize_blocks(values, q, scales, rows of a block, columns, lowest, highest, smallest scale, "
      "dtype of scales (0 float32, 1 float16, 2 bfloat16), candidates, refinements): fill q and "
      "scales; return the largest magnitude, infinity or NaN where a value is not finite."},
+    {"pack_int4", py_pack_int4, METH_VARARGS, "pack_int4(q, packed): two integers to a byte."},
     {NULL, NULL, 0, NULL},
 };

@@ -113,6 +113,8 @@ def cast(values: npt.NDArray[Any], dtype: DType, *, name: str) -> npt.NDArray[An
         return values
     if dtype.numpy in _HALVES and values.dtype == np.float32:
         stored: npt.NDArray[Any] = halves.narrow(values, dtype.numpy)
+    elif dtype.numpy == np.float32 and values.dtype in _HALVES:
+        return halves.widen(values)
     else:
         with np.errstate(over="ignore"):
             stored = values.astype(dtype.numpy)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lora_export.core.compiled import kernels
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -26,13 +28,21 @@ def pack_int4(q: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
         Flat, half as many bytes.
 
     Raises:
-        ValueError: The number of elements is odd.
+        ValueError: The number of elements is odd, or the dtype is not int8.
     """
+    if q.dtype != np.int8:
+        msg = f"integers of 4 bits are given as int8, not {q.dtype}"
+        raise ValueError(msg)
     if q.size % 2:
         msg = f"{q.size} integers of 4 bits are no whole number of bytes"
         raise ValueError(msg)
-    pairs = np.ascontiguousarray(q).reshape(-1).view(np.uint8).reshape(-1, 2)
-    packed = pairs[:, 1] << np.uint8(4)
+    flat = np.ascontiguousarray(q).reshape(-1)
+    packed = np.empty(flat.size // 2, np.uint8)
+    if kernels is not None:
+        kernels.pack_int4(flat, packed)
+        return packed
+    pairs = flat.view(np.uint8).reshape(-1, 2)
+    np.left_shift(pairs[:, 1], 4, out=packed)
     packed |= pairs[:, 0] & np.uint8(0xF)
     return packed
 

@@ -9,13 +9,25 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lora_export.core.compiled import kernels
+from lora_export.weights.quantization import packing
 from lora_export.weights.quantization.blocks import dequantize, quantize_blocks
 from lora_export.weights.quantization.packing import pack_int4, unpack_int4
 
 SCALES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 
 
-@pytest.mark.parametrize("shape", [(16,), (2, 8), (5, 4), (3, 6, 2), (0, 4)])
+@pytest.fixture(params=["compiled", "numpy"], autouse=True)
+def way(request, monkeypatch) -> str:
+    """Run each test with the compiled module, where there is one, and without."""
+    if request.param == "numpy":
+        monkeypatch.setattr(packing, "kernels", None)
+    elif kernels is None:
+        pytest.skip("lora_export.core._kernels was not built: no compiler, or another processor")
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [(16,), (2, 8), (5, 4), (3, 6, 2), (0, 4), (101, 38)])
 def test_onnx_reads_and_writes_the_same_bytes(shape) -> None:
     q = np.random.default_rng(0).integers(-8, 8, shape).astype(np.int8)
     packed = pack_int4(q)
@@ -42,8 +54,18 @@ def test_strides_are_followed() -> None:
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="15 integers of 4 bits"):
         pack_int4(np.zeros((3, 5), np.int8))
+    with pytest.raises(ValueError, match="given as int8, not float32"):
+        pack_int4(np.zeros((4, 4), np.float32))
     with pytest.raises(ValueError, match="hold 8 integers"):
         unpack_int4(np.zeros(4, np.uint8), (3, 3))
+
+
+def test_buffers_that_do_not_go_together_are_refused(way) -> None:
+    if way == "numpy":
+        return
+    for count in (6, 7, 9):
+        with pytest.raises(ValueError, match=f"{count} integers of 4 bits do not go with 4 bytes"):
+            kernels.pack_int4(np.zeros(count, np.int8), np.zeros(4, np.uint8))
 
 
 @pytest.mark.parametrize("dtype", list(SCALES), ids=str)
