@@ -121,8 +121,12 @@ class Source:
 
         Raises:
             UsageError: There is none of the library, in the version that is installed.
+            UnsupportedError: The graph is an encoder and its decoder, two engines.
             DeviceError: The library is not installed.
         """
+        if self.paired:
+            msg = f"the engines of {graph!r} are two, an encoder's and a decoder's: not timed"
+            raise UnsupportedError(msg, hint="Time its graphs: --runner ort-cpu.")
         held, row = self.graph_of(graph), library_row(library)
         targets = targets_of(self.manifest, held, library)
         if not targets:

@@ -15,7 +15,7 @@ import pytest
 
 from lora_export.commands import bench as benchmark
 from lora_export.commands import engines
-from lora_export.core.errors import UsageError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.targets import RTX
 from lora_export.engines.engine_options import EngineOptions
@@ -265,6 +265,23 @@ def test_a_base_without_a_head_is_not_timed(rtx: Any, tiny: TinyModels, tmp_path
     with pytest.raises(UsageError, match="nothing to judge: the base has no engine"):
         benchmark.bench(root, runners=["rtx"], max_ratio=1.05, **QUICK)
     assert rtx.compiled
+
+
+def test_a_pair_of_engines_is_not_timed(rtx: Any, export: Callable[[str], Path]) -> None:
+    root = export("pair")
+    engines.build(root, RTX, options=OPTIONS)
+    with pytest.raises(UnsupportedError, match="are two, an encoder's and a decoder's"):
+        benchmark.bench(root, runners=["rtx"], **QUICK)
+    assert rtx.compiled == 0
+
+
+def test_a_library_without_a_cache_is_told(
+    rtx: Any, merged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rtx.IRuntimeConfig, "set_runtime_cache", lambda self, cache: False)
+    with pytest.warns(RuntimeWarning, match="takes no runtime cache"):
+        run(merged)
+    assert not list((merged / "engines").glob("*.cache"))
 
 
 def test_bench_says_what_is_missing(

@@ -198,7 +198,8 @@ class TrtRuntime:
     """
 
     def __init__(self, root: Path, index: Index, tell: Callable[[str], None]) -> None:
-        module = import_library(index.contents.library)
+        self._library = index.contents.library
+        module = import_library(self._library)
         self._tell = _once(tell)
         self.label, self._version = library_of(module), str(module.__version__)
         self._cuda = open_cuda()
@@ -260,6 +261,7 @@ class TrtRuntime:
             base_fingerprint=self._fingerprint,
             settings=BuildSettings.from_json(source.settings),
             refit=source.refit,
+            library=self._library,
         )
         record = build(job, cuda=self._cuda, tell=tell)
         return {**record, "kept": False, "compile_seconds": None}
@@ -318,7 +320,7 @@ class TrtRuntime:
 
     def _plan(self, stem: str) -> str:
         """Return the plan of a graph: a ready one, or the one that is built here."""
-        return self._engine(stem).plan or plan_file(stem, self._target, self._version)
+        return self._engine(stem).plan or plan_file(stem, self._target, self._version, self.label)
 
     def _engine(self, stem: str) -> EngineSource:
         source = self._graphs[stem]

@@ -76,7 +76,9 @@ class CompiledContext:
         if kernels is not None and cache.deserialize(kernels):
             self._stored = hashlib.sha256(kernels).hexdigest()
             self.kept = True
-        config.set_runtime_cache(cache)
+        if not config.set_runtime_cache(cache):
+            self._writable = False
+            self._tell("the library takes no runtime cache: every start compiles again")
         if self._cuda_graphs:
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         if self._wait:

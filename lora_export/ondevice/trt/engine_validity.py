@@ -32,7 +32,7 @@ _REASONS: Final = {
     "VERSION_MISMATCH": _Reason("it was built by another release", f"{_BUILD}."),
     "UNSUPPORTED_CC": _Reason(
         "it was not built for the compute capability of this GPU",
-        f"{_BUILD} --compute-capability X.Y (lora-export doctor shows the GPU's).",
+        f"{_BUILD} --compute-capability X.Y, with that of the GPU.",
     ),
     "OLD_CUDA_DRIVER": _Reason("the CUDA driver is too old for it", _DRIVER),
     "OLD_CUDA_RUNTIME": _Reason("the CUDA runtime is too old for it", _DRIVER),
@@ -42,7 +42,7 @@ _REASONS: Final = {
     "MALFORMED_ENGINE": _Reason("it is damaged, or no engine of this library", f"{_BUILD}."),
     "CUDA_ERROR": _Reason(
         "CUDA's driver or runtime is not correctly installed",
-        "Does nvidia-smi show the GPU? See: lora-export doctor",
+        "Does nvidia-smi show the GPU? Install NVIDIA's driver again.",
     ),
 }
 """By the member of ``EngineInvalidityDiagnostics``."""
