@@ -278,10 +278,19 @@ def lora_export_parity(request: pytest.FixtureRequest) -> Callable[..., Outcome]
             outcome = verify_command.verify(settings.path(output), **given)
         report = outcome.reports.parity
         rows = report.graphs if report is not None else {}
+        losses = outcome.reports.quantization
+        lost = losses.graphs if losses is not None else {}
         _conclude(
             [
-                (row.verdict, f"parity of {name}: {row.verdict}: {row.reason}")
-                for name, row in rows.items()
+                *(
+                    (row.verdict, f"parity of {name}: {row.verdict}: {row.reason}")
+                    for name, row in rows.items()
+                ),
+                *(
+                    (row.verdict, f"quantization of {name}: {row.verdict}: {row.reason}")
+                    for name, row in lost.items()
+                    if row.verdict != "ungated"
+                ),
             ],
             settings,
         )

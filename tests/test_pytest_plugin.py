@@ -109,6 +109,37 @@ def test_a_regression_and_a_wrong_graph_fail_without_a_traceback(project, export
     assert "Traceback" not in result.stdout.str()
 
 
+def test_an_adapter_that_quantization_lost_fails_the_parity(project, export) -> None:
+    project.makepyfile(
+        f"""
+        from dataclasses import replace
+
+        def test_parity(lora_export_parity, monkeypatch):
+            from lora_export.commands import verify as command
+            from lora_export.core.reports.quantization_report import (
+                QuantizationReport, QuantizationRow,
+            )
+            real = command.verify
+
+            def lost(output, **given):
+                outcome = real(output, **given)
+                rows = {{
+                    "base": QuantizationRow(verdict="ungated"),
+                    "one": QuantizationRow(verdict="fail", reason="does not survive"),
+                }}
+                report = QuantizationReport(graphs=rows)
+                return replace(outcome, reports=replace(outcome.reports, quantization=report))
+
+            monkeypatch.setattr(command, "verify", lost)
+            lora_export_parity({str(export)!r})
+        """
+    )
+    result = project.runpytest_inprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*quantization of one: fail: does not survive*"])
+    assert "quantization of base" not in result.stdout.str()
+
+
 def test_the_baseline_lies_in_the_repository(project, export) -> None:
     project.makepyfile(
         f"""

@@ -106,6 +106,8 @@ def _loss_lines(name: str, row: QuantizationRow) -> list[str]:
         }  # fmt: skip
         known = (f"{what} {each:.3g}" for what, each in figures.items() if each is not None)
         lines.append(f"    {', '.join(known)}")
+    if row.dataset is not None:
+        lines.append(f"    {_dataset_line(row.dataset)}")
     if row.verdict == "fail" and row.loss is not None:
         lines.append(f"    {REMEDIES}")
     for adapter, own in row.adapters.items():

@@ -226,3 +226,32 @@ def test_limits_need_what_they_are_held_against(
     with pytest.raises(UsageError) as caught:
         verify(merged, base=base, **limits)
     assert hint in str(caught.value.hint)
+
+
+@pytest.mark.slow
+def test_a_data_set_scores_the_float_and_the_quantized_model(
+    tiny: TinyModels, tmp_path: Path, capsys: Any
+) -> None:
+    base = tiny.base("llama", TEXT, tokenizer=True)
+    root, data = tmp_path / "out", tmp_path / "texts.jsonl"
+    random = np.random.default_rng(0)
+    texts = (" ".join(f"w{i}" for i in random.integers(3, 200, 12)) for _ in range(24))
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    adapter = tiny.adapter(base, task=TEXT, labels_count=None)
+    build(base, {"one": adapter}, root, task=TEXT, quantize="int4")
+    done = call(
+        capsys, "verify", root, "--base", base, "--dataset", data, "--max-metric-drop", "0.5"
+    )
+    assert done.code == 0, done.err
+    row = json.loads((root / "reports/quantization.json").read_text())["graphs"]["one"]
+    scored = row["dataset"]
+    assert scored["metric"] == "perplexity"
+    assert scored["reference"] != scored["graph"]
+    assert scored["base"] is not None
+    (gate,) = [each for each in row["gates"] if each["gate"] == "max_metric_drop"]
+    assert gate["value"] == pytest.approx(scored["difference"] / scored["reference"])
+    assert gate["verdict"] == "pass"
+    assert "perplexity on 24 held-out examples" in done.out
+    parity = json.loads((root / "reports/parity.json").read_text())["graphs"]["one"]
+    assert parity["verdict"] == "pass"
+    assert "dataset" not in parity
