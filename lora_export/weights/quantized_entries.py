@@ -17,7 +17,11 @@ from lora_export.core.dtypes import DTYPES, Float32Array
 from lora_export.core.errors import InputError
 from lora_export.core.quantization import integers_name, scales_name
 from lora_export.weights.quantization.blocks import quantize_blocks
-from lora_export.weights.quantization.channels import channel_scales, quantize_channels
+from lora_export.weights.quantization.channels import (
+    channel_scales,
+    largest_magnitudes,
+    quantize_channels,
+)
 from lora_export.weights.quantization.packing import pack_int4
 from lora_export.weights.stream import Entry
 
@@ -106,10 +110,9 @@ def _per_channel(
         for rows in exact.blocks():
             count = rows.shape[0]
             own = known()[start : start + count] if by_rows else known()
-            values = np.ascontiguousarray(rows.T) if by_rows else rows
             with _named(name, dtype):
-                q = quantize_channels(values, own, bits=quantized.bits)
-            yield _packed(np.ascontiguousarray(q.T) if by_rows else q, quantized)
+                q = quantize_channels(rows.T if by_rows else rows, own, bits=quantized.bits)
+            yield _packed(q.T if by_rows else q, quantized)
             start += count
         found.clear()
 
@@ -124,7 +127,7 @@ def _largest(
     name: str, exact: Entry, quantized: Quantized, dtype: DType, *, by_rows: bool
 ) -> Array:
     """Return the scales of the largest magnitudes, of rows or of columns."""
-    parts = [np.abs(rows).max(axis=1 if by_rows else 0, initial=0) for rows in exact.blocks()]
+    parts = [largest_magnitudes(rows.T if by_rows else rows) for rows in exact.blocks()]
     largest = np.concatenate(parts) if by_rows else np.maximum.reduce(parts)
     with _named(name, dtype):
         return channel_scales(largest, bits=quantized.bits, scale_dtype=dtype.numpy)
