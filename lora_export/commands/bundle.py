@@ -11,7 +11,7 @@ from lora_export.bundle.device_bundle import LatencySettings, bundle_export
 from lora_export.bundle.packing import require_replaceable
 from lora_export.commands.outcome import PackedBundle
 from lora_export.core.errors import ParityError, UsageError
-from lora_export.core.targets import require_tensorrt_target
+from lora_export.core.targets import RTX, require_tensorrt_target
 from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.profiles import axes_of, axis_ranges, require_axes
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -52,6 +52,10 @@ def require_bundle(recipe: Recipe) -> None:
     if not recipe.targets:
         msg = "a bundle is for a device, and none is named"
         raise UsageError(msg, hint="Name it: --target jetson-orin.")
+    if recipe.targets[0] == RTX:
+        msg = "a bundle for 'rtx' takes engines, which are built of a finished export"
+        hint = "Leave the bundle out, then: lora-export build OUT --target rtx, and bundle it."
+        raise UsageError(msg, hint=hint)
     require_tensorrt_target(recipe.targets[0])
     require_replaceable(_path(recipe))
 

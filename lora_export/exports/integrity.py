@@ -13,6 +13,7 @@ from lora_export.core.progress import Progress, Silent
 from lora_export.core.safetensors_file import read_header
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.file_opening import reason_of, require_file
+from lora_export.ondevice.trt.runtime_cache import is_cache_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,11 +105,13 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
 
 
 def _unlisted(root: Path, needed: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the files that do not belong to an export; kernels belong to the machine."""
     found: list[str] = []
+    own = {*needed, MANIFEST_NAME}
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         if relative.parts[0].startswith(_PRIVATE_PREFIX) or path.is_dir():
             continue
-        if relative.as_posix() not in needed and relative.as_posix() != MANIFEST_NAME:
+        if relative.as_posix() not in own and not is_cache_file(relative.as_posix()):
             found.append(relative.as_posix())
     return tuple(found)

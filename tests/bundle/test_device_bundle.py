@@ -306,3 +306,15 @@ def test_a_bundle_for_a_target_without_engines_is_refused_before_the_work(tiny, 
     assert result.code == 2
     assert "there is no engine for it" in result.message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_for_rtx_is_told_that_its_engines_come_first(tiny, tmp_path, capsys):
+    base = tiny.base("bert", "text-classification")
+    result = call(
+        capsys, "merge-and-build", "--base", base, "--adapter", f"one={tiny.adapter(base)}",
+        "--task", "text-classification", "--target", "rtx",
+        "--bundle", tmp_path / "a.tar", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert result.code == 2
+    assert "lora-export build OUT --target rtx" in result.message
+    assert not (tmp_path / "out").exists()

@@ -163,6 +163,17 @@ def test_damaged_kernels_cost_time_only(
     assert file.read_bytes() == whole
 
 
+def test_kernels_belong_to_the_machine(rtx: Any, merged: Path, capsys: Any) -> None:
+    """They are in no manifest and no finding, and go with their adapter."""
+    run(merged, "one")
+    run(merged, "two")
+    assert not any(file.endswith(".cache") for file in read_manifest(merged).files)
+    assert "not in the manifest" not in call(capsys, "inspect", merged).out
+    assert call(capsys, "remove", merged, "two").code == 0
+    assert [path.name.split(".")[0] for path in (merged / "engines").glob("*.cache")] == ["one"]
+    assert rtx.compiled
+
+
 def test_kernels_that_the_library_refuses_are_replaced(
     rtx: Any, merged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.engine_record import EngineRecord, read_engine_record
-from lora_export.core.errors import LoraExportError
+from lora_export.core.errors import InputError, LoraExportError
 from lora_export.core.journal import is_committed
 from lora_export.core.manifest import MANIFEST_NAME, Manifest, read_manifest
 from lora_export.core.merge_record import RECORD_NAME, MergeRecord, read_record
@@ -17,6 +17,7 @@ from lora_export.core.reports.latency_report import LatencyReport
 from lora_export.core.reports.parity_report import ParityReport
 from lora_export.core.reports.quantization_report import QuantizationReport
 from lora_export.core.reports.report_model import parse_report
+from lora_export.ondevice.trt.runtime_cache import CacheKey, read_cache, write_cache
 from lora_export.triton.protobuf_schema import parse_config
 from lora_export.triton.serving.index import FORMAT, INDEX_NAME, WAYS, BadIndexError, read_index
 from tools.reader_fuzz.examples import example_of
@@ -131,6 +132,22 @@ def _read_manifest(folder: Path) -> None:
     is_committed(folder, read_manifest(folder).files)
 
 
+_KEY: Final = CacheKey("a" * 64, "tensorrt-rtx", "1.7.1", "RTX 4090", "8.9", "12.9")
+
+
+def _kernels(fixed: Path) -> Target:
+    """Return the reader of what a GPU compiled of an engine, which refuses by returning None."""
+    file = fixed / "one.cache"
+    write_cache(file, _KEY, bytes(range(256)), print)
+
+    def read(folder: Path) -> None:
+        if read_cache(folder / file.name, _KEY, lambda _: None) is None:
+            msg = "there are no kernels for this plan, GPU and driver"
+            raise InputError(msg)
+
+    return Target(({file.name: file.read_bytes()},), {file.name: (mutate_bytes,)}, read)
+
+
 RECORDS: Final[Mapping[str, Reader]] = {
     "manifest": Reader(_journal),
     **{f"report-{kind}": Reader(partial(_report, kind)) for kind in _REPORTS},
@@ -145,6 +162,7 @@ RECORDS: Final[Mapping[str, Reader]] = {
             lambda folder: read_engine_record(folder / "base.plan"),
         )
     ),
+    "kernels": Reader(_kernels),
     "serving": Reader(
         partial(_table, INDEX_NAME, _serving, read_index), errors=(LoraExportError, BadIndexError)
     ),

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.ondevice.device_errors import StorageError
 from lora_export.ondevice.device_files import atomic_write_bytes
 from lora_export.ondevice.file_opening import read_file, reason_of
+from lora_export.ondevice.trt.build_record import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["CacheKey", "cache_file", "read_cache", "write_cache"]
+__all__ = ["CacheKey", "cache_file", "is_cache_file", "read_cache", "write_cache"]
 
 _HEAD: Final = b"lora-export runtime cache 1\n"
+_SUFFIX: Final = ".cache"
 _LIMIT_BYTES: Final = 1 << 31
 _LONGEST_NAME: Final = 60
 
@@ -61,7 +63,16 @@ def cache_file(plan: Path, gpu: str) -> Path:
     'one.rtx.rtx1.7.1.nvidia-geforce-rtx-4090.cache'
     """
     word = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")[:_LONGEST_NAME] or "gpu"
-    return plan.parent / f"{plan.name.removesuffix('.plan')}.{word}.cache"
+    return plan.parent / f"{plan.name.removesuffix('.plan')}.{word}{_SUFFIX}"
+
+
+def is_cache_file(path: str) -> bool:
+    """Whether a path, relative to an export or a bundle, is that of a runtime cache.
+
+    >>> is_cache_file("engines/one.rtx.rtx1.7.1.rtx-4090.cache"), is_cache_file("one.cache")
+    (True, False)
+    """
+    return path.startswith(f"{FOLDER}/") and path.endswith(_SUFFIX) and path.count("/") == 1
 
 
 def read_cache(path: Path, key: CacheKey, tell: Callable[[str], None]) -> bytes | None:
