@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_headers
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
-from lora_export.commands.build_quantized import record_of
+from lora_export.commands.build_config import target_of
+from lora_export.commands.build_quantized import record_of, require_blocks
 from lora_export.commands.bundle import require_bundle
 from lora_export.commands.loss_limits import require_limits
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
@@ -63,6 +64,7 @@ def require_recipe(recipe: Recipe) -> None:
         is_quantized=recipe.quantize is not None, has_dataset=asked.dataset is not None,
     )  # fmt: skip
     require_mode(recipe)
+    require_blocks(recipe.quantize, recipe.opset, target_of(recipe))
     require_runtimes(recipe)
     require_bundle(recipe)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lora_export.core.errors import UnsupportedError
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from lora_export.commands.recipe import QuantizeSpec, Recipe
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.progress import Progress
+    from lora_export.core.targets import Target
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["choice_of", "opset_for", "quantized", "record_of", "tell_kept"]
+__all__ = ["choice_of", "opset_for", "quantized", "record_of", "require_blocks", "tell_kept"]
 
 _SHOWN = 3
+_WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
 
 
 def opset_for(spec: QuantizeSpec | None, opset: int) -> int:
@@ -29,6 +32,39 @@ def opset_for(spec: QuantizeSpec | None, opset: int) -> int:
     if spec is None or not choice_of(spec).needs_blocks:
         return opset
     return max(opset, BLOCKS_OPSET)
+
+
+def require_blocks(spec: QuantizeSpec | None, opset: int | None, target: Target) -> None:
+    """Require that the graph of a build can have the blocks of its quantized weights.
+
+    Args:
+        spec: The recipe's section ``quantize``.
+        opset: The opset that the user asks for, if any.
+        target: Where the graph is to run.
+
+    Raises:
+        UnsupportedError: The opset, or the oldest TensorRT of the target, has none.
+    """
+    if spec is None or not choice_of(spec).needs_blocks:
+        return
+    if opset is not None and opset < BLOCKS_OPSET:
+        msg = f"{_blocks_of(spec)} needs opset {BLOCKS_OPSET}, and opset {opset} is asked for"
+        raise UnsupportedError(msg, hint=f"Leave --opset out. Or {_WITHOUT_BLOCKS}")
+    if opset is None and target.blocks is not None:
+        later = target.software[target.tensorrt.index(target.blocks)]
+        msg = (
+            f"{_blocks_of(spec)} needs opset {BLOCKS_OPSET}; {target.name!r} may have "
+            f"{target.software[0]}, whose TensorRT {target.tensorrt[0]} reads opset {target.opset}"
+        )
+        hint = f"For {later} or newer: --opset {BLOCKS_OPSET}. Or {_WITHOUT_BLOCKS}"
+        raise UnsupportedError(msg, hint=hint)
+
+
+def _blocks_of(spec: QuantizeSpec) -> str:
+    """Return the part of a choice that is stored in blocks."""
+    if spec.weights == "int4":
+        return "int4"
+    return f"int8 in blocks of {spec.block_size}" if spec.block_size else "a head of int4"
 
 
 def record_of(spec: QuantizeSpec | None) -> QuantizationRecord | None:

@@ -52,6 +52,8 @@ class Target:
         shared_memory: Whether that memory is the host's as well.
         bound_plans: Whether no plan can be built there that other GPUs load too.
         rtx: Whether TensorRT for RTX builds engines for it, ahead of time on any machine.
+        blocks: The first of its versions of TensorRT that is known to read weights in blocks, as
+            int4 has them; None where the oldest is not in question.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Target:
     shared_memory: bool = False
     bound_plans: bool = False
     rtx: bool = False
+    blocks: str | None = None
 
     @property
     def architecture(self) -> str | None:
@@ -183,6 +186,7 @@ TARGETS: Final[dict[str, Target]] = {
                 "Orin Nano; 10.7 was the last release with it, until 11.4.1 on AGX Orin alone",
                 shared_memory="CUDA for Tegra: the GPU works in the memory of the CPU",
                 bound_plans=_BOUND,
+                blocks="blocks are of opset 21, and " + _OPSET,
             ),
             compute_capability=(8, 7),
             tensorrt=("10.3", "10.16", "11.4"),
@@ -192,6 +196,7 @@ TARGETS: Final[dict[str, Target]] = {
             memory_gib=(4, 8, 16, 32, 64),
             shared_memory=True,
             bound_plans=True,
+            blocks="10.16",
         ),
         Target(
             "jetson-thor",

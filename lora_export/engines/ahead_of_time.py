@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.memory import available_bytes
-from lora_export.engines.memory_need import tensor_bytes
+from lora_export.engines.memory_need import stored_bytes
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.builder_capabilities import require_capabilities
 from lora_export.ondevice.trt.libraries import LIBRARIES, TENSORRT_RTX
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lora_export.core.targets import Target
     from lora_export.engines.engine_options import EngineOptions
 
@@ -27,17 +29,20 @@ _TITLE: Final = LIBRARIES[TENSORRT_RTX].title
 _FIXED_BYTES: Final = 330_000_000
 _FACTOR: Final = 3.15
 
-_LACKING: Final = {"7.5": ("float32", "bfloat16")}
-"""Dtypes in which no engine is built for a compute capability: tried with 1.7.1."""
+_LACKING: Final = {"7.5": ("float32", "bfloat16", "int4")}
+"""Dtypes for which no engine is built for a compute capability: tried with 1.7.1."""
 
 
-def ahead_of_time(options: EngineOptions, target: Target, dtype: str) -> EngineOptions:
+def ahead_of_time(
+    options: EngineOptions, target: Target, dtype: str, schemes: Collection[str] = ()
+) -> EngineOptions:
     """Return the options of a build by TensorRT for RTX, with the target's compute capability.
 
     Args:
         options: What the user asks for.
         target: A row of `core.targets` that TensorRT for RTX builds for.
         dtype: The dtype of the graphs.
+        schemes: Those of their quantized weights: ``int4``, ``int8``.
 
     Raises:
         UsageError: An option is none of this library, or the target is for other GPUs.
@@ -56,10 +61,12 @@ def ahead_of_time(options: EngineOptions, target: Target, dtype: str) -> EngineO
         named = (capability,)
     require_capabilities(TENSORRT_RTX, named)
     for each in named:
-        if dtype in _LACKING.get(each, ()):
-            msg = f"{_TITLE} builds no engine in {dtype} for compute capability {each}"
+        if lacking := sorted({dtype, *schemes}.intersection(_LACKING.get(each, ()))):
+            msg = f"{_TITLE} builds no engine in {lacking[0]} for compute capability {each}"
             has = ", ".join(e for e in LIBRARIES[TENSORRT_RTX].capabilities if e not in _LACKING)
-            hint = f"Those that have it: {has}. Or export again with --dtype float16."
+            flags = "--dtype float16" if dtype in lacking else ""
+            flags += " --quantize int8" if "int4" in lacking else ""
+            hint = f"Those that have it: {has}. Or export again with {flags.strip()}."
             raise UnsupportedError(msg, hint=hint)
     return replace(options, compute_capabilities=named)
 
@@ -80,8 +87,7 @@ def build_memory_bytes(onnx_bytes: bytes) -> int:
 
 def weight_bytes(onnx_bytes: bytes) -> int:
     """Return the bytes of a graph's initializers, those in other files included."""
-    graph = parse_onnx(onnx_bytes).graph
-    return sum(tensor_bytes(each.data_type, each.dims) for each in graph.initializer)
+    return stored_bytes(parse_onnx(onnx_bytes).graph.initializer)
 
 
 def require_memory(onnx_bytes: bytes, onnx: str) -> None:

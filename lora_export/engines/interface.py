@@ -36,6 +36,10 @@ _PRECISIONS: Final = {
     _TENSOR.FLOAT4E2M1: "fp4",
 }
 """What a device needs tensor cores for, by ``TensorProto.DataType``."""
+_INSTEAD: Final = {
+    "int4": "Export again with --quantize int8, or without --quantize.",
+    "int8": "Export again without --quantize.",
+}
 
 
 def check_optional_inputs(model: onnx.ModelProto) -> Iterator[Finding]:
@@ -115,6 +119,6 @@ def check_precisions(view: GraphView, target: Target) -> Iterator[Finding]:
                 if target.name == AUTO
                 else f"the graph computes in {precision}, and {target.name} does not; "
                 f"it has {', '.join(target.precisions)}",
-                "Export again with --dtype float16.",
+                _INSTEAD.get(precision, "Export again with --dtype float16."),
                 (kinds[kind],),
             )

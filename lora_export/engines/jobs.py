@@ -94,7 +94,7 @@ def jobs_of(
     row = require_engine_target(target, rtx=options.library == TENSORRT_RTX)
     precision = _require_precision(manifest, row, options.precision)
     if options.library == TENSORRT_RTX:
-        options = ahead_of_time(options, row, precision)
+        options = ahead_of_time(options, row, precision, _schemes(manifest, graphs))
     for name in graphs:
         if not options.refit:
             _require_values(name, manifest.graphs[name].missing)
@@ -111,6 +111,13 @@ def jobs_of(
         for name in graphs
         for onnx in manifest.graphs[name].graph_files
     ]
+
+
+def _schemes(manifest: Manifest, graphs: Sequence[str]) -> set[str]:
+    """Return the schemes of the quantized weights that graphs read, the base's own included."""
+    read = {BASE_GRAPH, *graphs}
+    uses = (use for uses in manifest.parameters.values() for use in uses if use.graph in read)
+    return {use.quantized.scheme for use in uses if use.quantized is not None}
 
 
 def _require_values(graph: str, missing: Sequence[str]) -> None:

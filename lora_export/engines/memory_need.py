@@ -3,6 +3,7 @@
     run    weights + inputs and outputs + the most that intermediate values take at once
     build  3 to 4 times the weights + the same
 
+Values that weights are dequantized to count as nothing: kernels dequantize as they read.
 Sizes are those of the largest shapes. The factor is what users of TensorRT-Edge-LLM report of
 builds; intermediate values are counted as the graph has them, where an engine fuses many away.
 Not counted: the CUDA context and TensorRT's own libraries (some hundreds of MB), and what else
@@ -25,17 +26,18 @@ from lora_export.graph.nodes.axis_shapes import shapes_of
 from lora_export.graph.spec.signature import PAST, PRESENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lora_export.core.targets import Target
     from lora_export.engines.graph_view import GraphView
     from lora_export.ondevice.trt.build_settings import Profile
 
-__all__ = ["Memory", "check_memory", "estimate_memory", "tensor_bytes"]
+__all__ = ["Memory", "check_memory", "estimate_memory", "stored_bytes", "tensor_bytes"]
 
 _BUILD_FACTORS: Final = (3, 4)
 _GIB: Final = 1 << 30
 _ITEM_BYTES: Final = {row.onnx: row.itemsize_bytes for row in DTYPES.values()}
+_HALF_BYTES: Final = frozenset({onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def estimate_memory(view: GraphView, profiles: Sequence[Profile]) -> Memory:
         profiles: What an engine would be built for.
     """
     graph = view.model.graph
-    weights = sum(tensor_bytes(each.data_type, each.dims) for each in graph.initializer)
+    weights = stored_bytes(graph.initializer)
     named = {
         axis.dim_param
         for value in graph.input
@@ -158,6 +160,13 @@ def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) 
     bodies make is not counted.
     """
     nodes = view.model.graph.node
+    stored = {each.name for each in view.model.graph.initializer}
+    kept = kept | {
+        name
+        for node in nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+        for name in node.output
+    }
     last: dict[str, int] = {}
     for at, node in enumerate(nodes):
         last |= dict.fromkeys(node.input, at)
@@ -177,7 +186,20 @@ def _peak(view: GraphView, shapes: Mapping[str, Sequence[int]], kept: set[str]) 
 
 def tensor_bytes(kind: int, shape: Sequence[int]) -> int:
     """Return the bytes of a tensor of an ONNX type; 0 of a type that is not known."""
+    if kind in _HALF_BYTES:
+        return (prod(shape) + 1) // 2
     return _ITEM_BYTES.get(kind, 0) * prod(shape)
+
+
+def stored_bytes(initializers: Iterable[onnx.TensorProto]) -> int:
+    """Return the bytes of initializers; those that lie at one place of a file count once."""
+    places: dict[object, int] = {}
+    for each in initializers:
+        size = tensor_bytes(each.data_type, each.dims)
+        held = tuple(sorted((entry.key, entry.value) for entry in each.external_data))
+        key = held or each.name
+        places[key] = max(size, places.get(key, 0))
+    return sum(places.values())
 
 
 def _gib(count_bytes: int) -> str:

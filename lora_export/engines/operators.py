@@ -10,6 +10,7 @@ import onnx
 from lora_export.engines.findings import Finding
 from lora_export.engines.graph_view import ONNX_DOMAINS, type_name
 from lora_export.engines.parser_table import ONNX_TYPES
+from lora_export.engines.quantized_weights import WITHOUT_BLOCKS, has_blocks, lookup_nodes
 from lora_export.engines.restrictions import broken_by
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _CONTRIB: Final = "com.microsoft"
 _MADE: Final = frozenset({"Cast", "CastLike", "ConstantOfShape"})
 """Operators whose output has a type of its own, which the table lists as well."""
 
+_BY_FIRST_INPUT: Final = frozenset({"DequantizeLinear", "QuantizeLinear"})
+"""Operators that the table lists by what they read, in whatever type they compute."""
+
 _REPORTED_APART: Final = frozenset({"FP64"})
 """Types that are treated in one way, whatever the operator: see `interface.check_types`."""
 
@@ -36,7 +40,9 @@ def operator_counts(view: GraphView) -> dict[str, int]:
 
 def check_opset(view: GraphView, parser: Parser) -> Iterator[Finding]:
     """Yield what the graph's opset is to a parser, which takes any and reads nodes as it can."""
+    again = f"Export again with --opset {parser.opset_max}."
     if view.opset > parser.opset_max:
+        blocks = has_blocks(view)
         newer = sorted(
             {each.node.op_type for each in view.nodes if _defined_since(each) > parser.opset_max}
         )
@@ -46,7 +52,7 @@ def check_opset(view: GraphView, parser: Parser) -> Iterator[Finding]:
             f"opset {view.opset}",
             f"{parser.name} is documented for opsets {parser.opset_min} to "
             f"{parser.opset_max}; {len(newer)} of the graph's operators were defined anew since",
-            f"Export again with --opset {parser.opset_max}.",
+            f"{WITHOUT_BLOCKS[0].upper()}{WITHOUT_BLOCKS[1:]}." if blocks else again,
             tuple(newer),
         )
     elif view.opset < parser.opset_min:
@@ -55,13 +61,14 @@ def check_opset(view: GraphView, parser: Parser) -> Iterator[Finding]:
             "opset",
             f"opset {view.opset}",
             f"{parser.name} reads opsets {parser.opset_min} to {parser.opset_max}",
-            f"Export again with --opset {parser.opset_max}.",
+            again,
         )
 
 
 def check_operators(view: GraphView, parser: Parser) -> Iterator[Finding]:
     """Yield what the parser does not read, reads in part, or is not known to read."""
     standard = [each for each in view.nodes if each.node.domain in ONNX_DOMAINS]
+    integers = {id(each) for each in lookup_nodes(view)}
     yield from _foreign(view)
     for operator, nodes in _grouped(standard, lambda each: each.node.op_type):
         support = parser.support(operator)
@@ -72,7 +79,8 @@ def check_operators(view: GraphView, parser: Parser) -> Iterator[Finding]:
             hint = "Try it on the device, or export again with an older --opset."
             yield Finding("warning", "operator-unknown", operator, message, hint, _names(nodes))
         else:
-            yield from _types(operator, nodes, parser)
+            # the types of look-ups are another check's: see `quantized_weights`
+            yield from _types(operator, [e for e in nodes if id(e) not in integers], parser)
             yield from _restricted(nodes, parser)
 
 
@@ -148,6 +156,8 @@ def _operand_types(node: PlacedNode) -> set[int]:
 
 def _operand_of(operator: str, opset: int) -> int:
     """Return which input has the type of the output; 0 where none has."""
+    if operator in _BY_FIRST_INPUT:
+        return 0
     try:
         schema = onnx.defs.get_schema(operator, opset, "")
     except onnx.defs.SchemaError:

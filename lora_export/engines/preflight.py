@@ -1,7 +1,8 @@
 """``preflight``: whether TensorRT can build a graph, without TensorRT and without a GPU.
 
 The graph is walked, and what the parser of a version refuses or treats in a way of its own is
-named, with what to do next: `operators`, `interface` and `memory` hold the checks. What is said
+named, with what to do next: `operators`, `interface`, `memory_need` and `quantized_weights` hold
+the checks. What is said
 comes from tables; only the parser itself has the last word, and where a library is installed
 `parser_check` asks it.
 """
@@ -26,6 +27,7 @@ from lora_export.engines.memory_need import Memory, check_memory, estimate_memor
 from lora_export.engines.operators import check_operators, check_opset, operator_counts
 from lora_export.engines.parser_check import check_with_parser
 from lora_export.engines.parser_table import RTX_FOLLOWS, parser_of, version_of
+from lora_export.engines.quantized_weights import check_quantized
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -209,6 +211,7 @@ def check_graph(
     findings = [
         *check_opset(seen, parser),
         *check_operators(seen, parser),
+        *check_quantized(seen, parser, target),
         *check_precisions(seen, target),
         *check_axes(seen, profiles, why),
         *check_memory(memory, target, memory_gib),

@@ -21,6 +21,7 @@ _KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "decoder": ("gpt2", "text-generation", {}),
     "static": ("gpt2", "text-generation", {"cache_length": 24}),
     "pair": ("t5", "text2text-generation", {}),
+    "int4": ("roberta", "text-classification", {"quantize": "int4", "dtype": "float16"}),
 }
 """A classifier with two adapters, merged and swappable; decoders; an encoder and its decoder."""
 

@@ -36,8 +36,11 @@ FAST: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", TEXT, {"cache_length": 24, "opset": 24, "dtype": "bfloat16"}),
     ("t5", PAIR, {}),
     ("vit", IMAGES, {"opset": 24}),
+    ("roberta", CLASSES, {"mode": "swappable", "quantize": "int4", "dtype": "float16"}),
+    ("gpt2", TEXT, {"quantize": "int8", "cache_length": 24}),
+    ("t5", PAIR, {"quantize": "int4"}),
 ]
-"""Each mode, dtype, opset and cache at least once, and each kind of model."""
+"""Each mode, dtype, opset and cache at least once, each kind of model, and quantized weights."""
 
 KINDS = (
     ("bert", CLASSES), ("roberta", CLASSES), ("distilbert", CLASSES), ("deberta-v2", CLASSES),
@@ -65,6 +68,22 @@ def _sweep() -> list[Any]:
                 settings["cache_length"] = length
             name = f"{kind}-{task}-{mode}-{dtype}-{opset}{'-static' if length else ''}"
             rows.append(pytest.param(kind, task, settings, id=name))
+    return rows
+
+
+def _quantized() -> list[Any]:
+    """Return the combinations of the sweep in float32 and float16, once with each scheme.
+
+    Opset 20 has no blocks: there, int4 takes the first that has them.
+    """
+    rows = []
+    for row, scheme in itertools.product(_sweep(), ("int4", "int8")):
+        kind, task, settings = row.values
+        if settings["dtype"] == "bfloat16":
+            continue
+        opset = {"opset": 21} if scheme == "int4" and settings["opset"] == OPSETS[0] else {}
+        chosen = {**settings, **opset, "quantize": scheme}
+        rows.append(pytest.param(kind, task, chosen, id=f"{row.id}-{scheme}"))
     return rows
 
 
@@ -121,6 +140,16 @@ def test_graphs_are_read_and_built(
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "task", "settings"), _sweep())
 def test_every_combination_is_read_and_built(
+    tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
+) -> None:
+    root = exported(tiny, tmp_path / "out", kind, task, settings)
+    assert_read(root)
+    assert_built(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "task", "settings"), _quantized())
+def test_every_quantized_combination_is_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
     root = exported(tiny, tmp_path / "out", kind, task, settings)

@@ -1,0 +1,49 @@
+"""``--quantize`` for targets and opsets without blocks: refused before anything is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.running import call
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--quantize", "int4", "--target", "jetson-orin"], "'jetson-orin' may have JetPack 6"),
+        (
+            ["--quantize", "int8", "--quantize-block-size", "64", "--target", "jetson-orin"],
+            "int8 in blocks of 64 needs opset 21",
+        ),
+        (["--quantize", "int4", "--opset", "20"], "int4 needs opset 21, and opset 20 is asked for"),
+    ],
+)
+def test_blocks_are_refused_before_the_base_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
+    arguments = ["--base", str(tmp_path / "absent"), "--adapter", str(tmp_path / "absent")]
+    result = call(capsys, "merge-and-build", *arguments, "--out", str(tmp_path / "out"), *flags)
+    assert (result.code, said in result.err) == (4, True), result.err
+    assert "--quantize int8" in result.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--quantize", "int8", "--target", "jetson-orin"],
+        ["--quantize", "int4", "--target", "jetson-orin", "--opset", "21"],
+        ["--quantize", "int4", "--target", "jetson-thor"],
+    ],
+)
+def test_what_a_target_has_gets_as_far_as_the_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    arguments = ["--base", str(tmp_path / "absent"), "--adapter", str(tmp_path / "absent")]
+    result = call(capsys, "merge-and-build", *arguments, "--out", str(tmp_path / "out"), *flags)
+    assert result.code == 3
+    assert "absent" in result.err
