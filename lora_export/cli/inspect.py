@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
+from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import InputError
 from lora_export.core.modes import Mode
@@ -226,6 +227,7 @@ def _export_lines(report: ExportReport) -> list[str]:
         ("task", base.task),
         ("dtype", base.dtype),
         ("parameters", f"{report.parameters:,}"),
+        *_quantized_rows(report),
         ("fingerprint", base.fingerprint),
         ("written by", report.tool),
         ("files", f"{report.files} in the manifest, {size(report.bytes)}; {_file_verdict(report)}"),
@@ -251,6 +253,22 @@ def _export_lines(report: ExportReport) -> list[str]:
     if report.unlisted:
         lines.append(f"not in the manifest: {', '.join(first_few(report.unlisted))}")
     return lines
+
+
+def _quantized_rows(report: ExportReport) -> Rows:
+    """Return what is quantized of an export, and what stays in float."""
+    found = report.quantized
+    if found is None:
+        return []
+    rows = [("quantized", f"{saved_bytes(found, report.base.dtype)}, method {found.method}")]
+    for each in found.groups:
+        form = f"blocks of {each.block_size}" if each.block_size else "a scale per output or row"
+        taken = f"{_count(each.parameters, 'parameter')}, {size(each.bytes)}"
+        rows.append(("", f"{each.scheme}, {form}: {taken}"))
+    if found.kept:
+        names = ", ".join(first_few(list(found.kept)))
+        rows.append(("in float", f"{size(found.kept_bytes)}: {names}"))
+    return rows
 
 
 def _adapter_row(name: str, record: AdapterRecord) -> tuple[str, ...]:

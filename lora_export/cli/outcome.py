@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import size
+from lora_export.core.quantization import SCHEMES
 from lora_export.core.reports.quantization_report import REMEDIES
+from lora_export.exports.quantized_summary import quantized_summary
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from lora_export.core.reports.latency_report import LatencyRow
     from lora_export.core.reports.parity_report import DatasetRow, ParityRow
     from lora_export.core.reports.quantization_report import QuantizationRow
+    from lora_export.exports.quantized_summary import QuantizedSummary
 
 __all__ = ["describe", "render"]
 
@@ -28,6 +34,8 @@ _SHOWN: Final = 3
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as JSON values."""
     manifest = outcome.manifest
+    found = quantized_summary(manifest)
+    quantized = {} if found is None else {"quantized": asdict(found)}
     served = {"triton": outcome.triton.as_json()} if outcome.triton is not None else {}
     return {
         "output": str(outcome.output),
@@ -38,6 +46,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
         "reports": outcome.reports.as_json(),
         "notes": list(outcome.notes),
+        **quantized,
         **served,
     }
 
@@ -48,6 +57,8 @@ def render(outcome: Outcome) -> list[str]:
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
     reports = outcome.reports
+    if (found := quantized_summary(manifest)) is not None:
+        lines.append(f"  quantized: {', '.join(_schemes(found))}; {saved_bytes(found, base.dtype)}")
     if reports.graph is not None:
         lines.append(f"  graph: {_graph_line(reports.graph)}")
     if not manifest.adapters:
@@ -67,6 +78,14 @@ def render(outcome: Outcome) -> list[str]:
     if outcome.triton is not None:
         lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
     return lines
+
+
+def _schemes(found: QuantizedSummary) -> list[str]:
+    """Return how many parameters each scheme has."""
+    counted = Counter(dict.fromkeys(SCHEMES, 0))
+    for each in found.groups:
+        counted[each.scheme] += each.parameters
+    return [f"{count} in {scheme}" for scheme, count in counted.items() if count]
 
 
 def _report_lines(manifest: Manifest, reports: Reports) -> list[str]:

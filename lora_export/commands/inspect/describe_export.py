@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_export.commands.inspect.counts import INDEX_DTYPES
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.integrity import audit
+from lora_export.exports.quantized_summary import QuantizedSummary, quantized_summary
 from lora_export.exports.stored_values import parameters_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class GraphRow:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An export directory; `problems` is empty where its files are what the manifest says."""
+    """An export directory; `problems` is empty where its files are what the manifest says.
+
+    `quantized` counts the weights of the base that are stored as integers; None where none are.
+    """
 
     kind: str
     path: str
@@ -57,6 +61,7 @@ class ExportReport:
     hashed: bool
     problems: tuple[str, ...]
     unlisted: tuple[str, ...]
+    quantized: QuantizedSummary | None = None
 
 
 def export_report(
@@ -78,6 +83,7 @@ def export_report(
         hashed=found.hashed,
         problems=found.problems,
         unlisted=found.unlisted,
+        quantized=quantized_summary(manifest),
     )
 
 
