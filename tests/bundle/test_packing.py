@@ -207,8 +207,8 @@ def test_an_index_that_says_what_it_must_not_is_refused(archive, capsys, change,
 
 
 def test_an_index_of_a_newer_version_is_not_supported(archive, capsys):
-    path = _edited(archive, lambda t: t.update(format_version=3))
-    refused(capsys, path, "format_version 3", code=4)
+    path = _edited(archive, lambda t: t.update(format_version=4))
+    refused(capsys, path, "format_version 4", code=4)
 
 
 def test_an_index_of_version_1_is_read(archive, capsys):

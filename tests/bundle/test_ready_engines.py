@@ -106,6 +106,16 @@ def test_neither_graphs_nor_weights_nor_nvidias_files_go_along(
         assert {"run.py", "golden/one.npz", "latency.npz", "hf/config.json"} <= names
 
 
+def test_an_older_version_is_told_that_it_cannot_read_it(
+    ready: Callable[[str], Path], bundles: Any
+) -> None:
+    versions = [
+        json.loads((folder / "bundle.json").read_text())["format_version"]
+        for folder in (ready("merged") / "bundle", bundles("merged"))
+    ]
+    assert versions == [3, 2]
+
+
 def test_a_plan_that_was_read_on_another_machine_is_not_in_the_way(
     rtx: Any, ready: Callable[[str], Path], tmp_path: Path
 ) -> None:

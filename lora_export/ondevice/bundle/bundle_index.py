@@ -41,9 +41,13 @@ __all__ = [
 INDEX_NAME: Final = "bundle.json"
 INDEX_LIMIT_BYTES: Final = 1 << 24
 FORMAT: Final = "lora-export/bundle"
-FORMAT_VERSION: Final = 2
-"""Version 2 has its program in folders, version 1 in one; the keys of the index are the same."""
-_READABLE_VERSIONS: Final = (1, FORMAT_VERSION)
+FORMAT_VERSION: Final = 3
+"""Version 3 has ready engines in the place of graphs; others are written as version 2 still.
+
+Version 2 has its program in folders, version 1 in one; the keys of their indexes are the same.
+"""
+_WITHOUT_ENGINES: Final = 2
+_READABLE_VERSIONS: Final = (1, _WITHOUT_ENGINES, FORMAT_VERSION)
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 NAME_LIMIT: Final = 100
@@ -89,7 +93,8 @@ class Index:
 
 def encode_index(table: Mapping[str, Any]) -> bytes:
     """Return the bytes of ``bundle.json`` for everything that it says but its digest."""
-    full = {"format": FORMAT, "format_version": FORMAT_VERSION, **table}
+    version = FORMAT_VERSION if table.get("sources") else _WITHOUT_ENGINES
+    full = {"format": FORMAT, "format_version": version, **table}
     full["sha256"] = _digest(full)
     return json.dumps(full, indent=1, sort_keys=True).encode() + b"\n"
 
