@@ -20,7 +20,7 @@ typedef struct {
     float lowest, highest;     /* of the integers */
     float smallest;            /* normal number of the scales' dtype */
     int dtype;                 /* of the scales */
-    const float *candidates;   /* quotients max|w| / s */
+    const float *candidates;   /* quotients max|w| / s, negative for negative scales */
     Py_ssize_t count;
     int refinements;
 } Rules;
@@ -60,11 +60,17 @@ VECTOR static void errors(const Row *x, const Row *w, Py_ssize_t size, const Rul
     EACH result[j] = sum[j];
 }
 
-/* Scales raised to the smallest normal number and rounded to their dtype, and as float32 again. */
+/* Scales raised to the smallest normal number of their sign and rounded to their dtype, and as float32
+ * again. */
 VECTOR static void store_scales(const Eight *scales, const Rules *rules, uint16_t *halves,
                                 Eight *kept)
 {
-    EACH kept[j] = larger(scales[j], (Eight){0} + rules->smallest);
+    const EightMasks sign = (EightMasks){0} + INT32_MIN;
+    EACH {
+        EightMasks bits = (EightMasks)scales[j];
+        Eight raised = larger((Eight)(bits & ~sign), (Eight){0} + rules->smallest);
+        kept[j] = (Eight)((EightMasks)raised | (bits & sign));
+    }
     if (rules->dtype == FLOAT16) {
         narrow_f16((float *)kept, halves, TILE);
         widen_f16(halves, (float *)kept, TILE);

@@ -50,8 +50,8 @@ def quantize_blocks(
         scale_dtype: float32, float16 or bfloat16.
 
     Returns:
-        q as int8 ``[K, N]``, also for 4 bits; s in `scale_dtype`, ``[K / block_size, N]``, positive
-        and normal. A block of zeros has s = 1.
+        q as int8 ``[K, N]``, also for 4 bits; s in `scale_dtype`, ``[K / block_size, N]``, normal
+        numbers, positive unless the method has negative ones. A block of zeros has s = 1.
 
     Raises:
         ValueError: A value is infinite or NaN, or an argument is none of the above.

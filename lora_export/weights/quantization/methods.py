@@ -1,16 +1,21 @@
 """The methods that choose the scale of a block, as data.
 
-A block is B values ``w`` of one column that share a scale ``s > 0``; ``q = clip(round(w / s))`` are
-the integers, ``q·s`` is the value that a graph computes. With m = max|w|:
+A block is B values ``w`` of one column that share a scale ``s``; ``q = clip(round(w / s))`` are the
+integers, ``q·s`` is the value that a graph computes. With m = max|w|:
 
     nearest    s = m / q_max, the integers rounded to nearest, ties to even
     search     of s = m / c, for c in `candidates`, the one with the least ‖w − q s‖² when its
                integers are kept and s is replaced by the best one for them, s = <w,q> / <q,q>;
                then `refinements` rounds of new integers and new best s (Lloyd's algorithm). The
                result of `nearest` is taken where that is better after the scale is rounded
+    signed     the same with negative scales too. Int4 reaches to −8 and only to 7: with the sign
+               that brings the largest value to −8, a block has one more step. ONNX Runtime takes
+               such scales, its own quantizer makes them, and TensorRT for RTX builds them;
+               TensorRT's parser refuses them ("Scale coefficients must all be positive")
 
 With c > q_max + ½ the largest values are clipped, with a gain for the many others. A method that
 measures activations would be a row with an importance for each row of the weight; none does yet.
+docs/adr/0024 has what was tried.
 """
 
 from __future__ import annotations
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Method"]
+
+_INT4: Final = tuple(5 + step * 0.4 for step in range(16))
+_INT8: Final = tuple(118 + step * 2 / 3 for step in range(16))
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,11 @@ class Method:
     candidates: Mapping[int, tuple[float, ...]]
     refinements: int = 0
 
+    @property
+    def negative_scales(self) -> bool:
+        """Whether scales may be negative, which TensorRT's parser refuses."""
+        return any(c < 0 for each in self.candidates.values() for c in each)
+
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
@@ -48,12 +61,12 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         ),
         "search": Method(
             summary="round to nearest, the scale searched for the least squared error",
-            candidates=MappingProxyType(
-                {
-                    4: tuple(5 + step / 3 for step in range(16)),
-                    8: tuple(118 + step * 2 / 3 for step in range(16)),
-                }
-            ),
+            candidates=MappingProxyType({4: _INT4, 8: _INT8}),
+            refinements=1,
+        ),
+        "signed": Method(
+            summary="as search, with int4 scales of both signs: less error, not for TensorRT",
+            candidates=MappingProxyType({4: (*_INT4, *(-c for c in _INT4)), 8: _INT8}),
             refinements=1,
         ),
     }

@@ -1,8 +1,8 @@
 """What integers and scales can hold: the range of each width, and of each dtype of scales.
 
 Everything is symmetric, with zero point 0. Int4 uses both ends; int8 leaves −128 out, because
-TensorRT's symmetric quantization does. Scales are positive normal numbers: TensorRT refuses 0 and
-negative ones, and subnormal numbers may be taken for 0.
+TensorRT's symmetric quantization does. Scales are normal numbers: TensorRT refuses 0, and subnormal
+numbers may be taken for 0.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class ScaleDType:
     limit: float
 
     def round(self, scales: Float32Array) -> npt.NDArray[Any]:
-        """Return `scales`, at least the smallest normal number, rounded to the dtype."""
-        raised = np.maximum(scales, np.float32(self.smallest))
+        """Return `scales`, their magnitudes at least the smallest normal number, rounded."""
+        raised = np.copysign(np.maximum(np.abs(scales), np.float32(self.smallest)), scales)
         return raised if self.dtype == np.float32 else narrow(raised, self.dtype)
 
 

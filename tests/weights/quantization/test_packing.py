@@ -70,12 +70,12 @@ def test_buffers_that_do_not_go_together_are_refused(way) -> None:
 
 @pytest.mark.parametrize("dtype", list(SCALES), ids=str)
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("block_size", [16, 32])
-def test_onnx_runtime_dequantizes_to_the_same_values(dtype, bits, block_size) -> None:
+@pytest.mark.parametrize(("block_size", "method"), [(16, "search"), (32, "signed")])
+def test_onnx_runtime_dequantizes_to_the_same_values(dtype, bits, block_size, method) -> None:
     random = np.random.default_rng(bits)
     values = (random.standard_normal((96, 70)) * 0.1).astype(np.float32)
     q, scales = quantize_blocks(
-        values, bits=bits, block_size=block_size, method="search", scale_dtype=dtype
+        values, bits=bits, block_size=block_size, method=method, scale_dtype=dtype
     )
     kind, raw = {4: (TensorProto.INT4, pack_int4(q)), 8: (TensorProto.INT8, q)}[bits]
     graph = helper.make_graph(
@@ -97,3 +97,35 @@ def test_onnx_runtime_dequantizes_to_the_same_values(dtype, bits, block_size) ->
     )
     (found,) = session.run(None, {})
     assert found.tobytes() == dequantize(q, scales, block_size).astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("method", ["search", "signed"])
+def test_onnx_runtime_multiplies_by_the_same_values(method) -> None:
+    random = np.random.default_rng(0)
+    values = (random.standard_normal((128, 96)) * 0.1).astype(np.float32)
+    q, scales = quantize_blocks(
+        values, bits=4, block_size=32, method=method, scale_dtype=np.float32
+    )
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, width])
+        for name, width in (("x", 128), ("y", 96))
+    ]
+    stored = [
+        helper.make_tensor("q", TensorProto.INT4, q.shape, pack_int4(q).tobytes(), raw=True),
+        numpy_helper.from_array(scales, "s"),
+    ]
+    graph = helper.make_graph(nodes, "product", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    x = random.standard_normal((4, 128)).astype(np.float32)
+    np.testing.assert_allclose(
+        session.run(None, {"x": x})[0], x @ dequantize(q, scales, 32), atol=1e-5
+    )
