@@ -10,7 +10,6 @@ from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import size
 from lora_export.core.quantization import SCHEMES
 from lora_export.core.reports.quantization_report import REMEDIES
-from lora_export.exports.quantized_summary import quantized_summary
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 
@@ -33,6 +32,8 @@ _SHOWN: Final = 3
 
 def describe(outcome: Outcome) -> dict[str, Any]:
     """Return the outcome as JSON values."""
+    from lora_export.exports.quantized_summary import quantized_summary
+
     manifest = outcome.manifest
     found = quantized_summary(manifest)
     quantized = {} if found is None else {"quantized": asdict(found)}
@@ -53,6 +54,8 @@ def describe(outcome: Outcome) -> dict[str, Any]:
 
 def render(outcome: Outcome) -> list[str]:
     """Return the outcome as lines: where it is, what was applied, parity, latency."""
+    from lora_export.exports.quantized_summary import quantized_summary
+
     manifest = outcome.manifest
     base = manifest.base
     lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
