@@ -10,6 +10,7 @@ from lora_export.core.modes import SHARED_MODES
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
 from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads
+from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["choice_of", "opset_for", "quantized", "record_of", "require_blocks", "tell_kept"]
+__all__ = [
+    "choice_of",
+    "opset_for",
+    "quantized",
+    "record_of",
+    "require_blocks",
+    "require_scales",
+    "tell_kept",
+]
 
 _SHOWN = 3
 _WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
@@ -58,6 +67,22 @@ def require_blocks(spec: QuantizeSpec | None, opset: int | None, target: Target)
         )
         hint = f"For {later} or newer: --opset {BLOCKS_OPSET}. Or {_WITHOUT_BLOCKS}"
         raise UnsupportedError(msg, hint=hint)
+
+
+def require_scales(spec: QuantizeSpec | None, target: Target) -> None:
+    """Require that the library of a target reads the scales that the method of a build gives.
+
+    Raises:
+        UnsupportedError: They may be negative, and the target has TensorRT.
+    """
+    if spec is None or not METHODS[spec.method].negative_scales:
+        return
+    if "int4" in (spec.weights, spec.head) and target.tensorrt:
+        msg = (
+            f"method {spec.method!r} gives negative scales, which TensorRT refuses; "
+            f"{target.name!r} has it"
+        )
+        raise UnsupportedError(msg, hint=f"Use quantize: {{method: {DEFAULT_METHOD}}} for it.")
 
 
 def _blocks_of(spec: QuantizeSpec) -> str:

@@ -27,7 +27,7 @@ from lora_export.engines.memory_need import Memory, check_memory, estimate_memor
 from lora_export.engines.operators import check_operators, check_opset, operator_counts
 from lora_export.engines.parser_check import check_with_parser
 from lora_export.engines.parser_table import RTX_FOLLOWS, parser_of, version_of
-from lora_export.engines.quantized_weights import check_quantized
+from lora_export.engines.quantized_weights import check_quantized, check_scales
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -162,7 +162,8 @@ def preflight(
                 asked = check_with_parser(library, required, path, found.findings)
                 found = replace(found, findings=ordered([*asked, *found.findings]))
             reports.append(replace(found, graph=name, file=file))
-    general = tuple(_of_version(target, library, version))
+    scales = check_scales(manifest.base.quantization, library)
+    general = ordered([*scales, *_of_version(target, library, version)])
     return Preflight(target.name, library, version, installed, general, tuple(reports))
 
 

@@ -16,10 +16,12 @@ from lora_export.engines.parser_table import version_of
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
+from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lora_export.core.quantization_record import QuantizationRecord
     from lora_export.core.targets import Target
     from lora_export.engines.graph_view import GraphView, PlacedNode
     from lora_export.engines.parser_table import Parser
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WITHOUT_BLOCKS",
     "check_quantized",
+    "check_scales",
     "has_blocks",
     "looks_up_integers",
     "lookup_nodes",
@@ -69,6 +72,28 @@ def check_quantized(view: GraphView, parser: Parser, target: Target) -> Iterator
             f"int8 in front of one only{tried}",
             "" if parser.library == TENSORRT_RTX else "Build without --trtexec.",
             tuple(each.name for each in gathers),
+        )
+
+
+def check_scales(record: QuantizationRecord | None, library: str) -> Iterator[Finding]:
+    """Yield what a library does not read of the scales of an export.
+
+    Args:
+        record: What the manifest says of the export's quantization.
+        library: ``tensorrt`` or ``tensorrt-rtx``.
+    """
+    method = METHODS.get(record.method) if record is not None else None
+    if record is None or method is None or not method.negative_scales:
+        return
+    if "int4" in (record.weights, record.head):
+        rtx = library == TENSORRT_RTX
+        yield Finding(
+            "warning" if rtx else "error",
+            "quantized-scales",
+            f"method {record.method}",
+            "scales of int4 are negative in part: "
+            + ("no GPU has run such an engine here" if rtx else "the parser refuses them"),
+            f"Quantize with method {DEFAULT_METHOD}.",
         )
 
 

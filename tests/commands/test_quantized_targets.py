@@ -47,3 +47,30 @@ def test_what_a_target_has_gets_as_far_as_the_base(
     result = call(capsys, "merge-and-build", *arguments, "--out", str(tmp_path / "out"), *flags)
     assert result.code == 3
     assert "absent" in result.err
+
+
+@pytest.mark.parametrize(
+    ("quantize", "target", "code"),
+    [
+        ("{weights: int4, method: signed}", "jetson-thor", 4),
+        ("{weights: int8, head: int4, method: signed}", "jetson-thor", 4),
+        ("{weights: int8, method: signed}", "jetson-thor", 3),
+        ("{weights: int4, method: search}", "jetson-thor", 3),
+        ("{weights: int4, method: signed}", "onnxruntime-cpu", 3),
+        ("{weights: int4, method: signed}", "rtx", 3),
+        ("{weights: int4, method: other}", "onnxruntime-cpu", 2),
+    ],
+)
+def test_negative_scales_are_refused_where_tensorrt_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quantize: str, target: str, code: int
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"base: {tmp_path}/absent\nadapters: [{{name: one, source: {tmp_path}/absent}}]\n"
+        f"output: {tmp_path}/out\ntargets: [{target}]\nquantize: {quantize}\n"
+    )
+    result = call(capsys, "merge-and-build", str(recipe))
+    assert result.code == code, result.err
+    if code == 4:
+        assert "method 'signed' gives negative scales" in result.err
+        assert "method: search" in result.err

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lora_export.commands import engines
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.core.targets import TARGETS
 from lora_export.engines.ahead_of_time import weight_bytes
 from lora_export.engines.engine_build import described
@@ -20,6 +21,7 @@ from lora_export.engines.jobs import jobs_of
 from lora_export.engines.memory_need import estimate_memory, stored_bytes
 from lora_export.engines.parser_table import parser_of, version_of
 from lora_export.engines.preflight import check_graph
+from lora_export.engines.quantized_weights import check_scales
 from lora_export.ondevice.trt.build_settings import ShapeRange
 from tests.cli.exports import manifest_of
 from tests.cli.running import call
@@ -84,6 +86,24 @@ def test_an_embedding_of_int8_is_no_wrong_type_and_an_input_of_int8_is() -> None
     codes = found(cast, [], "rtx", "1.7", kind=TensorProto.INT8, out=TensorProto.FLOAT)
     assert codes["type"] == "warning"
     assert "quantized-lookup" not in codes
+
+
+@pytest.mark.parametrize(
+    ("weights", "head", "method", "library", "severity"),
+    [
+        ("int4", None, "signed", "tensorrt", "error"),
+        ("int4", None, "signed", "tensorrt-rtx", "warning"),
+        ("int8", "int4", "signed", "tensorrt", "error"),
+        ("int8", None, "signed", "tensorrt", None),
+        ("int4", None, "search", "tensorrt", None),
+        ("int4", None, "of_a_later_version", "tensorrt", None),
+    ],
+)
+def test_negative_scales_are_found_by_the_method(weights, head, method, library, severity) -> None:
+    record = QuantizationRecord(weights=weights, head=head, method=method)
+    severities = [each.severity for each in check_scales(record, library)]
+    assert severities == ([] if severity is None else [severity])
+    assert not list(check_scales(None, library))
 
 
 def test_a_target_in_question_has_a_version_that_reads_blocks() -> None:
