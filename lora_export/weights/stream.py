@@ -60,6 +60,7 @@ _TILE: Final = 128
 _QUEUED: Final = 2
 _MATRIX: Final = 2
 _ALIGNED: Final = 8
+_BLOCK: Final = 256
 
 Array = npt.NDArray[Any]
 
@@ -368,13 +369,14 @@ def _read_columns(tensor: Tensor) -> Iterator[tuple[Array, int]]:
         raise InputError(msg, hint="Is this the right base?")
     rows, columns = tensor.shape
     itemsize = tensor.dtype.itemsize_bytes
+    narrow = max(1, BLOCK_BYTES // (rows * itemsize))
+    narrow -= narrow % _BLOCK if narrow > _BLOCK else 0  # whole blocks of quantized weights
     if rows * columns * itemsize <= _SLAB_BYTES:
         whole = _read_block(tensor, 0, tensor.shape)
-        step = max(1, BLOCK_BYTES // (rows * itemsize))
-        for start in range(0, columns, step):
-            yield _transpose(whole[:, start : start + step]), start
+        for start in range(0, columns, narrow):
+            yield _transpose(whole[:, start : start + narrow]), start
         return
-    step = max(1, _SLAB_BYTES // (rows * itemsize))
+    step = max(1, _SLAB_BYTES // (rows * itemsize) // narrow) * narrow
     for start in range(0, columns, step):
         count = min(step, columns - start)
         slab = np.empty((rows, count), tensor.dtype.numpy)
@@ -383,7 +385,8 @@ def _read_columns(tensor: Tensor) -> Iterator[tuple[Array, int]]:
         for row in range(rows):
             offset = (row * columns + start) * itemsize
             tensor.read_into(raw[row * width : (row + 1) * width], offset)
-        yield _transpose(slab), start
+        for within in range(0, count, narrow):
+            yield _transpose(slab[:, within : within + narrow]), start + within
 
 
 def _transpose(block: Array) -> Array:
