@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from lora_export.commands.recipe_sections import QuantizeSpec
+from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 from tests.cli.running import call
 
 if TYPE_CHECKING:
@@ -74,3 +76,9 @@ def test_negative_scales_are_refused_where_tensorrt_reads_them(
     if code == 4:
         assert "method 'signed' gives negative scales" in result.err
         assert "method: search" in result.err
+
+
+def test_a_recipe_has_every_method() -> None:
+    field = QuantizeSpec.model_fields["method"]
+    assert set(get_args(field.annotation)) == set(METHODS)
+    assert field.default == DEFAULT_METHOD
