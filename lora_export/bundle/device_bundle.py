@@ -40,6 +40,7 @@ from lora_export.engines.engine_options import EngineOptions, library_for
 from lora_export.engines.jobs import jobs_of, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.graph.adapters.required_inputs import base_values
+from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.bundle.index_values import Contents, EngineSource, GraphSource
 from lora_export.ondevice.external_data import read_graph
@@ -112,7 +113,7 @@ def bundle_export(
     if not path.is_dir():
         (require_replaceable if replace else require_vacant)(path)
     manifest = select(read_manifest(root), adapters)
-    _require_fit(manifest, row)
+    _require_fit(manifest, row, tell)
     require_verified(manifest, allow_failed=allow_failed)
     folder = name_of(root, target, name)
     graphs, rewritten = _graphs(root, manifest, target, options)
@@ -144,15 +145,28 @@ def _refuse_options(options: EngineOptions) -> None:
             raise UsageError(msg, hint=f"Leave {flag} out, or build the engines again.")
 
 
-def _require_fit(manifest: Manifest, target: Target) -> None:
-    """Require that the target computes in the export's dtype, and parses its opset."""
+def _require_fit(manifest: Manifest, target: Target, tell: Progress) -> None:
+    """Require that the target computes in the export's dtype, and parses its opset.
+
+    Weights in blocks have an opset of their own, which not all software of a target need read.
+    """
     if manifest.base.dtype not in target.dtypes:
         msg = f"the export is {manifest.base.dtype}, in which {target.name} does not compute"
         raise UnsupportedError(msg, hint=f"Export again with --dtype {' or '.join(target.dtypes)}.")
+    opset = max(target.opset, BLOCKS_OPSET) if _has_blocks(manifest) else target.opset
+    if opset > target.opset and target.blocks is not None:
+        oldest = target.software[target.tensorrt.index(target.blocks)]
+        tell.note(f"note: weights in blocks of scales need opset {opset}, and so {oldest} or newer")
     for name, record in manifest.graphs.items():
-        if record.opset > target.opset:
-            msg = f"the graph {name!r} is of opset {record.opset}, {target.name} has {target.opset}"
+        if record.opset > opset:
+            msg = f"the graph {name!r} is of opset {record.opset}, {target.name} has {opset}"
             raise UnsupportedError(msg, hint=f"Export again with --target {target.name}.")
+
+
+def _has_blocks(manifest: Manifest) -> bool:
+    """Return whether weights are quantized in blocks."""
+    uses = (use.quantized for uses in manifest.parameters.values() for use in uses)
+    return any(each is not None and each.block_size for each in uses)
 
 
 def _graphs(

@@ -53,8 +53,16 @@ def refittable_weights(
     A head of another width than the base's is left out: a refit changes no shape.
 
     Raises:
-        UnsupportedError: There are none.
+        UnsupportedError: There are none, or they are quantized.
     """
+    for uses in manifest.parameters.values():
+        if quantized := [each for each in uses if each.quantized is not None]:
+            msg = (
+                f"{onnx!r} has quantized weights, such as {quantized[0].initializer!r}: a refit "
+                "cannot change their integers"
+            )
+            hint = "Leave --refit out: each adapter has an engine. Or export without --quantize."
+            raise UnsupportedError(msg, hint=hint)
     shapes = {each.name: tuple(each.dims) for each in parse_onnx(onnx_bytes).graph.initializer}
     merged = [name for name, each in manifest.graphs.items() if each.mode is Mode.MERGED]
     names = {

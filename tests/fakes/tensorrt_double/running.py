@@ -142,6 +142,8 @@ class ICudaEngine:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.intra_op_num_threads = 1
+            # TensorRT dequantizes weights and rounds nothing else
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
             session = onnxruntime.InferenceSession(
                 self._model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
