@@ -102,6 +102,9 @@ class Reference:
         labels_count: The width of the base's own head; an adapter's is taken from its tensors.
         vocab_size: The number of tokens that the adapter brings, where that is not the base's.
 
+    Attributes:
+        after_model: The tensors of what follows the model, where sentence embeddings are computed.
+
     Raises:
         CheckpointError: transformers cannot load the base.
         AdapterError: PEFT cannot load the adapter, or loaded it incompletely.
@@ -119,7 +122,7 @@ class Reference:
         require_reference()
         self._task = task
         self._sentence = checkpoint.sentence if task.pooled else None
-        self._tensors = checkpoint.tensors
+        self.after_model = dict(checkpoint.tensors) if self._sentence is not None else {}
         trained_for = _trained_for(task, adapter)
         if adapter is not None:
             labels_count = count_labels(trained_for, checkpoint.config, [adapter])
@@ -153,7 +156,7 @@ class Reference:
         if self._sentence is not None:
             (states,) = fields.values()
             mask = feeds["attention_mask"]
-            return sentence_embedding(self._sentence, self._tensors, states, mask)
+            return sentence_embedding(self._sentence, self.after_model, states, mask)
         return np.asarray(self._task.result(fields), np.float32)
 
     def encode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:

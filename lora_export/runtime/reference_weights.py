@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.dtypes import by_name, to_float32
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.tensors import MemoryTensor, read_all
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from lora_export.core.parameters import Parameter
     from lora_export.runtime.reference import Reference
 
     Array = npt.NDArray[Any]
@@ -42,16 +45,18 @@ class ReferenceWeights:
 
     def __init__(self, reference: Reference) -> None:
         model = reference.whole
+        self._after = reference.after_model
         self._prefix = str(getattr(model, "base_model_prefix", "") or "")
         self._owners = {
             _plain(f"{path}."): module
             for path, module in model.named_modules()
             if hasattr(module, "merge") and hasattr(module, "base_layer")
         }
-        self._values = {
-            _plain(name): value
-            for name, value in model.named_parameters(remove_duplicate=False)
-            if _ORIGINAL not in name
+        self._places = {
+            _plain(f"{path}.{name}" if path else name): (module, name)
+            for path, module in model.named_modules(remove_duplicate=False)
+            for name, value in module.named_parameters(recurse=False)
+            if _ORIGINAL not in f"{path}." and value is not None
         }
 
     def value(self, name: str) -> Array:
@@ -60,7 +65,10 @@ class ReferenceWeights:
         Raises:
             UnsupportedError: The model has no such parameter.
         """
-        found: Array = self._values[self._known(name)].detach().float().numpy()
+        known = self._known(name)
+        if known not in self._places:
+            return to_float32(read_all(self._after[known]))
+        found: Array = self._held(known).detach().float().numpy()
         return found
 
     def merged(self, name: str) -> Array:
@@ -81,6 +89,10 @@ class ReferenceWeights:
             each.data.copy_(before[key])
         return found
 
+    def names_of(self, parameter: Parameter) -> list[str]:
+        """Return the names of a parameter that the model has: its own, and of those tied to it."""
+        return [parameter.name, *(each for each in parameter.aliases if self._find(each))]
+
     def has_update(self, name: str) -> bool:
         """Return whether the adapter has an update of a parameter that can be left out."""
         return self._owner_of(self._known(name)) is not None
@@ -93,7 +105,7 @@ class ReferenceWeights:
         """
         known = self._known(name)
         owner = self._owner_of(known)
-        if owner is None:
+        if owner is None or known not in self._places:
             return None
         rows = _pair(owner, "lora_embedding_A", "lora_embedding_B")
         found = rows or _pair(owner, "lora_A", "lora_B")
@@ -102,36 +114,56 @@ class ReferenceWeights:
         a, b = found
         turned = rows is not None or bool(getattr(owner, "fan_in_fan_out", False))
         left, right = (a.T, b.T) if turned else (b, a)
-        fits = (len(left), right.shape[1]) == tuple(self._values[known].shape)
+        fits = (len(left), right.shape[1]) == tuple(self._held(known).shape)
         return (left, right) if fits else None
 
     def replace(self, name: str, values: Array) -> None:
         """Give a parameter other values of the same shape, in the model's layout.
+
+        A weight that is tied to it keeps its own.
 
         Raises:
             UnsupportedError: The model has no such parameter, or one of another shape.
         """
         import torch
 
-        held = self._values[self._known(name)]
-        if tuple(held.shape) != values.shape:
+        known, held = self._known(name), self.value(name)
+        if held.shape != values.shape:
             msg = f"the model has {name!r} as {list(held.shape)}, not as {list(values.shape)}"
             raise UnsupportedError(msg)
-        held.data.copy_(torch.from_numpy(np.ascontiguousarray(values, np.float32)))
+        if known not in self._places:
+            dense = np.ascontiguousarray(values, np.float32)
+            self._after[known] = MemoryTensor(known, by_name("float32"), dense)
+            return
+        module, leaf = self._places[known]
+        own = torch.tensor(np.ascontiguousarray(values, np.float32))
+        setattr(module, leaf, torch.nn.Parameter(own, requires_grad=False))
 
     def merge_all(self) -> None:
-        """Merge every update into its weight, as PEFT does."""
+        """Merge every update into its weight, as PEFT does; a weight that is tied to it stays."""
+        import torch
+
         for owner in self._owners.values():
+            for leaf, value in list(owner.base_layer.named_parameters(recurse=False)):
+                own = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
+                setattr(owner.base_layer, leaf, own)
             owner.merge()
 
-    def _known(self, name: str) -> str:
+    def _held(self, known: str) -> Any:
+        module, leaf = self._places[known]
+        return getattr(module, leaf)
+
+    def _find(self, name: str) -> str | None:
         inner = f"{self._prefix}." if self._prefix else ""
         shorter = name.removeprefix(inner)
-        for each in (name, shorter, inner + shorter):
-            if each in self._values:
-                return each
-        msg = f"the model in torch has no parameter {name!r}"
-        raise UnsupportedError(msg)
+        candidates = (name, shorter, inner + shorter)
+        return next((e for e in candidates if e in self._places or e in self._after), None)
+
+    def _known(self, name: str) -> str:
+        if (found := self._find(name)) is None:
+            msg = f"the model in torch has no parameter {name!r}"
+            raise UnsupportedError(msg)
+        return found
 
     def _owner_of(self, known: str) -> Any:
         """Return PEFT's layer around the module of a parameter; None where there is none."""

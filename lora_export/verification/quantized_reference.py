@@ -137,10 +137,12 @@ def _load(
     """
     for parameter in quantized:
         shape = weights.value(parameter.name).shape
-        from_own = own is not None and not (whole_only and weights.has_update(parameter.name))
-        values = stored_value(parameter, own if from_own and own is not None else base, shape)
+        is_update = weights.has_update(parameter.name) and shape == parameter.shape
+        stored = base if own is None or (whole_only and is_update) else own
+        values = stored_value(parameter, stored, shape)
         if values is not None:
-            weights.replace(parameter.name, values)
+            for name in weights.names_of(parameter):
+                weights.replace(name, values)
 
 
 def _tensors(what: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
