@@ -15,8 +15,10 @@ from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lora_export.adapters.resolve import Update
     from lora_export.commands.recipe import QuantizeSpec, Recipe
     from lora_export.commands.resolved_adapters import ResolvedAdapter
+    from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
     from lora_export.core.targets import Target
     from lora_export.graph.spec.tasks import Task
@@ -135,15 +137,18 @@ def quantized(
             each,
             resolved=replace(
                 each.resolved,
-                updates=tuple(
-                    replace(update, parameter=parameters[update.parameter.name])
-                    for update in each.resolved.updates
-                ),
+                updates=tuple(_rebound(update, parameters) for update in each.resolved.updates),
             ),
         )
         for each in adapters
     )
     return found.template, rebound
+
+
+def _rebound(update: Update, parameters: Mapping[str, Parameter]) -> Update:
+    """Return an update of a parameter as it is quantized; it may have rows of its own."""
+    shape = update.parameter.shape
+    return replace(update, parameter=replace(parameters[update.parameter.name], shape=shape))
 
 
 def choice_of(spec: QuantizeSpec) -> QuantizeChoice:

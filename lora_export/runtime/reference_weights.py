@@ -20,6 +20,8 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.core.tensors import MemoryTensor, read_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
     from lora_export.core.parameters import Parameter
@@ -92,6 +94,10 @@ class ReferenceWeights:
     def names_of(self, parameter: Parameter) -> list[str]:
         """Return the names of a parameter that the model has: its own, and of those tied to it."""
         return [parameter.name, *(each for each in parameter.aliases if self._find(each))]
+
+    def known_names(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the model's own names of parameters; those that it does not have are left out."""
+        return frozenset(found for each in names if (found := self._find(each)) is not None)
 
     def has_update(self, name: str) -> bool:
         """Return whether the adapter has an update of a parameter that can be left out."""

@@ -24,7 +24,9 @@ from lora_export.verification.loss.stored_layers import measure_layers, stored_v
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
+    from lora_export.adapters.canonical import Adapter
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
     from lora_export.runtime.reference import Reference
@@ -78,11 +80,13 @@ def run_references(what: Comparison, dataset: Dataset | None) -> QuantizedRefere
         exact = _run_float(what, reference, dataset)
         weights = ReferenceWeights(reference)
         layers = measure_layers(quantized, weights, base, own)
-        _load(weights, quantized, base, own, whole_only=True)
+        brought = weights.known_names(_brought(of.adapter))
+        _load_without_update(weights, quantized, base, base if own is None else own, brought)
         plain = _without_update(what, reference) if of.adapter is not None else None
         if own is not None:
             weights.merge_all()
-            _load(weights, quantized, base, own, whole_only=False)
+            for each in quantized:
+                _replace(weights, each, own)
     except BaseException:
         reference.close()
         raise
@@ -117,32 +121,47 @@ def _without_update(what: Comparison, reference: Reference) -> list[Array]:
         return _outputs(what, reference)
 
 
-def _load(
+def _load_without_update(
     weights: ReferenceWeights,
     quantized: Sequence[Parameter],
     base: Mapping[str, Tensor],
-    own: Mapping[str, Tensor] | None,
-    *,
-    whole_only: bool,
+    own: Mapping[str, Tensor],
+    brought: AbstractSet[str],
 ) -> None:
-    """Replace the model's weights by what the stored integers stand for.
+    """Replace the model's weights by the stored ones of the base, and of the rest of the adapter.
 
     Args:
-        weights: The model's.
+        weights: The model's, the updates not merged.
         quantized: The parameters.
         base: The tensors of the base's file.
-        own: Those of a merged adapter's graph, with the base's.
-        whole_only: Whether of the adapter's own weights only those are taken that have no update
-            that could be left out: the base's with the rest of the adapter.
+        own: Those of the adapter's graph, with the base's.
+        brought: What the adapter brings whole or in rows. Where it updates that too, nothing is
+            stored of it without the update: it stays in float.
     """
     for parameter in quantized:
-        shape = weights.value(parameter.name).shape
-        is_update = weights.has_update(parameter.name) and shape == parameter.shape
-        stored = base if own is None or (whole_only and is_update) else own
-        values = stored_value(parameter, stored, shape)
-        if values is not None:
-            for name in weights.names_of(parameter):
-                weights.replace(name, values)
+        name = parameter.name
+        shape = weights.value(name).shape
+        has_update = weights.has_update(name)
+        is_brought = not brought.isdisjoint(weights.known_names([name]))
+        if has_update and (shape != parameter.shape or is_brought):
+            continue
+        _replace(weights, parameter, base if has_update else own)
+
+
+def _replace(weights: ReferenceWeights, parameter: Parameter, stored: Mapping[str, Tensor]) -> None:
+    """Replace a weight by what the stored integers stand for, under each of its names."""
+    values = stored_value(parameter, stored, weights.value(parameter.name).shape)
+    if values is not None:
+        for name in weights.names_of(parameter):
+            weights.replace(name, values)
+
+
+def _brought(adapter: Adapter | None) -> frozenset[str]:
+    """Return the parameters that an adapter brings whole or in rows, by the adapter's names."""
+    if adapter is None:
+        return frozenset()
+    rows = (each.parameter for each in adapter.rows)
+    return frozenset((*(each.parameter for each in adapter.saved), *rows))
 
 
 def _tensors(what: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
