@@ -9,7 +9,7 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
-from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads
+from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads, without_blocks
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "require_blocks",
     "require_scales",
     "tell_kept",
+    "tell_without_blocks",
 ]
 
 _SHOWN = 3
@@ -131,6 +132,7 @@ def quantized(
         template, choice_of(recipe.quantize), tokens=task.scores_tokens, required=required
     )
     tell_kept(found.kept, tell)
+    tell_without_blocks(choice_of(recipe.quantize), found.template.parameters, tell)
     parameters = {each.name: each for each in found.template.parameters}
     rebound = tuple(
         replace(
@@ -173,9 +175,22 @@ def _carried(adapters: Sequence[ResolvedAdapter]) -> dict[str, str]:
 
 def tell_kept(kept: Mapping[str, str], tell: Progress) -> None:
     """Say which matrices stay as they are, and why; the report lists all."""
+    _tell_reasons("not quantized", kept, tell)
+
+
+def tell_without_blocks(
+    choice: QuantizeChoice, parameters: Sequence[Parameter], tell: Progress
+) -> None:
+    """Say which weights are int8 with a scale per output where blocks were asked for, and why."""
+    if choice.needs_blocks:
+        _tell_reasons("int8 with a scale per output", without_blocks(parameters), tell)
+
+
+def _tell_reasons(what: str, names_and_reasons: Mapping[str, str], tell: Progress) -> None:
+    """Say what holds for parameters, those with the same reason in one line."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in kept.items():
+    for name, reason in names_and_reasons.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        tell.note(f"note: not quantized: {', '.join(names[:_SHOWN])}{more}: {reason}")
+        tell.note(f"note: {what}: {', '.join(names[:_SHOWN])}{more}: {reason}")

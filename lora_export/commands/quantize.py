@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_export.commands.build_quantized import choice_of, tell_kept
+from lora_export.commands.build_quantized import choice_of, tell_kept, tell_without_blocks
 from lora_export.commands.outcome import Outcome
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import publish_folder, staging_folder
@@ -13,6 +13,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.quantize_export import quantize_export
+from lora_export.exports.stored_values import parameters_of
 from lora_export.report.refresh_report import refresh_report
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def quantize(
     with staging_folder(target.parent, target.name) as staging:
         made = quantize_export(source, manifest, staging, choice_of(spec), tell)
         tell_kept(made.kept, tell)
+        tell_without_blocks(choice_of(spec), parameters_of(made.manifest), tell)
         updated = refresh_report(staging)
         publish_folder(staging, target, hint="Choose another --out.")
     return Outcome(target, updated)

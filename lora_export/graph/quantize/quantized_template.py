@@ -60,7 +60,7 @@ def quantize_template(
             f"the graph has opset {template.opset}"
         )
         raise UnsupportedError(
-            msg, hint="Quantize to int8 with one scale per output: --quantize int8"
+            msg, hint="Give a graph of that opset, or quantize to int8: --quantize int8."
         )
     models = [parse_onnx(each) for each in (template.onnx_bytes, template.encoder_bytes) if each]
     reads: defaultdict[str, list[WeightRead]] = defaultdict(list)

@@ -30,6 +30,7 @@ __all__ = [
     "choose_schemes",
     "class_heads",
     "reason_to_keep",
+    "without_blocks",
 ]
 
 DEFAULT_BLOCK: Final = 32
@@ -134,6 +135,21 @@ def class_heads(labels: Collection[str], parameters: Collection[str]) -> dict[st
         name: "it is of the classification head"
         for name in parameters
         if name.partition(".")[0] in modules
+    }
+
+
+def without_blocks(parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Return the weights of products that no block divides, each with the reason.
+
+    They are int8 with a scale per output, whatever the choice. Embeddings have no blocks anyway.
+    """
+    return {
+        each.name: f"no block divides {each.stored_shape[0]} inputs"
+        for each in parameters
+        if each.quantized is not None
+        and each.quantized.block_size == 0
+        and each.module_type != "Embedding"
+        and each.stored_shape[0] % min(BLOCK_SIZES)
     }
 
 
