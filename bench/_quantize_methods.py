@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from _peer_quantizers import PEERS, peer_values
 
 from lora_export.weights.quantization import blocks
 from lora_export.weights.quantization.methods import METHODS
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMES: Final = ((4, 16), (4, 32), (4, 64), (8, 32))
+PEER_SCHEME: Final = (4, 32)
 LAYERS: Final = ("Conv1D", "Linear")
 HELD_OUT_EVERY: Final = 12  # as in recipes/gpt2-python/train.py
 
@@ -80,7 +82,8 @@ def quality() -> dict[str, dict[str, dict[str, float]]]:
         with torch.no_grad():
             exact = run()
             for bits, block_size in SCHEMES:
-                for method in METHODS:
+                peers = PEERS if (bits, block_size) == PEER_SCHEME else ()
+                for method in (*METHODS, *peers):
                     error = round_weights(layers, bits, block_size, method)
                     found.setdefault(recipe, {})[f"int{bits}, block {block_size}, {method}"] = {
                         "weights": round(error, 6),
@@ -97,7 +100,11 @@ def round_weights(layers: Any, bits: int, block_size: int, method: str) -> float
     for module, weight in layers:
         stored = weight if type(module).__name__ == "Conv1D" else weight.T  # [inputs, outputs]
         values = np.ascontiguousarray(stored.numpy())
-        kept = blocks.dequantize(*quantize(values, bits, block_size, method), block_size)
+        kept = (
+            peer_values(values, method, block_size)
+            if method in PEERS
+            else blocks.dequantize(*quantize(values, bits, block_size, method), block_size)
+        )
         errors += float(np.square(kept - values, dtype=np.float64).sum())
         squares += float(np.square(values, dtype=np.float64).sum())
         back = torch.from_numpy(kept)
