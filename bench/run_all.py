@@ -36,6 +36,8 @@ CLAIMS: Final = (
     "triton_load",
     "rtx_build",
     "quantize_kernel",
+    "quantization_survival",
+    "quantized_export",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}
