@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.dtypes import DType, by_name
@@ -54,6 +55,15 @@ class Parameter:
     def stored_shape(self) -> tuple[int, ...]:
         """The shape in the graph's layout."""
         return self.shape[::-1] if self.transposed else self.shape
+
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes of its values, or of its integers and scales."""
+        itemsize, shape = self.stored_dtype.itemsize_bytes, self.stored_shape
+        if self.quantized is None:
+            return prod(shape) * itemsize
+        scales = prod(self.quantized.scales_shape(shape)) * itemsize
+        return self.quantized.integers_bytes(shape) + scales
 
     @property
     def is_buffer(self) -> bool:

@@ -7,17 +7,14 @@ ONNX Runtime has taken it.
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lora_export.core.dtypes import by_name
 from lora_export.core.errors import UnsupportedError
-from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.tensors import bytes_of
 from lora_export.exports.merged_entries import merged_entries
-from lora_export.exports.stored_values import stored_values
+from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
@@ -67,7 +64,8 @@ def require_same_shapes(resolved: Resolved) -> None:
                 f"adapter {resolved.adapter.name!r} changes {update.parameter.name!r}, which the "
                 "export holds quantized: a merge at load would add it to rounded values"
             )
-            raise UnsupportedError(msg, hint=f"Merge it into the export: {_add(resolved)}.")
+            hint = f"Add it to the export: {_add(resolved)} (with --base BASE if it is merged)."
+            raise UnsupportedError(msg, hint=hint)
     if resolved.vocabulary is not None:
         msg = (
             f"adapter {resolved.adapter.name!r} {resolved.vocabulary.described} tokens: "
@@ -110,15 +108,13 @@ def weights_bytes(manifest: Manifest, *, mapped: bool, changed: Collection[str] 
         changed: Initializers that are handed over from memory.
     """
     return sum(
-        prod(use.shape) * by_name(use.dtype).itemsize_bytes
-        for uses in manifest.parameters.values()
-        for use in uses
-        if use.graph == BASE_GRAPH
-        and not (
+        each.stored_bytes
+        for each in parameters_of(manifest)
+        if not (
             mapped
-            and use.module == "Embedding"
-            and not use.aliases
-            and use.initializer not in changed
+            and each.module_type == "Embedding"
+            and not each.aliases
+            and each.name not in changed
         )
     )
 

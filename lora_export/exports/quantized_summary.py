@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Final
 
-from lora_export.core.dtypes import DTYPES
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.stored_values import parameters_of
 
@@ -94,10 +93,9 @@ def _groups(parameters: Sequence[Parameter]) -> tuple[QuantizedGroup, ...]:
     for each in parameters:
         form = each.quantized
         if form is not None:
-            key, shape = (form.scheme, form.block_size), each.stored_shape
-            scales = prod(form.scales_shape(shape)) * DTYPES[each.dtype].itemsize_bytes
+            key = (form.scheme, form.block_size)
             counted[key] += 1
-            taken[key] += form.integers_bytes(shape) + scales
+            taken[key] += each.stored_bytes
     return tuple(
         QuantizedGroup(*key, parameters=counted[key], bytes=size)
         for key, size in taken.most_common()
@@ -105,4 +103,4 @@ def _groups(parameters: Sequence[Parameter]) -> tuple[QuantizedGroup, ...]:
 
 
 def _float_bytes(parameter: Parameter) -> int:
-    return prod(parameter.shape) * DTYPES[parameter.dtype].itemsize_bytes
+    return prod(parameter.shape) * parameter.stored_dtype.itemsize_bytes
