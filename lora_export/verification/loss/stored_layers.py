@@ -1,6 +1,7 @@
 """The quantized weights of a graph, compared with the float ones that PEFT merges.
 
-    steps      the largest |clip(W / s) − q| of a parameter: at most ½ where q is W rounded
+    steps      the largest |clip(W / s) − q| of a parameter: at most ½ where q is W rounded; where
+               W was rounded to the dtype of the scales before, that rounding is taken off
     layers     errors, and what is left of the update (`layer_survival`)
 
 W comes from torch, q and s from the export's files: no code of the merge takes part.
@@ -40,6 +41,9 @@ __all__ = ["StoredLayers", "measure_layers", "stored_value"]
 _HALF_STEP: Final = 0.5
 _ROUNDING_STEPS: Final = 1e-3
 """What float32 makes of the order of sums, in steps of a scale."""
+_LIMIT_STEPS: Final = _HALF_STEP + _ROUNDING_STEPS
+_UNITS: Final = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""The largest relative error of rounding to a dtype."""
 _PIECE: Final = 1 << 20
 
 
@@ -162,11 +166,13 @@ def _measured(layer: _Layer, *, merged: bool) -> tuple[LayerSurvival, float]:
     """Return the figures of a weight, and its largest distance from rounding, in steps."""
     has_meter = merged and layer.factors is not None and layer.stored_base is not None
     meter = LayerMeter(*layer.factors) if has_meter and layer.factors is not None else None
-    error = weight = delta = worst = 0.0
+    error = weight = delta = 0.0
+    worst: tuple[float, ...] = (0.0, 0.0)
     for rows in _pieces(layer.exact):
         exact = np.ascontiguousarray(layer.exact[rows])
         quantized = layer.stored.rows(rows.start, rows.stop)
-        worst = _larger(worst, _steps(layer.stored, exact, rows))
+        found = _steps(layer.stored, exact, rows)
+        worst = tuple(map(_larger, worst, found))
         if meter is not None and layer.stored_base is not None:
             plain = layer.stored_base.rows(rows.start, rows.stop)
             meter(rows.start, Pair(layer.other[rows], plain), Pair(exact, quantized))
@@ -175,19 +181,34 @@ def _measured(layer: _Layer, *, merged: bool) -> tuple[LayerSurvival, float]:
         weight += _squares(exact)
         delta += _squares(layer.other[rows] - exact.astype(np.float64))
     if meter is not None:
-        return meter.result(), worst
+        return meter.result(), _best(worst)
     size = delta if layer.factors is not None else None
-    return LayerSurvival(WeightError(error, weight, size), None, None), worst
+    return LayerSurvival(WeightError(error, weight, size), None, None), _best(worst)
 
 
-def _steps(stored: DequantizedTensor, exact: Array, rows: slice) -> float:
-    """Return max|clip(W / s) − q| of some rows."""
+def _best(worst: tuple[float, ...]) -> float:
+    """Return the distance of weights that were not rounded before, or that of others."""
+    plain, rounded = worst
+    return rounded if plain > _LIMIT_STEPS >= rounded else plain
+
+
+def _steps(stored: DequantizedTensor, exact: Array, rows: slice) -> tuple[float, float]:
+    """Return max|clip(W / s) − q| of some rows, and the same without a rounding of W before.
+
+    A float export in half precision that is quantized later holds rounded weights: W is off by up
+    to a unit of its dtype, which is ``u·|W / s|`` steps.
+    """
     integers = integer_range(stored.quantized.bits)
+    unit = _UNITS.get(stored.scales.dtype.name, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         place = exact.astype(np.float64) / stored.scales_of(rows.start, rows.stop)
         np.clip(place, integers.lowest, integers.highest, out=place)
-        place -= stored.integers_of(rows.start, rows.stop)
-        return float(np.abs(place).max(initial=0.0))
+        distance = np.abs(place - stored.integers_of(rows.start, rows.stop))
+        plain = float(distance.max(initial=0.0))
+        if not unit or plain <= _LIMIT_STEPS:
+            return plain, plain
+        distance -= unit * np.abs(place)
+        return plain, float(distance.max(initial=0.0))
 
 
 def _larger(one: float, other: float) -> float:
@@ -208,8 +229,7 @@ def _pieces(matrix: Array) -> Iterator[slice]:
 
 def _link(steps: Mapping[str, float]) -> WeightsLinkRow:
     """Return the verdict on the integers of all parameters."""
-    limit = _HALF_STEP + _ROUNDING_STEPS
-    differing = sorted(name for name, each in steps.items() if not each <= limit)
+    differing = sorted(name for name, each in steps.items() if not each <= _LIMIT_STEPS)
     worst = max(steps, key=lambda name: (math.isnan(steps[name]), steps[name]), default=None)
     reason = "the stored integers are the weights that PEFT merges, rounded"
     if differing:
@@ -220,6 +240,6 @@ def _link(steps: Mapping[str, float]) -> WeightsLinkRow:
         compared=len(steps),
         worst=worst,
         steps=steps[worst] if worst is not None and math.isfinite(steps[worst]) else None,
-        tolerance=limit,
+        tolerance=_LIMIT_STEPS,
         differing=differing,
     )

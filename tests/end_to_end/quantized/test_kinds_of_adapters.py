@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lora_export.commands.quantize import quantize
+from lora_export.commands.recipe_sections import QuantizeSpec
+from lora_export.commands.verify import verify
 from tests.helpers.builds import build
 from tests.helpers.sentences import save_sentences
 from tests.helpers.vocabulary import FAMILIES, TOKENS, save_base, save_grown
@@ -84,3 +87,14 @@ def test_a_dense_layer_behind_the_model(tiny: TinyModels, tmp_path: Path, mode: 
     )  # fmt: skip
     require_survival(outcome, 0.95)
     assert "2_Dense.linear.weight" in outcome.reports.quantization.graphs["base"].layers
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable"])
+def test_a_float16_export_that_is_quantized_later(
+    tiny: TinyModels, tmp_path: Path, mode: str
+) -> None:
+    """Its weights were rounded to float16 first; exactly those are quantized."""
+    base = tiny.base("roberta", CLASSES)
+    build(base, {"one": tiny.adapter(base)}, tmp_path / "float", mode=mode, dtype="float16")
+    quantize(tmp_path / "float", tmp_path / "out", QuantizeSpec(weights="int8"))
+    require_survival(verify(tmp_path / "out", base=base), 0.95)
