@@ -188,8 +188,17 @@ def matrices_of(manifest: Manifest) -> dict[str, MatrixLine]:
 def _require_mergeable(
     manifest: Manifest, name: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    known = {each.name: each.stored_shape for each in parameters_of(manifest)}
+    parameters = {each.name: each for each in parameters_of(manifest)}
+    known = {each.name: each.stored_shape for each in parameters.values()}
     for tensor, shape in shapes.items():
+        module = tensor.partition(".lora_")[0]
+        changed = parameters.get(f"{module}.weight", parameters.get(module))
+        if changed is not None and changed.quantized is not None:
+            msg = (
+                f"adapter {name!r} changes {changed.name!r}, which the export holds quantized: "
+                "a merge at load would add it to rounded values"
+            )
+            raise UnsupportedError(msg, hint="Serve it with --way swappable.")
         if ".lora_" not in tensor and known.get(tensor) != shape:
             msg = (
                 f"adapter {name!r} brings {tensor!r} of shape {list(shape)}, the base graph has "
