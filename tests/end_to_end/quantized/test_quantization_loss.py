@@ -11,12 +11,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lora_export.commands.verify import verify
-from lora_export.core.errors import UsageError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import read_manifest
 from lora_export.core.safetensors_file import read_header
 from lora_export.ondevice.judge.golden_files import read_golden
 from lora_export.runtime.ort import OrtRunner
+from lora_export.verification import quantized_check
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.random_inputs import with_buffers
 from tests.cli.running import call
@@ -129,6 +130,20 @@ def test_integers_of_other_weights_fail_by_name(copied: Path, decoder: tuple[Pat
     assert row.exactness.weights.differing == [TARGET]
     assert TARGET in outcome.reports.parity.graphs["one"].reason
     assert read_manifest(copied).graphs["one"].verification == "fail"
+
+
+def test_weights_that_torch_does_not_have_leave_the_graph_unverified(
+    copied: Path, decoder: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise UnsupportedError("the model in torch has no parameter 'x'")
+
+    monkeypatch.setattr(quantized_check, "run_references", refuse)
+    outcome = verify(copied, base=decoder[0], only=["one"])
+    row = outcome.reports.parity.graphs["one"]
+    assert (row.verdict, row.reason) == ("unverified", "the model in torch has no parameter 'x'")
+    assert outcome.reports.quantization is None
+    assert outcome.exit_code(strict=True) == 5
 
 
 def rehash(root: Path, file: str) -> None:
