@@ -22,7 +22,7 @@ from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.verification.golden import golden_bytes, golden_file
-from lora_export.verification.loss.shared_rows import quantization_rows
+from lora_export.verification.loss.shared_rows import quantization_rows, rows_without
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -50,7 +50,6 @@ _QUANTIZATION: Final = "reports/quantization.json"
 
 Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport, QuantizationReport)
 Row = TypeVar("Row")
-Shared = TypeVar("Shared", ParityRow, QuantizationRow)
 
 
 def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
@@ -107,7 +106,9 @@ def _judged(
     lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
     losses = quantization_rows(manifest, lost, current)
     if losses:
-        contents[_QUANTIZATION] = _quantization_bytes(manifest, lost, losses)
+        contents[_QUANTIZATION] = _quantization_bytes(
+            manifest, rows_without(manifest, lost, ()), losses
+        )
     graphs = dict(manifest.graphs)
     for name, parity in recorded.items():
         kept = golden_file(name) if name in golden else graphs[name].golden
@@ -197,13 +198,27 @@ def prune_reports(
         if _LATENCY in manifest.files:
             latency = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
             contents[_LATENCY] = _latency_bytes(manifest, latency, {}, gone)
+        updated = manifest
         if _QUANTIZATION in manifest.files:
             lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
-            contents[_QUANTIZATION] = _quantization_bytes(manifest, lost, {}, gone)
+            rows = rows_without(manifest, lost, gone)
+            contents[_QUANTIZATION] = _quantization_bytes(manifest, {}, rows)
+            updated = _with_losses(manifest, rows)
         if _FIDELITY in manifest.files:
             fidelity = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
             contents[_FIDELITY] = _fidelity_bytes(manifest, fidelity, {}, gone - set(measured))
-        return replace_files(root, manifest, manifest, contents) if contents else manifest
+        return replace_files(root, manifest, updated, contents) if contents else manifest
+
+
+def _with_losses(manifest: Manifest, rows: Mapping[str, QuantizationRow]) -> Manifest:
+    """Return the manifest with the verdicts on the loss of graphs that adapters share."""
+    graphs = {
+        name: graph.model_copy(update={"loss": rows[name].verdict})
+        if graph.is_shared and name in rows
+        else graph
+        for name, graph in manifest.graphs.items()
+    }
+    return manifest.model_copy(update={"graphs": graphs})
 
 
 def _earlier(kind: type[Report], root: Path, manifest: Manifest, file: str) -> Report:
@@ -253,11 +268,9 @@ def _quantization_bytes(
     manifest: Manifest,
     earlier: Mapping[str, QuantizationRow],
     rows: Mapping[str, QuantizationRow],
-    gone: Collection[str] = (),
 ) -> bytes:
-    """Return ``reports/quantization.json``; see `_parity_bytes`."""
-    kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
-    graphs = _merged(manifest, kept, rows, gone)
+    """Return ``reports/quantization.json``: `rows`, and of `earlier` those of others."""
+    graphs = _merged(manifest, earlier, rows, ())
     return report_bytes(QuantizationReport(environment=environment(), graphs=graphs))
 
 
@@ -272,7 +285,7 @@ def _merged(
     return {name: current[name] for name in manifest.graphs if name in current}
 
 
-def _of_adapters(row: Shared, manifest: Manifest, gone: Collection[str]) -> Shared:
+def _of_adapters(row: ParityRow, manifest: Manifest, gone: Collection[str]) -> ParityRow:
     """Return the row of a graph that adapters share with those that are still there."""
     if "adapters" not in row.model_fields_set:
         return row

@@ -10,12 +10,12 @@ from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.verification.loss.gates import worst_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from lora_export.core.manifest import Manifest
     from lora_export.verification.parity import GraphParity
 
-__all__ = ["quantization_rows"]
+__all__ = ["quantization_rows", "rows_without"]
 
 
 def quantization_rows(
@@ -44,6 +44,26 @@ def quantization_rows(
         elif parity.quantization is not None:
             rows[name] = parity.quantization
     return rows
+
+
+def rows_without(
+    manifest: Manifest, rows: Mapping[str, QuantizationRow], gone: Collection[str]
+) -> dict[str, QuantizationRow]:
+    """Return rows without graphs and adapters that are gone; a shared graph is judged by the rest.
+
+    Args:
+        manifest: The export's manifest.
+        rows: The rows that are recorded, by graph.
+        gone: Adapters that are others now.
+    """
+    found: dict[str, QuantizationRow] = {}
+    for name, row in rows.items():
+        if name not in manifest.graphs or name in gone:
+            continue
+        kept = {each: own for each, own in row.adapters.items() if each not in gone}
+        kept = _kept(manifest, kept)
+        found[name] = row if len(kept) == len(row.adapters) else _shared_row(kept)
+    return found
 
 
 def _kept(manifest: Manifest, rows: Mapping[str, QuantizationRow]) -> dict[str, QuantizationRow]:
