@@ -178,21 +178,27 @@ def test_build_stopped_anywhere_leaves_nothing_or_everything(parts, how, code, s
     assert not problems, "\n".join(problems)
 
 
-@pytest.fixture(params=["merged", "swappable", "batched"])
+@pytest.fixture(params=["merged", "swappable", "batched", "int4"])
 def verified(request, tiny: TinyModels, tmp_path: Path) -> dict[str, Any]:
-    """A base, two adapters that are not alike, and a verified export with the first of them."""
+    """A base, two adapters that are not alike, and a verified export with the first of them.
+
+    ``int4`` is a merged export with quantized weights, to which adapters are added with the base.
+    """
     from lora_export.cli import run
 
     base = tiny.base("bert", TASK)
     first = tiny.adapter(base, r=4, seed=1, labels_count=3, modules_to_save=["classifier"])
     second = tiny.adapter(base, r=2, seed=3, labels_count=2, modules_to_save=["classifier"])
     out = tmp_path / "prepared"
-    assert run(["merge-and-build", "--quiet", "--base", str(base), "--task", TASK, "--mode",
-                request.param, f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
+    quantized = request.param == "int4"
+    mode = ["--mode", "merged", "--quantize", "int4"] if quantized else ["--mode", request.param]
+    assert run(["merge-and-build", "--quiet", "--base", str(base), "--task", TASK, *mode,
+                f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
     assert (out / "golden" / "first.npz").is_file()
     assert (out / "reports" / "parity.json").is_file()
     (tmp_path / "area").mkdir()
-    return {"mode": request.param, "second": second, "export": out, "area": tmp_path / "area"}
+    return {"mode": request.param, "second": second, "export": out, "area": tmp_path / "area",
+            "base": ["--base", str(base)] if quantized else []}  # fmt: skip
 
 
 def answers(export: Path) -> dict[str, list[Any]]:
@@ -218,8 +224,15 @@ def test_change_stopped_anywhere_leaves_the_old_or_the_new(verified, verb, how, 
     out, whole = verified["area"] / "parent" / "out", verified["area"] / "whole"
     second = verified["second"]
     arguments = {
-        "add": ["add", "EXPORT", "--adapter", f"second={second}"],
-        "replace": ["add", "EXPORT", "--adapter", f"first={second}", "--replace"],
+        "add": ["add", "EXPORT", "--adapter", f"second={second}", *verified["base"]],
+        "replace": [
+            "add",
+            "EXPORT",
+            "--adapter",
+            f"first={second}",
+            "--replace",
+            *verified["base"],
+        ],
         "remove": ["remove", "EXPORT", "first"],
     }[verb]
     given = {
