@@ -1,75 +1,100 @@
-"""Adapters of other kinds over quantized weights: heads, tokens, DoRA, other vocabularies."""
+"""Quantized exports of every kind of adapter are exact, and what they are measured against fits."""
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lora_export.core.errors import UnsupportedError
+from lora_export.commands.quantize import quantize
+from lora_export.commands.recipe_sections import QuantizeSpec
+from lora_export.commands.verify import verify
 from tests.helpers.builds import build
-from tests.helpers.models import TARGETS, load_tiny
-from tests.helpers.slow import but_the_first
+from tests.helpers.sentences import save_sentences
+from tests.helpers.vocabulary import FAMILIES, TOKENS, save_base, save_grown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.helpers.models import TinyModels
 
-TEXT = "text-generation"
-HEAD: dict[str, Any] = {"modules_to_save": ["lm_head"]}
-TOKENS: dict[str, Any] = {"trainable_token_indices": [1, 5, 9]}
-DORA: dict[str, Any] = {"use_dora": True}
-CASES = (
-    ("llama-tied", "merged", TOKENS),
-    ("llama", "merged", HEAD),
-    ("llama", "swappable", HEAD),
-    ("llama", "batched", HEAD),
-    ("llama-tied", "merged", HEAD),
-    ("gpt2", "merged", TOKENS),
-    ("gpt2", "merged", DORA),
-    ("gpt2", "swappable", DORA),
-    ("llama", "batched", DORA),
-)
+pytestmark = pytest.mark.slow
+
+CLASSES, TEXT, FEATURES = "text-classification", "text-generation", "feature-extraction"
+NO_HEAD = {"labels_count": None}
+KINDS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "a saved head": ("llama", TEXT, "merged", {"modules_to_save": ["lm_head"], **NO_HEAD}),
+    "LoRA on a tied embedding": (
+        "llama-tied", TEXT, "merged", {"target_modules": ["q_proj", "embed_tokens"], **NO_HEAD},
+    ),
+    "trained rows": (
+        "llama", TEXT, "merged",
+        {"trainable_token_indices": {"embed_tokens": [3, 5, 7]}, **NO_HEAD},
+    ),
+    "DoRA": ("roberta", CLASSES, "merged", {"use_dora": True}),
+    "biases": ("roberta", CLASSES, "merged", {"bias": "lora_only"}),
+    "every layer in rows": (
+        "gpt2", TEXT, "batched", {"target_modules": ["c_attn", "c_proj", "c_fc"], **NO_HEAD},
+    ),
+    "a weight with two readers": ("deberta-v2", CLASSES, "swappable", {}),
+}  # fmt: skip
 
 
-def verified(base: Path, adapter: Path, root: Path, mode: str, scheme: str) -> int:
-    """Return the exit code of a build with its verification."""
+def require_survival(outcome: Any, least: float) -> None:
+    """Require that each graph is exact, and that its adapter has the effect that it has in PEFT."""
+    assert outcome.exit_code() == 0
+    for graph, row in outcome.reports.quantization.graphs.items():
+        for name, own in {graph: row, **row.adapters}.items():
+            if own.loss is None:
+                continue
+            assert own.exactness.verdict == "pass", name
+            assert own.exactness.weights.verdict == "pass", name
+            if own.loss.exact_gain is not None:
+                assert own.loss.exact_cosine > least, name
+                assert own.loss.exact_gain == pytest.approx(1, abs=0.15), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_of_each_kind(tiny: TinyModels, tmp_path: Path, kind: str) -> None:
+    model, task, mode, settings = KINDS[kind]
+    base = tiny.base(model, task)
     outcome = build(
-        base, {"one": adapter}, root, task=TEXT, mode=mode, quantize=scheme,
+        base, {"one": tiny.adapter(base, task=task, **settings)}, tmp_path / "out", task=task,
+        mode=mode, quantize="int8", verify={"enabled": True},
+    )  # fmt: skip
+    require_survival(outcome, 0.95)
+
+
+@pytest.mark.parametrize("way", ["saved because resized", "LoRA on both", "rows"])
+def test_a_grown_vocabulary(tmp_path: Path, way: str) -> None:
+    family = FAMILIES["llama-tied"]
+    base = save_base(family, tmp_path / "base")
+    save_grown(family, base, tmp_path / "adapter", way, TOKENS + 5)
+    outcome = build(
+        base, {"one": tmp_path / "adapter"}, tmp_path / "out", task=TEXT, quantize="int8",
         verify={"enabled": True},
     )  # fmt: skip
-    return outcome.exit_code()
+    require_survival(outcome, 0.95)
 
 
-@pytest.mark.parametrize(("kind", "mode", "settings"), but_the_first(CASES))
-def test_what_an_adapter_brings_is_exact_over_quantized_weights(
-    tiny: TinyModels, tmp_path: Path, kind: str, mode: str, settings: dict[str, Any]
+@pytest.mark.parametrize("mode", ["merged", "swappable"])
+def test_a_dense_layer_behind_the_model(tiny: TinyModels, tmp_path: Path, mode: str) -> None:
+    bare = tiny.base("bert", FEATURES)
+    base = save_sentences(bare, tmp_path / "base", "mean_tokens", dense=64)
+    outcome = build(
+        base, {"one": tiny.adapter(bare, task=FEATURES, **NO_HEAD)}, tmp_path / "out", mode=mode,
+        quantize="int8", verify={"enabled": True},
+    )  # fmt: skip
+    require_survival(outcome, 0.95)
+    assert "2_Dense.linear.weight" in outcome.reports.quantization.graphs["base"].layers
+
+
+@pytest.mark.parametrize("mode", ["merged", "swappable"])
+def test_a_float16_export_that_is_quantized_later(
+    tiny: TinyModels, tmp_path: Path, mode: str
 ) -> None:
-    base = tiny.base(kind, TEXT)
-    adapter = tiny.adapter(base, task=TEXT, labels_count=None, **settings)
-    assert verified(base, adapter, tmp_path / "out", mode, "int4") == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["int4", "int8"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama-tied"])
-def test_a_vocabulary_of_an_adapters_own(
-    tiny: TinyModels, tmp_path: Path, kind: str, scheme: str
-) -> None:
-    import peft
-
-    base = tiny.base(kind, TEXT)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = load_tiny(base, TEXT, dtype="float32")
-        model.resize_token_embeddings(207)
-        targets = list(TARGETS[model.config.model_type])
-        config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets)
-        config.init_lora_weights = False
-        wrapped = peft.get_peft_model(model, config)
-        wrapped.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=True)
-    assert verified(base, tmp_path / "adapter", tmp_path / "out", "merged", scheme) == 0
-    with pytest.raises(UnsupportedError):
-        verified(base, tmp_path / "adapter", tmp_path / "shared", "swappable", scheme)
+    """Its weights were rounded to float16 first; exactly those are quantized."""
+    base = tiny.base("roberta", CLASSES)
+    build(base, {"one": tiny.adapter(base)}, tmp_path / "float", mode=mode, dtype="float16")
+    quantize(tmp_path / "float", tmp_path / "out", QuantizeSpec(weights="int8"))
+    require_survival(verify(tmp_path / "out", base=base), 0.95)
