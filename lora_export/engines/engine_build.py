@@ -9,7 +9,6 @@ from lora_export.core.files import resolve_inside, sha256_of_file
 from lora_export.core.manifest import edit_manifest, write_manifest
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.engines.ahead_of_time import require_memory
-from lora_export.engines.quantized_weights import looks_up_integers
 from lora_export.engines.trtexec import build_with_trtexec, find_trtexec, trtexec_line
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.printable import shell_command
@@ -83,7 +82,7 @@ def build_engines(
             raise UsageError(msg, hint="Leave --trtexec out.")
     if trtexec:
         find_trtexec()
-        for job in filter(_needs_edits, jobs):
+        for job in (each for each in jobs if each.needs_edits):
             msg = f"trtexec cannot build {job.onnx!r}, whose embeddings are looked up as int8"
             hint = "Leave --trtexec out, or export with quantize: {embeddings: keep} in a recipe."
             raise UnsupportedError(msg, hint=hint)
@@ -95,7 +94,7 @@ def build_engines(
     records = []
     for job in jobs:
         if library_row(job.library).builds_ahead:
-            require_memory(_graph_of(job), job.onnx)
+            require_memory(job.model or read_graph(resolve_inside(root, job.onnx)), job.onnx)
         progress.start(f"engine {job.graph} for {job.target}")
         record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
         register_engine_files(root, record)
@@ -165,7 +164,7 @@ def described(job: BuildJob, version: str) -> PlannedEngine:
         require_level(parse_version(version), job.settings.hardware_compatibility)
     plan = plan_file(job.graph, job.target, version, job.library)
     line = None
-    if not job.settings.refittable and not ahead and not _needs_edits(job):
+    if not job.settings.refittable and not ahead and not job.needs_edits:
         rewritten = job.onnx if job.model is None else f".lora-export-{job.graph}.required.onnx"
         timing = timing_file(job.target, version)
         line = trtexec_line(job, version, onnx=rewritten, plan=plan, timing_cache=timing)
@@ -181,15 +180,6 @@ def described(job: BuildJob, version: str) -> PlannedEngine:
         "flags": _flags(job),
         "settings": job.settings.to_json(),
     }
-
-
-def _needs_edits(job: BuildJob) -> bool:
-    """Return whether the network is changed after parsing, which ``trtexec`` does not do."""
-    return looks_up_integers(_graph_of(job))
-
-
-def _graph_of(job: BuildJob) -> bytes:
-    return job.model or read_graph(resolve_inside(job.root, job.onnx))
 
 
 def _flags(job: BuildJob) -> list[str]:

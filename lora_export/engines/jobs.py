@@ -11,6 +11,7 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_engine_target
 from lora_export.engines.ahead_of_time import ahead_of_time
 from lora_export.engines.profiles import RANK, axes_of, profiles_of
+from lora_export.engines.quantized_weights import looks_up_integers
 from lora_export.engines.refittable import refit_rows, refittable_weights
 from lora_export.exports.base_config import has_base_config, read_base_config
 from lora_export.exports.stored_adapters import shared_graphs
@@ -190,6 +191,7 @@ def _job(
         refit=refit_rows(manifest) if refittable else {},
         model=None if required is data else required,
         library=options.library,
+        needs_edits=looks_up_integers(required),
     )
 
 

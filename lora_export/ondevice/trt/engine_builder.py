@@ -78,6 +78,7 @@ class BuildJob:
         refit: What is known of each weight of the graph; recorded of the refittable ones.
         model: The bytes to parse in place of the file's, where the graph had to be rewritten.
         library: The library that builds it.
+        needs_edits: Whether the network is changed after parsing, which ``trtexec`` does not do.
     """
 
     root: Path
@@ -91,6 +92,7 @@ class BuildJob:
     refit: Mapping[str, RefitTable] = field(default_factory=dict, repr=False)
     model: bytes | None = field(default=None, repr=False)
     library: str = TENSORRT
+    needs_edits: bool = False
 
 
 @dataclass(frozen=True)
