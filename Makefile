@@ -48,15 +48,15 @@ demo: env model ## a real checkpoint and adapter to a verified export, with the 
 	$(BIN)/lora-export merge-and-build recipes/minilm-intents/recipe.yaml
 
 test: env model device-env ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow and not nightly'
 
 test-slow: env model device-env ## run the slow tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'slow and not nightly'
 
 # transformers 5.12's DeBERTa still scripts functions, which torch 2.13 deprecates.
 test-lowest: $(LOWEST_STAMP) ## run end-to-end tests with the lowest versions that pyproject.toml declares
 	$(LOWEST)/bin/python -m pip list --format=freeze | grep -E '^(click|numpy|onnx|torch|transformers|peft)'
-	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow' \
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) -m 'not slow and not nightly' \
 	    -W 'ignore:`torch.jit.script` is deprecated:DeprecationWarning' $(LOWEST_TESTS)
 
 test-trt: env ## run the tests that need TensorRT and a GPU; what is missing is said
@@ -118,7 +118,8 @@ families: env ## export every model family tiny, compare it with torch, build it
 	$(BIN)/python -m tools.models
 	$(BIN)/python -m tools.model_engines
 
-nightly: env ## the fuzzes: random merges against unmerged PEFT, damaged files for each reader and command (NIGHTLY_ARGS='--seed 2')
+nightly: env model ## the fuzzes and whole sweeps: random merges against unmerged PEFT, damaged files for each reader and command, every graph through TensorRT for RTX (NIGHTLY_ARGS='--seed 2')
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m nightly
 	$(BIN)/python -m tools.merge_fuzz --count 5000 --jobs 2 $(NIGHTLY_ARGS)
 	$(BIN)/python -m tools.reader_fuzz --count 20000 --scale --jobs 2 $(NIGHTLY_ARGS)
 	$(BIN)/python -m tools.bad_file_matrix --jobs 2

@@ -50,6 +50,7 @@ KINDS = (
 MODES = ("merged", "swappable", "batched")
 DTYPES = ("float32", "float16", "bfloat16")
 OPSETS = (20, 24)
+EVERY = 7
 
 
 def _sweep() -> list[Any]:
@@ -85,6 +86,15 @@ def _quantized() -> list[Any]:
         chosen = {**settings, **opset, "quantize": scheme}
         rows.append(pytest.param(kind, task, chosen, id=f"{row.id}-{scheme}"))
     return rows
+
+
+def _thinned(rows: list[Any]) -> list[Any]:
+    """Return the rows, one of `EVERY` to run with the slow tests and the others at night."""
+    marks = [pytest.mark.nightly if at % EVERY else pytest.mark.slow for at in range(len(rows))]
+    return [
+        pytest.param(*row.values, id=row.id, marks=mark)
+        for row, mark in zip(rows, marks, strict=True)
+    ]
 
 
 def exported(tiny: TinyModels, root: Path, kind: str, task: str, settings: dict[str, Any]) -> Path:
@@ -137,8 +147,7 @@ def test_graphs_are_read_and_built(
     assert_built(root)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "task", "settings"), _sweep())
+@pytest.mark.parametrize(("kind", "task", "settings"), _thinned(_sweep()))
 def test_every_combination_is_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
@@ -147,8 +156,7 @@ def test_every_combination_is_read_and_built(
     assert_built(root)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "task", "settings"), _quantized())
+@pytest.mark.parametrize(("kind", "task", "settings"), _thinned(_quantized()))
 def test_every_quantized_combination_is_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
