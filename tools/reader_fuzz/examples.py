@@ -62,7 +62,11 @@ def _example_of_class(kind: Any, metadata: list[Any], around: tuple[type[Any], .
         return example_of(kind, around)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind)).value
-    return {int: 1, float: 0.5, bool: True}.get(kind, 1)
+    if kind is types.NoneType:
+        return None
+    if kind is int:
+        return max([1, *(least for each in metadata if (least := getattr(each, "ge", None)))])
+    return {float: 0.5, bool: True}.get(kind, 1)
 
 
 def _text(metadata: list[Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.engine_record import EngineRecord, read_engine_record
 from lora_export.core.errors import InputError, LoraExportError
 from lora_export.core.journal import is_committed
-from lora_export.core.manifest import MANIFEST_NAME, Manifest, read_manifest
+from lora_export.core.manifest import MANIFEST_NAME, QUANTIZED_VERSION, Manifest, read_manifest
 from lora_export.core.merge_record import RECORD_NAME, MergeRecord, read_record
 from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.core.reports.graph_report import GraphReport
@@ -66,6 +66,7 @@ def _manifest() -> dict[str, Any]:
     table = example_of(Manifest)
     table["adapters"] = {"one": table["adapters"]["base"]}
     table["base"]["conversions"] = []
+    table["format_version"] = QUANTIZED_VERSION  # every optional part is there
     for uses in table["parameters"].values():
         for use in uses:
             use["graph"] = "base"  # the graph that there is
