@@ -1,4 +1,4 @@
-"""What four bits leave of an adapter whose scale is multiplied: JSON by mode and factor."""
+"""Survival of an adapter at four bits, by the factor of its scale: JSON by mode and factor."""
 
 from __future__ import annotations
 

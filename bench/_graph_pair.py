@@ -1,4 +1,4 @@
-"""What `quantized_export.py` measures within one process: two graphs in turn; prints JSON.
+"""Two graphs timed in turn within one process, for `quantized_export.py`; prints JSON.
 
 Usage: _graph_pair.py FLOAT.onnx QUANTIZED.onnx TOKENS PAST ROUNDS
 """

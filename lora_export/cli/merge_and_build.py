@@ -20,6 +20,7 @@ from lora_export.cli.console import (
 from lora_export.cli.loss_options import loss_options
 from lora_export.cli.outcome import describe, render
 from lora_export.core.modes import ADAPTER_MODES
+from lora_export.core.quantization import BLOCK_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="Store the weights of products in four or eight bits; adapters of "
                               "swappable and batched exports stay as they are."),
             click.option("--quantize-block-size", metavar="SIZE",
-                         type=click.Choice(["16", "32", "64", "128", "256"]),
+                         type=click.Choice([str(each) for each in BLOCK_SIZES]),
                          help="How many inputs share a scale; 32 for int4, all for int8."),
             click.option("--quantize-keep", multiple=True, metavar="PATTERN",
                          help="Leave modules that fit as they are; repeatable."),

@@ -9,10 +9,11 @@ import click
 
 from lora_export.cli.console import Console, common_options
 from lora_export.cli.outcome import describe, render
+from lora_export.core.quantization import BLOCK_SIZES
 
 __all__ = ["quantize"]
 
-_BLOCKS = ("16", "32", "64", "128", "256")
+_BLOCKS = [str(each) for each in BLOCK_SIZES]
 
 
 @click.command("quantize")

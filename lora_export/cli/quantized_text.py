@@ -1,4 +1,4 @@
-"""What quantization saves, as text."""
+"""The bytes that quantization saves, as text."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class LatencySpec(_Section):
 
 
 class QuantizeSpec(_Section):
-    """What is stored as integers of four or eight bits, and how.
+    """The quantization of weights to integers of four or eight bits.
 
     Attributes:
         weights: ``int4`` or ``int8``: the weights of products.

@@ -53,7 +53,7 @@ class Quantized:
 
     @property
     def scheme(self) -> SchemeName:
-        """What users call it."""
+        """The name of the scheme that users type."""
         return "int4" if self.bits == _HALF_BYTE else "int8"
 
     def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

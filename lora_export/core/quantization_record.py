@@ -1,4 +1,4 @@
-"""What the manifest says of quantized parameters."""
+"""Records of quantized parameters in the manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lora_export.core.quantization import SchemeName
+from lora_export.core.quantization import BlockSize, SchemeName
 from lora_export.core.record_values import RECORD_CONFIG
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class _Record(BaseModel):
 
 
 class QuantizationRecord(_Record):
-    """What was quantized in an export, and how; `add` does the same to what it merges.
+    """The quantization of an export, which `add` applies to what it merges.
 
     Attributes:
         weights: The scheme of the weights of products.
@@ -53,7 +53,7 @@ class QuantizedRecord(_Record):
 
     scheme: SchemeName
     bits: Literal[4, 8]
-    block_size: Literal[0, 16, 32, 64, 128, 256]
+    block_size: BlockSize
     axis: Literal[0, 1]
     scale: str
     zero_point: None = None

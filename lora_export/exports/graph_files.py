@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.files import resolve_inside, write_synced
 from lora_export.core.manifest import GraphFile
-from lora_export.graph.spec.template import place, place_pair
+from lora_export.graph.spec.template import Placement, place, place_pair
 from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lora_export.core.manifest import GraphRecord
-    from lora_export.graph.spec.template import Placement
+    from lora_export.weights.stream import Entry, Written
 
-__all__ = ["WrittenGraph", "possible_files", "read_graphs", "write_graphs"]
+__all__ = ["WrittenGraph", "placements_of", "possible_files", "read_graphs", "write_graphs"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,20 @@ class WrittenGraph:
     def files(self) -> dict[str, str]:
         """The SHA-256 of each file."""
         return {each.onnx: each.sha256 for each in (self.onnx, self.encoder) if each is not None}
+
+
+def placements_of(file: str, entries: Sequence[Entry], written: Written) -> dict[str, Placement]:
+    """Return where each value of a weight file lies, with its shape in a graph.
+
+    Args:
+        file: The file, relative to the export directory.
+        entries: Its tensors.
+        written: The file as it was written.
+    """
+    return {
+        each.name: Placement(file, *written.offsets[each.name], each.graph_shape or each.shape)
+        for each in entries
+    }
 
 
 def possible_files(name: str) -> tuple[str, ...]:

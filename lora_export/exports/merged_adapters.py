@@ -24,11 +24,15 @@ from lora_export.core.manifest import (
 from lora_export.core.modes import Mode
 from lora_export.exports.adapter_companions import NO_COMPANIONS, folder_of, stage_companions
 from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
-from lora_export.exports.graph_files import possible_files, read_graphs, write_graphs
+from lora_export.exports.graph_files import (
+    placements_of,
+    possible_files,
+    read_graphs,
+    write_graphs,
+)
 from lora_export.exports.merged_entries import ORIGIN_CHECKPOINT, ORIGIN_EXPORT, merged_entries
 from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.graph.spec import tasks
-from lora_export.graph.spec.template import Placement
 from lora_export.ondevice.trt.build_record import FOLDER
 from lora_export.weights.fidelity import FidelityMeter, fidelity_rows
 from lora_export.weights.stream import write_weights
@@ -43,7 +47,6 @@ if TYPE_CHECKING:
     from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.exports.adapter_companions import AdapterCompanions
     from lora_export.weights.checkpoint import Checkpoint
-    from lora_export.weights.stream import Entry, Written
 
 __all__ = [
     "AddedAdapter",
@@ -124,7 +127,7 @@ def add_adapter(
             metadata=weights_metadata(name),
             advance=progress.advance,
         )
-        placements = _placements(weights_file, entries, written)
+        placements = placements_of(weights_file, entries, written)
         graph = write_graphs(
             staging,
             name,
@@ -163,14 +166,6 @@ def add_adapter(
             change_export(root, staging, current, updated, orphaned_files(root, updated, name))
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
-
-
-def _placements(file: str, entries: Sequence[Entry], written: Written) -> dict[str, Placement]:
-    """Return where each value of an adapter lies, with its shape in the graph."""
-    return {
-        each.name: Placement(file, *written.offsets[each.name], each.graph_shape or each.shape)
-        for each in entries
-    }
 
 
 def remove_adapter(root: Path, name: str) -> Manifest:

@@ -23,6 +23,7 @@ from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.version import VERSION
 from lora_export.exports.create import quantized_use
+from lora_export.exports.graph_files import placements_of
 from lora_export.exports.stored_values import parameters_of
 from lora_export.graph.adapters.batched_graph import stack_a, stack_of
 from lora_export.graph.adapters.swappable_graph import input_a, optional_inputs
@@ -32,7 +33,7 @@ from lora_export.graph.quantize.quantized_template import quantize_template, ran
 from lora_export.graph.quantize.schemes import class_heads
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.graph.spec.template import GraphTemplate, Placement, place
+from lora_export.graph.spec.template import GraphTemplate, place
 from lora_export.ondevice.external_data import read_graph
 from lora_export.weights.quantized_entries import entries_of
 from lora_export.weights.stream import copied_entry, stored_entry, write_weights
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.core.tensors import Tensor
     from lora_export.graph.quantize.schemes import QuantizeChoice
+    from lora_export.graph.spec.template import Placement
     from lora_export.weights.stream import Entry
 
 __all__ = ["QuantizedExport", "quantize_export"]
@@ -151,10 +153,7 @@ def _write_weights(
             target / file, entries[file], metadata=read[file][1], advance=progress.advance
         )
         files[file] = written.sha256
-        places[file] = {
-            each.name: Placement(file, *written.offsets[each.name], each.graph_shape or each.shape)
-            for each in entries[file]
-        }
+        places[file] = placements_of(file, entries[file], written)
     return files, places
 
 

@@ -11,6 +11,7 @@ from lora_export.core.quantization import Quantized
 from lora_export.core.safetensors_file import read_header
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.weights.dequantized import dequantized_tensor
+from lora_export.weights.quantization.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,4 +69,4 @@ def stored_values(root: Path, manifest: Manifest) -> dict[str, Tensor]:
 def method_of(manifest: Manifest) -> str:
     """Return how the integers of an export are found; any, where nothing is quantized."""
     record = manifest.base.quantization
-    return "search" if record is None else record.method
+    return DEFAULT_METHOD if record is None else record.method

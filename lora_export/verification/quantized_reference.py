@@ -1,4 +1,4 @@
-"""What torch gives for a quantized graph: with the float weights, and with those that are stored.
+"""The outputs of torch for a quantized graph: of the float weights, and of the stored ones.
 
 One model serves both: its weights are replaced by what the stored integers stand for. Of a merged
 adapter PEFT merges the updates first, so that what is not quantized is PEFT's too.
@@ -43,7 +43,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class FloatOutputs:
-    """What the float model gives: outputs, the same without the update, answers to a data set."""
+    """The float model's outputs, the same without the update, and answers to a data set."""
 
     outputs: list[Array]
     plain: list[Array] | None
@@ -53,7 +53,7 @@ class FloatOutputs:
 
 @dataclass(frozen=True)
 class QuantizedReferences:
-    """What torch gives with float weights and with those that are stored.
+    """The outputs of torch with float weights and with those that are stored.
 
     Attributes:
         exact: With the float weights.

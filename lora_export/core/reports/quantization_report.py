@@ -48,7 +48,7 @@ REMEDIES: Final = (
     "What helps: keep these layers in float (quantize.keep), int8 (quantize.weights), smaller "
     "blocks (quantize.block_size: 16), or the adapter in float (mode: swappable)."
 )
-"""What a user can do about a loss that is too large."""
+"""Options that help where a loss is too large."""
 
 
 class SchemeRow(ReportModel):

@@ -48,7 +48,7 @@ _TIED: Final = frozenset({Read.ROWS, Read.TRANSPOSED})
 
 @dataclass(frozen=True)
 class QuantizeChoice:
-    """What a user asks for.
+    """The quantization that a user asks for.
 
     Attributes:
         weights: The scheme of the weights of products.

@@ -28,7 +28,7 @@ _PLAIN: Final = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
 
 class Read(Enum):
-    """What a node computes with a weight."""
+    """The operation that a node applies to a weight."""
 
     PRODUCT = "product"
     TRANSPOSED = "transposed"

@@ -60,7 +60,7 @@ class LossGates:
 
 @dataclass(frozen=True)
 class MetricDrop:
-    """What a metric loses by quantization; negative where it is better than before.
+    """The loss of a metric by quantization; negative where it is better than before.
 
     Attributes:
         value: The drop, in the metric's own unit; relative for a perplexity, which rises.
@@ -73,7 +73,7 @@ class MetricDrop:
 
 @dataclass(frozen=True)
 class _Figure:
-    """What is held against one limit."""
+    """A figure compared with one limit."""
 
     gate: str
     what: str

@@ -82,7 +82,7 @@ class WeightError:
 
 @dataclass(frozen=True)
 class LayerSurvival:
-    """What is left of an update in one quantized weight.
+    """Survival of an update in one quantized weight.
 
     Attributes:
         error: The error of the weight.

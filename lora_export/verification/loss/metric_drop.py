@@ -1,4 +1,4 @@
-"""What a metric on a data set loses by quantization, from the scores of both models."""
+"""The loss of a data set's metric by quantization, from the scores of both models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report says of a quantized graph besides its figures: scheme, bytes, what is kept."""
+"""A quantized graph's row in the report besides its figures: scheme, bytes, what is kept."""
 
 from __future__ import annotations
 

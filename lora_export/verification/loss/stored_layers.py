@@ -40,7 +40,7 @@ __all__ = ["StoredLayers", "measure_layers", "stored_value"]
 
 _HALF_STEP: Final = 0.5
 _ROUNDING_STEPS: Final = 1e-3
-"""What float32 makes of the order of sums, in steps of a scale."""
+"""The error of float32 sums in another order, in steps of a scale."""
 _LIMIT_STEPS: Final = _HALF_STEP + _ROUNDING_STEPS
 _UNITS: Final = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The largest relative error of rounding to a dtype."""
@@ -49,7 +49,7 @@ _PIECE: Final = 1 << 20
 
 @dataclass(frozen=True)
 class StoredLayers:
-    """What was found of the quantized weights of a graph.
+    """The comparison of a graph's quantized weights.
 
     Attributes:
         rows: The figures of each, for the report.

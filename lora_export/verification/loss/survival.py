@@ -54,7 +54,7 @@ class FourOutputs:
 
 @dataclass(frozen=True)
 class Survival:
-    """What is left of an adapter's effect on the outputs.
+    """Survival of an adapter's effect on the outputs.
 
     Attributes:
         effect: ‖e‖ / ‖float adapter‖, what there is to survive.

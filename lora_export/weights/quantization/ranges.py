@@ -1,4 +1,4 @@
-"""What integers and scales can hold: the range of each width, and of each dtype of scales.
+"""The ranges of integers and scales: of each width, and of each dtype of scales.
 
 Everything is symmetric, with zero point 0. Int4 uses both ends; int8 leaves −128 out, because
 TensorRT's symmetric quantization does. Scales are normal numbers: TensorRT refuses 0, and subnormal

@@ -147,17 +147,10 @@ def test_graphs_are_read_and_built(
     assert_built(root)
 
 
-@pytest.mark.parametrize(("kind", "task", "settings"), _thinned(_sweep()))
+@pytest.mark.parametrize(
+    ("kind", "task", "settings"), [*_thinned(_sweep()), *_thinned(_quantized())]
+)
 def test_every_combination_is_read_and_built(
-    tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
-) -> None:
-    root = exported(tiny, tmp_path / "out", kind, task, settings)
-    assert_read(root)
-    assert_built(root)
-
-
-@pytest.mark.parametrize(("kind", "task", "settings"), _thinned(_quantized()))
-def test_every_quantized_combination_is_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
     root = exported(tiny, tmp_path / "out", kind, task, settings)
