@@ -44,6 +44,8 @@ class Aftermath:
     def step(self, what: str) -> Iterator[None]:
         """Turn an error of the block into a note.
 
+        Ctrl-C ends the command all the same, with a note that the change itself is made.
+
         Args:
             what: What is missing then: "its report could not be written".
         """
@@ -54,6 +56,9 @@ class Aftermath:
             self._note(f"{self._change}, but {what}: cannot write {path}: {reason_of(error)}")
         except LoraExportError as error:
             self._note(f"{self._change}, but {what}: {error.message}")
+        except KeyboardInterrupt:
+            self._note(f"{self._change}, but {what}: interrupted")
+            raise
 
     def notes(self) -> tuple[str, ...]:
         """Return what could not be done; files that are left from the change included."""
