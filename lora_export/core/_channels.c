@@ -6,24 +6,25 @@
  *   scales, largest magnitudes               float32, one for each column, or one for each row
  */
 
-#include "_kernels.h"
+#define LANES 8
+#include "_lanes.h"
 
 /* The larger ones of two magnitudes, as bits: NaN is the largest. */
-VECTOR static inline EightMasks more(EightMasks a, EightMasks b)
+VECTOR static inline Masks more(Masks a, Masks b)
 {
-    EightMasks mask = a > b;
+    Masks mask = a > b;
     return (a & mask) | (b & ~mask);
 }
 
-VECTOR static inline EightMasks load_magnitudes(const float *values, Py_ssize_t count)
+VECTOR static inline Masks load_magnitudes(const float *values, Py_ssize_t count)
 {
-    EightMasks bits = {0};
+    Masks bits = {0};
     if (count >= 8) memcpy(&bits, values, sizeof bits);
     else memcpy(&bits, values, count * sizeof(float));
-    return bits & ((EightMasks){0} + 0x7FFFFFFF);
+    return bits & ((Masks){0} + 0x7FFFFFFF);
 }
 
-VECTOR static uint32_t largest_of(EightMasks magnitudes)
+VECTOR static uint32_t largest_of(Masks magnitudes)
 {
     uint32_t largest = 0;
     for (int i = 0; i < 8; i++) {
@@ -41,7 +42,7 @@ VECTOR static void magnitudes_of_columns(const float *values, uint32_t *found, P
         const float *line = values + row * columns;
         for (Py_ssize_t i = 0; i < columns; i += 8) {
             const size_t bytes = (columns - i < 8 ? columns - i : 8) * sizeof *found;
-            EightMasks known = {0};
+            Masks known = {0};
             memcpy(&known, found + i, bytes);
             known = more(load_magnitudes(line + i, columns - i), known);
             memcpy(found + i, &known, bytes);
@@ -53,7 +54,7 @@ VECTOR static void magnitudes_of_rows(const float *values, uint32_t *found, Py_s
                                       Py_ssize_t columns)
 {
     for (Py_ssize_t row = 0; row < rows; row++) {
-        EightMasks largest = {0};
+        Masks largest = {0};
         for (Py_ssize_t i = 0; i < columns; i += 8) {
             largest = more(load_magnitudes(values + row * columns + i, columns - i), largest);
         }
@@ -66,19 +67,19 @@ VECTOR static uint32_t quantize(const float *values, const float *scales, int8_t
                                 Py_ssize_t rows, Py_ssize_t columns, int by_rows, float lowest,
                                 float highest)
 {
-    const Eight low = (Eight){0} + lowest, high = (Eight){0} + highest;
-    EightMasks largest = {0};
+    const Lanes low = (Lanes){0} + lowest, high = (Lanes){0} + highest;
+    Masks largest = {0};
     for (Py_ssize_t row = 0; row < rows; row++) {
         const float *line = values + row * columns;
         for (Py_ssize_t i = 0; i < columns; i += 8) {
             const Py_ssize_t width = columns - i < 8 ? columns - i : 8;
-            Eight value = {0}, scale = (Eight){0} + (by_rows ? scales[row] : 1.0f);
+            Lanes value = {0}, scale = (Lanes){0} + (by_rows ? scales[row] : 1.0f);
             int8_t whole[8];
             memcpy(&value, line + i, width * sizeof(float));
             if (!by_rows) memcpy(&scale, scales + i, width * sizeof(float));
             largest = more(load_magnitudes(line + i, width), largest);
-            EightMasks integers =
-                __builtin_convertvector(rounded(value / scale, low, high), EightMasks);
+            Masks integers =
+                __builtin_convertvector(rounded(clipped(value / scale, low, high)), Masks);
             for (int j = 0; j < 8; j++) whole[j] = (int8_t)integers[j];
             memcpy(q + row * columns + i, whole, width);
         }

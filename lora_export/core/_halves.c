@@ -7,7 +7,8 @@
  *   rounding: nearest, ties to even; subnormal numbers are kept
  */
 
-#include "_kernels.h"
+#define LANES 8
+#include "_lanes.h"
 
 enum { RUN = 2048 };  /* numbers whose squares are summed in float32 before they join the double */
 
@@ -110,8 +111,8 @@ typedef struct {
     {                                                                                            \
         for (Py_ssize_t start = 0; start < count; start += RUN) {                                \
             Py_ssize_t end = start + RUN < count ? start + RUN : count;                          \
-            Eight errors = {0}, deltas = {0}, value = {0}, base = {0}, exact = {0};              \
-            EightMasks same = {0};                                                              \
+            Lanes errors = {0}, deltas = {0}, value = {0}, base = {0}, exact = {0};              \
+            Masks same = {0};                                                              \
             for (Py_ssize_t i = start; i < end; i += 8) {                                        \
                 Py_ssize_t width = i + 8 <= end ? 8 : end - i;                                   \
                 if (width == 8) {                                                                \
@@ -119,13 +120,13 @@ typedef struct {
                     memcpy(&base, before + i, sizeof base);                                      \
                     memcpy(&exact, merged + i, sizeof exact);                                    \
                 } else { /* what lies past the end counts as an entry that moved by nothing */   \
-                    value = base = exact = (Eight){0};                                           \
+                    value = base = exact = (Lanes){0};                                           \
                     WIDEN(stored + i, (float *)&value, width);                                   \
                     memcpy(&base, before + i, width * sizeof(float));                            \
                     memcpy(&exact, merged + i, width * sizeof(float));                           \
                     result->unmoved -= 8 - width;                                                \
                 }                                                                                \
-                Eight error = value - exact, delta = exact - base;                               \
+                Lanes error = value - exact, delta = exact - base;                               \
                 errors += error * error;                                                         \
                 deltas += delta * delta;                                                         \
                 same -= value == base;                                                           \

@@ -1,8 +1,9 @@
 /* The one compiled module: what touches every number of a checkpoint, without NumPy's many passes.
  *
- * x86-64 with F16C and AVX2, and aarch64; elsewhere the module is not importable, and NumPy does the
- * same, bit for bit. All buffers are contiguous, little endian; sizes are checked before the lock of
- * the interpreter is let go. Sums and products are not contracted (-ffp-contract=off in setup.py).
+ * x86-64 with F16C and AVX2 (AVX-512 is used for blocks where it is there), and aarch64; elsewhere
+ * the module is not importable, and NumPy does the same, bit for bit. All buffers are contiguous,
+ * little endian; sizes are checked before the lock of the interpreter is let go. Sums and products
+ * are not contracted (-ffp-contract=off in setup.py).
  */
 
 #include "_kernels.h"

@@ -31,30 +31,6 @@ static inline uint32_t bits_of(float value)
     return bits;
 }
 
-/* Eight numbers beside each other, in one register where there is one of that width. */
-typedef float Eight __attribute__((vector_size(32)));
-typedef int32_t EightMasks __attribute__((vector_size(32)));
-
-VECTOR static inline Eight choose(EightMasks mask, Eight yes, Eight no)
-{
-    return (Eight)((mask & (EightMasks)yes) | (~mask & (EightMasks)no));
-}
-
-#if defined(__x86_64__)
-VECTOR static inline Eight larger(Eight a, Eight b) { return _mm256_max_ps(a, b); }
-VECTOR static inline Eight smaller(Eight a, Eight b) { return _mm256_min_ps(a, b); }
-#else
-VECTOR static inline Eight larger(Eight a, Eight b) { return choose(a > b, a, b); }
-VECTOR static inline Eight smaller(Eight a, Eight b) { return choose(a < b, a, b); }
-#endif
-
-/* Adding and taking away 1.5 * 2^23 rounds to nearest, ties to even, below 2^22. */
-VECTOR static inline Eight rounded(Eight value, Eight lowest, Eight highest)
-{
-    const Eight step = (Eight){0} + 12582912.0f;
-    return (smaller(larger(value, lowest), highest) + step) - step;
-}
-
 /* _halves.c: IEEE 754 binary16 and the upper half of a binary32, to nearest, ties to even */
 void widen_f16(const uint16_t *source, float *target, Py_ssize_t count);
 void widen_bf16(const uint16_t *source, float *target, Py_ssize_t count);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -30,20 +31,44 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def quantized(values, *, size=16, bits=4, method="search", dtype=DTYPES[0], compiled=True):
+def widths() -> list[int]:
+    """The registers of this processor, in numbers: 16 are AVX-512."""
+    if kernels is None:
+        return []
+    empty = np.zeros((16, 1), np.float32), np.zeros((16, 1), np.int8), np.zeros((1, 1), np.float32)
+    found = []
+    for lanes in (8, 16):
+        try:
+            kernels.quantize_blocks(*empty, 16, 1, -8, 7, 1, 0, np.empty(0, np.float32), 0, lanes)
+        except ValueError:
+            continue
+        found.append(lanes)
+    return found
+
+
+WIDTHS = widths()
+
+
+def quantized(values, *, size=16, bits=4, method="search", dtype=DTYPES[0], lanes=0):
+    """Blocks by the compiled module with registers of `lanes` numbers; by NumPy for None."""
+
+    def quantize(*arguments):
+        return kernels.quantize_blocks(*arguments, lanes)
+
+    compiled = None if lanes is None else SimpleNamespace(quantize_blocks=quantize)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "kernels", kernels if compiled else None)
+        patch.setattr(blocks, "kernels", compiled)
         return blocks.quantize_blocks(
             values, bits=bits, block_size=size, method=method, scale_dtype=dtype
         )
 
 
 def same_bits(values, **how) -> None:
-    (q, scales), (other, others) = (
-        quantized(values, **how, compiled=compiled) for compiled in (True, False)
-    )
-    assert q.tobytes() == other.tobytes()
-    assert scales.tobytes() == others.tobytes()
+    q, scales = quantized(values, **how, lanes=None)
+    for lanes in WIDTHS:
+        other, others = quantized(values, **how, lanes=lanes)
+        assert q.tobytes() == other.tobytes(), lanes
+        assert scales.tobytes() == others.tobytes(), lanes
 
 
 def drawn(shape: tuple[int, int], seed: int, spread: int) -> np.ndarray:
@@ -91,11 +116,17 @@ def test_largest_values_are_refused_alike() -> None:
         values = np.full((32, 40), 0.5, np.float32)
         values[20, 33] = value
         texts = []
-        for compiled in (True, False):
+        for lanes in (*WIDTHS, None):
             with pytest.raises((ValueError, OverflowError)) as caught:
-                quantized(values, dtype=DTYPES[1], compiled=compiled)
+                quantized(values, dtype=DTYPES[1], lanes=lanes)
             texts.append(f"{caught.type}{caught.value}")
-        assert texts[0] == texts[1]
+        assert len(set(texts)) == 1
+
+
+def test_registers_that_no_processor_has() -> None:
+    assert WIDTHS[0] == 8
+    with pytest.raises(ValueError, match="no registers of 24 numbers"):
+        quantized(np.ones((16, 2), np.float32), lanes=24)
 
 
 def test_threads_do_not_meet() -> None:
