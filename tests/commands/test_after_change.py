@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from lora_export.commands.after_change import Aftermath
 from lora_export.core.errors import CheckpointError
 from lora_export.core.progress import Silent
