@@ -20,6 +20,7 @@ __all__ = [
     "ONE",
     "Use",
     "forget_shapes",
+    "inputs_of",
     "node",
     "readers_of",
     "rescaled",
@@ -105,17 +106,18 @@ def readers_of(nodes: Sequence[onnx.NodeProto]) -> defaultdict[str, list[int]]:
     """Return the positions of the nodes that read each value, subgraphs included."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for at, node in enumerate(nodes):
-        for name in dict.fromkeys(_inputs_of(node)):
+        for name in dict.fromkeys(inputs_of(node)):
             found[name].append(at)
     return found
 
 
-def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names of the values that a node reads, and those that its subgraphs read."""
     yield from node.input
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                yield from _inputs_of(inner)
+                yield from inputs_of(inner)
 
 
 def forget_shapes(graph: onnx.GraphProto, changed: Collection[str]) -> None:
@@ -129,7 +131,7 @@ def forget_shapes(graph: onnx.GraphProto, changed: Collection[str]) -> None:
     """
     following = set(changed)
     for each in graph.node:
-        if any(name in following for name in _inputs_of(each)):
+        if any(name in following for name in inputs_of(each)):
             following.update(each.output)
     kept = [each for each in graph.value_info if each.name not in following]
     del graph.value_info[:]

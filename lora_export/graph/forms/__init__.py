@@ -1,0 +1,1 @@
+"""Graphs in the forms that other runtimes read: other inputs and outputs, the same computation."""
