@@ -11,44 +11,56 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from lora_export.cli.completion import completed
+from lora_export.cli.help_format import Group, Option
 from lora_export.cli.terminal import answer_json, say
 from lora_export.core.errors import LoraExportError
+from lora_export.core.suggestions import nearest
 from lora_export.core.version import VERSION
 from lora_export.ondevice.printable import HINT_LIMIT, LINE_LIMIT, printable
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["COMMANDS", "INTERRUPTED", "cli", "run"]
+    from click.shell_completion import CompletionItem
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "merge-and-build": (
-        "merge_and_build:merge_and_build",
-        "Merge, export and verify: the main job.",
-    ),
-    "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
-    "export": ("merge_and_build:export", "The same without verification."),
-    "add": ("add:add", "Add an adapter to an existing export, without torch."),
-    "quantize": ("quantize:quantize", "Write a quantized copy of an export."),
-    "remove": ("remove:remove", "Take an adapter out of an export."),
-    "verify": ("verify:verify", "Repeat the verification of an export."),
-    "build": ("engines:build", "Build TensorRT engines of an export, on their device."),
-    "refit": ("engines:refit", "Put an adapter into an engine that is built."),
-    "bundle": ("bundle:bundle", "Pack an export for a device, with what checks it there."),
-    "report": ("report:report", "Write what is known of an export as one page."),
-    "bench": ("bench:bench", "Time an export's graphs side by side, and judge them."),
-    "generate": ("generate:generate", "Continue a prompt with a decoder of an export."),
-    "inspect": ("inspect:inspect", "Show what a checkpoint, an adapter or an export holds."),
-    "preflight": ("preflight:preflight", "Say what TensorRT will make of an export, without it."),
-    "adapter": ("adapter:adapter", "Convert an adapter to another format."),
-    "analyze": (
-        "analyze:analyze",
-        "What an adapter learned; make it smaller; what one would cost.",
-    ),
-    "triton": ("triton:triton", "Write a model repository for the Triton server."),
-    "doctor": ("doctor:doctor", "Show what is installed, and what each missing part costs."),
+__all__ = ["COMMANDS", "COMMAND_SECTIONS", "INTERRUPTED", "cli", "run"]
+
+COMMAND_SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Export": {
+        "merge-and-build": (
+            "merge_and_build:merge_and_build",
+            "Merge adapters into a base, export to ONNX and verify.",
+        ),
+        "export": ("merge_and_build:export", "The same without verification."),
+        "add": ("add:add", "Add adapters to an export, without torch."),
+        "remove": ("remove:remove", "Remove an adapter from an export."),
+        "quantize": ("quantize:quantize", "Write a quantized copy of an export."),
+        "merge": ("merge:merge", "Merge an adapter into a Hugging Face checkpoint, without torch."),
+    },
+    "Check": {
+        "verify": ("verify:verify", "Verify an export again, or on your own data."),
+        "inspect": ("inspect:inspect", "Show the contents of a checkpoint, adapter or export."),
+        "report": ("report:report", "Write the report of an export as a page."),
+        "bench": ("bench:bench", "Time the graphs of an export side by side."),
+        "generate": ("generate:generate", "Generate text with an export."),
+        "analyze": ("analyze:analyze", "Show what an adapter learned, or make it smaller."),
+    },
+    "Deploy": {
+        "bundle": ("bundle:bundle", "Pack an export for a device."),
+        "preflight": ("preflight:preflight", "Predict whether TensorRT can build an export."),
+        "build": ("engines:build", "Build TensorRT engines of an export."),
+        "refit": ("engines:refit", "Make an adapter's engine from that of the base."),
+        "triton": ("triton:triton", "Write a model repository for Triton Inference Server."),
+    },
+    "Other": {
+        "adapter": ("adapter:adapter", "Convert an adapter to another format."),
+        "doctor": ("doctor:doctor", "Show what is installed, and what is missing."),
+    },
 }
-"""Each command: where it lives in this package, and its line in ``--help``."""
+"""Each command, by section: its place in this package, and its line in ``--help``."""
+
+COMMANDS: Final = {name: row for rows in COMMAND_SECTIONS.values() for name, row in rows.items()}
 
 INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
@@ -59,13 +71,15 @@ _NO_ARGUMENTS: Final[tuple[type[click.ClickException], ...]] = (
 """The error that click 8.2 and newer raise for a group without arguments; its text is the help."""
 
 
-class _LazyGroup(click.Group):
-    """A group that knows its commands by a table and imports one when it is called."""
+class _LazyGroup(Group):
+    """The group of the commands in the table, each of which is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        """Return the names of the commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; return None where there is none of that name."""
         row = COMMANDS.get(cmd_name)
         if row is None:
             return None
@@ -74,13 +88,48 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)  # noqa: S101  (the table is ours)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names; suggest one for a misspelling."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = nearest(name, COMMANDS)
+            suggestion = "" if near is None else f"; did you mean {near!r}?"
+            msg = f"there is no command {name!r}{suggestion}"
+            raise click.UsageError(msg, ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        """Write the commands by section."""
+        width = max(map(len, COMMANDS))
+        for section, rows in COMMAND_SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:{width}}", text) for name, (_, text) in rows.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with `incomplete`, without importing them."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="lora-export")
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    examples="""
+lora-export merge-and-build --base ./base --adapter ./adapter -o out
+lora-export add out --adapter ./another
+lora-export verify out --base ./base
+""",
+)
+@click.version_option(VERSION, prog_name="lora-export", cls=Option)
 def cli() -> None:
     """Ship LoRA adapters: ONNX graphs that provably compute base + adapter.
 
@@ -92,6 +141,8 @@ def cli() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line; return the exit code. Errors become one message on stderr."""
     signals = _Signals()
+    if (code := completed(cli, "lora-export")) is not None:
+        return code
     try:
         result = cli.main(arguments, prog_name="lora-export", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)

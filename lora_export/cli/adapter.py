@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Group, argument, option
+from lora_export.cli.options import base_option, common_options, out_option
+from lora_export.cli.words import DTYPE
 
 if TYPE_CHECKING:
     from lora_export.commands.convert import AdapterFormat
@@ -15,30 +18,45 @@ if TYPE_CHECKING:
 __all__ = ["adapter"]
 
 
-@click.group("adapter")
+@click.group("adapter", cls=Group)
 def adapter() -> None:
-    """Work on an adapter itself."""
+    """Convert adapters to other formats."""
 
 
-@adapter.command("convert")
-@click.argument("source", metavar="ADAPTER", type=click.Path(path_type=Path))
-@click.option("--to", required=True, type=click.Choice(["peft", "onnx_adapter", "edge-llm"]),
-              help="The format to write.")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path),
-              help="A new folder; for onnx_adapter a new file.")  # fmt: skip
-@click.option("--base", type=click.Path(path_type=Path),
-              help="The base checkpoint: compare names and shapes, record it.")  # fmt: skip
-@click.option("--export", type=click.Path(path_type=Path), metavar="EXPORT",
-              help="A swappable export: the onnx_adapter is the pack for its graph.")  # fmt: skip
-@click.option("--dtype", help="What is stored: float32 for onnx_adapter, float16 for edge-llm.")
-@click.option("--scale", type=float, default=1.0, help="Multiply the updates.")
-@click.option("--drop", multiple=True, metavar="PATTERN", help="Leave out tensors.")
+@adapter.command(
+    "convert",
+    examples="""
+# A kohya file as a directory for PEFT
+lora-export adapter convert style.safetensors --to peft -o style
+
+# The adapter file for a swappable graph
+lora-export adapter convert ./adapter --to onnx_adapter --export out \\
+    -o mine.onnx_adapter
+""",
+)
+@argument("source", "The adapter.", metavar="ADAPTER", type=click.Path(path_type=Path))
+@option("--to", section="Output", required=True, metavar="FORMAT",
+        type=click.Choice(["peft", "onnx_adapter", "edge-llm"]),
+        help="The format to write.")  # fmt: skip
+@base_option("The base checkpoint: compare names and shapes with it, and record it.",
+             type=click.Path(path_type=Path))  # fmt: skip
+@option("--export", section="Input", type=click.Path(path_type=Path), metavar="EXPORT",
+        help="With --to onnx_adapter: the swappable export that the file is for.")  # fmt: skip
+@option("--scale", section="Adapters", type=float, default=1.0, metavar="FACTOR",
+        help="Multiply the updates.")  # fmt: skip
+@option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
+        help="Leave out tensors whose names match.")  # fmt: skip
+@out_option("A new directory; for onnx_adapter a new file.", required=True,
+            type=click.Path(path_type=Path))  # fmt: skip
+@option("--dtype", "--precision", "dtype", section="Output", type=DTYPE,
+        help="The dtype of the tensors.",
+        default_text="float32 for onnx_adapter, float16 for edge-llm")  # fmt: skip
 @common_options
 def convert(
     *,
     source: Path,
     to: AdapterFormat,
-    out: Path,
+    output: Path,
     base: Path | None,
     export: Path | None,
     dtype: str | None,
@@ -47,11 +65,11 @@ def convert(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Write ADAPTER in another format, its scales folded in or recorded exactly.
+    """Convert an adapter to another format, with its scales folded in or recorded exactly.
 
-    peft: a folder that PEFT loads. onnx_adapter: ONNX Runtime's file for swappable graphs, and the
-    same as safetensors beside it; with --export as `add` makes it. edge-llm: TensorRT-Edge-LLM's
-    processed adapter.
+    peft: a directory that PEFT loads. onnx_adapter: the file that ONNX Runtime loads into
+    swappable graphs, and the same tensors as safetensors beside it. edge-llm: the
+    processed adapter of TensorRT-Edge-LLM.
     """
     from dataclasses import asdict
 
@@ -60,7 +78,7 @@ def convert(
     with Console(as_json=as_json, quiet=quiet) as console:
         done = convert_adapter(
             source,
-            out,
+            output,
             to=to,
             base=base,
             export=export,
@@ -69,6 +87,6 @@ def convert(
             drop=drop,
             progress=console,
         )
-        text = f"{out}: {done.modules} modules, {done.saved} saved parameters, as {to}"
+        text = f"{output}: {done.modules} modules, {done.saved} saved parameters, as {to}"
         console.finish(asdict(done), [text])
     return 0

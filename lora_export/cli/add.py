@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
-from lora_export.cli.console import (
-    Console,
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import (
     adapter_options,
+    base_option,
     combine_options,
     combine_table,
     common_options,
+    labels_option,
     of_adapters,
     parse_adapter,
     parse_scales,
@@ -22,20 +25,27 @@ from lora_export.cli.outcome import describe, render
 __all__ = ["add"]
 
 
-@click.command("add")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--adapter", "adapters", multiple=True, required=True, metavar="[NAME=]PATH",
-              help="A LoRA adapter; repeatable.")  # fmt: skip
-@click.option("--base", metavar="PATH_OR_ID",
-              help="The base checkpoint; needed for an exact merge only if the export has another "
-                   "dtype.")  # fmt: skip
-@click.option("--labels", help="Names of the classes, separated by commas.")
-@click.option("--drop", multiple=True, metavar="PATTERN",
-              help="Leave out the adapter's tensors whose names match; repeatable.")  # fmt: skip
-@click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
-@click.option("--strict", is_flag=True, help="Fail if an adapter names a different base.")
+@click.command(
+    "add",
+    cls=Command,
+    examples="""
+lora-export add out --adapter ./adapter
+lora-export add out --adapter mine=org/adapter --replace
+""",
+)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@base_option("The base checkpoint; needed for an exact merge if the export has another dtype.")
+@option("--adapter", "adapters", section="Adapters", multiple=True, required=True,
+        metavar="[NAME=]PATH_OR_ID", help="A LoRA adapter: a directory or a hub id.")  # fmt: skip
+@option("--replace", section="Adapters", is_flag=True,
+        help="Replace an adapter of the same name.")  # fmt: skip
+@option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
+        help="Leave out adapter tensors whose names match.")  # fmt: skip
 @adapter_options
 @combine_options
+@labels_option
+@option("--strict", section="Gate", is_flag=True,
+        help="Fail if an adapter names a different base.")  # fmt: skip
 @common_options
 def add(
     *,
@@ -55,7 +65,7 @@ def add(
     quiet: bool,
     **flags: Any,
 ) -> int:
-    """Add adapters to EXPORT, an existing export directory, without torch and without tracing."""
+    """Add adapters to an existing export, without torch and without tracing."""
     from lora_export.commands.add import add as add_to_export
     from lora_export.commands.recipe import make_combine, make_specs
 

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import (
+    adapter_options,
+    base_option,
+    common_options,
+    of_adapters,
+    out_option,
+)
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.cli.words import DTYPE
 from lora_export.core.errors import UsageError
 from lora_export.ondevice.printable import shell_command
 
@@ -23,25 +32,40 @@ if TYPE_CHECKING:
 __all__ = ["analyze"]
 
 
-@click.command("analyze")
-@click.argument("adapter", required=False)
-@click.argument("other", required=False)
-@click.option("--base", help="The base: how much each update amplifies what W does (table 7).")
-@click.option("--figure", type=click.Path(path_type=Path),
-              help="With OTHER: the subspace similarity of one module, as an SVG.")  # fmt: skip
-@click.option("--module", help="The module of the figure; the first one by itself.")
-@click.option("--compress", "cut", metavar="RANK|SHARE%",
-              help="Write a smaller adapter: of that rank, or that share of energy.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Where the smaller adapter goes.")
-@click.option("--plan", metavar="BASE",
-              help="What an adapter would cost on a model, from its config.")  # fmt: skip
-@click.option("--target", "targets", multiple=True, metavar="MODULE",
-              help="With --plan: a module to adapt, as PEFT's target_modules.")  # fmt: skip
-@click.option(
-    "--rank", type=click.IntRange(1, 1 << 20), default=8, show_default=True, help="With --plan: r."
+@click.command(
+    "analyze",
+    cls=Command,
+    examples="""
+lora-export analyze ./adapter
+lora-export analyze ./adapter ./other --figure similarity.svg
+lora-export analyze ./adapter --compress 99% -o ./smaller
+
+# The cost of an adapter that is not trained yet
+lora-export analyze --plan ./base --target q_proj --target v_proj --rank 16
+""",
 )
-@click.option("--dtype", default="float16", show_default=True, help="With --plan: what is stored.")
+@argument("adapter", "The adapter.", required=False)
+@argument("other", "Another adapter, to compare subspaces.", required=False)
+@base_option("The base checkpoint: show how much each update amplifies what W does "
+             "(table 7 of the LoRA paper).")  # fmt: skip
+@option("--plan", section="Planning", metavar="BASE",
+        help="Show what an adapter for this model would cost, from its config.")  # fmt: skip
+@option("--target", "targets", section="Planning", multiple=True, metavar="MODULE",
+        help="With --plan: a module to adapt, as in PEFT's target_modules.")  # fmt: skip
+@option("--rank", section="Planning", type=click.IntRange(1, 1 << 20), default=8,
+        help="With --plan: the rank.")  # fmt: skip
+@option("--dtype", "--precision", "dtype", section="Planning", type=DTYPE, default="float16",
+        help="With --plan: the dtype of the weights.")  # fmt: skip
 @adapter_options
+@option("--compress", "cut", section="Output", metavar="RANK|SHARE%",
+        help="Write a smaller adapter: of this rank, or with this share of the "
+             "energy.")  # fmt: skip
+@out_option("With --compress: the new directory.", type=click.Path(path_type=Path),
+            metavar="DIR")  # fmt: skip
+@option("--figure", section="Output", type=click.Path(path_type=Path), metavar="FILE.svg",
+        help="With OTHER: draw the subspace similarity of one module.")  # fmt: skip
+@option("--module", section="Output", metavar="NAME", help="With --figure: the module.",
+        default_text="the first")  # fmt: skip
 @common_options
 def analyze(
     *,
@@ -51,7 +75,7 @@ def analyze(
     figure: Path | None,
     module: str | None,
     cut: str | None,
-    out: Path | None,
+    output: Path | None,
     plan: str | None,
     targets: tuple[str, ...],
     rank: int,
@@ -63,10 +87,10 @@ def analyze(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Analyse what ADAPTER learned, as section 7 of the LoRA paper does.
+    """Analyze an adapter as section 7 of the LoRA paper does.
 
-    Its singular values and effective ranks; with OTHER, how much of one's subspaces lies in the
-    other's; with --base, what W does in the directions that the adapter amplifies.
+    Shows singular values and effective ranks; with OTHER, how much the subspaces of the two
+    overlap; with --base, what W does in the directions that the adapter amplifies.
     """
     reading = of_adapters(adapter_format, alpha, enable_lora)
     with Console(as_json=as_json, quiet=quiet) as console:
@@ -76,16 +100,16 @@ def analyze(
             console.finish({**asdict(cost), "reduction": cost.reduction}, _cost_lines(cost))
             return 0
         if adapter is None:
-            msg = "there is nothing to analyse"
+            msg = "there is nothing to analyze"
             raise UsageError(msg, hint="Name an adapter, or a model: --plan BASE --target q_proj")
         _refuse(bool(targets), "--target belongs to --plan")
         _refuse(figure is not None and other is None, "--figure compares two adapters")
         _refuse(module is not None and figure is None, "--module belongs to --figure")
-        _require_compression(cut, out, adapter, {"a second adapter": other, "--base": base})
+        _require_compression(cut, output, adapter, {"a second adapter": other, "--base": base})
         from lora_export.core.hub import local_path
 
-        if cut is not None and out is not None:
-            done = _compress(local_path(adapter, subfolder=subfolder), out, cut, reading)
+        if cut is not None and output is not None:
+            done = _compress(local_path(adapter, subfolder=subfolder), output, cut, reading)
             console.finish(asdict(done), _compression_lines(done))
             return 0
         from lora_export.commands.analyze.analysis import analyze as analyse
@@ -113,17 +137,17 @@ def _require_compression(
 ) -> None:
     """Require that ``--compress`` says where it writes, and is given what it has a use for."""
     if cut is None and out is not None:
-        msg = "--out is where --compress writes, and an analysis is printed only: nothing was saved"
-        raise UsageError(msg, hint="Add --compress RANK, or keep what is printed: --json > FILE")
+        msg = "--out is for --compress: an analysis is only printed, and nothing was saved"
+        raise UsageError(msg, hint="Add --compress RANK, or save the analysis: --json > FILE")
     if cut is None:
         return
     where = shell_command(["--out", out or f"{Path(adapter).name}-small"])
     if useless := next((each for each, given in others.items() if given is not None), None):
-        msg = f"--compress takes one adapter, and {useless} is given: nothing was saved"
+        msg = f"--compress takes one adapter and not {useless}: nothing was saved"
         command = shell_command(["lora-export", "analyze", adapter, "--compress", cut])
         raise UsageError(msg, hint=f"Write: {command} {where}")
     if out is None:
-        msg = "--compress writes a smaller adapter, and it is not said where: nothing was saved"
+        msg = "--compress needs --out, the directory of the smaller adapter: nothing was saved"
         raise UsageError(msg, hint=f"Name a new folder: {where}")
 
 
@@ -138,8 +162,8 @@ def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: C
     from lora_export.weights.checkpoint import read_config
 
     if not targets:
-        msg = "--plan needs to know what is adapted"
-        raise UsageError(msg, hint="Name modules: --target q_proj --target v_proj")
+        msg = "--plan needs the modules to adapt"
+        raise UsageError(msg, hint="Name them: --target q_proj --target v_proj")
     path = local_path(plan)
     config = read_config(path.parent if path.name == "config.json" else path)
     task = tasks.detect(config)
@@ -171,7 +195,7 @@ def _compress(adapter: Path, out: Path, cut: str, reading: dict[str, Any]) -> Co
     elif cut.strip().isdecimal():
         how = Cut(rank=int(cut))
     else:
-        msg = f"--compress {cut!r} is neither a rank nor a share"
+        msg = f"--compress {cut!r} is neither a rank nor a share in percent"
         raise UsageError(msg, hint="Write --compress 4, or --compress 99%.")
     return compress_to(adapter, out, how, reading=reading)
 

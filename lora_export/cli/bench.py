@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import (
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import (
     SEED,
-    Console,
     adapter_options,
+    base_option,
     common_options,
     of_adapters,
     parse_adapter,
@@ -27,41 +29,56 @@ __all__ = ["bench", "render"]
 _REASONS: Final = 8
 
 
-@click.command("bench")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--graph", "graphs", multiple=True, metavar="NAME",
-              help="A graph to time beside the base; repeatable. All by itself.")  # fmt: skip
-@click.option("--runner", "runners", multiple=True, metavar="RUNNER", default=("ort-cpu",),
-              help="ort-cpu (by itself), ort-cuda, ort-tensorrt; tensorrt, rtx (engines of build); "
-                   "torch, torch-compile, torch-cuda, torch-cuda-compile; repeatable.")  # fmt: skip
-@click.option("--batch", "batches", metavar="N,…", default="1", show_default=True,
-              help="Rows of a batch.")  # fmt: skip
-@click.option("--length", "lengths", metavar="N,…", default="128", show_default=True,
-              help="New tokens of each row; of a decoder: before its first token.")  # fmt: skip
-@click.option("--past", "pasts", metavar="N,…", default="",
-              help="Decoders: time one token after so many others, too.")  # fmt: skip
-@click.option("--rounds", type=int, default=50, show_default=True, help="Runs of each cell.")
-@click.option("--max-rounds", type=int, default=6400, show_default=True,
-              help="The most of a cell whose judgement is open.")  # fmt: skip
-@click.option("--max-seconds", type=float, default=600.0, show_default=True,
-              help="No further runs of a cell begin after so long.")  # fmt: skip
-@click.option("--max-ratio", type=float, metavar="RATIO",
-              help="The gate: the largest ratio over baseline or base graph.")  # fmt: skip
-@click.option("--against", type=click.Path(path_type=Path), metavar="EXPORT",
-              help="The baseline: an export whose graphs run side by side with these.")  # fmt: skip
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE",
-              help="The baseline: ratios of earlier over the base graph.")  # fmt: skip
-@click.option("--update-baseline", is_flag=True, help="Write --baseline instead.")
-@click.option("--base", metavar="PATH_OR_ID", help="The base checkpoint, for torch.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
-              help="For torch: where an adapter is now, if it has moved; repeatable.")  # fmt: skip
-@click.option("--threads", type=int, default=0, help="Within an operator; the runtime's choice.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seeds inputs and order.")
-@click.option("--no-startup", is_flag=True, help="Leave start-up and peak memory out.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE",
-              help="Where the report goes; EXPORT/reports/bench.json by itself.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="Treat an open or missing judgement as a failure.")
+@click.command(
+    "bench",
+    cls=Command,
+    examples="""
+lora-export bench out --batch 1,8 --length 32,128
+
+# Fail with exit code 6 if an adapter is more than 5 % slower than the base
+lora-export bench out --max-ratio 1.05
+""",
+)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@base_option("The base checkpoint, for torch runners.")
+@option("--adapter", "adapters", section="Adapters", multiple=True, metavar="NAME=PATH",
+        help="For torch runners: the place of an adapter that has moved.")  # fmt: skip
 @adapter_options
+@option("--graph", "graphs", section="Measurement", multiple=True, metavar="NAME",
+        help="A graph to time beside the base.", default_text="all")  # fmt: skip
+@option("--runner", "runners", section="Measurement", multiple=True, metavar="RUNNER",
+        default=("ort-cpu",),
+        help="ort-cpu, ort-cuda, ort-tensorrt, tensorrt or rtx (engines of `build`), torch, "
+             "torch-compile, torch-cuda or torch-cuda-compile.")  # fmt: skip
+@option("--batch", "batches", section="Measurement", metavar="N,…", default="1",
+        help="Batch sizes.")  # fmt: skip
+@option("--length", "lengths", section="Measurement", metavar="N,…", default="128",
+        help="Lengths of the input in tokens; for decoders, of the prompt.")  # fmt: skip
+@option("--past", "pasts", section="Measurement", metavar="N,…", default="",
+        help="Decoders: also time one token after this many cached ones.")  # fmt: skip
+@option("--rounds", section="Measurement", type=int, default=50,
+        help="Rounds for each batch size and length.")  # fmt: skip
+@option("--max-rounds", section="Measurement", type=int, default=6400,
+        help="The most rounds if the gate is still undecided.")  # fmt: skip
+@option("--max-seconds", section="Measurement", type=float, default=600.0,
+        help="The most seconds for each batch size and length.")  # fmt: skip
+@option("--threads", section="Measurement", type=int, default=0,
+        help="Threads within an operator; 0 for the runtime's choice.")  # fmt: skip
+@option("--seed", section="Measurement", type=SEED, default=0,
+        help="The seed of inputs and order.")  # fmt: skip
+@option("--no-startup", section="Measurement", is_flag=True,
+        help="Do not measure start-up time and peak memory.")  # fmt: skip
+@option("--max-ratio", section="Gate", type=float, metavar="RATIO",
+        help="The largest ratio to the baseline, or to the base graph.")  # fmt: skip
+@option("--against", section="Gate", type=click.Path(path_type=Path), metavar="EXPORT",
+        help="The baseline: an export whose graphs run side by side with these.")  # fmt: skip
+@option("--baseline", section="Gate", type=click.Path(path_type=Path), metavar="FILE",
+        help="The baseline: ratios to the base graph, measured earlier.")  # fmt: skip
+@option("--update-baseline", section="Gate", is_flag=True, help="Write --baseline instead.")
+@option("--strict", section="Gate", is_flag=True,
+        help="Fail if a limit is undecided or could not be judged.")  # fmt: skip
+@option("--report", section="Output", type=click.Path(path_type=Path), metavar="FILE",
+        help="The report.", default_text="EXPORT/reports/bench.json")  # fmt: skip
 @common_options
 def bench(
     *,
@@ -80,11 +97,11 @@ def bench(
     quiet: bool,
     **settings: Any,
 ) -> int:
-    """Time the graphs of EXPORT side by side, and judge them.
+    """Time the graphs of an export side by side.
 
-    Every subject runs once a round, in random order; ratios are of the same round, with a bootstrap
-    interval. With a limit, a cell is measured until it is decided: exit code 6 where the interval
-    lies above the limit.
+    Every graph runs once a round, in random order; ratios are within the same round, with a
+    bootstrap interval. With --max-ratio, rounds are added until the interval is on one side
+    of the limit; the exit code is 6 if it is above.
     """
     from lora_export.commands.bench import bench as bench_export
     from lora_export.commands.recipe import make_specs
@@ -110,7 +127,7 @@ def _numbers(flag: str, text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     wrong = next((word for word in words if not word.isdecimal()), None)
     if wrong is not None:
-        msg = f"{flag} {text!r} has {wrong!r}, which is no number"
+        msg = f"{flag} {text!r} has {wrong!r}, which is not a number"
         raise UsageError(msg, hint=f"For example: {flag} 1,8,32")
     return [int(word) for word in words]
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Group, argument, option
+from lora_export.cli.options import common_options, out_option
 from lora_export.cli.text import size
+from lora_export.cli.words import DEVICE
 from lora_export.ondevice.printable import FinishedLine, shell_command
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ _PACK: Final = "pack"
 _BUILDERS: Final = ("tensorrt", "tensorrt-rtx")
 
 
-class _PackByDefault(click.Group):
+class _PackByDefault(Group):
     """A group whose first word is a command, or else an export to pack."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -34,31 +37,52 @@ class _PackByDefault(click.Group):
         return super().get_command(ctx, cmd_name) or self.commands[_PACK]
 
 
-@click.group("bundle", cls=_PackByDefault, invoke_without_command=False)
+@click.group(
+    "bundle",
+    cls=_PackByDefault,
+    invoke_without_command=False,
+    examples="""
+lora-export bundle out --target jetson-orin -o out.tar
+lora-export bundle verify out.tar
+""",
+)
 def bundle() -> None:
-    """Pack an export for a device: lora-export bundle EXPORT --target jetson-orin -o FILE.tar.
+    """Pack an export for a device, and check or unpack a bundle.
 
-    What is unpacked there has one entry point, run.py, which builds, verifies and measures.
+    On the device, run.py of the unpacked bundle builds the engines, verifies and measures.
+    The flags of a bundle: lora-export bundle pack --help.
     """
 
 
-@bundle.command(_PACK)
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="The device.")
-@click.option("--builder", type=click.Choice(_BUILDERS),
-              help="The library of the engines; tensorrt-rtx for --target rtx.")  # fmt: skip
-@click.option("-o", "--out", "output", type=click.Path(path_type=Path), metavar="FILE",
-              help="The archive, .tar or .tar.gz; beside the export.")  # fmt: skip
-@click.option("--name", help="The folder in the archive; the export's and the target's name.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME",
-              help="An adapter that goes with it; repeatable. All of them.")  # fmt: skip
-@click.option("--profile", "profiles", multiple=True, metavar="AXIS=MIN:OPT:MAX,…",
-              help="Shapes that the engines cover; repeatable, one profile each.")  # fmt: skip
-@click.option("--recipe", type=click.Path(path_type=Path),
-              help="Take profiles, latency and refit of a recipe.")  # fmt: skip
-@click.option("--refit", is_flag=True, help="Put the adapters into the base's engine.")
-@click.option("--allow-failed", is_flag=True, help="Pack a graph that failed its verification.")
-@click.option("--replace", is_flag=True, help="Replace the bundle, where there is one.")
+@bundle.command(
+    _PACK,
+    examples="""
+lora-export bundle out --target jetson-orin -o out.tar
+
+# On the device
+tar xf out.tar && python3 out-jetson-orin/run.py
+""",
+)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--target", section="Input", required=True, type=DEVICE, help="The device.")
+@option("--recipe", section="Input", type=click.Path(path_type=Path), metavar="FILE",
+        help="A recipe with profiles, latency and refit.")  # fmt: skip
+@option("--adapter", "adapters", section="Adapters", multiple=True, metavar="NAME",
+        help="An adapter to pack.", default_text="all")  # fmt: skip
+@option("--builder", section="Engine", type=click.Choice(_BUILDERS), metavar="LIBRARY",
+        help="The library that builds the engines.",
+        default_text="tensorrt-rtx for --target rtx, else tensorrt")  # fmt: skip
+@option("--profile", "profiles", section="Engine", multiple=True, metavar="AXIS=MIN:OPT:MAX,…",
+        help="Sizes of the dynamic axes: one optimization profile.")  # fmt: skip
+@option("--refit", section="Engine", is_flag=True,
+        help="Put the adapters into the engine of the base.")  # fmt: skip
+@option("--allow-failed", section="Gate", is_flag=True,
+        help="Pack a graph that failed its verification.")  # fmt: skip
+@out_option("The archive, .tar or .tar.gz.", type=click.Path(path_type=Path),
+            metavar="FILE", default_text="beside the export")  # fmt: skip
+@option("--name", section="Output", metavar="NAME", help="The directory in the archive.",
+        default_text="EXPORT-TARGET")  # fmt: skip
+@option("--replace", section="Output", is_flag=True, help="Replace an existing bundle.")
 @common_options
 def pack(
     *,
@@ -76,10 +100,10 @@ def pack(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Pack EXPORT for a device (the default command).
+    """Pack an export for a device (the default command).
 
-    Engines of TensorRT are built on the device. Those of TensorRT for RTX (--target rtx, or another
-    target with --builder tensorrt-rtx) are built before, and go along without graphs and weights.
+    Engines of TensorRT are built on the device. Engines of TensorRT for RTX (--target rtx or
+    --builder tensorrt-rtx) must be built before, and are packed without graphs and weights.
     """
     from lora_export.bundle.bundle_names import default_path
     from lora_export.bundle.device_bundle import LatencySettings, bundle_export
@@ -129,12 +153,14 @@ def pack(
     return 0
 
 
-@bundle.command("verify")
-@click.argument("path", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
-@click.option("--sha256", metavar="HEX", help="What the index has to be: as pack printed it.")
+@bundle.command("verify", examples="lora-export bundle verify out.tar")
+@argument("path", "The bundle, packed or unpacked.", metavar="FILE|DIR",
+          type=click.Path(path_type=Path))  # fmt: skip
+@option("--sha256", section="Gate", metavar="HEX",
+        help="The expected hash of the index, as pack printed it.")  # fmt: skip
 @common_options
 def verify(*, path: Path, sha256: str | None, as_json: bool, quiet: bool) -> int:
-    """Require that a bundle, packed or unpacked, is what was packed; run nothing of it."""
+    """Check that every file of a bundle is as it was packed; nothing in it is run."""
     from lora_export.bundle.packing import verify_bundle
     from lora_export.core.errors import BundleError
 
@@ -142,18 +168,18 @@ def verify(*, path: Path, sha256: str | None, as_json: bool, quiet: bool) -> int
         index = verify_bundle(path, console)
         if sha256 is not None and sha256.lower() != index.digest:
             msg = f"the index of {str(path)!r} is {index.digest}, not {sha256}"
-            raise BundleError(msg, hint="It is another bundle than the one that was meant.")
+            raise BundleError(msg, hint="This is a different bundle; fetch the right one.")
         console.finish(_described(path, index), _rendered(path, index))
     return 0
 
 
-@bundle.command("unpack")
-@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--out", "output", type=click.Path(path_type=Path),
-              help="A new folder; the bundle's name.")  # fmt: skip
+@bundle.command("unpack", examples="lora-export bundle unpack out.tar -o out")
+@argument("path", "The bundle.", metavar="FILE", type=click.Path(path_type=Path))
+@out_option("A new directory.", type=click.Path(path_type=Path), metavar="DIR",
+            default_text="the name of the bundle")  # fmt: skip
 @common_options
 def unpack(*, path: Path, output: Path | None, as_json: bool, quiet: bool) -> int:
-    """Unpack a bundle without trusting it: whole and as it was packed, or not at all."""
+    """Unpack a bundle completely and as it was packed, or not at all."""
     from lora_export.bundle.packing import unpack as unpack_bundle
     from lora_export.bundle.packing import verify_bundle
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command
+from lora_export.cli.options import common_options
 from lora_export.cli.text import aligned, size
 
 if TYPE_CHECKING:
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["doctor"]
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command, examples="lora-export doctor")
 @common_options
 def doctor(*, as_json: bool, quiet: bool) -> int:
-    """Show what is installed, what each missing part costs and how to get it."""
+    """Show the installed packages, what each missing one is needed for, and how to get it."""
     from lora_export.runtime.doctor import diagnose
 
     with Console(as_json=as_json, quiet=quiet) as console:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import Console, common_options, parse_adapter
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import common_options, parse_adapter
 from lora_export.cli.text import aligned, size
+from lora_export.cli.words import DEVICE, PRECISION
 from lora_export.ondevice.printable import FinishedLine, shell_command
 
 if TYPE_CHECKING:
@@ -23,79 +26,60 @@ __all__ = ["build", "refit"]
 _MEBIBYTE: Final = 1 << 20
 
 
-@click.command("build")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option(
-    "--target",
-    required=True,
-    help="The device: this one (auto finds out), or rtx for GPUs from Ampere on.",
+@click.command(
+    "build",
+    cls=Command,
+    examples="""
+# On the device
+lora-export build out --target auto
+
+# On any machine, for all RTX GPUs
+lora-export build out --target rtx
+
+# What would be built
+lora-export build out --target jetson-orin --dry-run
+""",
 )
-@click.option(
-    "--builder",
-    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="The library: tensorrt-rtx (needs no GPU) for the target rtx by default, else tensorrt.",
-)
-@click.option(
-    "--compute-capability",
-    "capabilities",
-    metavar="8.6,8.9,…",
-    help="With tensorrt-rtx: the GPUs that the engine is for; 8.0 and later.",
-)
-@click.option(
-    "--graph",
-    "graphs",
-    multiple=True,
-    help="A graph of the export; repeatable. Those that serve adapters.",
-)
-@click.option("--precision", help="fp32, fp16 or bf16: what the export has to be in.")
-@click.option(
-    "--profile",
-    "profiles",
-    multiple=True,
-    metavar="AXIS=MIN:OPT:MAX,…",
-    help="Shapes that the engine covers; repeatable, one profile each.",
-)
-@click.option("--recipe", type=click.Path(path_type=Path), help="Take the profiles of a recipe.")
-@click.option(
-    "--workspace",
-    type=click.IntRange(min=1),
-    metavar="MIB",
-    help="Memory that layers may use; all there is.",
-)
-@click.option(
-    "--optimization-level",
-    type=click.IntRange(0, 5),
-    help="How long kernels are searched for, 0 to 5; TensorRT's own, 3.",
-)
-@click.option("--tf32", is_flag=True, help="Let float32 products round their factors to TF32.")
-@click.option(
-    "--version-compatible", is_flag=True, help="A plan that later versions of TensorRT load too."
-)
-@click.option(
-    "--hardware-compatible",
-    default="none",
-    show_default=True,
-    help="A plan for other GPUs too: ampere+ or same-compute-capability.",
-)
-@click.option(
-    "--strip-weights",
-    is_flag=True,
-    help="A plan without weights; they are read from the graph's files.",
-)
-@click.option(
-    "--refit",
-    "refittable",
-    is_flag=True,
-    help="Let the weights that adapters change be changed afterwards.",
-)
-@click.option("--trtexec", is_flag=True, help="Build with the command line tool trtexec.")
-@click.option("--dry-run", is_flag=True, help="Print what would be done; needs no TensorRT.")
-@click.option(
-    "--tensorrt",
-    "version",
-    metavar="VERSION",
-    help="With --dry-run: the version; the oldest of the target.",
-)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--target", section="Input", required=True, type=DEVICE,
+        help="The device: auto for this one, rtx for any GPU from Ampere on.")  # fmt: skip
+@option("--graph", "graphs", section="Input", multiple=True, metavar="NAME",
+        help="A graph of the export.", default_text="those that serve adapters")  # fmt: skip
+@option("--recipe", section="Input", type=click.Path(path_type=Path), metavar="FILE",
+        help="A recipe with profiles.")  # fmt: skip
+@option("--builder", section="Engine", type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+        metavar="LIBRARY", help="The library that builds; tensorrt-rtx needs no GPU.",
+        default_text="tensorrt-rtx for --target rtx, else tensorrt")  # fmt: skip
+@option("--profile", "profiles", section="Engine", multiple=True, metavar="AXIS=MIN:OPT:MAX,…",
+        help="Sizes of the dynamic axes: one optimization profile.")  # fmt: skip
+@option("--precision", "--dtype", "precision", section="Engine", type=PRECISION,
+        help="The dtype that the export must have.", default_text="any")  # fmt: skip
+@option("--compute-capability", "capabilities", section="Engine", metavar="8.6,8.9,…",
+        help="tensorrt-rtx: the GPUs that the engine is for.",
+        default_text="8.0 and later")  # fmt: skip
+@option("--workspace", section="Engine", type=click.IntRange(min=1), metavar="MIB",
+        help="The most memory that layers may use.", default_text="all")  # fmt: skip
+@option("--optimization-level", section="Engine", type=click.IntRange(0, 5), metavar="0…5",
+        help="How long TensorRT searches for kernels.",
+        default_text="TensorRT's own, 3")  # fmt: skip
+@option("--tf32", section="Engine", is_flag=True,
+        help="Allow TF32 in float32 matrix products.")  # fmt: skip
+@option("--version-compatible", section="Engine", is_flag=True,
+        help="Build an engine that later versions of TensorRT load too.")  # fmt: skip
+@option("--hardware-compatible", section="Engine", metavar="LEVEL", default="none",
+        help="Build an engine for other GPUs too: ampere+ or "
+             "same-compute-capability.")  # fmt: skip
+@option("--strip-weights", section="Engine", is_flag=True,
+        help="Build an engine without weights; they are read from the files of the "
+             "graph.")  # fmt: skip
+@option("--refit", "refittable", section="Engine", is_flag=True,
+        help="Build an engine whose adapted weights `refit` can replace.")  # fmt: skip
+@option("--trtexec", section="Engine", is_flag=True, help="Build with the tool trtexec.")
+@option("--dry-run", section="Output", is_flag=True,
+        help="Print what would be built; needs no TensorRT.")  # fmt: skip
+@option("--tensorrt", "version", section="Output", metavar="VERSION",
+        help="With --dry-run: the version of TensorRT.",
+        default_text="the oldest of the target")  # fmt: skip
 @common_options
 def build(
     *,
@@ -120,23 +104,23 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Build TensorRT engines of EXPORT.
+    """Build TensorRT engines of an export.
 
-    TensorRT builds on the device that the engines are for, and loads them there alone. TensorRT
-    for RTX (--target rtx, or another target with --builder tensorrt-rtx) builds on any machine, an
-    engine for many GPUs. The precision is the graph's: choose it when exporting, with --dtype. A
-    plan lies in engines/ with its build record, and is loaded by the version that built it.
+    TensorRT builds on the device that the engines are for, and only that device loads them.
+    TensorRT for RTX (--target rtx or --builder tensorrt-rtx) builds on any machine one engine
+    for many GPUs. The precision is that of the export (export --dtype). Engines are written
+    to EXPORT/engines with a build record; the version that built an engine loads it.
     """
     from lora_export.commands import engines
     from lora_export.engines.engine_options import EngineOptions, library_for
     from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 
     if version is not None and not dry_run:
-        msg = "--tensorrt is for --dry-run: an engine is built by the version that is installed"
+        msg = "--tensorrt needs --dry-run: engines are built by the installed version"
         raise click.UsageError(msg)
     library = library_for(target, builder)
     if capabilities is not None and library != TENSORRT_RTX:
-        msg = "--compute-capability is for --target rtx or --builder tensorrt-rtx"
+        msg = "--compute-capability needs --target rtx or --builder tensorrt-rtx"
         raise click.UsageError(msg)
     options = EngineOptions(
         library=library,
@@ -258,21 +242,24 @@ def _built(record: BuildRecord) -> str:
     return f"{plan['file']}: {size(plan['bytes'])}, {record['seconds']:.1f} s, by {by}"
 
 
-@click.command("refit")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--target", required=True, help="The device, which is this one; auto finds out.")
-@click.option(
-    "--adapter",
-    required=True,
-    metavar="NAME or NAME=PATH",
-    help="An adapter of the export, or one that it does not hold.",
+@click.command(
+    "refit",
+    cls=Command,
+    examples="""
+lora-export build out --target auto --graph base --refit
+lora-export refit out --target auto --adapter mine
+""",
 )
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--target", section="Input", required=True, type=DEVICE,
+        help="The device, which must be this one; auto detects it.")  # fmt: skip
+@option("--adapter", section="Adapters", required=True, metavar="NAME or NAME=PATH",
+        help="An adapter of the export, or one from a directory.")  # fmt: skip
 @common_options
 def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool) -> int:
-    """Put an adapter into the refittable engine of EXPORT's base, without building.
+    """Make the engine of an adapter from the refittable engine of the base, without a build.
 
-    The base's engine stays as it is: the adapter gets a plan of its own. Build the base's with
-    --refit.
+    The engine of the base is not changed. Build it with: lora-export build --refit.
     """
     from lora_export.commands import engines
     from lora_export.core.adapter_spec import AdapterSpec

@@ -9,7 +9,9 @@ from typing import Final
 
 import click
 
-from lora_export.cli.console import SEED, Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import SEED, common_options
 from lora_export.ondevice.printable import FinishedLine, printable
 
 __all__ = ["generate"]
@@ -17,22 +19,28 @@ __all__ = ["generate"]
 _OF_PROSE: Final = "\n\t\u200c\u200d\ufe0f"
 
 
-@click.command("generate")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--adapter", metavar="NAME", help="The adapter to run; the base by default.")
-@click.option("--prompt", "prompts", multiple=True, required=True,
-              help="The text to continue, or the encoder's input; repeatable.")  # fmt: skip
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True,
-              help="The largest number of new tokens.")  # fmt: skip
-@click.option("--temperature", type=float, default=0.0, show_default=True,
-              help="Divide the logits by this; 0 always takes the most likely token.")  # fmt: skip
-@click.option(
-    "--top-k", type=int, default=0, help="Sample from this many of the most likely tokens."
+@click.command(
+    "generate",
+    cls=Command,
+    examples="""
+lora-export generate out --adapter mine --prompt "Once upon a time"
+""",
 )
-@click.option("--top-p", type=float, default=1.0,
-              help="Sample from the most likely tokens up to this total probability.")  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True,
-              help="The seed of the sampling.")  # fmt: skip
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--prompt", "prompts", section="Input", multiple=True, required=True, metavar="TEXT",
+        help="The text to continue, or the input of the encoder.")  # fmt: skip
+@option("--adapter", section="Adapters", metavar="NAME", help="The adapter to run.",
+        default_text="the base alone")  # fmt: skip
+@option("--max-new-tokens", section="Output", type=click.IntRange(min=1), default=64,
+        help="The largest number of new tokens.")  # fmt: skip
+@option("--temperature", section="Output", type=float, default=0.0,
+        help="Divide the logits by this; 0 always takes the most likely token.")  # fmt: skip
+@option("--top-k", section="Output", type=int, default=0,
+        help="Sample from this many of the most likely tokens; 0 for all.")  # fmt: skip
+@option("--top-p", section="Output", type=float, default=1.0,
+        help="Sample from the most likely tokens up to this total probability.")  # fmt: skip
+@option("--seed", section="Output", type=SEED, default=0,
+        help="The seed of the sampling.")  # fmt: skip
 @common_options
 def generate(
     *,
@@ -47,9 +55,10 @@ def generate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Continue a prompt with EXPORT, or answer it with an encoder-decoder; without torch.
+    """Generate text with an export, without torch.
 
-    An adapter with a tokenizer of its own is run with that tokenizer.
+    A decoder continues the prompt; an encoder-decoder answers it. An adapter with its own
+    tokenizer is run with that tokenizer.
     """
     from lora_export.commands.generate import continue_texts, continues
     from lora_export.runtime.text_generation import Sampling

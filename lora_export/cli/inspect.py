@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_export.cli.console import Console, adapter_options, common_options, of_adapters
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import adapter_options, common_options, of_adapters
 from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import InputError
@@ -27,11 +29,22 @@ __all__ = ["inspect"]
 Rows = list[tuple[str, str]]
 
 
-@click.command("inspect")
-@click.argument("path")
-@click.argument("adapter", required=False)
-@click.option("--hash", "hashed", is_flag=True,
-              help="Read everything: an export's files, a checkpoint's tensors.")  # fmt: skip
+@click.command(
+    "inspect",
+    cls=Command,
+    examples="""
+lora-export inspect ./adapter
+lora-export inspect out
+
+# Does this adapter fit this base?
+lora-export inspect ./base ./adapter
+""",
+)
+@argument("path", "A checkpoint, an adapter or an export directory.")
+@argument("adapter", "An adapter, to see whether it fits PATH.", required=False)
+@option("--hash", "hashed", section="Input", is_flag=True,
+        help="Read everything: the files of an export, the tensors of a "
+             "checkpoint.")  # fmt: skip
 @adapter_options
 @common_options
 def inspect(
@@ -46,11 +59,11 @@ def inspect(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Show what PATH holds: a checkpoint, an adapter or an export directory.
+    """Show the contents of a checkpoint, an adapter or an export directory.
 
-    With PATH a base (a checkpoint or an export) and ADAPTER, also whether they fit by names and
-    shapes. The exit code is 3 where they do not fit, and where an export's files are not what its
-    manifest says.
+    With ADAPTER, also whether it fits the checkpoint or export at PATH by names and shapes.
+    The exit code is 3 if it does not fit, or if files of an export differ from its
+    manifest.
     """
     from lora_export.commands.inspect.inspect_any import inspect as inspect_any
 

@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import (
-    Console,
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, option
+from lora_export.cli.options import (
     adapter_options,
+    base_option,
     combine_options,
     combine_table,
     common_options,
+    labels_option,
     of_adapters,
+    out_option,
     parse_adapter,
     parse_scales,
 )
 from lora_export.cli.text import aligned
+from lora_export.cli.words import DTYPE
 from lora_export.core.errors import UsageError
 from lora_export.core.merge_record import NOT_ASKED
 
@@ -31,61 +36,45 @@ __all__ = ["merge"]
 _WORST: Final = 5
 
 
-@click.command("merge")
-@click.option("--base", metavar="PATH_OR_ID", required=True, help="The base checkpoint.")
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    metavar="[NAME=]PATH",
-    help="The LoRA adapter; several with --combine.",
+@click.command(
+    "merge",
+    cls=Command,
+    examples="""
+lora-export merge --base ./base --adapter ./adapter -o merged
+lora-export merge --base ./base --adapter ./adapter -o merged --verify
+
+# Restore the base from a merged checkpoint
+lora-export merge --unmerge merged --base ./base -o restored
+""",
 )
-@click.option(
-    "--unmerge",
-    type=click.Path(path_type=Path),
-    metavar="MERGED",
-    help="Restore the base of MERGED from --base, after checking that it is the same base.",
-)
-@click.option(
-    "--out",
-    "--output",
-    "output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The folder to write the checkpoint to.",
-)
-@click.option("--dtype", help="float32, float16 or bfloat16; each tensor keeps its own by default.")
-@click.option(
-    "--max-shard-size", default="5GB", show_default=True, help="The largest size of a weight file."
-)
-@click.option(
-    "--float32-where-lossy",
-    is_flag=True,
-    help="Store a tensor in float32 where its own dtype would lose too much of the update.",
-)
-@click.option(
-    "--allow-no-effect", is_flag=True, help="Merge an adapter even if it changes nothing."
-)
-@click.option(
-    "--verify",
-    is_flag=True,
-    help="Compare the result with the unmerged adapter in PEFT before it is published; needs "
-    "torch, transformers and PEFT.",
-)
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail if --verify does not pass, or if the adapter names a different base.",
-)
-@click.option("--labels", help="Names of the head's classes, separated by commas.")
-@click.option(
-    "--drop",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave out the adapter's tensors whose names match; repeatable.",
-)
+@base_option("The base checkpoint: a directory or a hub id.", required=True)
+@option("--unmerge", section="Input", type=click.Path(path_type=Path), metavar="MERGED",
+        help="Restore the base of MERGED from --base, after checking that it is the same "
+             "base.")  # fmt: skip
+@option("--adapter", "adapters", section="Adapters", multiple=True,
+        metavar="[NAME=]PATH_OR_ID", help="The LoRA adapter; several with --combine.")  # fmt: skip
+@option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
+        help="Leave out adapter tensors whose names match.")  # fmt: skip
 @adapter_options
 @combine_options
+@option("--verify", section="Verification", is_flag=True,
+        help="Compare with the unmerged adapter in PEFT before the checkpoint is published; "
+             "needs torch, transformers and PEFT.")  # fmt: skip
+@option("--allow-no-effect", section="Verification", is_flag=True,
+        help="Accept an adapter that changes nothing.")  # fmt: skip
+@option("--strict", section="Gate", is_flag=True,
+        help="Fail if --verify does not pass, or the adapter names a different "
+             "base.")  # fmt: skip
+@out_option("The directory of the merged checkpoint.", required=True, metavar="DIR",
+            type=click.Path(path_type=Path))  # fmt: skip
+@option("--dtype", "--precision", "dtype", section="Output", type=DTYPE,
+        help="The dtype of the weights.", default_text="that of each tensor")  # fmt: skip
+@option("--max-shard-size", section="Output", metavar="SIZE", default="5GB",
+        help="The largest size of a weight file.")  # fmt: skip
+@option("--float32-where-lossy", section="Output", is_flag=True,
+        help="Store a tensor in float32 if its own dtype would lose too much of the "
+             "update.")  # fmt: skip
+@labels_option
 @common_options
 def merge(
     *,
@@ -112,9 +101,9 @@ def merge(
 ) -> int:
     """Merge an adapter into a base and write a Hugging Face checkpoint, without torch.
 
-    A tokenizer, chat template or generation settings in the adapter's folder replace those of the
-    base. With --unmerge, write the base again, bit for bit, from --base; its fingerprint has to be
-    the one that the merge recorded. To change to another adapter, merge it into the base.
+    A tokenizer, chat template or generation settings in the adapter's directory replace
+    those of the base. --unmerge writes the base again, bit for bit, from --base, whose
+    fingerprint must be the one that the merge recorded.
     """
     _one_blas_thread(for_torch=verify)
     from lora_export.commands import merge as merging
@@ -126,8 +115,8 @@ def merge(
         if unmerge is not None:
             given = (dtype, float32_where_lossy, allow_no_effect, verify, strict, labels, drop)
             if adapters or any(given):
-                msg = "--unmerge takes --base and --out, and nothing of a merge"
-                raise UsageError(msg, hint="For another adapter, merge it from the base.")
+                msg = "--unmerge takes --base and --out, and no options of a merge"
+                raise UsageError(msg, hint="To use another adapter, merge it into the base.")
             digest = merging.unmerge_checkpoint(
                 unmerge, base, output, max_shard_bytes=limit_bytes, progress=console
             )

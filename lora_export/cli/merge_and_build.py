@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import (
-    Console,
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import (
     adapter_options,
+    base_option,
     combine_options,
     combine_table,
     common_options,
+    labels_option,
+    loss_options,
     of_adapters,
+    out_option,
     parse_adapter,
     parse_scales,
 )
-from lora_export.cli.loss_options import loss_options
 from lora_export.cli.outcome import describe, render
+from lora_export.cli.words import DTYPE, TARGET, TASK
 from lora_export.core.modes import ADAPTER_MODES
 from lora_export.core.quantization import BLOCK_SIZES
+from lora_export.core.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,66 +34,111 @@ if TYPE_CHECKING:
 __all__ = ["export", "merge_and_build"]
 
 
-def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what a recipe can say, as flags; a flag wins over the recipe."""
-    for option in reversed(
+_EXAMPLES: Final = """
+# Merge an adapter, export, compare with PEFT, measure the latency
+lora-export merge-and-build --base ./base --adapter ./adapter -o out
+
+# One graph that takes any of several adapters
+lora-export merge-and-build --base ./base --adapter a=./a --adapter b=./b \\
+    --mode swappable -o out
+
+# The settings of a file; flags win over the file
+lora-export merge-and-build recipe.yaml --target jetson-orin
+"""
+_EXPORT_EXAMPLES: Final = """
+lora-export export --base ./base --adapter ./adapter -o out
+
+# The base alone; adapters can be added later
+lora-export export --base ./base -o out
+"""
+
+
+def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the checkpoint, the adapters and what is read of them."""
+    for add in reversed(
         (
-            click.argument("recipe", required=False, type=click.Path(path_type=Path)),
-            click.option("--base", help="Base checkpoint: a directory."),
-            click.option("--graph", help="An ONNX file of the base, by any exporter."),
-            click.option("--adapter", "adapters", multiple=True, metavar="[NAME=]PATH",
-                         help="A LoRA adapter; repeatable."),
-            click.option("--mode", type=click.Choice([each.value for each in ADAPTER_MODES]),
-                         help="A graph for each adapter, one that takes any, or one with all "
-                              "and a row of each."),
-            click.option("--lora-modules", metavar="NAME,...",
-                         help="Modules that a swappable graph can adapt; the adapters' own."),
-            click.option("--task", help="Task name as in transformers pipelines."),
-            click.option("--labels", help="Names of the classes, separated by commas."),
-            click.option("--dtype", help="float32, float16 or bfloat16; the checkpoint's own."),
-            click.option("--quantize", type=click.Choice(["int4", "int8"]),
-                         help="Store the weights of products in four or eight bits; adapters of "
-                              "swappable and batched exports stay as they are."),
-            click.option("--quantize-block-size", metavar="SIZE",
-                         type=click.Choice([str(each) for each in BLOCK_SIZES]),
-                         help="How many inputs share a scale; 32 for int4, all for int8."),
-            click.option("--quantize-keep", multiple=True, metavar="PATTERN",
-                         help="Leave modules that fit as they are; repeatable."),
-            click.option("--opset", type=int, help="ONNX opset; the target's own."),
-            click.option("--cache/--no-cache", "cache", default=None,
-                         help="Keys and values as inputs and outputs of a decoder; on."),
-            click.option("--cache-length", type=int, metavar="POSITIONS",
-                         help="A static cache of so many positions, updated in place, in place "
-                              "of one that grows."),
-            click.option("--logits", type=click.Choice(["all", "last"]),
-                         help="Logits of all positions of a decoder, or of the last; all."),
-            click.option("--target", "targets", multiple=True, help="Where the graph will run."),
-            click.option("--drop", multiple=True, metavar="PATTERN",
-                         help="Leave out adapter tensors that the task does not use."),
-            click.option("--out", "--output", "output", help="The export directory."),
+            argument("recipe", "A YAML file with these settings, instead of flags.",
+                     required=False, type=click.Path(path_type=Path)),
+            base_option("The base checkpoint: a directory or a hub id."),
+            option("--graph", section="Input", metavar="FILE",
+                   help="An ONNX file of the base, by any exporter.", default_text="traced"),
+            option("--adapter", "adapters", section="Adapters", multiple=True,
+                   metavar="[NAME=]PATH_OR_ID", help="A LoRA adapter: a directory or a hub id."),
+            option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
+                   help="Leave out adapter tensors whose names match."),
         )
     ):  # fmt: skip
-        command = option(command)
-    return adapter_options(command)
+        command = add(command)
+    return command
 
 
-@click.command("merge-and-build")
+def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the properties of the graph, and where it is written."""
+    for add in reversed(
+        (
+            option("--mode", section="Graph", default_text="merged",
+                   type=click.Choice([each.value for each in ADAPTER_MODES]),
+                   help="merged: a graph for each adapter. swappable: one graph that takes any "
+                        "adapter. batched: one graph with an adapter for each row of a batch."),
+            option("--lora-modules", section="Graph", metavar="NAME,…",
+                   help="The modules that a swappable graph can adapt.",
+                   default_text="those of the adapters"),
+            option("--task", section="Graph", type=TASK,
+                   help="The task.", default_text="that of the adapter or the base"),
+            labels_option,
+            option("--dtype", "--precision", "dtype", section="Graph", type=DTYPE,
+                   help="The dtype of the weights.", default_text="that of the checkpoint"),
+            option("--target", "targets", section="Graph", type=TARGET, multiple=True,
+                   metavar="TARGET", help="Where the graph will run.", default_text=DEFAULT_TARGET),
+            option("--opset", section="Graph", type=int, help="The ONNX opset.",
+                   default_text="that of the target"),
+            option("--cache/--no-cache", "cache", section="Graph", default=None,
+                   help="Decoders: keys and values are inputs and outputs of the graph.",
+                   default_text="--cache"),
+            option("--cache-length", section="Graph", type=int, metavar="POSITIONS",
+                   help="Decoders: a static cache of this length, updated in place.",
+                   default_text="a cache that grows"),
+            option("--logits", section="Graph", type=click.Choice(["all", "last"]),
+                   help="Decoders: logits of all positions, or of the last.",
+                   default_text="all"),
+            option("--quantize", section="Quantization", type=click.Choice(["int4", "int8"]),
+                   help="Store the weights of matrix products in 4 or 8 bits. Adapters of "
+                        "swappable and batched exports stay as they are.", default_text="no"),
+            option("--quantize-block-size", section="Quantization", metavar="SIZE",
+                   type=click.Choice([str(each) for each in BLOCK_SIZES]),
+                   help="The number of inputs that share a scale.",
+                   default_text="32 for int4, all for int8"),
+            option("--quantize-keep", section="Quantization", multiple=True, metavar="PATTERN",
+                   help="Leave modules whose names match in float."),
+            out_option("The export directory.", metavar="DIR"),
+        )
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
+def _build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add everything that a recipe can say, as flags; a flag wins over the recipe."""
+    return _input_options(adapter_options(combine_options(_graph_options(command))))
+
+
+@click.command("merge-and-build", cls=Command, examples=_EXAMPLES)
 @_build_options
-@combine_options
-@click.option("--verify/--no-verify", default=None, help="Prove parity and measure latency.")
-@click.option(
-    "--latency/--no-latency", default=None, help="Measure latency; by default of merged graphs."
-)
-@click.option("--max-ratio", type=float, help="Largest latency ratio to the base.")
-@click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
+@option("--verify/--no-verify", section="Verification", default=None,
+        help="Compare with PEFT and measure latency.", default_text="--verify")  # fmt: skip
+@option("--allow-no-effect", section="Verification", is_flag=True,
+        help="Accept an adapter that changes nothing measurable.")  # fmt: skip
+@option("--latency/--no-latency", section="Measurement", default=None,
+        help="Measure latency.", default_text="--latency in mode merged")  # fmt: skip
+@option("--max-ratio", section="Gate", type=float, metavar="RATIO",
+        help="The largest latency ratio to the base.", default_text="1.05")  # fmt: skip
 @loss_options
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail if an adapter is ambiguous or unverified, or names a different base.",
-)
-@click.option("--bundle", metavar="FILE", help="The bundle for the target; beside the export.")
-@click.option("--no-bundle", is_flag=True, help="Make no bundle.")
+@option("--strict", section="Gate", is_flag=True,
+        help="Fail if an adapter is ambiguous or unverified, or names a different "
+             "base.")  # fmt: skip
+@option("--bundle", section="Output", metavar="FILE",
+        help="The bundle for a device.", default_text="beside the export")  # fmt: skip
+@option("--no-bundle", section="Output", is_flag=True, help="Write no bundle.")
 @common_options
 def merge_and_build(
     *,
@@ -105,9 +156,10 @@ def merge_and_build(
     no_bundle: bool,
     **flags: Any,
 ) -> int:
-    """Merge adapters into a base, export ONNX, verify, measure.
+    """Merge adapters into a base, export it to ONNX, verify the result and measure it.
 
-    RECIPE is a YAML file; without one, give --base, --adapter and --out.
+    Without --adapter the base alone is exported. An existing export of the same base
+    receives the adapters.
     """
     overrides: dict[str, Any] = {}
     if verify is not None:
@@ -129,12 +181,11 @@ def merge_and_build(
     return _build(flags, overrides, as_json=as_json, quiet=quiet, strict=strict)
 
 
-@click.command("export")
+@click.command("export", cls=Command, examples=_EXPORT_EXAMPLES)
 @_build_options
-@combine_options
 @common_options
 def export(*, as_json: bool, quiet: bool, **flags: Any) -> int:
-    """Merge and export without verification; see merge-and-build."""
+    """Merge adapters into a base and export it to ONNX, without verification."""
     disabled = {key: {"enabled": False} for key in ("verify", "latency", "bundle")}
     return _build(flags, disabled, as_json=as_json, quiet=quiet, strict=False)
 

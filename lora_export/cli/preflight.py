@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import common_options
 from lora_export.cli.terminal import say
 from lora_export.cli.text import aligned, first_few, size
+from lora_export.cli.words import DEVICE
 from lora_export.core.errors import UnsupportedError
 from lora_export.ondevice.printable import (
     CELL_LIMIT,
@@ -31,46 +34,32 @@ _SHOWN_NODES: Final = 3
 _STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-@click.command("preflight")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option(
-    "--target", required=True, help="Where the engine will run: jetson-orin, h100, rtx, …"
+@click.command(
+    "preflight",
+    cls=Command,
+    examples="""
+lora-export preflight out --target jetson-orin
+lora-export preflight out --target rtx --strict
+""",
 )
-@click.option(
-    "--builder",
-    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
-    help="The library that will build it: tensorrt-rtx for the target rtx, else tensorrt.",
-)
-@click.option(
-    "--parser", is_flag=True, help="Let the installed library parse the graphs too; needs it."
-)
-@click.option(
-    "--graph",
-    "graphs",
-    multiple=True,
-    metavar="NAME",
-    help="A graph of the export; repeatable; all of them.",
-)
-@click.option(
-    "--tensorrt",
-    metavar="VERSION",
-    help="The version of that library; the oldest of the target's software.",
-)
-@click.option(
-    "--profile",
-    "profiles",
-    multiple=True,
-    metavar="AXIS=MIN:OPT:MAX,…",
-    help="Sizes of dynamic axes, as for a build; repeatable.",
-)
-@click.option(
-    "--memory",
-    "memory_gib",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GIB",
-    help="The memory of the device, where the target's come in several sizes.",
-)
-@click.option("--strict", is_flag=True, help="Treat a warning as an error.")
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--target", section="Input", required=True, type=DEVICE,
+        help="The device that will run the engines.")  # fmt: skip
+@option("--graph", "graphs", section="Input", multiple=True, metavar="NAME",
+        help="A graph of the export.", default_text="all")  # fmt: skip
+@option("--builder", section="Engine", type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+        metavar="LIBRARY", help="The library that will build.",
+        default_text="tensorrt-rtx for --target rtx, else tensorrt")  # fmt: skip
+@option("--tensorrt", section="Engine", metavar="VERSION", help="The version of that library.",
+        default_text="the oldest of the target")  # fmt: skip
+@option("--profile", "profiles", section="Engine", multiple=True, metavar="AXIS=MIN:OPT:MAX,…",
+        help="Sizes of the dynamic axes: one optimization profile.")  # fmt: skip
+@option("--memory", "memory_gib", section="Engine", metavar="GIB",
+        type=click.FloatRange(min=0, min_open=True),
+        help="The memory of the device, if the target has several sizes.")  # fmt: skip
+@option("--parser", section="Engine", is_flag=True,
+        help="Also parse the graphs with the installed library.")  # fmt: skip
+@option("--strict", section="Gate", is_flag=True, help="Treat a warning as an error.")
 @common_options
 def preflight(
     *,
@@ -86,11 +75,10 @@ def preflight(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Say whether TensorRT can build engines of EXPORT, without TensorRT and without a GPU.
+    """Predict whether TensorRT can build engines of an export, without TensorRT and a GPU.
 
-    Where the library is installed, --parser adds what its own parser says of each graph.
-
-    The exit code is 0 where it can as far as is known, and 4 where it cannot.
+    With --parser, the parser of the installed library checks each graph too. The exit code
+    is 0 if no obstacle is known, and 4 if there is one.
     """
     from lora_export.engines.preflight import preflight as check
     from lora_export.engines.profiles import parse_profile

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import common_options, out_option
 from lora_export.cli.outcome import describe, render
 from lora_export.core.quantization import BLOCK_SIZES
 
@@ -16,52 +18,34 @@ __all__ = ["quantize"]
 _BLOCKS = [str(each) for each in BLOCK_SIZES]
 
 
-@click.command("quantize")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--out",
-    "output",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="The new export directory.",
+@click.command(
+    "quantize",
+    cls=Command,
+    examples="""
+lora-export quantize out -o out-int8
+lora-export quantize out -o out-int4 --weights int4 --keep "*down_proj"
+""",
 )
-@click.option(
-    "--weights",
-    type=click.Choice(["int4", "int8"]),
-    default="int8",
-    show_default=True,
-    help="The scheme of the weights of products.",
-)
-@click.option(
-    "--block-size",
-    type=click.Choice(_BLOCKS),
-    metavar="SIZE",
-    help="Inputs that share a scale: 16, 32, 64, 128 or 256; 32 for int4, all for int8.",
-)
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="PATTERN",
-    help="Leave modules that fit as they are; repeatable.",
-)
-@click.option(
-    "--embeddings",
-    type=click.Choice(["int8", "keep"]),
-    default="int8",
-    show_default=True,
-    help="The scheme of embeddings.",
-)
-@click.option(
-    "--head",
-    type=click.Choice(["int4", "int8", "keep"]),
-    help="The scheme of the layer that gives the logits of tokens; that of the weights.",
-)
+@argument("export", "The export directory to copy.", type=click.Path(path_type=Path))
+@option("--weights", section="Quantization", type=click.Choice(["int4", "int8"]), default="int8",
+        help="The format of the weights of matrix products.")  # fmt: skip
+@option("--block-size", section="Quantization", type=click.Choice(_BLOCKS), metavar="SIZE",
+        help="The number of inputs that share a scale.",
+        default_text="32 for int4, all for int8")  # fmt: skip
+@option("--keep", section="Quantization", multiple=True, metavar="PATTERN",
+        help="Leave modules whose names match in float.")  # fmt: skip
+@option("--embeddings", section="Quantization", type=click.Choice(["int8", "keep"]),
+        default="int8", help="The format of embeddings.")  # fmt: skip
+@option("--head", section="Quantization", type=click.Choice(["int4", "int8", "keep"]),
+        help="The format of the layer that gives the logits of tokens.",
+        default_text="that of --weights")  # fmt: skip
+@out_option("The new export directory.", required=True, metavar="DIR",
+            type=click.Path(path_type=Path))  # fmt: skip
 @common_options
 def quantize(
     *, export: Path, output: Path, block_size: str | None, as_json: bool, quiet: bool, **flags: Any
 ) -> int:
-    """Write a quantized copy of EXPORT, adapters included, without torch."""
+    """Write a quantized copy of an export and its adapters, without torch."""
     from lora_export.commands.quantize import quantize as quantize_export
     from lora_export.commands.recipe_sections import QuantizeSpec
 

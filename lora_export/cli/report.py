@@ -8,7 +8,9 @@ from typing import Final
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import common_options
 from lora_export.core.errors import StorageError, UsageError
 from lora_export.core.files import open_output
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, real_path
@@ -18,17 +20,27 @@ __all__ = ["report"]
 _SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 
 
-@click.command("report")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--github", is_flag=True,
-              help="Print GitHub annotations; add the report to the step's summary.")  # fmt: skip
-@click.option("--open", "opened", is_flag=True, help="Show the page in a browser.")
+@click.command(
+    "report",
+    cls=Command,
+    examples="""
+lora-export report out --open
+
+# In a GitHub workflow
+lora-export report out --github
+""",
+)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--open", "opened", section="Output", is_flag=True, help="Open the page in a browser.")
+@option("--github", section="Output", is_flag=True,
+        help="Print GitHub annotations, and add the report to the summary of the "
+             "step.")  # fmt: skip
 @common_options
 def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bool) -> int:
-    """Write what is known of EXPORT as one page: reports/report.html and report.md.
+    """Write the report of an export: reports/report.html and reports/report.md.
 
-    merge-and-build and verify do so by themselves, add and remove keep it true. With --github,
-    everything that is not a pass becomes a ::error or ::warning line on stdout.
+    merge-and-build, verify, add and remove write it too. With --github, everything
+    that is not a pass becomes a ::error or ::warning line on stdout.
     """
     from lora_export.report.write_report import (
         REPORT_HTML,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.cli.console import Console, common_options
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Group, argument, option
+from lora_export.cli.options import common_options
 from lora_export.cli.text import size
 from lora_export.core.errors import UsageError
 from lora_export.core.files import user_path
@@ -22,7 +24,7 @@ _WRITE: Final = "write"
 _DAMAGED: Final = 3
 
 
-class _WithDefault(click.Group):
+class _WithDefault(Group):
     """A group whose first argument may be an export, which then is written."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -43,62 +45,102 @@ class _WithDefault(click.Group):
 
 @click.group(
     "triton", cls=_WithDefault, subcommand_metavar="EXPORT | COMMAND [ARGS]...",
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"ignore_unknown_options": True}, examples="""
+lora-export triton out --repository models
+lora-export triton check models
+lora-export triton add out mine --repository models
+""",
 )  # fmt: skip
 def triton() -> None:
-    """Write, change and check model repositories of the Triton server.
+    """Write, change and check model repositories of Triton Inference Server.
 
-    lora-export triton EXPORT --repository DIR writes the models of an export (the same as triton
-    write). The commands add and remove change a repository that a server may be reading.
+    triton EXPORT is short for triton write EXPORT; its flags: lora-export triton write --help.
+    add and remove change a repository that a server may be reading.
     """
 
 
-_OPTIONS: Final[tuple[tuple[tuple[str, ...], dict[str, Any]], ...]] = (
-    (("--repository",), {"help": "The model repository; made if absent."}),
-    (("--name",), {"help": "What the models' names begin with; the export's folder."}),
-    (("--backend",), {"type": click.Choice(["onnxruntime", "python", "tensorrt"]),
-                      "help": "By default the one that fits the export."}),
-    (("--way",), {"type": click.Choice([each.value for each in ServingMode]),
-                  "help": "How the Python backend runs an adapter; as the export holds it."}),
-    (("--adapter", "adapters"), {"multiple": True, "metavar": "NAME",
-                                 "help": "An adapter to serve, or base; repeatable. All."}),
-    (("--text/--no-text",), {"default": None, "help": "An ensemble that takes texts."}),
-    (("--max-batch-size",), {"type": int, "help": "16."}),
-    (("--max-queue-delay-us",), {"type": int, "help": "Wait for others to share a batch: 500."}),
-    (("--preferred-batch-size", "preferred_batch_sizes"),
-     {"type": int, "multiple": True, "help": "Run batches of this size at once; repeatable."}),
-    (("--max-queue-size",), {"type": int, "help": "Refuse more waiting requests."}),
-    (("--queue-timeout-us",), {"type": int, "help": "Refuse a request that waited so long."}),
-    (("--instances",), {"type": int, "help": "Instances of each model: 1."}),
-    (("--device",), {"type": click.Choice(["cpu", "gpu"]), "help": "Where they run."}),
-    (("--gpu", "gpus"), {"type": int, "multiple": True, "help": "A GPU by number; repeatable."}),
-    (("--threads",), {"type": int, "help": "Threads within an operator."}),
-    (("--cache-bytes",), {"type": int, "help": "What loaded adapters may take, per instance."}),
-    (("--response-cache/--no-response-cache",), {"default": None,
-     "help": "An ensemble MODEL-cached that answers from the server's response cache."}),
-    (("--warmup/--no-warmup",), {"default": None, "help": "Run golden inputs first; on."}),
-    (("--versions",), {"help": "The newest so many, or all."}),
-    (("--resource", "resources"), {"multiple": True, "metavar": "NAME=COUNT",
-     "help": "A resource of the rate limiter; repeatable."}),
-    (("--priority",), {"type": int, "help": "The priority there."}),
+_OPTIONS: Final[tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...]] = (
+    (("--repository",), "Output", {
+        "metavar": "DIR", "help": "The model repository; created if it does not exist."}),
+    (("--name",), "Models", {
+        "metavar": "NAME", "help": "The prefix of the models' names.",
+        "default_text": "the export's name"}),
+    (("--backend",), "Models", {
+        "type": click.Choice(["onnxruntime", "python", "tensorrt"]), "metavar": "BACKEND",
+        "help": "The backend.", "default_text": "the one that fits the export"}),
+    (("--way",), "Models", {
+        "type": click.Choice([each.value for each in ServingMode]), "metavar": "MODE",
+        "help": "The mode in which the Python backend runs an adapter.",
+        "default_text": "the mode of the export"}),
+    (("--adapter", "adapters"), "Models", {
+        "multiple": True, "metavar": "NAME",
+        "help": "An adapter to serve, or base.", "default_text": "all"}),
+    (("--text/--no-text",), "Models", {
+        "default": None, "help": "Add an ensemble that takes texts.",
+        "default_text": "--no-text"}),
+    (("--versions",), "Models", {
+        "metavar": "N|N,…|all", "help": "The versions to serve: the newest N, these, or all.",
+        "default_text": "1"}),
+    (("--warmup/--no-warmup",), "Models", {
+        "default": None, "help": "Run stored inputs before a model is ready.",
+        "default_text": "--warmup"}),
+    (("--response-cache/--no-response-cache",), "Models", {
+        "default": None,
+        "help": "Add an ensemble MODEL-cached that uses the server's response cache.",
+        "default_text": "--no-response-cache"}),
+    (("--max-batch-size",), "Server", {
+        "type": int, "help": "The largest batch.", "default_text": "16"}),
+    (("--preferred-batch-size", "preferred_batch_sizes"), "Server", {
+        "type": int, "multiple": True, "help": "Run batches of this size without waiting."}),
+    (("--max-queue-delay-us",), "Server", {
+        "type": int, "help": "The most microseconds that a request waits for others.",
+        "default_text": "500"}),
+    (("--max-queue-size",), "Server", {
+        "type": int, "help": "The most requests that may wait.", "default_text": "no limit"}),
+    (("--queue-timeout-us",), "Server", {
+        "type": int, "help": "Refuse a request that has waited this long.",
+        "default_text": "no limit"}),
+    (("--instances",), "Server", {
+        "type": int, "help": "Instances of each model.", "default_text": "1"}),
+    (("--device",), "Server", {
+        "type": click.Choice(["cpu", "gpu"]), "help": "The device of the instances.",
+        "default_text": "the backend's choice"}),
+    (("--gpu", "gpus"), "Server", {
+        "type": int, "multiple": True, "help": "A GPU, by number.", "default_text": "all"}),
+    (("--threads",), "Server", {
+        "type": int, "help": "Threads within an operator.",
+        "default_text": "ONNX Runtime's choice"}),
+    (("--cache-bytes",), "Server", {
+        "type": int, "help": "The most bytes of loaded adapters, in each instance.",
+        "default_text": "1 GiB"}),
+    (("--resource", "resources"), "Server", {
+        "multiple": True, "metavar": "NAME=COUNT", "help": "A resource of the rate limiter."}),
+    (("--priority",), "Server", {
+        "type": int, "help": "The priority in the rate limiter.", "default_text": "none"}),
 )  # fmt: skip
-"""A flag for every key of the recipe's section."""
+"""A flag for every key of the recipe's section, and the section of the help."""
 
 
 def _settings_options(command: Any) -> Any:
-    for names, settings in reversed(_OPTIONS):
-        command = click.option(*names, **settings)(command)
+    for names, section, settings in reversed(_OPTIONS):
+        command = option(*names, section=section, **settings)(command)
     return command
 
 
-@triton.command(_WRITE)
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--recipe", type=click.Path(path_type=Path),
-              help="Take what flags do not say from its section triton.")  # fmt: skip
+@triton.command(
+    _WRITE,
+    examples="""
+lora-export triton write out --repository models
+lora-export triton write out --repository models --text --device gpu
+""",
+)
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@option("--recipe", section="Input", type=click.Path(path_type=Path), metavar="FILE",
+        help="A recipe with the section triton; flags win over it.")  # fmt: skip
 @_settings_options
 @common_options
 def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **flags: Any) -> int:
-    """Write the models of EXPORT into a repository, each whole or not at all."""
+    """Write the models of an export into a model repository (the default command)."""
     from lora_export.commands.recipe import load_recipe, make_triton
     from lora_export.commands.triton import write_triton
 
@@ -114,7 +156,7 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
         spec = whole.triton or spec
         folder = Path() if "repository" in given else whole.folder
     if spec.repository is None:
-        msg = "it is not said where the repository is"
+        msg = "the model repository is missing"
         raise UsageError(msg, hint="Add --repository DIR.")
     with Console(as_json=as_json, quiet=quiet) as console:
         repository = folder / user_path(spec.repository)
@@ -123,13 +165,15 @@ def write(*, export: Path, recipe: Path | None, as_json: bool, quiet: bool, **fl
     return 0
 
 
-@triton.command("add")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.argument("names", nargs=-1, metavar="ADAPTER...")
-@click.option("--repository", required=True, type=click.Path(path_type=Path),
-              help="The repository; a server may be reading it.")  # fmt: skip
-@click.option("--name", help="Which models, where it has several of the base.")
-@click.option("--replace", is_flag=True, help="Replace an adapter of the same name.")
+@triton.command("add", examples="lora-export triton add out mine --repository models")
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@argument("names", "An adapter of the export.", nargs=-1, metavar="ADAPTER...")
+@option("--repository", section="Output", required=True, type=click.Path(path_type=Path),
+        metavar="DIR", help="The model repository; a server may be reading it.")  # fmt: skip
+@option("--name", section="Models", metavar="NAME",
+        help="The prefix of the models, if the base has several.")  # fmt: skip
+@option("--replace", section="Models", is_flag=True,
+        help="Replace an adapter of the same name.")  # fmt: skip
 @common_options
 def add(
     *,
@@ -141,7 +185,7 @@ def add(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Serve ADAPTERs that EXPORT holds (lora-export add) from a repository too, at once."""
+    """Add adapters of an export to a model repository."""
     from lora_export.triton.live_changes import add_to_repository
 
     with Console(as_json=as_json, quiet=quiet) as console:
@@ -150,14 +194,15 @@ def add(
     return 0
 
 
-@triton.command("remove")
-@click.argument("gone", metavar="ADAPTER")
-@click.option("--repository", required=True, type=click.Path(path_type=Path),
-              help="The repository; a server may be reading it.")  # fmt: skip
-@click.option("--name", help="Which models, where it has several.")
+@triton.command("remove", examples="lora-export triton remove mine --repository models")
+@argument("gone", "The adapter to remove.", metavar="ADAPTER")
+@option("--repository", section="Output", required=True, type=click.Path(path_type=Path),
+        metavar="DIR", help="The model repository; a server may be reading it.")  # fmt: skip
+@option("--name", section="Models", metavar="NAME",
+        help="The prefix of the models, if there are several.")  # fmt: skip
 @common_options
 def remove(*, gone: str, repository: Path, name: str | None, as_json: bool, quiet: bool) -> int:
-    """Serve ADAPTER no longer."""
+    """Remove an adapter from a model repository."""
     from lora_export.triton.live_changes import remove_from_repository
 
     with Console(as_json=as_json, quiet=quiet) as console:
@@ -166,14 +211,21 @@ def remove(*, gone: str, repository: Path, name: str | None, as_json: bool, quie
     return 0
 
 
-@triton.command("check")
-@click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--server", metavar="URL", help="Compare with a running server too (its HTTP port).")
+@triton.command(
+    "check",
+    examples="""
+lora-export triton check models
+lora-export triton check models --server localhost:8000
+""",
+)
+@argument("repository", "The model repository.", type=click.Path(path_type=Path))
+@option("--server", section="Input", metavar="URL",
+        help="Also compare with a running server (its HTTP port).")  # fmt: skip
 @common_options
 def check(*, repository: Path, server: str | None, as_json: bool, quiet: bool) -> int:
-    """Check the models of REPOSITORY: against Triton's schema, their files and their graphs.
+    """Check a model repository against Triton's schema, its files and its graphs.
 
-    Exit code 3 where something is wrong.
+    The exit code is 3 if something is wrong.
     """
     from lora_export.triton.check_repository import check_repository
     from lora_export.triton.check_server import server_problems
@@ -221,7 +273,7 @@ def _versions(text: str) -> int | str | list[int]:
     try:
         return [int(each) for each in text.split(",")] if "," in text else int(text)
     except ValueError as error:
-        msg = f"--versions: {text!r} is no number, no list of them and not 'all'"
+        msg = f"--versions: {text!r} is not a number, a list of numbers or 'all'"
         raise click.UsageError(msg) from error
 
 

@@ -6,48 +6,64 @@ from pathlib import Path
 
 import click
 
-from lora_export.cli.console import (
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, argument, option
+from lora_export.cli.options import (
     SEED,
-    Console,
     adapter_options,
+    base_option,
     common_options,
+    loss_options,
     of_adapters,
     parse_adapter,
 )
-from lora_export.cli.loss_options import loss_options
 from lora_export.cli.outcome import describe, render
+from lora_export.cli.words import METRIC
 from lora_export.core.errors import UsageError
 from lora_export.core.modes import BASE_GRAPH
 
 __all__ = ["verify"]
 
 
-@click.command("verify")
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--base", metavar="PATH_OR_ID",
-              help="The base checkpoint: compare with torch and PEFT.")  # fmt: skip
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
-              help="Where an adapter is now, if it has moved; repeatable.")  # fmt: skip
-@click.option("--only", multiple=True, metavar="NAME",
-              help="Verify this adapter, or base, and no other; repeatable. All.")  # fmt: skip
-@click.option("--dataset", type=click.Path(path_type=Path),
-              help="JSONL of examples: compare what is predicted, too.")  # fmt: skip
-@click.option("--metric", metavar="METRIC",
-              help="How they are scored: accuracy, f1, matthews, pearson, exact_match, rouge, "
-                   "bleu or perplexity; as the task usually is.")  # fmt: skip
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True,
-              help="The most tokens of a text that is written for an example.")  # fmt: skip
-@click.option("--disagreements", type=click.Path(path_type=Path), metavar="FILE.jsonl",
-              help="Write every example on which graph and reference differ.")  # fmt: skip
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seeds the inputs.")
-@click.option("--allow-no-effect", is_flag=True, help="Accept an adapter without any effect.")
-@loss_options
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail if an adapter is ambiguous or unverified, or names a different base.",
+@click.command(
+    "verify",
+    cls=Command,
+    examples="""
+# Against the adapters in PEFT
+lora-export verify out --base ./base
+
+# Against the outputs that are stored in the export; no torch needed
+lora-export verify out
+
+# On your own data
+lora-export verify out --base ./base --dataset test.jsonl
+""",
 )
+@argument("export", "The export directory.", type=click.Path(path_type=Path))
+@base_option("The base checkpoint: compare with the adapters in PEFT.",
+             default_text="compare with the stored outputs")  # fmt: skip
+@option("--dataset", section="Input", type=click.Path(path_type=Path), metavar="FILE.jsonl",
+        help="Examples: compare the predictions and scores too.")  # fmt: skip
+@option("--metric", section="Verification", type=METRIC,
+        help="The score of the data set.", default_text="that of the task")  # fmt: skip
+@option("--max-new-tokens", section="Verification", type=click.IntRange(1), default=64,
+        help="The largest number of tokens to generate for an example.")  # fmt: skip
+@option("--adapter", "adapters", section="Adapters", multiple=True, metavar="NAME=PATH",
+        help="The place of an adapter that has moved since it was added.")  # fmt: skip
+@option("--only", section="Adapters", multiple=True, metavar="NAME",
+        help="Verify this adapter, or base, and no other.", default_text="all")  # fmt: skip
 @adapter_options
+@option("--seed", section="Verification", type=SEED, default=0,
+        help="The seed of the inputs.")  # fmt: skip
+@option("--allow-no-effect", section="Verification", is_flag=True,
+        help="Accept an adapter that changes nothing measurable.")  # fmt: skip
+@loss_options
+@option("--strict", section="Gate", is_flag=True,
+        help="Fail if an adapter is ambiguous or unverified, or names a different "
+             "base.")  # fmt: skip
+@option("--disagreements", section="Output", type=click.Path(path_type=Path),
+        metavar="FILE.jsonl",
+        help="Write the examples on which graph and reference differ.")  # fmt: skip
 @common_options
 def verify(
     *,
@@ -72,18 +88,18 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Verify EXPORT again: against torch with --base, else against its golden outputs.
+    """Verify an export: with --base against the adapters in PEFT, else against stored outputs.
 
-    How adapters were read is recorded; --adapter-format, --alpha and --enable-lora say otherwise of
-    those that --adapter names.
+    The export records how each adapter was read. --adapter-format, --alpha, --enable-lora and
+    --subfolder change that for the adapters that --adapter names.
     """
     from lora_export.commands.recipe import make_specs
     from lora_export.commands.verify import verify as verify_again
 
     reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
     if reading and not adapters:
-        msg = "it is said how an adapter is read, but not which"
-        raise UsageError(msg, hint="Name it: --adapter NAME=PATH.")
+        msg = "options on how to read an adapter need --adapter"
+        raise UsageError(msg, hint="Name the adapter: --adapter NAME=PATH.")
     rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
         outcome = verify_again(

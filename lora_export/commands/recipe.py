@@ -6,7 +6,6 @@ Most flags set a key of the recipe, usually of the same name; some exist in one 
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -28,11 +27,12 @@ from lora_export.core.errors import UsageError
 from lora_export.core.files import user_path
 from lora_export.core.modes import Mode
 from lora_export.core.shown_value import shown
+from lora_export.core.suggestions import did_you_mean
 from lora_export.core.yaml_file import YamlError, read_yaml
 from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "BundleSpec",
@@ -54,6 +54,7 @@ __all__ = [
 _Axis = Annotated[int, Field(lt=1 << 31)]
 
 _EXAMPLE: Final = "See recipes/minilm-intents/recipe.yaml."
+_FLAGS_EXAMPLE: Final = "For example: --base ./base --adapter ./adapter --out out"
 _SHOWN: Final = 200
 """How much of a wrong value a message shows."""
 
@@ -125,7 +126,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None)
         msg = f"the recipe {str(path)!r} is not YAML: {error}"
         raise UsageError(msg, hint=_EXAMPLE) from error
     if not isinstance(table, dict):
-        msg = f"the recipe {str(path)!r} holds no keys"
+        msg = f"the recipe {str(path)!r} has no keys"
         raise UsageError(msg, hint=_EXAMPLE)
     return make_recipe(_merged(table, dict(overrides or {})), folder=path.parent)
 
@@ -136,14 +137,19 @@ def recipe_from_flags(flags: dict[str, Any]) -> Recipe:
     Raises:
         UsageError: As `make_recipe`.
     """
-    return make_recipe(_merged({}, flags), folder=Path())
+    return make_recipe(_merged({}, flags), folder=Path(), flags=True)
 
 
-def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
+def make_recipe(table: dict[str, Any], *, folder: Path, flags: bool = False) -> Recipe:
     """Validate the keys of a recipe.
 
+    Args:
+        table: The keys.
+        folder: The directory that relative paths start from.
+        flags: Whether the keys come from flags alone; messages then name flags.
+
     Raises:
-        UsageError: A key is unknown (the nearest known one is named), missing, or has a bad value.
+        UsageError: A key is unknown, missing, or has a bad value.
     """
     if "folder" in table:
         msg = "the recipe has the unknown key 'folder'"
@@ -151,7 +157,7 @@ def make_recipe(table: dict[str, Any], *, folder: Path) -> Recipe:
     try:
         return Recipe.model_validate({**table, "folder": folder})
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, flags=flags) from error
 
 
 def make_specs(rows: list[dict[str, Any]], scales: dict[str, float]) -> list[AdapterSpec]:
@@ -163,7 +169,7 @@ def make_specs(rows: list[dict[str, Any]], scales: dict[str, float]) -> list[Ada
     try:
         return [AdapterSpec.model_validate(row) for row in _scaled(rows, scales)]
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, section="adapters", flags=True) from error
 
 
 def make_combine(table: dict[str, Any]) -> CombineSpec | None:
@@ -177,7 +183,7 @@ def make_combine(table: dict[str, Any]) -> CombineSpec | None:
     try:
         return CombineSpec.model_validate(table)
     except ValidationError as error:
-        raise _explain(error, section="combine") from error
+        raise _explain(error, section="combine", flags=True) from error
 
 
 def make_triton(table: dict[str, Any]) -> TritonSpec:
@@ -189,7 +195,7 @@ def make_triton(table: dict[str, Any]) -> TritonSpec:
     try:
         return TritonSpec.model_validate(table)
     except ValidationError as error:
-        raise _explain(error, section="triton") from error
+        raise _explain(error, section="triton", flags=True) from error
 
 
 def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
@@ -200,7 +206,7 @@ def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
         if isinstance(row, dict)
     ]
     if unknown := sorted(set(scales) - {"", *names}):
-        msg = f"--scale {unknown[0]}=… names no adapter"
+        msg = f"--scale {unknown[0]}=…: there is no adapter of this name"
         known = ", ".join(name if len(name) <= _SHOWN else shown(name) for name in names)
         raise UsageError(msg, hint=f"The adapters are: {known or 'none'}.")
     if not scales:
@@ -247,32 +253,56 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
 }
 
 
-_FLAGS: Final = {"combine.method": "combine", "output": "out"}
-"""Flags whose name is not that of their key."""
+_FLAGS: Final = {
+    "adapters.name": "adapter",
+    "adapters.source": "adapter",
+    "combine.density": "combine-density",
+    "combine.majority_sign_method": "combine-sign",
+    "combine.method": "combine",
+    "combine.name": "combine-name",
+    "combine.rank": "combine-rank",
+    "combine.weights": "combine-weights",
+    "output": "out",
+    "quantize.block_size": "quantize-block-size",
+    "quantize.keep": "quantize-keep",
+    "quantize.weights": "quantize",
+    "targets": "target",
+    "triton.adapters": "adapter",
+    "triton.gpus": "gpu",
+    "triton.preferred_batch_sizes": "preferred-batch-size",
+    "triton.resources": "resource",
+}
+"""Flags whose name is not the last part of their key."""
 
 
-def _flag(where: str) -> str:
-    return f"--{_FLAGS.get(where, where)}"
+def _flag(where: Sequence[str]) -> str:
+    """Return the flag of a key: its last part, or what the table says."""
+    parts = [part for part in where if not part.isdecimal()]
+    for end in range(len(parts), 0, -1):
+        if (name := _FLAGS.get(".".join(parts[:end]))) is not None:
+            return f"--{name}"
+    return f"--{parts[-1].replace('_', '-')}"
 
 
-def _explain(error: ValidationError, *, section: str = "") -> UsageError:
-    """Turn the first finding into one message; an unknown key names its nearest neighbour."""
+def _explain(error: ValidationError, *, section: str = "", flags: bool = False) -> UsageError:
+    """Turn the first finding into one message, about a key of the recipe or about a flag."""
     findings = error.errors()
     first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
-    where = ".".join(str(part)[:_SHOWN] for part in (section, *first["loc"]) if part != "")
+    parts = [str(part)[:_SHOWN] for part in (section, *first["loc"]) if part != ""]
+    where = ".".join(parts)
     if first["type"] == "extra_forbidden":
         parent, _, key = where.rpartition(".")
         model = _SECTIONS.get(parent.partition(".")[0], Recipe)
         known = [name for name in model.model_fields if name != "folder"]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         return UsageError(
-            f"the recipe has the unknown key {where!r}",
-            hint=f"Did you mean {near[0]!r}? Known here: {', '.join(known)}.",
+            f"the recipe has the unknown key {where!r}", hint=did_you_mean(key, known)
         )
     if first["type"] == "missing":
+        if flags:
+            return UsageError(f"{_flag(parts)} is missing", hint=_FLAGS_EXAMPLE)
         return UsageError(
-            f"the recipe lacks the key {where!r}", hint=f"Add it, or pass {_flag(where)}."
+            f"the recipe has no key {where!r}", hint=f"Add it, or pass {_flag(parts)}."
         )
-    return UsageError(
-        f"the recipe's {where!r}: {first['msg']} (got {shown(first['input'], _SHOWN)})"
-    )
+    value = shown(first["input"], _SHOWN)
+    subject = _flag(parts) if flags else f"the key {where!r} of the recipe"
+    return UsageError(f"{subject}: {first['msg']} (got {value})")

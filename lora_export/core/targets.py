@@ -7,12 +7,12 @@ before an engine is built, the flags of its build, the bundle for a device.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -299,13 +299,12 @@ def by_name(name: str) -> Target:
     """Return the target called `name`.
 
     Raises:
-        UsageError: No such target is in the table; the nearest is named.
+        UsageError: No such target is in the table; one with a similar name is suggested.
     """
     found = TARGETS.get(name)
     if found is None:
-        near = difflib.get_close_matches(name.lower(), TARGETS, n=1, cutoff=0.0)[0]
         msg = f"unknown target {name!r}"
-        raise UsageError(msg, hint=f"Did you mean {near!r}? Known: {', '.join(TARGETS)}.")
+        raise UsageError(msg, hint=did_you_mean(name, TARGETS))
     return found
 
 

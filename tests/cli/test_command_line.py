@@ -57,13 +57,13 @@ USAGE_ERRORS = {
     "missing argument": (["add"], "EXPORT"),
     "missing option": (["add", "out"], "--adapter"),
     "not a number": (["export", "--opset", "many"], "many"),
-    "no output": (["export", "--base", "b"], "output"),
-    "no base": (["export", "--out", "o"], "base"),
+    "no output": (["export", "--base", "b"], "--out is missing"),
+    "no base": (["export", "--out", "o"], "--base is missing"),
     "no such recipe": (["merge-and-build", "nowhere.yaml"], "nowhere.yaml"),
-    "opset too low": (["export", "--base", "b", "--out", "o", "--opset", "9"], "opset"),
+    "opset too low": (["export", "--base", "b", "--out", "o", "--opset", "9"], "--opset: "),
     "negative ratio": (
         ["merge-and-build", "--base", "b", "--out", "o", "--max-ratio", "-1"],
-        "max_ratio",
+        "--max-ratio: Input should be greater than 0",
     ),
 }
 

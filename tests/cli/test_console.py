@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import lora_export
-from lora_export.cli.console import Console, parse_adapter
+from lora_export.cli.console import Console
+from lora_export.cli.options import parse_adapter
 from lora_export.ondevice.printable import FinishedLine
 
 if TYPE_CHECKING:

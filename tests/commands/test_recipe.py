@@ -115,7 +115,6 @@ def test_a_list_of_a_flag_replaces_the_recipes(load):
         ("verify: {data_set: x}", "verify.data_set", "dataset"),
         ("latency: {max-ratio: 2}", "latency.max-ratio", "max_ratio"),
         ("adapters: [{source: a, nam: b}]", "adapters.0.nam", "name"),
-        ("zzz: 1", "zzz", ""),
     ],
 )
 def test_an_unknown_key_names_its_nearest_neighbour(line, key, near, load):
@@ -124,6 +123,12 @@ def test_an_unknown_key_names_its_nearest_neighbour(line, key, near, load):
     assert repr(key) in caught.value.message
     assert f"Did you mean '{near}" in (caught.value.hint or "")
     assert caught.value.exit_code == 2
+
+
+def test_an_unknown_key_without_a_neighbour_suggests_none(load):
+    with pytest.raises(UsageError, match="unknown key 'zzz'") as caught:
+        load(MINIMAL + "zzz: 1")
+    assert (caught.value.hint or "").startswith("Known: base, ")
 
 
 def test_the_internal_field_is_no_key(load):
@@ -136,7 +141,7 @@ def test_the_internal_field_is_no_key(load):
     [("output: x", "base"), ("base: x", "output"), (MINIMAL + "adapters: [{name: a}]", "source")],
 )
 def test_a_missing_key_is_named(text, key, load):
-    with pytest.raises(UsageError, match="lacks the key") as caught:
+    with pytest.raises(UsageError, match="has no key") as caught:
         load(text)
     assert key in caught.value.message
 
@@ -184,7 +189,7 @@ def test_what_is_not_yaml_is_refused(text, load):
 
 @pytest.mark.parametrize("text", ["", "just text", "- base", "3", "# a comment"])
 def test_what_holds_no_keys_is_refused(text, load):
-    with pytest.raises(UsageError, match="holds no keys"):
+    with pytest.raises(UsageError, match="has no keys"):
         load(text)
 
 

@@ -141,14 +141,14 @@ def test_different_heads_are_refused_and_one_may_be_dropped(tiny, tmp_path, caps
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--combine", "sum"), "no way 'sum'"),
+        (("--combine", "sum"), "unknown method 'sum'"),
         (("--combine", "ties"), "needs a density"),
-        (("--combine-rank", "3"), "lacks the key 'combine.method'"),
+        (("--combine-rank", "3"), "--combine is missing"),
         (("--combine", "cat", "--combine-weights", "1,x"), "'x' is not a number"),
         (("--combine", "cat", "--combine-weights", "1"), "cannot be combined with the weights"),
         (("--combine", "cat", "--combine-name", "base"), "reserved"),
-        (("--combine", "ties", "--combine-density", "1", "--combine-sign", "x"), "sign_method"),
-        (("--scale", "three=2"), "names no adapter"),
+        (("--combine", "ties", "--combine-density", "1", "--combine-sign", "x"), "--combine-sign"),
+        (("--scale", "three=2"), "there is no adapter of this name"),
         (("--scale", "inf"), "scale"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["TASKS", "Task", "by_name", "detect"]
+__all__ = ["OTHER_NAMES", "TASKS", "Task", "by_name", "detect"]
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,10 @@ TASKS: Final[dict[str, Task]] = {
     )
 }
 
-_OTHER_NAMES: Final = dict.fromkeys(
+OTHER_NAMES: Final = dict.fromkeys(
     ("sentence-embedding", "sentence-embeddings"), "sentence-similarity"
 )
+"""Other names of tasks, each with the name in the table."""
 
 
 def by_name(name: str) -> Task:
@@ -220,10 +222,10 @@ def by_name(name: str) -> Task:
     Raises:
         UsageError: No such task is in the table.
     """
-    task = TASKS.get(_OTHER_NAMES.get(name, name))
+    task = TASKS.get(OTHER_NAMES.get(name, name))
     if task is None:
         msg = f"unknown task {name!r}"
-        raise UsageError(msg, hint=f"Known tasks: {', '.join(TASKS)}.")
+        raise UsageError(msg, hint=did_you_mean(name, TASKS))
     return task
 
 
