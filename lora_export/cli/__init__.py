@@ -51,6 +51,7 @@ COMMAND_SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "preflight": ("preflight:preflight", "Predict whether TensorRT can build an export."),
         "build": ("engines:build", "Build TensorRT engines of an export."),
         "refit": ("engines:refit", "Make an adapter's engine from that of the base."),
+        "layout": ("layout:layout", "Write an export as a directory that another runtime opens."),
         "triton": ("triton:triton", "Write a model repository for Triton Inference Server."),
     },
     "Other": {

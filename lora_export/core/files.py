@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ from lora_export.ondevice.file_writing import (
     open_output,
     require_plain,
 )
+from lora_export.ondevice.posix_modules import posix_module
 
 __all__ = [
     "atomic_write_bytes",
@@ -67,6 +69,7 @@ __all__ = [
 ]
 
 _COPIED_BYTES: Final = 1 << 22
+_FICLONE: Final = 0x40049409
 _LFS_POINTER: Final = b"version https://git-lfs.github.com/"
 
 
@@ -97,8 +100,16 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  (see above)
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, *, synced: bool = False) -> None:
     """Copy what a regular file holds into a new file of a private folder.
+
+    Where the file system can (Btrfs, XFS), the copy shares its blocks with the
+    source until one of the two is written to, and takes no room.
+
+    Args:
+        source: The file.
+        target: The copy.
+        synced: Whether the copy is on the disk when this returns.
 
     Raises:
         InputError: `source` cannot be opened, or is no regular file.
@@ -110,4 +121,20 @@ def copy_file(source: Path, target: Path) -> None:
         msg = f"cannot read {str(source)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Check the path and its permissions.") from error
     with stream, storage_errors(str(target)), open_output(target) as copy:
-        shutil.copyfileobj(stream, copy, _COPIED_BYTES)
+        if not _clone(stream.fileno(), copy.fileno()):
+            shutil.copyfileobj(stream, copy, _COPIED_BYTES)
+        if synced:
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def _clone(source: int, target: int) -> bool:
+    """Let a file share the blocks of another (``ioctl_ficlone(2)``); False where that fails."""
+    fcntl = posix_module("fcntl")
+    if fcntl is None or not sys.platform.startswith("linux"):
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True

@@ -11,13 +11,13 @@ files say which base they are for: the first with its fingerprint, the second wi
 from __future__ import annotations
 
 import fnmatch
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from lora_export.core.changes import change_export
 from lora_export.core.dtypes import cast
-from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors, write_synced
 from lora_export.core.listing import first_few
 from lora_export.core.manifest import (
@@ -28,9 +28,8 @@ from lora_export.core.manifest import (
     write_manifest,
 )
 from lora_export.core.modes import SWAPPABLE_GRAPH, Mode
-from lora_export.core.safetensors_file import read_header
 from lora_export.core.safetensors_write import write_tensors
-from lora_export.core.tensors import MemoryTensor, read_all
+from lora_export.core.tensors import MemoryTensor
 from lora_export.exports.adapter_companions import NO_COMPANIONS, stage_companions
 from lora_export.exports.create import weights_metadata
 from lora_export.exports.merged_adapters import (
@@ -39,12 +38,11 @@ from lora_export.exports.merged_adapters import (
     orphaned_files,
     refuse_taken,
 )
+from lora_export.exports.pack_reading import read_pack
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.stored_values import parameters_of, stored_values
 from lora_export.exports.values import origin_of, refuse_unswappable, values_of
 from lora_export.graph.adapters.swappable_graph import (
-    LORA_A,
-    LORA_B,
     Slots,
     input_a,
     input_b,
@@ -60,13 +58,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.core.combined_record import CombinedRecord
     from lora_export.core.parameters import Parameter
     from lora_export.exports.adapter_companions import AdapterCompanions
-    from lora_export.graph.spec.signature import Axis
 
     WriteAdapter = Callable[[Path, Mapping[str, MemoryTensor], str], None]
 
@@ -76,7 +71,6 @@ __all__ = [
     "add_swappable_graph",
     "pack_of",
     "read_pack",
-    "require_fit",
     "require_slots",
 ]
 
@@ -87,7 +81,6 @@ _GRAPH_FILE: Final = "swappable.onnx"
 FIXED_SCALE: Final = "lora_scale"
 """In a pack's metadata: the one scale that all of its values hold for (a bias with that of a B)."""
 _SHOWN: Final = 5
-_AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
 
 
 def add_swappable_graph(
@@ -202,84 +195,6 @@ def add_pack(
             )
             change_export(root, staging, current, updated, orphaned_files(root, updated, name))
     return updated
-
-
-def read_pack(
-    root: Path,
-    manifest: Manifest,
-    name: str,
-    inputs: Mapping[str, tuple[Axis, ...]] | None = None,
-) -> dict[str, npt.NDArray[Any]]:
-    """Return an adapter of a swappable export as values of the graph's inputs.
-
-    Args:
-        root: The export directory.
-        manifest: Its manifest.
-        name: The adapter.
-        inputs: The axes of the graph's optional inputs, where they are known already.
-
-    Raises:
-        AdapterError: There is no such adapter, its pack is for another base, sets an input that
-            the graph does not have or in another shape, or holds one half of an update only.
-        InputError: The file is missing or damaged.
-    """
-    record = manifest.adapters.get(name)
-    if record is None or record.pack is None:
-        msg = f"the export {str(root)!r} holds no adapter {name!r} to swap"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(sorted(manifest.adapters)) or 'none'}.")
-    tensors, metadata = read_header(resolve_inside(root, record.pack.safetensors))
-    made_for = metadata.get("base_fingerprint", record.pack.base)
-    if manifest.base.fingerprint != made_for or manifest.base.fingerprint != record.pack.base:
-        msg = (
-            f"the pack of {name!r} is for another base than this export: for {made_for[:16]}…, "
-            f"not {manifest.base.fingerprint[:16]}…"
-        )
-        raise AdapterError(msg, hint=_AGAIN)
-    if inputs is None:
-        graph = read_graph(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx))
-        inputs = optional_inputs(graph)
-    require_fit(name, {each: tensor.shape for each, tensor in tensors.items()}, inputs)
-    return {each: read_all(tensor) for each, tensor in tensors.items()}
-
-
-def require_fit(
-    name: str, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, tuple[Axis, ...]]
-) -> None:
-    """Require of an adapter's values that a swappable graph can take them, and take them together.
-
-    Args:
-        name: The adapter's name.
-        shapes: The shape of each value, by the name of its input.
-        inputs: The axes of the graph's optional inputs; a name stands for any size.
-
-    Raises:
-        AdapterError: An input is not there, is of another shape, or one factor of an update is
-            missing or of another rank than the other.
-    """
-    for each, shape in shapes.items():
-        axes = inputs.get(each)
-        if axes is None:
-            msg = f"adapter {name!r} sets {each!r}, which the swappable graph does not have"
-            hint = "Export again with this adapter, so that its modules can be swapped."
-            raise AdapterError(msg, hint=hint)
-        if len(axes) != len(shape) or any(
-            isinstance(axis, int) and axis != size for axis, size in zip(axes, shape, strict=True)
-        ):
-            msg = f"{each!r} of adapter {name!r} is {list(shape)}, the graph reads {list(axes)}"
-            raise AdapterError(msg, hint="Is the adapter of this base?")
-    for each in shapes:
-        for end, other in ((LORA_A, LORA_B), (LORA_B, LORA_A)):
-            half = each.removesuffix(end) + other
-            if each.endswith(end) and half not in shapes:
-                msg = f"adapter {name!r} has {each!r} and not {half!r}"
-                raise AdapterError(msg, hint=f"The adapter is damaged. {_AGAIN}")
-    sizes: dict[Axis, tuple[int, str]] = {}
-    for each, shape in shapes.items():
-        for axis, size in zip(inputs[each], shape, strict=True):
-            known, where = sizes.setdefault(axis, (size, each))
-            if isinstance(axis, str) and known != size:
-                msg = f"{axis} of adapter {name!r} is {size} in {each!r} and {known} in {where!r}"
-                raise AdapterError(msg, hint=f"The adapter is damaged. {_AGAIN}")
 
 
 def _slots(

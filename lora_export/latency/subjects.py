@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.exports.packs import read_pack
+from lora_export.exports.pack_reading import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.latency.two_graphs import open_two
 from lora_export.ondevice.trt.cuda import open_cuda

@@ -15,7 +15,8 @@ from lora_export.core.safetensors_file import read_header
 from lora_export.core.tensors import nbytes
 from lora_export.exports.at_load import merged_values, require_same_shapes, weights_bytes
 from lora_export.exports.outside_adapter import recorded_source, resolve_source
-from lora_export.exports.packs import FIXED_SCALE, read_pack
+from lora_export.exports.pack_reading import read_pack
+from lora_export.exports.packs import FIXED_SCALE
 from lora_export.exports.stacks import width_of
 from lora_export.runtime.adapter_file import SUFFIX, read_onnx_adapter
 

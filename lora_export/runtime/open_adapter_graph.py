@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BATCHED_GRAPH, SWAPPABLE_GRAPH, Mode
-from lora_export.exports.packs import read_pack
+from lora_export.exports.pack_reading import read_pack
 from lora_export.exports.stacks import width_of
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.runtime.ort import OrtRunner

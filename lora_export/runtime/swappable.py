@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.exports.packs import require_fit
+from lora_export.exports.pack_reading import require_fit
 from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
 from lora_export.ondevice.graph_runner import GraphRunner, closed_error
 from lora_export.ondevice.ort.ort_session import run_error

@@ -14,7 +14,7 @@ from lora_export.core.files import sha256_of_file
 from lora_export.core.json_file import read_table
 from lora_export.core.modes import ServingMode
 from lora_export.core.safetensors_file import read_header
-from lora_export.exports.packs import require_fit
+from lora_export.exports.pack_reading import require_fit
 from lora_export.graph.adapters.swappable_graph import optional_inputs
 from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.file_opening import read_file, reason_of, require_file

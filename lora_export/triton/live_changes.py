@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.errors import AdapterError, StorageError, UnsupportedError, UsageError
 from lora_export.core.manifest import Manifest, read_manifest
 from lora_export.core.modes import Mode, ServingMode
+from lora_export.exports.servable import require_servable
 from lora_export.exports.stored_adapters import mode_of
 from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import shell_command
 from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
 from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
-from lora_export.triton.models import Choice, plan_models, require_files_of, require_servable
+from lora_export.triton.models import Choice, plan_models, require_files_of
 from lora_export.triton.orphaned_files import remove_orphans
 from lora_export.triton.protobuf_schema import CONFIG_NAME, config_text
 from lora_export.triton.python_models import (

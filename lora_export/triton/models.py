@@ -13,13 +13,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
+from lora_export.exports.servable import require_servable
 from lora_export.exports.stored_adapters import mode_of
-from lora_export.exports.verdict import drowned, verification_of
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lora_export.core.modes import ServingWord
     from lora_export.triton.warmup import Request
 
-__all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of", "require_servable"]
+__all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of"]
 
 _GIB: Final = 1 << 30
 _SESSIONS: Final = 4
@@ -337,23 +337,3 @@ def require_files_of(
     if not base_weights:
         used -= set(manifest.base_graph.weights)
     require_files(root, manifest, sorted(used), hashed=True)
-
-
-def require_servable(manifest: Manifest, name: str) -> None:
-    """Raise unless `name`, an adapter or ``base``, may be served."""
-    if name == BASE_GRAPH:
-        if missing := manifest.base_graph.missing:
-            msg = f"the base has no {missing[0]!r}: only adapters bring it"
-            raise UnsupportedError(msg, hint="Name adapters: --adapter NAME.")
-        return
-    if name not in manifest.adapters:
-        msg = f"the export holds no adapter {name!r}"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
-    if verification_of(manifest, name) == "fail":
-        msg = f"adapter {name!r} failed its verification"
-        raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")
-    if name in drowned(manifest):
-        msg = f"adapter {name!r} lost more by quantization than allowed"
-        raise AdapterError(
-            msg, hint="Look into reports/quantization.json; leave it out with --adapter."
-        )

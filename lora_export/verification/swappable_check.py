@@ -18,7 +18,7 @@ from lora_export.core.files import resolve_inside
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH
 from lora_export.core.reports.parity_report import ParityRow
 from lora_export.exports.base_config import read_base_config
-from lora_export.exports.packs import read_pack
+from lora_export.exports.pack_reading import read_pack
 from lora_export.graph.spec import tasks
 from lora_export.ondevice.judge.tolerances import worst_of
 from lora_export.runtime.ort import OrtRunner

@@ -9,8 +9,8 @@ import pytest
 from lora_export.bundle.bundled_checks import require_verified
 from lora_export.core.errors import AdapterError, ParityError
 from lora_export.core.manifest import Manifest, read_manifest
+from lora_export.exports.servable import require_servable
 from lora_export.exports.verdict import drowned, verdict_of
-from lora_export.triton.models import require_servable
 from tests.helpers.showcase import save_showcase
 
 if TYPE_CHECKING:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.signature import Axis
 
 __all__ = [
+    "LABELS_AXIS",
     "LORA_A",
     "LORA_B",
     "LORA_SCALE",

@@ -1,0 +1,119 @@
+"""onnxruntime-genai: a decoder with its cache, ``genai_config.json``, and packs to swap.
+
+model.onnx, model.onnx.data      the graph
+genai_config.json                what the runtime has to know of it
+tokenizer.json, …                the tokenizer, with its chat template
+adapters/<name>.onnx_adapter     of a swappable export: a pack for each adapter
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.modes import SWAPPABLE_GRAPH
+from lora_export.graph.spec import tasks
+from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.graph.spec.signature import read_signature
+from lora_export.layouts.adapter_graph import graphs_of
+from lora_export.layouts.companion_tables import (
+    companions,
+    generation_table,
+    json_content,
+    model_config,
+    tokenizer_files,
+)
+from lora_export.layouts.description import Layout, PlacedGraph
+from lora_export.layouts.genai_config import genai_config
+from lora_export.layouts.genai_types import genai_type
+from lora_export.weights.companion_files import CONFIG, GENERATION_CONFIG
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lora_export.layouts.description import ExportKind, Subject
+
+__all__ = ["describe_genai", "require_genai"]
+
+_TASK: Final = "text-generation"
+_GRAPH: Final = "model.onnx"
+_DATA: Final = "model.onnx.data"
+_CONFIG: Final = "genai_config.json"
+
+
+def require_genai(kind: ExportKind) -> None:
+    """Require of an export that onnxruntime-genai can run it.
+
+    Raises:
+        UnsupportedError: It is no decoder, has no cache or a static one, or is of a model type that
+            the runtime does not know.
+    """
+    if kind.task != _TASK:
+        pair = tasks.by_name(kind.task).encoder_decoder
+        what = "an encoder and a decoder" if pair else "no decoder"
+        msg = f"onnxruntime-genai writes text with a decoder; an export for {kind.task} is {what}"
+        raise UnsupportedError(msg, hint=f"It takes exports for {_TASK}.")
+    if not kind.cache:
+        msg = (
+            "onnxruntime-genai needs keys and values as inputs and outputs; the graph has no cache"
+        )
+        raise UnsupportedError(msg, hint="Export it without --no-cache.")
+    if kind.cache_length is not None:
+        msg = f"onnxruntime-genai cannot run a static cache (of {kind.cache_length} positions)"
+        raise UnsupportedError(msg, hint="Export it without --cache-length: the cache then grows.")
+    genai_type(kind.model_type)
+
+
+def describe_genai(subject: Subject) -> Layout:
+    """Return the directory of an adapter, of the base, or of all packs.
+
+    Raises:
+        UnsupportedError: See `genai_config` and `graphs_of`.
+        ExportDirectoryError: A file of the export is missing or damaged.
+    """
+    graph, _ = graphs_of(subject)
+    files = companions(subject)
+    swappable = subject.name == SWAPPABLE_GRAPH
+    config = model_config(subject, files, None)
+    table = genai_config(
+        config,
+        generation_table(files),
+        read_signature(parse_onnx(graph)),
+        filename=_GRAPH,
+        quiet=swappable,
+    )
+    placed = {
+        **tokenizer_files(files),
+        CONFIG: json_content(config),
+        _CONFIG: json_content(table),
+    }
+    if GENERATION_CONFIG in files:
+        placed[GENERATION_CONFIG] = files[GENERATION_CONFIG]
+    if swappable:
+        placed |= _packs(subject)
+    return Layout(
+        subject.adapters, (PlacedGraph(_GRAPH, _DATA, graph),), placed, notes=_notes(subject)
+    )
+
+
+def _packs(subject: Subject) -> dict[str, Path]:
+    """Return the packs of all adapters."""
+    packs = {name: each.pack for name, each in subject.manifest.adapters.items()}
+    return {
+        f"adapters/{name}.onnx_adapter": resolve_inside(subject.root, pack.onnx_adapter)
+        for name, pack in packs.items()
+        if pack is not None
+    }
+
+
+def _notes(subject: Subject) -> tuple[str, ...]:
+    """Return which adapters have a tokenizer of their own, where one directory holds several."""
+    if subject.name != SWAPPABLE_GRAPH:
+        return ()
+    own = [name for name, each in subject.manifest.adapters.items() if each.companions is not None]
+    return tuple(
+        f"adapter {name!r} has a tokenizer or settings of its own, and the directory has those of "
+        f"the base; --adapter {name} writes a directory with its own"
+        for name in own
+    )

@@ -1,0 +1,55 @@
+"""The runtimes that a layout can be written for: a row for each.
+
+A new runtime is a module with two functions, a row here, and its name in `runtime_names`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from lora_export.core.errors import UsageError
+from lora_export.layouts.genai import describe_genai, require_genai
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lora_export.layouts.description import ExportKind, Layout, Subject
+
+__all__ = ["RUNTIMES", "Runtime", "runtime_row"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime.
+
+    Attributes:
+        require: Raises `UnsupportedError` for a kind of export that it cannot run.
+        describe: Returns the directory of an adapter, of the base, or (where it swaps) of the
+            swappable graph with all packs.
+        swaps: Whether it runs a swappable graph and loads packs.
+        opening: How a user opens the directory, in a line.
+    """
+
+    require: Callable[[ExportKind], None]
+    describe: Callable[[Subject], Layout]
+    swaps: bool
+    opening: str
+
+
+RUNTIMES: Final[Mapping[str, Runtime]] = {
+    "genai": Runtime(require_genai, describe_genai, swaps=True, opening="og.Model({folder})"),
+}
+
+
+def runtime_row(name: str) -> Runtime:
+    """Return the row of a runtime.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    row = RUNTIMES.get(name)
+    if row is None:
+        msg = f"there is no layout for {name!r}"
+        raise UsageError(msg, hint=f"There are: {', '.join(RUNTIMES)}.")
+    return row
