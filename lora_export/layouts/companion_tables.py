@@ -9,6 +9,7 @@ from lora_export.core.checkpoint_tables import read_checkpoint_table
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.exports.adapter_companions import companions_of
+from lora_export.layouts.tokenizer_config import older_tokenizer_config
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.weights.companion_files import (
     CHAT_TEMPLATE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lora_export.weights.companion_files import Content
 
 __all__ = [
+    "companion_table",
     "companions",
     "generation_table",
     "json_content",
@@ -38,10 +40,7 @@ __all__ = [
 ]
 
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
-_CLASS: Final = "tokenizer_class"
-_OLD_CLASSES: Final = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-"""Classes that transformers 5 writes, and what transformers 4 and other readers call them."""
-_TEMPLATE: Final = "chat_template"
+_TOKENIZER: Final = "tokenizer.json"
 _AGAIN: Final = "Copy the directory again, or export again."
 
 
@@ -68,8 +67,7 @@ def _require_companion(subject: Subject, name: str, path: Path) -> None:
 def tokenizer_files(files: Mapping[str, Path]) -> dict[str, Content]:
     """Return the files of a tokenizer, as other libraries read them too.
 
-    ``tokenizer_config.json`` names a class that transformers 4 knows, and has the chat template
-    where that is a file of its own.
+    ``tokenizer_config.json`` is one that transformers 4 reads; see `older_tokenizer_config`.
 
     Args:
         files: The companions of the base or an adapter; see `companions`.
@@ -84,13 +82,11 @@ def tokenizer_files(files: Mapping[str, Path]) -> dict[str, Content]:
     }
     if _TOKENIZER_CONFIG not in files:
         return found
-    table = _table(files, _TOKENIZER_CONFIG)
-    own = table.get(_CLASS)
-    changed = {**table}
-    if isinstance(own, str):
-        changed[_CLASS] = _OLD_CLASSES.get(own, own)
-    if CHAT_TEMPLATE in files and not table.get(_TEMPLATE):
-        changed[_TEMPLATE] = read_content(files[CHAT_TEMPLATE]).decode("utf-8", "replace")
+    table = companion_table(files, _TOKENIZER_CONFIG)
+    template = None
+    if CHAT_TEMPLATE in files:
+        template = read_content(files[CHAT_TEMPLATE]).decode("utf-8", "replace")
+    changed = older_tokenizer_config(table, has_json=_TOKENIZER in files, template=template)
     if changed != table:
         found[_TOKENIZER_CONFIG] = json_content(changed)
     return found
@@ -108,7 +104,7 @@ def model_config(subject: Subject, files: Mapping[str, Path], width: int | None)
         ExportDirectoryError: There is none, or it is damaged.
     """
     manifest = subject.manifest
-    table = {**_table(files, CONFIG), "architectures": [manifest.base.model_class]}
+    table = {**companion_table(files, CONFIG), "architectures": [manifest.base.model_class]}
     if width is None or subject.name == SWAPPABLE_GRAPH:
         return table
     own = manifest.adapters[subject.name].labels if subject.adapter else manifest.base.labels
@@ -127,7 +123,7 @@ def generation_table(files: Mapping[str, Path]) -> JsonObject:
     Raises:
         ExportDirectoryError: It is damaged.
     """
-    return _table(files, GENERATION_CONFIG) if GENERATION_CONFIG in files else {}
+    return companion_table(files, GENERATION_CONFIG) if GENERATION_CONFIG in files else {}
 
 
 def json_content(table: Mapping[str, object]) -> bytes:
@@ -135,7 +131,12 @@ def json_content(table: Mapping[str, object]) -> bytes:
     return (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _table(files: Mapping[str, Path], name: str) -> JsonObject:
+def companion_table(files: Mapping[str, Path], name: str) -> JsonObject:
+    """Return a companion in JSON.
+
+    Raises:
+        ExportDirectoryError: There is none of this name, or it is damaged.
+    """
     if name not in files:
         msg = f"the export has no hf/{name}"
         raise ExportDirectoryError(msg, hint=_AGAIN)

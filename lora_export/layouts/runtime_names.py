@@ -6,6 +6,6 @@ from typing import Final, Literal, get_args
 
 __all__ = ["RUNTIME_NAMES", "RuntimeName"]
 
-RuntimeName = Literal["genai"]
+RuntimeName = Literal["genai", "optimum", "sentence-transformers", "transformers.js"]
 RUNTIME_NAMES: Final = get_args(RuntimeName)
 """`lora_export.layouts.runtimes.RUNTIMES` has a row for each."""

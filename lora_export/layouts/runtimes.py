@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UsageError
 from lora_export.layouts.genai import describe_genai, require_genai
+from lora_export.layouts.optimum import describe_optimum, require_optimum
+from lora_export.layouts.sentence_transformers import (
+    describe_sentence_transformers,
+    require_sentence_transformers,
+)
+from lora_export.layouts.transformers_js import (
+    describe_transformers_js,
+    require_transformers_js,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +48,24 @@ class Runtime:
 
 RUNTIMES: Final[Mapping[str, Runtime]] = {
     "genai": Runtime(require_genai, describe_genai, swaps=True, opening="og.Model({folder})"),
+    "optimum": Runtime(
+        require_optimum,
+        describe_optimum,
+        swaps=False,
+        opening="ORTModelFor….from_pretrained({folder})",
+    ),
+    "sentence-transformers": Runtime(
+        require_sentence_transformers,
+        describe_sentence_transformers,
+        swaps=False,
+        opening='SentenceTransformer({folder}, backend="onnx")',
+    ),
+    "transformers.js": Runtime(
+        require_transformers_js,
+        describe_transformers_js,
+        swaps=False,
+        opening="await pipeline(task, {folder})",
+    ),
 }
 
 

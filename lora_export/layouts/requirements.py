@@ -1,0 +1,39 @@
+"""What several runtimes require of an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lora_export.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from lora_export.layouts.description import ExportKind, Subject
+
+__all__ = ["require_growing_cache", "require_numpy_dtype"]
+
+_GENERATES = "text-generation"
+
+
+def require_growing_cache(kind: ExportKind, runtime: str) -> None:
+    """Require of a decoder that its keys and values are inputs and outputs, and grow.
+
+    Raises:
+        UnsupportedError: They are not.
+    """
+    if kind.task == _GENERATES and not kind.cache:
+        msg = f"{runtime} needs keys and values as inputs and outputs; the graph has no cache"
+        raise UnsupportedError(msg, hint="Export it without --no-cache.")
+    if kind.cache_length is not None:
+        msg = f"{runtime} cannot run a static cache (of {kind.cache_length} positions)"
+        raise UnsupportedError(msg, hint="Export it without --cache-length: the cache then grows.")
+
+
+def require_numpy_dtype(subject: Subject, runtime: str) -> None:
+    """Require that inputs and outputs are numbers that NumPy and JavaScript have.
+
+    Raises:
+        UnsupportedError: They are bfloat16.
+    """
+    if subject.manifest.base.dtype == "bfloat16":
+        msg = f"{runtime} cannot feed a graph in bfloat16"
+        raise UnsupportedError(msg, hint="Export it with --dtype float32 or float16.")

@@ -1,0 +1,50 @@
+"""Files that transformers 5 writes, as version 4 reads them."""
+
+from __future__ import annotations
+
+import json
+
+from lora_export.layouts.hub_files import hub_files
+from lora_export.layouts.tokenizer_config import older_tokenizer_config
+
+
+def older(table, *, has_json=True, template=None):
+    return older_tokenizer_config(table, has_json=has_json, template=template)
+
+
+def test_a_class_that_version_4_lacks_is_any_fast_tokenizer():
+    for name in ("TokenizersBackend", "SomeTokenizerOf2027"):
+        assert older({"tokenizer_class": name}) == {"tokenizer_class": "PreTrainedTokenizerFast"}
+        assert older({"tokenizer_class": name}, has_json=False) == {}
+    for name in ("BertTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"):
+        assert older({"tokenizer_class": name}) == {"tokenizer_class": name}
+
+
+def test_further_special_tokens_have_their_old_names():
+    table = {"extra_special_tokens": ["<a>"], "model_specific_special_tokens": {"image": "<i>"}}
+    assert older(table) == {
+        "additional_special_tokens": ["<a>"],
+        "extra_special_tokens": {"image": "<i>"},
+    }
+    assert older({"extra_special_tokens": {"image": "<i>"}}) == {
+        "extra_special_tokens": {"image": "<i>"}
+    }
+
+
+def test_a_template_of_its_own_is_in_the_table_too():
+    assert older({}, template="{{ x }}") == {"chat_template": "{{ x }}"}
+    assert older({"chat_template": "own"}, template="{{ x }}") == {"chat_template": "own"}
+
+
+def test_the_settings_of_an_extractor_have_a_file_of_their_own(tmp_path):
+    inner = {"feature_extractor_type": "WhisperFeatureExtractor", "hop_length": 160}
+    table = {"processor_class": "WhisperProcessor", "feature_extractor": inner}
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps(table))
+    placed = hub_files({path.name: path}, {"model_type": "whisper"})
+    assert json.loads(placed["preprocessor_config.json"]) == {
+        "processor_class": "WhisperProcessor",
+        **inner,
+    }
+    assert json.loads(placed["processor_config.json"]) == {"processor_class": "WhisperProcessor"}
+    assert json.loads(placed["config.json"]) == {"model_type": "whisper"}
