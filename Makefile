@@ -28,10 +28,14 @@ LOCKED       := .venv-locked
 SUPPLY       := .venv-supply
 SUPPLY_STAMP := $(SUPPLY)/.installed
 
+# What builds the documentation site: mkdocs, and the light core, whose help and models it reads.
+DOCS         := .venv-docs
+DOCS_STAMP   := $(DOCS)/.installed
+
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo test test-slow test-lowest test-triton test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo docs test test-slow test-lowest test-triton test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +50,9 @@ model: $(MODEL)/config.json ## fetch the checkpoint that the demo and the tests 
 
 demo: env model ## a real checkpoint and adapter to a verified export, with the parity and latency figures
 	$(BIN)/lora-export merge-and-build recipes/minilm-intents/recipe.yaml
+
+docs: $(DOCS_STAMP) ## build the documentation site to build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
 
 test: env model device-env ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow and not nightly'
@@ -133,7 +140,7 @@ clean: ## remove build outputs and caches
 	    2>/dev/null || true
 
 distclean: clean ## remove .venv and the fetched checkpoint as well
-	rm -rf $(VENV) $(DEVICE) $(LOWEST) $(LOCKED) $(SUPPLY) models
+	rm -rf $(VENV) $(DEVICE) $(DOCS) $(LOWEST) $(LOCKED) $(SUPPLY) models
 
 KERNELS := $(wildcard lora_export/core/_*.[ch])
 
@@ -169,6 +176,12 @@ $(SUPPLY_STAMP): tools/locks/supply.lock
 	$(PYTHON) -m venv --clear $(SUPPLY)
 	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 	    --require-hashes --only-binary :all: -r tools/locks/supply.lock
+	@touch $@
+
+$(DOCS_STAMP): tools/locks/docs.lock requirements-core.lock
+	@$(DOCS)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    --require-hashes --only-binary :all: -r tools/locks/docs.lock -r requirements-core.lock
 	@touch $@
 
 $(TRITON)/venv/.installed: tools/locks/triton-server.lock tools/locks/triton-models.lock | $(STAMP)

@@ -219,9 +219,12 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         for key in ("task", "mode", "dtype", "opset", "cache", "cache_length", "logits")
         if flags[key] is not None
     }
-    for key in ("base", "graph", "output"):
+    if flags["base"] is not None:
+        table["base"] = located(flags["base"])
+    for key in ("graph", "output"):  # never ids of the hub
         if flags[key] is not None:
-            table[key] = located(flags[key])
+            path = user_path(flags[key])
+            table[key] = str(path.absolute()) if absolute else flags[key]
     if quantize := _quantize_table(flags):
         table["quantize"] = quantize
     if flags["labels"]:

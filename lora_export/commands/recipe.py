@@ -66,14 +66,31 @@ class Recipe(BaseModel):
     """Everything that a build needs; paths are absolute or relative to the recipe's folder.
 
     Attributes:
+        base: The base checkpoint: a folder, or an id of the hub.
+        graph: An ONNX file of the base that another exporter wrote; it is traced by default.
+        adapters: The LoRA adapters; none exports the base alone.
+        combine: How all adapters become one graph; each has its own by default.
+        task: The task, as transformers names its pipelines; by default as the checkpoint says.
+        labels: The names of the classes, for every adapter that has none of its own.
         mode: ``merged``: a graph for each adapter; ``swappable``: one graph that takes any adapter;
             ``batched``: one graph that takes an adapter for each row of a batch.
-        cache_length: The positions of a static cache of a decoder; it grows by default.
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
+        dtype: ``float32``, ``float16`` or ``bfloat16``; that of the checkpoint by default.
         quantize: Which weights are stored as integers of four or eight bits; none by default.
+        opset: The ONNX opset; that of the target by default.
+        cache: Whether a decoder has its keys and values as inputs and outputs; yes by default.
+        cache_length: The positions of a static cache of a decoder; it grows by default.
+        logits: Whether a decoder returns the logits of all positions or of the last; all by
+            default.
+        targets: Where the graph will run: the name of one target.
         profiles: The shapes that engines cover: each profile gives axes a size, or a range of
             smallest, tuned for and largest; see `lora_export.engines.profiles`.
+        verify: The settings of the verification.
+        latency: The settings of the latency measurement and its gate.
+        bundle: The bundle for the target.
+        triton: A model repository for the Triton server; none by default.
+        output: The export directory.
     """
 
     model_config = SECTION_CONFIG

@@ -1,4 +1,4 @@
-"""The README's Triton section, run as it is written."""
+"""The quick start of docs/triton.md, run as it is written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.end_to_end.triton.server import Server
 from tests.helpers.builds import build
 from tests.helpers.triton import CLOSE, variant
 
-README = (Path(__file__).resolve().parents[3] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs/triton.md").read_text("utf-8")
 
 
 def test_commands_and_client(home, tiny, tmp_path):
-    section = re.search(r"^### Triton\n(.*?)^### ", README, re.DOTALL | re.MULTILINE)[1]
-    commands = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
-    client = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    section = re.search(r"^## Quick start\n(.*?)^## ", PAGE, re.DOTALL | re.MULTILINE)[1]
+    commands = re.search(r"```sh[^\n]*\n(.*?)```", section, re.DOTALL)[1].splitlines()
+    client = re.search(r"```python[^\n]*\n(.*?)```", section, re.DOTALL)[1]
     assert len(commands) == 5
     base = tiny.base("bert", "text-classification", tokenizer=True)
     first = tiny.adapter(base, seed=21)
