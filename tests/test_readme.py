@@ -14,7 +14,9 @@ from lora_export.cli import cli
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 
-BLOCKS = re.findall(r"^```(?:sh|bash|console|shell)[^\n]*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(
+    r"^```(?:sh|bash|console|shell)[^\n]*\n(.*?)^```", README, re.DOTALL | re.MULTILINE
+)
 COMMANDS = [
     line.removeprefix("$ ").strip()
     for block in BLOCKS

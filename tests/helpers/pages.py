@@ -80,9 +80,7 @@ def read_blocks(page: Path) -> list[Block]:
             blocks.append(Block(line, "sh", "run", "", found["hidden"]))
             continue
         kind, _, argument = found["tag"].partition(":")
-        blocks.append(
-            Block(line, found["language"], kind.strip(), argument.strip(), found["text"])
-        )
+        blocks.append(Block(line, found["language"], kind.strip(), argument.strip(), found["text"]))
     return blocks
 
 
@@ -185,7 +183,7 @@ def _run_line(command: str, folder: Path) -> tuple[int, str]:
 def _run_python(text: str, names: dict[str, Any], where: str) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(text, where, "exec"), names)  # noqa: S102  (our own documentation)
+        exec(compile(text, where, "exec"), names)
     return printed.getvalue()
 
 

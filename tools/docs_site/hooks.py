@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,11 +21,13 @@ from tools.docs_site.reference import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
-__all__ = ["on_files", "on_page_markdown"]
+__all__ = ["on_config", "on_files", "on_page_markdown"]
 
 _ROOT: Final = Path(__file__).parents[2]
 _GENERATED: Final[dict[str, Callable[[], str]]] = {
@@ -44,6 +45,16 @@ _COMMENT: Final = re.compile(r"<!--(?P<text>.*?)-->\n?", re.DOTALL)
 _TAG: Final = re.compile(r"^(?P<fence>`{3,})(?P<language>[\w+-]+)[ \t][^\n]*", re.MULTILINE)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages that the menu does not list at the end of the guides."""
+    listed = {page for group in config.nav or [] for pages in group.values() for page in pages}
+    rest = {path.name for path in (_ROOT / "docs").glob("*.md")} - listed
+    for group in config.nav or []:
+        if "Guides" in group:
+            group["Guides"] += sorted(rest)
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside of ``docs``."""
     for source, page in OUTSIDE.items():
@@ -52,7 +63,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Return a page's text with placeholders filled in, and links and code blocks as mkdocs has them."""
+    """Return a page's text with placeholders filled in, links and blocks as mkdocs has them."""
     name = page.file.src_uri
     parts = [
         _block(part) if is_code else _COMMENT.sub(_filled, part)
