@@ -29,6 +29,7 @@ from lora_export.verification.batched_check import judge_batched
 from lora_export.verification.comparison import GraphChoice, prepare
 from lora_export.verification.datasets.class_names import label_names
 from lora_export.verification.datasets.dataset import Dataset, load_dataset, require_examples
+from lora_export.verification.datasets.fitting import require_fitting
 from lora_export.verification.inputs.feeding import feeding_of
 from lora_export.verification.inputs.latency_case import further_feeds, latency_case
 from lora_export.verification.loss.gates import LossGates
@@ -147,7 +148,12 @@ def compare_export(
     """
     manifest = read_manifest(root)
     if evidence.dataset is not None and evidence.checkpoint is not None:
-        require_examples(evidence.dataset)  # what is wrong in a line is known once a graph reads it
+        require_examples(evidence.dataset)
+        require_fitting(
+            evidence.dataset,
+            _asked(manifest, names, evidence),
+            lambda name: _dataset(root, manifest, _fed_as(manifest, name), name, evidence),
+        )
     found: dict[str, GraphParity] = {}
     for name in names:
         progress.start(f"parity of {name}")
@@ -156,6 +162,24 @@ def compare_export(
         lines = (json.dumps(each) + "\n" for each in _differing(found))
         atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
     return manifest, found
+
+
+def _asked(manifest: Manifest, names: Sequence[str], evidence: Evidence) -> list[str]:
+    """Return the adapters that are compared with torch when the graphs called `names` are."""
+    shared = any(manifest.graphs[name].mode in _SHARED for name in names)
+    only = manifest.adapters if evidence.only is None else evidence.only
+    return [
+        name
+        for name in manifest.adapters
+        if name in evidence.adapters and (name in names or (shared and name in only))
+    ]
+
+
+def _fed_as(manifest: Manifest, name: str) -> GraphRecord:
+    """Return the graph with the inputs that an adapter's examples are fed to."""
+    stored = stored_adapter(manifest, name)
+    shared = _SHARED.get(stored.mode)
+    return manifest.graphs[stored.graph if shared is None else shared.fed_as]
 
 
 def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
