@@ -10,6 +10,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
 TRITON := build/triton
+CLIENTS := build/clients
 
 # The lowest versions that pyproject.toml declares. The public index has older torch as builds for
 # CUDA, gigabytes of them: torch is the one of constraints.txt unless PIP_ARGS names an index.
@@ -35,7 +36,7 @@ DOCS_STAMP   := $(DOCS)/.installed
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo docs test test-slow test-lowest test-triton test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +87,9 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
 	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
 	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/end_to_end/triton
+
+test-clients: env $(CLIENTS)/genai/.installed ## run what layout writes in the real runtimes (each in its own environment)
+	LORA_EXPORT_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m clients $(CLIENTS_ARGS) tests/end_to_end/clients
 
 # With the build of torch that .venv has: where pip finds CPU builds, not the libraries of CUDA.
 test-lock: env ## install requirements.lock, hashes checked, into an environment of its own
@@ -186,6 +190,9 @@ $(DOCS_STAMP): tools/locks/docs.lock requirements-core.lock
 
 $(TRITON)/venv/.installed: tools/locks/triton-server.lock tools/locks/triton-models.lock | $(STAMP)
 	$(BIN)/python -m tools.fetch_triton $(TRITON)
+
+$(CLIENTS)/%/.installed: tools/locks/client-%.lock | $(STAMP)
+	$(BIN)/python -m tools.fetch_clients $(CLIENTS)/$*
 
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python -m tools.fetch_minilm $(MODEL)

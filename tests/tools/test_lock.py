@@ -92,7 +92,7 @@ def test_what_the_tools_download_is_locked():
     for name, requirements in DOWNLOADS.items():
         rows = {row.name: row.version for row in read_lock(FOLDER / f"{name}.lock")}
         for each in requirements:
-            package, _, version = each.partition("==")
+            package, _, version = each.partition(";")[0].strip().partition("==")
             assert rows[package] == version if version else package in rows
 
 

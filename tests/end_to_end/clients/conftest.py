@@ -1,0 +1,54 @@
+"""The environments that ``make test-clients`` made, and scripts that are run in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOME = os.environ.get("LORA_EXPORT_CLIENTS")
+SCRIPTS = Path(__file__).with_name("scripts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.clients)
+            item.add_marker(pytest.mark.xdist_group("clients"))
+            if HOME is None:
+                item.add_marker(pytest.mark.skip(reason="needs the runtimes: make test-clients"))
+
+
+@pytest.fixture(scope="session")
+def clients() -> Path:
+    """The folder with an environment for each runtime."""
+    assert HOME is not None
+    return Path(HOME).resolve()
+
+
+@pytest.fixture(scope="session")
+def run_client(clients: Path) -> Callable[..., Any]:
+    """Return a function that runs a script with jobs: JSON on stdin, JSON on stdout."""
+
+    def run(environment: str, script: str, jobs: Any) -> Any:
+        done = subprocess.run(
+            [clients / environment / "bin" / "python", SCRIPTS / script],
+            input=json.dumps(jobs),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1"},
+        )
+        assert not done.returncode, done.stderr[-4000:]
+        return json.loads(done.stdout)
+
+    return run
