@@ -62,6 +62,9 @@ def triton() -> None:
 _OPTIONS: Final[tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...]] = (
     (("--repository",), "Output", {
         "metavar": "DIR", "help": "The model repository; created if it does not exist."}),
+    (("--hardlink/--no-hardlink",), "Output", {
+        "default": None, "help": "Link files of the export instead of copying them.",
+        "default_text": "--no-hardlink"}),
     (("--name",), "Models", {
         "metavar": "NAME", "help": "The prefix of the models' names.",
         "default_text": "the export's name"}),
@@ -243,10 +246,11 @@ def check(*, repository: Path, server: str | None, as_json: bool, quiet: bool) -
 
 
 def _lines(done: ModelRepository) -> list[str]:
+    linked = f", and {size(done.linked_bytes)} linked to the export" if done.linked_bytes else ""
     return [
         f"{done.repository}: {', '.join(done.models)} ({done.backend})",
         f"  adapters: {', '.join(done.adapters)}",
-        f"  disk: {size(done.own_bytes)}, and {size(done.linked_bytes)} that lie in the export",
+        f"  disk: {size(done.own_bytes)}{linked}",
         f"  memory: about {size(done.memory_bytes)}",
     ]
 

@@ -173,6 +173,7 @@ class TritonSpec(RepositoryOptions):
         way: How a model of the Python backend runs an adapter.
         adapters: Those that are served; all by default.
         text: Whether there is an ensemble that takes texts.
+        hardlink: Whether files of the export are hard-linked instead of copied.
     """
 
     repository: str | None = None
@@ -181,3 +182,4 @@ class TritonSpec(RepositoryOptions):
     way: ServingMode | None = None
     adapters: tuple[str, ...] = ()
     text: bool = False
+    hardlink: bool = False

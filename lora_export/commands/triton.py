@@ -57,6 +57,7 @@ def write_triton(
         way=spec.way,
         adapters=spec.adapters,
         text=spec.text,
+        hardlink=spec.hardlink,
         settings=spec,
         progress=tell,
     )

@@ -1,6 +1,8 @@
-"""Model folders: assembled beside the repository, hard-linked where possible, then renamed.
+"""Model folders: assembled beside the repository from copies, then renamed.
 
 A server that polls the repository, or is told to load a model, sees a folder whole or not at all.
+Files may be hard links to the export, where that is asked for; `onnx` opens no graph whose weights
+are such links.
 """
 
 from __future__ import annotations
@@ -17,16 +19,15 @@ from typing import TYPE_CHECKING, Final
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UsageError
 from lora_export.core.files import (
     cannot_link,
+    copy_file,
     is_taken,
     move_into_place,
-    open_output,
     staging_folder,
     storage_errors,
     sync_folder,
     write_synced,
 )
 from lora_export.ondevice.file_opening import (
-    open_file,
     read_file,
     real_path,
     reason_of,
@@ -114,8 +115,17 @@ def staging_beside(repository: Path) -> Iterator[Path]:
         yield folder
 
 
-def place_folder(repository: Path, name: str, files: Sequence[File], *, hint: str) -> None:
+def place_folder(
+    repository: Path, name: str, files: Sequence[File], *, hint: str, hardlink: bool = False
+) -> None:
     """Give a new folder of the repository its files and then its name.
+
+    Args:
+        repository: The repository.
+        name: The folder's name.
+        files: Its files.
+        hint: What to do where there is such a folder.
+        hardlink: Whether files are links to their sources, where the file system has such links.
 
     Raises:
         AdapterError: There is such a folder.
@@ -127,7 +137,7 @@ def place_folder(repository: Path, name: str, files: Sequence[File], *, hint: st
         with storage_errors(str(folder)):
             folder.mkdir()
         for each in files:
-            _write(folder / each.path, each)
+            _write(folder / each.path, each, hardlink=hardlink)
         with storage_errors(str(target)):
             for inner in sorted({(folder / each.path).parent for each in files}):
                 sync_folder(inner)
@@ -194,19 +204,23 @@ def remove_folder(repository: Path, folder: Path) -> None:
             shutil.rmtree(staging / "gone")
 
 
-def _write(path: Path, file: File) -> None:
+def _write(path: Path, file: File, *, hardlink: bool = False) -> None:
     with storage_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         if file.source is None:
             write_synced(path, file.data)
-            return
-        try:
+        elif not hardlink or not _linked(file.source, path):
             require_file(file.source)
-            os.link(real_path(file.source), path)  # never a link to a link
-        except OSError as error:
-            if not cannot_link(error):
-                raise
-            with open_file(file.source) as source, open_output(path) as stream:
-                shutil.copyfileobj(source, stream, _BLOCK_BYTES)
-                stream.flush()
-                os.fsync(stream.fileno())
+            copy_file(file.source, path, synced=True)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Link `path` to a file; False where the file system cannot."""
+    try:
+        require_file(source)
+        os.link(real_path(source), path)  # never a link to a link
+    except OSError as error:
+        if not cannot_link(error):
+            raise
+        return False
+    return True

@@ -38,8 +38,8 @@ class ModelRepository:
         backend: The backend of its models.
         models: Their names.
         adapters: The adapters that they serve.
-        linked_bytes: What lies in the export too, and takes no room of its own where the file
-            system has hard links.
+        linked_bytes: What is hard-linked to the export, and takes no room of its own where the
+            file system has such links.
         own_bytes: What is new on the disk.
         memory_bytes: About what the server will take on the CPU.
         notes: What the user should know.
@@ -77,6 +77,7 @@ def write_repository(
     way: ServingWord | None = None,
     adapters: Sequence[str] = (),
     text: bool = False,
+    hardlink: bool = False,
     settings: RepositoryOptions | None = None,
     progress: Progress | None = None,
 ) -> ModelRepository:
@@ -90,6 +91,8 @@ def write_repository(
         way: How the Python backend runs an adapter.
         adapters: The adapters, or ``base``; all by default.
         text: Whether there is an ensemble that takes texts.
+        hardlink: Whether files of the export are linked instead of copied. `onnx` opens no graph
+            whose weights are hard links, and a change of one file is a change of both.
         settings: The settings of the models.
         progress: Told what happens, and before anything is written what it will take.
 
@@ -110,11 +113,15 @@ def write_repository(
     tell.start("checking the export")
     require_files_of(root, manifest)
     models = plan_models(root, manifest, choice, settings)
-    written = _described(repository, choice, models)
+    written = _described(repository, choice, models, hardlink=hardlink)
+    linked = (
+        f", {written.linked_bytes:,} more hard-linked to the export where the file system allows"
+        if hardlink
+        else ""
+    )
     tell.note(
-        f"{written.own_bytes:,} bytes on disk, {written.linked_bytes:,} more hard-linked to the "
-        f"export where the file system allows; about {written.memory_bytes:,} bytes of memory in "
-        "the server"
+        f"{written.own_bytes:,} bytes on disk{linked}; about {written.memory_bytes:,} bytes of "
+        "memory in the server"
     )
     for note in written.notes:
         tell.note(f"note: {note}")
@@ -124,7 +131,7 @@ def write_repository(
     with locked(repository):
         for each in models:
             tell.start(f"writing {each.name}")
-            place_folder(repository, each.name, each.all_files, hint=_EXISTS)
+            place_folder(repository, each.name, each.all_files, hint=_EXISTS, hardlink=hardlink)
     return written
 
 
@@ -139,10 +146,12 @@ def _still_to_write(repository: Path, models: Sequence[Model]) -> list[Model]:
     return [each for each in models if each not in there]
 
 
-def _described(repository: Path, choice: Choice, models: Sequence[Model]) -> ModelRepository:
+def _described(
+    repository: Path, choice: Choice, models: Sequence[Model], *, hardlink: bool
+) -> ModelRepository:
     files = [file for each in models for file in each.all_files]
-    linked = sum(file.nbytes for file in files if file.source is not None)
-    own = sum(file.nbytes for file in files if file.source is None)
+    linked = sum(file.nbytes for file in files if hardlink and file.source is not None)
+    own = sum(file.nbytes for file in files) - linked
     notes = []
     if choice.backend == "onnxruntime" and len(choice.adapters) > HANDFUL:
         notes.append(

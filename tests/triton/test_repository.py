@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -171,16 +172,31 @@ def test_a_response_cache_is_that_of_ensembles(served, tmp_path, mode):
 # -------------------------------------------------------------------------------------- files
 
 
-def test_weights_are_linked_and_what_it_takes_is_said_before(served, tmp_path, capsys):
+def test_files_are_copied_and_what_it_takes_is_said_before(served, tmp_path, capsys):
     result = call(capsys, "triton", served["merged"], "--repository", tmp_path / "models",
                   "--name", "m", "--json")  # fmt: skip
     assert result.code == 0
-    linked = tmp_path / "models/m-a/1/weights/base.safetensors"
-    assert linked.samefile(served["merged"] / "weights/base.safetensors")
+    copied = tmp_path / "models/m-a/1/weights/base.safetensors"
+    original = served["merged"] / "weights/base.safetensors"
+    assert copied.read_bytes() == original.read_bytes()
+    for graph, file in (("models/m-a/1", "model.onnx"), ("", "a.onnx")):
+        onnx.load((tmp_path / graph if graph else served["merged"]) / file)  # refuses hard links
     assert result.err.index("bytes of memory") < result.err.index("writing m-a")
     document = result.document
-    assert document["linked_bytes"] > document["own_bytes"] > 0
-    assert document["memory_bytes"] > 3 * linked.stat().st_size * 0.5
+    taken = sum(each.stat().st_size for each in (tmp_path / "models").rglob("*") if each.is_file())
+    assert (document["own_bytes"], document["linked_bytes"]) == (taken, 0)
+    assert document["memory_bytes"] > 3 * copied.stat().st_size * 0.5
+
+
+def test_files_are_linked_where_that_is_asked_for(served, tmp_path, capsys):
+    export = Path(shutil.copytree(served["merged"], tmp_path / "out"))
+    result = call(capsys, "triton", export, "--repository", tmp_path / "models", "--name", "m",
+                  "--hardlink", "--json")  # fmt: skip
+    assert result.code == 0
+    linked = tmp_path / "models/m-a/1/weights/base.safetensors"
+    assert linked.samefile(export / "weights/base.safetensors")
+    assert result.document["linked_bytes"] > result.document["own_bytes"] > 0
+    assert call(capsys, "triton", "check", tmp_path / "models").code == 0
 
 
 def test_without_hard_links_files_are_copied(served, tmp_path, monkeypatch):
@@ -188,7 +204,7 @@ def test_without_hard_links_files_are_copied(served, tmp_path, monkeypatch):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    write_repository(served["merged"], tmp_path / "models", name="m")
+    write_repository(served["merged"], tmp_path / "models", name="m", hardlink=True)
     copied = tmp_path / "models/m-a/1/weights/base.safetensors"
     original = served["merged"] / "weights/base.safetensors"
     assert copied.read_bytes() == original.read_bytes()
@@ -200,7 +216,7 @@ def test_a_file_that_is_a_link_is_linked_to_what_it_is(served, tmp_path):
     pack = export / "adapters/a.safetensors"
     pack.rename(export / "adapters/kept")
     pack.symlink_to("kept")
-    write_repository(export, tmp_path / "models", name="m")
+    write_repository(export, tmp_path / "models", name="m", hardlink=True)
     (found,) = (tmp_path / "models/m/1/export/adapters").glob("a-*")
     assert not found.is_symlink()
     assert found.read_bytes() == (export / "adapters/kept").read_bytes()
