@@ -145,7 +145,7 @@ def pack(
     raw = encode_index({"name": name, "tool": tool, "files": rows, **contents.to_json()})
     index = parse_index(raw, INDEX_NAME)  # what is written can be read
     total = index.size_bytes + len(raw)
-    tell.start(f"bundle {path.name}", total)
+    tell.start(f"packing {path.name}", total)
     with storage_errors(str(path)), staging_folder(path.parent, "bundle") as staging:
         partial = staging / path.name
         with open_output(partial) as stream:

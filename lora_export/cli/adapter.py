@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Group, argument, option
 from lora_export.cli.options import base_option, common_options, out_option
@@ -14,6 +15,7 @@ from lora_export.cli.words import DTYPE
 
 if TYPE_CHECKING:
     from lora_export.commands.convert import AdapterFormat
+    from lora_export.ondevice.printable import FinishedLine
 
 __all__ = ["adapter"]
 
@@ -88,5 +90,10 @@ def convert(
             progress=console,
         )
         text = f"{output}: {done.modules} modules, {done.saved} saved parameters, as {to}"
-        console.finish(asdict(done), [text])
+        console.finish(asdict(done), [text, *_next_lines(output, to)])
     return 0
+
+
+def _next_lines(output: Path, to: AdapterFormat) -> list[FinishedLine]:
+    """Return the command that shows what was written, if it is in a format that is read."""
+    return [next_line(["lora-export", "inspect", output])] if to == "peft" else []

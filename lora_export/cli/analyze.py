@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
@@ -167,7 +168,7 @@ def _cost(plan: str, targets: tuple[str, ...], rank: int, dtype: str, console: C
     path = local_path(plan)
     config = read_config(path.parent if path.name == "config.json" else path)
     task = tasks.detect(config)
-    console.start("the model's parameters, from its config")
+    console.start("counting the parameters of the model")
     template = export_graph(
         config, task, dtype=by_name(dtype).name, opset=target_of(DEFAULT_TARGET).opset,
         labels_count=None,
@@ -206,7 +207,11 @@ def _compression_lines(done: Compression) -> list[str]:
     shown = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
     sizes = f"{size(done.bytes_before)} became {size(done.bytes_after)}"
     loss = f"{worst.relative_error:.2e} of the update of {worst.module}"
-    return [f"{done.output}: {sizes}, ranks {shown}", f"  worst loss: {loss}"]
+    return [
+        f"{done.output}: {sizes}, ranks {shown}",
+        f"  worst loss: {loss}",
+        next_line(["lora-export", "inspect", done.output]),
+    ]
 
 
 def _draw(report: Analysis, module: str | None, figure: Path) -> None:

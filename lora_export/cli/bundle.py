@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lora_export.cli.closing import on_device_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Group, argument, option
 from lora_export.cli.options import common_options, out_option
 from lora_export.cli.text import size
 from lora_export.cli.words import DEVICE
-from lora_export.ondevice.printable import FinishedLine, shell_command
 
 if TYPE_CHECKING:
     from lora_export.ondevice.bundle.bundle_index import Index
@@ -133,8 +133,6 @@ def pack(
             replace=replace,
             progress=console,
         )
-        unpacking = shell_command(["tar", "xf", packed.path.name])
-        running = shell_command(["python3", f"{packed.name}/run.py"])
         console.finish(
             {
                 "file": str(packed.path),
@@ -147,7 +145,7 @@ def pack(
             [
                 f"{packed.path}: {packed.files} files, {size(packed.size_bytes)}, for {target}",
                 f"  index {packed.sha256}",
-                FinishedLine(f"  on the device: {unpacking} && {running}"),
+                on_device_line(packed.path.name, packed.name),
             ],
         )
     return 0

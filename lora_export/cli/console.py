@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.cli.terminal import answer, answer_json, say
@@ -19,26 +20,30 @@ _BAR: Final = 80
 
 
 class Console:
-    """Progress for people: a bar on a terminal, plain lines otherwise; silent with ``--quiet``."""
+    """Progress for people: on a terminal a bar for the stage, and a line for each that is done.
+
+    Elsewhere each stage is a plain line when it begins; ``--quiet`` leaves all of it out.
+    """
 
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
+        self._stage: tuple[str, float] | None = None
         self._terminal = sys.stderr.isatty()
 
     def start(self, what: str, total_bytes: int | None = None) -> None:
-        """Begin a stage."""
+        """Begin a stage; the one before is done."""
         if self._quiet:
             return
         if not self._terminal:
             suffix = f" ({size(total_bytes)})" if total_bytes else ""
             say(f"{what}{suffix}")
             return
+        self._end_stage(done=True)
         self._start_bar()
-        if self._task is not None:
-            self._bar.update(self._task, completed=1, total=1)
+        self._stage = (what, time.monotonic())
         self._task = self._bar.add_task(printable_line(what, _BAR), total=total_bytes)
 
     def advance(self, count_bytes: int) -> None:
@@ -54,27 +59,50 @@ class Console:
         else:
             say(text)
 
+    def remark(self, text: str) -> None:
+        """Print a line on stderr, unless ``--quiet`` is given."""
+        if not self._quiet:
+            self.note(text)
+
     def finish(self, document: dict[str, Any], lines: list[str]) -> None:
         """Print the result: `document` with ``--json``, else `lines`, each as one line."""
-        self.close()
+        self.close(done=True)
         if self.as_json:
             answer_json(document)
         else:
             answer(lines)
 
-    def close(self) -> None:
-        """Take the bar off the terminal."""
+    def close(self, *, done: bool) -> None:
+        """End the stage, and take the bar off the terminal."""
         if self._bar is not None:
+            self._end_stage(done=done)
             self._bar.stop()
-            self._bar = self._task = None
+            self._bar = None
 
     def __enter__(self) -> Self:
         """Return the console."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Restore the terminal."""
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Restore the terminal; a stage that an error ended is marked."""
+        self.close(done=kind is None)
+
+    def _end_stage(self, *, done: bool) -> None:
+        """Replace the bar of the stage by a line: its mark, its name, its seconds."""
+        if self._stage is None:
+            return
+        from rich.text import Text
+
+        what, began = self._stage
+        mark, style = ("✓", "green") if done else ("✗", "red")
+        line = Text.assemble(
+            (mark, style),
+            f" {printable_line(what, _BAR)}",
+            (f"  {time.monotonic() - began:.1f} s", "dim"),
+        )
+        self._bar.remove_task(self._task)
+        self._bar.console.print(line, highlight=False, soft_wrap=True)
+        self._stage = self._task = None
 
     def _start_bar(self) -> None:
         if self._bar is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import common_options, parse_adapter
@@ -146,7 +147,8 @@ def build(
         records = engines.build(
             export, target, graphs=graphs, options=options, trtexec=trtexec, progress=console
         )
-        console.finish({"engines": records}, [_built(each) for each in records])
+        lines = [*(_built(each) for each in records), _next(export, library, target)]
+        console.finish({"engines": records}, lines)
     return 0
 
 
@@ -232,6 +234,15 @@ def _shape(sizes: Sequence[int]) -> str:
     return "x".join(map(str, sizes))
 
 
+def _next(export: Path, library: str, target: str) -> FinishedLine:
+    """Return the line with the next command: pack ready engines, measure those of this device."""
+    from lora_export.ondevice.trt.libraries import library_row
+
+    if library_row(library).builds_ahead:
+        return next_line(["lora-export", "bundle", export, "--target", target])
+    return next_line(["lora-export", "bench", export, "--runner", "tensorrt"])
+
+
 def _built(record: BuildRecord) -> str:
     """Return a line about a built engine."""
     from lora_export.ondevice.trt.libraries import what_ran
@@ -274,5 +285,6 @@ def refit(*, export: Path, target: str, adapter: str, as_json: bool, quiet: bool
             source=AdapterSpec(source=given["source"]) if named else None,
             progress=console,
         )
-        console.finish({"engine": record}, [_built(record)])
+        library = record["library"]
+        console.finish({"engine": record}, [_built(record), _next(export, library, target)])
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lora_export.cli.closing import next_line, report_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, option
 from lora_export.cli.options import (
@@ -25,7 +26,7 @@ from lora_export.cli.options import (
 from lora_export.cli.text import aligned
 from lora_export.cli.words import DTYPE
 from lora_export.core.errors import UsageError
-from lora_export.core.merge_record import NOT_ASKED
+from lora_export.core.merge_record import NOT_ASKED, RECORD_NAME
 
 if TYPE_CHECKING:
     from lora_export.commands.merge import Merge
@@ -170,12 +171,13 @@ def _describe(outcome: Merge) -> dict[str, Any]:
 
 
 def _render(outcome: Merge) -> list[str]:
-    """Return where it is, what was applied, and the tensors that kept least of the delta."""
+    """Return the verdict, what was applied, and the tensors that kept least of the delta."""
     record = outcome.record
     adapter = record.adapter
     changed = {n: r for n, r in record.tensors.items() if r.relative_error is not None}
     lines = [
-        f"{outcome.output}: {record.base.model_type}, {record.dtype or 'dtypes of the base'}",
+        f"{outcome.output}: {_verdict_line(record.verification)}",
+        f"  {record.base.model_type}, {record.dtype or 'dtypes of the base'}",
         (
             f"  {adapter.name}: rank {adapter.rank}, "
             f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied"
@@ -186,7 +188,7 @@ def _render(outcome: Merge) -> list[str]:
     if record.brought:
         lines.append(f"  added by the adapter: {', '.join(record.brought)}")
     if record.companions:
-        lines.append(f"  from the adapter's folder: {', '.join(record.companions)}")
+        lines.append(f"  from the adapter's directory: {', '.join(record.companions)}")
     if record.float32:
         lines.append(f"  kept in float32: {len(record.float32)} tensor(s)")
     lines.append(
@@ -199,14 +201,19 @@ def _render(outcome: Merge) -> list[str]:
          f"{changed[name].unmoved_share:.2%} unmoved")
         for name in worst[:_WORST]
     ]  # fmt: skip
-    return [*lines, *aligned(rows, indent=4), f"  {_verdict_line(record.verification)}"]
+    return [
+        *lines,
+        *aligned(rows, indent=4),
+        report_line(outcome.output / RECORD_NAME),
+        next_line(["lora-export", "export", "--base", outcome.output, "-o", "out"]),
+    ]
 
 
 def _verdict_line(found: MergedVerification) -> str:
-    """Return the verdict, and how to get one where there is none."""
+    """Return the verdict with its figures, and how to get one if there is none."""
     if found.relative_l2 is None or found.tolerance is None:
         asked = found.reason != NOT_ASKED
-        how = "" if asked else "; to compare: lora-export merge … --verify"
+        how = "" if asked else "; merge with --verify to compare"
         return f"{found.verdict}: {found.reason}{how}"
     effect = "" if found.effect is None else f", effect of the adapter {found.effect:.3g}"
     why = "" if found.verdict == "pass" else f"; {found.reason}"

@@ -200,6 +200,8 @@ def _build(
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
     recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
     with Console(as_json=as_json, quiet=quiet) as console:
+        if not recipe.adapters:
+            console.remark("no adapter is given: the base alone is exported")
         outcome = build.merge_and_build(recipe, console, strict=strict)
         console.finish(describe(outcome), render(outcome))
     return outcome.exit_code(strict=strict)

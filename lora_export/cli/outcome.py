@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.cli.closing import (
+    headline,
+    next_line,
+    next_words,
+    on_device_line,
+    report_line,
+    report_of,
+)
 from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import size
 from lora_export.core.quantization import SCHEMES
 from lora_export.core.reports.quantization_report import REMEDIES
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
+from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +48,13 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     found = quantized_summary(manifest)
     quantized = {} if found is None else {"quantized": asdict(found)}
     served = {"triton": outcome.triton.as_json()} if outcome.triton is not None else {}
+    report = report_of(outcome)
     return {
-        "output": str(outcome.output),
         "verdict": verdict_of(manifest),
         "deployable": list(deployable(manifest)),
+        "output": str(outcome.output),
+        "report": None if report is None else str(report),
+        "next": shell_command(next_words(outcome)),
         "base": manifest.base.model_dump(),
         "graphs": {name: record.model_dump() for name, record in manifest.graphs.items()},
         "adapters": {name: record.model_dump() for name, record in manifest.adapters.items()},
@@ -52,20 +65,45 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def render(outcome: Outcome) -> list[str]:
-    """Return the outcome as lines: where it is, what was applied, parity, latency."""
+def render(outcome: Outcome, remarks: Sequence[str] = ()) -> list[str]:
+    """Return the outcome as lines: verdict, what was applied, figures, report, next command.
+
+    Args:
+        outcome: The outcome.
+        remarks: Lines that precede the report.
+    """
+    report = report_of(outcome)
+    return [
+        headline(outcome),
+        *_content_lines(outcome),
+        *remarks,
+        *([] if report is None else [report_line(report)]),
+        *_next_lines(outcome),
+    ]
+
+
+def _next_lines(outcome: Outcome) -> list[str]:
+    """Return the next command; that of a bundle is for the device."""
+    bundle = outcome.reports.bundle
+    if bundle is not None:
+        return [on_device_line(Path(bundle.file).name, bundle.name)]
+    return [next_line(next_words(outcome))]
+
+
+def _content_lines(outcome: Outcome) -> list[str]:
+    """Return what the export has, and the figures of the reports."""
     from lora_export.exports.quantized_summary import quantized_summary
 
     manifest = outcome.manifest
     base = manifest.base
-    lines = [f"{outcome.output}: {base.model_class}, {base.task}, {base.dtype}"]
+    lines = [f"  {base.model_class}, {base.task}, {base.dtype}"]
     reports = outcome.reports
     if (found := quantized_summary(manifest)) is not None:
         lines.append(f"  quantized: {', '.join(_schemes(found))}; {saved_bytes(found, base.dtype)}")
     if reports.graph is not None:
         lines.append(f"  graph: {_graph_line(reports.graph)}")
     if not manifest.adapters:
-        lines.append("  no adapter: the base's graph only")
+        lines.append("  no adapter: the base alone")
     for name, record in manifest.adapters.items():
         file, verified = _where(manifest, name)
         lines.append(
@@ -74,7 +112,7 @@ def render(outcome: Outcome) -> list[str]:
             f"{verified}"
         )
         if record.companions is not None and record.companions.taken:
-            lines.append(f"    from its folder: {', '.join(record.companions.taken)}")
+            lines.append(f"    from its directory: {', '.join(record.companions.taken)}")
     lines += _report_lines(manifest, reports)
     if reports.bundle is not None:
         lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
@@ -138,10 +176,7 @@ def _loss_lines(name: str, row: QuantizationRow) -> list[str]:
 
 
 def _bundle_line(bundle: PackedBundle) -> str:
-    return (
-        f"{bundle.file}, {bundle.files} files, {size(bundle.bytes)}, for {bundle.target}; unpack "
-        f"it there and run: python3 run.py"
-    )
+    return f"{bundle.file}, {bundle.files} files, {size(bundle.bytes)}, for {bundle.target}"
 
 
 def _graph_line(report: GraphReport) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Group, argument, option
 from lora_export.cli.options import common_options
@@ -252,6 +253,7 @@ def _lines(done: ModelRepository) -> list[str]:
         f"  adapters: {', '.join(done.adapters)}",
         f"  disk: {size(done.own_bytes)}{linked}",
         f"  memory: about {size(done.memory_bytes)}",
+        next_line(["lora-export", "triton", "check", done.repository]),
     ]
 
 

@@ -121,8 +121,8 @@ def verify(
         )
         names = (BASE_GRAPH, *outcome.manifest.adapters)
         verified = [name for name in names if name in (only or names)]
-        lines = render(outcome)
-        if others := [name for name in names if name not in verified]:
-            lines.append(f"  not verified now, as it was recorded: {', '.join(others)}")
-        console.finish({**describe(outcome), "verified": verified}, lines)
+        others = ", ".join(name for name in names if name not in verified)
+        remarks = [f"  not compared in this run: {others}"] if others else []
+        document = {**describe(outcome), "verified": verified}
+        console.finish(document, render(outcome, remarks))
     return outcome.exit_code(strict=strict)

@@ -161,7 +161,7 @@ def _own_graph(
     recipe: Recipe, config: BuildConfig, given: Sequence[LoadedAdapter], tell: Progress
 ) -> tuple[BuildConfig, GraphTemplate]:
     """Read the user's graph, and require that the adapters' parameters are in it."""
-    tell.start("graph")
+    tell.start("reading the graph")
     path = recipe.path(recipe.graph or "")
     graph = adopt_graph(path, config.checkpoint, [each.adapter for each in given])
     for each in given:
@@ -192,7 +192,6 @@ def _without_pooling(config: BuildConfig, adapters: Sequence[Adapter]) -> BuildC
 def _export_graph(
     config: BuildConfig, adapters: Sequence[Adapter], tell: Progress
 ) -> GraphTemplate:
-    tell.start("graph")
     base = config.exported
     return export_graph(
         base.config,
@@ -203,4 +202,5 @@ def _export_graph(
         choices=config.choices,
         sentence=base.sentence,
         untied=config.untied is not None,
+        progress=tell,
     )

@@ -112,6 +112,7 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
         return outcome
     bundle = PackedBundle(
         file=str(readable(packed.path)),
+        name=packed.name,
         target=target,
         sha256=packed.sha256,
         bytes=packed.size_bytes,

@@ -141,7 +141,7 @@ def merge_checkpoint(
         write_companions(staging, job.checkpoint, config, brought)
         verification = MergedVerification()
         if verify:
-            tell.start("verification")
+            tell.start("comparing with PEFT")
             verification = verify_job(
                 job, checkpoint, staging,
                 dtype=wanted, allow_no_effect=allow_no_effect, strict=strict,
@@ -166,7 +166,7 @@ def _plan_kept(
     plan = _plan(job, dtype, frozenset())
     if not float32_where_lossy:
         return plan, frozenset()
-    tell.start("fidelity")
+    tell.start("measuring what was stored")
     names = {job.prefix + p.name: p.name for p in job.parameters}
     kept = frozenset(names.get(name, name) for name in measure_lossy(plan))
     return _plan(job, dtype, kept), kept

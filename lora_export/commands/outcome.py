@@ -30,6 +30,7 @@ class PackedBundle:
 
     Attributes:
         file: Where it is.
+        name: The directory in it.
         target: The target that it is for.
         sha256: Its SHA-256.
         bytes: Its size.
@@ -37,6 +38,7 @@ class PackedBundle:
     """
 
     file: str
+    name: str
     target: str
     sha256: str
     bytes: int

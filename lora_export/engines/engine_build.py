@@ -95,7 +95,7 @@ def build_engines(
     for job in jobs:
         if library_row(job.library).builds_ahead:
             require_memory(job.model or read_graph(resolve_inside(root, job.onnx)), job.onnx)
-        progress.start(f"engine {job.graph} for {job.target}")
+        progress.start(f"building the engine {job.graph} for {job.target}")
         record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
         register_engine_files(root, record)
         records.append(record)

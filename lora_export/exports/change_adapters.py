@@ -118,7 +118,7 @@ def _add_packs(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
     manifest = read_manifest(root)
     require_slots(root, manifest, [each.resolved for each in new])
     for each in new:
-        adding.progress.start(f"adapter {each.name}")
+        adding.progress.start(f"adding adapter {each.name}")
         manifest = add_pack(
             root,
             each.resolved,
@@ -133,7 +133,7 @@ def _add_packs(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
 
 
 def _add_rows(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
-    adding.progress.start("stacks")
+    adding.progress.start("writing the stacks")
     return Added(change_rows(root, new, replace=adding.replace))
 
 

@@ -188,7 +188,7 @@ def _write_base_weights(
         if parameter.name not in plan.sources
         for entry in entries_of(parameter, zero_entry, method=method)
     ]
-    progress.start("base weights", sum(entry.nbytes for entry in present))
+    progress.start("writing the base weights", sum(entry.nbytes for entry in present))
     files: dict[str, str] = {}
     placements: dict[str, Placement] = {}
     for file, entries in ((BASE_WEIGHTS, present), (MISSING_WEIGHTS, missing)):

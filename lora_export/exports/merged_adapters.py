@@ -117,7 +117,7 @@ def add_adapter(
     base_tensors = stored_values(root, manifest)
     meters = _meters(resolved)
     entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
-    progress.start(f"adapter {name}", sum(entry.nbytes for entry in entries))
+    progress.start(f"merging adapter {name}", sum(entry.nbytes for entry in entries))
     with staging_folder(root, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "weights").mkdir()

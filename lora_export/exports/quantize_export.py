@@ -147,7 +147,9 @@ def _write_weights(
     weights = sorted({file for each in manifest.graphs.values() for file in each.weights})
     read = {file: read_header(resolve_inside(source, file)) for file in weights}
     entries = {file: _entries(read[file][0], before, after, method) for file in weights}
-    progress.start("weights", sum(each.nbytes for rows in entries.values() for each in rows))
+    progress.start(
+        "quantizing the weights", sum(each.nbytes for rows in entries.values() for each in rows)
+    )
     for file in weights:
         written = write_weights(
             target / file, entries[file], metadata=read[file][1], advance=progress.advance

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import MissingRuntimeError, UsageError
 from lora_export.core.installation import install_command
+from lora_export.core.progress import Progress, Silent
 from lora_export.core.supported_versions import require_supported
 from lora_export.graph import graph_cache
 from lora_export.graph.spec.signature import Choices
@@ -58,6 +59,7 @@ def export_graph(
     sentence: SentenceHead | None = None,
     untied: bool = False,
     use_cache: bool = True,
+    progress: Progress | None = None,
 ) -> GraphTemplate:
     """Return the graph of a model for a task, without weights.
 
@@ -71,6 +73,7 @@ def export_graph(
         sentence: What follows the states of the tokens; read for a task that pools them.
         untied: Whether parameters that the model ties are parameters of their own.
         use_cache: Whether the user's graph cache is read and written.
+        progress: Told the stages: importing torch, tracing, folding.
 
     Raises:
         MissingRuntimeError: The graph is not cached, and a library that traces it is not
@@ -89,10 +92,12 @@ def export_graph(
     chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
     chosen |= {"untied": True} if untied else {}
     key = graph_cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
+    tell = progress or Silent()
     if use_cache and (found := graph_cache.load(key)) is not None:
+        tell.start("graph from the cache")
         return found
     template = _trace_and_fold(
-        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
     )
     if use_cache:
         graph_cache.store(key, template)
@@ -108,6 +113,7 @@ def _trace_and_fold(
     *,
     sentence: SentenceHead | None,
     untied: bool,
+    tell: Progress,
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -118,6 +124,9 @@ def _trace_and_fold(
             "directory.",
         )
     require_supported(*_TRACING_DISTRIBUTIONS)
+    tell.start("importing torch")
     from lora_export.graph.template_build import build_template
 
-    return build_template(settings, task, dtype, opset, choices, sentence=sentence, untied=untied)
+    return build_template(
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from lora_export.core.errors import FixedLengthError, UnsupportedError
+from lora_export.core.progress import Progress, Silent
 from lora_export.graph.optimize.fold import fold
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
 from lora_export.graph.optimize.replicate_layers import replicate_layers
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["build_template"]
 
 _PLACEHOLDER = "weights/base.safetensors"
+_SILENT = Silent()
 
 
 def build_template(
@@ -36,12 +38,13 @@ def build_template(
     *,
     sentence: SentenceHead | None = None,
     untied: bool = False,
+    tell: Progress = _SILENT,
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.graph_export.export_graph`."""
     if task.encoder_decoder:
-        return _build_pair(settings, task, dtype, opset, choices, untied=untied)
+        return _build_pair(settings, task, dtype, opset, choices, untied=untied, tell=tell)
     traced, parameters = _traced_and_folded(
-        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
     )
     return GraphTemplate(
         onnx_bytes=_serialized(traced.model, parameters),
@@ -61,6 +64,7 @@ def _build_pair(
     choices: Choices,
     *,
     untied: bool,
+    tell: Progress,
 ) -> GraphTemplate:
     """Trace and fold encoder and decoder; a parameter that both read is one, of one layout."""
     traced: dict[Component, Traced] = {}
@@ -69,7 +73,7 @@ def _build_pair(
     components: tuple[Component, ...] = ("encoder", "decoder")
     for each in components:
         traced[each], own = _traced_and_folded(
-            settings, task, dtype, opset, choices, component=each, untied=untied
+            settings, task, dtype, opset, choices, component=each, untied=untied, tell=tell
         )
         for parameter in own:
             if parameters.setdefault(parameter.name, parameter) != parameter:
@@ -107,15 +111,18 @@ def _traced_and_folded(
     sentence: SentenceHead | None = None,
     component: Component | None = None,
     untied: bool = False,
+    tell: Progress,
 ) -> tuple[Traced, tuple[Parameter, ...]]:
     """Trace a few layers of each kind and stamp out the others, or else trace them all."""
 
     def traced_and_folded(*, every_layer: bool) -> tuple[Traced, tuple[Parameter, ...]]:
+        tell.start(f"tracing the {component or 'graph'}")
         traced = trace(
             settings, task, dtype, opset,
             choices=choices, sentence=sentence, component=component, every_layer=every_layer,
             untied=untied,
         )  # fmt: skip
+        tell.start(f"folding the {component or 'graph'}")
         return traced, fold(traced.model, traced.parameters, traced.signature)
 
     try:

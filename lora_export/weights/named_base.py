@@ -146,7 +146,7 @@ def _other_fingerprint(named: Checkpoint, base: GivenBase, tell: Progress) -> st
     if base.fingerprint is None:
         return None
     total = sum(nbytes(tensor) for tensor in named.tensors.values())
-    tell.start(f"fingerprint of {named.folder}", total)
+    tell.start(f"hashing the base {named.folder}", total)
     same = fingerprint(named, tell.advance) == base.fingerprint
     return None if same else "the fingerprints differ, so values or dtypes do"
 

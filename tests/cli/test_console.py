@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import io
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import pytest
 
 import lora_export
 from lora_export.cli.console import Console
@@ -13,8 +18,6 @@ from lora_export.ondevice.printable import FinishedLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 _BAD: Final = "a\x1b[31m\n::error::b\u202e"
 _SHOWN: Final = r"a\x1b[31m\n::error::b\u202e"
@@ -54,6 +57,58 @@ def test_lines_are_escaped_and_stay_lines(capsys: pytest.CaptureFixture[str]) ->
     found = capsys.readouterr()
     assert found.err == f"{_SHOWN} (10 B)\nnote {_SHOWN}\n"
     assert found.out == f"{_SHOWN}\n\\x3a:warning::x\n::error title=x::y\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_keeps_a_line_of_each_stage_with_its_seconds(monkeypatch) -> None:
+    screen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with Console(as_json=False, quiet=False) as console:
+        console.start("tracing the graph")
+        console.start(f"writing {_BAD}", 10)
+        console.note("a note")
+        console.finish({}, [])
+    shown = [line for line in _screen(screen.getvalue()) if line.strip()]
+    assert [re.sub(r"\d+\.\d s", "0.0 s", line) for line in shown] == [
+        "✓ tracing the graph  0.0 s",
+        "a note",
+        f"✓ writing {_SHOWN}  0.0 s",
+    ]
+
+
+def test_a_stage_that_an_error_ends_is_marked(monkeypatch) -> None:
+    screen = _Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(as_json=False, quiet=False)
+    console.start("parity of mine")
+    console.__exit__(ZeroDivisionError)
+    assert any(line.startswith("✗ parity of mine") for line in _screen(screen.getvalue()))
+
+
+def _screen(text: str) -> list[str]:
+    """Return the lines that a terminal shows after `text`: as rich moves its cursor."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x1b]", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\r":
+            continue  # rich erases the line next
+        elif move := re.fullmatch(r"\x1b\[(\d*)A", part):
+            row -= int(move[1] or 1)
+        elif not part.startswith("\x1b"):
+            lines[row] += part
+    return lines
 
 
 def test_json_has_the_exact_text_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:

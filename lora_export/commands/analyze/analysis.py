@@ -138,7 +138,7 @@ def analyze(
             msg = f"{str(path)!r} and {str(other)!r} have no module in common"
             raise AdapterError(msg, hint="Compare adapters of one base.")
     weights = _Weights(adapter, open_checkpoint(base)) if base is not None else None
-    progress.start("modules", weights.total_bytes if weights else None)
+    progress.start("analyzing modules", weights.total_bytes if weights else None)
     rows = []
     for update in adapter.low_rank:
         spectrum = spectrum_of(update)

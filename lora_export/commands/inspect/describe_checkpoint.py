@@ -62,7 +62,7 @@ def checkpoint_report(
     total_bytes = sum(nbytes(tensor) for tensor in distinct)
     digest = None
     if hashed:
-        progress.start("fingerprint", total_bytes)
+        progress.start("hashing the checkpoint", total_bytes)
         digest = fingerprint(checkpoint, progress.advance)
     architectures = config.get("architectures")
     return CheckpointReport(
