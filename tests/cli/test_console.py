@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pytest
-
 import lora_export
 from lora_export.cli.console import Console
 from lora_export.cli.options import parse_adapter
@@ -18,6 +16,8 @@ from lora_export.ondevice.printable import FinishedLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 _BAD: Final = "a\x1b[31m\n::error::b\u202e"
 _SHOWN: Final = r"a\x1b[31m\n::error::b\u202e"
