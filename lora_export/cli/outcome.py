@@ -47,7 +47,11 @@ def describe(outcome: Outcome) -> dict[str, Any]:
     manifest = outcome.manifest
     found = quantized_summary(manifest)
     quantized = {} if found is None else {"quantized": asdict(found)}
-    served = {"triton": outcome.triton.as_json()} if outcome.triton is not None else {}
+    served: dict[str, Any] = {}
+    if outcome.triton is not None:
+        served["triton"] = outcome.triton.as_json()
+    if outcome.layouts:
+        served["layouts"] = [each.as_json() for each in outcome.layouts]
     report = report_of(outcome)
     return {
         "verdict": verdict_of(manifest),
@@ -118,6 +122,9 @@ def _content_lines(outcome: Outcome) -> list[str]:
         lines.append(f"  bundle: {_bundle_line(reports.bundle)}")
     if outcome.triton is not None:
         lines.append(f"  triton: {outcome.triton.repository}: {', '.join(outcome.triton.models)}")
+    for each in outcome.layouts:
+        held = ", ".join(str(one.folder) for one in each.folders)
+        lines.append(f"  layout for {each.runtime}: {held}")
     return lines
 
 

@@ -1,7 +1,7 @@
 """``merge-and-build``: from a base and its adapters to a verified export directory.
 
     recipe → checkpoint + adapters → graph (without weights) → updates (all resolved) → weights
-           → export directory → parity → latency → bundle → model repository
+           → export directory → parity → latency → bundle → model repository → layouts
 
 Each stage is a function of the packages below, or a module of this one; configuration stops here.
 docs/architecture.md walks through the steps.
@@ -17,6 +17,7 @@ from lora_export.commands.build_checks import require_bases, require_recipe, req
 from lora_export.commands.build_config import graph_and_updates
 from lora_export.commands.build_export import fill_export, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
+from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
 from lora_export.commands.build_quantized import quantized
 from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
@@ -45,9 +46,9 @@ def merge_and_build(
 
     A new directory appears complete or not at all. An existing export of the same base receives the
     recipe's adapters, and keeps those that it holds under other names. An export that fails a gate
-    is kept, with its verdicts; `Outcome.exit_code` tells. The bundle for the target and the model
-    repository of the section ``triton`` are written last: no bundle where parity failed, unless the
-    recipe allows it, and no repository where a gate failed.
+    is kept, with its verdicts; `Outcome.exit_code` tells. The bundle for the target, the model
+    repository of the section ``triton`` and the layouts are written last: no bundle where parity
+    failed, unless the recipe allows it, and no repository and no layouts where a gate failed.
 
     Args:
         recipe: What to build.
@@ -61,11 +62,13 @@ def merge_and_build(
     tell = progress or Silent()
     require_recipe(recipe)
     inputs = read_inputs(recipe, tell, strict=strict)
+    require_kind_for_layouts(recipe, inputs.config)
     with fingerprint_in_background(inputs.checkpoint) as base_fingerprint:
         build = _create if inputs.existing is None else _extend
         outcome = build(recipe, inputs, base_fingerprint, tell)
     outcome = with_bundle(outcome, recipe, tell)
-    return with_repository(outcome, recipe, tell, strict=strict)
+    outcome = with_repository(outcome, recipe, tell, strict=strict)
+    return with_layouts(outcome, recipe, tell, strict=strict)
 
 
 def _create(

@@ -8,6 +8,7 @@ from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_heade
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.build_config import target_of
+from lora_export.commands.build_layouts import require_layouts
 from lora_export.commands.build_quantized import record_of, require_blocks, require_scales
 from lora_export.commands.bundle import require_bundle
 from lora_export.commands.loss_limits import require_limits
@@ -68,6 +69,7 @@ def require_recipe(recipe: Recipe) -> None:
     require_scales(recipe.quantize, target_of(recipe))
     require_runtimes(recipe)
     require_bundle(recipe)
+    require_layouts(recipe)
 
 
 def existing_export(output: Path) -> Manifest | None:

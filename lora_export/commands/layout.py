@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import UsageError
 from lora_export.core.manifest import read_manifest
@@ -39,7 +39,7 @@ class RuntimeLayout:
     folders: tuple[WrittenLayout, ...]
     opening: str
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return it as JSON values."""
         return {
             "runtime": self.runtime,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.commands.layout import RuntimeLayout
     from lora_export.core.manifest import Manifest
     from lora_export.core.reports.fidelity_report import FidelityReport
     from lora_export.core.reports.graph_report import GraphReport
@@ -90,6 +91,7 @@ class Outcome:
         reports: The reports that were written.
         notes: What the user should know of the adapters.
         triton: The model repository that the recipe asks for; None where it was not written.
+        layouts: The layouts that the recipe asks for, where they were written.
     """
 
     output: Path
@@ -97,6 +99,7 @@ class Outcome:
     reports: Reports = Reports()
     notes: tuple[str, ...] = ()
     triton: ModelRepository | None = None
+    layouts: tuple[RuntimeLayout, ...] = ()
 
     def exit_code(self, *, strict: bool = False) -> int:
         """Return 0, or the code of the gate that failed.

@@ -29,6 +29,7 @@ from lora_export.core.modes import Mode
 from lora_export.core.shown_value import shown
 from lora_export.core.suggestions import did_you_mean
 from lora_export.core.yaml_file import YamlError, read_yaml
+from lora_export.layouts.runtime_names import RuntimeName
 from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Recipe(BaseModel):
         lora_modules: Which modules of a swappable graph can be adapted, whole names or their ends;
             those that the adapters change by default.
         dtype: ``float32``, ``float16`` or ``bfloat16``; that of the checkpoint by default.
+        layouts: Runtimes that get a directory each, ``<output>-<runtime>/``; see `layout`.
         quantize: Which weights are stored as integers of four or eight bits; none by default.
         opset: The ONNX opset; that of the target by default.
         cache: Whether a decoder has its keys and values as inputs and outputs; yes by default.
@@ -115,6 +117,7 @@ class Recipe(BaseModel):
     latency: LatencySpec = LatencySpec()
     bundle: BundleSpec = BundleSpec()
     triton: TritonSpec | None = None
+    layouts: list[RuntimeName] = []
     output: str
     folder: Path = Field(default=Path(), exclude=True)
 
