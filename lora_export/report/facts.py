@@ -23,6 +23,7 @@ from lora_export.ondevice.file_opening import (
     reason_of,
     require_file,
 )
+from lora_export.ondevice.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
     from lora_export.ondevice.judge.tolerances import Verdict
 
-__all__ = ["Facts", "read_facts"]
+__all__ = ["Facts", "named", "read_facts"]
 
+_NAME: Final = 64
 _REPORTS: Final = ("parity", "latency", "fidelity", "quantization", "bench")
 _NOT_THE_FILE: Final = "is not the file that the manifest knows"
 _OUTDATED: Final = "is of graphs that have changed since"
@@ -88,6 +90,17 @@ class Facts:
             return own
         shared = (row.adapters for row in self.parity.values())
         return next((rows[adapter] for rows in shared if adapter in rows), None)
+
+
+def named(facts: Facts, most: int = 3) -> str:
+    """Return the adapters of an export by name; of many, the first and how many more."""
+    names = list(facts.manifest.adapters)
+    shown = [printable(name, _NAME) for name in names[:most]]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    parts = [*shown, *more]
+    if not parts:
+        return "The base alone"
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def read_facts(root: Path) -> Facts:

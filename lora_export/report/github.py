@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lora_export.core.reports.parity_report import ParityRow
     from lora_export.report.facts import Facts
 
-__all__ = ["annotate"]
+__all__ = ["annotate", "findings"]
 
 _LEVELS: Final = {"fail": "error", "ambiguous": "warning", "unverified": "warning"}
 _MESSAGE: Final = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -33,12 +33,12 @@ def annotate(facts: Facts) -> list[str]:
     """Return a line for everything that is not a pass; none where all is well."""
     return [
         _line(_LEVELS[verdict], title, message)
-        for verdict, title, message in _findings(facts)
+        for verdict, title, message in findings(facts)
         if verdict in _LEVELS
     ]
 
 
-def _findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
+def findings(facts: Facts) -> Iterator[tuple[str, str, str]]:
     """Yield verdict, title and message of each graph, adapter and gate."""
     yield from _parity_findings(facts)
     for name, adapter in facts.manifest.adapters.items():

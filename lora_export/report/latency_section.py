@@ -110,17 +110,21 @@ def _cell(cell: Cell) -> Markup:
     return join(
         [
             tag("h4", name),
-            _figure(
-                sample_figure(samples, f"Times of {name}"),
-                "Every measured run; the bar holds the middle half, the stroke is the median. What "
-                "is off the scale lies at its end.",
-            ),
-            *(
+            tag(
+                "div",
                 _figure(
-                    ratio_figure(marks, f"Ratios of {name} over {over}"),
-                    f"Over {over}, in pairs, with their intervals. Dashed: no difference.",
-                )
-                for over, marks in ratios.items()
+                    sample_figure(samples, f"Times of {name}"),
+                    "Every measured run; the bar is the middle half, the stroke the median. Runs "
+                    "off the scale are drawn at its end.",
+                ),
+                *(
+                    _figure(
+                        ratio_figure(marks, f"Ratios of {name} over {over}"),
+                        f"Over {over}, in pairs, with their intervals. Dashed: no difference.",
+                    )
+                    for over, marks in ratios.items()
+                ),
+                class_="charts",
             ),
             table(f"Times of {name}, {cell.rounds} rounds", columns, rows),
         ]

@@ -63,9 +63,9 @@ class Panel:
 
 
 def layer_figure(panels: Sequence[Panel], label: str) -> Markup:
-    """Return a figure of panels that show the same layers, one below the other."""
-    parts = [each for at, panel in enumerate(panels) for each in _panel(panel, at * _PANEL)]
-    return drawing(parts, len(panels) * _PANEL, label)
+    """Return a figure of panels that show the same layers, side by side where there is room."""
+    drawn = (drawing(list(_panel(each)), _PANEL, f"{each.title}: {label}") for each in panels)
+    return tag("div", *drawn, class_="charts")
 
 
 def in_order(names: Sequence[str]) -> list[str]:
@@ -82,11 +82,11 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]
 
 
-def _panel(panel: Panel, y: int) -> Iterator[Markup]:
+def _panel(panel: Panel) -> Iterator[Markup]:
     finite = [v for v in panel.values.values() if v is not None and math.isfinite(v)]
     top = panel.top or max([*finite, panel.guide or 0.0]) or 1.0
-    yield text(EDGE, y + 14, panel.title)
-    yield text(WIDTH - EDGE, y + 14, _range(panel, finite), anchor="end", class_="value")
+    yield text(EDGE, 14, panel.title)
+    yield text(WIDTH - EDGE, 14, _range(panel, finite), anchor="end", class_="value")
     names = in_order(list(panel.values))
     step = (WIDTH - 2 * EDGE) / max(len(names), 1)
     for at, name in enumerate(names):
@@ -98,16 +98,16 @@ def _panel(panel: Panel, y: int) -> Iterator[Markup]:
                 "rect",
                 tag("title", f"{name}: {number(value)}"),
                 x=place(EDGE + at * step),
-                y=place(y + _BASE - height),
+                y=place(_BASE - height),
                 width=f"{max(step * 0.8, 0.5):.2f}",
                 height=place(height),
                 class_="bar weak" if panel.is_weak(value) else "bar",
             )
     if panel.guide is not None:
         height = min(panel.guide / top, 1.0) * (_BASE - _TOP)
-        yield stroke(EDGE, WIDTH - EDGE, y + _BASE - height, "one")
-    yield stroke(EDGE, WIDTH - EDGE, y + _BASE, "axis")
-    yield join(_layer_numbers(names, step, y))
+        yield stroke(EDGE, WIDTH - EDGE, _BASE - height, "one")
+    yield stroke(EDGE, WIDTH - EDGE, _BASE, "axis")
+    yield join(_layer_numbers(names, step))
 
 
 def _range(panel: Panel, finite: Sequence[float]) -> str:
@@ -120,7 +120,7 @@ def _range(panel: Panel, finite: Sequence[float]) -> str:
     return f"{said}; {weak} past the limit" if weak else said
 
 
-def _layer_numbers(names: Sequence[str], step: float, y: int) -> Iterator[Markup]:
+def _layer_numbers(names: Sequence[str], step: float) -> Iterator[Markup]:
     """Yield the numbers of some layers, where the first parameter of each is."""
     firsts: dict[int, int] = {}
     for at, name in enumerate(names):
@@ -131,4 +131,4 @@ def _layer_numbers(names: Sequence[str], step: float, y: int) -> Iterator[Markup
     every = -(-len(firsts) // _LABELS)
     for layer, at in list(firsts.items())[::every]:
         said = f"layer {layer}" if at == 0 else str(layer)
-        yield text(EDGE + at * step, y + _BASE + 14, said, class_="tick")
+        yield text(EDGE + at * step, _BASE + 14, said, class_="tick")

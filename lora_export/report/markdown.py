@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
 from lora_export.ondevice.printable import printable
-from lora_export.report.page_parts import count, difference, number
+from lora_export.report.facts import named
+from lora_export.report.github import findings
+from lora_export.report.page_parts import difference, number
 from lora_export.report.quantization_section import judged_rows, scheme_of, sizes_of
 from lora_export.report.sections import adapter_bytes
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["markdown"]
 
 _SIGNS: Final = {"pass": "✅ pass", "fail": "❌ fail", "ambiguous": "⚠️ ambiguous"}
-_SAID: Final = frozenset({"fail", "ambiguous"})
+_LISTED: Final = ("fail", "ambiguous", "unverified")
+_MOST_FOUND: Final = 20
 _SPECIAL: Final = re.compile(r"[&<>\\`*_{}\[\]#|~@$:]|\bwww\.")
 _BRACKETS: Final = str.maketrans({"[": "\\[", "]": "\\]"})
 _CELL: Final = 200
@@ -30,19 +33,16 @@ _NOTE: Final = 1000
 def markdown(facts: Facts) -> str:
     """Return the report as GitHub's markdown."""
     base = facts.manifest.base
-    adapters = count(len(facts.manifest.adapters), "adapter")
-    what = ", ".join(_text(each) for each in (base.model_class, base.task, base.dtype))
+    about = [_text(base.task), _text(base.dtype), size(sum(facts.sizes.values()))]
+    date = facts.environment.date
     parts = [
-        f"## lora-export: {_sign(facts.verdict)}",
-        f"{what}, {adapters}, {size(sum(facts.sizes.values()))}",
+        f"## {_sign(facts.verdict)}: {_text(named(facts))} on {_text(base.model_class)}",
+        f"{', '.join(about)}{f'; verified on {_text(date)}' if date else ''}",
     ]
+    if found := _found(facts):
+        parts.append(found)
     if facts.manifest.adapters:
         parts.append(_adapters(facts))
-    parts += [
-        f"⚠️ {_text(name)}: {_text(note, _NOTE)}"
-        for name, record in facts.manifest.adapters.items()
-        for note in record.notes
-    ]
     if quantized := _quantized(facts):
         parts += ["### Quantization", quantized]
     if scored := _scored(facts):
@@ -52,6 +52,18 @@ def markdown(facts: Facts) -> str:
     if facts.bench is not None and (gate := facts.bench.gate) is not None:
         parts += [f"### Benchmark: {_sign(gate.verdict)}", _gate(gate)]
     return "\n\n".join(parts) + "\n"
+
+
+def _found(facts: Facts) -> str:
+    """Return everything that is not a pass as a list, failures first."""
+    rows = [row for row in findings(facts) if row[0] in _LISTED]
+    rows.sort(key=lambda row: _LISTED.index(row[0]))
+    lines = [
+        f"- {_sign(verdict)}: **{_text(title)}**: {_text(reason, _NOTE)}"
+        for verdict, title, reason in rows[:_MOST_FOUND]
+    ]
+    more = len(rows) - _MOST_FOUND
+    return "\n".join([*lines, *([f"- … and {more} more"] if more > 0 else [])])
 
 
 def _adapters(facts: Facts) -> str:
@@ -67,10 +79,9 @@ def _adapters(facts: Facts) -> str:
                 number(row.effect if row is not None else None),
                 f"{record.tensors_applied} of {record.tensors_total}",
                 size(adapter_bytes(facts, name)),
-                _text(row.reason) if row is not None and row.verdict != "pass" else "",
             ]
         )
-    heads = ("Adapter", "Parity", "Relative L2 error", "Effect", "Tensors applied", "Adds", "Why")
+    heads = ("Adapter", "Parity", "Relative L2 error", "Effect", "Tensors applied", "Adds")
     return _table(heads, rows)
 
 
@@ -88,11 +99,10 @@ def _quantized(facts: Facts) -> str | None:
                 number(loss.cosine if loss is not None else None),
                 number(loss.relative_l2 if loss is not None else None),
                 sizes_of(row),
-                _text(row.reason) if row.verdict in _SAID else "",
             ]
         )
     heads = (
-        "Graph", "Loss", "Exact", "Weights", "Gain", "Cosine", "Relative L2 error", "Size", "Why",
+        "Graph", "Loss", "Exact", "Weights", "Gain", "Cosine", "Relative L2 error", "Size",
     )  # fmt: skip
     return _table(heads, rows) if rows else None
 

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.units import size
-from lora_export.ondevice.printable import CELL_LIMIT, printable
+from lora_export.ondevice.printable import CELL_LIMIT, printable, shell_command
+from lora_export.report.facts import named
 from lora_export.report.fidelity_section import fidelity
 from lora_export.report.latency_section import latency
 from lora_export.report.markup import Markup, join, tag
-from lora_export.report.page_parts import badge, count, number
+from lora_export.report.page_parts import badge, number
 from lora_export.report.quantization_section import quantization
 from lora_export.report.sections import environment, merged, parity, sizes
 from lora_export.report.style import STYLE
@@ -31,16 +32,14 @@ _TITLES: Final = {
 }  # fmt: skip
 _SAYS: Final = {
     "pass": "Every graph computes what its adapter computes, and every limit is kept.",
-    "fail": "A graph or a limit failed: see below.",
-    "ambiguous": "Something is neither shown nor refuted: see below.",
-    "unverified": "Not everything was verified: see below.",
+    "fail": "A graph failed, or a limit is not kept: see below.",
+    "ambiguous": "A result can be neither confirmed nor refuted: see below.",
+    "unverified": "Not everything is verified yet: see below.",
 }
 
 
 def page(facts: Facts) -> str:
     """Return the whole page."""
-    base = facts.manifest.base
-    adapters = count(len(facts.manifest.adapters), "adapter")
     made = {
         "merged": merged(facts),
         "parity": parity(facts),
@@ -50,6 +49,7 @@ def page(facts: Facts) -> str:
         "sizes": sizes(facts),
         "environment": environment(facts),
     }
+    base = facts.manifest.base
     shown = {key: each for key, each in made.items() if each is not None}
     links = (tag("li", tag("a", _TITLES[key], href=f"#{key}")) for key in shown)
     head = tag(
@@ -58,7 +58,7 @@ def page(facts: Facts) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"lora-export: {base.model_class}, {adapters}"),
+        tag("title", f"{named(facts)} on {base.model_class}: {facts.verdict}"),
         tag("style", Markup(STYLE)),
     )
     body = tag(
@@ -67,8 +67,9 @@ def page(facts: Facts) -> str:
         tag(
             "header",
             tag("p", "lora-export report", class_="kicker"),
-            tag("h1", _breakable(base.model_class), f": {adapters}"),
+            tag("h1", f"{named(facts)} on ", _breakable(base.model_class)),
             tag("p", badge(facts.verdict), f" {_SAYS[facts.verdict]}"),
+            _made(facts),
             _cards(facts),
             tag("nav", tag("ul", *links), aria_label="Sections"),
         ),
@@ -76,6 +77,19 @@ def page(facts: Facts) -> str:
         tag("footer", tag("p", f"Written by {facts.manifest.tool}."), _ignored(facts)),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _made(facts: Facts) -> Markup:
+    """Return when the export was verified, and the command that verifies it again."""
+    date = facts.environment.date
+    command = shell_command(["lora-export", "verify", ".", "--base", facts.manifest.base.source])
+    return tag(
+        "p",
+        f"Verified on {date} with {facts.manifest.tool}. " if date else None,
+        "Verify again in the directory of the export: ",
+        tag("code", command),
+        class_="soft",
+    )
 
 
 def _breakable(name: str) -> Markup:

@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 _SIGNS: Final = {"pass": "✓", "fail": "✗", "ambiguous": "~", "unverified": "?", "ungated": "·"}
+_STACKED: Final = 4
+"""Tables with as many columns show a row as a list on a phone."""
 _SMALL: Final = 1e-3
 _LARGE: Final = 1e5
 DASH: Final = "–"
@@ -108,15 +110,16 @@ def table(
                 "tr",
                 tag("th", head, scope="row"),
                 *(
-                    tag("td", cell, class_=column.kind)
+                    tag("td", cell, class_=column.kind, data_label=column.title)
                     for cell, column in zip(cells, columns[1:], strict=True)
                 ),
             )
         )
     heads = (tag("th", each.title, scope="col", class_=each.kind) for each in columns)
     whole = tag(
-        "table", tag("caption", caption), tag("thead", tag("tr", *heads)), tag("tbody", *body)
-    )
+        "table", tag("caption", caption), tag("thead", tag("tr", *heads)), tag("tbody", *body),
+        class_="stack" if len(columns) >= _STACKED else None,
+    )  # fmt: skip
     more = len(given) - limit
     note = tag("p", f"{count(more, 'more row')} not shown.", class_="soft") if more > 0 else None
     return join([scrolling(whole, caption), note])

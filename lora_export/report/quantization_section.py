@@ -40,10 +40,10 @@ def quantization(facts: Facts) -> Markup | None:
     if not rows:
         return None
     columns = (
-        Column("Graph"), Column("Loss", "name"), Column("Exact", "name"), Column("Weights", "name"),
+        Column("Graph"), Column("Loss", "name"), Column("Exact", "name"), Column("Why", "long"),
         Column("Gain", "n"), Column("Cosine", "n"), Column("Relative L2 error", "n"),
-        Column("KL in nats", "n"), Column("Top-1 agreement", "n"), Column("Size", "name"),
-        Column("Why", "long"),
+        Column("KL in nats", "n"), Column("Top-1 agreement", "n"), Column("Weights", "name"),
+        Column("Size", "name"),
     )  # fmt: skip
     shown = table(
         "What quantization left of each adapter, and what it cost",
@@ -88,14 +88,14 @@ def _row(name: str, row: QuantizationRow) -> list[object]:
         name,
         badge(row.verdict),
         badge(row.exactness.verdict) if row.exactness is not None else DASH,
-        scheme_of(row),
+        printable(row.reason, 3 * _TEXT),
         _with_interval(loss.gain, loss.gain_interval),
         _with_interval(loss.cosine, loss.cosine_interval),
         number(loss.relative_l2),
         number(loss.mean_kl),
         number(loss.top1_agreement),
+        scheme_of(row),
         sizes_of(row),
-        printable(row.reason, 3 * _TEXT),
     ]
 
 

@@ -79,7 +79,7 @@ def _coverage(record: AdapterRecord) -> Markup:
     applied, total = record.tensors_applied, record.tensors_total
     text = f"{applied} of {total}"
     bar = tag("progress", text, value=applied, max=max(total, 1), aria_label=f"{text} applied")
-    return join([f"{text} ", bar])
+    return tag("span", f"{text} ", bar)
 
 
 def _notes(record: AdapterRecord) -> str:

@@ -28,7 +28,7 @@ STYLE: Final = f"""
 *{{box-sizing:border-box}}
 body{{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,-apple-system,
 "Segoe UI",Roboto,"Liberation Sans",sans-serif;overflow-wrap:anywhere}}
-header,main,footer{{max-width:72rem;margin:0 auto;padding:0 1rem}}
+header,main,footer{{max-width:84rem;margin:0 auto;padding:0 1rem}}
 header{{padding-top:2rem}}
 h1{{font-size:clamp(1.2rem,5.4vw,1.75rem);line-height:1.2;margin:.25rem 0}}
 h2{{font-size:1.25rem;margin:2.75rem 0 .5rem;padding-top:.75rem;border-top:1px solid var(--line)}}
@@ -76,7 +76,10 @@ td.name{{white-space:nowrap}}
 .scale{{max-width:24rem}}
 figure{{margin:.75rem 0 1.5rem}}
 figcaption{{color:var(--soft);font-size:.875rem;max-width:44rem}}
-.chart{{display:block;width:100%;max-width:34rem;height:auto}}
+.charts{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));
+gap:0 1.5rem}}
+.charts figure{{margin:.5rem 0}}
+.chart{{display:block;width:100%;max-width:40rem;height:auto}}
 .chart text{{font:11px system-ui,"Liberation Sans",sans-serif;fill:var(--ink)}}
 .chart .tick{{fill:var(--soft)}}
 .chart .value{{font-variant-numeric:tabular-nums}}
@@ -95,5 +98,17 @@ details{{margin:.5rem 0}}
 summary{{cursor:pointer;padding:.25rem 0}}
 code{{font:.875em ui-monospace,"SFMono-Regular","Liberation Mono",monospace}}
 footer{{padding-top:2rem;padding-bottom:3rem;font-size:.875rem}}
+@media(max-width:44rem){{
+.stack,.stack tbody,.stack tr,.stack tbody th{{display:block}}
+.stack caption{{display:block}}
+.stack thead{{position:absolute;left:-99rem}}
+.stack tr{{border-bottom:1px solid var(--line);padding:.5rem 0}}
+.stack tbody th{{border:0;padding:0 0 .25rem;font-size:1rem}}
+.stack td{{display:grid;grid-template-columns:9rem 1fr;gap:.75rem;border:0;padding:.1rem 0;
+text-align:left;white-space:normal;min-width:0;overflow-wrap:anywhere}}
+.stack td::before{{content:attr(data-label);color:var(--soft)}}
+.stack td:empty{{display:none}}
+.stack .badge{{justify-self:start}}
+}}
 @media print{{.scroll{{overflow:visible}}nav{{display:none}}}}
 """

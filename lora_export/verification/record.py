@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import os
 import platform
+import time
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lora_export.core.changes import replace_files
@@ -239,7 +241,7 @@ def _parity_bytes(
     """Return ``reports/parity.json``: `rows`, and of `earlier` those of others, but `gone`."""
     kept = {name: _of_adapters(row, manifest, gone) for name, row in earlier.items()}
     graphs = _merged(manifest, kept, rows, gone)
-    return report_bytes(ParityReport(environment=environment(), graphs=graphs))
+    return report_bytes(ParityReport(environment=environment(dated=True), graphs=graphs))
 
 
 def _latency_bytes(
@@ -250,7 +252,7 @@ def _latency_bytes(
 ) -> bytes:
     """Return ``reports/latency.json``; see `_parity_bytes`."""
     graphs = _merged(manifest, earlier, rows, gone)
-    return report_bytes(LatencyReport(environment=environment(), graphs=graphs))
+    return report_bytes(LatencyReport(environment=environment(dated=True), graphs=graphs))
 
 
 def _fidelity_bytes(
@@ -297,18 +299,30 @@ def _of_adapters(row: ParityRow, manifest: Manifest, gone: Collection[str]) -> P
     return row.model_copy(update={"adapters": kept})
 
 
-def environment() -> EnvironmentRow:
-    """Return what a figure depends on: processor, system, versions."""
+def environment(*, dated: bool = False) -> EnvironmentRow:
+    """Return what a figure depends on: processor, system, versions.
+
+    Args:
+        dated: Whether the day is part of it: that of ``SOURCE_DATE_EPOCH``, or today.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     versions: dict[str, str] = {}
     for package in ("lora-export", "onnxruntime", "torch", "transformers", "peft", "numpy"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    return EnvironmentRow(
+    found = EnvironmentRow(
         machine=platform.machine(),
         system=platform.system(),
         processors=os.cpu_count(),
         python=platform.python_version(),
         packages=versions,
     )
+    return found.model_copy(update={"date": _today()}) if dated else found
+
+
+def _today() -> str:
+    """Return the day in UTC; a build that sets ``SOURCE_DATE_EPOCH`` gets the same every time."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(epoch) if epoch.isdecimal() else time.time()
+    return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()

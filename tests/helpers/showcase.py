@@ -103,6 +103,7 @@ def _environment() -> dict[str, Any]:
     return {
         "machine": "x86_64", "system": "Linux", "processors": 2, "python": "3.11.7",
         "packages": {"lora-export": "0.1.0", "onnxruntime": "1.32.0", "torch": "2.13.0+cpu"},
+        "date": "2026-11-30",
     }  # fmt: skip
 
 

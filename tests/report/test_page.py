@@ -63,6 +63,14 @@ def export(tmp_path_factory):
     return root
 
 
+REASONS = """(() => {
+    const cells = [...document.querySelectorAll('.stack td.long')];
+    const cut = cells.filter(c => c.getBoundingClientRect().right > innerWidth);
+    return {count: cells.length, cut: innerWidth < 500 ? cut.length : 0};
+})()"""
+"""How many cells have sentences, and how many of them a phone cuts off."""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_it_is_readable_on_a_desk_and_a_phone_by_day_and_by_night(export):
     with browser() as tab:
@@ -75,6 +83,9 @@ def test_it_is_readable_on_a_desk_and_a_phone_by_day_and_by_night(export):
                 tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
                 assert tab.evaluate("document.documentElement.scrollWidth") == width
                 least, text, count = tab.evaluate(CONTRAST)
+                reasons = tab.evaluate(REASONS)
+                assert reasons["count"] > 5
+                assert reasons["cut"] == 0, width
                 assert least >= 4.5, (least, text, width, dark)
                 assert count > 300
                 ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -118,7 +129,9 @@ def test_strangers_names_are_text(export):
 def test_it_says_what_was_merged_how_well_and_how_fast(export):
     _, text = parsed((export / REPORT_HTML).read_text())
     for fact in (
-        "BertForSequenceClassification: 3 adapters", "✗ fail", "78 of 78", "26 of 26",
+        "support-intents, billing_intents and a-very-long-adapter-name-of-",
+        "her on BertForSequenceClassification", "Verified on 2026-11-30", "✗ fail", "78 of 78",
+        "Verify again in the directory of the export: lora-export verify . --base", "26 of 26",
         "3.40e-07", "PEFT, unmerged, float32", "0.9150", "-0.0050 [-0.0125, +0.0000]",
         "1.160 [1.130,", "Relative error in bert.encoder.layer of support-intents",
         "int4, blocks of 32", "cosine of the update",

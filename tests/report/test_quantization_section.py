@@ -120,7 +120,7 @@ def test_bars_are_as_high_as_their_values_and_the_weak_ones_are_marked():
 @pytest.mark.parametrize("values", [{}, {"a": None}, {"a": float("nan")}, {"a": 0.0}])
 def test_figures_of_nothing_are_drawn(values):
     drawing = layer_figure([Panel("error", values)], "errors")
-    assert drawing.startswith("<svg")
+    assert drawing.startswith('<div class="charts"><svg')
     assert "nan" not in drawing.lower()
 
 

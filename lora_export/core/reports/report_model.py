@@ -38,6 +38,7 @@ class EnvironmentRow(ReportModel):
         processors: How many processors it has.
         python: The version of Python.
         packages: The versions of the packages on which the figures depend.
+        date: The day of the verification, in UTC: ``2026-11-30``; of a report that needs one.
     """
 
     machine: str = ""
@@ -45,6 +46,7 @@ class EnvironmentRow(ReportModel):
     processors: int | None = None
     python: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
+    date: str = ""
 
 
 def as_json(report: ReportModel) -> dict[str, Any]:
