@@ -5,7 +5,9 @@ What transformers 5 writes in another way than version 4, and what version 4 ref
 1. names of classes that are new: version 4 has one for any ``tokenizer.json``;
 2. the further special tokens as a list ``extra_special_tokens``, once ``additional_…``;
 3. named ones as ``model_specific_special_tokens``: once a table ``extra_special_tokens``;
-4. the chat template in a file of its own, which not every reader looks for.
+4. the chat template in a file of its own, which not every reader looks for;
+5. defaults that differ: version 4 makes ``token_type_ids`` too, which decoders refuse, and
+   transformers.js removes spaces before punctuation.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ def older_tokenizer_config(
     if isinstance(name, str) and not knows_tokenizer(name):  # case 1
         if has_json:
             changed[_CLASS] = _ANY
+            changed.setdefault("model_input_names", ["input_ids", "attention_mask"])  # case 5
         else:
             del changed[_CLASS]  # the model's type then tells
     if isinstance(table.get(_EXTRA), list):  # case 2
@@ -52,4 +55,5 @@ def older_tokenizer_config(
         changed[_EXTRA] = changed.pop(_NAMED)
     if template is not None and not table.get(_TEMPLATE):  # case 4
         changed[_TEMPLATE] = template
+    changed.setdefault("clean_up_tokenization_spaces", False)  # case 5
     return changed

@@ -9,12 +9,17 @@ from lora_export.layouts.tokenizer_config import older_tokenizer_config
 
 
 def older(table, *, has_json=True, template=None):
-    return older_tokenizer_config(table, has_json=has_json, template=template)
+    found = older_tokenizer_config(table, has_json=has_json, template=template)
+    assert found.pop("clean_up_tokenization_spaces") is False
+    return found
 
 
 def test_a_class_that_version_4_lacks_is_any_fast_tokenizer():
     for name in ("TokenizersBackend", "SomeTokenizerOf2027"):
-        assert older({"tokenizer_class": name}) == {"tokenizer_class": "PreTrainedTokenizerFast"}
+        assert older({"tokenizer_class": name}) == {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": ["input_ids", "attention_mask"],
+        }
         assert older({"tokenizer_class": name}, has_json=False) == {}
     for name in ("BertTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"):
         assert older({"tokenizer_class": name}) == {"tokenizer_class": name}
@@ -34,6 +39,16 @@ def test_further_special_tokens_have_their_old_names():
 def test_a_template_of_its_own_is_in_the_table_too():
     assert older({}, template="{{ x }}") == {"chat_template": "{{ x }}"}
     assert older({"chat_template": "own"}, template="{{ x }}") == {"chat_template": "own"}
+
+
+def test_what_a_table_says_is_kept():
+    table = {
+        "tokenizer_class": "TokenizersBackend",
+        "model_input_names": ["input_ids"],
+        "clean_up_tokenization_spaces": True,
+    }
+    found = older_tokenizer_config(table, has_json=True, template=None)
+    assert found == {**table, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 def test_the_settings_of_an_extractor_have_a_file_of_their_own(tmp_path):
