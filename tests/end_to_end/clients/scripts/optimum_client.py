@@ -37,8 +37,29 @@ def tensor(values):
     return torch.tensor(found.astype(np.float32) if found.dtype == np.float64 else found)
 
 
+def tables():
+    """Return what ``lora_export/layouts/data/model_types.json`` has of this runtime."""
+    from importlib.metadata import version
+
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    pairs = [
+        each if isinstance(each, tuple) else (each,) for each in TOKENIZER_MAPPING_NAMES.values()
+    ]
+    names = {name for pair in pairs for name in pair if name}
+    return {
+        "version": version("optimum-onnx"),
+        "transformers": transformers.__version__,
+        "model_types": sorted(CONFIG_MAPPING_NAMES),
+        "tokenizer_classes": sorted(names | {"PreTrainedTokenizerFast"}),
+    }
+
+
 def result_of(job):
     folder, task, texts = job["folder"], job["task"], job.get("texts")
+    if task == "tables":
+        return tables()
     if task == "sentences":
         from sentence_transformers import SentenceTransformer
 

@@ -1,7 +1,9 @@
 // Jobs for transformers.js: JSON on stdin, JSON on stdout, as in optimum_client.py.
 import { readFileSync } from 'node:fs';
 import { dirname, basename } from 'node:path';
-import * as js from '@huggingface/transformers';
+import { createRequire } from 'node:module';
+
+const js = createRequire(`${process.cwd()}/`)('@huggingface/transformers');
 
 js.env.allowRemoteModels = false;
 console.warn = console.info = console.log = (...each) => console.error(...each);
@@ -32,6 +34,13 @@ async function run(job) {
   js.env.localModelPath = dirname(job.folder);
   const name = basename(job.folder);
   const found = {};
+  if (job.task === 'tables') {
+    const types = Object.entries(CLASSES).map(([task, auto]) => [
+      task,
+      js[auto].MODEL_CLASS_MAPPINGS.flatMap((each) => [...each.keys()]),
+    ]);
+    return { version: js.env.version, model_types: Object.fromEntries(types) };
+  }
   if (job.task === 'sentences') {
     const extract = await js.pipeline('feature-extraction', name);
     const result = await extract(job.texts, { pooling: job.pooling, normalize: job.normalize });
