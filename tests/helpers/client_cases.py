@@ -80,12 +80,14 @@ def make_case(family: str, task: str, root: Path, **settings: Any) -> Case:
     if "pixel_values" not in entry.inputs:
         save_chat_tokenizer(plain)
     held = "feature-extraction" if task == SENTENCES else task
+    pools = any("pooler" in name for name, _ in model.named_modules())
     adapter = save_tiny_adapter(
         plain,
         root / "adapter",
         task=held,
         labels_count=LABELS if entry.label_parameters else None,
         target_modules="all-linear",
+        **({"exclude_modules": ".*pooler.*"} if pools else {}),
         strength=0.2,
     )
     base = (

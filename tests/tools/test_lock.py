@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import product
 from typing import TYPE_CHECKING
@@ -94,6 +95,17 @@ def test_what_the_tools_download_is_locked():
         for each in requirements:
             package, _, version = each.partition(";")[0].strip().partition("==")
             assert rows[package] == version if version else package in rows
+
+
+def test_each_package_of_npm_has_its_hash():
+    folder = FOLDER / "transformers-js"
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == wanted
+    assert locked["node_modules/@huggingface/transformers"]["version"] in wanted.values()
+    for name, row in locked.items():
+        assert row["integrity"].startswith("sha512-"), name
+        assert "resolved" not in row, "an address"
 
 
 def test_the_core_is_a_part_of_the_whole():

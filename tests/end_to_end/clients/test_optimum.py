@@ -100,4 +100,7 @@ def test_the_table_of_model_types_is_that_of_the_installed_transformers(run_clie
 
     file = resources.files("lora_export.layouts") / "data" / "model_types.json"
     (found,) = run_client("optimum", "optimum_client.py", [{"folder": "", "task": "tables"}])
-    assert found == json.loads(file.read_text())["optimum-onnx"]
+    ours = json.loads(file.read_text())["optimum-onnx"]
+    # which classes of slow tokenizers there are depends on sentencepiece
+    assert set(found.pop("tokenizer_classes")) <= set(ours.pop("tokenizer_classes"))
+    assert found == ours
