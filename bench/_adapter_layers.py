@@ -30,7 +30,7 @@ PARAMETERS: Final = 11_000_000
 
 @dataclass(frozen=True)
 class Kind:
-    """Where adapter layers sit.
+    """Places of adapter layers.
 
     Attributes:
         places: For each, the bias whose sum is adapted; of a layer's output, that sum's residual.

@@ -1,4 +1,4 @@
-"""Where a figure was measured (machine, versions, commit), and the peers' environment."""
+"""The environment of a figure (machine, versions, commit), and that of the peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer's graph computes, and how fast, against the unmerged adapter and against our graph.
+"""Outputs and times of a peer's graph, against the unmerged adapter and against our graph.
 
 Run in our environment, which has PEFT and ONNX Runtime; prints one JSON document.
 

@@ -1,4 +1,4 @@
-"""What `merge_at_load.py` and `switching.py` measure within one process; prints JSON.
+"""Measurements of `merge_at_load.py` and `switching.py` within one process; prints JSON.
 
 Usage: _serving.py merge-at-load EXPORT ADAPTER REPETITIONS | switching EXPORT ADAPTER ROUNDS |
     swappable EXPORT ROUNDS LENGTH [PAST] | batched EXPORT ROUNDS | overhead EXPORT ROUNDS

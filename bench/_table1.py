@@ -1,4 +1,4 @@
-"""What `table1.py` does within one process; prints JSON.
+"""The part of `table1.py` that runs within one process; prints JSON.
 
 Usage: _table1.py agree CHECKPOINT EXPORT | times EXPORTS PROVIDER SHAPES ROUNDS
 """

@@ -1,4 +1,4 @@
-"""What a row of its own adapter costs, by the number of adapters, their rank and the batch."""
+"""Cost of a row of its own adapter, by the number of adapters, their rank and the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a swappable and a batched graph cost over the base graph: the modes side by side."""
+"""Cost of a swappable and a batched graph over the base graph: the modes side by side."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ _SAME: Final = 1e-4
 
 @dataclass(frozen=True)
 class Work:
-    """What is done: a base and an adapter of rank 8, exported as one ONNX graph."""
+    """The task: a base and an adapter of rank 8, exported as one ONNX graph."""
 
     title: str
     auto_class: str
@@ -161,7 +161,7 @@ class Bench(_measure.Session):
 
 
 class Others:
-    """How many cores other processes keep busy, on average since this was made."""
+    """Return the number of cores that other processes keep busy, on average since this was made."""
 
     def __init__(self) -> None:
         self._start = self._now()

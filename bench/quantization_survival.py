@@ -1,4 +1,4 @@
-"""How small an adapter may be before four bits lose it, and what the gates say then."""
+"""The smallest adapter that survives four bits, and the verdicts of the gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter of every linear layer costs as inputs of a decoder: prefill and decode."""
+"""Cost of an adapter of every linear layer as inputs of a decoder: prefill and decode."""
 
 from __future__ import annotations
 

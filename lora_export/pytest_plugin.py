@@ -84,7 +84,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Where several workers share the tests, and some measure: take part in the turns."""
+    """Take part in the turns of workers that share the tests and measure."""
     worker = _of_several(session.config)
     if worker is None or not session.config.getvalue("loadgroup"):
         return

@@ -36,7 +36,7 @@ SOURCES: Final = ("pypi", "osv")
 
 @dataclass
 class Findings:
-    """What an advisory source answered.
+    """The answer of an advisory source.
 
     Attributes:
         vulnerable: A line for each vulnerability.

@@ -1,11 +1,13 @@
-"""Check the sizes of files and functions, their names, and where the tests lie.
+"""Check the sizes of files and functions, their names, first lines, and the places of tests.
 
     a file                  at most 400 lines
     a function              at most 60 lines, its docstring and its signature not counted
     equal file names        at most 12 in the package, `cli` and `commands` counted as one
     a folder of tests       named as the package or module that it tests
+    a docstring             begins with a verb or a noun, not with What, Who, Whose, How, …
 
-Sizes are checked in the package, the tools, the tests, the benchmarks and the recipes.
+Sizes are checked in the package, the tools, the tests, the benchmarks and the recipes; docstrings
+in all of these but the tests, whose names and docstrings may be sentences about behaviour.
 
 Usage: python -m tools.structure
 
@@ -33,11 +35,13 @@ MOST_EQUAL_NAMES: Final = 12
 CHECKED: Final = (PACKAGE, *(ROOT / name for name in ("tools", "tests", "bench", "recipes")))
 _NO_MIRROR: Final = {"data", "docker", "end_to_end", "fakes", "helpers", "tools"}
 _NAMELESS: Final = {"__init__", "__main__", "conftest"}
+_RIDDLES: Final = {"What", "Who", "Whose", "How", "Which", "Where", "When"}
+"""First words of docstrings that avoid the noun or the verb."""
 
 
 def main() -> int:
     """Print what is too long or named twice; return 1 if anything is."""
-    found = [*_too_long(), *_equal_names(), *_misplaced_tests()]
+    found = [*_too_long(), *_equal_names(), *_misplaced_tests(), *_riddles()]
     print("\n".join(found) or "sizes and names: as they should be")
     return 1 if found else 0
 
@@ -73,6 +77,17 @@ def _equal_names() -> Iterator[str]:
     if len(twice) > MOST_EQUAL_NAMES:
         yield f"{len(twice)} file names occur more than once; at most {MOST_EQUAL_NAMES}:"
         yield from (f"  {name}: {', '.join(in_)}" for name, in_ in sorted(twice.items()))
+
+
+def _riddles() -> Iterator[str]:
+    """Yield the docstrings that begin with a question word."""
+    for path in _files(*(folder for folder in CHECKED if folder.name != "tests")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                line = (ast.get_docstring(node) or "").partition("\n")[0]
+                if line.partition(" ")[0].rstrip(",:") in _RIDDLES:
+                    name = path.relative_to(ROOT).as_posix()
+                    yield f"{name}: a docstring begins with a question word: {line}"
 
 
 def _misplaced_tests() -> Iterator[str]:

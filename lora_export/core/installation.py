@@ -1,4 +1,4 @@
-"""How the extras of the package are installed: from a clone, because no index holds the package."""
+"""Commands that install the package's extras: from a clone, because no index has the package."""
 
 from __future__ import annotations
 

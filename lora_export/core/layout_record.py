@@ -34,7 +34,7 @@ class LayoutFile(_Record):
 
 
 class LayoutRecord(_Record):
-    """What a directory is a layout of, and its files.
+    """The source of a layout, and its files.
 
     Attributes:
         format_version: The version of this record.

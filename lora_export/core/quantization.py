@@ -39,7 +39,7 @@ _HALF_BYTE: Final = 4
 
 @dataclass(frozen=True)
 class Quantized:
-    """How one parameter is quantized; axes are those of the graph's layout.
+    """The quantization of one parameter; axes are those of the graph's layout.
 
     Attributes:
         bits: 4 or 8.

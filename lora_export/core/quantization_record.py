@@ -40,7 +40,7 @@ class QuantizationRecord(_Record):
 
 
 class QuantizedRecord(_Record):
-    """How one parameter is stored as integers and scales: ``value = integer · scale``.
+    """The stored form of one parameter, integers and scales: ``value = integer · scale``.
 
     Attributes:
         scheme: ``int4``, whose integers are packed two to a byte (``U8`` in the file), or ``int8``.

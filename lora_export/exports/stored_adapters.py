@@ -1,4 +1,4 @@
-"""How an export holds an adapter: as a graph of its own, as a pack or as a row."""
+"""The stored form of an adapter in an export: its own graph, a pack or a row."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def kind_of(manifest: Manifest) -> ExportKind:
 
 @dataclass(frozen=True)
 class Subject:
-    """What one directory is of: an adapter of an export, its base, or its swappable graph.
+    """The content of one directory: an adapter of an export, its base, or its swappable graph.
 
     Attributes:
         root: The export directory.

@@ -1,4 +1,4 @@
-"""What several runtimes require of an export."""
+"""Requirements on an export that several runtimes share."""
 
 from __future__ import annotations
 

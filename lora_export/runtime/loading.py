@@ -1,4 +1,4 @@
-"""How the adapters of a session are loaded, for each kind of export."""
+"""Loading of a session's adapters, for each kind of export."""
 
 from __future__ import annotations
 

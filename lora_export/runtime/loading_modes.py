@@ -1,4 +1,4 @@
-"""How an adapter is loaded in each serving mode: where that is possible, and by what."""
+"""Loading of an adapter in each serving mode: the exports that allow it, and the function."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Loading:
-    """How adapters are loaded in one serving mode.
+    """The loading of adapters in one serving mode.
 
     Attributes:
         is_possible: Whether an adapter of the export, or one that is given beside it, can be.

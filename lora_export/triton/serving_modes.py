@@ -74,7 +74,7 @@ class ServingRow:
 
 @dataclass(frozen=True)
 class GraphServing:
-    """How the backends that run a graph as it is serve an export of one mode.
+    """The service of one export mode by backends that run a graph as it is.
 
     Attributes:
         is_possible: Whether they can: they give a graph no optional inputs.

@@ -62,7 +62,7 @@ _SESSION_FACTOR: Final = 2.0
 
 @dataclass(frozen=True)
 class _SharedGraph:
-    """How a graph that adapters share is judged.
+    """The checks of a graph that adapters share.
 
     Attributes:
         judge: Returns the verdict on the graph, from those on its adapters.

@@ -1,4 +1,4 @@
-"""Where the pooling of a sentence model is described: beside the base, or beside an adapter.
+"""The source of a sentence model's pooling: beside the base, or beside an adapter.
 
 sentence-transformers saves an adapter with the modules of its model: ``modules.json`` and
 ``1_Pooling/`` lie beside ``adapter_config.json``, or one folder above it where ``modules.json``

@@ -1,4 +1,4 @@
-"""What the two wordings have in common: their shape, contrasts, misheard words.
+"""Common parts of the two wordings: their shape, contrasts, misheard words.
 
 ``wording_train.py`` is what both sets of sentences may use, ``wording_heldout.py``
 is kept for the held-out set alone. ``sentences.py`` puts the words together.

@@ -12,6 +12,10 @@ PLANTED = {
     "tests/core/test_x.py": ("x = 1\n" * 401, "tests/core/test_x.py: 401 lines"),
     "bench/run.py": (LONG_FUNCTION, "bench/run.py: f has 61 lines"),
     "recipes/a/train.py": (LONG_FUNCTION, "recipes/a/train.py: f has 61 lines"),
+    "lora_export/core/y.py": (
+        'def f():\n    """What it lacks."""\n',
+        "lora_export/core/y.py: a docstring begins with a question word: What it lacks.",
+    ),
     "tests/verify/test_y.py": ("", "tests/verify: no such package or module"),
 }
 

@@ -1,4 +1,4 @@
-"""What runs in the forked process: the command line, the Python API, or a bundle's program."""
+"""Calls in the forked process: the command line, the Python API, or a bundle's program."""
 
 from __future__ import annotations
 

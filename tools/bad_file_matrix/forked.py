@@ -28,14 +28,14 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class Limits(NamedTuple):
-    """When a process is ended: processor time, time asleep, memory."""
+    """The limits of a process: processor time, time asleep, memory."""
 
     seconds: float
     memory_bytes: int
 
 
 class Outcome(NamedTuple):
-    """What became of a process.
+    """The end of a process.
 
     Attributes:
         code: Its exit code; below 0, the signal that ended it.

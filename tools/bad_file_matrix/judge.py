@@ -1,4 +1,4 @@
-"""What a command may do with a bad file, and what it did instead."""
+"""Judgement of a command that was given a bad file."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _JSON: Final = frozenset({".json", ".jsonl", ".yaml", ".jinja", ".pbtxt", ".lock
 
 
 class Place(NamedTuple):
-    """What is spoiled, what it was, and the folder of what links lead to.
+    """A spoiled file, its original, and the folder that links lead to.
 
     Attributes:
         relative: The path in the folder of all inputs.

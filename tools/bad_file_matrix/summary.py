@@ -1,4 +1,4 @@
-"""What became of the cases, as text and as JSON."""
+"""Results of the cases, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Summary:
 
     @property
     def count(self) -> int:
-        """How many cases there were."""
+        """Counts of the cases."""
         return sum(self.codes.values())
 
     def add(self, result: Result) -> None:

@@ -42,7 +42,7 @@ _REFUSED: Final = frozenset(
 
 @dataclass(frozen=True)
 class Combine:
-    """How two adapters are combined.
+    """A combination of two adapters.
 
     Attributes:
         method: PEFT's ``combination_type``.

@@ -1,4 +1,4 @@
-"""How an adapter's file is written: wrappers around its names, its dtype and format."""
+"""Forms of an adapter's file: wrappers around its names, its dtype and format."""
 
 from __future__ import annotations
 

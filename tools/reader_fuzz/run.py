@@ -70,7 +70,7 @@ class Finding:
 
 @dataclass
 class Outcome:
-    """What became of the inputs of one reader.
+    """Results of the inputs of one reader.
 
     Attributes:
         read: How many were read.

@@ -1,4 +1,4 @@
-"""How an update relates to the weight it is added to (the paper's section 7.3, table 7).
+"""Relation of an update to the weight it is added to (the paper's section 7.3, table 7).
 
 With U ``[out, r]`` and V ``[in, r]`` the singular directions of ΔW,
 

@@ -1,4 +1,4 @@
-"""How much of one subspace lies in another (the paper's section 7.2, equation 4).
+"""Overlap of two subspaces (the paper's section 7.2, equation 4).
 
     φ(i, j) = ‖Uᵢᵀ Vⱼ‖² / min(i, j)        0: orthogonal, 1: the smaller lies in the larger
 

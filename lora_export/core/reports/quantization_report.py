@@ -52,7 +52,7 @@ REMEDIES: Final = (
 
 
 class SchemeRow(ReportModel):
-    """How the weights of a graph were to be quantized.
+    """The quantization that was chosen for the weights of a graph.
 
     Attributes:
         weights: ``int4`` or ``int8``.

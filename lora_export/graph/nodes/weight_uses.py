@@ -1,4 +1,4 @@
-"""Where and how the nodes of an ONNX graph read a weight, and the nodes of a term added to it."""
+"""The places where nodes of an ONNX graph read a weight, and the nodes of a term added to it."""
 
 from __future__ import annotations
 

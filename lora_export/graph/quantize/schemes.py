@@ -1,4 +1,4 @@
-"""Which parameters of a graph are quantized, and how: the choice of a user applied to a graph.
+"""The quantization of each parameter of a graph: the choice of a user applied to a graph.
 
 read by                      stored as
 products                     the chosen scheme, blocks along the inputs, or a scale per output

@@ -1,4 +1,4 @@
-"""How the nodes of a graph read a weight, as far as it decides how the weight can be quantized.
+"""The reads of a weight by the nodes of a graph, which decide how it can be quantized.
 
 product       x W             MatMul, Gemm                        W [K, N]
 transposed    x Wᵀ            Gemm(transB=1): a tied head         W [N, K]

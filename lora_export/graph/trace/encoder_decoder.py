@@ -48,7 +48,7 @@ _PROBE_LENGTH: Final = 2
 
 @dataclass(frozen=True)
 class _Layers:
-    """What every layer of the decoder keeps, ``[batch, heads, length, width]``, twice each.
+    """The cache of every layer of the decoder, ``[batch, heads, length, width]``, twice each.
 
     Attributes:
         indices: The number of each layer in the model; layers may have been left out.

@@ -152,7 +152,7 @@ class _StaticLayer(DynamicLayer):  # type: ignore[misc]
 
 
 class _Writing:
-    """How new positions get into a buffer: one node of ONNX, which a runtime may do in place.
+    """The write of new positions into a buffer: one ONNX node, which a runtime may run in place.
 
     From opset 24 on it is ``TensorScatter``, before that ``ScatterND`` with the place of each
     vector, ``[batch, heads, new, 3]``, which all layers share.

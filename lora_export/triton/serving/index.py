@@ -34,7 +34,7 @@ _DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeEr
 
 @dataclass(frozen=True)
 class Way:
-    """What follows from the way in which adapters are run.
+    """The properties of a serving mode.
 
     Attributes:
         shares_session: Whether all adapters run in the session of the shared graph, which is opened

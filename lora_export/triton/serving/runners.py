@@ -1,4 +1,4 @@
-"""How an adapter is run in ONNX Runtime: a session of its own, values of inputs, a row."""
+"""Runners of an adapter in ONNX Runtime: a session of its own, values of inputs, a row."""
 
 from __future__ import annotations
 

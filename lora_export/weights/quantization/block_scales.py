@@ -32,7 +32,7 @@ _PIECE: Final = 1 << 17
 
 @dataclass(frozen=True)
 class Rules:
-    """How the values of a block become integers and a scale.
+    """The rounding of a block's values to integers and a scale.
 
     Attributes:
         integers: The range of the integers.
