@@ -8,8 +8,9 @@ adapters/<name>.onnx_adapter     of a swappable export: a pack for each adapter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.core.config_numbers import text_settings
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import SWAPPABLE_GRAPH
@@ -30,9 +31,11 @@ from lora_export.layouts.genai_types import genai_type
 from lora_export.weights.companion_files import CONFIG, GENERATION_CONFIG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from lora_export.layouts.description import ExportKind, Subject
+    from lora_export.weights.companion_files import Content
 
 __all__ = ["describe_genai", "require_genai"]
 
@@ -40,6 +43,12 @@ _TASK: Final = "text-generation"
 _GRAPH: Final = "model.onnx"
 _DATA: Final = "model.onnx.data"
 _CONFIG: Final = "genai_config.json"
+_TOKENIZER: Final = "tokenizer.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+_ANY_TOKENIZER: Final = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "clean_up_tokenization_spaces": False,
+}
 
 
 def require_genai(kind: ExportKind) -> None:
@@ -84,7 +93,7 @@ def describe_genai(subject: Subject) -> Layout:
         quiet=swappable,
     )
     placed = {
-        **tokenizer_files(files),
+        **_tokenizer(files),
         CONFIG: json_content(config),
         _CONFIG: json_content(table),
     }
@@ -93,8 +102,19 @@ def describe_genai(subject: Subject) -> Layout:
     if swappable:
         placed |= _packs(subject)
     return Layout(
-        subject.adapters, (PlacedGraph(_GRAPH, _DATA, graph),), placed, notes=_notes(subject)
+        subject.adapters,
+        (PlacedGraph(_GRAPH, _DATA, graph),),
+        placed,
+        notes=(*_notes_on_texts(subject, placed, config), *_notes_on_packs(subject)),
     )
+
+
+def _tokenizer(files: Mapping[str, Path]) -> dict[str, Content]:
+    """Return the files of a tokenizer; the runtime opens none without ``tokenizer_config.json``."""
+    found = tokenizer_files(files)
+    if _TOKENIZER in found:
+        found.setdefault(_TOKENIZER_CONFIG, json_content(_ANY_TOKENIZER))
+    return found
 
 
 def _packs(subject: Subject) -> dict[str, Path]:
@@ -107,7 +127,37 @@ def _packs(subject: Subject) -> dict[str, Path]:
     }
 
 
-def _notes(subject: Subject) -> tuple[str, ...]:
+def _notes_on_texts(
+    subject: Subject, placed: Mapping[str, Content], config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield what a user has to know of tokenizer and batches.
+
+    In a batch the runtime puts what fills a row between the prompt and the answer, and masks it.
+    """
+    if _TOKENIZER not in placed:
+        yield (
+            f"there is no {_TOKENIZER}: the runtime takes token ids, and no texts, until one lies "
+            "in the directory"
+        )
+    if subject.manifest.base.logits == "last":
+        yield (
+            "the graph returns the logits of the last position: the prompts of one batch need the "
+            "same number of tokens"
+        )
+    elif _counts_padding(text_settings(config)):
+        yield (
+            "the model counts what fills a row of a batch as distance: the prompts of one batch "
+            "need the same number of tokens to be answered as each alone is"
+        )
+
+
+def _counts_padding(config: Mapping[str, Any]) -> bool:
+    """Whether attention depends on places in a row: windows, and the ALiBi of MPT."""
+    window = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return bool(window) or config.get("model_type") in {"gpt_neo", "mpt"}
+
+
+def _notes_on_packs(subject: Subject) -> tuple[str, ...]:
     """Return which adapters have a tokenizer of their own, where one directory holds several."""
     if subject.name != SWAPPABLE_GRAPH:
         return ()

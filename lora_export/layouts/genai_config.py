@@ -12,7 +12,7 @@ from lora_export.core.config_numbers import text_settings, whole_number
 from lora_export.core.errors import UnsupportedError
 from lora_export.layouts.genai_types import genai_type
 from lora_export.ondevice.judge.decoding import PAST, PRESENT
-from lora_export.weights.positions import count_positions, long_rope_threshold
+from lora_export.weights.positions import POSITION_KEYS, count_positions, long_rope_threshold
 from lora_export.weights.special_tokens import ids_of
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def _context_length(config: Mapping[str, Any]) -> int:
     text outgrows the short ones: the runtime does so for Phi-3 and its one length. Elsewhere texts
     end there.
     """
-    length = count_positions(config)
-    if length is None:
+    length = count_positions(config) or _setting(text_settings(config), POSITION_KEYS)
+    if not length:
         msg = f"the config of {config.get('model_type')!r} does not say how long a text may become"
         hint = "Set max_position_embeddings in the export's hf/config.json."
         raise UnsupportedError(msg, hint=hint)

@@ -14,25 +14,52 @@ GENAI_VERSION: Final = "0.18"
 _ANY: Final = "decoder"
 """The type of any decoder whose only state are keys and values."""
 
+_OWN: Final = (
+    "ernie4_5",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "granite",
+    "llama",
+    "mistral",
+    "nemotron",
+    "olmo",
+    "phi",
+    "phi3",
+    "phimoe",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+"""Types that it calls as transformers does."""
+
+_OTHERS: Final = (
+    "bloom",
+    "cohere2",
+    "falcon",
+    "glm4",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "mixtral",
+    "mpt",
+    "olmo2",
+    "olmoe",
+    "opt",
+    "qwen3_moe",
+    "stablelm",
+    "starcoder2",
+)
+"""Types without a name of their own there that were tried as `_ANY`; that of GPT-2 there is for
+keys and values in one tensor."""
+
 GENAI_TYPES: Final = {
-    "ernie4_5": "ernie4_5",
-    "gemma": "gemma",
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3_text",
-    "gpt2": _ANY,  # its own type joins keys and values in one tensor
+    **{each: each for each in _OWN},
+    **dict.fromkeys(_OTHERS, _ANY),
     "gpt_oss": "gptoss",
-    "granite": "granite",
     "hunyuan_v1_dense": "hunyuandensev1",
-    "llama": "llama",
-    "mistral": "mistral",
-    "nemotron": "nemotron",
-    "olmo": "olmo",
-    "phi": "phi",
-    "phi3": "phi3",
-    "phimoe": "phimoe",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "smollm3": "smollm3",
 }
 """Decoders whose only state are keys and values: what ``model.type`` is for each."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.manifest import CompanionsRecord, read_manifest
 from lora_export.core.modes import Mode
 from lora_export.graph.spec.signature import CachedLayer, Input, Output, Signature
-from lora_export.layouts.description import ExportKind
-from lora_export.layouts.genai import require_genai
+from lora_export.layouts.description import ExportKind, Subject
+from lora_export.layouts.genai import describe_genai, require_genai
 from lora_export.layouts.genai_config import genai_config
 
 LLAMA = {
@@ -113,6 +116,45 @@ def test_texts_end_where_a_cache_would_have_to_be_computed_again(model_type, swi
         "rope_scaling": {"type": "longrope", "original_max_position_embeddings": switch},
     }
     assert config_of(config)["model"]["context_length"] == length
+
+
+def notes_of(export, adapter="a", **changes):
+    manifest = read_manifest(export)
+    base = manifest.base.model_copy(update=changes)
+    changed = manifest.model_copy(update={"base": base})
+    return describe_genai(Subject(export, changed, adapter)).notes
+
+
+def test_what_spoils_a_batch_is_pointed_out(decoders, tmp_path):
+    export = decoders["merged"]
+    assert notes_of(export) == ()
+    assert "same number of tokens" in notes_of(export, logits="last")[0]
+    windowed = shutil.copytree(export, tmp_path / "windowed")
+    path = windowed / "hf/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 5}))
+    assert "same number of tokens" in notes_of(windowed)[0]
+
+
+def test_a_tokenizer_without_settings_gets_those_that_the_runtime_needs(decoders, tmp_path):
+    subject = Subject(decoders["merged"], read_manifest(decoders["merged"]), "a")
+    assert not (decoders["merged"] / "hf/tokenizer_config.json").exists()
+    content = describe_genai(subject).files["tokenizer_config.json"]
+    assert isinstance(content, bytes)
+    found = json.loads(content)
+    assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
+    export = shutil.copytree(decoders["merged"], tmp_path / "out")
+    (export / "hf/tokenizer.json").unlink()
+    described = describe_genai(Subject(export, subject.manifest, "a"))
+    assert "tokenizer_config.json" not in described.files
+    assert "takes token ids" in described.notes[0]
+
+
+def test_packs_with_a_tokenizer_of_their_own_are_named(decoders):
+    manifest = read_manifest(decoders["swappable"])
+    own = manifest.adapters["b"].model_copy(update={"companions": CompanionsRecord()})
+    changed = manifest.model_copy(update={"adapters": {**manifest.adapters, "b": own}})
+    (note,) = describe_genai(Subject(decoders["swappable"], changed, "swappable")).notes
+    assert "--adapter b" in note
 
 
 def test_a_config_without_positions_is_refused():

@@ -87,6 +87,13 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+OTHERS = (
+    *("Cohere2", "Falcon", "Falcon (ALiBi)", "GLM-4", "GPT-BigCode", "GPT-J", "GPT-Neo"),
+    *("GPT-NeoX", "GPT-OSS", "Granite", "Mixtral", "MPT", "OLMo2", "OLMoE", "OPT", "Qwen3-MoE"),
+    *("StableLM", "Starcoder2"),
+)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_peft(family, run_client, tmp_path):
     layers = {"n_layer" if family == "GPT-2" else "num_hidden_layers": 2}
@@ -106,6 +113,18 @@ def test_tokens_are_those_of_peft(family, run_client, tmp_path):
     assert first == wanted["a"]
     assert second == wanted["b"]
     assert swapped == [*wanted["a"], *wanted[None], *wanted["b"], *wanted["a"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OTHERS)
+def test_types_without_a_name_there_run_as_any_decoder(family, run_client, tmp_path):
+    made = make(family, tmp_path)
+    adapters = {"a": made.adapters["a"]}
+    export = build(made.base, adapters, tmp_path / "out", task=TASK).output
+    layout(export, "genai", tmp_path / "g", adapter="a")
+    job = {"folder": str(tmp_path / "g"), "steps": steps_of(batch=False)}
+    (result,) = run_client("genai", "genai_client.py", [job])
+    assert tokens_of(result) == expected(made, "a", batch=False)
 
 
 def test_adapters_are_swapped_while_a_text_is_written(llama, swappable, run_client, tmp_path):
