@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import GenerateJsonSchema
 
 from lora_export.core.engine_record import EngineRecord
+from lora_export.core.layout_record import LayoutRecord
 from lora_export.core.merge_record import MergeRecord
 from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.core.reports.graph_report import GraphReport
@@ -41,6 +42,7 @@ SCHEMAS: Final[dict[str, tuple[str, type[BaseModel]]]] = {
     "bench": ("reports/bench.json", BenchReport),
     "engine": ("engines/<graph>.<target>.trt<version>.json", EngineRecord),
     "merge": ("lora_export.merge.json", MergeRecord),
+    "layout": ("lora_export_layout.json", LayoutRecord),
 }
 """Name of the schema → the file that it describes, and the model."""
 

@@ -184,6 +184,8 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "device-files": Command("run.py {x} files", ("bundle_folder",), hashes=True),
     "device-verify": Command("run.py {x} verify", ("bundle_folder",), hashes=True),
+    "layout": Command("layout {x} --for genai -o {o}/genai", ("export_decoder",)),
+    "layout-optimum": Command("layout {x} --for optimum -o {o}/optimum", _STACKED[:2]),
     "triton": Command("triton {x} --repository {o}/repository --text", _STACKED),
     "triton-recipe": Command("triton {w}/export_merged --recipe {x}/recipe.yaml", ("recipe",)),
     "triton-into": Command(
@@ -210,6 +212,10 @@ COMMANDS: Final[dict[str, Command]] = {
         "bundle {w}/export_merged --target jetson-orin -o {x}/target.tar --replace", _PLACE
     ),
     "to-unpack": Command("bundle unpack {w}/bundle/bundle.tar --out {x}/target", _PLACE),
+    "to-layout": Command("layout {w}/export_decoder --for genai -o {x}/target", _PLACE),
+    "to-layout-replace": Command(
+        "layout {w}/export_decoder --for genai -o {x}/target --replace", _PLACE
+    ),
     "to-triton": Command("triton {w}/export_merged --repository {x}/target --text", _PLACE),
     "to-report": Command(
         "bench {w}/export_merged --rounds 5 --length 4 --no-startup --report {x}/target.json",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.engine_record import EngineRecord, read_engine_record
 from lora_export.core.errors import InputError, LoraExportError
 from lora_export.core.journal import is_committed
+from lora_export.core.layout_record import LAYOUT_RECORD, LayoutRecord, read_layout
 from lora_export.core.manifest import MANIFEST_NAME, QUANTIZED_VERSION, Manifest, read_manifest
 from lora_export.core.merge_record import RECORD_NAME, MergeRecord, read_record
 from lora_export.core.reports.fidelity_report import FidelityReport
@@ -154,6 +155,9 @@ RECORDS: Final[Mapping[str, Reader]] = {
     **{f"report-{kind}": Reader(partial(_report, kind)) for kind in _REPORTS},
     "merge-record": Reader(
         partial(_table, RECORD_NAME, lambda: example_of(MergeRecord), read_record)
+    ),
+    "layout-record": Reader(
+        partial(_table, LAYOUT_RECORD, lambda: example_of(LayoutRecord), read_layout)
     ),
     "engine-record": Reader(
         partial(
