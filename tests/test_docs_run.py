@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.pages import first_missing, read_blocks, run_page, untagged
+from tools.docs_site.links import OUTSIDE
 
 if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "docs/reference").glob("*.md")),
+    *(ROOT / path for path in OUTSIDE),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 MINILM = ROOT / "models/all-MiniLM-L6-v2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
 def runs(page: Path) -> bool:
@@ -111,7 +115,7 @@ def desk(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.filterwarnings("ignore")  # a user's session shows warnings; the texts are compared
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.stem, marks=marks(page)) for page in PAGES if runs(page)],
+    [pytest.param(page, id=named(page), marks=marks(page)) for page in PAGES if runs(page)],
 )
 def test_a_page_does_what_it_says(page: Path, desk: Path) -> None:
     if "MiniLM" in page.read_text("utf-8") and not MINILM.is_dir():
@@ -119,7 +123,7 @@ def test_a_page_does_what_it_says(page: Path, desk: Path) -> None:
     run_page(page, desk)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_each_block_says_whether_it_runs(page: Path) -> None:
     assert untagged(page) == []
 

@@ -173,6 +173,7 @@ def decisions() -> str:
     """Return the list of decisions, by number."""
     lines = []
     for path in sorted((_ROOT / "docs/adr").glob("[0-9]*.md")):
-        number, _, title = path.read_text("utf-8").partition("\n")[0].lstrip("# ").partition(". ")
-        lines.append(f"- ADR {number}: [{title}]({path.name})")
+        head = path.read_text("utf-8").partition("\n")[0]
+        title = re.sub(r"^# (?:ADR )?[0-9]+[.:] ", "", head)
+        lines.append(f"- ADR {int(path.name[:4])}: [{title}]({path.name})")
     return "\n".join(lines) + "\n"
