@@ -20,6 +20,7 @@ from lora_export.layouts.companion_tables import (
     model_config,
     tokenizer_files,
 )
+from lora_export.layouts.tokenizer_config import made_tokenizer_config
 from lora_export.weights.companion_files import CONFIG, GENERATION_CONFIG
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _EXTRACTORS: Final = ("feature_extractor", "image_processor")
 _CODE: Final = "auto_map"
 """Names of classes in a checkpoint's own code, which a directory with a graph does not have."""
 _TOKENIZER: Final = "tokenizer.json"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 
 
 def hub_config(
@@ -65,17 +67,23 @@ def hub_config(
     return config
 
 
-def hub_files(files: Mapping[str, Path], config: Mapping[str, Any]) -> dict[str, Content]:
+def hub_files(
+    files: Mapping[str, Path], config: Mapping[str, Any], *, complete: bool = False
+) -> dict[str, Content]:
     """Return the files that lie beside the graph, by their names.
 
     Args:
         files: The companions of an adapter or the base.
         config: What ``config.json`` becomes.
+        complete: Whether a ``tokenizer.json`` alone gets a ``tokenizer_config.json``.
 
     Raises:
         ExportDirectoryError: A file is damaged.
     """
     placed: dict[str, Content] = {**tokenizer_files(files), CONFIG: json_content(config)}
+    if complete and _TOKENIZER in files and _TOKENIZER_CONFIG not in files:
+        made = made_tokenizer_config(companion_table(files, _TOKENIZER), config)
+        placed[_TOKENIZER_CONFIG] = json_content(made)
     if generation := generation_table(files):
         placed[GENERATION_CONFIG] = json_content(generation)
     if _PREPROCESSOR in files:

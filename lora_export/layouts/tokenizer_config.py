@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.json_file import JsonObject
 
-__all__ = ["older_tokenizer_config"]
+__all__ = ["made_tokenizer_config", "older_tokenizer_config"]
 
 _CLASS: Final = "tokenizer_class"
 _ANY: Final = "PreTrainedTokenizerFast"
@@ -57,3 +57,25 @@ def older_tokenizer_config(
         changed[_TEMPLATE] = template
     changed.setdefault("clean_up_tokenization_spaces", False)  # case 5
     return changed
+
+
+def made_tokenizer_config(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> JsonObject:
+    """Return a ``tokenizer_config.json`` for a ``tokenizer.json`` that has none beside it.
+
+    Args:
+        tokenizer: ``tokenizer.json``; its added tokens are looked at.
+        config: The model's ``config.json``, which says which tokens begin, end and pad a text.
+    """
+    rows = tokenizer.get("added_tokens")
+    added = {
+        row["id"]: row["content"]
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, dict) and isinstance(row.get("content"), str) and "id" in row
+    }
+    found: JsonObject = {_CLASS: _ANY, "model_input_names": ["input_ids", "attention_mask"]}
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = config.get(f"{name}_id")
+        first = number[0] if isinstance(number, list) and number else number
+        if isinstance(first, int) and first in added:
+            found[name] = added[first]
+    return found

@@ -73,7 +73,7 @@ def describe_transformers_js(subject: Subject) -> Layout:
     if _QUERIES in config:
         config[_QUERIES] = False
     config[_SECTION] = _section(dtype, names, subject.manifest.base.dtype)
-    placed = hub_files(files, config)
+    placed = hub_files(files, config, complete=True)
     return Layout(
         subject.adapters,
         tuple(

@@ -41,6 +41,21 @@ def test_a_template_of_its_own_is_in_the_table_too():
     assert older({"chat_template": "own"}, template="{{ x }}") == {"chat_template": "own"}
 
 
+def test_a_tokenizer_alone_gets_its_table_where_it_is_needed(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    rows = [{"id": 0, "content": "<e>"}, {"id": 5, "content": "<p>"}, {"id": "x"}, 7]
+    path.write_text(json.dumps({"added_tokens": rows}))
+    config = {"eos_token_id": [0, 4], "pad_token_id": 5, "bos_token_id": 9}
+    placed = hub_files({path.name: path}, config, complete=True)
+    assert json.loads(placed["tokenizer_config.json"]) == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "eos_token": "<e>",
+        "pad_token": "<p>",
+    }
+    assert "tokenizer_config.json" not in hub_files({path.name: path}, config)
+
+
 def test_what_a_table_says_is_kept():
     table = {
         "tokenizer_class": "TokenizersBackend",

@@ -64,7 +64,8 @@ def test_further_kinds_are_what_torch_computes(case_of, run_client, tmp_path):
     {"dtype": "float16"}, {"quantize": {"weights": "int8"}}, {"mode": "swappable"}
 ], ids=str)  # fmt: skip
 def test_variants_load_and_generate(settings, case_of, run_client, tmp_path):
-    cases = [case_of(*each, **settings) for each in SMALL[:3]]
+    kinds = SMALL[:2] if "mode" in settings else SMALL[:3]  # a pair cannot be swappable
+    cases = [case_of(*each, **settings) for each in kinds]
     jobs = [
         job_of(case, case.layout("optimum", tmp_path / str(at))) for at, case in enumerate(cases)
     ]
