@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import _environment
 import _measure
+import numpy as np
 from _peer_texts import RECIPES
 
 from lora_export.ondevice.judge.ratios import bootstrap_ratio
@@ -135,7 +136,8 @@ def loop(bench: Bench, folders: dict[str, Path], context: int) -> dict[str, Any]
     for name, each in times.items():
         found[name] = {key: round(statistics.median(ms), 3) for key, ms in each.items()}
         if name != "genai":
-            ratio, interval = bootstrap_ratio(each["token_ms"], times["genai"]["token_ms"], seed=0)
+            peer, own = (np.array(row["token_ms"]) for row in (times["genai"], each))
+            ratio, interval = bootstrap_ratio(peer, own, seed=0)
             found[name] |= {"over genai": round(ratio, 3), "interval": interval}
     return found
 
