@@ -16,10 +16,10 @@ from lora_export.ondevice.printable import printable
 from tests.helpers.bundles import copied, old_python, pack_plain, read_report, run_bundle
 from tests.helpers.slow import but_the_first
 
-KINDS = ("merged", "half", "swappable", "batched", "decoder", "static", "two")
+KINDS = ("merged", "decoder", "batched", "half", "swappable", "static", "two")
 
 
-@pytest.mark.parametrize("kind", but_the_first(KINDS))
+@pytest.mark.parametrize("kind", but_the_first(KINDS, slow=2))
 def test_every_kind_verifies_without_torch(bundles, site, kind, tmp_path) -> None:
     root = copied(bundles(kind), tmp_path / "empty")
     done = run_bundle(root, "verify", site=site)

@@ -54,16 +54,17 @@ def test_the_verification_covers_every_row_and_their_mixing(built):
     but_the_first(
         [
             ("bert", TASK, {"use_dora": True, "target_modules": ["query", "dense"]}),
-            ("bert", TASK, {"bias": "all"}),
             ("bert", TASK, {"bias": "lora_only", "target_modules": ["value", "word_embeddings"]}),
-            ("distilbert", TASK, {"target_modules": ["q_lin", "lin1"]}),
             ("bert", "token-classification", {}),
-            ("gpt2", "text-generation", {"target_modules": ["c_attn", "c_fc"], "use_dora": True}),
             ("llama", "text-generation", {"target_modules": "all-linear"}),
+            ("bert", TASK, {"bias": "all"}),
+            ("distilbert", TASK, {"target_modules": ["q_lin", "lin1"]}),
+            ("gpt2", "text-generation", {"target_modules": ["c_attn", "c_fc"], "use_dora": True}),
             ("llama", TASK, {}),
-        ]
+        ],
+        slow=3,
     ),
-    ids=["dora", "biases", "embedding", "distilbert", "tokens", "conv1d", "llama", "llama-score"],
+    ids=["dora", "embedding", "tokens", "llama", "biases", "distilbert", "conv1d", "llama-score"],
 )
 def test_every_kind_of_update_is_a_row(tiny, tmp_path, kind, task, settings):
     base = tiny.base(kind, task)

@@ -11,6 +11,7 @@ from lora_export.commands.recipe_sections import QuantizeSpec
 from lora_export.commands.verify import verify
 from tests.helpers.builds import build
 from tests.helpers.sentences import save_sentences
+from tests.helpers.slow import nightly
 from tests.helpers.vocabulary import FAMILIES, TOKENS, save_base, save_grown
 
 if TYPE_CHECKING:
@@ -31,12 +32,12 @@ KINDS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "llama", TEXT, "merged",
         {"trainable_token_indices": {"embed_tokens": [3, 5, 7]}, **NO_HEAD},
     ),
+    "a weight with two readers": ("deberta-v2", CLASSES, "swappable", {}),
     "DoRA": ("roberta", CLASSES, "merged", {"use_dora": True}),
     "biases": ("roberta", CLASSES, "merged", {"bias": "lora_only"}),
     "every layer in rows": (
         "gpt2", TEXT, "batched", {"target_modules": ["c_attn", "c_proj", "c_fc"], **NO_HEAD},
     ),
-    "a weight with two readers": ("deberta-v2", CLASSES, "swappable", {}),
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def require_survival(outcome: Any, least: float) -> None:
                 assert own.loss.exact_gain == pytest.approx(1, abs=0.15), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nightly(KINDS, but=4))
 def test_an_adapter_of_each_kind(tiny: TinyModels, tmp_path: Path, kind: str) -> None:
     model, task, mode, settings = KINDS[kind]
     base = tiny.base(model, task)
@@ -65,7 +66,7 @@ def test_an_adapter_of_each_kind(tiny: TinyModels, tmp_path: Path, kind: str) ->
     require_survival(outcome, 0.95)
 
 
-@pytest.mark.parametrize("way", ["saved because resized", "LoRA on both", "rows"])
+@pytest.mark.parametrize("way", nightly(["rows", "LoRA on both", "saved because resized"], but=1))
 def test_a_grown_vocabulary(tmp_path: Path, way: str) -> None:
     family = FAMILIES["llama-tied"]
     base = save_base(family, tmp_path / "base")

@@ -10,7 +10,7 @@ import pytest
 from lora_export.core.errors import UnsupportedError
 from tests.helpers.builds import build
 from tests.helpers.models import TARGETS, load_tiny
-from tests.helpers.slow import but_the_first
+from tests.helpers.slow import but_the_first, nightly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def test_what_an_adapter_brings_is_exact_over_quantized_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama-tied"])
+@pytest.mark.parametrize("kind", nightly(["llama-tied", "gpt2", "llama"], but=1))
 def test_a_vocabulary_of_an_adapters_own(
     tiny: TinyModels, tmp_path: Path, kind: str, scheme: str
 ) -> None:
