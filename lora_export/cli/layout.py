@@ -11,6 +11,7 @@ from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import common_options, out_option
 from lora_export.cli.text import size
+from lora_export.cli.words import Word
 from lora_export.layouts.runtime_names import RUNTIME_NAMES
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ lora-export layout out --for genai -o out-genai
 """,
 )
 @argument("export", "The export directory.", type=click.Path(path_type=Path))
-@option("--for", "runtime", section="Output", required=True, type=click.Choice(RUNTIME_NAMES),
+@option("--for", "runtime", section="Output", required=True, type=Word("runtime", RUNTIME_NAMES),
         help="The runtime that opens the directory.")  # fmt: skip
 @option("--adapter", section="Input", metavar="NAME",
         help="The adapter that the directory is for, or base.", default_text="all")  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.checkpoint_tables import read_checkpoint_table
 from lora_export.core.errors import ExportDirectoryError
+from lora_export.core.json_file import read_json
 from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.layouts.tokenizer_config import older_tokenizer_config
@@ -48,7 +49,8 @@ def companions(subject: Subject) -> dict[str, Path]:
     """Return the companions of a subject's adapter, or of the base, each a regular file.
 
     Raises:
-        ExportDirectoryError: One is missing, is no regular file, or leads outside the export.
+        ExportDirectoryError: One is missing, is no regular file, leads outside the export, or is
+            no JSON where its name says so.
     """
     found = companions_of(subject.root, subject.manifest, subject.adapter)
     for name, path in found.items():
@@ -57,6 +59,9 @@ def companions(subject: Subject) -> dict[str, Path]:
 
 
 def _require_companion(subject: Subject, name: str, path: Path) -> None:
+    if name.endswith(".json"):
+        read_json(path, LIMIT_BYTES, ExportDirectoryError, absent=_AGAIN, damaged=_AGAIN)
+        return
     try:
         require_file(path)
     except OSError as error:

@@ -27,6 +27,7 @@ from lora_export.core.manifest import MANIFEST_NAME
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.tensors import BLOCK_BYTES, FileHandle
 from lora_export.core.version import VERSION
+from lora_export.exports.integrity import problem_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.gathered_values import GatheredGraph, gather_values
 from lora_export.layouts.target_folder import fresh_folder, require_place
@@ -108,13 +109,16 @@ def write_layouts(
     first = next(iter(subjects.values()))
     root, manifest = first.root, first.manifest
     require_place(output, root, replace=replace)
-    used, total = set[str](), 0
+    used, edited, total = set[str](), set[str](), 0
     for subject in subjects.values():
         plan = _planned(describe(subject))
         total += plan.size_bytes
         used |= set(_read_of(root, manifest, plan))
         for note in plan.layout.notes:
             tell.note(f"note: {note}")
+        edited |= set(_edited(root, manifest, plan))
+    for file in sorted(edited):
+        tell.note(f"note: {file} is not as the export was written with it; it is copied as it is")
     tell.note(f"{total:,} bytes on disk for {runtime}")
     tell.start("checking the export")
     require_files(root, manifest, sorted(used), hashed=True)
@@ -162,6 +166,17 @@ def _read_of(root: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
             continue
         name = content.relative_to(root).as_posix()
         if name in manifest.files and not name.startswith(_COMPANIONS):
+            yield name
+
+
+def _edited(root: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
+    """Yield the companions that differ from what the manifest records."""
+    for content in plan.layout.files.values():
+        if isinstance(content, bytes):
+            continue
+        name = content.relative_to(root).as_posix()
+        digest = manifest.files.get(name) if name.startswith(_COMPANIONS) else None
+        if digest is not None and problem_of(content, digest, hashed=True):
             yield name
 
 

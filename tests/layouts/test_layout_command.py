@@ -206,7 +206,8 @@ def test_an_adapter_that_is_not_there_is_named_with_those_that_are(decoders, tmp
     assert result.code == 2
     assert "'c'" in result.message
     assert "It has: a, b, base." in result.err
-    assert call(capsys, "layout", decoders["merged"], "--for", "vllm", "-o", tmp_path).code == 2
+    unknown = call(capsys, "layout", decoders["merged"], "--for", "gena", "-o", tmp_path / "g")
+    assert (unknown.code, "'genai'" in unknown.err) == (2, True)
     assert not (tmp_path / "g").exists()
 
 
@@ -227,6 +228,21 @@ def test_a_damaged_weight_file_is_found_and_nothing_is_left(decoders, tmp_path, 
     result = call(capsys, "layout", export, "--for", "genai", "-o", tmp_path / "g")
     assert (result.code, "weights/base.safetensors" in result.message) == (3, True)
     assert snapshot(tmp_path) == before
+
+
+def test_companions_may_be_edited_but_not_damaged(decoders, tmp_path, capsys):
+    export = Path(shutil.copytree(decoders["merged"], tmp_path / "out"))
+    words = ("layout", export, "--for", "genai", "--adapter", "a", "-o", tmp_path / "g")
+    path = export / "hf/tokenizer.json"
+    whole = path.read_text()
+    path.write_text(f"{whole}\n")
+    result = call(capsys, *words)
+    assert (result.code, "note: hf/tokenizer.json" in result.err) == (0, True)
+    assert (tmp_path / "g/tokenizer.json").read_text() == f"{whole}\n"
+    path.write_text(whole[: len(whole) // 2])
+    damaged = call(capsys, *words, "--replace")
+    assert (damaged.code, "tokenizer.json" in damaged.message) == (3, True)
+    assert (tmp_path / "g/tokenizer.json").read_text() == f"{whole}\n"
 
 
 def test_too_little_room_is_said_before_anything_is_written(
