@@ -283,7 +283,7 @@ def features(
 
 
 def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Save the adapter's two files; the config names no path of this machine."""
+    """Save the adapter, and the names of its classes; the config names no path of this machine."""
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
@@ -295,6 +295,8 @@ def save_adapter(model: PeftModel, directory: Path) -> None:
         write_lines(config_file, [json.dumps(config, indent=2, sort_keys=True)])
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             Path(scratch, name).replace(directory / name)
+    names = {"id2label": {str(index): label for index, label in enumerate(LABELS)}}
+    write_lines(directory / "config.json", [json.dumps(names, indent=2)])
 
 
 def log_confusions(predicted: Sequence[int], examples: Sequence[Example]) -> None:

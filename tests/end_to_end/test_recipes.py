@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,13 @@ ENGINES: Final = tuple(row.name for row in TARGETS.values() if row.tensorrt)
 
 def test_there_are_recipes():
     assert len(RECIPES) >= 2
+
+
+def test_the_adapter_of_the_intents_names_its_classes_as_the_recipe_does():
+    folder = Path(__file__).parents[2] / "recipes/minilm-intents"
+    named = json.loads((folder / "adapter/config.json").read_text("utf-8"))["id2label"]
+    labels = load_recipe(folder / "recipe.yaml").labels
+    assert [named[str(index)] for index in range(len(named))] == labels
 
 
 def built(path: Path, output: Path) -> tuple[Recipe, list[Path]]:
