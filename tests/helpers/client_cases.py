@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -28,6 +29,8 @@ TEXTS: Final = ("the quick brown fox jumps over", "a dog")
 COUNT: Final = 10
 LABELS: Final = 3
 _END: Final = 2
+_LEFT: Final = r".*(pooler|classifier|score|qa_outputs).*"
+"""Modules that are trained whole, or not at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +83,14 @@ def make_case(family: str, task: str, root: Path, **settings: Any) -> Case:
     if "pixel_values" not in entry.inputs:
         save_chat_tokenizer(plain)
     held = "feature-extraction" if task == SENTENCES else task
-    pools = any("pooler" in name for name, _ in model.named_modules())
+    modules = [name for name, _ in model.named_modules()]
     adapter = save_tiny_adapter(
         plain,
         root / "adapter",
         task=held,
         labels_count=LABELS if entry.label_parameters else None,
         target_modules="all-linear",
-        **({"exclude_modules": ".*pooler.*"} if pools else {}),
+        **({"exclude_modules": _LEFT} if any(map(re.compile(_LEFT).fullmatch, modules)) else {}),
         strength=0.2,
     )
     base = (

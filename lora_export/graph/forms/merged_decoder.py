@@ -9,8 +9,9 @@
 In an export's pair the encoder's graph computes what each layer's cross-attention makes of
 ``last_hidden_state`` (`lora_export.graph.trace.encoder_decoder`). Here the nodes from there to
 ``present.{i}.encoder.*`` are moved to the decoder, into the branch of an ``If`` that is taken for
-the first tokens; the other branch returns the past. Their weights stay initializers of the main
-graph, at the places in weight files that they had: nothing is read of them.
+the first tokens; the other branch returns the past. Their weights become initializers of the main
+graph (quantized ones of the branch) at the places in weight files that they had: nothing is read of
+them.
 
 Optimum assigns a past to its inputs by their order: layer by layer, decoder before encoder.
 """
@@ -41,6 +42,7 @@ _PAST_LENGTH: Final = "past_encoder_sequence"
 ``encoder_hidden_states``."""
 _NEW: Final = "from_encoder."
 """How values begin that came from the encoder's graph, unique in the decoder's."""
+_DEQUANTIZE: Final = "DequantizeLinear"
 _KEPT: Final = "from_past."
 _HINT: Final = "ONNX Runtime runs the export's own two graphs: lora_export.open_export."
 
@@ -120,7 +122,8 @@ def _shared_values(
     """Give `decoder` the weights that `nodes` of `encoder` read; mutates `decoder`.
 
     Returns:
-        The other initializers that they read: constants, which have no place in a weight file.
+        The other initializers that they read, which go with the nodes: constants, and integers with
+        their scales, which ONNX Runtime fuses with a product only where they lie in one graph.
 
     Raises:
         UnsupportedError: The nodes read something else of the encoder than its result.
@@ -131,10 +134,11 @@ def _shared_values(
         msg = f"the cross-attention's keys and values follow from {foreign[0]!r} of the encoder too"
         raise UnsupportedError(msg, hint=_HINT)
     held = {each.name: each for each in decoder.initializer}
+    dequantized = {name for node in nodes if node.op_type == _DEQUANTIZE for name in node.input}
     constants: list[onnx.TensorProto] = []
     for name in sorted(read):
         tensor = initializers[name]
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL or name in dequantized:
             constants.append(tensor)
         elif name not in held:
             decoder.initializer.append(tensor)

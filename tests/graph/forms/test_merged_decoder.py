@@ -117,6 +117,29 @@ def test_pasts_go_by_layers_and_the_encoder_keeps_its_weights_only(
         assert held[name] == moved[name], name
 
 
+@pytest.mark.parametrize("weights", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
+def test_a_quantized_pair_computes_what_it_did(
+    weights: str, tiny: TinyModels, tmp_path: Path
+) -> None:
+    base = tiny.base("t5", TEXT)
+    adapter = tiny.adapter(base, task=TEXT, labels_count=None)
+    out = build(base, {"mine": adapter}, tmp_path / "out", quantize={"weights": weights}).output
+    feeds, ids = example(TEXT), np.array([[5, 6], [7, 8], [9, 10]])
+    before, decoder = (session(out, (out / f"{part}.mine.onnx").read_bytes())
+                       for part in ("encoder", "decoder"))  # fmt: skip
+    encoded = run(before, feeds)
+    hidden = encoded.pop("last_hidden_state")
+    past = {name.replace("present.", "past_key_values."): each for name, each in encoded.items()}
+    fixed = {"input_ids": ids, "encoder_attention_mask": feeds["attention_mask"]}
+    wanted = run(decoder, {**fixed, **empty_past(decoder, 3, 4, 8), **past})
+    first, second = (session(out, graph) for graph in pair_of(out))
+    assert close(run(first, feeds)["last_hidden_state"], hidden, 1e-6)
+    more = {"encoder_hidden_states": hidden, "use_cache_branch": np.array([False])}
+    found = run(second, {**fixed, **more, **empty_past(second, 3, 4, 8)})
+    assert close(found["logits"], wanted["logits"], 1e-4)
+    assert all(close(found[name], each, 1e-4) for name, each in encoded.items())
+
+
 def test_equal_pairs_give_equal_bytes(exported: tuple[Path, Path, Path]) -> None:
     assert pair_of(exported[2]) == pair_of(exported[2])
     assert pair_of(exported[2]) != pair_of(exported[2], "base")
