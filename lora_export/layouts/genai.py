@@ -139,6 +139,8 @@ def _notes_on_texts(
             f"there is no {_TOKENIZER}: the runtime takes token ids, and no texts, until one lies "
             "in the directory"
         )
+    if subject.manifest.base.dtype == "bfloat16":
+        yield "the graph computes in bfloat16, which the runtime has on GPUs and not on CPUs"
     if subject.manifest.base.logits == "last":
         yield (
             "the graph returns the logits of the last position: the prompts of one batch need the "

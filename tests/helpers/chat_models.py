@@ -22,6 +22,7 @@ __all__ = [
     "save_chat_adapter",
     "save_chat_base",
     "save_chat_tokenizer",
+    "save_grown_adapter",
 ]
 
 VOCABULARY: Final = 320
@@ -105,12 +106,47 @@ def save_chat_adapter(base: Path, folder: Path, *, seed: int, **settings: Any) -
     )
 
 
+def save_grown_adapter(base: Path, folder: Path) -> Any:
+    """Save an adapter that was trained with two more tokens and another template.
+
+    Its embeddings and its head are whole, and its tokenizer lies beside it and is returned.
+    """
+    import peft
+    import torch
+    import transformers
+
+    tokenizer = loaded_tokenizer(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.chat_template = CHAT.replace("</s>", "<|im_end|>").replace("<|assistant|>", "bot:")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer))
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=4,
+        target_modules=["q_proj", "up_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )
+    wrapped = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    wrapped.save_pretrained(str(folder), save_embedding_layers=True)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def greedy(
     base: Path,
     adapter: Path | None,
     prompts: Sequence[Sequence[int]],
     count: int,
     values: Mapping[str, Any] | None = None,
+    *,
+    stop: int = STOP,
+    rows: int | None = None,
 ) -> list[list[int]]:
     """Return the tokens that transformers writes greedily behind prompts, without the stop token.
 
@@ -122,10 +158,12 @@ def greedy(
         prompts: Token ids.
         count: The most new tokens.
         values: Parameters to take in place of the checkpoint's.
+        stop: The token that ends a row.
+        rows: The rows of the embeddings that the adapter was trained with, where they are others.
     """
     import torch
 
-    model = _loaded(base, {} if adapter is None else {"default": adapter})
+    model = _loaded(base, {} if adapter is None else {"default": adapter}, rows)
     if values is not None:
         state = model.state_dict()
         known = {
@@ -144,10 +182,10 @@ def greedy(
             do_sample=False,
             max_new_tokens=count,
             pad_token_id=0,
-            eos_token_id=STOP,
+            eos_token_id=stop,
         )
-    rows = [row[longest:].tolist() for row in found]
-    return [row[: row.index(STOP)] if STOP in row else row for row in rows]
+    whole = [row[longest:].tolist() for row in found]
+    return [row[: row.index(stop)] if stop in row else row for row in whole]
 
 
 def greedy_swapped(
@@ -198,12 +236,14 @@ def loaded_tokenizer(base: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(base)
 
 
-def _loaded(base: Path, adapters: Mapping[str, Path]) -> Any:
+def _loaded(base: Path, adapters: Mapping[str, Path], rows: int | None = None) -> Any:
     import peft
     import torch
     import transformers
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if rows is not None:
+        model.resize_token_embeddings(rows)
     for name, folder in adapters.items():
         if isinstance(model, peft.PeftModel):
             model.load_adapter(str(folder), name)

@@ -129,6 +129,7 @@ def test_what_spoils_a_batch_is_pointed_out(decoders, tmp_path):
     export = decoders["merged"]
     assert notes_of(export) == ()
     assert "same number of tokens" in notes_of(export, logits="last")[0]
+    assert "bfloat16" in notes_of(export, dtype="bfloat16")[0]
     windowed = shutil.copytree(export, tmp_path / "windowed")
     path = windowed / "hf/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": 5}))

@@ -17,6 +17,7 @@ from tests.helpers.chat_models import (
     logit_losses,
     save_chat_adapter,
     save_chat_base,
+    save_grown_adapter,
 )
 from tests.helpers.dequantized import dequantized
 
@@ -159,6 +160,21 @@ def test_a_chat_is_streamed_with_its_template(llama, swappable, run_client, tmp_
         assert step["tokens"] == [tokens]
         assert step["text"].startswith("the quick brown fox jumps.")
         assert len(step["text"]) > len("the quick brown fox jumps.")  # random bytes are no letters
+
+
+def test_an_adapter_brings_tokens_template_and_head(llama, run_client, tmp_path):
+    """As training for chat leaves it: two new tokens, one of which ends a turn."""
+    tokenizer = save_grown_adapter(llama.base, tmp_path / "grown")
+    export = build(llama.base, {"a": tmp_path / "grown"}, tmp_path / "out", task=TASK).output
+    layout(export, "genai", tmp_path / "g", adapter="a")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    steps = [{"chat": CHAT, "count": 20, "stop": end}]
+    (result,) = run_client("genai", "genai_client.py", [{"folder": str(tmp_path / "g"),
+                                                         "steps": steps}])  # fmt: skip
+    ids = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    assert result["steps"][0]["ids"] == [ids]
+    tokens = greedy(llama.base, tmp_path / "grown", [ids], 20, stop=end, rows=len(tokenizer))[0]
+    assert tokens_of(result) == [tokens]
 
 
 def test_a_batch_of_texts_is_padded_by_the_runtime(llama, swappable, run_client, tmp_path):
