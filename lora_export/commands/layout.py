@@ -99,7 +99,7 @@ def layout(
     written = write_layouts(
         subjects, row.describe, target, runtime=runtime, replace=replace, progress=progress
     )
-    return RuntimeLayout(runtime, target, tuple(written), row.opening)
+    return RuntimeLayout(runtime, target, tuple(written), row.opening_of(manifest.base.task))
 
 
 def _names(manifest: Manifest, root: Path, adapter: str | None, *, swaps: bool) -> dict[str, str]:

@@ -19,11 +19,26 @@ from lora_export.layouts.model_types import require_optimum_type
 from lora_export.layouts.requirements import require_growing_cache, require_numpy_dtype
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lora_export.layouts.description import ExportKind, Subject
 
-__all__ = ["describe_optimum", "require_optimum"]
+__all__ = ["OPTIMUM_CLASSES", "describe_optimum", "require_optimum"]
 
 _NAME: Final = "optimum-onnx"
+OPTIMUM_CLASSES: Final[Mapping[str, str]] = {
+    "text-classification": "ORTModelForSequenceClassification",
+    "token-classification": "ORTModelForTokenClassification",
+    "question-answering": "ORTModelForQuestionAnswering",
+    "fill-mask": "ORTModelForMaskedLM",
+    "feature-extraction": "ORTModelForFeatureExtraction",
+    "sentence-similarity": "ORTModelForFeatureExtraction",
+    "text-generation": "ORTModelForCausalLM",
+    "text2text-generation": "ORTModelForSeq2SeqLM",
+    "automatic-speech-recognition": "ORTModelForSpeechSeq2Seq",
+    "image-classification": "ORTModelForImageClassification",
+}
+"""Task → the class of optimum.onnxruntime that opens a directory of it."""
 _UNKNOWN_TASKS: Final = frozenset({"image-feature-extraction"})
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UsageError
 from lora_export.layouts.genai import describe_genai, require_genai
-from lora_export.layouts.optimum import describe_optimum, require_optimum
+from lora_export.layouts.optimum import OPTIMUM_CLASSES, describe_optimum, require_optimum
 from lora_export.layouts.sentence_transformers import (
     describe_sentence_transformers,
     require_sentence_transformers,
@@ -37,13 +37,19 @@ class Runtime:
         describe: Returns the directory of an adapter, of the base, or (where it swaps) of the
             swappable graph with all packs.
         swaps: Whether it runs a swappable graph and loads packs.
-        opening: How a user opens the directory, in a line.
+        opening: How a user opens the directory, in a line: ``{folder}`` stands for it, ``{task}``
+            for the export's task, ``{optimum_class}`` for optimum's class of that task.
     """
 
     require: Callable[[ExportKind], None]
     describe: Callable[[Subject], Layout]
     swaps: bool
     opening: str
+
+    def opening_of(self, task: str) -> str:
+        """Return how a directory of an export for `task` is opened, with ``{folder}`` in it."""
+        found = self.opening.replace("{optimum_class}", OPTIMUM_CLASSES.get(task, ""))
+        return found.replace("{task}", repr(task))
 
 
 RUNTIMES: Final[Mapping[str, Runtime]] = {
@@ -52,7 +58,7 @@ RUNTIMES: Final[Mapping[str, Runtime]] = {
         require_optimum,
         describe_optimum,
         swaps=False,
-        opening="ORTModelFor….from_pretrained({folder})",
+        opening="{optimum_class}.from_pretrained({folder})",
     ),
     "sentence-transformers": Runtime(
         require_sentence_transformers,
@@ -64,7 +70,7 @@ RUNTIMES: Final[Mapping[str, Runtime]] = {
         require_transformers_js,
         describe_transformers_js,
         swaps=False,
-        opening="await pipeline(task, {folder})",
+        opening="await pipeline({task}, {folder})",
     ),
 }
 
