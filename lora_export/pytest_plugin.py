@@ -103,7 +103,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         turns.close()
 
 
-@pytest.hookimpl(hookwrapper=True, tryfirst=True)  # waiting is no part of a test's time
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)  # waiting is not part of a test's time
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, None, None]:
     """Run what measures while no other worker runs a test."""
     with _turn(item):

@@ -167,7 +167,7 @@ class Adapter:
         base_name: The base that it names, where the format records it.
         sha256: Hash over the files it was read from.
         config: The format's own settings, for reports.
-        added: What it adds to parameters that are no matrices.
+        added: What it adds to parameters that are not matrices.
         rows: The rows that it replaces.
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.

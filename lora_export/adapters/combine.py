@@ -51,7 +51,7 @@ METHODS: Final = (
     "magnitude_prune_svd",
 )
 _DENSE: Final = frozenset({"linear", "cat", "svd"})
-"""Methods that keep every entry: a density means nothing to them."""
+"""Methods that keep every entry: a density takes no them."""
 
 _SUMS: Final = frozenset({"linear", "cat", "svd"})
 """Methods under which a bias on B adds up as the updates do."""
@@ -208,7 +208,7 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
 def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]:
     """Return the weights, everything about the request checked."""
     if how.method not in METHODS:
-        msg = f"there is no way {how.method!r} to combine adapters"
+        msg = f"unknown method {how.method!r} to combine adapters"
         raise UsageError(msg, hint=f"Known: {', '.join(METHODS)}.")
     if len(adapters) < 2:  # noqa: PLR2004  (several)
         msg = f"--combine {how.method} needs at least two adapters, {len(adapters)} is given"
@@ -223,13 +223,14 @@ def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]
         raise UsageError(msg, hint="Give one finite weight per adapter, in their order.")
     dense = how.method in _DENSE
     if dense and how.density is not None:
-        msg = f"a density means nothing to {how.method!r}, which keeps every entry"
+        msg = f"{how.method!r} takes no density: it keeps every entry"
         raise UsageError(msg, hint="Leave it out, or choose ties, dare_* or magnitude_prune.")
     if not dense and (how.density is None or not 0 < how.density <= 1):
-        msg = f"{how.method!r} needs a density, the share of entries to keep; got {how.density}"
+        got = "" if how.density is None else f"; got {how.density}"
+        msg = f"{how.method!r} needs a density, the share of entries to keep{got}"
         raise UsageError(msg, hint="Give one above 0, at most 1: --combine-density 0.5")
     if how.rank is not None and (how.rank < 1 or not how.method.endswith("svd")):
-        msg = f"the rank {how.rank} cannot be given to {how.method!r}"
+        msg = f"{how.method!r} takes no rank {how.rank}"
         raise UsageError(msg, hint="svd and …_svd take one, of at least 1; others keep theirs.")
     return weights
 

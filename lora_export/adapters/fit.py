@@ -231,7 +231,7 @@ def may_be_brought(item: Item, adapter_format: str, tops: Collection[str], prefi
 
     It is one where the base lacks the whole top-level module. PEFT files hold such a module only
     where the config lists it in ``modules_to_save``, and output embeddings, which it saves with the
-    token embedding; any other tensor means nothing to PEFT, and is not written into a checkpoint.
+    token embedding; any other tensor takes no PEFT, and is not written into a checkpoint.
 
     Args:
         item: What the adapter has for the parameter.

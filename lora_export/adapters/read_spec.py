@@ -66,6 +66,6 @@ def name_of(path: Path) -> str:
         own = real_path(path).name
     name = adapter_name_from(own)
     if not name:
-        msg = f"no name for the adapter follows from that of {str(path)!r}"
+        msg = f"cannot derive an adapter name from {str(path)!r}"
         raise AdapterError(msg, hint="Give it one: --adapter NAME=PATH.")
     return name

@@ -295,8 +295,8 @@ def _refuse_tied(adapter: Adapter, changed: str, names: Iterable[str]) -> NoRetu
     msg = f"adapter {adapter.source!r} changes {changed!r}, which is tied to {others}"
     raise TiedParameterError(
         msg,
-        hint="This export holds one weight for all of them. Build another export with this "
-        "adapter, which unties them: lora-export merge-and-build.",
+        hint="This export has one weight for all of them. Make a new export with this adapter, "
+        "which unties them: lora-export merge-and-build",
     )
 
 

@@ -89,12 +89,12 @@ def require_brought(adapter: Adapter, parameters: Iterable[str]) -> None:
     known = _present(lacking, parameters)
     if absent := [name for name in lacking if name in known]:
         msg = (
-            f"adapter {adapter.source!r} holds no tensor of {absent[0]!r}, which its config lists "
+            f"adapter {adapter.source!r} has no tensor of {absent[0]!r}, which its config lists "
             "in modules_to_save"
         )
         raise AdapterError(
             msg,
-            hint="Its training is lost, and PEFT cannot load such a file. Save the adapter again; "
+            hint="Its training is lost, and PEFT cannot load this file. Save the adapter again; "
             "if the module was not trained, take the name out of adapter_config.json.",
         )
 

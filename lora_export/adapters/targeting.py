@@ -81,7 +81,7 @@ def target_rule(
         modules: The paths that will be asked about.
 
     Raises:
-        AdapterError: A setting is no regular expression.
+        AdapterError: A setting is not a regular expression.
     """
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets.lower() == _ALL_LINEAR:

@@ -35,7 +35,7 @@ WRAPPERS: Final[dict[str, str]] = {
     "_forward_module": "Lightning's strategies",
     "_module": "Opacus",
 }
-"""Components that are no model's own, and what leaves them; removed wherever they stand."""
+"""Components that belong to no model, and what leaves them; removed wherever they stand."""
 
 PEFT_PREFIX: Final = "base_model.model."
 """The prefix that PEFT puts before each name."""

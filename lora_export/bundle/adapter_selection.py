@@ -32,8 +32,8 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
     """
     unknown = next((name for name in names if name not in manifest.adapters), None)
     if unknown is not None:
-        msg = f"the export holds no adapter {unknown!r}"
-        raise UsageError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+        msg = f"the export has no adapter {unknown!r}"
+        raise UsageError(msg, hint=f"It has: {', '.join(manifest.adapters) or 'none'}.")
     if names and manifest.rows and set(names) != set(manifest.adapters):
         msg = "the rows of a batched graph lie in one file and travel together"
         raise UnsupportedError(msg, hint="Leave --adapter out.")

@@ -96,7 +96,7 @@ class Archive:
             left -= len(block)
             yield block
         if digest.hexdigest() != member.sha256:
-            msg = f"{name!r} in {self.where!r} is not what was packed: another SHA-256"
+            msg = f"{name!r} in {self.where!r} is not the packed file: its SHA-256 differs"
             raise BundleError(msg, hint=_AGAIN)
 
 
@@ -115,7 +115,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """Open an archive and read its index; translate what gzip and the disk raise meanwhile.
 
     Raises:
-        BundleError: It is no bundle, or unpacks to more than a hundred times its size.
+        BundleError: It is not a bundle, or unpacks to more than a hundred times its size.
     """
     where = str(path)
     try:
@@ -128,7 +128,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
             total = archive.index.size_bytes
             if total > max(_SMALL_BYTES, _MOST_PACKED * size):
                 msg = f"{where!r} has {size} bytes and would unpack to {total}"
-                raise BundleError(msg, hint="No bundle is packed so well: it is hostile.")
+                raise BundleError(msg, hint="No real bundle compresses this well: do not trust it.")
             yield archive
     except OSError as error:
         msg = f"cannot read {where!r}: {reason_of(error)}"

@@ -97,10 +97,10 @@ def require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
     verdicts = _verdicts(manifest) | {n: manifest.graphs[n].verification for n in shared}
     failed = [name for name, verdict in verdicts.items() if verdict == "fail"]
     if failed and not allow_failed:
-        msg = f"{', '.join(failed)} failed the verification and is not bundled"
+        msg = f"not bundled, because the verification failed: {', '.join(failed)}"
         raise ParityError(msg, hint="See reports/parity.json; --allow-failed bundles it anyway.")
     if (lost := drowned(manifest)) and not allow_failed:
-        msg = f"{', '.join(lost)} lost more by quantization than allowed and is not bundled"
+        msg = f"not bundled, because quantization loses too much: {', '.join(lost)}"
         raise ParityError(
             msg, hint="See reports/quantization.json; --allow-failed bundles it anyway."
         )

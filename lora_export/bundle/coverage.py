@@ -73,7 +73,7 @@ def _require(what: str, engine: EngineSource, runs: Iterable[Shapes]) -> None:
         )
         past = next((shape[2] for key, shape in shapes.items() if key.startswith(PAST)), None)
         behind = f" behind {past} others" if past and not name.startswith(PAST) else ""
-        msg = f"no profile covers what {what} is checked with: {name} {list(shapes[name])}{behind}"
+        msg = f"no profile covers the inputs that check {what}: {name} {list(shapes[name])}{behind}"
         raise UsageError(msg, hint=f"The profiles have {known}: widen one (profiles, --profile).")
 
 

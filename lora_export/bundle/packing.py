@@ -198,7 +198,7 @@ def require_replaceable(path: Path) -> None:
             pass
     except (OSError, BundleError) as error:
         reason = f": {reason_of(error)}" if isinstance(error, OSError) else ""
-        msg = f"{str(path)!r} exists and is no bundle{reason}"
+        msg = f"{str(path)!r} exists and is not a bundle{reason}"
         hint = "Choose another name for the bundle (-o, --bundle), or remove that."
         raise BundleError(msg, hint=f"{hint} Nothing was changed.") from error
 
@@ -249,7 +249,7 @@ def _blocks(name: str, source: _Source, tell: Progress) -> Iterator[bytes]:
         tell.advance(len(block))
         yield block
     if (size, digest.hexdigest()) != (source.member.size_bytes, source.member.sha256):
-        msg = f"{name!r} is not what the manifest says: another SHA-256"
+        msg = f"{name!r} does not match the manifest: its SHA-256 differs"
         raise BundleError(msg, hint="Export again, or find what changes it.")
 
 
@@ -329,7 +329,7 @@ def unpack(path: Path, output: Path, progress: Progress | None = None) -> Index:
         for name, blocks in archive.files():
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(target):  # a name that differs in case alone, where that is no name
+            if os.path.lexists(target):  # another name, which differs in case only
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             with open_output(target, mode=0o777 if name == ENTRY_POINT else 0o666) as stream:
                 for block in blocks:

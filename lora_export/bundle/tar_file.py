@@ -106,7 +106,7 @@ def read_entries(stream: IO[bytes], where: str) -> Iterator[Entry]:
         where: What it is called, for errors.
 
     Raises:
-        BundleError: It is damaged, or holds something that is no plain file.
+        BundleError: It is damaged, or holds something that is not a plain file.
     """
     while True:
         block = _read(stream, _BLOCK_BYTES, where)
@@ -140,7 +140,7 @@ def _require_end(stream: IO[bytes], where: str) -> None:
 def _entry(block: bytes, where: str) -> Entry:
     plain = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
     if _octal(block[_CHECKSUM], where) != sum(plain) or block[257:262] != _MAGIC:
-        msg = f"{where!r} is no tar archive, or is damaged"
+        msg = f"{where!r} is not a tar archive, or is damaged"
         raise BundleError(msg, hint="Copy it again.")
     prefix = _text(block[345:500]) if block[262] == 0 else ""
     name = _text(block[:_NAME_BYTES])
@@ -165,6 +165,6 @@ def _number(raw: bytes, where: str) -> int:
 def _octal(raw: bytes, where: str) -> int:
     digits = raw.strip(b" \0")
     if not digits or digits.strip(b"01234567"):
-        msg = f"{where!r} is no tar archive, or is damaged"
+        msg = f"{where!r} is not a tar archive, or is damaged"
         raise BundleError(msg, hint="Copy it again.")
     return int(digits, 8)

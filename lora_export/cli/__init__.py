@@ -164,7 +164,7 @@ def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool)
         return error.exit_code
     if isinstance(error, click.ClickException):
         hint = _how_to_use(getattr(error, "ctx", None))
-        message = printable(" ".join(error.format_message().split()), LINE_LIMIT)
+        message = printable(_usage_message(error), LINE_LIMIT)
         _report("UsageError", message, hint, as_json=as_json)
         return error.exit_code
     if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
@@ -181,6 +181,15 @@ def _failed(error: Exception | KeyboardInterrupt, *, debug: bool, as_json: bool)
         kind, explained = explain(error)
     _report(kind, explained.message, explained.hint, as_json=as_json)
     return explained.exit_code
+
+
+def _usage_message(error: click.ClickException) -> str:
+    """Return what is wrong with the command line, in one line."""
+    if isinstance(error, click.NoSuchOption):
+        near = nearest(error.option_name, error.possibilities or ())
+        suggestion = "" if near is None else f"; did you mean {near!r}?"
+        return f"there is no option {error.option_name!r}{suggestion}"
+    return " ".join(error.format_message().split())
 
 
 class _Signals:

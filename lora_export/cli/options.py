@@ -102,7 +102,7 @@ def of_adapters(
     """Return the flags that `adapter_options` added and that were given, as recipe keys.
 
     Raises:
-        UsageError: ``--enable-lora`` is no list of true and false.
+        UsageError: ``--enable-lora`` is not a list of true and false.
     """
     marks = None
     if enable_lora is not None:
@@ -161,7 +161,7 @@ def combine_table(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the flags of `combine_options` that were given, as keys of the recipe's section.
 
     Raises:
-        click.UsageError: The weights are no numbers.
+        click.UsageError: The weights are not numbers.
     """
     keys = {
         "combine": "method",
@@ -183,7 +183,7 @@ def parse_scales(texts: Sequence[str]) -> dict[str, float]:
     """Return the factor of each adapter by name; ``""`` stands for all others.
 
     Raises:
-        click.UsageError: A factor is no number.
+        click.UsageError: A factor is not a number.
     """
     rows = [text.rpartition("=") for text in texts]
     return {name: _number("--scale", factor) for name, _, factor in rows}

@@ -268,7 +268,7 @@ def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -
     require_intact(root, manifest)
     config = config_of(root, None)
     if config is None:
-        msg = f"{str(root)!r} has no hf/config.json, which says what its inputs may hold"
+        msg = f"{str(root)!r} has no hf/config.json, which gives the limits of its inputs"
         raise UsageError(msg, hint="Export again from a base with a config.json.")
     checkpoint = matching_checkpoint(manifest, base)
     if checkpoint is None:

@@ -182,8 +182,8 @@ def _require_open_choices(recipe: Recipe) -> None:
 def require_mode(recipe: Recipe) -> None:
     """Require what the recipe's mode needs, and nothing that belongs to another."""
     if recipe.lora_modules is not None and recipe.mode is not Mode.SWAPPABLE:
-        msg = "lora_modules (--lora-modules) says what a swappable graph can adapt"
-        raise UsageError(msg, hint="Add --mode swappable, or leave it out.")
+        msg = "--lora-modules is for --mode swappable"
+        raise UsageError(msg, hint="Add --mode swappable, or leave out --lora-modules.")
     if recipe.mode in _EMPTY and not recipe.adapters and not recipe.lora_modules:
         msg, hint = _EMPTY[recipe.mode]
         raise UsageError(msg, hint=hint)

@@ -110,7 +110,7 @@ def convert(
         UsageError: An unknown format, a dtype for one that keeps the adapter's, or no base where
             the adapter's initialisation changed it.
         AdapterError: The adapter is damaged, or does not fit `base` or `export`.
-        ExportDirectoryError: Something is at `output` already, or `export` is no export.
+        ExportDirectoryError: Something is at `output` already, or `export` is not an export.
         UnsupportedError: The format cannot hold what the adapter has.
     """
     source, output = Path(source), Path(output)
@@ -156,7 +156,7 @@ def _require_for_export(to: str, base: Path | None, dtype: str | None) -> None:
         UsageError: Such a thing is given.
     """
     if to != _PACK:
-        msg = f"--export is the export whose graph a pack is for, and --to {to} makes none"
+        msg = f"--export needs --to onnx_adapter, not --to {to}"
         raise UsageError(msg, hint=f"Leave --export out, or choose --to {_PACK}.")
     for option, value in (("--base", base), ("--dtype", dtype)):
         if value is not None:

@@ -132,9 +132,9 @@ def refit(
     with edit_manifest(output) as manifest:
         require_usable(output, manifest)
     if source is None and name not in manifest.adapters:
-        msg = f"the export holds no adapter {name!r}"
+        msg = f"the export has no adapter {name!r}"
         known = ", ".join(manifest.adapters) or "none"
-        raise AdapterError(msg, hint=f"It holds: {known}. Another one: --adapter NAME=PATH.")
+        raise AdapterError(msg, hint=f"It has: {known}. Another one: --adapter NAME=PATH.")
     if source is not None and name in manifest.graphs:
         msg = f"the export has a graph {name!r} of its own"
         raise UnsupportedError(msg, hint="Give the adapter another name: --adapter NAME=PATH.")

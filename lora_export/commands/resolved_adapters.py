@@ -122,8 +122,8 @@ def find_adapters(
     records = manifest.adapters.values()
     parts = {part.name for record in records if record.combined for part in record.combined.parts}
     if unknown := sorted(set(given) - set(manifest.adapters) - parts):
-        msg = f"the export holds no adapter {unknown[0]!r}"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+        msg = f"the export has no adapter {unknown[0]!r}"
+        raise AdapterError(msg, hint=f"It has: {', '.join(manifest.adapters) or 'none'}.")
 
     def locate(name: str, record: AdapterRecord | PartRecord) -> AdapterSpec:
         if name in given:

@@ -175,11 +175,11 @@ def _require_sense(
     """Raise where an argument says something about another one that is not given."""
     if base is None and (specs or dataset is not None):
         what = "--adapter" if specs else "--dataset"
-        msg = f"{what} says what to compare with torch, and the base is not given"
+        msg = f"{what} needs --base"
         raise UsageError(msg, hint="Add --base BASE.")
     if dataset is None and (metric is not None or disagreements is not None):
         what = "--metric" if metric is not None else "--disagreements"
-        msg = f"{what} is about a data set, and none is given"
+        msg = f"{what} needs --dataset"
         raise UsageError(msg, hint="Add --dataset FILE.jsonl.")
     if disagreements is not None and disagreements.is_dir():
         msg = f"--disagreements {str(disagreements)!r} is a folder"
@@ -204,6 +204,6 @@ def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[
     """
     known = (BASE_GRAPH, *manifest.adapters)
     if unknown := [name for name in only if name not in known]:
-        msg = f"the export {str(output)!r} holds no adapter {unknown[0]!r}"
+        msg = f"the export {str(output)!r} has no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"--only takes: {', '.join(known)}.")
     return frozenset(only or known)

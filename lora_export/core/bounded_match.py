@@ -1,6 +1,6 @@
 """Regular expressions from untrusted files, matched in a process that is ended when it takes long.
 
-Python's engine cannot be interrupted. An expression whose cost cannot be told from its text
+Python's engine cannot be interrupted. An expression whose cost is unknown from its text
 (`lora_export.core.patterns.ways`) is therefore matched by a second interpreter, which gets
 expression and name as text and answers with yes or no. All of its work together may take
 `LIMIT_S`; then it is ended, and the expression is refused.
@@ -55,7 +55,7 @@ class _Matcher:
         self._answers: queue.Queue[str] = queue.Queue()
 
     def ask(self, pattern: str, text: str) -> bool | str:
-        """Return whether `pattern` matches the whole of `text`, or why it is no expression.
+        """Return whether `pattern` matches the whole of `text`, or why it is not an expression.
 
         Raises:
             PatternError: The time is up, or the process ended.
@@ -133,7 +133,7 @@ def matches(pattern: str, text: str, *, core: str | None = None) -> bool:
         core: The part of `pattern` that a stranger wrote; all of it by default.
 
     Raises:
-        PatternError: It is no expression, or takes longer than `LIMIT_S`.
+        PatternError: It is not an expression, or takes longer than `LIMIT_S`.
     """
     written = pattern if core is None else core
     is_cheap = (
@@ -149,7 +149,7 @@ def slow_match(pattern: str, text: str) -> bool:
     """Return whether an expression matches the whole of a text, in a process of its own.
 
     Raises:
-        PatternError: It is no expression, or matching takes longer than is left of `LIMIT_S`.
+        PatternError: It is not an expression, or matching takes longer than is left of `LIMIT_S`.
     """
     answer = _MATCHER.ask(pattern, text)
     if isinstance(answer, str):

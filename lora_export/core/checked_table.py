@@ -34,7 +34,7 @@ class Table(BaseModel):
 def _all_texts(values: list[Any]) -> list[str]:
     if not all(isinstance(each, str) for each in values):
         odd = next(each for each in values if not isinstance(each, str))
-        msg = f"{shown(odd, _SHOWN)} is no text"
+        msg = f"{shown(odd, _SHOWN)} is not text"
         raise ValueError(msg)
     return values
 
@@ -42,7 +42,7 @@ def _all_texts(values: list[Any]) -> list[str]:
 def _all_integers(values: list[Any]) -> list[int]:
     odd = [each for each in values if type(each) is not int or not -(1 << 63) <= each < 1 << 63]
     if odd:
-        msg = f"{shown(odd[0], _SHOWN)} is no integer of 64 bits"
+        msg = f"{shown(odd[0], _SHOWN)} is not an integer of 64 bits"
         raise ValueError(msg)
     return values
 
@@ -55,10 +55,10 @@ Integers = Annotated[list[Any], AfterValidator(_all_integers)]
 """A list of integers that NumPy can hold."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 31)]
-"""A size: a non-negative integer that is no bool."""
+"""A size: a non-negative integer that is not a bool."""
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
-"""A finite number that is no bool and that float32 can hold."""
+"""A finite number that is not a bool and that float32 can hold."""
 
 
 def check_table(

@@ -69,10 +69,10 @@ def _is_rope(table: dict[str, Any]) -> dict[str, Any]:
         length = each.get(_ROPE_LENGTH)
         kinds = (each.get("rope_type"), each.get("type"))
         if length is not None and (type(length) is not int or not -1 <= length <= _LENGTH_LIMIT):
-            msg = "a length is no integer"
+            msg = "a length is not an integer"
             raise ValueError(msg)
         if not all(kind is None or isinstance(kind, str) for kind in kinds):
-            msg = "a type is no text"
+            msg = "a type is not text"
             raise ValueError(msg)
     return table
 

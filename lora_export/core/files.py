@@ -112,7 +112,7 @@ def copy_file(source: Path, target: Path, *, synced: bool = False) -> None:
         synced: Whether the copy is on the disk when this returns.
 
     Raises:
-        InputError: `source` cannot be opened, or is no regular file.
+        InputError: `source` cannot be opened, or is not a regular file.
         StorageError: The disk refuses.
     """
     try:

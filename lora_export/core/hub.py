@@ -163,30 +163,30 @@ def _explained(spec: str, error: Exception) -> HubError:
     from huggingface_hub import constants, errors
 
     reasons: tuple[tuple[Any, str, str], ...] = (
-        (errors.GatedRepoError, "its owner has to grant access",
+        (errors.GatedRepoError, "its owner must grant access",
          "Ask for access on its page, then: hf auth login"),
-        (errors.RepositoryNotFoundError, "the hub has no such repository, or does not show it",
+        (errors.RepositoryNotFoundError, "the hub has no such repository, or it is private",
          "Check the spelling; for a private one: hf auth login"),
         (errors.RevisionNotFoundError, "the repository has no such revision",
          "Give a branch, a tag or a commit after the @."),
-        (errors.HFValidationError, "this is not an id of the hub", "Write ORGANISATION/NAME."),
+        (errors.HFValidationError, "it is not a hub id", "Write ORGANISATION/NAME."),
     )  # fmt: skip
     for kind, reason, hint in reasons:
         if isinstance(error, kind):
-            return HubError(f"there is no folder {spec!r}, and {reason}", hint=hint)
+            return HubError(f"{spec!r} is not a local directory, and {reason}", hint=hint)
     name, _, revision = spec.removeprefix(_SCHEME).partition("@")
     download = shell_command(
         ["hf", "download", name, *(["--revision", revision] if revision else [])]
     )
     missing = isinstance(error, errors.LocalEntryNotFoundError)
     if missing and constants.HF_HUB_OFFLINE:
-        why = "the hub's cache does not hold all of it, and HF_HUB_OFFLINE forbids to ask the hub"
+        why = "the hub's cache does not have all of it (HF_HUB_OFFLINE forbids downloads)"
         hint = f"Check the path; or download it once: HF_HUB_OFFLINE=0 {download}"
     else:
         cause = (error.__cause__ if missing else None) or error
-        why = f"the hub cannot be asked: {_first_sentence(str(cause)) or type(cause).__name__}"
-        hint = f"Check the path and the network; what is not cached is fetched by: {download}"
-    return HubError(f"there is no folder {spec!r}, and {why}", hint=hint)
+        why = f"the hub cannot be reached: {_first_sentence(str(cause)) or type(cause).__name__}"
+        hint = f"Check the path and the network; to download it: {download}"
+    return HubError(f"{spec!r} is not a local directory, and {why}", hint=hint)
 
 
 def _first_sentence(text: str) -> str:

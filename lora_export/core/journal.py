@@ -127,13 +127,13 @@ def finish(root: Path, files: Mapping[str, str], *, removed: Collection[str] | N
 
     Raises:
         ExportDirectoryError: The folder is not what this module leaves: it would replace or remove
-            a file without stating its hash, leads outside `root`, or is no folder.
+            a file without stating its hash, leads outside `root`, or is not a folder.
         StorageError: The disk refuses.
     """
     folder = root / WAITING
     if not is_waiting(root):
         if os.path.lexists(folder):
-            msg = f"{str(folder)!r} is in the way of changes: it is no folder"
+            msg = f"{str(folder)!r} is in the way of changes: it is not a folder"
             raise ExportDirectoryError(msg, hint="Remove it.")
         return
     own = removed is not None
@@ -250,6 +250,6 @@ def _stated(folder: Path) -> Mapping[str, str]:
     require_plain(path)
     found = read_table(path, _LIMIT_BYTES, ExportDirectoryError, absent=hint, damaged=hint)
     if not all(isinstance(each, str) for each in found.values()):
-        msg = f"{str(path)!r} is no table of hashes"
+        msg = f"{str(path)!r} is not a table of hashes"
         raise ExportDirectoryError(msg, hint=hint)
     return found

@@ -64,7 +64,7 @@ def parse_json(data: bytes) -> Any:
     """Return the JSON value in `data`, which others have written.
 
     Raises:
-        ValueError: It is no JSON in UTF-8, is nested more than 100 deep, or holds half a character
+        ValueError: It is not JSON in UTF-8, is nested more than 100 deep, or holds half a character
             (a lone surrogate), which can be neither printed nor written.
         RecursionError: It is nested deeper than Python can read.
     """

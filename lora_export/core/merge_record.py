@@ -155,7 +155,9 @@ def read_record(folder: Path) -> MergeRecord:
             msg = f"cannot read {str(path)!r}: {reason_of(error)}"
             hint = "The checkpoint is damaged: copy or merge it again."
             raise InputError(msg, hint=hint) from error
-        msg = f"{str(folder)!r} is no checkpoint that lora-export merged: it has no {RECORD_NAME}"
+        msg = (
+            f"{str(folder)!r} is not a checkpoint that lora-export merged: it has no {RECORD_NAME}"
+        )
         raise InputError(
             msg, hint="A merge by another tool records nothing; use the base itself."
         ) from error

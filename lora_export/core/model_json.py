@@ -17,8 +17,8 @@ __all__ = ["model_json"]
 def model_json(model: BaseModel, *, exclude_none: bool = False) -> bytes:
     r"""Return a model as JSON in UTF-8, with a line break at its end.
 
-    A path that is no UTF-8 and a label with half of a character hold surrogates, which no UTF-8 has
-    and no reader of JSON takes: they are written as the text of their escape, ``\udcff``.
+    A path that is not UTF-8 and a label with half of a character hold surrogates, which neither
+    UTF-8 nor readers of JSON allow: they are written as the text of their escape, ``\udcff``.
     """
     try:
         text = model.model_dump_json(indent=1, exclude_none=exclude_none)

@@ -58,7 +58,7 @@ class Conversion:
         try:
             compiled = _compiled(self.pattern)
         except re.error as error:
-            msg = f"{self.pattern!r} is no regular expression: {error}"
+            msg = f"{self.pattern!r} is not a regular expression: {error}"
             raise ValueError(msg) from error
         if not self.targets or not any(map(_GROUP.fullmatch, compiled.groupindex)):
             msg = f"{self.pattern!r} has no sources or no targets"

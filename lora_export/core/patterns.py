@@ -49,7 +49,7 @@ _OPENERS: Final = re.compile(r"\(\?(?:P<\w+>|:|=|!|<=|<!)")
 
 
 class PatternError(ValueError):
-    """A text that is no regular expression; the message says why."""
+    """A text that is not a regular expression; the message says why."""
 
 
 @functools.lru_cache(maxsize=_CACHED)

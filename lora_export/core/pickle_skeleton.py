@@ -182,7 +182,7 @@ class Skeleton(pickle._Unpickler):  # noqa: SLF001
         """
         fields = pid if isinstance(pid, tuple) and len(pid) >= _STORAGE_FIELDS else (None,) * 5
         if not isinstance(fields[2], str) or type(fields[4]) is not int:
-            msg = "it refers to something that is no storage"
+            msg = "it refers to something that is not a tensor storage"
             raise pickle.UnpicklingError(msg)
         self._announced[fields[2]] = max(fields[4], self._announced.get(fields[2], 0))
         return _Nothing()

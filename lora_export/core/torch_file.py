@@ -70,7 +70,7 @@ def read_torch_file(path: Path) -> Mapping[str, Tensor]:
     """Return the tensors of a ``.bin`` file.
 
     Raises:
-        InputError: The file is missing, damaged, would run code, or is no table of tensors.
+        InputError: The file is missing, damaged, would run code, or is not a table of tensors.
         MissingRuntimeError: torch is not installed, or is too old.
     """
     if importlib.util.find_spec("torch") is None:

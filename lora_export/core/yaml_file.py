@@ -33,14 +33,14 @@ _TAGS: Final = tuple(
 
 
 class YamlError(ValueError):
-    """A text that is no YAML of the kind that is read; the message is one line."""
+    """A text that is not YAML of the kind that is read; the message is one line."""
 
 
 def read_yaml(path: Path) -> Any:
     """Return the value that a YAML file holds.
 
     Raises:
-        OSError: It cannot be read, is no regular file, or is too large.
+        OSError: It cannot be read, is not a regular file, or is too large.
         YamlError: It is not YAML of the kind that is read.
     """
     data = read_file(path, _LIMIT_BYTES)
@@ -106,7 +106,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a table; raise where a key stands twice, or is no plain value."""
+        """Compose a table; raise where a key stands twice, or is not a plain value."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:

@@ -113,7 +113,7 @@ def view(model: onnx.ModelProto) -> GraphView:
 
 
 def tensor_type(value: onnx.ValueInfoProto) -> int:
-    """Return the ``TensorProto.DataType`` of a value; 0 where it is no tensor or not known."""
+    """Return the ``TensorProto.DataType`` of a value; 0 where it is not a tensor or not known."""
     kind: int = value.type.tensor_type.elem_type
     return kind
 

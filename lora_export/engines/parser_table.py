@@ -117,16 +117,16 @@ def version_of(text: str) -> Version:
     """Return the part of a version that the tables go by: ``(10, 3)`` of ``"10.3.0"``.
 
     Raises:
-        UsageError: It is no version.
+        UsageError: It is not a version.
         UnsupportedError: It is older than the oldest table.
     """
     match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})(\.[\w.]{1,20})?", text)
     if match is None:
-        msg = f"{text!r} is no version of TensorRT"
+        msg = f"{text!r} is not a version of TensorRT"
         raise UsageError(msg, hint="Write it as 10.3 or 10.3.0.")
     number = (int(match[1]), int(match[2]))
     if number < _FIRST:
-        msg = f"TensorRT {text} is older than what is known here: 10.1"
+        msg = f"TensorRT {text} is older than the oldest supported version, 10.1"
         raise UnsupportedError(msg, hint="Engines are built with TensorRT 10.3 and newer.")
     return number
 

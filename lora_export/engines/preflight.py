@@ -202,7 +202,7 @@ def check_graph(
 
     Raises:
         ExportDirectoryError: The graph cannot be parsed.
-        UsageError: `tensorrt` is no version.
+        UsageError: `tensorrt` is not a version.
         UnsupportedError: The version is older than what is known here.
     """
     parser = parser_of(tensorrt, library)

@@ -75,7 +75,7 @@ def remove_adapter(root: Path, name: str) -> Manifest:
     """Remove an adapter from an export, with all its files.
 
     Raises:
-        AdapterError: The export holds no adapter of this name.
+        AdapterError: The export has no adapter of this name.
     """
     return CHANGES[mode_of(read_manifest(root))].remove(root, name)
 

@@ -36,7 +36,7 @@ def require_intact(root: Path, manifest: Manifest) -> None:
     """
     problems = audit(root, manifest, hashed=True).problems
     if problems:
-        msg = f"the export {str(root)!r} is not what was written: {problems[0]}"
+        msg = f"the export {str(root)!r} was changed or damaged: {problems[0]}"
         raise ExportDirectoryError(msg, hint=_HINT)
 
 
@@ -92,7 +92,7 @@ def require_usable(root: Path, manifest: Manifest) -> None:
 
 
 def _differs(root: Path, file: str, problem: str) -> ExportDirectoryError:
-    msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
+    msg = f"the export {str(root)!r} was changed or damaged: {file}: {problem}"
     return ExportDirectoryError(msg, hint=_HINT)
 
 

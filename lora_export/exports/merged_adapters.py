@@ -172,14 +172,14 @@ def remove_adapter(root: Path, name: str) -> Manifest:
     """Take an adapter out of an export: the manifest forgets it, and its files go.
 
     Raises:
-        AdapterError: The export holds no adapter of this name.
+        AdapterError: The export has no adapter of this name.
     """
     with edit_manifest(root) as manifest:
         if name not in manifest.adapters:
             if is_adapter_name(name) and delete_orphans(root, manifest, name):
                 return manifest  # a removal that was cut short is finished
-            msg = f"the export {str(root)!r} holds no adapter {name!r}"
-            raise AdapterError(msg, hint=f"It holds: {_listed(manifest.adapters)}.")
+            msg = f"the export {str(root)!r} has no adapter {name!r}"
+            raise AdapterError(msg, hint=f"It has: {_listed(manifest.adapters)}.")
         updated = forget_adapter(manifest, name)
         with staging_folder(root, "remove") as staging:
             change_export(root, staging, manifest, updated, orphaned_files(root, updated, name))

@@ -59,8 +59,8 @@ def open_pack(
     """
     record = manifest.adapters.get(name)
     if record is None or record.pack is None:
-        msg = f"the export {str(root)!r} holds no adapter {name!r} to swap"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(sorted(manifest.adapters)) or 'none'}.")
+        msg = f"the export {str(root)!r} has no adapter {name!r} to swap"
+        raise AdapterError(msg, hint=f"It has: {', '.join(sorted(manifest.adapters)) or 'none'}.")
     tensors, metadata = read_header(resolve_inside(root, record.pack.safetensors))
     made_for = metadata.get("base_fingerprint", record.pack.base)
     if manifest.base.fingerprint != made_for or manifest.base.fingerprint != record.pack.base:

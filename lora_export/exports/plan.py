@@ -54,7 +54,7 @@ class BasePlan:
         sources: The checkpoint's tensor for each parameter's name.
         missing: Parameters that the checkpoint lacks.
         unused: Tensors of the checkpoint that the task does not read.
-        kept: Large initializers of a graph that the user brought, which are no parameters.
+        kept: Large initializers of a graph that the user brought, which are not parameters.
     """
 
     sources: Mapping[str, Tensor] = field(repr=False)

@@ -22,8 +22,8 @@ def require_servable(manifest: Manifest, name: str) -> None:
             raise UnsupportedError(msg, hint="Name adapters: --adapter NAME.")
         return
     if name not in manifest.adapters:
-        msg = f"the export holds no adapter {name!r}"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+        msg = f"the export has no adapter {name!r}"
+        raise AdapterError(msg, hint=f"It has: {', '.join(manifest.adapters) or 'none'}.")
     if verification_of(manifest, name) == "fail":
         msg = f"adapter {name!r} failed its verification"
         raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")

@@ -106,9 +106,9 @@ def change_rows(
                     resolve_inside(root, file).unlink(missing_ok=True)
             if left:
                 return manifest  # a removal that was cut short is finished
-            msg = f"the export {str(root)!r} holds no adapter {gone!r}"
+            msg = f"the export {str(root)!r} has no adapter {gone!r}"
             held = ", ".join(sorted(manifest.adapters)) or "none"
-            raise AdapterError(msg, hint=f"It holds: {held}.")
+            raise AdapterError(msg, hint=f"It has: {held}.")
         rows = manifest.rows
         kept = manifest
         if gone is not None:
@@ -217,6 +217,6 @@ def _old_stacks(root: Path, manifest: Manifest) -> Mapping[str, Tensor]:
         return {}
     path = resolve_inside(root, file)
     if problem := problem_of(path, manifest.files.get(file), hashed=True):
-        msg = f"the export {str(root)!r} is not what was written: {file}: {problem}"
+        msg = f"the export {str(root)!r} was changed or damaged: {file}: {problem}"
         raise ExportDirectoryError(msg, hint="Copy the directory again, or export again.")
     return read_header(path)[0]

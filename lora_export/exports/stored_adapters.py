@@ -71,8 +71,8 @@ def stored_adapter(manifest: Manifest, name: str) -> StoredAdapter:
     """
     found = find_stored(manifest, name)
     if found is None:
-        msg = f"the export holds no adapter {name!r}"
-        raise AdapterError(msg, hint=f"It holds: {', '.join(manifest.adapters) or 'none'}.")
+        msg = f"the export has no adapter {name!r}"
+        raise AdapterError(msg, hint=f"It has: {', '.join(manifest.adapters) or 'none'}.")
     return found
 
 

@@ -74,7 +74,7 @@ def gather_values(onnx_bytes: bytes, data_name: str) -> GatheredGraph:
         data_name: The name of the new file, which lies beside the graph.
 
     Raises:
-        ExportDirectoryError: The graph cannot be parsed, or a place in it is no range of bytes.
+        ExportDirectoryError: The graph cannot be parsed, or a place in it is not a range of bytes.
     """
     model = parse_onnx(onnx_bytes)
     pieces: dict[tuple[str, int, int], Piece] = {}

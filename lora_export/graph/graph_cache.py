@@ -79,7 +79,7 @@ def load(key: str) -> GraphTemplate | None:
 
 
 def store(key: str, template: GraphTemplate) -> None:
-    """Keep `template` under `key`; a cache that cannot be written is no error."""
+    """Keep `template` under `key`; a cache that cannot be written is not an error."""
     with contextlib.suppress(OSError, LoraExportError):
         parent = cache_root() / "graphs"
         with staging_folder(parent, "graph") as folder:

@@ -117,7 +117,7 @@ def _trace_and_fold(
 ) -> GraphTemplate:
     missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        msg = f"this graph has to be traced; not installed: {', '.join(missing)}"
+        msg = f"tracing the graph needs packages that are not installed: {', '.join(missing)}"
         raise MissingRuntimeError(
             msg,
             hint=f"Install it {install_command('export')}; or export where it is and copy the "

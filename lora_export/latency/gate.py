@@ -130,7 +130,7 @@ def parse_baseline(text: bytes, source: str) -> Baseline:
 
 
 def _no_baseline(source: str, why: str) -> InputError:
-    msg = f"{source!r} is no baseline of latencies: {why}"
+    msg = f"{source!r} is not a baseline of latencies: {why}"
     return InputError(msg, hint="Write it again: --update-baseline")
 
 

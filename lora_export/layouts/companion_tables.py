@@ -49,8 +49,8 @@ def companions(subject: Subject) -> dict[str, Path]:
     """Return the companions of a subject's adapter, or of the base, each a regular file.
 
     Raises:
-        ExportDirectoryError: One is missing, is no regular file, leads outside the export, or is
-            no JSON where its name says so.
+        ExportDirectoryError: One is missing, is not a regular file, leads outside the export, or
+            is not JSON although its name says so.
     """
     found = companions_of(subject.root, subject.manifest, subject.adapter)
     for name, path in found.items():

@@ -55,8 +55,8 @@ def require_genai(kind: ExportKind) -> None:
     """Require of an export that onnxruntime-genai can run it.
 
     Raises:
-        UnsupportedError: It is no decoder, has no cache or a static one, or is of a model type that
-            the runtime does not know.
+        UnsupportedError: It is not a decoder, has no cache or a static one, or is of a model type
+            that the runtime does not support.
     """
     if kind.task != _TASK:
         pair = tasks.by_name(kind.task).encoder_decoder

@@ -73,6 +73,6 @@ def genai_type(model_type: str) -> str:
     found = GENAI_TYPES.get(model_type)
     if found is None:
         msg = f"onnxruntime-genai {GENAI_VERSION} does not know the model type {model_type!r}"
-        hint = f"It knows: {', '.join(sorted(GENAI_TYPES))}. Run it with: lora-export generate"
+        hint = f"Supported: {', '.join(sorted(GENAI_TYPES))}. Run it with: lora-export generate"
         raise UnsupportedError(msg, hint=hint)
     return found

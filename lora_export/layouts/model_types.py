@@ -59,7 +59,7 @@ def require_js_type(model_type: str, task: str) -> None:
         raise UnsupportedError(msg, hint=_HINT)
     if model_type not in known:
         msg = f"{_JS} {row['version']} does not know the model type {model_type!r} for {task}"
-        raise UnsupportedError(msg, hint=f"It knows: {', '.join(known)}. {_HINT}")
+        raise UnsupportedError(msg, hint=f"Supported: {', '.join(known)}. {_HINT}")
 
 
 def knows_tokenizer(name: str) -> bool:

@@ -92,7 +92,7 @@ def _not_ours(output: Path) -> str | None:
     """Return why a folder is not one that ``layout`` wrote, or None."""
     with storage_errors(str(output)):
         if not stat.S_ISDIR(output.lstat().st_mode):
-            return "it is no folder"
+            return "it is not a folder"
         if os.path.lexists(output / LAYOUT_RECORD):
             return _changed(output)
         inner = sorted(output.iterdir())

@@ -279,6 +279,6 @@ def read_json(path: Path, what: str) -> Mapping[str, Any]:
         msg = f"{what} {str(path)!r} is not readable JSON: {error}"
         raise DeviceError(msg, kind="input") from error
     if not isinstance(table, dict):
-        msg = f"{what} {str(path)!r} holds no table"
+        msg = f"{what} {str(path)!r} is not a table"
         raise DeviceError(msg, kind="input")
     return table

@@ -60,8 +60,8 @@ def read_graph(path: Path) -> bytes:
     """Return an ``.onnx`` file; every file that it names is there, inside its folder.
 
     Raises:
-        ExportDirectoryError: It cannot be read, is no regular file, is too large or no ONNX graph,
-            or names a file that `require_external_data` refuses.
+        ExportDirectoryError: It cannot be read, is not a regular file, is too large, is not an ONNX
+            graph, or names a file that `require_external_data` refuses.
     """
     data = graph_bytes(path)
     require_external_data(path, data)
@@ -72,7 +72,7 @@ def graph_bytes(path: Path) -> bytes:
     """Return an ``.onnx`` file as it is.
 
     Raises:
-        ExportDirectoryError: It cannot be read, is no regular file, or is too large.
+        ExportDirectoryError: It cannot be read, is not a regular file, or is too large.
     """
     try:
         return read_file(path, GRAPH_LIMIT_BYTES)
@@ -90,7 +90,7 @@ def require_external_data(path: Path, data: bytes) -> None:
 
     Raises:
         ExportDirectoryError: The graph cannot be parsed; or a file is absolute, climbs out of the
-            folder, lies behind a link that leaves it, is missing, or is no regular file.
+            folder, lies behind a link that leaves it, is missing, or is not a regular file.
     """
     try:
         files = sorted(external_files(data))
@@ -120,7 +120,7 @@ def external_files(data: bytes) -> set[str]:
     """Return the names of the files that a graph's tensors lie in, as the graph has them.
 
     Raises:
-        ValueError: `data` is no message of protobuf, or a name is no text.
+        ValueError: `data` is no message of protobuf, or a name is not text.
     """
     found: set[str] = set()
     waiting = [("model", 0, len(data), 0)]

@@ -86,7 +86,7 @@ def open_descriptor(path: Path) -> int:
     """Return a descriptor of a regular file, open for reading.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file (see `require_file`).
+        OSError: It cannot be opened, or is not a regular file (see `require_file`).
     """
     require_file(path)
     return open_regular(path, os.O_RDONLY)
@@ -104,7 +104,7 @@ def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
         mode: The permissions of a file that is made, before the umask.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file.
+        OSError: It cannot be opened, or is not a regular file.
     """
     flags |= open_flags("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
     descriptor = os.open(path, flags, mode)
@@ -131,7 +131,7 @@ def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading in binary.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file (see `require_file`).
+        OSError: It cannot be opened, or is not a regular file (see `require_file`).
     """
     return open(open_descriptor(path), "rb")
 
@@ -144,8 +144,8 @@ def read_file(path: Path, limit_bytes: int) -> bytes:
         limit_bytes: How large it may be; a larger one is not read.
 
     Raises:
-        OSError: It cannot be read, is no regular file, is larger (``EFBIG``), or grew while it was
-            read (``EBUSY``).
+        OSError: It cannot be read, is not a regular file, is larger (``EFBIG``), or grew while it
+            was read (``EBUSY``).
     """
     with open_file(path) as stream:
         size_bytes = os.fstat(stream.fileno()).st_size

@@ -53,8 +53,8 @@ def read_npz(
         most_packed: Above `small_bytes`, to so many times its size at most.
 
     Raises:
-        OSError: It cannot be read, or is no regular file.
-        ValueError: It is no archive, is too large, or a member is no array of numbers.
+        OSError: It cannot be read, or is not a regular file.
+        ValueError: It is not an archive, is too large, or a member is not an array of numbers.
     """
     with open_file(path) as stream:
         size_bytes = os.fstat(stream.fileno()).st_size
@@ -70,7 +70,7 @@ def read_npz(
 def _read(stream: BinaryIO, name: str, member: Member) -> tuple[str, npt.NDArray[Any]]:
     """Return the name and the values of an array."""
     if not name.endswith(_SUFFIX):
-        msg = f"it holds {name[:100]!r}, which is no array"
+        msg = f"it holds {name[:100]!r}, which is not an array"
         raise ValueError(msg)
     try:
         return name.removesuffix(_SUFFIX), _array(_content(stream, member))
@@ -104,7 +104,7 @@ def _array(data: bytes) -> npt.NDArray[Any]:
     length = int.from_bytes(data[start : start + width], "little")
     end = start + width + length
     if length > _HEADER_LIMIT_BYTES or end > len(data):
-        msg = f"its header is said to have {length} bytes"
+        msg = f"its header claims to have {length} bytes"
         raise ValueError(msg)
     text = data[start + width : end].decode("latin-1")
     header = _HEADER.fullmatch(text)

@@ -13,7 +13,7 @@ runner of a CI job.
 Text is escaped where it leaves: `text_table.aligned` (cells), the command line's console (lines),
 the errors (messages), `report.markup` (pages). An escaped text stays as it is when it is escaped
 again. A backslash is not escaped, so that paths stay readable: an escape says what is there, and
-is no encoding to read back; ``--json`` has the exact values.
+is not an encoding to read back; ``--json`` has the exact values.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _RUNNER_COMMAND: Final = re.compile(r"(?P<start>^\s*):(?=:)|##(?=\[|vso\[)")
 
 
 _BYTES_OF_PATHS: Final = range(0xDC80, 0xDD00)
-"""The surrogates by which Python writes bytes of a path that are no UTF-8."""
+"""The surrogates by which Python writes bytes of a path that are not UTF-8."""
 
 _ASCII_END: Final = 0x80
 

@@ -1,4 +1,4 @@
-"""The standard streams, made safe: nothing invisible leaves, a reader that is gone is no error.
+"""The standard streams, made safe: nothing invisible leaves, a reader that is gone is not an error.
 
 `run_protected` is called once, by the program's entry point. Our own lines are escaped
 before they come here; the net is for what libraries, tracebacks and ``argparse`` print.
@@ -45,7 +45,7 @@ class PrintableStream:
         """Write `text`; a `FinishedLine` as it is.
 
         Raises:
-            TypeError: It is no text (click tries whether a stream takes bytes).
+            TypeError: It is not text (click tries whether a stream takes bytes).
         """
         finished = isinstance(text, FinishedLine) or _BETWEEN_BARS.fullmatch(text)
         if self.failure is None:

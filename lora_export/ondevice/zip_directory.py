@@ -71,8 +71,8 @@ def read_directory(stream: BinaryIO) -> dict[str, Member]:
     """Return the members of an archive by name.
 
     Raises:
-        ValueError: It is no archive, has several disks, a comment, encrypted members, members of
-            equal names, members that lie over each other or past the directory, or a method of
+        ValueError: It is not an archive, has several disks, a comment, encrypted members, members
+            of equal names, members that lie over each other or past the directory, or a method of
             compression that is not read.
         OSError: It cannot be read.
     """
@@ -128,7 +128,7 @@ def _directory(stream: BinaryIO) -> tuple[int, int, int]:
         msg = "it is one of several disks of an archive"
         raise ValueError(msg)
     if start + size_bytes != end:
-        msg = f"its directory is said to lie at bytes {start} to {start + size_bytes}, not {end}"
+        msg = f"its directory's place is given as bytes {start} to {start + size_bytes}, not {end}"
         raise ValueError(msg)
     if count > _MOST_MEMBERS or size_bytes > _MOST_DIRECTORY_BYTES:
         msg = f"it has {count} members"

@@ -36,7 +36,7 @@ __all__ = ["Facts", "named", "read_facts"]
 
 _NAME: Final = 64
 _REPORTS: Final = ("parity", "latency", "fidelity", "quantization", "bench")
-_NOT_THE_FILE: Final = "is not the file that the manifest knows"
+_NOT_THE_FILE: Final = "does not match the manifest"
 _OUTDATED: Final = "is of graphs that have changed since"
 _CHANGED: Final = "changed since it was verified; see: lora-export verify"
 Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport, QuantizationReport)
@@ -107,7 +107,7 @@ def read_facts(root: Path) -> Facts:
     """Read what an export says of itself; a report that is not the manifest's is left out.
 
     Raises:
-        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        ExportDirectoryError: It is not an export, or one of its reports is damaged.
     """
     manifest = read_manifest(root)
     ignored: dict[str, str] = {}

@@ -21,7 +21,7 @@ def refresh_report(root: Path) -> Manifest:
     """Write the report of an export that has figures to show, or has a report; return the manifest.
 
     Raises:
-        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        ExportDirectoryError: It is not an export, or one of its reports is damaged.
         StorageError: The disk refuses.
     """
     manifest = read_manifest(root)

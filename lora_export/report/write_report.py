@@ -29,7 +29,7 @@ def write_report(root: Path) -> Manifest:
     """Write ``reports/report.html`` and ``report.md`` of what is known now; return the manifest.
 
     Raises:
-        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        ExportDirectoryError: It is not an export, or one of its reports is damaged.
         StorageError: The disk refuses.
     """
     with edit_manifest(root) as manifest:
@@ -44,7 +44,7 @@ def github_lines(root: Path) -> list[str]:
     """Return GitHub's annotations for what is not a pass.
 
     Raises:
-        ExportDirectoryError: It is no export, or one of its reports is damaged.
+        ExportDirectoryError: It is not an export, or one of its reports is damaged.
     """
     with _damaged_rows():
         return annotate(read_facts(root))

@@ -75,7 +75,7 @@ class Loader:
         with contextlib.suppress(KeyError, TypeError):  # TypeError: no name at all, told below
             return self._plans[name, how]
         if how is not None and how not in WAYS:
-            msg = f"how={how!r} is no way to run an adapter"
+            msg = f"unknown mode how={how!r} for an adapter"
             raise UsageError(msg, hint=f"The ways are: {', '.join(WAYS)}.")
         ways = self.ways(name)
         if not ways or (how is not None and how not in ways):

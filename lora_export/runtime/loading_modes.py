@@ -104,7 +104,7 @@ def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -
     def load() -> GraphRunner:
         again = resolve_source(root, manifest, name, source)
         if again.adapter.sha256 != sha256:
-            msg = f"adapter {name!r} at {source.source!r} is no longer the one that was opened"
+            msg = f"adapter {name!r} at {source.source!r} has changed since it was opened"
             raise AdapterError(msg, hint="Open the export again.")
         return graphs.open(BASE_GRAPH, merged_values(root, manifest, again))
 

@@ -71,7 +71,7 @@ def require_torch(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         msg = f"torch {torch.__version__} sees no CUDA device"
-        raise MissingRuntimeError(msg, hint="See what is there: lora-export doctor")
+        raise MissingRuntimeError(msg, hint="See what is installed: lora-export doctor")
 
 
 def estimate_bytes(checkpoint: Checkpoint, *, tokens: int, copies: float = _RUNTIME_COPIES) -> int:

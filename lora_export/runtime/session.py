@@ -205,7 +205,7 @@ class Session:
     def _base(self, how: ServingWord | None) -> GraphRunner:
         """Return the base: in the swappable graph where there is one, unless told otherwise."""
         if how is not None and how not in WAYS:
-            msg = f"how={how!r} is no way to run the base"
+            msg = f"unknown mode how={how!r} for the base"
             raise UsageError(msg, hint=f"The ways are: {', '.join(WAYS)}.")
         manifest = self._graphs.manifest
         if missing := manifest.base_graph.missing:

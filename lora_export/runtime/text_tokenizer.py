@@ -117,7 +117,7 @@ class TextTokenizer:
         def work() -> None:
             try:
                 results.append(call())
-            except BaseException as error:  # noqa: BLE001  (a panic of Rust is no Exception)
+            except BaseException as error:  # noqa: BLE001  (a panic of Rust is not an Exception)
                 errors.append(error)
 
         thread = threading.Thread(target=work, daemon=True)

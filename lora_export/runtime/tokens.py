@@ -148,7 +148,7 @@ def first_tokens(config: JsonObject, generation: JsonObject) -> list[int]:
     start = settings.get("decoder_start_token_id")
     start = settings.get("bos_token_id") if start is None else start
     if not isinstance(start, int) or not 0 <= start < 1 << 31:
-        msg = f"the config tells no token that the decoder begins with: {start!r}"
+        msg = f"the config has no token that the decoder begins with: {start!r}"
         raise ExportDirectoryError(msg, hint="Set decoder_start_token_id in hf/config.json.")
     key = "forced_bos_token_id"
     forced = settings.get(key)

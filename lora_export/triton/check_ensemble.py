@@ -23,7 +23,7 @@ def ensemble_problems(config: Any, models: Mapping[str, Any]) -> Iterator[str]:
     for step in config.ensemble_scheduling.step:
         model = models.get(step.model_name)
         if model is None:
-            yield f"step {step.model_name!r} is no model of the repository"
+            yield f"step {step.model_name!r} is not a model of the repository"
             continue
         if model.max_batch_size < config.max_batch_size:
             yield (

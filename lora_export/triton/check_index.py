@@ -63,7 +63,7 @@ def code_problems(version: Path, file: str) -> Iterator[str]:
             yield f"{version.name}/{name} cannot be read: {reason_of(error)}"
             continue
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            yield f"{version.name}/{name} is no Python: {error}"
+            yield f"{version.name}/{name} is not Python: {error}"
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
@@ -225,7 +225,7 @@ def _tokenizer_problems(version: Path, config: Any) -> Iterator[str]:
     except (ValueError, RecursionError):
         lines = None
     if not isinstance(lines, dict) or not all(isinstance(e, dict) for e in lines.values()):
-        yield f"its parameter {ADAPTERS!r} is no table of adapters"
+        yield f"its parameter {ADAPTERS!r} is not a table of adapters"
         return
     for adapter, line in lines.items():
         if line.get("file") != f"tokenizer-{adapter}.json" or not is_adapter_name(adapter):

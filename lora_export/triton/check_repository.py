@@ -48,10 +48,10 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
     try:
         folders = sorted(each for each in repository.iterdir() if each.is_dir())
     except OSError as error:
-        msg = f"{str(repository)!r} is no model repository: {reason_of(error)}"
+        msg = f"{str(repository)!r} is not a model repository: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Give the folder with the models.") from error
     if not folders:
-        msg = f"{str(repository)!r} holds no model"
+        msg = f"{str(repository)!r} has no model"
         raise ExportDirectoryError(msg, hint="Write some with: lora-export triton EXPORT")
     configs: dict[str, Any] = {}
     problems: dict[str, list[str]] = {}
@@ -268,7 +268,7 @@ def _warmup_problems(folder: Path, config: Any) -> Iterator[str]:
                 yield f"warm-up {request.name!r} lacks the input {name!r}"
         for name, given in sorted(request.inputs.items()):
             if name not in declared:
-                yield f"warm-up {request.name!r} gives {name!r}, which is no input"
+                yield f"warm-up {request.name!r} gives {name!r}, which is not an input"
             if not given.input_data_file:
                 continue
             path = folder / "warmup" / given.input_data_file

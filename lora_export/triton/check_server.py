@@ -30,12 +30,12 @@ def server_problems(url: str, repository: Path, models: Sequence[str]) -> dict[s
         models: The models to ask for.
 
     Raises:
-        UsageError: `url` is no HTTP address.
+        UsageError: `url` is not an HTTP address.
         ExportDirectoryError: Nobody answers there.
     """
     address = url if "://" in url else f"http://{url}"
     if urllib.parse.urlsplit(address).scheme not in {"http", "https"}:
-        msg = f"{url!r} is no HTTP address"
+        msg = f"{url!r} is not an HTTP address"
         raise UsageError(msg, hint="Give the server's HTTP port: http://localhost:8000")
     if _get(address, "v2/health/live") is None:
         msg = f"no Triton server answers at {url!r}"

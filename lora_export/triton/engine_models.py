@@ -85,7 +85,7 @@ def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
     first = next(iter(interfaces.values()))
     for capability, other in interfaces.items():
         if other != first:
-            msg = f"the engines of {graph!r} differ in what they read: that for {capability}"
+            msg = f"the engines of {graph!r} have different inputs: that for {capability}"
             raise UsageError(msg, hint="Build them with the same settings.")
     sizes = [each for each in batches if each is not None]
     return Engines(plans, first, min(sizes, default=None))

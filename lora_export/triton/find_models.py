@@ -92,7 +92,7 @@ def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]
     try:
         folders = sorted(each for each in repository.iterdir() if (each / CONFIG_NAME).is_file())
     except OSError as error:
-        msg = f"{str(repository)!r} is no model repository: {error.strerror}"
+        msg = f"{str(repository)!r} is not a model repository: {error.strerror}"
         raise ExportDirectoryError(msg, hint=_MAKE) from error
     found = []
     for folder in folders:

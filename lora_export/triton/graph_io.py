@@ -129,7 +129,7 @@ def relocated(path: Path, names: Mapping[str, str]) -> bytes:
 def _number(path: Path, place: Mapping[str, str], key: str) -> int:
     text = place.get(key, "0")
     if not (text.isascii() and text.isdigit()):
-        msg = f"{str(path)!r} has weights whose {key} is {text!r}"
+        msg = f"{str(path)!r} has weights with {key} {text!r}"
         raise ExportDirectoryError(msg, hint="Copy the directory again, or write it again.")
     return int(text)
 

@@ -130,7 +130,7 @@ def remove_from_repository(repository: Path, gone: str, *, name: str | None = No
         found = the_only(every, name, repository)
         first = found[0]
         if first.is_batched_graph:
-            msg = f"the model {first.name!r} knows rows, not names: {gone!r} cannot be taken out"
+            msg = f"the model {first.name!r} serves rows, not names: {gone!r} cannot be taken out"
             raise UnsupportedError(
                 msg, hint="Take it out of the export, then: lora-export triton add EXPORT"
             )

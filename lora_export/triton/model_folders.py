@@ -88,7 +88,7 @@ def locked(repository: Path) -> Iterator[None]:
     try:
         descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        msg = f"{str(repository)!r} is no model repository: {reason_of(error)}"
+        msg = f"{str(repository)!r} is not a model repository: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Make one with: lora-export triton EXPORT") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

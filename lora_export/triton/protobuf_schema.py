@@ -70,7 +70,7 @@ def parse_config(path: Path) -> Any:
         msg = f"{str(path)!r} cannot be read: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint="Is this a model repository of Triton?") from error
     except (text_format.ParseError, ValueError, RecursionError) as error:
-        why = str(error) or "it is no text in UTF-8"
-        msg = f"{str(path)!r} is no configuration of a model: {why}"
+        why = str(error) or "it is not text in UTF-8"
+        msg = f"{str(path)!r} is not a configuration of a model: {why}"
         raise ExportDirectoryError(msg, hint="Write the repository again.") from error
     return config

@@ -65,6 +65,6 @@ def _lines(text: str, path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict) or not all(isinstance(e, dict) for e in table.values()):
-        msg = f"the parameter {ADAPTERS!r} in {str(path)!r} is no table of adapters"
+        msg = f"the parameter {ADAPTERS!r} in {str(path)!r} is not a table of adapters"
         raise AdapterError(msg, hint="Write the repository again.")
     return table

@@ -95,7 +95,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         msg = f"the checkpoint {str(folder)!r} holds {twice!r} and {_modern_name(twice)!r}"
         raise CheckpointError(msg, hint="They are the same parameter: save the checkpoint again.")
     if not tensors:
-        msg = f"the checkpoint {str(folder)!r} holds no tensors"
+        msg = f"the checkpoint {str(folder)!r} has no tensors"
         raise CheckpointError(msg, hint="It was saved incompletely; copy it again.")
     _require_plausible(config, len(tensors), folder)
     return Checkpoint(
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> JsonObject:
     """Return the ``config.json`` of `folder`.
 
     Raises:
-        CheckpointError: It is missing, or is no table that names a model type.
+        CheckpointError: It is missing, or is not a table that names a model type.
     """
     if not folder.is_dir():
         msg = f"base {str(folder)!r} is not a directory"
@@ -149,7 +149,7 @@ def read_config(folder: Path) -> JsonObject:
         msg = f"{str(folder)!r} is an adapter, not a base"
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
     if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
-        msg = f"{str(folder)!r} holds no checkpoint, but folders below it do: {listed(below)}"
+        msg = f"{str(folder)!r} has no checkpoint, but folders below it have one: {listed(below)}"
         raise CheckpointError(
             msg, hint=f"Choose one: {shell_command(['--base', folder / below[-1]])}"
         )

@@ -36,7 +36,7 @@ __all__ = [
     "same_content",
 ]
 
-_HINT: Final = "Check the file; what is no part of a tokenizer is moved out of the folder."
+_HINT: Final = "Check the file; what is not part of a tokenizer is moved out of the folder."
 _WEIGHTS: Final = (".safetensors", ".bin")
 
 Content: TypeAlias = "Path | bytes"

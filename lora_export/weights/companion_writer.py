@@ -38,7 +38,7 @@ def write_companions(
         The SHA-256 of each file by its name in `folder`.
 
     Raises:
-        InputError: A companion cannot be read, or is no regular file.
+        InputError: A companion cannot be read, or is not a regular file.
         StorageError: The disk refuses.
     """
     files: dict[str, str] = {}

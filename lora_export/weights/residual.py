@@ -89,7 +89,7 @@ def require_residual_base(
         stored: Whether the tensors are in the graph's layout, as an export holds them.
 
     Raises:
-        UnsupportedError: It is the original base, or cannot be told.
+        UnsupportedError: It is the original base, or is unknown.
     """
     adapter = resolved.adapter
     if adapter.residual is None:

@@ -157,7 +157,7 @@ def _modules(folder: Path) -> list[_Module]:
         kind = row.get("type") if isinstance(row, dict) else None
         place = row.get("path") if isinstance(row, dict) else None
         if not isinstance(kind, str) or not isinstance(place, str):
-            msg = f"{str(path)!r} is no list of modules with a type and a path"
+            msg = f"{str(path)!r} is not a list of modules with a type and a path"
             raise CheckpointError(msg, hint=_DAMAGED)
         if place and not is_file_name(place):
             msg = f"{str(path)!r} names the folder {place!r}, which is not a plain name"

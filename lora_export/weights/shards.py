@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
     (5000000000, 1572864)
 
     Raises:
-        UsageError: It is no positive number with a known unit.
+        UsageError: It is not a positive number with a known unit.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match[2].upper()) if match else None

@@ -49,7 +49,7 @@ def special_ids(files: Mapping[str, Content]) -> dict[str, int]:
         files: The files of a tokenizer, by name.
 
     Raises:
-        AdapterError: A file is no JSON.
+        AdapterError: A file is not JSON.
     """
     settings = {
         **read_table(files, "special_tokens_map.json"),

@@ -312,10 +312,10 @@ def test_magnitudes_and_rows_are_refused():
 @pytest.mark.parametrize(
     ("how", "text"),
     [
-        (Combination("sum"), "no way 'sum'"),
+        (Combination("sum"), "unknown method 'sum'"),
         (Combination("cat", (1.0,)), "cannot be combined with the weights"),
         (Combination("cat", (1.0, float("nan"))), "cannot be combined with the weights"),
-        (Combination("cat", density=0.5), "density means nothing"),
+        (Combination("cat", density=0.5), "takes no density"),
         (Combination("ties"), "needs a density"),
         (Combination("ties", density=0.0), "needs a density"),
         (Combination("dare_linear", density=1.5), "needs a density"),

@@ -211,7 +211,7 @@ def test_a_file_that_is_no_bundle_is_refused_before_the_work(tiny, tmp_path, cap
     result = call(capsys, "merge-and-build", "--base", tiny.base("bert"), "--out", tmp_path / "out",
                   "--target", TARGET, "--bundle", other)  # fmt: skip
     assert result.code == 3
-    assert "notes.tar' exists and is no bundle" in result.message
+    assert "notes.tar' exists and is not a bundle" in result.message
     assert [path.name for path in tmp_path.iterdir()] == ["notes.tar"]
     assert other.read_text() == "mine"
 

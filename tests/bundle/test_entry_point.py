@@ -177,11 +177,11 @@ def test_an_index_that_reads_a_graph_wrongly_is_told(bundles, site, tmp_path, ch
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("weights/one.safetensors", ("weights/one.safetensors", "not what was packed")),
-        ("golden/base.npz", ("golden/base.npz", "not what was packed")),
+        ("weights/one.safetensors", ("weights/one.safetensors", "not the packed file")),
+        ("golden/base.npz", ("golden/base.npz", "not the packed file")),
         (
             "lora_export/ondevice/judge/metrics.py",
-            ("lora_export/ondevice/judge/metrics.py", "not what was packed"),
+            ("lora_export/ondevice/judge/metrics.py", "not the packed file"),
         ),
     ],
 )

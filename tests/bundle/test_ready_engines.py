@@ -211,9 +211,9 @@ def test_options_of_a_build_on_the_device_are_refused(
         ("invalid", [], 3, "cannot run the plan here: it was not built for the compute"),
         ("gpu", [], 7, "finds no CUDA device"),
         ("library", [], 7, "pip install 'tensorrt-rtx-cu12>=1.7,<2'"),
-        ("record", [], 3, "is not what was packed"),
-        ("", ["--runtime", "onnxruntime"], 4, "holds nothing that 'onnxruntime' runs"),
-        ("", ["--runtime", "tensorrt"], 4, "holds nothing that 'tensorrt' runs"),
+        ("record", [], 3, "is not the packed file"),
+        ("", ["--runtime", "onnxruntime"], 4, "has no files that 'onnxruntime' runs"),
+        ("", ["--runtime", "tensorrt"], 4, "has no files that 'tensorrt' runs"),
     ],
 )
 def test_what_does_not_fit_is_refused_on_the_device(

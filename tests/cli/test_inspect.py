@@ -302,7 +302,7 @@ def cut(path: Path) -> None:
     [
         ("nothing", None, "there is nothing at"),
         ("base/config.json", None, "is a file"),
-        ("empty", None, "is no checkpoint, no adapter and no export"),
+        ("empty", None, "is neither a checkpoint, an adapter nor an export"),
         ("base", ("config.json", Path.unlink), "config.json is not: copy it"),
         ("adapter", ("adapter_config.json", Path.unlink), "adapter_config.json is not: copy it"),
         ("adapter", ("adapter_model.safetensors", Path.unlink), "has no adapter_model.safetensors"),

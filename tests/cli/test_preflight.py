@@ -137,7 +137,7 @@ def test_a_version_that_the_target_does_not_bring_is_said(capsys, export):
         (["--target", "jetson-oron"], 2, "unknown target 'jetson-oron'"),
         (["--target", "onnxruntime-cpu"], 2, "there is no engine for it"),
         (["--target", "l4", "--graph", "nope"], 2, "no graph 'nope'"),
-        (["--target", "l4", "--tensorrt", "ten"], 2, "'ten' is no version"),
+        (["--target", "l4", "--tensorrt", "ten"], 2, "'ten' is not a version"),
         (["--target", "l4", "--tensorrt", "8.6"], 4, "TensorRT 8.6 is older"),
         (["--target", "l4", "--profile", "batch"], 2, "--profile 'batch'"),
         (["--target", "l4", "--profile", "nope=1:2:3"], 2, "axis 'nope'"),

@@ -28,7 +28,7 @@ def test_an_unknown_name_lists_the_known(tmp_path: Path, capsys) -> None:
     export = save_export(tmp_path / "out")
     result = call(capsys, "verify", export, "--only", "b")
     assert result.code == 3
-    assert "holds no adapter 'b'" in result.message
+    assert "has no adapter 'b'" in result.message
     assert "--only takes: base, a." in result.message
 
 

@@ -263,7 +263,7 @@ def test_config_that_contradicts_the_tensors(mixtral: Path, tmp_path: Path, caps
         ({"target_parameters": BOTH[:1]}, "2 update"),
         ({"target_parameters": [*BOTH, "mlp.experts.w1"]}, "2 update"),
         ({"target_parameters": [BOTH[0], "mlp.experts.mine"]}, "mine"),
-        ({"target_parameters": [7]}, "7 is no text"),
+        ({"target_parameters": [7]}, "7 is not text"),
         ({"r": 4}, "rank 4"),
     ):
         path.write_text(json.dumps({**config, **edit}))

@@ -143,7 +143,7 @@ def test_the_library_s_first_sentence_is_shown_whole(
     with pytest.raises(HubError) as caught:
         local_path("org/none")
     assert caught.value.message == (
-        f"there is no folder 'org/none', and the hub cannot be asked: {shown}"
+        f"'org/none' is not a local directory, and the hub cannot be reached: {shown}"
     )
     assert str(caught.value.hint).endswith("hf download org/none")
 
@@ -158,7 +158,9 @@ def test_without_a_network_the_reason_is_told(monkeypatch: pytest.MonkeyPatch, c
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(HubError, match=r"cannot be asked: \[Errno -3\] Temporary failure in name"):
+    with pytest.raises(
+        HubError, match=r"cannot be reached: \[Errno -3\] Temporary failure in name"
+    ):
         local_path("org/none")
 
 

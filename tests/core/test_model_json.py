@@ -1,4 +1,4 @@
-"""Records whose texts hold half characters: from a path that is no UTF-8, or a damaged config."""
+"""Records whose texts hold half characters: from a path that is not UTF-8, or a damaged config."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_without_a_device(
         (["--target", TARGET, "--hardware-compatible", "volta"], 2, "'volta'"),
         (["--target", "l4", "--hardware-compatible", "same-compute-capability"], 4, "needs Tensor"),
         (["--target", TARGET, "--tensorrt", "9.3"], 4, "older than 10.3"),
-        (["--target", TARGET, "--tensorrt", "latest"], 2, "'latest' is no version"),
+        (["--target", TARGET, "--tensorrt", "latest"], 2, "'latest' is not a version"),
     ],
 )  # fmt: skip
 def test_usage(
@@ -175,7 +175,7 @@ def test_record_that_is_missing_or_damaged(
     record.write_text(text[: len(text) // 2])
     refused(root, "not readable JSON", 3)
     record.write_text("[]")
-    refused(root, "holds no table", 3)
+    refused(root, "is not a table", 3)
     record.write_text(text)
     for version in (3, "2", [2], None):
         edit(record, format_version=version)
@@ -207,7 +207,7 @@ def test_plan_of_another_gpu_version_or_kind(
     opened(root)
     module.cudart.driver = 12060
     edit(record, cuda={"driver": "new"})
-    refused(root, "'new' is no version of CUDA", 3)
+    refused(root, "'new' is not a version of CUDA", 3)
     record.write_text(text)
     module.cudart.name = "NVIDIA Thor"
     module.cudart.capability = (11, 0)

@@ -75,7 +75,7 @@ def test_versions():
     assert version_of("10.3") == version_of("10.3.0.30") == (10, 3)
     assert version_of("10.13.3.9.post1") == (10, 13)
     for wrong in ("", "10", "ten", "10.x", "10.3;", "../10.3"):
-        with pytest.raises(UsageError, match="is no version of TensorRT"):
+        with pytest.raises(UsageError, match="is not a version of TensorRT"):
             version_of(wrong)
     with pytest.raises(UnsupportedError, match="older than what is known"):
         version_of("8.6.1")

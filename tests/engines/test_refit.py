@@ -290,7 +290,7 @@ def test_refit_of_what_is_not_there_or_not_refittable(
     root = export("merged")
     with pytest.raises(LoraExportError, match="no build record"):
         engines.refit(root, TARGET, "one")
-    with pytest.raises(AdapterError, match="holds no adapter 'nine'"):
+    with pytest.raises(AdapterError, match="has no adapter 'nine'"):
         engines.refit(root, TARGET, "nine")
     engines.build(root, TARGET, graphs=["base"], options=EngineOptions(refit=True))
     path = trt_version(root).with_suffix(".json")

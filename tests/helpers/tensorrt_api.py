@@ -82,7 +82,7 @@ class API:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a version lacks, or that cannot be told."""
+    """Something that a version lacks, or that is unknown."""
 
     line: int
     text: str
@@ -339,7 +339,7 @@ class _Checker(ast.NodeVisitor):
             overloads = api.signatures(owner, method)
             if overloads is None:
                 if f"{owner}.{method}" not in self.guards:
-                    text = f"{api.version}: {owner}.{method} is no method"
+                    text = f"{api.version}: {owner}.{method} is not a method"
                     self.findings.append(Finding(node.lineno, text))
                 continue
             if not any(_takes(each, len(node.args), keywords) for each in overloads):

@@ -27,7 +27,7 @@ KINDS = ["link", "dangling", "loop", "folder", "pipe", "socket", "device"]
 
 
 def make(kind: str, path: Path) -> None:
-    """Put something at `path` that is no regular file; ``../victim`` is what a link leads to."""
+    """Put something at `path` that is not a regular file; ``../victim`` is what a link leads to."""
     victim = path.parent / "victim"
     if kind in {"link", "device"}:
         victim.write_bytes(b"kept")

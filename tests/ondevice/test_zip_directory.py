@@ -40,7 +40,7 @@ TWO = archive([("a", b"x" * 40), ("b", b"x" * 40)])
 BAD = {
     "empty": (b"", "shorter"),
     "truncated": (GOOD[:-1], "does not end"),
-    "prefixed": (b"x" + GOOD, "is said to lie"),
+    "prefixed": (b"x" + GOOD, "place is given as bytes"),
     "followed": (GOOD + b"x", "does not end"),
     "a comment": (put(GOOD, END, 20, "<H", 1) + b"x", "does not end"),
     "disks": (put(GOOD, END, 4, "<H", 1), "several disks"),

@@ -87,7 +87,7 @@ def test_what_fails_on_a_text_is_one_error(case: str, tmp_path: Path, capfd) -> 
 
 READ: Final[dict[str, dict[str, Any]]] = {
     "no pattern": _split("("),
-    "merges that are no words": {
+    "merges that are not words": {
         "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "a"]]}
     },
     "a model without its words": {"model": {"type": "WordLevel"}},

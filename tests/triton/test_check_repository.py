@@ -170,7 +170,7 @@ DAMAGE = {
     "a path that climbs": (climb, "p", "leads outside"),
     "half an index": (shorten("p/1/export/serving.json"), "p", "damaged"),
     "no adapter input": (edit("p/config.pbtxt", '"adapter"', '"adaptor"'), "p", "'adapter'"),
-    "a step that is no model": (edit("p-text/config.pbtxt", '"p-tokenizer"', '"nobody"'),
+    "a step that is not a model": (edit("p-text/config.pbtxt", '"p-tokenizer"', '"nobody"'),
                                 "p-text", "'nobody'"),
     "a cache beside an optional adapter": (
         edit("p/config.pbtxt", "backend:", "response_cache { enable: true } backend:"),
@@ -206,7 +206,7 @@ DAMAGE = {
     "a warm-up from elsewhere": (
         edit("o-a/config.pbtxt", 'input_data_file: "', 'input_data_file: "../1/'), "o-a",
         "leads outside"),
-    "a number that is no dtype": (
+    "a number that is not a dtype": (
         edit("o-a/config.pbtxt", "data_type: TYPE_INT64", "data_type: 99"), "o-a", "99"),
     "an input twice": (
         add_line("o-a/config.pbtxt", 'input { name: "input_ids" data_type: TYPE_INT64 dims: -1 }'),
@@ -216,9 +216,9 @@ DAMAGE = {
     "a folder without a model": (lambda root: (root / "o-a/2").mkdir(), "o-a", "2/model.onnx"),
     "a version without code": (lambda root: (root / "p/2").mkdir(), "p", "2/model.py is missing"),
     "half the code": (unlink("p/1/rows.py"), "p", "1/rows.py is missing"),
-    "code that is none": (edit("p/1/model.py", "class ", "klass "), "p", "is no Python"),
+    "code that is none": (edit("p/1/model.py", "class ", "klass "), "p", "is not Python"),
     "no index": (unlink("p/1/export/serving.json"), "p", "serving.json is missing"),
-    "an index without end": (endless, "p", "is no file"),
+    "an index without end": (endless, "p", "is not a file"),
     "no tokenizer": (unlink("p-tokenizer/1/tokenizer.json"), "p-tokenizer", "tokenizer.json"),
     "half a pack": (shorten("p/1/export/adapters/a-*"), "p", "another SHA-256"),
     "a bit of a pack": (flip("p/1/export/adapters/b-*"), "p", "another SHA-256"),
@@ -229,7 +229,7 @@ DAMAGE = {
     "a pack that is a number": (
         index(adapters=lambda lines: lines["a"].update(file=5)), "p", "file of 'a' is 5, no text"),
     "a size without end": (index(graph_bytes=float("inf")), "p", "graph_bytes is inf"),
-    "a size that is no number": (index(graph_bytes=float("nan")), "p", "graph_bytes is nan"),
+    "a size that is not a number": (index(graph_bytes=float("nan")), "p", "graph_bytes is nan"),
     "a size below nothing": (
         index(adapters=lambda lines: lines["a"].update(nbytes=-1)), "p", "nbytes of 'a' is -1"),
     "an input that the index forgets": (
@@ -293,7 +293,7 @@ def test_nobody_answers(repository, capsys):
     result = call(capsys, "triton", "check", repository, "--server", "127.0.0.1:9")
     assert (result.code, "no Triton server answers" in result.message) == (3, True)
     result = call(capsys, "triton", "check", repository, "--server", "file:///etc/passwd")
-    assert (result.code, "no HTTP address" in result.message) == (2, True)
+    assert (result.code, "not an HTTP address" in result.message) == (2, True)
 
 
 def test_every_setting_is_sound(served, tmp_path):

@@ -86,7 +86,7 @@ def test_a_batched_graph_for_onnxruntime_gets_a_version(served, grown, tmp_path,
         assert check_repository(repository) == {"m": []}
     assert not (repository / "m/1").exists()  # two are kept
     code = call(capsys, "triton", "remove", "a", "--repository", repository)
-    assert (code.code, "knows rows, not names" in code.message) == (4, True)
+    assert (code.code, "serves rows, not names" in code.message) == (4, True)
 
 
 def test_what_would_be_answered_wrongly_is_refused(served, grown, tiny, tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_what_is_not_there_is_said(served, tiny, tmp_path, capsys):
     assert (result.code, "nobody" in result.message) == (3, True)
     result = call(capsys, "triton", "add", served["swappable"], "a", "--repository",
                   tmp_path / "absent")  # fmt: skip
-    assert (result.code, "no model repository" in result.message) == (3, True)
+    assert (result.code, "not a model repository" in result.message) == (3, True)
     write_repository(served["swappable"], repository, name="second")
     result = call(capsys, "triton", "remove", "a", "--repository", repository)
     assert (result.code, "--name" in result.message) == (2, True)

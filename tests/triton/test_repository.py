@@ -304,7 +304,7 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--adapter", "nobody"], 3, "holds no adapter 'nobody'"),
+        (["--adapter", "nobody"], 3, "has no adapter 'nobody'"),
         (["--name", "../m"], 2, "cannot be called '../m'"),
         (["--name", "m\n"], 2, "cannot be called"),
         (["--name", " "], 2, "cannot be called"),

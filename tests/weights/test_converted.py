@@ -101,5 +101,5 @@ def test_a_missing_expert_is_refused() -> None:
 
 
 def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="no regular expression"):
+    with pytest.raises(ValueError, match="not a regular expression"):
         Conversion("(?P<g0>", ("y",))

@@ -146,7 +146,7 @@ def _require_converted(wrapped: Any, folder: Path) -> None:
     """Require that PEFT's conversion kept everything: it keeps the factors of matrices alone."""
     trained = sum(parameter.requires_grad for parameter in wrapped.parameters())
     if trained != len(load_file(folder / "adapter_model.safetensors")):
-        msg = "PEFT's conversion drops what is no factor of a matrix"
+        msg = "PEFT's conversion drops what is not a factor of a matrix"
         raise ValueError(msg)
 
 

@@ -131,12 +131,12 @@ def read_adapter(
         return adapter
     opened = _open(path, name=name, source=source)
     if not opened.tensors:
-        msg = f"adapter {source!r} holds no tensors"
+        msg = f"adapter {source!r} has no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     kind = format or _detect(opened)
     reader = _READERS[kind]
     if not reader.recognises(opened):
-        msg = f"{source!r} holds nothing of the format {kind!r}: {_examples(opened)}"
+        msg = f"{source!r} has no tensors of the format {kind!r}: {_examples(opened)}"
         raise AdapterError(msg, hint="Leave --adapter-format out, or give another.")
     _refuse_useless(options, kind, reader.options, source)
     try:
@@ -180,7 +180,7 @@ def _detect(opened: Opened) -> str:
     kind = next((kind for kind, reader in _READERS.items() if reader.recognises(opened)), None)
     if kind is not None:
         return kind
-    msg = f"{opened.source!r} holds no adapter that is recognised: {_examples(opened)}"
+    msg = f"{opened.source!r} has no known adapter format: {_examples(opened)}"
     if any(".lora_A." in key or ".lora_embedding_A" in key for key in opened.tensors):
         hint = f"These are PEFT's names: copy {CONFIG_NAME}, which PEFT writes beside them."
     else:
@@ -247,7 +247,7 @@ def _weights(folder: Path, source: str) -> Path:
         return found[0]
     if not found:
         _refuse_parent(folder, source)
-        msg = f"{source!r} holds no adapter that is recognised: no file of tensors"
+        msg = f"{source!r} has no known adapter format: no file of tensors"
         hint = (
             f"Known formats: {', '.join(FORMATS)}. PEFT writes {CONFIG_NAME}. "
             "One in a folder of a repository: --subfolder NAME"
@@ -274,7 +274,7 @@ def _refuse_parent(folder: Path, source: str) -> None:
     """Raise for a folder of several adapters, or of a trainer's checkpoints; name them."""
     below = folders_below(folder, _is_adapter_folder)
     if below:
-        msg = f"{source!r} holds no adapter, but folders below it do: {listed(below)}"
+        msg = f"{source!r} has no adapter, but folders below it have one: {listed(below)}"
         raise AdapterError(
             msg,
             hint=f"Choose one: {shell_command(['--subfolder', below[-1]])}, or give its own path.",
@@ -283,7 +283,7 @@ def _refuse_parent(folder: Path, source: str) -> None:
 
 def _read_tensors(path: Path, source: str) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
     if path.suffix not in _SUFFIXES:
-        msg = f"adapter {source!r} is a file of no known kind: {path.name!r}"
+        msg = f"adapter {source!r} is a file of an unknown kind: {path.name!r}"
         raise AdapterError(msg, hint=f"Known endings: {', '.join(_SUFFIXES)}.")
     if path.suffix == ".safetensors":
         return read_header(path)

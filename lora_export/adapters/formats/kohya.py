@@ -144,7 +144,7 @@ def _resolve(key: str, source: str) -> tuple[str, str, str]:
     else:
         module = path if path == "text_projection" else None
     if module is None:
-        msg = f"tensor {key!r} of adapter {source!r} is of no module of CLIP's text model"
+        msg = f"tensor {key!r} of adapter {source!r} does not belong to CLIP's text model"
         raise UnsupportedError(msg, hint="Only CLIP text encoders are read from this format.")
     return part, module, _SUFFIXES[suffix]
 

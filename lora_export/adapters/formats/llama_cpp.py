@@ -77,7 +77,7 @@ def read_gguf_adapter(opened: Opened, options: Options) -> Adapter:
     """Read the adapter in a GGUF file.
 
     Raises:
-        AdapterError: It is no adapter, the head counts are needed and absent, or shapes disagree.
+        AdapterError: It is not an adapter, needed head counts are absent, or shapes disagree.
         UnsupportedError: An architecture, a tensor or a kind of adapter that is not in the tables.
         MissingRuntimeError: The ``gguf`` package is not installed.
     """
@@ -87,7 +87,7 @@ def read_gguf_adapter(opened: Opened, options: Options) -> Adapter:
     for key, tensor in sorted(opened.tensors.items()):
         match = _FACTOR.fullmatch(key)
         if match is None:
-            msg = f"tensor {key!r} of adapter {opened.source!r} is no factor of an update"
+            msg = f"tensor {key!r} of adapter {opened.source!r} is not a factor of an update"
             raise UnsupportedError(msg, hint="Use the PEFT adapter that it was converted from.")
         modules.setdefault(match["tensor"], {})[match["kind"]] = tensor
     alpha = finite_number(
@@ -117,7 +117,7 @@ def _require_lora(opened: Opened) -> str:
         msg = f"adapter {opened.source!r} has the GGUF architecture {str(architecture)[:40]!r}"
         raise UnsupportedError(
             msg,
-            hint=f"Read are: {', '.join(_LEAVES)}. Use the PEFT adapter that it was made from.",
+            hint=f"Supported: {', '.join(_LEAVES)}. Use the PEFT adapter that it was made from.",
         )
     return architecture
 

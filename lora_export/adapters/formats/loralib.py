@@ -12,7 +12,7 @@ Neither r nor alpha is in the file: r is taken from the shapes, alpha comes from
 
 In a full checkpoint (``model.state_dict()``) nothing says what was trained. The matrices of the
 adapted modules are left to the base: whether they hold W0 or, saved after ``eval()``, W0 + s·B A,
-cannot be told, and the base's own are right in both cases. Everything else that is floating-point
+is unknown, and the base's own are right in both cases. Everything else that is floating-point
 (heads, biases, norms) replaces the base's, which changes nothing where it was frozen. A checkpoint
 that was merged and then stripped of its factors holds no LoRA keys, and is not an adapter.
 """
@@ -160,13 +160,13 @@ def _require_used(
 def _sort_others(
     others: Mapping[str, Tensor], factors: Mapping[str, object], source: str
 ) -> tuple[list[Saved], list[str]]:
-    """Sort what is no factor into whole parameters, and what is left to the base."""
+    """Sort what is not a factor into whole parameters, and what is left to the base."""
     saved: list[Saved] = []
     repeated: list[str] = []
     for key, tensor in others.items():
         module, _, leaf = key.rpartition(".")
         if ".lora_" in f".{key}":
-            msg = f"tensor {key!r} of adapter {source!r} is of no kind that loralib writes"
+            msg = f"tensor {key!r} of adapter {source!r} is not a tensor that loralib writes"
             raise UnsupportedError(msg, hint="If PEFT wrote it, adapter_config.json is missing.")
         if leaf == "weight" and module.removesuffix(".conv") in factors and module not in factors:
             msg = f"module {module!r} of adapter {source!r} is a convolution of loralib"

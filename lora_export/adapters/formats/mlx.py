@@ -56,7 +56,7 @@ def read_mlx(opened: Opened, options: Options) -> Adapter:
     for key, tensor in sorted(opened.tensors.items()):
         match = _FACTOR.fullmatch(key)
         if match is None:
-            msg = f"tensor {key!r} of adapter {opened.source!r} is of no kind that mlx-lm writes"
+            msg = f"tensor {key!r} of adapter {opened.source!r} is not a tensor that mlx-lm writes"
             raise UnsupportedError(
                 msg, hint="Fuse it with mlx_lm.fuse, and export the fused checkpoint."
             )

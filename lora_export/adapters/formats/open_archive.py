@@ -108,7 +108,7 @@ def read_settings(path: Path) -> JsonObject:
     """Return an adapter's settings.
 
     Raises:
-        AdapterError: They cannot be read, or are no JSON object.
+        AdapterError: They cannot be read, or are not JSON objects.
     """
     return read_table(
         path,
@@ -146,7 +146,7 @@ def finish(
         AdapterError: It holds no update.
     """
     if not low_rank:
-        msg = f"adapter {opened.source!r} holds no low-rank update"
+        msg = f"adapter {opened.source!r} has no low-rank update"
         raise AdapterError(msg, hint="It was saved before training, or is of another format.")
     files = (each for each in (opened.settings, opened.weights) if each is not None)
     return Adapter(
@@ -171,7 +171,7 @@ def require_pair(
 
     Raises:
         AdapterError: One is missing, empty, or holds integers.
-        UnsupportedError: One is no matrix (a convolution, a stack of experts).
+        UnsupportedError: One is not a matrix (a convolution, a stack of experts).
     """
     first, second = (factors.get(name) for name in names)
     if first is None or second is None:
@@ -209,7 +209,7 @@ def finite_number(value: object, what: str, source: str) -> float:
     """Return `value` as a float.
 
     Raises:
-        AdapterError: It is no number, or not a finite one.
+        AdapterError: It is not a number, or not a finite one.
     """
     usable = isinstance(value, int | float) and not isinstance(value, bool)
     if not usable or not abs(value) <= _NUMBER_LIMIT:  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def scalar(tensor: Tensor, source: str) -> float:
     """Return the one number that `tensor` holds.
 
     Raises:
-        AdapterError: It holds more, or something that is no finite number.
+        AdapterError: It holds more, or something that is not a finite number.
     """
     if math.prod(tensor.shape) != 1 or not (tensor.dtype.floating or tensor.dtype.name == "int64"):
         msg = f"tensor {tensor.name!r} of adapter {source!r} is not one number"

@@ -80,7 +80,7 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     except InputError as error:
         raise AdapterError(error.message, hint=error.hint) from error
     if not tensors:
-        msg = f"adapter {source!r} holds no tensors"
+        msg = f"adapter {source!r} has no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     require_short_names(tensors, source)
     require_separate(tensors, config, source)
@@ -122,17 +122,17 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     """Raise for every kind and setting under which ``W + s·B A`` of the base is not the model."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        msg = f"adapter {source!r} is of the kind {shown(kind)}; only LORA is merged"
+        msg = f"adapter {source!r} has the peft_type {shown(kind)}; only LORA is supported"
         raise UnsupportedError(
             msg,
-            hint="Where PEFT can merge it (AdaLoRA, LoHa, LoKr, OFT, IA3), export what "
-            "merge_and_unload leaves; a prompt or prefix cannot be merged at all.",
+            hint="If PEFT can merge it (AdaLoRA, LoHa, LoKr, OFT, IA3), export the result of "
+            "merge_and_unload; a prompt or prefix cannot be merged.",
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if config.get(setting):
             msg = f"adapter {source!r} sets {setting}: {reason}"
             raise UnsupportedError(
-                msg, hint="Where PEFT can merge it, export the result of merge_and_unload."
+                msg, hint="If PEFT can merge it, export the result of merge_and_unload."
             )
     start = config.get("init_lora_weights")
     changes_base = isinstance(start, str) and start.lower().startswith(_CHANGES_BASE)

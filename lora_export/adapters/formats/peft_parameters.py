@@ -78,7 +78,7 @@ def parameter_names(
     if len(names) > 1 and (unknown := sorted(names - set(REGISTERED))):
         msg = (
             f"adapter {source!r} updates {' and '.join(sorted(names))} of {module!r}, "
-            f"and which is which cannot be told: {unknown[0]!r} is no parameter that is known"
+            f"and their order is unknown: {unknown[0]!r} is not a parameter that is known"
         )
         raise UnsupportedError(
             msg, hint="Merge it with PEFT; please report the model that has such a module."

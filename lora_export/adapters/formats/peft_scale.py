@@ -32,7 +32,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
         source: The adapter, for messages.
 
     Raises:
-        AdapterError: Config and tensors disagree, or alpha is no finite number.
+        AdapterError: Config and tensors disagree, or alpha is not a finite number.
     """
     expected = rank_by_config(module, config)
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))

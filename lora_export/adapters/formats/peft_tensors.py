@@ -77,7 +77,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
 
     Raises:
         AdapterError: A part lacks its partner, shapes or settings contradict the tensors.
-        UnsupportedError: A key is of no known kind.
+        UnsupportedError: A key has an unknown kind.
     """
     parts: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
@@ -107,7 +107,7 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
                 msg, hint="Train the embedding whole (modules_to_save), or untie the head."
             )
         elif _is_unknown(_WRAPPERS.sub(".", path)):
-            msg = f"tensor {key!r} of adapter {source!r} is of no known kind"
+            msg = f"tensor {key!r} of adapter {source!r} has an unknown kind"
             raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
         elif ".original_module." in path:  # the base's own, for PEFT with its adapters disabled
             repeated.append(key)

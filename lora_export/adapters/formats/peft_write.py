@@ -62,7 +62,7 @@ def write_peft(adapter: Adapter, folder: Path, *, conv1d: bool = False) -> None:
         StorageError: The disk refuses.
     """
     if not adapter.low_rank:
-        msg = f"adapter {adapter.source!r} has no low-rank update; PEFT cannot load such a one"
+        msg = f"adapter {adapter.source!r} has no low-rank update; PEFT cannot load such a file"
         raise UnsupportedError(msg, hint="Copy its saved parameters into the base checkpoint.")
     contents = _Contents(_settings(adapter, conv1d=conv1d))
     _put_low_rank(adapter, contents)
@@ -276,5 +276,5 @@ def _keys_of_rows(adapter: Adapter, rows: Mapping[str, Rows]) -> dict[str, str]:
         "and its trainable_token_indices does not name them one by one"
     )
     raise UnsupportedError(
-        msg, hint="PEFT would read such a file otherwise. Merge the adapter instead."
+        msg, hint="PEFT would read such a file differently. Merge the adapter instead."
     )

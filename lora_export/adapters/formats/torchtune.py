@@ -83,7 +83,7 @@ def read_torchtune(opened: Opened, options: Options) -> Adapter:
     for key, tensor in sorted(opened.tensors.items()):
         match = _FACTOR.fullmatch(key)
         if match is None:
-            msg = f"tensor {key!r} of adapter {opened.source!r} is of no kind that is read"
+            msg = f"tensor {key!r} of adapter {opened.source!r} has an unknown kind"
             raise UnsupportedError(
                 msg, hint="Save the adapter alone: torchtune's save_adapter_weights_only=True."
             )
@@ -166,6 +166,6 @@ def _heads_to_reorder(leaf: str, base_config: Mapping[str, Any] | None, source: 
         return None
     heads = head_count(base_config, leaf[5])
     if heads is None:
-        msg = f"the base's config says no number of heads, which adapter {source!r} needs"
+        msg = f"the base's config has no number of heads, which adapter {source!r} needs"
         raise AdapterError(msg, hint="Expected num_attention_heads in config.json.")
     return heads

@@ -41,7 +41,7 @@ class Cut:
             msg = f"an adapter cannot be cut to the rank {self.rank}"
             raise UsageError(msg, hint="Give a rank of at least 1.")
         if self.energy is not None and not 0 < self.energy <= 1:
-            msg = f"{self.energy:g} is no share of an energy"
+            msg = f"{self.energy:g} is not a share of the energy"
             raise UsageError(msg, hint="Give a share above 0, at most 1 (100%).")
 
     def of(self, spectrum: Spectrum) -> int:

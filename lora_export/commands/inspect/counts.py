@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["INDEX_DTYPES", "bytes_by_dtype"]
 
 INDEX_DTYPES: Final = frozenset({"int64", "bool"})
-"""Dtypes of position tables and masks, which are no parameters."""
+"""Dtypes of position tables and masks, which are not parameters."""
 
 
 def bytes_by_dtype(tensors: Iterable[Tensor]) -> dict[str, int]:

@@ -74,7 +74,7 @@ def inspect(
 
     Raises:
         InputError: Nothing is there, nothing of the three kinds, or a file is damaged. A mismatch
-            is no error, but in the report.
+            is not an error, but in the report.
         UsageError: The two are in the wrong order.
         UnsupportedError: A variant that is not handled, or a newer format.
     """

@@ -141,12 +141,12 @@ def inspect_path(
         return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
     if below := folders_below(path, _is_known):
         msg = (
-            f"{str(path)!r} is no checkpoint, adapter or export, but folders below it are: "
+            f"{str(path)!r} is not a checkpoint, adapter or export, but folders below it are: "
             f"{listed(below)}"
         )
         words = ["lora-export", "inspect", path / below[-1]]
         raise InputError(msg, hint=f"Choose one: {shell_command(words)}")
-    msg = f"{str(path)!r} is no checkpoint, no adapter and no export directory"
+    msg = f"{str(path)!r} is neither a checkpoint, an adapter nor an export directory"
     raise InputError(msg, hint=_what_is_missing(path))
 
 
@@ -166,7 +166,7 @@ def inspect_pair(
     """Describe `base` (a checkpoint or an export) and `adapter`, and whether they fit.
 
     Raises:
-        InputError: One of them is not there or damaged. A mismatch is no error, but in the report.
+        InputError: One of them is missing or damaged. A mismatch is in the report, not an error.
         UsageError: The two are in the wrong order.
         UnsupportedError: A variant of LoRA that is not handled, or a newer format.
     """

@@ -63,7 +63,7 @@ def parse_report(kind: type[Model], raw: bytes, source: str) -> Model:
     """Return the report of class `kind` in `raw`, the contents of the file `source`.
 
     Raises:
-        ExportDirectoryError: The contents are no JSON, or no report of this kind.
+        ExportDirectoryError: The contents are not JSON, or no report of this kind.
     """
     try:
         return kind.model_validate(json.loads(raw))

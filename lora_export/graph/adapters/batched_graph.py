@@ -123,7 +123,7 @@ def with_stacks(onnx_bytes: bytes, stacks: Stacks) -> bytes:
 
     Raises:
         ExportDirectoryError: The graph cannot be parsed, or lacks a parameter.
-        UnsupportedError: The rows of the batch cannot be told apart where a parameter is read, or
+        UnsupportedError: The rows of the batch is unknown apart where a parameter is read, or
             it is read by an operator that takes no value for each row.
     """
     return _Rewriting(parse_onnx(onnx_bytes), stacks).done()

@@ -41,7 +41,7 @@ class Adopted:
     Attributes:
         template: The graph, without values.
         sources: The checkpoint's tensor of each parameter that it has.
-        kept: Large initializers that are no parameters, with the graph's own values.
+        kept: Large initializers that are not parameters, with the graph's own values.
         report: What was matched how, and what was not.
     """
 

@@ -35,7 +35,7 @@ __all__ = ["Match", "Matching", "match_graph"]
 
 _MATRIX: Final = 2
 _INDICES: Final = frozenset({"bool", "int64"})
-"""Dtypes of tables and masks, which are no weights."""
+"""Dtypes of tables and masks, which are not weights."""
 
 _SHORTEST: Final = 2
 """Components that a name keeps when it is compared without those before them."""

@@ -72,7 +72,7 @@ def open_graph(path: Path, sizes: Container[int]) -> ForeignGraph:
     Args:
         path: The ``.onnx`` file; its external data lie in its folder or below.
         sizes: How many elements the checkpoint's tensors have: a floating constant of another size
-            is no weight.
+            is not a weight.
 
     Raises:
         InputError: The file is damaged, or its data are missing, too short or outside its folder.

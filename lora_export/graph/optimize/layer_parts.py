@@ -3,7 +3,7 @@
 The graph is cut where a layer's parameters are read for the first time: a *part* is what lies
 between the first readers of one layer and of the next. Where a layer is cut does not matter, since
 all are cut at the same place. What lies there but depends on no layer (a mask, made where it is
-first used) is no part of it. Nor are the first layer and the last one parts: what comes before the
+first used) is not part of it. Nor are the first layer and the last one parts: what comes before the
 second layer, and what comes after the last but one, stays as it is.
 
 Of two parts of a kind are compared operators, attributes, and for each input whether it is

@@ -278,7 +278,7 @@ def own_cache(inputs: Sequence[Input]) -> dict[str, tuple[int, int, str]]:
 
 
 def read_signature(model: onnx.ModelProto) -> Signature:
-    """Return the interface of a graph, as its ONNX file states it; initializers are no inputs.
+    """Return the interface of a graph, as its ONNX file states it; initializers are not inputs.
 
     Raises:
         UnsupportedError: An input is of a type that no array here has (texts, sequences).

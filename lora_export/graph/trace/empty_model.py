@@ -78,19 +78,23 @@ def _not_built(model_type: str, task: Task, error: Exception) -> UnsupportedErro
     classes = [each.name for each in classes_of(model_type)]
     if classes and _NO_CLASS in str(error):
         msg = (
-            f"{task.name} is no task of {model_type!r}: transformers has no {task.auto_class} for "
-            "it"
+            f"{task.name} is not a task of {model_type!r}: transformers has no {task.auto_class} "
+            "for it"
         )
         return UnsupportedError(
             msg,
             hint=f"It has {', '.join(classes[:3])}. To merge an adapter into the checkpoint "
             "instead: lora-export merge",
         )
+    if not classes:
+        return UnsupportedError(
+            f"transformers {transformers.__version__} has no model type {model_type!r}",
+            hint="Check model_type in config.json, or install a newer transformers.",
+        )
     msg = f"transformers cannot build {model_type!r} for {task.name}: {error}"
-    newer = "" if classes else "; a newer one may know it"
     return UnsupportedError(
         msg.splitlines()[0][:_MESSAGE_LIMIT],
-        hint=f"transformers {transformers.__version__} is installed{newer}.",
+        hint=f"transformers {transformers.__version__} is installed.",
     )
 
 

@@ -81,7 +81,7 @@ def component_of(
         dtype: The dtype of the parameters.
 
     Raises:
-        UnsupportedError: The model is no encoder-decoder as described above.
+        UnsupportedError: The model is not an encoder-decoder as described above.
     """
     missing = [
         name for name in task.inputs if name not in inspect.signature(model.forward).parameters
@@ -177,7 +177,7 @@ class _Encoder(torch.nn.Module):
     """The encoder, and what the decoder's cross-attentions make of its output.
 
     The decoder is run on one token and its cache is read; everything in it that these values do
-    not depend on is no part of the graph.
+    not depend on is not part of the graph.
     """
 
     def __init__(self, model: Any, layers: _Layers, *, masked: bool) -> None:

@@ -192,7 +192,7 @@ def _translated(
         msg = f"{name} cannot be traced for {task.name}: {_first_cause(error)}"
         raise UnsupportedError(
             msg,
-            hint="The README lists the families that are tested; --debug shows why.",
+            hint="docs/models.md lists the families that are tested; --debug shows why.",
         ) from error
     assert onnx_program is not None  # noqa: S101  (None only where a file is written)
     return onnx_program.model

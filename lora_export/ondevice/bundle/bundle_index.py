@@ -154,7 +154,7 @@ def parse_index(data: bytes, where: str) -> Index:
         msg = f"the index {where!r} calls the bundle {name!r}"
         raise BundleError(msg, hint=_AGAIN)
     if not isinstance(tool, str) or not isinstance(rows, dict):
-        msg = f"the index {where!r} is damaged: it lacks 'tool' or 'files'"
+        msg = f"the index {where!r} is damaged: it has no 'tool' or 'files'"
         raise BundleError(msg, hint=_AGAIN)
     files = {each: _member(where, each, row) for each, row in rows.items()}
     _check_folders(where, files)
@@ -245,7 +245,7 @@ def require_files(root: Path, index: Index, advance: Callable[[int], None]) -> N
             found = sha256_of_file(path)
         if found != member.sha256:
             msg = (
-                f"{name!r} of {str(root)!r} is not what was packed: its SHA-256 is {found[:16]}…, "
+                f"{name!r} of {str(root)!r} is not the packed file: its SHA-256 is {found[:16]}…, "
                 f"not {member.sha256[:16]}…"
             )
             raise BundleError(msg, hint=_AGAIN)

@@ -257,7 +257,7 @@ def _check(row: Mapping[str, Any]) -> Check:
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 31:
-        msg = f"{value!r} is no number of a row or of columns"
+        msg = f"{value!r} is not a number of a row or of columns"
         raise ValueError(msg)
     return value
 
@@ -267,7 +267,7 @@ def _sizes(row: Sequence[Any], count: int) -> list[Any]:
     *sizes, dtype = row
     plain = all(type(each) is int and each >= 1 for each in sizes)
     if len(sizes) != count or not plain or dtype not in _CACHED or math.prod(sizes) > _MOST_CACHED:
-        msg = f"{row!r} is no cache"
+        msg = f"{row!r} is not a cache"
         raise ValueError(msg)
     return [*sizes, _CACHED[dtype]]
 
@@ -284,14 +284,14 @@ def _latency(row: Mapping[str, Any]) -> LatencyPlan:
 def _library(value: object) -> str:
     text = _text(value)
     if text not in LIBRARIES:
-        msg = f"{text!r} is no library that runs engines"
+        msg = f"{text!r} is not a library that runs engines"
         raise ValueError(msg)
     return text
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        msg = f"{value!r} is no text"
+        msg = f"{value!r} is not text"
         raise ValueError(msg)
     return value
 
@@ -299,7 +299,7 @@ def _text(value: object) -> str:
 def _word(value: object) -> str:
     text = _text(value)
     if not _WORD.fullmatch(text):
-        msg = f"{text!r} is no name"
+        msg = f"{text!r} is not a name"
         raise ValueError(msg)
     return text
 

@@ -91,7 +91,7 @@ def _run(root: Path, options: argparse.Namespace) -> int:
         raise UsageError(msg)
     ratio = options.max_ratio
     if ratio is not None and not (0 < ratio < math.inf):
-        msg = f"--max-ratio {ratio} is no ratio that a latency could have"
+        msg = f"--max-ratio {ratio} is not a ratio that a latency could have"
         raise UsageError(msg, hint="Give a number above 0, such as 1.05.")
     if options.report is not None and options.report.is_dir():
         msg = f"--report {str(options.report)!r} is a folder"

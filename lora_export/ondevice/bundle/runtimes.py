@@ -325,7 +325,7 @@ class TrtRuntime:
     def _engine(self, stem: str) -> EngineSource:
         source = self._graphs[stem]
         if source.engine is None:
-            msg = f"the bundle holds no way to build {stem!r}: {source.reason}"
+            msg = f"the bundle cannot build {stem!r}: {source.reason}"
             raise UnsupportedError(msg, hint="Check it with: --runtime onnxruntime.")
         return source.engine
 

@@ -79,7 +79,7 @@ def _tensor(
         msg = f"a tensor has the shape {str(shape)[:100]}"
         raise ValueError(msg)
     if not 0 <= start <= end <= size_bytes:
-        msg = f"a tensor is said to lie at bytes {start} to {end} of {size_bytes}"
+        msg = f"a tensor's place is given as bytes {start} to {end} of {size_bytes}"
         raise ValueError(msg)
     stream.seek(data_start + start)
     data = stream.read(end - start)

@@ -85,8 +85,8 @@ def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
     known = tuple(sorted(index.contents.checks, key=lambda name: (name != BASE, name)))
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        msg = f"the bundle {index.name!r} holds no {unknown!r}"
-        raise UsageError(msg, hint=f"It holds: {', '.join(known)}.")
+        msg = f"the bundle {index.name!r} has no {unknown!r}"
+        raise UsageError(msg, hint=f"It has: {', '.join(known)}.")
     return tuple(names) or known
 
 

@@ -200,15 +200,15 @@ def _open(
     started = session.get_providers()
     if provider not in started:  # ONNX Runtime goes on without it, slowly
         msg = f"{provider} did not start; ONNX Runtime offers {', '.join(started)} instead"
-        raise MissingRuntimeError(msg, hint="See what its libraries lack: lora-export doctor")
+        raise MissingRuntimeError(msg, hint="See which libraries are missing: lora-export doctor")
     return session
 
 
 def _open_error(error: Exception, path: Path, provider: str) -> LoraExportError:
     text = _first_line(error)
-    if any("\udc80" <= each <= "\udcff" for each in str(path)):  # bytes that are no UTF-8
-        msg = f"ONNX Runtime cannot open {str(path)!r}: the path is no UTF-8"
-        return ExportDirectoryError(msg, hint="Move it to a folder whose name is.")
+    if any("\udc80" <= each <= "\udcff" for each in str(path)):  # bytes that are not UTF-8
+        msg = f"ONNX Runtime cannot open {str(path)!r}: the path is not UTF-8"
+        return ExportDirectoryError(msg, hint="Move it to a folder with a name in UTF-8.")
     if _TOO_NEW.search(text):
         msg = f"ONNX Runtime {onnxruntime_version()} is too old for {str(path)!r}: {text}"
         hint = "Install a newer one: pip install -U onnxruntime (--no-deps leaves NumPy as it is)"

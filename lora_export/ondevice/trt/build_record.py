@@ -178,7 +178,7 @@ def require_plan(plan: Path, record: BuildRecord) -> None:
     with read_errors(repr(str(plan))):
         found = sha256_of_file(plan)
     if found != wanted.get("sha256"):
-        msg = f"the plan {str(plan)!r} is not the one that its record tells of: another SHA-256"
+        msg = f"the plan {str(plan)!r} does not match its build record: its SHA-256 differs"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
 
 
@@ -229,7 +229,7 @@ def _cuda(version: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version)
     if found is None:
-        msg = f"the build record is damaged: {version!r} is no version of CUDA"
+        msg = f"the build record is damaged: {version!r} is not a version of CUDA"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
     return int(found[1]), int(found[2])
 

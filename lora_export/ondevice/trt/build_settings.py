@@ -80,7 +80,7 @@ class BuildSettings:
             msg = f"the optimization level {self.optimization_level} is not 0 to 5"
             raise DeviceError(msg, kind="usage")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
-            msg = f"a workspace of {self.workspace_bytes} bytes holds nothing"
+            msg = f"a workspace of {self.workspace_bytes} bytes is too small"
             raise DeviceError(msg, kind="usage")
         if self.workspace_bytes is not None and self.workspace_bytes > _LARGEST_POOL_BYTES:
             msg = f"no device has a workspace of {self.workspace_bytes} bytes"
@@ -120,7 +120,7 @@ class BuildSettings:
             _require_types(values)
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            msg = f"these are no build settings: {type(error).__name__}: {error}"
+            msg = f"the build settings are damaged: {type(error).__name__}: {error}"
             raise DeviceError(
                 msg, hint="The file is damaged; make it again.", kind="input"
             ) from error
@@ -129,7 +129,7 @@ class BuildSettings:
 def _require_types(table: Mapping[str, Any]) -> None:
     for key, kinds in _KINDS.items():
         value = table.get(key)
-        if key in table and type(value) not in kinds:  # True is no number here
+        if key in table and type(value) not in kinds:  # True is not a number here
             msg = f"{key} is {value!r}"
             raise TypeError(msg)
 

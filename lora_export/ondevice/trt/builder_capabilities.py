@@ -29,7 +29,7 @@ def require_capabilities(library: str, capabilities: Sequence[str]) -> None:
     for each in capabilities:
         if each not in known:
             msg = f"{LIBRARIES[library].title} builds for no compute capability {each!r}"
-            raise DeviceError(msg, hint=f"It knows: {', '.join(known)}.", kind="usage")
+            raise DeviceError(msg, hint=f"Supported: {', '.join(known)}.", kind="usage")
 
 
 def set_capabilities(trt: Any, config: trt.IBuilderConfig, capabilities: Sequence[str]) -> None:

@@ -68,7 +68,7 @@ def _set_refit(
         config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
         for name in settings.refittable:
             if not network.mark_weights_refittable(name):
-                msg = f"TensorRT knows no weight {name!r} that could be refitted"
+                msg = f"TensorRT has no refittable weight {name!r}"
                 raise DeviceError(msg, hint="Is it a weight of this graph?", kind="unsupported")
     elif settings.strip_weights:
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)

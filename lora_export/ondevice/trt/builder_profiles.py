@@ -68,7 +68,7 @@ def _require_cover(
     for name, each in ranges.items():
         shape = shapes.get(name)
         if shape is None:
-            msg = f"profile {number} names {name!r}, which is no input of the graph"
+            msg = f"profile {number} names {name!r}, which is not an input of the graph"
             raise DeviceError(msg, hint=f"Its inputs: {', '.join(sorted(shapes))}.", kind="usage")
         fixed = all(
             size in (-1, low) and size in (-1, high)

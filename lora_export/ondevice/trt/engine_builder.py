@@ -170,7 +170,7 @@ def require_sources(job: BuildJob) -> None:
         with read_errors(repr(str(job.root / file))):
             found = sha256_of_file(resolve_inside(job.root, file))
         if found != job.sha256.get(file):
-            msg = f"{file!r} is not what the manifest says: another SHA-256"
+            msg = f"{file!r} does not match the manifest: its SHA-256 differs"
             raise DeviceError(msg, hint="Copy it again, or export again.", kind="input")
     read_graph(resolve_inside(job.root, job.onnx))  # TensorRT opens what the graph names
 

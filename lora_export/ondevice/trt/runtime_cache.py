@@ -104,7 +104,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     line, _, kernels = data.removeprefix(_HEAD).partition(b"\n")
     found = json.loads(line) if data.startswith(_HEAD) else None
     if not isinstance(found, dict) or found.pop("sha256", None) != _digest(kernels):
-        msg = "it is no runtime cache, or damaged"
+        msg = "it is not a runtime cache, or is damaged"
         raise ValueError(msg)
     return found, kernels
 

@@ -21,7 +21,7 @@ def stored_timings(path: Path) -> bytes:
     """Return the contents of a timing cache; nothing where there is none.
 
     Raises:
-        DeviceError: It is no regular file, is too large, or cannot be read.
+        DeviceError: It is not a regular file, is too large, or cannot be read.
     """
     with read_errors(f"the timing cache {str(path)!r}"):
         try:

@@ -177,7 +177,7 @@ class TrtRunner(GraphRunner):
                 msg = f"TensorRT refuses {name!r} of shape {list(shape)}"
                 raise DeviceError(msg, kind="usage")
         if lacking := self._context.infer_shapes():
-            msg = f"TensorRT cannot tell the shapes without {lacking[0]!r}"
+            msg = f"TensorRT cannot determine the shapes without {lacking[0]!r}"
             raise DeviceError(msg)
         self._forget_recording()  # it holds the old shapes and addresses
         for name in self._buffers:

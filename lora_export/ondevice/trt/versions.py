@@ -72,14 +72,14 @@ def parse_version(text: str, library: str = TENSORRT) -> Version:
     row = library_row(library)
     found = re.match(r"(\d{1,4})\.(\d{1,4})", text)
     if found is None:
-        msg = f"{text!r} is no version of {row.title}"
+        msg = f"{text!r} is not a version of {row.title}"
         raise DeviceError(msg, kind="input")
     version = (int(found[1]), int(found[2]))
     if version < row.oldest:
         msg = f"{row.title} {text} is older than {release(row.oldest)}"
         raise DeviceError(msg, hint=row.install, kind="unsupported")
     if row.below is not None and version[0] >= row.below:
-        msg = f"{row.title} {text} is newer than what is supported: {row.below}.0 and later are not"
+        msg = f"{row.title} {text} is newer than supported: {row.below}.0 and later are not"
         raise DeviceError(msg, hint=row.install, kind="unsupported")
     return version
 

@@ -151,7 +151,7 @@ def index_bytes(folder: Path) -> bytes:
     """
     path = folder / INDEX_NAME
     if not stat.S_ISREG(path.stat().st_mode):
-        msg = f"{INDEX_NAME} is no file"
+        msg = f"{INDEX_NAME} is not a file"
         raise BadIndexError(msg)
     with path.open("rb") as stream:
         data = stream.read(_LIMIT_BYTES + 1)
@@ -207,7 +207,7 @@ def parse_index(data: bytes, folder: Path) -> Index:
 
 def _adapter(name: str, row: dict[str, object]) -> Adapter:
     if ADAPTER_NAME.fullmatch(name) is None:
-        msg = f"{name!r} is no name of an adapter"
+        msg = f"{name!r} is not a name of an adapter"
         raise ValueError(msg)
     return Adapter(
         _text(f"file of {name!r}", row["file"]),

@@ -41,21 +41,21 @@ class TensorFile:
         path: The file.
 
     Raises:
-        TensorError: It is no safetensors file.
+        TensorError: It is not a safetensors file.
         OSError: It cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            msg = f"{path.name} is no file"
+            msg = f"{path.name} is not a file"
             raise TensorError(msg)
         self._stream = path.open("rb")
         try:
             size = os.fstat(self._stream.fileno()).st_size
             length = int.from_bytes(self._stream.read(8), "little")
             if not 0 < length <= min(size - 8, _LIMIT_BYTES):
-                msg = f"{path.name} is no safetensors file"
+                msg = f"{path.name} is not a safetensors file"
                 raise TensorError(msg)  # noqa: TRY301
             with self._damage():
                 self._rows = json.loads(self._stream.read(length))

@@ -128,7 +128,7 @@ def _kinds(task: str) -> tuple[Kind, ...]:
 
 
 def _no_metric(metric: str, what: str, known: Iterable[str]) -> UsageError:
-    msg = f"{metric!r} is no metric of {what}"
+    msg = f"{metric!r} is not a metric of {what}"
     return UsageError(msg, hint=f"Choose with --metric (verify.metric): {', '.join(known)}.")
 
 

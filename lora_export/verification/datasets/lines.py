@@ -66,6 +66,6 @@ def _parsed(path: Path, number: int, line: bytes, hint: str) -> Mapping[str, Any
         msg = f"{where} is not JSON: {at}"
         raise InputError(msg, hint=hint) from error
     if not isinstance(row, dict):
-        msg = f"{where} is no object"
+        msg = f"{where} is not an object"
         raise InputError(msg, hint=hint)
     return row

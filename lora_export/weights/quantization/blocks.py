@@ -80,7 +80,7 @@ def _require_blocks(values: Float32Array, block_size: int) -> None:
         msg = f"values are {values.dtype} with {values.ndim} axes, not a matrix of float32"
         raise ValueError(msg)
     if block_size < 1 or values.shape[0] % block_size:
-        msg = f"{values.shape[0]} rows are no whole number of blocks of {block_size}"
+        msg = f"{values.shape[0]} rows are not a whole number of blocks of {block_size}"
         raise ValueError(msg)
 
 

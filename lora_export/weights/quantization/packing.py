@@ -34,7 +34,7 @@ def pack_int4(q: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
         msg = f"integers of 4 bits are given as int8, not {q.dtype}"
         raise ValueError(msg)
     if q.size % 2:
-        msg = f"{q.size} integers of 4 bits are no whole number of bytes"
+        msg = f"{q.size} integers of 4 bits are not a whole number of bytes"
         raise ValueError(msg)
     flat = np.ascontiguousarray(q).reshape(-1)
     packed = np.empty(flat.size // 2, np.uint8)

@@ -94,7 +94,7 @@ REFUSED = {
     "locon": ({**te(), f"lora_te_{Q}.lora_mid.weight": A}, "LoCon"),
     "dora": ({**te(), f"lora_te_{Q}.dora_scale": B}, "DoRA"),
     "unknown kind": ({**te(), f"lora_te_{Q}.else": B}, "unknown"),
-    "unknown module": (te(module="text_model_embeddings"), "no module of CLIP"),
+    "unknown module": (te(module="text_model_embeddings"), "not belong to CLIP"),
     "convolution": (
         {f"lora_te_{Q}.lora_down.weight": A.reshape(2, 4, 1, 1),
          f"lora_te_{Q}.lora_up.weight": B.reshape(6, 2, 1, 1)},

@@ -22,8 +22,8 @@ _NESTED: Final = "\n".join(
 
 RECIPES: Final = {
     "aliases of aliases": (_NESTED, "more than 10000 values"),
-    "no integer": ("opset: !!int x", "'x' is no int"),
-    "no number": ("latency: {max_ratio: !!float ''}", "'' is no float"),
+    "no integer": ("opset: !!int x", "'x' is not an int"),
+    "no number": ("latency: {max_ratio: !!float ''}", "'' is not a float"),
     "no date": ("task: !!timestamp x", "timestamp"),
     "a date as a number": ("opset: 2001-99-99", "opset"),
     "a list as a name": ("adapters: [{name: [a], source: x}]", "adapters.0.name"),

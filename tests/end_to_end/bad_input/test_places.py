@@ -68,10 +68,10 @@ def test_only_a_bundle_is_replaced_by_one(kind, place) -> None:
     else:
         make(kind, path)
     before = what_is_there(place)
-    with pytest.raises(BundleError, match="exists and is no bundle") as caught:
+    with pytest.raises(BundleError, match="exists and is not a bundle") as caught:
         require_replaceable(path)
     assert caught.value.exit_code == 3
-    with pytest.raises(BundleError, match="exists and is no bundle"):
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
         pack_plain(path)
     assert what_is_there(place) == before
 

@@ -90,7 +90,7 @@ def test_what_a_killed_change_left_is_removed_by_the_next(root, tiny, base):
     remove(root, "new")
     assert not stray.exists()
     assert not golden.exists()
-    with pytest.raises(AdapterError, match="holds no adapter 'new'"):
+    with pytest.raises(AdapterError, match="has no adapter 'new'"):
         remove(root, "new")
     assert verify(root, base=base).exit_code() == 0
 

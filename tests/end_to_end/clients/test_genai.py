@@ -159,7 +159,7 @@ def test_a_chat_is_streamed_with_its_template(llama, swappable, run_client, tmp_
         tokens = greedy(llama.base, llama.adapters[name], [ids], 20)[0]
         assert step["tokens"] == [tokens]
         assert step["text"].startswith("the quick brown fox jumps.")
-        assert len(step["text"]) > len("the quick brown fox jumps.")  # random bytes are no letters
+        assert len(step["text"]) > len("the quick brown fox jumps.")  # random bytes are not letters
 
 
 def test_an_adapter_brings_tokens_template_and_head(llama, run_client, tmp_path):

@@ -57,7 +57,7 @@ def test_removing_the_only_adapter_leaves_the_base(root):
 
 def test_what_is_not_there_cannot_be_removed(root):
     before = file_hashes(root)
-    with pytest.raises(AdapterError, match="holds no adapter 'two'") as caught:
+    with pytest.raises(AdapterError, match="has no adapter 'two'") as caught:
         remove(root, "two")
     assert "one" in (caught.value.hint or "")
     assert file_hashes(root) == before

@@ -105,7 +105,7 @@ class OnnxParser:
         given = {each.name for each in found.graph.initializer}
         inputs = [each for each in found.graph.input if each.name not in given]
         del found.graph.input[:]
-        found.graph.input.extend(inputs)  # as ModelImporter does: an initializer is no input
+        found.graph.input.extend(inputs)  # as ModelImporter does: an initializer is not an input
         self._network._model = found
         return not self._errors
 
@@ -156,7 +156,7 @@ class IBuilderConfig:
 
     def _require(self, flag: Any) -> None:
         if not isinstance(flag, BuilderFlag):
-            raise TypeError(f"{flag!r} is no BuilderFlag")
+            raise TypeError(f"{flag!r} is not a BuilderFlag")
 
     def set_flag(self, flag: Any) -> None:
         self._require(flag)

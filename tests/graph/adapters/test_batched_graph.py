@@ -1,4 +1,4 @@
-"""Graphs with stacks: what is no graph of an export is refused."""
+"""Graphs with stacks: what is not a graph of an export is refused."""
 
 from __future__ import annotations
 

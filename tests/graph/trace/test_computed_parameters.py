@@ -70,7 +70,7 @@ def test_checkpoint_s_own_values_come_before_computed_ones() -> None:
 
 
 def test_no_other_family_leaves_parameters_out() -> None:
-    """A family that joins them needs a kind in `COMPUTED`, unless its values are no parameters."""
+    """A family that joins them needs a kind in `COMPUTED`, unless its values are not parameters."""
     folder = Path(transformers.__file__).parent / "models"
     found = {
         path.parent.name

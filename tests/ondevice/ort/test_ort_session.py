@@ -120,5 +120,5 @@ def test_names_in_a_graph_reach_the_terminal_in_no_other_way_than_by_an_error(
 def test_a_path_that_is_no_utf8_is_named_as_what_is_wrong(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"fold\xffer")
     folder.mkdir()
-    with pytest.raises(InputError, match=r"the path is no UTF-8"):
+    with pytest.raises(InputError, match=r"the path is not UTF-8"):
         OrtSession(save(folder / "graph.onnx"))

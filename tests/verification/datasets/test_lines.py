@@ -26,8 +26,8 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
     "UTF-16": ('{"text": "a"}'.encode("utf-16"), "line 2 of .*utf-8"),
     "Latin-1": ('{"text": "é"}'.encode("latin-1"), "line 2 of .*utf-8"),
     "half a character": (b'{"text": "\\ud800"}', "line 2 of .*half of a character"),
-    "a list": (b"[1]", "line 2 of .*no object"),
-    "a number": (b"NaN", "line 2 of .*no object"),
+    "a list": (b"[1]", "line 2 of .*not an object"),
+    "a number": (b"NaN", "line 2 of .*not an object"),
 }
 
 

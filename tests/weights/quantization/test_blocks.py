@@ -224,7 +224,7 @@ def test_values_that_are_not_finite_are_refused(bad, method) -> None:
 
 def test_arguments_that_do_not_go_together_are_refused() -> None:
     values = np.ones((48, 2), np.float32)
-    with pytest.raises(ValueError, match="48 rows are no whole number of blocks of 32"):
+    with pytest.raises(ValueError, match="48 rows are not a whole number of blocks of 32"):
         quantized(values)
     with pytest.raises(ValueError, match="blocks of 0"):
         quantized(values, block_size=0)
