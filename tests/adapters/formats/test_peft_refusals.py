@@ -228,7 +228,9 @@ def test_what_is_no_folder_or_no_adapter_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["VERA", "IA3", "LOHA", "LOKR", "OFT"])
 def test_another_kind_of_adapter_is_refused_by_name(tmp_path, kind):
     folder = write_peft(tmp_path, pair("q", 3, 4), peft_type=kind)
-    with pytest.raises(UnsupportedError, match=f"has the peft_type '{kind}'; only LORA is supported"):
+    with pytest.raises(
+        UnsupportedError, match=f"has the peft_type '{kind}'; only LORA is supported"
+    ):
         read(folder)
 
 
