@@ -123,7 +123,9 @@ class _Loader(yaml.SafeLoader):
             value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
         except (ValueError, IndexError, KeyError) as error:
             kind = node.tag.rpartition(":")[2]
-            raise _refusal(f"{shown(node.value)} is no {kind}", node.start_mark) from error
+            article = "an" if kind.startswith("i") else "a"
+            msg = f"{shown(node.value)} is not {article} {kind}"
+            raise _refusal(msg, node.start_mark) from error
         if isinstance(value, str) and not _is_plain(value):
             msg = f"the text {shown(value)} holds a character that no file name can have"
             raise _refusal(msg, node.start_mark)

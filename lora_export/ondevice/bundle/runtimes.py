@@ -123,7 +123,7 @@ def open_runtime(
     library = index.contents.library
     offered = (library,) if library_row(library).builds_ahead else _ON_DEVICE
     if name is not None and name not in offered:
-        msg = f"the bundle {index.name!r} holds nothing that {name!r} runs"
+        msg = f"the bundle {index.name!r} has no files that {name!r} runs"
         raise UnsupportedError(msg, hint=f"It is for: {', '.join(offered)}.")
     if len(offered) == 1:
         return TrtRuntime(root, index, tell)
