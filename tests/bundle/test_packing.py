@@ -187,7 +187,7 @@ def test_an_edited_index_is_refused(archive, capsys):
         (lambda t: t["latency"].update(max_ratio=float("nan")), "nan"),
         (lambda t: t["latency"].update(max_ratio=float("inf")), "inf"),
         (lambda t: t["latency"].update(rounds=10**12), "1000000000000 rounds"),
-        (lambda t: t["checks"]["base"].update(buffers={"x": [1, 2, "float32"]}), "no cache"),
+        (lambda t: t["checks"]["base"].update(buffers={"x": [1, 2, "float32"]}), "not a cache"),
         (lambda t: t["checks"]["base"].update(refit="weights/a.bin"), "'base'"),
         (lambda t: t["latency"].update(feeds="../secret.npz"), "secret.npz"),
         (lambda t: t.update(format="zip"), "not the index"),

@@ -145,7 +145,7 @@ def test_a_link_in_place_of_the_folder_that_waits_is_not_followed(target, folder
     (elsewhere / "lora_export.json").write_bytes(NEW)
     (folder / WAITING).symlink_to(elsewhere)
     assert read_manifest(folder).files  # a reader finds nothing that waits
-    with pytest.raises(ExportDirectoryError, match="no folder"), edit_manifest(folder):
+    with pytest.raises(ExportDirectoryError, match="not a folder"), edit_manifest(folder):
         pass
     assert (elsewhere / "lora_export.json").read_bytes() == NEW
     assert (folder / WAITING).is_symlink()
