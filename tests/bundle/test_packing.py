@@ -220,7 +220,7 @@ def test_a_file_of_another_content_or_size_is_refused(archive, capsys):
     def other(data: bytes):
         return rewritten(archive, lambda m, d: (m, data if m.name == "plain/a.onnx" else d))
 
-    refused(capsys, other(b"grapH"), "a.onnx", "another SHA-256")
+    refused(capsys, other(b"grapH"), "a.onnx", "its SHA-256 differs")
     refused(capsys, other(b"graph and more"), "a.onnx", "14 bytes", "5")
 
 

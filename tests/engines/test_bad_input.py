@@ -141,7 +141,7 @@ def test_truncated_plan(export: Callable[[str], Path], monkeypatch: pytest.Monke
     plan.write_bytes(data[:-7])
     refused(root, "is truncated, or another's|bytes, its record says", 3)
     plan.write_bytes(data[:-7] + b"1234567")
-    refused(root, "another SHA-256", 3)
+    refused(root, "its SHA-256 differs", 3)
 
 
 def test_damaged_plan_whose_record_was_corrected(
