@@ -58,8 +58,9 @@ def hub_config(
     """
     task = tasks.by_name(subject.manifest.base.task)
     signature = read_signature(parse_onnx(list(graphs.values())[-1]))
-    last = signature.outputs[0].axes[-1]
-    width = last if task.label_parameters and isinstance(last, int) else None
+    last = signature.outputs[0].axes[-1:]  # a graph of the user may not say it
+    sizes = [size for size in last if isinstance(size, int)]
+    width = sizes[0] if task.label_parameters and sizes else None
     config = model_config(subject, files, width)
     config.pop(_CODE, None)
     if task.encoder_decoder:

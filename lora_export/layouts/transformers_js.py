@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.graph.forms.axis_names import with_axis_names
 from lora_export.graph.forms.wide_interface import with_float32_interface
+from lora_export.graph.spec import tasks
 from lora_export.layouts.companion_tables import companions
 from lora_export.layouts.description import Layout, PlacedGraph
 from lora_export.layouts.hub_files import hub_config, hub_files, note_on_tokenizer
@@ -81,8 +82,16 @@ def describe_transformers_js(subject: Subject) -> Layout:
             for name, graph in zip(names, graphs.values(), strict=True)
         ),
         placed,
-        notes=note_on_tokenizer(subject, placed),
+        notes=(*note_on_tokenizer(subject, placed), *_note_on_pooling(subject.manifest.base)),
     )
+
+
+def _note_on_pooling(base: BaseRecord) -> tuple[str, ...]:
+    """Return how embeddings are made of the token states, which the runtime reads nowhere."""
+    if not tasks.by_name(base.task).pooled:
+        return ()
+    what = f"embeddings are made by: {base.pooling}"
+    return (f"{what}; pass that to pipeline, or read the output sentence_embedding",)
 
 
 def _form(graph: bytes) -> bytes:
