@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.commands.inspect.describe_export import ExportReport
     from lora_export.commands.inspect.inspect_any import inspect
     from lora_export.commands.inspect.inspect_path import FitReport, PairReport
+    from lora_export.commands.layout import RuntimeLayout, layout
     from lora_export.commands.merge import Merge, merge_checkpoint, unmerge_checkpoint
     from lora_export.commands.outcome import Outcome, PackedBundle, Reports
     from lora_export.commands.recipe import Recipe, load_recipe
@@ -62,6 +63,7 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from lora_export.core.reports.parity_report import ParityReport
     from lora_export.core.reports.quantization_report import QuantizationReport
     from lora_export.latency.bench_report import BenchReport
+    from lora_export.layouts.write_layouts import WrittenLayout
     from lora_export.runtime.session import Session, open_export
     from lora_export.triton.repository import ModelRepository
 
@@ -105,6 +107,7 @@ __all__ = [
     "QuantizeSpec",
     "Recipe",
     "Reports",
+    "RuntimeLayout",
     "Session",
     "StorageError",
     "TiedParameterError",
@@ -112,11 +115,13 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "VerifySpec",
+    "WrittenLayout",
     "__version__",
     "add",
     "bench",
     "convert",
     "inspect",
+    "layout",
     "load_recipe",
     "merge_and_build",
     "merge_checkpoint",
@@ -138,6 +143,7 @@ _HOMES: Final = {
     "commands.inspect.describe_export": ("ExportReport",),
     "commands.inspect.inspect_any": ("inspect",),
     "commands.inspect.inspect_path": ("FitReport", "PairReport"),
+    "commands.layout": ("RuntimeLayout", "layout"),
     "commands.merge": ("Merge", "merge_checkpoint", "unmerge_checkpoint"),
     "commands.outcome": ("Outcome", "PackedBundle", "Reports"),
     "commands.recipe": ("Recipe", "load_recipe"),
@@ -163,6 +169,7 @@ _HOMES: Final = {
     "core.reports.parity_report": ("ParityReport",),
     "core.reports.quantization_report": ("QuantizationReport",),
     "latency.bench_report": ("BenchReport",),
+    "layouts.write_layouts": ("WrittenLayout",),
     "runtime.session": ("Session", "open_export"),
     "triton.repository": ("ModelRepository",),
 }  # fmt: skip

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 USER = ROOT / "tests/data/public_api/uses_everything.py"
 
 FUNCTIONS = {
-    "add", "bench", "convert", "inspect", "load_recipe", "merge_and_build", "merge_checkpoint",
-    "open_export", "remove", "unmerge_checkpoint", "verify",
+    "add", "bench", "convert", "inspect", "layout", "load_recipe", "merge_and_build",
+    "merge_checkpoint", "open_export", "remove", "unmerge_checkpoint", "verify",
 }  # fmt: skip
 ARGUMENTS = {
     "AdapterSpec", "BundleSpec", "CombineSpec", "LatencySpec", "Mode", "Progress",
@@ -32,7 +32,7 @@ RESULTS = {
     "AdapterReport", "BenchReport", "Benchmark", "CheckpointReport", "Converted", "ExportReport",
     "FidelityReport", "FitReport", "GraphReport", "LatencyReport", "Manifest", "Merge",
     "MergeRecord", "ModelRepository", "Outcome", "PackedBundle", "PairReport", "ParityReport",
-    "QuantizationReport", "Reports", "Session",
+    "QuantizationReport", "Reports", "RuntimeLayout", "Session", "WrittenLayout",
 }  # fmt: skip
 ERRORS = {
     "AdapterError", "BundleError", "CheckpointError", "ExportDirectoryError", "FixedLengthError",

@@ -37,6 +37,7 @@ def build(progress: lx.Progress) -> lx.Outcome:
         latency=lx.LatencySpec(max_ratio=1.1),
         bundle=lx.BundleSpec(enabled=False),
         triton=lx.TritonSpec(repository="models", max_batch_size=8),
+        layouts=["genai"],
         output="out",
     )
     outcome = lx.merge_and_build(recipe, progress, strict=True)
@@ -108,6 +109,13 @@ def convert() -> list[str]:
     """An adapter in another format."""
     done: lx.Converted = lx.convert("adapters/a", "a.onnx_adapter", to="onnx_adapter", scale=2.0)
     return [*done.files, done.format, f"{done.modules + done.saved}"]
+
+
+def lay_out() -> list[str]:
+    """An export for another runtime."""
+    done: lx.RuntimeLayout = lx.layout("out", "genai", "out-genai", adapter="sst2", replace=True)
+    one: lx.WrittenLayout = done.folders[0]
+    return [done.runtime, str(done.output), str(one.folder), *one.adapters, *one.files, *one.notes]
 
 
 def look(path: Path) -> int:
