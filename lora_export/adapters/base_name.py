@@ -93,8 +93,8 @@ def note_on_base(adapter: Adapter, base: str | None) -> str | None:
     if _core(named) == _core(given):
         return _note_on_revision(adapter, given, commit)
     return (
-        f"adapter {adapter.source!r} names the base {named!r}, and {given!r} is given: "
-        "that the shapes fit does not mean that it was trained on this base"
+        f"adapter {adapter.source!r} names the base {named!r}, and {given!r} is given; "
+        "matching shapes do not prove that it was trained on this base"
     )
 
 

@@ -82,7 +82,7 @@ class Archive:
                 raise BundleError(msg, hint=_AGAIN)
             yield name, self._blocks(name, member)
         if left:
-            msg = f"{self.where!r} lacks {min(left)!r}"
+            msg = f"{self.where!r} has no {min(left)!r}"
             raise BundleError(msg, hint=_AGAIN)
 
     def _blocks(self, name: str, member: Member) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ def note_on_named_folder(
         return None
     return (
         f"adapter {adapter.source!r} names the base {named!r}, and {base.source!r} differs from it "
-        f"({found[0]}): that the shapes fit does not mean that it was trained on this base"
+        f"({found[0]}); matching shapes do not prove that it was trained on this base"
     )
 
 

@@ -125,7 +125,7 @@ def test_a_member_that_comes_twice_is_refused(archive, capsys):
 
 def test_a_member_that_is_missing_is_refused(archive, capsys):
     path = rewritten(archive, lambda m, d: None if m.name == "plain/a.onnx" else (m, d))
-    refused(capsys, path, "lacks 'a.onnx'")
+    refused(capsys, path, "has no 'a.onnx'")
 
 
 def test_the_index_has_to_come_first(archive, capsys):

@@ -185,8 +185,8 @@ def _detect(opened: Opened) -> str:
         hint = f"These are PEFT's names: copy {CONFIG_NAME}, which PEFT writes beside them."
     else:
         hint = (
-            f"Known formats: {', '.join(FORMATS)}. A checkpoint that was saved merged holds no "
-            "adapter any more: give it as the base."
+            f"Known formats: {', '.join(FORMATS)}. A merged checkpoint has no adapter: "
+            "give it as the base."
         )
     raise AdapterError(msg, hint=hint)
 
