@@ -12,6 +12,7 @@ import pytest
 from tests.cli.exports import peft_model, report
 from tests.cli.running import call
 from tests.helpers.builds import build
+from tests.helpers.slow import nightly
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +174,7 @@ def scored(capsys, out, base, data, *flags):
     return {name: row["dataset"] for name, row in rows.items()}
 
 
-@pytest.mark.parametrize("mode", ["merged", "swappable", "batched"])
+@pytest.mark.parametrize("mode", nightly(["swappable", "merged", "batched"], but=1))
 def test_a_static_cache_scores_as_a_growing_one(capsys, tiny, tmp_path, mode):
     chance = random.Random(8)
     base = tiny.base("llama", "text-generation", tokenizer=True)
@@ -205,7 +206,7 @@ def test_texts_past_a_static_cache_are_cut_and_counted(capsys, tiny, tmp_path):
     assert scored(capsys, tmp_path / "out", base, data)["one"]["cut"] == 2
 
 
-@pytest.mark.parametrize("mode", ["swappable", "batched"])
+@pytest.mark.parametrize("mode", nightly(["batched", "swappable"], but=1))
 def test_adapters_of_one_graph_are_scored_each_with_its_own_names(capsys, tiny, tmp_path, mode):
     base = tiny.base("bert", tokenizer=True)
     adapters = {
