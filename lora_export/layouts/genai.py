@@ -130,31 +130,28 @@ def _packs(subject: Subject) -> dict[str, Path]:
 def _notes_on_texts(
     subject: Subject, placed: Mapping[str, Content], config: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield what a user has to know of tokenizer and batches.
+    """Yield what a user should know of the tokenizer, the dtype and batches.
 
-    In a batch the runtime puts what fills a row between the prompt and the answer, and masks it.
+    The runtime pads a prompt on the right, so that the padding lies between prompt and answer.
     """
     if _TOKENIZER not in placed:
-        yield (
-            f"there is no {_TOKENIZER}: the runtime takes token ids, and no texts, until one lies "
-            "in the directory"
-        )
+        yield f"the export has no {_TOKENIZER}: the runtime takes token ids, but no texts"
     if subject.manifest.base.dtype == "bfloat16":
-        yield "the graph computes in bfloat16, which the runtime has on GPUs and not on CPUs"
+        yield "the graph is bfloat16, which the runtime computes on GPUs only"
     if subject.manifest.base.logits == "last":
         yield (
-            "the graph returns the logits of the last position: the prompts of one batch need the "
-            "same number of tokens"
+            "the graph returns the logits of the last position only (--logits last): give the "
+            "prompts of one batch the same number of tokens"
         )
     elif _counts_padding(text_settings(config)):
         yield (
-            "the model counts what fills a row of a batch as distance: the prompts of one batch "
-            "need the same number of tokens to be answered as each alone is"
+            "padding changes the answers of this model (a sliding window, or ALiBi): give the "
+            "prompts of one batch the same number of tokens"
         )
 
 
 def _counts_padding(config: Mapping[str, Any]) -> bool:
-    """Whether attention depends on places in a row: windows, and the ALiBi of MPT."""
+    """Whether attention counts padding as distance: windows do, and the ALiBi of MPT."""
     window = config.get("sliding_window") and config.get("use_sliding_window", True)
     return bool(window) or config.get("model_type") in {"gpt_neo", "mpt"}
 
@@ -165,7 +162,7 @@ def _notes_on_packs(subject: Subject) -> tuple[str, ...]:
         return ()
     own = [name for name, each in subject.manifest.adapters.items() if each.companions is not None]
     return tuple(
-        f"adapter {name!r} has a tokenizer or settings of its own, and the directory has those of "
-        f"the base; --adapter {name} writes a directory with its own"
+        f"adapter {name!r} has its own tokenizer or settings, but the directory has those of the "
+        f"base; --adapter {name} writes a directory with its own"
         for name in own
     )

@@ -44,7 +44,7 @@ def require_place(output: Path, root: Path, *, replace: bool) -> None:
     """
     place, export = real_path(output), real_path(root)
     if place.is_relative_to(export) or export.is_relative_to(place):
-        msg = f"{str(output)!r} is not apart from the export {str(root)!r}"
+        msg = f"{str(output)!r} lies in the export {str(root)!r}, or contains it"
         raise UsageError(msg, hint=f"Choose another -o. {_KEPT}")
     if is_vacant(output):
         return

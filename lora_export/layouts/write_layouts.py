@@ -118,7 +118,9 @@ def write_layouts(
             tell.note(f"note: {note}")
         edited |= set(_edited(root, manifest, plan))
     for file in sorted(edited):
-        tell.note(f"note: {file} is not as the export was written with it; it is copied as it is")
+        tell.note(
+            f"note: {file} was edited after the export was written; the edited file is copied"
+        )
     tell.note(f"{total:,} bytes on disk for {runtime}")
     tell.start("checking the export")
     require_files(root, manifest, sorted(used), hashed=True)

@@ -147,7 +147,7 @@ def test_a_tokenizer_without_settings_gets_those_that_the_runtime_needs(decoders
     (export / "hf/tokenizer.json").unlink()
     described = describe_genai(Subject(export, subject.manifest, "a"))
     assert "tokenizer_config.json" not in described.files
-    assert "takes token ids" in described.notes[0]
+    assert "no tokenizer.json" in described.notes[0]
 
 
 def test_packs_with_a_tokenizer_of_their_own_are_named(decoders):
