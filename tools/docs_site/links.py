@@ -23,6 +23,7 @@ OUTSIDE: Final[Mapping[str, str]] = {
     "recipes/jetson-minilm/README.md": "recipes/jetson-minilm.md",
     "recipes/jetson-roberta-refit/README.md": "recipes/jetson-roberta-refit.md",
     "recipes/minilm-intents/README.md": "recipes/minilm-intents.md",
+    "tests/cli/golden/messages.md": "messages.md",
 }
 """Pages of the repository outside of ``docs``, and where the site has them."""
 
