@@ -47,11 +47,18 @@ def wanted_of(case, job):
     return wanted
 
 
+def without_start(case, result):
+    """Return a result without the first token of decoding, which torch leaves out of speech."""
+    if case.task == "automatic-speech-recognition" and "tokens" in result:
+        return {**result, "tokens": [row[1:] for row in result["tokens"]]}
+    return result
+
+
 def compared(cases, run_node, folder):
     jobs = [job_in(case, folder / str(at)) for at, case in enumerate(cases)]
     results = run_node(SCRIPT, jobs)
     for case, job, result in zip(cases, jobs, results, strict=True):
-        require_same(result, wanted_of(case, job))
+        require_same(without_start(case, result), wanted_of(case, job))
     return results
 
 
@@ -96,7 +103,7 @@ def test_each_family_is_what_torch_computes_or_is_refused(family, task, run_node
     except UnsupportedError as error:
         pytest.skip(f"refused: {error}")
     (result,) = run_node(SCRIPT, [job])
-    require_same(result, wanted_of(case, job))
+    require_same(without_start(case, result), wanted_of(case, job))
 
 
 def test_the_table_of_model_types_is_that_of_the_installed_runtime(run_node):
