@@ -90,7 +90,7 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 	    -c constraints.txt $(PIP_ARGS) 'tritonclient[http]'
 	LORA_EXPORT_TRITON=$(TRITON) $(BIN)/python -m pytest tests/end_to_end/triton
 
-test-clients: env $(RUNTIMES:%=$(CLIENTS)/%/.installed) ## run what layout writes in the real runtimes (each in its own environment)
+test-clients: env model $(RUNTIMES:%=$(CLIENTS)/%/.installed) ## run what layout writes in the real runtimes (each in its own environment)
 	LORA_EXPORT_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m '$(CLIENTS_TESTS)' $(CLIENTS_ARGS) tests/end_to_end/clients
 
 # With the build of torch that .venv has: where pip finds CPU builds, not the libraries of CUDA.
