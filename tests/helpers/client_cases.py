@@ -107,10 +107,11 @@ def job_of(case: Case, folder: Path) -> dict[str, Any]:
     job: dict[str, Any] = {"folder": str(folder), "task": case.task, "new_tokens": COUNT}
     inputs = tasks.by_name(case.task).inputs
     random = np.random.default_rng(0)
+    config = json.loads((case.base / "config.json").read_text())
     if "pixel_values" in inputs:
-        return {**job, "arrays": {"pixel_values": random.standard_normal((2, 3, 24, 24)).tolist()}}
+        shape = (2, 3, *[config.get("image_size", 24)] * 2)
+        return {**job, "arrays": {"pixel_values": random.standard_normal(shape).tolist()}}
     if "input_features" in inputs:
-        config = json.loads((case.base / "config.json").read_text())
         shape = (1, config["num_mel_bins"], 2 * config["max_source_positions"])
         return {**job, "arrays": {"input_features": random.standard_normal(shape).tolist()}}
     return {**job, "texts": list(TEXTS)}
