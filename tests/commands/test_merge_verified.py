@@ -150,7 +150,7 @@ def test_what_does_not_fit_stays_unverified(decoder, tmp_path, capsys, monkeypat
     monkeypatch.setattr(comparison, "available_bytes", lambda: 1000)
     result = merge(capsys, *decoder, tmp_path / "out")
     assert result.code == 0
-    assert result.out.splitlines()[-1].lstrip().startswith("unverified: the comparison needs about")
+    assert result.out.startswith(f"{tmp_path / 'out'}: unverified: the comparison needs about")
     found = read_record(tmp_path / "out").verification
     assert (found.verdict, found.relative_l2) == ("unverified", None)
     strict = merge(capsys, *decoder, tmp_path / "strict", "--strict")
@@ -177,13 +177,13 @@ def test_without_torch_it_is_refused(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_flag_the_record_and_the_last_line_say_so(tmp_path, capsys) -> None:
+def test_without_the_flag_the_record_and_the_first_line_say_so(tmp_path, capsys) -> None:
     base, adapter = save_checkpoint(tmp_path / "b"), save_adapter(tmp_path / "a")
     out = tmp_path / "out"
     result = call(capsys, "merge", "--base", base, "--adapter", adapter, "--out", out)
-    last = result.out.splitlines()[-1]
-    assert "unverified" in last
-    assert "lora-export merge … --verify" in last
+    first = result.out.splitlines()[0]
+    assert "unverified" in first
+    assert "merge with --verify to compare" in first
     assert read_record(out).verification.verdict == "unverified"
     path = out / RECORD_NAME
     old = json.loads(path.read_text())

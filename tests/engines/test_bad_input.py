@@ -257,7 +257,7 @@ def test_manifest_that_was_edited(
     (root / "lora_export.json").write_text(json.dumps({**table, "files": files}))
     result = call(capsys, "build", root, "--target", TARGET, "--graph", "one")
     assert result.code == 3
-    assert "'weights/one.safetensors' is not what the manifest says" in result.message
+    assert "'weights/one.safetensors' does not match the manifest" in result.message
     assert not (root / "engines").exists()
 
 

@@ -77,7 +77,7 @@ def test_versions():
     for wrong in ("", "10", "ten", "10.x", "10.3;", "../10.3"):
         with pytest.raises(UsageError, match="is not a version of TensorRT"):
             version_of(wrong)
-    with pytest.raises(UnsupportedError, match="older than what is known"):
+    with pytest.raises(UnsupportedError, match="older than the oldest supported"):
         version_of("8.6.1")
 
 

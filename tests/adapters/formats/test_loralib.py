@@ -147,7 +147,7 @@ def test_one_saved_merged_is_not_recognised(tmp_path):
     path = save(tmp_path / "x.pt", torch.nn.Linear(3, 2), full=True)
     with pytest.raises(AdapterError, match="no known adapter format") as error:
         read(path)
-    assert "saved merged" in str(error.value)
+    assert "A merged checkpoint" in str(error.value)
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

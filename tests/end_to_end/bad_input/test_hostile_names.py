@@ -183,7 +183,8 @@ def test_remove_shows_the_texts_of_the_manifest_escaped(
     done = call(capsys, "remove", export, "a")
     _require_clean(done.out + done.err)
     assert done.code == 0
-    assert done.out.startswith(f"{tmp_path}/ex\\x1bport: {SHOWN}")
+    assert done.out.startswith(f"{tmp_path}/ex\\x1bport: ")
+    assert f"\n  {SHOWN}" in done.out
 
 
 def test_the_pages_hold_nothing_hidden(capsys: pytest.CaptureFixture[str], hostile: Path) -> None:
