@@ -34,23 +34,35 @@ _OWN: Final = (
 """Types that it calls as transformers does."""
 
 _OTHERS: Final = (
+    "apertus",
+    "arcee",
     "bloom",
+    "codegen",
+    "cohere",
     "cohere2",
     "falcon",
+    "glm",
     "glm4",
     "gpt2",
     "gpt_bigcode",
     "gpt_neo",
     "gpt_neox",
     "gptj",
+    "granitemoe",
+    "helium",
     "mixtral",
     "mpt",
     "olmo2",
+    "olmo3",
     "olmoe",
     "opt",
+    "persimmon",
+    "qwen2_moe",
     "qwen3_moe",
+    "seed_oss",
     "stablelm",
     "starcoder2",
+    "xglm",
 )
 """Types without a name of their own there that were tried as `_ANY`; that of GPT-2 there is for
 keys and values in one tensor."""
