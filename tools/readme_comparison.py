@@ -40,7 +40,10 @@ def table() -> str:
     rows = json.loads(_RESULTS.read_text("utf-8"))["rows"]
     lines = [f"| | {' | '.join(_WORKS.values())} |", "|---|---|---|---|"]
     for tool, title in _TOOLS.items():
-        cells = [_cell(rows.get(f"{work}:{tool}")) for work in _WORKS]
+        found = [rows.get(f"{work}:{tool}") for work in _WORKS]
+        if not any(found):
+            continue  # not measured yet
+        cells = [_cell(row) for row in found]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
