@@ -32,7 +32,9 @@ _TARGET = re.compile(
 )
 """The name as a requirement: not a path, a module, a file or an image."""
 
-_WITH_EXTRA = re.compile(rf"(?<![\w./\\]){_NAME}\s?\[(?!\.)[a-z][\w, -]*\]", re.IGNORECASE)
+_WITH_EXTRA = re.compile(
+    rf"(?<![\w./\\]){_NAME}\s?\[(?!\.|OPTIONS\])[a-z][\w, -]*\]", re.IGNORECASE
+)
 _REQUIREMENT_LINE = re.compile(
     rf"^\s*-?\s*[{_QUOTES}]?{_NAME}(?:\[[\w, -]*\])?\s*(?:[=~<>!]=|@ )", re.IGNORECASE
 )
