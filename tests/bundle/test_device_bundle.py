@@ -83,7 +83,7 @@ def test_a_failed_graph_does_not_travel(exports, tmp_path, capsys):
     out = tmp_path / "b.tar"
     result = call(capsys, "bundle", export, "--target", TARGET, "-o", out)
     assert result.code == 5
-    assert "one failed" in result.message
+    assert "the verification failed: one" in result.message
     assert not out.exists()
     for more in (("--adapter", "two"), ("--allow-failed", "--replace")):
         assert call(capsys, "bundle", export, "--target", TARGET, "-o", out, *more).code == 0
