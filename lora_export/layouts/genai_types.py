@@ -36,6 +36,7 @@ _OWN: Final = (
 _OTHERS: Final = (
     "apertus",
     "arcee",
+    "biogpt",
     "bloom",
     "codegen",
     "cohere",
@@ -47,6 +48,7 @@ _OTHERS: Final = (
     "gpt_bigcode",
     "gpt_neo",
     "gpt_neox",
+    "gpt_neox_japanese",
     "gptj",
     "granitemoe",
     "helium",

@@ -319,7 +319,7 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
         (["--way", "merged"], 4, "cannot be served merged"),
         (["--backend", "tensorrt", "--way", "swappable"], 2, "is of the Python backend"),
         (["--cache-bytes", "10"], 2, "cache_bytes is 10"),
-        (["--max-batch-size", "0"], 2, "max_batch_size"),
+        (["--max-batch-size", "0"], 2, "--max-batch-size"),
         (["--versions", "new"], 2, "--versions"),
         (["--versions", "1,3"], 2, "version 1 is written"),
         (["--resource", "R"], 2, "NAME=COUNT"),
