@@ -1,4 +1,4 @@
-"""What quantized graphs of the two trained recipes compute; prints JSON, for `quantized_peers.py`.
+"""KL, changed answers and accuracy of quantized graphs; prints JSON, for `quantized_peers.py`.
 
 Usage: _quantized_outputs.py intents|python HF_FOLDER FLOAT.onnx NAME=GRAPH.onnx ...
 

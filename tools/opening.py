@@ -31,6 +31,7 @@ ALLOWED: Final = {
     "ondevice/bundle/device_report.py": "it reads the board's name, a file of the kernel",
     "bundle/program.py": "it reads the package's own modules",
     "engines/parser_table.py": "it reads the package's own data",
+    "layouts/model_types.py": "it reads the package's own data",
     "triton/python_models.py": "it reads the package's own modules",
     "triton/serving/index.py": "it is copied to the server by itself, and refuses pipes itself",
     "triton/serving/tensors.py": "it is copied to the server by itself, and refuses pipes itself",
