@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from lora_export.core.errors import UsageError
+from lora_export.core.errors import LoraExportError, UnsupportedError, UsageError
 from lora_export.core.suggestions import did_you_mean
 from lora_export.core.targets import PRECISIONS, TARGETS
 from lora_export.graph.spec.tasks import OTHER_NAMES, TASKS
@@ -40,12 +40,19 @@ class Word(WordType):
         name: What the words are: ``target``.
         choices: The words that help and completion show.
         also: Other spellings, each with the word that it means.
+        error: The class of the error for another word, the one of the same word in a recipe.
     """
 
     def __init__(
-        self, name: str, choices: Iterable[str], also: Mapping[str, str] | None = None
+        self,
+        name: str,
+        choices: Iterable[str],
+        also: Mapping[str, str] | None = None,
+        *,
+        error: type[LoraExportError] = UsageError,
     ) -> None:
         self.name = name
+        self._error = error
         self.choices = tuple(choices)
         self._also = dict(also or {})
 
@@ -61,7 +68,7 @@ class Word(WordType):
             return text
         if text not in self._also:
             msg = f"unknown {self.name} {text!r}"
-            raise UsageError(msg, hint=did_you_mean(text, self.choices))
+            raise self._error(msg, hint=did_you_mean(text, self.choices))
         return self._also[text]
 
     def shell_complete(
@@ -82,7 +89,7 @@ TARGET: Final = Word("target", TARGETS)
 DEVICE: Final = Word("target", _ENGINES, {name: name for name in TARGETS if name not in _ENGINES})
 """A target that engines are built for; for another one the command says why there is none."""
 TASK: Final = Word("task", TASKS, OTHER_NAMES)
-DTYPE: Final = Word("dtype", PRECISIONS.values(), {**_DTYPES, **_TORCH})
+DTYPE: Final = Word("dtype", PRECISIONS.values(), {**_DTYPES, **_TORCH}, error=UnsupportedError)
 PRECISION: Final = Word("precision", PRECISIONS, {d: p for p, d in PRECISIONS.items()})
 ADAPTER_FORMAT: Final = Word(
     "adapter format", ("peft", "loralib", "kohya", "mlx", "gguf", "torchtune")

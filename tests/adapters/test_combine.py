@@ -319,8 +319,8 @@ def test_magnitudes_and_rows_are_refused():
         (Combination("ties"), "needs a density"),
         (Combination("ties", density=0.0), "needs a density"),
         (Combination("dare_linear", density=1.5), "needs a density"),
-        (Combination("cat", rank=3), "rank 3 cannot be given"),
-        (Combination("svd", rank=0), "rank 0 cannot be given"),
+        (Combination("cat", rank=3), "'cat' takes no rank 3"),
+        (Combination("svd", rank=0), "'svd' takes no rank 0"),
     ],
 )
 def test_wrong_requests_are_usage_errors(how, text):

@@ -213,12 +213,21 @@ def _broken(case: Case) -> Iterator[None]:
     }
     if case.kind in patched:
         target, error = patched[case.kind]
-        with mock.patch(target, side_effect=error):
+        with _without_cached_graphs(), mock.patch(target, side_effect=error):
             yield
     elif case.kind == "MissingRuntimeError":
-        with mock.patch("importlib.util.find_spec", return_value=None):
+        with _without_cached_graphs(), mock.patch("importlib.util.find_spec", return_value=None):
             yield
     else:
+        yield
+
+
+@contextlib.contextmanager
+def _without_cached_graphs() -> Iterator[None]:
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        mock.patch.dict(os.environ, {"LORA_EXPORT_CACHE": empty}),
+    ):
         yield
 
 

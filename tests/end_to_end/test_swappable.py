@@ -288,7 +288,7 @@ def test_a_pack_of_another_base_is_refused(root):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "merged", "lora_modules": ["query"]}, "lora_modules"),
+        ({"mode": "merged", "lora_modules": ["query"]}, "--lora-modules"),
         ({"mode": "swappable", "adapters": []}, "adapters"),
         ({"mode": "swappable", "lora_modules": ["nowhere"]}, "nowhere"),
     ],
