@@ -170,6 +170,7 @@ def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=2, help="repetitions (2)")
     for name in ("genai", "olive"):
         parser.add_argument(f"--{name}-python", type=Path, help=f"made from peers-{name}.txt")
+    parser.add_argument("--peers-python", type=Path, help="not used: these peers are others")
     parser.add_argument("--work-dir", type=Path, help="where checkpoints and graphs go (build/)")
     parser.add_argument("--output", type=Path, default=_measure.RESULTS / f"{CLAIM}.json")
     return parser.parse_args(words)

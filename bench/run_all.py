@@ -38,6 +38,7 @@ CLAIMS: Final = (
     "quantize_kernel",
     "quantization_survival",
     "quantized_export",
+    "quantized_peers",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}

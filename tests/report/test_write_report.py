@@ -93,7 +93,7 @@ def test_a_report_that_is_not_the_manifests_is_left_out_and_named(export):
     (export / "reports/latency.json").write_text('{"graphs": {"x": {}}}')
     write_report(export)
     text = (export / REPORT_HTML).read_text()
-    assert "reports/latency.json is not the file" in text
+    assert "reports/latency.json does not match the manifest" in text
     assert "1.160" not in text
 
 
