@@ -147,7 +147,7 @@ def test_what_does_not_go_with_an_export_is_refused(tiny, tmp_path, capsys) -> N
     out = tmp_path / "x.onnx_adapter"
     convert = ("adapter", "convert", adapter, "--export", root, "--out", out, "--to")
     for code, arguments, message in (
-        (2, ["peft"], "--to peft makes none"),
+        (2, ["peft"], "--export needs --to onnx_adapter"),
         (2, ["onnx_adapter", "--base", base], "--base"),
         (2, ["onnx_adapter", "--dtype", "float16"], "--dtype 'float16'"),
         (4, ["onnx_adapter"], "has no swappable graph"),

@@ -130,6 +130,6 @@ def test_what_is_not_named_keeps_its_verdict(tiny, tmp_path: Path, capsys, mode:
         "lora_export.json": "",
     }
     text = call(capsys, "verify", root, "--only", "base", "--quiet").out
-    assert "not verified now, as it was recorded: one, two" in text
+    assert "not compared in this run: one, two" in text
     assert "parity of base" in text
     assert "parity of one" not in text
