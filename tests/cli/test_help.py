@@ -92,7 +92,6 @@ def test_out_base_and_dtype_have_their_other_names(name: str) -> None:
         (["export", "--target", "jetson-oren"], "Did you mean 'jetson-orin'? Known: onnxr"),
         (["export", "--target", "foo"], "unknown target 'foo'\nKnown: onnxruntime-cpu"),
         (["export", "--task", "text-clasification"], "Did you mean 'text-classification'?"),
-        (["export", "--dtype", "floot16"], "Did you mean 'float16'?"),
         (["merge", "--base", "b", "-o", "x", "--combine", "tie"], "Did you mean 'ties'?"),
         (["verify", "out", "--metric", "acuracy"], "Did you mean 'accuracy'?"),
     ],
@@ -104,6 +103,12 @@ def test_a_misspelling_is_an_error_that_suggests_what_is_close(
     result = call(capsys, *arguments)
     assert result.code == 2
     assert message in result.message
+
+
+def test_an_unknown_dtype_is_unsupported_as_in_a_recipe(capsys) -> None:
+    result = call(capsys, "export", "--dtype", "floot16")
+    assert result.code == 4
+    assert "Did you mean 'float16'?" in result.message
 
 
 @pytest.mark.parametrize(
