@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from lora_export.core.errors import ExportDirectoryError
+from lora_export.graph.spec.external_values import place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
@@ -88,13 +89,7 @@ def gather_values(onnx_bytes: bytes, data_name: str) -> GatheredGraph:
             start = _aligned(end, length)
             piece = pieces[location, offset, length] = Piece(location, offset, length, start)
             end = start + length
-        del tensor.external_data[:]
-        for key, value in (
-            ("location", data_name),
-            ("offset", piece.start_bytes),
-            ("length", piece.length_bytes),
-        ):
-            tensor.external_data.add(key=key, value=str(value))
+        place_outside(tensor, data_name, piece.start_bytes, piece.length_bytes)
     written: bytes = model.SerializeToString(deterministic=True)
     return GatheredGraph(written, tuple(pieces.values()), end)
 

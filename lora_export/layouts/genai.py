@@ -28,6 +28,7 @@ from lora_export.layouts.companion_tables import (
 from lora_export.layouts.description import Layout, PlacedGraph
 from lora_export.layouts.genai_config import genai_config
 from lora_export.layouts.genai_types import genai_type
+from lora_export.layouts.requirements import require_growing_cache
 from lora_export.weights.companion_files import CONFIG, GENERATION_CONFIG
 
 if TYPE_CHECKING:
@@ -63,14 +64,7 @@ def require_genai(kind: ExportKind) -> None:
         what = "an encoder and a decoder" if pair else "no decoder"
         msg = f"onnxruntime-genai writes text with a decoder; an export for {kind.task} is {what}"
         raise UnsupportedError(msg, hint=f"It takes exports for {_TASK}.")
-    if not kind.cache:
-        msg = (
-            "onnxruntime-genai needs keys and values as inputs and outputs; the graph has no cache"
-        )
-        raise UnsupportedError(msg, hint="Export it without --no-cache.")
-    if kind.cache_length is not None:
-        msg = f"onnxruntime-genai cannot run a static cache (of {kind.cache_length} positions)"
-        raise UnsupportedError(msg, hint="Export it without --cache-length: the cache then grows.")
+    require_growing_cache(kind, "onnxruntime-genai")
     genai_type(kind.model_type)
 
 

@@ -36,7 +36,7 @@ __all__ = ["hub_config", "hub_files", "note_on_tokenizer"]
 _PROCESSOR: Final = "processor_config.json"
 _PREPROCESSOR: Final = "preprocessor_config.json"
 _EXTRACTORS: Final = ("feature_extractor", "image_processor")
-"""What `_PROCESSOR` has in version 5, and `_PREPROCESSOR` before."""
+"""The sections of `_PROCESSOR` in version 5; version 4 has them in `_PREPROCESSOR`."""
 _CODE: Final = "auto_map"
 """Names of classes in a checkpoint's own code, which a directory with a graph does not have."""
 _TOKENIZER: Final = "tokenizer.json"

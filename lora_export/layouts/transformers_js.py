@@ -43,8 +43,8 @@ _DTYPES: Final = {
     ("int4", "float32"): ("q4", "_q4"),
     ("int4", _HALF): ("q4f16", "_q4f16"),
 }
-"""What the weights are quantized to and the dtype of the rest: the runtime's name for it, and how
-the names of its graphs end."""
+"""Scheme of the weights and dtype of the rest → the runtime's name for both, and the end of its
+graphs' names."""
 
 
 def require_transformers_js(kind: ExportKind) -> None:

@@ -9,12 +9,13 @@ any graph.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import onnx
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.graph.adapters.swappable_graph import LABELS_AXIS
+from lora_export.graph.spec.external_values import place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.template import Placement
 
 __all__ = ["bake_adapter"]
-
-_EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 
 
 def bake_adapter(
@@ -54,7 +53,14 @@ def bake_adapter(
         placement = placements.get(each.name)
         if placement is not None:
             _require_dtype(defaults[each.name], dtypes[each.name])
-            _point(defaults[each.name], placement)
+            place_outside(
+                defaults[each.name],
+                placement.location,
+                placement.offset_bytes,
+                placement.length_bytes,
+            )
+            if placement.shape is not None:
+                defaults[each.name].dims[:] = placement.shape
         for axis, size in zip(
             each.type.tensor_type.shape.dim, defaults[each.name].dims, strict=True
         ):
@@ -76,20 +82,3 @@ def _require_dtype(tensor: onnx.TensorProto, dtype: int) -> None:
         raise ExportDirectoryError(
             msg, hint="Make its pack again: lora-export add EXPORT --replace"
         )
-
-
-def _point(tensor: onnx.TensorProto, placement: Placement) -> None:
-    """Point an initializer at a value in another file; mutates it."""
-    tensor.ClearField("raw_data")
-    for kept in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-        tensor.ClearField(kept)
-    tensor.data_location = _EXTERNAL
-    del tensor.external_data[:]
-    for key, value in (
-        ("location", placement.location),
-        ("offset", placement.offset_bytes),
-        ("length", placement.length_bytes),
-    ):
-        tensor.external_data.add(key=key, value=str(value))
-    if placement.shape is not None:
-        tensor.dims[:] = placement.shape

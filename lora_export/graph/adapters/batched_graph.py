@@ -40,6 +40,7 @@ from lora_export.graph.quantize.quantized_graph import (
     join_readers,
     separate_readers,
 )
+from lora_export.graph.spec.external_values import place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.judge.preset_runner import ADAPTER_IDS
 
@@ -334,13 +335,7 @@ class _Rewriting:
         if name not in self._added:
             place = self._stacks.places[name]
             tensor = TensorProto(name=name, data_type=dtype, dims=shape)
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (
-                ("location", place.location),
-                ("offset", place.offset_bytes),
-                ("length", place.length_bytes),
-            ):
-                tensor.external_data.add(key=key, value=str(value))
+            place_outside(tensor, place.location, place.offset_bytes, place.length_bytes)
             self._added[name] = tensor
         return name
 

@@ -15,6 +15,7 @@ import onnx
 
 from lora_export.core.errors import ExportDirectoryError, InputError
 from lora_export.graph.foreign.soundness import structural_problem
+from lora_export.graph.spec.external_values import place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.file_opening import open_descriptor, reason_of
 
@@ -155,9 +156,8 @@ def _without_weights(reader: _Reader, position: int, end: int, kind: Any, depth:
 
 def _placed_here(offset: int, length: int) -> bytes:
     """Return the fields that say where a tensor's bytes are, to be added to its message."""
-    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", HERE), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
+    tensor = onnx.TensorProto()
+    place_outside(tensor, HERE, offset, length)
     fields: bytes = tensor.SerializeToString()
     return fields
 

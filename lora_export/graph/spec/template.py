@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
 from lora_export.core.quantization import Quantized, stored_name
+from lora_export.graph.spec.external_values import place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.output_width import set_output_width
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["GraphTemplate", "Placement", "place", "place_pair"]
-
-_EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 
 
 @dataclass(frozen=True)
@@ -163,14 +160,9 @@ def _placed(
         if placement is None:
             continue
         missing.discard(name)
-        initializer.data_location = _EXTERNAL
-        del initializer.external_data[:]
-        for key, value in (
-            ("location", placement.location),
-            ("offset", placement.offset_bytes),
-            ("length", placement.length_bytes),
-        ):
-            initializer.external_data.add(key=key, value=str(value))
+        place_outside(
+            initializer, placement.location, placement.offset_bytes, placement.length_bytes
+        )
         if placement.shape is not None:
             for old, new in zip(initializer.dims, placement.shape, strict=True):
                 if old != new:
