@@ -25,19 +25,17 @@ def labelled_sentences() -> tuple[list[str], Any]:
     return [row["text"] for row in rows], np.array([names.index(row["label"]) for row in rows])
 
 
-def python_modules(folder: Path, count: int = 64, length: int | None = None) -> list[list[int]]:
+def python_modules(folder: Path, count: int = 64) -> list[list[int]]:
     """Return rows of tokens from modules of the standard library that were held out.
 
     Args:
         folder: Where tokenizer.json and config.json of gpt2-python's base are.
-        count: How many rows.
-        length: Their length; the model's context.
+        count: How many rows; each is as long as the model's context.
     """
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    if length is None:
-        length = json.loads((folder / "config.json").read_text("utf-8"))["n_positions"]
+    length = json.loads((folder / "config.json").read_text("utf-8"))["n_positions"]
     rows: list[list[int]] = []
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::HELD_OUT_EVERY]:
         ids = tokenizer(path.read_text("utf-8")[:_CHARACTERS])["input_ids"]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 from _peer_quantizers import PEERS, peer_values
+from _peer_texts import python_modules
 
 from lora_export.weights.quantization import blocks
 from lora_export.weights.quantization.methods import METHODS
@@ -27,7 +28,6 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SCHEMES: Final = ((4, 16), (4, 32), (4, 64), (8, 32))
 PEER_SCHEME: Final = (4, 32)
 LAYERS: Final = ("Conv1D", "Linear")
-HELD_OUT_EVERY: Final = 12  # as in recipes/gpt2-python/train.py
 
 
 def main() -> None:
@@ -114,20 +114,12 @@ def round_weights(layers: Any, bits: int, block_size: int, method: str) -> float
 
 def decoder() -> tuple[Any, Any]:
     """Return gpt2-python's base, and a run over modules that it was not trained on."""
-    import sysconfig
-
     import torch
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import GPT2LMHeadModel
 
     folder = ROOT / "recipes" / "gpt2-python" / "base"
     model = GPT2LMHeadModel.from_pretrained(folder).eval()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::HELD_OUT_EVERY]
-    length, rows = model.config.n_positions, []
-    for path in modules:
-        ids = tokenizer(path.read_text("utf-8")[:8000])["input_ids"]
-        rows += [ids[at : at + length] for at in range(0, len(ids) - length, length)]
-    batch = torch.tensor(rows[:64])
+    batch = torch.tensor(python_modules(folder))
     return model, lambda: torch.log_softmax(model(batch).logits.double(), -1)
 
 

@@ -1,4 +1,4 @@
-"""What the documentation tells people to type is run, and prints what the documentation shows.
+"""Commands of the documentation are run, and print what the documentation shows.
 
 Each page is run from top to bottom in a folder of its own, with a HOME of its own, without
 credentials and without a network. The folder has what the pages name: the recipes, the checkpoint

@@ -1,4 +1,4 @@
-"""What optimum, sentence-transformers and transformers.js get, and what they cannot run."""
+"""Layouts for optimum, sentence-transformers and transformers.js: files, names, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not a regular file in an export is named at once, by every command that reads it."""
+"""Pipes, links and folders in an export are named at once, by every command that reads it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.client_cases import Case, make_case
+from tests.helpers.servers import mark_below
 from tools.fetch_npm_client import node
 
 if TYPE_CHECKING:
@@ -22,13 +23,8 @@ collect_ignore = ["scripts"]  # they run in the runtimes' environments
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.clients)
-            item.add_marker(pytest.mark.xdist_group("clients"))
-            if HOME is None:
-                item.add_marker(pytest.mark.skip(reason="needs the runtimes: make test-clients"))
+    absent = "needs the runtimes: make test-clients" if HOME is None else None
+    mark_below(Path(__file__).parent, items, "clients", absent=absent)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.servers import mark_below
 from tests.helpers.triton import served_exports
 
 if TYPE_CHECKING:
@@ -17,13 +18,8 @@ HOME = os.environ.get("LORA_EXPORT_TRITON")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.triton)
-            item.add_marker(pytest.mark.xdist_group("triton"))
-            if HOME is None:
-                item.add_marker(pytest.mark.skip(reason="needs the server: make test-triton"))
+    absent = "needs the server: make test-triton" if HOME is None else None
+    mark_below(Path(__file__).parent, items, "triton", absent=absent)
 
 
 @pytest.fixture(scope="session")
