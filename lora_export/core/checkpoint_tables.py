@@ -49,6 +49,7 @@ _SECTIONS: Final = (
 _DEPTH_LIMIT: Final = 8
 _NAME_LIMIT_BYTES: Final = 255
 _LENGTH_LIMIT: Final = 1 << 26
+_DIGITS_LIMIT: Final = 9
 _ROPE_LENGTH: Final = "original_max_position_embeddings"
 
 _Identifier = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
@@ -97,7 +98,17 @@ def _is_name(name: str) -> bool:
     return is_file_name(name) and "\0" not in name and len(name.encode()) <= _NAME_LIMIT_BYTES
 
 
+def _is_numbered(table: dict[str, Any]) -> dict[str, Any]:
+    """Require that the keys are the numbers of classes, as transformers reads them."""
+    for key in table:
+        if not (key.isascii() and key.isdecimal() and len(key) <= _DIGITS_LIMIT):
+            msg = f"{shown(key)} is not the number of a class"
+            raise ValueError(msg)
+    return table
+
+
 _Rope = Annotated[dict[str, Any], AfterValidator(_is_rope)]
+_Labels = Annotated[dict[str, Any], AfterValidator(_is_numbered)]
 
 
 class _Config(Table):
@@ -125,7 +136,7 @@ class _Config(Table):
     decoder_start_token_id: _Identifiers | None = Field(None, description=_IDS)
     eos_token_id: _Identifiers | None = Field(None, description=_IDS)
     forced_bos_token_id: _Identifiers | None = Field(None, description=_IDS)
-    id2label: dict[str, Any] | None = Field(None, description="a table of names by number")
+    id2label: _Labels | None = Field(None, description="a table of names by number")
     text_config: dict[str, Any] | None = Field(None, description="a table")
 
 

@@ -64,17 +64,26 @@ def parse_json(data: bytes) -> Any:
     """Return the JSON value in `data`, which others have written.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, is nested more than 100 deep, or holds half a character
-            (a lone surrogate), which can be neither printed nor written.
+        ValueError: It is not JSON in UTF-8, is nested more than 100 deep, holds NaN, or holds half
+            a character (a lone surrogate), which can be neither printed nor written. ``Infinity``
+            is read: transformers writes it into configs (``time_step_limit`` of Mamba 2).
         RecursionError: It is nested deeper than Python can read.
     """
-    value = json.loads(data.decode("utf-8"))
+    value = json.loads(data.decode("utf-8"), parse_constant=_constant)
     if _is_deep(value):
         msg = f"it is nested more than {_DEPTH_LIMIT} levels deep"
         raise ValueError(msg)
     if _HALF.search(data):
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises a kind of ValueError
     return value
+
+
+def _constant(text: str) -> float:
+    """Return the value of ``Infinity`` or ``-Infinity``; `json` reads NaN too."""
+    if text == "NaN":
+        msg = "it holds NaN, which is not a number"
+        raise ValueError(msg)
+    return float(text)
 
 
 def _is_deep(value: Any) -> bool:

@@ -144,6 +144,13 @@ def test_a_section_is_named_with_its_setting() -> None:
     assert message.startswith("text_config in 'x' has the vocab_size '10'; it must be a size")
 
 
+@pytest.mark.parametrize("key", ["9" * 5_000, "", "-1", "1.5", "one", "²", "٣"])
+def test_classes_have_numbers_that_transformers_reads(key: str) -> None:
+    message = _refusal("config.json", {**CONFIG, "id2label": {"0": "a", key: "b"}})
+    assert "is not the number of a class" in message
+    assert len(message) < 400
+
+
 @pytest.mark.parametrize(
     "name",
     ["../a", "/etc/passwd", "a/b", "", ".", "..", "a\0b", "x" * 256, "é" * 128, None, 5, ["a"], {}],

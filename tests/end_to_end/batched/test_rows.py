@@ -62,7 +62,7 @@ def test_the_verification_covers_every_row_and_their_mixing(built):
             ("gpt2", "text-generation", {"target_modules": ["c_attn", "c_fc"], "use_dora": True}),
             ("llama", TASK, {}),
         ],
-        slow=3,
+        slow=2,
     ),
     ids=["dora", "embedding", "tokens", "llama", "biases", "distilbert", "conv1d", "llama-score"],
 )

@@ -55,7 +55,7 @@ def require_survival(outcome: Any, least: float) -> None:
                 assert own.loss.exact_gain == pytest.approx(1, abs=0.15), name
 
 
-@pytest.mark.parametrize("kind", nightly(KINDS, but=4))
+@pytest.mark.parametrize("kind", nightly(KINDS, but=2))
 def test_an_adapter_of_each_kind(tiny: TinyModels, tmp_path: Path, kind: str) -> None:
     model, task, mode, settings = KINDS[kind]
     base = tiny.base(model, task)

@@ -23,14 +23,14 @@ TOKENS: dict[str, Any] = {"trainable_token_indices": [1, 5, 9]}
 DORA: dict[str, Any] = {"use_dora": True}
 CASES = (
     ("llama-tied", "merged", TOKENS),
-    ("llama", "merged", HEAD),
     ("llama", "swappable", HEAD),
-    ("llama", "batched", HEAD),
     ("llama-tied", "merged", HEAD),
-    ("gpt2", "merged", TOKENS),
-    ("gpt2", "merged", DORA),
     ("gpt2", "swappable", DORA),
     ("llama", "batched", DORA),
+    ("llama", "merged", HEAD),
+    ("llama", "batched", HEAD),
+    ("gpt2", "merged", TOKENS),
+    ("gpt2", "merged", DORA),
 )
 
 
@@ -43,7 +43,7 @@ def verified(base: Path, adapter: Path, root: Path, mode: str, scheme: str) -> i
     return outcome.exit_code()
 
 
-@pytest.mark.parametrize(("kind", "mode", "settings"), but_the_first(CASES))
+@pytest.mark.parametrize(("kind", "mode", "settings"), but_the_first(CASES, slow=4))
 def test_what_an_adapter_brings_is_exact_over_quantized_weights(
     tiny: TinyModels, tmp_path: Path, kind: str, mode: str, settings: dict[str, Any]
 ) -> None:

@@ -50,7 +50,7 @@ KINDS = (
 MODES = ("merged", "swappable", "batched")
 DTYPES = ("float32", "float16", "bfloat16")
 OPSETS = (20, 24)
-EVERY = 19
+EVERY = 37
 
 
 def _sweep() -> list[Any]:
