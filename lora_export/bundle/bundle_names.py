@@ -21,14 +21,14 @@ def default_path(output: Path, target: str) -> Path:
     return whole.parent / f"{whole.name}.{target}.tar"
 
 
-def name_of(root: Path, target: str, given: str | None = None) -> str:
+def name_of(export_dir: Path, target: str, given: str | None = None) -> str:
     """Return the name of a bundle and of the folder in it.
 
     By default that is the name of the export's folder and the target's; characters that no bundle's
     name has become dashes.
 
     Args:
-        root: The export.
+        export_dir: The export.
         target: The target's name.
         given: What the user calls it.
 
@@ -38,7 +38,9 @@ def name_of(root: Path, target: str, given: str | None = None) -> str:
     if given is None:
         room = NAME_LIMIT - len(target) - 1
         stem = (
-            re.sub(r"[^A-Za-z0-9_.-]+", "-", real_path(root).name).lstrip("-_.").rstrip("-")[:room]
+            re.sub(r"[^A-Za-z0-9_.-]+", "-", real_path(export_dir).name)
+            .lstrip("-_.")
+            .rstrip("-")[:room]
         )
         return f"{stem or 'export'}-{target}"
     if not is_bundle_name(given):

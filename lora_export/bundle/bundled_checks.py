@@ -106,71 +106,71 @@ def require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
         )
 
 
-def checks_of(root: Path, manifest: Manifest) -> dict[str, Check]:
+def checks_of(export_dir: Path, manifest: Manifest) -> dict[str, Check]:
     """Return the comparisons for the device: the base, and every adapter."""
-    found = {BASE_GRAPH: base_check(root, manifest, manifest.base_graph)}
+    found = {BASE_GRAPH: base_check(export_dir, manifest, manifest.base_graph)}
     for name in manifest.adapters:
         stored = stored_adapter(manifest, name)
         graph = manifest.graphs[stored.graph]
-        check = _check(root, manifest, graph, stored.record.golden, _NO_GOLDEN)
-        width = None if stored.row is None else width_of(root, manifest, stored.row)
+        check = _check(export_dir, manifest, graph, stored.record.golden, _NO_GOLDEN)
+        width = None if stored.row is None else width_of(export_dir, manifest, stored.row)
         refit = stored.weights[0] if len(stored.weights) == 1 else None
         found[name] = replace(check, pack=stored.pack, row=stored.row, width=width, refit=refit)
     return found
 
 
-def base_check(root: Path, manifest: Manifest, graph: GraphRecord) -> Check:
+def base_check(export_dir: Path, manifest: Manifest, graph: GraphRecord) -> Check:
     """Return the comparison of the base, which `graph` computes."""
     base = manifest.base_graph
     if base.missing:
         reason = f"the base has no {', '.join(base.missing)}; only adapters bring them"
-        return _check(root, manifest, graph, None, reason)
-    return _check(root, manifest, graph, base.golden, _NO_GOLDEN)
+        return _check(export_dir, manifest, graph, None, reason)
+    return _check(export_dir, manifest, graph, base.golden, _NO_GOLDEN)
 
 
 def _check(
-    root: Path, manifest: Manifest, record: GraphRecord, golden: str | None, reason: str
+    export_dir: Path, manifest: Manifest, record: GraphRecord, golden: str | None, reason: str
 ) -> Check:
-    reading = reading_of(root, manifest, record)
+    reading = reading_of(export_dir, manifest, record)
     encoder = None if record.encoder is None else stem_of(record.encoder.onnx)
     return Check(
         stem_of(record.onnx),
         reading,
         encoder=encoder,
-        empty={} if encoder is None else _empty(root, record.onnx),
-        buffers=_buffers(root, manifest, record.onnx),
+        empty={} if encoder is None else _empty(export_dir, record.onnx),
+        buffers=_buffers(export_dir, manifest, record.onnx),
         golden=golden,
         reason=None if golden is not None else reason,
     )
 
 
-def _empty(root: Path, onnx: str) -> dict[str, list[Any]]:
+def _empty(export_dir: Path, onnx: str) -> dict[str, list[Any]]:
     """Return heads, width and dtype of each input of a decoder's own cache."""
-    cache = own_cache(signature_of_file(root, onnx).inputs)
+    cache = own_cache(signature_of_file(export_dir, onnx).inputs)
     return {name: list(row) for name, row in cache.items()}
 
 
-def _buffers(root: Path, manifest: Manifest, onnx: str) -> dict[str, list[Any]]:
+def _buffers(export_dir: Path, manifest: Manifest, onnx: str) -> dict[str, list[Any]]:
     """Return heads, positions, width and dtype of each buffer of a static cache."""
     if manifest.base.cache_length is None:
         return {}
     return {
         each.name: [*each.axes[1:], each.dtype]
-        for each in signature_of_file(root, onnx).inputs
+        for each in signature_of_file(export_dir, onnx).inputs
         if each.name.startswith(PAST)
     }
 
 
 def latency_of(
-    root: Path, manifest: Manifest, settings: LatencySettings
+    export_dir: Path, manifest: Manifest, settings: LatencySettings
 ) -> tuple[LatencyPlan, dict[str, bytes]]:
     """Return how latency is measured, and the file of its inputs.
 
     Behind the text of a decoder there is room for a step. The buffers of a static cache are made on
     the device.
     """
-    length = min(settings.length, _room(root, manifest))
-    case, reason = latency_case(root, manifest, batch=settings.batch, length=length, seed=0)
+    length = min(settings.length, _room(export_dir, manifest))
+    case, reason = latency_case(export_dir, manifest, batch=settings.batch, length=length, seed=0)
     if case is None:
         return LatencyPlan(None, settings.rounds, settings.max_ratio, reason), {}
     static = WRITE_INDICES in case.feeds
@@ -179,16 +179,16 @@ def latency_of(
     return LatencyPlan(LATENCY_FEEDS, settings.rounds, settings.max_ratio), feeds
 
 
-def _room(root: Path, manifest: Manifest) -> int:
+def _room(export_dir: Path, manifest: Manifest) -> int:
     """Return how long a text may be that a decoder with a cache can go on from."""
     if not manifest.base.cache:
         return sys.maxsize
-    config = read_base_config(root)
+    config = read_base_config(export_dir)
     return max(1, min(longest_text(config), manifest.base.cache_length or sys.maxsize) - 1)
 
 
 def require_covered(
-    root: Path,
+    export_dir: Path,
     graphs: Mapping[str, GraphSource],
     checks: Mapping[str, Check],
     feeds: Mapping[str, bytes],
@@ -197,7 +197,7 @@ def require_covered(
     """Require of every engine that it takes its golden inputs, and those of the latency.
 
     Args:
-        root: The export.
+        export_dir: The export.
         graphs: The graphs of the bundle, with their engines.
         checks: The comparisons.
         feeds: The inputs of the latency, an ``.npz`` by its name.
@@ -213,9 +213,9 @@ def require_covered(
             engine = graphs[BASE_GRAPH].engine
         if engine is None:
             continue
-        values = _shapes_of_values(root, engine, check, made)
+        values = _shapes_of_values(export_dir, engine, check, made)
         if check.golden is not None:
-            for case in read_golden(resolve_inside(root, check.golden)).cases:
+            for case in read_golden(resolve_inside(export_dir, check.golden)).cases:
                 require_cover(name, engine, case.feeds, step=False, further=values)
                 decoder = graphs[check.graph].engine
                 if check.encoder is not None and decoder is not None:
@@ -226,14 +226,14 @@ def require_covered(
 
 
 def _shapes_of_values(
-    root: Path, engine: EngineSource, check: Check, made: Mapping[str, bytes]
+    export_dir: Path, engine: EngineSource, check: Check, made: Mapping[str, bytes]
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an adapter's values as the engine of a swappable graph is fed them."""
     if check.pack is None or engine.defaults is None:
         return {}
     with np.load(io.BytesIO(made[engine.defaults]), allow_pickle=False) as defaults:
         shapes = {name: defaults[name].shape for name in defaults.files}
-    tensors, _ = read_header(resolve_inside(root, check.pack))
+    tensors, _ = read_header(resolve_inside(export_dir, check.pack))
     shapes |= {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     rank = smallest_rank(BuildSettings.from_json(engine.settings).profiles)
     return {name: padded_shape(name, shape, rank) for name, shape in shapes.items()}

@@ -59,7 +59,7 @@ __all__ = ["LatencySettings", "bundle_export"]
 
 
 def bundle_export(
-    root: Path,
+    export_dir: Path,
     target: str,
     path: Path,
     *,
@@ -74,7 +74,7 @@ def bundle_export(
     """Pack an export for a device; with TensorRT for RTX, the engines that it has built.
 
     Args:
-        root: The export.
+        export_dir: The export.
         target: The device.
         path: The archive.
         name: What the bundle, and the folder in the archive, is called; the export's and the
@@ -99,7 +99,7 @@ def bundle_export(
     if library_row(options.library).builds_ahead:
         _refuse_options(options)
         return bundle_ready_engines(
-            root,
+            export_dir,
             target,
             path,
             name=name,
@@ -112,14 +112,14 @@ def bundle_export(
     row = require_tensorrt_target(target)
     if not path.is_dir():
         (require_replaceable if replace else require_vacant)(path)
-    manifest = select(read_manifest(root), adapters)
+    manifest = select(read_manifest(export_dir), adapters)
     _require_fit(manifest, row, tell)
     require_verified(manifest, allow_failed=allow_failed)
-    folder = name_of(root, target, name)
-    graphs, rewritten = _graphs(root, manifest, target, options)
-    plan, feeds = latency_of(root, manifest, latency or LatencySettings())
-    base, checks = manifest.base, checks_of(root, manifest)
-    require_covered(root, graphs, checks, feeds, rewritten)
+    folder = name_of(export_dir, target, name)
+    graphs, rewritten = _graphs(export_dir, manifest, target, options)
+    plan, feeds = latency_of(export_dir, manifest, latency or LatencySettings())
+    base, checks = manifest.base, checks_of(export_dir, manifest)
+    require_covered(export_dir, graphs, checks, feeds, rewritten)
     contents = Contents(target, base.dtype, base.fingerprint, graphs, checks, plan)
     for check in unverified(manifest):
         tell.note(f"note: {check} was not verified before it was bundled")
@@ -128,7 +128,7 @@ def bundle_export(
         folder,
         f"lora-export {VERSION}",
         contents,
-        files={each: (resolve_inside(root, each), d) for each, d in manifest.files.items()},
+        files={each: (resolve_inside(export_dir, each), d) for each, d in manifest.files.items()},
         made={**program(), **rewritten, **feeds, MANIFEST_NAME: manifest_bytes(manifest)},
         replace=replace,
         progress=tell,
@@ -170,62 +170,66 @@ def _has_blocks(manifest: Manifest) -> bool:
 
 
 def _graphs(
-    root: Path, manifest: Manifest, target: str, options: EngineOptions
+    export_dir: Path, manifest: Manifest, target: str, options: EngineOptions
 ) -> tuple[dict[str, GraphSource], dict[str, bytes]]:
     """Return the facts about every graph, and the files that TensorRT gets in their place."""
     found: dict[str, GraphSource] = {}
     made: dict[str, bytes] = {}
-    marked = _marked(root, manifest, target, options) if options.refit else frozenset()
+    marked = _marked(export_dir, manifest, target, options) if options.refit else frozenset()
     for name, record in manifest.graphs.items():
-        refit = record.mode is Mode.MERGED and _is_refit(root, manifest, name, marked)
-        jobs = [] if refit else _jobs(root, manifest, target, name, options)
+        refit = record.mode is Mode.MERGED and _is_refit(export_dir, manifest, name, marked)
+        jobs = [] if refit else _jobs(export_dir, manifest, target, name, options)
         for file in record.graph_files:
             if refit:
                 reason = "its weights are put into the base's engine"
                 found[stem_of(file)] = GraphSource(file, None, reason)
                 continue
             job = next(each for each in jobs if each.onnx == file)
-            source, rewritten = _engine(root, job)
+            source, rewritten = _engine(export_dir, job)
             found[stem_of(file)] = GraphSource(file, source)
             made |= rewritten
     return found, made
 
 
-def _marked(root: Path, manifest: Manifest, target: str, options: EngineOptions) -> frozenset[str]:
+def _marked(
+    export_dir: Path, manifest: Manifest, target: str, options: EngineOptions
+) -> frozenset[str]:
     """Return the weights that can be changed in the engine of the base."""
-    (job,) = _jobs(root, manifest, target, BASE_GRAPH, options)
+    (job,) = _jobs(export_dir, manifest, target, BASE_GRAPH, options)
     return frozenset(job.settings.refittable)
 
 
-def _is_refit(root: Path, manifest: Manifest, adapter: str, marked: frozenset[str]) -> bool:
+def _is_refit(export_dir: Path, manifest: Manifest, adapter: str, marked: frozenset[str]) -> bool:
     """Whether an adapter can be put into the base's engine; a wider head cannot."""
     if not marked:
         return False
-    graph = parse_onnx(read_graph(resolve_inside(root, manifest.base_graph.onnx))).graph
+    graph = parse_onnx(read_graph(resolve_inside(export_dir, manifest.base_graph.onnx))).graph
     shapes = {each.name: tuple(each.dims) for each in graph.initializer}
-    changed = changed_weights(root, manifest, adapter)
+    changed = changed_weights(export_dir, manifest, adapter)
     return bool(changed) and all(
         name in marked and shapes[name] == each.shape for name, each in changed.items()
     )
 
 
 def _jobs(
-    root: Path, manifest: Manifest, target: str, name: str, options: EngineOptions
+    export_dir: Path, manifest: Manifest, target: str, name: str, options: EngineOptions
 ) -> list[BuildJob]:
     """Return the engines of a graph; a base without a head is built for its latency."""
     record = manifest.graphs[name]
     graphs = {**manifest.graphs, name: record.model_copy(update={"missing": []})}
     if record.mode is not Mode.BASE:  # an engine of its own needs no other weights
         options = replace(options, refit=False)
-    return jobs_of(root, manifest.model_copy(update={"graphs": graphs}), target, [name], options)
+    return jobs_of(
+        export_dir, manifest.model_copy(update={"graphs": graphs}), target, [name], options
+    )
 
 
-def _engine(root: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
+def _engine(export_dir: Path, job: BuildJob) -> tuple[EngineSource, dict[str, bytes]]:
     source = EngineSource(job.onnx, list(job.weights), job.settings.to_json(), dict(job.refit))
     if job.model is None:
         return source, {}
     onnx, defaults = f"{job.graph}.tensorrt.onnx", f"{job.graph}.defaults.npz"
     rank = smallest_rank(job.settings.profiles)
-    values = base_values(read_graph(resolve_inside(root, job.onnx)), root, rank=rank)
+    values = base_values(read_graph(resolve_inside(export_dir, job.onnx)), export_dir, rank=rank)
     made = {onnx: job.model, defaults: npz_bytes(values)}
     return replace(source, onnx=onnx, defaults=defaults), made

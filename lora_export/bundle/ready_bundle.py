@@ -96,7 +96,7 @@ class _Engines:
 
 
 def bundle_ready_engines(
-    root: Path,
+    export_dir: Path,
     target: str,
     path: Path,
     *,
@@ -122,14 +122,14 @@ def bundle_ready_engines(
     require_engine_target(target, rtx=True)
     if not path.is_dir():
         (require_replaceable if replace else require_vacant)(path)
-    whole = read_manifest(root)
+    whole = read_manifest(export_dir)
     manifest = select(whole, adapters)
     require_verified(manifest, allow_failed=allow_failed)
-    folder = name_of(root, target, name)
-    engines = _engines(root, whole, manifest, target)
-    plan, feeds = _latency(root, manifest, latency or LatencySettings())
-    checks = _checks(root, manifest)
-    require_covered(root, engines.graphs, checks, feeds, engines.made)
+    folder = name_of(export_dir, target, name)
+    engines = _engines(export_dir, whole, manifest, target)
+    plan, feeds = _latency(export_dir, manifest, latency or LatencySettings())
+    checks = _checks(export_dir, manifest)
+    require_covered(export_dir, engines.graphs, checks, feeds, engines.made)
     contents = Contents(
         target,
         manifest.base.dtype,
@@ -149,7 +149,9 @@ def bundle_ready_engines(
         folder,
         f"lora-export {VERSION}",
         contents,
-        files={f: (resolve_inside(root, f), d) for f, d in {**carried, **engines.files}.items()},
+        files={
+            f: (resolve_inside(export_dir, f), d) for f, d in {**carried, **engines.files}.items()
+        },
         made={**program(), **engines.made, **feeds},
         replace=replace,
         progress=tell,
@@ -165,7 +167,7 @@ def _served(manifest: Manifest) -> tuple[str, ...]:
     return shared or tuple(name for name, each in manifest.graphs.items() if not each.missing)
 
 
-def _engines(root: Path, whole: Manifest, manifest: Manifest, target: str) -> _Engines:
+def _engines(export_dir: Path, whole: Manifest, manifest: Manifest, target: str) -> _Engines:
     """Return the engines of the graphs that are needed, all of one version.
 
     Raises:
@@ -181,13 +183,13 @@ def _engines(root: Path, whole: Manifest, manifest: Manifest, target: str) -> _E
         msg = f"a bundle for {target!r} takes engines of {names}, which are not built"
         builder = [] if target == RTX else ["--builder", TENSORRT_RTX]
         graphs = [word for each in missing for word in ("--graph", each)]
-        command = ["lora-export", "build", str(root), "--target", target, *builder, *graphs]
+        command = ["lora-export", "build", str(export_dir), "--target", target, *builder, *graphs]
         raise UsageError(msg, hint=f"Build them, on any machine: {shell_command(command)}")
     found = _Engines()
     if manifest.base_graph.missing and not shared_graphs(manifest):
         found.graphs[stem_of(manifest.base_graph.onnx)] = GraphSource(None, None, _NO_HEAD)
     for stem, plan in plans.items():
-        _add_engine(found, root, whole, stem, plan)
+        _add_engine(found, export_dir, whole, stem, plan)
     return found
 
 
@@ -207,13 +209,15 @@ def _order(version: str) -> tuple[tuple[int, int], str]:
     return parse_version(version, TENSORRT_RTX), version
 
 
-def _add_engine(found: _Engines, root: Path, manifest: Manifest, stem: str, plan: str) -> None:
+def _add_engine(
+    found: _Engines, export_dir: Path, manifest: Manifest, stem: str, plan: str
+) -> None:
     """Add one engine, with what it needs; changes `found`.
 
     Raises:
         LoraExportError: Its record is damaged, or of other files than the export has now.
     """
-    path = resolve_inside(root, plan)
+    path = resolve_inside(export_dir, plan)
     record = read_engine_record(path)
     require_files(read_record(path), manifest.files, manifest.base.fingerprint)
     (onnx,) = record.onnx
@@ -221,7 +225,7 @@ def _add_engine(found: _Engines, root: Path, manifest: Manifest, stem: str, plan
     graphs = [each for each in manifest.graphs.values() if each.onnx == onnx]
     if any(each.mode is Mode.SWAPPABLE for each in graphs):
         rank = smallest_rank(BuildSettings.from_json(record.settings).profiles)
-        values = base_values(read_graph(resolve_inside(root, onnx)), root, rank=rank)
+        values = base_values(read_graph(resolve_inside(export_dir, onnx)), export_dir, rank=rank)
         source = replace(source, defaults=f"{stem}.defaults.npz")
         found.made[f"{stem}.defaults.npz"] = npz_bytes(values)
     found.graphs[stem] = GraphSource(None, source)
@@ -229,21 +233,23 @@ def _add_engine(found: _Engines, root: Path, manifest: Manifest, stem: str, plan
     found.sources.update({**record.onnx, **record.weights})
 
 
-def _checks(root: Path, manifest: Manifest) -> dict[str, Check]:
+def _checks(export_dir: Path, manifest: Manifest) -> dict[str, Check]:
     """Return the comparisons; a shared graph computes the base too, and nothing is refitted."""
-    found = {name: replace(each, refit=None) for name, each in checks_of(root, manifest).items()}
+    found = {
+        name: replace(each, refit=None) for name, each in checks_of(export_dir, manifest).items()
+    }
     for name in shared_graphs(manifest):
-        base = base_check(root, manifest, manifest.graphs[name])
+        base = base_check(export_dir, manifest, manifest.graphs[name])
         if mode_of(manifest) is Mode.BATCHED:
-            base = replace(base, row=0, width=width_of(root, manifest, 0))
+            base = replace(base, row=0, width=width_of(export_dir, manifest, 0))
         found[BASE_GRAPH] = base
     return found
 
 
 def _latency(
-    root: Path, manifest: Manifest, settings: LatencySettings
+    export_dir: Path, manifest: Manifest, settings: LatencySettings
 ) -> tuple[LatencyPlan, dict[str, bytes]]:
     """Return how latency is measured, and the file of its inputs."""
     if manifest.base_graph.missing and not shared_graphs(manifest):
         return LatencyPlan(None, settings.rounds, settings.max_ratio, _NO_HEAD), {}
-    return latency_of(root, manifest, settings)
+    return latency_of(export_dir, manifest, settings)

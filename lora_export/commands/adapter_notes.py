@@ -43,18 +43,20 @@ def opened_base(checkpoint: Checkpoint) -> GivenBase:
     return given_checkpoint(checkpoint, hub_id_of(checkpoint.folder))
 
 
-def base_of_export(output: Path, manifest: Manifest, checkpoint: Checkpoint | None) -> GivenBase:
+def base_of_export(
+    export_dir: Path, manifest: Manifest, checkpoint: Checkpoint | None
+) -> GivenBase:
     """Return the base of an export: the checkpoint where it is given, else what is recorded.
 
     Args:
-        output: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         checkpoint: The base, required to be the export's.
     """
     recorded = manifest.base
     if checkpoint is not None:
         return replace(opened_base(checkpoint), hub_id=recorded.source)
-    folder = output / recorded.source
+    folder = export_dir / recorded.source
     return GivenBase(
         recorded.source,
         recorded.source,

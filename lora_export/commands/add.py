@@ -79,12 +79,12 @@ def add(
     Raises:
         LoraExportError: See the class of the error; an adapter is added whole or not at all.
     """
-    output, specs = Path(export), as_specs(adapters)
-    manifest = read_manifest(output)
-    require_usable(output, manifest)
-    config = config_of(output, base)
+    export_dir, specs = Path(export), as_specs(adapters)
+    manifest = read_manifest(export_dir)
+    require_usable(export_dir, manifest)
+    config = config_of(export_dir, base)
     given = read_specs(specs, Path(), combine, base_config=config)
-    pooling = pooling_beside(output / "hf") if manifest.base.pooling is not None else None
+    pooling = pooling_beside(export_dir / "hf") if manifest.base.pooling is not None else None
     for one in given:
         require_task(manifest, one.adapter)
         if pooling is not None:
@@ -93,7 +93,7 @@ def add(
     tell = progress or Silent()
     given = with_notes(
         given,
-        base_of_export(output, manifest, checkpoint),
+        base_of_export(export_dir, manifest, checkpoint),
         tell,
         model_type=manifest.base.model_type,
         strict=strict,
@@ -108,21 +108,26 @@ def add(
         ties=recorded_ties(manifest),
     )
     for each in ready:
-        require_base(output, manifest, each.resolved, each.given.originals, checkpoint)
+        require_base(export_dir, manifest, each.resolved, each.given.originals, checkpoint)
     notes = (
         *notes_of(given),
         *notes_on_resolved([each.resolved for each in ready], tell),
     )
     names = {each.resolved.adapter.name for each in ready}
-    with _told_what_is_in(output, manifest, names):
+    with _naming_added(export_dir, manifest, names):
         added = add_adapters(
-            output, ready, output=output, checkpoint=checkpoint, replace=replace, progress=tell
+            export_dir,
+            ready,
+            output=export_dir,
+            checkpoint=checkpoint,
+            replace=replace,
+            progress=tell,
         )
-    return _outcome(output, manifest, names, added, notes=notes, tell=tell)
+    return _outcome(export_dir, manifest, names, added, notes=notes, tell=tell)
 
 
 def _outcome(
-    output: Path,
+    export_dir: Path,
     before: Manifest,
     names: set[str],
     added: Added,
@@ -132,14 +137,14 @@ def _outcome(
 ) -> Outcome:
     """Bring the reports up to date, and return the outcome: the adapters are in the export."""
     now = added.manifest
-    after = Aftermath(output, f"added: {', '.join(sorted(names))}", tell)
+    after = Aftermath(export_dir, f"added: {', '.join(sorted(names))}", tell)
     with after.step("the reports could not be brought up to date"):
         if added.fidelity:
-            now = record_fidelity(output, added.fidelity)
+            now = record_fidelity(export_dir, added.fidelity)
         if replaced := names & set(before.adapters):
-            now = prune_reports(output, replaced, measured=added.fidelity)
-        now = refresh_report(output)
-    return Outcome(output, now, Reports(fidelity_report_of(added)), (*notes, *after.notes()))
+            now = prune_reports(export_dir, replaced, measured=added.fidelity)
+        now = refresh_report(export_dir)
+    return Outcome(export_dir, now, Reports(fidelity_report_of(added)), (*notes, *after.notes()))
 
 
 def fidelity_report_of(added: Added) -> FidelityReport | None:
@@ -148,13 +153,13 @@ def fidelity_report_of(added: Added) -> FidelityReport | None:
 
 
 @contextlib.contextmanager
-def _told_what_is_in(output: Path, before: Manifest, names: set[str]) -> Iterator[None]:
+def _naming_added(export_dir: Path, before: Manifest, names: set[str]) -> Iterator[None]:
     """Add to an error which of the adapters are in the export: merged ones are added one by one."""
     try:
         yield
     except LoraExportError as error:
         with contextlib.suppress(LoraExportError):
-            held = read_manifest(output).adapters
+            held = read_manifest(export_dir).adapters
             done = sorted(
                 name for name in names & held.keys() if held[name] != before.adapters.get(name)
             )
@@ -165,7 +170,7 @@ def _told_what_is_in(output: Path, before: Manifest, names: set[str]) -> Iterato
 
 
 def add_adapters(
-    root: Path,
+    export_dir: Path,
     ready: Sequence[ResolvedAdapter],
     *,
     output: Path,
@@ -174,10 +179,10 @@ def add_adapters(
     progress: Progress,
     mode: Mode | None = None,
 ) -> Added:
-    """Add adapters to the export in `root`; none if one is incomplete. No report is written.
+    """Add adapters to the export in `export_dir`; none if one is incomplete. No report is written.
 
     Args:
-        root: The export, or the folder that becomes it.
+        export_dir: The export, or the folder that becomes it.
         ready: The adapters.
         output: Where the export is or will be; the manifest records sources relative to it.
         checkpoint: The base, where it is at hand.
@@ -185,12 +190,12 @@ def add_adapters(
         progress: Told about bytes.
         mode: The mode that the export gets; None for the one that it has.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     mode = mode or mode_of(manifest)
     if mode in SHARED_MODES:
-        ready = without_copies_in(root, ready)
+        ready = without_copies_in(export_dir, ready)
     resolved = [each.resolved for each in ready]
-    companions = _companions(root, manifest, ready, progress)
+    companions = _companions(export_dir, manifest, ready, progress)
     require_complete(manifest.base_graph.missing, resolved, manifest.base.source)
     if len(ready) > 1:  # a single one is checked as it is merged
         for one in resolved:
@@ -202,12 +207,12 @@ def add_adapters(
         for each, own in zip(ready, companions, strict=True)
     ]
     return store_adapters(
-        root, mode, new, Adding(checkpoint, replace, progress, write_onnx_adapter)
+        export_dir, mode, new, Adding(checkpoint, replace, progress, write_onnx_adapter)
     )
 
 
 def _companions(
-    root: Path, manifest: Manifest, ready: Sequence[ResolvedAdapter], tell: Progress
+    export_dir: Path, manifest: Manifest, ready: Sequence[ResolvedAdapter], tell: Progress
 ) -> list[AdapterCompanions]:
     """Return the files that come with each adapter besides its tensors; show the notes on them."""
     parameters = parameters_of(manifest)
@@ -215,7 +220,7 @@ def _companions(
     for each in ready:
         how = each.given.combination
         own = companions_for(
-            root, manifest, parameters, each.resolved, each.given.originals,
+            export_dir, manifest, parameters, each.resolved, each.given.originals,
             labels=each.labels, preferred=how.head_from if how is not None else None,
         )  # fmt: skip
         for note in own.notes:
@@ -224,9 +229,13 @@ def _companions(
     return found
 
 
-def without_copies_in(root: Path, ready: Sequence[ResolvedAdapter]) -> tuple[ResolvedAdapter, ...]:
+def without_copies_in(
+    export_dir: Path, ready: Sequence[ResolvedAdapter]
+) -> tuple[ResolvedAdapter, ...]:
     """Return adapters for a graph that they share; see `without_copies`."""
-    return tuple(with_values(each, resolved=without_copies(root, each.resolved)) for each in ready)
+    return tuple(
+        with_values(each, resolved=without_copies(export_dir, each.resolved)) for each in ready
+    )
 
 
 def _source(ready: ResolvedAdapter, output: Path) -> str:

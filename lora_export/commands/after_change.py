@@ -31,13 +31,13 @@ class Aftermath:
     """The steps after a change of an export, and what could not be done.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         change: The change, as a sentence without full stop: "the adapter a was removed".
         tell: Told what could not be done.
     """
 
-    def __init__(self, root: Path, change: str, tell: Progress) -> None:
-        self._root, self._change, self._tell = root, change, tell
+    def __init__(self, export_dir: Path, change: str, tell: Progress) -> None:
+        self._export_dir, self._change, self._tell = export_dir, change, tell
         self._notes: list[str] = []
 
     @contextlib.contextmanager
@@ -52,7 +52,7 @@ class Aftermath:
         try:
             yield
         except OSError as error:
-            path = error.filename or self._root
+            path = error.filename or self._export_dir
             self._note(f"{self._change}, but {what}: cannot write {path}: {reason_of(error)}")
         except LoraExportError as error:
             self._note(f"{self._change}, but {what}: {error.message}")
@@ -62,7 +62,7 @@ class Aftermath:
 
     def notes(self) -> tuple[str, ...]:
         """Return what could not be done; files that are left from the change included."""
-        if is_waiting(self._root) and not self._notes:
+        if is_waiting(self._export_dir) and not self._notes:
             self._note(f"{self._change}, but {_LEFT}")
         return tuple(self._notes)
 

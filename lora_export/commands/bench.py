@@ -125,7 +125,7 @@ def bench(
     Raises:
         LoraExportError: See the class of the error.
     """
-    output, specs = Path(export), as_specs(adapters)
+    export_dir, specs = Path(export), as_specs(adapters)
     against, baseline, report = as_path(against), as_path(baseline), as_path(report)
     batches, lengths, pasts = (tuple(dict.fromkeys(each)) for each in (batches, lengths, pasts))
     runners = tuple(dict.fromkeys(runners))
@@ -137,7 +137,7 @@ def bench(
     _require_files(report, baseline, against, update_baseline=update_baseline)
     with_torch = _require_runners(runners, base)
     tell = progress or Silent()
-    source = _source(output, base if with_torch else None, specs)
+    source = _source(export_dir, base if with_torch else None, specs)
     other = _source(against, base if with_torch else None, ()) if against is not None else None
     chosen = _choose(source, other, graphs, runners)
     environment = describe_environment(threads)
@@ -176,17 +176,17 @@ def bench(
         cells=cells,
         gate=judge.gate() if judge is not None else None,
     )  # fmt: skip
-    return _write(found, output, report, baseline if update_baseline else None)
+    return _write(found, export_dir, report, baseline if update_baseline else None)
 
 
 def _write(
-    found: BenchReport, output: Path, report: Path | None, baseline: Path | None
+    found: BenchReport, export_dir: Path, report: Path | None, baseline: Path | None
 ) -> Benchmark:
     """Write the report, into the export or where `report` says, and the baseline."""
     text = model_json(found)
     if report is None:
-        file = record_bench(output, text)
-        refresh_report(output)
+        file = record_bench(export_dir, text)
+        refresh_report(export_dir)
     else:
         file = report
         atomic_write_bytes(report, text)
@@ -262,22 +262,22 @@ def _require_writable(flag: str, path: Path) -> None:
         raise UsageError(msg, hint="Name a file in a folder that takes one.") from error
 
 
-def _source(root: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -> Source:
+def _source(export_dir: Path, base: str | Path | None, specs: Sequence[AdapterSpec]) -> Source:
     """Open an export, and the checkpoint that it was made of where torch runs it."""
-    manifest = read_manifest(root)
-    require_intact(root, manifest)
-    config = config_of(root, None)
+    manifest = read_manifest(export_dir)
+    require_intact(export_dir, manifest)
+    config = config_of(export_dir, None)
     if config is None:
-        msg = f"{str(root)!r} has no hf/config.json, which gives the limits of its inputs"
+        msg = f"{str(export_dir)!r} has no hf/config.json, which gives the limits of its inputs"
         raise UsageError(msg, hint="Export again from a base with a config.json.")
     checkpoint = matching_checkpoint(manifest, base)
     if checkpoint is None:
-        return Source(root, manifest, config)
+        return Source(export_dir, manifest, config)
     task = tasks.by_name(manifest.base.task)
-    checkpoint = as_exported(checkpoint, root)
-    checkpoint = for_task(checkpoint, task, pooling_of_export(root, checkpoint.folder))
-    adapters = find_adapters(root, manifest, specs, checkpoint.config)
-    return Source(root, manifest, config, checkpoint, adapters, head_labels(manifest))
+    checkpoint = as_exported(checkpoint, export_dir)
+    checkpoint = for_task(checkpoint, task, pooling_of_export(export_dir, checkpoint.folder))
+    adapters = find_adapters(export_dir, manifest, specs, checkpoint.config)
+    return Source(export_dir, manifest, config, checkpoint, adapters, head_labels(manifest))
 
 
 def _choose(
@@ -286,7 +286,7 @@ def _choose(
     """Return the subjects to time; the base first, each runner's subjects together."""
     known = source.graphs()
     if unknown := [name for name in graphs if name not in known]:
-        msg = f"{str(source.root)!r} has no graph {unknown[0]!r}"
+        msg = f"{str(source.export_dir)!r} has no graph {unknown[0]!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(known)}.")
     wanted = [name for name in known if name in {BASE_GRAPH, *(graphs or known)}]
     found = [
@@ -302,7 +302,7 @@ def _choose(
             for each in found if each.graph in theirs]  # fmt: skip
     if not both or (graphs and not set(graphs) <= theirs):
         missing = next(iter(set(graphs) - theirs), "of the same names")
-        msg = f"the baseline {str(other.root)!r} has no graph {missing!r}"
+        msg = f"the baseline {str(other.export_dir)!r} has no graph {missing!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(other.graphs())}.")
     return found + both
 

@@ -117,7 +117,7 @@ def _base_labels(
 
 
 def fill_export(
-    root: Path,
+    export_dir: Path,
     recipe: Recipe,
     config: BuildConfig,
     adapters: Sequence[ResolvedAdapter],
@@ -128,7 +128,7 @@ def fill_export(
     """Merge the adapters, then verify and measure what the recipe asks for.
 
     Args:
-        root: The export, or the folder that becomes it.
+        export_dir: The export, or the folder that becomes it.
         recipe: What to build.
         config: Task, dtype and interface.
         adapters: The adapters.
@@ -138,29 +138,29 @@ def fill_export(
     Raises:
         LoraExportError: See the class of the error.
     """
-    if recipe.mode is Mode.SWAPPABLE and root != output:
-        resolved = [each.resolved for each in without_copies_in(root, adapters)]
-        add_swappable_graph(root, resolved, modules=recipe.lora_modules)
+    if recipe.mode is Mode.SWAPPABLE and export_dir != output:
+        resolved = [each.resolved for each in without_copies_in(export_dir, adapters)]
+        add_swappable_graph(export_dir, resolved, modules=recipe.lora_modules)
     added = add_adapters(
-        root,
+        export_dir,
         adapters,
         output=output,
         checkpoint=config.exported,
-        replace=root == output,
+        replace=export_dir == output,
         progress=tell,
         mode=recipe.mode,
     )
     if added.fidelity:
-        record_fidelity(root, added.fidelity)
-    parity, losses = _verify(root, recipe, config, adapters, tell)
+        record_fidelity(export_dir, added.fidelity)
+    parity, losses = _verify(export_dir, recipe, config, adapters, tell)
     reports = Reports(
         fidelity_report_of(added),
         config.own_graph.report if config.own_graph is not None else None,
         parity,
-        _measure(root, recipe, config, adapters, tell),
+        _measure(export_dir, recipe, config, adapters, tell),
         quantization=losses,
     )
-    return Outcome(output, refresh_report(root), reports)
+    return Outcome(output, refresh_report(export_dir), reports)
 
 
 def _graphs(recipe: Recipe, adapters: Sequence[ResolvedAdapter]) -> list[str]:
@@ -171,7 +171,7 @@ def _graphs(recipe: Recipe, adapters: Sequence[ResolvedAdapter]) -> list[str]:
 
 
 def _verify(
-    root: Path,
+    export_dir: Path,
     recipe: Recipe,
     config: BuildConfig,
     adapters: Sequence[ResolvedAdapter],
@@ -191,11 +191,11 @@ def _verify(
         allow_no_effect=asked.allow_no_effect,
         gates=loss_gates(asked.min_gain, asked.max_loss, asked.max_metric_drop),
     )
-    return verify_export(root, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
+    return verify_export(export_dir, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
 
 
 def _measure(
-    root: Path,
+    export_dir: Path,
     recipe: Recipe,
     config: BuildConfig,
     adapters: Sequence[ResolvedAdapter],
@@ -212,7 +212,7 @@ def _measure(
     if not latency.enabled or (shared and not asked) or not (adapters or shared):
         return None
     _, timed = measure_latency(
-        root,
+        export_dir,
         _graphs(recipe, adapters),
         config.checkpoint.config,
         batch=latency.batch,

@@ -32,7 +32,7 @@ __all__ = ["build", "plan_build", "refit"]
 
 
 def build(
-    output: Path,
+    export_dir: Path,
     target: str,
     *,
     graphs: Sequence[str] = (),
@@ -43,7 +43,7 @@ def build(
     """Build engines of an export; return their build records.
 
     Args:
-        output: The export.
+        export_dir: The export.
         target: The device. TensorRT builds on the device itself, and ``auto`` is whatever this
             one is; TensorRT for RTX builds anywhere.
         graphs: Names of graphs; those that serve adapters by default.
@@ -56,14 +56,14 @@ def build(
     """
     chosen = options or EngineOptions()
     targets.require_engine_target(target, rtx=chosen.library == TENSORRT_RTX)
-    with edit_manifest(output) as manifest:  # that it can be changed is known before the build
-        require_usable(output, manifest)
+    with edit_manifest(export_dir) as manifest:  # that it can be changed is known before the build
+        require_usable(export_dir, manifest)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
-    jobs = jobs_of(output, manifest, target, names, chosen)
+    jobs = jobs_of(export_dir, manifest, target, names, chosen)
     if target == targets.AUTO:
         own = _present_target()
         jobs = [replace(job, target=own) for job in jobs]
-    return build_engines(output, jobs, trtexec=trtexec, progress=progress or Silent())
+    return build_engines(export_dir, jobs, trtexec=trtexec, progress=progress or Silent())
 
 
 def _present_target() -> str:
@@ -74,7 +74,7 @@ def _present_target() -> str:
 
 
 def plan_build(
-    output: Path,
+    export_dir: Path,
     target: str,
     *,
     graphs: Sequence[str] = (),
@@ -84,7 +84,7 @@ def plan_build(
     """Return the plan of `build`, without TensorRT; see `engines.engine_build.described`.
 
     Args:
-        output: The export.
+        export_dir: The export.
         target: The device.
         graphs: Names of graphs; those that serve adapters by default.
         options: How they would be built.
@@ -102,13 +102,13 @@ def plan_build(
             if error.exit_code != InputError.exit_code:
                 raise
             raise UsageError(error.message, hint="Give it as: --tensorrt 10.3") from error
-    manifest = read_manifest(output)
+    manifest = read_manifest(export_dir)
     names = graphs_to_build(manifest, graphs, refit=chosen.refit)
-    return engine_documents(jobs_of(output, manifest, target, names, chosen), tensorrt)
+    return engine_documents(jobs_of(export_dir, manifest, target, names, chosen), tensorrt)
 
 
 def refit(
-    output: Path,
+    export_dir: Path,
     target: str,
     name: str,
     *,
@@ -118,7 +118,7 @@ def refit(
     """Write the plan of an adapter from the base's refittable engine; return its record.
 
     Args:
-        output: The export.
+        export_dir: The export.
         target: The device; ``auto`` is whatever this one is.
         name: The adapter; the engine is called so.
         source: Where it is, where it is not the export's own.
@@ -129,8 +129,8 @@ def refit(
     """
     tell = progress or Silent()
     targets.require_tensorrt_target(target)
-    with edit_manifest(output) as manifest:
-        require_usable(output, manifest)
+    with edit_manifest(export_dir) as manifest:
+        require_usable(export_dir, manifest)
     if source is None and name not in manifest.adapters:
         msg = f"the export has no adapter {name!r}"
         known = ", ".join(manifest.adapters) or "none"
@@ -140,9 +140,9 @@ def refit(
         raise UnsupportedError(msg, hint="Give the adapter another name: --adapter NAME=PATH.")
     tell.start(f"refitting {name}")
     device = _present_target() if target == targets.AUTO else target
-    check = refit_check(output, manifest, name, tell.note) if source is None else None
-    record = refit_plan(output, manifest, device, name, source=source, check=check)
+    check = refit_check(export_dir, manifest, name, tell.note) if source is None else None
+    record = refit_plan(export_dir, manifest, device, name, source=source, check=check)
     if check is None:
         tell.note(f"note: the refitted engine was not compared: no golden outputs of {name!r}")
-    register_engine_files(output, record)
+    register_engine_files(export_dir, record)
     return record

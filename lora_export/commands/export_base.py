@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["config_of", "matching_checkpoint"]
 
 
-def config_of(output: Path, base: str | Path | None) -> Mapping[str, Any] | None:
+def config_of(export_dir: Path, base: str | Path | None) -> Mapping[str, Any] | None:
     """Return the config of the base, or of its copy in the export; None without either."""
     if base is not None:
         return read_config(local_path(str(base)))
-    return read_base_config(output) if has_base_config(output) else None
+    return read_base_config(export_dir) if has_base_config(export_dir) else None
 
 
 def matching_checkpoint(manifest: Manifest, base: str | Path | None) -> Checkpoint | None:

@@ -64,7 +64,7 @@ class Continuation:
 
 
 def continue_texts(
-    root: Path,
+    export_dir: Path,
     prompts: Sequence[str],
     *,
     adapter: str | None,
@@ -75,7 +75,7 @@ def continue_texts(
     """Continue `prompts` with a graph of an export, or answer them with an encoder-decoder.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         prompts: The texts, run as one batch.
         adapter: Whose graph; None for the base's.
         max_new_tokens: The most tokens of each continuation; what the model has positions for
@@ -85,19 +85,19 @@ def continue_texts(
 
     Raises:
         UsageError: The export has no such adapter, or a prompt is longer than the model.
-        UnsupportedError: The export is of a task that makes no text of text, or without a cache.
+        UnsupportedError: The export is of a task that generates no text, or has no cache.
         ExportDirectoryError: The export is damaged.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     if adapter is not None and adapter not in manifest.adapters:
         known = ", ".join(manifest.adapters) or "none"
-        msg = f"{str(root)!r} has no adapter {adapter!r}"
+        msg = f"{str(export_dir)!r} has no adapter {adapter!r}"
         raise UsageError(msg, hint=f"It has: {known}.")
     if manifest.base.task not in _TASKS:
-        msg = f"{str(root)!r} is an export for {manifest.base.task}, which makes no text of text"
+        msg = f"{str(export_dir)!r} is an export for {manifest.base.task}, which generates no text"
         raise UnsupportedError(msg, hint=f"Generating needs the task {' or '.join(_TASKS)}.")
-    require_files(root, manifest, _small_files(manifest, adapter), hashed=True)
-    files = companions_of(root, manifest, adapter)
+    require_files(export_dir, manifest, _small_files(manifest, adapter), hashed=True)
+    files = companions_of(export_dir, manifest, adapter)
     tokenizer = open_tokenizer(files)
     tokenizer.cut_to(None)
     config, generation = read_settings(files)
@@ -108,14 +108,14 @@ def continue_texts(
     record = manifest.graphs.get(adapter or BASE_GRAPH, manifest.base_graph)
     if record.encoder is None:
         limit = _positions_left(config, rows, max_new_tokens, manifest.base.cache_length)
-        decoder = OrtDecoder(open_runner(root, manifest, adapter or BASE_GRAPH))
+        decoder = OrtDecoder(open_runner(export_dir, manifest, adapter or BASE_GRAPH))
     else:
         _positions_left(config, rows, max_new_tokens)
         ids, mask = padded(rows, padding)
         feeds = {"input_ids": ids, "attention_mask": mask}
         rows = [first_tokens(config, generation)] * len(rows)
         limit = _positions_left(config, rows, max_new_tokens)
-        decoder, _ = OrtEncoderDecoder(root, record).encode(feeds)
+        decoder, _ = OrtEncoderDecoder(export_dir, record).encode(feeds)
     before = rows if record.encoder is None else [[] for _ in rows]
     found: list[list[int]] = [[] for _ in rows]
     told = ""
@@ -158,9 +158,9 @@ def _text_behind(
     return tokenizer.decode(shown)
 
 
-def continues(root: Path) -> bool:
+def continues(export_dir: Path) -> bool:
     """Whether the text that the export makes follows its prompt: an encoder-decoder's does not."""
-    return read_manifest(root).base_graph.encoder is None
+    return read_manifest(export_dir).base_graph.encoder is None
 
 
 def _small_files(manifest: Manifest, adapter: str | None) -> list[str]:

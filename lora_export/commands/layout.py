@@ -86,12 +86,12 @@ def layout(
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     row = runtime_row(runtime)
-    root, target = Path(export), Path(output)
-    manifest = read_manifest(root)
+    export_dir, target = Path(export), Path(output)
+    manifest = read_manifest(export_dir)
     row.require(kind_of(manifest))
     subjects = {
-        where: Subject(root, manifest, name)
-        for where, name in _names(manifest, root, adapter, swaps=row.swaps).items()
+        where: Subject(export_dir, manifest, name)
+        for where, name in _names(manifest, export_dir, adapter, swaps=row.swaps).items()
     }
     for each in subjects.values():
         for name in each.adapters or (BASE_GRAPH,):
@@ -102,11 +102,13 @@ def layout(
     return RuntimeLayout(runtime, target, tuple(written), row.opening_of(manifest.base.task))
 
 
-def _names(manifest: Manifest, root: Path, adapter: str | None, *, swaps: bool) -> dict[str, str]:
+def _names(
+    manifest: Manifest, export_dir: Path, adapter: str | None, *, swaps: bool
+) -> dict[str, str]:
     """Return the adapter, or the shared graph, of each folder below the output."""
     if adapter is not None:
         if adapter != BASE_GRAPH and adapter not in manifest.adapters:
-            msg = f"{str(root)!r} has no adapter {adapter!r}"
+            msg = f"{str(export_dir)!r} has no adapter {adapter!r}"
             known = ", ".join((*manifest.adapters, BASE_GRAPH))
             raise UsageError(msg, hint=f"It has: {known}.")
         return {"": adapter}

@@ -25,10 +25,10 @@ def remove(export: str | Path, name: str, *, progress: Progress | None = None) -
     Raises:
         LoraExportError: See the class of the error; the export is as it was.
     """
-    output = Path(export)
-    manifest = remove_adapter(output, name)
-    after = Aftermath(output, f"adapter {name!r} was removed", progress or Silent())
+    export_dir = Path(export)
+    manifest = remove_adapter(export_dir, name)
+    after = Aftermath(export_dir, f"adapter {name!r} was removed", progress or Silent())
     with after.step("the reports could not be brought up to date"):
-        manifest = prune_reports(output)
-        manifest = refresh_report(output)
-    return Outcome(output, manifest, notes=after.notes())
+        manifest = prune_reports(export_dir)
+        manifest = refresh_report(export_dir)
+    return Outcome(export_dir, manifest, notes=after.notes())

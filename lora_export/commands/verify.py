@@ -85,20 +85,20 @@ def verify(
     Raises:
         LoraExportError: See the class of the error.
     """
-    output, specs = Path(export), as_specs(adapters)
+    export_dir, specs = Path(export), as_specs(adapters)
     dataset, disagreements = as_path(dataset), as_path(disagreements)
     _require_sense(base, specs, dataset, metric, disagreements)
-    manifest = read_manifest(output)
+    manifest = read_manifest(export_dir)
     require_limits(
         min_gain, max_loss, max_metric_drop,
         is_quantized=manifest.base.quantization is not None,
         has_base=base is not None, has_dataset=dataset is not None,
     )  # fmt: skip
-    chosen = _chosen(output, manifest, only)
+    chosen = _chosen(export_dir, manifest, only)
     if dataset is not None and not chosen - {BASE_GRAPH}:
         msg = "--dataset scores adapters, and only the base is to be verified"
         raise UsageError(msg, hint="Name one: --only ADAPTER.")
-    require_intact(output, manifest)
+    require_intact(export_dir, manifest)
     require_onnxruntime()
     tell = progress or Silent()
     if dataset is not None:
@@ -108,10 +108,10 @@ def verify(
     if checkpoint is not None:
         require_reference()
         task = tasks.by_name(manifest.base.task)
-        checkpoint = as_exported(checkpoint, output)
-        checkpoint = for_task(checkpoint, task, pooling_of_export(output, checkpoint.folder))
-        read = find_adapters(output, manifest, specs, checkpoint.config, only=chosen)
-        read = _noted(read, base_of_export(output, manifest, checkpoint), tell, strict=strict)
+        checkpoint = as_exported(checkpoint, export_dir)
+        checkpoint = for_task(checkpoint, task, pooling_of_export(export_dir, checkpoint.folder))
+        read = find_adapters(export_dir, manifest, specs, checkpoint.config, only=chosen)
+        read = _noted(read, base_of_export(export_dir, manifest, checkpoint), tell, strict=strict)
     evidence = Evidence(
         checkpoint,
         read,
@@ -130,34 +130,34 @@ def verify(
         for name, graph in manifest.graphs.items()
         if name in chosen or (shared and graph.is_shared)
     ]
-    before, found = compare_export(output, graphs, evidence, tell)
+    before, found = compare_export(export_dir, graphs, evidence, tell)
     notes = [
         note
         for name, record in manifest.adapters.items()
         if name in chosen
         for note in read.get(name, record).notes
     ]
-    judged, unwritten = _recorded(output, before, found, tell)
+    judged, unwritten = _recorded(export_dir, before, found, tell)
     reports = Reports(parity=report_on(found), quantization=losses_of(manifest, found))
-    return Outcome(output, judged, reports, (*notes, *unwritten))
+    return Outcome(export_dir, judged, reports, (*notes, *unwritten))
 
 
 def _recorded(
-    output: Path, before: Manifest, found: Mapping[str, GraphParity], tell: Progress
+    export_dir: Path, before: Manifest, found: Mapping[str, GraphParity], tell: Progress
 ) -> tuple[Manifest, list[str]]:
     """Record verdicts in the export and its report; return the manifest, and what was not written.
 
     An export that cannot be written, on a read-only disk for instance, has its verdict all the
     same.
     """
-    judged, notes = judged_manifest(output, before, found), []
+    judged, notes = judged_manifest(export_dir, before, found), []
     try:
-        judged = record_parity(output, before, found)
+        judged = record_parity(export_dir, before, found)
     except StorageError as error:
         notes.append(f"the verdict is not written down in the export: {error.message}")
     else:
         try:
-            judged = refresh_report(output)
+            judged = refresh_report(export_dir)
         except LoraExportError as error:
             notes.append(f"the report could not be brought up to date: {error.message}")
     for note in notes:
@@ -196,7 +196,7 @@ def _noted(
     }
 
 
-def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
+def _chosen(export_dir: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[str]:
     """Return the names of what is verified.
 
     Raises:
@@ -204,6 +204,6 @@ def _chosen(output: Path, manifest: Manifest, only: Sequence[str]) -> frozenset[
     """
     known = (BASE_GRAPH, *manifest.adapters)
     if unknown := [name for name in only if name not in known]:
-        msg = f"the export {str(output)!r} has no adapter {unknown[0]!r}"
+        msg = f"the export {str(export_dir)!r} has no adapter {unknown[0]!r}"
         raise AdapterError(msg, hint=f"--only takes: {', '.join(known)}.")
     return frozenset(only or known)

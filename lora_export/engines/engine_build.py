@@ -58,12 +58,12 @@ class PlannedEngine(TypedDict):
 
 
 def build_engines(
-    root: Path, jobs: Sequence[BuildJob], *, trtexec: bool = False, progress: Progress
+    export_dir: Path, jobs: Sequence[BuildJob], *, trtexec: bool = False, progress: Progress
 ) -> list[BuildRecord]:
     """Build engines; return their build records. Each is in the manifest when it is done.
 
     Args:
-        root: The export.
+        export_dir: The export.
         jobs: What is built; see `lora_export.engines.jobs.jobs_of`.
         trtexec: Whether ``trtexec`` builds instead of Python's API.
         progress: Told what happens.
@@ -94,10 +94,10 @@ def build_engines(
     records = []
     for job in jobs:
         if library_row(job.library).builds_ahead:
-            require_memory(job.model or read_graph(resolve_inside(root, job.onnx)), job.onnx)
+            require_memory(job.model or read_graph(resolve_inside(export_dir, job.onnx)), job.onnx)
         progress.start(f"building the engine {job.graph} for {job.target}")
         record = build_with_trtexec(job) if trtexec else build(job, tell=progress.start)
-        register_engine_files(root, record)
+        register_engine_files(export_dir, record)
         records.append(record)
     return records
 
@@ -135,16 +135,16 @@ def _require_portable(job: BuildJob) -> None:
         )
 
 
-def register_engine_files(root: Path, record: BuildRecord) -> None:
+def register_engine_files(export_dir: Path, record: BuildRecord) -> None:
     """Name a plan, its record and the timing cache in the manifest, with their hashes."""
     plan = record["plan"]["file"]
     timing = timing_file(record["target"], record["tensorrt"], record["library"])
     files = [plan, record_file(plan), timing]
-    with edit_manifest(root) as manifest:
-        paths = {file: resolve_inside(root, file) for file in files}
+    with edit_manifest(export_dir) as manifest:
+        paths = {file: resolve_inside(export_dir, file) for file in files}
         hashes = {file: sha256_of_file(path) for file, path in paths.items() if path.is_file()}
         listed = manifest.model_copy(update={"files": {**manifest.files, **hashes}})
-        write_manifest(root, listed)
+        write_manifest(export_dir, listed)
 
 
 def described(job: BuildJob, version: str) -> PlannedEngine:

@@ -72,7 +72,7 @@ def stem_of(onnx: str) -> str:
 
 
 def jobs_of(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     target: str,
     graphs: Sequence[str],
@@ -81,7 +81,7 @@ def jobs_of(
     """Return a job for each ONNX file of the graphs; nothing but headers and graphs is read.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         target: The device.
         graphs: Names of graphs; see `graphs_to_build`.
@@ -101,7 +101,7 @@ def jobs_of(
             _require_values(name, manifest.graphs[name].missing)
     return [
         _job(
-            root,
+            export_dir,
             manifest,
             manifest.graphs[name],
             onnx,
@@ -143,7 +143,7 @@ def _require_precision(manifest: Manifest, row: Target, precision: str | None) -
 
 
 def _job(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     record: GraphRecord,
     onnx: str,
@@ -152,7 +152,7 @@ def _job(
     precision: str,
     options: EngineOptions,
 ) -> BuildJob:
-    data = read_graph(resolve_inside(root, onnx))
+    data = read_graph(resolve_inside(export_dir, onnx))
     required = without_defaults(data) if record.mode is Mode.SWAPPABLE else data
     if options.strip_weights and required is not data:
         msg = f"a plan of {onnx!r} cannot leave its weights out: the graph is rewritten for it"
@@ -165,11 +165,11 @@ def _job(
         if record.is_shared:
             msg = f"the graph {stem_of(onnx)!r} takes its adapters as inputs"
             raise UsageError(msg, hint="--refit is for graphs of mode base or merged.")
-        refittable = refittable_weights(root, manifest, onnx, required)
+        refittable = refittable_weights(export_dir, manifest, onnx, required)
         _require_values(stem_of(onnx), [n for n in record.missing if n not in refittable])
     settings = BuildSettings(
         precision=precision,
-        profiles=profiles_for(root, manifest, onnx, data, options.profiles),
+        profiles=profiles_for(export_dir, manifest, onnx, data, options.profiles),
         workspace_bytes=options.workspace_bytes,
         optimization_level=options.optimization_level,
         tf32=options.tf32,
@@ -180,7 +180,7 @@ def _job(
         compute_capabilities=options.compute_capabilities,
     )
     return BuildJob(
-        root=root,
+        root=export_dir,
         graph=stem_of(onnx),
         target=target,
         onnx=onnx,
@@ -196,7 +196,7 @@ def _job(
 
 
 def profiles_for(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     onnx: str,
     data: bytes,
@@ -208,7 +208,7 @@ def profiles_for(
     an encoder and a decoder share one, ``encoder_sequence`` is the text that the encoder reads.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         onnx: The ONNX file of the graph.
         data: What it holds.
@@ -223,10 +223,10 @@ def profiles_for(
     return profiles_of(
         _inputs(data),
         given,
-        longest=_longest(root),
+        longest=_longest(export_dir),
         ranks=[each.rank for each in manifest.adapters.values()],
-        widths=_widths(root, manifest, data),
-        others=_axes(root, manifest) if given else (),
+        widths=_widths(export_dir, manifest, data),
+        others=_axes(export_dir, manifest) if given else (),
     )
 
 
@@ -234,24 +234,24 @@ def _inputs(data: bytes) -> tuple[Input, ...]:
     return read_signature(parse_onnx(without_defaults(data))).inputs
 
 
-def _longest(root: Path) -> int:
+def _longest(export_dir: Path) -> int:
     """Return how many positions the model has, as far as the export tells."""
-    if not has_base_config(root):
+    if not has_base_config(export_dir):
         return _UNKNOWN_LENGTH
-    return longest_text(read_base_config(root))
+    return longest_text(read_base_config(export_dir))
 
 
-def _axes(root: Path, manifest: Manifest) -> set[str]:
+def _axes(export_dir: Path, manifest: Manifest) -> set[str]:
     """Return the axes of all graphs of an export; a merged one has those of the base."""
     found: set[str] = set()
     for record in manifest.graphs.values():
         if record.mode is not Mode.MERGED:
             for file in record.graph_files:
-                found |= axes_of(_inputs(read_graph(resolve_inside(root, file))))
+                found |= axes_of(_inputs(read_graph(resolve_inside(export_dir, file))))
     return found
 
 
-def _widths(root: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]:
+def _widths(export_dir: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]:
     """Return the sizes that the base and each pack give the axes of optional inputs, ranks apart.
 
     The width of a head is one: every adapter may bring its own.
@@ -260,7 +260,7 @@ def _widths(root: Path, manifest: Manifest, data: bytes) -> dict[str, list[int]]
     shapes = [{each.name: tuple(each.dims) for each in parse_onnx(data).graph.initializer}]
     for adapter in manifest.adapters.values():
         if adapter.pack is not None:
-            tensors, _ = read_header(resolve_inside(root, adapter.pack.safetensors))
+            tensors, _ = read_header(resolve_inside(export_dir, adapter.pack.safetensors))
             shapes.append({name: tensor.shape for name, tensor in tensors.items()})
     found: dict[str, list[int]] = {}
     for name, axes in inputs.items():

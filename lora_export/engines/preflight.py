@@ -104,7 +104,7 @@ class Preflight:
 
 
 def preflight(
-    root: Path,
+    export_dir: Path,
     target_name: str,
     *,
     graphs: Sequence[str] = (),
@@ -117,7 +117,7 @@ def preflight(
     """Check graphs of an export directory for a target.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         target_name: A row of `core.targets` that has engines.
         graphs: Names of graphs in the manifest; by default all that can be deployed.
         tensorrt: The version of the library; the oldest that the target's software brings by
@@ -144,15 +144,15 @@ def preflight(
     parser_of(version, library)
     # that the library is missing is known before anything is read
     installed = _installed(library) if parser else None
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     reports = []
     for name in _chosen(graphs, manifest):
         files = manifest.graphs[name].graph_files
-        require_files(root, manifest, files, hashed=True)
+        require_files(export_dir, manifest, files, hashed=True)
         for file in files:
-            path = resolve_inside(root, file)
+            path = resolve_inside(export_dir, file)
             data = read_graph(path)
-            made, why = _profiles(root, manifest, file, data, profiles)
+            made, why = _profiles(export_dir, manifest, file, data, profiles)
             found = check_graph(
                 data, target, version,
                 library=library, profiles=made, memory_gib=memory_gib, why=why,
@@ -236,7 +236,7 @@ def _chosen(wanted: Sequence[str], manifest: Manifest) -> list[str]:
 
 
 def _profiles(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     file: str,
     onnx_bytes: bytes,
@@ -248,7 +248,7 @@ def _profiles(
         UsageError: What the user gave does not fit the graph.
     """
     try:
-        return profiles_for(root, manifest, file, onnx_bytes, given), None
+        return profiles_for(export_dir, manifest, file, onnx_bytes, given), None
     except UsageError as error:
         if given:
             raise

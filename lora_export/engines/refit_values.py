@@ -50,7 +50,7 @@ __all__ = ["base_supply", "refit_plan", "refit_values"]
 
 
 def refit_values(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     record: BuildRecord,
     name: str,
@@ -59,7 +59,7 @@ def refit_values(
     """Return the value of every refittable weight of an engine, with an adapter or the base's.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         record: The engine's build record.
         name: The adapter; ``base`` is none.
@@ -69,7 +69,7 @@ def refit_values(
         UnsupportedError: The adapter changes a weight that is not refittable, or its shape.
         LoraExportError: The adapter or the export is damaged, or they do not fit.
     """
-    changed = _changed(root, manifest, name, source)
+    changed = _changed(export_dir, manifest, name, source)
     rows = record["refit"]
     refittable = {each for each, row in rows.items() if not row.get("neighbour")}
     if left := sorted(set(changed) - refittable):
@@ -85,7 +85,7 @@ def refit_values(
             raise UnsupportedError(
                 msg, hint="A refit changes no shape: build an engine of its own."
             )
-    supply = base_supply(root, record)
+    supply = base_supply(export_dir, record)
     unchanged = {each: supply(each) for each in sorted(refittable - set(changed))}
     if lost := [each for each, values in unchanged.items() if values is None]:
         msg = f"{BASE_WEIGHTS} has no weight {lost[0]!r} to go back to"
@@ -94,20 +94,23 @@ def refit_values(
 
 
 def _changed(
-    root: Path, manifest: Manifest, name: str, source: AdapterSpec | None
+    export_dir: Path, manifest: Manifest, name: str, source: AdapterSpec | None
 ) -> dict[str, Array]:
     if source is not None:
-        return merged_values(root, manifest, resolve_source(root, manifest, name, source))
+        return merged_values(
+            export_dir, manifest, resolve_source(export_dir, manifest, name, source)
+        )
     if name == BASE_GRAPH:
         return {}
     return {
-        each: read_all(tensor) for each, tensor in changed_weights(root, manifest, name).items()
+        each: read_all(tensor)
+        for each, tensor in changed_weights(export_dir, manifest, name).items()
     }
 
 
-def base_supply(root: Path, record: BuildRecord) -> Callable[[str], Array | None]:
+def base_supply(export_dir: Path, record: BuildRecord) -> Callable[[str], Array | None]:
     """Return a function that finds the base's value of a weight, in its file or in the graph."""
-    tensors, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    tensors, _ = read_header(resolve_inside(export_dir, BASE_WEIGHTS))
 
     def supply(name: str) -> Array | None:
         if name in tensors:
@@ -115,7 +118,7 @@ def base_supply(root: Path, record: BuildRecord) -> Callable[[str], Array | None
         from onnx import numpy_helper
 
         (onnx,) = record["onnx"]
-        for each in parse_onnx(read_graph(resolve_inside(root, onnx))).graph.initializer:
+        for each in parse_onnx(read_graph(resolve_inside(export_dir, onnx))).graph.initializer:
             if each.name == name and not each.external_data:
                 return numpy_helper.to_array(each)
         return None
@@ -124,7 +127,7 @@ def base_supply(root: Path, record: BuildRecord) -> Callable[[str], Array | None
 
 
 def refit_plan(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     target: str,
     name: str,
@@ -139,7 +142,7 @@ def refit_plan(
     refittable itself: the next adapter begins with the base again.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         target: The device.
         name: The adapter; the engine is called so.
@@ -157,20 +160,20 @@ def refit_plan(
     version = str(module.__version__)
     file = plan_file(graph, target, version)
     started = time.monotonic()
-    plan, record = checked_plan(root, file, manifest.files, manifest.base.fingerprint, cuda)
-    if not read_engine_record(resolve_inside(root, file)).refit:
+    plan, record = checked_plan(export_dir, file, manifest.files, manifest.base.fingerprint, cuda)
+    if not read_engine_record(resolve_inside(export_dir, file)).refit:
         msg = f"the engine {file!r} was not built to be refitted"
         raise UnsupportedError(msg, hint=f"lora-export build OUT --target {target} --refit")
-    values = refit_values(root, manifest, record, name, source)
+    values = refit_values(export_dir, manifest, record, name, source)
     log = Log(module)
-    engine = loaded_engine(root, plan, record, log)
-    supplied = refit(engine, values, log, supply=base_supply(root, record))
+    engine = loaded_engine(export_dir, plan, record, log)
+    supplied = refit(engine, values, log, supply=base_supply(export_dir, record))
     if check is not None:
         with TrtRunner(engine, cuda) as runner:
             check(runner)
     own = manifest.graphs.get(name) if source is None else None
     job = BuildJob(
-        root=root,
+        root=export_dir,
         graph=name,
         target=target,
         onnx=next(iter(record["onnx"])) if own is None else own.onnx,
@@ -195,7 +198,7 @@ def refit_plan(
             "outputs": record["outputs"],
             "adapter": {
                 "adapter": name,
-                "adapter_sha256": _hash_of(root, manifest, name, source),
+                "adapter_sha256": _hash_of(export_dir, manifest, name, source),
                 "plan": file,
                 "plan_sha256": record["plan"]["sha256"],
                 "supplied": list(supplied),
@@ -206,7 +209,7 @@ def refit_plan(
     )
 
 
-def _hash_of(root: Path, manifest: Manifest, name: str, source: AdapterSpec | None) -> str:
+def _hash_of(export_dir: Path, manifest: Manifest, name: str, source: AdapterSpec | None) -> str:
     if source is not None:
-        return resolve_source(root, manifest, name, source).adapter.sha256
+        return resolve_source(export_dir, manifest, name, source).adapter.sha256
     return manifest.adapters[name].sha256

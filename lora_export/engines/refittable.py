@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["changed_weights", "refit_rows", "refittable_weights"]
 
 
-def changed_weights(root: Path, manifest: Manifest, adapter: str) -> dict[str, Tensor]:
+def changed_weights(export_dir: Path, manifest: Manifest, adapter: str) -> dict[str, Tensor]:
     """Return the weights that an adapter of the export changes, merged, as its file has them.
 
     Raises:
@@ -40,13 +40,13 @@ def changed_weights(root: Path, manifest: Manifest, adapter: str) -> dict[str, T
     found: dict[str, Tensor] = {}
     for file in record.weights:
         if file != BASE_WEIGHTS:
-            tensors, _ = read_header(resolve_inside(root, file))
+            tensors, _ = read_header(resolve_inside(export_dir, file))
             found |= tensors
     return found
 
 
 def refittable_weights(
-    root: Path, manifest: Manifest, onnx: str, onnx_bytes: bytes
+    export_dir: Path, manifest: Manifest, onnx: str, onnx_bytes: bytes
 ) -> tuple[str, ...]:
     """Return the weights of a graph that the export's adapters change, sorted.
 
@@ -68,7 +68,7 @@ def refittable_weights(
     names = {
         name
         for adapter in merged
-        for name, tensor in changed_weights(root, manifest, adapter).items()
+        for name, tensor in changed_weights(export_dir, manifest, adapter).items()
         if shapes.get(name) == tensor.shape
     }
     if not names:

@@ -77,52 +77,55 @@ def folder_of(adapter: str) -> str:
     return f"{FOLDER}/{adapter}"
 
 
-def companions_of(root: Path, manifest: Manifest, adapter: str | None = None) -> dict[str, Path]:
+def companions_of(
+    export_dir: Path, manifest: Manifest, adapter: str | None = None
+) -> dict[str, Path]:
     """Return the companions of an adapter, or of the base, by their names in one folder.
 
     Those of an adapter are the base's, with its own files in their place.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         adapter: The adapter; None for the base.
 
     Raises:
-        ExportDirectoryError: A file leads outside `root`.
+        ExportDirectoryError: A file leads outside `export_dir`.
     """
     base = {
-        name: resolve_inside(root, f"{FOLDER}/{name}") for name in companion_files(root / FOLDER)
+        name: resolve_inside(export_dir, f"{FOLDER}/{name}")
+        for name in companion_files(export_dir / FOLDER)
     }
     own = manifest.adapters.get(adapter or "")
     if own is None or own.companions is None:
         return base
     kept = {name: path for name, path in base.items() if name not in own.companions.hidden}
     return kept | {
-        name: resolve_inside(root, f"{folder_of(adapter or '')}/{name}")
+        name: resolve_inside(export_dir, f"{folder_of(adapter or '')}/{name}")
         for name in own.companions.files
     }
 
 
 def copy_companions(
-    root: Path, manifest: Manifest, folder: Path, adapter: str | None = None
+    export_dir: Path, manifest: Manifest, folder: Path, adapter: str | None = None
 ) -> None:
     """Copy the companions of an adapter, or of the base, into one folder, as libraries want them.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         folder: Where they go; made if absent.
         adapter: The adapter; None for the base.
 
     Raises:
-        ExportDirectoryError: A file is missing, or leads outside `root`.
+        ExportDirectoryError: A file is missing, or leads outside `export_dir`.
         StorageError: The disk refuses.
     """
-    for name, path in companions_of(root, manifest, adapter).items():
+    for name, path in companions_of(export_dir, manifest, adapter).items():
         try:
             require_file(path)
         except OSError as error:
-            what = f"{str(path.relative_to(root))!r} of the export {str(root)!r}"
+            what = f"{str(path.relative_to(export_dir))!r} of the export {str(export_dir)!r}"
             msg = f"cannot read {what}: {reason_of(error)}"
             hint = "Copy the directory again, or export again."
             raise ExportDirectoryError(msg, hint=hint) from error
@@ -132,7 +135,7 @@ def copy_companions(
 
 
 def companions_for(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     parameters: Sequence[Parameter],
     resolved: Resolved,
@@ -144,7 +147,7 @@ def companions_for(
     """Return the companions of an adapter that is added to an export.
 
     Args:
-        root: The export directory, with the base's companions.
+        export_dir: The export directory, with the base's companions.
         manifest: Its manifest.
         parameters: Those of the base graph.
         resolved: The adapter.
@@ -155,7 +158,7 @@ def companions_for(
     Raises:
         AdapterError: Several originals bring something different; a file is damaged or too large.
     """
-    base = companion_files(root / FOLDER)
+    base = companion_files(export_dir / FOLDER)
     grown = resolved.vocabulary
     brought = own_companions(
         originals, base, preferred=preferred, rows=grown.after if grown is not None else None

@@ -31,12 +31,12 @@ __all__ = ["merged_values", "require_same_shapes", "weights_bytes"]
 
 
 def merged_values(
-    root: Path, manifest: Manifest, resolved: Resolved
+    export_dir: Path, manifest: Manifest, resolved: Resolved
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the value of each initializer that the adapter changes, in the base graph's layout.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         resolved: The adapter, resolved against the export's parameters.
 
@@ -47,7 +47,7 @@ def merged_values(
         InputError: The graph's dtype cannot hold a merged value.
     """
     require_same_shapes(resolved)
-    base_tensors = stored_values(root, manifest)
+    base_tensors = stored_values(export_dir, manifest)
     entries, _ = merged_entries(manifest, resolved, base_tensors, None, {})
     return {entry.name: _whole(entry) for entry in entries}
 

@@ -60,7 +60,9 @@ class Added:
     fidelity: Mapping[str, FidelityRow] = field(default_factory=dict)
 
 
-def store_adapters(root: Path, mode: Mode, new: Sequence[NewAdapter], adding: Adding) -> Added:
+def store_adapters(
+    export_dir: Path, mode: Mode, new: Sequence[NewAdapter], adding: Adding
+) -> Added:
     """Add adapters to an export of `mode`.
 
     Raises:
@@ -68,24 +70,24 @@ def store_adapters(root: Path, mode: Mode, new: Sequence[NewAdapter], adding: Ad
         UnsupportedError: A graph that adapters share cannot take an adapter.
         StorageError: The disk refuses; what is not yet added is as it was.
     """
-    return CHANGES[mode].add(root, new, adding)
+    return CHANGES[mode].add(export_dir, new, adding)
 
 
-def remove_adapter(root: Path, name: str) -> Manifest:
+def remove_adapter(export_dir: Path, name: str) -> Manifest:
     """Remove an adapter from an export, with all its files.
 
     Raises:
         AdapterError: The export has no adapter of this name.
     """
-    return CHANGES[mode_of(read_manifest(root))].remove(root, name)
+    return CHANGES[mode_of(read_manifest(export_dir))].remove(export_dir, name)
 
 
-def _merge(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
-    manifest = read_manifest(root)
+def _merge(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    manifest = read_manifest(export_dir)
     kept: dict[str, FidelityRow] = {}
     for each in new:
         added = merged_adapters.add_adapter(
-            root,
+            export_dir,
             each.resolved,
             source=each.source,
             combined=each.combined,
@@ -114,13 +116,13 @@ def _warn_of_loss(name: str, row: FidelityRow, progress: Progress) -> None:
     )
 
 
-def _add_packs(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
-    manifest = read_manifest(root)
-    require_slots(root, manifest, [each.resolved for each in new])
+def _add_packs(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+    manifest = read_manifest(export_dir)
+    require_slots(export_dir, manifest, [each.resolved for each in new])
     for each in new:
         adding.progress.start(f"adding adapter {each.name}")
         manifest = add_pack(
-            root,
+            export_dir,
             each.resolved,
             source=each.source,
             labels=each.labels,
@@ -132,13 +134,13 @@ def _add_packs(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
     return Added(manifest)
 
 
-def _add_rows(root: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+def _add_rows(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
     adding.progress.start("writing the stacks")
-    return Added(change_rows(root, new, replace=adding.replace))
+    return Added(change_rows(export_dir, new, replace=adding.replace))
 
 
-def _remove_row(root: Path, name: str) -> Manifest:
-    return change_rows(root, gone=name)
+def _remove_row(export_dir: Path, name: str) -> Manifest:
+    return change_rows(export_dir, gone=name)
 
 
 @dataclass(frozen=True)

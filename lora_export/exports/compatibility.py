@@ -49,7 +49,7 @@ def require_task(manifest: Manifest, adapter: Adapter) -> None:
 
 
 def require_base(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     resolved: Resolved,
     originals: Iterable[Adapter],
@@ -61,7 +61,7 @@ def require_base(
     changes are compared: with `checkpoint`, or with those that the export holds uncast.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         resolved: The adapter; combined, where it was.
         originals: The adapters that it was read from.
@@ -73,7 +73,7 @@ def require_base(
             it trains rows of a head whose bias PEFT leaves out.
     """
     base, prefix = manifest.base.source, manifest.base.prefix
-    stored = stored_values(root, manifest)
+    stored = stored_values(export_dir, manifest)
     for adapter in originals:
         known = adapter.known_base
         if known is None or known.fingerprint == manifest.base.fingerprint:

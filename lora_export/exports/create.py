@@ -54,7 +54,7 @@ _LAYOUT: Final = "lora-export/1"
 
 
 def create_export(
-    root: Path,
+    export_dir: Path,
     checkpoint: Checkpoint,
     template: GraphTemplate,
     plan: BasePlan,
@@ -71,10 +71,10 @@ def create_export(
     ties: Sequence[TieGroup] = (),
     quantization: QuantizationRecord | None = None,
 ) -> Manifest:
-    """Write the base's weights, graph, companions and manifest into the empty folder `root`.
+    """Write the base's weights, graph, companions and manifest into the empty folder `export_dir`.
 
     Args:
-        root: An empty folder.
+        export_dir: An empty folder.
         checkpoint: The base.
         template: Its graph.
         plan: Where each parameter comes from.
@@ -95,17 +95,17 @@ def create_export(
         InputError: A value that `dtype` cannot hold.
         StorageError: The disk refuses.
     """
-    with storage_errors(str(root)):
-        (root / "weights").mkdir()
+    with storage_errors(str(export_dir)):
+        (export_dir / "weights").mkdir()
     method = quantization.method if quantization is not None else ""
-    files, placements = _write_base_weights(root, template, plan, progress, method)
+    files, placements = _write_base_weights(export_dir, template, plan, progress, method)
     weights = sorted(files)
     graphs = (template.onnx_bytes, template.encoder_bytes)
-    graph = write_graphs(root, BASE_GRAPH, graphs, placements)
+    graph = write_graphs(export_dir, BASE_GRAPH, graphs, placements)
     files |= graph.files
-    files |= _write_companions(root, checkpoint, labels)
+    files |= _write_companions(export_dir, checkpoint, labels)
     if graph_report is not None:
-        files[GRAPH_REPORT] = _write_report(root, graph_report)
+        files[GRAPH_REPORT] = _write_report(export_dir, graph_report)
     manifest = Manifest(
         format_version=PLAIN_VERSION if quantization is None else QUANTIZED_VERSION,
         tool=f"lora-export {VERSION}",
@@ -143,15 +143,15 @@ def create_export(
         adapters={},
         files=files,
     )
-    write_manifest(root, manifest)
+    write_manifest(export_dir, manifest)
     return manifest
 
 
-def _write_report(root: Path, report: GraphReport) -> str:
+def _write_report(export_dir: Path, report: GraphReport) -> str:
     """Write ``reports/graph.json``; return its SHA-256."""
-    with storage_errors(str(root)):
-        (root / "reports").mkdir()
-    return write_synced(root / GRAPH_REPORT, report_bytes(report))
+    with storage_errors(str(export_dir)):
+        (export_dir / "reports").mkdir()
+    return write_synced(export_dir / GRAPH_REPORT, report_bytes(report))
 
 
 def _untied(plan: BasePlan) -> list[str]:
@@ -166,7 +166,7 @@ def weights_metadata(name: str) -> dict[str, str]:
 
 
 def _write_base_weights(
-    root: Path, template: GraphTemplate, plan: BasePlan, progress: Progress, method: str
+    export_dir: Path, template: GraphTemplate, plan: BasePlan, progress: Progress, method: str
 ) -> tuple[dict[str, str], dict[str, Placement]]:
     """Write the base's weights; return each file's hash and each parameter's place.
 
@@ -196,7 +196,7 @@ def _write_base_weights(
             continue
         name = file.removeprefix("weights/").removesuffix(".safetensors")
         written = write_weights(
-            root / file, entries, metadata=weights_metadata(name), advance=progress.advance
+            export_dir / file, entries, metadata=weights_metadata(name), advance=progress.advance
         )
         files[file] = written.sha256
         for parameter, (offset, length) in written.offsets.items():
@@ -264,11 +264,11 @@ def _quantized_record(parameter: Parameter) -> QuantizedRecord | None:
 
 
 def _write_companions(
-    root: Path, checkpoint: Checkpoint, labels: Sequence[str] | None
+    export_dir: Path, checkpoint: Checkpoint, labels: Sequence[str] | None
 ) -> dict[str, str]:
     """Copy the tokenizer and config into ``hf/``, the config with the labels of the export."""
-    with storage_errors(str(root / "hf")):
-        (root / "hf").mkdir()
+    with storage_errors(str(export_dir / "hf")):
+        (export_dir / "hf").mkdir()
     config = labelled(checkpoint.config, labels)
-    files = write_companions(root / "hf", checkpoint, config)
+    files = write_companions(export_dir / "hf", checkpoint, config)
     return {f"hf/{name}": digest for name, digest in files.items()}

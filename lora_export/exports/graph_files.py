@@ -57,12 +57,12 @@ def possible_files(name: str) -> tuple[str, ...]:
     return (f"{name}.onnx", f"decoder.{name}.onnx", f"encoder.{name}.onnx")
 
 
-def read_graphs(root: Path, record: GraphRecord) -> tuple[bytes, bytes | None]:
+def read_graphs(export_dir: Path, record: GraphRecord) -> tuple[bytes, bytes | None]:
     """Return the graph, or the decoder's and the encoder's."""
     encoder = record.encoder
     return (
-        read_graph(resolve_inside(root, record.onnx)),
-        None if encoder is None else read_graph(resolve_inside(root, encoder.onnx)),
+        read_graph(resolve_inside(export_dir, record.onnx)),
+        None if encoder is None else read_graph(resolve_inside(export_dir, encoder.onnx)),
     )
 
 

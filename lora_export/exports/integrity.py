@@ -45,16 +45,16 @@ class Audit:
 
 
 def audit(
-    root: Path, manifest: Manifest, *, hashed: bool = False, progress: Progress | None = None
+    export_dir: Path, manifest: Manifest, *, hashed: bool = False, progress: Progress | None = None
 ) -> Audit:
-    """Compare the files below `root` with the manifest.
+    """Compare the files below `export_dir` with the manifest.
 
     Without `hashed`: each file is there, and each weight file is as long as its header says. With
     it: each file has the SHA-256 that the manifest records. In both cases, no graph reads a file
     that is missing or outside its folder.
 
     Raises:
-        ExportDirectoryError: A path of the manifest leads outside `root`.
+        ExportDirectoryError: A path of the manifest leads outside `export_dir`.
     """
     tell = progress or Silent()
     needed = dict(manifest.files)
@@ -65,7 +65,7 @@ def audit(
     sizes: dict[str, int] = {}
     problems: list[str] = []
     for file, digest in needed.items():
-        path = resolve_inside(root, file)
+        path = resolve_inside(export_dir, file)
         with contextlib.suppress(OSError):  # what is wrong with it is in `problems`
             sizes[file] = require_file(path).st_size
             if hashed:
@@ -73,7 +73,7 @@ def audit(
         if problem := problem_of(path, digest, hashed=hashed):
             problems.append(f"{file}: {problem}")
         tell.advance(sizes.get(file, 0))
-    return Audit(sizes, hashed, tuple(problems), _unlisted(root, needed))
+    return Audit(sizes, hashed, tuple(problems), _unlisted(export_dir, needed))
 
 
 def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
@@ -104,12 +104,12 @@ def problem_of(path: Path, digest: str | None, *, hashed: bool) -> str | None:
     return None if found == digest else f"SHA-256 is {found[:16]}…, not {digest[:16]}…"
 
 
-def _unlisted(root: Path, needed: Mapping[str, str]) -> tuple[str, ...]:
+def _unlisted(export_dir: Path, needed: Mapping[str, str]) -> tuple[str, ...]:
     """Return the files that do not belong to an export; kernels belong to the machine."""
     found: list[str] = []
     own = {*needed, MANIFEST_NAME}
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
+    for path in sorted(export_dir.rglob("*")):
+        relative = path.relative_to(export_dir)
         if relative.parts[0].startswith(_PRIVATE_PREFIX) or path.is_dir():
             continue
         if relative.as_posix() not in own and not is_cache_file(relative.as_posix()):

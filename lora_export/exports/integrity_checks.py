@@ -28,23 +28,25 @@ _COMPANIONS = "hf/"
 _HINT = "Copy the directory again, or export again."
 
 
-def require_intact(root: Path, manifest: Manifest) -> None:
+def require_intact(export_dir: Path, manifest: Manifest) -> None:
     """Require that every file of the manifest is there with its hash; all of them are read.
 
     Raises:
         ExportDirectoryError: A file is missing or differs; the first is named.
     """
-    problems = audit(root, manifest, hashed=True).problems
+    problems = audit(export_dir, manifest, hashed=True).problems
     if problems:
-        msg = f"the export {str(root)!r} was changed or damaged: {problems[0]}"
+        msg = f"the export {str(export_dir)!r} was changed or damaged: {problems[0]}"
         raise ExportDirectoryError(msg, hint=_HINT)
 
 
-def require_files(root: Path, manifest: Manifest, files: Iterable[str], *, hashed: bool) -> None:
+def require_files(
+    export_dir: Path, manifest: Manifest, files: Iterable[str], *, hashed: bool
+) -> None:
     """Require of some files that they are there and, of a weight file, as long as its header says.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         files: The files, by their names in the manifest.
         hashed: Whether each has to have its SHA-256 as well.
@@ -53,12 +55,12 @@ def require_files(root: Path, manifest: Manifest, files: Iterable[str], *, hashe
         ExportDirectoryError: A file is missing or differs.
     """
     for file in files:
-        path = resolve_inside(root, file)
+        path = resolve_inside(export_dir, file)
         if problem := problem_of(path, manifest.files.get(file), hashed=hashed):
-            raise _differs(root, file, problem)
+            raise _differs(export_dir, file, problem)
 
 
-def require_usable(root: Path, manifest: Manifest) -> None:
+def require_usable(export_dir: Path, manifest: Manifest) -> None:
     """Require of what `add` builds on what can be had without reading the weights.
 
     The base's graph has its hash; the base's weight file opens with the header that follows from
@@ -72,31 +74,33 @@ def require_usable(root: Path, manifest: Manifest) -> None:
     """
     graph = manifest.base_graph
     for file, sha256 in {BASE_WEIGHTS: None, **graph.graph_files}.items():
-        if problem := problem_of(resolve_inside(root, file), sha256, hashed=sha256 is not None):
-            raise _differs(root, file, problem)
+        if problem := problem_of(
+            resolve_inside(export_dir, file), sha256, hashed=sha256 is not None
+        ):
+            raise _differs(export_dir, file, problem)
     for file in (each for each in manifest.files if each.startswith(_COMPANIONS)):
-        problem = problem_of(path := resolve_inside(root, file), None, hashed=False)
+        problem = problem_of(path := resolve_inside(export_dir, file), None, hashed=False)
         if problem and os.path.lexists(path):
-            raise _differs(root, file, problem)
-    header, size_bytes = _expected(root, manifest)
-    path = resolve_inside(root, BASE_WEIGHTS)
+            raise _differs(export_dir, file, problem)
+    header, size_bytes = _expected(export_dir, manifest)
+    path = resolve_inside(export_dir, BASE_WEIGHTS)
     try:
         with open_file(path) as stream:
             found_bytes = os.fstat(stream.fileno()).st_size
             same = stream.read(len(header)) == header
     except OSError as error:
-        raise _differs(root, BASE_WEIGHTS, f"cannot be read: {reason_of(error)}") from error
+        raise _differs(export_dir, BASE_WEIGHTS, f"cannot be read: {reason_of(error)}") from error
     if not same or found_bytes != size_bytes:
         what = f"its size is {found_bytes}, not {size_bytes}" if same else "another header"
-        raise _differs(root, BASE_WEIGHTS, what)
+        raise _differs(export_dir, BASE_WEIGHTS, what)
 
 
-def _differs(root: Path, file: str, problem: str) -> ExportDirectoryError:
-    msg = f"the export {str(root)!r} was changed or damaged: {file}: {problem}"
+def _differs(export_dir: Path, file: str, problem: str) -> ExportDirectoryError:
+    msg = f"the export {str(export_dir)!r} was changed or damaged: {file}: {problem}"
     return ExportDirectoryError(msg, hint=_HINT)
 
 
-def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
+def _expected(export_dir: Path, manifest: Manifest) -> tuple[bytes, int]:
     """Return the first bytes of the base's weight file, and its size; see `write_weights`.
 
     A graph that the user brought has values beside the parameters: the names, dtypes and shapes of
@@ -110,7 +114,7 @@ def _expected(root: Path, manifest: Manifest) -> tuple[bytes, int]:
         for entry in entries_of(parameter, zero_entry, method="")
     }
     if manifest.base.graph is not None:
-        held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+        held, _ = read_header(resolve_inside(export_dir, BASE_WEIGHTS))
         rows = {name: copied_entry(name, each) for name, each in held.items()} | rows
     ordered = file_order([*rows.values()])
     table = [(each.name, each.dtype, each.shape) for each in ordered]

@@ -78,7 +78,7 @@ class AddedAdapter:
 
 
 def add_adapter(
-    root: Path,
+    export_dir: Path,
     resolved: Resolved,
     *,
     source: str,
@@ -96,7 +96,7 @@ def add_adapter(
     export, and the manifest says so (``merged_from``).
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         resolved: The adapter, resolved against the export's parameters.
         source: Where the adapter is, as the manifest records it.
         checkpoint: The base, where it is at hand.
@@ -112,13 +112,13 @@ def add_adapter(
     """
     name = resolved.adapter.name
     weights_file = f"weights/{name}.safetensors"
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    base_tensors = stored_values(root, manifest)
+    base_tensors = stored_values(export_dir, manifest)
     meters = _meters(resolved)
     entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
     progress.start(f"merging adapter {name}", sum(entry.nbytes for entry in entries))
-    with staging_folder(root, "add") as staging:
+    with staging_folder(export_dir, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "weights").mkdir()
         written = write_weights(
@@ -131,7 +131,7 @@ def add_adapter(
         graph = write_graphs(
             staging,
             name,
-            read_graphs(root, manifest.base_graph),
+            read_graphs(export_dir, manifest.base_graph),
             placements,
             output_width=_output_width(manifest, resolved),
         )
@@ -148,7 +148,7 @@ def add_adapter(
             sha256=graph.onnx.sha256,
             encoder=graph.encoder,
         )
-        with edit_manifest(root) as current:
+        with edit_manifest(export_dir) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
             updated = others.model_copy(
@@ -163,26 +163,30 @@ def add_adapter(
                     },
                 }
             )
-            change_export(root, staging, current, updated, orphaned_files(root, updated, name))
+            change_export(
+                export_dir, staging, current, updated, orphaned_files(export_dir, updated, name)
+            )
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
 
 
-def remove_adapter(root: Path, name: str) -> Manifest:
+def remove_adapter(export_dir: Path, name: str) -> Manifest:
     """Take an adapter out of an export: the manifest forgets it, and its files go.
 
     Raises:
         AdapterError: The export has no adapter of this name.
     """
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         if name not in manifest.adapters:
-            if is_adapter_name(name) and delete_orphans(root, manifest, name):
+            if is_adapter_name(name) and delete_orphans(export_dir, manifest, name):
                 return manifest  # a removal that was cut short is finished
-            msg = f"the export {str(root)!r} has no adapter {name!r}"
+            msg = f"the export {str(export_dir)!r} has no adapter {name!r}"
             raise AdapterError(msg, hint=f"It has: {_listed(manifest.adapters)}.")
         updated = forget_adapter(manifest, name)
-        with staging_folder(root, "remove") as staging:
-            change_export(root, staging, manifest, updated, orphaned_files(root, updated, name))
+        with staging_folder(export_dir, "remove") as staging:
+            change_export(
+                export_dir, staging, manifest, updated, orphaned_files(export_dir, updated, name)
+            )
     return updated
 
 
@@ -197,22 +201,22 @@ def _files_of(name: str) -> tuple[str, ...]:
     )
 
 
-def delete_orphans(root: Path, manifest: Manifest, name: str) -> bool:
+def delete_orphans(export_dir: Path, manifest: Manifest, name: str) -> bool:
     """Remove the adapter's files that the manifest does not name; return whether there were any."""
-    found = orphaned_files(root, manifest, name)
-    with storage_errors(str(root)):
+    found = orphaned_files(export_dir, manifest, name)
+    with storage_errors(str(export_dir)):
         for file in found:
-            resolve_inside(root, file).unlink(missing_ok=True)
+            resolve_inside(export_dir, file).unlink(missing_ok=True)
     return bool(found)
 
 
-def orphaned_files(root: Path, manifest: Manifest, name: str) -> set[str]:
+def orphaned_files(export_dir: Path, manifest: Manifest, name: str) -> set[str]:
     """Return the adapter's files that are there and that the manifest does not name."""
-    engines = {each.relative_to(root).as_posix() for each in (root / FOLDER).glob("*")}
-    beside = resolve_inside(root, folder_of(name)).rglob("*")
-    own = {each.relative_to(root).as_posix() for each in beside if each.is_file()}
+    engines = {each.relative_to(export_dir).as_posix() for each in (export_dir / FOLDER).glob("*")}
+    beside = resolve_inside(export_dir, folder_of(name)).rglob("*")
+    own = {each.relative_to(export_dir).as_posix() for each in beside if each.is_file()}
     unnamed = ({*_files_of(name)} | engines_of(name, engines) | own) - set(manifest.files)
-    return {file for file in unnamed if resolve_inside(root, file).exists()}
+    return {file for file in unnamed if resolve_inside(export_dir, file).exists()}
 
 
 def forget_adapter(manifest: Manifest, name: str) -> Manifest:

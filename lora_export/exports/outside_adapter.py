@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["recorded_source", "resolve_source"]
 
 
-def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSpec) -> Resolved:
+def resolve_source(
+    export_dir: Path, manifest: Manifest, name: str, source: AdapterSpec
+) -> Resolved:
     """Read an adapter's headers and resolve it against the base graph of an export.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         name: What the adapter is called, whatever `source` says.
         source: Where it is, and what its files do not say.
@@ -43,7 +45,7 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSpe
         UnsupportedError: It is of a kind that cannot be merged.
         UsageError: It was trained for another task, or an option does not fit it.
     """
-    config = _base_config(root)
+    config = _base_config(export_dir)
     adapter = read_spec(source.model_copy(update={"name": name}), base_config=config)
     require_task(manifest, adapter)
     parameters, prefix = parameters_of(manifest), manifest.base.prefix
@@ -56,12 +58,12 @@ def resolve_source(root: Path, manifest: Manifest, name: str, source: AdapterSpe
         resizable=head_parameters(tasks.by_name(manifest.base.task)),
         ties=recorded_ties(manifest),
     )
-    require_base(root, manifest, resolved, [adapter], None)
+    require_base(export_dir, manifest, resolved, [adapter], None)
     require_complete(manifest.base_graph.missing, [resolved], manifest.base.source)
     return resolved
 
 
-def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
+def recorded_source(export_dir: Path, manifest: Manifest, name: str) -> AdapterSpec:
     """Return where an adapter of the export was read from, with the settings it was read with.
 
     Raises:
@@ -72,7 +74,7 @@ def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
     if record.combined is not None:
         msg = f"adapter {name!r} was combined of {len(record.combined.parts)} adapters"
         raise UnsupportedError(msg, hint="Use the graph that the export has of it.")
-    path = local_path(record.source, root)
+    path = local_path(record.source, export_dir)
     if not path.exists():
         msg = f"adapter {name!r} is not at {str(path)!r} any more"
         raise AdapterError(msg, hint=f"Say where it is: adapters={{{name!r}: PATH}}.")
@@ -86,6 +88,6 @@ def recorded_source(root: Path, manifest: Manifest, name: str) -> AdapterSpec:
     )
 
 
-def _base_config(root: Path) -> Mapping[str, Any] | None:
+def _base_config(export_dir: Path) -> Mapping[str, Any] | None:
     """Return the copy of the base's config that the export holds; None without one."""
-    return read_base_config(root) if has_base_config(root) else None
+    return read_base_config(export_dir) if has_base_config(export_dir) else None

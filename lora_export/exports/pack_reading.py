@@ -28,18 +28,18 @@ _AGAIN: Final = "Make its pack again: lora-export add EXPORT --replace"
 
 
 def read_pack(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     name: str,
     inputs: Mapping[str, tuple[Axis, ...]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return an adapter of a swappable export as values of the graph's inputs; see `open_pack`."""
-    tensors = open_pack(root, manifest, name, inputs)
+    tensors = open_pack(export_dir, manifest, name, inputs)
     return {each: read_all(tensor) for each, tensor in tensors.items()}
 
 
 def open_pack(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     name: str,
     inputs: Mapping[str, tuple[Axis, ...]] | None = None,
@@ -47,7 +47,7 @@ def open_pack(
     """Return the tensors of an adapter of a swappable export, unread, by the graph's inputs.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         name: The adapter.
         inputs: The axes of the graph's optional inputs, where they are known already.
@@ -59,9 +59,9 @@ def open_pack(
     """
     record = manifest.adapters.get(name)
     if record is None or record.pack is None:
-        msg = f"the export {str(root)!r} has no adapter {name!r} to swap"
+        msg = f"the export {str(export_dir)!r} has no adapter {name!r} to swap"
         raise AdapterError(msg, hint=f"It has: {', '.join(sorted(manifest.adapters)) or 'none'}.")
-    tensors, metadata = read_header(resolve_inside(root, record.pack.safetensors))
+    tensors, metadata = read_header(resolve_inside(export_dir, record.pack.safetensors))
     made_for = metadata.get("base_fingerprint", record.pack.base)
     if manifest.base.fingerprint != made_for or manifest.base.fingerprint != record.pack.base:
         msg = (
@@ -70,7 +70,7 @@ def open_pack(
         )
         raise AdapterError(msg, hint=_AGAIN)
     if inputs is None:
-        graph = read_graph(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx))
+        graph = read_graph(resolve_inside(export_dir, manifest.graphs[SWAPPABLE_GRAPH].onnx))
         inputs = optional_inputs(graph)
     require_fit(name, {each: tensor.shape for each, tensor in tensors.items()}, inputs)
     return tensors

@@ -84,12 +84,12 @@ _SHOWN: Final = 5
 
 
 def add_swappable_graph(
-    root: Path, resolved: Sequence[Resolved], *, modules: Sequence[str] | None = None
+    export_dir: Path, resolved: Sequence[Resolved], *, modules: Sequence[str] | None = None
 ) -> Manifest:
     """Write ``swappable.onnx`` into an export that has no adapters yet.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         resolved: The adapters that the graph is for.
         modules: Names of modules that can be adapted, or ends of them, as in PEFT's
             ``target_modules``; those that `resolved` change by default.
@@ -98,11 +98,11 @@ def add_swappable_graph(
         UnsupportedError: Something that adapters change cannot be an input.
         UsageError: A name of `modules` fits no module.
     """
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         base = manifest.base_graph
         slots = _slots(manifest, resolved, modules)
-        graph = with_lora(read_graph(resolve_inside(root, base.onnx)), slots)
-        digest = write_synced(resolve_inside(root, _GRAPH_FILE), graph)
+        graph = with_lora(read_graph(resolve_inside(export_dir, base.onnx)), slots)
+        digest = write_synced(resolve_inside(export_dir, _GRAPH_FILE), graph)
         record = GraphRecord(
             mode=Mode.SWAPPABLE,
             onnx=_GRAPH_FILE,
@@ -117,24 +117,24 @@ def add_swappable_graph(
                 "files": {**manifest.files, _GRAPH_FILE: digest},
             }
         )
-        write_manifest(root, updated)
+        write_manifest(export_dir, updated)
     return updated
 
 
-def require_slots(root: Path, manifest: Manifest, resolved: Sequence[Resolved]) -> None:
+def require_slots(export_dir: Path, manifest: Manifest, resolved: Sequence[Resolved]) -> None:
     """Require that the swappable graph has an input for everything that adapters change.
 
     Raises:
         UnsupportedError: It has not; up to five parameters are named.
     """
-    graph = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)
+    graph = resolve_inside(export_dir, manifest.graphs[SWAPPABLE_GRAPH].onnx)
     inputs = optional_inputs(read_graph(graph))
     for each in resolved:
         _require_slots(each, inputs)
 
 
 def add_pack(
-    root: Path,
+    export_dir: Path,
     resolved: Resolved,
     *,
     source: str,
@@ -149,7 +149,7 @@ def add_pack(
     The graph has the inputs that the adapter sets; see `require_slots`.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         resolved: The adapter, resolved against the export's parameters.
         source: Where the adapter is, as the manifest records it.
         labels: Names of the head's classes.
@@ -164,11 +164,11 @@ def add_pack(
     """
     name = resolved.adapter.name
     plain, packed = f"adapters/{name}.safetensors", f"adapters/{name}.onnx_adapter"
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    tensors, metadata = pack_of(root, manifest, resolved)
+    tensors, metadata = pack_of(export_dir, manifest, resolved)
     fingerprint = manifest.base.fingerprint
-    with staging_folder(root, "add") as staging:
+    with staging_folder(export_dir, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "adapters").mkdir()
         files = {plain: write_tensors(staging / plain, tensors, metadata)}
@@ -184,7 +184,7 @@ def add_pack(
         ).model_copy(
             update={"pack": PackRecord(safetensors=plain, onnx_adapter=packed, base=fingerprint)}
         )  # fmt: skip
-        with edit_manifest(root) as current:
+        with edit_manifest(export_dir) as current:
             refuse_taken(current, name, replace=replace)
             others = forget_adapter(current, name)
             updated = others.model_copy(
@@ -193,7 +193,9 @@ def add_pack(
                     "files": {**others.files, **files},
                 }
             )
-            change_export(root, staging, current, updated, orphaned_files(root, updated, name))
+            change_export(
+                export_dir, staging, current, updated, orphaned_files(export_dir, updated, name)
+            )
     return updated
 
 
@@ -288,7 +290,7 @@ def _require_width(resolved: Resolved, update: Update, inputs: Collection[str]) 
 
 
 def pack_of(
-    root: Path, manifest: Manifest, resolved: Resolved
+    export_dir: Path, manifest: Manifest, resolved: Resolved
 ) -> tuple[dict[str, MemoryTensor], dict[str, str]]:
     """Return an adapter as values of the swappable graph's inputs, and the metadata of their file.
 
@@ -296,7 +298,7 @@ def pack_of(
         AdapterError: A tensor of the adapter is damaged.
         InputError: The graph's dtype cannot hold a value.
     """
-    stored = stored_values(root, manifest)
+    stored = stored_values(export_dir, manifest)
     fingerprint = manifest.base.fingerprint
     metadata = {**weights_metadata(resolved.adapter.name), "base_fingerprint": fingerprint}
     if any(update.added is not None for update in resolved.updates):

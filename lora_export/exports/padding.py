@@ -68,17 +68,17 @@ def padded_as(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
     )
 
 
-def as_exported(checkpoint: Checkpoint, root: Path) -> Checkpoint:
+def as_exported(checkpoint: Checkpoint, export_dir: Path) -> Checkpoint:
     """Return a base without a padding token with the one that its export computes with.
 
     Args:
         checkpoint: The base of the export.
-        root: The export directory.
+        export_dir: The export directory.
 
     Raises:
         ExportDirectoryError: ``hf/config.json`` is damaged.
     """
-    held = read_table(companion_files(root / "hf"), CONFIG, ExportDirectoryError).get(_KEY)
+    held = read_table(companion_files(export_dir / "hf"), CONFIG, ExportDirectoryError).get(_KEY)
     if checkpoint.config.get(_KEY) is not None or held is None:
         return checkpoint
     return replace(checkpoint, config={**checkpoint.config, _KEY: held})

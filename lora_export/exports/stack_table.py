@@ -76,7 +76,7 @@ class StackTable:
     """Every stack: its shape, and where each of its rows comes from.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         rows: The row of each adapter, of new ones too.
         new: The adapters whose rows are computed.
@@ -85,13 +85,13 @@ class StackTable:
 
     def __init__(
         self,
-        root: Path,
+        export_dir: Path,
         manifest: Manifest,
         rows: Mapping[str, int],
         new: Sequence[NewAdapter],
         old: Mapping[str, Tensor],
     ) -> None:
-        self._base = stored_values(root, manifest)
+        self._base = stored_values(export_dir, manifest)
         self._missing = set(manifest.base_graph.missing)
         self._old = old
         self._count = max(rows.values(), default=0) + 1

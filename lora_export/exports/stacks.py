@@ -61,10 +61,10 @@ _GRAPH_FILE: Final = "batched.onnx"
 _STACK_FILES: Final = "batched-*.safetensors"
 
 
-def width_of(root: Path, manifest: Manifest, row: int) -> int | None:
+def width_of(export_dir: Path, manifest: Manifest, row: int) -> int | None:
     """Return how many logits a row has; None where all rows have the graph's."""
     file = _stack_file(manifest)
-    labels = read_header(resolve_inside(root, file))[0].get(LABELS_STACK) if file else None
+    labels = read_header(resolve_inside(export_dir, file))[0].get(LABELS_STACK) if file else None
     return None if labels is None else int(read_all(labels)[row].sum())
 
 
@@ -76,7 +76,7 @@ def _stack_file(manifest: Manifest) -> str | None:
 
 
 def change_rows(
-    root: Path,
+    export_dir: Path,
     new: Sequence[NewAdapter] = (),
     *,
     gone: str | None = None,
@@ -85,7 +85,7 @@ def change_rows(
     """Add adapters to the stacks of an export, or take one out; the first call makes the graph.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         new: The adapters to add, all or none.
         gone: The adapter to take out.
         replace: Whether adapters of the same names may be replaced; they keep their rows.
@@ -98,15 +98,15 @@ def change_rows(
     for each in new:
         for update in each.resolved.updates:
             refuse_unswappable(update)
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         if gone is not None and gone not in manifest.adapters:
-            left = _strays(root, manifest, {gone}) if is_adapter_name(gone) else set()
-            with storage_errors(str(root)):
+            left = _orphans(export_dir, manifest, {gone}) if is_adapter_name(gone) else set()
+            with storage_errors(str(export_dir)):
                 for file in left:
-                    resolve_inside(root, file).unlink(missing_ok=True)
+                    resolve_inside(export_dir, file).unlink(missing_ok=True)
             if left:
                 return manifest  # a removal that was cut short is finished
-            msg = f"the export {str(root)!r} has no adapter {gone!r}"
+            msg = f"the export {str(export_dir)!r} has no adapter {gone!r}"
             held = ", ".join(sorted(manifest.adapters)) or "none"
             raise AdapterError(msg, hint=f"It has: {held}.")
         rows = manifest.rows
@@ -119,20 +119,20 @@ def change_rows(
             kept = forget_adapter(kept, each.name)
             free = next(row for row in range(1, len(rows) + 2) if row not in rows.values())
             rows.setdefault(each.name, free)
-        table = StackTable(root, manifest, rows, new, _old_stacks(root, manifest))
-        return _write(root, manifest, kept, rows=rows, new=new, table=table)
+        table = StackTable(export_dir, manifest, rows, new, _old_stacks(export_dir, manifest))
+        return _write(export_dir, manifest, kept, rows=rows, new=new, table=table)
 
 
-def _strays(root: Path, manifest: Manifest, names: Iterable[str]) -> set[str]:
+def _orphans(export_dir: Path, manifest: Manifest, names: Iterable[str]) -> set[str]:
     """Return the stacks, and files of adapters, that the manifest does not name."""
-    stacks = {f"weights/{each.name}" for each in (root / "weights").glob(_STACK_FILES)}
+    stacks = {f"weights/{each.name}" for each in (export_dir / "weights").glob(_STACK_FILES)}
     return (stacks - set(manifest.files)).union(
-        *(orphaned_files(root, manifest, each) for each in names)
+        *(orphaned_files(export_dir, manifest, each) for each in names)
     )
 
 
 def _write(
-    root: Path,
+    export_dir: Path,
     before: Manifest,
     kept: Manifest,
     *,
@@ -143,7 +143,7 @@ def _write(
     """Write stacks, graph and manifest in place of those of `before`; return the manifest."""
     base = kept.base_graph
     stale = _stack_file(kept)
-    with staging_folder(root, "add") as staging:
+    with staging_folder(export_dir, "add") as staging:
         with storage_errors(str(staging)):
             (staging / "weights").mkdir()
         entries = table.entries()
@@ -165,7 +165,7 @@ def _write(
         for each in new:
             files |= stage_companions(staging, each.name, each.companions.contents)
         graph = with_stacks(
-            read_graph(resolve_inside(root, base.onnx)), table.described(placements)
+            read_graph(resolve_inside(export_dir, base.onnx)), table.described(placements)
         )
         digest = write_synced(staging / _GRAPH_FILE, graph)
         record = GraphRecord(
@@ -188,7 +188,7 @@ def _write(
             }
         )
         names = {*before.adapters.keys() - updated.adapters.keys(), *(each.name for each in new)}
-        change_export(root, staging, before, updated, _strays(root, updated, names))
+        change_export(export_dir, staging, before, updated, _orphans(export_dir, updated, names))
     return updated
 
 
@@ -210,13 +210,13 @@ def _adapters(
     return adapters
 
 
-def _old_stacks(root: Path, manifest: Manifest) -> Mapping[str, Tensor]:
+def _old_stacks(export_dir: Path, manifest: Manifest) -> Mapping[str, Tensor]:
     """Return the stacks that there are."""
     file = _stack_file(manifest)
     if file is None:
         return {}
-    path = resolve_inside(root, file)
+    path = resolve_inside(export_dir, file)
     if problem := problem_of(path, manifest.files.get(file), hashed=True):
-        msg = f"the export {str(root)!r} was changed or damaged: {file}: {problem}"
+        msg = f"the export {str(export_dir)!r} was changed or damaged: {file}: {problem}"
         raise ExportDirectoryError(msg, hint="Copy the directory again, or export again.")
     return read_header(path)[0]

@@ -45,20 +45,20 @@ def _quantized(use: ParameterUse) -> Quantized | None:
     return None if record is None else Quantized(record.bits, record.block_size, record.axis)
 
 
-def stored_values(root: Path, manifest: Manifest) -> dict[str, Tensor]:
+def stored_values(export_dir: Path, manifest: Manifest) -> dict[str, Tensor]:
     """Return the base's tensors by the names of parameters, in the graph's layout.
 
     A quantized parameter is what its integers and scales stand for, in float32.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
 
     Raises:
         ExportDirectoryError: The file's tensors are not those of the manifest.
         InputError: The file is damaged.
     """
-    held, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    held, _ = read_header(resolve_inside(export_dir, BASE_WEIGHTS))
     found: dict[str, Tensor] = dict(held)
     for parameter in parameters_of(manifest):
         if (value := dequantized_tensor(parameter, held)) is not None:

@@ -67,14 +67,14 @@ def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:
         )
 
 
-def without_copies(root: Path, resolved: Resolved) -> Resolved:
+def without_copies(export_dir: Path, resolved: Resolved) -> Resolved:
     """Return the adapter without the parameters that it carries just as the base has them.
 
     PEFT saves an embedding or a head whole beside its update (``save_embedding_layers``): a copy of
     the base's, which would be in every pack and in every row.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         resolved: The adapter, resolved against the export's parameters.
 
     Raises:
@@ -82,7 +82,7 @@ def without_copies(root: Path, resolved: Resolved) -> Resolved:
         UnsupportedError: The adapter changes the number of tokens.
     """
     refuse_vocabulary(resolved.adapter.name, resolved.vocabulary)
-    stored, _ = read_header(resolve_inside(root, BASE_WEIGHTS))
+    stored, _ = read_header(resolve_inside(export_dir, BASE_WEIGHTS))
     updates = (
         replace(each, saved=None) if _is_copy(each, stored.get(each.parameter.name)) else each
         for each in resolved.updates

@@ -219,7 +219,7 @@ def _files(each: Chosen) -> dict[str, str]:
 def _require_memory(chosen: Sequence[Chosen]) -> None:
     """Subjects take turns, so that all of them are open at once."""
     weights = sum(
-        (each.source.root / file).stat().st_size
+        (each.source.export_dir / file).stat().st_size
         for each in chosen
         for file in each.source.files(each.graph)
     )

@@ -46,7 +46,7 @@ class Source:
     """An export whose graphs are timed.
 
     Attributes:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         config: The model's config, for inputs.
         checkpoint: The base, where torch runs too.
@@ -54,7 +54,7 @@ class Source:
         labels_count: The width of the base's own head, for torch.
     """
 
-    root: Path
+    export_dir: Path
     manifest: Manifest
     config: Mapping[str, Any]
     checkpoint: Checkpoint | None = None
@@ -85,9 +85,9 @@ class Source:
         Raises:
             UnsupportedError: They have inputs that are not known here.
         """
-        feeding = feeding_of(self.root, self.manifest.base_graph)
+        feeding = feeding_of(self.export_dir, self.manifest.base_graph)
         if feeding.reason:
-            msg = f"{str(self.root)!r} cannot be timed: {feeding.reason}"
+            msg = f"{str(self.export_dir)!r} cannot be timed: {feeding.reason}"
             raise UnsupportedError(msg, hint="Time it where its inputs are known.")
         return feeding
 
@@ -131,7 +131,7 @@ class Source:
         targets = targets_of(self.manifest, held, library)
         if not targets:
             installed = f"{row.title} {library_version(library)}"
-            msg = f"{str(self.root)!r} has no engine of {held!r} for {installed}"
+            msg = f"{str(self.export_dir)!r} has no engine of {held!r} for {installed}"
             where, target = ("", RTX) if row.builds_ahead else (" on this device", "TARGET")
             command = f"lora-export build EXPORT --target {target} --graph {shell_command([held])}"
             raise UsageError(msg, hint=f"Build it{where}: {command}")
@@ -187,7 +187,7 @@ def grid(
     """
     longest = longest_text(source.config)
     if pasts and not source.cached:
-        msg = f"--past is of decoders with a cache, and {str(source.root)!r} has none"
+        msg = f"--past is of decoders with a cache, and {str(source.export_dir)!r} has none"
         raise UsageError(msg, hint="Leave --past out, or export without --no-cache.")
     text = "input_ids" in source.feeding.signature.input_names
     if not text:  # an image has no length

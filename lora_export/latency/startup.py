@@ -38,7 +38,8 @@ def measure_startup(
         ExportDirectoryError: The process failed.
     """
     asked = {
-        "root": str(real_path(source.root)), "config": dict(source.config), "graph": graph,
+        "export_dir": str(real_path(source.export_dir)),
+        "config": dict(source.config), "graph": graph,
         "runner": runner, "point": list(astuple(point)),
         "threads": threads, "seed": seed,
     }  # fmt: skip
@@ -67,9 +68,9 @@ def main() -> None:
     from lora_export.latency.subjects import open_graph, require_runner
     from lora_export.runtime.nvml import nvml_devices
 
-    root = Path(asked["root"])
+    export_dir = Path(asked["export_dir"])
     runner = require_runner(asked["runner"])
-    source = Source(root, read_manifest(root), asked["config"])
+    source = Source(export_dir, read_manifest(export_dir), asked["config"])
     point = Point(*asked["point"])
     imported_bytes = _status_bytes("VmRSS")
     start = time.perf_counter_ns()

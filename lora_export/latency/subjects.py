@@ -104,9 +104,11 @@ def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) 
     if source.paired:
         return open_two(source, manifest.graphs[graph], provider, threads=threads)
     held = source.graph_of(graph)
-    pack = {} if held == graph else dict(read_pack(source.root, manifest, graph))
+    pack = {} if held == graph else dict(read_pack(source.export_dir, manifest, graph))
     session = open_session(
-        resolve_inside(source.root, manifest.graphs[held].onnx), provider=provider, threads=threads
+        resolve_inside(source.export_dir, manifest.graphs[held].onnx),
+        provider=provider,
+        threads=threads,
     )
 
     def bind(point: Point, seed: int) -> Callable[[], object]:
@@ -118,9 +120,9 @@ def open_graph(source: Source, graph: str, runner: RunnerKind, *, threads: int) 
 
 def _open_engine(source: Source, graph: str, library: str) -> Bind:
     held, target = source.engine(graph, library)
-    pack = {} if held == graph else dict(read_pack(source.root, source.manifest, graph))
+    pack = {} if held == graph else dict(read_pack(source.export_dir, source.manifest, graph))
     engine = open_trt(
-        source.root,
+        source.export_dir,
         source.manifest,
         held,
         target,

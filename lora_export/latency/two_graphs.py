@@ -50,11 +50,11 @@ def open_two(source: Source, record: GraphRecord, provider: str, *, threads: int
     """
     assert record.encoder is not None  # noqa: S101  (the caller looked)
     encoder, decoder = (
-        open_session(resolve_inside(source.root, file), provider=provider, threads=threads)
+        open_session(resolve_inside(source.export_dir, file), provider=provider, threads=threads)
         for file in (record.encoder.onnx, record.onnx)
     )
     inputs = [node.name for node in encoder.get_inputs()]
-    signature = signature_of_file(source.root, record.onnx)
+    signature = signature_of_file(source.export_dir, record.onnx)
 
     def bind(point: Point, seed: int) -> Callable[[], object]:
         feeds = source.feeds(point, BASE_GRAPH, seed=seed)

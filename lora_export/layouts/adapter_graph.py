@@ -26,14 +26,14 @@ def graphs_of(subject: Subject) -> tuple[bytes, bytes | None]:
     """Return the graph of a subject and None, or its decoder's and its encoder's.
 
     An adapter of a swappable export is fixed in the graph: its values are constants there. All
-    graphs name their weight files relative to the export's root.
+    graphs name their weight files relative to the export's directory.
 
     Raises:
         UnsupportedError: The adapter is a row of a batched graph.
         AdapterError: Its pack does not fit the graph.
         ExportDirectoryError: A graph or a pack is missing or differs from the manifest.
     """
-    root, manifest, name = subject.root, subject.manifest, subject.name
+    export_dir, manifest, name = subject.export_dir, subject.manifest, subject.name
     if name == SWAPPABLE_GRAPH:
         return _read(subject, manifest.graphs[name])
     stored = stored_adapter(manifest, name)
@@ -43,9 +43,9 @@ def graphs_of(subject: Subject) -> tuple[bytes, bytes | None]:
         raise UnsupportedError(msg, hint=hint)
     if stored.pack is None:
         return _read(subject, manifest.graphs[stored.graph])
-    require_files(root, manifest, [stored.pack], hashed=True)
+    require_files(export_dir, manifest, [stored.pack], hashed=True)
     graph, _ = _read(subject, manifest.graphs[SWAPPABLE_GRAPH])
-    tensors = open_pack(root, manifest, name, optional_inputs(graph))
+    tensors = open_pack(export_dir, manifest, name, optional_inputs(graph))
     placements = {
         each: Placement(stored.pack, tensor.start_bytes, nbytes(tensor), tensor.shape)
         for each, tensor in tensors.items()
@@ -55,5 +55,5 @@ def graphs_of(subject: Subject) -> tuple[bytes, bytes | None]:
 
 
 def _read(subject: Subject, record: GraphRecord) -> tuple[bytes, bytes | None]:
-    require_files(subject.root, subject.manifest, record.graph_files, hashed=True)
-    return read_graphs(subject.root, record)
+    require_files(subject.export_dir, subject.manifest, record.graph_files, hashed=True)
+    return read_graphs(subject.export_dir, record)

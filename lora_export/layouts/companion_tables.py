@@ -52,7 +52,7 @@ def companions(subject: Subject) -> dict[str, Path]:
         ExportDirectoryError: One is missing, is not a regular file, leads outside the export, or
             is not JSON although its name says so.
     """
-    found = companions_of(subject.root, subject.manifest, subject.adapter)
+    found = companions_of(subject.export_dir, subject.manifest, subject.adapter)
     for name, path in found.items():
         _require_companion(subject, name, path)
     return found
@@ -65,7 +65,7 @@ def _require_companion(subject: Subject, name: str, path: Path) -> None:
     try:
         require_file(path)
     except OSError as error:
-        msg = f"cannot read {name!r} of the export {str(subject.root)!r}: {reason_of(error)}"
+        msg = f"cannot read {name!r} of the export {str(subject.export_dir)!r}: {reason_of(error)}"
         raise ExportDirectoryError(msg, hint=_AGAIN) from error
 
 

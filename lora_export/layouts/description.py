@@ -50,12 +50,12 @@ class Subject:
     """The content of one directory: an adapter of an export, its base, or its swappable graph.
 
     Attributes:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         name: An adapter; ``base``; or ``swappable``, with the packs of all adapters.
     """
 
-    root: Path
+    export_dir: Path
     manifest: Manifest
     name: str
 
@@ -79,7 +79,7 @@ class PlacedGraph:
     Attributes:
         path: The graph's file, relative to the directory.
         data: The name of the file with its values, which lies beside it.
-        onnx_bytes: The graph; files that it names are those of the export, relative to its root.
+        onnx_bytes: The graph; it names files of the export, relative to its directory.
     """
 
     path: str

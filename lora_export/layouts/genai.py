@@ -115,7 +115,7 @@ def _packs(subject: Subject) -> dict[str, Path]:
     """Return the packs of all adapters."""
     packs = {name: each.pack for name, each in subject.manifest.adapters.items()}
     return {
-        f"adapters/{name}.onnx_adapter": resolve_inside(subject.root, pack.onnx_adapter)
+        f"adapters/{name}.onnx_adapter": resolve_inside(subject.export_dir, pack.onnx_adapter)
         for name, pack in packs.items()
         if pack is not None
     }

@@ -46,7 +46,7 @@ def hub_graphs(subject: Subject) -> dict[str, bytes]:
 
 def _dense_layers(subject: Subject) -> list[str]:
     """Return the names of the modules with weights that follow a pooling."""
-    pooling = pooling_beside(subject.root / "hf")
+    pooling = pooling_beside(subject.export_dir / "hf")
     if pooling is None:
         return []
     head, _ = read_sentence_head(pooling)

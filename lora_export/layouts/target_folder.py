@@ -29,12 +29,12 @@ _HASHED_BYTES: Final = 1 << 24
 _KEPT: Final = "Nothing was changed."
 
 
-def require_place(output: Path, root: Path, *, replace: bool) -> None:
+def require_place(output: Path, export_dir: Path, *, replace: bool) -> None:
     """Require that a layout may be written at `output`.
 
     Args:
         output: Where it goes.
-        root: The export.
+        export_dir: The export.
         replace: Whether a layout that is there is replaced.
 
     Raises:
@@ -42,9 +42,9 @@ def require_place(output: Path, root: Path, *, replace: bool) -> None:
         ExportDirectoryError: Something is there that is not replaced.
         StorageError: The path cannot be looked at.
     """
-    place, export = real_path(output), real_path(root)
+    place, export = real_path(output), real_path(export_dir)
     if place.is_relative_to(export) or export.is_relative_to(place):
-        msg = f"{str(output)!r} lies in the export {str(root)!r}, or contains it"
+        msg = f"{str(output)!r} lies in the export {str(export_dir)!r}, or contains it"
         raise UsageError(msg, hint=f"Choose another -o. {_KEPT}")
     if is_vacant(output):
         return

@@ -107,35 +107,35 @@ def write_layouts(
     """
     tell = progress or Silent()
     first = next(iter(subjects.values()))
-    root, manifest = first.root, first.manifest
-    require_place(output, root, replace=replace)
+    export_dir, manifest = first.export_dir, first.manifest
+    require_place(output, export_dir, replace=replace)
     used, edited, total = set[str](), set[str](), 0
     for subject in subjects.values():
         plan = _planned(describe(subject))
         total += plan.size_bytes
-        used |= set(_read_of(root, manifest, plan))
+        used |= set(_read_of(export_dir, manifest, plan))
         for note in plan.layout.notes:
             tell.note(f"note: {note}")
-        edited |= set(_edited(root, manifest, plan))
+        edited |= set(_edited(export_dir, manifest, plan))
     for file in sorted(edited):
         tell.note(
             f"note: {file} was edited after the export was written; the edited file is copied"
         )
     tell.note(f"{total:,} bytes on disk for {runtime}")
     tell.start("checking the export")
-    require_files(root, manifest, sorted(used), hashed=True)
+    require_files(export_dir, manifest, sorted(used), hashed=True)
     written = []
     with fresh_folder(output, replace=replace) as fresh:
         _require_room(fresh, total, output)
         for where, subject in subjects.items():
             plan = _planned(describe(subject))
             tell.start(f"writing {output / where}", plan.size_bytes)
-            files = _write(fresh / where, root, plan, tell)
+            files = _write(fresh / where, export_dir, plan, tell)
             record = LayoutRecord(
                 tool=f"lora-export {VERSION}",
                 runtime=runtime,
-                export=real_path(root).name,
-                manifest=sha256_of_file(root / MANIFEST_NAME),
+                export=real_path(export_dir).name,
+                manifest=sha256_of_file(export_dir / MANIFEST_NAME),
                 base=manifest.base.fingerprint,
                 adapters=list(plan.layout.adapters),
                 files=dict(sorted(files.items())),
@@ -159,24 +159,24 @@ def _planned(layout: Layout) -> _Plan:
     )
 
 
-def _read_of(root: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
+def _read_of(export_dir: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
     """Yield the files of the export that a directory takes, those that have to be as recorded."""
     for graph in plan.graphs.values():
         yield from (piece.location for piece in graph.pieces)
     for content in plan.layout.files.values():
         if isinstance(content, bytes):
             continue
-        name = content.relative_to(root).as_posix()
+        name = content.relative_to(export_dir).as_posix()
         if name in manifest.files and not name.startswith(_COMPANIONS):
             yield name
 
 
-def _edited(root: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
+def _edited(export_dir: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
     """Yield the companions that differ from what the manifest records."""
     for content in plan.layout.files.values():
         if isinstance(content, bytes):
             continue
-        name = content.relative_to(root).as_posix()
+        name = content.relative_to(export_dir).as_posix()
         digest = manifest.files.get(name) if name.startswith(_COMPANIONS) else None
         if digest is not None and problem_of(content, digest, hashed=True):
             yield name
@@ -202,7 +202,7 @@ def _require_room(folder: Path, needed_bytes: int, output: Path) -> None:
         raise StorageError(msg, hint="Free some space, or choose another -o.")
 
 
-def _write(folder: Path, root: Path, plan: _Plan, tell: Progress) -> dict[str, LayoutFile]:
+def _write(folder: Path, export_dir: Path, plan: _Plan, tell: Progress) -> dict[str, LayoutFile]:
     """Write one directory into a private folder; return its files."""
     files: dict[str, LayoutFile] = {}
     placed = {each.path: each for each in plan.layout.graphs}
@@ -214,7 +214,7 @@ def _write(folder: Path, root: Path, plan: _Plan, tell: Progress) -> dict[str, L
         if graph.data_bytes:
             data = target.with_name(placed[path].data)
             files[data.relative_to(folder).as_posix()] = LayoutFile(
-                bytes=graph.data_bytes, sha256=_write_values(data, root, graph, tell)
+                bytes=graph.data_bytes, sha256=_write_values(data, export_dir, graph, tell)
             )
     for path, content in plan.layout.files.items():
         target = _parent_made(folder, path)
@@ -237,7 +237,7 @@ def _parent_made(folder: Path, path: str) -> Path:
     return target
 
 
-def _write_values(path: Path, root: Path, graph: GatheredGraph, tell: Progress) -> str:
+def _write_values(path: Path, export_dir: Path, graph: GatheredGraph, tell: Progress) -> str:
     """Write the file with a graph's values, block by block; return its SHA-256."""
     digest = hashlib.sha256()
     handles: dict[str, FileHandle] = {}
@@ -245,7 +245,7 @@ def _write_values(path: Path, root: Path, graph: GatheredGraph, tell: Progress) 
         position = 0
         for piece in graph.pieces:
             if piece.location not in handles:
-                handles[piece.location] = FileHandle(resolve_inside(root, piece.location))
+                handles[piece.location] = FileHandle(resolve_inside(export_dir, piece.location))
             gap = bytes(piece.start_bytes - position)
             stream.write(gap)
             digest.update(gap)

@@ -103,15 +103,15 @@ def named(facts: Facts, most: int = 3) -> str:
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
-def read_facts(root: Path) -> Facts:
+def read_facts(export_dir: Path) -> Facts:
     """Read what an export says of itself; a report that is not the manifest's is left out.
 
     Raises:
         ExportDirectoryError: It is not an export, or one of its reports is damaged.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     ignored: dict[str, str] = {}
-    raw = {name: _contents(root, manifest, name, ignored) for name in _REPORTS}
+    raw = {name: _contents(export_dir, manifest, name, ignored) for name in _REPORTS}
     parity = _parsed(ParityReport, "parity", raw["parity"])
     latency = _parsed(LatencyReport, "latency", raw["latency"])
     fidelity = _parsed(FidelityReport, "fidelity", raw["fidelity"])
@@ -133,15 +133,17 @@ def read_facts(root: Path) -> Facts:
         quantization=_of_graphs(quantization.graphs, manifest),
         bench=bench,
         environment=next((report.environment for report in known), EnvironmentRow()),
-        sizes=_sizes(root, manifest),
+        sizes=_sizes(export_dir, manifest),
         ignored=ignored,
     )
 
 
-def _contents(root: Path, manifest: Manifest, name: str, ignored: dict[str, str]) -> bytes | None:
+def _contents(
+    export_dir: Path, manifest: Manifest, name: str, ignored: dict[str, str]
+) -> bytes | None:
     """Return a report that the manifest names; add another of that name to `ignored`."""
     file = f"reports/{name}.json"
-    path = resolve_inside(root, file)
+    path = resolve_inside(export_dir, file)
     if file not in manifest.files:
         return None
     try:
@@ -206,10 +208,10 @@ def _of_now(row: ParityRow, verification: Verdict) -> ParityRow:
     return ParityRow(verdict=verification, reason=_CHANGED)
 
 
-def _sizes(root: Path, manifest: Manifest) -> dict[str, int]:
+def _sizes(export_dir: Path, manifest: Manifest) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for file in sorted(manifest.files):
         if not file.startswith(REPORTS_FOLDER):
             with contextlib.suppress(OSError):  # `verify` and `inspect` say what is wrong with it
-                sizes[file] = require_file(resolve_inside(root, file)).st_size
+                sizes[file] = require_file(resolve_inside(export_dir, file)).st_size
     return sizes

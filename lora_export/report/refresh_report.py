@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["refresh_report"]
 
 
-def refresh_report(root: Path) -> Manifest:
+def refresh_report(export_dir: Path) -> Manifest:
     """Write the report of an export that has figures to show, or has a report; return the manifest.
 
     Raises:
         ExportDirectoryError: It is not an export, or one of its reports is damaged.
         StorageError: The disk refuses.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     if any(file.startswith(REPORTS_FOLDER) for file in manifest.files):
         from lora_export.report.write_report import write_report
 
-        return write_report(root)
+        return write_report(export_dir)
     return manifest

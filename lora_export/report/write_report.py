@@ -25,29 +25,29 @@ REPORT_HTML: Final = "reports/report.html"
 REPORT_MARKDOWN: Final = "reports/report.md"
 
 
-def write_report(root: Path) -> Manifest:
+def write_report(export_dir: Path) -> Manifest:
     """Write ``reports/report.html`` and ``report.md`` of what is known now; return the manifest.
 
     Raises:
         ExportDirectoryError: It is not an export, or one of its reports is damaged.
         StorageError: The disk refuses.
     """
-    with edit_manifest(root) as manifest:
-        facts = read_facts(root)
+    with edit_manifest(export_dir) as manifest:
+        facts = read_facts(export_dir)
         with _damaged_rows():
             pages = {REPORT_HTML: page(facts), REPORT_MARKDOWN: markdown(facts)}
         contents = {file: text.encode() for file, text in pages.items()}
-        return replace_files(root, manifest, manifest, contents)
+        return replace_files(export_dir, manifest, manifest, contents)
 
 
-def github_lines(root: Path) -> list[str]:
+def github_lines(export_dir: Path) -> list[str]:
     """Return GitHub's annotations for what is not a pass.
 
     Raises:
         ExportDirectoryError: It is not an export, or one of its reports is damaged.
     """
     with _damaged_rows():
-        return annotate(read_facts(root))
+        return annotate(read_facts(export_dir))
 
 
 @contextlib.contextmanager

@@ -33,14 +33,14 @@ class ExportGraphs:
     """The graphs of an export.
 
     Attributes:
-        root: The export directory, whose base graph and weights were checked.
+        export_dir: The export directory, whose base graph and weights were checked.
         manifest: Its manifest.
         provider: The execution provider, by its full name.
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
         check_hashes: Whether the SHA-256 of a weight file is compared before it is used.
     """
 
-    root: Path
+    export_dir: Path
     manifest: Manifest
     provider: str
     threads: int
@@ -102,11 +102,12 @@ class ExportGraphs:
             ExportDirectoryError: One is damaged, or the export was changed since it was opened.
         """
         try:
-            require_files(self.root, self.manifest, files, hashed=hashed)
+            require_files(self.export_dir, self.manifest, files, hashed=hashed)
         except ExportDirectoryError as error:
-            if read_manifest(self.root).files == self.manifest.files:
+            if read_manifest(self.export_dir).files == self.manifest.files:
                 raise
-            msg = f"the export {str(self.root)!r} was changed since it was opened: {error.message}"
+            export = str(self.export_dir)
+            msg = f"the export {export!r} was changed since it was opened: {error.message}"
             raise ExportDirectoryError(msg, hint="Open the export again.") from error
 
     def _once(self, held: dict[str, Shared], name: str, opened: Callable[[], Shared]) -> Shared:
@@ -124,4 +125,4 @@ class ExportGraphs:
         own = [file for file in record.weights if file != BASE_WEIGHTS]
         self.require([record.onnx], hashed=True)
         self.require(own, hashed=self.check_hashes)
-        return resolve_inside(self.root, record.onnx)
+        return resolve_inside(self.export_dir, record.onnx)

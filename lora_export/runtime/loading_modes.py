@@ -90,9 +90,9 @@ def _merged(graphs: ExportGraphs, name: str, _: AdapterSpec | None) -> Plan:
 
 
 def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -> Plan:
-    root, manifest = graphs.root, graphs.manifest
-    source = given or recorded_source(root, manifest, name)
-    resolved = resolve_source(root, manifest, name, source)
+    export_dir, manifest = graphs.export_dir, graphs.manifest
+    source = given or recorded_source(export_dir, manifest, name)
+    resolved = resolve_source(export_dir, manifest, name, source)
     sha256 = resolved.adapter.sha256
     record = manifest.adapters.get(name)
     if record is not None and record.sha256 != sha256:
@@ -102,11 +102,11 @@ def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -
     changed = {update.parameter.name for update in resolved.updates}
 
     def load() -> GraphRunner:
-        again = resolve_source(root, manifest, name, source)
+        again = resolve_source(export_dir, manifest, name, source)
         if again.adapter.sha256 != sha256:
             msg = f"adapter {name!r} at {source.source!r} has changed since it was opened"
             raise AdapterError(msg, hint="Open the export again.")
-        return graphs.open(BASE_GRAPH, merged_values(root, manifest, again))
+        return graphs.open(BASE_GRAPH, merged_values(export_dir, manifest, again))
 
     size = weights_bytes(manifest, mapped=graphs.on_cpu, changed=changed)
     return Plan(f"{name} (merge_at_load)", size, load)
@@ -115,15 +115,15 @@ def _merge_at_load(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -
 def _swappable(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -> Plan:
     if given is not None and is_pack(given):
         return _given_pack(graphs, name, given)
-    root, manifest = graphs.root, graphs.manifest
+    export_dir, manifest = graphs.export_dir, graphs.manifest
     pack = manifest.adapters[name].pack
     assert pack is not None  # noqa: S101  (see `_has_pack`)
     graphs.require([pack.safetensors], hashed=True)
-    tensors, metadata = read_header(resolve_inside(root, pack.safetensors))
+    tensors, metadata = read_header(resolve_inside(export_dir, pack.safetensors))
 
     def load() -> GraphRunner:
         graph = graphs.swappable()
-        values = read_pack(root, manifest, name, graph.axes)
+        values = read_pack(export_dir, manifest, name, graph.axes)
         return graph.bind(name, values, fixed_scale=FIXED_SCALE in metadata)
 
     return Plan(f"{name} (swappable)", sum(map(nbytes, tensors.values())), load)
@@ -149,7 +149,7 @@ def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSpec) -> Plan:
 def _batched(graphs: ExportGraphs, name: str, _: AdapterSpec | None) -> Plan:
     row = graphs.manifest.adapters[name].row
     assert row is not None  # noqa: S101  (see `_has_row`)
-    width = width_of(graphs.root, graphs.manifest, row.row)
+    width = width_of(graphs.export_dir, graphs.manifest, row.row)
     return Plan(
         f"{name} (batched)", 0, lambda: graphs.shared(BATCHED_GRAPH).with_row(row.row, width)
     )

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["open_runner"]
 
 
-def open_runner(root: Path, manifest: Manifest, name: str, *, exact: bool = False) -> OrtRunner:
+def open_runner(
+    export_dir: Path, manifest: Manifest, name: str, *, exact: bool = False
+) -> OrtRunner:
     """Open what computes the base or an adapter: a graph of its own, or one that adapters share.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         name: ``base``, or the adapter's name.
         exact: See `OrtRunner`.
@@ -33,22 +35,22 @@ def open_runner(root: Path, manifest: Manifest, name: str, *, exact: bool = Fals
         LoraExportError: The graph, its weights or the adapter's pack are damaged or missing.
     """
     stored = stored_adapter(manifest, name)
-    return _OPEN[stored.mode](root, manifest, name, exact)
+    return _OPEN[stored.mode](export_dir, manifest, name, exact)
 
 
-def _own_graph(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001  (a row of the table)
-    return OrtRunner(resolve_inside(root, manifest.graphs[name].onnx), exact=exact)
+def _own_graph(export_dir: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001  (a row of the table)
+    return OrtRunner(resolve_inside(export_dir, manifest.graphs[name].onnx), exact=exact)
 
 
-def _with_pack(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
-    pack = read_pack(root, manifest, name)
-    path = resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)
+def _with_pack(export_dir: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
+    pack = read_pack(export_dir, manifest, name)
+    path = resolve_inside(export_dir, manifest.graphs[SWAPPABLE_GRAPH].onnx)
     return OrtRunner(path, adapter=pack, exact=exact)
 
 
-def _with_row(root: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
-    runner, row = _own_graph(root, manifest, BATCHED_GRAPH, exact), manifest.rows[name]
-    return runner.with_row(row, width_of(root, manifest, row))
+def _with_row(export_dir: Path, manifest: Manifest, name: str, exact: bool) -> OrtRunner:  # noqa: FBT001
+    runner, row = _own_graph(export_dir, manifest, BATCHED_GRAPH, exact), manifest.rows[name]
+    return runner.with_row(row, width_of(export_dir, manifest, row))
 
 
 _OPEN: Final[Mapping[Mode, Callable[[Path, Manifest, str, bool], OrtRunner]]] = {

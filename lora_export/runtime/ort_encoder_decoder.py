@@ -38,7 +38,7 @@ class OrtEncoderDecoder(GraphRunner):
     """The two sessions of one graph record; see `lora_export.graph.trace.encoder_decoder`.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         record: A graph with an encoder.
         device: Where outputs are allocated: ``cpu``, or ``cuda`` for the CUDA provider.
         exact: See `OrtRunner`.
@@ -48,11 +48,11 @@ class OrtEncoderDecoder(GraphRunner):
     """
 
     def __init__(
-        self, root: Path, record: GraphRecord, *, device: str = "cpu", exact: bool = False
+        self, export_dir: Path, record: GraphRecord, *, device: str = "cpu", exact: bool = False
     ) -> None:
         assert record.encoder is not None  # noqa: S101  (the caller's)
-        self._encoder = OrtRunner(resolve_inside(root, record.encoder.onnx), exact=exact)
-        self._decoder = OrtRunner(resolve_inside(root, record.onnx), exact=exact)
+        self._encoder = OrtRunner(resolve_inside(export_dir, record.encoder.onnx), exact=exact)
+        self._decoder = OrtRunner(resolve_inside(export_dir, record.onnx), exact=exact)
         self._device = device
         self.inputs = (*self._encoder.inputs, DECODER_IDS)
         self.optional: Mapping[str, Input] = {}

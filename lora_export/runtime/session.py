@@ -86,15 +86,15 @@ def open_export(
         msg = f"cache_bytes is {cache_bytes}"
         raise UsageError(msg, hint="Give a number of bytes, or None for no limit.")
     name = require_provider(provider)
-    root = Path(folder)
-    manifest = read_manifest(root)
+    export_dir = Path(folder)
+    manifest = read_manifest(export_dir)
     if manifest.base_graph.encoder is not None:
-        msg = f"{str(root)!r} is an encoder and a decoder, which a session of one graph cannot run"
+        msg = f"{str(export_dir)!r} has an encoder and a decoder; a session runs a single graph"
         raise UnsupportedError(msg, hint="Run its text with: lora-export generate")
-    require_usable(root, manifest)
+    require_usable(export_dir, manifest)
     if check_hashes:
-        require_files(root, manifest, manifest.base_graph.weights, hashed=True)
-    graphs = ExportGraphs(root, manifest, name, threads, check_hashes)
+        require_files(export_dir, manifest, manifest.base_graph.weights, hashed=True)
+    graphs = ExportGraphs(export_dir, manifest, name, threads, check_hashes)
     sources = {
         key: each if isinstance(each, AdapterSpec) else AdapterSpec(source=str(each))
         for key, each in (adapters or {}).items()
@@ -115,7 +115,7 @@ class Session:
 
     def __init__(self, graphs: ExportGraphs, loader: Loader, cache: ByteCache[GraphRunner]) -> None:
         self._graphs, self._loader, self._cache = graphs, loader, cache
-        path = resolve_inside(graphs.root, graphs.manifest.base_graph.onnx)
+        path = resolve_inside(graphs.export_dir, graphs.manifest.base_graph.onnx)
         signature = read_signature(read_onnx(path))
         self.inputs, self.outputs = signature.inputs, signature.outputs
         self._rows = graphs.manifest.rows
@@ -214,7 +214,7 @@ class Session:
         if how in {None, ServingMode.SWAPPABLE} and SWAPPABLE_GRAPH in manifest.graphs:
             return self._graphs.swappable().base()
         if how == ServingMode.SWAPPABLE:
-            msg = f"the export {str(self._graphs.root)!r} has no swappable graph"
+            msg = f"the export {str(self._graphs.export_dir)!r} has no swappable graph"
             raise UnsupportedError(msg, hint="Leave how out: the base has a graph of its own.")
         return self._graphs.shared(BASE_GRAPH)
 
@@ -222,7 +222,9 @@ class Session:
         self, feeds: Mapping[str, npt.ArrayLike], adapter_ids: Sequence[int | str | None]
     ) -> dict[str, OutputArray]:
         if BATCHED_GRAPH not in self._graphs.manifest.graphs:
-            msg = f"the export {str(self._graphs.root)!r} has no batched graph for adapter_ids"
+            msg = (
+                f"the export {str(self._graphs.export_dir)!r} has no batched graph for adapter_ids"
+            )
             raise UnsupportedError(msg, hint="Export it with --mode batched, or use adapter=….")
         arrays = checked_feeds(feeds, self.inputs)
         count = len(arrays[self.inputs[0].name])

@@ -110,7 +110,7 @@ class TrtGraph(GraphRunner):
 
 
 def open_trt(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     graph: str,
     target: str,
@@ -126,7 +126,7 @@ def open_trt(
     Of an encoder-decoder both engines are opened, and ``runner`` of the graph is a `PairRunner`.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         graph: A graph of the export.
         target: The target that it was built for.
@@ -160,7 +160,7 @@ def open_trt(
 
     def plan_of(file: str) -> str:
         plan = plan_file(file.removesuffix(".onnx"), target, version, library)
-        if os.path.lexists(root / plan):
+        if os.path.lexists(export_dir / plan):
             return plan
         others = _plans(
             manifest, file, target, library
@@ -169,7 +169,7 @@ def open_trt(
 
     def opened(file: str, defaults: Mapping[str, Array] | None = None) -> TrtRunner:
         return open_plan(
-            root,
+            export_dir,
             plan_of(file),
             sha256=manifest.files,
             fingerprint=manifest.base.fingerprint,
@@ -182,14 +182,16 @@ def open_trt(
     if record.encoder is not None:
         with contextlib.ExitStack() as opening:
             encoder = opening.enter_context(opened(record.encoder.onnx))
-            pair = PairRunner(encoder, opened(record.onnx), _empty(root, record))
+            pair = PairRunner(encoder, opened(record.onnx), _empty(export_dir, record))
             opening.pop_all()
         return TrtGraph(pair, adapter=adapter)
     if record.mode is not Mode.SWAPPABLE:
         return TrtGraph(opened(record.onnx), adapter=adapter)
-    plan = resolve_inside(root, plan_of(record.onnx))
+    plan = resolve_inside(export_dir, plan_of(record.onnx))
     rank = smallest_rank(BuildSettings.from_json(read_record(plan)["settings"]).profiles)
-    defaults = base_values(read_graph(resolve_inside(root, record.onnx)), root, rank=rank)
+    defaults = base_values(
+        read_graph(resolve_inside(export_dir, record.onnx)), export_dir, rank=rank
+    )
     return TrtGraph(opened(record.onnx, defaults), rank=rank, adapter=adapter)
 
 
@@ -228,5 +230,5 @@ def _plans(manifest: Manifest, onnx_file: str, target: str, library: str) -> lis
     return sorted(f for f in manifest.files if f.startswith(begin) and f.endswith(".plan"))
 
 
-def _empty(root: Path, record: GraphRecord) -> dict[str, tuple[int, int, str]]:
-    return own_cache(read_signature(read_onnx(resolve_inside(root, record.onnx))).inputs)
+def _empty(export_dir: Path, record: GraphRecord) -> dict[str, tuple[int, int, str]]:
+    return own_cache(read_signature(read_onnx(resolve_inside(export_dir, record.onnx))).inputs)

@@ -42,11 +42,11 @@ class Engines:
     largest_batch: int | None
 
 
-def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
+def engines_for(export_dir: Path, manifest: Manifest, graph: str) -> Engines:
     """Return the engines of a graph, each compared with its record and with the export.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         graph: The graph's name.
 
@@ -56,14 +56,14 @@ def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
         DeviceError: A plan is not what its record says, or was made of other files.
     """
     stem = PurePosixPath(manifest.graphs[graph].onnx).stem
-    folder = resolve_inside(root, FOLDER)
+    folder = resolve_inside(export_dir, FOLDER)
     plans: dict[str, Path] = {}
     interfaces: dict[str, Interface] = {}
     batches = []
     for found in sorted(folder.glob("*.plan")) if folder.is_dir() else ():
         if not found.name.startswith(f"{stem}."):
             continue
-        path = resolve_inside(root, f"{FOLDER}/{found.name}")
+        path = resolve_inside(export_dir, f"{FOLDER}/{found.name}")
         record = read_engine_record(path)
         if record.adapter is not None:
             continue  # a refit of this graph's engine: another adapter's
@@ -80,7 +80,7 @@ def engines_for(root: Path, manifest: Manifest, graph: str) -> Engines:
         )
         batches.append(_largest_batch(path, record))
     if not plans:
-        msg = f"the export {str(root)!r} has no TensorRT engine of {graph!r}"
+        msg = f"the export {str(export_dir)!r} has no TensorRT engine of {graph!r}"
         raise UnsupportedError(msg, hint=_BUILD)
     first = next(iter(interfaces.values()))
     for capability, other in interfaces.items():

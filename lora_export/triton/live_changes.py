@@ -70,7 +70,7 @@ class Changed:
 
 
 def add_to_repository(
-    root: Path,
+    export_dir: Path,
     repository: Path,
     names: Sequence[str],
     *,
@@ -80,7 +80,7 @@ def add_to_repository(
     """Serve further adapters of an export.
 
     Args:
-        root: The export, which holds the adapters already.
+        export_dir: The export, which holds the adapters already.
         repository: The repository.
         names: The adapters.
         name: Which models, where the repository has several of the base.
@@ -89,24 +89,24 @@ def add_to_repository(
     Raises:
         LoraExportError: See the class of the error; the repository is as it was.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     for each in names:
         require_servable(manifest, each)
     with locked(repository):
         found = the_only(find_models(repository, manifest.base.fingerprint), name, repository)
         first = found[0]
         if first.serves_adapters:  # and has the base: its weights are not read again
-            require_files_of(root, manifest, names=names, base_weights=False)
-            require_known_texts(root, manifest, repository, first.stem, names)
-            return _add_lines(root, manifest, repository, first, names, replace=replace)
-        require_files_of(root, manifest)
+            require_files_of(export_dir, manifest, names=names, base_weights=False)
+            require_known_texts(export_dir, manifest, repository, first.stem, names)
+            return _add_lines(export_dir, manifest, repository, first, names, replace=replace)
+        require_files_of(export_dir, manifest)
         if first.is_batched_graph:
-            require_known_texts(root, manifest, repository, first.name, list(manifest.rows))
-            return _add_version(root, manifest, repository, first)
+            require_known_texts(export_dir, manifest, repository, first.name, list(manifest.rows))
+            return _add_version(export_dir, manifest, repository, first)
         for each in names:
             _require_new(first.stem, {one.adapter for one in found}, each, replace=replace)
         for each in names:
-            _add_model(root, manifest, repository, first, each)
+            _add_model(export_dir, manifest, repository, first, each)
         now = sorted({each.adapter for each in found} | set(names))
         added = tuple(f"{first.stem}-{each}" for each in names)
         return Changed(first.stem, added, tuple(now), reload=True)
@@ -151,7 +151,7 @@ def remove_from_repository(repository: Path, gone: str, *, name: str | None = No
 
 
 def _add_lines(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     repository: Path,
     model: Found,
@@ -173,16 +173,16 @@ def _add_lines(
             raise AdapterError(
                 msg, hint=f"First: lora-export triton remove {shell_command(lost[:1])}"
             )
-        updated, files = serve(root, manifest, way, [*kept, *names])
+        updated, files = serve(export_dir, manifest, way, [*kept, *names])
         _refuse_others(model, held, updated["adapters"], kept)
     else:
         updated, files = {**table, "adapters": dict(held)}, []
-        shared, _ = serve(root, manifest, way, ())
+        shared, _ = serve(export_dir, manifest, way, ())
         if shared["graph"] != table["graph"]:
-            msg = f"the graph of {str(root)!r} is not the one that {model.name!r} serves"
+            msg = f"the graph of {str(export_dir)!r} is not the one that {model.name!r} serves"
             raise AdapterError(msg, hint=_AGAIN)
         for each in names:
-            line, own = serve_adapter(root, manifest, way, each)
+            line, own = serve_adapter(export_dir, manifest, way, each)
             updated["adapters"][each] = line
             files += own
     if table.get("retired"):
@@ -190,7 +190,7 @@ def _add_lines(
     cached = is_cached(repository, model)
     for each in names:
         _refuse_stale(model, table, updated, each, replace=replace, cached=cached)
-    _require_room(root, manifest, model, updated, names)
+    _require_room(export_dir, manifest, model, updated, names)
     for file in {each.path: each for each in files}.values():
         if not (model.version / file.path).exists():
             place_file(repository, model.version, file)
@@ -252,7 +252,7 @@ def _refuse_others(
 
 
 def _require_room(
-    root: Path, manifest: Manifest, model: Found, updated: ServingTable, names: Sequence[str]
+    export_dir: Path, manifest: Manifest, model: Found, updated: ServingTable, names: Sequence[str]
 ) -> None:
     """Require that the configuration, which stays, fits the new adapters."""
     text = model.config.parameters["cache_bytes"].string_value
@@ -261,7 +261,7 @@ def _require_room(
     if largest > limit:
         msg = f"an adapter takes {largest} bytes, the model's cache_bytes is {limit}"
         raise UsageError(msg, hint=_AGAIN)
-    interface = interface_of(root, manifest, ServingMode(updated["way"]), names)
+    interface = interface_of(export_dir, manifest, ServingMode(updated["way"]), names)
     for each, declared in zip(interface.outputs, model.config.output, strict=True):
         own = each.dims[1:]
         if any(size not in {-1, wanted} for size, wanted in zip(declared.dims, own, strict=True)):
@@ -306,7 +306,7 @@ def _require_new(stem: str, held: Collection[str], adapter: str, *, replace: boo
 
 
 def _add_model(
-    root: Path, manifest: Manifest, repository: Path, sibling: Found, adapter: str
+    export_dir: Path, manifest: Manifest, repository: Path, sibling: Found, adapter: str
 ) -> None:
     """Add a model like its sibling, and its ensemble where that has one."""
     warm = bool(sibling.config.model_warmup)
@@ -314,7 +314,7 @@ def _add_model(
     cached = is_cached(repository, sibling)
     choice = Choice(sibling.stem, sibling.config.backend, ServingMode.MERGED, (adapter,), text)
     settings = RepositoryOptions(warmup=warm, response_cache=cached)
-    for model in plan_models(root, manifest, choice, settings):
+    for model in plan_models(export_dir, manifest, choice, settings):
         if text and model.name == f"{sibling.stem}-tokenizer" and _is_there(repository, model):
             continue
         config = model.config
@@ -344,10 +344,10 @@ def _like(sibling: Any, config: Any) -> Any:
     return other
 
 
-def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found) -> Changed:
+def _add_version(export_dir: Path, manifest: Manifest, repository: Path, model: Found) -> Changed:
     """Give a batched graph that a backend runs by itself another version."""
     if mode_of(manifest) is not Mode.BATCHED:
-        msg = f"{str(root)!r} has no batched graph, which {model.name!r} is of"
+        msg = f"{str(export_dir)!r} has no batched graph, which {model.name!r} is of"
         raise AdapterError(msg, hint=_AGAIN)
     if model.config.version_policy.HasField("specific"):
         msg = f"the model {model.name!r} serves versions that are listed: a new one would not be"
@@ -356,7 +356,7 @@ def _add_version(root: Path, manifest: Manifest, repository: Path, model: Found)
         msg = f"the response cache may still answer for the earlier rows of {model.name!r}"
         raise UnsupportedError(msg, hint="Write the repository again and restart the server.")
     choice = Choice(model.name, model.config.backend, ServingMode.BATCHED, ())
-    (planned,) = plan_models(root, manifest, choice, RepositoryOptions(warmup=False))
+    (planned,) = plan_models(export_dir, manifest, choice, RepositoryOptions(warmup=False))
     declared = [list(each.dims) for each in model.config.output]
     if declared != [list(each.dims) for each in planned.config.output]:
         msg = f"the outputs of {model.name!r} would have another width"

@@ -138,12 +138,12 @@ def choose(
 
 
 def plan_models(
-    root: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
+    export_dir: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
 ) -> list[Model]:
     """Return the models of an export.
 
     Args:
-        root: The export directory, whose files were checked.
+        export_dir: The export directory, whose files were checked.
         manifest: Its manifest.
         choice: How it is served.
         settings: The user's settings.
@@ -152,14 +152,14 @@ def plan_models(
         LoraExportError: Something cannot be served so.
     """
     if choice.backend == "python":
-        models = [_python(root, manifest, choice, settings)]
+        models = [_python(export_dir, manifest, choice, settings)]
     else:
         shared = GRAPH_SERVING[mode_of(manifest)].shared
         graphs = choice.adapters if shared is None else (shared,)
-        models = [_graph(root, manifest, choice, each, settings) for each in graphs]
+        models = [_graph(export_dir, manifest, choice, each, settings) for each in graphs]
     run = list(models)
     if choice.text:
-        models += _with_texts(root, manifest, choice, run, settings)
+        models += _with_texts(export_dir, manifest, choice, run, settings)
     if settings.response_cache:
         models += [_ensemble(manifest, f"{e.name}-cached", [e.config], settings) for e in run]
     names = [each.name for each in models]
@@ -170,24 +170,24 @@ def plan_models(
 
 
 def _graph(
-    root: Path, manifest: Manifest, choice: Choice, graph: str, settings: RepositoryOptions
+    export_dir: Path, manifest: Manifest, choice: Choice, graph: str, settings: RepositoryOptions
 ) -> Model:
     """Return the model of one graph that a backend runs by itself."""
     name = choice.name if graph == BATCHED_GRAPH else f"{choice.name}-{graph}"
     record = manifest.graphs[graph]
-    path = resolve_inside(root, record.onnx)
+    path = resolve_inside(export_dir, record.onnx)
     interface = read_interface(path)
     if interface.optional:
         msg = f"{record.onnx!r} has optional inputs, which {choice.backend} cannot be given"
         raise UnsupportedError(msg, hint="Use --backend python.")
     largest = settings.max_batch_size
     if choice.backend == "tensorrt":
-        engines = engines_for(root, manifest, graph)
+        engines = engines_for(export_dir, manifest, graph)
         interface, largest = engines.interface, min(largest, engines.largest_batch or largest)
         files = [File(f"1/{plan.name}", plan) for plan in engines.plans.values()]
     else:
         files = [File("1/model.onnx", path)]
-        files += [File(f"1/{each}", resolve_inside(root, each)) for each in record.weights]
+        files += [File(f"1/{each}", resolve_inside(export_dir, each)) for each in record.weights]
     config = graph_config(
         name, interface.inputs, interface.outputs,
         settings.model_copy(update={"max_batch_size": largest}),
@@ -197,17 +197,19 @@ def _graph(
     if choice.backend == "tensorrt":
         config.cc_model_filenames.update({cc: plan.name for cc, plan in engines.plans.items()})
     first = BASE_GRAPH if graph == BATCHED_GRAPH else graph
-    requests = warmup_requests(root, manifest, first) if settings.warmup else []
+    requests = warmup_requests(export_dir, manifest, first) if settings.warmup else []
     memory = session_bytes(manifest) + (
-        stack_bytes(root, manifest) if graph == BATCHED_GRAPH else 0
+        stack_bytes(export_dir, manifest) if graph == BATCHED_GRAPH else 0
     )
     return _warmed(config, files, requests, memory * settings.instances)
 
 
-def _python(root: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions) -> Model:
+def _python(
+    export_dir: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
+) -> Model:
     """Return the one model of the Python backend that holds the adapters."""
     adapters = [each for each in choice.adapters if each != BASE_GRAPH]
-    interface = interface_of(root, manifest, choice.way, adapters)
+    interface = interface_of(export_dir, manifest, choice.way, adapters)
     if not interface.batched:
         msg = "the graph has no batch of the caller's size as its first axis"
         raise UnsupportedError(msg, hint="Use --backend onnxruntime.")
@@ -215,7 +217,7 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Repository
         if each.data_type == "TYPE_BF16":
             msg = f"{each.name!r} is bfloat16, which NumPy and so the Python backend do not have"
             raise UnsupportedError(msg, hint="Export with --dtype float16 or float32.")
-    table, files = serve(root, manifest, choice.way, adapters)
+    table, files = serve(export_dir, manifest, choice.way, adapters)
     if any(each.name in {ADAPTER, "adapter_ids"} for each in interface.inputs):
         msg = f"the graph has an input {ADAPTER!r} of its own"
         raise UnsupportedError(msg, hint="Use --backend onnxruntime.")
@@ -231,10 +233,10 @@ def _python(root: Path, manifest: Manifest, choice: Choice, settings: Repository
     parameters = {FINGERPRINT: manifest.base.fingerprint, "cache_bytes": str(limit)}
     config = python_config(choice.name, interface.inputs, interface.outputs, settings, parameters)
     warm = settings.warmup and not mode.own_sessions
-    requests = warmup_requests(root, manifest, BASE_GRAPH) if warm else []
+    requests = warmup_requests(export_dir, manifest, BASE_GRAPH) if warm else []
     held = min(limit, sum(line["nbytes"] for line in table["adapters"].values()))
     shared = session if table["base"] or not mode.own_sessions else 0
-    memory = held + shared + (stack_bytes(root, manifest) if mode.rows else 0)
+    memory = held + shared + (stack_bytes(export_dir, manifest) if mode.rows else 0)
     below = [*code_files(), index_file(table), *files]
     one = {each.path: each for each in below}.values()  # graphs share weight files
     versioned = [File(f"1/{each.path}", each.source, each.data) for each in one]
@@ -252,7 +254,7 @@ def _warmed(config: Any, files: list[File], requests: list[Request], memory: int
 
 
 def _with_texts(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     choice: Choice,
     models: Sequence[Model],
@@ -264,8 +266,8 @@ def _with_texts(
     adapters has one that takes their names.
     """
     parameters = {FINGERPRINT: manifest.base.fingerprint}
-    inputs = read_interface(resolve_inside(root, manifest.base_graph.onnx)).inputs
-    texts = own_texts(root, manifest, choice.adapters)
+    inputs = read_interface(resolve_inside(export_dir, manifest.base_graph.onnx)).inputs
+    texts = own_texts(export_dir, manifest, choice.adapters)
     alone = GRAPH_SERVING[mode_of(manifest)]
     if texts and alone.shared is not None and choice.backend != "python":
         msg = f"{min(texts)!r} has a tokenizer of its own, and rows of one graph share one"
@@ -279,7 +281,7 @@ def _with_texts(
         name = f"{each.name if own is not None else choice.name}-tokenizer"
         if name not in made:
             config, files = tokenizer_model(
-                root, name, inputs, settings, parameters, text=own, adapters=shared
+                export_dir, name, inputs, settings, parameters, text=own, adapters=shared
             )
             made[name] = Model(name, config, tuple(files), 0)
         steps = [made[name].config, each.config]
@@ -305,7 +307,7 @@ def _ensemble(
 
 
 def require_files_of(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     *,
     names: Collection[str] | None = None,
@@ -314,7 +316,7 @@ def require_files_of(
     """Require that everything a repository may take from an export is there, with its hash.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         names: The adapters that are taken; all by default.
         base_weights: Whether the weights of the base are taken.
@@ -336,4 +338,4 @@ def require_files_of(
     }
     if not base_weights:
         used -= set(manifest.base_graph.weights)
-    require_files(root, manifest, sorted(used), hashed=True)
+    require_files(export_dir, manifest, sorted(used), hashed=True)

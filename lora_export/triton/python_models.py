@@ -88,12 +88,12 @@ def read_index_table(version: Path) -> ServingTable:
 
 
 def serve(
-    root: Path, manifest: Manifest, way: ServingMode, adapters: Iterable[str]
+    export_dir: Path, manifest: Manifest, way: ServingMode, adapters: Iterable[str]
 ) -> tuple[ServingTable, list[File]]:
     """Return the index of an export, and all files that it names.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         way: How adapters are run.
         adapters: Those that are served.
@@ -104,8 +104,8 @@ def serve(
     """
     require_graph(manifest, way)
     mode = SERVING[way]
-    graph, files = graph_files(root, manifest, mode.graph)
-    interface = read_interface(resolve_inside(root, manifest.graphs[mode.graph].onnx))
+    graph, files = graph_files(export_dir, manifest, mode.graph)
+    interface = read_interface(resolve_inside(export_dir, manifest.graphs[mode.graph].onnx))
     table: ServingTable = {
         "format": serving_index.FORMAT,
         "way": way.value,
@@ -119,17 +119,17 @@ def serve(
         "axes": {each.name: list(each.axes) for each in interface.inputs},
         "adapters": {},
         "matrices": matrices_of(manifest) if mode.merges else {},
-        "base_width": width_of(root, manifest, 0) if mode.rows else None,
+        "base_width": width_of(export_dir, manifest, 0) if mode.rows else None,
     }
     for name in adapters:
-        line, own = serve_adapter(root, manifest, way, name)
+        line, own = serve_adapter(export_dir, manifest, way, name)
         table["adapters"][name] = line
         files += own
     return table, files
 
 
 def interface_of(
-    root: Path, manifest: Manifest, way: ServingMode, adapters: Sequence[str]
+    export_dir: Path, manifest: Manifest, way: ServingMode, adapters: Sequence[str]
 ) -> Interface:
     """Return the inputs and outputs of a model of the Python backend.
 
@@ -137,14 +137,14 @@ def interface_of(
     """
     require_graph(manifest, way)
     mode = SERVING[way]
-    shared = read_interface(resolve_inside(root, manifest.graphs[mode.graph].onnx))
+    shared = read_interface(resolve_inside(export_dir, manifest.graphs[mode.graph].onnx))
     others = [
-        read_interface(resolve_inside(root, manifest.graphs[name].onnx)).outputs
+        read_interface(resolve_inside(export_dir, manifest.graphs[name].onnx)).outputs
         for name in adapters
         if mode.own_graphs and name in manifest.graphs
     ]
     widths = mode.rows and any(
-        width_of(root, manifest, row) is not None for row in manifest.rows.values()
+        width_of(export_dir, manifest, row) is not None for row in manifest.rows.values()
     )
     outputs = []
     for position, each in enumerate(shared.outputs):

@@ -69,7 +69,7 @@ class ModelRepository:
 
 
 def write_repository(
-    root: Path,
+    export_dir: Path,
     repository: Path,
     *,
     name: str | None = None,
@@ -84,7 +84,7 @@ def write_repository(
     """Write the models of an export into a repository, each whole or not at all.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         repository: The repository; made if absent, other models in it are left alone.
         name: What the models' names begin with; the export's folder by default.
         backend: The backend; that which fits the export by default.
@@ -105,14 +105,14 @@ def write_repository(
     if isinstance(settings.versions, tuple) and set(settings.versions) != {1}:
         msg = f"versions {list(settings.versions)} are to be served, and version 1 is written"
         raise UsageError(msg, hint="Give --versions 1, the newest, or all.")
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     choice = choose(
-        manifest, _model_name(name or real_path(root).name), backend=backend, way=way,
+        manifest, _model_name(name or real_path(export_dir).name), backend=backend, way=way,
         adapters=adapters, text=text,
     )  # fmt: skip
     tell.start("checking the export")
-    require_files_of(root, manifest)
-    models = plan_models(root, manifest, choice, settings)
+    require_files_of(export_dir, manifest)
+    models = plan_models(export_dir, manifest, choice, settings)
     written = _described(repository, choice, models, hardlink=hardlink)
     linked = (
         f", {written.linked_bytes:,} more hard-linked to the export where the file system allows"

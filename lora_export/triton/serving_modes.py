@@ -87,14 +87,14 @@ class GraphServing:
     shared: str | None = None
 
 
-def serve_adapter(root: Path, manifest: Manifest, way: ServingMode, name: str) -> Served:
+def serve_adapter(export_dir: Path, manifest: Manifest, way: ServingMode, name: str) -> Served:
     """Return an adapter's line of the index, and its files.
 
     Raises:
         UnsupportedError: It cannot be run in this way.
         ExportDirectoryError: A file is damaged or missing.
     """
-    found = SERVING[way].serve(root, manifest, name)
+    found = SERVING[way].serve(export_dir, manifest, name)
     if found is None:
         msg = f"adapter {name!r} cannot be served {way}: the export does not hold it so"
         raise UnsupportedError(msg, hint="Choose another --way, or export in another --mode.")
@@ -102,38 +102,38 @@ def serve_adapter(root: Path, manifest: Manifest, way: ServingMode, name: str) -
     return {"file": "", "nbytes": 0, "row": 0, "width": None, **line}, files
 
 
-def _own_graph(root: Path, manifest: Manifest, name: str) -> Served | None:
+def _own_graph(export_dir: Path, manifest: Manifest, name: str) -> Served | None:
     if name not in manifest.graphs:
         return None
-    file, files = graph_files(root, manifest, name)
+    file, files = graph_files(export_dir, manifest, name)
     return {"file": file, "nbytes": session_bytes(manifest)}, files
 
 
-def _row(root: Path, manifest: Manifest, name: str) -> Served | None:
+def _row(export_dir: Path, manifest: Manifest, name: str) -> Served | None:
     record = manifest.adapters[name]
     if record.row is None:
         return None
     row = record.row.row
-    width = width_of(root, manifest, row)
+    width = width_of(export_dir, manifest, row)
     return {"row": row, "width": width, "identity": _identity(record)}, []
 
 
-def _pack(root: Path, manifest: Manifest, name: str) -> Served | None:
+def _pack(export_dir: Path, manifest: Manifest, name: str) -> Served | None:
     pack = manifest.adapters[name].pack
     if pack is None:
         return None
-    path = resolve_inside(root, pack.safetensors)
+    path = resolve_inside(export_dir, pack.safetensors)
     tensors, _ = read_header(path)
     file = f"adapters/{name}-{manifest.files[pack.safetensors][:12]}.safetensors"
     line = AdapterLine(file=file, nbytes=sum(map(nbytes, tensors.values())))
     return line, [File(f"export/{file}", path)]
 
 
-def _merged_pack(root: Path, manifest: Manifest, name: str) -> Served | None:
-    found, pack = _pack(root, manifest, name), manifest.adapters[name].pack
+def _merged_pack(export_dir: Path, manifest: Manifest, name: str) -> Served | None:
+    found, pack = _pack(export_dir, manifest, name), manifest.adapters[name].pack
     if found is None or pack is None:
         return None
-    tensors, _ = read_header(resolve_inside(root, pack.safetensors))
+    tensors, _ = read_header(resolve_inside(export_dir, pack.safetensors))
     _require_mergeable(manifest, name, {n: each.shape for n, each in tensors.items()})
     line, files = found
     return {**line, "nbytes": session_bytes(manifest)}, files
@@ -151,13 +151,13 @@ def session_bytes(manifest: Manifest) -> int:
     return weights_bytes(manifest, mapped=True)
 
 
-def stack_bytes(root: Path, manifest: Manifest) -> int:
+def stack_bytes(export_dir: Path, manifest: Manifest) -> int:
     """Return the size of the stacks of a batched graph."""
     own = set(manifest.graphs[BATCHED_GRAPH].weights) - set(manifest.base_graph.weights)
-    return sum(resolve_inside(root, each).stat().st_size for each in own)
+    return sum(resolve_inside(export_dir, each).stat().st_size for each in own)
 
 
-def graph_files(root: Path, manifest: Manifest, name: str) -> tuple[str, list[File]]:
+def graph_files(export_dir: Path, manifest: Manifest, name: str) -> tuple[str, list[File]]:
     """Return the name that a graph gets, and its files; what is not the base's gets its own."""
     record = manifest.graphs[name]
     shared = set(manifest.base_graph.weights)
@@ -167,9 +167,9 @@ def graph_files(root: Path, manifest: Manifest, name: str) -> tuple[str, list[Fi
         else f"weights/{Path(file).stem}-{manifest.files[file][:12]}.safetensors"
         for file in record.weights
     }
-    data = relocated(resolve_inside(root, record.onnx), names)
+    data = relocated(resolve_inside(export_dir, record.onnx), names)
     own = f"{name}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
-    files = [File(f"export/{new}", resolve_inside(root, old)) for old, new in names.items()]
+    files = [File(f"export/{new}", resolve_inside(export_dir, old)) for old, new in names.items()]
     return own, [File(f"export/{own}", data=data), *files]
 
 

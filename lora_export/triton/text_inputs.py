@@ -23,7 +23,7 @@ _SAID: Final = ("sha256", "pad_id", "pad_type_id")
 
 
 def require_known_texts(
-    root: Path, manifest: Manifest, repository: Path, stem: str, names: Sequence[str]
+    export_dir: Path, manifest: Manifest, repository: Path, stem: str, names: Sequence[str]
 ) -> None:
     """Require that the tokenizer of a model makes the tokens that adapters were trained with.
 
@@ -31,7 +31,7 @@ def require_known_texts(
     repository does not have cannot be added to it.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         repository: The repository.
         stem: What the names of the models begin with.
@@ -46,7 +46,9 @@ def require_known_texts(
         return
     held = parse_config(path).parameters
     lines = _lines(held[ADAPTERS].string_value, path) if ADAPTERS in held else {}
-    wanted = {each: text.line(each) for each, text in own_texts(root, manifest, names).items()}
+    wanted = {
+        each: text.line(each) for each, text in own_texts(export_dir, manifest, names).items()
+    }
     for name in names:
         before, now = ([line.get(key) for key in _SAID] for line in
                        (lines.get(name, {}), wanted.get(name, {})))  # fmt: skip

@@ -75,20 +75,20 @@ def text_of(files: Mapping[str, Path]) -> Text | None:
     return None if path is None else Text(path, sha256_of_file(path), _padding(files))
 
 
-def own_texts(root: Path, manifest: Manifest, adapters: Sequence[str]) -> dict[str, Text]:
+def own_texts(export_dir: Path, manifest: Manifest, adapters: Sequence[str]) -> dict[str, Text]:
     """Return the texts of those adapters whose tokens are not the base's.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         adapters: The adapters; other names are left out.
 
     Raises:
         ExportDirectoryError: A file is damaged.
     """
-    base = text_of(companions_of(root, manifest))
+    base = text_of(companions_of(export_dir, manifest))
     found = {
-        each: text_of(companions_of(root, manifest, each))
+        each: text_of(companions_of(export_dir, manifest, each))
         for each in adapters
         if each in manifest.adapters and manifest.adapters[each].companions is not None
     }
@@ -96,7 +96,7 @@ def own_texts(root: Path, manifest: Manifest, adapters: Sequence[str]) -> dict[s
 
 
 def tokenizer_model(
-    root: Path,
+    export_dir: Path,
     name: str,
     inputs: Sequence[Tensor],
     settings: RepositoryOptions,
@@ -108,7 +108,7 @@ def tokenizer_model(
     """Return the configuration and the files of the model that makes a graph's inputs of texts.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         name: The model's name.
         inputs: What the graph reads.
         settings: The user's settings.
@@ -127,9 +127,9 @@ def tokenizer_model(
     if _MASK not in [each.name for each in inputs]:
         msg = f"the graph reads no {_MASK!r}: it would read the padding of a short text too"
         raise UnsupportedError(msg, hint="Serve it without --text.")
-    text = text or text_of(companion_files(root / "hf"))
+    text = text or text_of(companion_files(export_dir / "hf"))
     if text is None:
-        msg = f"the export {str(root)!r} has no hf/{_TOKENIZER}"
+        msg = f"the export {str(export_dir)!r} has no hf/{_TOKENIZER}"
         raise UnsupportedError(
             msg, hint="Serve it without --text, or put the file into the base checkpoint."
         )

@@ -41,11 +41,11 @@ class Request:
     shapes: Mapping[str, tuple[int, ...]]
 
 
-def warmup_requests(root: Path, manifest: Manifest, graph: str) -> list[Request]:
+def warmup_requests(export_dir: Path, manifest: Manifest, graph: str) -> list[Request]:
     """Return the requests that an instance runs before it is ready; none without golden inputs.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         graph: The graph, or ``base`` for a graph that adapters share.
 
@@ -55,7 +55,7 @@ def warmup_requests(root: Path, manifest: Manifest, graph: str) -> list[Request]
     file = golden_of(manifest, graph)
     if file is None or (graph == BASE_GRAPH and manifest.base_graph.missing):
         return []
-    case = read_golden(resolve_inside(root, file)).cases[0]
+    case = read_golden(resolve_inside(export_dir, file)).cases[0]
     rows = {each: np.ascontiguousarray(values[:1]) for each, values in case.feeds.items()}
     return [
         Request(

@@ -31,12 +31,12 @@ _LENGTH: Final = 12
 
 
 def judge_batched(
-    root: Path, manifest: Manifest, rows: Mapping[str, GraphParity], *, seed: int
+    export_dir: Path, manifest: Manifest, rows: Mapping[str, GraphParity], *, seed: int
 ) -> GraphParity:
     """Return the verdict on the graph: the worst of its adapters', and of mixing rows.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         rows: The verdict on each adapter.
         seed: Seeds the inputs.
@@ -45,15 +45,15 @@ def judge_batched(
     record = manifest.graphs[BATCHED_GRAPH]
     if not record.missing:
         chosen.insert(0, (BASE_GRAPH, 0))
-    case = case_of(root, manifest, seed, (max(len(chosen), 1), _LENGTH)) if chosen else None
+    case = case_of(export_dir, manifest, seed, (max(len(chosen), 1), _LENGTH)) if chosen else None
     failures: list[str] = []
     worst = None
     if case is not None:
         tolerance = tolerance_of(manifest.base.dtype)
-        widths = {name: width_of(root, manifest, row) for name, row in chosen}
+        widths = {name: width_of(export_dir, manifest, row) for name, row in chosen}
         with (
-            OrtRunner(resolve_inside(root, record.onnx)) as batched,
-            OrtRunner(resolve_inside(root, manifest.base_graph.onnx)) as base,
+            OrtRunner(resolve_inside(export_dir, record.onnx)) as batched,
+            OrtRunner(resolve_inside(export_dir, manifest.base_graph.onnx)) as base,
         ):
             errors = list(_errors(batched, base, case, chosen, widths))
         worst = max((0.0, *(error for _, error in errors)))

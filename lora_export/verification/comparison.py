@@ -41,7 +41,7 @@ class GraphChoice:
     """A graph of an export, and the model that it should be.
 
     Attributes:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         name: ``base``, or the adapter's name.
         record: The graph.
@@ -55,7 +55,7 @@ class GraphChoice:
         open_base: Opens the base's own graph.
     """
 
-    root: Path
+    export_dir: Path
     manifest: Manifest = field(repr=False)
     name: str
     record: GraphRecord = field(repr=False)
@@ -122,7 +122,7 @@ class Comparison:
         """Open the graph; `exact` is for quantized weights, see `OrtRunner`."""
         of = self.of
         return open_model(
-            of.root, of.record, of.task, lambda: of.open_runner(exact),
+            of.export_dir, of.record, of.task, lambda: of.open_runner(exact),
             outputs=self.outputs, last=of.last, switch=self.switch, exact=exact,
         )  # fmt: skip
 
@@ -140,7 +140,7 @@ def prepare(of: GraphChoice, *, seed: int) -> Comparison | str:
     shapes = (*CASES, *_FURTHER) if quantized and not of.task.per_token else CASES
     if reason := _too_large(of.checkpoint, shapes, _QUANTIZED_OUTPUTS if quantized else 1):
         return reason
-    feeding = feeding_of(of.root, of.record)
+    feeding = feeding_of(of.export_dir, of.record)
     if reason := feeding.reason or feeding.cache_reason:
         return reason
     cases = make_cases(

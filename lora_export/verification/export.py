@@ -110,7 +110,7 @@ class Evidence:
 
 
 def verify_export(
-    root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
+    export_dir: Path, names: Sequence[str], evidence: Evidence, progress: Progress
 ) -> tuple[ParityReport, QuantizationReport | None]:
     """Verify the graphs called `names` and record the verdicts; return the reports on them.
 
@@ -119,8 +119,8 @@ def verify_export(
         MissingRuntimeError: What a comparison needs is not installed.
         StorageError: The verdicts cannot be written.
     """
-    before, found = compare_export(root, names, evidence, progress)
-    record_parity(root, before, found)
+    before, found = compare_export(export_dir, names, evidence, progress)
+    record_parity(export_dir, before, found)
     return report_on(found), losses_of(before, found)
 
 
@@ -136,7 +136,7 @@ def losses_of(manifest: Manifest, found: Mapping[str, GraphParity]) -> Quantizat
 
 
 def compare_export(
-    root: Path, names: Sequence[str], evidence: Evidence, progress: Progress
+    export_dir: Path, names: Sequence[str], evidence: Evidence, progress: Progress
 ) -> tuple[Manifest, dict[str, GraphParity]]:
     """Compare the graphs called `names`; return the manifest as it is and the verdicts.
 
@@ -146,18 +146,18 @@ def compare_export(
         AdapterError: An adapter that should be compared is not the one that was merged.
         MissingRuntimeError: What a comparison needs is not installed.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     if evidence.dataset is not None and evidence.checkpoint is not None:
         require_examples(evidence.dataset)
         require_fitting(
             evidence.dataset,
             _asked(manifest, names, evidence),
-            lambda name: _dataset(root, manifest, _fed_as(manifest, name), name, evidence),
+            lambda name: _dataset(export_dir, manifest, _fed_as(manifest, name), name, evidence),
         )
     found: dict[str, GraphParity] = {}
     for name in names:
         progress.start(f"parity of {name}")
-        found[name] = _verify_one(root, manifest, name, evidence)
+        found[name] = _verify_one(export_dir, manifest, name, evidence)
     if evidence.disagreements is not None:
         lines = (json.dumps(each) + "\n" for each in _differing(found))
         atomic_write_bytes(evidence.disagreements, "".join(lines).encode())
@@ -190,21 +190,21 @@ def _differing(found: Mapping[str, GraphParity]) -> Iterator[dict[str, Any]]:
         yield from _differing(parity.adapters)
 
 
-def _verify_one(root: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
+def _verify_one(export_dir: Path, manifest: Manifest, name: str, evidence: Evidence) -> GraphParity:
     record = manifest.graphs[name]
     shared = _SHARED.get(record.mode)
     if shared is None:
-        found = _verify_graph(root, manifest, record, name, evidence)
+        found = _verify_graph(export_dir, manifest, record, name, evidence)
         return _with_notes(found, name, manifest, evidence)
     only = manifest.adapters if evidence.only is None else evidence.only
     adapters = {
         each: _with_notes(
-            _verify_graph(root, manifest, record, each, evidence), each, manifest, evidence
+            _verify_graph(export_dir, manifest, record, each, evidence), each, manifest, evidence
         )
         for each in manifest.adapters
         if each in only
     }
-    return shared.judge(root, manifest, adapters, seed=evidence.seed)
+    return shared.judge(export_dir, manifest, adapters, seed=evidence.seed)
 
 
 def _with_notes(
@@ -218,7 +218,7 @@ def _with_notes(
 
 
 def _verify_graph(
-    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+    export_dir: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
 ) -> GraphParity:
     """Compare a graph, with its pack where the adapter is one, against what there is."""
     task = tasks.by_name(manifest.base.task)
@@ -231,23 +231,25 @@ def _verify_graph(
         kept = stored_adapter(manifest, name).record.golden
         if kept is None:
             return unverified("there are no golden outputs; give the base: --base BASE")
-        golden = read_golden(resolve_inside(root, kept))
+        golden = read_golden(resolve_inside(export_dir, kept))
         return against_golden(
-            root, record, manifest, task, golden,
+            export_dir, record, manifest, task, golden,
             allow_no_effect=evidence.allow_no_effect,
-            open_runner=partial(open_runner, root, manifest, name, exact=True),
+            open_runner=partial(open_runner, export_dir, manifest, name, exact=True),
         )  # fmt: skip
     if adapter is not None and adapter.sha256 != manifest.adapters[name].sha256:
         msg = f"{adapter.source!r} is not the adapter that was merged as {name!r}"
         raise AdapterError(msg, hint="Give that one, or add this one with: add --replace")
     choice = GraphChoice(
-        root, manifest, name, record, task, evidence.checkpoint, adapter,
+        export_dir, manifest, name, record, task, evidence.checkpoint, adapter,
         labels_count=_width(manifest, adapter),
         vocab_size=manifest.adapters[name].vocab_size if adapter is not None else None,
-        open_runner=lambda exact: open_runner(root, manifest, name, exact=exact),
-        open_base=lambda exact: open_runner(root, manifest, BASE_GRAPH, exact=exact),
+        open_runner=lambda exact: open_runner(export_dir, manifest, name, exact=exact),
+        open_base=lambda exact: open_runner(export_dir, manifest, BASE_GRAPH, exact=exact),
     )  # fmt: skip
-    dataset = _dataset(root, manifest, record, name, evidence) if adapter is not None else None
+    dataset = (
+        _dataset(export_dir, manifest, record, name, evidence) if adapter is not None else None
+    )
     what = prepare(choice, seed=evidence.seed)
     if isinstance(what, str):
         return unverified(what)
@@ -273,7 +275,7 @@ def head_labels(manifest: Manifest) -> int | None:
 
 
 def _dataset(
-    root: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
+    export_dir: Path, manifest: Manifest, record: GraphRecord, name: str, evidence: Evidence
 ) -> Dataset | None:
     if evidence.dataset is None or evidence.checkpoint is None:
         return None
@@ -283,11 +285,11 @@ def _dataset(
         evidence.dataset,
         task=task.name,
         metric=evidence.metric,
-        companions=companions_of(root, manifest, name),
+        companions=companions_of(export_dir, manifest, name),
         labels=label_names(
             manifest.adapters[name].labels, manifest.base.labels, evidence.checkpoint.config, width
         ),
-        signature=feeding_of(root, record).signature,
+        signature=feeding_of(export_dir, record).signature,
         config=evidence.checkpoint.config,
         width=width,
         left_padding=task.causal,
@@ -297,7 +299,7 @@ def _dataset(
 
 
 def measure_latency(
-    root: Path,
+    export_dir: Path,
     names: Sequence[str],
     config: Mapping[str, Any],
     *,
@@ -311,7 +313,7 @@ def measure_latency(
     """Measure merged graphs against the base graph; return the manifest and the report.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         names: The adapters.
         config: The model's config, for inputs.
         batch: Batch size.
@@ -321,19 +323,19 @@ def measure_latency(
         seed: Seeds inputs, order and resampling.
         progress: Told what happens.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     rows: dict[str, LatencyRow] = {}
     for name in names:
         progress.start(f"latency of {name}")
         rows[name] = _measure_one(
-            root, manifest, name, config,
+            export_dir, manifest, name, config,
             batch=batch, length=length, rounds=rounds, max_ratio=max_ratio, seed=seed,
         )  # fmt: skip
-    return record_latency(root, rows), LatencyReport(graphs=rows)
+    return record_latency(export_dir, rows), LatencyReport(graphs=rows)
 
 
 def _measure_one(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     name: str,
     config: Mapping[str, Any],
@@ -346,11 +348,11 @@ def _measure_one(
 ) -> LatencyRow:
     records = (manifest.base_graph, manifest.graphs[name])
     case, lacking = latency_case(
-        root, manifest, batch=batch, length=length, seed=seed, config=config
+        export_dir, manifest, batch=batch, length=length, seed=seed, config=config
     )
     if case is None:
         return unmeasured_row(str(lacking))
-    weights = sum((root / file).stat().st_size for file in records[0].weights)
+    weights = sum((export_dir / file).stat().st_size for file in records[0].weights)
     free = available_bytes()
     needed = int(_SESSIONS * _SESSION_FACTOR * weights)
     if free is not None and needed > free:
@@ -358,8 +360,8 @@ def _measure_one(
         return unmeasured_row(reason)
     feeds = {**case.feeds, **further_feeds(manifest, records[1].mode, len(case.mask))}
     with (
-        OrtRunner(resolve_inside(root, records[0].onnx)) as base,
-        OrtRunner(resolve_inside(root, records[1].onnx)) as merged,
+        OrtRunner(resolve_inside(export_dir, records[0].onnx)) as base,
+        OrtRunner(resolve_inside(export_dir, records[1].onnx)) as merged,
     ):
         base_ms, merged_ms = measure_pair(
             lambda: base.run(case.feeds), lambda: merged.run(feeds), rounds=rounds, seed=seed

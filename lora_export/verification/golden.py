@@ -54,17 +54,17 @@ def golden_bytes(golden: Golden) -> bytes:
     return npz_bytes(arrays)
 
 
-def reading_of(root: Path, manifest: Manifest, record: GraphRecord) -> Reading:
+def reading_of(export_dir: Path, manifest: Manifest, record: GraphRecord) -> Reading:
     """Return the way in which the outputs of a graph are read, to be compared with golden ones.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         record: The graph.
     """
     task = tasks.by_name(manifest.base.task)
     return Reading(
-        feeding_of(root, record).outputs_for(task.outputs),
+        feeding_of(export_dir, record).outputs_for(task.outputs),
         task.per_token,
         task.classifies,
         manifest.base.logits == "last",

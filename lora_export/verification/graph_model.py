@@ -68,7 +68,7 @@ class PairModel:
 
 
 def open_model(
-    root: Path,
+    export_dir: Path,
     record: GraphRecord,
     task: Task,
     open_runner: Callable[[], OrtRunner],
@@ -81,7 +81,7 @@ def open_model(
     """Open the graph of a record.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         record: The graph.
         task: The export's task.
         open_runner: Opens a single graph, with the adapter where it shares one.
@@ -91,5 +91,5 @@ def open_model(
         exact: See `OrtRunner`, for the two graphs that are opened here.
     """
     if record.encoder is not None:
-        return PairModel(OrtEncoderDecoder(root, record, exact=exact))
+        return PairModel(OrtEncoderDecoder(export_dir, record, exact=exact))
     return GraphModel(open_runner(), task, outputs, last, switch)

@@ -158,7 +158,7 @@ def _other_shape(
 
 
 def against_golden(
-    root: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
+    export_dir: Path, record: GraphRecord, manifest: Manifest, task: Task, golden: Golden,
     *, allow_no_effect: bool, open_runner: Callable[[], OrtRunner],
 ) -> GraphParity:  # fmt: skip
     """Compare a graph with the outputs that the reference gave when the export was verified.
@@ -166,10 +166,10 @@ def against_golden(
     Quantized weights are computed with as they are; `open_runner` opens such a session.
     """
     last = manifest.base.logits == "last"
-    feeding = feeding_of(root, record)
+    feeding = feeding_of(export_dir, record)
     outputs = feeding.outputs_for(task.outputs)
     graph = open_model(
-        root, record, task, open_runner,
+        export_dir, record, task, open_runner,
         outputs=outputs, last=last, switch=golden.switch, exact=True,
     )  # fmt: skip
     whole = (with_buffers(case, feeding.signature) for case in golden.cases)

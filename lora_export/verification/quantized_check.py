@@ -93,7 +93,7 @@ def against_dequantized(
     judged = judge_loss(gates, loss, has_adapter=adapter is not None, drop=drop)
     verdict, reason = summarize(judged, loss, found.layers.rows, adapter=adapter)
     row = quantization_row(
-        what.of.root, what.of.manifest, what.of.record, found.layers.rows,
+        what.of.export_dir, what.of.manifest, what.of.record, found.layers.rows,
     ).model_copy(
         update={
             "verdict": verdict,

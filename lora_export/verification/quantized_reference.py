@@ -168,5 +168,5 @@ def _tensors(what: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of some weight files; those of later ones win."""
     found: dict[str, Tensor] = {}
     for file in files:
-        found |= read_header(resolve_inside(what.of.root, file))[0]
+        found |= read_header(resolve_inside(what.of.export_dir, file))[0]
     return found

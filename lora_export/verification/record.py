@@ -54,13 +54,13 @@ Report = TypeVar("Report", ParityReport, LatencyReport, FidelityReport, Quantiza
 Row = TypeVar("Row")
 
 
-def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
+def record_parity(export_dir: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
     """Write golden files and the reports on graphs, and each graph's verdicts to the manifest.
 
     ``reports/parity.json`` has all of them, ``reports/quantization.json`` the quantized ones.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         before: The manifest when the comparison began; a graph that was removed or replaced since
             is left alone, for the verdict is on another graph.
         found: The verdicts.
@@ -68,18 +68,20 @@ def record_parity(root: Path, before: Manifest, found: Mapping[str, GraphParity]
     Raises:
         StorageError: The disk refuses; the export is as it was.
     """
-    with edit_manifest(root) as manifest:
-        updated, contents = _judged(root, before, manifest, found)
-        return replace_files(root, manifest, updated, contents)
+    with edit_manifest(export_dir) as manifest:
+        updated, contents = _judged(export_dir, before, manifest, found)
+        return replace_files(export_dir, manifest, updated, contents)
 
 
-def judged_manifest(root: Path, before: Manifest, found: Mapping[str, GraphParity]) -> Manifest:
+def judged_manifest(
+    export_dir: Path, before: Manifest, found: Mapping[str, GraphParity]
+) -> Manifest:
     """Return the manifest with the verdicts, where `record_parity` cannot write them."""
-    return _judged(root, before, before, found)[0]
+    return _judged(export_dir, before, before, found)[0]
 
 
 def _judged(
-    root: Path, before: Manifest, manifest: Manifest, found: Mapping[str, GraphParity]
+    export_dir: Path, before: Manifest, manifest: Manifest, found: Mapping[str, GraphParity]
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return a manifest with the verdicts, and what the files hold that go with it."""
     current = {
@@ -97,7 +99,7 @@ def _judged(
     golden = {
         name: each.golden for name, each in (current | packs).items() if each.golden is not None
     }
-    earlier = _earlier(ParityReport, root, manifest, _PARITY).graphs
+    earlier = _earlier(ParityReport, export_dir, manifest, _PARITY).graphs
     recorded = {
         name: _with_others(name, parity, manifest, earlier.get(name))
         for name, parity in current.items()
@@ -105,7 +107,7 @@ def _judged(
     rows = {name: parity.row for name, parity in recorded.items()}
     contents = {golden_file(name): golden_bytes(each) for name, each in golden.items()}
     contents[_PARITY] = _parity_bytes(manifest, earlier, rows)
-    lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
+    lost = _earlier(QuantizationReport, export_dir, manifest, _QUANTIZATION).graphs
     losses = quantization_rows(manifest, lost, current)
     if losses:
         contents[_QUANTIZATION] = _quantization_bytes(
@@ -158,58 +160,58 @@ def _with_others(
     return replace(parity, row=row)
 
 
-def record_latency(root: Path, rows: Mapping[str, LatencyRow]) -> Manifest:
+def record_latency(export_dir: Path, rows: Mapping[str, LatencyRow]) -> Manifest:
     """Write ``reports/latency.json``; rows of other adapters stay."""
-    with edit_manifest(root) as manifest:
-        earlier = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
+    with edit_manifest(export_dir) as manifest:
+        earlier = _earlier(LatencyReport, export_dir, manifest, _LATENCY).graphs
         contents = {_LATENCY: _latency_bytes(manifest, earlier, rows)}
-        return replace_files(root, manifest, manifest, contents)
+        return replace_files(export_dir, manifest, manifest, contents)
 
 
-def record_fidelity(root: Path, rows: Mapping[str, FidelityRow]) -> Manifest:
+def record_fidelity(export_dir: Path, rows: Mapping[str, FidelityRow]) -> Manifest:
     """Write ``reports/fidelity.json``; rows of other adapters stay."""
-    with edit_manifest(root) as manifest:
-        earlier = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
+    with edit_manifest(export_dir) as manifest:
+        earlier = _earlier(FidelityReport, export_dir, manifest, _FIDELITY).graphs
         contents = {_FIDELITY: _fidelity_bytes(manifest, earlier, rows)}
-        return replace_files(root, manifest, manifest, contents)
+        return replace_files(export_dir, manifest, manifest, contents)
 
 
-def record_bench(root: Path, text: bytes) -> Path:
+def record_bench(export_dir: Path, text: bytes) -> Path:
     """Write ``reports/bench.json``, in place of an earlier one; return where it is."""
-    with edit_manifest(root) as manifest:
-        replace_files(root, manifest, manifest, {_BENCH: text})
-    return resolve_inside(root, _BENCH)
+    with edit_manifest(export_dir) as manifest:
+        replace_files(export_dir, manifest, manifest, {_BENCH: text})
+    return resolve_inside(export_dir, _BENCH)
 
 
 def prune_reports(
-    root: Path, replaced: Collection[str] = (), *, measured: Collection[str] = ()
+    export_dir: Path, replaced: Collection[str] = (), *, measured: Collection[str] = ()
 ) -> Manifest:
     """Take the rows of graphs and adapters that are gone out of the reports.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         replaced: Adapters that are others now.
         measured: Those of them whose row in ``reports/fidelity.json`` is new.
     """
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         gone = frozenset(replaced)
         contents: dict[str, bytes] = {}
         if _PARITY in manifest.files:
-            parity = _earlier(ParityReport, root, manifest, _PARITY).graphs
+            parity = _earlier(ParityReport, export_dir, manifest, _PARITY).graphs
             contents[_PARITY] = _parity_bytes(manifest, parity, {}, gone)
         if _LATENCY in manifest.files:
-            latency = _earlier(LatencyReport, root, manifest, _LATENCY).graphs
+            latency = _earlier(LatencyReport, export_dir, manifest, _LATENCY).graphs
             contents[_LATENCY] = _latency_bytes(manifest, latency, {}, gone)
         updated = manifest
         if _QUANTIZATION in manifest.files:
-            lost = _earlier(QuantizationReport, root, manifest, _QUANTIZATION).graphs
+            lost = _earlier(QuantizationReport, export_dir, manifest, _QUANTIZATION).graphs
             rows = rows_without(manifest, lost, gone)
             contents[_QUANTIZATION] = _quantization_bytes(manifest, {}, rows)
             updated = _with_losses(manifest, rows)
         if _FIDELITY in manifest.files:
-            fidelity = _earlier(FidelityReport, root, manifest, _FIDELITY).graphs
+            fidelity = _earlier(FidelityReport, export_dir, manifest, _FIDELITY).graphs
             contents[_FIDELITY] = _fidelity_bytes(manifest, fidelity, {}, gone - set(measured))
-        return replace_files(root, manifest, updated, contents) if contents else manifest
+        return replace_files(export_dir, manifest, updated, contents) if contents else manifest
 
 
 def _with_losses(manifest: Manifest, rows: Mapping[str, QuantizationRow]) -> Manifest:
@@ -223,10 +225,10 @@ def _with_losses(manifest: Manifest, rows: Mapping[str, QuantizationRow]) -> Man
     return manifest.model_copy(update={"graphs": graphs})
 
 
-def _earlier(kind: type[Report], root: Path, manifest: Manifest, file: str) -> Report:
+def _earlier(kind: type[Report], export_dir: Path, manifest: Manifest, file: str) -> Report:
     """Return the last report, if it is the one that the manifest names; else an empty one."""
     with contextlib.suppress(OSError):  # gone, or no file: it is written anew
-        raw = read_file(resolve_inside(root, file), TABLE_LIMIT_BYTES)
+        raw = read_file(resolve_inside(export_dir, file), TABLE_LIMIT_BYTES)
         if hashlib.sha256(raw).hexdigest() == manifest.files.get(file):
             return parse_report(kind, raw, file)
     return kind()

@@ -25,7 +25,7 @@ __all__ = ["refit_check"]
 
 
 def refit_check(
-    root: Path, manifest: Manifest, name: str, tell: Callable[[str], None]
+    export_dir: Path, manifest: Manifest, name: str, tell: Callable[[str], None]
 ) -> Callable[[GraphRunner], None] | None:
     """Return a function that requires of a refitted engine that it computes the adapter.
 
@@ -34,7 +34,7 @@ def refit_check(
     it.
 
     Args:
-        root: The export.
+        export_dir: The export.
         manifest: Its manifest.
         name: The adapter, or the base.
         tell: Told that it was compared, or that its profiles do not cover the golden inputs.
@@ -44,9 +44,9 @@ def refit_check(
     record = manifest.graphs.get(name)
     if record is None or record.golden is None or record.encoder is not None:
         return None
-    reading = reading_of(root, manifest, record)
-    stored = read_golden(resolve_inside(root, record.golden))
-    signature = feeding_of(root, record).signature
+    reading = reading_of(export_dir, manifest, record)
+    stored = read_golden(resolve_inside(export_dir, record.golden))
+    signature = feeding_of(export_dir, record).signature
     cases = [with_buffers(each, signature) for each in stored.cases]
     golden = replace(stored, cases=cases)
 

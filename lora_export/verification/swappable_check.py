@@ -47,28 +47,28 @@ class SharedFigures(TypedDict, total=False):
 
 
 def judge_swapping(
-    root: Path, manifest: Manifest, packs: Mapping[str, GraphParity], *, seed: int
+    export_dir: Path, manifest: Manifest, packs: Mapping[str, GraphParity], *, seed: int
 ) -> GraphParity:
     """Return the verdict on the graph: the worst of its adapters', and of swapping itself.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         packs: The verdict on each adapter.
         seed: Seeds the inputs.
     """
     failures: list[str] = []
-    adapters = {name: read_pack(root, manifest, name) for name in packs}
-    case = case_of(root, manifest, seed, _SHAPE)
+    adapters = {name: read_pack(export_dir, manifest, name) for name in packs}
+    case = case_of(export_dir, manifest, seed, _SHAPE)
     equal, packed = True, True
     if case is not None:
-        equal = _same_as_base(root, manifest, case, prepack=True)
+        equal = _same_as_base(export_dir, manifest, case, prepack=True)
         if not equal:
             packed = False
-            equal = _same_as_base(root, manifest, case, prepack=False)
+            equal = _same_as_base(export_dir, manifest, case, prepack=False)
         if not equal:
             failures.append("without an adapter the outputs are not the base graph's bit for bit")
-        if changed := _unstable(root, manifest, case, adapters):
+        if changed := _unstable(export_dir, manifest, case, adapters):
             failures.append(f"after swapping, the outputs of {', '.join(changed)} have changed")
     return judge_shared(
         packs,
@@ -112,13 +112,13 @@ def judge_shared(
     return GraphParity(row, adapters=adapters)
 
 
-def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
+def case_of(export_dir: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -> Case | None:
     """Return inputs of the base graph; None where it takes some that are not fed here."""
-    feeding = feeding_of(root, manifest.base_graph)
+    feeding = feeding_of(export_dir, manifest.base_graph)
     if feeding.reason:
         return None
     return make_cases(
-        read_base_config(root),
+        read_base_config(export_dir),
         feeding.signature,
         seed=seed,
         left_padding=tasks.by_name(manifest.base.task).causal,
@@ -126,21 +126,21 @@ def case_of(root: Path, manifest: Manifest, seed: int, shape: tuple[int, int]) -
     )[0]
 
 
-def _same_as_base(root: Path, manifest: Manifest, case: Case, *, prepack: bool) -> bool:
+def _same_as_base(export_dir: Path, manifest: Manifest, case: Case, *, prepack: bool) -> bool:
     found = []
     for name in (BASE_GRAPH, SWAPPABLE_GRAPH):
-        path = resolve_inside(root, manifest.graphs[name].onnx)
+        path = resolve_inside(export_dir, manifest.graphs[name].onnx)
         with OrtRunner(path, prepack=prepack) as runner:
             found.append(runner.run(case.feeds))
     return _same(*found)
 
 
 def _unstable(
-    root: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
+    export_dir: Path, manifest: Manifest, case: Case, adapters: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
     """Return the adapters whose outputs differ when they run again after all others."""
     order: dict[str, Mapping[str, Any]] = {**adapters, BASE_GRAPH: {}}
-    with OrtRunner(resolve_inside(root, manifest.graphs[SWAPPABLE_GRAPH].onnx)) as runner:
+    with OrtRunner(resolve_inside(export_dir, manifest.graphs[SWAPPABLE_GRAPH].onnx)) as runner:
         first = {name: runner.with_adapter(each).run(case.feeds) for name, each in order.items()}
         return [
             name

@@ -85,17 +85,17 @@ def agreed_pooling(base: Path, adapters: Sequence[Adapter]) -> Pooling | None:
     return known[0][1] if known else None
 
 
-def pooling_of_export(root: Path, base: Path) -> Pooling | None:
+def pooling_of_export(export_dir: Path, base: Path) -> Pooling | None:
     """Return the pooling of an export: as its base describes it, else as the export does.
 
     Args:
-        root: The export directory; its ``hf/`` has the pooling that adapters brought.
+        export_dir: The export directory; its ``hf/`` has the pooling that adapters brought.
         base: The folder of the base.
 
     Raises:
         CheckpointError: ``modules.json`` is damaged.
     """
-    return pooling_beside(base) or pooling_beside(root / "hf")
+    return pooling_beside(base) or pooling_beside(export_dir / "hf")
 
 
 def require_pooling(held: Pooling, adapters: Sequence[Adapter]) -> None:

@@ -16,14 +16,14 @@ from tests.helpers.double import install_double
 @pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "static", "two"])
 def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeypatch, capsys, kind):
     """End to end with the double of TensorRT, which says what it is wherever it appears."""
-    root = copied(bundles(kind), tmp_path / "bundle")
+    bundle_dir = copied(bundles(kind), tmp_path / "bundle")
     install_double(monkeypatch)
-    assert main(root, ["--rounds", "10"]) == 0
+    assert main(bundle_dir, ["--rounds", "10"]) == 0
     printed = capsys.readouterr().out
     assert "the library 'tensorrt-double'" in printed.splitlines()[0]
     assert "TensorRT did not run" in printed.splitlines()[0]
-    assert not (root / "report.tensorrt.json").exists()
-    report = read_report(root, "tensorrt-double")
+    assert not (bundle_dir / "report.tensorrt.json").exists()
+    report = read_report(bundle_dir, "tensorrt-double")
     assert report["runtime"]["tensorrt_ran"] is False
     rows = report["parity"]["graphs"]
     assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(
@@ -33,52 +33,54 @@ def test_engines_are_built_once_verified_and_measured(bundles, tmp_path, monkeyp
     assert {row["verdict"] for row in latency} == {"unverified"}
     assert {row["library"] for row in report["engines"].values()} == {"tensorrt-double"}
     assert not any(row["kept"] for row in report["engines"].values())
-    assert main(root, ["verify"]) == 0
-    assert all(row["kept"] for row in read_report(root, "tensorrt-double")["engines"].values())
+    assert main(bundle_dir, ["verify"]) == 0
+    assert all(
+        row["kept"] for row in read_report(bundle_dir, "tensorrt-double")["engines"].values()
+    )
 
 
 def test_a_known_library_is_named_and_gates_the_latency(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
+    bundle_dir = copied(bundles("merged"), tmp_path / "bundle")
     monkeypatch.setattr(install_double(monkeypatch), "__name__", "tensorrt")
-    assert main(root, ["--rounds", "10", "--only", "one"]) in {0, LatencyError.exit_code}
+    assert main(bundle_dir, ["--rounds", "10", "--only", "one"]) in {0, LatencyError.exit_code}
     assert capsys.readouterr().out.splitlines()[0].endswith("with TensorRT 10.3.0 on Orin (double)")
-    report = read_report(root, "tensorrt")
+    report = read_report(bundle_dir, "tensorrt")
     assert report["runtime"]["tensorrt_ran"] is True
     assert {row["verdict"] for row in report["latency"]["graphs"].values()} != {"unverified"}
     assert report["engines"]["one"]["library"] == "tensorrt"
 
 
 def test_a_plan_of_another_library_is_built_again(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
+    bundle_dir = copied(bundles("merged"), tmp_path / "bundle")
     module = install_double(monkeypatch)
-    assert main(root, ["build", "--only", "one"]) == 0
+    assert main(bundle_dir, ["build", "--only", "one"]) == 0
     monkeypatch.setattr(module, "__name__", "tensorrt")
-    assert main(root, ["build", "--only", "one"]) == 0
+    assert main(bundle_dir, ["build", "--only", "one"]) == 0
     said = capsys.readouterr().err
     assert "was built by the library 'tensorrt-double', here is TensorRT" in said
-    assert read_report(root, "tensorrt")["engines"]["one"]["kept"] is False
+    assert read_report(bundle_dir, "tensorrt")["engines"]["one"]["kept"] is False
 
 
 def test_a_plan_that_was_cut_short_is_built_again(bundles, tmp_path, monkeypatch, capsys):
-    root = copied(bundles("merged"), tmp_path / "bundle")
+    bundle_dir = copied(bundles("merged"), tmp_path / "bundle")
     install_double(monkeypatch)
-    assert main(root, ["build", "--only", "one"]) == 0
-    (plan,) = (root / "engines").glob("one.*.plan")
+    assert main(bundle_dir, ["build", "--only", "one"]) == 0
+    (plan,) = (bundle_dir / "engines").glob("one.*.plan")
     plan.write_bytes(plan.read_bytes()[:-9])
     capsys.readouterr()
-    assert main(root, ["verify", "--only", "one"]) == 0
+    assert main(bundle_dir, ["verify", "--only", "one"]) == 0
     assert "building one again" in capsys.readouterr().err
-    assert read_report(root, "tensorrt-double")["engines"]["one"]["kept"] is False
+    assert read_report(bundle_dir, "tensorrt-double")["engines"]["one"]["kept"] is False
 
 
 def test_adapters_are_put_into_the_engine_of_the_base(exports, tmp_path, monkeypatch):
-    root = unpacked(exports("merged"), tmp_path, options=_refit())
+    bundle_dir = unpacked(exports("merged"), tmp_path, options=_refit())
     install_double(monkeypatch)
-    assert main(root, ["--rounds", "10"]) == 0
-    report = read_report(root, "tensorrt-double")
+    assert main(bundle_dir, ["--rounds", "10"]) == 0
+    report = read_report(bundle_dir, "tensorrt-double")
     assert list(report["engines"]) == ["base"]
     assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
-    assert len(list((root / "engines").glob("*.plan"))) == 1
+    assert len(list((bundle_dir / "engines").glob("*.plan"))) == 1
 
 
 def _refit():
@@ -96,12 +98,12 @@ def test_a_wider_head_gets_an_engine_of_its_own_beside_the_refitted_one(
     }
     export = tmp_path / "out"
     build(base, adapters, export, task="text-classification", verify={"enabled": True})
-    root = unpacked(export, tmp_path, options=_refit())
-    graphs = read_index(root).contents.graphs
+    bundle_dir = unpacked(export, tmp_path, options=_refit())
+    graphs = read_index(bundle_dir).contents.graphs
     assert graphs["one"].engine is None
     assert graphs["two"].engine is not None
     install_double(monkeypatch)
-    assert main(root, ["verify"]) == 0, capsys.readouterr().err
-    report = read_report(root, "tensorrt-double")
+    assert main(bundle_dir, ["verify"]) == 0, capsys.readouterr().err
+    report = read_report(bundle_dir, "tensorrt-double")
     assert set(report["engines"]) == {"base", "two"}
     assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}

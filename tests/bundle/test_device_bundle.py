@@ -24,15 +24,15 @@ TARGET = "jetson-orin"
 
 
 def test_the_export_is_in_it_as_it_is(exports, bundles):
-    export, root = exports("merged"), bundles("merged")
-    held = snapshot(root)
+    export, bundle_dir = exports("merged"), bundles("merged")
+    held = snapshot(bundle_dir)
     for file in manifest_of(export)["files"]:
         if not file.startswith("reports/"):
             assert held[file] == (export / file).read_bytes(), file
     assert {"run.py", "bundle.json", "latency.npz", "lora_export/ondevice/bundle/main.py"} <= set(
         held
     )
-    read_manifest(root)
+    read_manifest(bundle_dir)
     assert not any("__pycache__" in file for file in held)
 
 
@@ -44,13 +44,13 @@ def test_an_unpacked_bundle_is_an_export(bundles, capsys, tmp_path):
 
 @pytest.mark.parametrize("kind", ["merged", "swappable"])
 def test_some_adapters_travel_without_the_others(exports, tmp_path, kind):
-    root = unpacked(exports(kind), tmp_path, adapters=["two"])
-    assert set(read_index(root).contents.checks) == {"base", "two"}
-    assert not [file for file in snapshot(root) if "one" in file]
-    manifest = read_manifest(root)
+    bundle_dir = unpacked(exports(kind), tmp_path, adapters=["two"])
+    assert set(read_index(bundle_dir).contents.checks) == {"base", "two"}
+    assert not [file for file in snapshot(bundle_dir) if "one" in file]
+    manifest = read_manifest(bundle_dir)
     assert set(manifest.adapters) == {"two"}
     assert set(manifest.files) == {
-        file for file in snapshot(root)
+        file for file in snapshot(bundle_dir)
         if file in manifest_of(exports(kind))["files"]
     }  # fmt: skip
 
@@ -67,9 +67,9 @@ def test_what_tensorrt_builds_of_it_is_told(bundles):
 
 
 def test_tensorrt_is_given_a_swappable_graph_that_keeps_its_inputs(bundles):
-    root = bundles("swappable")
-    engine = read_index(root).contents.graphs["swappable"].engine
-    graph = onnx.load(root / engine.onnx, load_external_data=False).graph
+    bundle_dir = bundles("swappable")
+    engine = read_index(bundle_dir).contents.graphs["swappable"].engine
+    graph = onnx.load(bundle_dir / engine.onnx, load_external_data=False).graph
     names = {each.name for each in graph.input}
     assert any(name.endswith("lora_A.weight") for name in names)
     assert not names & {each.name for each in graph.initializer}
@@ -230,20 +230,20 @@ def test_a_profile_may_begin_at_a_rank_above_that_of_an_adapter(
 ):
     """Adapters and the base are padded to it: both have to lie in the profile on the device."""
     profile = {"batch": (1, 1, 3), "sequence": (1, 8, 128), "lora_r": (6, 8, 16)}
-    root = unpacked(exports("swappable"), tmp_path, options=EngineOptions(profiles=[profile]))
+    bundle_dir = unpacked(exports("swappable"), tmp_path, options=EngineOptions(profiles=[profile]))
     install_double(monkeypatch)
-    assert main(root, ["--rounds", "10"]) == 0, capsys.readouterr().err
-    rows = read_report(root, "tensorrt-double")["parity"]["graphs"]
+    assert main(bundle_dir, ["--rounds", "10"]) == 0, capsys.readouterr().err
+    rows = read_report(bundle_dir, "tensorrt-double")["parity"]["graphs"]
     assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(
         ("base", "one", "two"), "pass"
     )
 
 
 def test_a_static_cache_travels_without_its_buffers(exports, bundles):
-    root = bundles("static")
-    check = read_index(root).contents.checks["one"]
+    bundle_dir = bundles("static")
+    check = read_index(bundle_dir).contents.checks["one"]
     assert check.buffers["past_key_values.0.key"] == [4, 70, 8, "float32"]
-    with np.load(root / "latency.npz") as feeds:
+    with np.load(bundle_dir / "latency.npz") as feeds:
         assert not any(name.startswith("past_key_values.") for name in feeds.files)
         assert feeds["input_ids"].shape == (1, 69)  # and room for a step
         assert feeds["attention_mask"].shape == (1, 70)
@@ -254,9 +254,9 @@ def test_a_decoder_of_few_positions_has_room_for_the_step(tiny, tmp_path, capsys
     adapter = tiny.adapter(base, task="text-generation", labels_count=None, strength=0.3)
     build(base, {"one": adapter}, tmp_path / "out", task="text-generation",
           verify={"enabled": True})  # fmt: skip
-    root = unpacked(tmp_path / "out", tmp_path)
-    assert main(root, ["--rounds", "10", "--runtime", "onnxruntime"]) == 0
-    rows = read_report(root)["latency"]["graphs"]
+    bundle_dir = unpacked(tmp_path / "out", tmp_path)
+    assert main(bundle_dir, ["--rounds", "10", "--runtime", "onnxruntime"]) == 0
+    rows = read_report(bundle_dir)["latency"]["graphs"]
     assert set(rows) == {"one, prefill", "one, step"}
 
 

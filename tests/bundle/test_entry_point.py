@@ -21,10 +21,10 @@ KINDS = ("merged", "decoder", "batched", "half", "swappable", "static", "two")
 
 @pytest.mark.parametrize("kind", but_the_first(KINDS, slow=2))
 def test_every_kind_verifies_without_torch(bundles, site, kind, tmp_path) -> None:
-    root = copied(bundles(kind), tmp_path / "empty")
-    done = run_bundle(root, "verify", site=site)
+    bundle_dir = copied(bundles(kind), tmp_path / "empty")
+    done = run_bundle(bundle_dir, "verify", site=site)
     assert done.returncode == 0, done.stderr
-    report = read_report(root)
+    report = read_report(bundle_dir)
     rows = report["parity"]["graphs"]
     assert set(rows) == {"base", "one", "two"}
     assert {row["verdict"] for row in rows.values()} == {"pass"}
@@ -34,60 +34,60 @@ def test_every_kind_verifies_without_torch(bundles, site, kind, tmp_path) -> Non
 
 
 def test_it_is_run_without_torch_and_without_this_project(bundles, site, tmp_path) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    code = (root / "run.py").read_text()
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    code = (bundle_dir / "run.py").read_text()
     probe = 'import sys; print(sorted({n.partition(".")[0] for n in sys.modules}), file=sys.stderr)'
-    (root / "run.py").write_text(
+    (bundle_dir / "run.py").write_text(
         code.replace(
             "sys.exit(run_protected(lambda: main(ROOT)))",
             f"code = main(ROOT)\n{probe}\nprint(main.__module__)",
         )
     )
-    index = json.loads((root / "bundle.json").read_text())
-    data = (root / "run.py").read_bytes()
+    index = json.loads((bundle_dir / "bundle.json").read_text())
+    data = (bundle_dir / "run.py").read_bytes()
     index["files"]["run.py"] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    seal(root, index)
-    done = run_bundle(root, "verify", site=site)
+    seal(bundle_dir, index)
+    done = run_bundle(bundle_dir, "verify", site=site)
     loaded = set(re.findall(r"'(\w+)'", done.stderr.splitlines()[-1]))
     assert {"numpy", "onnxruntime", "lora_export"} <= loaded
     assert not loaded & {"torch", "onnx", "pydantic", "click", "yaml", "ml_dtypes", "safetensors"}
-    assert not list(root.rglob("__pycache__"))
+    assert not list(bundle_dir.rglob("__pycache__"))
 
 
-def seal(root, index) -> None:
+def seal(bundle_dir, index) -> None:
     """Write an index with the digest that belongs to it, as only who packs should."""
     rest = {key: value for key, value in index.items() if key != "sha256"}
     plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
     rest["sha256"] = hashlib.sha256(plain).hexdigest()
-    (root / "bundle.json").write_text(json.dumps(rest))
+    (bundle_dir / "bundle.json").write_text(json.dumps(rest))
 
 
 def test_texts_of_an_index_are_shown_escaped(tmp_path) -> None:
     bad = "x\x1b[2J\n::error::y\u202e##[error]" + "A" * 9000
     archive = pack_plain(tmp_path / "plain.tar", **program())
-    root = tmp_path / "pl\x1bain"
-    unpack(archive, root)
-    index = json.loads((root / "bundle.json").read_text())
+    bundle_dir = tmp_path / "pl\x1bain"
+    unpack(archive, bundle_dir)
+    index = json.loads((bundle_dir / "bundle.json").read_text())
     index["target"] = index["tool"] = bad
-    seal(root, index)
+    seal(bundle_dir, index)
     for arguments in (["files"], ["verify"], ["verify", "--only", bad], [bad]):
-        done = run_bundle(root, *arguments)
+        done = run_bundle(bundle_dir, *arguments)
         text = done.stdout + done.stderr
         assert printable(text, keep="\n") == text
         assert "Traceback" not in text
         assert not any(line.lstrip().startswith("::") for line in text.split("\n"))
-    done = run_bundle(root, "files")
+    done = run_bundle(bundle_dir, "files")
     assert done.returncode == 3
     assert r"x\x1b[2J\n::error::y\u202e#" in done.stderr
     assert max(map(len, done.stderr.split("\n"))) < 2_100
 
 
 def test_all_of_it_is_the_default(bundles, site, tmp_path) -> None:
-    root = copied(bundles("decoder"), tmp_path / "empty")
-    done = run_bundle(root, "--rounds", "10", site=site)
+    bundle_dir = copied(bundles("decoder"), tmp_path / "empty")
+    done = run_bundle(bundle_dir, "--rounds", "10", site=site)
     assert done.returncode == 0, done.stderr
     assert "TensorRT did not run" in done.stdout.splitlines()[0]
-    latency = read_report(root)["latency"]["graphs"]
+    latency = read_report(bundle_dir)["latency"]["graphs"]
     assert set(latency) == {f"{name}, {stage}" for name in ("one", "two")
                             for stage in ("prefill", "step")}  # fmt: skip
     for row in latency.values():
@@ -106,14 +106,14 @@ def test_a_step_is_fed_what_the_prefill_returned(bundles) -> None:
     from lora_export.ondevice.bundle.runtimes import open_runtime
     from lora_export.ondevice.bundle.verify_and_measure import _opened, _stages
 
-    root = bundles("decoder")
-    index = read_index(root)
-    runtime = open_runtime("onnxruntime", root, index, print)
-    feeds = dict(np.load(root / "latency.npz"))
+    bundle_dir = bundles("decoder")
+    index = read_index(bundle_dir)
+    runtime = open_runtime("onnxruntime", bundle_dir, index, print)
+    feeds = dict(np.load(bundle_dir / "latency.npz"))
     short = {
         name: each[:, :5] if not name.startswith("past") else each for name, each in feeds.items()
     }
-    with _opened(root, index, runtime, "one") as graph:
+    with _opened(bundle_dir, index, runtime, "one") as graph:
         stages = _stages(graph, short)
         step = {**stages["step"], "input_ids": feeds["input_ids"][:, 5:6]}
         whole = {name: each[:, :6] if not name.startswith("past") else each
@@ -124,15 +124,17 @@ def test_a_step_is_fed_what_the_prefill_returned(bundles) -> None:
 
 
 def test_the_report_says_what_ran(bundles, site, tmp_path) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    done = run_bundle(root, "verify", "--json", "--report", str(tmp_path / "r.json"), site=site)
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    done = run_bundle(
+        bundle_dir, "verify", "--json", "--report", str(tmp_path / "r.json"), site=site
+    )
     report = json.loads(done.stdout)
     assert report == json.loads((tmp_path / "r.json").read_text())
     assert report["runtime"]["name"] == "onnxruntime"
     assert report["runtime"]["tensorrt_ran"] is False
     assert report["bundle"]["target"] == "jetson-orin"
     assert report["machine"]["numpy"] == np.__version__
-    assert not (root / "report.onnxruntime.json").exists()
+    assert not (bundle_dir / "report.onnxruntime.json").exists()
 
 
 def test_without_tensorrt_nothing_is_built(bundles, site) -> None:
@@ -144,14 +146,14 @@ def test_without_tensorrt_nothing_is_built(bundles, site) -> None:
 
 
 def test_a_wrong_graph_fails_its_parity(bundles, site, tmp_path) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    shutil.copy(root / "weights/two.safetensors", root / "weights/one.safetensors")
-    index = json.loads((root / "bundle.json").read_text())
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    shutil.copy(bundle_dir / "weights/two.safetensors", bundle_dir / "weights/one.safetensors")
+    index = json.loads((bundle_dir / "bundle.json").read_text())
     index["files"]["weights/one.safetensors"] = index["files"]["weights/two.safetensors"]
-    seal(root, index)
-    done = run_bundle(root, "verify", site=site)
+    seal(bundle_dir, index)
+    done = run_bundle(bundle_dir, "verify", site=site)
     assert done.returncode == 5
-    rows = read_report(root)["parity"]["graphs"]
+    rows = read_report(bundle_dir)["parity"]["graphs"]
     assert rows["one"]["verdict"] == "fail"
     assert rows["two"]["verdict"] == rows["base"]["verdict"] == "pass"
     assert "above the tolerance" in done.stdout
@@ -164,11 +166,11 @@ def test_a_wrong_graph_fails_its_parity(bundles, site, tmp_path) -> None:
      lambda row: row.update(encoder="base")],
 )  # fmt: skip
 def test_an_index_that_reads_a_graph_wrongly_is_told(bundles, site, tmp_path, change) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    index = json.loads((root / "bundle.json").read_text())
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    index = json.loads((bundle_dir / "bundle.json").read_text())
     change(index["checks"]["one"])
-    seal(root, index)
-    done = run_bundle(root, "verify", "--only", "one", site=site)
+    seal(bundle_dir, index)
+    done = run_bundle(bundle_dir, "verify", "--only", "one", site=site)
     assert done.returncode == 3
     assert "'golden/one.npz'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -186,11 +188,13 @@ def test_an_index_that_reads_a_graph_wrongly_is_told(bundles, site, tmp_path, ch
     ],
 )
 def test_a_file_that_changed_is_named(bundles, site, tmp_path, file, words) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    data = bytearray((root / file).read_bytes())
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    data = bytearray((bundle_dir / file).read_bytes())
     data[-1] ^= 1
-    (root / file).write_bytes(bytes(data) if not file.endswith(".py") else bytes(data[:-1]) + b" ")
-    done = run_bundle(root, "files", site=site)
+    (bundle_dir / file).write_bytes(
+        bytes(data) if not file.endswith(".py") else bytes(data[:-1]) + b" "
+    )
+    done = run_bundle(bundle_dir, "files", site=site)
     assert done.returncode == 3
     for word in words:
         assert word in done.stderr
@@ -198,10 +202,10 @@ def test_a_file_that_changed_is_named(bundles, site, tmp_path, file, words) -> N
 
 
 def test_an_index_that_was_edited_is_refused(bundles, site, tmp_path) -> None:
-    root = copied(bundles("merged"), tmp_path / "empty")
-    text = (root / "bundle.json").read_text()
-    (root / "bundle.json").write_text(text.replace('"max_ratio": 1.05', '"max_ratio": 9.05'))
-    done = run_bundle(root, site=site)
+    bundle_dir = copied(bundles("merged"), tmp_path / "empty")
+    text = (bundle_dir / "bundle.json").read_text()
+    (bundle_dir / "bundle.json").write_text(text.replace('"max_ratio": 1.05', '"max_ratio": 9.05'))
+    done = run_bundle(bundle_dir, site=site)
     assert done.returncode == 3
     assert "was edited" in done.stderr
 
@@ -227,12 +231,12 @@ def test_only_what_is_asked_for_is_compared(bundles, site, tmp_path) -> None:
 @pytest.mark.skipif(old_python() is None, reason="needs: make device-env (Python 3.10)")
 @pytest.mark.parametrize("kind", KINDS)
 def test_python_3_10_with_numpy_1_21_5_runs_it(bundles, kind, tmp_path) -> None:
-    root = copied(bundles(kind), tmp_path / "empty")
+    bundle_dir = copied(bundles(kind), tmp_path / "empty")
     python = old_python()
     assert python is not None
-    done = run_bundle(root, "--rounds", "10", python=python)
+    done = run_bundle(bundle_dir, "--rounds", "10", python=python)
     assert done.returncode == 0, done.stderr
-    report = read_report(root)
+    report = read_report(bundle_dir)
     assert report["machine"]["python"].startswith("3.10.")
     assert report["machine"]["numpy"] == "1.21.5"
     assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}

@@ -25,11 +25,11 @@ CLASSES = "text-classification"
 SETTINGS = (("swappable", "int4"), ("merged", "int4"), ("batched", "int4"), ("merged", "int8"))
 
 
-def exported(tiny: TinyModels, root: Path, mode: str, scheme: str, **settings: Any) -> Path:
+def exported(tiny: TinyModels, export_dir: Path, mode: str, scheme: str, **settings: Any) -> Path:
     base = tiny.base("bert", CLASSES)
     adapters = {"one": tiny.adapter(base, strength=0.3)}
-    build(base, adapters, root, mode=mode, quantize=scheme, **settings)
-    return root
+    build(base, adapters, export_dir, mode=mode, quantize=scheme, **settings)
+    return export_dir
 
 
 @pytest.mark.parametrize(("mode", "scheme"), but_the_first(SETTINGS))
@@ -37,13 +37,13 @@ def test_a_bundle_verifies_in_both_runtimes(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, scheme: str
 ) -> None:
     export = exported(tiny, tmp_path / "out", mode, scheme, verify={"enabled": True})
-    root = unpacked(export, tmp_path)
-    done = run_bundle(root, "verify")
+    export_dir = unpacked(export, tmp_path)
+    done = run_bundle(export_dir, "verify")
     assert done.returncode == 0, done.stderr
     install_double(monkeypatch)
-    assert main(root, ["verify"]) == 0
+    assert main(export_dir, ["verify"]) == 0
     for runtime in ("onnxruntime", "tensorrt-double"):
-        rows = read_report(root, runtime)["parity"]["graphs"]
+        rows = read_report(export_dir, runtime)["parity"]["graphs"]
         assert {name: row["verdict"] for name, row in rows.items()} == {
             "base": "pass",
             "one": "pass",

@@ -55,11 +55,13 @@ def ready(exports: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     def bundle(kind: str) -> Path:
         if kind not in made:
             folder = tmp_path_factory.mktemp(f"ready-{kind}")
-            root = shutil.copytree(exports(kind), folder / "export")
+            export_dir = shutil.copytree(exports(kind), folder / "export")
             with pytest.MonkeyPatch.context() as patch:
                 install_double(patch, RTX_VERSION, library="tensorrt_rtx")
-                engines.build(root, RTX, graphs=GRAPHS.get(kind, sorted(NAMES)), options=OPTIONS)
-            packed = bundle_export(root, RTX, folder / "bundle.tar", name="ready")
+                engines.build(
+                    export_dir, RTX, graphs=GRAPHS.get(kind, sorted(NAMES)), options=OPTIONS
+                )
+            packed = bundle_export(export_dir, RTX, folder / "bundle.tar", name="ready")
             unpack(packed.path, folder / "bundle")
             made[kind] = folder
         return made[kind]
@@ -71,25 +73,25 @@ def ready(exports: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 def test_engines_are_compiled_verified_and_measured(
     rtx: Any, ready: Callable[[str], Path], tmp_path: Path, kind: str, capsys: Any
 ) -> None:
-    root = copied(ready(kind) / "bundle", tmp_path / "bundle")
-    assert main(root, ["--rounds", "10", "--max-ratio", "1000"]) == 0, capsys.readouterr().err
+    bundle_dir = copied(ready(kind) / "bundle", tmp_path / "bundle")
+    assert main(bundle_dir, ["--rounds", "10", "--max-ratio", "1000"]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].endswith("TensorRT for RTX 1.7.1.116 on RTX 4090 (double)")
     assert "compiled in" in printed
-    report = read_report(root, TENSORRT_RTX)
+    report = read_report(bundle_dir, TENSORRT_RTX)
     rows = report["parity"]["graphs"]
     assert {name: row["verdict"] for name, row in rows.items()} == dict.fromkeys(NAMES, "pass")
     measured = "unverified" if kind == "two" else "pass"
     assert {row["verdict"] for row in report["latency"]["graphs"].values()} == {measured}
     assert not any(row["kept"] for row in report["engines"].values())
     assert all(row["compile_seconds"] > 0 for row in report["engines"].values())
-    assert len(list((root / "engines").glob("*.cache"))) == len(report["engines"])
+    assert len(list((bundle_dir / "engines").glob("*.cache"))) == len(report["engines"])
     assert rtx.builds == 0
     count = rtx.compiled
-    assert main(root, ["verify"]) == 0
+    assert main(bundle_dir, ["verify"]) == 0
     assert rtx.compiled == count
-    assert all(row["kept"] for row in read_report(root, TENSORRT_RTX)["engines"].values())
-    verify_bundle(root)
+    assert all(row["kept"] for row in read_report(bundle_dir, TENSORRT_RTX)["engines"].values())
+    verify_bundle(bundle_dir)
 
 
 def test_neither_graphs_nor_weights_nor_nvidias_files_go_along(
@@ -120,10 +122,10 @@ def test_a_plan_that_was_read_on_another_machine_is_not_in_the_way(
     rtx: Any, ready: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The kernels of an export are not packed: they are of the machine that compiled them."""
-    root = copied(ready("merged") / "export", tmp_path / "export")
-    for plan in (root / "engines").glob("*.plan"):
+    export_dir = copied(ready("merged") / "export", tmp_path / "export")
+    for plan in (export_dir / "engines").glob("*.plan"):
         plan.with_suffix(".rtx-4090.cache").write_bytes(b"kernels")
-    first = bundle_export(root, RTX, tmp_path / "one.tar", name="ready")
+    first = bundle_export(export_dir, RTX, tmp_path / "one.tar", name="ready")
     assert first.path.read_bytes() == (ready("merged") / "bundle.tar").read_bytes()
     assert rtx.compiled == 0
 
@@ -131,27 +133,27 @@ def test_a_plan_that_was_read_on_another_machine_is_not_in_the_way(
 def test_missing_engines_are_named_with_the_command_that_builds_them(
     rtx: Any, exports: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    root = copied(exports("merged"), tmp_path / "ex port")
-    engines.build(root, RTX, graphs=["one"], options=OPTIONS)
-    result = call(capsys, "bundle", root, "--target", "rtx", "-o", tmp_path / "a.tar")
+    export_dir = copied(exports("merged"), tmp_path / "ex port")
+    engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
+    result = call(capsys, "bundle", export_dir, "--target", "rtx", "-o", tmp_path / "a.tar")
     assert result.code == 2
     assert "takes engines of 'base', 'two', which are not built" in result.message
     command = shlex.split(result.message.splitlines()[-1].partition("machine: ")[2])
     assert command[:2] == ["lora-export", "build"]
     assert call(capsys, *command[1:]).code == 0
-    done = call(capsys, "bundle", root, "--target", "rtx", "-o", tmp_path / "a.tar")
+    done = call(capsys, "bundle", export_dir, "--target", "rtx", "-o", tmp_path / "a.tar")
     assert done.code == 0
     assert rtx.builds == 3
     assert not (tmp_path / "b.tar").exists()
 
 
 def test_a_family_of_gpus_has_its_own_engines(rtx: Any, exports: Any, tmp_path: Path) -> None:
-    root = copied(exports("merged"), tmp_path / "export")
+    export_dir = copied(exports("merged"), tmp_path / "export")
     with pytest.raises(UsageError, match="for 'rtx-ada' takes engines") as caught:
-        bundle_export(root, "rtx-ada", tmp_path / "a.tar", options=OPTIONS)
+        bundle_export(export_dir, "rtx-ada", tmp_path / "a.tar", options=OPTIONS)
     assert "--target rtx-ada --builder tensorrt-rtx --graph base" in (caught.value.hint or "")
-    engines.build(root, "rtx-ada", graphs=["base", "one"], options=OPTIONS)
-    bundle_export(root, "rtx-ada", tmp_path / "a.tar", options=OPTIONS, adapters=["one"])
+    engines.build(export_dir, "rtx-ada", graphs=["base", "one"], options=OPTIONS)
+    bundle_export(export_dir, "rtx-ada", tmp_path / "a.tar", options=OPTIONS, adapters=["one"])
     unpack(tmp_path / "a.tar", tmp_path / "bundle")
     assert main(tmp_path / "bundle", ["verify"]) == 0
     rtx.cudart.capability = (12, 0)
@@ -159,12 +161,12 @@ def test_a_family_of_gpus_has_its_own_engines(rtx: Any, exports: Any, tmp_path: 
 
 
 def test_a_base_without_a_head_needs_no_engine(rtx: Any, tiny: TinyModels, tmp_path: Path) -> None:
-    root = tmp_path / "export"
+    export_dir = tmp_path / "export"
     base = tiny.base("bert", "feature-extraction")
     adapter = tiny.adapter(base, seed=1, strength=0.3)
-    build(base, {"one": adapter}, root, task="text-classification", verify={"enabled": True})
-    engines.build(root, RTX, options=OPTIONS)
-    unpack(bundle_export(root, RTX, tmp_path / "a.tar").path, tmp_path / "bundle")
+    build(base, {"one": adapter}, export_dir, task="text-classification", verify={"enabled": True})
+    engines.build(export_dir, RTX, options=OPTIONS)
+    unpack(bundle_export(export_dir, RTX, tmp_path / "a.tar").path, tmp_path / "bundle")
     assert main(tmp_path / "bundle", []) == 0
     report = read_report(tmp_path / "bundle", TENSORRT_RTX)
     assert list(report["engines"]) == ["one"]
@@ -180,12 +182,12 @@ def test_a_base_without_a_head_needs_no_engine(rtx: Any, tiny: TinyModels, tmp_p
 def test_engines_of_other_files_are_refused(
     rtx: Any, ready: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    root = copied(ready("merged") / "export", tmp_path / "export")
-    manifest = json.loads((root / "lora_export.json").read_text())
+    export_dir = copied(ready("merged") / "export", tmp_path / "export")
+    manifest = json.loads((export_dir / "lora_export.json").read_text())
     manifest["files"]["weights/one.safetensors"] = "0" * 64
-    (root / "lora_export.json").write_text(json.dumps(manifest))
+    (export_dir / "lora_export.json").write_text(json.dumps(manifest))
     with pytest.raises(DeviceError, match=r"from another 'weights/one\.safetensors'"):
-        bundle_export(root, RTX, tmp_path / "a.tar")
+        bundle_export(export_dir, RTX, tmp_path / "a.tar")
     assert not (tmp_path / "a.tar").exists()
     assert rtx.compiled == 0
 
@@ -224,7 +226,7 @@ def test_what_does_not_fit_is_refused_on_the_device(
     case: tuple[str, list[str], int, str],
 ) -> None:
     change, arguments, code, words = case
-    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    bundle_dir = copied(ready("merged") / "bundle", tmp_path / "bundle")
     if change == "release":
         rtx.__version__ = "1.8.0.1"
     elif change == "capability":
@@ -236,20 +238,20 @@ def test_what_does_not_fit_is_refused_on_the_device(
     elif change == "library":
         sys.modules["tensorrt_rtx"] = None  # type: ignore[assignment]  # the fixture undoes it
     elif change == "record":
-        (record,) = (root / "engines").glob("one.*.json")
+        (record,) = (bundle_dir / "engines").glob("one.*.json")
         record.write_text(record.read_text().replace('"8.9"', '"8.8"'))
-    assert main(root, arguments) == code
+    assert main(bundle_dir, arguments) == code
     assert words in capsys.readouterr().err
 
 
 def test_a_folder_that_refuses_kernels_is_told_once(
     rtx: Any, ready: Callable[[str], Path], tmp_path: Path, capsys: Any
 ) -> None:
-    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    bundle_dir = copied(ready("merged") / "bundle", tmp_path / "bundle")
     for name in NAMES:
-        link = root / "engines" / f"{name}.rtx.rtx{RTX_VERSION}.rtx-4090-double.cache"
+        link = bundle_dir / "engines" / f"{name}.rtx.rtx{RTX_VERSION}.rtx-4090-double.cache"
         link.symlink_to(tmp_path / "nowhere")
-    assert main(root, ["verify"]) == 0
+    assert main(bundle_dir, ["verify"]) == 0
     assert capsys.readouterr().err.count("warning: kernels cannot be kept") == 1
     assert rtx.compiled
 
@@ -267,12 +269,12 @@ def test_an_index_with_a_library_that_is_not_known_is_refused(
 ) -> None:
     from tests.bundle.test_entry_point import seal
 
-    root = copied(ready("merged") / "bundle", tmp_path / "bundle")
+    bundle_dir = copied(ready("merged") / "bundle", tmp_path / "bundle")
     for change in ({"library": "os"}, {"library": ["tensorrt"]}, {"sources": {"a": 1}}):
         index = json.loads((ready("merged") / "bundle" / "bundle.json").read_text()) | change
-        seal(root, index)
+        seal(bundle_dir, index)
         with pytest.raises(LoraExportError, match="is damaged"):
-            verify_bundle(root)
+            verify_bundle(bundle_dir)
 
 
 WINDOWS = """
@@ -290,12 +292,12 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "lora_exp
 def test_the_entry_point_needs_nothing_that_windows_lacks(
     ready: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    root = copied(ready("swappable") / "bundle", tmp_path / "bundle")
+    bundle_dir = copied(ready("swappable") / "bundle", tmp_path / "bundle")
     program = (
         f"{WINDOWS}\n{LIKE_WINDOWS}\n"
         f"sys.argv = ['run.py', '--rounds', '10', '--max-ratio', '1000']\n"
         f"sys.path.remove({str(REPOSITORY)!r})\n"
-        f"runpy.run_path({str(root / 'run.py')!r}, run_name='__main__')\n"
+        f"runpy.run_path({str(bundle_dir / 'run.py')!r}, run_name='__main__')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -303,6 +305,6 @@ def test_the_entry_point_needs_nothing_that_windows_lacks(
         cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = read_report(root, TENSORRT_RTX)
+    report = read_report(bundle_dir, TENSORRT_RTX)
     assert {row["verdict"] for row in report["parity"]["graphs"].values()} == {"pass"}
-    assert len(list((root / "engines").glob("*.cache"))) == 1
+    assert len(list((bundle_dir / "engines").glob("*.cache"))) == 1

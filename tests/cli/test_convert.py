@@ -98,8 +98,8 @@ def test_a_pack_for_an_export_is_the_one_that_add_makes(tiny, tmp_path, capsys) 
     base = tiny.base("roberta", TASK)
     room = tiny.adapter(base, seed=5, use_dora=True, labels_count=3)
     other = tiny.adapter(base, seed=6, use_dora=True, labels_count=2, r=3)
-    root = build(base, {"room": room}, tmp_path / "out", mode="swappable").output
-    convert = ("adapter", "convert", other, "--to", "onnx_adapter", "--export", root)
+    export_dir = build(base, {"room": room}, tmp_path / "out", mode="swappable").output
+    convert = ("adapter", "convert", other, "--to", "onnx_adapter", "--export", export_dir)
     pack = tmp_path / "packs" / "other.onnx_adapter"
     done = call(capsys, *convert, "--out", pack, "--json")
     assert done.code == 0, done.err
@@ -109,14 +109,14 @@ def test_a_pack_for_an_export_is_the_one_that_add_makes(tiny, tmp_path, capsys) 
     loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
     loaded.Load(str(pack))
     options.add_active_adapter(loaded)
-    graph = onnxruntime.InferenceSession(str(root / "swappable.onnx"))
+    graph = onnxruntime.InferenceSession(str(export_dir / "swappable.onnx"))
     assert_close(graph.run(["logits"], FEEDS, options)[0], wanted)
-    with open_export(root, adapters={"mine": pack}) as session:
+    with open_export(export_dir, adapters={"mine": pack}) as session:
         assert_close(session.run(FEEDS, adapter="mine")["logits"], wanted)
 
-    assert call(capsys, "add", root, "--adapter", f"other={other}").code == 0
+    assert call(capsys, "add", export_dir, "--adapter", f"other={other}").code == 0
     for file in (pack, pack.with_suffix(".safetensors")):
-        assert file.read_bytes() == (root / "adapters" / file.name).read_bytes()
+        assert file.read_bytes() == (export_dir / "adapters" / file.name).read_bytes()
 
 
 @pytest.mark.slow
@@ -125,17 +125,17 @@ def test_a_pack_without_an_export_is_for_the_base_that_it_was_compared_with(
 ) -> None:
     base = tiny.base("roberta", TASK)
     adapter = tiny.adapter(base, seed=7, labels_count=3)
-    root = build(base, {"a": adapter}, tmp_path / "out", mode="swappable").output
+    export_dir = build(base, {"a": adapter}, tmp_path / "out", mode="swappable").output
     convert = ("adapter", "convert", adapter, "--to", "onnx_adapter")
     bare, compared = tmp_path / "bare.onnx_adapter", tmp_path / "compared.onnx_adapter"
     assert call(capsys, *convert, "--out", bare).code == 0
     assert call(capsys, *convert, "--base", base, "--out", compared).code == 0
-    with open_export(root, adapters={"mine": compared}) as session:
+    with open_export(export_dir, adapters={"mine": compared}) as session:
         np.testing.assert_array_equal(
             session.run(FEEDS, adapter="mine")["logits"], session.run(FEEDS, adapter="a")["logits"]
         )
     with pytest.raises(AdapterError, match="does not say which base") as caught:
-        open_export(root, adapters={"mine": bare})
+        open_export(export_dir, adapters={"mine": bare})
     assert "adapter convert ADAPTER --to onnx_adapter --export EXPORT" in str(caught.value.hint)
 
 
@@ -143,9 +143,9 @@ def test_a_pack_without_an_export_is_for_the_base_that_it_was_compared_with(
 def test_what_does_not_go_with_an_export_is_refused(tiny, tmp_path, capsys) -> None:
     base = tiny.base("roberta", TASK)
     adapter = tiny.adapter(base, seed=7, labels_count=3)
-    root = build(base, {"a": adapter}, tmp_path / "out").output
+    export_dir = build(base, {"a": adapter}, tmp_path / "out").output
     out = tmp_path / "x.onnx_adapter"
-    convert = ("adapter", "convert", adapter, "--export", root, "--out", out, "--to")
+    convert = ("adapter", "convert", adapter, "--export", export_dir, "--out", out, "--to")
     for code, arguments, message in (
         (2, ["peft"], "--export needs --to onnx_adapter"),
         (2, ["onnx_adapter", "--base", base], "--base"),

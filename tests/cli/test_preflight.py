@@ -37,15 +37,17 @@ def copied(export, tmp_path):
     return tmp_path / "out"
 
 
-def edit_graph(root: Path, file: str, edit) -> None:
+def edit_graph(export_dir: Path, file: str, edit) -> None:
     """Change a graph as somebody would who also mends the manifest's hash."""
-    model = onnx.load(root / file, load_external_data=False)
+    model = onnx.load(export_dir / file, load_external_data=False)
     edit(model.graph)
-    (root / file).write_bytes(model.SerializeToString())
-    text = (root / "lora_export.json").read_text()
+    (export_dir / file).write_bytes(model.SerializeToString())
+    text = (export_dir / "lora_export.json").read_text()
     name = file.removesuffix(".onnx")
     old = json.loads(text)["graphs"][name]["sha256"]
-    (root / "lora_export.json").write_text(text.replace(old, sha256_of_file(root / file)))
+    (export_dir / "lora_export.json").write_text(
+        text.replace(old, sha256_of_file(export_dir / file))
+    )
 
 
 def test_an_export_that_can_be_built(capsys, export):

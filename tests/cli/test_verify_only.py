@@ -42,8 +42,8 @@ def test_a_data_set_needs_an_adapter(tmp_path: Path, capsys) -> None:
 
 def shared_export(folder: Path, **verdicts: str) -> Path:
     """Write an export whose manifest has a swappable graph with adapters of these verdicts."""
-    root = save_export(folder)
-    manifest = manifest_of(root)
+    export_dir = save_export(folder)
+    manifest = manifest_of(export_dir)
     graph = {**manifest["graphs"].pop("a"), "mode": "swappable", "verification": "fail"}
     manifest["graphs"]["swappable"] = graph
     record = manifest["adapters"].pop("a")
@@ -51,8 +51,8 @@ def shared_export(folder: Path, **verdicts: str) -> Path:
         pack = {"onnx_adapter": f"adapters/{name}.onnx_adapter", "safetensors": "x",
                 "base": "0" * 64, "verification": verdict}  # fmt: skip
         manifest["adapters"][name] = {**record, "pack": pack}
-    (root / "lora_export.json").write_text(json.dumps(manifest))
-    return root
+    (export_dir / "lora_export.json").write_text(json.dumps(manifest))
+    return export_dir
 
 
 def found(**verdicts: Any) -> dict[str, GraphParity]:
@@ -79,13 +79,13 @@ def found(**verdicts: Any) -> dict[str, GraphParity]:
 def test_a_shared_graph_is_as_good_as_the_worst_of_all(
     tmp_path: Path, recorded, now, verdict, reason
 ) -> None:
-    root = shared_export(tmp_path / "out", **recorded)
+    export_dir = shared_export(tmp_path / "out", **recorded)
     earlier = found(**recorded)
-    record_parity(root, read_manifest(root), earlier)
-    record_parity(root, read_manifest(root), found(**now))
-    manifest = manifest_of(root)
+    record_parity(export_dir, read_manifest(export_dir), earlier)
+    record_parity(export_dir, read_manifest(export_dir), found(**now))
+    manifest = manifest_of(export_dir)
     assert manifest["graphs"]["swappable"]["verification"] == verdict
-    row = report(root, "parity")["graphs"]["swappable"]
+    row = report(export_dir, "parity")["graphs"]["swappable"]
     assert row["verdict"] == verdict
     assert reason in row["reason"]
     for name, before in recorded.items():
@@ -105,13 +105,15 @@ def place_of(manifest: dict[str, Any], name: str) -> dict[str, Any]:
 def test_what_is_not_named_keeps_its_verdict(tiny, tmp_path: Path, capsys, mode: str) -> None:
     base = tiny.base("bert", TASK)
     adapters = {name: tiny.adapter(base, seed=at) for at, name in enumerate(("one", "two"), 61)}
-    root = tmp_path / "out"
-    build(base, adapters, root, task=TASK, mode=mode, verify={"enabled": True})
-    manifest = manifest_of(root)
+    export_dir = tmp_path / "out"
+    build(base, adapters, export_dir, task=TASK, mode=mode, verify={"enabled": True})
+    manifest = manifest_of(export_dir)
     place_of(manifest, "two")["verification"] = "ambiguous"
-    (root / "lora_export.json").write_text(json.dumps(manifest))
-    result = call(capsys, "verify", root, "--base", base, "--only", "one", "--json", "--strict",
-                  "--adapter", f"one={adapters['one']}")  # fmt: skip
+    (export_dir / "lora_export.json").write_text(json.dumps(manifest))
+    result = call(
+        capsys, "verify", export_dir, "--base", base, "--only", "one", "--json", "--strict",
+        "--adapter", f"one={adapters['one']}",
+    )  # fmt: skip
     assert result.code == 0, result.err
     assert result.document["verified"] == ["one"]
     rows = result.document["reports"]["parity"]["graphs"]
@@ -120,16 +122,16 @@ def test_what_is_not_named_keeps_its_verdict(tiny, tmp_path: Path, capsys, mode:
     assert own["against"].startswith("PEFT")
     if mode != "merged":
         assert list(rows[mode]["adapters"]) == ["one"]
-    after = manifest_of(root)
+    after = manifest_of(export_dir)
     assert place_of(after, "two")["verification"] == "ambiguous"
     if mode != "merged":
         assert after["graphs"][mode]["verification"] == "ambiguous"
-    assert set(report(root, "parity")["graphs"]) == set(after["graphs"])
-    assert {**file_hashes(root), "lora_export.json": ""} == {
+    assert set(report(export_dir, "parity")["graphs"]) == set(after["graphs"])
+    assert {**file_hashes(export_dir), "lora_export.json": ""} == {
         **after["files"],
         "lora_export.json": "",
     }
-    text = call(capsys, "verify", root, "--only", "base", "--quiet").out
+    text = call(capsys, "verify", export_dir, "--only", "base", "--quiet").out
     assert "not compared in this run: one, two" in text
     assert "parity of base" in text
     assert "parity of one" not in text

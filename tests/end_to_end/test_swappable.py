@@ -36,13 +36,15 @@ IDS = np.random.default_rng(3).integers(3, 200, (2, 7))
 FEEDS = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
 
 
-def with_active_adapter(root: Path, name: str, feeds: Mapping[str, Any] = FEEDS) -> np.ndarray:
+def with_active_adapter(
+    export_dir: Path, name: str, feeds: Mapping[str, Any] = FEEDS
+) -> np.ndarray:
     """Run an ``.onnx_adapter`` as a program in any language would, through ONNX Runtime alone."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(root / "swappable.onnx"), options)
+    session = onnxruntime.InferenceSession(str(export_dir / "swappable.onnx"), options)
     adapter = onnxruntime.LoraAdapter()
-    adapter.Load(str(root / "adapters" / f"{name}.onnx_adapter"))
+    adapter.Load(str(export_dir / "adapters" / f"{name}.onnx_adapter"))
     run = onnxruntime.RunOptions()
     run.add_active_adapter(adapter)
     wanted = {each.name: feeds[each.name] for each in session.get_inputs()}
@@ -66,11 +68,11 @@ def pair(tiny, base):
 @pytest.fixture(scope="module")
 def built(base, pair, tmp_path_factory):
     """Built and verified by the command."""
-    root = tmp_path_factory.mktemp("swappable") / "out"
+    export_dir = tmp_path_factory.mktemp("swappable") / "out"
     table = {
         "base": str(base),
         "adapters": [{"name": name, "source": str(each)} for name, each in pair.items()],
-        "output": str(root),
+        "output": str(export_dir),
         "mode": "swappable",
     }
     return merge_and_build(make_recipe(table, folder=Path("/")))
@@ -92,7 +94,7 @@ def test_latency_is_measured_where_it_is_asked_for(base, pair, built, tmp_path):
 
 
 @pytest.fixture
-def root(built, tmp_path):
+def export_dir(built, tmp_path):
     return shutil.copytree(built.output, tmp_path / "out")
 
 
@@ -149,26 +151,26 @@ def test_no_second_copy_of_the_base_is_written(built):
 def test_every_kind_of_update_is_swapped(tiny, tmp_path, kind, task, settings):
     base = tiny.base(kind, task)
     adapter = tiny.adapter(base, task=task, seed=51, **settings)
-    root = build(base, {"a": adapter}, tmp_path / "out", mode="swappable").output
+    export_dir = build(base, {"a": adapter}, tmp_path / "out", mode="swappable").output
     labels = 3 if task == TASK else None
     expected = run_torch(peft_model(base, adapter, task, labels_count=labels), FEEDS)
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     feeds = dict(FEEDS)
     if manifest.base.cache:
         feeds["position_ids"] = np.broadcast_to(np.arange(7), IDS.shape).copy()
         config = peft_model(base, adapter, task).config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        for each in open_export(root).inputs:
+        for each in open_export(export_dir).inputs:
             if each.name.startswith("past_"):
                 width = config.hidden_size // config.num_attention_heads
                 feeds[each.name] = np.zeros((2, heads, 0, width), np.float32)
     else:
         feeds["token_type_ids"] = np.zeros_like(IDS)
-    with open_export(root) as session:
+    with open_export(export_dir) as session:
         found = session.run(feeds, adapter="a")["logits"]
         bare = session.run(feeds)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(bare, run_graph(root, "base", feeds))
+    np.testing.assert_array_equal(bare, run_graph(export_dir, "base", feeds))
     assert not np.allclose(found, bare, rtol=1e-3, atol=1e-4)
 
 
@@ -200,11 +202,11 @@ def test_a_base_without_the_head_takes_it_from_each_adapter(tiny, tmp_path):
             session.run(FEEDS)
 
 
-def test_add_writes_a_pack_and_touches_nothing_else(root, tiny, base):
-    before = file_hashes(root)
+def test_add_writes_a_pack_and_touches_nothing_else(export_dir, tiny, base):
+    before = file_hashes(export_dir)
     adapter = tiny.adapter(base, seed=43, labels_count=5, r=2)
-    add(root, [spec("new", adapter)])
-    after = file_hashes(root)
+    add(export_dir, [spec("new", adapter)])
+    after = file_hashes(export_dir)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {
         "lora_export.json",
@@ -214,22 +216,22 @@ def test_add_writes_a_pack_and_touches_nothing_else(root, tiny, base):
         "reports/report.html",
         "reports/report.md",
     }
-    with open_export(root) as session:
+    with open_export(export_dir) as session:
         found = session.run(FEEDS, adapter="new")["logits"]
     expected = run_torch(peft_model(base, adapter, TASK, labels_count=5), FEEDS)
     np.testing.assert_allclose(found, expected, **CLOSE)
-    remove(root, "new")
-    assert file_hashes(root).keys() == before.keys()
-    assert {n for n, h in file_hashes(root).items() if h != before[n]} <= {"lora_export.json"}
+    remove(export_dir, "new")
+    assert file_hashes(export_dir).keys() == before.keys()
+    assert {n for n, h in file_hashes(export_dir).items() if h != before[n]} <= {"lora_export.json"}
 
 
-def test_add_refuses_what_the_graph_has_no_input_for(root, tiny, base):
-    before = file_hashes(root)
+def test_add_refuses_what_the_graph_has_no_input_for(export_dir, tiny, base):
+    before = file_hashes(export_dir)
     adapter = tiny.adapter(base, seed=44, target_modules=["query", "dense"])
     with pytest.raises(UnsupportedError, match=r"dense\.lora_A\.weight") as caught:
-        add(root, [spec("wide", adapter)])
+        add(export_dir, [spec("wide", adapter)])
     assert "merge-and-build" in (caught.value.hint or "")
-    assert file_hashes(root) == before
+    assert file_hashes(export_dir) == before
 
 
 def test_named_modules_leave_room_for_later_adapters(tiny, base, tmp_path):
@@ -241,47 +243,47 @@ def test_named_modules_leave_room_for_later_adapters(tiny, base, tmp_path):
         "verify": {"enabled": False},
         "latency": {"enabled": False},
     }
-    root = merge_and_build(make_recipe(table, folder=Path("/"))).output
+    export_dir = merge_and_build(make_recipe(table, folder=Path("/"))).output
     with pytest.raises(UnsupportedError, match="classifier"):
-        add(root, [spec("head", tiny.adapter(base, seed=46))])
+        add(export_dir, [spec("head", tiny.adapter(base, seed=46))])
     wide = tiny.adapter(base, seed=45, target_modules=["query", "intermediate.dense"])
     later = AdapterSpec(name="later", source=str(wide), drop=["*classifier*"])
-    add(root, [later])
+    add(export_dir, [later])
     merged = build(
         base, {"later": {"source": str(wide), "drop": ["*classifier*"]}}, tmp_path / "merged"
     ).output
-    with open_export(root) as session:
+    with open_export(export_dir) as session:
         found = session.run(FEEDS, adapter="later")["logits"]
     np.testing.assert_allclose(found, run_graph(merged, "later", FEEDS), **CLOSE)
     assert not np.allclose(found, run_graph(merged, "base", FEEDS), **CLOSE)
 
 
-def test_verify_finds_a_pack_that_computes_something_else(root, base):
-    assert verify(root, base=base).exit_code() == 0
-    assert verify(root).exit_code() == 0  # against its golden outputs
-    path = root / "adapters" / "sst2.safetensors"
+def test_verify_finds_a_pack_that_computes_something_else(export_dir, base):
+    assert verify(export_dir, base=base).exit_code() == 0
+    assert verify(export_dir).exit_code() == 0  # against its golden outputs
+    path = export_dir / "adapters" / "sst2.safetensors"
     tensors = load_file(path)
     name = next(each for each in sorted(tensors) if each.endswith("lora_B.weight"))
-    metadata = {"base_fingerprint": read_manifest(root).base.fingerprint}
+    metadata = {"base_fingerprint": read_manifest(export_dir).base.fingerprint}
     save_file({**tensors, name: tensors[name] * np.float32(1.5)}, path, metadata)
-    manifest = manifest_of(root)
+    manifest = manifest_of(export_dir)
     manifest["files"]["adapters/sst2.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (root / "lora_export.json").write_text(json.dumps(manifest))
-    outcome = verify(root, base=base)
+    (export_dir / "lora_export.json").write_text(json.dumps(manifest))
+    outcome = verify(export_dir, base=base)
     row = as_json(outcome.reports.parity.graphs["swappable"])
     assert outcome.exit_code() == 5
     assert row["adapters"]["sst2"]["verdict"] == "fail"
     assert row["adapters"]["mnli"]["verdict"] == "pass"
-    assert verify(root).exit_code() == 5
+    assert verify(export_dir).exit_code() == 5
 
 
-def test_a_pack_of_another_base_is_refused(root):
-    path = root / "adapters" / "sst2.safetensors"
+def test_a_pack_of_another_base_is_refused(export_dir):
+    path = export_dir / "adapters" / "sst2.safetensors"
     save_file(load_file(path), path, {"base_fingerprint": "0" * 64})
-    manifest = manifest_of(root)
+    manifest = manifest_of(export_dir)
     manifest["files"]["adapters/sst2.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (root / "lora_export.json").write_text(json.dumps(manifest))
-    with open_export(root) as session, pytest.raises(AdapterError, match="another base"):
+    (export_dir / "lora_export.json").write_text(json.dumps(manifest))
+    with open_export(export_dir) as session, pytest.raises(AdapterError, match="another base"):
         session.run(FEEDS, adapter="sst2")
 
 
@@ -301,26 +303,26 @@ def test_settings_that_mean_nothing_are_refused(base, pair, tmp_path, change, me
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_keeps_its_mode(root, base, pair, tmp_path, capsys):
+def test_an_export_keeps_its_mode(export_dir, base, pair, tmp_path, capsys):
     result = call(
         capsys, "merge-and-build", "--base", base, "--adapter", f"more={pair['mnli']}",
-        "--out", root, "--no-verify",
+        "--out", export_dir, "--no-verify",
     )  # fmt: skip
     assert result.code == 3
     assert "another mode: swappable, not merged" in result.message
 
 
 def test_the_command_line_builds_adds_and_runs_without_torch(base, pair, tmp_path, capsys):
-    root = tmp_path / "out"
+    export_dir = tmp_path / "out"
     built = call(
         capsys, "merge-and-build", "--base", base, "--adapter", f"mnli={pair['mnli']}",
-        "--mode", "swappable", "--no-verify", "--no-latency", "--out", root, "--json",
+        "--mode", "swappable", "--no-verify", "--no-latency", "--out", export_dir, "--json",
     )  # fmt: skip
     assert built.code == 0, built.err
-    added = command("add", root, "--adapter", f"sst2={pair['sst2']}", without=HEAVY)
+    added = command("add", export_dir, "--adapter", f"sst2={pair['sst2']}", without=HEAVY)
     assert added.code == 0, added.err
     assert "sst2: adapters/sst2.onnx_adapter" in added.out
-    found = with_active_adapter(root, "sst2")
+    found = with_active_adapter(export_dir, "sst2")
     expected = run_torch(peft_model(base, pair["sst2"], TASK, labels_count=2), FEEDS)
     np.testing.assert_allclose(found, expected, **CLOSE)
 
@@ -333,22 +335,22 @@ def test_text_is_generated_with_an_adapter_of_the_swappable_graph(tiny, tmp_path
     from tests.helpers.models import save_tiny_tokenizer
 
     texts = {}
-    for root in (one, two):
-        if not (root / "hf" / "tokenizer.json").exists():
-            save_tiny_tokenizer(root / "hf")
+    for export_dir in (one, two):
+        if not (export_dir / "hf" / "tokenizer.json").exists():
+            save_tiny_tokenizer(export_dir / "hf")
         for name in ("a", None):
             chosen = ("--adapter", name) if name else ()
-            found = call(capsys, "generate", root, *chosen, "--prompt", "the cat",
+            found = call(capsys, "generate", export_dir, *chosen, "--prompt", "the cat",
                          "--max-new-tokens", 8, "--json")  # fmt: skip
             assert found.code == 0, found.err
-            texts[root.name, name] = found.document
+            texts[export_dir.name, name] = found.document
     assert texts["merged", "a"] == texts["swappable", "a"]
     assert texts["merged", None] == texts["swappable", None]
     assert texts["merged", "a"] != texts["merged", None]
-    pack = root / "adapters" / "a.safetensors"
+    pack = export_dir / "adapters" / "a.safetensors"
     data = bytearray(pack.read_bytes())
     data[-3] ^= 1
     pack.write_bytes(data)
-    found = call(capsys, "generate", root, "--adapter", "a", "--prompt", "the cat")
+    found = call(capsys, "generate", export_dir, "--adapter", "a", "--prompt", "the cat")
     assert found.code == 3
     assert "adapters/a.safetensors" in found.message

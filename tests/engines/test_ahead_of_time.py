@@ -37,8 +37,8 @@ real = pytest.mark.skipif(
 )
 
 
-def plan_of(root: Path, stem: str, target: str = RTX) -> Path:
-    (plan,) = (root / "engines").glob(f"{stem}.{target}.rtx*.plan")
+def plan_of(export_dir: Path, stem: str, target: str = RTX) -> Path:
+    (plan,) = (export_dir / "engines").glob(f"{stem}.{target}.rtx*.plan")
     return plan
 
 
@@ -56,11 +56,11 @@ def plan_of(root: Path, stem: str, target: str = RTX) -> Path:
 def test_graphs_that_serve_adapters_are_built(
     export: Callable[[str], Path], kind: str, stems: list[str]
 ) -> None:
-    root = export(kind)
-    records = engines.build(root, RTX, options=OPTIONS)
+    export_dir = export(kind)
+    records = engines.build(export_dir, RTX, options=OPTIONS)
     assert sorted(each["graph"] for each in records) == stems
     for stem in stems:
-        plan = plan_of(root, stem)
+        plan = plan_of(export_dir, stem)
         record = read_engine_record(plan)
         require_plan(plan, read_record(plan))
         assert (record.library, record.built_on, record.gpu) == (TENSORRT_RTX, "host", None)
@@ -68,14 +68,14 @@ def test_graphs_that_serve_adapters_are_built(
         assert record.peak_host_bytes > record.plan.bytes
         assert set(record.inputs) >= {"input_ids"}
     if kind != "swappable":  # whose adapters have no graphs
-        assert_intact(root)
+        assert_intact(export_dir)
 
 
 @real
 def test_a_swappable_engine_takes_the_adapter_as_inputs(export: Callable[[str], Path]) -> None:
-    root = export("swappable")
-    engines.build(root, RTX, options=OPTIONS)
-    record = read_engine_record(plan_of(root, "swappable"))
+    export_dir = export("swappable")
+    engines.build(export_dir, RTX, options=OPTIONS)
+    record = read_engine_record(plan_of(export_dir, "swappable"))
     assert sum("lora" in name for name in record.inputs) > 2
 
 
@@ -91,28 +91,28 @@ def test_a_swappable_engine_takes_the_adapter_as_inputs(export: Callable[[str], 
 def test_an_engine_for_some_gpus(
     export: Callable[[str], Path], target: str, asked: tuple[str, ...], capabilities: list[str]
 ) -> None:
-    root = export("merged")
+    export_dir = export("merged")
     engines.build(
-        root, target, graphs=["one"], options=replace(OPTIONS, compute_capabilities=asked)
+        export_dir, target, graphs=["one"], options=replace(OPTIONS, compute_capabilities=asked)
     )
-    record = read_engine_record(plan_of(root, "one", target))
+    record = read_engine_record(plan_of(export_dir, "one", target))
     assert record.capabilities == capabilities
     assert record.settings["compute_capabilities"] == capabilities
 
 
 @real
 def test_the_same_build_twice_is_the_same_plan(export: Callable[[str], Path]) -> None:
-    root = export("merged")
-    (first,) = engines.build(root, RTX, graphs=["one"], options=OPTIONS)
-    (second,) = engines.build(root, RTX, graphs=["one"], options=OPTIONS)
+    export_dir = export("merged")
+    (first,) = engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
+    (second,) = engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
     assert first["plan"]["file"] == second["plan"]["file"]
     assert abs(first["plan"]["bytes"] - second["plan"]["bytes"]) < 4096
 
 
 @real
 def test_ctrl_c_leaves_nothing(export: Callable[[str], Path]) -> None:
-    root = export("merged")
-    before = sorted(path.name for path in root.rglob("*"))
+    export_dir = export("merged")
+    before = sorted(path.name for path in export_dir.rglob("*"))
 
     class Interrupting:
         def start(self, description: str, total: int | None = None) -> None:
@@ -125,17 +125,17 @@ def test_ctrl_c_leaves_nothing(export: Callable[[str], Path]) -> None:
         def note(self, text: str) -> None: ...
 
     with pytest.raises(KeyboardInterrupt):
-        engines.build(root, RTX, graphs=["one"], options=OPTIONS, progress=Interrupting())
-    left = sorted(path.name for path in root.rglob("*"))
+        engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS, progress=Interrupting())
+    left = sorted(path.name for path in export_dir.rglob("*"))
     assert [name for name in left if name not in before and not name.startswith(".")] == []
 
 
 @real
 def test_a_server_is_not_given_the_plan(export: Callable[[str], Path]) -> None:
-    root = export("merged")
-    engines.build(root, RTX, graphs=["one"], options=OPTIONS)
+    export_dir = export("merged")
+    engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
     with pytest.raises(LoraExportError, match="has no TensorRT engine of 'one'"):
-        engines_for(root, read_manifest(root), "one")
+        engines_for(export_dir, read_manifest(export_dir), "one")
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_what_is_no_build_is_refused_before_it(
     code: int,
     said: str,
 ) -> None:
-    root = export("merged")
-    result = call(capsys, "build", str(root), "--target", RTX, *flags)
+    export_dir = export("merged")
+    result = call(capsys, "build", str(export_dir), "--target", RTX, *flags)
     assert (result.code, said in result.err) == (code, True), result.err
-    assert not (root / "engines").exists()
+    assert not (export_dir / "engines").exists()
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_a_build_that_needs_more_memory_than_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ahead_of_time, "available_bytes", lambda: 100_000_000)
-    root = export("merged")
-    result = call(capsys, "build", str(root), "--target", RTX)
+    export_dir = export("merged")
+    result = call(capsys, "build", str(export_dir), "--target", RTX)
     assert (result.code, "0.1 GB are available" in result.err) == (4, True), result.err
-    assert not (root / "engines").exists()
+    assert not (export_dir / "engines").exists()
 
 
 def test_a_plan_is_described_without_the_library(
@@ -236,8 +236,8 @@ def test_a_plan_is_described_without_the_library(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    root = export("merged")
-    result = call(capsys, "build", str(root), "--target", RTX, "--dry-run", "--json")
+    export_dir = export("merged")
+    result = call(capsys, "build", str(export_dir), "--target", RTX, "--dry-run", "--json")
     plans = json.loads(result.out)["dry_run"]
     assert [each["plan"] for each in plans] == [
         "engines/one.rtx.rtx1.7.plan",

@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 Export = "Callable[[str], Path]"
 
 
-def opened(root: Path) -> None:
-    with open_trt(root, read_manifest(root), "one", TARGET) as graph:
+def opened(export_dir: Path) -> None:
+    with open_trt(export_dir, read_manifest(export_dir), "one", TARGET) as graph:
         graph.run(texts(1, 4))
 
 
 def built(export: Callable[[str], Path], **options: Any) -> Path:
-    root = export("merged")
-    engines.build(root, TARGET, graphs=["one"], options=EngineOptions(**options))
-    return root
+    export_dir = export("merged")
+    engines.build(export_dir, TARGET, graphs=["one"], options=EngineOptions(**options))
+    return export_dir
 
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def refused(root: Path, text: str, code: int) -> None:
+def refused(export_dir: Path, text: str, code: int) -> None:
     with pytest.raises(LoraExportError, match=text) as error:
-        opened(root)
+        opened(export_dir)
     assert error.value.exit_code == code
 
 
@@ -52,27 +52,27 @@ def test_without_tensorrt(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    root = export("merged")
-    before = snapshot(root)
-    result = call(capsys, "build", root, "--target", TARGET)
+    export_dir = export("merged")
+    before = snapshot(export_dir)
+    result = call(capsys, "build", export_dir, "--target", TARGET)
     assert result.code == 7
     assert "TensorRT is not installed" in result.message
     assert "JetPack" in result.message
     assert "pip install 'tensorrt>=10.3'" in result.message
-    assert snapshot(root) == before
+    assert snapshot(export_dir) == before
 
 
 def test_without_a_device(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = export("merged")
+    export_dir = export("merged")
     module.cudart.devices = 0
-    result = call(capsys, "build", root, "--target", TARGET)
+    result = call(capsys, "build", export_dir, "--target", TARGET)
     assert result.code == 7
     assert "finds no CUDA device" in result.message
     monkeypatch.setenv("LORA_EXPORT_CUDART", "/nowhere/libcudart.so")
-    result = call(capsys, "build", root, "--target", TARGET)
+    result = call(capsys, "build", export_dir, "--target", TARGET)
     assert result.code == 7
     assert "LORA_EXPORT_CUDART" in result.message
 
@@ -100,8 +100,8 @@ def test_without_a_device(
 def test_usage(
     export: Callable[[str], Path], capsys: Any, arguments: list[str], code: int, text: str
 ) -> None:
-    root = export("merged")
-    result = call(capsys, "build", root, "--dry-run", *arguments)
+    export_dir = export("merged")
+    result = call(capsys, "build", export_dir, "--dry-run", *arguments)
     assert (result.code, text in result.message) == (code, True), result.err
 
 
@@ -112,9 +112,9 @@ def test_usage(
 def test_what_a_swappable_graph_does_not_take(
     export: Callable[[str], Path], capsys: Any, flag: str, text: str
 ) -> None:
-    root = export("swappable")
+    export_dir = export("swappable")
     arguments = ["--target", TARGET, "--dry-run", "--graph", "swappable", flag]
-    result = call(capsys, "build", root, *arguments)
+    result = call(capsys, "build", export_dir, *arguments)
     assert (result.code, text in result.message) == (2, True), result.err
 
 
@@ -122,26 +122,26 @@ def test_another_gpu_than_the_target(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = export("merged")
-    result = call(capsys, "build", root, "--target", "jetson-thor")
+    export_dir = export("merged")
+    result = call(capsys, "build", export_dir, "--target", "jetson-thor")
     assert result.code == 4
     assert (
         "'jetson-thor' has compute capability 11.0, this is Orin (double) with 8.7"
         in result.message
     )
     assert "bundle" in result.message
-    assert not (root / "engines").exists()
+    assert not (export_dir / "engines").exists()
 
 
 def test_truncated_plan(export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     install_double(monkeypatch)
-    root = built(export)
-    plan = trt_version(root, "one")
+    export_dir = built(export)
+    plan = trt_version(export_dir, "one")
     data = plan.read_bytes()
     plan.write_bytes(data[:-7])
-    refused(root, "is truncated, or another's|bytes, its record says", 3)
+    refused(export_dir, "is truncated, or another's|bytes, its record says", 3)
     plan.write_bytes(data[:-7] + b"1234567")
-    refused(root, "its SHA-256 differs", 3)
+    refused(export_dir, "its SHA-256 differs", 3)
 
 
 def test_damaged_plan_whose_record_was_corrected(
@@ -151,67 +151,69 @@ def test_damaged_plan_whose_record_was_corrected(
     import hashlib
 
     install_double(monkeypatch)
-    root = built(export)
-    plan = trt_version(root, "one")
+    export_dir = built(export)
+    plan = trt_version(export_dir, "one")
     data = plan.read_bytes()[:-7]
     plan.write_bytes(data)
     row = {"file": plan.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     edit(plan.with_suffix(".json"), plan=row)
-    refused(root, "TensorRT cannot load the plan: .*damaged", 3)
+    refused(export_dir, "TensorRT cannot load the plan: .*damaged", 3)
 
 
 def test_record_that_is_missing_or_damaged(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = built(export)
-    record = trt_version(root, "one").with_suffix(".json")
+    export_dir = built(export)
+    record = trt_version(export_dir, "one").with_suffix(".json")
     text = record.read_text()
     edit(record, gpu="a GPU")
-    refused(root, "'gpu' is 'a GPU'", 3)
+    refused(export_dir, "'gpu' is 'a GPU'", 3)
     record.write_text(text)
     edit(record, onnx={})
-    refused(root, "it names 0 graphs", 3)
+    refused(export_dir, "it names 0 graphs", 3)
     record.write_text(text[: len(text) // 2])
-    refused(root, "not readable JSON", 3)
+    refused(export_dir, "not readable JSON", 3)
     record.write_text("[]")
-    refused(root, "is not a table", 3)
+    refused(export_dir, "is not a table", 3)
     record.write_text(text)
     for version in (3, "2", [2], None):
         edit(record, format_version=version)
-        refused(root, re.escape(f"format_version {version!r}"), 4)
+        refused(export_dir, re.escape(f"format_version {version!r}"), 4)
     record.unlink()
-    refused(root, "no build record", 3)
+    refused(export_dir, "no build record", 3)
 
 
 def test_plan_of_another_gpu_version_or_kind(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = built(export)
-    record = trt_version(root, "one").with_suffix(".json")
+    export_dir = built(export)
+    record = trt_version(export_dir, "one").with_suffix(".json")
     text = record.read_text()
     edit(record, library="tensorrt")
-    refused(root, "was built by TensorRT, here is the library 'tensorrt-double'", 3)
+    refused(export_dir, "was built by TensorRT, here is the library 'tensorrt-double'", 3)
     record.write_text(text)
     monkeypatch.setattr(module, "__name__", "tensorrt")
-    refused(root, "was built by the library 'tensorrt-double', here is TensorRT", 3)
+    refused(export_dir, "was built by the library 'tensorrt-double', here is TensorRT", 3)
     monkeypatch.setattr(module, "__name__", "tensorrt_double")
     record.write_text(text)
     edit(record, tensorrt="10.7.0")
-    refused(root, r"built by TensorRT 10\.7\.0, here is 10\.3\.0", 3)
+    refused(export_dir, r"built by TensorRT 10\.7\.0, here is 10\.3\.0", 3)
     record.write_text(text)
     module.cudart.driver = 12020
-    refused(root, r"behind a driver for CUDA 12\.6, here is one for 12\.2", 3)
+    refused(export_dir, r"behind a driver for CUDA 12\.6, here is one for 12\.2", 3)
     module.cudart.driver = 13000
-    opened(root)
+    opened(export_dir)
     module.cudart.driver = 12060
     edit(record, cuda={"driver": "new"})
-    refused(root, "'new' is not a version of CUDA", 3)
+    refused(export_dir, "'new' is not a version of CUDA", 3)
     record.write_text(text)
     module.cudart.name = "NVIDIA Thor"
     module.cudart.capability = (11, 0)
-    refused(root, r"built for Orin \(double\) \(compute capability 8\.7\), here is NVIDIA Thor", 3)
+    refused(
+        export_dir, r"built for Orin \(double\) \(compute capability 8\.7\), here is NVIDIA Thor", 3
+    )
 
 
 def test_record_of_version_1(
@@ -219,31 +221,33 @@ def test_record_of_version_1(
 ) -> None:
     """TensorRT opens what it built; nothing opens what a double built, the double included."""
     module = install_double(monkeypatch)
-    root = built(export)
-    record = trt_version(root, "one").with_suffix(".json")
+    export_dir = built(export)
+    record = trt_version(export_dir, "one").with_suffix(".json")
     table = json.loads(record.read_text())
     for key in ("library", "built_on", "capabilities"):
         del table[key]
     record.write_text(json.dumps({**table, "format_version": 1, "double": True}))
-    refused(root, "was built by the library 'test double', here is the library 'tensorrt-do", 3)
+    refused(
+        export_dir, "was built by the library 'test double', here is the library 'tensorrt-do", 3
+    )
     monkeypatch.setattr(module, "__name__", "tensorrt")
-    refused(root, "was built by the library 'test double', here is TensorRT", 3)
+    refused(export_dir, "was built by the library 'test double', here is TensorRT", 3)
     edit(record, double=False)
-    opened(root)
+    opened(export_dir)
 
 
 def test_plan_of_another_graph_or_base(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = built(export)
-    table = manifest_of(root)
-    path = root / "lora_export.json"
+    export_dir = built(export)
+    table = manifest_of(export_dir)
+    path = export_dir / "lora_export.json"
     path.write_text(json.dumps({**table, "files": {**table["files"], "one.onnx": "0" * 64}}))
-    refused(root, "another 'one.onnx' than the export has now", 3)
+    refused(export_dir, "another 'one.onnx' than the export has now", 3)
     base = {**table["base"], "fingerprint": "f" * 64}
     path.write_text(json.dumps({**table, "base": base}))
-    refused(root, "is of another base", 3)
+    refused(export_dir, "is of another base", 3)
 
 
 def test_manifest_that_was_edited(
@@ -251,14 +255,14 @@ def test_manifest_that_was_edited(
 ) -> None:
     """The graph is not what the manifest says: nothing is built."""
     install_double(monkeypatch)
-    root = export("merged")
-    table = manifest_of(root)
+    export_dir = export("merged")
+    table = manifest_of(export_dir)
     files = {**table["files"], "weights/one.safetensors": "0" * 64}
-    (root / "lora_export.json").write_text(json.dumps({**table, "files": files}))
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one")
+    (export_dir / "lora_export.json").write_text(json.dumps({**table, "files": files}))
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one")
     assert result.code == 3
     assert "'weights/one.safetensors' does not match the manifest" in result.message
-    assert not (root / "engines").exists()
+    assert not (export_dir / "engines").exists()
 
 
 @pytest.mark.parametrize("which", [".plan", ".timing", ".json"])
@@ -266,10 +270,10 @@ def test_full_disk(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
     install_double(monkeypatch)
-    root = built(export)
-    for file in (root / "engines").iterdir():
+    export_dir = built(export)
+    for file in (export_dir / "engines").iterdir():
         file.unlink()
-    listed = manifest_of(root)["files"]
+    listed = manifest_of(export_dir)["files"]
     real = os.fsync
 
     def full(descriptor: int) -> None:
@@ -279,25 +283,25 @@ def test_full_disk(
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one")
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one")
     assert result.code == 3
     assert "No space left on device" in result.message
-    left = sorted(each.suffix for each in (root / "engines").iterdir())
+    left = sorted(each.suffix for each in (export_dir / "engines").iterdir())
     assert left in ([], [".timing"], [".plan", ".timing"])
     assert ".json" not in left
-    assert manifest_of(root)["files"] == listed
-    assert stagings(root) == []
+    assert manifest_of(export_dir)["files"] == listed
+    assert stagings(export_dir) == []
     monkeypatch.undo()
     install_double(monkeypatch)
-    refused(root, "no build record", 3)
+    refused(export_dir, "no build record", 3)
 
 
 def test_interrupted_build(
     export: Callable[[str], Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = export("merged")
-    before = snapshot(root)
+    export_dir = export("merged")
+    before = snapshot(export_dir)
     real = module.cudart.cudaMemGetInfo
     calls = 0
 
@@ -309,17 +313,17 @@ def test_interrupted_build(
         return int(real(free, total))
 
     module.cudart.cudaMemGetInfo = interrupted
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one")
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one")
     assert calls >= 5
     assert result.code == 130
-    assert snapshot(root) == before
+    assert snapshot(export_dir) == before
 
 
 def test_too_little_memory(export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     module = install_double(monkeypatch)
-    root = built(export)
+    export_dir = built(export)
     module.cudart.limit_bytes = 100
-    refused(root, r"cudaMalloc failed: out of memory", 1)
+    refused(export_dir, r"cudaMalloc failed: out of memory", 1)
 
 
 @pytest.mark.parametrize("name", [".lora_export.lock", ".lora_export.next"])
@@ -327,13 +331,13 @@ def test_what_is_in_the_way_of_a_change_is_found_before_the_build(
     export: Callable[[str], Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = export("merged")
-    (root / name).unlink(missing_ok=True)
-    os.mkfifo(root / name)
-    before = snapshot(root)
+    export_dir = export("merged")
+    (export_dir / name).unlink(missing_ok=True)
+    os.mkfifo(export_dir / name)
+    before = snapshot(export_dir)
     with pytest.raises(LoraExportError, match="lora_export"):
-        engines.build(root, TARGET)
+        engines.build(export_dir, TARGET)
     with pytest.raises(LoraExportError, match="lora_export"):
-        engines.refit(root, TARGET, "one")
+        engines.refit(export_dir, TARGET, "one")
     assert module.builds == 0
-    assert snapshot(root) == before
+    assert snapshot(export_dir) == before

@@ -30,29 +30,29 @@ def test_engines_are_timed_beside_the_graphs(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = export("merged")
-    engines.build(root, TARGET, graphs=["base", "one"])
+    export_dir = export("merged")
+    engines.build(export_dir, TARGET, graphs=["base", "one"])
     found = benchmark.bench(
-        root, graphs=["one"], runners=["tensorrt", "ort-cpu"], max_ratio=1000, **QUICK
+        export_dir, graphs=["one"], runners=["tensorrt", "ort-cpu"], max_ratio=1000, **QUICK
     ).report
     keys = ["tensorrt:base", "tensorrt:one", "ort-cpu:base", "ort-cpu:one"]
     assert list(found.cells[0].times) == keys
     (plan,) = found.subjects["tensorrt:one"].files
-    assert found.subjects["tensorrt:one"].files[plan] == read_manifest(root).files[plan]
+    assert found.subjects["tensorrt:one"].files[plan] == read_manifest(export_dir).files[plan]
     assert plan.startswith("engines/one.jetson-orin.trt10.3.0")
     compared = {(row.subject, row.over) for row in found.cells[0].ratios}
     assert {("tensorrt:one", "tensorrt:base"), ("ort-cpu:one", "tensorrt:one")} <= compared
     assert [row.subject for row in found.gate.rows] == ["tensorrt:one", "ort-cpu:one"]
-    assert "reports/bench.json" in read_manifest(root).files
+    assert "reports/bench.json" in read_manifest(export_dir).files
 
 
 def test_the_adapters_of_a_swappable_engine_and_a_decoder_with_its_cache(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = export("swappable")
-    engines.build(root, TARGET, graphs=["base", "swappable"])
-    found = benchmark.bench(root, runners=["tensorrt"], batches=(2,), **QUICK).report
+    export_dir = export("swappable")
+    engines.build(export_dir, TARGET, graphs=["base", "swappable"])
+    found = benchmark.bench(export_dir, runners=["tensorrt"], batches=(2,), **QUICK).report
     assert [subject.graph for subject in found.subjects.values()] == [
         "base", "swappable", "one", "two",
     ]  # fmt: skip
@@ -66,17 +66,17 @@ def test_a_bound_run_computes_what_a_run_does_without_a_copy(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = export("swappable")
-    engines.build(root, TARGET, graphs=["swappable"])
-    manifest = read_manifest(root)
+    export_dir = export("swappable")
+    engines.build(export_dir, TARGET, graphs=["swappable"])
+    manifest = read_manifest(export_dir)
     assert targets_of(manifest, "swappable") == [TARGET]
     assert targets_of(manifest, "base") == []
     ids = np.random.default_rng(0).integers(3, 200, (2, 9))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    pack = dict(read_pack(root, manifest, "one"))
+    pack = dict(read_pack(export_dir, manifest, "one"))
     for recorded in (False, True):
         with open_trt(
-            root, manifest, "swappable", TARGET, adapter=pack, cuda_graphs=recorded
+            export_dir, manifest, "swappable", TARGET, adapter=pack, cuda_graphs=recorded
         ) as engine:
             expected = engine.run(feeds)
             run = engine.bound(feeds)
@@ -100,19 +100,19 @@ def test_an_engine_that_is_missing_is_named_with_how_to_build_it(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = export("merged")
-    engines.build(root, TARGET, graphs=["one"])
+    export_dir = export("merged")
+    engines.build(export_dir, TARGET, graphs=["one"])
     with pytest.raises(UsageError, match=r"no engine of 'base' for TensorRT 10\.3\.0") as caught:
-        benchmark.bench(root, graphs=["one"], runners=["tensorrt"], **QUICK)
+        benchmark.bench(export_dir, graphs=["one"], runners=["tensorrt"], **QUICK)
     assert "--graph base" in (caught.value.hint or "")
-    engines.build(root, TARGET, graphs=["base"])
-    manifest = read_manifest(root)
+    engines.build(export_dir, TARGET, graphs=["base"])
+    manifest = read_manifest(export_dir)
     plan, other = (f"engines/base.{each}.trt10.3.0.plan" for each in (TARGET, "a10"))
-    shutil.copy(root / plan, root / other)
+    shutil.copy(export_dir / plan, export_dir / other)
     files = {**manifest.files, other: manifest.files[plan]}
-    write_manifest(root, manifest.model_copy(update={"files": files}))
+    write_manifest(export_dir, manifest.model_copy(update={"files": files}))
     with pytest.raises(UsageError, match="has engines for"):
-        benchmark.bench(root, graphs=["one"], runners=["tensorrt"], **QUICK)
+        benchmark.bench(export_dir, graphs=["one"], runners=["tensorrt"], **QUICK)
 
 
 def test_without_tensorrt_the_exit_code_is_7(export, capsys, monkeypatch) -> None:

@@ -146,14 +146,14 @@ def test_profiles_are_what_the_user_says() -> None:
 
 
 def test_the_command_prints_it_without_tensorrt_and_torch(export: Callable[[str], Path]) -> None:
-    root = export("merged")
+    export_dir = export("merged")
     result = command(
-        "build", root, "--target", "jetson-orin", "--dry-run", "--json",
+        "build", export_dir, "--target", "jetson-orin", "--dry-run", "--json",
         "--profile", "batch=1:1:4,sequence=8:64:128",
         without=("tensorrt", "torch", "transformers", "onnxruntime"),
     )  # fmt: skip
     assert result.code == 0, result.err
-    assert result.document["export"] == str(root)
+    assert result.document["export"] == str(export_dir)
     first = result.document["dry_run"][0]
     assert first["plan"] == "engines/one.jetson-orin.trt10.3.plan"
     assert first["trtexec"] == (
@@ -195,13 +195,13 @@ def test_profiles_of_a_recipe(export: Callable[[str], Path], tmp_path: Path, cap
         "base: base\noutput: out\nprofiles:\n"
         "  - {batch: [1, 2, 4], sequence: [1, 64, 128]}\n  - {batch: 1, sequence: 16}\n"
     )
-    root = export("merged")
+    export_dir = export("merged")
     target = ["--target", "jetson-orin", "--dry-run"]
-    result = call(capsys, "build", root, *target, "--recipe", recipe, "--graph", "one")
+    result = call(capsys, "build", export_dir, *target, "--recipe", recipe, "--graph", "one")
     assert result.code == 0, result.err
     assert "input_ids       1x1 2x64 4x128" in result.out
     assert "input_ids       1x16 1x16 1x16" in result.out
     recipe.write_text("base: base\noutput: out\nprofiles:\n  - {batch: [1, 2]}\n")
-    result = call(capsys, "build", root, *target, "--recipe", recipe)
+    result = call(capsys, "build", export_dir, *target, "--recipe", recipe)
     assert result.code == 2
     assert "profiles" in result.message

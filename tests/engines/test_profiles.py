@@ -29,28 +29,31 @@ STATIC = (
 )
 
 
-def planned(root: Path, *graphs: str, profiles: list[str]) -> dict[str, list[dict[str, Any]]]:
+def planned(export_dir: Path, *graphs: str, profiles: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the profiles of each engine that a build would make."""
     options = EngineOptions(profiles=[parse_profile(each) for each in profiles])
-    rows = engines.plan_build(root, TARGET, graphs=graphs, options=options)
+    rows = engines.plan_build(export_dir, TARGET, graphs=graphs, options=options)
     return {row["graph"]: row["settings"]["profiles"] for row in rows}
 
 
 def test_a_rank_is_said_of_the_graphs_that_have_one(export: Callable[[str], Path]) -> None:
-    root = export("swappable")
+    export_dir = export("swappable")
     given = ["batch=1:1:4,sequence=1:16:64,lora_r=2:4:8"]
-    found = planned(root, "base", "swappable", profiles=given)
+    found = planned(export_dir, "base", "swappable", profiles=given)
     assert set(found["base"][0]) == {"input_ids", "attention_mask"}
     a = next(name for name in found["swappable"][0] if name.endswith(".lora_A.weight"))
     assert [found["swappable"][0][a][key][1] for key in ("min", "opt", "max")] == [2, 4, 8]
-    report = preflight(root, TARGET, profiles=[parse_profile(given[0])])
+    report = preflight(export_dir, TARGET, profiles=[parse_profile(given[0])])
     assert not report.of_severity("error")
 
 
 def test_an_axis_that_no_graph_has_is_refused(export: Callable[[str], Path], capsys: Any) -> None:
-    root = export("swappable")
+    export_dir = export("swappable")
     flags = ["--target", TARGET, "--profile", "batch=1,lora_rank=1:2:4"]
-    for arguments in (["build", root, *flags, "--dry-run"], ["preflight", root, *flags]):
+    for arguments in (
+        ["build", export_dir, *flags, "--dry-run"],
+        ["preflight", export_dir, *flags],
+    ):
         result = call(capsys, *arguments)
         assert result.code == 2, result.err
         assert "the axis 'lora_rank'" in result.message
@@ -60,10 +63,10 @@ def test_an_axis_that_no_graph_has_is_refused(export: Callable[[str], Path], cap
 def test_profiles_that_differ_in_axes_of_others_only_are_one(
     export: Callable[[str], Path],
 ) -> None:
-    root = export("swappable")
+    export_dir = export("swappable")
     same = "batch=1:1:4,sequence=1:16:64"
     found = planned(
-        root, "base", "swappable", profiles=[f"{same},lora_r=1:1:2", f"{same},lora_r=2:4:8"]
+        export_dir, "base", "swappable", profiles=[f"{same},lora_r=1:1:2", f"{same},lora_r=2:4:8"]
     )
     assert len(found["base"]) == 1
     assert len(found["swappable"]) == 2
@@ -72,9 +75,9 @@ def test_profiles_that_differ_in_axes_of_others_only_are_one(
 def test_the_text_of_an_encoder_is_what_the_decoder_calls_it(
     export: Callable[[str], Path],
 ) -> None:
-    root = export("pair")
+    export_dir = export("pair")
     given = ["batch=1:1:2,encoder_sequence=4:32:64,sequence=1:8:16,past_sequence=0:4:15"]
-    found = planned(root, "one", profiles=given)
+    found = planned(export_dir, "one", profiles=given)
     assert found["encoder.one"][0]["input_ids"]["max"] == [2, 64]
     decoder = found["decoder.one"][0]
     assert decoder["input_ids"]["max"] == [2, 16]
@@ -100,37 +103,37 @@ def test_a_graph_that_says_no_length_is_cut_to_the_model() -> None:
 
 
 def test_a_model_with_a_tower_for_texts_has_its_positions(export: Callable[[str], Path]) -> None:
-    root = export("merged")
-    config = root / "hf" / "config.json"
+    export_dir = export("merged")
+    config = export_dir / "hf" / "config.json"
     table = json.loads(config.read_text())
     del table["max_position_embeddings"]
     text = {"model_type": "clip_text_model", "max_position_embeddings": 77, "pad_token_id": 9}
     table["text_config"] = text
     config.write_text(json.dumps({**table, "pad_token_id": 9}))
-    assert planned(root, "one", profiles=[])["one"][0]["input_ids"]["max"] == [8, 77]
+    assert planned(export_dir, "one", profiles=[])["one"][0]["input_ids"]["max"] == [8, 77]
     config.write_text(json.dumps({**table, "text_config": ["rubbish"]}))
     with pytest.raises(InputError, match=r"text_config.*must be a table"):
-        planned(root, "one", profiles=[])
+        planned(export_dir, "one", profiles=[])
 
 
 def test_plans_for_other_gpus_are_not_made_on_a_jetson(
     export: Callable[[str], Path], capsys: Any
 ) -> None:
-    root = export("merged")
+    export_dir = export("merged")
     flags = ["--hardware-compatible", "ampere+", "--dry-run"]
-    result = call(capsys, "build", root, "--target", TARGET, *flags)
+    result = call(capsys, "build", export_dir, "--target", TARGET, *flags)
     assert result.code == 4
     assert "no plans for other GPUs on 'jetson-orin'" in result.message
-    assert call(capsys, "build", root, "--target", "a10", *flags).code == 0
+    assert call(capsys, "build", export_dir, "--target", "a10", *flags).code == 0
 
 
 def test_two_engines_are_not_refitted(export: Callable[[str], Path], capsys: Any) -> None:
-    root = export("pair")
+    export_dir = export("pair")
     for arguments in (
-        ("build", root, "--target", TARGET, "--refit", "--dry-run"),
-        ("bundle", root, "--target", TARGET, "--refit", "-o", root.parent / "b.tar"),
+        ("build", export_dir, "--target", TARGET, "--refit", "--dry-run"),
+        ("bundle", export_dir, "--target", TARGET, "--refit", "-o", export_dir.parent / "b.tar"),
     ):
         result = call(capsys, *arguments)
         assert result.code == 4, result.err
         assert "is one of two" in result.message
-    assert not (root.parent / "b.tar").exists()
+    assert not (export_dir.parent / "b.tar").exists()

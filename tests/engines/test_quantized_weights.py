@@ -138,33 +138,35 @@ def test_initializers_at_one_place_of_a_file_count_once() -> None:
 def test_four_bits_on_turing_are_refused_before_the_build(
     export: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = export("int4")
-    result = call(capsys, "build", str(root), "--target", "rtx", "--compute-capability", "7.5,8.6")
+    export_dir = export("int4")
+    result = call(
+        capsys, "build", str(export_dir), "--target", "rtx", "--compute-capability", "7.5,8.6"
+    )
     assert result.code == 4
     assert "no engine in int4 for compute capability 7.5" in result.err
     assert "Those that have it: 8.0, 8.6, 8.9, 12.0, 12.1." in result.err
     assert "--quantize int8" in result.err
-    assert not (root / "engines").exists()
+    assert not (export_dir / "engines").exists()
 
 
 def test_trtexec_is_not_given_integers_that_are_looked_up(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = export("int4")
+    export_dir = export("int4")
     monkeypatch.setattr("lora_export.engines.engine_build.find_trtexec", lambda: "trtexec")
     monkeypatch.setattr("lora_export.engines.engine_build.import_library", lambda _: None)
     with pytest.raises(UnsupportedError, match="looked up as int8"):
-        engines.build(root, "l4", trtexec=True)
-    (planned,) = engines.plan_build(root, "l4", graphs=["one"])
+        engines.build(export_dir, "l4", trtexec=True)
+    (planned,) = engines.plan_build(export_dir, "l4", graphs=["one"])
     assert planned["trtexec"] is None
 
 
 def test_the_estimate_of_a_build_counts_what_is_stored(export: Callable[[str], Path]) -> None:
-    root = export("int4")
-    files = manifest_of(root)["graphs"]["one"]["weights"]
-    stored = sum((root / each).stat().st_size for each in files)
-    counted = weight_bytes((root / "one.onnx").read_bytes())
+    export_dir = export("int4")
+    files = manifest_of(export_dir)["graphs"]["one"]["weights"]
+    stored = sum((export_dir / each).stat().st_size for each in files)
+    counted = weight_bytes((export_dir / "one.onnx").read_bytes())
     assert counted < stored  # the adapter's file replaces some of the base's
     assert counted > stored / 2
-    (job,) = jobs_of(root, engines.read_manifest(root), "l4", ["one"], EngineOptions())
+    (job,) = jobs_of(export_dir, engines.read_manifest(export_dir), "l4", ["one"], EngineOptions())
     assert described(job, "10.16")["settings"]["precision"] == "float16"

@@ -35,21 +35,21 @@ QUERY = "roberta.encoder.layer.0.attention.self.query.weight"
 QUERY_BIAS = "roberta.encoder.layer.0.attention.self.query.bias"
 
 
-def logits(root: Path, graph: str) -> np.ndarray[Any, Any]:
-    return np.asarray(OrtRunner(root / f"{graph}.onnx").run(texts(2, 9))["logits"])
+def logits(export_dir: Path, graph: str) -> np.ndarray[Any, Any]:
+    return np.asarray(OrtRunner(export_dir / f"{graph}.onnx").run(texts(2, 9))["logits"])
 
 
 def refittable(export: Callable[[str], Path]) -> Path:
-    root = export("merged")
-    engines.build(root, TARGET, options=EngineOptions(refit=True))
-    return root
+    export_dir = export("merged")
+    engines.build(export_dir, TARGET, options=EngineOptions(refit=True))
+    return export_dir
 
 
-def opened(root: Path) -> Any:
-    manifest = read_manifest(root)
-    plan = trt_version(root).relative_to(root).as_posix()
+def opened(export_dir: Path) -> Any:
+    manifest = read_manifest(export_dir)
+    plan = trt_version(export_dir).relative_to(export_dir).as_posix()
     live, record = open_live(
-        root, plan, sha256=manifest.files, fingerprint=manifest.base.fingerprint
+        export_dir, plan, sha256=manifest.files, fingerprint=manifest.base.fingerprint
     )
     return live, record, manifest
 
@@ -78,18 +78,18 @@ def test_an_adapters_plan_is_the_graph_of_it(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = refittable(export)
-    base_plan = trt_version(root).read_bytes()
+    export_dir = refittable(export)
+    base_plan = trt_version(export_dir).read_bytes()
     for name in ("one", "two"):
-        record = engines.refit(root, TARGET, name)
+        record = engines.refit(export_dir, TARGET, name)
         assert record["tool"] == "refit"
         assert record["adapter"]["adapter"] == name
-        with open_trt(root, read_manifest(root), name, TARGET) as graph:
+        with open_trt(export_dir, read_manifest(export_dir), name, TARGET) as graph:
             found = graph.run(texts(2, 9))["logits"]
-        np.testing.assert_array_equal(found, logits(root, name))
-    assert trt_version(root).read_bytes() == base_plan
+        np.testing.assert_array_equal(found, logits(export_dir, name))
+    assert trt_version(export_dir).read_bytes() == base_plan
     assert module.builds == 1
-    assert_intact(root)
+    assert_intact(export_dir)
 
 
 def test_a_refit_is_compared_with_the_golden_outputs(
@@ -97,28 +97,28 @@ def test_a_refit_is_compared_with_the_golden_outputs(
 ) -> None:
     base = tiny.base("roberta", "text-classification")
     adapters = {"one": tiny.adapter(base, r=4, seed=1), "two": tiny.adapter(base, r=2, seed=2)}
-    root = tmp_path / "export"
-    build(base, adapters, root, task="text-classification", verify={"enabled": True})
+    export_dir = tmp_path / "export"
+    build(base, adapters, export_dir, task="text-classification", verify={"enabled": True})
     install_double(monkeypatch)
-    engines.build(root, TARGET, options=EngineOptions(refit=True))
-    before = sorted(path.name for path in (root / "engines").iterdir())
+    engines.build(export_dir, TARGET, options=EngineOptions(refit=True))
+    before = sorted(path.name for path in (export_dir / "engines").iterdir())
     values = refit_values
     monkeypatch.setattr(
         "lora_export.engines.refit_values.refit_values",
-        lambda root, manifest, record, name, source: values(
-            root, manifest, record, "two" if name == "one" else name, source
+        lambda export_dir, manifest, record, name, source: values(
+            export_dir, manifest, record, "two" if name == "one" else name, source
         ),
     )
-    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "one")
+    result = call(capsys, "refit", export_dir, "--target", TARGET, "--adapter", "one")
     assert result.code == 5
     assert "does not compute 'one'" in result.err
-    assert sorted(path.name for path in (root / "engines").iterdir()) == before
-    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "two")
+    assert sorted(path.name for path in (export_dir / "engines").iterdir()) == before
+    result = call(capsys, "refit", export_dir, "--target", TARGET, "--adapter", "two")
     assert result.code == 0, result.err
     assert "compared with its golden outputs" in result.err
     narrow = ["--profile", "batch=1:1:1,sequence=1:4:4"]
-    assert call(capsys, "build", root, "--target", TARGET, "--refit", *narrow).code == 0
-    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "two")
+    assert call(capsys, "build", export_dir, "--target", TARGET, "--refit", *narrow).code == 0
+    result = call(capsys, "refit", export_dir, "--target", TARGET, "--adapter", "two")
     assert result.code == 0, result.err
     assert "was not compared: no profile covers" in result.err
 
@@ -127,22 +127,22 @@ def test_the_command(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     install_double(monkeypatch)
-    root = export("merged")
+    export_dir = export("merged")
     arguments = ["--target", TARGET, "--adapter", "one"]
-    result = call(capsys, "refit", root, *arguments)
+    result = call(capsys, "refit", export_dir, *arguments)
     assert result.code == 3
     assert "no build record" in result.message
-    assert call(capsys, "build", root, "--target", TARGET, "--refit").code == 0
-    result = call(capsys, "refit", root, *arguments, "--json")
+    assert call(capsys, "build", export_dir, "--target", TARGET, "--refit").code == 0
+    result = call(capsys, "refit", export_dir, *arguments, "--json")
     assert result.code == 0, result.err
     assert result.document["engine"]["adapter"]["adapter"] == "one"
-    result = call(capsys, "refit", root, "--target", "auto", "--adapter", "two")
+    result = call(capsys, "refit", export_dir, "--target", "auto", "--adapter", "two")
     assert result.code == 0, result.err
     assert "engines/two.jetson-orin.trt10.3.0.plan" in result.out
     assert "TensorRT did not run" in result.out
-    assert call(capsys, "refit", root / "nowhere", *arguments).code == 3
-    assert call(capsys, "refit", root, "--target", "jetson", "--adapter", "one").code == 2
-    result = call(capsys, "refit", root, "--target", TARGET, "--adapter", "six=/nowhere")
+    assert call(capsys, "refit", export_dir / "nowhere", *arguments).code == 3
+    assert call(capsys, "refit", export_dir, "--target", "jetson", "--adapter", "one").code == 2
+    result = call(capsys, "refit", export_dir, "--target", TARGET, "--adapter", "six=/nowhere")
     assert result.code == 3
     assert "/nowhere" in result.message
 
@@ -151,16 +151,16 @@ def test_weights_are_swapped_in_an_engine_in_use_and_the_base_comes_back(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = refittable(export)
-    live, record, manifest = opened(root)
+    export_dir = refittable(export)
+    live, record, manifest = opened(export_dir)
     base = live.run(texts(2, 9))["logits"]
-    np.testing.assert_array_equal(base, logits(root, "base"))
+    np.testing.assert_array_equal(base, logits(export_dir, "base"))
     for name in ("one", "two", "one"):
-        live.use(refit_values(root, manifest, record, name, None))
-        np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(root, name))
+        live.use(refit_values(export_dir, manifest, record, name, None))
+        np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(export_dir, name))
     live.use_base()
     np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], base)
-    live.use(refit_values(root, manifest, record, "base", None))  # the same by a refit
+    live.use(refit_values(export_dir, manifest, record, "base", None))  # the same by a refit
     np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], base)
     live.close()
     assert module.cudart.allocated == {}
@@ -171,14 +171,14 @@ def test_every_refittable_weight_has_a_value(
 ) -> None:
     """What an adapter leaves alone goes back to the base, whatever the engine had there."""
     install_double(monkeypatch)
-    root = refittable(export)
-    live, record, manifest = opened(root)
+    export_dir = refittable(export)
+    live, record, manifest = opened(export_dir)
     live.close()
     rows = {name for name, row in record["refit"].items() if not row.get("neighbour")}
-    supply = base_supply(root, record)
+    supply = base_supply(export_dir, record)
     for name in ("base", "one"):
-        assert set(refit_values(root, manifest, record, name, None)) == rows
-    for name, values in refit_values(root, manifest, record, "base", None).items():
+        assert set(refit_values(export_dir, manifest, record, name, None)) == rows
+    for name, values in refit_values(export_dir, manifest, record, "base", None).items():
         np.testing.assert_array_equal(values, supply(name))
 
 
@@ -186,19 +186,19 @@ def test_a_refit_that_breaks_off_leaves_the_engine_in_use_as_it_was(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = install_double(monkeypatch)
-    root = refittable(export)
-    live, record, manifest = opened(root)
-    live.use(refit_values(root, manifest, record, "one", None))
+    export_dir = refittable(export)
+    live, record, manifest = opened(export_dir)
+    live.use(refit_values(export_dir, manifest, record, "one", None))
     runner = live.runner
     module.refit_fails_after = 3
     with pytest.raises(DeviceError, match="half changed"):
-        live.use(refit_values(root, manifest, record, "two", None))
+        live.use(refit_values(export_dir, manifest, record, "two", None))
     assert live.runner is runner
-    np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(root, "one"))
+    np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(export_dir, "one"))
     with pytest.raises(DeviceError, match="half changed"):
-        engines.refit(root, TARGET, "two")
-    assert list((root / "engines").glob("two.*")) == []
-    assert_intact(root)
+        engines.refit(export_dir, TARGET, "two")
+    assert list((export_dir / "engines").glob("two.*")) == []
+    assert_intact(export_dir)
 
 
 def test_fused_neighbours_are_recorded_and_supplied_from_the_base(
@@ -206,14 +206,14 @@ def test_fused_neighbours_are_recorded_and_supplied_from_the_base(
 ) -> None:
     module = install_double(monkeypatch)
     module.fused = {QUERY: [QUERY_BIAS]}
-    root = refittable(export)
-    record = read_engine_record(trt_version(root))
+    export_dir = refittable(export)
+    record = read_engine_record(trt_version(export_dir))
     assert record.refit[QUERY_BIAS].neighbour is True
     assert record.refit[QUERY_BIAS].parameters == [QUERY_BIAS]
-    table = engines.refit(root, TARGET, "one")
+    table = engines.refit(export_dir, TARGET, "one")
     assert table["adapter"]["supplied"] == [QUERY_BIAS]
-    with open_trt(root, read_manifest(root), "one", TARGET) as graph:
-        np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(root, "one"))
+    with open_trt(export_dir, read_manifest(export_dir), "one", TARGET) as graph:
+        np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(export_dir, "one"))
 
 
 def test_a_weight_that_is_asked_for_and_not_known_is_named(
@@ -221,21 +221,21 @@ def test_a_weight_that_is_asked_for_and_not_known_is_named(
 ) -> None:
     module = install_double(monkeypatch)
     module.fused = {QUERY: [QUERY_BIAS]}
-    root = refittable(export)
-    live, record, manifest = opened(root)
-    values = refit_values(root, manifest, record, "one", None)
+    export_dir = refittable(export)
+    live, record, manifest = opened(export_dir)
+    values = refit_values(export_dir, manifest, record, "one", None)
     with pytest.raises(DeviceError, match=f"asks for the weight '{QUERY_BIAS}'"):
         live.use(values)
-    live.use(values, base_supply(root, record))
-    np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(root, "one"))
+    live.use(values, base_supply(export_dir, record))
+    np.testing.assert_array_equal(live.run(texts(2, 9))["logits"], logits(export_dir, "one"))
 
 
 def test_what_was_not_marked_is_refused(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = refittable(export)
-    live, _, _ = opened(root)
+    export_dir = refittable(export)
+    live, _, _ = opened(export_dir)
     name = "roberta.encoder.layer.0.attention.self.key.weight"
     with pytest.raises(DeviceError, match=f"'{name}' of the engine was not marked") as error:
         live.use({name: np.zeros((32, 32), np.float32)})
@@ -250,59 +250,59 @@ def test_an_adapter_that_the_export_does_not_hold(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tiny: TinyModels
 ) -> None:
     install_double(monkeypatch)
-    root = refittable(export)
+    export_dir = refittable(export)
     base = tiny.base("roberta", "text-classification")
     folder = tiny.adapter(base, r=4, seed=1)  # the same as "one", under another name
-    engines.refit(root, TARGET, "three", source=AdapterSpec(source=str(folder)))
-    plan = trt_version(root, "three")
+    engines.refit(export_dir, TARGET, "three", source=AdapterSpec(source=str(folder)))
+    plan = trt_version(export_dir, "three")
     assert read_engine_record(plan).onnx.keys() == {"base.onnx"}
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     from lora_export.ondevice.trt.plan_opening import open_plan
 
-    relative = plan.relative_to(root).as_posix()
+    relative = plan.relative_to(export_dir).as_posix()
     with open_plan(
-        root, relative, sha256=manifest.files, fingerprint=manifest.base.fingerprint
+        export_dir, relative, sha256=manifest.files, fingerprint=manifest.base.fingerprint
     ) as runner:
         found = runner.run(texts(2, 9))["logits"]
-    np.testing.assert_allclose(found, logits(root, "one"), atol=1e-6)
+    np.testing.assert_allclose(found, logits(export_dir, "one"), atol=1e-6)
     with pytest.raises(UnsupportedError, match="has a graph 'one'"):
-        engines.refit(root, TARGET, "one", source=AdapterSpec(source=str(folder)))
+        engines.refit(export_dir, TARGET, "one", source=AdapterSpec(source=str(folder)))
 
 
 def test_an_adapter_beyond_the_marked_weights_is_refused(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tiny: TinyModels
 ) -> None:
     install_double(monkeypatch)
-    root = refittable(export)
+    export_dir = refittable(export)
     base = tiny.base("roberta", "text-classification")
     wider = tiny.adapter(base, target_modules=["query", "key"], seed=5)
     with pytest.raises(
         UnsupportedError, match=r"changes 'roberta\.encoder\.layer\.0\..*key\.weight'"
     ):
-        engines.refit(root, TARGET, "wider", source=AdapterSpec(source=str(wider)))
-    assert list((root / "engines").glob("wider.*")) == []
+        engines.refit(export_dir, TARGET, "wider", source=AdapterSpec(source=str(wider)))
+    assert list((export_dir / "engines").glob("wider.*")) == []
 
 
 def test_refit_of_what_is_not_there_or_not_refittable(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_double(monkeypatch)
-    root = export("merged")
+    export_dir = export("merged")
     with pytest.raises(LoraExportError, match="no build record"):
-        engines.refit(root, TARGET, "one")
+        engines.refit(export_dir, TARGET, "one")
     with pytest.raises(AdapterError, match="has no adapter 'nine'"):
-        engines.refit(root, TARGET, "nine")
-    engines.build(root, TARGET, graphs=["base"], options=EngineOptions(refit=True))
-    path = trt_version(root).with_suffix(".json")
+        engines.refit(export_dir, TARGET, "nine")
+    engines.build(export_dir, TARGET, graphs=["base"], options=EngineOptions(refit=True))
+    path = trt_version(export_dir).with_suffix(".json")
     table = json.loads(path.read_text())
     del table["refit"][QUERY]["shape"]
     path.write_text(json.dumps(table))
     with pytest.raises(LoraExportError, match=r"is damaged: refit\..*shape") as error:
-        engines.refit(root, TARGET, "one")
+        engines.refit(export_dir, TARGET, "one")
     assert error.value.exit_code == 3
-    engines.build(root, TARGET, graphs=["base"])
+    engines.build(export_dir, TARGET, graphs=["base"])
     with pytest.raises(UnsupportedError, match="was not built to be refitted"):
-        engines.refit(root, TARGET, "one")
+        engines.refit(export_dir, TARGET, "one")
 
 
 def test_a_plan_without_weights_is_refitted_into_one_that_has_them(
@@ -310,31 +310,37 @@ def test_a_plan_without_weights_is_refitted_into_one_that_has_them(
 ) -> None:
     """TensorRT serializes an engine that was built without weights without them, unless told."""
     install_double(monkeypatch)
-    root = export("merged")
-    engines.build(root, TARGET, options=EngineOptions(refit=True, strip_weights=True))
-    assert {"STRIP_PLAN", "REFIT_INDIVIDUAL"} <= set(read_engine_record(trt_version(root)).flags)
-    engines.refit(root, TARGET, "one")
-    assert read_engine_record(trt_version(root, "one")).settings["strip_weights"] is False
+    export_dir = export("merged")
+    engines.build(export_dir, TARGET, options=EngineOptions(refit=True, strip_weights=True))
+    assert {"STRIP_PLAN", "REFIT_INDIVIDUAL"} <= set(
+        read_engine_record(trt_version(export_dir)).flags
+    )
+    engines.refit(export_dir, TARGET, "one")
+    assert read_engine_record(trt_version(export_dir, "one")).settings["strip_weights"] is False
     for name in ("one", "base"):
-        with open_trt(root, read_manifest(root), name, TARGET) as graph:
-            np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(root, name))
+        with open_trt(export_dir, read_manifest(export_dir), name, TARGET) as graph:
+            np.testing.assert_array_equal(
+                graph.run(texts(2, 9))["logits"], logits(export_dir, name)
+            )
 
 
 def test_a_head_that_only_adapters_bring_is_put_into_the_engine(
     monkeypatch: pytest.MonkeyPatch, tiny: TinyModels, tmp_path: Path
 ) -> None:
     install_double(monkeypatch)
-    task, root = "text-classification", tmp_path / "out"
+    task, export_dir = "text-classification", tmp_path / "out"
     base = tiny.base("roberta", "feature-extraction")
     adapters = {"one": tiny.adapter(base, seed=1), "two": tiny.adapter(base, seed=2)}
-    build(base, adapters, root, task=task)
-    assert read_manifest(root).graphs["base"].missing
+    build(base, adapters, export_dir, task=task)
+    assert read_manifest(export_dir).graphs["base"].missing
     with pytest.raises(UnsupportedError, match="'base' has no values for 'classifier"):
-        engines.build(root, TARGET, graphs=["base"])
-    engines.build(root, TARGET, options=EngineOptions(refit=True))
+        engines.build(export_dir, TARGET, graphs=["base"])
+    engines.build(export_dir, TARGET, options=EngineOptions(refit=True))
     for name in ("one", "two"):
-        engines.refit(root, TARGET, name)
-        with open_trt(root, read_manifest(root), name, TARGET) as graph:
-            np.testing.assert_array_equal(graph.run(texts(2, 9))["logits"], logits(root, name))
+        engines.refit(export_dir, TARGET, name)
+        with open_trt(export_dir, read_manifest(export_dir), name, TARGET) as graph:
+            np.testing.assert_array_equal(
+                graph.run(texts(2, 9))["logits"], logits(export_dir, name)
+            )
     with pytest.raises(UnsupportedError, match="'base' has no values for 'classifier"):
-        open_trt(root, read_manifest(root), "base", TARGET)
+        open_trt(export_dir, read_manifest(export_dir), "base", TARGET)

@@ -51,23 +51,23 @@ def rtx(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def merged(rtx: Any, export: Callable[[str], Path]) -> Path:
     """An export with the engines of its two adapters and of the base."""
-    root = export("merged")
-    engines.build(root, RTX, graphs=["base", "one", "two"], options=OPTIONS)
+    export_dir = export("merged")
+    engines.build(export_dir, RTX, graphs=["base", "one", "two"], options=OPTIONS)
     assert rtx.compiled == 0
-    return root
+    return export_dir
 
 
-def run(root: Path, graph: str = "one", *shapes: tuple[int, int], **options: Any) -> Any:
+def run(export_dir: Path, graph: str = "one", *shapes: tuple[int, int], **options: Any) -> Any:
     """Open an engine and run it; return the last logits."""
     found = None
-    with open_trt(root, read_manifest(root), graph, RTX, **options) as opened:
+    with open_trt(export_dir, read_manifest(export_dir), graph, RTX, **options) as opened:
         for shape in shapes or ((2, 9),):
             found = opened.run(texts(*shape))["logits"]
     return found
 
 
-def kernels(root: Path, graph: str = "one") -> Path:
-    (file,) = (root / "engines").glob(f"{graph}.*.cache")
+def kernels(export_dir: Path, graph: str = "one") -> Path:
+    (file,) = (export_dir / "engines").glob(f"{graph}.*.cache")
     return file
 
 
@@ -80,13 +80,13 @@ def test_engines_compute_what_the_graphs_do(rtx: Any, merged: Path) -> None:
 
 
 def test_adapters_of_a_swappable_engine_take_turns(rtx: Any, export: Callable[[str], Path]) -> None:
-    root = export("swappable")
-    engines.build(root, RTX, options=OPTIONS)
-    manifest, feeds = read_manifest(root), texts(2, 9)
-    reference = OrtRunner(root / "swappable.onnx")
-    with open_trt(root, manifest, "swappable", RTX) as graph:
+    export_dir = export("swappable")
+    engines.build(export_dir, RTX, options=OPTIONS)
+    manifest, feeds = read_manifest(export_dir), texts(2, 9)
+    reference = OrtRunner(export_dir / "swappable.onnx")
+    with open_trt(export_dir, manifest, "swappable", RTX) as graph:
         for name in ("one", "two", "one"):
-            pack = read_pack(root, manifest, name)
+            pack = read_pack(export_dir, manifest, name)
             expected = reference.with_adapter(pack).run(feeds)["logits"]
             np.testing.assert_allclose(
                 graph.with_adapter(pack).run(feeds)["logits"], expected, atol=1e-5
@@ -96,9 +96,9 @@ def test_adapters_of_a_swappable_engine_take_turns(rtx: Any, export: Callable[[s
 
 @pytest.mark.parametrize("kind", ["decoder", "pair"])
 def test_decoders_are_opened(rtx: Any, export: Callable[[str], Path], kind: str) -> None:
-    root = export(kind)
-    engines.build(root, RTX, options=OPTIONS)
-    with open_trt(root, read_manifest(root), "one", RTX) as graph:
+    export_dir = export(kind)
+    engines.build(export_dir, RTX, options=OPTIONS)
+    with open_trt(export_dir, read_manifest(export_dir), "one", RTX) as graph:
         assert graph.outputs
     assert rtx.compiled == (2 if kind == "pair" else 1)
 
@@ -264,25 +264,25 @@ def test_engines_are_timed_beside_the_graphs(rtx: Any, merged: Path) -> None:
 
 def test_a_base_without_a_head_is_not_timed(rtx: Any, tiny: TinyModels, tmp_path: Path) -> None:
     """It has no engine: the adapter's is compared with the graph, and with nothing else."""
-    task, root = "text-classification", tmp_path / "out"
+    task, export_dir = "text-classification", tmp_path / "out"
     base = tiny.base("roberta", "feature-extraction")
-    build(base, {"one": tiny.adapter(base, seed=1)}, root, task=task)
-    engines.build(root, RTX, options=OPTIONS)
-    found = benchmark.bench(root, runners=["rtx", "ort-cpu"], **QUICK).report
+    build(base, {"one": tiny.adapter(base, seed=1)}, export_dir, task=task)
+    engines.build(export_dir, RTX, options=OPTIONS)
+    found = benchmark.bench(export_dir, runners=["rtx", "ort-cpu"], **QUICK).report
     assert list(found.cells[0].times) == ["rtx:one", "ort-cpu:base", "ort-cpu:one"]
     over = {(row.subject, row.over) for row in found.cells[0].ratios}
     assert ("ort-cpu:one", "rtx:one") in over
     assert not any("rtx:base" in pair for pair in over)
     with pytest.raises(UsageError, match="nothing to judge: the base has no engine"):
-        benchmark.bench(root, runners=["rtx"], max_ratio=1.05, **QUICK)
+        benchmark.bench(export_dir, runners=["rtx"], max_ratio=1.05, **QUICK)
     assert rtx.compiled
 
 
 def test_a_pair_of_engines_is_not_timed(rtx: Any, export: Callable[[str], Path]) -> None:
-    root = export("pair")
-    engines.build(root, RTX, options=OPTIONS)
+    export_dir = export("pair")
+    engines.build(export_dir, RTX, options=OPTIONS)
     with pytest.raises(UnsupportedError, match="are two, an encoder's and a decoder's"):
-        benchmark.bench(root, runners=["rtx"], **QUICK)
+        benchmark.bench(export_dir, runners=["rtx"], **QUICK)
     assert rtx.compiled == 0
 
 
@@ -298,16 +298,16 @@ def test_a_library_without_a_cache_is_told(
 def test_bench_says_what_is_missing(
     rtx: Any, export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    root = export("merged")
-    result = call(capsys, "bench", root, "--runner", "rtx")
+    export_dir = export("merged")
+    result = call(capsys, "bench", export_dir, "--runner", "rtx")
     assert result.code == 2
     assert "no engine of 'base' for TensorRT for RTX" in result.message
     assert "lora-export build EXPORT --target rtx --graph base" in result.message
     rtx.cudart.devices = 0
-    result = call(capsys, "bench", root, "--runner", "rtx")
+    result = call(capsys, "bench", export_dir, "--runner", "rtx")
     assert (result.code, "finds no CUDA device" in result.message) == (7, True)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    result = call(capsys, "bench", root, "--runner", "rtx")
+    result = call(capsys, "bench", export_dir, "--runner", "rtx")
     assert result.code == 7
     assert "pip install 'tensorrt-rtx-cu12>=1.7,<2'" in result.message
 
@@ -320,9 +320,9 @@ def test_the_real_library_judges_its_engines(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says why it cannot: here there is no driver, so that only a double of CUDA lets us ask."""
-    root = export("merged")
-    engines.build(root, RTX, graphs=["one"], options=OPTIONS)
-    (plan,) = (root / "engines").glob("one.*.plan")
+    export_dir = export("merged")
+    engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
+    (plan,) = (export_dir / "engines").glob("one.*.plan")
     install_double(monkeypatch)  # of TensorRT, which is not used, and of CUDA
     from lora_export.ondevice.trt.api import Log, import_library
     from lora_export.ondevice.trt.plan_loading import deserialize

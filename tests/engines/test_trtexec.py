@@ -43,29 +43,29 @@ def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_builds_what_the_api_builds(
     export: Callable[[str], Path], capsys: Any, called: Path, *, name: str, graph: str
 ) -> None:
-    root = export(name)
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", graph, "--trtexec")
+    export_dir = export(name)
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", graph, "--trtexec")
     assert result.code == 0, result.err
     assert (
         "by the library 'tensorrt-double' 10.3.0 on Orin (double): TensorRT did not run"
         in result.out
     )
-    record = read_engine_record(trt_version(root, graph))
+    record = read_engine_record(trt_version(export_dir, graph))
     assert (record.tool, record.library) == ("trtexec", "tensorrt-double")
     assert record.command is not None
     assert record.command[1:] == json.loads(called.read_text())[1:]
     assert "--stronglyTyped" in record.flags
     assert record.outputs["logits"].dtype == "float32"
-    assert stagings(root) == []
-    assert not list(root.glob(".lora-export-*"))
-    with open_trt(root, read_manifest(root), graph, TARGET) as opened:
+    assert stagings(export_dir) == []
+    assert not list(export_dir.glob(".lora-export-*"))
+    with open_trt(export_dir, read_manifest(export_dir), graph, TARGET) as opened:
         feeds = texts(2, 9)
-        expected = OrtRunner(root / ("base.onnx" if name == "swappable" else "one.onnx"))
+        expected = OrtRunner(export_dir / ("base.onnx" if name == "swappable" else "one.onnx"))
         found = opened.run(feeds)["logits"]
         np.testing.assert_allclose(found, expected.run(feeds)["logits"], atol=1e-6)
     timing = f"engines/{TARGET}.trt10.3.0.timing"
-    assert (root / timing).read_bytes() == b"timings"
-    assert timing in manifest_of(root)["files"]
+    assert (export_dir / timing).read_bytes() == b"timings"
+    assert timing in manifest_of(export_dir)["files"]
 
 
 @pytest.mark.parametrize("library", ["tensorrt-double", "tensorrt"])
@@ -81,10 +81,10 @@ def test_the_record_names_the_library_that_trtexec_is_of(  # noqa: PLR0917
         program = called.parent / "bin" / "trtexec"
         line = program.read_text().replace("exec ", "").rstrip()
         program.write_text(f"{line} | sed s/TensorRT-double/TensorRT/\n")
-    root = export("merged")
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    export_dir = export("merged")
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one", "--trtexec")
     assert result.code == 0, result.err
-    record = read_engine_record(trt_version(root, "one"))
+    record = read_engine_record(trt_version(export_dir, "one"))
     assert (record.library, record.tensorrt) == (library, "10.3.0")
 
 
@@ -92,20 +92,20 @@ def test_a_build_that_fails_leaves_nothing(
     export: Callable[[str], Path], capsys: Any, called: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRTEXEC_FAILS", "1")
-    root = export("merged")
-    before = snapshot(root)
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    export_dir = export("merged")
+    before = snapshot(export_dir)
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one", "--trtexec")
     assert result.code == 1
     assert "the build broke off" in result.message
     assert "Run it by hand: " in result.message
-    assert snapshot(root) == before
+    assert snapshot(export_dir) == before
 
 
 def test_weights_are_not_marked_one_by_one(
     export: Callable[[str], Path], capsys: Any, called: Path
 ) -> None:
-    root = export("merged")
-    result = call(capsys, "build", root, "--target", TARGET, "--refit", "--trtexec")
+    export_dir = export("merged")
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--refit", "--trtexec")
     assert result.code == 2
     assert "all weights of an engine refittable, or none" in result.message
     assert not called.exists()
@@ -123,14 +123,14 @@ def test_it_is_not_there(
 def test_several_profiles_are_numbered(
     export: Callable[[str], Path], capsys: Any, called: Path
 ) -> None:
-    root = export("decoder")
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    export_dir = export("decoder")
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one", "--trtexec")
     assert result.code == 0, result.err
     assert [each for each in json.loads(called.read_text()) if each.startswith("--profile=")] == [
         "--profile=0",
         "--profile=1",
     ]
-    with open_trt(root, read_manifest(root), "one", TARGET) as opened:
+    with open_trt(export_dir, read_manifest(export_dir), "one", TARGET) as opened:
         prefill, step = opened.runner.profiles
         assert (prefill["input_ids"].max[1], step["input_ids"].max[1]) == (160, 1)
 
@@ -140,9 +140,9 @@ def test_a_program_that_cannot_be_started_is_named(
 ) -> None:
     program = called.parent / "bin" / "trtexec"
     program.write_bytes(b"\x7fELF of another machine")
-    root = export("merged")
-    before = snapshot(root)
-    result = call(capsys, "build", root, "--target", TARGET, "--graph", "one", "--trtexec")
+    export_dir = export("merged")
+    before = snapshot(export_dir)
+    result = call(capsys, "build", export_dir, "--target", TARGET, "--graph", "one", "--trtexec")
     assert result.code == 1
     assert f"{program} cannot be started: Exec format error" in result.message
-    assert snapshot(root) == before
+    assert snapshot(export_dir) == before

@@ -107,7 +107,7 @@ def variants(kind: str) -> dict[str, dict[str, Any]]:
 class Built:
     """An export that holds the adapter ``name``, and what it was made from."""
 
-    root: Path
+    export_dir: Path
     base: Path
     adapter: Path
     manifest: Manifest
@@ -153,7 +153,7 @@ def params() -> Iterator[Any]:
 def test_the_merged_graph_holds_what_peft_merges(case, name, built):
     export = built(case, name)
     expected = peft_merge(export.base, export.adapter, case.task)
-    found = read_graph(export.root, name)
+    found = read_graph(export.export_dir, name)
     assert len(found) > 10
     dtype = by_name(case.dtype)
     for parameter, values in found.items():
@@ -176,8 +176,8 @@ def test_the_merged_graph_holds_what_peft_merges(case, name, built):
 @pytest.mark.parametrize(("case", "name"), list(params()))
 def test_the_adapters_file_holds_what_changed_and_nothing_else(case, name, built):
     export = built(case, name)
-    stored = load_file(export.root / "weights" / f"{name}.safetensors")
-    merged, base = read_graph(export.root, name), read_graph(export.root, "base")
+    stored = load_file(export.export_dir / "weights" / f"{name}.safetensors")
+    merged, base = read_graph(export.export_dir, name), read_graph(export.export_dir, "base")
     changed = {key for key, value in merged.items() if value.tobytes() != base[key].tobytes()}
     assert changed == set(stored)
     record = export.manifest.adapters[name]
@@ -191,9 +191,9 @@ def test_the_adapters_file_holds_what_changed_and_nothing_else(case, name, built
 def test_the_base_graph_holds_the_checkpoint_bit_for_bit(case, built):
     export = built(case)
     checkpoint = load_file(export.base / "model.safetensors")
-    manifest = read_manifest(export.root)
+    manifest = read_manifest(export.export_dir)
     missing = set(manifest.graphs["base"].missing)
-    held = read_graph(export.root, "base")
+    held = read_graph(export.export_dir, "base")
     seen = 0
     for name, (use,) in manifest.parameters.items():
         if use.initializer in missing:

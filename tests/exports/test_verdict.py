@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 ADAPTER = "support-intents"
 
 
-def judged(root: Path, **losses: str | None) -> Manifest:
+def judged(export_dir: Path, **losses: str | None) -> Manifest:
     """Return a manifest whose graphs all passed parity, with these verdicts on their losses."""
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     graphs = {
         name: each.model_copy(
             update={"verification": "pass", "loss": losses.get(name.replace("-", "_"))}
@@ -32,7 +32,7 @@ def judged(root: Path, **losses: str | None) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def export_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_showcase(tmp_path_factory.mktemp("verdict") / "out")
 
 
@@ -41,13 +41,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [(None, "pass"), ("ungated", "pass"), ("pass", "pass"), ("ambiguous",) * 2, ("fail",) * 2],
 )
 def test_a_loss_past_its_limit_is_the_verdict_of_the_export(
-    root: Path, loss: str | None, verdict: str
+    export_dir: Path, loss: str | None, verdict: str
 ) -> None:
-    assert verdict_of(judged(root, support_intents=loss, base="ungated")) == verdict
+    assert verdict_of(judged(export_dir, support_intents=loss, base="ungated")) == verdict
 
 
-def test_what_lost_too_much_is_neither_bundled_nor_served_by_name(root: Path) -> None:
-    manifest = judged(root, support_intents="fail", base="pass")
+def test_what_lost_too_much_is_neither_bundled_nor_served_by_name(export_dir: Path) -> None:
+    manifest = judged(export_dir, support_intents="fail", base="pass")
     assert drowned(manifest) == (ADAPTER,)
     with pytest.raises(ParityError, match=f"quantization loses too much: {ADAPTER}") as caught:
         require_verified(manifest, allow_failed=False)
@@ -56,4 +56,4 @@ def test_what_lost_too_much_is_neither_bundled_nor_served_by_name(root: Path) ->
     with pytest.raises(AdapterError, match="lost more by quantization"):
         require_servable(manifest, ADAPTER)
     require_servable(manifest, "billing_intents")
-    require_verified(judged(root), allow_failed=False)
+    require_verified(judged(export_dir), allow_failed=False)

@@ -55,10 +55,10 @@ def build(
     return merge_and_build(make_recipe(table, folder=Path("/")))
 
 
-def read_graph(root: Path, graph: str) -> dict[str, np.ndarray]:
+def read_graph(export_dir: Path, graph: str) -> dict[str, np.ndarray]:
     """Return each parameter of a graph in the model's layout, as the graph's file points at it."""
-    manifest = read_manifest(root)
-    model = onnx.load(root / manifest.graphs[graph].onnx)
+    manifest = read_manifest(export_dir)
+    model = onnx.load(export_dir / manifest.graphs[graph].onnx)
     values = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     found: dict[str, np.ndarray] = {}
     for uses in manifest.parameters.values():
@@ -89,12 +89,12 @@ def merged_by_peft(
         return model_values(wrapped.merge_and_unload())
 
 
-def file_hashes(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below `root`, locks left out."""
+def file_hashes(export_dir: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file below `export_dir`, locks left out."""
     from lora_export.core.files import sha256_of_file
 
     return {
-        path.relative_to(root).as_posix(): sha256_of_file(path)
-        for path in sorted(root.rglob("*"))
+        path.relative_to(export_dir).as_posix(): sha256_of_file(path)
+        for path in sorted(export_dir.rglob("*"))
         if path.is_file() and not path.name.startswith(".lora")
     }

@@ -53,12 +53,12 @@ def old_python() -> str | None:
 
 
 def run_bundle(
-    root: Path, *arguments: str, site: Path | None = None, python: str = sys.executable
+    bundle_dir: Path, *arguments: str, site: Path | None = None, python: str = sys.executable
 ) -> subprocess.CompletedProcess[str]:
     """Run the entry point of an unpacked bundle, from a folder that is not its own.
 
     Args:
-        root: The bundle.
+        bundle_dir: The bundle, unpacked.
         arguments: For ``run.py``.
         site: The packages that it has; without one those of `python`.
         python: The interpreter; with a site it does without its own packages.
@@ -66,8 +66,8 @@ def run_bundle(
     bare = ["-S"] if site is not None else ["-I"]
     paths = {} if site is None else {"PYTHONPATH": str(site)}
     return subprocess.run(
-        [python, *bare, str(root / "run.py"), *arguments],
-        cwd=root.parent,
+        [python, *bare, str(bundle_dir / "run.py"), *arguments],
+        cwd=bundle_dir.parent,
         env={"PATH": os.environ["PATH"], **paths},
         capture_output=True,
         text=True,
@@ -130,13 +130,13 @@ def rewritten(
     return other
 
 
-def read_report(root: Path, runtime: str = "onnxruntime") -> dict[str, Any]:
+def read_report(bundle_dir: Path, runtime: str = "onnxruntime") -> dict[str, Any]:
     """Return the report that a run left in a bundle."""
-    table: dict[str, Any] = json.loads((root / f"report.{runtime}.json").read_text("utf-8"))
+    table: dict[str, Any] = json.loads((bundle_dir / f"report.{runtime}.json").read_text("utf-8"))
     return table
 
 
-def copied(root: Path, folder: Path) -> Path:
+def copied(bundle_dir: Path, folder: Path) -> Path:
     """Return a copy of a bundle that may be spoiled."""
-    shutil.copytree(root, folder)
+    shutil.copytree(bundle_dir, folder)
     return folder

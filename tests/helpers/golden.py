@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["write_golden"]
 
 
-def write_golden(root: Path, graph: str, golden: Golden) -> str:
+def write_golden(export_dir: Path, graph: str, golden: Golden) -> str:
     """Write the golden file of a graph; return its SHA-256."""
-    path, data = root / golden_file(graph), golden_bytes(golden)
+    path, data = export_dir / golden_file(graph), golden_bytes(golden)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return sha256(data).hexdigest()

@@ -37,17 +37,17 @@ _METRICS: Final = {
 }  # fmt: skip
 
 
-def save_showcase(root: Path) -> Path:
+def save_showcase(export_dir: Path) -> Path:
     """Write the export; return its folder."""
-    root.mkdir(parents=True)
+    export_dir.mkdir(parents=True)
     chance = random.Random(4)
     for folder in ("weights", "reports", "hf"):
-        (root / folder).mkdir()
-    (root / "weights/base.safetensors").write_bytes(bytes(900_000))
-    (root / "base.onnx").write_bytes(bytes(90_000))
+        (export_dir / folder).mkdir()
+    (export_dir / "weights/base.safetensors").write_bytes(bytes(900_000))
+    (export_dir / "base.onnx").write_bytes(bytes(90_000))
     for name in _VERDICTS:
-        (root / f"{name}.onnx").write_bytes(bytes(90_000))
-        (root / f"weights/{name}.safetensors").write_bytes(bytes(60_000))
+        (export_dir / f"{name}.onnx").write_bytes(bytes(90_000))
+        (export_dir / f"weights/{name}.safetensors").write_bytes(bytes(60_000))
     reports = {
         "parity": {"environment": _environment(), "graphs": _parity()},
         "latency": {"environment": _environment(), "graphs": _latency(chance)},
@@ -56,14 +56,14 @@ def save_showcase(root: Path) -> Path:
         "quantization": {"environment": _environment(), "graphs": _quantization(chance)},
     }
     for name, report in reports.items():
-        (root / f"reports/{name}.json").write_text(json.dumps(report, indent=1))
+        (export_dir / f"reports/{name}.json").write_text(json.dumps(report, indent=1))
     files = {
-        path.relative_to(root).as_posix(): sha256_of_file(path)
-        for path in sorted(root.rglob("*"))
+        path.relative_to(export_dir).as_posix(): sha256_of_file(path)
+        for path in sorted(export_dir.rglob("*"))
         if path.is_file()
     }
-    write_manifest(root, _manifest(files))
-    return root
+    write_manifest(export_dir, _manifest(files))
+    return export_dir
 
 
 def _manifest(files: dict[str, str]) -> Manifest:

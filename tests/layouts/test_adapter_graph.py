@@ -31,8 +31,8 @@ def export(tiny, tmp_path_factory):
         "mnli": tiny.adapter(base, seed=41, labels_count=3, use_dora=True),
         "sst2": tiny.adapter(base, seed=42, labels_count=2, r=7, use_rslora=True),
     }
-    root = tmp_path_factory.mktemp("heads") / "out"
-    return build(base, adapters, root, mode="swappable", task=TASK).output
+    export_dir = tmp_path_factory.mktemp("heads") / "out"
+    return build(base, adapters, export_dir, mode="swappable", task=TASK).output
 
 
 @pytest.mark.parametrize(("name", "width"), [("mnli", 3), ("sst2", 2)])

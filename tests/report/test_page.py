@@ -58,9 +58,9 @@ STRUCTURE = """
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    root = save_showcase(tmp_path_factory.mktemp("report") / "out")
-    write_report(root)
-    return root
+    export_dir = save_showcase(tmp_path_factory.mktemp("report") / "out")
+    write_report(export_dir)
+    return export_dir
 
 
 REASONS = """(() => {
@@ -149,9 +149,9 @@ def test_the_same_facts_give_the_same_bytes(export, tmp_path):
 
 
 def test_an_export_without_reports_has_a_page(tmp_path):
-    root = save_showcase(tmp_path / "out")
-    for path in (root / "reports").iterdir():
+    export_dir = save_showcase(tmp_path / "out")
+    for path in (export_dir / "reports").iterdir():
         path.unlink()
-    text = parsed(page(read_facts(root)))[1]
+    text = parsed(page(read_facts(export_dir)))[1]
     assert "not verified" in text
     assert "Latency" not in text

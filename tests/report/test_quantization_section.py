@@ -28,17 +28,17 @@ def showcase(tmp_path):
     return save_showcase(tmp_path / "out")
 
 
-def with_rows(root, rows):
+def with_rows(export_dir, rows):
     """Replace the report on quantization; return the facts."""
     content = report_bytes(QuantizationReport(graphs=rows))
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         graphs = {
             name: each.model_copy(update={"loss": rows[name].verdict if name in rows else None})
             for name, each in manifest.graphs.items()
         }
         updated = manifest.model_copy(update={"graphs": graphs})
-        replace_files(root, manifest, updated, {"reports/quantization.json": content})
-    return read_facts(root)
+        replace_files(export_dir, manifest, updated, {"reports/quantization.json": content})
+    return read_facts(export_dir)
 
 
 def layer(**figures) -> LayerLossRow:

@@ -76,11 +76,11 @@ def test_greedy_tokens_of_a_padded_batch_are_those_of_transformers_alone(
 def test_graph_without_a_cache_is_refused_before_anything_is_printed(
     tiny: TinyModels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False).output
+    export_dir = build(tiny.base("gpt2", TASK), {}, tmp_path / "out", cache=False).output
     with pytest.raises(UnsupportedError, match="no cache"):
-        OrtDecoder(OrtRunner(root / "base.onnx"))
-    save_tiny_tokenizer(root / "hf")
-    refused = call(capsys, "generate", root, "--prompt", "w5 w9")
+        OrtDecoder(OrtRunner(export_dir / "base.onnx"))
+    save_tiny_tokenizer(export_dir / "hf")
+    refused = call(capsys, "generate", export_dir, "--prompt", "w5 w9")
     assert (refused.code, refused.out) == (4, "")
     assert "no cache" in refused.err
 

@@ -43,25 +43,25 @@ def verified(base, adapter, tmp_path_factory):
 
 
 @pytest.fixture
-def root(verified, tmp_path):
+def export_dir(verified, tmp_path):
     return shutil.copytree(verified, tmp_path / "out")
 
 
-def tamper(root: Path, name: str, change) -> None:
+def tamper(export_dir: Path, name: str, change) -> None:
     """Change the values of a weight file in place, and its hash in the manifest."""
     from lora_export.core.files import sha256_of_file
     from lora_export.core.safetensors_file import read_header
 
-    path = root / "weights" / f"{name}.safetensors"
+    path = export_dir / "weights" / f"{name}.safetensors"
     raw = bytearray(path.read_bytes())
     values = load_file(path)
     for key, tensor in read_header(path)[0].items():
         new = np.ascontiguousarray(change(key, values[key]).astype(values[key].dtype))
         raw[tensor.start_bytes : tensor.start_bytes + new.nbytes] = new.tobytes()
     path.write_bytes(bytes(raw))
-    with edit_manifest(root) as manifest:
+    with edit_manifest(export_dir) as manifest:
         files = {**manifest.files, f"weights/{name}.safetensors": sha256_of_file(path)}
-        write_manifest(root, manifest.model_copy(update={"files": files}))
+        write_manifest(export_dir, manifest.model_copy(update={"files": files}))
 
 
 def row(outcome, name: str = "one") -> dict[str, Any]:
@@ -113,62 +113,62 @@ WRONG = {
 @pytest.mark.parametrize(
     ("what", "against"), [*((what, "golden") for what in WRONG), ("a delta of nine tenths", "base")]
 )
-def test_a_wrong_merge_fails(what, against, root, base):
-    stored = load_file(root / "weights/base.safetensors")
+def test_a_wrong_merge_fails(what, against, export_dir, base):
+    stored = load_file(export_dir / "weights/base.safetensors")
 
     def change(key, values):
         if "query" not in key:
             return values
         return WRONG[what](values.astype(np.float64), stored[key].astype(np.float64))
 
-    tamper(root, "one", change)
-    outcome = verify(root, base=base if against == "base" else None)
+    tamper(export_dir, "one", change)
+    outcome = verify(export_dir, base=base if against == "base" else None)
     assert row(outcome)["verdict"] == "fail"
     assert row(outcome, "base")["verdict"] == "pass"
     assert outcome.exit_code() == 5
-    assert read_manifest(root).graphs["one"].verification == "fail"
+    assert read_manifest(export_dir).graphs["one"].verification == "fail"
 
 
 @pytest.mark.parametrize("against", ["base", "golden"])
-def test_a_right_graph_passes_again(against, root, base):
-    outcome = verify(root, base=base if against == "base" else None, seed=0)
+def test_a_right_graph_passes_again(against, export_dir, base):
+    outcome = verify(export_dir, base=base if against == "base" else None, seed=0)
     assert row(outcome)["verdict"] == "pass"
     assert ("golden" in row(outcome)["against"]) == (against == "golden")
 
 
-def test_a_file_that_changed_is_refused_before_anything_runs(root, base):
-    path = root / "weights/one.safetensors"
+def test_a_file_that_changed_is_refused_before_anything_runs(export_dir, base):
+    path = export_dir / "weights/one.safetensors"
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(bytes(raw))
     with pytest.raises(ExportDirectoryError, match=r"weights/one\.safetensors"):
-        verify(root, base=base)
+        verify(export_dir, base=base)
 
 
-def test_a_changed_adapter_is_not_taken_for_the_one_that_was_merged(root, base, tiny):
+def test_a_changed_adapter_is_not_taken_for_the_one_that_was_merged(export_dir, base, tiny):
     other = tiny.adapter(base, seed=99)
     with pytest.raises(AdapterError, match="not the adapter that was merged"):
-        verify(root, base=base, adapters=[AdapterSpec(name="one", source=str(other))])
+        verify(export_dir, base=base, adapters=[AdapterSpec(name="one", source=str(other))])
 
 
 def test_an_adapter_that_is_gone_is_asked_for(base, tiny, adapter, tmp_path):
     moved = shutil.copytree(adapter, tmp_path / "here")
-    root = build(base, {"one": moved}, tmp_path / "out").output
+    export_dir = build(base, {"one": moved}, tmp_path / "out").output
     moved.rename(tmp_path / "there")
     with pytest.raises(AdapterError, match="not at") as caught:
-        verify(root, base=base)
+        verify(export_dir, base=base)
     assert "--adapter one=" in (caught.value.hint or "")
     specs = [AdapterSpec(name="one", source=str(tmp_path / "there"))]
-    assert row(verify(root, base=base, adapters=specs))["verdict"] == "pass"
+    assert row(verify(export_dir, base=base, adapters=specs))["verdict"] == "pass"
 
 
 def test_without_base_or_golden_outputs_it_is_unverified_and_says_so(base, adapter, tmp_path):
-    root = build(base, {"one": adapter}, tmp_path / "out").output
-    outcome = verify(root)
+    export_dir = build(base, {"one": adapter}, tmp_path / "out").output
+    outcome = verify(export_dir)
     assert row(outcome)["verdict"] == "unverified"
     assert "--base" in row(outcome)["reason"]
     assert outcome.exit_code() == 0
-    assert read_manifest(root).graphs["one"].verification == "unverified"
+    assert read_manifest(export_dir).graphs["one"].verification == "unverified"
 
 
 def test_a_reference_that_does_not_fit_in_memory_is_unverified_and_says_so(

@@ -105,21 +105,21 @@ def _digest(table: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def read_index(root: Path) -> Index:
+def read_index(bundle_dir: Path) -> Index:
     """Read the index of an unpacked bundle.
 
     Raises:
         BundleError: There is none, or it is not what was written.
         UnsupportedError: It was written by a newer version.
     """
-    path = root / INDEX_NAME
+    path = bundle_dir / INDEX_NAME
     try:
         if path.is_symlink():
             msg = f"{str(path)!r} is a link"
             raise BundleError(msg, hint=_AGAIN)
         data = read_file(path, INDEX_LIMIT_BYTES)
     except OSError as error:
-        msg = f"{str(root)!r} is not a bundle: {INDEX_NAME}: {reason_of(error)}"
+        msg = f"{str(bundle_dir)!r} is not a bundle: {INDEX_NAME}: {reason_of(error)}"
         raise BundleError(msg, hint="Make one with: lora-export bundle") from error
     return parse_index(data, str(path))
 
@@ -214,38 +214,38 @@ def _check_folders(where: str, files: Mapping[str, Member]) -> None:
                 raise BundleError(msg, hint=_AGAIN)
 
 
-def require_files(root: Path, index: Index, advance: Callable[[int], None]) -> None:
+def require_files(bundle_dir: Path, index: Index, advance: Callable[[int], None]) -> None:
     """Require that every file of an unpacked bundle is there, a plain file, with its SHA-256.
 
     Args:
-        root: The folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
         advance: Told how many bytes were compared.
 
     Raises:
         BundleError: A file is missing, is a link or no file, or differs.
     """
-    inside = real_path(root)
+    inside = real_path(bundle_dir)
     for name, member in index.files.items():
-        path = root / name
+        path, what = bundle_dir / name, f"{name!r} of {str(bundle_dir)!r}"
         if path.is_symlink() or not real_path(path).is_relative_to(inside):
-            msg = f"{name!r} of {str(root)!r} is a link, or lies behind one"
+            msg = f"{what} is a link, or lies behind one"
             raise BundleError(msg, hint=_AGAIN)
         try:
             size = require_file(path).st_size
         except OSError as error:
             absent = isinstance(error, FileNotFoundError)
-            what = "is missing" if absent else f"cannot be read: {reason_of(error)}"
-            msg = f"{name!r} of {str(root)!r} {what}"
+            why = "is missing" if absent else f"cannot be read: {reason_of(error)}"
+            msg = f"{what} {why}"
             raise BundleError(msg, hint=_AGAIN) from error
         if size != member.size_bytes:
-            msg = f"{name!r} of {str(root)!r} has {size} bytes, the index says {member.size_bytes}"
+            msg = f"{what} has {size} bytes, the index says {member.size_bytes}"
             raise BundleError(msg, hint=_AGAIN)
         with read_errors(repr(str(path))):
             found = sha256_of_file(path)
         if found != member.sha256:
             msg = (
-                f"{name!r} of {str(root)!r} is not the packed file: its SHA-256 is {found[:16]}…, "
+                f"{what} is not the packed file: its SHA-256 is {found[:16]}…, "
                 f"not {member.sha256[:16]}…"
             )
             raise BundleError(msg, hint=_AGAIN)

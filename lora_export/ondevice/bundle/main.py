@@ -44,11 +44,11 @@ _FEWEST_ROUNDS: Final = 10
 _INTERRUPTED: Final = 130
 
 
-def main(root: Path, arguments: list[str] | None = None) -> int:
-    """Run the entry point of the bundle in `root`; return the exit code."""
+def main(bundle_dir: Path, arguments: list[str] | None = None) -> int:
+    """Run the entry point of the bundle in `bundle_dir`; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(root, options)
+        return _run(bundle_dir, options)
     except LoraExportError as error:
         if options.debug:
             traceback.print_exc()
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(root: Path, options: argparse.Namespace) -> int:
+def _run(bundle_dir: Path, options: argparse.Namespace) -> int:
     if options.rounds is not None and options.rounds < _FEWEST_ROUNDS:
         msg = f"--rounds {options.rounds} is below {_FEWEST_ROUNDS}: no interval can be told"
         raise UsageError(msg)
@@ -96,25 +96,25 @@ def _run(root: Path, options: argparse.Namespace) -> int:
     if options.report is not None and options.report.is_dir():
         msg = f"--report {str(options.report)!r} is a folder"
         raise UsageError(msg, hint="Name a file in it.")
-    index = read_index(root)
+    index = read_index(bundle_dir)
     names = choose(index, options.only)
     _say(f"{index.name}: {len(index.files)} files, {index.size_bytes / 1e6:.1f} MB, for "
          f"{index.contents.target}")  # fmt: skip
-    require_files(root, index, lambda _: None)
+    require_files(bundle_dir, index, lambda _: None)
     if options.step == _FILES:
         _say("every file is what was packed")
         return 0
-    runtime = open_runtime(options.runtime, root, index, _say)
+    runtime = open_runtime(options.runtime, bundle_dir, index, _say)
     described = runtime.describe()
     _say(described["says"])
     report = make_report(
         index,
         described,
         engines=_engines(index, runtime, names, options.step),
-        parity=verify(root, index, runtime, names, _say) if _wants(options, _VERIFY) else {},
-        latency=_latency(root, index, runtime, names, options),
+        parity=verify(bundle_dir, index, runtime, names, _say) if _wants(options, _VERIFY) else {},
+        latency=_latency(bundle_dir, index, runtime, names, options),
     )
-    write_report(options.report or root / f"report.{runtime.label}.json", report)
+    write_report(options.report or bundle_dir / f"report.{runtime.label}.json", report)
     if options.json:
         write_report(Path("-"), report)
     else:
@@ -148,12 +148,16 @@ def _engines(
 
 
 def _latency(
-    root: Path, index: Index, runtime: Runtime, names: tuple[str, ...], options: argparse.Namespace
+    bundle_dir: Path,
+    index: Index,
+    runtime: Runtime,
+    names: tuple[str, ...],
+    options: argparse.Namespace,
 ) -> dict[str, LatencyCheck]:
     if not _wants(options, _LATENCY):
         return {}
     return measure(
-        root, index, runtime, names, _say, rounds=options.rounds, max_ratio=options.max_ratio
+        bundle_dir, index, runtime, names, _say, rounds=options.rounds, max_ratio=options.max_ratio
     )
 
 

@@ -105,13 +105,13 @@ class Runtime(Protocol):
 
 
 def open_runtime(
-    name: str | None, root: Path, index: Index, tell: Callable[[str], None]
+    name: str | None, bundle_dir: Path, index: Index, tell: Callable[[str], None]
 ) -> Runtime:
     """Return the runtime called `name`; without a name TensorRT where it is installed.
 
     Args:
         name: One of `RUNTIMES`.
-        root: The bundle's folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
         tell: Told what costs time.
 
@@ -126,30 +126,32 @@ def open_runtime(
         msg = f"the bundle {index.name!r} has no files that {name!r} runs"
         raise UnsupportedError(msg, hint=f"It is for: {', '.join(offered)}.")
     if len(offered) == 1:
-        return TrtRuntime(root, index, tell)
+        return TrtRuntime(bundle_dir, index, tell)
     if name is None:
         name = next((each for each in offered if importlib.util.find_spec(each)), None)
     if name is None:
         msg = "neither TensorRT nor ONNX Runtime is installed"
         hint = "On a Jetson TensorRT comes with JetPack (python3-libnvinfer); elsewhere: "
         raise MissingRuntimeError(msg, hint=f"{hint}pip install onnxruntime")
-    return TrtRuntime(root, index, tell) if name == TENSORRT else OrtRuntime(root, index)
+    return (
+        TrtRuntime(bundle_dir, index, tell) if name == TENSORRT else OrtRuntime(bundle_dir, index)
+    )
 
 
 class OrtRuntime:
     """ONNX Runtime on the CPU: the same comparison, and nothing that TensorRT does.
 
     Args:
-        root: The bundle's folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
     """
 
     label = _ONNXRUNTIME
     gates = False
 
-    def __init__(self, root: Path, index: Index) -> None:
+    def __init__(self, bundle_dir: Path, index: Index) -> None:
         self._version = onnxruntime_version()
-        self._root, self._graphs = root, index.contents.graphs
+        self._bundle_dir, self._graphs = bundle_dir, index.contents.graphs
 
     def describe(self) -> RuntimeRow:
         """Return the runtime's entry in a report."""
@@ -185,25 +187,25 @@ class OrtRuntime:
         if file is None:
             msg = f"the bundle does not hold the graph {stem!r}"
             raise UnsupportedError(msg, hint="Pack the bundle again.")
-        return OrtSession(self._root / file, exact=True)
+        return OrtSession(self._bundle_dir / file, exact=True)
 
 
 class TrtRuntime:
     """A library with TensorRT's API: engines are built on the device, or compiled there.
 
     Args:
-        root: The bundle's folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
         tell: Told, once each, what costs time.
     """
 
-    def __init__(self, root: Path, index: Index, tell: Callable[[str], None]) -> None:
+    def __init__(self, bundle_dir: Path, index: Index, tell: Callable[[str], None]) -> None:
         self._library = index.contents.library
         module = import_library(self._library)
         self._tell = _once(tell)
         self.label, self._version = library_of(module), str(module.__version__)
         self._cuda = open_cuda()
-        self._root, self._graphs = root, index.contents.graphs
+        self._bundle_dir, self._graphs = bundle_dir, index.contents.graphs
         self._target = index.contents.target
         packed = {name: member.sha256 for name, member in index.files.items()}
         self._sha256 = {**index.contents.sources, **packed}
@@ -241,10 +243,10 @@ class TrtRuntime:
         plan = self._plan(stem)
         if self._engine(stem).plan is not None:
             return self._compiled(stem, tell)
-        if os.path.lexists(self._root / plan):
+        if os.path.lexists(self._bundle_dir / plan):
             try:
                 _, record = checked_plan(
-                    self._root, plan, self._sha256, self._fingerprint, self._cuda
+                    self._bundle_dir, plan, self._sha256, self._fingerprint, self._cuda
                 )
             except DeviceError as error:
                 tell(f"building {stem} again: {error.message}")
@@ -252,7 +254,7 @@ class TrtRuntime:
                 return {**record, "kept": True, "compile_seconds": None}
         source = self._engine(stem)
         job = BuildJob(
-            root=self._root,
+            root=self._bundle_dir,
             graph=stem,
             target=self._target,
             onnx=source.onnx,
@@ -273,7 +275,7 @@ class TrtRuntime:
         with self._opened(stem) as runner:
             kept = runner.kernels_kept
         seconds = round(time.monotonic() - started, 3)
-        record = read_record(self._root / self._plan(stem))
+        record = read_record(self._bundle_dir / self._plan(stem))
         return {**record, "kept": kept, "compile_seconds": seconds}
 
     def smallest_rank(self, stem: str) -> int:
@@ -289,12 +291,12 @@ class TrtRuntime:
     def _opened(self, stem: str) -> TrtRunner:
         defaults = self._engine(stem).defaults
         return open_plan(
-            self._root,
+            self._bundle_dir,
             self._plan(stem),
             sha256=self._sha256,
             fingerprint=self._fingerprint,
             cuda=self._cuda,
-            defaults=None if defaults is None else read_arrays(self._root / defaults),
+            defaults=None if defaults is None else read_arrays(self._bundle_dir / defaults),
             wait_for_kernels=True,
             tell=self._tell,
         )
@@ -302,7 +304,7 @@ class TrtRuntime:
     def _refitted(self, file: str) -> GraphRunner:
         source = self._engine(_BASE)
         live, _ = open_live(
-            self._root,
+            self._bundle_dir,
             self._plan(_BASE),
             sha256=self._sha256,
             fingerprint=self._fingerprint,
@@ -311,11 +313,11 @@ class TrtRuntime:
 
         def supply(name: str) -> Any:
             for each in source.weights:
-                if name in (found := read_values(self._root / each, [name])):
+                if name in (found := read_values(self._bundle_dir / each, [name])):
                     return found[name]
             return None
 
-        live.use(read_values(self._root / file), supply)
+        live.use(read_values(self._bundle_dir / file), supply)
         return live
 
     def _plan(self, stem: str) -> str:

@@ -91,28 +91,28 @@ def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def verify(
-    root: Path, index: Index, runtime: Runtime, names: Sequence[str], tell: Tell
+    bundle_dir: Path, index: Index, runtime: Runtime, names: Sequence[str], tell: Tell
 ) -> dict[str, CheckRow]:
     """Compare graphs with their golden outputs; return the rows of a report, by name.
 
     Args:
-        root: The bundle's folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
         runtime: What runs the graphs.
         names: What is compared: ``base``, or an adapter.
         tell: Told what happens.
     """
-    return {name: _verified(root, index, runtime, name, tell) for name in names}
+    return {name: _verified(bundle_dir, index, runtime, name, tell) for name in names}
 
 
-def _verified(root: Path, index: Index, runtime: Runtime, name: str, tell: Tell) -> CheckRow:
+def _verified(bundle_dir: Path, index: Index, runtime: Runtime, name: str, tell: Tell) -> CheckRow:
     check = index.contents.checks[name]
     if check.golden is None:
         reason = check.reason or "the bundle has no golden outputs of it"
         return {"verdict": "unverified", "reason": reason, "metrics": None}
     tell(f"parity of {name}")
-    golden = _whole(read_golden(root / check.golden), check.buffers)
-    with _opened(root, index, runtime, name) as graph:
+    golden = _whole(read_golden(bundle_dir / check.golden), check.buffers)
+    with _opened(bundle_dir, index, runtime, name) as graph:
         try:
             return check_graph(graph, golden, check.reading, dtype=index.contents.dtype)[1]
         except (KeyError, IndexError, ValueError, UsageError, ExportDirectoryError) as error:
@@ -128,7 +128,7 @@ def _whole(golden: Golden, buffers: Mapping[str, Sequence[Any]]) -> Golden:
 
 
 @contextlib.contextmanager
-def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[GraphRunner]:
+def _opened(bundle_dir: Path, index: Index, runtime: Runtime, name: str) -> Iterator[GraphRunner]:
     """Yield the graph of a check, with what it is fed beside its inputs; close it at the end."""
     check = index.contents.checks[name]
     with runtime.open(check.graph, check.refit) as graph:
@@ -140,12 +140,12 @@ def _opened(root: Path, index: Index, runtime: Runtime, name: str) -> Iterator[G
         values: dict[str, Array] = {}
         if check.pack is not None:
             rank = runtime.smallest_rank(check.graph)
-            values = padded(read_values(root / check.pack), rank)
+            values = padded(read_values(bundle_dir / check.pack), rank)
         yield PresetRunner(graph, values, row=check.row, width=check.width)
 
 
 def measure(
-    root: Path,
+    bundle_dir: Path,
     index: Index,
     runtime: Runtime,
     names: Sequence[str],
@@ -157,7 +157,7 @@ def measure(
     """Measure adapters against the base; return the rows of a report, by name.
 
     Args:
-        root: The bundle's folder.
+        bundle_dir: The bundle, unpacked.
         index: Its index.
         runtime: What runs the graphs.
         names: What is measured; the base is what it is measured against.
@@ -173,13 +173,13 @@ def measure(
             name: Unmeasured(verdict="unverified", reason=reason, ratio=None) for name in wanted
         }
     buffers = index.contents.checks[BASE].buffers
-    feeds = with_buffers(read_arrays(root / plan.feeds), buffers)
+    feeds = with_buffers(read_arrays(bundle_dir / plan.feeds), buffers)
     rows: dict[str, LatencyCheck] = {}
-    with _opened(root, index, runtime, BASE) as base:
+    with _opened(bundle_dir, index, runtime, BASE) as base:
         stages = _stages(base, feeds)
         for name in wanted:
             tell(f"latency of {name}")
-            with _opened(root, index, runtime, name) as adapter:
+            with _opened(bundle_dir, index, runtime, name) as adapter:
                 for stage, values in stages.items():
                     rows[name if stage is None else f"{name}, {stage}"] = _row(
                         (base, adapter),

@@ -134,16 +134,16 @@ def _with_our_axes(given: Input) -> Input:
     return replace(given, axes=axes)
 
 
-def signature_of_file(root: Path, file: str) -> Signature:
+def signature_of_file(export_dir: Path, file: str) -> Signature:
     """Return the interface of a graph; its weights are not read."""
-    return read_signature(read_onnx(resolve_inside(root, file)))
+    return read_signature(read_onnx(resolve_inside(export_dir, file)))
 
 
-def feeding_of(root: Path, record: GraphRecord) -> Feeding:
+def feeding_of(export_dir: Path, record: GraphRecord) -> Feeding:
     """Read the inputs and outputs of a graph, without opening a session."""
-    signature = signature_of_file(root, record.onnx)
+    signature = signature_of_file(export_dir, record.onnx)
     if record.encoder is not None:  # together they take what the encoder does, and a text
         text = Input(DECODER_IDS, "int64", ("batch", "sequence"))
-        encoder = signature_of_file(root, record.encoder.onnx).inputs
+        encoder = signature_of_file(export_dir, record.encoder.onnx).inputs
         signature = Signature((*encoder, text), signature.outputs[:1])
     return Feeding(replace(signature, inputs=tuple(map(_with_our_axes, signature.inputs))))

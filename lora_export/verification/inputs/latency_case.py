@@ -26,7 +26,7 @@ __all__ = ["further_feeds", "latency_case"]
 
 
 def latency_case(
-    root: Path,
+    export_dir: Path,
     manifest: Manifest,
     *,
     batch: int,
@@ -37,7 +37,7 @@ def latency_case(
     """Return an input of the base graph; None and the reason where there is none.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         batch: Batch size.
         length: Sequence length.
@@ -47,10 +47,10 @@ def latency_case(
     record = manifest.base_graph
     if record.encoder is not None:
         return None, "the latency of an encoder and a decoder together is not measured"
-    feeding = feeding_of(root, record)
+    feeding = feeding_of(export_dir, record)
     if feeding.reason:
         return None, feeding.reason
-    config = read_base_config(root) if config is None else config
+    config = read_base_config(export_dir) if config is None else config
     (case,) = make_cases(
         config,
         feeding.signature,

@@ -31,12 +31,12 @@ _OTHERWISE: Final = "it is read otherwise than by a product, or an adapter bring
 
 
 def quantization_row(
-    root: Path, manifest: Manifest, record: GraphRecord, layers: Mapping[str, LayerLossRow]
+    export_dir: Path, manifest: Manifest, record: GraphRecord, layers: Mapping[str, LayerLossRow]
 ) -> QuantizationRow:
     """Return the row of a quantized graph, not judged yet.
 
     Args:
-        root: The export directory.
+        export_dir: The export directory.
         manifest: Its manifest.
         record: The graph.
         layers: The figures of its quantized parameters.
@@ -50,7 +50,7 @@ def quantization_row(
     own = record.weights[-1:] if record.mode is Mode.MERGED else record.weights
     held: dict[str, Tensor] = {}
     for file in own:
-        held |= read_header(resolve_inside(root, file))[0]
+        held |= read_header(resolve_inside(export_dir, file))[0]
     parameters = parameters_of(manifest)
     stored = [each for each in parameters if each.name in held or integers_name(each.name) in held]
     return QuantizationRow(

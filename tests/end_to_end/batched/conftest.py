@@ -52,5 +52,5 @@ def built(base, adapters, tmp_path_factory):
 
 
 @pytest.fixture
-def root(built, tmp_path):
+def export_dir(built, tmp_path):
     return shutil.copytree(built.output, tmp_path / "out")

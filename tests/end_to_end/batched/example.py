@@ -28,19 +28,19 @@ def feeds_of(rows: int, *, kind: str = "roberta", length: int = 7) -> dict[str, 
     return feeds
 
 
-def by_onnxruntime(root: Path, feeds: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+def by_onnxruntime(export_dir: Path, feeds: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
     """Run ``batched.onnx`` as any program would."""
-    session = onnxruntime.InferenceSession(str(root / "batched.onnx"))
+    session = onnxruntime.InferenceSession(str(export_dir / "batched.onnx"))
     return np.asarray(session.run(None, {**feeds, "adapter_ids": np.array(ids, np.int64)})[0])
 
 
 LABELS = {"mnli": 3, "sst2": 2, "five": 5, None: 3}
 
 
-def assert_rows(root: Path, expected: dict[Any, np.ndarray], names: list[str | None]) -> None:
+def assert_rows(export_dir: Path, expected: dict[Any, np.ndarray], names: list[str | None]) -> None:
     feeds = feeds_of(len(names))
-    expected = {**expected, None: run_graph(root, "base", feeds)}
-    with open_export(root) as session:
+    expected = {**expected, None: run_graph(export_dir, "base", feeds)}
+    with open_export(export_dir) as session:
         found = session.run(feeds, adapter_ids=names)["logits"]
     for row, name in enumerate(names):
         width = LABELS[name]

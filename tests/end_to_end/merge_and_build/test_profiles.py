@@ -19,12 +19,12 @@ def test_a_profile_of_an_axis_that_is_not_there_is_refused_before_anything_is_wr
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     base = tiny.base("roberta", "text-classification")
-    root = tmp_path / "out"
+    export_dir = tmp_path / "out"
     with pytest.raises(UsageError, match="'sequenke'"):
         build(
             base,
             {"one": tiny.adapter(base)},
-            root,
+            export_dir,
             targets=["jetson-orin"],
             bundle={"enabled": True},
             profiles=[{"batch": 1, "sequenke": (1, 16, 32)}],

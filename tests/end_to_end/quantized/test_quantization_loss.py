@@ -43,13 +43,13 @@ def decoder(tiny: TinyModels) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def merged(decoder: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("quantized") / "out"
+    export_dir = tmp_path_factory.mktemp("quantized") / "out"
     outcome = build(
-        decoder[0], {"one": decoder[1]}, root, task=TEXT, quantize="int4",
+        decoder[0], {"one": decoder[1]}, export_dir, task=TEXT, quantize="int4",
         verify={"enabled": True},
     )  # fmt: skip
     assert outcome.exit_code(strict=True) == 0
-    return root
+    return export_dir
 
 
 @pytest.fixture
@@ -146,10 +146,10 @@ def test_weights_that_torch_does_not_have_leave_the_graph_unverified(
     assert outcome.exit_code(strict=True) == 5
 
 
-def rehash(root: Path, file: str) -> None:
-    path = root / "lora_export.json"
+def rehash(export_dir: Path, file: str) -> None:
+    path = export_dir / "lora_export.json"
     table = json.loads(path.read_text())
-    table["files"][file] = sha256_of_file(root / file)
+    table["files"][file] = sha256_of_file(export_dir / file)
     path.write_text(json.dumps(table))
 
 
@@ -226,9 +226,9 @@ def test_adapters_of_a_shared_graph_have_rows_of_their_own(
         "plain": tiny.adapter(base, seed=5),
         "dora": tiny.adapter(base, seed=6, r=3, use_dora=True),
     }
-    root = tmp_path / "out"
+    export_dir = tmp_path / "out"
     outcome = build(
-        base, adapters, root, mode="swappable", quantize="int8", verify={"enabled": True}
+        base, adapters, export_dir, mode="swappable", quantize="int8", verify={"enabled": True}
     )
     assert outcome.exit_code() == 0
     rows = row_of(outcome, "swappable").adapters
@@ -239,11 +239,11 @@ def test_adapters_of_a_shared_graph_have_rows_of_their_own(
         assert row.exactness is not None
         assert row.exactness.verdict == "pass"
         assert any(each.error_over_delta for each in row.layers.values())
-    again = verify(root, base=base, only=["dora"])
+    again = verify(export_dir, base=base, only=["dora"])
     assert list(row_of(again, "swappable").adapters) == ["dora"]
-    kept = json.loads((root / "reports/quantization.json").read_text())["graphs"]["swappable"]
+    kept = json.loads((export_dir / "reports/quantization.json").read_text())["graphs"]["swappable"]
     assert list(kept["adapters"]) == ["plain", "dora"]
-    assert read_manifest(root).graphs["swappable"].loss == "pass"
+    assert read_manifest(export_dir).graphs["swappable"].loss == "pass"
 
 
 @pytest.mark.parametrize(
@@ -264,17 +264,17 @@ def test_a_data_set_scores_the_float_and_the_quantized_model(
     tiny: TinyModels, tmp_path: Path, capsys: Any
 ) -> None:
     base = tiny.base("llama", TEXT, tokenizer=True)
-    root, data = tmp_path / "out", tmp_path / "texts.jsonl"
+    export_dir, data = tmp_path / "out", tmp_path / "texts.jsonl"
     random = np.random.default_rng(0)
     texts = (" ".join(f"w{i}" for i in random.integers(3, 200, 12)) for _ in range(24))
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     adapter = tiny.adapter(base, task=TEXT, labels_count=None)
-    build(base, {"one": adapter}, root, task=TEXT, quantize="int4")
+    build(base, {"one": adapter}, export_dir, task=TEXT, quantize="int4")
     done = call(
-        capsys, "verify", root, "--base", base, "--dataset", data, "--max-metric-drop", "0.5"
+        capsys, "verify", export_dir, "--base", base, "--dataset", data, "--max-metric-drop", "0.5"
     )
     assert done.code == 0, done.err
-    row = json.loads((root / "reports/quantization.json").read_text())["graphs"]["one"]
+    row = json.loads((export_dir / "reports/quantization.json").read_text())["graphs"]["one"]
     scored = row["dataset"]
     assert scored["metric"] == "perplexity"
     assert scored["reference"] != scored["graph"]
@@ -283,6 +283,6 @@ def test_a_data_set_scores_the_float_and_the_quantized_model(
     assert gate["value"] == pytest.approx(scored["difference"] / scored["reference"])
     assert gate["verdict"] == "pass"
     assert "perplexity on 24 held-out examples" in done.out
-    parity = json.loads((root / "reports/parity.json").read_text())["graphs"]["one"]
+    parity = json.loads((export_dir / "reports/parity.json").read_text())["graphs"]["one"]
     assert parity["verdict"] == "pass"
     assert "dataset" not in parity

@@ -79,16 +79,16 @@ def test_a_damaged_export_is_refused_and_an_output_that_is_there_kept(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     base = tiny.base("roberta", CLASSES)
-    root = tmp_path / "out"
-    build(base, {"one": tiny.adapter(base)}, root)
+    export_dir = tmp_path / "out"
+    build(base, {"one": tiny.adapter(base)}, export_dir)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     with pytest.raises(ExportDirectoryError, match="exists"):
-        quantize(root, tmp_path / "there", QuantizeSpec(weights="int8"))
-    path = root / "weights" / "base.safetensors"
+        quantize(export_dir, tmp_path / "there", QuantizeSpec(weights="int8"))
+    path = export_dir / "weights" / "base.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(ExportDirectoryError, match="was changed or damaged"):
-        quantize(root, tmp_path / "new", QuantizeSpec(weights="int8"))
+        quantize(export_dir, tmp_path / "new", QuantizeSpec(weights="int8"))
     assert not (tmp_path / "new").exists()

@@ -68,21 +68,21 @@ def test_a_merged_graph_computes_with_the_values_that_its_integers_stand_for(
     base = tiny.base(kind, task)
     labels = {} if task == CLASSES else {"labels_count": None}
     adapter = tiny.adapter(base, task=task, **labels)
-    root = tmp_path / "out"
-    build(base, {"one": adapter}, root, task=task, quantize=choice)
+    export_dir = tmp_path / "out"
+    build(base, {"one": adapter}, export_dir, task=task, quantize=choice)
     exact = merged_by_peft(base, adapter, task, **labels)
     for graph in ("base", "one"):
         model = load_tiny(base, task, dtype="float32")
-        values = dequantized(root, graph)
+        values = dequantized(export_dir, graph)
         load_values(model, values)
-        found = run_exact(root / f"{graph}.onnx", feeds_of(task))
+        found = run_exact(export_dir / f"{graph}.onnx", feeds_of(task))
         assert error(found, run_torch(model, FEEDS)) < CLOSE, graph
-        assert fused_products(root / f"{graph}.onnx", tmp_path) >= PRODUCTS
-    for name, form in quantized_uses(root).items():
+        assert fused_products(export_dir / f"{graph}.onnx", tmp_path) >= PRODUCTS
+    for name, form in quantized_uses(export_dir).items():
         assert error(values[name], exact[name]) < ROUNDING[form["scheme"]], name
-    problems = audit(root, read_manifest(root), hashed=True).problems
+    problems = audit(export_dir, read_manifest(export_dir), hashed=True).problems
     assert not problems
-    assert manifest_of(root)["format_version"] == 2
+    assert manifest_of(export_dir)["format_version"] == 2
 
 
 def test_a_swappable_graph_has_float_adapters_over_a_quantized_base(
@@ -93,15 +93,17 @@ def test_a_swappable_graph_has_float_adapters_over_a_quantized_base(
         "plain": tiny.adapter(base, seed=5),
         "dora": tiny.adapter(base, seed=6, r=3, use_dora=True),
     }
-    root = tmp_path / "out"
-    build(base, adapters, root, mode="swappable", quantize="int4")
-    add(root, [spec("later", tiny.adapter(base, seed=7, r=9))])
-    values = dequantized(root)
-    assert error(run_exact(root / "swappable.onnx", FEEDS), _base_output(base, values)) < CLOSE
+    export_dir = tmp_path / "out"
+    build(base, adapters, export_dir, mode="swappable", quantize="int4")
+    add(export_dir, [spec("later", tiny.adapter(base, seed=7, r=9))])
+    values = dequantized(export_dir)
+    assert (
+        error(run_exact(export_dir / "swappable.onnx", FEEDS), _base_output(base, values)) < CLOSE
+    )
     for name, adapter in (*adapters.items(), ("later", tiny.adapter(base, seed=7, r=9))):
         expected = run_torch(_peft_over(base, adapter, values), FEEDS)
-        assert error(_with_pack(root, name), expected) < CLOSE, name
-    assert fused_products(root / "swappable.onnx", tmp_path) >= PRODUCTS
+        assert error(_with_pack(export_dir, name), expected) < CLOSE, name
+    assert fused_products(export_dir / "swappable.onnx", tmp_path) >= PRODUCTS
 
 
 def test_a_batched_graph_has_float_rows_over_a_quantized_base(
@@ -109,17 +111,17 @@ def test_a_batched_graph_has_float_rows_over_a_quantized_base(
 ) -> None:
     base = tiny.base("roberta", CLASSES)
     adapters = {"one": tiny.adapter(base, seed=5), "two": tiny.adapter(base, seed=6, r=3)}
-    root = tmp_path / "out"
-    build(base, adapters, root, mode="batched", quantize="int8")
-    values = dequantized(root)
+    export_dir = tmp_path / "out"
+    build(base, adapters, export_dir, mode="batched", quantize="int8")
+    values = dequantized(export_dir)
     for row, adapter in enumerate(adapters.values(), start=1):
         expected = run_torch(_peft_over(base, adapter, values), FEEDS)
         feeds = {**FEEDS, "adapter_ids": np.array([row, 0])}
-        found = run_exact(root / "batched.onnx", feeds)
+        found = run_exact(export_dir / "batched.onnx", feeds)
         assert error(found[:1], expected[:1]) < CLOSE
-    assert fused_products(root / "batched.onnx", tmp_path) >= PRODUCTS
-    remove(root, "one")
-    assert set(read_manifest(root).adapters) == {"two"}
+    assert fused_products(export_dir / "batched.onnx", tmp_path) >= PRODUCTS
+    remove(export_dir, "one")
+    assert set(read_manifest(export_dir).adapters) == {"two"}
 
 
 def test_adding_gives_what_a_build_gives_and_needs_the_float_base(
@@ -144,9 +146,9 @@ def test_adding_gives_what_a_build_gives_and_needs_the_float_base(
 
 def test_a_manifest_that_lies_about_a_scheme_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
     base = tiny.base("roberta", CLASSES)
-    root = tmp_path / "out"
-    build(base, {"one": tiny.adapter(base)}, root, quantize="int4")
-    path = root / "lora_export.json"
+    export_dir = tmp_path / "out"
+    build(base, {"one": tiny.adapter(base)}, export_dir, quantize="int4")
+    path = export_dir / "lora_export.json"
     manifest = path.read_text()
     for old, new in (
         ('"scheme": "int4"', '"scheme": "int3"'),
@@ -157,31 +159,31 @@ def test_a_manifest_that_lies_about_a_scheme_is_refused(tiny: TinyModels, tmp_pa
         assert old in manifest
         path.write_text(manifest.replace(old, new))
         with pytest.raises(ExportDirectoryError, match="damaged"):
-            read_manifest(root)
+            read_manifest(export_dir)
 
 
 def test_packed_data_of_a_wrong_length_is_refused_before_anything_is_added(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     base = tiny.base("roberta", CLASSES)
-    root = tmp_path / "out"
-    build(base, {"one": tiny.adapter(base)}, root, quantize="int4")
-    path = root / "weights" / "base.safetensors"
+    export_dir = tmp_path / "out"
+    build(base, {"one": tiny.adapter(base)}, export_dir, quantize="int4")
+    path = export_dir / "weights" / "base.safetensors"
     tensors = load_file(path)
     name = next(each for each in tensors if each.endswith(".quantized"))
     save_file({**tensors, name: tensors[name][:-8]}, path, {"format": "lora-export/1"})
     with pytest.raises(ExportDirectoryError):
-        add(root, [spec("two", tiny.adapter(base, seed=9))], base=base)
+        add(export_dir, [spec("two", tiny.adapter(base, seed=9))], base=base)
 
 
 def test_heads_stay_as_they_are_and_so_does_what_the_recipe_keeps(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     base = tiny.base("roberta", CLASSES)
-    root = tmp_path / "out"
+    export_dir = tmp_path / "out"
     keep = {"weights": "int4", "keep": ["layer.0.attention.self.query"], "embeddings": "keep"}
-    build(base, {"one": tiny.adapter(base)}, root, quantize=keep)
-    names = set(quantized_uses(root))
+    build(base, {"one": tiny.adapter(base)}, export_dir, quantize=keep)
+    names = set(quantized_uses(export_dir))
     assert not any("layer.0.attention.self.query" in each for each in names)
     assert not any("embeddings" in each or "classifier" in each for each in names)
     assert any("layer.1.attention.self.query" in each for each in names)
@@ -191,12 +193,12 @@ def test_an_export_of_another_quantization_is_not_extended(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     base = tiny.base("roberta", CLASSES)
-    root = tmp_path / "out"
-    build(base, {"one": tiny.adapter(base)}, root, quantize="int8")
+    export_dir = tmp_path / "out"
+    build(base, {"one": tiny.adapter(base)}, export_dir, quantize="int8")
     with pytest.raises(ExportDirectoryError, match="another quantization"):
-        build(base, {"two": tiny.adapter(base, seed=9)}, root, quantize="int4")
-    build(base, {"two": tiny.adapter(base, seed=9)}, root, quantize="int8")
-    assert set(read_manifest(root).adapters) == {"one", "two"}
+        build(base, {"two": tiny.adapter(base, seed=9)}, export_dir, quantize="int4")
+    build(base, {"two": tiny.adapter(base, seed=9)}, export_dir, quantize="int8")
+    assert set(read_manifest(export_dir).adapters) == {"one", "two"}
 
 
 def _base_output(base: Path, values: dict[str, np.ndarray]) -> np.ndarray:
@@ -212,10 +214,10 @@ def _peft_over(base: Path, adapter: Path, values: dict[str, np.ndarray]) -> Any:
     return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
 
 
-def _with_pack(root: Path, name: str) -> np.ndarray:
-    session = exact_session(root / "swappable.onnx")
+def _with_pack(export_dir: Path, name: str) -> np.ndarray:
+    session = exact_session(export_dir / "swappable.onnx")
     adapter = onnxruntime.LoraAdapter()
-    adapter.Load(str(root / "adapters" / f"{name}.onnx_adapter"))
+    adapter.Load(str(export_dir / "adapters" / f"{name}.onnx_adapter"))
     run = onnxruntime.RunOptions()
     run.add_active_adapter(adapter)
     return np.asarray(session.run(None, FEEDS, run)[0])

@@ -34,10 +34,10 @@ CASES = (
 )
 
 
-def verified(base: Path, adapter: Path, root: Path, mode: str, scheme: str) -> int:
+def verified(base: Path, adapter: Path, export_dir: Path, mode: str, scheme: str) -> int:
     """Return the exit code of a build with its verification."""
     outcome = build(
-        base, {"one": adapter}, root, task=TEXT, mode=mode, quantize=scheme,
+        base, {"one": adapter}, export_dir, task=TEXT, mode=mode, quantize=scheme,
         verify={"enabled": True},
     )  # fmt: skip
     return outcome.exit_code()

@@ -97,39 +97,51 @@ def _thinned(rows: list[Any]) -> list[Any]:
     ]
 
 
-def exported(tiny: TinyModels, root: Path, kind: str, task: str, settings: dict[str, Any]) -> Path:
+def exported(
+    tiny: TinyModels, export_dir: Path, kind: str, task: str, settings: dict[str, Any]
+) -> Path:
     """Export a tiny model with an adapter, for the target ``rtx``."""
     base = tiny.base(kind, task)
     labels = {} if task in (CLASSES, IMAGES) else {"labels_count": None}
     adapters = {"one": tiny.adapter(base, task=task, **labels)}
-    build(base, adapters, root, task=task, targets=["rtx"], bundle={"enabled": False}, **settings)
-    return root
+    build(
+        base,
+        adapters,
+        export_dir,
+        task=task,
+        targets=["rtx"],
+        bundle={"enabled": False},
+        **settings,
+    )
+    return export_dir
 
 
-def assert_built(root: Path) -> None:
+def assert_built(export_dir: Path) -> None:
     """Build every graph that serves, and require what was promised of the engines."""
-    records = engines.build(root, "rtx", options=EngineOptions(library=TENSORRT_RTX))
-    manifest = read_manifest(root)
+    records = engines.build(export_dir, "rtx", options=EngineOptions(library=TENSORRT_RTX))
+    manifest = read_manifest(export_dir)
     serving = {name: each for name, each in manifest.graphs.items() if name != BASE_GRAPH}
     files = [file for each in serving.values() for file in each.graph_files]
     assert [next(iter(each["onnx"])) for each in records] == files
     for row, file in zip(records, files, strict=True):
-        plan = root / row["plan"]["file"]
+        plan = export_dir / row["plan"]["file"]
         record = read_engine_record(plan)
         assert record.format_version == 2
         assert (record.library, record.built_on) == (TENSORRT_RTX, "host")
         assert record.capabilities == ["8.0", "8.6", "8.9", "12.0"]
         assert record.precision == manifest.base.dtype
         assert record.plan.sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
-        graph = onnx.load(root / file, load_external_data=False).graph
+        graph = onnx.load(export_dir / file, load_external_data=False).graph
         assert set(record.inputs) == {each.name for each in graph.input}
         assert set(record.outputs) == {each.name for each in graph.output}
-        assert {record.plan.file, record_file(record.plan.file)} <= set(read_manifest(root).files)
+        assert {record.plan.file, record_file(record.plan.file)} <= set(
+            read_manifest(export_dir).files
+        )
 
 
-def assert_read(root: Path) -> None:
+def assert_read(export_dir: Path) -> None:
     """Require that the parser reads every graph, and that the tables say the same."""
-    report = preflight(root, "rtx", parser=True)
+    report = preflight(export_dir, "rtx", parser=True)
     assert report.parser is not None
     assert report.of_severity("error") == []
     for graph in report.graphs:
@@ -142,9 +154,9 @@ def assert_read(root: Path) -> None:
 def test_graphs_are_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
-    root = exported(tiny, tmp_path / "out", kind, task, settings)
-    assert_read(root)
-    assert_built(root)
+    export_dir = exported(tiny, tmp_path / "out", kind, task, settings)
+    assert_read(export_dir)
+    assert_built(export_dir)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +165,6 @@ def test_graphs_are_read_and_built(
 def test_every_combination_is_read_and_built(
     tiny: TinyModels, tmp_path: Path, kind: str, task: str, settings: dict[str, Any]
 ) -> None:
-    root = exported(tiny, tmp_path / "out", kind, task, settings)
-    assert_read(root)
-    assert_built(root)
+    export_dir = exported(tiny, tmp_path / "out", kind, task, settings)
+    assert_read(export_dir)
+    assert_built(export_dir)

@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 def exported(tiny: TinyModels, tmp_path: Path) -> Path:
     base = tiny.base("roberta", "text-classification")
-    root = tmp_path / "out"
-    build(base, {"one": tiny.adapter(base)}, root)
-    return root
+    export_dir = tmp_path / "out"
+    build(base, {"one": tiny.adapter(base)}, export_dir)
+    return export_dir
 
 
 def test_a_full_disk_leaves_no_plan(tiny: TinyModels, tmp_path: Path) -> None:
-    root = exported(tiny, tmp_path)
-    before = file_hashes(root)
+    export_dir = exported(tiny, tmp_path)
+    before = file_hashes(export_dir)
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     result = subprocess.run(
-        [sys.executable, "-m", "lora_export", "build", str(root), "--target", "rtx"],
+        [sys.executable, "-m", "lora_export", "build", str(export_dir), "--target", "rtx"],
         preexec_fn=small_files, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 3, result.stderr
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
-    assert file_hashes(root) == before
+    assert file_hashes(export_dir) == before
 
 
 def test_ctrl_c_during_a_build_leaves_no_plan(tiny: TinyModels, tmp_path: Path) -> None:
-    root = exported(tiny, tmp_path)
-    before = file_hashes(root)
+    export_dir = exported(tiny, tmp_path)
+    before = file_hashes(export_dir)
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_export", "build", str(root), "--target", "rtx"],
+        [sys.executable, "-m", "lora_export", "build", str(export_dir), "--target", "rtx"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -60,4 +60,4 @@ def test_ctrl_c_during_a_build_leaves_no_plan(tiny: TinyModels, tmp_path: Path) 
     assert process.returncode in (0, 130), said + rest  # 0: it was done before
     if process.returncode:
         assert "Traceback" not in said + rest
-        assert file_hashes(root) == before
+        assert file_hashes(export_dir) == before

@@ -42,57 +42,57 @@ pytestmark = [pytest.mark.tensorrt, pytest.mark.gpu]
 SHAPES = ((1, 1), (2, 9), (8, 158))
 
 
-def built(root: Path, *graphs: str) -> None:
+def built(export_dir: Path, *graphs: str) -> None:
     """Build the engines that are not there yet."""
     wanted = [
-        name for name in graphs if not list((root / "engines").glob(f"*{name}.rtx.rtx*.plan"))
+        name for name in graphs if not list((export_dir / "engines").glob(f"*{name}.rtx.rtx*.plan"))
     ]
     if wanted:
-        engines.build(root, RTX, graphs=wanted, options=EngineOptions(library=TENSORRT_RTX))
+        engines.build(export_dir, RTX, graphs=wanted, options=EngineOptions(library=TENSORRT_RTX))
 
 
 @pytest.mark.parametrize("wait_for_kernels", [False, True])
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_merged(rtx_exports: Path, cuda_graphs: bool, wait_for_kernels: bool) -> None:
-    root = rtx_exports / "merged"
-    built(root, "base", "one", "two")
+    export_dir = rtx_exports / "merged"
+    built(export_dir, "base", "one", "two")
     options = {"cuda_graphs": cuda_graphs, "wait_for_kernels": wait_for_kernels}
     for name in ("base", "one"):
-        expected = OrtRunner(root / f"{name}.onnx")
-        with open_trt(root, read_manifest(root), name, RTX, **options) as graph:
+        expected = OrtRunner(export_dir / f"{name}.onnx")
+        with open_trt(export_dir, read_manifest(export_dir), name, RTX, **options) as graph:
             for shape in (*SHAPES, *SHAPES):
                 feeds = texts(*shape)
                 for _ in range(3):
                     found = graph.run(feeds)["logits"]
-                    require_close(root, found, expected.run(feeds)["logits"])
+                    require_close(export_dir, found, expected.run(feeds)["logits"])
             with pytest.raises(DeviceError, match="no profile covers"):
                 graph.run(texts(9, 1))
 
 
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_adapters_take_turns(rtx_exports: Path, cuda_graphs: bool) -> None:
-    root = rtx_exports / "swappable"
-    built(root, "swappable")
-    manifest, feeds = read_manifest(root), texts(2, 9)
-    reference = OrtRunner(root / "swappable.onnx")
-    with open_trt(root, manifest, "swappable", RTX, cuda_graphs=cuda_graphs) as graph:
+    export_dir = rtx_exports / "swappable"
+    built(export_dir, "swappable")
+    manifest, feeds = read_manifest(export_dir), texts(2, 9)
+    reference = OrtRunner(export_dir / "swappable.onnx")
+    with open_trt(export_dir, manifest, "swappable", RTX, cuda_graphs=cuda_graphs) as graph:
         for name in ("one", "two", "one"):
-            pack = read_pack(root, manifest, name)
+            pack = read_pack(export_dir, manifest, name)
             expected = reference.with_adapter(pack).run(feeds)["logits"]
             for _ in range(3):
-                require_close(root, graph.with_adapter(pack).run(feeds)["logits"], expected)
-        base = OrtRunner(root / "base.onnx").run(feeds)["logits"]
-        require_close(root, graph.run(feeds)["logits"], base)
+                require_close(export_dir, graph.with_adapter(pack).run(feeds)["logits"], expected)
+        base = OrtRunner(export_dir / "base.onnx").run(feeds)["logits"]
+        require_close(export_dir, graph.run(feeds)["logits"], base)
 
 
 @pytest.mark.parametrize(("kind", "static"), [("decoder", None), ("static", 24)])
 def test_decoder(rtx_exports: Path, kind: str, static: int | None) -> None:
-    root = rtx_exports / kind
-    built(root, "one")
-    reference = OrtRunner(root / "one.onnx")
+    export_dir = rtx_exports / kind
+    built(export_dir, "one")
+    reference = OrtRunner(export_dir / "one.onnx")
     ids = np.random.default_rng(1).integers(3, 200, (2, 12))
-    dtype = read_manifest(root).base.dtype
-    with open_trt(root, read_manifest(root), "one", RTX) as graph:
+    dtype = read_manifest(export_dir).base.dtype
+    with open_trt(export_dir, read_manifest(export_dir), "one", RTX) as graph:
         caches = [name for name in graph.inputs if name.startswith(PAST)]
         if static is None:
             past = {name: np.zeros((2, 4, 0, 8), np.dtype(dtype)) for name in caches}
@@ -101,48 +101,53 @@ def test_decoder(rtx_exports: Path, kind: str, static: int | None) -> None:
             whole = with_buffers({"input_ids": ids}, buffers)
             past = {name: whole[name] for name in caches}
         for feeds, found in run_in_pieces(graph, ids, past, static=static):
-            require_close(root, found["logits"], reference.run(feeds)["logits"])
+            require_close(export_dir, found["logits"], reference.run(feeds)["logits"])
 
 
 def test_encoder_and_decoder(rtx_exports: Path) -> None:
-    root = rtx_exports / "pair"
-    built(root, "one")
-    manifest = read_manifest(root)
+    export_dir = rtx_exports / "pair"
+    built(export_dir, "one")
+    manifest = read_manifest(export_dir)
     written = np.random.default_rng(3).integers(3, 200, (2, 7))
-    reference = OrtEncoderDecoder(root, manifest.graphs["one"])
+    reference = OrtEncoderDecoder(export_dir, manifest.graphs["one"])
     expected = decode_in_pieces(reference.encode(texts(2, 9))[0], written)
-    with open_trt(root, manifest, "one", RTX) as graph:
+    with open_trt(export_dir, manifest, "one", RTX) as graph:
         found = graph.run({**texts(2, 9), "decoder_input_ids": written})["logits"]
-    require_close(root, found, expected)
+    require_close(export_dir, found, expected)
 
 
 def test_kernels_are_kept_and_used(rtx_exports: Path) -> None:
-    root = rtx_exports / "merged"
-    built(root, "two")
-    manifest, feeds = read_manifest(root), texts(2, 9)
-    for file in (root / "engines").glob("two.*.cache"):
+    export_dir = rtx_exports / "merged"
+    built(export_dir, "two")
+    manifest, feeds = read_manifest(export_dir), texts(2, 9)
+    for file in (export_dir / "engines").glob("two.*.cache"):
         file.unlink()
-    with open_trt(root, manifest, "two", RTX, wait_for_kernels=True) as graph:
+    with open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True) as graph:
         assert not graph.runner.kernels_kept
         expected = graph.run(feeds)["logits"]
-    (file,) = (root / "engines").glob("two.*.cache")
+    (file,) = (export_dir / "engines").glob("two.*.cache")
     assert file.stat().st_size > 512
-    with open_trt(root, manifest, "two", RTX, wait_for_kernels=True) as graph:
+    with open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True) as graph:
         assert graph.runner.kernels_kept
         np.testing.assert_array_equal(graph.run(feeds)["logits"], expected)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.warns(RuntimeWarning, match="are damaged"):
-        opened = open_trt(root, manifest, "two", RTX, wait_for_kernels=True)
+        opened = open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True)
     with opened as graph:
         assert not graph.runner.kernels_kept
         np.testing.assert_array_equal(graph.run(feeds)["logits"], expected)
 
 
 def test_bench(rtx_exports: Path) -> None:
-    root = rtx_exports / "merged"
-    built(root, "base", "one")
+    export_dir = rtx_exports / "merged"
+    built(export_dir, "base", "one")
     found = benchmark.bench(
-        root, graphs=["one"], runners=["rtx", "ort-cpu"], rounds=20, max_rounds=20, lengths=(32,)
+        export_dir,
+        graphs=["one"],
+        runners=["rtx", "ort-cpu"],
+        rounds=20,
+        max_rounds=20,
+        lengths=(32,),
     ).report
     times = found.cells[0].times
     assert list(times) == ["rtx:base", "rtx:one", "ort-cpu:base", "ort-cpu:one"]
@@ -153,10 +158,10 @@ def test_bench(rtx_exports: Path) -> None:
 @pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "static", "pair"])
 def test_bundle(rtx_exports: Path, tmp_path: Path, kind: str) -> None:
     """What a user has on the PC: the archive, Python, NumPy and the library."""
-    root = rtx_exports / kind
-    adapters = list(read_manifest(root).adapters)
-    built(root, *(["swappable"] if kind == "swappable" else ["base", *adapters]))
-    unpack(bundle_export(root, RTX, tmp_path / "a.tar").path, tmp_path / "bundle")
+    export_dir = rtx_exports / kind
+    adapters = list(read_manifest(export_dir).adapters)
+    built(export_dir, *(["swappable"] if kind == "swappable" else ["base", *adapters]))
+    unpack(bundle_export(export_dir, RTX, tmp_path / "a.tar").path, tmp_path / "bundle")
     for kept in (False, True):
         done = subprocess.run(
             [sys.executable, "-I", str(tmp_path / "bundle/run.py"), "--max-ratio", "1000"],
@@ -172,13 +177,13 @@ def test_bundle(rtx_exports: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_memory_is_given_back(rtx_exports: Path) -> None:
-    root = rtx_exports / "merged"
-    built(root, "one")
+    export_dir = rtx_exports / "merged"
+    built(export_dir, "one")
     cuda = open_cuda()
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
 
     def used() -> int:
-        with open_trt(root, manifest, "one", RTX) as graph:
+        with open_trt(export_dir, manifest, "one", RTX) as graph:
             graph.run(texts(8, 158))
         free, total = cuda.memory_bytes()
         return total - free

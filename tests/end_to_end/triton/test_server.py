@@ -261,10 +261,10 @@ def grown(exports, tiny, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("model", WAYS)
 def test_adapters_come_and_go_while_requests_run(server, repository, grown, expected, model):
-    root = grown[WAYS[model][0]]
+    export_dir = grown[WAYS[model][0]]
     golden = expected["a"]
     feeds = golden.cases[0].feeds
-    with open_export(root) as session:
+    with open_export(export_dir) as session:
         new = session.run(feeds, adapter="new")["logits"]
     assert not np.allclose(new, golden.expected[0], **CLOSE)
     stop, wrong = threading.Event(), []
@@ -290,7 +290,7 @@ def test_adapters_come_and_go_while_requests_run(server, repository, grown, expe
         each.start()
     try:
         for _ in range(3):
-            add_to_repository(root, repository, ["new"], name=model)
+            add_to_repository(export_dir, repository, ["new"], name=model)
             wait_for(lambda: counts["new"] > 3, reset=counts)
             remove_from_repository(repository, "new", name=model)
             wait_for(lambda: counts["unknown"] > 3, reset=counts)

@@ -36,6 +36,6 @@ def with_one(base, one, tmp_path_factory):
 
 
 @pytest.fixture
-def root(with_one, tmp_path):
+def export_dir(with_one, tmp_path):
     """A copy of an export that holds the adapter ``one``."""
     return shutil.copytree(with_one, tmp_path / "out")

@@ -19,16 +19,16 @@ def spec(name: str, folder: Path) -> AdapterSpec:
     return AdapterSpec(name=name, source=str(folder))
 
 
-def files_of(root: Path, name: str) -> tuple[bytes, bytes]:
+def files_of(export_dir: Path, name: str) -> tuple[bytes, bytes]:
     return (
-        (root / f"{name}.onnx").read_bytes(),
-        (root / "weights" / f"{name}.safetensors").read_bytes(),
+        (export_dir / f"{name}.onnx").read_bytes(),
+        (export_dir / "weights" / f"{name}.safetensors").read_bytes(),
     )
 
 
-def intact(root: Path) -> bool:
+def intact(export_dir: Path) -> bool:
     """Whether every file has the manifest's hash and nothing else lies about."""
-    found = audit(root, read_manifest(root), hashed=True)
+    found = audit(export_dir, read_manifest(export_dir), hashed=True)
     assert (found.problems, found.unlisted) == ((), ())
-    assert not [path for path in root.glob(".lora-export-*") if path.is_dir()]
+    assert not [path for path in export_dir.glob(".lora-export-*") if path.is_dir()]
     return True

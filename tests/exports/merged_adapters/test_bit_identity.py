@@ -15,13 +15,13 @@ from tests.helpers.builds import build, file_hashes
 from tests.helpers.measure import ROOT
 
 
-def test_an_added_adapter_is_bit_identical_to_a_built_one(root, base, one, two, tmp_path):
-    add(root, [spec("two", two)])
+def test_an_added_adapter_is_bit_identical_to_a_built_one(export_dir, base, one, two, tmp_path):
+    add(export_dir, [spec("two", two)])
     both = build(base, {"one": one, "two": two}, tmp_path / "both").output
     alone = build(base, {"two": two}, tmp_path / "alone").output
-    assert files_of(root, "two") == files_of(both, "two") == files_of(alone, "two")
-    assert intact(root)
-    assert file_hashes(root) == file_hashes(both)
+    assert files_of(export_dir, "two") == files_of(both, "two") == files_of(alone, "two")
+    assert intact(export_dir)
+    assert file_hashes(export_dir) == file_hashes(both)
 
 
 def test_the_order_of_the_adapters_changes_no_file_but_the_manifests_order(
@@ -29,7 +29,7 @@ def test_the_order_of_the_adapters_changes_no_file_but_the_manifests_order(
 ):
     forth = build(base, {"one": one, "two": two}, tmp_path / "forth").output
     back = build(base, {"two": two, "one": one}, tmp_path / "back").output
-    hashes = [file_hashes(root) for root in (forth, back)]
+    hashes = [file_hashes(export_dir) for export_dir in (forth, back)]
     for table in hashes:
         del table["lora_export.json"]
     assert hashes[0] == hashes[1]
@@ -41,14 +41,14 @@ def test_the_same_build_twice_is_the_same_bytes(with_one, base, one, tmp_path):
 
 
 def test_an_adapter_of_another_number_of_labels_is_bit_identical_too(
-    root, base, one, wide, tmp_path
+    export_dir, base, one, wide, tmp_path
 ):
-    add(root, [spec("wide", wide)])
+    add(export_dir, [spec("wide", wide)])
     alone = build(base, {"wide": wide}, tmp_path / "alone").output
-    assert files_of(root, "wide") == files_of(alone, "wide")
+    assert files_of(export_dir, "wide") == files_of(alone, "wide")
     add(alone, [spec("one", one)])
-    assert files_of(root, "one") == files_of(alone, "one")
-    assert load_file(root / "weights" / "wide.safetensors")["classifier.bias"].shape == (5,)
+    assert files_of(export_dir, "one") == files_of(alone, "one")
+    assert load_file(export_dir / "weights" / "wide.safetensors")["classifier.bias"].shape == (5,)
 
 
 def test_a_base_without_a_head_gives_the_same_files_whichever_adapter_came_first(tiny, tmp_path):
@@ -66,15 +66,15 @@ def test_a_base_without_a_head_gives_the_same_files_whichever_adapter_came_first
     ).read_bytes()
 
 
-def test_the_added_graph_computes_what_peft_computes(root, base, wide):
+def test_the_added_graph_computes_what_peft_computes(export_dir, base, wide):
     import onnxruntime
     import peft
     import torch
 
     from tests.helpers.models import load_tiny
 
-    add(root, [spec("wide", wide)])
-    session = onnxruntime.InferenceSession(str(root / "wide.onnx"))
+    add(export_dir, [spec("wide", wide)])
+    session = onnxruntime.InferenceSession(str(export_dir / "wide.onnx"))
     ids = np.random.default_rng(0).integers(1, 200, (3, 9))
     feeds = {
         "input_ids": ids,
@@ -90,13 +90,13 @@ def test_the_added_graph_computes_what_peft_computes(root, base, wide):
     np.testing.assert_allclose(found, expected.logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_several_adapters_at_once(root, two, wide):
-    outcome = add(root, [spec("two", two), spec("wide", wide)])
+def test_several_adapters_at_once(export_dir, two, wide):
+    outcome = add(export_dir, [spec("two", two), spec("wide", wide)])
     assert list(outcome.manifest.adapters) == ["one", "two", "wide"]
-    assert intact(root)
+    assert intact(export_dir)
 
 
-def test_adding_imports_neither_torch_nor_transformers(root, two):
+def test_adding_imports_neither_torch_nor_transformers(export_dir, two):
     code = """
 import sys
 from pathlib import Path
@@ -106,5 +106,5 @@ add(Path(sys.argv[1]), [AdapterSpec(name="two", source=sys.argv[2])])
 heavy = {"torch", "transformers", "peft", "onnxruntime", "accelerate"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", code, root, two], cwd=ROOT, check=True)
-    assert "two" in read_manifest(root).adapters
+    subprocess.run([sys.executable, "-c", code, export_dir, two], cwd=ROOT, check=True)
+    assert "two" in read_manifest(export_dir).adapters

@@ -17,58 +17,58 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_an_adapter_of_another_base_is_refused_and_nothing_changes(root, tiny):
+def test_an_adapter_of_another_base_is_refused_and_nothing_changes(export_dir, tiny):
     other = tiny.base("roberta", TASK)
-    before = file_hashes(root)
+    before = file_hashes(export_dir)
     with pytest.raises(AdapterError, match="match nothing in the base"):
-        add(root, [spec("other", tiny.adapter(other))])
-    assert file_hashes(root) == before
+        add(export_dir, [spec("other", tiny.adapter(other))])
+    assert file_hashes(export_dir) == before
 
 
-def test_an_adapter_of_a_wider_base_is_refused(root, tiny):
+def test_an_adapter_of_a_wider_base_is_refused(export_dir, tiny):
     wider = tiny.base("bert", TASK, hidden_size=48)
     with pytest.raises(AdapterError, match="do not fit") as caught:
-        add(root, [spec("other", tiny.adapter(wider))])
+        add(export_dir, [spec("other", tiny.adapter(wider))])
     assert "[48, 48]" in caught.value.message
     assert "[32, 32]" in caught.value.message
 
 
-def test_an_adapter_that_is_damaged_leaves_nothing(root, tmp_path):
+def test_an_adapter_that_is_damaged_leaves_nothing(export_dir, tmp_path):
     module = "bert.encoder.layer.0.attention.self.query"
     tensors = pair(module, 32, 32)
     tensors[f"base_model.model.{module}.lora_B.weight"][3, 1] = np.nan
     folder = write_peft(tmp_path / "bad", tensors)
-    before = file_hashes(root)
+    before = file_hashes(export_dir)
     with pytest.raises(AdapterError, match=r"lora_B.*NaN"):
-        add(root, [spec("bad", folder)])
-    assert file_hashes(root) == before
-    assert intact(root)
+        add(export_dir, [spec("bad", folder)])
+    assert file_hashes(export_dir) == before
+    assert intact(export_dir)
 
 
-def test_another_base_is_refused_by_its_fingerprint(root, tiny, two):
-    before = file_hashes(root)
+def test_another_base_is_refused_by_its_fingerprint(export_dir, tiny, two):
+    before = file_hashes(export_dir)
     with pytest.raises(ExportDirectoryError, match="not the base of this export"):
-        add(root, [spec("two", two)], base=tiny.base("bert", TASK, seed=5))
-    assert file_hashes(root) == before
+        add(export_dir, [spec("two", two)], base=tiny.base("bert", TASK, seed=5))
+    assert file_hashes(export_dir) == before
 
 
-def test_building_from_another_base_into_an_export_is_refused(root, tiny, one):
-    before = file_hashes(root)
+def test_building_from_another_base_into_an_export_is_refused(export_dir, tiny, one):
+    before = file_hashes(export_dir)
     with pytest.raises(ExportDirectoryError, match="another base"):
-        build(tiny.base("bert", TASK, seed=5), {"one": one}, root)
-    assert file_hashes(root) == before
+        build(tiny.base("bert", TASK, seed=5), {"one": one}, export_dir)
+    assert file_hashes(export_dir) == before
 
 
 def test_an_adapter_without_the_head_that_the_base_lacks_is_refused(tiny, tmp_path):
     bare = tiny.base("bert", "feature-extraction")
     full = tiny.adapter(bare, seed=11, modules_to_save=["classifier", "pooler"])
-    root = build(bare, {"full": full}, tmp_path / "out", task=TASK).output
+    export_dir = build(bare, {"full": full}, tmp_path / "out", task=TASK).output
     headless = write_peft(
         tmp_path / "headless", pair("bert.encoder.layer.0.attention.self.query", 32, 32)
     )
     with pytest.raises(CheckpointError, match=r"classifier\.weight"):
-        add(root, [spec("headless", headless)])
-    assert intact(root)
+        add(export_dir, [spec("headless", headless)])
+    assert intact(export_dir)
 
 
 def test_a_base_graph_without_its_head_is_marked_and_its_adapters_are_not(tiny, tmp_path):
@@ -102,10 +102,10 @@ def _turn(path: Path) -> None:
         ("base.onnx", lambda path: path.unlink()),
     ],
 )
-def test_a_damaged_base_is_not_built_on(root, two, file, damage):
-    damage(root / file)
-    before = file_hashes(root)
+def test_a_damaged_base_is_not_built_on(export_dir, two, file, damage):
+    damage(export_dir / file)
+    before = file_hashes(export_dir)
     with pytest.raises(ExportDirectoryError, match=r"was changed or damaged") as error:
-        add(root, [spec("two", two)])
+        add(export_dir, [spec("two", two)])
     assert file in error.value.message
-    assert file_hashes(root) == before
+    assert file_hashes(export_dir) == before

@@ -22,7 +22,7 @@ for argument in adapters:
 """
 
 
-def test_adds_of_several_processes_all_arrive(root, one, two, wide):
+def test_adds_of_several_processes_all_arrive(export_dir, one, two, wide):
     import time
 
     start = time.time() + 1.5
@@ -31,24 +31,26 @@ def test_adds_of_several_processes_all_arrive(root, one, two, wide):
         for process, (kind, folder) in enumerate((("two", two), ("wide", wide), ("one", one)))
     ]
     processes = [
-        subprocess.Popen([sys.executable, "-c", ADD, root, str(start), *adapters], cwd=ROOT)
+        subprocess.Popen([sys.executable, "-c", ADD, export_dir, str(start), *adapters], cwd=ROOT)
         for adapters in wanted
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
-    manifest = read_manifest(root)
+    manifest = read_manifest(export_dir)
     names = {argument.partition("=")[0] for adapters in wanted for argument in adapters}
     assert set(manifest.adapters) == names | {"one"}
     assert set(manifest.graphs) == names | {"one", "base"}
-    assert intact(root)
+    assert intact(export_dir)
 
 
-def test_two_processes_that_add_the_same_name_one_wins_and_the_export_is_whole(root, two, wide):
+def test_two_processes_that_add_the_same_name_one_wins_and_the_export_is_whole(
+    export_dir, two, wide
+):
     import time
 
     start = time.time() + 1.5
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", ADD, root, str(start), f"new={folder}"],
+            [sys.executable, "-c", ADD, export_dir, str(start), f"new={folder}"],
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
         )
@@ -56,5 +58,5 @@ def test_two_processes_that_add_the_same_name_one_wins_and_the_export_is_whole(r
     ]
     codes = sorted(process.wait(timeout=120) for process in processes)
     assert codes == [0, 1]
-    assert set(read_manifest(root).adapters) == {"one", "new"}
-    assert intact(root)
+    assert set(read_manifest(export_dir).adapters) == {"one", "new"}
+    assert intact(export_dir)

@@ -45,11 +45,11 @@ def cut(path: Path) -> None:
 def test_damage_is_found_before_a_file_is_used(request, tmp_path, file, damage, hashed):
     of_merged = file in {"a.onnx", "weights/a.safetensors"}
     export = request.getfixturevalue("export" if of_merged else "swappable")
-    root = shutil.copytree(export, tmp_path / "out")
-    damage(root / file)
+    export_dir = shutil.copytree(export, tmp_path / "out")
+    damage(export_dir / file)
 
     def use() -> None:
-        with open_export(root, check_hashes=hashed) as session:
+        with open_export(export_dir, check_hashes=hashed) as session:
             for name in session.adapters:
                 session.run(FEEDS, adapter=name)
 
@@ -63,9 +63,9 @@ def test_an_export_that_changed_since_it_was_opened_says_so(swappable, batched, 
     )
     with open_export(one) as first, open_export(other) as second:
         kept = first.run(FEEDS, adapter="a")["logits"]
-        for root in (one, other):
-            remove(root, "a")
-            remove(root, "b")
+        for export_dir in (one, other):
+            remove(export_dir, "a")
+            remove(export_dir, "b")
         assert np.array_equal(first.run(FEEDS, adapter="a")["logits"], kept)  # it is loaded
         with pytest.raises(ExportDirectoryError, match="changed since it was opened") as caught:
             first.run(FEEDS, adapter="b")
@@ -77,9 +77,9 @@ def test_an_export_that_changed_since_it_was_opened_says_so(swappable, batched, 
 
 
 def test_what_is_not_used_is_not_read(swappable, tmp_path):
-    root = shutil.copytree(swappable, tmp_path / "out")
-    (root / "adapters" / "a.safetensors").unlink()
-    with open_export(root, check_hashes=True) as session:
+    export_dir = shutil.copytree(swappable, tmp_path / "out")
+    (export_dir / "adapters" / "a.safetensors").unlink()
+    with open_export(export_dir, check_hashes=True) as session:
         found = session.run(FEEDS, adapter="b")["logits"]
         with pytest.raises(ExportDirectoryError, match=r"a\.safetensors"):
             session.run(FEEDS, adapter="a")

@@ -38,35 +38,35 @@ def test_merged_at_load_is_the_graph_that_add_writes_bit_for_bit(
     with open_export(export, adapters={"new": adapter}) as session:
         assert session.ways("new") == ("merge_at_load",)
         (found,) = session.run(FEEDS, adapter="new").values()
-    root = shutil.copytree(export, tmp_path / "out")
-    add(root, [AdapterSpec(name="new", source=str(adapter))])
-    assert np.array_equal(found, run_graph(root, "new", FEEDS))
+    export_dir = shutil.copytree(export, tmp_path / "out")
+    add(export_dir, [AdapterSpec(name="new", source=str(adapter))])
+    assert np.array_equal(found, run_graph(export_dir, "new", FEEDS))
     expected = run_torch(peft_model(base, adapter, TASK, labels_count=3), FEEDS)
     np.testing.assert_allclose(found, expected, **CLOSE)
-    assert not np.allclose(found, run_graph(root, "base", FEEDS), **CLOSE)
+    assert not np.allclose(found, run_graph(export_dir, "base", FEEDS), **CLOSE)
 
 
 def test_of_a_head_that_the_base_lacks_only_adapters_can_be_run(tiny, tmp_path):
     bare = tiny.base("bert", "feature-extraction")
     first, second = (tiny.adapter(bare, seed=s, modules_to_save=["classifier"]) for s in (1, 2))
-    root = build(bare, {"first": first}, tmp_path / "out", task=TASK).output
-    with open_export(root, adapters={"second": second}) as session:
+    export_dir = build(bare, {"first": first}, tmp_path / "out", task=TASK).output
+    with open_export(export_dir, adapters={"second": second}) as session:
         with pytest.raises(UnsupportedError, match=r"classifier\.weight.*only adapters") as caught:
             session.run(FEEDS)
         assert "first, second" in (caught.value.hint or "")
         (found,) = session.run(FEEDS, adapter="second").values()
-    add(root, [AdapterSpec(name="second", source=str(second))])
-    assert np.array_equal(found, run_graph(root, "second", FEEDS))
+    add(export_dir, [AdapterSpec(name="second", source=str(second))])
+    assert np.array_equal(found, run_graph(export_dir, "second", FEEDS))
 
 
 def test_a_cast_export_is_merged_as_add_without_the_base_does(tiny, base, tmp_path):
     half = tiny.base("bert", TASK, dtype="float16")
     first, second = tiny.adapter(half, seed=1), tiny.adapter(half, seed=2)
-    root = build(half, {"first": first}, tmp_path / "out", dtype="float32").output
-    with open_export(root, adapters={"second": second}) as session:
+    export_dir = build(half, {"first": first}, tmp_path / "out", dtype="float32").output
+    with open_export(export_dir, adapters={"second": second}) as session:
         (found,) = session.run(FEEDS, adapter="second").values()
-    add(root, [AdapterSpec(name="second", source=str(second))])
-    assert np.array_equal(found, run_graph(root, "second", FEEDS))
+    add(export_dir, [AdapterSpec(name="second", source=str(second))])
+    assert np.array_equal(found, run_graph(export_dir, "second", FEEDS))
 
 
 def test_merged_values_are_let_go_once_the_session_is_open(export, adapters):
@@ -121,6 +121,9 @@ def test_settings_of_a_given_adapter_are_applied(base, export, adapters, tmp_pat
     source = AdapterSpec(source=str(adapters["b"]), scale=0.5, drop=["classifier.*"])
     with open_export(export, adapters={"b": source}) as session:
         (found,) = session.run(FEEDS, adapter="b").values()
-    root = shutil.copytree(export, tmp_path / "out")
-    add(root, [AdapterSpec(name="b", source=str(adapters["b"]), scale=0.5, drop=["classifier.*"])])
-    assert np.array_equal(found, run_graph(root, "b", FEEDS))
+    export_dir = shutil.copytree(export, tmp_path / "out")
+    add(
+        export_dir,
+        [AdapterSpec(name="b", source=str(adapters["b"]), scale=0.5, drop=["classifier.*"])],
+    )
+    assert np.array_equal(found, run_graph(export_dir, "b", FEEDS))

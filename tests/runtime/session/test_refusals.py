@@ -95,13 +95,13 @@ def test_an_adapter_of_another_task_or_another_model_is_refused(tiny, export, ad
 
 def test_an_adapter_that_is_moved_is_found_where_it_is_given(tiny, base, tmp_path):
     mine = shutil.copytree(tiny.adapter(base, seed=41), tmp_path / "mine")
-    root = build(base, {"mine": mine}, tmp_path / "out").output
+    export_dir = build(base, {"mine": mine}, tmp_path / "out").output
     mine.rename(tmp_path / "moved")
-    with open_export(root) as session:
+    with open_export(export_dir) as session:
         merged = session.run(FEEDS, adapter="mine")["logits"]
         with pytest.raises(AdapterError, match="not at"):
             session.run(FEEDS, adapter="mine", how="merge_at_load")
-    with open_export(root, adapters={"mine": tmp_path / "moved"}) as session:
+    with open_export(export_dir, adapters={"mine": tmp_path / "moved"}) as session:
         found = session.run(FEEDS, adapter="mine", how="merge_at_load")["logits"]
     assert np.array_equal(found, merged)
 

@@ -100,8 +100,8 @@ def test_values_that_hold_for_the_scale_1_are_not_run_with_another(tiny, base, t
         "dora": tiny.adapter(base, seed=24, use_dora=True),
         "biased": tiny.adapter(base, seed=25, lora_bias=True),
     }
-    root = build(base, both, tmp_path / "out", mode="swappable").output
-    with open_export(root) as session:
+    export_dir = build(base, both, tmp_path / "out", mode="swappable").output
+    with open_export(export_dir) as session:
         for name in both:
             full = session.run(FEEDS, adapter=name)["logits"]
             one = session.run({**FEEDS, "lora_scale": 1}, adapter=name)["logits"]
@@ -111,8 +111,8 @@ def test_values_that_hold_for_the_scale_1_are_not_run_with_another(tiny, base, t
             assert "--scale NAME=0.5" in (caught.value.hint or "")
         session.run({**FEEDS, "lora_scale": 0.5})
     for name, adapter in both.items():  # what the hint says
-        add(root, [AdapterSpec(name=f"half-{name}", source=str(adapter), scale=0.5)])
-    with open_export(root) as session:
+        add(export_dir, [AdapterSpec(name=f"half-{name}", source=str(adapter), scale=0.5)])
+    with open_export(export_dir) as session:
         for name, adapter in both.items():
             found = session.run(FEEDS, adapter=f"half-{name}")["logits"]
             np.testing.assert_allclose(found, scaled_peft(base, adapter, 0.5), **CLOSE)

@@ -25,8 +25,8 @@ BAD = QuantizationRow(verdict="fail", reason="it does not survive")
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Return the manifest of a batched export of two adapters."""
-    root: Path = save_showcase(tmp_path_factory.mktemp("shared") / "out")
-    held = read_manifest(root)
+    export_dir: Path = save_showcase(tmp_path_factory.mktemp("shared") / "out")
+    held = read_manifest(export_dir)
     shared = held.base_graph.model_copy(update={"mode": Mode.BATCHED, "onnx": "batched.onnx"})
     adapters = {
         name: held.adapters[name].model_copy(update={"row": RowRecord(row=at)})
