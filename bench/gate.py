@@ -169,9 +169,9 @@ class Trial:
 
 def judged(times: Any) -> tuple[str, int]:
     """Judge times that are there."""
-    from lora_export.ondevice.judge.ratios import looks
+    from lora_export.ondevice.judge.ratios import look_rounds
 
-    trial, stops = Trial(), looks(ROUNDS, MOST)
+    trial, stops = Trial(), look_rounds(ROUNDS, MOST)
     for stop in stops:
         if not trial.is_open(times[0, :stop], times[1, :stop], len(stops)):
             break
@@ -180,11 +180,11 @@ def judged(times: Any) -> tuple[str, int]:
 
 def measured(base: Callable[[], object], new: Callable[[], object], seed: int) -> tuple[str, int]:
     """Judge times while they are taken."""
-    from lora_export.ondevice.judge.ratios import looks
+    from lora_export.ondevice.judge.ratios import look_rounds
     from lora_export.ondevice.judge.timing import Interleaved
 
     measurement = Interleaved({"base": base, "new": new}, seed=seed)
-    trial, stops = Trial(), looks(ROUNDS, MOST)
+    trial, stops = Trial(), look_rounds(ROUNDS, MOST)
     for stop in stops:
         measurement.extend(stop - measurement.rounds)
         if not trial.is_open(*measurement.times_ms.values(), len(stops)):

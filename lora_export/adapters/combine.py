@@ -35,7 +35,7 @@ from lora_export.core.tensors import MemoryTensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["METHODS", "Combination", "combine", "default_rank", "scaled", "without"]
+__all__ = ["METHODS", "Combination", "combine", "default_rank", "drop_matching", "scaled"]
 
 METHODS: Final = (
     "linear",
@@ -109,7 +109,7 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
     )
 
 
-def without(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
+def drop_matching(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
     """Return `adapter` without what `patterns` (``fnmatch``) name.
 
     Raises:
@@ -163,7 +163,7 @@ def _configured_rank(adapter: Adapter) -> int:
     return max(rank for rank in ranks if isinstance(rank, int))
 
 
-def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adapter:
+def combine(adapters: Sequence[Adapter], combination: Combination, *, name: str) -> Adapter:
     """Combine adapters into one called `name`, in float32, held in memory.
 
     A parameter that is carried whole is kept where all adapters that carry it agree.
@@ -175,14 +175,14 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
             contradict each other; NaN or infinity.
         UnsupportedError: Adapters with magnitudes (DoRA) or replaced rows: no sum is defined.
     """
-    weights = _checked(adapters, how)
+    weights = _checked(adapters, combination)
     for adapter in adapters:
-        _refuse_unsummable(adapter, how)
+        _refuse_unsummable(adapter, combination)
     modules: dict[str, list[tuple[LowRank, float]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for update in adapter.low_rank:
             modules.setdefault(update.module, []).append((update, weight))
-    rank = how.rank or max(adapter.max_rank for adapter in adapters)
+    rank = combination.rank or max(adapter.max_rank for adapter in adapters)
     first = adapters[0]
     task_types = {adapter.task_type for adapter in adapters if adapter.task_type}
     return Adapter(
@@ -190,11 +190,11 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
         source=" + ".join(adapter.name for adapter in adapters),
         folder=first.folder,
         format="combined",
-        low_rank=tuple(_combine_module(modules[key], how, rank) for key in sorted(modules)),
-        saved=shared_parameters(adapters, how.head_from),
+        low_rank=tuple(_combine_module(modules[key], combination, rank) for key in sorted(modules)),
+        saved=shared_parameters(adapters, combination.head_from),
         task_type=task_types.pop() if len(task_types) == 1 else None,
         base_name=next((each.base_name for each in adapters if each.base_name), None),
-        sha256=_digest(adapters, weights, how),
+        sha256=_digest(adapters, weights, combination),
         config={
             "fan_in_fan_out": any(each.config.get("fan_in_fan_out") for each in adapters),
             "modules_to_save": sorted(
@@ -205,37 +205,41 @@ def combine(adapters: Sequence[Adapter], how: Combination, *, name: str) -> Adap
     )
 
 
-def _checked(adapters: Sequence[Adapter], how: Combination) -> tuple[float, ...]:
+def _checked(adapters: Sequence[Adapter], combination: Combination) -> tuple[float, ...]:
     """Return the weights, everything about the request checked."""
-    if how.method not in METHODS:
-        msg = f"unknown method {how.method!r} to combine adapters"
+    if combination.method not in METHODS:
+        msg = f"unknown method {combination.method!r} to combine adapters"
         raise UsageError(msg, hint=f"Known: {', '.join(METHODS)}.")
     if len(adapters) < 2:  # noqa: PLR2004  (several)
-        msg = f"--combine {how.method} needs at least two adapters, {len(adapters)} is given"
+        msg = (
+            f"--combine {combination.method} needs at least two adapters, {len(adapters)} is given"
+        )
         raise UsageError(msg, hint="To weaken or strengthen a single one, use --scale.")
     names = [adapter.name for adapter in adapters]
-    if how.head_from is not None and how.head_from not in names:
-        msg = f"head_from is {how.head_from!r}, which is not one of the combined adapters"
+    if combination.head_from is not None and combination.head_from not in names:
+        msg = f"head_from is {combination.head_from!r}, which is not one of the combined adapters"
         raise UsageError(msg, hint=f"--head-from takes one of: {', '.join(names)}.")
-    weights = how.weights or (1.0,) * len(adapters)
+    weights = combination.weights or (1.0,) * len(adapters)
     if len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         msg = f"{len(adapters)} adapters cannot be combined with the weights {list(weights)}"
         raise UsageError(msg, hint="Give one finite weight per adapter, in their order.")
-    dense = how.method in _DENSE
-    if dense and how.density is not None:
-        msg = f"{how.method!r} takes no density: it keeps every entry"
+    dense = combination.method in _DENSE
+    if dense and combination.density is not None:
+        msg = f"{combination.method!r} takes no density: it keeps every entry"
         raise UsageError(msg, hint="Leave it out, or choose ties, dare_* or magnitude_prune.")
-    if not dense and (how.density is None or not 0 < how.density <= 1):
-        got = "" if how.density is None else f"; got {how.density}"
-        msg = f"{how.method!r} needs a density, the share of entries to keep{got}"
+    if not dense and (combination.density is None or not 0 < combination.density <= 1):
+        got = "" if combination.density is None else f"; got {combination.density}"
+        msg = f"{combination.method!r} needs a density, the share of entries to keep{got}"
         raise UsageError(msg, hint="Give one above 0, at most 1: --combine-density 0.5")
-    if how.rank is not None and (how.rank < 1 or not how.method.endswith("svd")):
-        msg = f"{how.method!r} takes no rank {how.rank}"
+    if combination.rank is not None and (
+        combination.rank < 1 or not combination.method.endswith("svd")
+    ):
+        msg = f"{combination.method!r} takes no rank {combination.rank}"
         raise UsageError(msg, hint="svd and …_svd take one, of at least 1; others keep theirs.")
     return weights
 
 
-def _refuse_unsummable(adapter: Adapter, how: Combination) -> None:
+def _refuse_unsummable(adapter: Adapter, combination: Combination) -> None:
     hint = "Merge it in PEFT with merge_and_unload, and combine the others on that base."
     if adapter.residual is not None:
         msg = (
@@ -258,16 +262,16 @@ def _refuse_unsummable(adapter: Adapter, how: Combination) -> None:
             "which cannot be combined with others"
         )
         raise UnsupportedError(msg, hint=f"{hint} Or leave them out with --drop.")
-    if adapter.added and how.method not in _SUMS:
+    if adapter.added and combination.method not in _SUMS:
         msg = (
             f"adapter {adapter.source!r} has biases on B ({adapter.added[0].parameter!r}), "
-            f"for which {how.method!r} is not defined"
+            f"for which {combination.method!r} is not defined"
         )
         raise UnsupportedError(msg, hint="Combine with linear, cat or svd.")
 
 
 def _combine_module(
-    updates: Sequence[tuple[LowRank, float]], how: Combination, rank: int
+    updates: Sequence[tuple[LowRank, float]], combination: Combination, rank: int
 ) -> LowRank:
     """Combine the updates of one module."""
     first = updates[0][0]
@@ -279,7 +283,7 @@ def _combine_module(
     ]  # (r, in), (out, r)
     scales = [weight * update.scale for update, weight in updates]
     with np.errstate(over="ignore", invalid="ignore"):
-        a, b = _combine_factors(pairs, scales, updates, how, rank)
+        a, b = _combine_factors(pairs, scales, updates, combination, rank)
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         msg = f"the combined update of {first.module!r} is too large for float32"
         raise AdapterError(msg, hint="Use smaller weights or scales.")
@@ -296,20 +300,24 @@ def _combine_factors(
     pairs: Sequence[tuple[Float32Array, Float32Array]],
     scales: Sequence[float],
     updates: Sequence[tuple[LowRank, float]],
-    how: Combination,
+    combination: Combination,
     rank: int,
 ) -> tuple[Float32Array, Float32Array]:
     """Return A and B of the result, as matrices."""
-    if how.method in {"cat", "svd"}:
+    if combination.method in {"cat", "svd"}:
         a = np.concatenate([a * np.float32(s) for (a, _), s in zip(pairs, scales, strict=True)])
         b = np.concatenate([b for _, b in pairs], axis=1)
-        return (a, b) if how.method == "cat" else low_rank_svd(b, a, rank)
-    random = np.random.default_rng([how.seed, zlib.crc32(updates[0][0].module.encode())])
-    rule = Rule(how.method.removesuffix("_svd"), how.density or 1.0, how.majority_sign_method)
-    if how.method.endswith("_svd"):
+        return (a, b) if combination.method == "cat" else low_rank_svd(b, a, rank)
+    random = np.random.default_rng([combination.seed, zlib.crc32(updates[0][0].module.encode())])
+    rule = Rule(
+        combination.method.removesuffix("_svd"),
+        combination.density or 1.0,
+        combination.majority_sign_method,
+    )
+    if combination.method.endswith("_svd"):
         deltas = [_delta(a, b, u.scale) for (a, b), (u, _) in zip(pairs, updates, strict=True)]
         return truncated_svd(merge(deltas, [w for _, w in updates], rule, random), rank)
-    _require_equal_ranks([update for update, _ in updates], how)
+    _require_equal_ranks([update for update, _ in updates], combination)
     roots = [math.sqrt(abs(s)) for s in scales]
     signed = [math.copysign(root, s) for root, s in zip(roots, scales, strict=True)]
     a = merge([a for a, _ in pairs], signed, rule, random)
@@ -334,14 +342,14 @@ def _require_alike(updates: Sequence[LowRank]) -> None:
             raise AdapterError(msg, hint="They were trained on different bases.")
 
 
-def _require_equal_ranks(updates: Sequence[LowRank], how: Combination) -> None:
+def _require_equal_ranks(updates: Sequence[LowRank], combination: Combination) -> None:
     ranks = {update.rank for update in updates}
     if len(ranks) > 1:
         msg = (
-            f"{how.method!r} needs equal ranks; those of {updates[0].module!r} are "
+            f"{combination.method!r} needs equal ranks; those of {updates[0].module!r} are "
             f"{', '.join(map(str, sorted(ranks)))}"
         )
-        exact = "cat" if how.method == "linear" else f"{how.method}_svd"
+        exact = "cat" if combination.method == "linear" else f"{combination.method}_svd"
         raise AdapterError(msg, hint=f"Combine with {exact}, which takes any ranks.")
 
 
@@ -359,7 +367,7 @@ def _tensor(name: str, values: Float32Array) -> MemoryTensor:
     return MemoryTensor(name, DTYPES["float32"], np.ascontiguousarray(values, np.float32))
 
 
-def _digest(adapters: Sequence[Adapter], weights: Sequence[float], how: Combination) -> str:
+def _digest(adapters: Sequence[Adapter], weights: Sequence[float], combination: Combination) -> str:
     """Hash what the result follows from: the adapters' files, their scales, and how."""
     parts = [
         {
@@ -370,8 +378,8 @@ def _digest(adapters: Sequence[Adapter], weights: Sequence[float], how: Combinat
         }
         for adapter, weight in zip(adapters, weights, strict=True)
     ]
-    settings = {key: value for key, value in asdict(how).items() if key != "weights"}
-    if how.head_from is None:  # as it was hashed before there was a choice
+    settings = {key: value for key, value in asdict(combination).items() if key != "weights"}
+    if combination.head_from is None:  # as it was hashed before there was a choice
         del settings["head_from"]
     text = json.dumps({"parts": parts, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

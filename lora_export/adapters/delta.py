@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
-__all__ = ["Factors", "factors_of", "not_finite", "read_finite", "require_finite_tensors"]
+__all__ = ["Factors", "factors_of", "not_finite_error", "read_finite", "require_finite_tensors"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def read_finite(tensor: Tensor) -> Float32Array:
     """
     values = to_float32(read_all(tensor))
     if not bool(np.isfinite(values).all()):
-        raise not_finite(tensor)
+        raise not_finite_error(tensor)
     return values
 
 
@@ -146,10 +146,10 @@ def require_finite_tensors(adapter: Adapter) -> None:
     for tensor in adapter.tensors:
         for block in iter_blocks(tensor):
             if not bool(np.isfinite(np.frombuffer(block, tensor.dtype.numpy)).all()):
-                raise not_finite(tensor)
+                raise not_finite_error(tensor)
 
 
-def not_finite(tensor: Tensor) -> AdapterError:
+def not_finite_error(tensor: Tensor) -> AdapterError:
     """Return the error for an adapter's tensor that holds NaN or infinity."""
     msg = f"tensor {tensor.name!r} of the adapter holds NaN or infinity"
     return AdapterError(msg, hint="Its training diverged, or the file is damaged.")

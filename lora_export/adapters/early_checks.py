@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.fit import PREFIXES, header_parameters, prefix_of
 from lora_export.adapters.layout import CONV1D_MODULES
 from lora_export.adapters.naming import to_checkpoint_names
-from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.resolve import ModelNames, resolve
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.parameters import Parameter
@@ -74,7 +74,7 @@ def refuse_misfit(
         Parameter(name, tensor.shape, tensor.dtype.name, _module_type(name, conv1d))
         for name, tensor in tensors.items()
     )
-    names = Names(parameters, prefix)
+    names = ModelNames(parameters, prefix)
     try:
         adapter = to_checkpoint_names(adapter, names, config=config, drop=drop)
     except UnsupportedError:
@@ -110,7 +110,7 @@ def vocabulary_by_headers(
         AdapterError: The adapter's tensors mean different numbers of tokens.
     """
     parameters = header_parameters(tensors)
-    names = Names(parameters, prefix_of(str(config.get("model_type")), parameters, adapter))
+    names = ModelNames(parameters, prefix_of(str(config.get("model_type")), parameters, adapter))
     return vocabulary_of(adapter, parameters, names.find, drop=drop)
 
 
@@ -123,7 +123,7 @@ class _Base:
     """The facts of a base that follow from its headers and its config."""
 
     def __init__(
-        self, parameters: Sequence[Parameter], names: Names, config: Mapping[str, object]
+        self, parameters: Sequence[Parameter], names: ModelNames, config: Mapping[str, object]
     ) -> None:
         self._names = names
         self._kinds = {_LAYER.sub("*", each.name) for each in parameters}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
 from lora_export.adapters.misfits import misfit_of
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import TRAINING_ONLY
 from lora_export.core.declarations import classes_of
@@ -136,7 +136,7 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
     firsts |= {f"{parameter.name.partition('.')[0]}." for parameter in parameters}
 
     def found_count(prefix: str) -> int:
-        names = Names(parameters, prefix)
+        names = ModelNames(parameters, prefix)
         return sum(names.find(module) is not None for module in modules)
 
     most = max(map(found_count, ["", *firsts]))
@@ -169,11 +169,11 @@ def check_fit(
         model_type: The base's ``model_type``.
         resizable: Parameters whose first axis an adapter may change (the head's labels).
     """
-    names = Names(parameters, prefix)
+    names = ModelNames(parameters, prefix)
     vocabulary = vocabulary_of(adapter, parameters, names.find, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
-        names = Names(parameters, prefix)
+        names = ModelNames(parameters, prefix)
     tops = top_modules(parameters, prefix)
     conv1d = bool(adapter.config.get("fan_in_fan_out")) or model_type in CONV1D_TYPES
     changed: dict[str, Parameter] = {}
@@ -207,8 +207,8 @@ def check_fit(
             saved.add(parameter.name if parameter else path)
     if vocabulary is not None:
         mismatches += [
-            f"{name}: the adapter {vocabulary.described}, and has no such rows of it"
-            for name in vocabulary.lacking(parameters, saved)
+            f"{name}: the adapter {vocabulary.description}, and has no such rows of it"
+            for name in vocabulary.missing_from(parameters, saved)
         ]
     return Fit(
         prefix,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import INPUT_FIRST_EXPERTS
 from lora_export.adapters.fit import UNKNOWN_MODULE, header_parameters, may_be_brought, top_modules
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.parameters import Parameter
@@ -78,7 +78,7 @@ def checkpoint_parameters(
         UnsupportedError: A square weight whose layout nothing decides, or one stored as codes.
     """
     plain = header_parameters(tensors)
-    names = Names(plain, prefix)
+    names = ModelNames(plain, prefix)
     model_type = str(config.get("model_type"))
     modules = _module_types(adapter, names, model_type)
     _refuse_codes(tensors, modules, adapter)
@@ -91,11 +91,11 @@ def checkpoint_parameters(
         )
         for each in plain
     )
-    brought = _brought(adapter, Names(known, prefix), known, prefix, head_dtype)
+    brought = _brought(adapter, ModelNames(known, prefix), known, prefix, head_dtype)
     return (*known, *(_of_base_vocabulary(each, known) for each in brought))
 
 
-def _module_types(adapter: Adapter, names: Names, model_type: str) -> dict[str, str]:
+def _module_types(adapter: Adapter, names: ModelNames, model_type: str) -> dict[str, str]:
     """Return the module type of every parameter that a low-rank update means."""
     found: dict[str, str] = {}
     square: list[str] = []
@@ -145,7 +145,7 @@ def _refuse_codes(
 
 def _brought(
     adapter: Adapter,
-    names: Names,
+    names: ModelNames,
     known: Sequence[Parameter],
     prefix: str,
     dtype: str,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Item
-    from lora_export.adapters.resolve import Names
+    from lora_export.adapters.resolve import ModelNames
     from lora_export.core.name_conversions import Conversion, NewName
     from lora_export.core.parameters import Parameter
 
@@ -64,13 +64,13 @@ class Lookup:
         stored: Whether the names are a checkpoint's, to which the rules apply; else a model's.
     """
 
-    names: Names = field(repr=False)
+    names: ModelNames = field(repr=False)
     rules: Sequence[Sequence[Conversion]] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     stored: bool = True
 
     @functools.cached_property
-    def made(self) -> dict[str, list[Source]]:
+    def names_made(self) -> dict[str, list[Source]]:
         """The names that the rules make of the base's, and of what."""
         found: dict[str, list[Source]] = {}
         for rules in self.rules if self.stored else ():
@@ -123,8 +123,8 @@ class Lookup:
         """Return the base's tensors of which transformers makes `name`."""
         for spelling in (name, *plainer_names(name)):
             for candidate in self.names.candidates(spelling):
-                if candidate in self.made:
-                    return self.made[candidate]
+                if candidate in self.names_made:
+                    return self.names_made[candidate]
         return []
 
     def _stored(self, name: str) -> str | None:

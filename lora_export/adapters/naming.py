@@ -2,7 +2,7 @@
 
 In order, of each thing that the adapter changes:
 
-    1. its own name, with or without the bare model's (`Names`), or without ``module`` (`wrappers`);
+    1. its own name, with or without the bare model's (`ModelNames`) or ``module`` (`wrappers`);
     2. the name that transformers' rules make of it, or of which they make it (`conversions`);
     3. the rows of a fused weight that it is, or the weights that it fuses (`fused`, `stored`);
     4. its name below another root, where exactly one part of the base has all of them
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from lora_export.adapters.canonical import Adapter, Item
-    from lora_export.adapters.resolve import Names
+    from lora_export.adapters.resolve import ModelNames
     from lora_export.core.declarations import ModelClass
     from lora_export.core.name_conversions import Conversion
     from lora_export.core.parameters import Parameter
@@ -54,7 +54,7 @@ _Kind = TypeVar("_Kind", LowRank, Saved, Added, Rows)
 
 
 def to_checkpoint_names(
-    adapter: Adapter, names: Names, *, config: Mapping[str, Any], drop: Sequence[str] = ()
+    adapter: Adapter, names: ModelNames, *, config: Mapping[str, Any], drop: Sequence[str] = ()
 ) -> Adapter:
     """Return `adapter` with what it changes named, split and joined as a checkpoint stores it.
 
@@ -75,7 +75,7 @@ def to_checkpoint_names(
 
 def to_model_names(
     adapter: Adapter,
-    names: Names,
+    names: ModelNames,
     conversions: Sequence[Conversion],
     *,
     config: Mapping[str, Any] | None = None,

@@ -131,7 +131,7 @@ def _exchange_of(lookup: Lookup, items: Sequence[Item], source: str) -> tuple[st
 
 def _exchanges(lookup: Lookup, path: str) -> Iterator[tuple[str, str]]:
     """Yield what may be cut off the beginning of `path`, and what the base has in its place."""
-    known = [*lookup.names, *lookup.made]
+    known = [*lookup.names, *lookup.names_made]
     parts = path.split(".")
     for count in range(len(parts) - 1):
         if any(part not in CONTAINERS for part in parts[:count]):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
-__all__ = ["Names", "Resolved", "Update", "resolve"]
+__all__ = ["ModelNames", "Resolved", "Update", "resolve"]
 
 _SHOWN: Final = 5
 
@@ -101,7 +101,7 @@ _FIELDS: Final[dict[type, str]] = {
 }
 
 
-class Names:
+class ModelNames:
     """Looks a name of another file up among a model's parameters.
 
     A bare backbone and a model with a head differ by ``base_model_prefix`` (``bert.``): a name is
@@ -161,14 +161,14 @@ def resolve(
             reads.
         UsageError: A pattern of `drop` matches nothing.
     """
-    names = Names(parameters, prefix)
+    names = ModelNames(parameters, prefix)
     tied = groups_of(parameters)
     adapter, unread = _with_ties(adapter, names, tied, ties, drop)
     followed = {name for group in tied if not _any_dropped(group, drop) for name in group.names}
     vocabulary = vocabulary_of(adapter, parameters, names.find, drop=drop, heads=resizable)
     if vocabulary is not None:
         parameters = vocabulary.resized(parameters)
-        names = Names(parameters, prefix)
+        names = ModelNames(parameters, prefix)
     updates: dict[str, Update] = {}
     unmatched: list[str] = []
     dropped: list[str] = []
@@ -225,7 +225,7 @@ def resolve(
 
 def _with_ties(
     adapter: Adapter,
-    names: Names,
+    names: ModelNames,
     tied: Sequence[TieGroup],
     apart: Sequence[TieGroup],
     drop: Sequence[str],
@@ -254,7 +254,7 @@ def _with_ties(
 
 
 def _without_unread(
-    adapter: Adapter, names: Names, apart: Sequence[TieGroup]
+    adapter: Adapter, names: ModelNames, apart: Sequence[TieGroup]
 ) -> tuple[Adapter, tuple[str, ...]]:
     """Leave out items of tied names that the graph does not read.
 
@@ -344,7 +344,9 @@ def _uneven_head(
     return [f"{name}: the head is {width} wide here" for name, width in widths.items()]
 
 
-def _refuse_bias_without_place(adapter: Adapter, names: Names, unmatched: Collection[str]) -> None:
+def _refuse_bias_without_place(
+    adapter: Adapter, names: ModelNames, unmatched: Collection[str]
+) -> None:
     """Raise for a bias of ``lora_bias`` on a module that has none; PEFT does not merge it either.
 
     Raises:

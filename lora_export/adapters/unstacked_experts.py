@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lora_export.adapters.name_lookup import Lookup
-    from lora_export.adapters.resolve import Names
+    from lora_export.adapters.resolve import ModelNames
     from lora_export.core.parameters import Parameter
 
 __all__ = ["STORED_EXPERTS", "split_stack"]
@@ -91,7 +91,7 @@ def _in_order(parameter: Parameter) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _by_table(update: LowRank, names: Names) -> list[list[Parameter]]:
+def _by_table(update: LowRank, names: ModelNames) -> list[list[Parameter]]:
     """Return the matrices of each expert by the names that most models give them."""
     for module in (update.module, *(update.module.replace(*each) for each in _RENAMED)):
         for parts in STORED_EXPERTS.get(update.name or "", ()):

@@ -96,7 +96,7 @@ class Vocabulary:
     parameters: frozenset[str] = field(repr=False)
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """The change as a message says it: ``grows the vocabulary from 128 to 133``."""
         verb = "grows" if self.after > self.before else "shrinks"
         return f"{verb} the vocabulary from {self.before} to {self.after}"
@@ -120,7 +120,7 @@ class Vocabulary:
         model whose embeddings are untied holds them apart, and computes with one of them.
         """
         found: dict[str, str] = {}
-        for name in self.lacking(parameters, saved):
+        for name in self.missing_from(parameters, saved):
             stem, _, leaf = name.rpartition(".")
             other = (
                 f"{stem.removesuffix('.decoder')}.bias"
@@ -131,7 +131,9 @@ class Vocabulary:
                 found[name] = other
         return found
 
-    def lacking(self, parameters: Iterable[Parameter], saved: Collection[str]) -> tuple[str, ...]:
+    def missing_from(
+        self, parameters: Iterable[Parameter], saved: Collection[str]
+    ) -> tuple[str, ...]:
         """Return the names of the resized `parameters` that are not among those in `saved`.
 
         Their new rows would have to be invented.
@@ -155,11 +157,11 @@ class Vocabulary:
         Raises:
             AdapterError: Rows would have to be invented; up to five parameters are named.
         """
-        lacking = self.lacking(parameters, saved)
+        lacking = self.missing_from(parameters, saved)
         if not lacking:
             return
         msg = (
-            f"adapter {adapter.source!r} {self.described}, but it does not hold the values of "
+            f"adapter {adapter.source!r} {self.description}, but it does not hold the values of "
             f"{len(lacking)} parameter(s) with {self.after} rows:"
         )
         raise AdapterError(
@@ -242,7 +244,7 @@ def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> JsonObj
         holder = section if isinstance(section, dict) else table
         if "vocab_size" in holder:
             msg = (
-                f"the adapter {vocabulary.described}, and config.json of the base says "
+                f"the adapter {vocabulary.description}, and config.json of the base says "
                 f"vocab_size: {holder['vocab_size']!r}"
             )
             raise UnsupportedError(
@@ -252,7 +254,7 @@ def resized_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> JsonObj
     padding = table.get("pad_token_id")
     if isinstance(padding, int) and padding >= vocabulary.after:
         msg = (
-            f"the adapter {vocabulary.described}, but the base's pad_token_id is {padding}: "
+            f"the adapter {vocabulary.description}, but the base's pad_token_id is {padding}: "
             "transformers cannot load such a model"
         )
         raise UnsupportedError(msg, hint="Set another pad_token_id in the base's config.json.")

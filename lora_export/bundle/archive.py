@@ -44,7 +44,7 @@ class Archive:
     """An archive whose index was read; the files follow.
 
     Attributes:
-        where: What it is called, for errors.
+        where: Its name, for errors.
         stream: The archive, behind the index.
         entries: The entries behind the index.
         index: The index.
@@ -101,12 +101,12 @@ class Archive:
 
 
 @contextlib.contextmanager
-def damage_errors(where: str) -> Iterator[None]:
+def damage_errors(archive: str) -> Iterator[None]:
     """Translate what gzip raises while it reads an archive; `gzip.BadGzipFile` is an `OSError`."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        msg = f"{where!r} is damaged: {error}"
+        msg = f"{archive!r} is damaged: {error}"
         raise BundleError(msg, hint="Copy it again.") from error
 
 
@@ -135,18 +135,18 @@ def open_archive(path: Path) -> Iterator[Archive]:
         raise BundleError(msg, hint="Check the path.") from error
 
 
-def _with_index(stream: IO[bytes], where: str) -> Archive:
-    entries = read_entries(stream, where)
+def _with_index(stream: IO[bytes], archive: str) -> Archive:
+    entries = read_entries(stream, archive)
     first = next(entries, None)
     if first is None or not first.name.endswith(f"/{INDEX_NAME}"):
-        msg = f"{where!r} is not a bundle: it does not begin with {INDEX_NAME}"
+        msg = f"{archive!r} is not a bundle: it does not begin with {INDEX_NAME}"
         raise BundleError(msg, hint="Make one with: lora-export bundle")
     if first.size_bytes > INDEX_LIMIT_BYTES:
-        msg = f"the index of {where!r} is larger than {INDEX_LIMIT_BYTES} bytes"
+        msg = f"the index of {archive!r} is larger than {INDEX_LIMIT_BYTES} bytes"
         raise BundleError(msg, hint=_AGAIN)
     raw = stream.read(first.size_bytes)
-    index = parse_index(raw, f"{where}/{first.name}")
+    index = parse_index(raw, f"{archive}/{first.name}")
     if first.name != f"{index.name}/{INDEX_NAME}":
-        msg = f"{where!r} has its index at {first.name!r}, which calls the bundle {index.name!r}"
+        msg = f"{archive!r} has its index at {first.name!r}, which calls the bundle {index.name!r}"
         raise BundleError(msg, hint=_AGAIN)
-    return Archive(where, stream, entries, index, raw)
+    return Archive(archive, stream, entries, index, raw)

@@ -98,73 +98,73 @@ def end_of_archive(written_bytes: int) -> bytes:
     return bytes(2 * _BLOCK_BYTES + -closed % _RECORD_BYTES)
 
 
-def read_entries(stream: IO[bytes], where: str) -> Iterator[Entry]:
+def read_entries(stream: IO[bytes], archive: str) -> Iterator[Entry]:
     """Yield the files of an archive; before it goes on, the caller has read each one's data.
 
     Args:
         stream: The archive.
-        where: What it is called, for errors.
+        archive: Its name, for errors.
 
     Raises:
         BundleError: It is damaged, or holds something that is not a plain file.
     """
     while True:
-        block = _read(stream, _BLOCK_BYTES, where)
+        block = _read(stream, _BLOCK_BYTES, archive)
         if not any(block):
-            _require_end(stream, where)
+            _require_end(stream, archive)
             return
-        entry = _entry(block, where)
+        entry = _entry(block, archive)
         yield entry
-        if any(_read(stream, -entry.size_bytes % _BLOCK_BYTES, where)):
-            msg = f"{where!r} has something between its files"
+        if any(_read(stream, -entry.size_bytes % _BLOCK_BYTES, archive)):
+            msg = f"{archive!r} has something between its files"
             raise BundleError(msg, hint=_HINT)
 
 
-def _read(stream: IO[bytes], size_bytes: int, where: str) -> bytes:
+def _read(stream: IO[bytes], size_bytes: int, archive: str) -> bytes:
     data = stream.read(size_bytes)
     if len(data) != size_bytes:
-        msg = f"{where!r} ends in the middle: it is truncated"
+        msg = f"{archive!r} ends in the middle: it is truncated"
         raise BundleError(msg, hint="Copy it again.")
     return data
 
 
-def _require_end(stream: IO[bytes], where: str) -> None:
+def _require_end(stream: IO[bytes], archive: str) -> None:
     """Require that nothing but the zeros that close a record is left."""
     rest = stream.read(_RECORD_BYTES + 1)
     if len(rest) > _RECORD_BYTES or len(rest) < _BLOCK_BYTES or any(rest):
         what = "is truncated" if len(rest) < _BLOCK_BYTES else "goes on behind its end"
-        msg = f"{where!r} {what}"
+        msg = f"{archive!r} {what}"
         raise BundleError(msg, hint=_HINT)
 
 
-def _entry(block: bytes, where: str) -> Entry:
+def _entry(block: bytes, archive: str) -> Entry:
     plain = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
-    if _octal(block[_CHECKSUM], where) != sum(plain) or block[257:262] != _MAGIC:
-        msg = f"{where!r} is not a tar archive, or is damaged"
+    if _octal(block[_CHECKSUM], archive) != sum(plain) or block[257:262] != _MAGIC:
+        msg = f"{archive!r} is not a tar archive, or is damaged"
         raise BundleError(msg, hint="Copy it again.")
     prefix = _text(block[345:500]) if block[262] == 0 else ""
     name = _text(block[:_NAME_BYTES])
     name = f"{prefix}/{name}" if prefix else name
     kind = block[156]
     if kind not in _PLAIN:
-        msg = f"{name!r} in {where!r} is {_KINDS.get(kind, 'of an unknown kind')}"
+        msg = f"{name!r} in {archive!r} is {_KINDS.get(kind, 'of an unknown kind')}"
         raise BundleError(msg, hint=_HINT)
-    return Entry(name, _number(block[124:136], where))
+    return Entry(name, _number(block[124:136], archive))
 
 
 def _text(raw: bytes) -> str:
     return raw.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
-def _number(raw: bytes, where: str) -> int:
+def _number(raw: bytes, archive: str) -> int:
     if raw[0] == _BASE_256:
         return int.from_bytes(raw[1:], "big")
-    return _octal(raw, where)
+    return _octal(raw, archive)
 
 
-def _octal(raw: bytes, where: str) -> int:
+def _octal(raw: bytes, archive: str) -> int:
     digits = raw.strip(b" \0")
     if not digits or digits.strip(b"01234567"):
-        msg = f"{where!r} is not a tar archive, or is damaged"
+        msg = f"{archive!r} is not a tar archive, or is damaged"
         raise BundleError(msg, hint="Copy it again.")
     return int(digits, 8)

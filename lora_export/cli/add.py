@@ -10,13 +10,13 @@ import click
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
+    adapter_keys,
     adapter_options,
     base_option,
     combine_options,
     combine_table,
     common_options,
     labels_option,
-    of_adapters,
     parse_adapter,
     parse_scales,
 )
@@ -73,7 +73,7 @@ def add(
     common = {
         "drop": list(drop),
         "labels": names,
-        **of_adapters(adapter_format, alpha, enable_lora, subfolder),
+        **adapter_keys(adapter_format, alpha, enable_lora, subfolder),
     }
     rows = [{**parse_adapter(text), **common} for text in adapters]
     specs = make_specs(rows, parse_scales(scales))

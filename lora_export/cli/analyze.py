@@ -15,10 +15,10 @@ from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
+    adapter_keys,
     adapter_options,
     base_option,
     common_options,
-    of_adapters,
     out_option,
 )
 from lora_export.cli.text import aligned, first_few, size
@@ -93,7 +93,7 @@ def analyze(
     Shows singular values and effective ranks; with OTHER, how much the subspaces of the two
     overlap; with --base, what W does in the directions that the adapter amplifies.
     """
-    reading = of_adapters(adapter_format, alpha, enable_lora)
+    reading = adapter_keys(adapter_format, alpha, enable_lora)
     with Console(as_json=as_json, quiet=quiet) as console:
         if plan is not None:
             _refuse(adapter is not None, "--plan needs no adapter")

@@ -11,10 +11,10 @@ from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
     SEED,
+    adapter_keys,
     adapter_options,
     base_option,
     common_options,
-    of_adapters,
     parse_adapter,
 )
 from lora_export.cli.text import aligned, first_few, size
@@ -106,7 +106,7 @@ def bench(
     from lora_export.commands.bench import bench as bench_export
     from lora_export.commands.recipe import make_specs
 
-    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
+    reading = adapter_keys(adapter_format, alpha, enable_lora, subfolder)
     rows = [{**parse_adapter(text), **reading} for text in adapters]
     with Console(as_json=as_json, quiet=quiet) as console:
         found = bench_export(

@@ -9,7 +9,7 @@ import click
 
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
-from lora_export.cli.options import adapter_options, common_options, of_adapters
+from lora_export.cli.options import adapter_keys, adapter_options, common_options
 from lora_export.cli.quantized_text import saved_bytes
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import InputError
@@ -67,7 +67,7 @@ def inspect(
     """
     from lora_export.commands.inspect.inspect_any import inspect as inspect_any
 
-    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
+    reading = adapter_keys(adapter_format, alpha, enable_lora, subfolder)
     reading["adapter_format"] = reading.pop("format", None)
     with Console(as_json=as_json, quiet=quiet) as console:
         if adapter is None:

@@ -12,13 +12,13 @@ from lora_export.cli.closing import next_line, report_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, option
 from lora_export.cli.options import (
+    adapter_keys,
     adapter_options,
     base_option,
     combine_options,
     combine_table,
     common_options,
     labels_option,
-    of_adapters,
     out_option,
     parse_adapter,
     parse_scales,
@@ -128,7 +128,7 @@ def merge(
         common = {
             "drop": list(drop),
             "labels": names,
-            **of_adapters(adapter_format, alpha, enable_lora, subfolder),
+            **adapter_keys(adapter_format, alpha, enable_lora, subfolder),
         }
         rows = [{**parse_adapter(each), **common} for each in adapters]
         outcome = merging.merge_checkpoint(

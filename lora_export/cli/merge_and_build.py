@@ -10,6 +10,7 @@ import click
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
+    adapter_keys,
     adapter_options,
     base_option,
     combine_options,
@@ -17,7 +18,6 @@ from lora_export.cli.options import (
     common_options,
     labels_option,
     loss_options,
-    of_adapters,
     out_option,
     parse_adapter,
     parse_scales,
@@ -241,7 +241,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         "drop": list(flags["drop"]),
     }
     table |= {key: value for key, value in lists.items() if value}
-    table |= of_adapters(
+    table |= adapter_keys(
         flags["adapter_format"], flags["alpha"], flags["enable_lora"], flags["subfolder"]
     )
     if flags["adapters"]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SEED",
+    "adapter_keys",
     "adapter_options",
     "base_option",
     "combine_options",
@@ -25,7 +26,6 @@ __all__ = [
     "common_options",
     "labels_option",
     "loss_options",
-    "of_adapters",
     "out_option",
     "parse_adapter",
     "parse_scales",
@@ -76,7 +76,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the flags that say how adapters are read; see `of_adapters`."""
+    """Add the flags that say how adapters are read; see `adapter_keys`."""
     for add in reversed(
         (
             option("--adapter-format", section="Adapters", type=ADAPTER_FORMAT, metavar="FORMAT",
@@ -93,7 +93,7 @@ def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def of_adapters(
+def adapter_keys(
     adapter_format: str | None,
     alpha: float | None,
     enable_lora: str | None,

@@ -10,11 +10,11 @@ from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
     SEED,
+    adapter_keys,
     adapter_options,
     base_option,
     common_options,
     loss_options,
-    of_adapters,
     parse_adapter,
 )
 from lora_export.cli.outcome import describe, render
@@ -96,7 +96,7 @@ def verify(
     from lora_export.commands.recipe import make_specs
     from lora_export.commands.verify import verify as verify_again
 
-    reading = of_adapters(adapter_format, alpha, enable_lora, subfolder)
+    reading = adapter_keys(adapter_format, alpha, enable_lora, subfolder)
     if reading and not adapters:
         msg = "options on how to read an adapter need --adapter"
         raise UsageError(msg, hint="Name the adapter: --adapter NAME=PATH.")

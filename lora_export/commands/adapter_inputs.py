@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.combine import Combination, combine, default_rank, without
+from lora_export.adapters.combine import Combination, combine, default_rank, drop_matching
 from lora_export.adapters.read_spec import read_spec
 from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.adapter_spec import AdapterSpec
@@ -106,7 +106,7 @@ def read_specs(
     if combination is None:
         return tuple(map(LoadedAdapter, adapters, specs))
     drops = [tuple(spec.drop) for spec in specs]
-    kept = [without(adapter, drop) for adapter, drop in zip(adapters, drops, strict=True)]
+    kept = [drop_matching(adapter, drop) for adapter, drop in zip(adapters, drops, strict=True)]
     given_rank = combination.rank
     how = Combination(
         method=combination.method,
@@ -172,7 +172,7 @@ def reload_adapter(
     made = record.combined
     if made is None:
         return read(name, record)
-    parts = [without(read(p.name, p), p.dropped) for p in made.parts]
+    parts = [drop_matching(read(p.name, p), p.dropped) for p in made.parts]
     how = Combination(
         made.method,
         tuple(part.weight for part in made.parts),
@@ -206,7 +206,7 @@ def notes_on_resolved(resolved: Sequence[Resolved], progress: Progress) -> tuple
     """
     notes = (
         *(
-            f"adapter {each.adapter.name!r} {each.vocabulary.described} tokens"
+            f"adapter {each.adapter.name!r} {each.vocabulary.description} tokens"
             for each in resolved
             if each.vocabulary is not None
         ),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lora_export.adapters.delta import require_finite_tensors
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
-from lora_export.commands.after_change import Aftermath
+from lora_export.commands.after_change import ReportUpdates
 from lora_export.commands.arguments import as_specs
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
@@ -25,7 +25,7 @@ from lora_export.core.modes import SHARED_MODES
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.exports.adapter_companions import AdapterCompanions, companions_for
-from lora_export.exports.change_adapters import Adding, store_adapters
+from lora_export.exports.change_adapters import AddOptions, store_adapters
 from lora_export.exports.compatibility import require_base, require_task
 from lora_export.exports.integrity_checks import require_usable
 from lora_export.exports.plan import require_complete
@@ -137,7 +137,7 @@ def _outcome(
 ) -> Outcome:
     """Bring the reports up to date, and return the outcome: the adapters are in the export."""
     now = added.manifest
-    after = Aftermath(export_dir, f"added: {', '.join(sorted(names))}", tell)
+    after = ReportUpdates(export_dir, f"added: {', '.join(sorted(names))}", tell)
     with after.step("the reports could not be brought up to date"):
         if added.fidelity:
             now = record_fidelity(export_dir, added.fidelity)
@@ -207,7 +207,7 @@ def add_adapters(
         for each, own in zip(ready, companions, strict=True)
     ]
     return store_adapters(
-        export_dir, mode, new, Adding(checkpoint, replace, progress, write_onnx_adapter)
+        export_dir, mode, new, AddOptions(checkpoint, replace, progress, write_onnx_adapter)
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.progress import Progress
 
-__all__ = ["Aftermath"]
+__all__ = ["ReportUpdates"]
 
 _LEFT: Final = (
     "some of the files that this change replaces or removes could not be removed; the next change "
@@ -27,7 +27,7 @@ _LEFT: Final = (
 )
 
 
-class Aftermath:
+class ReportUpdates:
     """The steps after a change of an export, and what could not be done.
 
     Args:

@@ -26,7 +26,7 @@ from lora_export.exports.plan import for_task
 from lora_export.graph.spec import tasks
 from lora_export.latency.bench_report import BenchReport, BenchSettings
 from lora_export.latency.gate import Judge, baseline_of, is_wide, read_baseline
-from lora_export.latency.grid import BASELINE, Chosen, Plan, key_of, measure
+from lora_export.latency.grid import BASELINE, Plan, TimedGraph, key_of, measure
 from lora_export.latency.points import Source, grid
 from lora_export.latency.subjects import RUNNERS, require_runner
 from lora_export.ondevice.judge.ratios import CONFIDENCE
@@ -282,7 +282,7 @@ def _source(export_dir: Path, base: str | Path | None, specs: Sequence[AdapterSp
 
 def _choose(
     source: Source, other: Source | None, graphs: Sequence[str], runners: Sequence[str]
-) -> list[Chosen]:
+) -> list[TimedGraph]:
     """Return the subjects to time; the base first, each runner's subjects together."""
     known = source.graphs()
     if unknown := [name for name in graphs if name not in known]:
@@ -290,7 +290,7 @@ def _choose(
         raise UsageError(msg, hint=f"It has: {', '.join(known)}.")
     wanted = [name for name in known if name in {BASE_GRAPH, *(graphs or known)}]
     found = [
-        Chosen(source, name, runner)
+        TimedGraph(source, name, runner)
         for runner in runners
         for name in wanted
         if _is_run(source, name, runner)
@@ -298,7 +298,7 @@ def _choose(
     if other is None:
         return found
     theirs = set(other.graphs())
-    both = [Chosen(other, each.graph, each.runner, baseline=True)
+    both = [TimedGraph(other, each.graph, each.runner, baseline=True)
             for each in found if each.graph in theirs]  # fmt: skip
     if not both or (graphs and not set(graphs) <= theirs):
         missing = next(iter(set(graphs) - theirs), "of the same names")
@@ -318,7 +318,7 @@ def _is_run(source: Source, graph: str, runner: str) -> bool:
     return row.engine is None or graph != BASE_GRAPH or not source.manifest.base_graph.missing
 
 
-def _over_base(chosen: Sequence[Chosen]) -> list[tuple[str, str]]:
+def _over_base(chosen: Sequence[TimedGraph]) -> list[tuple[str, str]]:
     """Return each subject with the base graph of its runner, where that is timed too."""
     keys = {each.key for each in chosen}
     pairs = [
@@ -330,7 +330,7 @@ def _over_base(chosen: Sequence[Chosen]) -> list[tuple[str, str]]:
 
 
 def _judge(
-    chosen: Sequence[Chosen],
+    chosen: Sequence[TimedGraph],
     max_ratio: float | None,
     *,
     against: Path | None,

@@ -21,7 +21,7 @@ from lora_export.graph.graph_export import export_graph
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.signature import Choices
 from lora_export.weights.pooling_source import agreed_pooling, pooling_of
-from lora_export.weights.sentence import pools
+from lora_export.weights.sentence import has_pooling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +97,7 @@ def resolve_config(
 
 def _pools(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> bool:
     """Return whether a pooling lies beside the base or one of the adapters."""
-    return pools(checkpoint.folder) or any(pooling_of(each) is not None for each in adapters)
+    return has_pooling(checkpoint.folder) or any(pooling_of(each) is not None for each in adapters)
 
 
 def target_of(recipe: Recipe) -> Target:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from lora_export.adapters.combine import scaled, without
+from lora_export.adapters.combine import drop_matching, scaled
 from lora_export.adapters.fit import CONV1D_TYPES, check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.packed import pack, require_linear
 from lora_export.adapters.formats.peft_write import metadata_of, write_peft
 from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
-from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.resolve import ModelNames, resolve
 from lora_export.commands.arguments import as_path
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.dtypes import by_name
@@ -126,7 +126,7 @@ def convert(
         _require_for_export(to, base, dtype)
         return _for_export(source, output, export, scale, drop)
     adapter = read_adapter(source, name=real_path(source).name.lower(), source=str(source))
-    adapter = scaled(without(adapter, drop), scale)
+    adapter = scaled(drop_matching(adapter, drop), scale)
     conv1d = False
     if base is not None:
         adapter, conv1d = _on_base(adapter, base, progress or Silent())
@@ -201,7 +201,7 @@ def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, boo
     model_type = str(checkpoint.config["model_type"])
     parameters = header_parameters(checkpoint.tensors)
     prefix = prefix_of(model_type, parameters, adapter)
-    stored = to_checkpoint_names(adapter, Names(parameters, prefix), config=checkpoint.config)
+    stored = to_checkpoint_names(adapter, ModelNames(parameters, prefix), config=checkpoint.config)
     fit = check_fit(
         stored, parameters, prefix=prefix, model_type=model_type, resizable=HEAD_PARAMETERS
     )

@@ -69,7 +69,7 @@ def build(
 def _present_target() -> str:
     gpu = open_cuda().gpu()
     major, _, minor = gpu.compute_capability.partition(".")
-    found = targets.of_device((int(major), int(minor)), gpu.name)
+    found = targets.target_of_device((int(major), int(minor)), gpu.name)
     return targets.AUTO if found is None else found.name
 
 
@@ -81,7 +81,7 @@ def plan_build(
     options: EngineOptions | None = None,
     tensorrt: str | None = None,
 ) -> list[PlannedEngine]:
-    """Return the plan of `build`, without TensorRT; see `engines.engine_build.described`.
+    """Return the plan of `build`, without TensorRT; see `engines.engine_build.describe_build`.
 
     Args:
         export_dir: The export.

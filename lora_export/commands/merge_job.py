@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.adapters.fit import header_parameters, prefix_of
 from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
-from lora_export.adapters.resolve import Names, Resolved, resolve
+from lora_export.adapters.resolve import ModelNames, Resolved, resolve
 from lora_export.commands.adapter_inputs import read_specs
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.exports.plan import HEAD_PARAMETERS, main_dtype
@@ -129,7 +129,7 @@ def _only(
 
 
 def _as_stored(checkpoint: Checkpoint, given: LoadedAdapter, prefix: str) -> LoadedAdapter:
-    names = Names(header_parameters(checkpoint.tensors), prefix)
+    names = ModelNames(header_parameters(checkpoint.tensors), prefix)
     named = to_checkpoint_names(
         given.adapter, names, config=checkpoint.config, drop=given.spec.drop
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_export.commands.after_change import Aftermath
+from lora_export.commands.after_change import ReportUpdates
 from lora_export.commands.outcome import Outcome
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.change_adapters import remove_adapter
@@ -27,7 +27,7 @@ def remove(export: str | Path, name: str, *, progress: Progress | None = None) -
     """
     export_dir = Path(export)
     manifest = remove_adapter(export_dir, name)
-    after = Aftermath(export_dir, f"adapter {name!r} was removed", progress or Silent())
+    after = ReportUpdates(export_dir, f"adapter {name!r} was removed", progress or Silent())
     with after.step("the reports could not be brought up to date"):
         manifest = prune_reports(export_dir)
         manifest = refresh_report(export_dir)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.naming import to_model_names
-from lora_export.adapters.resolve import Names, Resolved, resolve
+from lora_export.adapters.resolve import ModelNames, Resolved, resolve
 from lora_export.commands.adapter_inputs import LoadedAdapter, reload_adapter
 from lora_export.core.adapter_names import adapter_name_from
 from lora_export.core.adapter_spec import AdapterSpec
@@ -63,7 +63,7 @@ def resolve_adapters(
         labels: Names of the classes for adapters whose line has none.
         ties: Parameters that the base ties and the graph holds apart.
     """
-    names = Names(parameters, prefix)
+    names = ModelNames(parameters, prefix)
     return tuple(
         ResolvedAdapter(
             resolve(
@@ -134,7 +134,7 @@ def find_adapters(
             raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
         return AdapterSpec(source=str(folder), format=record.format)
 
-    names = Names(parameters_of(manifest), manifest.base.prefix)
+    names = ModelNames(parameters_of(manifest), manifest.base.prefix)
     return {
         name: to_model_names(
             reload_adapter(name, record, locate, base_config=config),

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["forward"]
+__all__ = ["forward_names"]
 
 
-def forward(old: str, new: str) -> Callable[[str], object]:
+def forward_names(old: str, new: str) -> Callable[[str], object]:
     """Return the ``__getattr__`` of the module `old`, which takes its names from the module `new`.
 
     Each access warns with a `DeprecationWarning` that names the new place.

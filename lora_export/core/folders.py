@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["folders_below", "listed"]
+__all__ = ["folders_below", "list_names"]
 
 _LOOKED_AT: Final = 1000
 _SHOWN: Final = 8
@@ -42,10 +42,10 @@ def _in_order(name: str) -> tuple[str, int, str]:
     return (name.rpartition("/")[0], int(step[1]) if step else -1, name)
 
 
-def listed(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
     """Return names for a message; of a trainer's steps, the newest is said.
 
-    >>> listed(["checkpoint-500", "checkpoint-1000"])
+    >>> list_names(["checkpoint-500", "checkpoint-1000"])
     "'checkpoint-500', 'checkpoint-1000' (the newest)"
     """
     shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], names[-1]]

@@ -26,9 +26,9 @@ __all__ = [
     "Target",
     "by_name",
     "dtype_of_precision",
-    "of_device",
     "require_engine_target",
     "require_tensorrt_target",
+    "target_of_device",
 ]
 
 
@@ -363,7 +363,7 @@ def dtype_of_precision(precision: str, target: Target) -> str:
     return dtype
 
 
-def of_device(compute_capability: tuple[int, int], device: str = "") -> Target | None:
+def target_of_device(compute_capability: tuple[int, int], device: str = "") -> Target | None:
     """Return the row of a device that is present: what `AUTO` means there.
 
     Where several rows share a compute capability, the one whose name is in the device's wins.

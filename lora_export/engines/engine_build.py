@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PlannedEngine",
     "build_engines",
-    "described",
+    "describe_build",
     "engine_documents",
     "register_engine_files",
 ]
@@ -147,7 +147,7 @@ def register_engine_files(export_dir: Path, record: BuildRecord) -> None:
         write_manifest(export_dir, listed)
 
 
-def described(job: BuildJob, version: str) -> PlannedEngine:
+def describe_build(job: BuildJob, version: str) -> PlannedEngine:
     """Return a description of a build, without TensorRT: its command line and settings.
 
     Args:
@@ -197,8 +197,8 @@ def _flags(job: BuildJob) -> list[str]:
 
 
 def engine_documents(jobs: Sequence[BuildJob], version: str | None) -> list[PlannedEngine]:
-    """Return `described` for each job, for a version or the oldest of the target."""
-    return [described(job, version or _oldest(job)) for job in jobs]
+    """Return `describe_build` for each job, for a version or the oldest of the target."""
+    return [describe_build(job, version or _oldest(job)) for job in jobs]
 
 
 def _oldest(job: BuildJob) -> str:

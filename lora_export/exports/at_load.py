@@ -68,7 +68,7 @@ def require_same_shapes(resolved: Resolved) -> None:
             raise UnsupportedError(msg, hint=hint)
     if resolved.vocabulary is not None:
         msg = (
-            f"adapter {resolved.adapter.name!r} {resolved.vocabulary.described} tokens: "
+            f"adapter {resolved.adapter.name!r} {resolved.vocabulary.description} tokens: "
             "a merge at load cannot change a shape"
         )
         raise UnsupportedError(msg, hint=f"Merge it into the export: {_add(resolved)}.")

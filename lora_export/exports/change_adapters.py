@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from lora_export.exports.stack_table import NewAdapter
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["CHANGES", "Added", "Adding", "Change", "remove_adapter", "store_adapters"]
+__all__ = ["CHANGES", "AdapterChanges", "AddOptions", "Added", "remove_adapter", "store_adapters"]
 
 
 @dataclass(frozen=True)
-class Adding:
+class AddOptions:
     """The arguments of adding adapters, besides the adapters.
 
     Attributes:
@@ -61,7 +61,7 @@ class Added:
 
 
 def store_adapters(
-    export_dir: Path, mode: Mode, new: Sequence[NewAdapter], adding: Adding
+    export_dir: Path, mode: Mode, new: Sequence[NewAdapter], options: AddOptions
 ) -> Added:
     """Add adapters to an export of `mode`.
 
@@ -70,7 +70,7 @@ def store_adapters(
         UnsupportedError: A graph that adapters share cannot take an adapter.
         StorageError: The disk refuses; what is not yet added is as it was.
     """
-    return CHANGES[mode].add(export_dir, new, adding)
+    return CHANGES[mode].add(export_dir, new, options)
 
 
 def remove_adapter(export_dir: Path, name: str) -> Manifest:
@@ -82,7 +82,7 @@ def remove_adapter(export_dir: Path, name: str) -> Manifest:
     return CHANGES[mode_of(read_manifest(export_dir))].remove(export_dir, name)
 
 
-def _merge(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+def _merge(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> Added:
     manifest = read_manifest(export_dir)
     kept: dict[str, FidelityRow] = {}
     for each in new:
@@ -91,16 +91,16 @@ def _merge(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added
             each.resolved,
             source=each.source,
             combined=each.combined,
-            checkpoint=adding.checkpoint,
+            checkpoint=options.checkpoint,
             labels=each.labels,
-            replace=adding.replace,
-            progress=adding.progress,
+            replace=options.replace,
+            progress=options.progress,
             companions=each.companions,
         )
         manifest = added.manifest
         if added.fidelity is not None:
             kept[each.name] = added.fidelity
-            _warn_of_loss(each.name, added.fidelity, adding.progress)
+            _warn_of_loss(each.name, added.fidelity, options.progress)
     return Added(manifest, kept)
 
 
@@ -116,27 +116,27 @@ def _warn_of_loss(name: str, row: FidelityRow, progress: Progress) -> None:
     )
 
 
-def _add_packs(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
+def _add_packs(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> Added:
     manifest = read_manifest(export_dir)
     require_slots(export_dir, manifest, [each.resolved for each in new])
     for each in new:
-        adding.progress.start(f"adding adapter {each.name}")
+        options.progress.start(f"adding adapter {each.name}")
         manifest = add_pack(
             export_dir,
             each.resolved,
             source=each.source,
             labels=each.labels,
-            replace=adding.replace,
-            write=adding.write,
+            replace=options.replace,
+            write=options.write,
             combined=each.combined,
             companions=each.companions,
         )
     return Added(manifest)
 
 
-def _add_rows(export_dir: Path, new: Sequence[NewAdapter], adding: Adding) -> Added:
-    adding.progress.start("writing the stacks")
-    return Added(change_rows(export_dir, new, replace=adding.replace))
+def _add_rows(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> Added:
+    options.progress.start("writing the stacks")
+    return Added(change_rows(export_dir, new, replace=options.replace))
 
 
 def _remove_row(export_dir: Path, name: str) -> Manifest:
@@ -144,15 +144,15 @@ def _remove_row(export_dir: Path, name: str) -> Manifest:
 
 
 @dataclass(frozen=True)
-class Change:
+class AdapterChanges:
     """The functions that add adapters to an export of one mode and remove one."""
 
-    add: Callable[[Path, Sequence[NewAdapter], Adding], Added]
+    add: Callable[[Path, Sequence[NewAdapter], AddOptions], Added]
     remove: Callable[[Path, str], Manifest]
 
 
-CHANGES: Final[Mapping[Mode, Change]] = {
-    Mode.MERGED: Change(_merge, merged_adapters.remove_adapter),
-    Mode.SWAPPABLE: Change(_add_packs, merged_adapters.remove_adapter),
-    Mode.BATCHED: Change(_add_rows, _remove_row),
+CHANGES: Final[Mapping[Mode, AdapterChanges]] = {
+    Mode.MERGED: AdapterChanges(_merge, merged_adapters.remove_adapter),
+    Mode.SWAPPABLE: AdapterChanges(_add_packs, merged_adapters.remove_adapter),
+    Mode.BATCHED: AdapterChanges(_add_rows, _remove_row),
 }

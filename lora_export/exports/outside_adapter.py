@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.naming import to_model_names
 from lora_export.adapters.read_spec import read_spec
-from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.resolve import ModelNames, resolve
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.hub import local_path
@@ -49,7 +49,7 @@ def resolve_source(
     adapter = read_spec(source.model_copy(update={"name": name}), base_config=config)
     require_task(manifest, adapter)
     parameters, prefix = parameters_of(manifest), manifest.base.prefix
-    names, conversions = Names(parameters, prefix), manifest.base.conversions
+    names, conversions = ModelNames(parameters, prefix), manifest.base.conversions
     resolved = resolve(
         to_model_names(adapter, names, conversions, config=config, drop=source.drop),
         parameters,

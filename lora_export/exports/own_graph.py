@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from lora_export.adapters.fit import header_parameters, prefix_of
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.core.errors import AdapterError
 from lora_export.core.listing import first_few
 from lora_export.exports.plan import BasePlan
@@ -118,7 +118,7 @@ def require_in_graph(graph: OwnGraph, adapter: Adapter, drop: Sequence[str]) -> 
             named.
     """
     template = graph.template
-    names = Names(template.parameters, template.prefix)
+    names = ModelNames(template.parameters, template.prefix)
     equal = {name: row.initializer for row in graph.report.ambiguous for name in row.equal_to}
     lost: list[str] = []
     for item in adapter.items:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.core.computed_parameters import COMPUTED
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, UnsupportedError
@@ -192,7 +192,7 @@ def match_base(
         CheckpointError: Tensors of other shapes than the model's; up to five are named.
         UnsupportedError: Tensors that are quantized, or converted in a way that is not known.
     """
-    names = Names(parameters, prefix)
+    names = ModelNames(parameters, prefix)
     tensors = as_loaded(tensors, conversions, lambda name: names.find(name) is not None)
     sources: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -279,8 +279,8 @@ def require_complete(
         _refuse_missing(missing, f"{base!r} lacks", unused)
 
 
-def _refuse_missing(names: Sequence[str], who: str, unused: Sequence[str]) -> None:
-    msg = f"{who} {len(names)} parameter(s) of the model:"
+def _refuse_missing(names: Sequence[str], subject: str, unused: Sequence[str]) -> None:
+    msg = f"{subject} {len(names)} parameter(s) of the model:"
     hint = (
         "A graph with untrained parameters is of no use. Choose the --task that the weights "
         "were trained for, or an adapter that carries them (modules_to_save)."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.modes import BASE_GRAPH
-from lora_export.exports.verdict import drowned, verification_of
+from lora_export.exports.verdict import lossy_graphs, verification_of
 
 if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
@@ -27,7 +27,7 @@ def require_servable(manifest: Manifest, name: str) -> None:
     if verification_of(manifest, name) == "fail":
         msg = f"adapter {name!r} failed its verification"
         raise AdapterError(msg, hint="Look into reports/parity.json; leave it out with --adapter.")
-    if name in drowned(manifest):
+    if name in lossy_graphs(manifest):
         msg = f"adapter {name!r} lost more by quantization than allowed"
         raise AdapterError(
             msg, hint="Look into reports/quantization.json; leave it out with --adapter."

@@ -120,7 +120,7 @@ class StackTable:
         self._heads = frozenset(each.name for each in self._values if each.name in heads)
         self._labels = self._width() if self._heads else None
 
-    def described(self, placements: Mapping[str, Placement]) -> Stacks:
+    def graph_values(self, placements: Mapping[str, Placement]) -> Stacks:
         """Return the stacks as values for the graph."""
         return Stacks(
             places=placements,

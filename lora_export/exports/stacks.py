@@ -165,7 +165,7 @@ def _write(
         for each in new:
             files |= stage_companions(staging, each.name, each.companions.contents)
         graph = with_stacks(
-            read_graph(resolve_inside(export_dir, base.onnx)), table.described(placements)
+            read_graph(resolve_inside(export_dir, base.onnx)), table.graph_values(placements)
         )
         digest = write_synced(staging / _GRAPH_FILE, graph)
         record = GraphRecord(

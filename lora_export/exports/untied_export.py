@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_export.adapters.declared_ties import tying_sections, untied_config
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.ties import TieGroup, group_of
 from lora_export.core.declarations import class_named, input_embeddings, words_tied
 from lora_export.core.manifest import TieRecord
@@ -35,7 +35,7 @@ def untie(checkpoint: Checkpoint, template: GraphTemplate) -> Checkpoint:
         checkpoint: The base.
         template: The tied graph; the aliases of its parameters are the further names.
     """
-    model = Names(template.parameters, "")
+    model = ModelNames(template.parameters, "")
     tensors = as_loaded(
         checkpoint.tensors, template.conversions, lambda name: model.find(name) is not None
     )

@@ -60,7 +60,8 @@ def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:
     """
     if vocabulary is not None:
         msg = (
-            f"adapter {name!r} {vocabulary.described} tokens; a graph for several adapters has one"
+            f"adapter {name!r} {vocabulary.description} tokens; "
+            "a graph for several adapters has a single vocabulary"
         )
         raise UnsupportedError(
             msg, hint="Export merged graphs, each with its own vocabulary: --mode merged."

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_APPLICABLE",
     "deployable",
-    "drowned",
     "is_deployable",
+    "lossy_graphs",
     "verdict_of",
     "verification_of",
 ]
@@ -59,6 +59,6 @@ def verdict_of(manifest: Manifest) -> Verdict:
     return worst_of(found)
 
 
-def drowned(manifest: Manifest) -> tuple[str, ...]:
+def lossy_graphs(manifest: Manifest) -> tuple[str, ...]:
     """Return the graphs that lost more by quantization than their limits allow."""
     return tuple(name for name, graph in manifest.graphs.items() if graph.loss == "fail")

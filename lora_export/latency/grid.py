@@ -15,7 +15,7 @@ from lora_export.core.modes import BASE_GRAPH
 from lora_export.latency.bench_report import Cell, RatioRow, Subject, TimeRow
 from lora_export.latency.startup import measure_startup
 from lora_export.latency.subjects import RUNNERS, open_timed
-from lora_export.ondevice.judge.ratios import CONFIDENCE, Ratio, bootstrap_ratio, looks
+from lora_export.ondevice.judge.ratios import CONFIDENCE, Ratio, bootstrap_ratio, look_rounds
 from lora_export.ondevice.judge.timing import Interleaved
 from lora_export.ondevice.trt.build_record import plan_file
 from lora_export.runtime.energy import energy_of_a_run_mj, find_meter
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lora_export.ondevice.judge.timing import Float64Array, WarmUp
     from lora_export.runtime.energy import Meter
 
-__all__ = ["BASELINE", "Chosen", "Plan", "key_of", "measure"]
+__all__ = ["BASELINE", "Plan", "TimedGraph", "key_of", "measure"]
 
 BASELINE: Final = "@baseline"
 _SESSION_FACTOR: Final = 2.0
@@ -39,7 +39,7 @@ _LEAST_ROUNDS: Final = 5
 
 
 @dataclass(frozen=True)
-class Chosen:
+class TimedGraph:
     """A subject that is to be timed: a graph of a source on a runner."""
 
     source: Source
@@ -82,7 +82,7 @@ def key_of(runner: str, graph: str) -> str:
 
 
 def measure(
-    chosen: Sequence[Chosen], points: Sequence[Point], plan: Plan, progress: Progress
+    chosen: Sequence[TimedGraph], points: Sequence[Point], plan: Plan, progress: Progress
 ) -> tuple[dict[str, Subject], list[Cell]]:
     """Time `chosen` at each of `points`; return the report's subjects and cells.
 
@@ -116,7 +116,7 @@ def _cell(
 ) -> Cell:
     measurement = Interleaved(runs, seed=plan.seed)
     warm = measurement.warm_up()
-    stops = looks(plan.rounds, plan.max_rounds)
+    stops = look_rounds(plan.rounds, plan.max_rounds)
     end = time.perf_counter() + plan.max_seconds
     measurement.extend(min(_LEAST_ROUNDS, plan.rounds))
     for stop in stops:
@@ -189,7 +189,7 @@ def _pairs(keys: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subject:
+def _subject(each: TimedGraph, point: Point, plan: Plan, progress: Progress) -> Subject:
     files, startup = _files(each), None  # an engine that is missing is told before anything runs
     if plan.startup and not RUNNERS[each.runner].torch:
         progress.start(f"start-up of {each.key}")
@@ -206,7 +206,7 @@ def _subject(each: Chosen, point: Point, plan: Plan, progress: Progress) -> Subj
     )
 
 
-def _files(each: Chosen) -> dict[str, str]:
+def _files(each: TimedGraph) -> dict[str, str]:
     """Return the SHA-256 of what is run; an engine has its weights in it."""
     library = RUNNERS[each.runner].engine
     if library is None:
@@ -216,7 +216,7 @@ def _files(each: Chosen) -> dict[str, str]:
     return {plan: each.source.manifest.files[plan]}
 
 
-def _require_memory(chosen: Sequence[Chosen]) -> None:
+def _require_memory(chosen: Sequence[TimedGraph]) -> None:
     """Subjects take turns, so that all of them are open at once."""
     weights = sum(
         (each.source.export_dir / file).stat().st_size

@@ -24,9 +24,11 @@ def drawing(parts: Sequence[Markup], height: int, label: str) -> Markup:
     return tag("svg", join(parts), viewBox=box, role="img", aria_label=label, class_="chart")
 
 
-def text(x: float, y: float, said: str, *, anchor: str = "start", class_: str = "name") -> Markup:
+def text(
+    x: float, y: float, content: str, *, anchor: str = "start", class_: str = "name"
+) -> Markup:
     """Return a line of text."""
-    return tag("text", said, x=place(x), y=place(y), text_anchor=anchor, class_=class_)
+    return tag("text", content, x=place(x), y=place(y), text_anchor=anchor, class_=class_)
 
 
 def stroke(x1: float, x2: float, y: float, class_: str) -> Markup:

@@ -76,13 +76,13 @@ def difference(found: float | None, interval: tuple[float, float] | None) -> str
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def count(amount: int, what: str) -> str:
+def count(amount: int, noun: str) -> str:
     """Return a number of things.
 
     >>> count(1, "adapter"), count(2, "adapter")
     ('1 adapter', '2 adapters')
     """
-    return f"{amount:,} {what}{'' if amount == 1 else 's'}"
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
 def short(digest: str) -> str:

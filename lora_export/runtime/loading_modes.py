@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.ondevice.graph_runner import GraphRunner
     from lora_export.runtime.graphs import ExportGraphs
 
-__all__ = ["LOADING", "Loading", "Plan", "is_pack"]
+__all__ = ["LOADING", "LoadingMode", "Plan", "is_pack"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadingMode:
     """The loading of adapters in one serving mode.
 
     Attributes:
@@ -155,15 +155,15 @@ def _batched(graphs: ExportGraphs, name: str, _: AdapterSpec | None) -> Plan:
     )
 
 
-LOADING: Final[Mapping[ServingMode, Loading]] = {
-    ServingMode.MERGED: Loading(_has_graph, _merged, "the export has no graph of it"),
-    ServingMode.SWAPPABLE: Loading(
+LOADING: Final[Mapping[ServingMode, LoadingMode]] = {
+    ServingMode.MERGED: LoadingMode(_has_graph, _merged, "the export has no graph of it"),
+    ServingMode.SWAPPABLE: LoadingMode(
         _has_pack, _swappable, "the export has no swappable graph with a pack of it"
     ),
-    ServingMode.BATCHED: Loading(
+    ServingMode.BATCHED: LoadingMode(
         _has_row, _batched, "the export has no batched graph with a row of it"
     ),
-    ServingMode.MERGE_AT_LOAD: Loading(
+    ServingMode.MERGE_AT_LOAD: LoadingMode(
         _has_tensors, _merge_at_load, "it is given as a pack, or was combined of several"
     ),
 }

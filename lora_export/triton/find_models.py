@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 
-__all__ = ["Found", "find_models", "is_cached", "the_only", "versions_of"]
+__all__ = ["RepositoryModel", "find_models", "is_cached", "the_only", "versions_of"]
 
 _MAKE: Final = "Make one with: lora-export triton EXPORT --repository DIR"
 
 
 @dataclass(frozen=True)
-class Found:
+class RepositoryModel:
     """A model of a repository.
 
     Attributes:
@@ -79,7 +79,7 @@ def versions_of(folder: Path) -> list[Path]:
     return sorted(found, key=lambda each: int(each.name))
 
 
-def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]:
+def find_models(repository: Path, fingerprint: str | None = None) -> list[RepositoryModel]:
     """Return the models of a repository that lora-export wrote, by name.
 
     Args:
@@ -100,11 +100,11 @@ def find_models(repository: Path, fingerprint: str | None = None) -> list[Found]
         with contextlib.suppress(InputError):  # somebody else's, of another schema
             config = parse_config(folder / CONFIG_NAME)
             if versions:
-                found.append(Found(folder, config, versions[-1]))
+                found.append(RepositoryModel(folder, config, versions[-1]))
     return [e for e in found if e.fingerprint and fingerprint in {None, e.fingerprint}]
 
 
-def is_cached(repository: Path, model: Found) -> bool:
+def is_cached(repository: Path, model: RepositoryModel) -> bool:
     """Whether answers of a model may come from the response cache: its own, or an ensemble's."""
     if model.config.response_cache.enable:
         return True
@@ -115,14 +115,16 @@ def is_cached(repository: Path, model: Found) -> bool:
     )
 
 
-def the_only(models: Iterable[Found], name: str | None, repository: Path) -> list[Found]:
+def the_only(
+    models: Iterable[RepositoryModel], name: str | None, repository: Path
+) -> list[RepositoryModel]:
     """Return the models of one ``--name``; they are of one kind.
 
     Raises:
         AdapterError: There is none.
         UsageError: There are several and `name` does not choose.
     """
-    stems: dict[str, list[Found]] = {}
+    stems: dict[str, list[RepositoryModel]] = {}
     for each in models:
         if each.serves_adapters or each.adapter:
             stems.setdefault(each.stem, []).append(each)

@@ -19,10 +19,16 @@ from lora_export.exports.servable import require_servable
 from lora_export.exports.stored_adapters import mode_of
 from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import shell_command
-from lora_export.triton.find_models import Found, find_models, is_cached, the_only, versions_of
+from lora_export.triton.find_models import (
+    RepositoryModel,
+    find_models,
+    is_cached,
+    the_only,
+    versions_of,
+)
 from lora_export.triton.model_config import ADAPTER
 from lora_export.triton.model_folders import File, locked, place_file, place_folder, remove_folder
-from lora_export.triton.models import Choice, plan_models, require_files_of
+from lora_export.triton.models import ServingChoice, plan_models, require_files_of
 from lora_export.triton.orphaned_files import remove_orphans
 from lora_export.triton.protobuf_schema import CONFIG_NAME, config_text
 from lora_export.triton.python_models import (
@@ -44,7 +50,7 @@ if TYPE_CHECKING:
     from lora_export.triton.models import Model
     from lora_export.triton.serving_table import AdapterLine, ServingTable
 
-__all__ = ["Changed", "add_to_repository", "remove_from_repository"]
+__all__ = ["RepositoryChange", "add_to_repository", "remove_from_repository"]
 
 _AGAIN: Final = "Write the repository again: lora-export triton EXPORT --repository DIR"
 _KEPT: Final = 2
@@ -52,7 +58,7 @@ _KEPT: Final = 2
 
 
 @dataclass(frozen=True)
-class Changed:
+class RepositoryChange:
     """The result of a change.
 
     Attributes:
@@ -76,7 +82,7 @@ def add_to_repository(
     *,
     name: str | None = None,
     replace: bool = False,
-) -> Changed:
+) -> RepositoryChange:
     """Serve further adapters of an export.
 
     Args:
@@ -109,10 +115,12 @@ def add_to_repository(
             _add_model(export_dir, manifest, repository, first, each)
         now = sorted({each.adapter for each in found} | set(names))
         added = tuple(f"{first.stem}-{each}" for each in names)
-        return Changed(first.stem, added, tuple(now), reload=True)
+        return RepositoryChange(first.stem, added, tuple(now), reload=True)
 
 
-def remove_from_repository(repository: Path, gone: str, *, name: str | None = None) -> Changed:
+def remove_from_repository(
+    repository: Path, gone: str, *, name: str | None = None
+) -> RepositoryChange:
     """Serve an adapter no longer.
 
     Args:
@@ -144,7 +152,7 @@ def remove_from_repository(repository: Path, gone: str, *, name: str | None = No
         for each in models:  # ensembles first: they need the model
             remove_folder(repository, each.folder)
         names = tuple(each.name for each in models)
-        return Changed(first.stem, names, tuple(sorted(held)), reload=True)
+        return RepositoryChange(first.stem, names, tuple(sorted(held)), reload=True)
 
 
 # -------------------------------------------------------------------------- the Python backend
@@ -154,11 +162,11 @@ def _add_lines(
     export_dir: Path,
     manifest: Manifest,
     repository: Path,
-    model: Found,
+    model: RepositoryModel,
     names: Sequence[str],
     *,
     replace: bool,
-) -> Changed:
+) -> RepositoryChange:
     if not names:
         msg = "no adapter is named"
         raise UsageError(msg, hint="lora-export triton add EXPORT NAME --repository DIR")
@@ -196,10 +204,10 @@ def _add_lines(
             place_file(repository, model.version, file)
     place_file(repository, model.version, index_file(updated))
     remove_orphans((model.version / INDEX).parent)
-    return Changed(model.name, (), tuple(sorted(updated["adapters"])), reload=False)
+    return RepositoryChange(model.name, (), tuple(sorted(updated["adapters"])), reload=False)
 
 
-def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
+def _remove_line(repository: Path, model: RepositoryModel, gone: str) -> RepositoryChange:
     table = _table(model)
     _require_held(gone, table["adapters"])
     line = table["adapters"].pop(gone)
@@ -207,11 +215,11 @@ def _remove_line(repository: Path, model: Found, gone: str) -> Changed:
         table["retired"] = sorted({*table.get("retired", []), f"{gone} {_content(line)}"})
     place_file(repository, model.version, index_file(table))
     remove_orphans((model.version / INDEX).parent)
-    return Changed(model.name, (), tuple(sorted(table["adapters"])), reload=False)
+    return RepositoryChange(model.name, (), tuple(sorted(table["adapters"])), reload=False)
 
 
 def _refuse_stale(
-    model: Found,
+    model: RepositoryModel,
     table: ServingTable,
     updated: ServingTable,
     name: str,
@@ -239,7 +247,7 @@ def _content(line: AdapterLine) -> str:
 
 
 def _refuse_others(
-    model: Found,
+    model: RepositoryModel,
     held: Mapping[str, AdapterLine],
     updated: Mapping[str, AdapterLine],
     kept: Sequence[str],
@@ -252,7 +260,11 @@ def _refuse_others(
 
 
 def _require_room(
-    export_dir: Path, manifest: Manifest, model: Found, updated: ServingTable, names: Sequence[str]
+    export_dir: Path,
+    manifest: Manifest,
+    model: RepositoryModel,
+    updated: ServingTable,
+    names: Sequence[str],
 ) -> None:
     """Require that the configuration, which stays, fits the new adapters."""
     text = model.config.parameters["cache_bytes"].string_value
@@ -272,7 +284,7 @@ def _require_room(
             raise UnsupportedError(msg, hint=_AGAIN)
 
 
-def _table(model: Found) -> ServingTable:
+def _table(model: RepositoryModel) -> ServingTable:
     _require_inside(model)
     try:
         return read_index_table(model.version)
@@ -281,7 +293,7 @@ def _table(model: Found) -> ServingTable:
         raise AdapterError(msg, hint=_AGAIN) from error
 
 
-def _require_inside(model: Found) -> None:
+def _require_inside(model: RepositoryModel) -> None:
     """Refuse to change files that lie elsewhere: a folder on the way may be a link."""
     folder = (model.version / INDEX).parent
     if real_path(folder) != (real_path(model.folder) / model.version.name / folder.name):
@@ -306,13 +318,15 @@ def _require_new(stem: str, held: Collection[str], adapter: str, *, replace: boo
 
 
 def _add_model(
-    export_dir: Path, manifest: Manifest, repository: Path, sibling: Found, adapter: str
+    export_dir: Path, manifest: Manifest, repository: Path, sibling: RepositoryModel, adapter: str
 ) -> None:
     """Add a model like its sibling, and its ensemble where that has one."""
     warm = bool(sibling.config.model_warmup)
     text = (repository / f"{sibling.name}-text").is_dir()
     cached = is_cached(repository, sibling)
-    choice = Choice(sibling.stem, sibling.config.backend, ServingMode.MERGED, (adapter,), text)
+    choice = ServingChoice(
+        sibling.stem, sibling.config.backend, ServingMode.MERGED, (adapter,), text
+    )
     settings = RepositoryOptions(warmup=warm, response_cache=cached)
     for model in plan_models(export_dir, manifest, choice, settings):
         if text and model.name == f"{sibling.stem}-tokenizer" and _is_there(repository, model):
@@ -344,7 +358,9 @@ def _like(sibling: Any, config: Any) -> Any:
     return other
 
 
-def _add_version(export_dir: Path, manifest: Manifest, repository: Path, model: Found) -> Changed:
+def _add_version(
+    export_dir: Path, manifest: Manifest, repository: Path, model: RepositoryModel
+) -> RepositoryChange:
     """Give a batched graph that a backend runs by itself another version."""
     if mode_of(manifest) is not Mode.BATCHED:
         msg = f"{str(export_dir)!r} has no batched graph, which {model.name!r} is of"
@@ -355,7 +371,7 @@ def _add_version(export_dir: Path, manifest: Manifest, repository: Path, model: 
     if is_cached(repository, model):
         msg = f"the response cache may still answer for the earlier rows of {model.name!r}"
         raise UnsupportedError(msg, hint="Write the repository again and restart the server.")
-    choice = Choice(model.name, model.config.backend, ServingMode.BATCHED, ())
+    choice = ServingChoice(model.name, model.config.backend, ServingMode.BATCHED, ())
     (planned,) = plan_models(export_dir, manifest, choice, RepositoryOptions(warmup=False))
     declared = [list(each.dims) for each in model.config.output]
     if declared != [list(each.dims) for each in planned.config.output]:
@@ -371,4 +387,4 @@ def _add_version(export_dir: Path, manifest: Manifest, repository: Path, model: 
     for old in versions_of(model.folder)[:-_KEPT]:
         with contextlib.suppress(StorageError):  # the new version is there
             remove_folder(repository, old)
-    return Changed(model.name, (model.name,), tuple(sorted(manifest.rows)), reload=True)
+    return RepositoryChange(model.name, (model.name,), tuple(sorted(manifest.rows)), reload=True)

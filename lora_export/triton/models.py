@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from lora_export.core.modes import ServingWord
     from lora_export.triton.warmup import Request
 
-__all__ = ["Choice", "Model", "choose", "plan_models", "require_files_of"]
+__all__ = ["Model", "ServingChoice", "choose", "plan_models", "require_files_of"]
 
 _GIB: Final = 1 << 30
 _SESSIONS: Final = 4
@@ -75,7 +75,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ServingChoice:
     """The chosen backend, way and adapters of a repository.
 
     Attributes:
@@ -101,7 +101,7 @@ def choose(
     way: ServingWord | None,
     adapters: Sequence[str],
     text: bool,
-) -> Choice:
+) -> ServingChoice:
     """Return how an export is served, defaults filled in.
 
     Raises:
@@ -134,11 +134,11 @@ def choose(
         raise UnsupportedError(
             msg, hint="Use --backend python, or export in --mode merged or batched."
         )
-    return Choice(name, backend, ServingMode(way or mode.value), names, text)
+    return ServingChoice(name, backend, ServingMode(way or mode.value), names, text)
 
 
 def plan_models(
-    export_dir: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
+    export_dir: Path, manifest: Manifest, choice: ServingChoice, settings: RepositoryOptions
 ) -> list[Model]:
     """Return the models of an export.
 
@@ -170,7 +170,11 @@ def plan_models(
 
 
 def _graph(
-    export_dir: Path, manifest: Manifest, choice: Choice, graph: str, settings: RepositoryOptions
+    export_dir: Path,
+    manifest: Manifest,
+    choice: ServingChoice,
+    graph: str,
+    settings: RepositoryOptions,
 ) -> Model:
     """Return the model of one graph that a backend runs by itself."""
     name = choice.name if graph == BATCHED_GRAPH else f"{choice.name}-{graph}"
@@ -205,7 +209,7 @@ def _graph(
 
 
 def _python(
-    export_dir: Path, manifest: Manifest, choice: Choice, settings: RepositoryOptions
+    export_dir: Path, manifest: Manifest, choice: ServingChoice, settings: RepositoryOptions
 ) -> Model:
     """Return the one model of the Python backend that holds the adapters."""
     adapters = [each for each in choice.adapters if each != BASE_GRAPH]
@@ -256,7 +260,7 @@ def _warmed(config: Any, files: list[File], requests: list[Request], memory: int
 def _with_texts(
     export_dir: Path,
     manifest: Manifest,
-    choice: Choice,
+    choice: ServingChoice,
     models: Sequence[Model],
     settings: RepositoryOptions,
 ) -> list[Model]:

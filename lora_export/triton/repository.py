@@ -12,7 +12,7 @@ from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.ondevice.file_opening import real_path
 from lora_export.triton.model_folders import is_placed, is_plain, locked, place_folder
-from lora_export.triton.models import Choice, Model, choose, plan_models, require_files_of
+from lora_export.triton.models import Model, ServingChoice, choose, plan_models, require_files_of
 from lora_export.triton.protobuf_schema import schema
 from lora_export.triton.repository_options import HANDFUL, RepositoryOptions
 
@@ -147,7 +147,7 @@ def _still_to_write(repository: Path, models: Sequence[Model]) -> list[Model]:
 
 
 def _described(
-    repository: Path, choice: Choice, models: Sequence[Model], *, hardlink: bool
+    repository: Path, choice: ServingChoice, models: Sequence[Model], *, hardlink: bool
 ) -> ModelRepository:
     files = [file for each in models for file in each.all_files]
     linked = sum(file.nbytes for file in files if hardlink and file.source is not None)

@@ -83,7 +83,7 @@ class Comparison:
     """A graph that can be compared.
 
     Attributes:
-        of: The graph.
+        choice: The graph.
         outputs: The graph's names for the task's outputs.
         cases: The inputs.
         switch: See `lora_export.ondevice.judge.decoding.run_in_pieces`.
@@ -91,7 +91,7 @@ class Comparison:
         seed: Seeds the inputs.
     """
 
-    of: GraphChoice
+    choice: GraphChoice
     outputs: tuple[str, ...]
     cases: Sequence[Case] = field(repr=False)
     switch: int | None
@@ -100,7 +100,7 @@ class Comparison:
 
     def open_reference(self) -> Reference:
         """Return the unmerged adapter in torch, or the base where there is none."""
-        of = self.of
+        of = self.choice
         return Reference(
             of.checkpoint,
             of.task,
@@ -114,60 +114,60 @@ class Comparison:
     ) -> Expected:
         """Return what the reference gives for the inputs; close it."""
         return run_reference(
-            reference, self.of.task, self.cases, dataset,
-            has_adapter=has_adapter, last=self.of.last, prompts=self.prompts,
+            reference, self.choice.task, self.cases, dataset,
+            has_adapter=has_adapter, last=self.choice.last, prompts=self.prompts,
         )  # fmt: skip
 
     def open_graph(self, *, exact: bool) -> GraphModel | PairModel:
         """Open the graph; `exact` is for quantized weights, see `OrtRunner`."""
-        of = self.of
+        of = self.choice
         return open_model(
             of.export_dir, of.record, of.task, lambda: of.open_runner(exact),
             outputs=self.outputs, last=of.last, switch=self.switch, exact=exact,
         )  # fmt: skip
 
 
-def prepare(of: GraphChoice, *, seed: int) -> Comparison | str:
+def prepare(choice: GraphChoice, *, seed: int) -> Comparison | str:
     """Return the inputs of a graph and its reference, or why they cannot be compared.
 
     A quantized graph gets more of them where a text is one row: what it loses is estimated.
 
     Args:
-        of: The graph.
+        choice: The graph.
         seed: Seeds the inputs.
     """
-    quantized = of.manifest.base.quantization is not None
-    shapes = (*CASES, *_FURTHER) if quantized and not of.task.per_token else CASES
-    if reason := _too_large(of.checkpoint, shapes, _QUANTIZED_OUTPUTS if quantized else 1):
+    quantized = choice.manifest.base.quantization is not None
+    shapes = (*CASES, *_FURTHER) if quantized and not choice.task.per_token else CASES
+    if reason := _too_large(choice.checkpoint, shapes, _QUANTIZED_OUTPUTS if quantized else 1):
         return reason
-    feeding = feeding_of(of.export_dir, of.record)
+    feeding = feeding_of(choice.export_dir, choice.record)
     if reason := feeding.reason or feeding.cache_reason:
         return reason
     cases = make_cases(
-        of.checkpoint.config,
+        choice.checkpoint.config,
         feeding.signature,
         seed=seed,
-        left_padding=of.task.causal,
+        left_padding=choice.task.causal,
         shapes=feeding.shapes(shapes),
-        vocab_size=of.vocab_size,
+        vocab_size=choice.vocab_size,
     )
     return Comparison(
-        of,
-        feeding.outputs_for(of.task.outputs),
+        choice,
+        feeding.outputs_for(choice.task.outputs),
         cases,
-        long_rope_threshold(of.checkpoint.config),
-        _prompts(of, feeding, seed) if of.manifest.base.cache else None,
+        long_rope_threshold(choice.checkpoint.config),
+        _prompts(choice, feeding, seed) if choice.manifest.base.cache else None,
         seed,
     )
 
 
-def _prompts(of: GraphChoice, feeding: Feeding, seed: int) -> tuple[Case, int]:
+def _prompts(choice: GraphChoice, feeding: Feeding, seed: int) -> tuple[Case, int]:
     return prompts_for(
         feeding,
-        of.checkpoint.config,
+        choice.checkpoint.config,
         seed=seed,
-        left_padding=of.task.causal,
-        vocab_size=of.vocab_size,
+        left_padding=choice.task.causal,
+        vocab_size=choice.vocab_size,
     )
 
 

@@ -14,7 +14,7 @@ import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapters.combine import without
+from lora_export.adapters.combine import drop_matching
 from lora_export.adapters.zero_updates import trained_items
 from lora_export.core.errors import (
     AdapterError,
@@ -117,7 +117,7 @@ def verify_merged(
             "are free"
         )
     if drop:  # the reference has to leave the same tensors out: PEFT reads another file then
-        adapter = replace(without(adapter, drop), renamed=True)
+        adapter = replace(drop_matching(adapter, drop), renamed=True)
     try:
         cases, expected, effect = _expected(
             for_task(padded_as(base, held), task), task, adapter, vocab_size=vocab_size, seed=seed

@@ -80,26 +80,33 @@ class GraphParity:
 
 
 def against_reference(
-    what: Comparison, *, dataset: Dataset | None, allow_no_effect: bool
+    comparison: Comparison, *, dataset: Dataset | None, allow_no_effect: bool
 ) -> GraphParity:
     """Compare a graph with the unmerged adapter in torch.
 
     Args:
-        what: The graph and its inputs.
+        comparison: The graph and its inputs.
         dataset: Examples whose predictions are compared too.
         allow_no_effect: Whether an adapter may change nothing.
     """
-    has_adapter = what.of.adapter is not None
-    expected = what.run_reference(what.open_reference(), dataset, has_adapter=has_adapter)
+    has_adapter = comparison.choice.adapter is not None
+    expected = comparison.run_reference(
+        comparison.open_reference(), dataset, has_adapter=has_adapter
+    )
     against = "PEFT, unmerged, float32" if has_adapter else "transformers, float32"
-    graph = what.open_graph(exact=False)
+    graph = comparison.open_graph(exact=False)
     return judge_graph(
-        what, graph, expected, against=against, dataset=dataset, allow_no_effect=allow_no_effect
+        comparison,
+        graph,
+        expected,
+        against=against,
+        dataset=dataset,
+        allow_no_effect=allow_no_effect,
     )
 
 
 def judge_graph(
-    what: Comparison,
+    comparison: Comparison,
     graph: GraphModel | PairModel,
     expected: Expected,
     *,
@@ -110,50 +117,52 @@ def judge_graph(
     """Compare a graph with what a reference gave.
 
     Args:
-        what: The graph and its inputs.
+        comparison: The graph and its inputs.
         graph: The graph, open.
         expected: What the reference gave.
         against: What the reference is, for the report.
         dataset: Examples whose predictions are compared too.
         allow_no_effect: Whether an adapter may change nothing.
     """
-    task, cases = what.of.task, what.cases
+    task, cases = comparison.choice.task, comparison.cases
     actual = [graph.run(case.feeds) for case in cases]
-    if different := _other_shape(what, actual, expected.outputs):
+    if different := _other_shape(comparison, actual, expected.outputs):
         return unverified(different)
     judged = judge_outputs(
         cases, actual, expected.outputs,
-        per_token=task.per_token, choices=task.classifies, dtype=what.of.dtype,
+        per_token=task.per_token, choices=task.classifies, dtype=comparison.choice.dtype,
         effect=expected.effect, allow_no_effect=allow_no_effect,
     )  # fmt: skip
     row = _row(judged, against)
-    tolerance = tolerance_of(what.of.dtype)
+    tolerance = tolerance_of(comparison.choice.dtype)
     differing: Sequence[DifferingExample] = ()
     if dataset is not None and expected.answers is not None:
         scored, differing = score(
             dataset, predict(dataset, graph), expected.answers, expected.base_answers,
-            tolerance=tolerance, seed=what.seed,
+            tolerance=tolerance, seed=comparison.seed,
         )  # fmt: skip
         row = _with_dataset(row, scored)
     if isinstance(graph, PairModel):
         row = _with_encoder(row, graph, cases, expected.hidden, tolerance)
     if expected.greedy is not None:
         decoder = graph.decoder(expected.greedy.case.feeds)
-        greedy = compare_greedy(decoder, expected.greedy, tolerance=tolerance, switch=what.switch)
+        greedy = compare_greedy(
+            decoder, expected.greedy, tolerance=tolerance, switch=comparison.switch
+        )
         row = _with_greedy(row, greedy)
     kept = slice(0, GOLDEN_CASES)
-    golden = Golden(cases[kept], expected.outputs[kept], expected.effect, what.switch)
+    golden = Golden(cases[kept], expected.outputs[kept], expected.effect, comparison.switch)
     return GraphParity(row, golden, differing=differing)
 
 
 def _other_shape(
-    what: Comparison, actual: Sequence[Array], expected: Sequence[Array]
+    comparison: Comparison, actual: Sequence[Array], expected: Sequence[Array]
 ) -> str | None:
     """Return what is wrong with the shapes of a graph's outputs; None where nothing is."""
     for ours, theirs in zip(actual, expected, strict=True):
         if ours.shape != theirs.shape:
-            shapes = f"{list(ours.shape)}, the reference's {what.of.task.output}"
-            return f"the graph's output {what.outputs[0]!r} is {shapes} {list(theirs.shape)}"
+            shapes = f"{list(ours.shape)}, the reference's {comparison.choice.task.output}"
+            return f"the graph's output {comparison.outputs[0]!r} is {shapes} {list(theirs.shape)}"
     return None
 
 

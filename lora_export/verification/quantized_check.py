@@ -49,7 +49,7 @@ Array = npt.NDArray[Any]
 
 
 def against_dequantized(
-    what: Comparison,
+    comparison: Comparison,
     gates: LossGates,
     *,
     dataset: Dataset | None,
@@ -58,42 +58,43 @@ def against_dequantized(
     """Compare a quantized graph with torch, on the stored weights and on the float ones.
 
     Args:
-        what: The graph and its inputs.
+        comparison: The graph and its inputs.
         gates: The limits of the loss.
         dataset: Examples that the float model and the graph are scored on.
         allow_no_effect: Whether an adapter may change nothing.
     """
     try:
-        found = run_references(what, dataset)
+        found = run_references(comparison, dataset)
     except UnsupportedError as error:  # torch calls the weights otherwise than the graph
         return unverified(error.message)
     exact = judge_graph(
-        what,
-        what.open_graph(exact=True),
+        comparison,
+        comparison.open_graph(exact=True),
         found.expected,
-        against=_against(what),
+        against=_against(comparison),
         allow_no_effect=allow_no_effect,
     )
     if exact.row.metrics is None:
         return exact
     parity = _with_weights(exact, found.layers)
-    usual = what.open_graph(exact=False)
-    actual = [usual.run(case.feeds) for case in what.cases]
-    loss = _loss(what, found, actual)
+    usual = comparison.open_graph(exact=False)
+    actual = [usual.run(case.feeds) for case in comparison.cases]
+    loss = _loss(comparison, found, actual)
     scored: DatasetRow | None = None
     differing: Sequence[DifferingExample] = ()
     drop: MetricDrop | None = None
     if dataset is not None and found.exact.answers is not None:
         scored, differing = score(
             dataset, predict(dataset, usual), found.exact.answers, found.exact.base_answers,
-            tolerance=tolerance_of(what.of.dtype), seed=what.seed,
+            tolerance=tolerance_of(comparison.choice.dtype), seed=comparison.seed,
         )  # fmt: skip
         drop = metric_drop(scored, dataset.kind.metrics[dataset.metric])
-    adapter = what.of.name if what.of.adapter is not None else None
+    adapter = comparison.choice.name if comparison.choice.adapter is not None else None
     judged = judge_loss(gates, loss, has_adapter=adapter is not None, drop=drop)
     verdict, reason = summarize(judged, loss, found.layers.rows, adapter=adapter)
+    choice = comparison.choice
     row = quantization_row(
-        what.of.export_dir, what.of.manifest, what.of.record, found.layers.rows,
+        choice.export_dir, choice.manifest, choice.record, found.layers.rows
     ).model_copy(
         update={
             "verdict": verdict,
@@ -107,10 +108,10 @@ def against_dequantized(
     return replace(parity, differing=differing, quantization=row)
 
 
-def _against(what: Comparison) -> str:
-    if what.of.adapter is None:
+def _against(comparison: Comparison) -> str:
+    if comparison.choice.adapter is None:
         return "transformers, dequantized weights"
-    if what.of.record.mode is Mode.MERGED:
+    if comparison.choice.record.mode is Mode.MERGED:
         return "PEFT, merged, dequantized weights"
     return "PEFT, unmerged, dequantized base"
 
@@ -140,12 +141,14 @@ def _exactness(exact: GraphParity, layers: StoredLayers) -> ExactnessRow:
     )
 
 
-def _loss(what: Comparison, found: QuantizedReferences, actual: Sequence[Array]) -> LossRow:
+def _loss(comparison: Comparison, found: QuantizedReferences, actual: Sequence[Array]) -> LossRow:
     """Return what quantization cost, of the outputs of the session that users open."""
-    task, cases = what.of.task, what.cases
+    task, cases = comparison.choice.task, comparison.cases
     ours, theirs = (rows_of(each, cases, task) for each in (actual, found.exact.outputs))
     choices = task.classifies and theirs[0].shape[-1] > 1
-    errors = compare(ours, theirs, choices=choices, tolerance=tolerance_of(what.of.dtype)).as_json()
+    errors = compare(
+        ours, theirs, choices=choices, tolerance=tolerance_of(comparison.choice.dtype)
+    ).as_json()
     row = LossRow(
         relative_l2=errors["relative_l2"],
         mean_kl=errors["mean_kl"],
@@ -160,10 +163,10 @@ def _loss(what: Comparison, found: QuantizedReferences, actual: Sequence[Array])
     if found.exact.plain is None or found.plain is None:
         return row
     plain = rows_of(found.exact.plain, cases, task)
-    base = rows_of(_base_outputs(what) or found.plain, cases, task)
-    survival = measure_survival(FourOutputs(theirs, plain, ours, base), seed=what.seed)
+    base = rows_of(_base_outputs(comparison) or found.plain, cases, task)
+    survival = measure_survival(FourOutputs(theirs, plain, ours, base), seed=comparison.seed)
     stored = (rows_of(each, cases, task) for each in (found.expected.outputs, found.plain))
-    exact = measure_survival(FourOutputs(theirs, plain, *stored), seed=what.seed)
+    exact = measure_survival(FourOutputs(theirs, plain, *stored), seed=comparison.seed)
     return row.model_copy(
         update={
             "effect": survival.effect if np.isfinite(survival.effect) else None,
@@ -178,19 +181,19 @@ def _loss(what: Comparison, found: QuantizedReferences, actual: Sequence[Array])
     )
 
 
-def _base_outputs(what: Comparison) -> list[Array] | None:
+def _base_outputs(comparison: Comparison) -> list[Array] | None:
     """Return the outputs of the base's own graph; None where those are not without the update.
 
     An adapter that brings a head, a bias or rows has them without its update too, and the base's
     graph does not: torch then stands for it, with the stored weights.
     """
-    of = what.of
+    of = comparison.choice
     base = of.manifest.base_graph
     if of.adapter is None or base.missing or not _is_low_rank_alone(of.adapter):
         return None
     choice = replace(of, name=BASE_GRAPH, record=base, open_runner=of.open_base)
-    graph = replace(what, of=choice).open_graph(exact=False)
-    return [graph.run(case.feeds) for case in what.cases]
+    graph = replace(comparison, choice=choice).open_graph(exact=False)
+    return [graph.run(case.feeds) for case in comparison.cases]
 
 
 def _is_low_rank_alone(adapter: Adapter) -> bool:

@@ -68,21 +68,21 @@ class QuantizedReferences:
     plain: list[Array] | None
 
 
-def run_references(what: Comparison, dataset: Dataset | None) -> QuantizedReferences:
+def run_references(comparison: Comparison, dataset: Dataset | None) -> QuantizedReferences:
     """Run torch with the float weights, then with the stored ones; close it."""
-    of = what.of
+    of = comparison.choice
     merged = of.record.mode is Mode.MERGED
     quantized = [each for each in parameters_of(of.manifest) if each.quantized is not None]
-    base = _tensors(what, of.manifest.base_graph.weights)
-    own = _tensors(what, of.record.weights) if merged else None
-    reference = what.open_reference()
+    base = _tensors(comparison, of.manifest.base_graph.weights)
+    own = _tensors(comparison, of.record.weights) if merged else None
+    reference = comparison.open_reference()
     try:
-        exact = _run_float(what, reference, dataset)
+        exact = _run_float(comparison, reference, dataset)
         weights = ReferenceWeights(reference)
         layers = measure_layers(quantized, weights, base, own)
         brought = weights.known_names(_brought(of.adapter))
         _load_without_update(weights, quantized, base, base if own is None else own, brought)
-        plain = _without_update(what, reference) if of.adapter is not None else None
+        plain = _without_update(comparison, reference) if of.adapter is not None else None
         if own is not None:
             weights.merge_all()
             for each in quantized:
@@ -90,35 +90,37 @@ def run_references(what: Comparison, dataset: Dataset | None) -> QuantizedRefere
     except BaseException:
         reference.close()
         raise
-    expected = what.run_reference(reference, None, has_adapter=False)
+    expected = comparison.run_reference(reference, None, has_adapter=False)
     effect = None
     if exact.plain is not None:
-        sides = (rows_of(each, what.cases, of.task) for each in (exact.plain, exact.outputs))
+        sides = (rows_of(each, comparison.cases, of.task) for each in (exact.plain, exact.outputs))
         effect = relative_l2(*sides)
     return QuantizedReferences(exact, layers, replace(expected, effect=effect), plain)
 
 
-def _run_float(what: Comparison, reference: Reference, dataset: Dataset | None) -> FloatOutputs:
+def _run_float(
+    comparison: Comparison, reference: Reference, dataset: Dataset | None
+) -> FloatOutputs:
     names = dataset.reading.signature.input_names if dataset is not None else ()
     asked = RecomputingModel(reference.run, names)
-    outputs = _outputs(what, reference)
+    outputs = _outputs(comparison, reference)
     answers = predict(dataset, asked) if dataset is not None else None
-    if what.of.adapter is None:
+    if comparison.choice.adapter is None:
         return FloatOutputs(outputs, None, answers, None)
     with reference.without_low_rank():
-        plain = _outputs(what, reference)
+        plain = _outputs(comparison, reference)
         base_answers = predict(dataset, asked) if dataset is not None else None
     return FloatOutputs(outputs, plain, answers, base_answers)
 
 
-def _outputs(what: Comparison, reference: Reference) -> list[Array]:
-    positions = slice(-1, None) if what.of.last else slice(None)
-    return [reference.run(case.feeds)[:, positions] for case in what.cases]
+def _outputs(comparison: Comparison, reference: Reference) -> list[Array]:
+    positions = slice(-1, None) if comparison.choice.last else slice(None)
+    return [reference.run(case.feeds)[:, positions] for case in comparison.cases]
 
 
-def _without_update(what: Comparison, reference: Reference) -> list[Array]:
+def _without_update(comparison: Comparison, reference: Reference) -> list[Array]:
     with reference.without_low_rank():
-        return _outputs(what, reference)
+        return _outputs(comparison, reference)
 
 
 def _load_without_update(
@@ -164,9 +166,9 @@ def _brought(adapter: Adapter | None) -> frozenset[str]:
     return frozenset((*(each.parameter for each in adapter.saved), *rows))
 
 
-def _tensors(what: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
+def _tensors(comparison: Comparison, files: Sequence[str]) -> dict[str, Tensor]:
     """Return the tensors of some weight files; those of later ones win."""
     found: dict[str, Tensor] = {}
     for file in files:
-        found |= read_header(resolve_inside(what.of.export_dir, file))[0]
+        found |= read_header(resolve_inside(comparison.choice.export_dir, file))[0]
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.known_base import KnownBase
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.core.errors import AdapterError
 from lora_export.core.tensors import sha256_of_tensor
 from lora_export.weights.fingerprint import fingerprint_of, tensor_digests
@@ -114,7 +114,7 @@ def value_differences(
 
 def _find(name: str, tensors: Mapping[str, Tensor], prefix: str) -> Tensor | None:
     """Return the tensor under `name`, or under the name that the bare model or a head gives it."""
-    for candidate in Names((), prefix).candidates(name):
+    for candidate in ModelNames((), prefix).candidates(name):
         if candidate in tensors:
             return tensors[candidate]
     return None

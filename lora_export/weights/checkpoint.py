@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.checkpoint_tables import INDEX, read_checkpoint_table
 from lora_export.core.errors import CheckpointError, InputError, LoraExportError
-from lora_export.core.folders import folders_below, listed
+from lora_export.core.folders import folders_below, list_names
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
@@ -149,7 +149,9 @@ def read_config(folder: Path) -> JsonObject:
         msg = f"{str(folder)!r} is an adapter, not a base"
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
     if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
-        msg = f"{str(folder)!r} has no checkpoint, but folders below it have one: {listed(below)}"
+        msg = (
+            f"{str(folder)!r} has no checkpoint, but folders below it have one: {list_names(below)}"
+        )
         raise CheckpointError(
             msg, hint=f"Choose one: {shell_command(['--base', folder / below[-1]])}"
         )

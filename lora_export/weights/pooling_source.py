@@ -20,7 +20,7 @@ from lora_export.weights.companion_files import (
     adapter_folder,
     companion_files,
 )
-from lora_export.weights.sentence import pools, read_sentence_head, transformer_path
+from lora_export.weights.sentence import has_pooling, read_sentence_head, transformer_path
 from lora_export.weights.sentence_head import Pooling
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def pooling_beside(folder: Path) -> Pooling | None:
     Raises:
         CheckpointError: The file is damaged.
     """
-    return Pooling(folder) if pools(folder) else None
+    return Pooling(folder) if has_pooling(folder) else None
 
 
 def pooling_of(adapter: Adapter) -> Pooling | None:
@@ -61,7 +61,7 @@ def pooling_of(adapter: Adapter) -> Pooling | None:
     if (own := pooling_beside(folder)) is not None:
         return own
     real = real_path(folder)
-    if pools(real.parent) and transformer_path(real.parent) == real.name:
+    if has_pooling(real.parent) and transformer_path(real.parent) == real.name:
         return Pooling(real.parent, real.name)
     return None
 

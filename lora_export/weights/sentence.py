@@ -30,7 +30,7 @@ from lora_export.weights.sentence_head import DenseLayer, Pooling, SentenceHead
 
 __all__ = [
     "ACTIVATIONS",
-    "pools",
+    "has_pooling",
     "read_sentence_head",
     "transformer_path",
     "with_sentence_head",
@@ -88,7 +88,7 @@ class _Module:
         return UnsupportedError(msg, hint=_OTHERWISE)
 
 
-def pools(folder: Path) -> bool:
+def has_pooling(folder: Path) -> bool:
     """Whether ``modules.json`` in `folder` has a pooling of sentence-transformers.
 
     Raises:

@@ -167,7 +167,7 @@ class _ShardFile:
         entry: Entry,
         hashed: Collection[str],
         digests: dict[str, str],
-        told: Callable[[int], None],
+        advance: Callable[[int], None],
     ) -> None:
         """Write one tensor at its place; note its hash in `digests`, if it is in `hashed`."""
         digest = hashlib.sha256() if entry.name in hashed else None
@@ -181,7 +181,7 @@ class _ShardFile:
             if digest is not None:
                 digest.update(raw)
             done += len(raw)
-            told(len(raw))
+            advance(len(raw))
         if done != entry.nbytes:
             msg = f"{entry.name!r} did not give its {entry.nbytes} bytes"
             raise LoraExportError(msg)

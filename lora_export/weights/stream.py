@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.adapters.change import change_of
-from lora_export.adapters.delta import not_finite
+from lora_export.adapters.delta import not_finite_error
 from lora_export.core.dtypes import DTYPES, Float32Array, cast, require_finite, to_float32
 from lora_export.core.errors import InputError, LoraExportError
 from lora_export.core.files import storage_errors
@@ -319,7 +319,7 @@ def _saved_entry(update: Update) -> Entry:
     def blocks() -> Iterator[Array]:
         for rows, _ in _read_rows(saved.tensor, transposed=parameter.transposed):
             if not bool(np.isfinite(rows).all()):
-                raise not_finite(saved.tensor)
+                raise not_finite_error(saved.tensor)
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, stored_shape, blocks)

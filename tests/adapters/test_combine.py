@@ -18,8 +18,8 @@ from lora_export.adapters.combine import (
     Combination,
     combine,
     default_rank,
+    drop_matching,
     scaled,
-    without,
 )
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
@@ -277,13 +277,13 @@ def test_equal_heads_are_kept_and_different_ones_refused_until_dropped():
     with pytest.raises(AdapterError, match=r"'a' and 'c' both carry 'head.weight'") as caught:
         combine([one, other], cat, name="x")
     assert "--drop" in str(caught.value.hint)
-    kept = combine([one, without(other, ["head.*"])], cat, name="x")
+    kept = combine([one, drop_matching(other, ["head.*"])], cat, name="x")
     assert float(read_all(kept.saved[0].tensor)[0, 0]) == 1
 
 
 def test_drop_must_match():
     with pytest.raises(UsageError, match="matches no tensor"):
-        without(adapter("a"), ["nothing.*"])
+        drop_matching(adapter("a"), ["nothing.*"])
 
 
 def test_biases_on_b_add_up():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora_export.adapters.canonical import Adapter, LowRank, Saved
-from lora_export.adapters.resolve import Names, resolve
+from lora_export.adapters.resolve import ModelNames, resolve
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.parameters import Parameter
@@ -81,7 +81,7 @@ def test_an_exact_name_wins_over_the_prefixed_one():
         Parameter("model.norm.weight", (4,), "float32", "Norm"),
         Parameter("norm.weight", (4,), "float32", "Norm"),
     )
-    found = Names(both, "model.")
+    found = ModelNames(both, "model.")
     assert [found.find(p.name) for p in both] == list(both)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.commands.after_change import Aftermath
+from lora_export.commands.after_change import ReportUpdates
 from lora_export.core.errors import CheckpointError
 from lora_export.core.progress import Silent
 
@@ -36,7 +36,7 @@ class Notes(Silent):
 )
 def test_error_becomes_a_note(tmp_path: Path, error: Exception, why: str) -> None:
     told = Notes()
-    after = Aftermath(tmp_path, CHANGE, told)
+    after = ReportUpdates(tmp_path, CHANGE, told)
     with after.step(MISSING):
         raise error
     (note,) = after.notes()
@@ -46,7 +46,7 @@ def test_error_becomes_a_note(tmp_path: Path, error: Exception, why: str) -> Non
 
 def test_interrupt_says_that_the_change_is_made(tmp_path: Path) -> None:
     told = Notes()
-    after = Aftermath(tmp_path, CHANGE, told)
+    after = ReportUpdates(tmp_path, CHANGE, told)
     with pytest.raises(KeyboardInterrupt), after.step(MISSING):
         raise KeyboardInterrupt
     assert told.texts == [f"warning: {CHANGE}, but {MISSING}: interrupted"]

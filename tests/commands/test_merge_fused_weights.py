@@ -15,7 +15,7 @@ from lora_export.adapters.fit import header_parameters
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.adapters.naming import to_checkpoint_names
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.core.errors import UnsupportedError
 from lora_export.weights.checkpoint import open_checkpoint
 from tests.helpers.merged_models import (
@@ -113,7 +113,7 @@ def test_multihead_attention_is_merged_as_peft_runs_it(tmp_path):
         assert relative(loaded(pixel_values=pixels).pooler_output, expected) < 2e-6
 
     checkpoint = open_checkpoint(tmp_path / "base")
-    names = Names(header_parameters(checkpoint.tensors), "")
+    names = ModelNames(header_parameters(checkpoint.tensors), "")
     adapter = read_adapter(tmp_path / "a", name="a", source="a")
     resolved = to_checkpoint_names(adapter, names, config=checkpoint.config)
     assert not resolved.renamed

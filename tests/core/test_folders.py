@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lora_export.core.folders import folders_below, listed
+from lora_export.core.folders import folders_below, list_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,11 +16,11 @@ def test_a_trainers_steps_are_in_the_order_of_their_numbers(tmp_path: Path) -> N
     (tmp_path / "checkpoint-1").write_text("a file")
     found = folders_below(tmp_path, lambda each: each.name.startswith("checkpoint"))
     assert found == ["run/checkpoint-60", "run/checkpoint-500", "run/checkpoint-1000"]
-    assert listed(found).endswith("'run/checkpoint-1000' (the newest)")
+    assert list_names(found).endswith("'run/checkpoint-1000' (the newest)")
 
 
 def test_many_are_cut_short_but_for_the_last() -> None:
-    text = listed([f"adapter-{index:02}" for index in range(20)])
+    text = list_names([f"adapter-{index:02}" for index in range(20)])
     assert text.startswith("'adapter-00', ")
     assert text.endswith("… 12 more …, 'adapter-19'")
 

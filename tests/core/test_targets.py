@@ -15,8 +15,8 @@ from lora_export.core.targets import (
     TARGETS,
     by_name,
     dtype_of_precision,
-    of_device,
     require_tensorrt_target,
+    target_of_device,
 )
 
 DERIVED = {"name", "sources", "software"}
@@ -117,10 +117,10 @@ def test_a_precision_is_a_dtype_that_the_target_has():
 
 @pytest.mark.parametrize(("capability", "device", "name"), DEVICES)
 def test_the_row_of_a_device(capability, device, name):
-    found = of_device(capability, device)
+    found = target_of_device(capability, device)
     assert found is not None
     assert found.name == name
 
 
 def test_a_device_of_another_generation_has_no_row():
-    assert of_device((7, 5), "Tesla T4") is None
+    assert target_of_device((7, 5), "Tesla T4") is None

@@ -48,8 +48,8 @@ def copied(built: Path, tmp_path: Path) -> Path:
     return shutil.copytree(built, tmp_path / "out")
 
 
-def manifest_of(root: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((root / "lora_export.json").read_text())
+def manifest_of(export_dir: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((export_dir / "lora_export.json").read_text())
     return document
 
 

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lora_export.core.targets import TARGETS
-from lora_export.engines.engine_build import described
+from lora_export.engines.engine_build import describe_build
 from lora_export.engines.profiles import parse_profile, profiles_of
 from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.trt.build_settings import BuildSettings
@@ -82,7 +82,7 @@ def expected_line(target: str, version: str, options: list[str], shapes: list[st
 
 @pytest.mark.parametrize(("target", "version"), ENGINES)
 def test_line_of_a_classifier(target: str, version: str) -> None:
-    row = described(job(ENCODER, target), version)
+    row = describe_build(job(ENCODER, target), version)
     expected = expected_line(target, version, ["--noTF32"], CLASSIFIER_SHAPES)
     assert shlex.split(row["trtexec"]) == expected
     assert row["flags"] == ["STRONGLY_TYPED", "-TF32"]
@@ -95,7 +95,7 @@ def test_line_with_every_option(target: str, version: str) -> None:
         ENCODER, target, workspace_bytes=1 << 30, optimization_level=4, tf32=True,
         version_compatible=True, hardware_compatibility=level, strip_weights=True,
     )  # fmt: skip
-    row = described(given, version)
+    row = describe_build(given, version)
     options = [
         "--versionCompatible",
         "--stripWeights",
@@ -111,7 +111,7 @@ def test_line_with_every_option(target: str, version: str) -> None:
 
 def test_line_of_a_decoder_has_a_profile_for_the_prompt_and_one_for_a_step() -> None:
     """In each, the mask is as long as the past and the new tokens together."""
-    line = shlex.split(described(job(DECODER, "jetson-orin"), "10.3")["trtexec"])
+    line = shlex.split(describe_build(job(DECODER, "jetson-orin"), "10.3")["trtexec"])
     start = line.index("--profile=0")
     shapes = [
         "--profile=0",
@@ -130,7 +130,7 @@ def test_line_of_a_decoder_has_a_profile_for_the_prompt_and_one_for_a_step() -> 
 
 
 def test_refittable_weights_have_no_line() -> None:
-    row = described(job(ENCODER, "jetson-orin", refittable=("w",)), "10.3")
+    row = describe_build(job(ENCODER, "jetson-orin", refittable=("w",)), "10.3")
     assert row["trtexec"] is None
     assert "REFIT_INDIVIDUAL" in row["flags"]
 
@@ -140,7 +140,7 @@ def test_profiles_are_what_the_user_says() -> None:
     (profile,) = profiles_of(read_signature(DECODER).inputs, [given], longest=512)
     assert profile["attention_mask"].max == (2, 129)
     assert profile["past_key_values.0.key"].opt == (2, 2, 64, 8)
-    line = described(job(DECODER, "l4", profiles=(profile,)), "10.3")["trtexec"]
+    line = describe_build(job(DECODER, "l4", profiles=(profile,)), "10.3")["trtexec"]
     assert "--profile=" not in line
     assert "--maxShapes=attention_mask:2x129,input_ids:2x1,past_key_values.0.key:2x2x128x8" in line
 

@@ -14,7 +14,7 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.core.targets import TARGETS
 from lora_export.engines.ahead_of_time import weight_bytes
-from lora_export.engines.engine_build import described
+from lora_export.engines.engine_build import describe_build
 from lora_export.engines.engine_options import EngineOptions
 from lora_export.engines.graph_view import view
 from lora_export.engines.jobs import jobs_of
@@ -169,4 +169,4 @@ def test_the_estimate_of_a_build_counts_what_is_stored(export: Callable[[str], P
     assert counted < stored  # the adapter's file replaces some of the base's
     assert counted > stored / 2
     (job,) = jobs_of(export_dir, engines.read_manifest(export_dir), "l4", ["one"], EngineOptions())
-    assert described(job, "10.16")["settings"]["precision"] == "float16"
+    assert describe_build(job, "10.16")["settings"]["precision"] == "float16"

@@ -10,7 +10,7 @@ from lora_export.bundle.bundled_checks import require_verified
 from lora_export.core.errors import AdapterError, ParityError
 from lora_export.core.manifest import Manifest, read_manifest
 from lora_export.exports.servable import require_servable
-from lora_export.exports.verdict import drowned, verdict_of
+from lora_export.exports.verdict import lossy_graphs, verdict_of
 from tests.helpers.showcase import save_showcase
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_a_loss_past_its_limit_is_the_verdict_of_the_export(
 
 def test_what_lost_too_much_is_neither_bundled_nor_served_by_name(export_dir: Path) -> None:
     manifest = judged(export_dir, support_intents="fail", base="pass")
-    assert drowned(manifest) == (ADAPTER,)
+    assert lossy_graphs(manifest) == (ADAPTER,)
     with pytest.raises(ParityError, match=f"quantization loses too much: {ADAPTER}") as caught:
         require_verified(manifest, allow_failed=False)
     assert "--allow-failed" in str(caught.value.hint)

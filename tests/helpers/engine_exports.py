@@ -53,8 +53,8 @@ def texts(batch: int, length: int) -> dict[str, Array]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def require_close(root: Path, found: Array, expected: Array) -> None:
+def require_close(export_dir: Path, found: Array, expected: Array) -> None:
     """Require that outputs of an engine are those of the graph, by the export's dtype."""
     reference = expected.astype(np.float64)
     error = np.linalg.norm(found.astype(np.float64) - reference) / np.linalg.norm(reference)
-    assert error <= _TOLERANCE[read_manifest(root).base.dtype]
+    assert error <= _TOLERANCE[read_manifest(export_dir).base.dtype]

@@ -11,7 +11,7 @@ from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.latency.gate import Baseline, Judge, is_wide, parse_baseline
 from lora_export.latency.grid import paired
 from lora_export.latency.points import Point
-from lora_export.ondevice.judge.ratios import looks
+from lora_export.ondevice.judge.ratios import look_rounds
 from tests.helpers.timings import LOADS, recorded, simulated
 
 POINT = Point("forward", 1, 8)
@@ -31,7 +31,7 @@ def stored(ratio: float, low: float, high: float) -> Baseline:
 
 def kept(times) -> Baseline:
     """Keep a ratio as `bench --update-baseline` does."""
-    for stop in looks(ROUNDS, MOST):
+    for stop in look_rounds(ROUNDS, MOST):
         seen = named(times, stop)
         if not is_wide(seen, PAIRS, max_ratio=LIMIT, seed=0):
             break
@@ -42,7 +42,7 @@ def kept(times) -> Baseline:
 def verdict(times, baseline: Baseline) -> str:
     """Judge a later run as `bench --baseline` does."""
     judge = Judge(LIMIT, PAIRS, against="the file", stored=baseline, seed=0)
-    stops = looks(ROUNDS, MOST)
+    stops = look_rounds(ROUNDS, MOST)
     for stop in stops:
         if not judge.is_open(POINT, named(times, stop), len(stops)):
             break

@@ -19,7 +19,7 @@ from lora_export.adapters.formats.peft import CONFIG_NAME, read_peft
 from lora_export.adapters.formats.torchtune import is_torchtune, read_torchtune
 from lora_export.core.adapter_settings import check_settings
 from lora_export.core.errors import AdapterError, InputError, LoraExportError, UsageError
-from lora_export.core.folders import folders_below, listed
+from lora_export.core.folders import folders_below, list_names
 from lora_export.core.gguf_file import read_gguf
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
@@ -262,7 +262,7 @@ def _refuse_missing_folder(path: Path, source: str) -> None:
     """Raise for a subfolder that is not there beside others that are."""
     beside = folders_below(path.parent, _is_adapter_folder)
     if beside and path.name not in source:
-        msg = f"{source!r} has no folder {path.name!r} with an adapter; it has {listed(beside)}"
+        msg = f"{source!r} has no folder {path.name!r} with an adapter; it has {list_names(beside)}"
         raise AdapterError(msg, hint=f"Choose one: {shell_command(['--subfolder', beside[-1]])}")
 
 
@@ -274,7 +274,7 @@ def _refuse_parent(folder: Path, source: str) -> None:
     """Raise for a folder of several adapters, or of a trainer's checkpoints; name them."""
     below = folders_below(folder, _is_adapter_folder)
     if below:
-        msg = f"{source!r} has no adapter, but folders below it have one: {listed(below)}"
+        msg = f"{source!r} has no adapter, but folders below it have one: {list_names(below)}"
         raise AdapterError(
             msg,
             hint=f"Choose one: {shell_command(['--subfolder', below[-1]])}, or give its own path.",

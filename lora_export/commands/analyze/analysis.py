@@ -9,7 +9,7 @@ from lora_export.adapters.combine import scaled
 from lora_export.adapters.fit import CONV1D_TYPES, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft_write import write_peft
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.commands.analyze.amplification import Amplification, amplification_of
 from lora_export.commands.analyze.compress import Compressed, Cut, compress
 from lora_export.commands.analyze.spectrum import spectrum_of
@@ -189,7 +189,7 @@ class _Weights:
     def __init__(self, adapter: Adapter, checkpoint: Checkpoint) -> None:
         model_type = str(checkpoint.config["model_type"])
         parameters = header_parameters(checkpoint.tensors)
-        names = Names(parameters, prefix_of(model_type, parameters, adapter))
+        names = ModelNames(parameters, prefix_of(model_type, parameters, adapter))
         self._conv1d = model_type in CONV1D_TYPES or bool(adapter.config.get("fan_in_fan_out"))
         self._found = {}
         for update in adapter.low_rank:

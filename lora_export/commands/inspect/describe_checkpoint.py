@@ -11,7 +11,7 @@ from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.tensors import FileTensor, nbytes
 from lora_export.graph.spec import tasks
 from lora_export.weights.fingerprint import fingerprint
-from lora_export.weights.sentence import pools
+from lora_export.weights.sentence import has_pooling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def checkpoint_report(
 
 def _task(config: Mapping[str, Any], folder: Path) -> str | None:
     try:
-        return tasks.detect(config, pools=pools(folder)).name
+        return tasks.detect(config, pools=has_pooling(folder)).name
     except (UsageError, UnsupportedError, TypeError):
         return None
 

@@ -16,7 +16,7 @@ from lora_export.adapters.base_name import note_on_base
 from lora_export.adapters.fit import check_fit, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.adapters.naming import to_checkpoint_names, to_model_names
-from lora_export.adapters.resolve import Names
+from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.unread_layers import note_on_unread
 from lora_export.commands.adapter_notes import base_of_export, opened_base
 from lora_export.commands.inspect.describe_adapter import AdapterReport, adapter_report
@@ -27,7 +27,7 @@ from lora_export.commands.inspect.describe_export import (
     present_parameters,
 )
 from lora_export.core.errors import InputError, UsageError
-from lora_export.core.folders import folders_below, listed
+from lora_export.core.folders import folders_below, list_names
 from lora_export.core.manifest import MANIFEST_NAME, is_export, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
@@ -142,7 +142,7 @@ def inspect_path(
     if below := folders_below(path, _is_known):
         msg = (
             f"{str(path)!r} is not a checkpoint, adapter or export, but folders below it are: "
-            f"{listed(below)}"
+            f"{list_names(below)}"
         )
         words = ["lora-export", "inspect", path / below[-1]]
         raise InputError(msg, hint=f"Choose one: {shell_command(words)}")
@@ -185,7 +185,7 @@ def inspect_pair(
         parameters = present_parameters(manifest)
         stored = to_model_names(
             read,
-            Names(parameters, prefix),
+            ModelNames(parameters, prefix),
             manifest.base.conversions,
             config=_config_in(base / "hf"),
         )
@@ -196,7 +196,7 @@ def inspect_pair(
         model_type = str(checkpoint.config["model_type"])
         parameters = header_parameters(checkpoint.tensors)
         prefix = prefix_of(model_type, parameters, read)
-        names = Names(parameters, prefix)
+        names = ModelNames(parameters, prefix)
         stored = to_checkpoint_names(read, names, config=checkpoint.config)
         report = checkpoint_report(checkpoint, hashed=hashed, progress=tell)
     fit = check_fit(
@@ -303,5 +303,5 @@ def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitRe
         trained_share=adapter.parameters / max(base_parameters, 1),
         changed_share=changed / max(base_parameters, 1),
         changed_bytes=sum(prod(p.shape) * p.stored_dtype.itemsize_bytes for p in fit.changed),
-        vocabulary=fit.vocabulary.described if fit.vocabulary else None,
+        vocabulary=fit.vocabulary.description if fit.vocabulary else None,
     )

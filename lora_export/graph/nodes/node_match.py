@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "constant",
+    "equals_number",
     "insert_after",
-    "near",
     "only_reader",
     "other_input",
     "producer_of_type",
@@ -147,12 +147,12 @@ def strip_constant(value: ir.Value | None, op_type: str, number: float) -> ir.Va
     if node is None:
         return None
     for one, other in (node.inputs, node.inputs[::-1]):
-        if near(other, number):
+        if equals_number(other, number):
             return one
     return None
 
 
-def near(value: ir.Value | None, number: float) -> bool:
+def equals_number(value: ir.Value | None, number: float) -> bool:
     """Whether `value` is always `number`, as the dtype can hold it."""
     found = scalar(value)
     return found is not None and math.isclose(found, number, rel_tol=_ROUNDING)

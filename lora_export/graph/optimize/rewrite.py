@@ -22,8 +22,8 @@ import onnx_ir as ir
 
 from lora_export.graph.nodes.node_match import (
     constant,
+    equals_number,
     insert_after,
-    near,
     only_reader,
     other_input,
     producer_of_type,
@@ -181,7 +181,7 @@ def _is_erf_sum(value: ir.Value, x: ir.Value) -> bool:
         return False
     divided = producer_of_type(erf.inputs[0], "Div")
     if divided is not None:
-        return divided.inputs[0] is x and near(divided.inputs[1], math.sqrt(2.0))
+        return divided.inputs[0] is x and equals_number(divided.inputs[1], math.sqrt(2.0))
     return strip_constant(erf.inputs[0], "Mul", math.sqrt(0.5)) is x
 
 

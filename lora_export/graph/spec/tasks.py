@@ -71,9 +71,9 @@ class Task:
 
     def result(self, fields: Mapping[str, Array]) -> Array:
         """Return one array of all outputs: several ones are stacked on a last axis."""
-        from lora_export.ondevice.judge.golden_checks import joined
+        from lora_export.ondevice.judge.golden_checks import stack_outputs
 
-        return joined(fields, self.outputs)
+        return stack_outputs(fields, self.outputs)
 
     @property
     def per_token(self) -> bool:

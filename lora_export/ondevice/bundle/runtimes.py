@@ -273,7 +273,7 @@ class TrtRuntime:
         tell(f"compiling {stem}")
         started = time.monotonic()
         with self._opened(stem) as runner:
-            kept = runner.kernels_kept
+            kept = runner.uses_stored_kernels
         seconds = round(time.monotonic() - started, 3)
         record = read_record(self._bundle_dir / self._plan(stem))
         return {**record, "kept": kept, "compile_seconds": seconds}

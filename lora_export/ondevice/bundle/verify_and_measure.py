@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     Tell = Callable[[str], None]
 
-__all__ = ["LatencyCheck", "Measured", "Unmeasured", "choose", "measure", "verify"]
+__all__ = ["LatencyCheck", "Measurement", "Unmeasured", "choose", "measure", "verify"]
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ STEP: Final = "step"
 _NO_GATE: Final = "measured without TensorRT: it says nothing of the target"
 
 
-class Measured(TimingRow):
+class Measurement(TimingRow):
     """An adapter against the base, and the shape of the input."""
 
     input: list[int]
@@ -73,7 +73,7 @@ class Unmeasured(TypedDict):
     ratio: None
 
 
-LatencyCheck = Measured | Unmeasured
+LatencyCheck = Measurement | Unmeasured
 
 
 def choose(index: Index, names: Sequence[str]) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ def _row(
     rounds: int,
     limit: float,
     gates: bool,
-) -> Measured:
+) -> Measurement:
     base, adapter = graphs
     base_ms, adapter_ms = measure_pair(
         lambda: base.run(feeds), lambda: adapter.run(feeds), rounds=rounds, seed=0

@@ -27,9 +27,9 @@ __all__ = [
     "CheckRow",
     "Reading",
     "check_graph",
-    "joined",
     "judge_outputs",
     "read_output",
+    "stack_outputs",
 ]
 
 Array = npt.NDArray[Any]
@@ -71,7 +71,7 @@ class Reading:
     last: bool
 
 
-def joined(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
+def stack_outputs(fields: Mapping[str, Array], names: Sequence[str]) -> Array:
     """Return one array of the outputs called `names`: several are stacked on a last axis."""
     if len(names) == 1:
         return fields[names[0]]
@@ -91,7 +91,7 @@ def read_output(
     """
     if any(name.startswith(PAST) for name in feeds):
         return run_in_pieces(graph, feeds, reading.outputs[0], last=reading.last, switch=switch)
-    return joined(graph.run(feeds), reading.outputs)
+    return stack_outputs(graph.run(feeds), reading.outputs)
 
 
 def check_graph(

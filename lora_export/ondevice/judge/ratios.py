@@ -29,7 +29,7 @@ __all__ = [
     "bootstrap_ratio",
     "gate",
     "look_confidence",
-    "looks",
+    "look_rounds",
     "rounds_to_settle",
 ]
 
@@ -122,10 +122,10 @@ def gate(interval: tuple[float, float], max_ratio: float) -> tuple[Verdict, str]
     return "ambiguous", f"{shown} straddles the limit {max_ratio}"
 
 
-def looks(rounds: int, max_rounds: int) -> list[int]:
+def look_rounds(rounds: int, max_rounds: int) -> list[int]:
     """Return after how many rounds a measurement is looked at: doubled each time.
 
-    >>> looks(50, 400), looks(50, 120), looks(50, 10)
+    >>> look_rounds(50, 400), look_rounds(50, 120), look_rounds(50, 10)
     ([50, 100, 200, 400], [50, 100, 120], [50])
     """
     found = [rounds]

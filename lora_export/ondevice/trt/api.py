@@ -81,7 +81,7 @@ class Log:
         self._kept.append(message)
         del self._kept[:-_KEPT]
 
-    def last(self) -> str:
+    def last_message(self) -> str:
         """Return the last thing that TensorRT said."""
         return self._kept[-1].strip() if self._kept else "TensorRT gives no reason"
 

@@ -234,19 +234,19 @@ def _cuda(version: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _require_capability(name: str, record: BuildRecord, here: Gpu) -> None:
+def _require_capability(name: str, record: BuildRecord, gpu: Gpu) -> None:
     """Require that a plan that was built ahead of time runs on a GPU of this kind."""
     capabilities = [str(each) for each in record["capabilities"]]
     named = record["settings"].get("compute_capabilities")
     least = min(map(_numbers, capabilities), default=(0, 0))
-    fits = here.compute_capability in capabilities
-    if not fits and (named or _numbers(here.compute_capability) < least):
+    fits = gpu.compute_capability in capabilities
+    if not fits and (named or _numbers(gpu.compute_capability) < least):
         later = "" if named else " and later"
         msg = (
             f"{name} was built for compute capability {', '.join(capabilities)}{later}, "
-            f"here is {here.name} ({here.compute_capability})"
+            f"this GPU is {gpu.name} ({gpu.compute_capability})"
         )
-        hint = f"Build it again with --compute-capability {here.compute_capability}."
+        hint = f"Build it again with --compute-capability {gpu.compute_capability}."
         raise DeviceError(msg, hint=hint, kind="input")
 
 
@@ -254,19 +254,19 @@ def _numbers(capability: str) -> tuple[int, ...]:
     return tuple(int(part) for part in capability.split("."))
 
 
-def _require_gpu(name: str, record: BuildRecord, here: Gpu, level: str) -> None:
-    gpu, capabilities = record["gpu"], record["capabilities"]
-    built = None if gpu is None else gpu.get("name")
+def _require_gpu(name: str, record: BuildRecord, gpu: Gpu, level: str) -> None:
+    built_on, capabilities = record["gpu"], record["capabilities"]
+    built = None if built_on is None else built_on.get("name")
     fits = {
-        "none": built == here.name and here.compute_capability in capabilities,
-        "same-compute-capability": here.compute_capability in capabilities,
-        "ampere+": int(here.compute_capability.partition(".")[0]) >= _AMPERE,
+        "none": built == gpu.name and gpu.compute_capability in capabilities,
+        "same-compute-capability": gpu.compute_capability in capabilities,
+        "ampere+": int(gpu.compute_capability.partition(".")[0]) >= _AMPERE,
     }
     if not fits.get(level, False):
         msg = (
             f"{name} was built for {built} (compute capability "
             f"{', '.join(map(str, capabilities))}), "
-            f"here is {here.name} ({here.compute_capability})"
+            f"this GPU is {gpu.name} ({gpu.compute_capability})"
         )
         raise DeviceError(msg, hint=_AGAIN, kind="input")
 

@@ -278,7 +278,7 @@ def _build(job: BuildJob, log: Log, cuda: Cuda | None, say: Tell) -> _Built:
     with watch(config, trt, cuda, say) as seen:
         plan = builder.build_serialized_network(network, config)
     if plan is None:
-        msg = f"{library_title(library)} could not build {job.onnx!r}: {log.last()}"
+        msg = f"{library_title(library)} could not build {job.onnx!r}: {log.last_message()}"
         raise DeviceError(msg, hint="Smaller profiles or a smaller --workspace need less memory.")
     if timing is not None:
         keep_timing_cache(config, timing)

@@ -66,7 +66,7 @@ def require_valid(runtime: trt.Runtime, plan: Any, log: Log) -> str | None:
     if judgement.name not in {_INVALID, _SUBOPTIMAL}:
         return None
     reasons = _reasons(log.module, int(bits))
-    said = "; ".join(each.text for each in reasons) or log.last()
+    said = "; ".join(each.text for each in reasons) or log.last_message()
     if judgement.name == _SUBOPTIMAL:
         return said
     msg = f"{library_title(library_of(log.module))} cannot run the plan here: {said}"

@@ -89,7 +89,7 @@ def start_builder(log: Log) -> trt.Builder:
     try:
         return trt.Builder(log.logger)
     except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
-        msg = f"{library_title(library_of(trt))} does not start: {log.last()}"
+        msg = f"{library_title(library_of(trt))} does not start: {log.last_message()}"
         hint = "Does its version fit the driver's CUDA? See: lora-export doctor"
         raise DeviceError(msg, hint=hint, kind="missing") from error
 
@@ -109,7 +109,7 @@ def parse_graph(builder: trt.Builder, log: Log, model: bytes, path: Path) -> Par
     if parser.parse(model, str(path)):
         return Parsed(network, parser, ())
     errors = tuple(_refusal(parser.get_error(at)) for at in range(parser.num_errors))
-    return Parsed(network, parser, errors or (Refusal(-1, "", "", log.last()),))
+    return Parsed(network, parser, errors or (Refusal(-1, "", "", log.last_message()),))
 
 
 def judge_graph(library: str, model: bytes, path: Path) -> Judgement:

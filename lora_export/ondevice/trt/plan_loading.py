@@ -55,5 +55,5 @@ def deserialize(
 
 
 def _unloadable(library: str, log: Log) -> DeviceError:
-    msg = f"{library_row(library).title} cannot load the plan: {log.last()}"
+    msg = f"{library_row(library).title} cannot load the plan: {log.last_message()}"
     return DeviceError(msg, hint="Build it again.", kind="input")

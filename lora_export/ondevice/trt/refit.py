@@ -65,7 +65,7 @@ def refit(
             held.append(_set(refitter, name, further, log))
             supplied.append(name)
     if not refitter.refit_cuda_engine():
-        msg = f"TensorRT could not refit the engine: {log.last()}"
+        msg = f"TensorRT could not refit the engine: {log.last_message()}"
         raise DeviceError(msg)
     del held  # TensorRT reads them until here
     return tuple(supplied)
@@ -93,7 +93,7 @@ def _refitter(engine: trt.ICudaEngine, log: Log) -> trt.Refitter:
     try:
         return trt.Refitter(engine, log.logger)
     except (RuntimeError, TypeError) as error:  # the binding's factory returned nothing
-        msg = f"the engine was not built to be refitted: {log.last()}"
+        msg = f"the engine was not built to be refitted: {log.last_message()}"
         raise DeviceError(msg, hint="Build it with --refit.", kind="unsupported") from error
 
 
@@ -107,7 +107,7 @@ def _set(refitter: trt.Refitter, name: str, values: Array, log: Log) -> Array:
     trt = log.module
     weights = trt.Weights(wanted.dtype, held.ctypes.data, held.size)
     if not refitter.set_named_weights(name, weights):
-        msg = f"TensorRT refuses the weight {name!r}: {log.last()}"
+        msg = f"TensorRT refuses the weight {name!r}: {log.last_message()}"
         raise DeviceError(msg)
     return held
 
@@ -123,12 +123,12 @@ def refit_stripped(engine: trt.ICudaEngine, onnx: Path, log: Log) -> None:
     parser = trt.OnnxParserRefitter(refitter, log.logger)
     read_graph(onnx)  # TensorRT would open whatever the graph names
     if not parser.refit_from_file(str(onnx)):
-        reason = parser.get_error(0).desc() if parser.num_errors else log.last()
+        reason = parser.get_error(0).desc() if parser.num_errors else log.last_message()
         msg = f"the weights of {onnx.name!r} do not fit the engine: {reason}"
         raise DeviceError(msg, kind="input")
     if not refitter.refit_cuda_engine():
         missing = sorted(set(refitter.get_missing_weights()))
-        which = f"{missing[0]!r} is missing" if missing else log.last()
+        which = f"{missing[0]!r} is missing" if missing else log.last_message()
         msg = f"TensorRT could not put the weights of {onnx.name!r} into the engine: {which}"
         raise DeviceError(msg, kind="input")
 

@@ -136,7 +136,7 @@ class TrtRunner(GraphRunner):
         return run
 
     @property
-    def kernels_kept(self) -> bool:
+    def uses_stored_kernels(self) -> bool:
         """Whether the engine did not have to be compiled: its kernels were there."""
         return self._compiled is not None and self._compiled.kept
 

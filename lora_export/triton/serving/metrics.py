@@ -50,7 +50,7 @@ class Metrics:
         self._by_adapter: dict[str, Any] = {}
         self._told_loads = self._told_bytes = 0
 
-    def asked(self, adapters: Iterable[str]) -> None:
+    def count_requests(self, adapters: Iterable[str]) -> None:
         """Count requests, each by the adapters that it names."""
         for adapter, count in Counter(adapters).items():
             if adapter not in self._by_adapter:

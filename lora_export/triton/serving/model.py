@@ -69,7 +69,7 @@ class TritonPythonModel:
         """Answer a batch of requests, each with its outputs or with an error of its own."""
         self._refresh()
         jobs = [self._job(request) for request in requests]
-        self._metrics.asked(each for job in jobs for each in self._counted(job))
+        self._metrics.count_requests(each for job in jobs for each in self._counted(job))
         run_jobs(jobs, self._run, mixed=self._index.mixes_adapters)
         for job in jobs:
             self._cut(job)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BATCH",
+    "DatasetLine",
     "Examples",
     "Kind",
-    "Line",
     "Metric",
     "Reading",
     "batches",
@@ -120,7 +120,7 @@ class Reading:
         return found
 
 
-class Line(NamedTuple):
+class DatasetLine(NamedTuple):
     """A line of the data set: its number in the file, and the JSON object that the user wrote."""
 
     number: int
@@ -159,7 +159,7 @@ class Kind:
     """
 
     fields: str
-    read: Callable[[Sequence[Line], Reading], Examples]
+    read: Callable[[Sequence[DatasetLine], Reading], Examples]
     ask: Callable[[Examples, Reading, Model], Answers]
     metrics: Mapping[str, Metric]
     same: Callable[[Any, Any, float], bool]

@@ -34,7 +34,7 @@ from lora_export.verification.datasets.scores import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.verification.datasets.kind import Line, Reading
+    from lora_export.verification.datasets.kind import DatasetLine, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["CLASSES", "NUMBERS", "TAGS"]
@@ -51,7 +51,7 @@ _OFF: Final = 10.0
 # ------------------------------------------------------------------------------------- classes
 
 
-def _read_classes(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read_classes(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     index = _index(reading)
     for number, row in rows:
         _require_text(row, number, reading)
@@ -75,20 +75,22 @@ def _class_of(label: object, index: Mapping[str, int], reading: Reading, number:
     raise InputError(msg, hint=f"Known: {', '.join(index)}.")
 
 
-def _hits(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
+def _hits(predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
     del labels
-    right = [one == other for one, other in zip(said, expected, strict=True)]
+    right = [one == other for one, other in zip(predicted, expected, strict=True)]
     return np.stack([np.array(right, np.float64), np.ones(len(right))], axis=-1)
 
 
-def _by_class(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
-    return class_parts(said, expected, len(labels))
+def _by_class(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
+    return class_parts(predicted, expected, len(labels))
 
 
 # ------------------------------------------------------------------------------------- numbers
 
 
-def _read_numbers(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read_numbers(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         _require_text(row, number, reading)
@@ -120,15 +122,17 @@ def _ask_numbers(examples: Examples, reading: Reading, model: Model) -> Answers:
     return Answers(np.concatenate(found).astype(np.float64)[:, 0].tolist())
 
 
-def _moments(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
+def _moments(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
     del labels
-    return moments(said, expected)
+    return moments(predicted, expected)
 
 
 # ---------------------------------------------------------------------------------------- tags
 
 
-def _read_tags(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read_tags(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     index = _index(reading)
     for number, row in rows:
         words, tags = row.get("tokens"), row.get("tags")
@@ -176,17 +180,21 @@ def _ask_tags(examples: Examples, reading: Reading, model: Model) -> Answers:
     return Answers(values, np.array(margins))
 
 
-def _tag_hits(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
+def _tag_hits(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
     del labels
     rows = [
         (sum(a == b for a, b in zip(one, other, strict=True)), len(other))
-        for one, other in zip(said, expected, strict=True)
+        for one, other in zip(predicted, expected, strict=True)
     ]
     return np.array(rows, np.float64)
 
 
-def _entities(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
-    pairs = zip(said, expected, strict=True)
+def _entities(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
+    pairs = zip(predicted, expected, strict=True)
     named = [
         [["O" if each is None else labels[each] for each in tags] for tags in pair]
         for pair in pairs
@@ -209,7 +217,7 @@ def _require_text(row: Mapping[str, Any], number: int, reading: Reading) -> None
         raise row_error(reading, number, "has no text and label", _CLASS_FIELDS)
 
 
-def _of_texts(rows: Sequence[Line], reading: Reading, expected: Sequence[Any]) -> Examples:
+def _of_texts(rows: Sequence[DatasetLine], reading: Reading, expected: Sequence[Any]) -> Examples:
     texts = [row["text"] for _, row in rows]
     found = reading.encode(texts)
     require_tokens(found, rows, reading, _CLASS_FIELDS)

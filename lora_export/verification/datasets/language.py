@@ -29,7 +29,7 @@ from lora_export.weights.positions import long_rope_threshold
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lora_export.verification.datasets.kind import Line, Reading
+    from lora_export.verification.datasets.kind import DatasetLine, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["TEXTS", "WRITTEN"]
@@ -44,7 +44,7 @@ _OFF: Final = 10.0
 """Two likelihoods are the same within so many errors of the tolerated size."""
 
 
-def _read_texts(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read_texts(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise row_error(reading, number, "has no text", _TEXT_FIELDS)
@@ -86,10 +86,10 @@ def _likelihood(logits: npt.NDArray[Any], tokens: npt.NDArray[Any]) -> list[floa
 
 
 def _likelihoods(
-    said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
 ) -> Float64Array:
     del expected, labels
-    return np.array(said, np.float64)
+    return np.array(predicted, np.float64)
 
 
 def _as_likely(one: Any, other: Any, tolerance: float) -> bool:
@@ -97,7 +97,7 @@ def _as_likely(one: Any, other: Any, tolerance: float) -> bool:
     return bool(abs(mean - reference) <= _OFF * tolerance * max(1.0, abs(reference)))
 
 
-def _read_written(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read_written(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         targets = answers_of(row.get("target"))
@@ -140,14 +140,16 @@ def _ask_written(examples: Examples, reading: Reading, model: Model) -> Answers:
     return Answers(texts)
 
 
-def _rouge(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
+def _rouge(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
     del labels
-    return rouge_parts(said, expected)
+    return rouge_parts(predicted, expected)
 
 
-def _bleu(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
+def _bleu(predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
     del labels
-    return bleu_parts(said, expected)
+    return bleu_parts(predicted, expected)
 
 
 TEXTS: Final = Kind(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.errors import InputError
 from lora_export.core.json_file import parse_json
 from lora_export.ondevice.file_opening import read_file, reason_of
-from lora_export.verification.datasets.kind import Line
+from lora_export.verification.datasets.kind import DatasetLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ _LINE_LIMIT_BYTES: Final = 1 << 22
 _MARK: Final = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path, fields: str) -> list[Line]:
+def read_lines(path: Path, fields: str) -> list[DatasetLine]:
     """Return the examples of a data set, each with the number of its line.
 
     Args:
@@ -39,7 +39,7 @@ def read_lines(path: Path, fields: str) -> list[Line]:
         msg = f"cannot read the data set {str(path)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Check verify.dataset in the recipe, or --dataset.") from error
     rows = [
-        Line(number, _parsed(path, number, line, hint))
+        DatasetLine(number, _parsed(path, number, line, hint))
         for number, line in enumerate(data.removeprefix(_MARK).split(b"\n"), 1)
         if line.strip()
     ]

@@ -22,7 +22,7 @@ from lora_export.verification.datasets.scores import best_exact, best_f1
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from lora_export.verification.datasets.kind import Line, Reading
+    from lora_export.verification.datasets.kind import DatasetLine, Reading
     from lora_export.verification.datasets.questions import Model
 
 __all__ = ["SPANS", "answers_of", "exact_parts", "same_text"]
@@ -37,7 +37,7 @@ _LONGEST: Final = 30
 """Tokens of an answer, as in transformers' scripts for SQuAD."""
 
 
-def _read(rows: Sequence[Line], reading: Reading) -> Examples:
+def _read(rows: Sequence[DatasetLine], reading: Reading) -> Examples:
     expected = []
     for number, row in rows:
         answers = row.get("answers")
@@ -60,7 +60,7 @@ def _read(rows: Sequence[Line], reading: Reading) -> Examples:
     )
 
 
-def _encoded(rows: Sequence[Line], reading: Reading) -> list[Any]:
+def _encoded(rows: Sequence[DatasetLine], reading: Reading) -> list[Any]:
     found = []
     for number, row in rows:
         try:
@@ -118,26 +118,28 @@ def answers_of(value: object) -> list[str]:
 
 
 def exact_parts(
-    said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
 ) -> Float64Array:
     """Return whether each answer is one of its references, and 1: ``[n, 2]``."""
-    return _mean(best_exact, said, expected, labels)
+    return _mean(best_exact, predicted, expected, labels)
 
 
-def _f1_parts(said: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:
-    return _mean(best_f1, said, expected, labels)
+def _f1_parts(
+    predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]
+) -> Float64Array:
+    return _mean(best_f1, predicted, expected, labels)
 
 
 def _mean(
     value: Callable[[str, Sequence[str]], float],
-    said: Sequence[Any],
+    predicted: Sequence[Any],
     expected: Sequence[Any],
     labels: Sequence[str],
 ) -> Float64Array:
     del labels
     rows = [
         (0.0 if one is None else value(one, other), 1.0)
-        for one, other in zip(said, expected, strict=True)
+        for one, other in zip(predicted, expected, strict=True)
     ]
     return np.array(rows, np.float64)
 

@@ -123,18 +123,18 @@ def test_kernels_are_kept_and_used(rtx_exports: Path) -> None:
     for file in (export_dir / "engines").glob("two.*.cache"):
         file.unlink()
     with open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True) as graph:
-        assert not graph.runner.kernels_kept
+        assert not graph.runner.uses_stored_kernels
         expected = graph.run(feeds)["logits"]
     (file,) = (export_dir / "engines").glob("two.*.cache")
     assert file.stat().st_size > 512
     with open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True) as graph:
-        assert graph.runner.kernels_kept
+        assert graph.runner.uses_stored_kernels
         np.testing.assert_array_equal(graph.run(feeds)["logits"], expected)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.warns(RuntimeWarning, match="are damaged"):
         opened = open_trt(export_dir, manifest, "two", RTX, wait_for_kernels=True)
     with opened as graph:
-        assert not graph.runner.kernels_kept
+        assert not graph.runner.uses_stored_kernels
         np.testing.assert_array_equal(graph.run(feeds)["logits"], expected)
 
 

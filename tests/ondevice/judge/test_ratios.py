@@ -15,7 +15,7 @@ from lora_export.ondevice.judge.ratios import (
     bootstrap_ratio,
     gate,
     look_confidence,
-    looks,
+    look_rounds,
     rounds_to_settle,
 )
 from tests.helpers.slow import but_the_first
@@ -28,7 +28,7 @@ TRIALS = {"steady": 100, "shared": 20, "bursts": 20}  # a hundred of each: bench
 
 def decide(times: np.ndarray) -> tuple[str, int]:
     """Judge times as `bench` does: look, and go on where it is open; return also the rounds."""
-    stops = looks(ROUNDS, times.shape[1])
+    stops = look_rounds(ROUNDS, times.shape[1])
     confidence = look_confidence(len(stops))
     for stop in stops:
         seen = times[:, :stop]
@@ -76,7 +76,7 @@ def test_one_look_after_another_without_their_share_errs_more_often():
     wrong = 0
     for seed in range(100):
         times = simulated("white", 400, seed=seed, ratio=LIMIT)
-        for stop in looks(ROUNDS, 400):
+        for stop in look_rounds(ROUNDS, 400):
             _, interval = bootstrap_ratio(times[0, :stop], times[1, :stop], seed=0)
             if gate(interval, LIMIT)[0] != "ambiguous":
                 wrong += 1
@@ -230,7 +230,7 @@ def test_what_cannot_be_settled_has_no_number():
 
 
 def test_looks_end_with_the_most_rounds_and_share_the_error():
-    assert looks(50, 3000) == [50, 100, 200, 400, 800, 1600, 3000]
+    assert look_rounds(50, 3000) == [50, 100, 200, 400, 800, 1600, 3000]
     assert math.isclose(1 - look_confidence(7), 0.05 / 7)
     assert look_confidence(1) == 0.95
 

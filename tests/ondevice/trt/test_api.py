@@ -92,8 +92,8 @@ def test_the_real_library_tells_a_second_log_too() -> None:
     network = module.Builder(second.logger).create_network(0)
     parser = module.OnnxParser(network, second.logger)
     assert parser.parse(b"no graph") is False
-    assert "Failed to parse" in second.last()
-    assert "logger" not in second.last()
+    assert "Failed to parse" in second.last_message()
+    assert "logger" not in second.last_message()
     assert living is not None
 
 
@@ -101,7 +101,7 @@ def test_a_log_begins_when_it_is_made(trt: Any) -> None:
     first = Log(trt)
     first.logger.log(trt.ILogger.ERROR, "before")
     second = Log(trt)
-    assert (first.last(), second.last()) == ("before", "TensorRT gives no reason")
+    assert (first.last_message(), second.last_message()) == ("before", "TensorRT gives no reason")
     first.logger.log(trt.ILogger.INFO, "not kept")
     second.logger.log(trt.ILogger.WARNING, " both ")
-    assert (first.last(), second.last()) == ("both", "both")
+    assert (first.last_message(), second.last_message()) == ("both", "both")
