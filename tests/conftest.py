@@ -1,4 +1,4 @@
-"""What every test shares: no network, one graph cache, tiny models made once, fixed seeds.
+"""Settings of every test: no network, one graph cache, tiny models made once, fixed seeds.
 
 ``LORA_EXPORT_TEST_CACHE=FOLDER`` keeps the traced graphs between runs; the cache's key covers the
 source that traces and folds, so an old folder is never wrong.

@@ -1,4 +1,4 @@
-"""What is imported when: a module that needs no heavy library does without, --help above all."""
+"""Imports: a module that needs no heavy library does without, --help above all."""
 
 from __future__ import annotations
 

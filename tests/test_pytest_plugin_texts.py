@@ -1,4 +1,4 @@
-"""What the pytest plugin shows of names that strangers chose."""
+"""Foreign names in the output of the pytest plugin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README tells people to type exists: commands, options, make targets, files."""
+"""Everything that the README names exists: commands, options, make targets, files."""
 
 from __future__ import annotations
 

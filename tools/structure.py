@@ -6,8 +6,8 @@
     a folder of tests       named as the package or module that it tests
     a docstring             begins with a verb or a noun, not with What, Who, Whose, How, …
 
-Sizes are checked in the package, the tools, the tests, the benchmarks and the recipes; docstrings
-in all of these but the tests, whose names and docstrings may be sentences about behaviour.
+Sizes and docstrings are checked in the package, the tools, the tests, the benchmarks and the
+recipes. The docstring of a test may be a sentence about behaviour.
 
 Usage: python -m tools.structure
 
@@ -81,7 +81,7 @@ def _equal_names() -> Iterator[str]:
 
 def _riddles() -> Iterator[str]:
     """Yield the docstrings that begin with a question word."""
-    for path in _files(*(folder for folder in CHECKED if folder.name != "tests")):
+    for path in _files(*CHECKED):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 line = (ast.get_docstring(node) or "").partition("\n")[0]

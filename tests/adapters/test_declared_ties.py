@@ -1,4 +1,4 @@
-"""Which names of a checkpoint are one weight: by class, config and stored values."""
+"""Names of a checkpoint that are one weight: by class, config and stored values."""
 
 from __future__ import annotations
 

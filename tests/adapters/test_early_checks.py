@@ -1,4 +1,4 @@
-"""What headers tell of a misfit before the graph is traced: that it is one, or nothing at all."""
+"""Misfits that headers show before the graph is traced; a doubtful one is left to later checks."""
 
 from __future__ import annotations
 

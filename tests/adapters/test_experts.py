@@ -1,4 +1,4 @@
-"""What is known of transformers' expert modules, compared with transformers itself."""
+"""The table of transformers' expert modules, compared with transformers itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which entries pruning keeps, with `torch.topk` as the oracle where it is defined."""
+"""The entries that pruning keeps, with `torch.topk` as the oracle where it is defined."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ LLAMA_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What can be adapted in a tiny model."""
+    """The modules of a tiny model that can be adapted."""
 
     task: str
     linear: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which modules a config targets: PEFT's own matching is the oracle, and what PEFT then loads."""
+"""The modules that a config targets, with PEFT's matching and loading as the oracle."""
 
 from __future__ import annotations
 

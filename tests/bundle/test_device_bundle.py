@@ -1,4 +1,4 @@
-"""What goes into a bundle: the export's own files, by choice, for a target that can run them."""
+"""The contents of a bundle: the export's own files, by choice, for a target that can run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device sees: ``run.py`` in an empty folder, without torch and without this project."""
+"""A bundle on a device: ``run.py`` in an empty folder, without torch and without this project."""
 
 from __future__ import annotations
 

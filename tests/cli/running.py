@@ -34,7 +34,7 @@ for name in {names!r}:
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: its exit code, what it printed."""
+    """The result of a command: its exit code and its output."""
 
     code: int
     out: str
@@ -48,7 +48,7 @@ class Result:
 
     @property
     def message(self) -> str:
-        """What stderr says about the failure, required to be one message and no traceback."""
+        """The message on stderr, required to be one message and no traceback."""
         assert "Traceback" not in self.err
         assert self.err.count("error: ") == 1, self.err
         return self.err.partition("error: ")[2]

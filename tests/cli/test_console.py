@@ -1,4 +1,4 @@
-"""What flags are taken for, and what is printed of texts that strangers wrote."""
+"""The meaning of flags, and the printing of foreign texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users are told of quantized weights: ``inspect`` and the outcome of a build."""
+"""Messages on quantized weights: ``inspect`` and the outcome of a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no module has translated still ends in one sentence with the right exit code."""
+"""Errors that no module has translated: one sentence, with the right exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the public functions accept in place of specs."""
+"""Arguments that the public functions accept in place of specs."""
 
 from __future__ import annotations
 

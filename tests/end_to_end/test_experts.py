@@ -72,7 +72,7 @@ def test_experts_stored_one_by_one_make_the_same_export(parts, tmp_path, capsys)
 
 
 def test_an_adapter_of_single_experts_is_refused(parts, tmp_path, capsys) -> None:
-    """What transformers 4 trained: the model has no such modules any more."""
+    """An adapter of transformers 4: the model has no such modules any more."""
     folder = tmp_path / "old"
     folder.mkdir()
     path = "base_model.model.model.layers.0.block_sparse_moe.experts.1.w1"

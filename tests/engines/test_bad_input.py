@@ -1,4 +1,4 @@
-"""What a user sees of a build or an engine that cannot be: exit code, message, what is left."""
+"""Failed builds and engines as a user sees them: exit code, message, remaining files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each version of the parser reads, and what nobody says of it."""
+"""Operators that each version of the parser reads, and those that are not documented."""
 
 from __future__ import annotations
 

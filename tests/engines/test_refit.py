@@ -169,7 +169,7 @@ def test_weights_are_swapped_in_an_engine_in_use_and_the_base_comes_back(
 def test_every_refittable_weight_has_a_value(
     export: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an adapter leaves alone goes back to the base, whatever the engine had there."""
+    """Weights that an adapter leaves alone go back to the base, whatever the engine had there."""
     install_double(monkeypatch)
     export_dir = refittable(export)
     live, record, manifest = opened(export_dir)

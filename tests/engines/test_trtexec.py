@@ -74,7 +74,7 @@ def test_the_record_names_the_library_that_trtexec_is_of(  # noqa: PLR0917
     export: Callable[[str], Path], capsys: Any, called: Path, monkeypatch: pytest.MonkeyPatch,
     library: str, module: bool,
 ) -> None:  # fmt: skip
-    """What the program says of itself, in NVIDIA's words too; the Python module does not matter."""
+    """The version that the program prints counts, in NVIDIA's words too, not the module's."""
     if not module:
         monkeypatch.setitem(sys.modules, "tensorrt", None)
     if library == "tensorrt":

@@ -1,4 +1,4 @@
-"""What a base lacks is named, with what to do about it."""
+"""Parameters missing in a base are named, with what to do about them."""
 
 from __future__ import annotations
 

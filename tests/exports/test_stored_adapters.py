@@ -1,4 +1,4 @@
-"""How an export holds each of its adapters, read from a manifest of every mode."""
+"""The storage of each adapter of an export, read from a manifest of every mode."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _pointed(argument: Any, kind: type) -> Any:
 
 
 class DoubleCudart:
-    """What `ctypes.CDLL` returns in place of libcudart.
+    """A double of libcudart, returned by `ctypes.CDLL`.
 
     Attributes:
         name, capability, devices: What the device is said to be.

@@ -42,7 +42,7 @@ class Tensor:
 
 
 class Error:
-    """What a request is refused with."""
+    """The error of a refused request."""
 
     NOT_FOUND, INVALID_ARG, UNAVAILABLE, INTERNAL = (
         "not found",
@@ -88,7 +88,7 @@ class Request:
 
 @dataclass
 class Backend:
-    """What models see as ``triton_python_backend_utils``.
+    """A double of ``triton_python_backend_utils``.
 
     Attributes:
         metrics: The value of each metric, by family and adapter.

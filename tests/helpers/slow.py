@@ -1,4 +1,4 @@
-"""Which of many cases run by default, which with the slow tests, and which at night."""
+"""Choice of the cases that run by default, with the slow tests, and at night."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Finding:
 
 @dataclass
 class Owners:
-    """What of our own code returns or holds a value of TensorRT's.
+    """Names in our own code that return or hold a value of TensorRT's.
 
     Attributes:
         functions: Our functions and methods by name → the class of TensorRT that they return.

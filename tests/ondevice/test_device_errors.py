@@ -1,4 +1,4 @@
-"""What an error says of names that strangers chose."""
+"""Foreign names in errors are escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written is complete or absent, follows no link, and fails in one way."""
+"""Written files are complete or absent, follow no link, and fail in one way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs on a device, without the modules and names that Windows does not have."""
+"""Code for devices, without the modules and names that Windows does not have."""
 
 from __future__ import annotations
 

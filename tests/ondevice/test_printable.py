@@ -1,4 +1,4 @@
-"""What is shown of text that strangers wrote."""
+"""Foreign text as it is shown."""
 
 from __future__ import annotations
 

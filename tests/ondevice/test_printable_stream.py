@@ -1,4 +1,4 @@
-"""What libraries print, and streams that cannot be written."""
+"""Output of libraries, and streams that cannot be written."""
 
 from __future__ import annotations
 

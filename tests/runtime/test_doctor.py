@@ -21,7 +21,7 @@ def package(found: doctor.Diagnosis, module: str) -> doctor.Package:
 
 @pytest.fixture
 def versions(monkeypatch: Fake) -> dict[str, str]:
-    """What is installed, as metadata says; empty at first."""
+    """The installed distributions, as metadata says; empty at first."""
     table: dict[str, str] = {}
 
     def version(name: str) -> str:

@@ -85,7 +85,7 @@ def test_an_input_is_drawn_again_by_seed_and_index(tmp_path: Path) -> None:
 
 
 class _Counts(list[int]):
-    """What a process shares of itself, in this one."""
+    """The shared state of a process, in this one."""
 
 
 @pytest.mark.parametrize(

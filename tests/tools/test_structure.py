@@ -16,6 +16,10 @@ PLANTED = {
         'def f():\n    """What it lacks."""\n',
         "lora_export/core/y.py: a docstring begins with a question word: What it lacks.",
     ),
+    "tests/core/test_y.py": (
+        '"""What is read."""\n',
+        "tests/core/test_y.py: a docstring begins with a question word: What is read.",
+    ),
     "tests/verify/test_y.py": ("", "tests/verify: no such package or module"),
 }
 

@@ -1,4 +1,4 @@
-"""What rounding leaves of a delta: the meter against its definition in float64."""
+"""The share of a delta that rounding leaves: the meter against its definition in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens a model takes, against what transformers' own layer of positions can hold."""
+"""The number of tokens that a model takes, against transformers' own layer of positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which format a folder or file is of, what is refused before a reader is asked, and fuzzing."""
+"""The format of a folder or file, refusals before a reader is chosen, and fuzzing."""
 
 from __future__ import annotations
 

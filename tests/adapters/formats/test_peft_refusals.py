@@ -1,4 +1,4 @@
-"""What the PEFT format does not support, and damaged adapters: refused by name."""
+"""Unsupported variants of the PEFT format, and damaged adapters: refused by name."""
 
 from __future__ import annotations
 

@@ -104,6 +104,6 @@ def test_a_damaged_report_names_the_file_and_the_place(raw: bytes, message: str)
 
 @pytest.mark.parametrize("name", list(SCHEMAS))
 def test_the_published_schema_is_that_of_the_model(name: str) -> None:
-    """Where they differ: python -m tools.report_schemas."""
+    """The schemas are up to date; else run: python -m tools.report_schemas."""
     published = (ROOT / "docs/schemas" / f"{name}.schema.json").read_text("utf-8")
     assert schema_text(name) == published

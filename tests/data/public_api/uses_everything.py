@@ -1,4 +1,4 @@
-"""What a user may write: every public name, with types and without ``Any``; never run."""
+"""A user's program: every public name, with types and without ``Any``; never run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build(progress: lx.Progress) -> lx.Outcome:
 
 
 def read(reports: lx.Reports) -> str:
-    """What was verified and measured."""
+    """Verification and measurement."""
     parity: lx.ParityReport | None = reports.parity
     latency: lx.LatencyReport | None = reports.latency
     fidelity: lx.FidelityReport | None = reports.fidelity
@@ -119,7 +119,7 @@ def lay_out() -> list[str]:
 
 
 def look(path: Path) -> int:
-    """What is at a path, and whether two fit."""
+    """Inspection of a path, and of a pair."""
     found = lx.inspect(path, hashed=True)
     if isinstance(found, lx.CheckpointReport):
         print(found.model_type, found.labels, sum(found.files.values()))

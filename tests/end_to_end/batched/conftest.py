@@ -33,7 +33,7 @@ def adapters(tiny, base):
 
 @pytest.fixture(scope="package")
 def expected(base, adapters):
-    """What PEFT gives for each adapter, and the base's own graph, for eight rows."""
+    """PEFT's outputs for each adapter, and those of the base's own graph, for eight rows."""
     return {
         name: run_torch(peft_model(base, each, TASK, labels_count=LABELS[name]), feeds_of(8))
         for name, each in adapters.items()

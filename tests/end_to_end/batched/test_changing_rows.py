@@ -68,7 +68,7 @@ def test_adapters_come_and_go_and_the_others_keep_their_rows(
 def test_an_adapter_takes_its_rank_its_layers_and_its_magnitudes_with_it(
     export_dir, tiny, base, expected, way
 ):
-    """What is left are the stacks of a row that is the base, byte for byte, and what PEFT says."""
+    """The stacks that remain have the base as a row, byte for byte, and compute what PEFT does."""
     targets = ["query", "word_embeddings"]
     wide = tiny.adapter(
         base, seed=67, labels_count=2, r=16, target_modules=targets, use_dora=True, strength=1.0

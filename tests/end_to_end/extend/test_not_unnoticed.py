@@ -1,4 +1,4 @@
-"""What would go unnoticed: adapters that nobody verified, verdicts of one that is gone."""
+"""Notes on what is easily missed: adapters not verified, verdicts of an adapter that is gone."""
 
 from __future__ import annotations
 

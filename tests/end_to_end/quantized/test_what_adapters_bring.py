@@ -1,4 +1,4 @@
-"""What adapters bring beside A and B, over quantized weights: heads, tokens, DoRA, vocabularies."""
+"""Parts of adapters beside A and B, over quantized weights: heads, tokens, DoRA, vocabularies."""
 
 from __future__ import annotations
 

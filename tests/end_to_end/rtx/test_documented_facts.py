@@ -1,4 +1,4 @@
-"""What the documentation says that the real parser and builder do, asked of them.
+"""Statements of the documentation on the real parser and builder, checked with both.
 
 Each test is a statement with the mark of TensorRT for RTX in ``docs/tensorrt.md``.
 """

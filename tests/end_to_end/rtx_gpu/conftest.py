@@ -1,4 +1,4 @@
-"""What needs TensorRT for RTX and a GPU: marked, and skipped with the reason where they are not."""
+"""Tests with TensorRT for RTX and a GPU: marked, and skipped with the reason without them."""
 
 from __future__ import annotations
 

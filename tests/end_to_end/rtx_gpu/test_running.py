@@ -157,7 +157,7 @@ def test_bench(rtx_exports: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["merged", "swappable", "decoder", "static", "pair"])
 def test_bundle(rtx_exports: Path, tmp_path: Path, kind: str) -> None:
-    """What a user has on the PC: the archive, Python, NumPy and the library."""
+    """A bundle on a user's PC, which has Python, NumPy and the library."""
     export_dir = rtx_exports / kind
     adapters = list(read_manifest(export_dir).adapters)
     built(export_dir, *(["swappable"] if kind == "swappable" else ["base", *adapters]))

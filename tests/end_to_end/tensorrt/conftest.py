@@ -1,4 +1,4 @@
-"""What needs TensorRT and a GPU: marked, and skipped with the reason where they are not."""
+"""Tests with TensorRT and a GPU: marked, and skipped with the reason without them."""
 
 from __future__ import annotations
 

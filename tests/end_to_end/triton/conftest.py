@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def home() -> Path:
-    """What ``tools/fetch_triton.py`` made."""
+    """The folder that ``tools/fetch_triton.py`` made."""
     assert HOME is not None
     return Path(HOME).resolve()
 

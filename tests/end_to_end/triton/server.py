@@ -147,12 +147,12 @@ class Server:
 
     @property
     def http(self) -> str:
-        """Where HTTP is answered."""
+        """The address of HTTP."""
         return f"127.0.0.1:{self.http_port}"
 
     @property
     def grpc(self) -> str:
-        """Where gRPC is answered."""
+        """The address of gRPC."""
         return f"127.0.0.1:{self.grpc_port}"
 
     def text(self) -> str:

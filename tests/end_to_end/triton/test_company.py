@@ -1,4 +1,4 @@
-"""What a request is answered does not depend on who shares its batch, server or moment."""
+"""Answers do not depend on the requests that share the batch, the server or the moment."""
 
 from __future__ import annotations
 

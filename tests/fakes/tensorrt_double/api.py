@@ -1,4 +1,4 @@
-"""What every part shares: the enums of the version, logs, values, tensors."""
+"""Shared parts of the double: the enums of the version, logs, values, tensors."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _told(monitor: IProgressMonitor) -> bool:
 
 
 def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
-    """What a build is refused for."""
+    """The reasons for which a build is refused."""
     whole = {BuilderFlag.REFIT, BuilderFlag.REFIT_IDENTICAL} & config._flags
     if BuilderFlag.REFIT_INDIVIDUAL in config._flags and whole:
         return "REFIT_INDIVIDUAL excludes REFIT and REFIT_IDENTICAL"

@@ -1,4 +1,4 @@
-"""What TensorRT for RTX has beside TensorRT: builds ahead of time, validity, a runtime cache.
+"""The additions of TensorRT for RTX: builds ahead of time, validity, a runtime cache.
 
 Kernels are compiled when a context is made, unless the runtime cache has them; `library.compiled`
 counts it. A cache is refused on another GPU, behind another driver, and where it is damaged.

@@ -108,7 +108,7 @@ def test_casts_of_the_base_are_equal_to_it(tmp_path, dtype) -> None:
 
 
 def test_float16_conversion_that_lifts_tiny_values(tmp_path) -> None:
-    """What onnxconverter-common does to magnitudes below 1e-7."""
+    """The clamping of onnxconverter-common for magnitudes below 1e-7."""
     base = {"a.weight": np.concatenate([np.full((1, 8), 2e-8, np.float32), normal(7, 8)])}
     held = base["a.weight"].copy()
     held[np.abs(held) < 1e-7] = 1e-7

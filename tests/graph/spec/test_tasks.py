@@ -1,4 +1,4 @@
-"""Which task a checkpoint or an adapter is for."""
+"""The task of a checkpoint or an adapter."""
 
 from __future__ import annotations
 

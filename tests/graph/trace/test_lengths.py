@@ -1,4 +1,4 @@
-"""Which modules hold for every length, by the guards of their trace: small ones written by hand."""
+"""Modules that hold for every length, by the guards of their trace: small ones written by hand."""
 
 from __future__ import annotations
 

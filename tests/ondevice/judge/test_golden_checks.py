@@ -1,4 +1,4 @@
-"""What a device checks: a decoder's prefill and cached steps, and what every run is fed."""
+"""Checks on a device: a decoder's prefill and cached steps, and the inputs of every run."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_at_the_limit_hardly_any_trial_fails_or_passes():
 
 
 def test_one_look_after_another_without_their_share_errs_more_often():
-    """What `look_confidence` is for: without it, trials at the limit are decided too often."""
+    """The purpose of `look_confidence`: without it, trials at the limit are decided too often."""
     wrong = 0
     for seed in range(100):
         times = simulated("white", 400, seed=seed, ratio=LIMIT)

@@ -1,4 +1,4 @@
-"""What a served model reads: its index, its tensors, its budget; damaged and hostile ones too."""
+"""The files of a served model: its index, its tensors, its budget; damaged and hostile ones too."""
 
 from __future__ import annotations
 

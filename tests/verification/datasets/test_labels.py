@@ -1,4 +1,4 @@
-"""Which names a head's labels have, and what is made up where nobody gave any."""
+"""The names of a head's labels, and those made up where none are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph of the user's can be fed: a cache has to come back, and to grow or to be written."""
+"""Inputs of a graph of the user's: a cache has to come back, and to grow or to be written."""
 
 from __future__ import annotations
 
