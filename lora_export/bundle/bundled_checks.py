@@ -25,7 +25,7 @@ from lora_export.engines.jobs import stem_of
 from lora_export.exports.base_config import read_base_config
 from lora_export.exports.stacks import width_of
 from lora_export.exports.stored_adapters import shared_graphs, stored_adapter
-from lora_export.exports.verdict import lossy_graphs, verification_of
+from lora_export.exports.verdict import lossy_names, verification_of
 from lora_export.graph.spec.signature import PAST, own_cache
 from lora_export.ondevice.bundle.index_values import Check, LatencyPlan
 from lora_export.ondevice.judge.decoding import WRITE_INDICES
@@ -99,7 +99,7 @@ def require_verified(manifest: Manifest, *, allow_failed: bool) -> None:
     if failed and not allow_failed:
         msg = f"not bundled, because the verification failed: {', '.join(failed)}"
         raise ParityError(msg, hint="See reports/parity.json; --allow-failed bundles it anyway.")
-    if (lost := lossy_graphs(manifest)) and not allow_failed:
+    if (lost := lossy_names(manifest)) and not allow_failed:
         msg = f"not bundled, because quantization loses too much: {', '.join(lost)}"
         raise ParityError(
             msg, hint="See reports/quantization.json; --allow-failed bundles it anyway."

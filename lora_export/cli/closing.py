@@ -10,7 +10,7 @@ from lora_export.core.hub import is_hub_id
 from lora_export.core.listing import first_few
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.adapter_companions import FOLDER
-from lora_export.exports.verdict import deployable, lossy_graphs, verdict_of, verification_of
+from lora_export.exports.verdict import deployable, lossy_names, verdict_of, verification_of
 from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import FinishedLine, shell_command
 
@@ -38,7 +38,7 @@ def headline(outcome: Outcome) -> str:
     parts = [
         f"{outcome.output}: {verdict} ({_listed(names) if names else 'nothing to deploy yet'})",
         f"quantization loses too much of {_listed(lost)}"
-        if (lost := lossy_graphs(manifest))
+        if (lost := lossy_names(manifest))
         else "",
         f"slower than the limit: {_listed(slow)}" if slow else "",
     ]

@@ -10,9 +10,11 @@ import click
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
+    BLOCK_SIZE,
     adapter_keys,
     adapter_options,
     base_option,
+    block_size_of,
     combine_options,
     combine_table,
     common_options,
@@ -25,7 +27,6 @@ from lora_export.cli.options import (
 from lora_export.cli.outcome import describe, render
 from lora_export.cli.words import DTYPE, TARGET, TASK
 from lora_export.core.modes import ADAPTER_MODES
-from lora_export.core.quantization import BLOCK_SIZES
 from lora_export.core.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    help="Store the weights of matrix products in 4 or 8 bits. Adapters of "
                         "swappable and batched exports stay as they are.", default_text="no"),
             option("--quantize-block-size", section="Quantization", metavar="SIZE",
-                   type=click.Choice([str(each) for each in BLOCK_SIZES]),
-                   help="The number of inputs that share a scale.",
-                   default_text="32 for int4, all for int8"),
+                   type=BLOCK_SIZE,
+                   help="The number of inputs that share a scale; all is one for each output.",
+                   default_text="32 for int4; for int8 128, all for TensorRT"),
             option("--quantize-keep", section="Quantization", multiple=True, metavar="PATTERN",
                    help="Leave modules whose names match in float."),
             out_option("The export directory.", metavar="DIR"),
@@ -254,7 +255,7 @@ def _quantize_table(flags: dict[str, Any]) -> dict[str, Any]:
     """Return the section ``quantize`` that flags describe."""
     table = {
         "weights": flags["quantize"],
-        "block_size": int(flags["quantize_block_size"]) if flags["quantize_block_size"] else None,
+        "block_size": block_size_of(flags["quantize_block_size"]),
         "keep": list(flags["quantize_keep"]),
     }
     return {key: value for key, value in table.items() if value}

@@ -10,6 +10,7 @@ from lora_export.cli.help_format import option
 from lora_export.cli.words import ADAPTER_FORMAT, COMBINE_METHOD
 from lora_export.core.adapter_names import split_adapter
 from lora_export.core.errors import UsageError
+from lora_export.core.quantization import ALL_INPUTS, BLOCK_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 __all__ = [
+    "BLOCK_SIZE",
     "SEED",
     "adapter_keys",
     "adapter_options",
     "base_option",
+    "block_size_of",
     "combine_options",
     "combine_table",
     "common_options",
@@ -31,10 +34,17 @@ __all__ = [
     "parse_scales",
 ]
 
+BLOCK_SIZE: Final = click.Choice([*map(str, BLOCK_SIZES), ALL_INPUTS])
+"""The numbers of inputs of quantized weights that may share a scale."""
 SEED: Final = click.IntRange(0, (1 << 63) - 1)
 """Seeds that NumPy accepts."""
 
 _MARKS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def block_size_of(text: str | None) -> int | str | None:
+    """Return a block size as a recipe has it: a number, or ``all``."""
+    return text if text is None or text == ALL_INPUTS else int(text)
 
 
 def base_option(explanation: str, *, section: str = "Input", **settings: Any) -> Decorator:

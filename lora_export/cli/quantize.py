@@ -9,13 +9,10 @@ import click
 
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
-from lora_export.cli.options import common_options, out_option
+from lora_export.cli.options import BLOCK_SIZE, block_size_of, common_options, out_option
 from lora_export.cli.outcome import describe, render
-from lora_export.core.quantization import BLOCK_SIZES
 
 __all__ = ["quantize"]
-
-_BLOCKS = [str(each) for each in BLOCK_SIZES]
 
 
 @click.command(
@@ -29,9 +26,9 @@ lora-export quantize out -o out-int4 --weights int4 --keep "*down_proj"
 @argument("export", "The export directory to copy.", type=click.Path(path_type=Path))
 @option("--weights", section="Quantization", type=click.Choice(["int4", "int8"]), default="int8",
         help="The format of the weights of matrix products.")  # fmt: skip
-@option("--block-size", section="Quantization", type=click.Choice(_BLOCKS), metavar="SIZE",
-        help="The number of inputs that share a scale.",
-        default_text="32 for int4, all for int8")  # fmt: skip
+@option("--block-size", section="Quantization", type=BLOCK_SIZE, metavar="SIZE",
+        help="The number of inputs that share a scale; all is one for each output, "
+        "which graphs of opset 20 have.", default_text="32 for int4, 128 for int8")  # fmt: skip
 @option("--keep", section="Quantization", multiple=True, metavar="PATTERN",
         help="Leave modules whose names match in float.")  # fmt: skip
 @option("--embeddings", section="Quantization", type=click.Choice(["int8", "keep"]),
@@ -50,7 +47,7 @@ def quantize(
     from lora_export.commands.recipe_sections import QuantizeSpec
 
     spec = QuantizeSpec(
-        block_size=int(block_size) if block_size else None,  # type: ignore[arg-type]
+        block_size=block_size_of(block_size),  # type: ignore[arg-type]
         **{**flags, "keep": list(flags["keep"])},
     )
     with Console(as_json=as_json, quiet=quiet) as console:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.commands.adapter_inputs import notes_on_resolved
 from lora_export.commands.build_checks import require_bases, require_recipe, require_same_base
-from lora_export.commands.build_config import graph_and_updates
+from lora_export.commands.build_config import graph_and_updates, target_of
 from lora_export.commands.build_export import fill_export, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
-from lora_export.commands.build_quantized import quantized
+from lora_export.commands.build_quantized import quantized, reads_blocks, with_int8_blocks
 from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
@@ -60,6 +60,7 @@ def merge_and_build(
         LoraExportError: See the class of the error; nothing half-written is left.
     """
     tell = progress or Silent()
+    recipe = _with_int8_blocks(recipe)
     require_recipe(recipe)
     inputs = read_inputs(recipe, tell, strict=strict)
     require_kind_for_layouts(recipe, inputs.config)
@@ -69,6 +70,15 @@ def merge_and_build(
     outcome = with_bundle(outcome, recipe, tell)
     outcome = with_repository(outcome, recipe, tell, strict=strict)
     return with_layouts(outcome, recipe, tell, strict=strict)
+
+
+def _with_int8_blocks(recipe: Recipe) -> Recipe:
+    """Return the recipe with the block size of int8; a graph of the user's has its own opset."""
+    if recipe.quantize is None or recipe.graph is not None:
+        return recipe
+    if not reads_blocks(recipe.opset, target_of(recipe)):
+        return recipe
+    return recipe.model_copy(update={"quantize": with_int8_blocks(recipe.quantize)})
 
 
 def _create(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
 
-__all__ = ["BuildConfig", "graph_and_updates", "resolve_config"]
+__all__ = ["BuildConfig", "graph_and_updates", "resolve_config", "target_of"]
 
 _CLASSIFICATION: Final = "text-classification"
 
@@ -101,6 +101,7 @@ def _pools(checkpoint: Checkpoint, adapters: Sequence[Adapter]) -> bool:
 
 
 def target_of(recipe: Recipe) -> Target:
+    """Return where the graph of a recipe is to run."""
     return targets.by_name(recipe.targets[0] if recipe.targets else targets.DEFAULT_TARGET)
 
 

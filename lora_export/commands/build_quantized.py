@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.modes import SHARED_MODES
+from lora_export.core.quantization import ALL_INPUTS, INT8_BLOCK
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
 from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads, without_blocks
@@ -28,15 +29,33 @@ __all__ = [
     "choice_of",
     "opset_for",
     "quantized",
+    "reads_blocks",
     "record_of",
     "require_blocks",
     "require_scales",
     "tell_kept",
     "tell_without_blocks",
+    "with_int8_blocks",
 ]
 
 _SHOWN = 3
 _WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
+
+
+def reads_blocks(opset: int | None, target: Target) -> bool:
+    """Whether a graph can have blocks: by the opset that the user asks for, else by its target.
+
+    Versions of TensorRT before 10.15 document opset 20, which has none.
+    """
+    return not target.tensorrt if opset is None else opset >= BLOCKS_OPSET
+
+
+def with_int8_blocks(spec: QuantizeSpec) -> QuantizeSpec:
+    """Return a section whose int8 weights are in blocks, where it leaves that open."""
+    is_open = spec.weights == "int8" and spec.block_size is None
+    if not is_open or spec.head == "int4":  # whose blocks are smaller
+        return spec
+    return spec.model_copy(update={"block_size": INT8_BLOCK})
 
 
 def opset_for(spec: QuantizeSpec | None, opset: int) -> int:
@@ -97,7 +116,7 @@ def _blocks_of(spec: QuantizeSpec) -> str:
 
 def record_of(spec: QuantizeSpec | None) -> QuantizationRecord | None:
     """Return what the manifest says of a recipe's section ``quantize``."""
-    return None if spec is None else QuantizationRecord(**spec.model_dump())
+    return None if spec is None else QuantizationRecord(**_settings(spec))
 
 
 def quantized(
@@ -154,8 +173,21 @@ def _rebound(update: Update, parameters: Mapping[str, Parameter]) -> Update:
 
 
 def choice_of(spec: QuantizeSpec) -> QuantizeChoice:
-    """Return what a section ``quantize`` asks for, as the graph is told it."""
-    return QuantizeChoice(**{**spec.model_dump(), "keep": tuple(spec.keep)})
+    """Return what a section ``quantize`` asks for, as the graph is told it.
+
+    Raises:
+        UsageError: It asks for int4 without blocks.
+    """
+    if spec.block_size == ALL_INPUTS and "int4" in (spec.weights, spec.head):
+        msg = f"int4 weights share scales in blocks; a block size of {ALL_INPUTS!r} is for int8"
+        raise UsageError(msg, hint="Choose a block size from 16 to 256, or int8.")
+    return QuantizeChoice(**{**_settings(spec), "keep": tuple(spec.keep)})
+
+
+def _settings(spec: QuantizeSpec) -> dict[str, Any]:
+    """Return a section as values; a block size of all inputs is none."""
+    settings = spec.model_dump()
+    return settings | ({"block_size": None} if spec.block_size == ALL_INPUTS else {})
 
 
 def _carried(adapters: Sequence[ResolvedAdapter]) -> dict[str, str]:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_export.commands.build_quantized import choice_of, tell_kept, tell_without_blocks
+from lora_export.commands.build_quantized import (
+    choice_of,
+    tell_kept,
+    tell_without_blocks,
+    with_int8_blocks,
+)
 from lora_export.commands.outcome import Outcome
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import publish_folder, staging_folder
@@ -14,6 +19,7 @@ from lora_export.core.progress import Progress, Silent
 from lora_export.exports.integrity_checks import require_intact
 from lora_export.exports.quantize_export import quantize_export
 from lora_export.exports.stored_values import parameters_of
+from lora_export.graph.quantize.opset import OLDEST_RAISED
 from lora_export.report.refresh_report import refresh_report
 
 if TYPE_CHECKING:
@@ -49,10 +55,13 @@ def quantize(
         msg = f"{str(target)!r} exists"
         raise ExportDirectoryError(msg, hint="Choose another --out; nothing was changed.")
     require_intact(source, manifest)
+    if manifest.base_graph.opset >= OLDEST_RAISED:
+        spec = with_int8_blocks(spec)
+    choice = choice_of(spec)
     with staging_folder(target.parent, target.name) as staging:
-        made = quantize_export(source, manifest, staging, choice_of(spec), tell)
+        made = quantize_export(source, manifest, staging, choice, tell)
         tell_kept(made.kept, tell)
-        tell_without_blocks(choice_of(spec), parameters_of(made.manifest), tell)
+        tell_without_blocks(choice, parameters_of(made.manifest), tell)
         updated = refresh_report(staging)
         publish_folder(staging, target, hint="Choose another --out.")
     return Outcome(target, updated)

@@ -124,7 +124,8 @@ class QuantizeSpec(_Section):
 
     Attributes:
         weights: ``int4`` or ``int8``: the weights of products.
-        block_size: How many inputs share a scale; 32 for int4, and for int8 all of an output.
+        block_size: How many inputs share a scale; 32 for int4. For int8 128, or ``all`` (one for
+            each output) where not every version of the target's TensorRT reads blocks.
         method: How integers and scales are found: ``search``; ``nearest``, which is plainer; or
             ``signed``, which loses less in int4 and which TensorRT does not read.
         keep: Patterns of parameters or modules that stay as they are, whole names or their ends.
@@ -134,7 +135,7 @@ class QuantizeSpec(_Section):
     """
 
     weights: SchemeName
-    block_size: Literal[16, 32, 64, 128, 256] | None = None
+    block_size: Literal[16, 32, 64, 128, 256, "all"] | None = None
     method: Literal["nearest", "search", "signed"] = "search"
     keep: list[str] = []
     embeddings: Literal["int8", "keep"] = "int8"

@@ -204,6 +204,7 @@ class PackRecord(_Record):
         onnx_adapter: The same in ONNX Runtime's format.
         base: The fingerprint of the base that they are for.
         verification: What is known of the graph with these values.
+        loss: The verdict on what quantization cost, where the graph is quantized.
         golden: Inputs and expected outputs.
     """
 
@@ -211,6 +212,7 @@ class PackRecord(_Record):
     onnx_adapter: str
     base: Sha256
     verification: Verification = "unverified"
+    loss: Loss | None = None
     golden: str | None = None
 
 
@@ -220,11 +222,13 @@ class RowRecord(_Record):
     Attributes:
         row: Its number, what ``adapter_ids`` says.
         verification: What is known of the graph with this row.
+        loss: The verdict on what quantization cost, where the graph is quantized.
         golden: Inputs and expected outputs.
     """
 
     row: int = Field(ge=1)
     verification: Verification = "unverified"
+    loss: Loss | None = None
     golden: str | None = None
 
 

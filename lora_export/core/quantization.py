@@ -14,7 +14,9 @@ from math import prod
 from typing import Final, Literal, get_args
 
 __all__ = [
+    "ALL_INPUTS",
     "BLOCK_SIZES",
+    "INT8_BLOCK",
     "INTEGERS",
     "SCALES",
     "SCHEMES",
@@ -31,6 +33,10 @@ BlockSize = Literal[0, 16, 32, 64, 128, 256]
 SCHEMES: Final = get_args(SchemeName)
 BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
 """The block sizes that ONNX Runtime's and TensorRT's kernels take."""
+INT8_BLOCK: Final = 128
+"""The block size of int8 where a graph may have blocks: the fastest in ONNX Runtime (ADR 29)."""
+ALL_INPUTS: Final = "all"
+"""What users type for one scale per output in place of blocks; int8 alone has that."""
 INTEGERS: Final = ".quantized"
 SCALES: Final = ".scale"
 PER_CHANNEL: Final = 0

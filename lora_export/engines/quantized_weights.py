@@ -35,7 +35,9 @@ __all__ = [
     "lookup_nodes",
 ]
 
-WITHOUT_BLOCKS: Final = "quantize to int8 with one scale per output: --quantize int8"
+WITHOUT_BLOCKS: Final = (
+    "quantize to int8 with one scale per output: --quantize int8 --quantize-block-size all"
+)
 _INT8: Final = onnx.TensorProto.INT8
 _INTEGERS: Final = frozenset({"Gather", "Transpose"})
 """Operators that give the integers on as they are."""

@@ -2,7 +2,8 @@
 
 They are the bytes that `add` without a base checkpoint would write into
 ``weights/<adapter>.safetensors``, block by block by the same function; each is kept whole until
-ONNX Runtime has taken it.
+ONNX Runtime has taken it. A weight that is stored as int8 is merged into the values that its
+integers stand for, and quantized again; int4 is too coarse for that, and refused.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.files import resolve_inside
+from lora_export.core.quantization import stored_name
 from lora_export.core.tensors import bytes_of
 from lora_export.exports.merged_entries import merged_entries
 from lora_export.exports.stored_values import parameters_of, stored_values
+from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.ondevice.external_data import read_graph
 from lora_export.ondevice.printable import shell_command
 
 if TYPE_CHECKING:
@@ -35,6 +40,8 @@ def merged_values(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the value of each initializer that the adapter changes, in the base graph's layout.
 
+    Of a quantized parameter these are its integers and scales, for each node that reads them.
+
     Args:
         export_dir: The export directory.
         manifest: Its manifest.
@@ -48,21 +55,29 @@ def merged_values(
     """
     require_same_shapes(resolved)
     base_tensors = stored_values(export_dir, manifest)
-    entries, _ = merged_entries(manifest, resolved, base_tensors, None, {})
-    return {entry.name: _whole(entry) for entry in entries}
+    entries, _ = merged_entries(manifest, resolved, base_tensors, None, {}, onto_integers=True)
+    values = {entry.name: _whole(entry) for entry in entries}
+    if manifest.base.quantization is None:
+        return values
+    graph = parse_onnx(read_graph(resolve_inside(export_dir, manifest.base_graph.onnx))).graph
+    read = {each.name: stored_name(each.name) for each in graph.initializer}
+    return {name: values[stored] for name, stored in read.items() if stored in values}
 
 
 def require_same_shapes(resolved: Resolved) -> None:
     """Require that the base graph can take every value of the adapter.
 
     Raises:
-        UnsupportedError: The adapter brings a head of another width, or another vocabulary.
+        UnsupportedError: The adapter brings a head of another width, or another vocabulary, or
+            changes a weight that is stored as int4.
     """
     for update in resolved.updates:
-        if update.parameter.quantized is not None:
+        form = update.parameter.quantized
+        if form is not None and form.scheme == "int4":
             msg = (
                 f"adapter {resolved.adapter.name!r} changes {update.parameter.name!r}, which the "
-                "export holds quantized: a merge at load would add it to rounded values"
+                "export holds as int4: a merge at load would add it to values that are rounded "
+                "too much"
             )
             hint = f"Add it to the export: {_add(resolved)} (with --base BASE if it is merged)."
             raise UnsupportedError(msg, hint=hint)

@@ -41,8 +41,23 @@ def merged_entries(
     base_tensors: Mapping[str, Tensor],
     checkpoint: Checkpoint | None,
     meters: Mapping[str, tuple[str, FidelityMeter]],
+    *,
+    onto_integers: bool = False,
 ) -> tuple[list[Entry], str]:
-    """Return the entries to write, and whose values they use: the checkpoint's or the export's."""
+    """Return the entries to write, and whose values they use: the checkpoint's or the export's.
+
+    Args:
+        manifest: The manifest of the export.
+        resolved: The adapter.
+        base_tensors: The values that the export holds.
+        checkpoint: The base, where it is at hand.
+        meters: Of the parameters in half precision, what measures their updates.
+        onto_integers: Whether an update may be added to what quantized weights stand for.
+
+    Raises:
+        UnsupportedError: It may not, and there is no checkpoint.
+        ExportDirectoryError: The export lacks a tensor.
+    """
     cast = {
         use.initializer
         for uses in manifest.parameters.values()
@@ -71,7 +86,7 @@ def merged_entries(
             source = sources[parameter.name]
             entries += _entries(manifest, update, source, base_is_stored=False, observe=meter)
             continue
-        if parameter.quantized is not None and update.needs_base:
+        if parameter.quantized is not None and update.needs_base and not onto_integers:
             raise _needs_checkpoint(resolved, parameter)
         if update.needs_base and parameter.name not in base_tensors:
             msg = f"{BASE_WEIGHTS} has no tensor {parameter.name!r}"

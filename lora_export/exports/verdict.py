@@ -20,7 +20,7 @@ __all__ = [
     "NOT_APPLICABLE",
     "deployable",
     "is_deployable",
-    "lossy_graphs",
+    "lossy_names",
     "verdict_of",
     "verification_of",
 ]
@@ -59,6 +59,21 @@ def verdict_of(manifest: Manifest) -> Verdict:
     return worst_of(found)
 
 
-def lossy_graphs(manifest: Manifest) -> tuple[str, ...]:
-    """Return the graphs that lost more by quantization than their limits allow."""
-    return tuple(name for name, graph in manifest.graphs.items() if graph.loss == "fail")
+def lossy_names(manifest: Manifest) -> tuple[str, ...]:
+    """Return the graphs and the adapters that lost more by quantization than their limits allow.
+
+    A graph that adapters share is named where no adapter's own verdict explains its own.
+    """
+    adapters = [name for name in manifest.adapters if _loss_of(manifest, name) == "fail"]
+    graphs = [
+        name
+        for name, graph in manifest.graphs.items()
+        if graph.loss == "fail" and name not in adapters and not (graph.is_shared and adapters)
+    ]
+    return (*graphs, *adapters)
+
+
+def _loss_of(manifest: Manifest, name: str) -> str | None:
+    """Return the verdict on what quantization cost an adapter; None where there is none."""
+    stored = find_stored(manifest, name)
+    return stored.record.loss if stored is not None else None

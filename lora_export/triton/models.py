@@ -105,7 +105,8 @@ def choose(
     """Return how an export is served, defaults filled in.
 
     Raises:
-        AdapterError: There is no such adapter, or its verification failed.
+        AdapterError: There is no such adapter.
+        ParityError: Its verification failed, or quantization took more of it than allowed.
         UnsupportedError: The backend cannot run what the export holds.
         UsageError: `way` is said of a backend that has no choice.
     """

@@ -126,7 +126,10 @@ def _judged(
         if (field := _FIELDS.get(stored.mode)) is not None:
             own = stored.record
             kept = golden_file(name) if name in golden else own.golden
-            told = own.model_copy(update={"verification": parity.verdict, "golden": kept})
+            lost_now = parity.quantization.verdict if parity.quantization is not None else own.loss
+            told = own.model_copy(
+                update={"verification": parity.verdict, "golden": kept, "loss": lost_now}
+            )
             adapters[name] = adapters[name].model_copy(update={field: told})
     return manifest.model_copy(update={"graphs": graphs, "adapters": adapters}), contents
 

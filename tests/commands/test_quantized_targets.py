@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
+from lora_export.commands.build import _with_int8_blocks
+from lora_export.commands.build_quantized import choice_of, with_int8_blocks
+from lora_export.commands.recipe import Recipe
 from lora_export.commands.recipe_sections import QuantizeSpec
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 from tests.cli.running import call
@@ -49,6 +52,48 @@ def test_what_a_target_has_gets_as_far_as_the_base(
     result = call(capsys, "merge-and-build", *arguments, "--out", str(tmp_path / "out"), *flags)
     assert result.code == 3
     assert "absent" in result.err
+
+
+@pytest.mark.parametrize(
+    ("weights", "head", "opset", "target", "block_size"),
+    [
+        ("int8", None, None, "onnxruntime-cpu", 128),
+        ("int8", None, None, "onnxruntime-cuda", 128),
+        ("int8", None, None, "rtx", 128),
+        ("int8", None, None, "jetson-orin", None),
+        ("int8", None, None, "l4", None),
+        ("int8", None, 21, "jetson-orin", 128),
+        ("int8", None, 20, "onnxruntime-cpu", None),
+        ("int8", "int4", None, "onnxruntime-cpu", None),
+        ("int4", "int8", None, "onnxruntime-cpu", None),
+    ],
+)
+def test_int8_is_in_blocks_where_every_runtime_of_the_target_reads_them(
+    weights: Any, head: Any, opset: int | None, target: str, block_size: int | None
+) -> None:
+    recipe = Recipe(
+        base="b", output="o", targets=[target], opset=opset,
+        quantize={"weights": weights, "head": head},
+    )  # fmt: skip
+    found = _with_int8_blocks(recipe).quantize
+    assert found is not None
+    assert found.block_size == block_size
+    chosen = Recipe(
+        base="b", output="o", targets=[target], opset=opset,
+        quantize={"weights": weights, "head": head, "block_size": 64},
+    )  # fmt: skip
+    assert _with_int8_blocks(chosen).quantize == chosen.quantize
+
+
+def test_int8_with_a_scale_for_each_output_is_a_choice_and_int4_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = QuantizeSpec(weights="int8", block_size="all")
+    assert choice_of(with_int8_blocks(spec)).block_size is None
+    arguments = ["--base", str(tmp_path / "absent"), "--out", str(tmp_path / "out")]
+    flags = ["--quantize", "int4", "--quantize-block-size", "all"]
+    result = call(capsys, "merge-and-build", *arguments, *flags)
+    assert (result.code, "int4 weights share scales in blocks" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(

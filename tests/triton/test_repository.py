@@ -357,7 +357,18 @@ def test_a_failed_adapter_is_not_deployed(served, tmp_path, capsys):
     manifest["adapters"]["b"]["pack"]["verification"] = "fail"
     (export / "lora_export.json").write_text(json.dumps(manifest))
     code, message = refused(capsys, export, "--repository", tmp_path / "models")
-    assert (code, "'b' failed its verification" in message) == (3, True)
+    assert (code, "'b' failed its verification" in message) == (5, True)
+
+
+def test_an_adapter_that_quantization_drowned_is_not_deployed(served, tmp_path, capsys):
+    export = shutil.copytree(served["swappable"], tmp_path / "out")
+    manifest = json.loads((export / "lora_export.json").read_text())
+    manifest["adapters"]["b"]["pack"]["loss"] = "fail"
+    (export / "lora_export.json").write_text(json.dumps(manifest))
+    code, message = refused(capsys, export, "--repository", tmp_path / "models")
+    assert (code, "'b' lost more by quantization than allowed" in message) == (5, True)
+    assert "--adapter a" in message
+    assert not (tmp_path / "models").exists()
 
 
 def test_without_tritonclient_it_is_said_what_to_install(served, tmp_path):

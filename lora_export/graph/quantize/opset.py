@@ -10,9 +10,10 @@ from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["raise_opset"]
+__all__ = ["OLDEST_RAISED", "raise_opset"]
 
-_OLDEST: Final = 20
+OLDEST_RAISED: Final = 20
+"""The oldest opset that can be raised."""
 _IR_VERSION: Final = 10
 """The version of the format that has opset 21 and int4."""
 _CHANGED: Final = frozenset({"GroupNormalization"})
@@ -29,11 +30,13 @@ def raise_opset(model: onnx.ModelProto) -> int:
     if own.version >= BLOCKS_OPSET:
         return int(own.version)
     changed = sorted({node.op_type for node in model.graph.node} & _CHANGED)
-    if own.version < _OLDEST or changed:
+    if own.version < OLDEST_RAISED or changed:
         what = f"has {changed[0]}" if changed else f"is of opset {own.version}"
         msg = f"the graph {what}, and blocks of quantized weights need opset {BLOCKS_OPSET}"
         raise UnsupportedError(
-            msg, hint=f"Export it again with --opset {BLOCKS_OPSET}, or quantize to int8."
+            msg,
+            hint=f"Export it again with --opset {BLOCKS_OPSET}, or quantize to int8 with "
+            "--block-size all.",
         )
     own.version = BLOCKS_OPSET
     model.ir_version = max(model.ir_version, _IR_VERSION)

@@ -243,7 +243,12 @@ def test_adapters_of_a_shared_graph_have_rows_of_their_own(
     assert list(row_of(again, "swappable").adapters) == ["dora"]
     kept = json.loads((export_dir / "reports/quantization.json").read_text())["graphs"]["swappable"]
     assert list(kept["adapters"]) == ["plain", "dora"]
-    assert read_manifest(export_dir).graphs["swappable"].loss == "pass"
+    manifest = read_manifest(export_dir)
+    assert manifest.graphs["swappable"].loss == "pass"
+    packs = {name: each.pack for name, each in manifest.adapters.items()}
+    assert {name: each and each.loss for name, each in packs.items()} == {
+        "plain": "pass", "dora": "pass",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
