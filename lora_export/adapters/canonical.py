@@ -8,15 +8,26 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.tensors import count_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import TypeAlias
 
     from lora_export.adapters.known_base import KnownBase
+    from lora_export.core.dtypes import Float32Array
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
 
-__all__ = ["INPUT_FIRST_EXPERTS", "Adapter", "Added", "Item", "LowRank", "Rows", "Saved"]
+__all__ = [
+    "INPUT_FIRST_EXPERTS",
+    "Adapter",
+    "Added",
+    "Computed",
+    "Item",
+    "LowRank",
+    "Rows",
+    "Saved",
+    "Transform",
+]
 
 INPUT_FIRST_EXPERTS: Final[dict[str, str]] = {
     "aria": "AriaExperts",
@@ -46,6 +57,7 @@ class LowRank:
             whatever its module is.
         experts: E, how many matrices the parameter stacks: A is ``[E·r, in]`` and B ``[out, r·E]``,
             expert by expert in A's rows and rank by rank in B's columns.
+        flat: Whether both are matrices even where the module is a convolution.
     """
 
     module: str
@@ -56,6 +68,7 @@ class LowRank:
     magnitude: Tensor | None = None
     name: str | None = None
     experts: int = 1
+    flat: bool = False
 
     @property
     def rank(self) -> int:
@@ -148,7 +161,57 @@ class Rows:
         return (self.tensor,)
 
 
-Item: TypeAlias = "LowRank | Saved | Added | Rows"
+@dataclass(frozen=True)
+class Transform:
+    """New values of a weight from those of the base: ``W = f(W0)``, in float32.
+
+    Attributes:
+        apply: Takes rows of W0 as the checkpoint stores them, and the index of the first one;
+            returns the new rows, and leaves the old ones as they are.
+        by_rows: Whether any block of rows is computed from the block alone. Else `apply` is called
+            once, with the whole weight.
+    """
+
+    apply: Callable[[Float32Array, int], Float32Array]
+    by_rows: bool = True
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A parameter that a method other than LoRA computes from the base's value.
+
+    What the method is to a weight of a given shape is known only once the base is: its functions
+    take the parameter.
+
+    Attributes:
+        parameter: The parameter's path in the adapter's model.
+        method: PEFT's ``peft_type`` (``LOHA``).
+        tensors: The tensors that it is made of.
+        misfit: Returns how the tensors fail to fit a parameter, or None.
+        transform: Reads the tensors; returns the new value as a function of the old one.
+        product: Where the update is a product, returns it as one. Takes the parameter, and those of
+            all modules that the method changes.
+        outputs: The number of outputs that the tensors have; None where they do not tell.
+        inputs: The same of inputs.
+        embedding: Whether the module is an embedding.
+        optional: Whether a base without the parameter has no use for it (a bias).
+    """
+
+    parameter: str
+    method: str
+    tensors: tuple[Tensor, ...]
+    misfit: Callable[[Parameter], str | None] = field(repr=False, compare=False)
+    transform: Callable[[Parameter], Transform] = field(repr=False, compare=False)
+    product: Callable[[Parameter, Sequence[Parameter]], LowRank] | None = field(
+        default=None, repr=False, compare=False
+    )
+    outputs: int | None = None
+    inputs: int | None = None
+    embedding: bool = False
+    optional: bool = False
+
+
+Item: TypeAlias = "LowRank | Saved | Added | Rows | Computed"
 """One thing that an adapter does to one parameter."""
 
 
@@ -169,6 +232,8 @@ class Adapter:
         config: The format's own settings, for reports.
         added: What it adds to parameters that are not matrices.
         rows: The rows that it replaces.
+        computed: The parameters that a method other than LoRA computes.
+        method: PEFT's ``peft_type``.
         repeated: Keys that say nothing of their own: a second copy of a tensor (checked to be
             equal), or the base's own head, kept for running without the adapter.
         factor: What the user multiplied its scale by; contained in the updates' scales.
@@ -194,6 +259,8 @@ class Adapter:
     config: Mapping[str, Any] = field(repr=False)
     added: tuple[Added, ...] = ()
     rows: tuple[Rows, ...] = ()
+    computed: tuple[Computed, ...] = ()
+    method: str = "LORA"
     repeated: tuple[str, ...] = ()
     factor: float = 1.0
     alpha: float | None = None
@@ -221,4 +288,4 @@ class Adapter:
     @property
     def items(self) -> tuple[Item, ...]:
         """Everything that it does."""
-        return (*self.low_rank, *self.saved, *self.added, *self.rows)
+        return (*self.low_rank, *self.saved, *self.added, *self.rows, *self.computed)

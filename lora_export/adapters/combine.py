@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lora_export.adapters.canonical import Adapter, Added, LowRank, Rows, Saved
+from lora_export.adapters.canonical import Adapter, Added, LowRank
 from lora_export.adapters.combined_parameters import shared_parameters
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
@@ -34,6 +34,8 @@ from lora_export.core.tensors import MemoryTensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lora_export.adapters.canonical import Item
 
 __all__ = ["METHODS", "Combination", "combine", "default_rank", "drop_matching", "scaled"]
 
@@ -101,6 +103,11 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
         raise UnsupportedError(
             msg, hint="A scale other than 1 would scale that part too; convert it first."
         )
+    if adapter.computed:
+        msg = f"adapter {adapter.source!r} is of the method {adapter.method}, which has no scale"
+        raise UnsupportedError(
+            msg, hint="Convert it to LoRA first: lora-export adapter convert --base BASE"
+        )
     return replace(
         adapter,
         low_rank=tuple(replace(each, scale=each.scale * factor) for each in adapter.low_rank),
@@ -119,11 +126,12 @@ def drop_matching(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
     def kept(path: str) -> bool:
         return not any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
-    rest: tuple[Saved | Added | Rows | LowRank, ...] = (
+    rest: tuple[Item, ...] = (
         *adapter.saved,
         *adapter.added,
         *adapter.rows,
         *adapter.low_rank,
+        *adapter.computed,
     )
     paths = [each.parameter for each in rest]
     for pattern in patterns:
@@ -136,6 +144,7 @@ def drop_matching(adapter: Adapter, patterns: Sequence[str]) -> Adapter:
         saved=tuple(each for each in adapter.saved if kept(each.parameter)),
         added=tuple(each for each in adapter.added if kept(each.parameter)),
         rows=tuple(each for each in adapter.rows if kept(each.parameter)),
+        computed=tuple(each for each in adapter.computed if kept(each.parameter)),
     )
 
 
@@ -256,6 +265,11 @@ def _refuse_unsummable(adapter: Adapter, combination: Combination) -> None:
             "(target_parameters), which is not combined with others"
         )
         raise UnsupportedError(msg, hint=hint)
+    if adapter.computed:
+        msg = f"adapter {adapter.source!r} is of the method {adapter.method}, which has no sum"
+        raise UnsupportedError(
+            msg, hint="Convert it to LoRA first: lora-export adapter convert --base BASE"
+        )
     if adapter.rows:
         msg = (
             f"adapter {adapter.source!r} replaces rows of {adapter.rows[0].parameter!r}, "

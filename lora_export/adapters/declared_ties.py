@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapters.canonical import LowRank, Rows, Saved
+from lora_export.adapters.canonical import Computed, LowRank, Rows, Saved
 from lora_export.adapters.ties import TieGroup, with_names
 from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.core.declarations import (
@@ -378,4 +378,6 @@ def _weight_shape(item: Item) -> tuple[int, ...]:
     if isinstance(item, LowRank):
         shape = (item.b.shape[0], *item.a.shape[1:])
         return shape[::-1] if item.embedding else shape
+    if isinstance(item, Computed):
+        return tuple(size for size in (item.outputs, item.inputs) if size is not None)
     return () if isinstance(item, Rows) and not item.tensor.shape else item.tensor.shape

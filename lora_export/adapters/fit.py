@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import LowRank, Saved
+from lora_export.adapters.item_forms import present_items, with_kernel
 from lora_export.adapters.misfits import misfit_of
 from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.vocabulary import vocabulary_of
@@ -183,7 +184,7 @@ def check_fit(
     mismatches: list[str] = []
     saved: set[str] = set()
     matched: list[Tensor] = []
-    for item in adapter.items:
+    for item in present_items(adapter, names.find)[0]:
         path = item.parameter
         parameter = names.find(path)
         brings = isinstance(item, Saved)
@@ -261,6 +262,7 @@ def _problem(
         return "the base has no parameter of this name"
     if not isinstance(item, LowRank) or item.name is not None:
         return misfit_of(parameter, item, resizable)
+    item = with_kernel(item, parameter)
     delta = (item.b.shape[0], *item.a.shape[1:])  # (out, in, *kernel)
     if parameter.shape in _layouts(item, delta, parameter, conv1d=conv1d):
         return None

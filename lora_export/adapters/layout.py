@@ -34,7 +34,7 @@ from lora_export.core.parameters import Parameter
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lora_export.adapters.canonical import Adapter, LowRank
+    from lora_export.adapters.canonical import Adapter, Computed, LowRank
     from lora_export.core.tensors import Tensor
 
 __all__ = ["CONV1D_MODULES", "checkpoint_parameters"]
@@ -101,6 +101,10 @@ def _module_types(adapter: Adapter, names: ModelNames, model_type: str) -> dict[
     square: list[str] = []
     fan_in_fan_out = bool(adapter.config.get("fan_in_fan_out"))
     table = CONV1D_MODULES.get(model_type)
+    for each in adapter.computed:
+        parameter = names.find(each.parameter)
+        if parameter is not None:
+            found[parameter.name] = _type_of_computed(each, parameter, table)
     for update in adapter.low_rank:
         parameter = names.find(update.parameter)
         if parameter is None:
@@ -126,6 +130,17 @@ def _module_types(adapter: Adapter, names: ModelNames, model_type: str) -> dict[
         )
         raise UnsupportedError(msg, hint="Merge it with PEFT; please report the model type.")
     return found
+
+
+def _type_of_computed(item: Computed, parameter: Parameter, table: frozenset[str] | None) -> str:
+    """Return the module type of a weight that another method computes, by the same rules."""
+    shape = parameter.shape
+    if item.embedding:
+        return "Embedding"
+    if len(shape) != _MATRIX:
+        return _CONVOLUTIONS.get(len(shape), UNKNOWN_MODULE)
+    module = item.parameter.removesuffix(".weight").rpartition(".")[2]
+    return "Conv1D" if module in (table or ()) else "Linear"
 
 
 def _delta(update: LowRank) -> tuple[int, ...]:

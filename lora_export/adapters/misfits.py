@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from lora_export.adapters.canonical import LowRank, Rows, Saved
+from lora_export.adapters.canonical import Computed, LowRank, Rows, Saved
 
 if TYPE_CHECKING:
     from lora_export.adapters.canonical import Item
@@ -18,6 +18,8 @@ def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> st
     """Return how the tensors fail to fit `parameter`, or None."""
     if isinstance(item, LowRank):
         return _low_rank_misfit(parameter, item)
+    if isinstance(item, Computed):
+        return item.misfit(parameter)
     shape = item.tensor.shape
     if isinstance(item, Rows):
         fits = shape == (len(item.indices), *parameter.shape[1:])

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from lora_export.adapters.attention_modules import IN_PROJECTION
-from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.adapters.experts import Recent
 from lora_export.adapters.fused import (
     Placed,
@@ -50,7 +50,7 @@ __all__ = ["rules_of", "to_checkpoint_names", "to_model_names"]
 
 _BARE: Final = "FEATURE_EXTRACTION"
 
-_Kind = TypeVar("_Kind", LowRank, Saved, Added, Rows)
+_Kind = TypeVar("_Kind", LowRank, Saved, Added, Rows, Computed)
 
 
 def to_checkpoint_names(
@@ -140,6 +140,7 @@ def _named(adapter: Adapter, lookup: Lookup, drop: Sequence[str]) -> Adapter:
         saved=_of(items, Saved),
         added=_of(items, Added),
         rows=_of(items, Rows),
+        computed=_of(items, Computed),
     )
     return replace(named, renamed=adapter.renamed or _names_of(named) != _names_of(adapter))
 
@@ -193,7 +194,7 @@ def _found(
             matrices = split_stack(item, lookup, recent, adapter.source)
             found.extend(matrices)
             rest.extend(() if matrices else (item,))
-        elif isinstance(item, Rows):
+        elif isinstance(item, Rows | Computed):
             rest.append(item)
         elif (place := lookup.place_of(item, adapter.source)) is not None:
             joined[place.parameter.name, type(item)].append(Placed(item, place.rows))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.canonical import LowRank, Rows, Saved
+from lora_export.adapters.canonical import Computed, LowRank, Rows, Saved
 from lora_export.core.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def _fitting(lookup: Lookup, item: Item, path: str) -> str | None:
     if isinstance(item, LowRank):
         delta = [item.b.shape[0], *item.a.shape[1:]]
         fits = item.experts > 1 or sorted(delta) == sorted(parameter.shape)
+    elif isinstance(item, Computed):
+        fits = item.misfit(parameter) is None
     else:
         rest = 1 if isinstance(item, Rows) else 0
         fits = item.tensors[0].shape[rest:] == parameter.shape[rest:]

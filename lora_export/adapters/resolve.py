@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
-from lora_export.adapters.misfits import misfit_of
+from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
+from lora_export.adapters.item_forms import fitted, present_items
+from lora_export.adapters.leftovers import refuse_rest
 from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
-from lora_export.adapters.wrappers import PEFT_PREFIX, refuse_training_only
-from lora_export.core.errors import AdapterError, TiedParameterError, UnsupportedError, UsageError
-from lora_export.core.listing import first_few
+from lora_export.adapters.wrappers import refuse_training_only
+from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.core.tensors import count_stored, same_values
 from lora_export.ondevice.printable import shell_command
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelNames", "Resolved", "Update", "resolve"]
 
-_SHOWN: Final = 5
-
 
 @dataclass(frozen=True)
 class Update:
@@ -42,6 +40,7 @@ class Update:
         saved: The value that it starts from, instead of the base's.
         added: What is added to it.
         rows: Rows of it that are replaced.
+        computed: The method that computes it.
         padded: Whether it is the base's value with zeros appended, or cut, to its shape.
     """
 
@@ -50,12 +49,13 @@ class Update:
     saved: Saved | None = None
     added: Added | None = None
     rows: Rows | None = None
+    computed: Computed | None = None
     padded: bool = False
 
     @property
     def changes_value(self) -> bool:
         """Whether something is computed from a value, the base's or the adapter's own."""
-        items = (self.low_rank, self.added, self.rows)
+        items = (self.low_rank, self.added, self.rows, self.computed)
         return self.padded or any(item is not None for item in items)
 
     @property
@@ -98,6 +98,7 @@ _FIELDS: Final[dict[type, str]] = {
     Saved: "saved",
     Added: "added",
     Rows: "rows",
+    Computed: "computed",
 }
 
 
@@ -175,7 +176,8 @@ def resolve(
     misfits: list[str] = []
     applied: list[Tensor] = []
     used: Counter[str] = Counter()
-    for item in adapter.items:
+    present, computed = present_items(adapter, names.find)
+    for item in present:
         path = item.parameter
         patterns = [pattern for pattern in drop if fnmatch.fnmatchcase(path, pattern)]
         parameter = names.find(path)
@@ -185,25 +187,22 @@ def resolve(
         elif parameter is None:
             unmatched.append(path)
         else:
-            if misfit := misfit_of(parameter, item, resizable):
-                misfits.append(f"{path}: {misfit}")
+            own, misfit = fitted(item, parameter, computed, resizable)
+            misfits += misfit
             applied += item.tensors
             earlier = updates.get(parameter.name, Update(parameter))
             as_one = not parameter.aliases or parameter.name in followed
-            updates[parameter.name] = _combined(adapter, earlier, item, as_one=as_one)
+            updates[parameter.name] = _combined(adapter, earlier, own, as_one=as_one)
     if unused := [pattern for pattern in drop if not used[pattern]]:
         msg = f"--drop {unused[0]!r} matches no tensor of adapter {adapter.source!r}"
         raise UsageError(msg, hint="See its tensors with: lora-export inspect ADAPTER")
     require_brought(adapter, [parameter.name for parameter in parameters])
-    left_out = set(dropped)
-    refuse_training_only(
-        (each.parameter for each in adapter.saved if each.parameter not in left_out),
-        adapter.source,
-    )
+    kept = [each.parameter for each in adapter.saved if each.parameter not in set(dropped)]
+    refuse_training_only(kept, adapter.source)
     if not misfits:
         misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_bias_without_place(adapter, names, unmatched)
-    _refuse_rest(adapter, unmatched, misfits)
+    refuse_rest(adapter, unmatched, misfits)
     if vocabulary is not None:
         saved = {name for name, update in updates.items() if update.saved is not None}
         known = {each.name: each for each in parameters}
@@ -268,6 +267,7 @@ def _without_unread(
         saved=tuple(item for item in adapter.saved if item.parameter not in unread),
         added=tuple(item for item in adapter.added if item.parameter not in unread),
         rows=tuple(item for item in adapter.rows if item.parameter not in unread),
+        computed=tuple(item for item in adapter.computed if item.parameter not in unread),
     )
     left_out = [
         item
@@ -369,31 +369,3 @@ def _refuse_bias_without_place(
             hint="Train without lora_bias, or leave these biases out with "
             f"{shell_command(['--drop', found[0]])}; their training is then lost.",
         )
-
-
-def _refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[str]) -> None:
-    """Raise if anything of the adapter could not be applied, naming the first few."""
-    for problems, what in ((unmatched, "match nothing in the base"), (misfits, "do not fit")):
-        if problems:
-            shown = first_few(problems, _SHOWN)
-            base = f" It was trained on {adapter.base_name!r}." if adapter.base_name else ""
-            msg = f"{len(problems)} tensor(s) of adapter {adapter.source!r} {what}:"
-            if wrapper := _unknown_wrapper(unmatched):
-                hint = (
-                    f"An unknown wrapper left {wrapper!r} before PEFT's names: take it off the "
-                    "names in the adapter's file."
-                )
-                raise AdapterError(msg, items=shown, hint=hint)
-            raise AdapterError(
-                msg,
-                items=shown,
-                hint=f"Is this the right base and task?{base} "
-                "What the task does not use can be left out with --drop PATTERN; its training is "
-                "then lost.",
-            )
-
-
-def _unknown_wrapper(names: Iterable[str]) -> str | None:
-    """Return the text before PEFT's prefix in one of the names, such as ``actor.``."""
-    outer = (name.partition(PEFT_PREFIX) for name in names)
-    return next((before for before, prefix, _ in outer if before and prefix), None)

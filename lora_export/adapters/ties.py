@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.core.declarations import class_named, input_embeddings
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.parameters import COPY
@@ -41,7 +41,7 @@ __all__ = [
     "with_names",
 ]
 
-_Item = TypeVar("_Item", Saved, Added, Rows)
+_Item = TypeVar("_Item", Saved, Added, Rows, Computed)
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def with_names(adapter: Adapter, names: Mapping[str, str]) -> Adapter:
         saved=tuple(map(renamed, adapter.saved)),
         added=tuple(map(renamed, adapter.added)),
         rows=tuple(map(renamed, adapter.rows)),
+        computed=tuple(map(renamed, adapter.computed)),
     )
 
 
@@ -259,7 +260,7 @@ def _is_split(group: TieGroup, items: Mapping[str, list[Item]]) -> bool:
     if not lists or len(group.names) == 1:
         return False
     first, *others = lists
-    if any(isinstance(item, LowRank) for each in lists for item in each):
+    if any(isinstance(item, LowRank | Computed) for each in lists for item in each):
         return True
     return any(not _alike(first, other) for other in others)
 
@@ -304,5 +305,6 @@ def _with_items(
         saved=tuple(item for item in every if isinstance(item, Saved)),
         added=tuple(item for item in every if isinstance(item, Added)),
         rows=tuple(item for item in every if isinstance(item, Rows)),
+        computed=tuple(item for item in every if isinstance(item, Computed)),
         repeated=(*adapter.repeated, *repeated),
     )

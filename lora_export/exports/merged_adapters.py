@@ -253,7 +253,7 @@ def _meters(resolved: Resolved) -> dict[str, tuple[str, FidelityMeter]]:
             FidelityMeter(update.parameter, update.low_rank),
         )
         for update in resolved.updates
-        if update.low_rank is not None
+        if (update.low_rank is not None or update.computed is not None)
         and update.parameter.dtype in _NARROW
         and update.parameter.quantized is None
     }

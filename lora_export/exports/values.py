@@ -42,6 +42,7 @@ def refuse_unswappable(update: Update) -> None:
     """Raise `UnsupportedError` for what adapters of one graph cannot differ in."""
     kinds = {
         "replaces rows of": update.rows is not None,
+        "computes (not as a product)": update.computed is not None,
         "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
         "saves and then scales (DoRA)": update.saved is not None
         and update.low_rank is not None

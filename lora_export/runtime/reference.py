@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.adapters.formats.peft_method_write import write_method
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import AdapterError, CheckpointError, MissingRuntimeError
@@ -30,6 +31,7 @@ from lora_export.exports.plan import count_labels
 from lora_export.graph.spec import tasks
 from lora_export.runtime.pooling import sentence_embedding
 from lora_export.runtime.reference_files import bare_folder, to_reference_names
+from lora_export.runtime.reference_methods import disabled_layers, require_every_tensor
 from lora_export.runtime.torch_runner import TorchRunner, quiet
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ class Reference:
     ) -> None:
         require_reference()
         self._task = task
+        self._method = adapter.method if adapter is not None else "LORA"
         self._sentence = checkpoint.sentence if task.pooled else None
         self.after_model = dict(checkpoint.tensors) if self._sentence is not None else {}
         trained_for = _trained_for(task, adapter)
@@ -172,9 +175,15 @@ class Reference:
     def without_low_rank(self) -> Iterator[None]:
         """Set the LoRA scale to 0, keeping saved heads and biases, until the block ends.
 
+        PEFT's layers of other methods are disabled instead.
+
         DoRA divides by the length of the rows of ``W0 + s·B A``, which is 0 where a row of W0 is 0
         (a padding token's); its scale is small enough to change nothing else in float32.
         """
+        if self._method != "LORA":
+            with disabled_layers(self._model):
+                yield
+            return
         layers = _scaled_layers(self._model)
         before = [dict(layer.scaling) for layer in layers]
         for layer in layers:
@@ -244,22 +253,31 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:
 
     adapter = to_reference_names(adapter, model.state_dict(), model.base_model_prefix)
     written = adapter.format != "peft" or adapter.renamed
+    as_lora = adapter.method == "LORA" or (written and not adapter.computed)
     try:
         with tempfile.TemporaryDirectory(prefix="lora-export-") as temporary:
             folder = adapter.folder
             if written:
                 folder = Path(temporary)
-                write_peft(adapter, folder, conv1d=_has_conv1d(model))
+                if adapter.computed:
+                    write_method(adapter, folder)
+                else:
+                    write_peft(adapter, folder, conv1d=_has_conv1d(model))
             config = peft.PeftConfig.from_pretrained(str(folder))
             if adapter.residual is not None:
                 config.init_lora_weights = True  # else PEFT takes the first update off once more
             wrapped = peft.PeftModel.from_pretrained(model, str(folder), config=config)
+            if as_lora:
+                _require_loaded(wrapped, adapter)
+            else:
+                require_every_tensor(wrapped, folder, adapter.source)
+    except AdapterError:
+        raise
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"PEFT cannot load adapter {adapter.source!r}: {text}"
         raise AdapterError(msg, hint="Without a reference, use --no-verify.") from error
     wrapped.eval()
-    _require_loaded(wrapped, adapter)
     if not written and adapter.factor != 1:
         for layer in _scaled_layers(wrapped):
             layer.scaling = {key: value * adapter.factor for key, value in layer.scaling.items()}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lora_export.adapters.canonical import Added, LowRank, Rows, Saved
+from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.core.files import storage_errors
 from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import weight_files
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bare_folder", "to_reference_names"]
 
-_Whole = TypeVar("_Whole", Saved, Added, Rows)
+_Whole = TypeVar("_Whole", Saved, Added, Rows, Computed)
 
 
 @contextlib.contextmanager
@@ -76,5 +76,6 @@ def to_reference_names(adapter: Adapter, parameters: Container[str], prefix: str
         saved=tuple(map(whole, adapter.saved)),
         added=tuple(map(whole, adapter.added)),
         rows=tuple(map(whole, adapter.rows)),
+        computed=tuple(map(whole, adapter.computed)),
     )
     return adapter if result == adapter else replace(result, renamed=True)

@@ -160,7 +160,9 @@ def _expected(
     try:
         cases = _cases(reference.model, task, seed)
         outputs = [reference.run(case.feeds) for case in cases]
-        if not trained_items(adapter.items):  # of heads and rows alone, scale 0 says nothing
+        if (
+            not trained_items(adapter.items) and not adapter.computed
+        ):  # of heads and rows alone, scale 0 says nothing
             return cases, outputs, None
         with reference.without_low_rank():
             plain = [reference.run(case.feeds) for case in cases]

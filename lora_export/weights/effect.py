@@ -50,7 +50,7 @@ def missing_effect(
         digests: The SHA-256 of the stored bytes of each tensor that is not the base's.
         prefix: What was put before the base's names.
     """
-    trained = [u for u in resolved.updates if u.low_rank is not None or u.added is not None]
+    trained = [u for u in resolved.updates if u.low_rank or u.added or u.computed]
     updates = trained or list(resolved.updates)
     if not all(_is_unchanged(update, plan, digests, prefix) for update in updates):
         return None

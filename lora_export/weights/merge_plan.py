@@ -152,7 +152,8 @@ def _stored_as(parameter: Parameter, dtype: str | None) -> Parameter:
 
 
 def _changed_entry(update: Update, source: Tensor | None) -> tuple[Entry, FidelityMeter | None]:
-    meter = FidelityMeter(update.parameter, update.low_rank) if update.low_rank else None
+    measured = update.low_rank is not None or update.computed is not None
+    meter = FidelityMeter(update.parameter, update.low_rank) if measured else None
     entry = merged_entry(
         update, source, base_is_stored=False, block_bytes=BLOCK_BYTES, observe=meter
     )

@@ -63,6 +63,7 @@ def untie_for(
         saved=(*kept.saved, *dropped.saved),
         added=(*kept.added, *dropped.added),
         rows=(*kept.rows, *dropped.rows),
+        computed=(*kept.computed, *dropped.computed),
     )
     if not split:
         return Untied(checkpoint, adapter)
@@ -91,6 +92,7 @@ def _parted(adapter: Adapter, drop: Sequence[str]) -> tuple[Adapter, Adapter]:
             saved=tuple(i for i in adapter.saved if is_dropped(i.parameter) is out),
             added=tuple(i for i in adapter.added if is_dropped(i.parameter) is out),
             rows=tuple(i for i in adapter.rows if is_dropped(i.parameter) is out),
+            computed=tuple(i for i in adapter.computed if is_dropped(i.parameter) is out),
         )
         for out in (False, True)
     )

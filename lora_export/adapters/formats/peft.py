@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.adapters.attention_modules import attention_of
 from lora_export.adapters.canonical import Adapter
 from lora_export.adapters.formats.open_archive import read_settings, require_short_names
+from lora_export.adapters.formats.peft_methods import sort_method
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
+from lora_export.adapters.methods.table import METHODS
 from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
@@ -28,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.adapters.formats.peft_tensors import Sorted
     from lora_export.core.tensors import Tensor
 
-__all__ = ["CONFIG_NAME", "read_peft"]
+__all__ = ["CONFIG_NAME", "read_peft", "read_tensors"]
 
 CONFIG_NAME: Final = "adapter_config.json"
 _WEIGHT_NAMES: Final = ("adapter_model.safetensors", "adapter_model.bin")
@@ -71,22 +74,13 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     config = read_settings(folder / CONFIG_NAME)
     _refuse_unsupported(config, source)
     check_settings(config, source)
-    path = next((folder / each for each in _WEIGHT_NAMES if (folder / each).is_file()), None)
-    if path is None:
-        msg = f"adapter {source!r} has no {' or '.join(_WEIGHT_NAMES)}"
-        raise AdapterError(msg, hint="Point to the folder that PEFT's save_pretrained wrote.")
-    try:
-        tensors, metadata = _read_tensors(path)
-    except InputError as error:
-        raise AdapterError(error.message, hint=error.hint) from error
+    path, tensors, metadata = _read_weights(folder, source)
     if not tensors:
         msg = f"adapter {source!r} has no tensors"
         raise AdapterError(msg, hint="It was saved before training, or damaged.")
     require_short_names(tensors, source)
     require_separate(tensors, config, source)
-    found = sort_tensors(tensors, config, source)
-    modules = [each.module for each in found.low_rank if each.name is None]
-    targeted = [each for each in modules if attention_of(each, modules) is None]
+    found, targeted = _sorted(tensors, config, source)
     require_targeted(targeted, config, source)
     require_plain_embeddings(found.low_rank, found.rows, source)
     return Adapter(
@@ -98,6 +92,8 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
         saved=found.saved,
         added=found.added,
         rows=found.rows,
+        computed=found.computed,
+        method=config["peft_type"],
         repeated=found.repeated,
         task_type=config.get("task_type"),
         base_name=config.get("base_model_name_or_path"),
@@ -109,8 +105,44 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     )
 
 
-def _read_tensors(path: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-    return read_header(path) if path.suffix == ".safetensors" else (read_torch_file(path), {})
+def read_tensors(folder: Path, source: str) -> Mapping[str, Tensor]:
+    """Return the tensors of the PEFT adapter in `folder` by their keys.
+
+    Args:
+        folder: The adapter's directory.
+        source: Where it came from, for messages.
+
+    Raises:
+        AdapterError: The file is missing or damaged.
+    """
+    return _read_weights(folder, source)[1]
+
+
+def _read_weights(
+    folder: Path, source: str
+) -> tuple[Path, Mapping[str, Tensor], Mapping[str, Any]]:
+    """Return the file of tensors, what it holds, and its header's metadata."""
+    path = next((folder / each for each in _WEIGHT_NAMES if (folder / each).is_file()), None)
+    if path is None:
+        msg = f"adapter {source!r} has no {' or '.join(_WEIGHT_NAMES)}"
+        raise AdapterError(msg, hint="Point to the folder that PEFT's save_pretrained wrote.")
+    try:
+        if path.suffix == ".safetensors":
+            return path, *read_header(path)
+        return path, read_torch_file(path), {}
+    except InputError as error:
+        raise AdapterError(error.message, hint=error.hint) from error
+
+
+def _sorted(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str
+) -> tuple[Sorted, tuple[str, ...]]:
+    """Return the tensors by what they do, and the modules that the config has to target."""
+    if config["peft_type"] in METHODS:
+        return sort_method(tensors, config, source)
+    found = sort_tensors(tensors, config, source)
+    modules = [each.module for each in found.low_rank if each.name is None]
+    return found, tuple(each for each in modules if attention_of(each, modules) is None)
 
 
 def _residual(config: Mapping[str, Any]) -> str | None:
@@ -121,12 +153,13 @@ def _residual(config: Mapping[str, Any]) -> str | None:
 def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     """Raise for every kind and setting under which ``W + s·B A`` of the base is not the model."""
     kind = config.get("peft_type")
-    if kind != "LORA":
-        msg = f"adapter {source!r} has the peft_type {shown(kind)}; only LORA is supported"
+    if kind != "LORA" and not (isinstance(kind, str) and kind in METHODS):
+        known = ", ".join(["LORA", *METHODS])
+        msg = f"adapter {source!r} has the peft_type {shown(kind)}; those that are merged: {known}"
         raise UnsupportedError(
             msg,
-            hint="If PEFT can merge it (AdaLoRA, LoHa, LoKr, OFT, IA3), export the result of "
-            "merge_and_unload; a prompt or prefix cannot be merged.",
+            hint="If PEFT can merge it, export the result of merge_and_unload; a prompt or prefix "
+            "cannot be merged.",
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if config.get(setting):

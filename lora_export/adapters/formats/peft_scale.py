@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.core.bounded_match import matches
+from lora_export.adapters.pattern_settings import setting_of
 from lora_export.core.errors import AdapterError
-from lora_export.core.patterns import WAYS_LIMIT, PatternError, are_affordable, ways
+from lora_export.core.patterns import WAYS_LIMIT, are_affordable, ways
 from lora_export.core.shown_value import shown
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
         AdapterError: Config and tensors disagree, or alpha is not a finite number.
     """
     expected = rank_by_config(module, config)
-    alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
+    alpha = setting_of(config, "alpha_pattern", module, config.get("lora_alpha"))
     if expected != rank:
         msg = (
             f"module {module!r} of adapter {source!r} has rank {rank}, "
@@ -51,7 +51,7 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any], source: str) -> 
 
 def rank_by_config(path: str, config: Mapping[str, Any]) -> Any:
     """Return the rank that the config gives to the module or parameter at `path`, unchecked."""
-    return _by_pattern(config, "rank_pattern", path, config.get("r"))
+    return setting_of(config, "rank_pattern", path, config.get("r"))
 
 
 def require_affordable(modules: Collection[str], config: Mapping[str, Any], source: str) -> None:
@@ -69,18 +69,3 @@ def require_affordable(modules: Collection[str], config: Mapping[str, Any], sour
                 f"{len(modules)} modules, which would take very long to match"
             )
             raise AdapterError(msg, hint="Write them as the modules' whole names.")
-
-
-def _by_pattern(config: Mapping[str, Any], setting: str, module: str, default: Any) -> Any:
-    """Return the setting for `module`: the first pattern that matches, as PEFT matches it."""
-    for pattern, value in (config.get(setting) or {}).items():
-        if pattern == module:
-            return value
-        try:
-            if matches(rf"(.*\.)?({pattern})$", module, core=pattern):
-                return value
-        except PatternError as error:
-            msg = f"{setting} has the pattern {pattern[:60]!r}, which cannot be used: {error}"
-            hint = "Write it as plain module names in adapter_config.json."
-            raise AdapterError(msg, hint=hint) from error
-    return default

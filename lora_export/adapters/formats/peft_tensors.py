@@ -35,6 +35,7 @@ from lora_export.core.tensors import MemoryTensor, read_all, same_values
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from lora_export.adapters.canonical import Computed
     from lora_export.core.tensors import Tensor
 
 __all__ = ["Sorted", "sort_tensors"]
@@ -65,6 +66,7 @@ class Sorted:
     rows: tuple[Rows, ...]
     repeated: tuple[str, ...]
     renamed: bool = False
+    computed: tuple[Computed, ...] = ()
 
 
 def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: str) -> Sorted:

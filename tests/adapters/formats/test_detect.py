@@ -242,7 +242,7 @@ def test_an_adapter_of_another_kind_is_refused_by_it_whatever_its_tensors_are_ca
         f"{WRAPPER}q.lora_B": np.ones((4, 2), np.float32),
         f"{WRAPPER}q.lora_E": np.ones((2, 1), np.float32),
     }
-    folder = write_peft(tmp_path, tensors, peft_type="ADALORA")
+    folder = write_peft(tmp_path, tensors, peft_type="POLY")
     for alpha in (None, 16):
-        with pytest.raises(UnsupportedError, match="peft_type 'ADALORA'"):
+        with pytest.raises(UnsupportedError, match="peft_type 'POLY'"):
             read_adapter(folder, name="x", source="x", alpha=alpha)

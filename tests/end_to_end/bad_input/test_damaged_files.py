@@ -138,6 +138,7 @@ def test_damaged_config_of_the_adapter(inputs: Inputs, capsys, text) -> None:
         {"lora_alpha": None},
         {"lora_alpha": "much"},
         {"lora_alpha": True},
+        {"peft_type": "IA3"},
         {"rank_pattern": {"query": 8}},
         {"rank_pattern": {"(": 8}},
         {"rank_pattern": ["query"]},
@@ -153,7 +154,7 @@ def test_config_that_contradicts_the_tensors(inputs: Inputs, capsys, changes) ->
 @pytest.mark.parametrize(
     "changes",
     [
-        {"peft_type": "IA3"},
+        {"peft_type": "PROMPT_TUNING"},
         {"peft_type": None},
         {"use_qalora": True},
         {"layer_replication": [[0, 1]]},
