@@ -220,9 +220,7 @@ def _checked(adapters: Sequence[Adapter], combination: Combination) -> tuple[flo
         msg = f"unknown method {combination.method!r} to combine adapters"
         raise UsageError(msg, hint=f"Known: {', '.join(METHODS)}.")
     if len(adapters) < 2:  # noqa: PLR2004  (several)
-        msg = (
-            f"--combine {combination.method} needs at least two adapters, {len(adapters)} is given"
-        )
+        msg = f"--combine {combination.method} needs at least two adapters, got {len(adapters)}"
         raise UsageError(msg, hint="To weaken or strengthen a single one, use --scale.")
     names = [adapter.name for adapter in adapters]
     if combination.head_from is not None and combination.head_from not in names:
@@ -244,7 +242,7 @@ def _checked(adapters: Sequence[Adapter], combination: Combination) -> tuple[flo
         combination.rank < 1 or not combination.method.endswith("svd")
     ):
         msg = f"{combination.method!r} takes no rank {combination.rank}"
-        raise UsageError(msg, hint="svd and …_svd take one, of at least 1; others keep theirs.")
+        raise UsageError(msg, hint="Only svd and the *_svd methods take a rank, of at least 1.")
     return weights
 
 

@@ -43,8 +43,8 @@ def shared_parameters(
             raise AdapterError(
                 msg,
                 hint="Whole parameters are not averaged. Take the head of one adapter: --head-from "
-                f"{owner.name}; or leave them out of all but one (drop in the recipe), or of all "
-                "with --drop PATTERN.",
+                f"{owner.name}. Or leave them out with --drop PATTERN; in a recipe, drop can be "
+                "set for each adapter.",
             )
     return tuple(found[path][1] for path in sorted(found))
 

@@ -126,7 +126,7 @@ def _module_types(adapter: Adapter, names: ModelNames, model_type: str) -> dict[
     if square and table is None and "Conv1D" in found.values():
         msg = (
             f"the weight {square[0]!r} is square and modules of this model ({model_type}) hold "
-            "theirs as [in, out]: whether this one does is unknown"
+            "theirs as [in, out]: the layout of this one is unknown"
         )
         raise UnsupportedError(msg, hint="Merge it with PEFT; please report the model type.")
     return found

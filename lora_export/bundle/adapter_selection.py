@@ -35,7 +35,7 @@ def select(manifest: Manifest, names: Sequence[str]) -> Manifest:
         msg = f"the export has no adapter {unknown!r}"
         raise UsageError(msg, hint=f"It has: {', '.join(manifest.adapters) or 'none'}.")
     if names and manifest.rows and set(names) != set(manifest.adapters):
-        msg = "the rows of a batched graph lie in one file and travel together"
+        msg = "the adapters of a batched graph are in one file and cannot be bundled apart"
         raise UnsupportedError(msg, hint="Leave --adapter out.")
     kept = set(names or manifest.adapters)
     gone = set(manifest.adapters) - kept

@@ -96,7 +96,7 @@ class Archive:
             left -= len(block)
             yield block
         if digest.hexdigest() != member.sha256:
-            msg = f"{name!r} in {self.where!r} is not the packed file: its SHA-256 differs"
+            msg = f"{name!r} in {self.where!r} does not match the index: its SHA-256 differs"
             raise BundleError(msg, hint=_AGAIN)
 
 

@@ -141,7 +141,7 @@ def _refuse_options(options: EngineOptions) -> None:
     for flag, is_given in given.items():
         if is_given:
             title = library_row(options.library).title
-            msg = f"{flag} is for engines that are built on the device; {title} has built these"
+            msg = f"{flag} is for engines that are built on the device; these were built by {title}"
             raise UsageError(msg, hint=f"Leave {flag} out, or build the engines again.")
 
 

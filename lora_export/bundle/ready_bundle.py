@@ -180,7 +180,7 @@ def _engines(export_dir: Path, whole: Manifest, manifest: Manifest, target: str)
     listed = [s for s, plan in plans.items() if {plan, record_file(plan)} <= set(whole.files)]
     if missing := list(dict.fromkeys(stems[stem] for stem in stems if stem not in listed)):
         names = ", ".join(map(repr, missing))
-        msg = f"a bundle for {target!r} takes engines of {names}, which are not built"
+        msg = f"a bundle for {target!r} takes engines of {names}, which are not built yet"
         builder = [] if target == RTX else ["--builder", TENSORRT_RTX]
         graphs = [word for each in missing for word in ("--graph", each)]
         command = ["lora-export", "build", str(export_dir), "--target", target, *builder, *graphs]

@@ -116,7 +116,7 @@ def read_entries(stream: IO[bytes], archive: str) -> Iterator[Entry]:
         entry = _entry(block, archive)
         yield entry
         if any(_read(stream, -entry.size_bytes % _BLOCK_BYTES, archive)):
-            msg = f"{archive!r} has something between its files"
+            msg = f"{archive!r} has unexpected data between its files"
             raise BundleError(msg, hint=_HINT)
 
 

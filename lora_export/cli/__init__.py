@@ -15,6 +15,7 @@ from lora_export.cli.completion import completed
 from lora_export.cli.help_format import Group, Option
 from lora_export.cli.terminal import answer_json, say
 from lora_export.core.errors import LoraExportError
+from lora_export.core.setting_names import with_flags
 from lora_export.core.suggestions import nearest
 from lora_export.core.version import VERSION
 from lora_export.ondevice.printable import HINT_LIMIT, LINE_LIMIT, printable
@@ -97,7 +98,7 @@ class _LazyGroup(Group):
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = nearest(name, COMMANDS)
             suggestion = "" if near is None else f"; did you mean {near!r}?"
-            msg = f"there is no command {name!r}{suggestion}"
+            msg = f"unknown command {name!r}{suggestion}"
             raise click.UsageError(msg, ctx)
         return super().resolve_command(ctx, args)
 
@@ -188,7 +189,7 @@ def _usage_message(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption):
         near = nearest(error.option_name, error.possibilities or ())
         suggestion = "" if near is None else f"; did you mean {near!r}?"
-        return f"there is no option {error.option_name!r}{suggestion}"
+        return f"unknown option {error.option_name!r}{suggestion}"
     return " ".join(error.format_message().split())
 
 
@@ -230,6 +231,7 @@ def _how_to_use(context: click.Context | None) -> str:
 
 
 def _report(kind: str, message: str, hint: str | None, *, as_json: bool) -> None:
+    message, hint = with_flags(message), with_flags(hint) if hint else hint
     lines = [f"error: {message}", *([hint] if hint else [])]
     say(*(line for text in lines for line in text.split("\n")), limit=HINT_LIMIT)
     if as_json:

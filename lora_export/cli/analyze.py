@@ -138,7 +138,7 @@ def _require_compression(
 ) -> None:
     """Require that ``--compress`` says where it writes, and is given what it has a use for."""
     if cut is None and out is not None:
-        msg = "--out is for --compress: an analysis is only printed, and nothing was saved"
+        msg = "--out needs --compress; the analysis itself is printed, not saved"
         raise UsageError(msg, hint="Add --compress RANK, or save the analysis: --json > FILE")
     if cut is None:
         return

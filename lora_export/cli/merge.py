@@ -116,7 +116,7 @@ def merge(
         if unmerge is not None:
             given = (dtype, float32_where_lossy, allow_no_effect, verify, strict, labels, drop)
             if adapters or any(given):
-                msg = "--unmerge takes --base and --out, and no options of a merge"
+                msg = "--unmerge takes --base and --out only"
                 raise UsageError(msg, hint="To use another adapter, merge it into the base.")
             digest = merging.unmerge_checkpoint(
                 unmerge, base, output, max_shard_bytes=limit_bytes, progress=console

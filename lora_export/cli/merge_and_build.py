@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ from lora_export.cli.options import (
 from lora_export.cli.outcome import describe, render
 from lora_export.cli.words import DTYPE, TARGET, TASK
 from lora_export.core.modes import ADAPTER_MODES
+from lora_export.core.setting_names import naming_keys
 from lora_export.core.targets import DEFAULT_TARGET
 
 if TYPE_CHECKING:
@@ -200,7 +202,10 @@ def _build(
     recipe_path: Path | None = flags["recipe"]
     table = {**overrides, **_flag_table(flags, absolute=recipe_path is not None)}
     recipe = load_recipe(recipe_path, table) if recipe_path else recipe_from_flags(table)
-    with Console(as_json=as_json, quiet=quiet) as console:
+    with (
+        naming_keys() if recipe_path else contextlib.nullcontext(),
+        Console(as_json=as_json, quiet=quiet) as console,
+    ):
         if not recipe.adapters:
             console.remark("no adapter is given: the base alone is exported")
         outcome = build.merge_and_build(recipe, console, strict=strict)

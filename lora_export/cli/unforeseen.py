@@ -50,6 +50,6 @@ def _storage_error(error: OSError) -> StorageError:
 def _memory_error(error: Exception) -> StorageError:
     detail = f": {error}" if str(error) else ""
     return StorageError(
-        f"this machine's memory does not suffice{detail}",
+        f"not enough memory{detail}",
         hint="Stop other programs, or use a machine with more memory.",
     )

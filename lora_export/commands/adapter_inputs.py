@@ -102,7 +102,7 @@ def read_specs(
     names = [adapter.name for adapter in adapters]
     if twice := next((name for name in names if names.count(name) > 1), None):
         msg = f"two adapters are called {twice!r}"
-        raise AdapterError(msg, hint="Name them apart: --adapter NAME=PATH.")
+        raise AdapterError(msg, hint="Give each a name of its own: --adapter NAME=PATH.")
     if combination is None:
         return tuple(map(LoadedAdapter, adapters, specs))
     drops = [tuple(spec.drop) for spec in specs]

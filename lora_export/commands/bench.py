@@ -206,7 +206,7 @@ def _require_runners(runners: Sequence[str], base: str | Path | None) -> bool:
         require_runner(name)
     with_torch = any(RUNNERS[name].torch for name in runners)
     if with_torch and base is None:
-        msg = "torch runs the base checkpoint, which is not given"
+        msg = "the torch runners need the base checkpoint"
         raise UsageError(msg, hint="Add --base BASE, or leave the torch runners out.")
     return with_torch
 
@@ -223,14 +223,14 @@ def _require_sense(
             msg = f"{flag} cannot be {value}"
             raise UsageError(msg, hint=f"The least is {_LEAST.get(flag, 1)}.")
     if empty := [flag for flag in ("--batch", "--length") if not sizes[flag]]:
-        msg = f"{empty[0]} has no number"
+        msg = f"{empty[0]} is empty"
         raise UsageError(msg, hint=f"For example: {empty[0]} 1,8")
     if not max_seconds > 0:
         msg = f"--max-seconds cannot be {max_seconds}"
         raise UsageError(msg, hint="600 is ten minutes for each cell.")
     if max_ratio is not None and not 0 < max_ratio < float("inf"):
         msg = f"--max-ratio cannot be {max_ratio}"
-        raise UsageError(msg, hint="1.05 allows five hundredths.")
+        raise UsageError(msg, hint="1.05 allows 5 % more.")
 
 
 def _require_files(
@@ -242,10 +242,10 @@ def _require_files(
             msg = f"{flag} {str(path)!r} is a folder"
             raise UsageError(msg, hint=f"Name a file: {flag} {path / 'figures.json'}")
     if against is not None and baseline is not None:
-        msg = "--against and --baseline are two baselines"
+        msg = "--against and --baseline cannot be combined"
         raise UsageError(msg, hint="Give one of them.")
     if update_baseline and baseline is None:
-        msg = "--update-baseline writes a file, and none is named"
+        msg = "--update-baseline needs the file to write"
         raise UsageError(msg, hint="Name it: --baseline FILE")
     for flag, path in (("--report", report), ("--baseline", baseline if update_baseline else None)):
         if path is not None:

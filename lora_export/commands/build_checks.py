@@ -173,17 +173,26 @@ def require_layers(given: Sequence[LoadedAdapter], config: BuildConfig, mode: Mo
 
 def _require_open_choices(recipe: Recipe) -> None:
     """Refuse choices that the user's own graph has made already."""
-    chosen = (recipe.dtype, recipe.opset, recipe.cache, recipe.cache_length, recipe.logits)
-    if recipe.graph is not None and any(chosen):
-        msg = "a graph of your own has its dtype, opset, cache and logits"
-        raise UsageError(msg, hint="Leave these flags out, or --graph.")
+    chosen = {
+        "dtype": recipe.dtype,
+        "opset": recipe.opset,
+        "cache": recipe.cache,
+        "cache_length": recipe.cache_length,
+        "logits": recipe.logits,
+    }
+    if recipe.graph is not None and any(chosen.values()):
+        key = next(key for key, value in chosen.items() if value)
+        flag = f"--{key.replace('_', '-')}"
+        msg = f"{flag} ({key}) cannot be combined with --graph (graph)"
+        raise UsageError(msg, hint="The graph determines its dtype, opset, cache and logits.")
 
 
 def require_mode(recipe: Recipe) -> None:
     """Require what the recipe's mode needs, and nothing that belongs to another."""
     if recipe.lora_modules is not None and recipe.mode is not Mode.SWAPPABLE:
-        msg = "--lora-modules is for --mode swappable"
-        raise UsageError(msg, hint="Add --mode swappable, or leave out --lora-modules.")
+        msg = "--lora-modules (lora_modules) needs --mode (mode) swappable"
+        hint = "Set --mode (mode) to swappable, or leave --lora-modules (lora_modules) out."
+        raise UsageError(msg, hint=hint)
     if recipe.mode in _EMPTY and not recipe.adapters and not recipe.lora_modules:
         msg, hint = _EMPTY[recipe.mode]
         raise UsageError(msg, hint=hint)
@@ -192,9 +201,12 @@ def require_mode(recipe: Recipe) -> None:
 _EMPTY: Final[Mapping[Mode, tuple[str, str]]] = {
     Mode.SWAPPABLE: (
         "a swappable graph needs adapters, or the names of the modules that can be adapted",
-        "Give --adapter, or --lora-modules q_proj,v_proj.",
+        "Add --adapter (adapters), or --lora-modules (lora_modules) such as q_proj,v_proj.",
     ),
-    Mode.BATCHED: ("a batched graph needs adapters", "Give --adapter; others can be added later."),
+    Mode.BATCHED: (
+        "a batched graph needs adapters",
+        "Add --adapter (adapters); others can be added later.",
+    ),
 }
 """The modes that need an adapter to begin with, and the error and its hint without one."""
 
@@ -202,13 +214,14 @@ _EMPTY: Final[Mapping[Mode, tuple[str, str]]] = {
 def require_one_graph(recipe: Recipe, task: Task) -> None:
     """Refuse what is not done for an encoder and a decoder, which are two graphs."""
     asked = {
-        "--graph": recipe.graph is not None,
-        f"--mode {recipe.mode}": recipe.mode is not Mode.MERGED,
+        "--graph (graph)": recipe.graph is not None,
+        f"--mode (mode) {recipe.mode}": recipe.mode is not Mode.MERGED,
     }
     for flag, given in asked.items():
         if given and task.encoder_decoder:
-            msg = f"{task.name} is exported as two graphs, an encoder and a decoder: no {flag}"
-            raise UnsupportedError(msg, hint="Export merged adapters: --mode merged.")
+            msg = f"{flag} does not apply to {task.name}, which is exported as two graphs"
+            hint = "Leave --graph (graph) out, and export merged adapters: the mode merged."
+            raise UnsupportedError(msg, hint=hint)
 
 
 def require_runtimes(recipe: Recipe) -> None:

@@ -111,12 +111,12 @@ def _choices(recipe: Recipe, task: Task) -> Choices:
     for key, value in keys.items():
         asked = value is not None if task.encoder_decoder else bool(value)
         if asked and not task.causal:
-            msg = f"the task {task.name!r} has no {key} to choose"
-            flag = f"--{key.replace('_', '-')}"
-            raise UsageError(msg, hint=f"Leave {key} ({flag}) out; it is for text-generation.")
+            flag = "--no-cache" if value is False else f"--{key.replace('_', '-')}"
+            msg = f"{flag} ({key}) does not apply to the task {task.name!r}"
+            raise UsageError(msg, hint="Leave it out; it is for text-generation.")
     if recipe.cache is False and recipe.cache_length is not None:
-        msg = f"a cache of {recipe.cache_length} positions is asked for, and none at all"
-        raise UsageError(msg, hint="Give cache_length (--cache-length) or --no-cache, not both.")
+        msg = "--cache-length (cache_length) and --no-cache (cache) contradict each other"
+        raise UsageError(msg, hint="Leave one of them out.")
     cache = task.encoder_decoder or (task.causal and recipe.cache is not False)
     return Choices(cache, recipe.logits or "all", recipe.cache_length)
 

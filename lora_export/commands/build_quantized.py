@@ -79,7 +79,7 @@ def require_blocks(spec: QuantizeSpec | None, opset: int | None, target: Target)
     if spec is None or not choice_of(spec).needs_blocks:
         return
     if opset is not None and opset < BLOCKS_OPSET:
-        msg = f"{_blocks_of(spec)} needs opset {BLOCKS_OPSET}, and opset {opset} is asked for"
+        msg = f"{_blocks_of(spec)} needs opset {BLOCKS_OPSET}, and the opset is set to {opset}"
         raise UnsupportedError(msg, hint=f"Leave --opset out. Or {_WITHOUT_BLOCKS}")
     if opset is None and target.blocks is not None:
         later = target.software[target.tensorrt.index(target.blocks)]

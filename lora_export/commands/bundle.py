@@ -50,7 +50,7 @@ def require_bundle(recipe: Recipe) -> None:
     if not wants_bundle(recipe):
         return
     if not recipe.targets:
-        msg = "a bundle is for a device, and none is named"
+        msg = "a bundle needs a device as its target"
         raise UsageError(msg, hint="Name it: --target jetson-orin.")
     if recipe.targets[0] == RTX:
         msg = "a bundle for 'rtx' takes engines, which are built of a finished export"

@@ -116,11 +116,11 @@ def convert(
     source, output = Path(source), Path(output)
     base, export = as_path(base), as_path(export)
     if to not in _WRITERS:
-        msg = f"there is no format {to!r} to convert to"
+        msg = f"unknown format {to!r}"
         raise UsageError(msg, hint=f"Known: {', '.join(FORMATS)}.")
     write, default_dtype = _WRITERS[to]
     if dtype is not None and default_dtype is None:
-        msg = f"--to {to} keeps the adapter's own dtype"
+        msg = f"--dtype does not apply to --to {to}, which keeps the adapter's dtype"
         raise UsageError(msg, hint="Leave --dtype out.")
     if export is not None:
         _require_for_export(to, base, dtype)
@@ -160,7 +160,7 @@ def _require_for_export(to: str, base: Path | None, dtype: str | None) -> None:
         raise UsageError(msg, hint=f"Leave --export out, or choose --to {_PACK}.")
     for option, value in (("--base", base), ("--dtype", dtype)):
         if value is not None:
-            msg = f"{option} {str(value)!r} and --export are given, and the export has its own"
+            msg = f"{option} {str(value)!r} does not apply with --export, which determines it"
             raise UsageError(msg, hint=f"Leave {option} out.")
 
 

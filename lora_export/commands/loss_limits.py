@@ -56,16 +56,16 @@ def require_limits(
     for flag, value in limits.items():
         if not 0 <= value < _INFINITE:
             msg = f"{flag} cannot be {value}"
-            raise UsageError(msg, hint="Give a number from 0 on, such as 0.1.")
+            raise UsageError(msg, hint="Use a number of at least 0, such as 0.1.")
     if not limits:
         return
     first = next(iter(limits))
     if not is_quantized:
-        msg = f"{first} is about quantization, and nothing is quantized"
+        msg = f"{first} needs quantized weights, and nothing is quantized"
         raise UsageError(msg, hint="Quantize with --quantize int4 or int8, or leave it out.")
     if not has_base:
-        msg = f"{first} limits the loss from the float model, and the base is not given"
+        msg = f"{first} needs the base, to compare with the float model"
         raise UsageError(msg, hint="Add --base BASE.")
     if max_metric_drop is not None and not has_dataset:
-        msg = f"{_FLAGS['max_metric_drop']} is about a data set, and none is given"
-        raise UsageError(msg, hint="Add --dataset FILE.jsonl (verify.dataset).")
+        msg = f"{_FLAGS['max_metric_drop']} needs a data set"
+        raise UsageError(msg, hint="Add --dataset (verify.dataset) FILE.jsonl.")

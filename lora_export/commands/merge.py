@@ -264,7 +264,7 @@ def _floating(dtype: str | None) -> str | None:
         return None
     row = by_name(dtype)
     if not row.floating:
-        msg = f"a checkpoint cannot be merged into {row.name}"
+        msg = f"a merged checkpoint cannot be stored in {row.name}"
         raise UnsupportedError(msg, hint="Choose float32, float16 or bfloat16.")
     return row.name
 

@@ -122,8 +122,9 @@ def _only(
     if not specs:
         raise UsageError("no adapter is given", hint="Give one: --adapter [NAME=]PATH.")
     if len(specs) > 1 and combine is None:
-        msg = f"{len(specs)} adapters are given, and nothing says how to combine them"
-        raise UsageError(msg, hint="Merge one at a time, or say how: --combine.")
+        msg = f"{len(specs)} adapters need a method to be combined by"
+        hint = "Merge one at a time, or choose a method, such as: --combine linear"
+        raise UsageError(msg, hint=hint)
     (given,) = read_specs(specs, Path(), combine, base_config=checkpoint.config)
     return given
 

@@ -66,9 +66,7 @@ def verify_job(
         raise ParityError(msg, hint=_hint(found.dtype))
     if strict and verdict != "pass":
         msg = f"the merged checkpoint is {verdict}: {reason}"
-        raise ParityError(
-            msg, hint="Nothing was written. To keep such a checkpoint, leave out --strict."
-        )
+        raise ParityError(msg, hint="Nothing was written. To write it anyway, leave out --strict.")
     return MergedVerification(
         verdict=verdict,
         reason=reason,

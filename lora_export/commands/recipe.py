@@ -56,6 +56,8 @@ _Axis = Annotated[int, Field(lt=1 << 31)]
 
 _EXAMPLE: Final = "See recipes/minilm-intents/recipe.yaml."
 _FLAGS_EXAMPLE: Final = "For example: --base ./base --adapter ./adapter --out out"
+_SHOULD: Final = "Input should "
+"""The beginning of pydantic's messages on a value."""
 _SHOWN: Final = 200
 """How much of a wrong value a message shows."""
 
@@ -146,7 +148,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None)
         msg = f"the recipe {str(path)!r} is not YAML: {error}"
         raise UsageError(msg, hint=_EXAMPLE) from error
     if not isinstance(table, dict):
-        msg = f"the recipe {str(path)!r} has no keys"
+        msg = f"the recipe {str(path)!r} is not a mapping of keys to values"
         raise UsageError(msg, hint=_EXAMPLE)
     return make_recipe(_merged(table, dict(overrides or {})), folder=path.parent)
 
@@ -226,7 +228,7 @@ def _scaled(rows: list[Any], scales: dict[str, float]) -> list[Any]:
         if isinstance(row, dict)
     ]
     if unknown := sorted(set(scales) - {"", *names}):
-        msg = f"--scale {unknown[0]}=…: there is no adapter of this name"
+        msg = f"--scale names the unknown adapter {unknown[0]!r}"
         known = ", ".join(name if len(name) <= _SHOWN else shown(name) for name in names)
         raise UsageError(msg, hint=f"The adapters are: {known or 'none'}.")
     if not scales:
@@ -325,4 +327,6 @@ def _explain(error: ValidationError, *, section: str = "", flags: bool = False) 
         )
     value = shown(first["input"], _SHOWN)
     subject = _flag(parts) if flags else f"the key {where!r} of the recipe"
+    if first["msg"].startswith(_SHOULD):
+        return UsageError(f"{subject} must {first['msg'].removeprefix(_SHOULD)}, got {value}")
     return UsageError(f"{subject}: {first['msg']} (got {value})")

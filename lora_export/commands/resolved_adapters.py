@@ -98,7 +98,7 @@ def checked_labels(
     width = brought or next(iter(own), None)
     if width is None:
         msg = f"the task {task.name!r} has no labels"
-        raise UsageError(msg, hint="Leave labels (--labels) out.")
+        raise UsageError(msg, hint="Leave --labels (labels) out.")
     if width != len(labels):
         msg = f"{len(labels)} labels are given, but the head has {width} outputs"
         raise UsageError(msg, hint="Give as many names as the head has outputs, in their order.")
@@ -130,8 +130,8 @@ def find_adapters(
             return given[name]
         folder = local_path(record.source, output)
         if not folder.exists():
-            msg = f"adapter {name!r} is not at {str(folder)!r} any more"
-            raise AdapterError(msg, hint=f"Say where it is: --adapter {name}=PATH")
+            msg = f"adapter {name!r} was not found at {str(folder)!r}"
+            raise AdapterError(msg, hint=f"Pass its new path: --adapter {name}=PATH")
         return AdapterSpec(source=str(folder), format=record.format)
 
     names = ModelNames(parameters_of(manifest), manifest.base.prefix)

@@ -96,7 +96,7 @@ def verify(
     )  # fmt: skip
     chosen = _chosen(export_dir, manifest, only)
     if dataset is not None and not chosen - {BASE_GRAPH}:
-        msg = "--dataset scores adapters, and only the base is to be verified"
+        msg = "--dataset needs an adapter, and --only names the base alone"
         raise UsageError(msg, hint="Name one: --only ADAPTER.")
     require_intact(export_dir, manifest)
     require_onnxruntime()

@@ -358,8 +358,8 @@ def dtype_of_precision(precision: str, target: Target) -> str:
         msg = f"unknown precision {precision!r}"
         raise UsageError(msg, hint=f"Known: {', '.join(PRECISIONS)}.")
     if dtype not in target.dtypes:
-        msg = f"the target {target.name!r} does not compute in {precision} ({dtype})"
-        raise UnsupportedError(msg, hint=f"It has: {', '.join(target.dtypes)}.")
+        msg = f"the target {target.name!r} does not support {precision} ({dtype})"
+        raise UnsupportedError(msg, hint=f"It supports: {', '.join(target.dtypes)}.")
     return dtype
 
 

@@ -137,7 +137,7 @@ def _require_precision(manifest: Manifest, row: Target, precision: str | None) -
         wanted = PRECISIONS[precision]
         raise UsageError(msg, hint=f"Export again with --dtype {wanted}, or leave --precision out.")
     if dtype not in words:
-        msg = f"the export is {dtype}, in which no engine is built"
+        msg = f"no engine can be built in {dtype}, the dtype of the export"
         raise UnsupportedError(msg, hint=f"Export with --dtype {' or '.join(words)}.")
     return dtype_of_precision(words[dtype], row)
 

@@ -138,7 +138,7 @@ def preflight(
     library = library_for(target_name, builder)
     target = require_engine_target(target_name, rtx=library == TENSORRT_RTX)
     if memory_gib is not None and not 0 < memory_gib < math.inf:
-        msg = f"no device has a memory of {memory_gib} GiB"
+        msg = f"{memory_gib} GiB is not the memory of a device"
         raise UsageError(msg, hint="Give the GiB of the device: --memory 8.")
     version = tensorrt or _default_version(target, library)
     parser_of(version, library)

@@ -133,7 +133,7 @@ def _require_room(profile: Mapping[str, AxisRange], room: int | None) -> None:
     """Refuse more new positions than a static cache has: they would be written beside it."""
     if room is not None and _NEW in profile and profile[_NEW][2] > room:
         msg = f"a profile has {_NEW} up to {profile[_NEW][2]}, the static cache has room for {room}"
-        raise UsageError(msg, hint=f"Say at most {room}, or export with a larger --cache-length.")
+        raise UsageError(msg, hint=f"Use at most {room}, or export with a larger --cache-length.")
 
 
 def _defaults(
@@ -205,8 +205,8 @@ def _shapes(given: Input, profile: Mapping[str, AxisRange]) -> ShapeRange:
         axis = _axis(given, at)
         row = profile.get(axis, profile.get(_key(axis)))
         if row is None:
-            msg = f"no profile says how large the axis {axis!r} of {given.name!r} is"
-            raise UsageError(msg, hint=f"Say it: --profile {shell_command([axis])}=MIN:OPT:MAX")
+            msg = f"no profile gives the range of the axis {axis!r} of {given.name!r}"
+            raise UsageError(msg, hint=f"Add it: --profile {shell_command([axis])}=MIN:OPT:MAX")
         rows.append(row)
     low, best, high = zip(*rows, strict=True)
     return ShapeRange(low, best, high)
@@ -249,6 +249,6 @@ def axis_ranges(profile: Mapping[str, int | Sequence[int]]) -> dict[str, AxisRan
             raise UsageError(msg, hint=f"No axis is longer than {LARGEST_AXIS}.")
         if not 0 <= low <= best <= high or high == 0:
             msg = f"the axis {axis!r} of a profile has min {low}, opt {best}, max {high}"
-            raise UsageError(msg, hint="They have to be in this order, from 0 on.")
+            raise UsageError(msg, hint="They must be in ascending order, and not negative.")
         found[axis] = (low, best, high)
     return found

@@ -176,7 +176,7 @@ def build_with_trtexec(job: BuildJob) -> BuildRecord:
         _run(line, job)
         seconds = time.monotonic() - started
         if not is_regular_file(plan):
-            msg = f"trtexec ended well, and wrote no plan of {job.onnx!r}"
+            msg = f"trtexec exited with 0, but wrote no plan of {job.onnx!r}"
             raise LoraExportError(msg, hint=f"Run it by hand: {shell_command(line)}")
         graph = parse_onnx(graph_bytes(onnx)).graph
         given = {each.name for each in graph.initializer}
@@ -236,7 +236,7 @@ def _installed(executable: str) -> tuple[str, str]:
         )
     found = _BANNER.search(done.stdout)
     if found is None:
-        msg = f"{executable} does not say which version of TensorRT it is of"
+        msg = f"{executable} does not report its TensorRT version"
         raise LoraExportError(msg, hint="Build it without --trtexec.")
     library, number = found[1].lower(), int(found[2])  # 100300 is 10.3.0
     version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"

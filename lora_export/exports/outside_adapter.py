@@ -76,8 +76,8 @@ def recorded_source(export_dir: Path, manifest: Manifest, name: str) -> AdapterS
         raise UnsupportedError(msg, hint="Use the graph that the export has of it.")
     path = local_path(record.source, export_dir)
     if not path.exists():
-        msg = f"adapter {name!r} is not at {str(path)!r} any more"
-        raise AdapterError(msg, hint=f"Say where it is: adapters={{{name!r}: PATH}}.")
+        msg = f"adapter {name!r} was not found at {str(path)!r}"
+        raise AdapterError(msg, hint=f"Pass its new path: adapters={{{name!r}: PATH}}.")
     return AdapterSpec(
         source=str(path),
         scale=1.0 if record.scale is None else record.scale,

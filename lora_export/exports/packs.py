@@ -238,7 +238,7 @@ def _named(parameters: Iterable[Parameter], modules: Sequence[str]) -> set[str]:
             )
         ]
         if not fitting:
-            msg = f"--lora-modules {pattern!r} fits no module of the base"
+            msg = f"--lora-modules {pattern!r} matches no module of the base"
             raise UsageError(msg, hint="See its modules with: lora-export inspect BASE")
         for each in fitting:
             if each.aliases:

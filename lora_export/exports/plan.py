@@ -79,8 +79,8 @@ def choose_dtype(checkpoint: Checkpoint, wanted: str | None, target: Target) -> 
         return "float16" if own == "bfloat16" else "float32"
     name = by_name(wanted).name
     if name not in target.dtypes:
-        msg = f"the target {target.name!r} does not compute in {name}"
-        raise UnsupportedError(msg, hint=f"It has: {', '.join(target.dtypes)}.")
+        msg = f"the target {target.name!r} does not support {name}"
+        raise UnsupportedError(msg, hint=f"It supports: {', '.join(target.dtypes)}.")
     return name
 
 

@@ -187,7 +187,7 @@ def grid(
     """
     longest = longest_text(source.config)
     if pasts and not source.cached:
-        msg = f"--past is of decoders with a cache, and {str(source.export_dir)!r} has none"
+        msg = f"--past needs a decoder with a cache, and {str(source.export_dir)!r} has none"
         raise UsageError(msg, hint="Leave --past out, or export without --no-cache.")
     text = "input_ids" in source.feeding.signature.input_names
     if not text:  # an image has no length

@@ -77,7 +77,7 @@ def require_runner(name: str) -> RunnerKind:
         MissingRuntimeError: Its library, provider or device is not there.
     """
     if name not in RUNNERS:
-        msg = f"there is no runner {name!r}"
+        msg = f"unknown runner {name!r}"
         raise UsageError(msg, hint=f"Runners: {', '.join(RUNNERS)}.")
     runner = RUNNERS[name]
     if runner.provider is not None:
@@ -147,7 +147,7 @@ def open_timed(source: Source, graph: str, runner: RunnerKind, *, threads: int) 
         return open_graph(source, graph, runner, threads=threads)
     assert source.checkpoint is not None  # noqa: S101  (required before anything is opened)
     if source.paired:
-        msg = "torch runs an encoder and a decoder together, which is not timed"
+        msg = "the torch runners do not time encoder-decoders"
         raise UnsupportedError(msg, hint="Leave the torch runners out.")
     task = tasks.by_name(source.manifest.base.task)
     reference = Reference(

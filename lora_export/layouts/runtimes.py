@@ -83,6 +83,6 @@ def runtime_row(name: str) -> Runtime:
     """
     row = RUNTIMES.get(name)
     if row is None:
-        msg = f"there is no layout for {name!r}"
+        msg = f"unknown runtime {name!r}"
         raise UsageError(msg, hint=f"There are: {', '.join(RUNTIMES)}.")
     return row

@@ -60,7 +60,7 @@ def require_onnxruntime() -> None:
         msg = "verification runs the graph in ONNX Runtime, which is not installed"
         raise MissingRuntimeError(
             msg,
-            hint=f"Install it {install_command('cpu')}, or '.[gpu]'; a build goes without: "
+            hint=f"Install it {install_command('cpu')}, or '.[gpu]'; or build without it: "
             "--no-verify",
         )
     require_supported("onnxruntime", "onnxruntime-gpu")

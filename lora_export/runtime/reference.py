@@ -226,7 +226,7 @@ def _load_base(checkpoint: Checkpoint, task: Task, labels_count: int | None) -> 
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"transformers cannot load {checkpoint.source!r} for {task.name}: {text}"
-        raise CheckpointError(msg, hint="Without a reference, use --no-verify.") from error
+        raise CheckpointError(msg, hint="To skip the comparison, pass --no-verify.") from error
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = checkpoint.config.get("pad_token_id")
     return model.eval()
@@ -276,7 +276,7 @@ def _load_adapter(model: Any, adapter: Adapter) -> Any:
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"PEFT cannot load adapter {adapter.source!r}: {text}"
-        raise AdapterError(msg, hint="Without a reference, use --no-verify.") from error
+        raise AdapterError(msg, hint="To skip the comparison, pass --no-verify.") from error
     wrapped.eval()
     if not written and adapter.factor != 1:
         for layer in _scaled_layers(wrapped):

@@ -100,7 +100,7 @@ def _require_servable(path: Path, record: EngineRecord, manifest: Manifest) -> N
         msg = f"the plan {path.name!r} was built by {made}, and a server runs plans of TensorRT"
         raise UnsupportedError(msg, hint=_BUILD)
     if record.settings.get("strip_weights"):
-        msg = f"the plan {path.name!r} has no weights, and a server does not put them back"
+        msg = f"the plan {path.name!r} has no weights, and Triton does not restore them"
         raise UnsupportedError(msg, hint="Build it without --strip-weights.")
 
 

@@ -138,9 +138,9 @@ def remove_from_repository(
         found = the_only(every, name, repository)
         first = found[0]
         if first.is_batched_graph:
-            msg = f"the model {first.name!r} serves rows, not names: {gone!r} cannot be taken out"
+            msg = f"{gone!r} is a row of the batched graph {first.name!r}, which is removed whole"
             raise UnsupportedError(
-                msg, hint="Take it out of the export, then: lora-export triton add EXPORT"
+                msg, hint="Remove it from the export, then: lora-export triton add EXPORT"
             )
         if first.serves_adapters:
             return _remove_line(repository, first, gone)
@@ -366,7 +366,7 @@ def _add_version(
         msg = f"{str(export_dir)!r} has no batched graph, which {model.name!r} is of"
         raise AdapterError(msg, hint=_AGAIN)
     if model.config.version_policy.HasField("specific"):
-        msg = f"the model {model.name!r} serves versions that are listed: a new one would not be"
+        msg = f"the model {model.name!r} serves a fixed list of versions, which has no new one"
         raise UnsupportedError(msg, hint="Write it with --versions 1, the newest.")
     if is_cached(repository, model):
         msg = f"the response cache may still answer for the earlier rows of {model.name!r}"

@@ -111,10 +111,10 @@ def choose(
         UsageError: `way` is said of a backend that has no choice.
     """
     if manifest.base_graph.encoder is not None:
-        msg = "an encoder and a decoder are two graphs that take turns, which no model here does"
+        msg = "encoder-decoders cannot be served: their two graphs take turns"
         raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
     if way is not None and way not in set(ServingMode):
-        msg = f"way {way!r} is none in which an adapter is run"
+        msg = f"unknown way {way!r}"
         raise UsageError(msg, hint=f"There are: {', '.join(ServingMode)}.")
     names = tuple(adapters) or tuple(sorted(manifest.adapters)) or (BASE_GRAPH,)
     for each in names:
@@ -125,7 +125,7 @@ def choose(
         few = alone.is_default and way is None and len(names) <= HANDFUL
         backend = "onnxruntime" if few else "python"
     if backend != "python" and way is not None:
-        msg = f"--way {way} is of the Python backend; {backend} runs a graph as it is"
+        msg = f"--way {way} needs the Python backend; {backend} runs a graph as it is"
         raise UsageError(msg, hint="Leave it out, or add: --backend python")
     if backend != "python" and alone.shared is not None and adapters:
         msg = f"a batched graph of the backend {backend} has the rows of all adapters"

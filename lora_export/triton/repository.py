@@ -103,7 +103,7 @@ def write_repository(
     tell = progress or Silent()
     settings = settings or RepositoryOptions()
     if isinstance(settings.versions, tuple) and set(settings.versions) != {1}:
-        msg = f"versions {list(settings.versions)} are to be served, and version 1 is written"
+        msg = f"versions {list(settings.versions)} do not include version 1, which is written"
         raise UsageError(msg, hint="Give --versions 1, the newest, or all.")
     manifest = read_manifest(export_dir)
     choice = choose(

@@ -96,7 +96,7 @@ def serve_adapter(export_dir: Path, manifest: Manifest, way: ServingMode, name: 
     """
     found = SERVING[way].serve(export_dir, manifest, name)
     if found is None:
-        msg = f"adapter {name!r} cannot be served {way}: the export does not hold it so"
+        msg = f"adapter {name!r} cannot be served {way}: the export holds it in another mode"
         raise UnsupportedError(msg, hint="Choose another --way, or export in another --mode.")
     line, files = found
     return {"file": "", "nbytes": 0, "row": 0, "width": None, **line}, files

@@ -76,7 +76,7 @@ def require_effect(reason: str | None, source: str, *, allowed: bool) -> None:
     if reason is None or allowed:
         return
     msg = f"adapter {source!r} changes nothing: {reason}"
-    raise ParityError(msg, hint=f"{_HINTS[reason]} To merge it all the same: --allow-no-effect.")
+    raise ParityError(msg, hint=f"{_HINTS[reason]} To merge it anyway: --allow-no-effect.")
 
 
 def _stored_name(update: Update, plan: MergePlan, prefix: str) -> str:

@@ -59,7 +59,7 @@ def merged_config(
     table = dict(config) if vocabulary is None else resized_config(config, vocabulary)
     if labels is not None and head_width is None:
         raise UsageError("the adapter has no head with classes for labels",
-                         hint="Leave labels (--labels) out.")  # fmt: skip
+                         hint="Leave --labels (labels) out.")  # fmt: skip
     if head_width is not None:
         _require_as_many(labels, head_width)
         own = own or {}

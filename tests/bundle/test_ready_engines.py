@@ -137,7 +137,7 @@ def test_missing_engines_are_named_with_the_command_that_builds_them(
     engines.build(export_dir, RTX, graphs=["one"], options=OPTIONS)
     result = call(capsys, "bundle", export_dir, "--target", "rtx", "-o", tmp_path / "a.tar")
     assert result.code == 2
-    assert "takes engines of 'base', 'two', which are not built" in result.message
+    assert "takes engines of 'base', 'two', which are not built yet" in result.message
     command = shlex.split(result.message.splitlines()[-1].partition("machine: ")[2])
     assert command[:2] == ["lora-export", "build"]
     assert call(capsys, *command[1:]).code == 0

@@ -104,6 +104,9 @@ CASES: Final = (
     Case("UsageError", "a value out of range", "export --base base -o new --opset 9"),
     Case("UsageError", "an option of another mode",
          "export --base base --adapter adapter -o new --lora-modules query"),
+    Case("UsageError", "the same in a recipe", "merge-and-build recipe.yaml",
+         _write("recipe.yaml", "base: base\nadapters: [{source: adapter}]\noutput: new\n"
+                               "lora_modules: [query]\n")),
     Case("UsageError", "ties without a density",
          "merge --base base --adapter a=adapter --adapter b=adapter --combine ties -o new"),
     Case("UsageError", "an unknown key in a recipe", "merge-and-build recipe.yaml",

@@ -60,10 +60,10 @@ USAGE_ERRORS = {
     "no output": (["export", "--base", "b"], "--out is missing"),
     "no base": (["export", "--out", "o"], "--base is missing"),
     "no such recipe": (["merge-and-build", "nowhere.yaml"], "nowhere.yaml"),
-    "opset too low": (["export", "--base", "b", "--out", "o", "--opset", "9"], "--opset: "),
+    "opset too low": (["export", "--base", "b", "--out", "o", "--opset", "9"], "--opset must be "),
     "negative ratio": (
         ["merge-and-build", "--base", "b", "--out", "o", "--max-ratio", "-1"],
-        "--max-ratio: Input should be greater than 0",
+        "--max-ratio must be greater than 0, got",
     ),
 }
 

@@ -87,8 +87,8 @@ def test_out_base_and_dtype_have_their_other_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["verfy", "out"], "there is no command 'verfy'; did you mean 'verify'?"),
-        (["frobnicate"], "there is no command 'frobnicate'\n"),
+        (["verfy", "out"], "unknown command 'verfy'; did you mean 'verify'?"),
+        (["frobnicate"], "unknown command 'frobnicate'\n"),
         (["export", "--target", "jetson-oren"], "Did you mean 'jetson-orin'? Known: onnxr"),
         (["export", "--target", "foo"], "unknown target 'foo'\nKnown: onnxruntime-cpu"),
         (["export", "--task", "text-clasification"], "Did you mean 'text-classification'?"),

@@ -54,7 +54,7 @@ def test_memory_that_does_not_suffice_has_its_own_sentence(error, monkeypatch, c
     assert run(["inspect", str(tmp_path), "--json"]) == StorageError.exit_code
     out, err = capsys.readouterr()
     assert json.loads(out)["error"]["kind"] == "MemoryError"
-    assert "error: this machine's memory does not suffice" in err
+    assert "error: not enough memory" in err
 
 
 def test_a_bug_says_that_it_is_one(monkeypatch, capsys, tmp_path):

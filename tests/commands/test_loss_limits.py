@@ -25,8 +25,8 @@ def test_what_is_not_given_is_as_usual():
     ("limits", "there", "message", "hint"),
     [
         ({"min_gain": 0.9}, {"is_quantized": False}, "--min-gain .* nothing is quantized", "int4"),
-        ({"max_loss": 0.1}, {"has_base": False}, "the base is not given", "--base"),
-        ({"max_metric_drop": 0.1}, {"has_dataset": False}, "none is given", "--dataset"),
+        ({"max_loss": 0.1}, {"has_base": False}, "needs the base", "--base"),
+        ({"max_metric_drop": 0.1}, {"has_dataset": False}, "needs a data set", "--dataset"),
         ({"max_loss": float("nan")}, {}, r"--max-loss .* cannot be nan", "0.1"),
         ({"max_loss": float("inf")}, {}, "cannot be inf", "0.1"),
         ({"min_gain": -0.1}, {}, "cannot be -0.1", "0.1"),
@@ -51,7 +51,7 @@ def test_without_limits_nothing_is_asked_for():
     ("verify", "quantize", "message"),
     [
         ({"max_loss": 0.1}, None, "nothing is quantized"),
-        ({"max_metric_drop": 0.1}, "int4", "about a data set"),
+        ({"max_metric_drop": 0.1}, "int4", "needs a data set"),
     ],
 )
 def test_a_recipe_s_limits_are_checked_before_anything_is_done(

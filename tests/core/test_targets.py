@@ -108,7 +108,7 @@ def test_a_target_of_onnxruntime_has_no_engine():
 
 def test_a_precision_is_a_dtype_that_the_target_has():
     assert dtype_of_precision("bf16", TARGETS["h100"]) == "bfloat16"
-    with pytest.raises(UnsupportedError, match="'auto' does not compute in bf16") as caught:
+    with pytest.raises(UnsupportedError, match="'auto' does not support bf16") as caught:
         dtype_of_precision("bf16", TARGETS[AUTO])
     assert "float16" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="unknown precision 'fp8'"):

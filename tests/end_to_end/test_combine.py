@@ -148,7 +148,7 @@ def test_different_heads_are_refused_and_one_may_be_dropped(tiny, tmp_path, caps
         (("--combine", "cat", "--combine-weights", "1"), "cannot be combined with the weights"),
         (("--combine", "cat", "--combine-name", "base"), "reserved"),
         (("--combine", "ties", "--combine-density", "1", "--combine-sign", "x"), "--combine-sign"),
-        (("--scale", "three=2"), "there is no adapter of this name"),
+        (("--scale", "three=2"), "the unknown adapter"),
         (("--scale", "inf"), "scale"),
     ],
 )

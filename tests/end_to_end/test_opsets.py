@@ -93,5 +93,5 @@ def test_what_excludes_a_static_cache_is_said(
     encoder = call(capsys, "export", "--base", tiny.base("bert"), "--cache-length", "8",
                    "--out", out)  # fmt: skip
     assert encoder.code == 2
-    assert "no cache_length to choose" in encoder.err
+    assert "--cache-length does not apply to the task" in encoder.err
     assert not out.exists()

@@ -84,7 +84,7 @@ def test_without_a_device(
         (["--target", "onnxruntime-cpu"], 2, "there is no engine for it"),
         (["--target", TARGET, "--precision", "fp16"], 2, "Export again with --dtype float16"),
         (["--target", TARGET, "--precision", "fp8"], 2, "unknown precision 'fp8'"),
-        (["--target", "auto", "--precision", "bf16"], 4, "does not compute in bf16"),
+        (["--target", "auto", "--precision", "bf16"], 4, "does not support bf16"),
         (["--target", TARGET, "--graph", "nine"], 2, "no graph 'nine'"),
         (["--target", TARGET, "--profile", "batch=1:2"], 2, "is not AXIS=SIZE"),
         (["--target", TARGET, "--profile", "batch=4:2:8"], 2, "min 4, opt 2, max 8"),

@@ -46,7 +46,7 @@ def test_the_checkpoints_own_dtype_unless_the_target_lacks_it(checkpoint, own, t
 
 
 def test_a_dtype_that_the_target_lacks_is_refused_by_name(checkpoint):
-    with pytest.raises(UnsupportedError, match="'auto' does not compute in bfloat16") as caught:
+    with pytest.raises(UnsupportedError, match="'auto' does not support bfloat16") as caught:
         choose_dtype(checkpoint("float32"), "bf16", TARGETS["auto"])
     assert "float16" in (caught.value.hint or "")
     assert choose_dtype(checkpoint("float32"), "bf16", TARGETS["l4"]) == "bfloat16"

@@ -76,5 +76,5 @@ def test_what_is_too_long_and_what_torch_does_not_time_are_refused(made):
     _, base, out = made
     with pytest.raises(UsageError, match="positions"):
         benchmark.bench(out, lengths=(4,), pasts=(100_000,))
-    with pytest.raises(UnsupportedError, match="torch runs an encoder and a decoder together"):
+    with pytest.raises(UnsupportedError, match="do not time encoder-decoders"):
         benchmark.bench(out, lengths=(4,), runners=("torch",), base=base, rounds=5)

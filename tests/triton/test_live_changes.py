@@ -86,7 +86,7 @@ def test_a_batched_graph_for_onnxruntime_gets_a_version(served, grown, tmp_path,
         assert check_repository(repository) == {"m": []}
     assert not (repository / "m/1").exists()  # two are kept
     code = call(capsys, "triton", "remove", "a", "--repository", repository)
-    assert (code.code, "serves rows, not names" in code.message) == (4, True)
+    assert (code.code, "is a row of the batched graph" in code.message) == (4, True)
 
 
 def test_what_would_be_answered_wrongly_is_refused(served, grown, tiny, tmp_path, capsys):

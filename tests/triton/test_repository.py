@@ -317,11 +317,11 @@ def test_a_model_that_is_there_is_not_overwritten(served, tmp_path, capsys):
         (["--name", "m" * 200], 2, "cannot be called"),
         (["--way", "batched"], 4, "nothing can be served batched"),
         (["--way", "merged"], 4, "cannot be served merged"),
-        (["--backend", "tensorrt", "--way", "swappable"], 2, "is of the Python backend"),
+        (["--backend", "tensorrt", "--way", "swappable"], 2, "needs the Python backend"),
         (["--cache-bytes", "10"], 2, "cache_bytes is 10"),
         (["--max-batch-size", "0"], 2, "--max-batch-size"),
         (["--versions", "new"], 2, "--versions"),
-        (["--versions", "1,3"], 2, "version 1 is written"),
+        (["--versions", "1,3"], 2, "do not include version 1"),
         (["--resource", "R"], 2, "NAME=COUNT"),
     ],
 )

@@ -255,7 +255,7 @@ def _weights(folder: Path, source: str) -> Path:
         raise AdapterError(msg, hint=hint)
     names = ", ".join(each.name for each in found[:4])
     msg = f"{source!r} holds several files of tensors: {names}"
-    raise AdapterError(msg, hint=f"Give the one that is meant: {found[0]}")
+    raise AdapterError(msg, hint=f"Pass one of them: {found[0]}")
 
 
 def _refuse_missing_folder(path: Path, source: str) -> None:

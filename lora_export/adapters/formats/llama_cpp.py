@@ -157,9 +157,11 @@ def _heads(
     if heads is None:
         msg = (
             f"the rows of {tensor_name!r} in adapter {opened.source!r} are in llama.cpp's order, "
-            "and the file does not say how many heads there are"
+            "and the file does not record the number of heads"
         )
-        raise AdapterError(msg, hint="Give the base, whose config.json says it: --base PATH.")
+        raise AdapterError(
+            msg, hint="Pass the base, whose config.json has the number: --base PATH."
+        )
     return heads
 
 

@@ -118,10 +118,11 @@ def _spread(
     if enable_lora is None:
         msg = (
             f"module {module!r} of adapter {source!r} is a MergedLinear with {parts} adapted "
-            "blocks; which of its blocks they are is not in the file"
+            "blocks; the file does not record which"
         )
         raise UsageError(
-            msg, hint="Give its enable_lora, for q and v of three: --enable-lora true,false,true"
+            msg,
+            hint="Pass its enable_lora; for q and v of three blocks: --enable-lora true,false,true",
         )
     if sum(enable_lora) != parts or len(enable_lora) > _BLOCKS_LIMIT:
         text = ",".join(str(each).lower() for each in enable_lora[:_BLOCKS_LIMIT])

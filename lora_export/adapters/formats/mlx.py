@@ -86,7 +86,7 @@ def _settings(opened: Opened) -> tuple[float, object]:
         raise AdapterError(
             msg,
             hint="Before 2025, mlx-lm scaled by scale·alpha/rank, since then by scale alone: set "
-            "lora_parameters.scale to the product that was meant, and take alpha out.",
+            "lora_parameters.scale to the intended product, and remove alpha.",
         )
     scale = finite_number(parameters["scale"], "the scale", opened.source)
     return scale, parameters.get("rank")

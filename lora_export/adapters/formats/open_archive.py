@@ -239,7 +239,7 @@ def scalar(tensor: Tensor, source: str) -> float:
         AdapterError: It holds more, or something that is not a finite number.
     """
     if math.prod(tensor.shape) != 1 or not (tensor.dtype.floating or tensor.dtype.name == "int64"):
-        msg = f"tensor {tensor.name!r} of adapter {source!r} is not one number"
+        msg = f"tensor {tensor.name!r} of adapter {source!r} is not a single number"
         raise AdapterError(msg, hint="The file is damaged: copy it again.")
     value = float(to_float32(read_all(tensor)).reshape(-1)[0])
     return finite_number(value, f"in {tensor.name!r} the number", source)

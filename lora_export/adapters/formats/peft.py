@@ -172,7 +172,7 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     if changes_base and _residual(config) is None:
         msg = (
             f"adapter {source!r} sets init_lora_weights: {shown(start)}: it was trained on a "
-            "base from which its first update had been taken off"
+            "base from which its first update was subtracted"
         )
         raise UnsupportedError(
             msg,

@@ -110,7 +110,9 @@ def sort_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any], sourc
             )
         elif _is_unknown(_WRAPPERS.sub(".", path)):
             msg = f"tensor {key!r} of adapter {source!r} has an unknown kind"
-            raise UnsupportedError(msg, hint="It was left by a variant of LoRA that is not merged.")
+            raise UnsupportedError(
+                msg, hint="It belongs to a variant of LoRA that is not supported."
+            )
         elif ".original_module." in path:  # the base's own, for PEFT with its adapters disabled
             repeated.append(key)
         else:

@@ -152,7 +152,7 @@ def _heads_to_reorder(leaf: str, base_config: Mapping[str, Any] | None, source: 
     if base_config is None:
         msg = f"the rows of {leaf} in adapter {source!r} are in torchtune's order"
         raise AdapterError(
-            msg, hint="The number of heads is needed to undo it: give the base, --base PATH."
+            msg, hint="Pass the base, whose config.json has the number of heads: --base PATH."
         )
     kind = base_config.get("model_type")
     reordered = _REORDERED.get(kind) if isinstance(kind, str) else None

@@ -195,11 +195,11 @@ def signature_of(
         msg = f"the model {config.model_type!r} takes no {missing[0]!r}, which {task.name} needs"
         raise UnsupportedError(msg, hint="Choose another task with --task.")
     if "input_ids" in accepted and "input_ids" not in task.inputs:
-        msg = f"the model {config.model_type!r} reads text too, which {task.name} does not give it"
+        msg = f"the model {config.model_type!r} also reads text, which {task.name} does not provide"
         raise UnsupportedError(msg, hint="Export the part that reads images, as a checkpoint.")
     more = [name for name in _NEVER_GIVEN if name in accepted or hasattr(config, name)]
     if more:
-        msg = f"the model {config.model_type!r} reads {more[0]!r} too, which no task here gives it"
+        msg = f"the model {config.model_type!r} reads {more[0]!r} too, which no task provides"
         raise UnsupportedError(msg, hint="Export it elsewhere, and give that graph with --graph.")
     names = [*task.inputs]
     if "token_type_ids" in accepted and (getattr(config, "type_vocab_size", None) or 0) > 1:

@@ -51,7 +51,7 @@ def cache_layers(model: Any, length: int | None = None) -> tuple[CachedLayer, ..
     why = _NO_STATIC_CACHE.get(model.config.model_type) if length is not None else None
     if why is not None:
         msg = f"{type(model).__name__} has no static cache: {why}"
-        raise UnsupportedError(msg, hint="Export it with one that grows: without --cache-length.")
+        raise UnsupportedError(msg, hint="Leave --cache-length out: the cache then grows.")
     cache = DynamicCache()
     ids = torch.ones((1, _PROBE_LENGTH), dtype=torch.int64)
     try:

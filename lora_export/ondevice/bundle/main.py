@@ -87,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(bundle_dir: Path, options: argparse.Namespace) -> int:
     if options.rounds is not None and options.rounds < _FEWEST_ROUNDS:
-        msg = f"--rounds {options.rounds} is below {_FEWEST_ROUNDS}: no interval can be told"
-        raise UsageError(msg)
+        msg = f"--rounds {options.rounds} is too few for a confidence interval"
+        raise UsageError(msg, hint=f"Use at least {_FEWEST_ROUNDS}.")
     ratio = options.max_ratio
     if ratio is not None and not (0 < ratio < math.inf):
-        msg = f"--max-ratio {ratio} is not a ratio that a latency could have"
+        msg = f"--max-ratio {ratio} is not a positive number"
         raise UsageError(msg, hint="Give a number above 0, such as 1.05.")
     if options.report is not None and options.report.is_dir():
         msg = f"--report {str(options.report)!r} is a folder"

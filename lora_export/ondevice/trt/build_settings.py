@@ -162,7 +162,9 @@ def _require_range(where: str, each: ShapeRange) -> None:
     for axis, (low, best, high) in enumerate(zip(each.min, each.opt, each.max, strict=True)):
         if not 0 <= low <= best <= high:
             msg = f"{where}: axis {axis} has min {low}, opt {best}, max {high}"
-            raise DeviceError(msg, hint="They have to be in this order, from 0 on.", kind="usage")
+            raise DeviceError(
+                msg, hint="They must be in ascending order, and not negative.", kind="usage"
+            )
         if high > LARGEST_AXIS:
             msg = f"{where}: axis {axis} has max {high}, above {LARGEST_AXIS}"
             raise DeviceError(msg, kind="usage")

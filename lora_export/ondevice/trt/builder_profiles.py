@@ -46,7 +46,7 @@ def add_profiles(
     dynamic = {name for name, shape in shapes.items() if -1 in shape}
     if dynamic and not profiles:
         msg = f"input {min(dynamic)!r} of {onnx!r} has dynamic axes, and there is no profile"
-        raise DeviceError(msg, hint="Give one: recipe key profiles, or --profile.", kind="usage")
+        raise DeviceError(msg, hint="Add one with --profile.", kind="usage")
     for number, ranges in enumerate(profiles):
         _require_cover(number, ranges, shapes, dynamic)
         profile = builder.create_optimization_profile()

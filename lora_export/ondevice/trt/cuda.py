@@ -59,7 +59,7 @@ def open_cuda() -> Cuda:
     if loaded:
         msg = f"{loaded[0]} finds no CUDA device"
         raise DeviceError(msg, hint="Is the NVIDIA driver loaded?", kind="missing")
-    msg = "neither the CUDA runtime, libcudart, nor the library of NVIDIA's driver is to be found"
+    msg = "neither the CUDA runtime, libcudart, nor the library of NVIDIA's driver was found"
     raise DeviceError(
         msg,
         hint=f"Install the driver. CUDA and JetPack bring libcudart; {VARIABLE}=FILE names one "

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["HOW_TO_NAME", "are_numbers", "label_names"]
 
 HOW_TO_NAME: Final = (
-    "Name them: --labels, or labels: in the recipe; of an adapter that is in the export already: "
+    "Name them with --labels (labels); for an adapter that is in the export already: "
     "add --replace --labels."
 )
 _NUMBERED: Final = re.compile(r"LABEL_\d+")

@@ -122,8 +122,8 @@ def require_metric(task: str, metric: str | None) -> None:
 def _kinds(task: str) -> tuple[Kind, ...]:
     kinds = _KINDS.get(task, ())
     if not kinds:
-        msg = f"a data set is compared for {', '.join(_KINDS)}, not for {task}"
-        raise UsageError(msg, hint="Leave verify.dataset (--dataset) out.")
+        msg = f"--dataset (verify.dataset) does not apply to the task {task}"
+        raise UsageError(msg, hint=f"Leave it out; it is for {', '.join(_KINDS)}.")
     return kinds
 
 

@@ -207,7 +207,7 @@ def _entities(
 
 def _index(reading: Reading) -> dict[str, int]:
     if not reading.labels:
-        msg = "a data set needs the names of the labels"
+        msg = "the names of the labels, which a data set needs, are unknown"
         raise UsageError(msg, hint=HOW_TO_NAME)
     return {name: position for position, name in enumerate(reading.labels)}
 

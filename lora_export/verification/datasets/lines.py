@@ -37,7 +37,7 @@ def read_lines(path: Path, fields: str) -> list[DatasetLine]:
         data = read_file(path, _LIMIT_BYTES)
     except OSError as error:
         msg = f"cannot read the data set {str(path)!r}: {reason_of(error)}"
-        raise InputError(msg, hint="Check verify.dataset in the recipe, or --dataset.") from error
+        raise InputError(msg, hint="Check the path: --dataset (verify.dataset).") from error
     rows = [
         DatasetLine(number, _parsed(path, number, line, hint))
         for number, line in enumerate(data.removeprefix(_MARK).split(b"\n"), 1)

@@ -204,7 +204,7 @@ def _cache_length(signature: Signature) -> int:
     length = mask.axes[1]
     if not isinstance(length, int):
         msg = f"the graph takes {WRITE_INDICES}, but its cache has no fixed length"
-        raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
+        raise UnsupportedError(msg, hint="To build it without verification, pass --no-verify.")
     return length
 
 
@@ -215,7 +215,7 @@ def _numbers(random: np.random.Generator, given: Input, sizes: Mapping[str, int]
     if strange is not None or not dtype.floating:
         what = f"axis {strange!r} of input" if strange is not None else f"{given.dtype} input"
         msg = f"no values are known for the {what} {given.name!r}"
-        raise UnsupportedError(msg, hint="The graph can be built without: --no-verify.")
+        raise UnsupportedError(msg, hint="To build it without verification, pass --no-verify.")
     shape = [sizes[axis] if isinstance(axis, str) else axis for axis in given.axes]
     if given.name.startswith(PAST):
         shape, whole = shape[-1:], shape

@@ -115,7 +115,7 @@ def test_other_kinds_are_refused_by_name(tmp_path, case):
 DAMAGED = {
     "a half": ({f"lora_te_{Q}.lora_down.weight": A}, "has only down"),
     "ranks": ({**te(), f"lora_te_{Q}.lora_up.weight": B[:, :1]}, "rank"),
-    "alpha": ({**te(), f"lora_te_{Q}.alpha": A}, "not one number"),
+    "alpha": ({**te(), f"lora_te_{Q}.alpha": A}, "not a single number"),
     "infinite alpha": ({**te(), f"lora_te_{Q}.alpha": np.float32(np.inf)}, "inf"),
     "twice": ({**te(), **te("lora_te1_")}, "two tensors"),
     "integers": ({**te(), f"lora_te_{Q}.lora_up.weight": B.astype(np.int32)}, "int32"),

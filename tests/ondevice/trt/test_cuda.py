@@ -163,6 +163,6 @@ def test_what_fails_is_named(cuda: Cuda) -> None:
 
 def test_no_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_EXPORT_CUDART", "/nowhere/libcudart.so")
-    with pytest.raises(DeviceError, match="is to be found") as error:
+    with pytest.raises(DeviceError, match="was found") as error:
         open_cuda()
     assert error.value.exit_code == 7
