@@ -27,6 +27,7 @@ from lora_export.cli.options import (
 )
 from lora_export.cli.outcome import describe, render
 from lora_export.cli.words import DTYPE, TARGET, TASK
+from lora_export.core.graph_forms import DEFAULT_FORM, GRAPH_FORMS
 from lora_export.core.modes import ADAPTER_MODES
 from lora_export.core.setting_names import naming_keys
 from lora_export.core.targets import DEFAULT_TARGET
@@ -48,6 +49,10 @@ lora-export merge-and-build --base ./base --adapter a=./a --adapter b=./b \\
 # The settings of a file; flags win over the file
 lora-export merge-and-build recipe.yaml --target jetson-orin
 """
+_KEYS: Final = (
+    "task", "mode", "dtype", "opset", "graph_form", "cache", "cache_length", "logits",
+)  # fmt: skip
+"""Flags whose values are those of the recipe's keys of the same names."""
 _EXPORT_EXAMPLES: Final = """
 lora-export export --base ./base --adapter ./adapter -o out
 
@@ -95,6 +100,9 @@ def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    metavar="TARGET", help="Where the graph will run.", default_text=DEFAULT_TARGET),
             option("--opset", section="Graph", type=int, help="The ONNX opset.",
                    default_text="that of the target"),
+            option("--graph-form", section="Graph", type=click.Choice(GRAPH_FORMS),
+                   help="Decoders: ort uses ONNX Runtime's own operators, which are faster there "
+                        "and run nowhere else.", default_text=DEFAULT_FORM),
             option("--cache/--no-cache", "cache", section="Graph", default=None,
                    help="Decoders: keys and values are inputs and outputs of the graph.",
                    default_text="--cache"),
@@ -222,11 +230,7 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         path = user_path(text)
         return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
-    table = {
-        key: flags[key]
-        for key in ("task", "mode", "dtype", "opset", "cache", "cache_length", "logits")
-        if flags[key] is not None
-    }
+    table = {key: flags[key] for key in _KEYS if flags[key] is not None}
     if flags["base"] is not None:
         table["base"] = located(flags["base"])
     for key in ("graph", "output"):  # never ids of the hub

@@ -8,6 +8,7 @@ from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_heade
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.build_config import target_of
+from lora_export.commands.build_form import opset_of_form, require_form
 from lora_export.commands.build_layouts import require_layouts
 from lora_export.commands.build_quantized import record_of, require_blocks, require_scales
 from lora_export.commands.bundle import require_bundle
@@ -65,6 +66,7 @@ def require_recipe(recipe: Recipe) -> None:
         is_quantized=recipe.quantize is not None, has_dataset=asked.dataset is not None,
     )  # fmt: skip
     require_mode(recipe)
+    require_form(recipe, target_of(recipe))
     require_blocks(recipe.quantize, recipe.opset, target_of(recipe))
     require_scales(recipe.quantize, target_of(recipe))
     require_runtimes(recipe)
@@ -92,6 +94,7 @@ def require_same_base(
         ("base", base.fingerprint, digest),
         ("task", base.task, config.task.name),
         ("pooling", base.pooling, _pooling(config)),
+        ("graph form", existing.graph_form, recipe.graph_form),
         ("quantization", base.quantization, record_of(recipe.quantize)),
         (
             "graph",
@@ -101,7 +104,8 @@ def require_same_base(
     ]
     if source is None:  # a graph of the user's has its own
         rows.append(("dtype", base.dtype, config.dtype))
-        rows.append(("opset", existing.base_graph.opset, config.opset))
+        if opset_of_form(recipe.graph_form) is None:
+            rows.append(("opset", existing.base_graph.opset, config.opset))
         rows.append(("cache", base.cache, choices.cache))
         rows.append(("cache length", base.cache_length, choices.cache_length))
         rows.append(("logits", base.logits, choices.logits))

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.ties import groups_of
+from lora_export.commands.build_form import in_form, opset_of_form, traced_opset
 from lora_export.commands.build_quantized import opset_for
 from lora_export.commands.resolved_adapters import ResolvedAdapter, resolve_adapters
 from lora_export.core import targets
 from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
+from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
 from lora_export.exports.padding import with_padding_of
 from lora_export.exports.plan import choose_dtype, count_labels, for_task
@@ -54,6 +56,7 @@ class BuildConfig:
         untied: The base with a tensor for each name of a tied weight, where an adapter changes one
             of them only; None otherwise.
         ties: The names of these weights, or of those that the user's graph holds apart.
+        form: The form of the graph.
         own_graph: The user's graph, where there is one; it decides dtype, opset and interface.
     """
 
@@ -65,6 +68,7 @@ class BuildConfig:
     untied: Checkpoint | None = None
     ties: tuple[TieGroup, ...] = ()
     own_graph: OwnGraph | None = None
+    form: GraphForm = DEFAULT_FORM
 
     @property
     def exported(self) -> Checkpoint:
@@ -90,8 +94,11 @@ def resolve_config(
         for_task(checkpoint, task, pooling),
         task,
         choose_dtype(checkpoint, recipe.dtype, target),
-        recipe.opset or opset_for(recipe.quantize, target.opset),
+        opset_of_form(recipe.graph_form)
+        or recipe.opset
+        or opset_for(recipe.quantize, target.opset),
         _choices(recipe, task),
+        form=recipe.graph_form,
     )
 
 
@@ -194,14 +201,15 @@ def _export_graph(
     config: BuildConfig, adapters: Sequence[Adapter], tell: Progress
 ) -> GraphTemplate:
     base = config.exported
-    return export_graph(
+    template = export_graph(
         base.config,
         config.task,
         dtype=config.dtype,
-        opset=config.opset,
+        opset=traced_opset(config.form, config.opset),
         labels_count=count_labels(config.task, base.config, adapters, base.tensors),
         choices=config.choices,
         sentence=base.sentence,
         untied=config.untied is not None,
         progress=tell,
     )
+    return in_form(config.form, template, base.config, tell)

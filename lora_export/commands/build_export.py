@@ -92,6 +92,7 @@ def write_base(
         graph_source=graph_source(recipe, output),
         graph_report=own.report if own is not None else None,
         quantization=record_of(recipe.quantize),
+        form=recipe.graph_form,
     )
 
 

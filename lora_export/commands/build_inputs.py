@@ -12,6 +12,7 @@ from lora_export.commands.adapter_inputs import read_specs
 from lora_export.commands.adapter_notes import notes_of, opened_base, with_notes
 from lora_export.commands.build_checks import existing_export, require_layers, require_one_graph
 from lora_export.commands.build_config import resolve_config
+from lora_export.commands.build_form import require_form_for
 from lora_export.commands.bundle import readable
 from lora_export.core.hub import local_path
 from lora_export.exports.padding import as_exported
@@ -73,6 +74,7 @@ def read_inputs(recipe: Recipe, tell: Progress, *, strict: bool) -> BuildInputs:
     )
     config = resolve_config(recipe, checkpoint, [each.adapter for each in adapters])
     require_one_graph(recipe, config.task)
+    require_form_for(recipe, config.task, config.dtype, config.choices)
     if existing is None and recipe.graph is None:
         require_layers(adapters, config, recipe.mode)
     adapters = with_notes(

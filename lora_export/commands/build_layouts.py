@@ -62,6 +62,7 @@ def require_kind_for_layouts(recipe: Recipe, config: BuildConfig) -> None:
         recipe.mode,
         choices.cache,
         choices.cache_length,
+        recipe.graph_form,
     )
     for each in recipe.layouts:
         runtime_row(each).require(kind)

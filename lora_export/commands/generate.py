@@ -108,7 +108,8 @@ def continue_texts(
     record = manifest.graphs.get(adapter or BASE_GRAPH, manifest.base_graph)
     if record.encoder is None:
         limit = _positions_left(config, rows, max_new_tokens, manifest.base.cache_length)
-        decoder = OrtDecoder(open_runner(export_dir, manifest, adapter or BASE_GRAPH))
+        runner = open_runner(export_dir, manifest, adapter or BASE_GRAPH)
+        decoder = OrtDecoder(runner, length=max(map(len, rows)) + limit)
     else:
         _positions_left(config, rows, max_new_tokens)
         ids, mask = padded(rows, padding)

@@ -25,6 +25,7 @@ from lora_export.commands.recipe_sections import (
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 from lora_export.core.files import user_path
+from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.modes import Mode
 from lora_export.core.shown_value import shown
 from lora_export.core.suggestions import did_you_mean
@@ -83,6 +84,7 @@ class Recipe(BaseModel):
         layouts: Runtimes that get a directory each, ``<output>-<runtime>/``; see `layout`.
         quantize: Which weights are stored as integers of four or eight bits; none by default.
         opset: The ONNX opset; that of the target by default.
+        graph_form: ``portable``: ONNX's own operators; ``ort``: a decoder with ONNX Runtime's.
         cache: Whether a decoder has its keys and values as inputs and outputs; yes by default.
         cache_length: The positions of a static cache of a decoder; it grows by default.
         logits: Whether a decoder returns the logits of all positions or of the last; all by
@@ -110,6 +112,7 @@ class Recipe(BaseModel):
     dtype: str | None = None
     quantize: Annotated[QuantizeSpec, BeforeValidator(as_section)] | None = None
     opset: int | None = Field(default=None, ge=18, le=25)
+    graph_form: GraphForm = DEFAULT_FORM
     cache: bool | None = None
     cache_length: int | None = Field(default=None, ge=1, le=1 << 24)
     logits: Literal["all", "last"] | None = None

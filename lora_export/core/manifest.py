@@ -18,6 +18,7 @@ from lora_export.core.files import (
     remove_abandoned,
     resolve_inside,
 )
+from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -157,6 +158,7 @@ class GraphRecord(_Record):
     `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
     cannot be deployed. Of an encoder-decoder `onnx` is the decoder, and `encoder` a second graph
     over the same weights. `loss` is the verdict on what quantization cost, of a quantized graph.
+    `form` is None for a portable graph.
     """
 
     mode: Mode
@@ -169,6 +171,7 @@ class GraphRecord(_Record):
     missing: list[str] = []
     golden: str | None = None
     encoder: GraphFile | None = None
+    form: GraphForm | None = None
 
     @property
     def graph_files(self) -> dict[str, str]:
@@ -280,6 +283,11 @@ class Manifest(_Record):
         return self.graphs[BASE_GRAPH]
 
     @property
+    def graph_form(self) -> GraphForm:
+        """The form of every graph."""
+        return self.base_graph.form or DEFAULT_FORM
+
+    @property
     def rows(self) -> dict[str, int]:
         """The row of each adapter in the stacks of a batched graph."""
         return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
@@ -289,6 +297,9 @@ class Manifest(_Record):
         uses = [use for each in self.parameters.values() for use in each]
         if self.format_version == PLAIN_VERSION and any(use.quantized for use in uses):
             msg = "parameters are quantized, which format_version 1 does not have"
+            raise ValueError(msg)
+        if self.format_version == PLAIN_VERSION and any(e.form for e in self.graphs.values()):
+            msg = "graphs have a form, which format_version 1 does not have"
             raise ValueError(msg)
         unknown = {use.graph for use in uses} - set(self.graphs)
         if unknown:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.targets import PRECISIONS, dtype_of_precision, require_engine_target
@@ -89,10 +90,14 @@ def jobs_of(
 
     Raises:
         UsageError: The target, an option or a profile is wrong.
-        UnsupportedError: The target lacks the precision, or a graph cannot be deployed.
+        UnsupportedError: The target lacks the precision, a graph cannot be deployed, or graphs have
+            the form of ONNX Runtime.
         ExportDirectoryError: A graph is damaged.
     """
     row = require_engine_target(target, rtx=options.library == TENSORRT_RTX)
+    if manifest.graph_form == ORT_FORM:
+        msg = f"the graph form {ORT_FORM!r} has operators of ONNX Runtime that TensorRT does not"
+        raise UnsupportedError(msg, hint="Export again without --graph-form.")
     precision = _require_precision(manifest, row, options.precision)
     if options.library == TENSORRT_RTX:
         options = ahead_of_time(options, row, precision, _schemes(manifest, graphs))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.files import storage_errors, write_synced
+from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.manifest import (
     PLAIN_VERSION,
     QUANTIZED_VERSION,
@@ -70,6 +71,7 @@ def create_export(
     graph_report: GraphReport | None = None,
     ties: Sequence[TieGroup] = (),
     quantization: QuantizationRecord | None = None,
+    form: GraphForm = DEFAULT_FORM,
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `export_dir`.
 
@@ -89,6 +91,7 @@ def create_export(
         graph_report: How it was matched to the checkpoint.
         ties: The weights that the base ties and the graph holds apart.
         quantization: What is quantized, as the template's parameters have it.
+        form: The form of the template's graph.
 
     Raises:
         CheckpointError: A tensor ends too early.
@@ -107,7 +110,9 @@ def create_export(
     if graph_report is not None:
         files[GRAPH_REPORT] = _write_report(export_dir, graph_report)
     manifest = Manifest(
-        format_version=PLAIN_VERSION if quantization is None else QUANTIZED_VERSION,
+        format_version=PLAIN_VERSION
+        if quantization is None and form == DEFAULT_FORM
+        else QUANTIZED_VERSION,
         tool=f"lora-export {VERSION}",
         base=BaseRecord(
             source=source,
@@ -138,6 +143,7 @@ def create_export(
                 sha256=graph.onnx.sha256,
                 missing=list(plan.missing),
                 encoder=graph.encoder,
+                form=None if form == DEFAULT_FORM else form,
             )
         },
         adapters={},

@@ -147,6 +147,7 @@ def add_adapter(
             opset=manifest.base_graph.opset,
             sha256=graph.onnx.sha256,
             encoder=graph.encoder,
+            form=manifest.base_graph.form,
         )
         with edit_manifest(export_dir) as current:
             refuse_taken(current, name, replace=replace)

@@ -110,6 +110,7 @@ def add_swappable_graph(
             opset=base.opset,
             sha256=digest,
             missing=base.missing,
+            form=base.form,
         )
         updated = manifest.model_copy(
             update={

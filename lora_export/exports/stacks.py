@@ -175,6 +175,7 @@ def _write(
             opset=base.opset,
             sha256=digest,
             missing=base.missing,
+            form=base.form,
         )
         updated = kept.model_copy(
             update={

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH, Mode
 from lora_export.exports.stored_adapters import mode_of
 
@@ -30,6 +31,7 @@ class ExportKind:
         mode: How adapters are held.
         cache: Whether keys and values of past positions are inputs and outputs.
         cache_length: The positions of a static cache; None for one that grows.
+        form: The form of its graphs.
     """
 
     model_type: str
@@ -37,12 +39,20 @@ class ExportKind:
     mode: Mode
     cache: bool = False
     cache_length: int | None = None
+    form: GraphForm = DEFAULT_FORM
 
 
 def kind_of(manifest: Manifest) -> ExportKind:
     """Return the kind of an export."""
     base = manifest.base
-    return ExportKind(base.model_type, base.task, mode_of(manifest), base.cache, base.cache_length)
+    return ExportKind(
+        base.model_type,
+        base.task,
+        mode_of(manifest),
+        base.cache,
+        base.cache_length,
+        manifest.graph_form,
+    )
 
 
 @dataclass(frozen=True)

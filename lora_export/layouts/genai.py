@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.config_numbers import text_settings
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
+from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -85,6 +86,7 @@ def describe_genai(subject: Subject) -> Layout:
         read_signature(parse_onnx(graph)),
         filename=_GRAPH,
         quiet=swappable,
+        shared_buffer=subject.manifest.graph_form == ORT_FORM,
     )
     placed = {
         **_tokenizer(files),

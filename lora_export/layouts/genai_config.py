@@ -56,6 +56,7 @@ def genai_config(
     *,
     filename: str,
     quiet: bool,
+    shared_buffer: bool = False,
 ) -> JsonObject:
     """Return ``genai_config.json``.
 
@@ -65,6 +66,7 @@ def genai_config(
         signature: The interface of the graph.
         filename: The graph's file.
         quiet: Whether warnings of ONNX Runtime are left out.
+        shared_buffer: Whether past and present are one buffer, as long as a text may become.
 
     Raises:
         UnsupportedError: The runtime does not know the model's type, or its layers keep keys and
@@ -106,7 +108,10 @@ def genai_config(
             if isinstance(vocabulary, int)
             else _setting(text, ("vocab_size",)),
         },
-        "search": _search(generation, length),
+        "search": {
+            **_search(generation, length),
+            "past_present_share_buffer": shared_buffer,
+        },
     }
 
 
@@ -183,5 +188,4 @@ def _search(generation: Mapping[str, Any], length: int) -> JsonObject:
         **found,
         "early_stopping": True,
         "max_length": length,
-        "past_present_share_buffer": False,
     }

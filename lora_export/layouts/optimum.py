@@ -16,7 +16,11 @@ from lora_export.layouts.description import Layout, PlacedGraph
 from lora_export.layouts.hub_files import hub_config, hub_files, note_on_tokenizer
 from lora_export.layouts.hub_graphs import hub_graphs
 from lora_export.layouts.model_types import require_optimum_type
-from lora_export.layouts.requirements import require_growing_cache, require_numpy_dtype
+from lora_export.layouts.requirements import (
+    require_growing_cache,
+    require_numpy_dtype,
+    require_portable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +57,7 @@ def require_optimum(kind: ExportKind) -> None:
         msg = f"{_NAME} has no class for {kind.task}"
         raise UnsupportedError(msg, hint="ONNX Runtime runs the export itself: open_export.")
     require_growing_cache(kind, _NAME)
+    require_portable(kind, _NAME)
     require_optimum_type(kind.model_type)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.graph_forms import DEFAULT_FORM
 
 if TYPE_CHECKING:
     from lora_export.layouts.description import ExportKind, Subject
 
-__all__ = ["require_growing_cache", "require_numpy_dtype"]
+__all__ = ["require_growing_cache", "require_numpy_dtype", "require_portable"]
 
 _GENERATES = "text-generation"
 
@@ -26,6 +27,17 @@ def require_growing_cache(kind: ExportKind, runtime: str) -> None:
     if kind.cache_length is not None:
         msg = f"{runtime} cannot run a static cache (of {kind.cache_length} positions)"
         raise UnsupportedError(msg, hint="Export it without --cache-length: the cache then grows.")
+
+
+def require_portable(kind: ExportKind, runtime: str) -> None:
+    """Require of an export that its graphs are of ONNX's own operators.
+
+    Raises:
+        UnsupportedError: They are of ONNX Runtime's form for decoders.
+    """
+    if kind.form != DEFAULT_FORM:
+        msg = f"{runtime} takes the graph form {DEFAULT_FORM!r}; the export has {kind.form!r}"
+        raise UnsupportedError(msg, hint="Export it without --graph-form.")
 
 
 def require_numpy_dtype(subject: Subject, runtime: str) -> None:

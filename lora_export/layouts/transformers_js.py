@@ -20,7 +20,11 @@ from lora_export.layouts.description import Layout, PlacedGraph
 from lora_export.layouts.hub_files import hub_config, hub_files, note_on_tokenizer
 from lora_export.layouts.hub_graphs import hub_graphs
 from lora_export.layouts.model_types import require_js_type
-from lora_export.layouts.requirements import require_growing_cache, require_numpy_dtype
+from lora_export.layouts.requirements import (
+    require_growing_cache,
+    require_numpy_dtype,
+    require_portable,
+)
 
 if TYPE_CHECKING:
     from lora_export.core.json_file import JsonObject
@@ -55,6 +59,7 @@ def require_transformers_js(kind: ExportKind) -> None:
             without a cache, or with a static one.
     """
     require_growing_cache(kind, _NAME)
+    require_portable(kind, _NAME)
     require_js_type(kind.model_type, kind.task)
 
 

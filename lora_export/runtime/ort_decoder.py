@@ -7,6 +7,10 @@ The buffers of a static cache are allocated once. On the CPU they are bound as i
 at once: the one node that reads a buffer is the one that writes it, and where both are the same
 memory it copies nothing but the new positions. Elsewhere, where kernels have not been seen to do
 so, the outputs are a second set of buffers, and the two change places after each step.
+
+A graph of the form ``ort`` takes a past that is longer than what is in it, and writes behind that.
+Its buffers are bound as inputs and outputs at once, on any device: a step copies nothing. They are
+as long as the caller expects the text to become, and twice as long whenever it outgrows them.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.graph_forms import FORM_PROPERTY, ORT_FORM
 from lora_export.graph.adapters.batched_graph import ADAPTER_IDS
 from lora_export.graph.spec.signature import PAST, PRESENT, WRITE_INDICES
 from lora_export.ondevice.judge.decoding import Decoder, on_static_cache
@@ -38,6 +43,8 @@ _DTYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _LOGITS: Final = "logits"
 _FED: Final = frozenset({"input_ids", "attention_mask", "position_ids", WRITE_INDICES, ADAPTER_IDS})
 _RANK: Final = 4
+_FIRST_LENGTH: Final = 256
+"""The positions that buffers have at first, where nobody says how many are needed."""
 
 
 class OrtDecoder(Decoder):
@@ -49,6 +56,7 @@ class OrtDecoder(Decoder):
         fixed: Inputs that are the same in every step.
         in_place: Whether a static cache is read and written in the same memory; on the CPU only
             by default.
+        length: How many positions a text may have; read of a graph of the form ``ort``.
 
     Raises:
         UnsupportedError: The graph has no cache, or one of another form than that of
@@ -62,6 +70,7 @@ class OrtDecoder(Decoder):
         device: str = "cpu",
         fixed: Mapping[str, OrtValue] | None = None,
         in_place: bool | None = None,
+        length: int | None = None,
     ) -> None:
         self._session = runner.session
         self._device = device
@@ -83,6 +92,9 @@ class OrtDecoder(Decoder):
         names = {each.name: each for each in self._session.get_inputs()}
         self._room = names["attention_mask"].shape[1] if WRITE_INDICES in names else None
         self._in_place = device == "cpu" if in_place is None else in_place
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self._shares = properties.get(FORM_PROPERTY) == ORT_FORM
+        self._length = length or _FIRST_LENGTH
         self._written = 0
         self._cache: dict[str, OrtValue] = {}
         self._next: dict[str, OrtValue] = {}
@@ -108,21 +120,45 @@ class OrtDecoder(Decoder):
                 continue
             raise UnsupportedError(msg, hint="Export the model here: leave --graph out.")
 
+    @property
+    def cache_pointers(self) -> tuple[int, ...]:
+        """The addresses of the keys and values, in the order of the inputs."""
+        return tuple(self._cache[each.name].data_ptr() for each in self._past)
+
     def start(self, batch: int) -> None:
         """Begin with an empty past for `batch` rows."""
         self._written = 0
-        self._cache = self._buffers(batch)
+        self._cache = self._buffers(batch, self._length if self._shares else self._room or 0)
+        if self._shares:
+            self._next = self._cache
         if self._room is not None:
-            self._next = self._cache if self._in_place else self._buffers(batch)
+            self._next = self._cache if self._in_place else self._buffers(batch, self._room)
 
-    def _buffers(self, batch: int) -> dict[str, OrtValue]:
-        """Return keys and values with no position, or with zeros for all of a static cache."""
+    def _buffers(self, batch: int, length: int) -> dict[str, OrtValue]:
+        """Return keys and values of zeros, with room for `length` positions."""
         found = {}
         for each in self._past:
             _, heads, _, width = each.shape
-            empty = np.zeros((batch, heads, self._room or 0, width), _DTYPES[each.type])
+            empty = np.zeros((batch, heads, length, width), _DTYPES[each.type])
             found[each.name] = ort_value(empty, self._device)
         return found
+
+    def _make_room(self, batch: int, length: int) -> None:
+        """Double the buffers until `length` positions fit; what is written stays."""
+        room = self._length
+        while room < length:
+            room *= 2
+        if room == self._length:
+            return
+        before, self._length = self._cache, room
+        self._cache = {}
+        for name, value in before.items():
+            held = value.numpy()
+            _, heads, _, width = held.shape
+            longer = np.zeros((batch, heads, room, width), held.dtype)
+            longer[:, :, : self._written] = held[:, :, : self._written]
+            self._cache[name] = ort_value(longer, self._device)
+        self._next = self._cache
 
     def logits(self, feeds: Mapping[str, Array]) -> Array:
         """Run new positions; return what the graph does of them, ``[batch, n, vocabulary]``.
@@ -136,6 +172,8 @@ class OrtDecoder(Decoder):
         new = feeds["input_ids"].shape[1]
         if self._room is not None:
             feeds = on_static_cache(feeds, written=self._written, length=self._room)
+        elif self._shares:
+            self._make_room(len(feeds["input_ids"]), self._written + new)
         feeds = self._complete(feeds)
         bound = {**self._cache, **self._fixed}
         names = [each.name for each in self._session.get_inputs() if each.name not in bound]

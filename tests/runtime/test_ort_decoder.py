@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.graph_forms import FORM_PROPERTY, ORT_FORM
 from lora_export.runtime.ort import OrtRunner
 from lora_export.runtime.ort_decoder import OrtDecoder
 from lora_export.runtime.text_generation import Sampling, generate
@@ -117,3 +118,72 @@ def test_decoder_that_cannot_be_run_is_refused(tmp_path: Path, form: Any, said: 
     runner = save_decoder(tmp_path / "m.onnx", **form)
     with pytest.raises(UnsupportedError, match=said):
         OrtDecoder(runner)
+
+
+def save_attention(path: Path) -> OrtRunner:
+    """Save an attention of ONNX Runtime's form over the rows of a table; open it."""
+    random = np.random.default_rng(0)
+    constants = [
+        ("table", random.standard_normal((VOCABULARY, 3 * 16)).astype(np.float32)),
+        ("head", random.standard_normal((16, VOCABULARY)).astype(np.float32)),
+        ("axis", np.array([1])), ("one", np.array(1)),
+    ]  # fmt: skip
+    attention = helper.make_node(
+        "GroupQueryAttention",
+        ["qkv", "", "", PAST, "past_key_values.0.value", "seqlens", "total"],
+        ["states", "present.0.key", "present.0.value"],
+        domain="com.microsoft", num_heads=1, kv_num_heads=1,
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["qkv"]),
+        helper.make_node("ReduceSum", ["attention_mask", "axis"], ["sums"], keepdims=0),
+        helper.make_node("Sub", ["sums", "one"], ["lasts"]),
+        helper.make_node("Cast", ["lasts"], ["seqlens"], to=TensorProto.INT32),
+        helper.make_node("Shape", ["attention_mask"], ["all"], start=1),
+        helper.make_node("Cast", ["all"], ["total"], to=TensorProto.INT32),
+        attention,
+        helper.make_node("MatMul", ["states", "head"], ["logits"]),
+    ]
+    info = helper.make_tensor_value_info
+    names = ("key", "value")
+    graph = helper.make_graph(
+        nodes, "main",
+        [
+            info("input_ids", TensorProto.INT64, ["b", "n"]),
+            info("attention_mask", TensorProto.INT64, ["b", "t"]),
+            *(info(f"past_key_values.0.{n}", TensorProto.FLOAT, ["b", 1, "p", 16]) for n in names),
+        ],
+        [
+            info("logits", TensorProto.FLOAT, ["b", "n", VOCABULARY]),
+            *(info(f"present.0.{n}", TensorProto.FLOAT, ["b", 1, "t", 16]) for n in names),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants],
+    )  # fmt: skip
+    domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=9)
+    helper.set_model_props(model, {FORM_PROPERTY: ORT_FORM})
+    onnx.save(model, path)
+    return OrtRunner(path)
+
+
+def test_one_buffer_is_past_and_present_of_every_step(tmp_path: Path) -> None:
+    runner = save_attention(tmp_path / "m.onnx")
+    decoder = OrtDecoder(runner, length=12)
+    decoder.start(2)
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, 14))
+    places = set()
+    pieces = []
+    for start, end in ((0, 5), *((at, at + 1) for at in range(5, 12))):
+        mask = np.ones((2, end), np.int64)
+        pieces.append(decoder.logits({"input_ids": ids[:, start:end], "attention_mask": mask}))
+        places.add(decoder.cache_pointers)
+    assert len(places) == 1
+    for at in (12, 13):  # longer than was said: the buffers grow once
+        mask = np.ones((2, at + 1), np.int64)
+        pieces.append(decoder.logits({"input_ids": ids[:, at : at + 1], "attention_mask": mask}))
+        places.add(decoder.cache_pointers)
+    assert len(places) == 2
+    past = {f"past_key_values.0.{n}": np.zeros((2, 1, 0, 16), np.float32) for n in ("key", "value")}
+    whole = {"input_ids": ids, "attention_mask": np.ones((2, 14), np.int64), **past}
+    expected = runner.run(whole)["logits"]
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-5)

@@ -19,15 +19,23 @@ def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tup
     """Return the shape of every value, if the named axes of the inputs have these `sizes`.
 
     Names do not survive a reshape, numbers do: a large prime is found again in whatever it is a
-    factor of.
+    factor of. What the graph says itself of shapes counts behind operators that are not ONNX's.
     """
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
     graph = sized.graph
+    foreign = {
+        name
+        for node in graph.node
+        if not onnx.defs.has(node.op_type, node.domain)
+        for name in node.output
+    }
+    stated = [each for each in graph.value_info if each.name in foreign]
     del graph.value_info[:]
-    for value in graph.input:
+    graph.value_info.extend(stated)
+    for value in (*graph.input, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param:
+            if axis.dim_param in sizes:
                 axis.dim_value = sizes[axis.dim_param]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
