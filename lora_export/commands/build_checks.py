@@ -18,7 +18,7 @@ from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.exports.plan import head_parameters, match_base
-from lora_export.exports.stored_adapters import mode_of
+from lora_export.exports.stored_adapters import form_of, mode_of
 from lora_export.exports.values import refuse_vocabulary
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
@@ -94,7 +94,7 @@ def require_same_base(
         ("base", base.fingerprint, digest),
         ("task", base.task, config.task.name),
         ("pooling", base.pooling, _pooling(config)),
-        ("graph form", existing.graph_form, recipe.graph_form),
+        ("graph form", form_of(existing), recipe.graph_form),
         ("quantization", base.quantization, record_of(recipe.quantize)),
         (
             "graph",

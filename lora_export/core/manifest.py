@@ -18,7 +18,7 @@ from lora_export.core.files import (
     remove_abandoned,
     resolve_inside,
 )
-from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
+from lora_export.core.graph_forms import GraphForm
 from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -157,8 +157,7 @@ class GraphRecord(_Record):
 
     `missing` names the parameters that neither base nor adapter has: they are zeros, and the graph
     cannot be deployed. Of an encoder-decoder `onnx` is the decoder, and `encoder` a second graph
-    over the same weights. `loss` is the verdict on what quantization cost, of a quantized graph.
-    `form` is None for a portable graph.
+    over the same weights. `loss` is the verdict on quantization; `form` is None where portable.
     """
 
     mode: Mode
@@ -283,11 +282,6 @@ class Manifest(_Record):
         return self.graphs[BASE_GRAPH]
 
     @property
-    def graph_form(self) -> GraphForm:
-        """The form of every graph."""
-        return self.base_graph.form or DEFAULT_FORM
-
-    @property
     def rows(self) -> dict[str, int]:
         """The row of each adapter in the stacks of a batched graph."""
         return {name: each.row.row for name, each in self.adapters.items() if each.row is not None}
@@ -295,11 +289,10 @@ class Manifest(_Record):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         uses = [use for each in self.parameters.values() for use in each]
-        if self.format_version == PLAIN_VERSION and any(use.quantized for use in uses):
-            msg = "parameters are quantized, which format_version 1 does not have"
-            raise ValueError(msg)
-        if self.format_version == PLAIN_VERSION and any(e.form for e in self.graphs.values()):
-            msg = "graphs have a form, which format_version 1 does not have"
+        quantized = any(use.quantized for use in uses)
+        if self.format_version == PLAIN_VERSION and (quantized or self.base_graph.form):
+            new = "parameters are quantized" if quantized else "graphs have a form"
+            msg = f"{new}, which format_version 1 does not have"
             raise ValueError(msg)
         unknown = {use.graph for use in uses} - set(self.graphs)
         if unknown:

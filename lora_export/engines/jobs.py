@@ -15,7 +15,7 @@ from lora_export.engines.profiles import RANK, axes_of, profiles_of
 from lora_export.engines.quantized_weights import looks_up_integers
 from lora_export.engines.refittable import refit_rows, refittable_weights
 from lora_export.exports.base_config import has_base_config, read_base_config
-from lora_export.exports.stored_adapters import shared_graphs
+from lora_export.exports.stored_adapters import form_of, shared_graphs
 from lora_export.graph.adapters.required_inputs import without_defaults
 from lora_export.graph.adapters.swappable_graph import optional_inputs
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -95,7 +95,7 @@ def jobs_of(
         ExportDirectoryError: A graph is damaged.
     """
     row = require_engine_target(target, rtx=options.library == TENSORRT_RTX)
-    if manifest.graph_form == ORT_FORM:
+    if form_of(manifest) == ORT_FORM:
         msg = f"the graph form {ORT_FORM!r} has operators of ONNX Runtime that TensorRT does not"
         raise UnsupportedError(msg, hint="Export again without --graph-form.")
     precision = _require_precision(manifest, row, options.precision)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import AdapterError
+from lora_export.core.graph_forms import DEFAULT_FORM
 from lora_export.core.modes import (
     BASE_GRAPH,
     BATCHED_GRAPH,
@@ -18,9 +19,10 @@ from lora_export.core.modes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lora_export.core.graph_forms import GraphForm
     from lora_export.core.manifest import GraphRecord, Manifest, PackRecord, RowRecord
 
-__all__ = ["StoredAdapter", "find_stored", "mode_of", "shared_graphs", "stored_adapter"]
+__all__ = ["StoredAdapter", "find_stored", "form_of", "mode_of", "shared_graphs", "stored_adapter"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class StoredAdapter:
     row: int | None = None
     files: tuple[str, ...] = ()
     place: str = ""
+
+
+def form_of(manifest: Manifest) -> GraphForm:
+    """Return the form of the graphs of an export."""
+    return manifest.base_graph.form or DEFAULT_FORM
 
 
 def mode_of(manifest: Manifest) -> Mode:

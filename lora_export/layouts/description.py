@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.modes import BASE_GRAPH, SWAPPABLE_GRAPH, Mode
-from lora_export.exports.stored_adapters import mode_of
+from lora_export.exports.stored_adapters import form_of, mode_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ def kind_of(manifest: Manifest) -> ExportKind:
         mode_of(manifest),
         base.cache,
         base.cache_length,
-        manifest.graph_form,
+        form_of(manifest),
     )
 
 

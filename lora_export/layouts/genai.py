@@ -15,6 +15,7 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.modes import SWAPPABLE_GRAPH
+from lora_export.exports.stored_adapters import form_of
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
@@ -86,7 +87,7 @@ def describe_genai(subject: Subject) -> Layout:
         read_signature(parse_onnx(graph)),
         filename=_GRAPH,
         quiet=swappable,
-        shared_buffer=subject.manifest.graph_form == ORT_FORM,
+        shared_buffer=form_of(subject.manifest) == ORT_FORM,
     )
     placed = {
         **_tokenizer(files),

@@ -15,6 +15,7 @@ from lora_export.graph.spec.signature import CachedLayer, Input, Output, Signatu
 from lora_export.layouts.description import ExportKind, Subject
 from lora_export.layouts.genai import describe_genai, require_genai
 from lora_export.layouts.genai_config import genai_config
+from lora_export.layouts.runtimes import RUNTIMES
 
 LLAMA = {
     "model_type": "llama",
@@ -71,6 +72,23 @@ def test_the_model_is_described_as_its_graph_is():
     names = ("num_hidden_layers", "num_key_value_heads", "head_size", "num_attention_heads")
     assert tuple(decoder[name] for name in names) == (2, 2, 8, 4)
     assert config_of()["search"]["past_present_share_buffer"] is False
+
+
+def test_graphs_of_onnx_runtimes_form_share_their_buffers():
+    found = genai_config(
+        LLAMA, {}, signature(8), filename="model.onnx", quiet=False, shared_buffer=True
+    )
+    assert found["search"]["past_present_share_buffer"] is True
+
+
+@pytest.mark.parametrize("runtime", ["optimum", "transformers.js"])
+def test_others_take_portable_graphs_only(runtime):
+    kind = ExportKind("llama", "text-generation", Mode.MERGED, cache=True, form="ort")
+    require_genai(kind)
+    with pytest.raises(UnsupportedError, match="the export has 'ort'") as caught:
+        RUNTIMES[runtime].require(kind)
+    assert caught.value.exit_code == 4
+    RUNTIMES[runtime].require(replace(kind, form="portable"))
 
 
 def test_layers_of_several_shapes_are_refused():

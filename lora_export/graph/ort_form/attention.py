@@ -281,10 +281,10 @@ def _whole_product(rows: list[str], sizes: tuple[int, int, int], index: IndexedG
 
 def _bounds(node: onnx.NodeProto, index: IndexedGraph, width: int) -> tuple[int, int] | None:
     """Return where a Slice of the last of three axes starts and ends."""
-    found = [index.integers(name) for name in node.input[1:]]
-    if len(found) < 3 or any(each is None or len(each) != 1 for each in found):  # noqa: PLR2004
+    found = [each for name in node.input[1:] if (each := index.integers(name)) is not None]
+    if len(found) != len(node.input) - 1 or len(found) < 3 or any(len(e) != 1 for e in found):  # noqa: PLR2004
         return None
-    (start,), (end,), (axis,), *step = [each for each in found if each is not None]
+    (start,), (end,), (axis,), *step = found
     if axis not in {2, -1} or step not in ([], [(1,)]) or start < 0 or end < 0:
         return None
     return start, min(end, width)

@@ -36,7 +36,7 @@ _DEFAULT_EPSILON: Final = 1e-5
 
 @dataclass
 class FusedNorms:
-    """How many norms became which operator."""
+    """The number of norms that became each operator."""
 
     simplified: int = 0
     skipped: int = 0

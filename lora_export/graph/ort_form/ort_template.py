@@ -55,7 +55,7 @@ _HINT: Final = "Leave --graph-form ort out: the portable form takes every decode
 
 @dataclass(frozen=True)
 class Applied:
-    """What of a graph became operators of ONNX Runtime.
+    """The parts of a graph that became operators of ONNX Runtime.
 
     Attributes:
         attentions: ``GroupQueryAttention``: all attentions.
@@ -121,7 +121,7 @@ def _head_states(index: IndexedGraph) -> str:
     name, head = index.outputs[0], False
     while (node := index.producer(name)) is not None:
         if head and node.op_type not in _PASSING:
-            return name
+            return str(name)
         head = head or node.op_type in _PRODUCTS
         name = next((each for each in node.input if not index.is_initializer(each)), "")
     msg = "the logits of this model do not follow from a product with the weights of a head"

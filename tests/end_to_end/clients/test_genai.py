@@ -89,6 +89,29 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("family", ["Llama", pytest.param("Gemma 3", marks=pytest.mark.slow),
+                                    pytest.param("GPT-2", marks=pytest.mark.slow)])  # fmt: skip
+def test_graphs_of_onnx_runtimes_form(family, run_client, tmp_path):
+    """One buffer is past and present; rows of a batch, padded by the runtime, are as alone."""
+    layers = {"n_layer" if family == "GPT-2" else "num_hidden_layers": 2}
+    made = make(family, tmp_path, **layers)
+    for mode in ("merged", "swappable"):
+        export = build(made.base, made.adapters, tmp_path / mode, mode=mode, task=TASK,
+                       graph_form="ort").output  # fmt: skip
+        layout(export, "genai", tmp_path / f"genai-{mode}")
+    merged, packs = tmp_path / "genai-merged", tmp_path / "genai-swappable"
+    batch = family not in WINDOWED
+    jobs = [
+        {"folder": str(merged / "a"), "steps": steps_of(batch=batch)},
+        {"folder": str(packs), "steps": [s for n in ("b", None, "a") for s in
+                                         steps_of(n, batch=batch)]},
+    ]  # fmt: skip
+    first, swapped = map(tokens_of, run_client("genai", "genai_client.py", jobs))
+    wanted = {name: expected(made, name, batch=batch) for name in ("a", "b", None)}
+    assert first == wanted["a"]
+    assert swapped == [*wanted["b"], *wanted[None], *wanted["a"]]
+
+
 OTHERS = (
     *("Cohere2", "Falcon", "Falcon (ALiBi)", "GLM-4", "GPT-BigCode", "GPT-J", "GPT-Neo"),
     *("GPT-NeoX", "GPT-OSS", "Granite", "Mixtral", "MPT", "OLMo2", "OLMoE", "OPT", "Qwen3-MoE"),

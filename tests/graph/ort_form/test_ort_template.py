@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +17,6 @@ from lora_export.ondevice.judge.decoding import run_in_pieces
 from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.ort_form.decoders import CONFIGS, OrtDecoderGraph, traced
 from tests.helpers.slow import but_the_first
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LAYERS = 3
 ROTATED = {"gpt2": 0, "stablelm": 0, "phi": 0}
@@ -39,7 +37,9 @@ def llama(tmp_path_factory) -> OrtDecoderGraph:
 @pytest.mark.parametrize("kind", but_the_first(CONFIGS, slow=3))
 def test_a_family_computes_what_torch_computes(kind: str, tmp_path: Path, request) -> None:
     """Case 1 to 5 of the attentions and 1 to 3 of the norms, as the families have them."""
-    graph = request.getfixturevalue("llama") if kind == "llama" else OrtDecoderGraph(kind, tmp_path)
+    graph: Any = (
+        request.getfixturevalue("llama") if kind == "llama" else OrtDecoderGraph(kind, tmp_path)
+    )
     applied = graph.applied
     assert graph.counts["GroupQueryAttention"] == applied.attentions == LAYERS
     assert applied.rotated == ROTATED.get(kind, LAYERS)
@@ -63,6 +63,18 @@ def test_a_family_computes_what_torch_computes(kind: str, tmp_path: Path, reques
             run_in_pieces(graph, case.feeds, "logits"),
         ):
             assert error_of(actual[case.mask], expected) < 2e-6
+
+
+def test_the_guide_says_what_of_each_family_has_operators() -> None:
+    text = Path("docs/genai.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith("|") and line.count("|") == 5]  # fmt: skip
+    stated = {row[0].lower().replace(" ", "").replace("-", ""): row[1:] for row in rows[2:]}
+    for kind in CONFIGS:
+        rotated = {"gpt2": "none"}.get(kind, "before" if kind in ROTATED else "yes")
+        packed, windows = ("yes" if kind in table else "" for table in (PACKED, WINDOWS))
+        assert stated[kind.replace("_", "")] == [rotated, packed, windows], kind
+    assert len(stated) == len(CONFIGS)
 
 
 def test_padding_anywhere_changes_nothing_of_a_row(llama) -> None:
