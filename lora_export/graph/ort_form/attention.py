@@ -212,7 +212,7 @@ def _rotation(
     width = attributes.get("rotary_embedding_dim", 0) or keys.width
     if width != 2 * found[0][1]:
         return None
-    (cos, _), (sin, _) = found
+    (cos, _), (sin, _) = found[0], found[1]
     return _Rotation(first.input[0], second.input[0], cos, sin, attributes.get("interleaved", 0))
 
 
