@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers.pages import first_missing, read_blocks, run_page, untagged
+from tests.helpers.quantized_bases import ADAPTER as QLORA
+from tests.helpers.quantized_bases import LLAMA_NF4
 from tools.docs_site.links import OUTSIDE
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def shelf(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models/llama": llama,
         "models/t5": tiny.base("t5", "text2text-generation", tokenizer=True),
         "models/vit": tiny.base("vit", "image-feature-extraction"),
+        "models/llama-nf4": LLAMA_NF4,
+        "adapters/qlora": QLORA,
         "adapters/chat": tiny.adapter(llama, task="text-generation", labels_count=None),
         "adapters/sql": tiny.adapter(llama, task="text-generation", labels_count=None, seed=7),
     }

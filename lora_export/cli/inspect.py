@@ -10,7 +10,7 @@ import click
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import adapter_keys, adapter_options, common_options
-from lora_export.cli.quantized_text import saved_bytes
+from lora_export.cli.quantized_text import saved_bytes, stored_form
 from lora_export.cli.text import aligned, first_few, size
 from lora_export.core.errors import InputError
 from lora_export.core.modes import Mode
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lora_export.commands.inspect.describe_checkpoint import CheckpointReport
     from lora_export.commands.inspect.describe_export import ExportReport
     from lora_export.commands.inspect.inspect_path import FitReport, PairReport
-    from lora_export.core.manifest import AdapterRecord
+    from lora_export.core.manifest import AdapterRecord, BaseRecord
 
 __all__ = ["inspect"]
 
@@ -84,10 +84,10 @@ def _document(
     report: CheckpointReport | AdapterReport | ExportReport | PairReport,
 ) -> dict[str, Any]:
     """Return a report as JSON values; records of the manifest without what is not there."""
-    from lora_export.core.manifest import AdapterRecord, BaseRecord
+    from pydantic import BaseModel
 
     def plain(value: Any) -> Any:
-        if isinstance(value, (AdapterRecord, BaseRecord)):
+        if isinstance(value, BaseModel):
             return value.model_dump(exclude_none=True)
         return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
@@ -128,12 +128,16 @@ def _checkpoint_lines(report: CheckpointReport) -> list[str]:
         ("parameters", f"{report.parameters:,} in {size(report.bytes)}"),
         ("dtypes", _dtypes(report.dtypes)),
     ]
+    if report.quantization:
+        rows.append(("quantized", stored_form(report.quantization)))
     if report.tied:
         rows.append(("tied", report.tied))
     if report.labels:
         rows.append(("labels", f"{len(report.labels)}: {', '.join(first_few(report.labels))}"))
     if report.fingerprint:
         rows.append(("fingerprint", report.fingerprint))
+    if report.dequantized_fingerprint:
+        rows.append(("of its values", report.dequantized_fingerprint))
     return [f"checkpoint {report.path}", *aligned(rows)]
 
 
@@ -233,6 +237,12 @@ def _fit_lines(fit: FitReport) -> list[str]:
     return [f"{verdict} {fit.how}", *aligned(rows)]
 
 
+def _base_rows(base: BaseRecord) -> Rows:
+    """Return how the base's own weights are stored, where they are quantized."""
+    found = base.stored_quantization
+    return [("base stored", stored_form(found))] if found is not None else []
+
+
 def _export_lines(report: ExportReport) -> list[str]:
     base = report.base
     rows: Rows = [
@@ -241,6 +251,7 @@ def _export_lines(report: ExportReport) -> list[str]:
         ("dtype", base.dtype),
         ("parameters", f"{report.parameters:,}"),
         *_quantized_rows(report),
+        *_base_rows(base),
         ("fingerprint", base.fingerprint),
         ("written by", report.tool),
         ("files", f"{report.files} in the manifest, {size(report.bytes)}; {_file_verdict(report)}"),

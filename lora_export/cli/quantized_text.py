@@ -1,4 +1,4 @@
-"""The bytes that quantization saves, as text."""
+"""Quantized weights as text: how they are stored, and the bytes that this saves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 from lora_export.cli.text import size
 
 if TYPE_CHECKING:
+    from lora_export.core.quantization_record import StoredForm
     from lora_export.exports.quantized_summary import QuantizedSummary
 
-__all__ = ["saved_bytes"]
+__all__ = ["saved_bytes", "stored_form"]
+
+
+def stored_form(found: StoredForm) -> str:
+    """Return how the weights of a quantized base are stored."""
+    bits = " and ".join(map(str, found.bits))
+    groups = " and ".join(str(size) for size in found.group_sizes if size)
+    in_groups = f", groups of {groups}" if groups else ""
+    schemes = ", ".join(found.schemes)
+    return f"{found.weights:,} weights: {found.method} {schemes}, {bits} bits{in_groups}"
 
 
 def saved_bytes(found: QuantizedSummary, dtype: str) -> str:

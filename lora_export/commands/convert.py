@@ -214,7 +214,7 @@ def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, boo
         )
         resolved = resolve(adapter, rows, prefix=prefix, resizable=HEAD_PARAMETERS)
         require_residual_base(resolved, checkpoint.tensors, str(base))
-    tell.start("hashing the base", sum(map(nbytes, checkpoint.tensors.values())))
+    tell.start("hashing the base", sum(map(nbytes, checkpoint.stored.values())))
     changed = [parameter.name for parameter in fit.changed]
     known = record_base(checkpoint, changed, tell.advance)
     return replace(adapter, known_base=known), model_type in CONV1D_TYPES

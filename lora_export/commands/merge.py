@@ -25,10 +25,10 @@ from lora_export.commands.adapter_notes import (
 from lora_export.commands.arguments import as_specs
 from lora_export.commands.merge_job import Job, prepare_job
 from lora_export.commands.merge_recording import (
-    base_fingerprint,
     encoded,
     lossy_tensors,
     make_record,
+    plan_fingerprint,
     warn_of_loss,
 )
 from lora_export.commands.merge_verify import require_torch, verify_job
@@ -197,17 +197,18 @@ def unmerge_checkpoint(
     record = read_record(Path(merged))
     _require_vacant(output)
     checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
-    plan = plan_merge(checkpoint.tensors, header_parameters(checkpoint.tensors), None)
+    plan = plan_merge(checkpoint.stored, header_parameters(checkpoint.stored), None)
     with staging_folder(output.parent, output.name) as staging:
         _write(staging, plan, max_shard_bytes, "base", progress or Silent())
-        digest = base_fingerprint(plan)
+        digest = plan_fingerprint(plan)
         if digest != record.base.fingerprint:
             msg = (
                 f"{str(base)!r} is not the base of {str(merged)!r}: its fingerprint is "
                 f"{digest[:16]}…, the recorded one {record.base.fingerprint[:16]}…"
             )
             raise CheckpointError(msg, hint=f"It was merged from {record.base.source!r}.")
-        write_companions(staging, checkpoint, checkpoint.config)
+        quantized = checkpoint.quantized
+        write_companions(staging, checkpoint, quantized.config if quantized else checkpoint.config)
         publish_folder(staging, output)
     return digest
 

@@ -92,7 +92,7 @@ def prepare_job(
     resolved = _resolved(given, parameters, prefix)
     tensors = checkpoint.tensors
     for each in given.originals:
-        require_known_base(each, tensors, prefix, checkpoint.source)
+        require_known_base(each, checkpoint.stored, prefix, checkpoint.source)
     require_residual_base(resolved, tensors, checkpoint.source)
     if resolved.vocabulary is not None and given.adapter.rows:
         _refuse_resized_rows(given.adapter.source, str(checkpoint.config["model_type"]))

@@ -17,7 +17,8 @@ from lora_export.core.merge_record import (
 )
 from lora_export.core.version import VERSION
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
-from lora_export.weights.fingerprint import fingerprint_of
+from lora_export.weights.fingerprint import fingerprint, fingerprint_of
+from lora_export.weights.quantized.record import quantization_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,13 +28,28 @@ if TYPE_CHECKING:
     from lora_export.adapters.resolve import Resolved
     from lora_export.commands.merge_job import Job
     from lora_export.core.progress import Progress
+    from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.merge_plan import MergePlan
 
-__all__ = ["base_fingerprint", "encoded", "lossy_tensors", "make_record", "warn_of_loss"]
+__all__ = [
+    "encoded",
+    "lossy_tensors",
+    "make_record",
+    "plan_fingerprint",
+    "warn_of_loss",
+]
 
 
-def base_fingerprint(plan: MergePlan) -> str:
-    """Return the fingerprint of the base that was read for the merge."""
+def _base_fingerprint(checkpoint: Checkpoint, plan: MergePlan) -> str:
+    """Return the fingerprint of the base that was read for the merge.
+
+    The plan has hashed the values that were merged; of a quantized base the files are read again.
+    """
+    return plan_fingerprint(plan) if checkpoint.quantized is None else fingerprint(checkpoint)
+
+
+def plan_fingerprint(plan: MergePlan) -> str:
+    """Return the fingerprint of the tensors that a plan was made of."""
     return fingerprint_of(
         {name: (t.dtype.name, t.shape, t.hexdigest()) for name, t in plan.sources.items()}
     )
@@ -77,7 +93,8 @@ def make_record(
         base=MergedBase(
             source=recorded_source(checkpoint.folder, output),
             model_type=str(checkpoint.config["model_type"]),
-            fingerprint=base_fingerprint(plan),
+            fingerprint=_base_fingerprint(checkpoint, plan),
+            quantization=quantization_record(checkpoint),
         ),
         adapter=_adapter_row(adapter, job.resolved, output),
         dtype=dtype,

@@ -23,7 +23,7 @@ from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.name_conversions import Conversion
-from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
+from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord, StoredForm
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 from lora_export.ondevice.file_opening import read_file, reason_of
 
@@ -107,6 +107,7 @@ class BaseRecord(_Record):
         logits: ``last`` where the graphs return those of the last position only.
         pooling: What makes sentence embeddings of token states (``mean, normalize``).
         quantization: What was quantized, and how; None where nothing was.
+        stored_quantization: The form of the checkpoint's own weights, where they are quantized.
     """
 
     source: str
@@ -126,6 +127,7 @@ class BaseRecord(_Record):
     graph: GraphSource | None = None
     conversions: list[Conversion] = []
     quantization: QuantizationRecord | None = None
+    stored_quantization: StoredForm | None = None
 
 
 class ParameterUse(_Record):

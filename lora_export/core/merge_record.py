@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_export.core.errors import InputError, UnsupportedError
+from lora_export.core.quantization_record import StoredForm
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
 
 if TYPE_CHECKING:
@@ -41,11 +42,19 @@ class _Row(BaseModel):
 
 
 class MergedBase(_Row):
-    """The base: where it was, seen from the merged checkpoint, and its fingerprint."""
+    """The base.
+
+    Attributes:
+        source: Where it was, seen from the merged checkpoint.
+        model_type: Its ``model_type``.
+        fingerprint: Its fingerprint, over the tensors that its files hold.
+        quantization: How its weights are stored; null where they are floats.
+    """
 
     source: str
     model_type: str
     fingerprint: str
+    quantization: StoredForm | None = None
 
 
 class MergedAdapter(_Row):

@@ -12,11 +12,29 @@ from lora_export.core.record_values import RECORD_CONFIG
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["QuantizationRecord", "QuantizedRecord"]
+__all__ = ["QuantizationRecord", "QuantizedRecord", "StoredForm"]
 
 
 class _Record(BaseModel):
     model_config = RECORD_CONFIG
+
+
+class StoredForm(_Record):
+    """The form in which the weights of a quantized base are stored.
+
+    Attributes:
+        method: ``bitsandbytes``, ``gptq`` … as ``quant_method`` in its config has it.
+        schemes: What is stored: ``nf4``, ``int4``, ``fp8`` …
+        bits: The bits of a code, of each kind that there is.
+        group_sizes: How many values share a scale; 0 for one scale per row or tensor.
+        weights: How many weights are quantized.
+    """
+
+    method: str
+    schemes: list[str]
+    bits: list[int]
+    group_sizes: list[int]
+    weights: int
 
 
 class QuantizationRecord(_Record):

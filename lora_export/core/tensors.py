@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_BYTES",
+    "ColumnsTensor",
     "ComposedTensor",
     "FileHandle",
     "FileTensor",
@@ -61,6 +62,14 @@ class Tensor(Protocol):
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
         """Fill `buffer` with the tensor's bytes from `offset_bytes` on."""
+
+
+@runtime_checkable
+class ColumnsTensor(Protocol):
+    """A matrix whose columns can be read without the rest of its rows."""
+
+    def read_columns(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Return columns `first` to `last` of all rows."""
 
 
 class FileHandle:

@@ -79,7 +79,7 @@ def require_base(
         if known is None or known.fingerprint == manifest.base.fingerprint:
             continue
         if checkpoint is not None:
-            require_known_base(adapter, checkpoint.tensors, prefix, base)
+            require_known_base(adapter, checkpoint.stored, prefix, base)
             continue
         held = _as_in_checkpoint(manifest, stored, set(known.tensors))
         if held is None:

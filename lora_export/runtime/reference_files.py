@@ -7,12 +7,14 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.core.files import storage_errors
 from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import weight_files
+from lora_export.weights.shards import write_sharded
+from lora_export.weights.stream import copied_entry
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bare_folder", "to_reference_names"]
 
+_SHARD_BYTES: Final = 5 * 10**9
 _Whole = TypeVar("_Whole", Saved, Added, Rows, Computed)
 
 
@@ -30,7 +33,8 @@ def bare_folder(checkpoint: Checkpoint) -> Iterator[Path]:
     """Yield a folder that holds the config of `checkpoint` and links to its weights, nothing else.
 
     transformers loads an adapter that it finds beside the weights, and dequantizes by a config that
-    the weights contradict.
+    the weights contradict. Of a quantized base the folder holds the floats that it stands for, as
+    files: adapters are trained on those, and the quantizing library is not needed.
 
     Raises:
         StorageError: There is no room for temporary files.
@@ -40,9 +44,19 @@ def bare_folder(checkpoint: Checkpoint) -> Iterator[Path]:
         with storage_errors(temporary):
             text = json.dumps(dict(checkpoint.config))
             (folder / "config.json").write_text(text, encoding="utf-8")
-            for file in weight_files(checkpoint.folder):
-                (folder / file.name).symlink_to(real_path(file))
+        if checkpoint.quantized is not None:
+            _write_floats(checkpoint, folder)
+        else:
+            with storage_errors(temporary):
+                for file in weight_files(checkpoint.folder):
+                    (folder / file.name).symlink_to(real_path(file))
         yield folder
+
+
+def _write_floats(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write the tensors of a quantized base as the floats that they stand for."""
+    entries = [copied_entry(name, tensor) for name, tensor in checkpoint.tensors.items()]
+    write_sharded(folder, entries, max_shard_bytes=_SHARD_BYTES)
 
 
 def to_reference_names(adapter: Adapter, parameters: Container[str], prefix: str) -> Adapter:

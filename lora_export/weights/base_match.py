@@ -38,10 +38,13 @@ def record_base(
 
     Args:
         checkpoint: The base.
-        changed: The names of the tensors that the adapter changes.
+        changed: The names of the tensors that the adapter changes; of a quantized base, what they
+            are stored as is recorded.
         advance: Told the number of bytes after each block.
     """
     rows = tensor_digests(checkpoint, advance)
+    if (quantized := checkpoint.quantized) is not None:
+        changed = (stored for name in changed for stored in quantized.stored_names(name))
     tensors = {
         name: (rows[name][0], rows[name][1], rows[name][2][:_DIGITS])
         for name in sorted(set(changed) & rows.keys())
@@ -56,7 +59,7 @@ def require_known_base(
 
     Args:
         adapter: The adapter.
-        tensors: The base's tensors in the checkpoint's layout, by the checkpoint's names.
+        tensors: The base's tensors as its files hold them.
         prefix: The bare model's name inside one with a head; see `prefix_of`.
         base: What the user calls the base, for the message.
 

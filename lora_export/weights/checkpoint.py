@@ -13,7 +13,8 @@ from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.companion_files import CONFIG, MODULES, VOCABULARIES, companion_files
-from lora_export.weights.quantized import is_quantized, refuse_quantized, without_leftover
+from lora_export.weights.quantized.codes import refuse_quantized, without_leftover
+from lora_export.weights.quantized.formats import read_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from lora_export.core.json_file import JsonObject
     from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
+    from lora_export.weights.quantized.formats import QuantizedBase
+    from lora_export.weights.quantized.weight import QuantizedWeight
     from lora_export.weights.sentence_head import Pooling, SentenceHead
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_config", "read_tensors", "weight_files"]
@@ -47,13 +50,14 @@ class Checkpoint:
     Attributes:
         source: What the user wrote.
         folder: Where its files are.
-        config: Its ``config.json``, without the ``quantization_config`` that a dequantized
-            checkpoint has kept.
-        tensors: Every tensor by its name, LayerNorm's old names made new.
+        config: Its ``config.json``, without a ``quantization_config``: `tensors` are floats.
+        tensors: Every tensor by its name, LayerNorm's old names made new; a quantized weight as
+            the floats that it stands for.
         companions: The tokenizer and config files beside the weights, and the folders of
             sentence-transformers' modules.
         sentence: What follows the model, where sentence embeddings are exported.
         pooling: Where that is described, if it is not beside the weights.
+        quantized: How the weights are stored, where they are quantized.
     """
 
     source: str
@@ -63,6 +67,12 @@ class Checkpoint:
     companions: tuple[Path, ...]
     sentence: SentenceHead | None = None
     pooling: Pooling | None = None
+    quantized: QuantizedBase | None = field(default=None, repr=False)
+
+    @property
+    def stored(self) -> Mapping[str, Tensor]:
+        """The tensors that the fingerprint covers: of a quantized base those in its files."""
+        return self.tensors if self.quantized is None else self.quantized.stored
 
 
 def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
@@ -75,7 +85,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
 
     Raises:
         CheckpointError: A file is missing or damaged, or shards contradict their index.
-        UnsupportedError: Its weights are quantized.
+        UnsupportedError: Its weights are quantized in a form that is not read.
     """
     config = read_config(folder)
     companions = companion_files(folder)
@@ -87,8 +97,8 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         if isinstance(error, InputError) and not isinstance(error, CheckpointError):
             raise CheckpointError(error.message, hint=error.hint) from error
         raise
-    if is_quantized(tensors):
-        refuse_quantized(config, folder)
+    quantized = read_quantized(tensors, config, folder)
+    tensors = tensors if quantized is None else quantized.floats
     renamed = {_modern_name(name): _renamed(tensor) for name, tensor in tensors.items()}
     if len(renamed) != len(tensors):
         twice = next(name for name in tensors if _modern_name(name) != name)
@@ -104,6 +114,7 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
         config=without_leftover(config),
         tensors=renamed,
         companions=tuple(companions.values()),
+        quantized=quantized,
     )
 
 
@@ -256,6 +267,6 @@ def _modern_name(name: str) -> str:
 
 
 def _renamed(tensor: Tensor) -> Tensor:
-    known: FileTensor | MemoryTensor = tensor  # type: ignore[assignment]
+    known: FileTensor | MemoryTensor | QuantizedWeight = tensor  # type: ignore[assignment]
     modern = _modern_name(tensor.name)
     return tensor if modern == tensor.name else replace(known, name=modern)

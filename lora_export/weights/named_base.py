@@ -8,8 +8,8 @@ compared with the base that is given, and the cheapest answer comes first:
     3. the values, tensor by tensor                     read up to the first that differs
 
 Of an export whose base is not at hand only the fingerprint is known; the named folder is hashed
-then. A base that cannot be read is left alone, and so is a quantized one, on which adapters are
-trained that are merged into the original.
+then. A base that cannot be read is left alone. Of quantized bases what is stored is compared; where
+one of the two is quantized, the adapter was trained on other values than it is merged into.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lora_export.core.tensors import bytes_of, iter_blocks, nbytes
 from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import TIED_NAMES, fingerprint
+from lora_export.weights.quantized.record import quantization_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,8 @@ class GivenBase:
         hub_id: Its id on the hub (``hf://owner/name@commit``); None where it has none.
         folder: Its folder; None where it is not at hand.
         tensors: Its tensors; None where they are not at hand.
+        quantization: The method by which it is stored quantized; None where it is not.
+        stored: Its tensors as its files hold them, where they are quantized.
         fingerprint: Its fingerprint, where only that is known.
         config: Its ``config.json``; empty where it is not at hand.
     """
@@ -58,6 +61,8 @@ class GivenBase:
     hub_id: str | None
     folder: Path | None = None
     tensors: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    quantization: str | None = None
+    stored: Mapping[str, Tensor] | None = field(default=None, repr=False)
     fingerprint: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -65,8 +70,20 @@ class GivenBase:
 def given_checkpoint(checkpoint: Checkpoint, hub_id: str | None) -> GivenBase:
     """Return an open checkpoint as the base that is given."""
     return GivenBase(
-        checkpoint.source, hub_id, checkpoint.folder, checkpoint.tensors, config=checkpoint.config
+        checkpoint.source,
+        hub_id,
+        checkpoint.folder,
+        checkpoint.tensors,
+        quantization=_method(checkpoint),
+        stored=checkpoint.stored,
+        config=checkpoint.config,
     )
+
+
+def _method(checkpoint: Checkpoint) -> str | None:
+    """Return the method by which a checkpoint is quantized; None where it is not."""
+    record = quantization_record(checkpoint)
+    return record.method if record is not None else None
 
 
 def note_on_named_folder(
@@ -133,19 +150,26 @@ def _difference(folder: Path, base: GivenBase, tell: Progress, *, values: bool) 
         named = open_checkpoint(folder)
     except LoraExportError:
         return None
-    if base.tensors is not None:
-        found = _header_difference(named.tensors, base.tensors)
+    if base.stored is not None:
+        ours, theirs = base.quantization, _method(named)
+        if ours != theirs:
+            return f"that one is {_in_words(theirs)}, the given one {_in_words(ours)}"
+        found = _header_difference(named.stored, base.stored)
         if found is None and values:
-            found = _value_difference(folder, named.tensors, base.tensors, tell)
+            found = _value_difference(folder, named.stored, base.stored, tell)
         return found
     return _other_fingerprint(named, base, tell) if values else None
+
+
+def _in_words(method: str | None) -> str:
+    return "not quantized" if method is None else f"quantized ({method})"
 
 
 def _other_fingerprint(named: Checkpoint, base: GivenBase, tell: Progress) -> str | None:
     """Return that two fingerprints differ; None where they do not, or where one is not known."""
     if base.fingerprint is None:
         return None
-    total = sum(nbytes(tensor) for tensor in named.tensors.values())
+    total = sum(nbytes(tensor) for tensor in named.stored.values())
     tell.start(f"hashing the base {named.folder}", total)
     same = fingerprint(named, tell.advance) == base.fingerprint
     return None if same else "the fingerprints differ, so values or dtypes do"

@@ -4,8 +4,7 @@
     merged weights   base block + s·B A → cast (→ transpose)   → weights/<adapter>.safetensors
 
 A block is written and hashed while the next is computed. Memory is bounded by a few blocks of
-`BLOCK_BYTES` and the adapter's own factors. A weight that the graph stores
-transposed and that is larger than a block is read column slab by column slab.
+`lora_export.weights.rows.BLOCK_BYTES` and the adapter's own factors.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from lora_export.core.errors import InputError, LoraExportError
 from lora_export.core.files import storage_errors
 from lora_export.core.safetensors_file import encode_header
 from lora_export.core.tensors import MatrixTensor, bytes_of
+from lora_export.weights.rows import read_block, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,13 +54,9 @@ __all__ = [
     "zero_entry",
 ]
 
-BLOCK_BYTES: Final = 1 << 24
-_SLAB_BYTES: Final = 1 << 26
-_TILE: Final = 128
 _QUEUED: Final = 2
 _MATRIX: Final = 2
 _ALIGNED: Final = 8
-_BLOCK: Final = 256
 
 Array = npt.NDArray[Any]
 
@@ -216,7 +212,7 @@ def base_entry(parameter: Parameter, tensor: Tensor, *, block_bytes: int | None 
     """Return the unadapted value of `parameter`, in the graph's dtype and layout."""
 
     def blocks() -> Iterator[Array]:
-        for rows, _ in _read_rows(tensor, transposed=parameter.transposed, block_bytes=block_bytes):
+        for rows, _ in read_rows(tensor, transposed=parameter.transposed, block_bytes=block_bytes):
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
@@ -232,7 +228,7 @@ def stored_entry(tensor: Tensor, parameter: Parameter, *, transposed: bool) -> E
     """
 
     def blocks() -> Iterator[Array]:
-        for rows, _ in _read_rows(tensor, transposed=transposed):
+        for rows, _ in read_rows(tensor, transposed=transposed):
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
 
     shape = tensor.shape[::-1] if transposed else tensor.shape
@@ -243,7 +239,7 @@ def copied_entry(name: str, tensor: Tensor) -> Entry:
     """Return `tensor` as it is, under another name."""
 
     def blocks() -> Iterator[Array]:
-        for rows, _ in _read_rows(tensor, transposed=False):
+        for rows, _ in read_rows(tensor, transposed=False):
             yield rows
 
     return Entry(name, tensor.dtype, tensor.shape, blocks)
@@ -291,9 +287,7 @@ def merged_entry(
     transpose_on_read = parameter.transposed and not base_is_stored
 
     def exact() -> Iterator[tuple[Float32Array, int]]:
-        for rows, start in _read_rows(
-            tensor, transposed=transpose_on_read, block_bytes=block_bytes
-        ):
+        for rows, start in read_rows(tensor, transposed=transpose_on_read, block_bytes=block_bytes):
             yield to_float32(rows), start
 
     def blocks() -> Iterator[Array]:
@@ -317,7 +311,7 @@ def _saved_entry(update: Update) -> Entry:
     stored_shape = shape[::-1] if parameter.transposed else shape
 
     def blocks() -> Iterator[Array]:
-        for rows, _ in _read_rows(saved.tensor, transposed=parameter.transposed):
+        for rows, _ in read_rows(saved.tensor, transposed=parameter.transposed):
             if not bool(np.isfinite(rows).all()):
                 raise not_finite_error(saved.tensor)
             yield cast(rows, parameter.stored_dtype, name=parameter.name)
@@ -329,69 +323,10 @@ def _padded_entry(parameter: Parameter, base: Tensor) -> Entry:
     """Return the base's value, the last axis cut or filled with zeros to the parameter's shape."""
 
     def blocks() -> Iterator[Array]:
-        value = _read_block(base, 0, base.shape)
+        value = read_block(base, 0, base.shape)
         wanted = np.zeros(parameter.stored_shape, base.dtype.numpy)
         kept = min(wanted.shape[-1], value.shape[-1])
         wanted[..., :kept] = value[..., :kept]
         yield cast(wanted, parameter.stored_dtype, name=parameter.name)
 
     return Entry(parameter.name, parameter.stored_dtype, parameter.stored_shape, blocks)
-
-
-def _read_rows(
-    tensor: Tensor, *, transposed: bool, block_bytes: int | None = None
-) -> Iterator[tuple[Array, int]]:
-    """Yield row blocks of `tensor` (or of its transpose), each with the index of its first row."""
-    shape = tensor.shape
-    if transposed:
-        yield from _read_columns(tensor)
-        return
-    if len(shape) < 1 or 0 in shape:
-        yield _read_block(tensor, 0, shape), 0
-        return
-    row_bytes = prod(shape[1:]) * tensor.dtype.itemsize_bytes
-    rows = max(1, (block_bytes or BLOCK_BYTES) // row_bytes)
-    for start in range(0, shape[0], rows):
-        count = min(rows, shape[0] - start)
-        yield _read_block(tensor, start * row_bytes, (count, *shape[1:])), start
-
-
-def _read_block(tensor: Tensor, offset_bytes: int, shape: tuple[int, ...]) -> Array:
-    block = np.empty(shape, tensor.dtype.numpy)
-    tensor.read_into(bytes_of(block), offset_bytes)
-    return block
-
-
-def _read_columns(tensor: Tensor) -> Iterator[tuple[Array, int]]:
-    """Yield row blocks of the transpose of a matrix."""
-    if len(tensor.shape) != _MATRIX:
-        msg = f"tensor {tensor.name!r} has {len(tensor.shape)} axes where a matrix was expected"
-        raise InputError(msg, hint="Is this the right base?")
-    rows, columns = tensor.shape
-    itemsize = tensor.dtype.itemsize_bytes
-    narrow = max(1, BLOCK_BYTES // (rows * itemsize))
-    narrow -= narrow % _BLOCK if narrow > _BLOCK else 0  # whole blocks of quantized weights
-    if rows * columns * itemsize <= _SLAB_BYTES:
-        whole = _read_block(tensor, 0, tensor.shape)
-        for start in range(0, columns, narrow):
-            yield _transpose(whole[:, start : start + narrow]), start
-        return
-    step = max(1, _SLAB_BYTES // (rows * itemsize) // narrow) * narrow
-    for start in range(0, columns, step):
-        count = min(step, columns - start)
-        slab = np.empty((rows, count), tensor.dtype.numpy)
-        raw = bytes_of(slab)
-        width = count * itemsize
-        for row in range(rows):
-            offset = (row * columns + start) * itemsize
-            tensor.read_into(raw[row * width : (row + 1) * width], offset)
-        for within in range(0, count, narrow):
-            yield _transpose(slab[:, within : within + narrow]), start + within
-
-
-def _transpose(block: Array) -> Array:
-    """Return the transpose, copied in tiles that fit the cache (three times as fast as at once)."""
-    result = np.empty(block.shape[::-1], block.dtype)
-    for start in range(0, block.shape[0], _TILE):
-        result[:, start : start + _TILE] = block[start : start + _TILE].T
-    return result

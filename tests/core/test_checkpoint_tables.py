@@ -19,7 +19,7 @@ from lora_export.verification.datasets.class_names import label_names
 from lora_export.weights.label_names import named_classes
 from lora_export.weights.merged_config import merged_config
 from lora_export.weights.positions import long_rope_threshold, longest_text
-from lora_export.weights.quantized import without_leftover
+from lora_export.weights.quantized.codes import without_leftover
 from lora_export.weights.special_tokens import ids_of, with_special_tokens
 from tests.helpers.odd_values import mutated, with_each
 

@@ -15,7 +15,7 @@ from lora_export.adapters.resolve import Update
 from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import AdapterError, InputError
 from lora_export.core.parameters import Parameter
-from lora_export.weights import stream
+from lora_export.weights import rows
 from lora_export.weights.stream import base_entry, merged_entry, zero_entry
 from tests.helpers.weight_entries import (
     MERGED,
@@ -184,9 +184,9 @@ def test_the_base_has_the_same_bytes_whatever_the_blocks(block, slab, tile, tran
     parameter = linear(dtype, transposed=transposed)
     values = W.astype(parameter.stored_dtype.numpy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "BLOCK_BYTES", block)
-        patch.setattr(stream, "_SLAB_BYTES", slab)
-        patch.setattr(stream, "_TILE", tile)
+        patch.setattr(rows, "BLOCK_BYTES", block)
+        patch.setattr(rows, "_SLAB_BYTES", slab)
+        patch.setattr(rows, "_TILE", tile)
         found = collect(base_entry(parameter, tensor(values)))
     expected = np.ascontiguousarray(values.T if transposed else values)
     assert found.tobytes() == expected.tobytes()

@@ -10,7 +10,8 @@ from lora_export.commands.inspect.counts import INDEX_DTYPES, bytes_by_dtype
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.tensors import FileTensor, nbytes
 from lora_export.graph.spec import tasks
-from lora_export.weights.fingerprint import fingerprint
+from lora_export.weights.fingerprint import dequantized_fingerprint, fingerprint
+from lora_export.weights.quantized.record import quantization_record
 from lora_export.weights.sentence import has_pooling
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.progress import Progress
+    from lora_export.core.quantization_record import StoredForm
     from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -35,7 +37,11 @@ _GENERATING: Final = frozenset({"text-generation", "fill-mask"})
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """A checkpoint; `files` and `dtypes` are in bytes, `parameters` leaves index tables out."""
+    """A checkpoint; `files` and `dtypes` are in bytes, `parameters` leaves index tables out.
+
+    Of a quantized one `parameters` counts the weights that it stands for, and `bytes`, `dtypes` and
+    `fingerprint` are of what its files hold; `dequantized_fingerprint` covers the float32 values.
+    """
 
     kind: str
     path: str
@@ -50,6 +56,8 @@ class CheckpointReport:
     tied: str | None
     labels: tuple[str, ...] | None
     fingerprint: str | None
+    quantization: StoredForm | None = None
+    dequantized_fingerprint: str | None = None
 
 
 def checkpoint_report(
@@ -58,12 +66,16 @@ def checkpoint_report(
     """Describe `checkpoint`; its fingerprint, for which all of it is read, only if `hashed`."""
     config = checkpoint.config
     task = _task(config, checkpoint.folder)
-    distinct, shared = _by_storage(checkpoint.tensors)
+    floats, shared = _by_storage(checkpoint.tensors)
+    distinct, _ = _by_storage(checkpoint.stored)
     total_bytes = sum(nbytes(tensor) for tensor in distinct)
-    digest = None
+    digest = values_digest = None
     if hashed:
         progress.start("hashing the checkpoint", total_bytes)
         digest = fingerprint(checkpoint, progress.advance)
+    if hashed and checkpoint.quantized is not None:
+        progress.start("hashing its values", sum(nbytes(tensor) for tensor in floats))
+        values_digest = dequantized_fingerprint(checkpoint, progress.advance)
     architectures = config.get("architectures")
     return CheckpointReport(
         kind="checkpoint",
@@ -72,13 +84,15 @@ def checkpoint_report(
         architectures=tuple(map(str, architectures)) if isinstance(architectures, list) else (),
         task=task,
         files=_weight_files(checkpoint),
-        tensors=len(checkpoint.tensors),
-        parameters=sum(prod(t.shape) for t in distinct if t.dtype.name not in INDEX_DTYPES),
+        tensors=len(checkpoint.stored),
+        parameters=sum(prod(t.shape) for t in floats if t.dtype.name not in INDEX_DTYPES),
         bytes=total_bytes,
         dtypes=bytes_by_dtype(distinct),
         tied=_tied(checkpoint, task, shared),
         labels=_labels(config),
         fingerprint=digest,
+        quantization=quantization_record(checkpoint),
+        dequantized_fingerprint=values_digest,
     )
 
 
@@ -104,7 +118,7 @@ def _by_storage(tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], list[tuple
 
 
 def _weight_files(checkpoint: Checkpoint) -> dict[str, int]:
-    paths = {t.file.path for t in checkpoint.tensors.values() if isinstance(t, FileTensor)}
+    paths = {t.file.path for t in checkpoint.stored.values() if isinstance(t, FileTensor)}
     found = sorted(paths) or sorted(checkpoint.folder.glob("pytorch_model*.bin"))
     return {path.name: path.stat().st_size for path in found}
 

@@ -238,7 +238,7 @@ def _recorded(
     if is_export(base):
         same = read_manifest(base).base.fingerprint == known.fingerprint
         return f"the base's fingerprint is {'the recorded one' if same else 'another'}", ()
-    tensors = open_checkpoint(base).tensors
+    tensors = open_checkpoint(base).stored
     differences = header_differences(known, tensors, prefix)
     if differences:
         return "another base, by its headers", differences

@@ -1,0 +1,179 @@
+"""The formats of quantized checkpoints that are read, as one table.
+
+The tensors decide: each format finds the weights that are stored in its way. What the config says
+about them is compared afterwards, and a config that contradicts them is an error, as is a tensor of
+codes that no format has claimed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import CheckpointError, UnsupportedError
+from lora_export.core.listing import first_few
+from lora_export.weights.quantized import bitsandbytes, compressed, grouped, mxfp4, scaled
+from lora_export.weights.quantized.claims import require_settings
+from lora_export.weights.quantized.codes import code_names, method_of, refuse_quantized
+from lora_export.weights.quantized.settings import read_settings
+from lora_export.weights.quantized.stored import Stored, model_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from lora_export.core.tensors import Tensor
+    from lora_export.weights.quantized.weight import QuantizedWeight
+
+__all__ = ["FORMATS", "METHODS", "Format", "QuantizedBase", "read_quantized"]
+
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of quantized weights.
+
+    Attributes:
+        method: What ``quant_method`` says of it.
+        title: What documentation calls it.
+        suffixes: The ends of the names of its tensors, for the documentation.
+        find: Yields the weights that are stored in this way.
+    """
+
+    method: str
+    title: str
+    suffixes: str
+    find: Callable[[Stored], Iterator[QuantizedWeight]]
+
+
+FORMATS: Final = (
+    Format(
+        bitsandbytes.METHOD,
+        "bitsandbytes NF4, FP4 (`load_in_4bit`)",
+        "`.weight`, `.weight.absmax`, `.weight.quant_map`, `.weight.quant_state.bitsandbytes__nf4`",
+        bitsandbytes.find_4bit_weights,
+    ),
+    Format(
+        bitsandbytes.METHOD,
+        "bitsandbytes int8 (`load_in_8bit`)",
+        "`.weight`, `.SCB`, `.weight_format`",
+        bitsandbytes.find_8bit_weights,
+    ),
+    Format(
+        grouped.GPTQ,
+        "GPTQ, 2, 3, 4 and 8 bits, with and without `desc_act`, `gptq` and `gptq_v2`",
+        "`.qweight`, `.qzeros`, `.scales`, `.g_idx`",
+        grouped.find_gptq_weights,
+    ),
+    Format(
+        grouped.AWQ,
+        "AWQ, 4 bits, `gemm`",
+        "`.qweight`, `.qzeros`, `.scales`",
+        grouped.find_awq_weights,
+    ),
+    Format(
+        scaled.COMPRESSED,
+        "compressed-tensors `pack-quantized`, 1 to 8 bits",
+        "`.weight_packed`, `.weight_scale`, `.weight_shape`, `.weight_zero_point`, `.weight_g_idx`",
+        compressed.find_packed_weights,
+    ),
+    Format(
+        scaled.COMPRESSED,
+        "compressed-tensors `int-quantized` and `float-quantized` (int8, FP8), FBGEMM's and "
+        "ModelOpt's FP8",
+        "`.weight`, `.weight_scale`, `.weight_zero_point`",
+        scaled.find_scaled_weights,
+    ),
+    Format(
+        scaled.BLOCK_FP8,
+        "FP8 in blocks (DeepSeek)",
+        "`.weight`, `.weight_scale_inv`",
+        scaled.find_block_weights,
+    ),
+    Format(mxfp4.MXFP4, "MXFP4 (gpt-oss)", "`_blocks`, `_scales`", mxfp4.find_mxfp4_weights),
+)
+
+
+METHODS: Final = frozenset({row.method for row in FORMATS} | set(scaled.OTHER_METHODS))
+"""The values of ``quant_method`` that a checkpoint which is read may have."""
+
+
+@dataclass(frozen=True)
+class QuantizedBase:
+    """A quantized checkpoint beside the floats that it stands for.
+
+    Attributes:
+        stored: Its tensors as the files hold them.
+        config: Its ``config.json`` as the file has it.
+        floats: Every tensor of the model: quantized weights as floats, the others as they are.
+        weights: The quantized weights, by the names that they have in `floats`.
+    """
+
+    stored: Mapping[str, Tensor] = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+    floats: Mapping[str, Tensor] = field(repr=False)
+    weights: Mapping[str, QuantizedWeight] = field(repr=False)
+
+    def stored_names(self, name: str) -> tuple[str, ...]:
+        """Return the names in the files of what a tensor of `floats` is stored as."""
+        weight = self.weights.get(name)
+        return (name,) if weight is None else tuple(part.name for part in weight.parts)
+
+
+def read_quantized(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path
+) -> QuantizedBase | None:
+    """Return the floats that a checkpoint stands for; None where nothing in it is quantized.
+
+    Args:
+        tensors: Its tensors, by their names in the files.
+        config: Its ``config.json``.
+        folder: Where its files are.
+
+    Raises:
+        CheckpointError: Parts of a weight are missing or do not fit, or the config contradicts
+            them.
+        UnsupportedError: A method that is not known, or several in one checkpoint.
+    """
+    if not code_names(tensors):
+        return None
+    stored = Stored(tensors, read_settings(config, folder), model_dtype(config))
+    if stored.settings.get("quant_method") not in {None, *METHODS}:
+        refuse_quantized(config, folder)
+    found = [weight for row in FORMATS for weight in row.find(stored)]
+    if not found:
+        refuse_quantized(config, folder)
+        return None
+    used = {part.name for weight in found for part in weight.parts}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in used}
+    _require_claimed(rest, config, folder)
+    _require_one_method(found, folder)
+    require_settings(stored.settings, found, folder)
+    floats = {**rest}
+    for weight in found:
+        if floats.setdefault(weight.name, weight) is not weight:
+            msg = f"the base {str(folder)!r} has the tensor {weight.name!r} twice, once quantized"
+            raise CheckpointError(msg, hint="Save the checkpoint again.")
+    return QuantizedBase(tensors, config, floats, {each.name: each for each in found})
+
+
+def _require_claimed(rest: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
+    """Require that no codes are left over."""
+    codes = code_names(rest)
+    if not codes:
+        return
+    method = method_of(config)
+    msg = f"the base {str(folder)!r} holds {len(codes)} tensor(s) of codes in a form that is not"
+    msg += f" read{'' if method is None else f' ({method})'}:"
+    items = [f"{name}: {rest[name].dtype.name} {list(rest[name].shape)}" for name in codes]
+    hint = "Give the unquantized checkpoint; docs/checkpoints.md lists the formats that are read."
+    raise UnsupportedError(msg, items=first_few(items, _SHOWN), hint=hint)
+
+
+def _require_one_method(found: list[QuantizedWeight], folder: Path) -> None:
+    by_method = {weight.form.method: weight.name for weight in reversed(found)}
+    if len(by_method) > 1:
+        parts = ", ".join(f"{method} ({name})" for method, name in sorted(by_method.items()))
+        msg = f"the base {str(folder)!r} mixes methods of quantization: {parts}"
+        raise UnsupportedError(msg, hint="Give a checkpoint that is quantized by one method.")

@@ -1,0 +1,18 @@
+"""docs/checkpoints.md says what the code does: its table of formats is the code's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_export.weights.quantized.formats import FORMATS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text("utf-8")
+
+
+def test_the_formats_are_those_that_are_read() -> None:
+    table = PAGE.split("## Formats", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    assert [(row[0].strip(), row[1].strip()) for row in rows[1:]] == [
+        (row.title, row.suffixes) for row in FORMATS
+    ]
+    assert all(row[2].strip() for row in rows[1:])
