@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lora_export.core.adapter_names import check_adapter_name
+from lora_export.core.base_record import BaseRecord, GraphSource
 from lora_export.core.combined_record import CombinedRecord
 from lora_export.core.errors import ExportDirectoryError, StorageError, UnsupportedError
 from lora_export.core.files import (
@@ -22,8 +23,7 @@ from lora_export.core.graph_forms import GraphForm
 from lora_export.core.journal import finish, is_committed
 from lora_export.core.model_json import model_json
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
-from lora_export.core.name_conversions import Conversion
-from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord, StoredForm
+from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 from lora_export.ondevice.file_opening import read_file, reason_of
 
@@ -72,62 +72,6 @@ Loss = Literal["pass", "fail", "ambiguous", "ungated"]
 
 class _Record(BaseModel):
     model_config = RECORD_CONFIG
-
-
-class GraphSource(_Record):
-    """The graph that the user brought, in place of one that was traced."""
-
-    source: str
-    sha256: Sha256
-
-
-class TieRecord(_Record):
-    """One weight of the base under several names, which the graphs hold apart.
-
-    Attributes:
-        names: Its names in the model, also those that no graph reads.
-        input: The one of the model's input embedding; None where it is none.
-    """
-
-    names: list[str]
-    input: str | None = None
-
-
-class BaseRecord(_Record):
-    """The base checkpoint behind every graph of the directory.
-
-    Attributes:
-        conversions: How transformers loads a checkpoint of the model, where it is not as it is.
-        graph: Where the base graph comes from; None where it was traced.
-        untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
-            changes one of them only.
-        ties: All names of these weights.
-        cache: Whether keys and values of past positions are inputs and outputs of the graphs.
-        cache_length: The positions of a static cache; None for one that grows.
-        logits: ``last`` where the graphs return those of the last position only.
-        pooling: What makes sentence embeddings of token states (``mean, normalize``).
-        quantization: What was quantized, and how; None where nothing was.
-        stored_quantization: The form of the checkpoint's own weights, where they are quantized.
-    """
-
-    source: str
-    model_type: str
-    model_class: str
-    task: str
-    dtype: str
-    fingerprint: Sha256
-    prefix: str = ""
-    labels: list[str] | None = None
-    untied: list[str] = []
-    ties: list[TieRecord] = []
-    cache: bool = False
-    cache_length: int | None = Field(default=None, ge=1)
-    logits: Literal["all", "last"] = "all"
-    pooling: str | None = None
-    graph: GraphSource | None = None
-    conversions: list[Conversion] = []
-    quantization: QuantizationRecord | None = None
-    stored_quantization: StoredForm | None = None
 
 
 class ParameterUse(_Record):
