@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lora_export.adapters.declared_ties import tying_sections, untied_config
 from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.ties import TieGroup, group_of
-from lora_export.core.declarations import class_named, input_embeddings, words_tied
 from lora_export.core.base_record import TieRecord
+from lora_export.core.declarations import class_named, input_embeddings, words_tied
 from lora_export.core.tensors import same_values
 from lora_export.weights.converted import as_loaded
 
