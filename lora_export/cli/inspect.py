@@ -84,10 +84,11 @@ def _document(
     report: CheckpointReport | AdapterReport | ExportReport | PairReport,
 ) -> dict[str, Any]:
     """Return a report as JSON values; records of the manifest without what is not there."""
-    from pydantic import BaseModel
+    from lora_export.core.manifest import AdapterRecord, BaseRecord
+    from lora_export.core.quantization_record import StoredForm
 
     def plain(value: Any) -> Any:
-        if isinstance(value, BaseModel):
+        if isinstance(value, (AdapterRecord, BaseRecord, StoredForm)):
             return value.model_dump(exclude_none=True)
         return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 

@@ -18,7 +18,6 @@ from lora_export.core.merge_record import (
 from lora_export.core.version import VERSION
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR, Fidelity, overall
 from lora_export.weights.fingerprint import fingerprint, fingerprint_of
-from lora_export.weights.quantized.record import quantization_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +93,7 @@ def make_record(
             source=recorded_source(checkpoint.folder, output),
             model_type=str(checkpoint.config["model_type"]),
             fingerprint=_base_fingerprint(checkpoint, plan),
-            quantization=quantization_record(checkpoint),
+            quantization=checkpoint.stored_form,
         ),
         adapter=_adapter_row(adapter, job.resolved, output),
         dtype=dtype,

@@ -27,7 +27,6 @@ from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
 from lora_export.weights.companion_writer import labelled, write_companions
-from lora_export.weights.quantized.record import quantization_record
 from lora_export.weights.quantized_entries import entries_of
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
@@ -133,7 +132,7 @@ def create_export(
             graph=graph_source,
             conversions=list(template.conversions),
             quantization=quantization,
-            stored_quantization=quantization_record(checkpoint),
+            stored_quantization=checkpoint.stored_form,
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={

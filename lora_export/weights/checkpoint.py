@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.json_file import JsonObject
+    from lora_export.core.quantization_record import StoredForm
     from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
     from lora_export.weights.quantized.formats import QuantizedBase
     from lora_export.weights.quantized.weight import QuantizedWeight
@@ -73,6 +74,11 @@ class Checkpoint:
     def stored(self) -> Mapping[str, Tensor]:
         """The tensors that the fingerprint covers: of a quantized base those in its files."""
         return self.tensors if self.quantized is None else self.quantized.stored
+
+    @property
+    def stored_form(self) -> StoredForm | None:
+        """The form in which the weights are stored; None where they are floats."""
+        return None if self.quantized is None else self.quantized.stored_form
 
 
 def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:

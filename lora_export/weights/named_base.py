@@ -25,7 +25,6 @@ from lora_export.core.tensors import bytes_of, iter_blocks, nbytes
 from lora_export.ondevice.file_opening import real_path
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import TIED_NAMES, fingerprint
-from lora_export.weights.quantized.record import quantization_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +81,7 @@ def given_checkpoint(checkpoint: Checkpoint, hub_id: str | None) -> GivenBase:
 
 def _method(checkpoint: Checkpoint) -> str | None:
     """Return the method by which a checkpoint is quantized; None where it is not."""
-    record = quantization_record(checkpoint)
+    record = checkpoint.stored_form
     return record.method if record is not None else None
 
 

@@ -11,7 +11,6 @@ from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.tensors import FileTensor, nbytes
 from lora_export.graph.spec import tasks
 from lora_export.weights.fingerprint import dequantized_fingerprint, fingerprint
-from lora_export.weights.quantized.record import quantization_record
 from lora_export.weights.sentence import has_pooling
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def checkpoint_report(
         tied=_tied(checkpoint, task, shared),
         labels=_labels(config),
         fingerprint=digest,
-        quantization=quantization_record(checkpoint),
+        quantization=checkpoint.stored_form,
         dequantized_fingerprint=values_digest,
     )
 

@@ -22,13 +22,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.core.dtypes import DTYPES, Float32Array, by_name
-from lora_export.core.json_file import parse_json
+from lora_export.core.quantization_tables import BlockState, parse_state
 from lora_export.core.tensors import is_shape, read_all
 from lora_export.weights.quantized.panels import (
     damaged,
@@ -56,20 +55,6 @@ _CODES: Final = 16
 _NESTED_CODES: Final = 256
 _PER_127: Final = np.float32(7.874015718698502e-3)
 _MATRIX: Final = 2
-
-_Size = Annotated[int, Field(ge=0, lt=1 << 40)]
-_BlockSize = Annotated[int, Field(ge=1, le=1 << 16)]
-
-
-class _State(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, defer_build=True)
-
-    quant_type: Literal["nf4", "fp4"]
-    blocksize: _BlockSize
-    dtype: Literal["float32", "float16", "bfloat16"]
-    shape: Annotated[list[_Size], Field(min_length=1, max_length=8)]
-    nested_blocksize: _BlockSize | None = None
-    nested_offset: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,21 +175,15 @@ def _four_bits(stored: Stored, name: str, match: re.Match[str]) -> QuantizedWeig
     return QuantizedWeight(name, by_name(state.dtype), shape, form, (*parts, absmax), codec)
 
 
-def _read_state(tensor: Tensor) -> _State:
+def _read_state(tensor: Tensor) -> BlockState:
     """Return the settings that a tensor of bytes holds as JSON."""
     if tensor.dtype.name != "uint8" or not 0 < prod(tensor.shape) <= _STATE_LIMIT_BYTES:
         msg = f"tensor {tensor.name!r} of the base is {tensor.dtype.name} {list(tensor.shape)}"
         raise damaged(f"{msg}; the JSON of a state is expected")
     try:
-        table: Any = parse_json(read_all(tensor).tobytes())
-        return _State.model_validate(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the state"
-        msg = f"tensor {tensor.name!r} of the base is no state of a weight: {where}: {first['msg']}"
-        raise damaged(msg) from error
+        return parse_state(read_all(tensor).tobytes())
     except (ValueError, RecursionError) as error:
-        msg = f"tensor {tensor.name!r} of the base is not readable JSON"
+        msg = f"tensor {tensor.name!r} of the base is no state of a weight: {error}"
         raise damaged(msg) from error
 
 

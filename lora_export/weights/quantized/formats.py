@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import CheckpointError, UnsupportedError
 from lora_export.core.listing import first_few
+from lora_export.core.quantization_record import StoredForm
 from lora_export.weights.quantized import bitsandbytes, compressed, grouped, mxfp4, scaled
 from lora_export.weights.quantized.claims import require_settings
 from lora_export.weights.quantized.codes import code_names, method_of, refuse_quantized
@@ -119,6 +120,18 @@ class QuantizedBase:
         """Return the names in the files of what a tensor of `floats` is stored as."""
         weight = self.weights.get(name)
         return (name,) if weight is None else tuple(part.name for part in weight.parts)
+
+    @property
+    def stored_form(self) -> StoredForm:
+        """The form in which the weights are stored, for records."""
+        forms = [weight.form for weight in self.weights.values()]
+        return StoredForm(
+            method=forms[0].method,
+            schemes=sorted({form.scheme for form in forms}),
+            bits=sorted({form.bits for form in forms}),
+            group_sizes=sorted({form.group_size for form in forms}),
+            weights=len(forms),
+        )
 
 
 def read_quantized(

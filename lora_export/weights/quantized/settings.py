@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field
-
-from lora_export.core.checked_table import Integers, Number, Table, Text, check_table
 from lora_export.core.errors import CheckpointError
 from lora_export.core.json_file import read_table
+from lora_export.core.quantization_tables import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,28 +25,6 @@ KEYS: Final = ("quantization_config", "compression_config")
 _SECTIONS: Final = ("text_config", "llm_config")
 _FILES: Final = ("quantize_config.json", "quant_config.json")
 _LIMIT_BYTES: Final = 1 << 24
-_FLAG: Final = "true or false"
-
-
-class _Settings(Table):
-    quant_method: Text | None = Field(None, description="the name of a method")
-    bits: int | None = Field(None, ge=1, le=32, description="a number of bits")
-    w_bit: int | None = Field(None, ge=1, le=32, description="a number of bits")
-    group_size: int | None = Field(None, ge=-1, description="a size of groups, or -1")
-    q_group_size: int | None = Field(None, ge=-1, description="a size of groups, or -1")
-    damp_percent: Number | None = Field(None, description="a number")
-    desc_act: bool | None = Field(None, description=_FLAG)
-    sym: bool | None = Field(None, description=_FLAG)
-    zero_point: bool | None = Field(None, description=_FLAG)
-    version: Text | None = Field(None, description="the name of a layout")
-    checkpoint_format: Text | None = Field(None, description="the name of a layout")
-    format: Text | None = Field(None, description="the name of a layout")
-    load_in_4bit: bool | None = Field(None, description=_FLAG)
-    load_in_8bit: bool | None = Field(None, description=_FLAG)
-    bnb_4bit_quant_type: Text | None = Field(None, description="nf4 or fp4")
-    weight_block_size: Integers | None = Field(None, description="a list of two sizes")
-    config_groups: dict[str, Any] | None = Field(None, description="a table of groups")
-    dynamic: dict[str, Any] | None = Field(None, description="a table of modules")
 
 
 def settings_in(config: Mapping[str, Any]) -> Any:
@@ -81,6 +57,5 @@ def read_settings(config: Mapping[str, Any], folder: Path) -> JsonObject:
         )  # fmt: skip
     if not isinstance(held, dict):
         return {"quant_method": held if isinstance(held, str) else None}
-    hint = "The file is damaged: copy it again."
-    check_table(held, _Settings, CheckpointError, where=f"the quantization in {where}", hint=hint)
+    check_settings(held, where=where)
     return held

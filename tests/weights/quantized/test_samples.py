@@ -79,7 +79,7 @@ def changed_state(parts, **changes):
         (".nested_absmax", lambda values: values * np.nan, "holds nan"),
         ("130.weight", lambda values: values[:-1], "a quantized weight needs uint8"),
         ("130.weight", lambda values: values.view(np.int8), "a quantized weight needs uint8"),
-        ("__nf4", lambda values: values[:-9], "not readable JSON"),
+        ("__nf4", lambda values: values[:-9], "no state of a weight"),
         ("__nf4", lambda values: np.frombuffer(b"[1]", np.uint8), "no state of a weight"),
     ],
 )  # fmt: skip
