@@ -228,7 +228,7 @@ def table(document: dict[str, Any]) -> str:
     """Return ``docs/comparison.md``."""
     machine = document["machine"]
     lines = [
-        "# The same work by others",
+        "# Comparison with other tools",
         INTRODUCTION,
         METHOD,
         _where(machine, document["rows"].values()),

@@ -157,7 +157,7 @@ def render(document: dict[str, Any]) -> str:
     )
     shapes = [*rows, *(shape for shape in PAPER["LoRA, merged"] if shape not in rows)]
     lines = [
-        "# Table 1 of the paper, measured",
+        "# Table 1 of the LoRA paper",
         "",
         "Written by `python bench/table1.py` from `bench/results/table1.json`; not by hand.",
         "",

@@ -71,6 +71,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Return a page's text with placeholders filled in, links and blocks as mkdocs has them."""
     name = page.file.src_uri
+    if "\n## " not in text and "generated:" not in text:
+        page.meta.setdefault("hide", []).append("toc")  # no headings: the text has its room
     parts = [
         _block(part) if is_code else _COMMENT.sub(_filled, _OF_FILES.sub("", part))
         for is_code, part in split_code(site_links(text, name))
