@@ -187,7 +187,8 @@ class Computed:
         parameter: The parameter's path in the adapter's model.
         method: PEFT's ``peft_type`` (``LOHA``).
         tensors: The tensors that it is made of.
-        misfit: Returns how the tensors fail to fit a parameter, or None.
+        misfit: Returns how the tensors fail to fit a parameter, or None; raises UnsupportedError
+            for a module on which the method has no merge.
         transform: Reads the tensors; returns the new value as a function of the old one.
         product: Where the update is a product, returns it as one. Takes the parameter, and those of
             all modules that the method changes.

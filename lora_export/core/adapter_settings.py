@@ -89,6 +89,8 @@ class _AdapterSettings(Table):
     boft_block_size: Count | None = Field(None, description=_SIZE)
     boft_block_num: Count | None = Field(None, description=_SIZE)
     feedforward_modules: Text | Names | None = Field(None, description=_TARGETS)
+    token_indices: Integers | None = Field(None, description="a list of rows")
+    weight_tying: Number | None = Field(None, description=_NUMBER)
     save_projection: bool | None = Field(None, description=_FLAG)
     coft: bool | None = Field(None, description=_FLAG)
     block_share: bool | None = Field(None, description=_FLAG)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lora_export.adapters.methods import through_peft
 from tests.cli.running import call, stagings
 from tests.helpers.methods import edit_config, save_method
 
@@ -33,6 +34,9 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "fourierft": ("gpt2", GENERATION, "FourierFTConfig",
                   {"n_frequency": 20, "target_modules": ["c_attn"]}),
     "layer norms": ("bert", CLASSIFICATION, "LNTuningConfig", {"target_modules": ["LayerNorm"]}),
+    "hira": ("llama", GENERATION, "HiraConfig", {"r": 2, "target_modules": LLAMA}),
+    "road": ("bert", CLASSIFICATION, "RoadConfig",
+             {"group_size": 4, "target_modules": ["query"], "modules_to_save": ["classifier"]}),
     "biases": ("bert", CLASSIFICATION, "BeftConfig", {"target_modules": ["query"]}),
 }  # fmt: skip
 
@@ -41,7 +45,9 @@ def merge(capsys: Any, base: Path, adapter: Path, out: Path, *more: object) -> A
     return call(capsys, "merge", "--base", base, "--adapter", f"x={adapter}", "--out", out, *more)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=() if case in {"loha", "road"} else pytest.mark.slow) for case in CASES
+])  # fmt: skip
 def test_a_merge_is_compared_with_peft(case: str, tiny: Any, tmp_path: Path, capsys: Any) -> None:
     kind, task, config, settings = CASES[case]
     base = tiny.base(kind, task)
@@ -109,6 +115,9 @@ DAMAGED: dict[str, tuple[str, Any, str]] = {
     "boft: no scales": ("boft", without("boft_s"), "boft_s is missing"),
     "hra: another rank": ("hra", setting(r=4), "config says r: 4"),
     "fourierft: other frequencies": ("fourierft", setting(n_frequency=9), "n_frequency: 9"),
+    "hira: a factor is missing": ("hira", without("hira_A"), "hira_A is missing"),
+    "hira: another rank": ("hira", setting(r=3), "size mismatch"),
+    "hira: not a number": ("hira", not_a_number, "holds NaN or infinity"),
     "layer norms: a wrong shape": ("layer norms", reshaped("ln_tuning"), "do not fit"),
 }
 
@@ -129,3 +138,38 @@ def test_a_damaged_adapter_is_refused(case: str, tiny: Any, tmp_path: Path, caps
     assert words in " ".join([error["message"], *error.get("items", [])])
     assert stagings(tmp_path) == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_peft_merges_needs_peft(
+    tiny: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, task, config, settings = CASES["hira"]
+    base = tiny.base(kind, task)
+    adapter = save_method(base, tmp_path / "a", config, task=task, **settings)
+    monkeypatch.setattr(through_peft.importlib.util, "find_spec", lambda _: None)
+    result = merge(capsys, base, adapter, tmp_path / "out", "--json")
+    assert result.code == 7, result.err
+    assert "not installed: torch, peft" in json.loads(result.out)["error"]["message"]
+    assert not (tmp_path / "out").exists()
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "drawn projections": ("RandLoraConfig", {"r": 2, "save_projection": False}, {},
+                          "save_projection: false"),
+    "weight and bias as one": ("AdamssConfig", {"r": 3, "num_subspaces": 2}, {}, "as one"),
+    "a method without a merge": ("LilyConfig", {"r": 2}, {}, "it routes between updates"),
+    "an unknown method": ("HiraConfig", {"r": 2}, {"peft_type": "NEW"}, "which is not merged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_merge_is_refused(case: str, tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    config, settings, changes, words = REFUSED[case]
+    base = tiny.base("bert", CLASSIFICATION)
+    adapter = save_method(base, tmp_path / "a", config, task=CLASSIFICATION,
+                          target_modules=["query"], **settings)  # fmt: skip
+    edit_config(adapter, **changes)
+    result = merge(capsys, base, adapter, tmp_path / "out", "--json")
+    assert result.code == 4, result.err
+    assert words in json.loads(result.out)["error"]["message"]
+    assert stagings(tmp_path) == []

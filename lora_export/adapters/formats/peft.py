@@ -15,7 +15,7 @@ from lora_export.adapters.formats.open_archive import read_settings, require_sho
 from lora_export.adapters.formats.peft_methods import sort_method
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.known_base import read_known_base
-from lora_export.adapters.methods.table import METHODS
+from lora_export.adapters.methods.table import METHODS, NOT_MERGED
 from lora_export.adapters.position_embeddings import require_plain_embeddings
 from lora_export.adapters.saved_modules import require_separate
 from lora_export.adapters.targeting import require_targeted
@@ -154,12 +154,11 @@ def _refuse_unsupported(config: Mapping[str, Any], source: str) -> None:
     """Raise for every kind and setting under which ``W + s·B A`` of the base is not the model."""
     kind = config.get("peft_type")
     if kind != "LORA" and not (isinstance(kind, str) and kind in METHODS):
-        known = ", ".join(["LORA", *METHODS])
-        msg = f"adapter {source!r} has the peft_type {shown(kind)}; those that are merged: {known}"
+        reason = NOT_MERGED.get(kind) if isinstance(kind, str) else None
+        msg = f"adapter {source!r} has the peft_type {shown(kind)}, which is not merged"
         raise UnsupportedError(
-            msg,
-            hint="If PEFT can merge it, export the result of merge_and_unload; a prompt or prefix "
-            "cannot be merged.",
+            f"{msg}: {reason}" if reason else msg,
+            hint="The methods that are merged: docs/adapters.md, Other methods.",
         )
     for setting, reason in _REFUSED_SETTINGS.items():
         if config.get(setting):

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lora_export.adapters.canonical import Added, Computed, LowRank, Saved
+from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.adapters.formats.peft_keys import parse_keys
 from lora_export.adapters.formats.peft_scale import require_affordable
 from lora_export.adapters.formats.peft_tensors import sort_tensors
@@ -81,7 +81,8 @@ def sort_method(
             rest[key] = tensors[key]
             continue
         keys.append(found)
-        _require_floating(tensors[key], source)
+        if not method.by_peft:
+            _require_floating(tensors[key], source)
         place = shared if found.module is None else modules.setdefault(found.module, {})
         first = place.setdefault(found.name, tensors[key])
         if first is not tensors[key]:
@@ -94,7 +95,7 @@ def sort_method(
     if kind != "ADALORA":  # its table lists ranks, not modules' expressions
         require_affordable(modules.keys(), config, source)
     adapted = [
-        AdaptedModule(path, found, shared, config, source)
+        AdaptedModule(path, found, shared, config, source, modules)
         for path, found in sorted(modules.items())
     ]
     items = [item for module in adapted for item in method.read(module)]
@@ -108,6 +109,7 @@ def sort_method(
         low_rank=(*others.low_rank, *(each for each in items if isinstance(each, LowRank))),
         saved=(*others.saved, *(each for each in items if isinstance(each, Saved))),
         added=(*others.added, *(each for each in items if isinstance(each, Added))),
+        rows=(*others.rows, *(each for each in items if isinstance(each, Rows))),
         computed=tuple(each for each in items if isinstance(each, Computed)),
         repeated=(*others.repeated, *repeated, *unused),
         renamed=others.renamed or any(not each.as_saved for each in keys),
@@ -131,6 +133,8 @@ def _stored(item: Item) -> Iterable[Tensor]:
 def parse_key(key: str, method: Method) -> Key | None:
     """Return what the key of a tensor says, or None where it is not one of the method's."""
     path = unwrap(key)
+    if method.prefix is not None:
+        return _with_prefix(key, path, method.prefix)
     for name in sorted(method.shared):
         found = re.fullmatch(rf"(?:base_model\.)?{name}(?:\.(?P<adapter>[^.]+))?", path)
         if found is not None:
@@ -145,6 +149,18 @@ def parse_key(key: str, method: Method) -> Key | None:
             plain = key == f"{PEFT_PREFIX}{module}.{name}"
             return Key(module, name, found["adapter"], plain)
     return None
+
+
+def _with_prefix(key: str, path: str, prefix: str) -> Key | None:
+    """Return what a key of a method that PEFT merges says; the adapter's own name stays in it."""
+    found = re.fullmatch(rf"(?:base_model\.)?(?P<name>{prefix}.+)", path)
+    if found is not None:
+        return Key(None, found["name"], None, key == f"base_model.{found['name']}")
+    found = re.fullmatch(rf"(?P<module>.+)\.(?P<name>{prefix}.+)", path)
+    if found is None:
+        return None
+    module = found["module"].replace(".base_layer", "")
+    return Key(module, found["name"], None, key == f"{PEFT_PREFIX}{module}.{found['name']}")
 
 
 def _require_floating(tensor: Tensor, source: str) -> None:

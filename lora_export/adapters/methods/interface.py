@@ -41,6 +41,7 @@ class AdaptedModule:
         shared: The tensors that all modules share (``vera_A``).
         config: The adapter's config, the types of its settings checked.
         source: The adapter, for messages.
+        every: The tensors of all modules, by path.
     """
 
     path: str
@@ -48,6 +49,7 @@ class AdaptedModule:
     shared: Mapping[str, Tensor] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     source: str
+    every: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
 
     def setting(self, name: str, default: Any) -> Any:
         """Return a setting of the config, or PEFT's default where it is absent or null."""
@@ -88,7 +90,7 @@ class AdaptedModule:
 
 @dataclass(frozen=True)
 class Method:
-    """A method whose update is computed here.
+    """A method, and how an adapter of it is read.
 
     Attributes:
         title: What it is called in texts.
@@ -96,12 +98,20 @@ class Method:
             (``oft_R.weight``).
         read: Returns what it does to a module.
         shared: The names of the tensors that all modules share.
+        prefix: Where PEFT merges: how the names of its tensors begin, instead of `names` and
+            `shared`.
     """
 
     title: str
     names: frozenset[str]
     read: Callable[[AdaptedModule], Iterable[Item]] = field(repr=False)
     shared: frozenset[str] = frozenset()
+    prefix: str | None = None
+
+    @property
+    def by_peft(self) -> bool:
+        """Whether the merge is PEFT's, and needs torch."""
+        return self.prefix is not None
 
 
 def matrix_misfit(

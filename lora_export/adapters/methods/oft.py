@@ -21,6 +21,7 @@ import numpy as np
 from lora_export.adapters.canonical import Computed, Transform
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.methods.interface import Method, inputs_misfit
+from lora_export.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,11 @@ def _read(module: AdaptedModule) -> Iterator[Computed]:
         if embedding != (weight.module_type == "Embedding"):
             return f"the module is a {weight.module_type}"
         if any(length > 1 for length in weight.shape[2:]):
-            return "PEFT's unmerged convolution is not the one that its merge of OFT gives"
+            msg = f"adapter {module.source!r} rotates the convolution {module.path!r} (OFT)"
+            raise UnsupportedError(
+                f"{msg}: PEFT's unmerged layer sums overlapping patches, which no weight does",
+                hint="Train without this module.",
+            )
         return inputs_misfit(size if shared else count * size, multiple=shared)(weight)
 
     def transform(_: Parameter) -> Transform:
