@@ -18,7 +18,7 @@ from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.parameters import Parameter
 from lora_export.core.tensors import MemoryTensor
-from lora_export.weights import stream
+from lora_export.weights import rows
 from lora_export.weights.stream import merged_entry
 from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
@@ -106,7 +106,7 @@ def merged_by_us(base: Net, folder: Path, *, transposed: bool) -> dict[str, torc
 def test_merged_weights_and_forward_are_those_of_peft(
     variant: str, transposed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 64)  # several blocks per tensor
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 64)  # several blocks per tensor
     base, model = adapted(tmp_path / "a", VARIANTS[variant])
     ids = torch.randint(0, 11, (5, 4))
     with torch.no_grad():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_export.adapters.methods.table import METHODS
-from lora_export.weights import stream
+from lora_export.weights import rows
 from tests.helpers.method_cases import CASES, PEFT_CASES, adapted, merged_by_us
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ RUNS = [
 def test_merged_weights_and_forward_are_those_of_peft(
     case: str, transposed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 64)  # several blocks per tensor
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 64)  # several blocks per tensor
     base, model = adapted(tmp_path / "a", *ALL[case])
     ids = torch.randint(0, 11, (5, 4))
     with torch.no_grad(), warnings.catch_warnings():
