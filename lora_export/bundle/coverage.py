@@ -72,7 +72,7 @@ def _require(what: str, engine: EngineSource, runs: Iterable[Shapes]) -> None:
             f"{list(each[name].min)} to {list(each[name].max)}" for each in profiles if name in each
         )
         past = next((shape[2] for key, shape in shapes.items() if key.startswith(PAST)), None)
-        behind = f" behind {past} others" if past and not name.startswith(PAST) else ""
+        behind = f" after {past} others" if past and not name.startswith(PAST) else ""
         msg = f"no profile covers the inputs that check {what}: {name} {list(shapes[name])}{behind}"
         raise UsageError(msg, hint=f"Profiles cover {known}: widen one with --profile (profiles).")
 

@@ -159,7 +159,7 @@ def _require_fit(manifest: Manifest, target: Target, tell: Progress) -> None:
         tell.note(f"note: weights in blocks of scales need opset {opset}, and so {oldest} or newer")
     for name, record in manifest.graphs.items():
         if record.opset > opset:
-            msg = f"the graph {name!r} is of opset {record.opset}, {target.name} has {opset}"
+            msg = f"the graph {name!r} has opset {record.opset}, {target.name} supports {opset}"
             raise UnsupportedError(msg, hint=f"Export again with --target {target.name}.")
 
 

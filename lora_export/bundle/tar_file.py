@@ -132,7 +132,7 @@ def _require_end(stream: IO[bytes], archive: str) -> None:
     """Require that nothing but the zeros that close a record is left."""
     rest = stream.read(_RECORD_BYTES + 1)
     if len(rest) > _RECORD_BYTES or len(rest) < _BLOCK_BYTES or any(rest):
-        what = "is truncated" if len(rest) < _BLOCK_BYTES else "goes on behind its end"
+        what = "is truncated" if len(rest) < _BLOCK_BYTES else "continues after its end"
         msg = f"{archive!r} {what}"
         raise BundleError(msg, hint=_HINT)
 

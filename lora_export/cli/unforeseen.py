@@ -14,7 +14,7 @@ from lora_export.ondevice.file_opening import reason_of
 __all__ = ["explain"]
 
 _NO_MEMORY: Final = ("can't allocate memory", "bad allocation", "bad_alloc", "out of memory")
-"""How libraries in C++ say that memory does not suffice, in errors that are no `MemoryError`."""
+"""Texts of libraries in C++ for too little memory, in errors that are no `MemoryError`."""
 
 
 def explain(error: Exception) -> tuple[str, LoraExportError]:

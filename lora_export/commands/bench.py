@@ -243,7 +243,7 @@ def _require_files(
             raise UsageError(msg, hint=f"Name a file: {flag} {path / 'figures.json'}")
     if against is not None and baseline is not None:
         msg = "--against and --baseline cannot be combined"
-        raise UsageError(msg, hint="Give one of them.")
+        raise UsageError(msg, hint="Leave one of them out.")
     if update_baseline and baseline is None:
         msg = "--update-baseline needs the file to write"
         raise UsageError(msg, hint="Name it: --baseline FILE")

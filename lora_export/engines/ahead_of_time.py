@@ -117,7 +117,7 @@ def _flag(capabilities: tuple[str, ...]) -> str:
 def _refuse_flags(options: EngineOptions) -> None:
     for option, flag in LIBRARIES[TENSORRT_RTX].needs_driver.items():
         if getattr(options, option):
-            msg = f"{_TITLE} builds with {flag} only behind a CUDA driver"
+            msg = f"{_TITLE} needs a CUDA driver to build with {flag}"
             raise UnsupportedError(msg, hint=f"Leave {flag} out: each adapter has its own engine.")
     for_tensorrt = {
         "--version-compatible": options.version_compatible,

@@ -128,7 +128,7 @@ def _require_portable(job: BuildJob) -> None:
     level = job.settings.hardware_compatibility
     if level != "none" and require_tensorrt_target(job.target).bound_plans:
         msg = (
-            f"TensorRT makes no plans for other GPUs on {job.target!r}: {level!r} is not to be had"
+            f"TensorRT makes no plans for other GPUs on {job.target!r}: {level!r} is not available"
         )
         raise UnsupportedError(
             msg, hint="Leave --hardware-compatible out, and build on each device."

@@ -97,7 +97,7 @@ def check_types(view: GraphView) -> Iterator[Finding]:
         if kind not in ONNX_TYPES:
             word = type_name(kind) if kind else "no tensor"
             message = f"it is {word}, which TensorRT does not have"
-            hint = "Take it out of the graph, before or behind what the engine computes."
+            hint = "Take it out of the graph, before or after the part that the engine computes."
             yield Finding("error", "type", name, message, hint, (name,))
 
 

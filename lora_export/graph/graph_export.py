@@ -83,7 +83,10 @@ def export_graph(
     """
     if task.pooled and sentence is None:
         msg = f"{task.name} needs to know how tokens are pooled"
-        raise UsageError(msg, hint="A checkpoint of sentence-transformers says so.")
+        raise UsageError(
+            msg,
+            hint="Pass a checkpoint of sentence-transformers, with its modules.json.",
+        )
     sentence = sentence if task.pooled else None
     settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
     if labels_count is not None:

@@ -132,7 +132,7 @@ def _swappable(graphs: ExportGraphs, name: str, given: AdapterSpec | None) -> Pl
 def _given_pack(graphs: ExportGraphs, name: str, source: AdapterSpec) -> Plan:
     path = local_path(source.source, subfolder=source.subfolder)
     if source != AdapterSpec(name=source.name, source=source.source):
-        msg = f"the pack {str(path)!r} is taken as it is: it has no options"
+        msg = f"the pack {str(path)!r} takes no options"
         raise UsageError(msg, hint="Give its path alone.")
     if SWAPPABLE_GRAPH not in graphs.manifest.graphs:
         msg = f"adapter {name!r} is a pack, and the export has no swappable graph"

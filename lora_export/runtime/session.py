@@ -172,8 +172,8 @@ class Session:
         """
         if adapter_ids is not None:
             if adapter is not None or how is not None:
-                msg = "adapter_ids chooses an adapter for each row: adapter and how say otherwise"
-                raise UsageError(msg, hint="Give one of them.")
+                msg = "adapter_ids cannot be combined with adapter or how"
+                raise UsageError(msg, hint="Leave one of them out.")
             return self._run_batched(feeds, adapter_ids)
         if adapter is None:
             return self._run(self._base(how), feeds)

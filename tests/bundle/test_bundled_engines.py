@@ -57,7 +57,7 @@ def test_a_plan_of_another_library_is_built_again(bundles, tmp_path, monkeypatch
     monkeypatch.setattr(module, "__name__", "tensorrt")
     assert main(bundle_dir, ["build", "--only", "one"]) == 0
     said = capsys.readouterr().err
-    assert "was built by the library 'tensorrt-double', here is TensorRT" in said
+    assert "was built by the library 'tensorrt-double', this is TensorRT" in said
     assert read_report(bundle_dir, "tensorrt")["engines"]["one"]["kept"] is False
 
 

@@ -257,7 +257,7 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path, name):
 
 def test_something_behind_the_end_is_refused(archive, capsys):
     archive.write_bytes(archive.read_bytes() + b"\0" * 20480 + b"more")
-    refused(capsys, archive, "behind its end")
+    refused(capsys, archive, "after its end")
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, capsys):

@@ -208,7 +208,7 @@ def test_options_of_a_build_on_the_device_are_refused(
 @pytest.mark.parametrize(
     "case",
     [
-        ("release", [], 3, "built by TensorRT for RTX 1.7.1.116, here is 1.8.0.1"),
+        ("release", [], 3, "built by TensorRT for RTX 1.7.1.116, this is 1.8.0.1"),
         ("capability", [], 3, "was built for compute capability 8.0, 8.6, 8.9, 12.0 and later"),
         ("invalid", [], 3, "cannot run the plan here: it was not built for the compute"),
         ("gpu", [], 7, "finds no CUDA device"),

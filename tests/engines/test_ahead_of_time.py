@@ -290,7 +290,7 @@ def test_a_plan_runs_on_the_gpus_that_it_was_built_for(
 
 
 def test_a_plan_of_another_release_is_refused() -> None:
-    with pytest.raises(DeviceError, match=r"built by TensorRT for RTX 1\.7\.1\.116, here is 1\.8"):
+    with pytest.raises(DeviceError, match=r"built by TensorRT for RTX 1\.7\.1\.116, this is 1\.8"):
         require_device(
             _record([]),
             library=TENSORRT_RTX,

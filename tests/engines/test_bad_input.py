@@ -195,14 +195,14 @@ def test_plan_of_another_gpu_version_or_kind(
     refused(export_dir, "was built by TensorRT, here is the library 'tensorrt-double'", 3)
     record.write_text(text)
     monkeypatch.setattr(module, "__name__", "tensorrt")
-    refused(export_dir, "was built by the library 'tensorrt-double', here is TensorRT", 3)
+    refused(export_dir, "was built by the library 'tensorrt-double', this is TensorRT", 3)
     monkeypatch.setattr(module, "__name__", "tensorrt_double")
     record.write_text(text)
     edit(record, tensorrt="10.7.0")
-    refused(export_dir, r"built by TensorRT 10\.7\.0, here is 10\.3\.0", 3)
+    refused(export_dir, r"built by TensorRT 10\.7\.0, this is 10\.3\.0", 3)
     record.write_text(text)
     module.cudart.driver = 12020
-    refused(export_dir, r"behind a driver for CUDA 12\.6, here is one for 12\.2", 3)
+    refused(export_dir, r"with a driver for CUDA 12\.6, this one is for 12\.2", 3)
     module.cudart.driver = 13000
     opened(export_dir)
     module.cudart.driver = 12060
@@ -231,7 +231,7 @@ def test_record_of_version_1(
         export_dir, "was built by the library 'test double', here is the library 'tensorrt-do", 3
     )
     monkeypatch.setattr(module, "__name__", "tensorrt")
-    refused(export_dir, "was built by the library 'test double', here is TensorRT", 3)
+    refused(export_dir, "was built by the library 'test double', this is TensorRT", 3)
     edit(record, double=False)
     opened(export_dir)
 

@@ -251,7 +251,7 @@ def test_what_was_refused_before_still_is(rtx: Any, merged: Path) -> None:
         run(merged)
     plan.write_bytes(whole)
     rtx.__version__ = "1.8.0.1"
-    with pytest.raises(DeviceError, match=r"built by TensorRT for RTX 1\.7\.1\.116, here is 1\.8"):
+    with pytest.raises(DeviceError, match=r"built by TensorRT for RTX 1\.7\.1\.116, this is 1\.8"):
         run(merged)
 
 

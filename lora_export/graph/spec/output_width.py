@@ -54,7 +54,7 @@ def set_output_width(
         for name in node.input:
             if name not in parameters and constants.width_of(name) == before:
                 msg = (
-                    f"the graph has a constant of the width {before} behind its head ({name!r}), "
+                    f"the graph has a constant of the width {before} after its head ({name!r}), "
                     f"and the adapter's head is {after} wide"
                 )
                 raise UnsupportedError(

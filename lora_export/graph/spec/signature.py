@@ -298,8 +298,8 @@ def _dtype(value: onnx.ValueInfoProto) -> str:
     for row in DTYPES.values():
         if row.onnx == value.type.tensor_type.elem_type:
             return row.name
-    msg = f"the graph's input {value.name!r} is of a type that is not fed here"
-    raise UnsupportedError(msg, hint="Inputs are arrays of numbers or truth values.")
+    msg = f"the graph's input {value.name!r} has an unsupported type"
+    raise UnsupportedError(msg, hint="Inputs are arrays of numbers or booleans.")
 
 
 def _axes(value: onnx.ValueInfoProto) -> tuple[Axis, ...]:

@@ -192,7 +192,7 @@ def check_name(name: str, where: str) -> str:
     plain = all(_PART.fullmatch(part) and part not in {".", ".."} for part in parts)
     if not plain or len(name) > _LONGEST:
         msg = f"{where!r} names {name!r}, which no bundle holds"
-        hint = "Paths are relative, do not climb, and are of letters, digits and _.+@=,- only."
+        hint = "Paths must be relative, without .., and of letters, digits and _.+@=,- only."
         raise BundleError(msg, hint=hint)
     return name
 
@@ -229,7 +229,7 @@ def require_files(bundle_dir: Path, index: Index, advance: Callable[[int], None]
     for name, member in index.files.items():
         path, what = bundle_dir / name, f"{name!r} of {str(bundle_dir)!r}"
         if path.is_symlink() or not real_path(path).is_relative_to(inside):
-            msg = f"{what} is a link, or lies behind one"
+            msg = f"{what} is a link, or is reached through one"
             raise BundleError(msg, hint=_AGAIN)
         try:
             size = require_file(path).st_size

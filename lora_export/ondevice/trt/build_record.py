@@ -201,14 +201,14 @@ def require_device(
     name = f"the engine {record['graph']!r} of {record['target']!r}"
     if record["library"] != library:
         made, here = library_title(record["library"]), library_title(library)
-        msg = f"{name} was built by {made}, here is {here}"
+        msg = f"{name} was built by {made}, this is {here}"
         raise DeviceError(msg, hint=_AGAIN, kind="input")
     settings = record["settings"]
     built = str(record["tensorrt"])
     if built != tensorrt:
         newer = parse_version(tensorrt, library) >= parse_version(built, library)
         if not (settings.get("version_compatible") and newer):
-            msg = f"{name} was built by {library_row(library).title} {built}, here is {tensorrt}"
+            msg = f"{name} was built by {library_row(library).title} {built}, this is {tensorrt}"
             raise DeviceError(msg, hint=_AGAIN, kind="input")
     if record["built_on"] == "host":
         _require_capability(name, record, gpu)
@@ -216,7 +216,7 @@ def require_device(
     cuda = record["cuda"]
     before = str(None if cuda is None else cuda.get("driver"))
     if _cuda(driver) < _cuda(before):
-        msg = f"{name} was built behind a driver for CUDA {before}, here is one for {driver}"
+        msg = f"{name} was built with a driver for CUDA {before}, this one is for {driver}"
         raise DeviceError(msg, hint=f"Update the driver, or: {_AGAIN}", kind="input")
     _require_gpu(name, record, gpu, str(settings.get("hardware_compatibility", "none")))
 
