@@ -192,7 +192,7 @@ def test_plan_of_another_gpu_version_or_kind(
     record = trt_version(export_dir, "one").with_suffix(".json")
     text = record.read_text()
     edit(record, library="tensorrt")
-    refused(export_dir, "was built by TensorRT, here is the library 'tensorrt-double'", 3)
+    refused(export_dir, "was built by TensorRT, this is the library 'tensorrt-double'", 3)
     record.write_text(text)
     monkeypatch.setattr(module, "__name__", "tensorrt")
     refused(export_dir, "was built by the library 'tensorrt-double', this is TensorRT", 3)
@@ -212,7 +212,9 @@ def test_plan_of_another_gpu_version_or_kind(
     module.cudart.name = "NVIDIA Thor"
     module.cudart.capability = (11, 0)
     refused(
-        export_dir, r"built for Orin \(double\) \(compute capability 8\.7\), here is NVIDIA Thor", 3
+        export_dir,
+        r"built for Orin \(double\) \(compute capability 8\.7\), this GPU is NVIDIA Thor",
+        3,
     )
 
 
@@ -228,7 +230,7 @@ def test_record_of_version_1(
         del table[key]
     record.write_text(json.dumps({**table, "format_version": 1, "double": True}))
     refused(
-        export_dir, "was built by the library 'test double', here is the library 'tensorrt-do", 3
+        export_dir, "was built by the library 'test double', this is the library 'tensorrt-do", 3
     )
     monkeypatch.setattr(module, "__name__", "tensorrt")
     refused(export_dir, "was built by the library 'test double', this is TensorRT", 3)

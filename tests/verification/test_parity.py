@@ -155,7 +155,7 @@ def test_an_adapter_that_is_gone_is_asked_for(base, tiny, adapter, tmp_path):
     moved = shutil.copytree(adapter, tmp_path / "here")
     export_dir = build(base, {"one": moved}, tmp_path / "out").output
     moved.rename(tmp_path / "there")
-    with pytest.raises(AdapterError, match="not at") as caught:
+    with pytest.raises(AdapterError, match="was not found at") as caught:
         verify(export_dir, base=base)
     assert "--adapter one=" in (caught.value.hint or "")
     specs = [AdapterSpec(name="one", source=str(tmp_path / "there"))]

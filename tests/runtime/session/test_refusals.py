@@ -99,7 +99,7 @@ def test_an_adapter_that_is_moved_is_found_where_it_is_given(tiny, base, tmp_pat
     mine.rename(tmp_path / "moved")
     with open_export(export_dir) as session:
         merged = session.run(FEEDS, adapter="mine")["logits"]
-        with pytest.raises(AdapterError, match="not at"):
+        with pytest.raises(AdapterError, match="was not found at"):
             session.run(FEEDS, adapter="mine", how="merge_at_load")
     with open_export(export_dir, adapters={"mine": tmp_path / "moved"}) as session:
         found = session.run(FEEDS, adapter="mine", how="merge_at_load")["logits"]
