@@ -24,8 +24,8 @@ def default_path(output: Path, target: str) -> Path:
 def name_of(export_dir: Path, target: str, given: str | None = None) -> str:
     """Return the name of a bundle and of the folder in it.
 
-    By default that is the name of the export's folder and the target's; characters that no bundle's
-    name has become dashes.
+    By default that is the name of the export directory and the target's; characters that no
+    bundle's name has become dashes.
 
     Args:
         export_dir: The export.

@@ -169,7 +169,7 @@ class TritonSpec(RepositoryOptions):
 
     Attributes:
         repository: Where it is written when everything else is done.
-        name: What its models' names begin with; the export's folder by default.
+        name: What its models' names begin with; the export directory by default.
         backend: ``onnxruntime``, ``python`` or ``tensorrt``; what fits the export by default.
         way: How a model of the Python backend runs an adapter.
         adapters: Those that are served; all by default.

@@ -40,7 +40,7 @@ class LayoutRecord(_Record):
         format_version: The version of this record.
         tool: What wrote the directory.
         runtime: The runtime that it is for.
-        export: The name of the export's folder.
+        export: The name of the export directory.
         manifest: The SHA-256 of the export's manifest.
         base: The fingerprint of the export's base.
         adapters: The adapters in it; none for the base.

@@ -86,7 +86,7 @@ def write_repository(
     Args:
         export_dir: The export directory.
         repository: The repository; made if absent, other models in it are left alone.
-        name: What the models' names begin with; the export's folder by default.
+        name: What the models' names begin with; the export directory by default.
         backend: The backend; that which fits the export by default.
         way: How the Python backend runs an adapter.
         adapters: The adapters, or ``base``; all by default.

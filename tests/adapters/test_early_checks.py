@@ -28,7 +28,7 @@ QUERY = "bert.encoder.layer.0.attention.self.query"
 GPT2 = {f"transformer.h.{layer}.attn.c_attn": (24, 8) for layer in range(2)}
 
 
-def foresee(
+def refuse_early(
     folder: Path,
     modules: dict[str, tuple[int, int]],
     *,
@@ -58,7 +58,7 @@ def foresee(
 )
 def test_misfit_is_named_as_the_graph_would_name_it(tmp_path: Path, modules, words) -> None:
     with pytest.raises(AdapterError) as caught:
-        foresee(tmp_path, modules)
+        refuse_early(tmp_path, modules)
     assert words in caught.value.message
     assert "Is this the right base and task? It was trained on 'some/base'." in str(
         caught.value.hint
@@ -89,7 +89,7 @@ def test_misfit_is_named_as_the_graph_would_name_it(tmp_path: Path, modules, wor
     ],
 )
 def test_what_headers_leave_open_is_left_to_the_graph(tmp_path: Path, modules, settings) -> None:
-    foresee(tmp_path, modules, **settings)
+    refuse_early(tmp_path, modules, **settings)
 
 
 def test_a_misfit_is_refused_before_anything_is_traced(tmp_path: Path) -> None:

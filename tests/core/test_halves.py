@@ -14,7 +14,7 @@ BUILT = halves.native is not None
 
 
 @pytest.fixture(params=["instructions", "integers"], autouse=True)
-def way(request, monkeypatch):
+def implementation(request, monkeypatch):
     """Run each test with the compiled module, where there is one, and without."""
     if request.param == "integers":
         monkeypatch.setattr(halves, "native", None)
@@ -112,8 +112,8 @@ def test_what_is_measured_is_float64s(dtype, count) -> None:
     assert unmoved == int((wide[2] == wide[0]).sum())
 
 
-def test_buffers_that_do_not_go_together_are_refused(way) -> None:
-    if way == "integers":
+def test_buffers_that_do_not_go_together_are_refused(implementation) -> None:
+    if implementation == "integers":
         return
     with pytest.raises(ValueError, match="do not go with"):
         halves.native.widen_f16(np.zeros(4, np.float16), np.zeros(3, np.float32))

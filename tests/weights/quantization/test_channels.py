@@ -19,7 +19,7 @@ DTYPES = [np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat1
 
 
 @pytest.fixture(params=["compiled", "numpy"], autouse=True)
-def way(request, monkeypatch) -> str:
+def implementation(request, monkeypatch) -> str:
     """Run each test with the compiled module, where there is one, and without."""
     if request.param == "numpy":
         monkeypatch.setattr(channels, "kernels", None)
@@ -115,8 +115,8 @@ def test_ties_go_to_even() -> None:
     np.testing.assert_array_equal(q, np.round(values))
 
 
-def test_buffers_that_do_not_go_together_are_refused(way) -> None:
-    if way == "numpy":
+def test_buffers_that_do_not_go_together_are_refused(implementation) -> None:
+    if implementation == "numpy":
         return
     values, q = np.zeros((6, 4), np.float32), np.zeros((6, 4), np.int8)
     four, six = np.ones(4, np.float32), np.ones(6, np.float32)

@@ -18,7 +18,7 @@ SCALES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorP
 
 
 @pytest.fixture(params=["compiled", "numpy"], autouse=True)
-def way(request, monkeypatch) -> str:
+def implementation(request, monkeypatch) -> str:
     """Run each test with the compiled module, where there is one, and without."""
     if request.param == "numpy":
         monkeypatch.setattr(packing, "kernels", None)
@@ -60,8 +60,8 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         unpack_int4(np.zeros(4, np.uint8), (3, 3))
 
 
-def test_buffers_that_do_not_go_together_are_refused(way) -> None:
-    if way == "numpy":
+def test_buffers_that_do_not_go_together_are_refused(implementation) -> None:
+    if implementation == "numpy":
         return
     for count in (6, 7, 9):
         with pytest.raises(ValueError, match=f"{count} integers of 4 bits do not go with 4 bytes"):
