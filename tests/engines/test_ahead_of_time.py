@@ -285,7 +285,7 @@ def test_a_plan_runs_on_the_gpus_that_it_was_built_for(
     if fits:
         check()
     else:
-        with pytest.raises(DeviceError, match=rf"here is a card \({here}\)"):
+        with pytest.raises(DeviceError, match=rf"this GPU is a card \({here}\)"):
             check()
 
 

@@ -27,7 +27,8 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
     "Latin-1": ('{"text": "é"}'.encode("latin-1"), "line 2 of .*utf-8"),
     "half a character": (b'{"text": "\\ud800"}', "line 2 of .*half of a character"),
     "a list": (b"[1]", "line 2 of .*not an object"),
-    "a number": (b"NaN", "line 2 of .*not an object"),
+    "a number": (b"7", "line 2 of .*not an object"),
+    "not a number": (b"NaN", "line 2 of .*it holds NaN"),
 }
 
 
