@@ -29,6 +29,7 @@ from lora_export.cli.outcome import describe, render
 from lora_export.cli.words import DTYPE, TARGET, TASK
 from lora_export.core.graph_forms import DEFAULT_FORM, GRAPH_FORMS
 from lora_export.core.modes import ADAPTER_MODES
+from lora_export.core.quantization import METHOD_NAMES
 from lora_export.core.setting_names import naming_keys
 from lora_export.core.targets import DEFAULT_TARGET
 
@@ -119,6 +120,9 @@ def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    type=BLOCK_SIZE,
                    help="The number of inputs that share a scale; all is one for each output.",
                    default_text="32 for int4; for int8 128, all for TensorRT"),
+            option("--quantize-method", section="Quantization", type=click.Choice(METHOD_NAMES),
+                   help="How integers are found. gptq loses least: it runs the model on sentences "
+                        "of the package. signed is not for TensorRT.", default_text="search"),
             option("--quantize-keep", section="Quantization", multiple=True, metavar="PATTERN",
                    help="Leave modules whose names match in float."),
             out_option("The export directory.", metavar="DIR"),
@@ -265,6 +269,7 @@ def _quantize_table(flags: dict[str, Any]) -> dict[str, Any]:
     table = {
         "weights": flags["quantize"],
         "block_size": block_size_of(flags["quantize_block_size"]),
+        "method": flags["quantize_method"],
         "keep": list(flags["quantize_keep"]),
     }
     return {key: value for key, value in table.items() if value}

@@ -11,6 +11,7 @@ from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import BLOCK_SIZE, block_size_of, common_options, out_option
 from lora_export.cli.outcome import describe, render
+from lora_export.core.quantization import METHOD_NAMES
 
 __all__ = ["quantize"]
 
@@ -29,6 +30,9 @@ lora-export quantize out -o out-int4 --weights int4 --keep "*down_proj"
 @option("--block-size", section="Quantization", type=BLOCK_SIZE, metavar="SIZE",
         help="The number of inputs that share a scale; all is one for each output, "
         "which graphs of opset 20 have.", default_text="32 for int4, 128 for int8")  # fmt: skip
+@option("--method", section="Quantization", type=click.Choice(METHOD_NAMES), default="search",
+        help="How integers are found. gptq loses least: it runs the model on sentences of the "
+        "package. signed is not for TensorRT.")  # fmt: skip
 @option("--keep", section="Quantization", multiple=True, metavar="PATTERN",
         help="Leave modules whose names match in float.")  # fmt: skip
 @option("--embeddings", section="Quantization", type=click.Choice(["int8", "keep"]),

@@ -16,6 +16,7 @@ from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, r
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
 from lora_export.commands.after_change import ReportUpdates
 from lora_export.commands.arguments import as_specs
+from lora_export.commands.build_quantized import measure_of
 from lora_export.commands.export_base import config_of, matching_checkpoint
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import resolve_adapters
@@ -191,6 +192,7 @@ def add_adapters(
         mode: The mode that the export gets; None for the one that it has.
     """
     manifest = read_manifest(export_dir)
+    quantization = manifest.base.quantization
     mode = mode or mode_of(manifest)
     if mode in SHARED_MODES:
         ready = without_copies_in(export_dir, ready)
@@ -206,9 +208,9 @@ def add_adapters(
         )
         for each, own in zip(ready, companions, strict=True)
     ]
-    return store_adapters(
-        export_dir, mode, new, AddOptions(checkpoint, replace, progress, write_onnx_adapter)
-    )
+    measure = measure_of(quantization.method if quantization is not None else None, progress)
+    options = AddOptions(checkpoint, replace, progress, write_onnx_adapter, measure)
+    return store_adapters(export_dir, mode, new, options)
 
 
 def _companions(

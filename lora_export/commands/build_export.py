@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
-from lora_export.commands.build_quantized import record_of
+from lora_export.commands.build_quantized import measure_of, record_of
 from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
@@ -93,6 +93,7 @@ def write_base(
         graph_report=own.report if own is not None else None,
         quantization=record_of(recipe.quantize),
         form=recipe.graph_form,
+        measure=measure_of(recipe.quantize.method if recipe.quantize else None, tell),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
@@ -11,6 +12,10 @@ from lora_export.core.quantization import ALL_INPUTS, INT8_BLOCK
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
 from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads, without_blocks
+from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.graph.spec.signature import read_signature
+from lora_export.runtime.ort import require_onnxruntime
+from lora_export.verification.product_moments import measure_moments, require_text_inputs
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
@@ -22,11 +27,13 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
     from lora_export.core.targets import Target
+    from lora_export.exports.create import MeasureMoments
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = [
     "choice_of",
+    "measure_of",
     "opset_for",
     "quantized",
     "reads_blocks",
@@ -40,6 +47,28 @@ __all__ = [
 
 _SHOWN = 3
 _WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
+
+
+def measure_of(method: str | None, tell: Progress) -> MeasureMoments | None:
+    """Return what measures the inputs of products, for a method that needs it."""
+    if method is None or not METHODS[method].needs_inputs:
+        return None
+    return partial(measure_moments, progress=tell)
+
+
+def require_inputs(spec: QuantizeSpec, template: GraphTemplate) -> None:
+    """Require that a graph can be run for a method that needs to see the inputs of products.
+
+    Raises:
+        UnsupportedError: It does not take text alone.
+        MissingRuntimeError: ONNX Runtime is not installed.
+    """
+    if not METHODS[spec.method].needs_inputs:
+        return
+    require_onnxruntime()
+    signature = read_signature(parse_onnx(template.onnx_bytes))
+    graphs = 1 if template.encoder_bytes is None else 2
+    require_text_inputs(signature.input_names, graphs=graphs)
 
 
 def reads_blocks(opset: int | None, target: Target) -> bool:
@@ -139,10 +168,12 @@ def quantized(
         tell: Told which matrices stay as they are.
 
     Raises:
-        UnsupportedError: Nothing can be quantized, or the opset is too old.
+        UnsupportedError: Nothing can be quantized, the opset is too old, or the method runs the
+            model on text and it takes something else.
     """
     if recipe.quantize is None:
         return template, tuple(adapters)
+    require_inputs(recipe.quantize, template)
     names = [each.name for each in template.parameters]
     required = class_heads(task.label_parameters, names)
     if recipe.mode in SHARED_MODES:

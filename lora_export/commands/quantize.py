@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.commands.build_quantized import (
     choice_of,
+    measure_of,
     tell_kept,
     tell_without_blocks,
     with_int8_blocks,
@@ -59,7 +60,9 @@ def quantize(
         spec = with_int8_blocks(spec)
     choice = choice_of(spec)
     with staging_folder(target.parent, target.name) as staging:
-        made = quantize_export(source, manifest, staging, choice, tell)
+        made = quantize_export(
+            source, manifest, staging, choice, tell, measure=measure_of(choice.method, tell)
+        )
         tell_kept(made.kept, tell)
         tell_without_blocks(choice, parameters_of(made.manifest), tell)
         updated = refresh_report(staging)

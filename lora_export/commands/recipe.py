@@ -290,6 +290,7 @@ _FLAGS: Final = {
     "output": "out",
     "quantize.block_size": "quantize-block-size",
     "quantize.keep": "quantize-keep",
+    "quantize.method": "quantize-method",
     "quantize.weights": "quantize",
     "targets": "target",
     "triton.adapters": "adapter",

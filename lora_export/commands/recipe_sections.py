@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lora_export.core.modes import ServingMode
-from lora_export.core.quantization import SchemeName
+from lora_export.core.quantization import MethodName, SchemeName
 from lora_export.ondevice.bundle.index_values import MOST_ROUNDS
 from lora_export.triton.repository_options import Backend, RepositoryOptions
 
@@ -126,8 +126,9 @@ class QuantizeSpec(_Section):
         weights: ``int4`` or ``int8``: the weights of products.
         block_size: How many inputs share a scale; 32 for int4. For int8 128, or ``all`` (one for
             each output) where not every version of the target's TensorRT reads blocks.
-        method: How integers and scales are found: ``search``; ``nearest``, which is plainer; or
-            ``signed``, which loses less in int4 and which TensorRT does not read.
+        method: How integers and scales are found: ``search``; ``nearest``, which is plainer;
+            ``signed``, which loses less in int4 and which TensorRT does not read; or ``gptq``,
+            which loses least, and runs the model on sentences.
         keep: Patterns of parameters or modules that stay as they are, whole names or their ends.
         embeddings: ``int8``, one scale per row, or ``keep``.
         head: The scheme of the layer that gives the logits of tokens, or ``keep``; that of the
@@ -136,7 +137,7 @@ class QuantizeSpec(_Section):
 
     weights: SchemeName
     block_size: Literal[16, 32, 64, 128, 256, "all"] | None = None
-    method: Literal["nearest", "search", "signed"] = "search"
+    method: MethodName = "search"
     keep: list[str] = []
     embeddings: Literal["int8", "keep"] = "int8"
     head: Literal["int4", "int8", "keep"] | None = None

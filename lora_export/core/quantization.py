@@ -18,9 +18,11 @@ __all__ = [
     "BLOCK_SIZES",
     "INT8_BLOCK",
     "INTEGERS",
+    "METHOD_NAMES",
     "SCALES",
     "SCHEMES",
     "BlockSize",
+    "MethodName",
     "Quantized",
     "SchemeName",
     "integers_name",
@@ -29,8 +31,11 @@ __all__ = [
 ]
 
 SchemeName = Literal["int4", "int8"]
+MethodName = Literal["nearest", "search", "signed", "gptq"]
+"""How scales and integers are found; `lora_export.weights.quantization.methods` has a row each."""
 BlockSize = Literal[0, 16, 32, 64, 128, 256]
 SCHEMES: Final = get_args(SchemeName)
+METHOD_NAMES: Final[tuple[MethodName, ...]] = get_args(MethodName)
 BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
 """The block sizes that ONNX Runtime's and TensorRT's kernels take."""
 INT8_BLOCK: Final = 128

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lora_export.core.quantization import BlockSize, SchemeName
+from lora_export.core.quantization import BlockSize, MethodName, SchemeName
 from lora_export.core.record_values import RECORD_CONFIG
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class QuantizationRecord(_Record):
 
     weights: SchemeName
     block_size: int | None = Field(default=None, ge=16, le=256)
-    method: str = "search"
+    method: MethodName = "search"
     keep: list[str] = []
     embeddings: Literal["int8", "keep"] = "int8"
     head: Literal["int4", "int8", "keep"] | None = None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
     from lora_export.core.progress import Progress
     from lora_export.core.reports.fidelity_report import FidelityRow
+    from lora_export.exports.create import MeasureMoments
     from lora_export.exports.packs import WriteAdapter
     from lora_export.exports.stack_table import NewAdapter
     from lora_export.weights.checkpoint import Checkpoint
@@ -39,12 +40,14 @@ class AddOptions:
         replace: Whether adapters of the same names may be replaced.
         progress: Told what happens, and about bytes.
         write: Writes an ``.onnx_adapter``.
+        measure: Measures what products are given in the base's graph, for a method that needs it.
     """
 
     checkpoint: Checkpoint | None
     replace: bool
     progress: Progress
     write: WriteAdapter
+    measure: MeasureMoments | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def _merge(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> 
             replace=options.replace,
             progress=options.progress,
             companions=each.companions,
+            measure=options.measure,
         )
         manifest = added.manifest
         if added.fidelity is not None:

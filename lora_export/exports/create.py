@@ -31,7 +31,7 @@ from lora_export.weights.quantized_entries import entries_of
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from lora_export.adapters.ties import TieGroup
@@ -44,11 +44,22 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.signature import Choices
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.quantized_entries import Moments
     from lora_export.weights.stream import Entry
 
-__all__ = ["BASE_WEIGHTS", "create_export", "quantized_use", "weights_metadata"]
+    MeasureMoments = Callable[[Path, Manifest, Collection[str]], Moments]
+
+__all__ = [
+    "BASE_WEIGHTS",
+    "MeasureMoments",
+    "create_export",
+    "in_blocks",
+    "quantized_use",
+    "weights_metadata",
+]
 
 BASE_WEIGHTS: Final = "weights/base.safetensors"
+_ROUNDED_WEIGHTS: Final = "weights/base.rounded.safetensors"
 MISSING_WEIGHTS: Final = "weights/base.missing.safetensors"
 GRAPH_REPORT: Final = "reports/graph.json"
 _LAYOUT: Final = "lora-export/1"
@@ -72,6 +83,7 @@ def create_export(
     ties: Sequence[TieGroup] = (),
     quantization: QuantizationRecord | None = None,
     form: GraphForm = DEFAULT_FORM,
+    measure: MeasureMoments | None = None,
 ) -> Manifest:
     """Write the base's weights, graph, companions and manifest into the empty folder `export_dir`.
 
@@ -92,6 +104,7 @@ def create_export(
         ties: The weights that the base ties and the graph holds apart.
         quantization: What is quantized, as the template's parameters have it.
         form: The form of the template's graph.
+        measure: Measures what products are given in the graph, for a method that needs it.
 
     Raises:
         CheckpointError: A tensor ends too early.
@@ -100,7 +113,7 @@ def create_export(
     """
     with storage_errors(str(export_dir)):
         (export_dir / "weights").mkdir()
-    method = quantization.method if quantization is not None else ""
+    method = _method(quantization)
     files, placements = _write_base_weights(export_dir, template, plan, progress, method)
     weights = sorted(files)
     graphs = (template.onnx_bytes, template.encoder_bytes)
@@ -150,8 +163,40 @@ def create_export(
         adapters={},
         files=files,
     )
+    if measure is not None:
+        manifest = _round_again(
+            export_dir, manifest, template, plan, measure=measure, progress=progress
+        )
     write_manifest(export_dir, manifest)
     return manifest
+
+
+def _round_again(
+    export_dir: Path,
+    manifest: Manifest,
+    template: GraphTemplate,
+    plan: BasePlan,
+    *,
+    measure: MeasureMoments,
+    progress: Progress,
+) -> Manifest:
+    """Write the base's weights again, rounded for what the graph's products are given.
+
+    The graph that tells has weights rounded to nearest; it stays, for nothing moves in the file.
+    """
+    moments = measure(export_dir, manifest, in_blocks(template.parameters))
+    present = _present(template, plan, _method(manifest.base.quantization), moments)
+    progress.start("rounding the base weights again", sum(entry.nbytes for entry in present))
+    written = write_weights(
+        export_dir / _ROUNDED_WEIGHTS,
+        present,
+        metadata=weights_metadata("base"),
+        advance=progress.advance,
+    )
+    with storage_errors(str(export_dir)):
+        (export_dir / _ROUNDED_WEIGHTS).replace(export_dir / BASE_WEIGHTS)
+    files = {**manifest.files, BASE_WEIGHTS: written.sha256}
+    return manifest.model_copy(update={"files": files})
 
 
 def _write_report(export_dir: Path, report: GraphReport) -> str:
@@ -167,6 +212,15 @@ def _untied(plan: BasePlan) -> list[str]:
     return sorted(name for name, tensor in plan.sources.items() if uses[id(tensor)] > 1)
 
 
+def _method(quantization: QuantizationRecord | None) -> str:
+    return quantization.method if quantization is not None else ""
+
+
+def in_blocks(parameters: Iterable[Parameter]) -> set[str]:
+    """Return the parameters that are quantized in blocks: those of products."""
+    return {each.name for each in parameters if each.quantized and each.quantized.block_size}
+
+
 def weights_metadata(name: str) -> dict[str, str]:
     """Return the ``__metadata__`` of a weight file."""
     return {"format": _LAYOUT, "name": name}
@@ -180,15 +234,7 @@ def _write_base_weights(
     What only adapters have goes into a file of its own, so that the base's file does not depend on
     how wide the first adapter's head is.
     """
-    present = [
-        entry
-        for parameter in template.parameters
-        if parameter.name in plan.sources
-        for entry in entries_of(
-            parameter, partial(_base_value, plan.sources[parameter.name]), method=method
-        )
-    ]
-    present += [copied_entry(name, tensor) for name, tensor in plan.kept.items()]
+    present = _present(template, plan, method)
     missing = [
         entry
         for parameter in template.parameters
@@ -209,6 +255,21 @@ def _write_base_weights(
         for parameter, (offset, length) in written.offsets.items():
             placements[parameter] = Placement(file, offset, length)
     return files, placements
+
+
+def _present(
+    template: GraphTemplate, plan: BasePlan, method: str, moments: Moments | None = None
+) -> list[Entry]:
+    """Return what the base's file holds."""
+    present = [
+        entry
+        for parameter in template.parameters
+        if (source := plan.sources.get(parameter.name)) is not None
+        for entry in entries_of(
+            parameter, partial(_base_value, source), method=method, moments=moments
+        )
+    ]
+    return [*present, *(copied_entry(name, tensor) for name, tensor in plan.kept.items())]
 
 
 def _base_value(source: Tensor, parameter: Parameter) -> Entry:

@@ -23,7 +23,7 @@ from lora_export.core.manifest import (
 )
 from lora_export.core.modes import Mode
 from lora_export.exports.adapter_companions import NO_COMPANIONS, folder_of, stage_companions
-from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
+from lora_export.exports.create import BASE_WEIGHTS, in_blocks, weights_metadata
 from lora_export.exports.graph_files import (
     placements_of,
     possible_files,
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.exports.adapter_companions import AdapterCompanions
+    from lora_export.exports.create import MeasureMoments
     from lora_export.weights.checkpoint import Checkpoint
+    from lora_export.weights.quantized_entries import Moments
 
 __all__ = [
     "AddedAdapter",
@@ -88,6 +90,7 @@ def add_adapter(
     progress: Progress,
     combined: CombinedRecord | None = None,
     companions: AdapterCompanions = NO_COMPANIONS,
+    measure: MeasureMoments | None = None,
 ) -> AddedAdapter:
     """Merge an adapter into an export; return the manifest that names it, and what was kept.
 
@@ -105,6 +108,7 @@ def add_adapter(
         progress: Told about bytes.
         combined: What the adapter was made of, where it was.
         companions: What comes with it besides its tensors.
+        measure: Measures what products are given in the base's graph, for a method that needs it.
 
     Raises:
         AdapterError: The name is taken, or a tensor of the adapter is damaged.
@@ -114,9 +118,10 @@ def add_adapter(
     weights_file = f"weights/{name}.safetensors"
     with edit_manifest(export_dir) as manifest:
         refuse_taken(manifest, name, replace=replace)
-    base_tensors = stored_values(export_dir, manifest)
-    meters = _meters(resolved)
-    entries, origin = merged_entries(manifest, resolved, base_tensors, checkpoint, meters)
+    meters, moments = _meters(resolved), _moments(export_dir, manifest, resolved, measure)
+    entries, origin = merged_entries(
+        manifest, resolved, stored_values(export_dir, manifest), checkpoint, meters, moments=moments
+    )
     progress.start(f"merging adapter {name}", sum(entry.nbytes for entry in entries))
     with staging_folder(export_dir, "add") as staging:
         with storage_errors(str(staging)):
@@ -169,6 +174,14 @@ def add_adapter(
             )
     parts = {key: (dtype, meter.result()) for key, (dtype, meter) in meters.items()}
     return AddedAdapter(updated, fidelity_rows(parts) if parts else None)
+
+
+def _moments(
+    export_dir: Path, manifest: Manifest, resolved: Resolved, measure: MeasureMoments | None
+) -> Moments | None:
+    """Return what measures the inputs of the products that an adapter changes."""
+    changed = in_blocks(update.parameter for update in resolved.updates)
+    return measure(export_dir, manifest, changed) if measure is not None and changed else None
 
 
 def remove_adapter(export_dir: Path, name: str) -> Manifest:

@@ -19,7 +19,7 @@ from lora_export.weights.quantized_entries import entries_of
 from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lora_export.adapters.resolve import Resolved, Update
     from lora_export.core.manifest import Manifest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lora_export.core.tensors import Tensor
     from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.fidelity import FidelityMeter
+    from lora_export.weights.quantized_entries import Moments
     from lora_export.weights.stream import Entry, Observer
 
 __all__ = ["ORIGIN_CHECKPOINT", "ORIGIN_EXPORT", "merged_entries"]
@@ -43,6 +44,7 @@ def merged_entries(
     meters: Mapping[str, tuple[str, FidelityMeter]],
     *,
     onto_integers: bool = False,
+    moments: Moments | None = None,
 ) -> tuple[list[Entry], str]:
     """Return the entries to write, and whose values they use: the checkpoint's or the export's.
 
@@ -53,6 +55,7 @@ def merged_entries(
         checkpoint: The base, where it is at hand.
         meters: Of the parameters in half precision, what measures their updates.
         onto_integers: Whether an update may be added to what quantized weights stand for.
+        moments: See `entries_of`.
 
     Raises:
         UnsupportedError: It may not, and there is no checkpoint.
@@ -84,7 +87,8 @@ def merged_entries(
         _, meter = meters.get(parameter.name, ("", None))
         if parameter.name in sources:
             source = sources[parameter.name]
-            entries += _entries(manifest, update, source, base_is_stored=False, observe=meter)
+            value = _value(update, source, base_is_stored=False, observe=meter)
+            entries += entries_of(parameter, value, method=method_of(manifest), moments=moments)
             continue
         if parameter.quantized is not None and update.needs_base and not onto_integers:
             raise _needs_checkpoint(resolved, parameter)
@@ -94,25 +98,25 @@ def merged_entries(
         if parameter.name in cast and update.needs_base and not update.padded:
             origin = ORIGIN_EXPORT
         stored = base_tensors.get(parameter.name)
-        entries += _entries(manifest, update, stored, base_is_stored=True, observe=meter)
+        value = _value(update, stored, base_is_stored=True, observe=meter)
+        entries += entries_of(parameter, value, method=method_of(manifest), moments=moments)
     return entries, origin
 
 
-def _entries(
-    manifest: Manifest,
+def _value(
     update: Update,
     base: Tensor | None,
     *,
     base_is_stored: bool,
     observe: Observer | None,
-) -> list[Entry]:
-    """Return the merged value of a parameter as it is written, quantized where the base's is."""
+) -> Callable[[Parameter], Entry]:
+    """Return a function that returns the merged value in the dtype of a parameter."""
 
     def value(parameter: Parameter) -> Entry:
         own = update if parameter == update.parameter else replace(update, parameter=parameter)
         return merged_entry(own, base, base_is_stored=base_is_stored, observe=observe)
 
-    return entries_of(update.parameter, value, method=method_of(manifest))
+    return value
 
 
 def _needs_checkpoint(resolved: Resolved, parameter: Parameter) -> UnsupportedError:

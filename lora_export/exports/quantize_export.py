@@ -22,7 +22,7 @@ from lora_export.core.quantization import stored_name
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.version import VERSION
-from lora_export.exports.create import quantized_use
+from lora_export.exports.create import in_blocks, quantized_use
 from lora_export.exports.graph_files import placements_of
 from lora_export.exports.stored_values import parameters_of
 from lora_export.graph.adapters.batched_graph import stack_a, stack_of
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
     from lora_export.core.tensors import Tensor
+    from lora_export.exports.create import MeasureMoments
     from lora_export.graph.quantize.schemes import QuantizeChoice
     from lora_export.graph.spec.template import Placement
+    from lora_export.weights.quantized_entries import Moments
     from lora_export.weights.stream import Entry
 
 __all__ = ["QuantizedExport", "quantize_export"]
@@ -71,6 +73,8 @@ def quantize_export(
     target: Path,
     choice: QuantizeChoice,
     progress: Progress,
+    *,
+    measure: MeasureMoments | None = None,
 ) -> QuantizedExport:
     """Write a quantized export of a float one into an empty folder.
 
@@ -80,6 +84,7 @@ def quantize_export(
         target: An empty folder.
         choice: What is quantized, and how.
         progress: Told about bytes.
+        measure: Measures what products are given in the float graph, for a method that needs it.
 
     Raises:
         UnsupportedError: It is quantized already, is of a graph of the user's, or nothing in it
@@ -96,11 +101,12 @@ def quantize_export(
         required=_required(source, manifest, before),
     )
     after = {each.name: each for each in found.template.parameters}
+    moments = measure(source, manifest, in_blocks(after.values())) if measure is not None else None
     with storage_errors(str(target)):
         (target / "weights").mkdir()
     files, places = _write_weights(
         source, manifest, target,
-        before=before, after=after, method=choice.method, progress=progress,
+        before=before, after=after, method=choice.method, moments=moments, progress=progress,
     )  # fmt: skip
     graphs = {}
     for name, graph in manifest.graphs.items():
@@ -139,6 +145,7 @@ def _write_weights(
     before: Mapping[str, Parameter],
     after: Mapping[str, Parameter],
     method: str,
+    moments: Moments | None,
     progress: Progress,
 ) -> tuple[dict[str, str], dict[str, dict[str, Placement]]]:
     """Write every weight file; return the hash of each, and the place of each tensor in it."""
@@ -146,7 +153,7 @@ def _write_weights(
     places: dict[str, dict[str, Placement]] = {}
     weights = sorted({file for each in manifest.graphs.values() for file in each.weights})
     read = {file: read_header(resolve_inside(source, file)) for file in weights}
-    entries = {file: _entries(read[file][0], before, after, method) for file in weights}
+    entries = {file: _entries(read[file][0], before, after, method, moments) for file in weights}
     progress.start(
         "quantizing the weights", sum(each.nbytes for rows in entries.values() for each in rows)
     )
@@ -222,6 +229,7 @@ def _entries(
     before: Mapping[str, Parameter],
     after: Mapping[str, Parameter],
     method: str,
+    moments: Moments | None,
 ) -> list[Entry]:
     """Return what a weight file holds, with the parameters that are quantized now."""
     entries: list[Entry] = []
@@ -232,7 +240,10 @@ def _entries(
             continue
         turned = parameter.transposed != before[name].transposed
         entries += entries_of(
-            parameter, partial(stored_entry, tensor, transposed=turned), method=method
+            parameter,
+            partial(stored_entry, tensor, transposed=turned),
+            method=method,
+            moments=moments,
         )
     return entries
 

@@ -14,13 +14,14 @@ import numpy.typing as npt
 from lora_export.core.files import resolve_inside
 from lora_export.core.modes import Mode
 from lora_export.core.safetensors_file import read_header
-from lora_export.exports.stored_values import parameters_of
+from lora_export.exports.stored_values import method_of, parameters_of
 from lora_export.ondevice.judge.metrics import relative_l2
 from lora_export.runtime.reference_weights import ReferenceWeights
 from lora_export.verification.datasets.dataset import predict
 from lora_export.verification.datasets.questions import RecomputingModel
 from lora_export.verification.expected import rows_of
 from lora_export.verification.loss.stored_layers import measure_layers, stored_value
+from lora_export.weights.quantization.methods import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +80,8 @@ def run_references(comparison: Comparison, dataset: Dataset | None) -> Quantized
     try:
         exact = _run_float(comparison, reference, dataset)
         weights = ReferenceWeights(reference)
-        layers = measure_layers(quantized, weights, base, own)
+        steps = METHODS[method_of(of.manifest)].steps
+        layers = measure_layers(quantized, weights, base, own, steps_of_blocks=steps)
         brought = weights.known_names(_brought(of.adapter))
         _load_without_update(weights, quantized, base, base if own is None else own, brought)
         plain = _without_update(comparison, reference) if of.adapter is not None else None

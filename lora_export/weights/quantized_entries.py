@@ -9,6 +9,7 @@ Nothing but the scales of one parameter is kept while its integers are written.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from lora_export.weights.quantization.channels import (
     largest_magnitudes,
     quantize_channels,
 )
+from lora_export.weights.quantization.error_feedback import round_with_feedback
 from lora_export.weights.quantization.packing import pack_int4
 from lora_export.weights.stream import Entry
 
@@ -35,15 +37,20 @@ if TYPE_CHECKING:
     from lora_export.core.quantization import Quantized
 
     Array = npt.NDArray[Any]
+    Moments = Callable[[str], Float32Array | None]
 
-__all__ = ["entries_of"]
+__all__ = ["Moments", "entries_of"]
 
 _HALF_BYTE: Final = 4
 _KEEP: Final = "Keep it as it is: --quantize-keep NAME; or export in float32: --dtype float32."
 
 
 def entries_of(
-    parameter: Parameter, value: Callable[[Parameter], Entry], *, method: str
+    parameter: Parameter,
+    value: Callable[[Parameter], Entry],
+    *,
+    method: str,
+    moments: Moments | None = None,
 ) -> list[Entry]:
     """Return what is written of a parameter: its values, or its integers and scales.
 
@@ -51,24 +58,42 @@ def entries_of(
         parameter: The parameter, with its scheme where it is quantized.
         value: Returns the entry of its values, in the dtype of the parameter that it is given.
         method: A name of `lora_export.weights.quantization.methods.METHODS`.
+        moments: Returns Σ xᵀ x of what a parameter is multiplied with, or None, for a method that
+            needs it; a parameter of which nothing is known is rounded to nearest.
     """
-    quantized = parameter.quantized
+    quantized, dtype = parameter.quantized, parameter.stored_dtype
     if quantized is None:
         return [value(parameter)]
     exact = value(replace(parameter, dtype="float32", quantized=None))
-    quantizer = _per_channel if quantized.block_size == 0 else _in_blocks
-    return quantizer(parameter.name, exact, quantized, parameter.stored_dtype, method)
+    if quantized.block_size == 0:
+        return _per_channel(parameter.name, exact, quantized, dtype)
+    own = partial(moments, parameter.name) if moments is not None else _unknown
+    return _in_blocks(exact, quantized, dtype, method, own)
+
+
+def _unknown() -> None:
+    """Return nothing: what a parameter is multiplied with was not measured."""
 
 
 def _in_blocks(
-    name: str, exact: Entry, quantized: Quantized, dtype: DType, method: str
+    exact: Entry,
+    quantized: Quantized,
+    dtype: DType,
+    method: str,
+    moments: Callable[[], Float32Array | None],
 ) -> list[Entry]:
-    """Return integers, and behind them the scales that were found with them."""
+    """Return integers, and behind them the scales that were found with them.
+
+    Where moments are known, the weight is held whole.
+    """
     found: list[Array] = []
+    name = exact.name
 
     def integers() -> Iterator[Array]:
         found.clear()
-        for rows in _whole_blocks(exact, quantized.block_size):
+        own = moments()
+        whole = [np.concatenate(list(exact.blocks()))] if own is not None else None
+        for rows in whole or _whole_blocks(exact, quantized.block_size):
             with _named(name, dtype):
                 q, scales = quantize_blocks(
                     rows,
@@ -77,6 +102,8 @@ def _in_blocks(
                     method=method,
                     scale_dtype=dtype.numpy,
                 )
+                if own is not None:
+                    q = round_with_feedback(rows, scales, own, bits=quantized.bits)
             found.append(scales)
             yield _packed(q, quantized)
 
@@ -89,11 +116,11 @@ def _in_blocks(
     return [entry, Entry(scales_name(name), dtype, shape, scales, after=entry.name)]
 
 
-def _per_channel(
-    name: str, exact: Entry, quantized: Quantized, dtype: DType, method: str
-) -> list[Entry]:
-    """Return the scales of a first pass, and the integers of a second."""
-    del method  # the scale of the largest magnitude is all that there is to choose
+def _per_channel(name: str, exact: Entry, quantized: Quantized, dtype: DType) -> list[Entry]:
+    """Return the scales of a first pass, and the integers of a second.
+
+    The scale of the largest magnitude is all that there is to choose.
+    """
     by_rows = quantized.axis == 0
     found: list[Array] = []
 

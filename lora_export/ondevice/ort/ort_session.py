@@ -45,6 +45,7 @@ the terminal, with the names in a graph as they are."""
 
 _SETTINGS: Final = {"session.force_spinning_stop": "1"}
 _EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": str(EXACT_LEVEL)}
+_WEIGHTS_FOLDER: Final = "session.model_external_initializers_file_folder_path"
 
 _FUSING: Final = "FuseFp16InitializerToFp32NodeTransformer"
 _FUSING_CRASHES: Final = ((1, 23), (1, 30))
@@ -109,6 +110,7 @@ class OrtSession(GraphRunner):
         prepack: Whether constant weights are packed, which may change the order of sums.
         exact: Whether products with quantized weights are computed in the graph's own dtype. By
             default ONNX Runtime rounds what is multiplied to int8, which is faster.
+        graph: A graph in place of the file's, whose weights lie where those of the file do.
 
     Attributes:
         session: ONNX Runtime's own object, for those who bind its inputs.
@@ -131,10 +133,15 @@ class OrtSession(GraphRunner):
         initializers: Mapping[str, onnxruntime.OrtValue] | None = None,
         prepack: bool = True,
         exact: bool = False,
+        graph: bytes | None = None,
     ) -> None:
         settings = {**_SETTINGS, **(_EXACT if exact else {})}
         settings["session.disable_prepacking"] = "0" if prepack else "1"
-        self.session: Any = _open(path, provider, threads, initializers or {}, settings)
+        if graph is not None:
+            settings[_WEIGHTS_FOLDER] = str(path.parent)
+        self.session: Any = _open(
+            path, provider, threads, initializers or {}, settings, graph=graph
+        )
         self.path = path
         inputs = self.session.get_inputs()
         self.inputs = tuple(each.name for each in inputs)
@@ -175,6 +182,8 @@ def _open(
     threads: int,
     initializers: Mapping[str, onnxruntime.OrtValue],
     settings: Mapping[str, str],
+    *,
+    graph: bytes | None = None,
 ) -> onnxruntime.InferenceSession:
     version = onnxruntime_version()
     read_graph(path)  # ONNX Runtime would open whatever the graph names
@@ -190,7 +199,7 @@ def _open(
         if initializers:
             options.add_external_initializers(list(initializers), list(initializers.values()))
         session = onnxruntime.InferenceSession(
-            str(path),
+            str(path) if graph is None else graph,
             sess_options=options,
             providers=[provider],
             disabled_optimizers=crashing_optimizers(version),

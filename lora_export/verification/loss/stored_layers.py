@@ -1,7 +1,8 @@
 """The quantized weights of a graph, compared with the float ones that PEFT merges.
 
-    steps      the largest |clip(W / s) − q| of a parameter: at most ½ where q is W rounded; where
-               W was rounded to the dtype of the scales before, that rounding is taken off
+    steps      the largest |clip(W / s) − q| of a parameter: at most ½ where q is W rounded to
+               nearest, 1 where it may be rounded up or down; where W was rounded to the dtype of
+               the scales before, that rounding is taken off
     layers     errors, and what is left of the update (`layer_survival`)
 
 W comes from torch, q and s from the export's files: no code of the merge takes part.
@@ -41,7 +42,6 @@ __all__ = ["StoredLayers", "measure_layers", "stored_value"]
 _HALF_STEP: Final = 0.5
 _ROUNDING_STEPS: Final = 1e-3
 """The error of float32 sums in another order, in steps of a scale."""
-_LIMIT_STEPS: Final = _HALF_STEP + _ROUNDING_STEPS
 _UNITS: Final = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The largest relative error of rounding to a dtype."""
 _PIECE: Final = 1 << 20
@@ -79,11 +79,31 @@ class _Layer:
     factors: tuple[Array, Array] | None
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """The largest distance of a parameter's integers from its weights, and what it may be."""
+
+    distance: float
+    limit: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is within the limit; NaN is not."""
+        return self.distance <= self.limit
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """The key by which the worst of several is found."""
+        return math.isnan(self.distance), self.distance / self.limit
+
+
 def measure_layers(
     parameters: Sequence[Parameter],
     weights: ReferenceWeights,
     base: Mapping[str, Tensor],
     own: Mapping[str, Tensor] | None,
+    *,
+    steps_of_blocks: float = _HALF_STEP,
 ) -> StoredLayers:
     """Compare the quantized weights of a graph with those of the reference.
 
@@ -93,19 +113,22 @@ def measure_layers(
         base: The tensors of the base's file.
         own: Those of the graph of a merged adapter, the base's among them; None where the base's
             integers are all that there is.
+        steps_of_blocks: How far the method leaves an integer of a block from ``W / s``.
 
     Raises:
         UnsupportedError: The reference has no such parameter.
         ExportDirectoryError: The files' tensors are not those of the parameters.
     """
     rows: dict[str, LayerLossRow] = {}
-    steps: dict[str, float] = {}
+    steps: dict[str, _Steps] = {}
     for parameter in parameters:
         layer = _layer(parameter, weights, base, own)
         if layer is None:
             continue
-        found, steps[parameter.name] = _measured(layer, merged=own is not None)
         quantized = layer.stored.quantized
+        limit = _ROUNDING_STEPS + (steps_of_blocks if quantized.block_size else _HALF_STEP)
+        found, distance = _measured(layer, limit, merged=own is not None)
+        steps[parameter.name] = _Steps(distance, limit)
         rows[parameter.name] = LayerLossRow(
             scheme=quantized.scheme,
             block_size=quantized.block_size,
@@ -162,7 +185,7 @@ def _layer(
     )
 
 
-def _measured(layer: _Layer, *, merged: bool) -> tuple[LayerSurvival, float]:
+def _measured(layer: _Layer, limit: float, *, merged: bool) -> tuple[LayerSurvival, float]:
     """Return the figures of a weight, and its largest distance from rounding, in steps."""
     has_meter = merged and layer.factors is not None and layer.stored_base is not None
     meter = LayerMeter(*layer.factors) if has_meter and layer.factors is not None else None
@@ -171,7 +194,7 @@ def _measured(layer: _Layer, *, merged: bool) -> tuple[LayerSurvival, float]:
     for rows in _pieces(layer.exact):
         exact = np.ascontiguousarray(layer.exact[rows])
         quantized = layer.stored.rows(rows.start, rows.stop)
-        found = _steps(layer.stored, exact, rows)
+        found = _steps(layer.stored, exact, rows, limit)
         worst = tuple(map(_larger, worst, found))
         if meter is not None and layer.stored_base is not None:
             plain = layer.stored_base.rows(rows.start, rows.stop)
@@ -181,18 +204,20 @@ def _measured(layer: _Layer, *, merged: bool) -> tuple[LayerSurvival, float]:
         weight += _squares(exact)
         delta += _squares(layer.other[rows] - exact.astype(np.float64))
     if meter is not None:
-        return meter.result(), _best(worst)
+        return meter.result(), _best(worst, limit)
     size = delta if layer.factors is not None else None
-    return LayerSurvival(WeightError(error, weight, size), None, None), _best(worst)
+    return LayerSurvival(WeightError(error, weight, size), None, None), _best(worst, limit)
 
 
-def _best(worst: tuple[float, ...]) -> float:
+def _best(worst: tuple[float, ...], limit: float) -> float:
     """Return the distance of weights that were not rounded before, or that of others."""
     plain, rounded = worst
-    return rounded if plain > _LIMIT_STEPS >= rounded else plain
+    return rounded if plain > limit >= rounded else plain
 
 
-def _steps(stored: DequantizedTensor, exact: Array, rows: slice) -> tuple[float, float]:
+def _steps(
+    stored: DequantizedTensor, exact: Array, rows: slice, limit: float
+) -> tuple[float, float]:
     """Return max|clip(W / s) − q| of some rows, and the same without a rounding of W before.
 
     A float export in half precision that is quantized later holds rounded weights: W is off by up
@@ -205,7 +230,7 @@ def _steps(stored: DequantizedTensor, exact: Array, rows: slice) -> tuple[float,
         np.clip(place, integers.lowest, integers.highest, out=place)
         distance = np.abs(place - stored.integers_of(rows.start, rows.stop))
         plain = float(distance.max(initial=0.0))
-        if not unit or plain <= _LIMIT_STEPS:
+        if not unit or plain <= limit:
             return plain, plain
         distance -= unit * np.abs(place)
         return plain, float(distance.max(initial=0.0))
@@ -227,10 +252,11 @@ def _pieces(matrix: Array) -> Iterator[slice]:
         yield slice(start, min(start + step, len(matrix)))
 
 
-def _link(steps: Mapping[str, float]) -> WeightsLinkRow:
+def _link(steps: Mapping[str, _Steps]) -> WeightsLinkRow:
     """Return the verdict on the integers of all parameters."""
-    differing = sorted(name for name, each in steps.items() if not each <= _LIMIT_STEPS)
-    worst = max(steps, key=lambda name: (math.isnan(steps[name]), steps[name]), default=None)
+    differing = sorted(name for name, each in steps.items() if not each.passes)
+    worst = max(steps, key=lambda name: steps[name].order, default=None)
+    found = steps[worst] if worst is not None else _Steps(math.nan, _HALF_STEP + _ROUNDING_STEPS)
     reason = "the stored integers are the weights that PEFT merges, rounded"
     if differing:
         reason = f"the integers of {differing[0]!r} are not those of the weights that PEFT merges"
@@ -239,7 +265,7 @@ def _link(steps: Mapping[str, float]) -> WeightsLinkRow:
         reason=reason if steps else "nothing is quantized",
         compared=len(steps),
         worst=worst,
-        steps=steps[worst] if worst is not None and math.isfinite(steps[worst]) else None,
-        tolerance=_LIMIT_STEPS,
+        steps=found.distance if math.isfinite(found.distance) else None,
+        tolerance=found.limit,
         differing=differing,
     )

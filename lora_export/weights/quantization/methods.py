@@ -13,9 +13,11 @@ integers, ``q·s`` is the value that a graph computes. With m = max|w|:
                such scales, its own quantizer makes them, and TensorRT for RTX builds them;
                TensorRT's parser refuses them ("Scale coefficients must all be positive")
 
-With c > q_max + ½ the largest values are clipped, with a gain for the many others. A method that
-measures activations would be a row with an importance for each row of the weight; none does yet.
-docs/adr/0024 has what was tried.
+    gptq       the scales of `search`, and integers whose errors cancel for what the product is
+               given (`error_feedback`): the model is run on sentences to see that
+
+With c > q_max + ½ the largest values are clipped, with a gain for the many others. docs/adr/0024
+and 0033 have what was tried.
 """
 
 from __future__ import annotations
@@ -41,11 +43,18 @@ class Method:
         summary: A phrase for help texts.
         candidates: Bits → the quotients c = max|w| / s that are tried beside that of `nearest`.
         refinements: How often integers and scale are improved in turn after the best candidate.
+        needs_inputs: Whether integers depend on what the weights are multiplied with.
     """
 
     summary: str
     candidates: Mapping[int, tuple[float, ...]]
     refinements: int = 0
+    needs_inputs: bool = False
+
+    @property
+    def steps(self) -> float:
+        """The largest distance of an integer from its weight over its scale."""
+        return 1.0 if self.needs_inputs else 0.5
 
     @property
     def negative_scales(self) -> bool:
@@ -68,6 +77,12 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
             summary="as search, with int4 scales of both signs: less error, not for TensorRT",
             candidates=MappingProxyType({4: (*_INT4, *(-c for c in _INT4)), 8: _INT8}),
             refinements=1,
+        ),
+        "gptq": Method(
+            summary="as search, errors cancelled for inputs that the model is run for",
+            candidates=MappingProxyType({4: _INT4, 8: _INT8}),
+            refinements=1,
+            needs_inputs=True,
         ),
     }
 )

@@ -152,3 +152,27 @@ def test_stored_values_come_in_the_model_s_layout() -> None:
     assert values is not None
     np.testing.assert_allclose(values, weights.base, atol=0.05)
     assert stored_value(parameter, {}, (24, 32)) is None
+
+
+def test_integers_that_may_be_rounded_up_or_down_are_neighbours_of_the_weight() -> None:
+    weights, form = example(5), FORMS["int8 in blocks"]
+    base = stored(weights.base.T, form)
+    name = f"{NAME}.quantized"
+    values = base[name].values.copy()  # type: ignore[attr-defined]
+    scales = np.repeat(base[f"{NAME}.scale"].values, 16, axis=0)  # type: ignore[attr-defined]
+    place = weights.base.T / scales
+    other = np.where(values > place, np.floor(place), np.ceil(place))
+    other = np.clip(other, -127, 127).astype(np.int8)
+    parameter = Parameter(NAME, (24, 32), "float32", "Linear", transposed=True, quantized=form)
+
+    def link(integers: np.ndarray, steps: float) -> tuple[str, float | None]:
+        held = {**base, name: MemoryTensor(name, DTYPES["int8"], integers)}
+        found = measure_layers(
+            [parameter], cast("Any", weights), held, None, steps_of_blocks=steps
+        ).link
+        return found.verdict, found.tolerance
+
+    assert link(other, 1.0) == ("pass", pytest.approx(1.001))
+    assert link(other, 0.5) == ("fail", pytest.approx(0.501))
+    other[3, 5] += 2 if other[3, 5] < 100 else -2
+    assert link(other, 1.0)[0] == "fail"
