@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
-    import onnx
 
     from lora_export.core.dtypes import Float32Array
     from lora_export.core.manifest import Manifest
@@ -108,7 +107,9 @@ def measure_moments(
         if own.value not in held:
             held.clear()
             progress.start("measuring the inputs of products")
-            held.update(_pass(path, model, feeds, _group(widths, own), manifest.base.dtype))
+            group = _group(widths, own)
+            graph = with_outputs(model, list(group), by_name(manifest.base.dtype).onnx)
+            held.update(_pass(path, graph, feeds, group))
         return held[own.value]
 
     return moments_of
@@ -149,10 +150,9 @@ def _group(widths: Mapping[str, int], first: ProductInput) -> dict[str, int]:
 
 
 def _pass(
-    path: Path, model: onnx.ModelProto, feeds: Sequence[Feeds], group: Mapping[str, int], dtype: str
+    path: Path, graph: bytes, feeds: Sequence[Feeds], group: Mapping[str, int]
 ) -> dict[str, Float32Array]:
-    """Return Σ xᵀ x of some values over all inputs."""
-    graph = with_outputs(model, list(group), by_name(dtype).onnx)
+    """Return Σ xᵀ x of some values, which a graph returns, over all inputs."""
     session = OrtSession(path, graph=graph, exact=True)
     sums = {name: np.zeros((width, width), np.float32) for name, width in group.items()}
     try:
