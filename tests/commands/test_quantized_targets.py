@@ -25,7 +25,10 @@ if TYPE_CHECKING:
             ["--quantize", "int8", "--quantize-block-size", "64", "--target", "jetson-orin"],
             "int8 in blocks of 64 needs opset 21",
         ),
-        (["--quantize", "int4", "--opset", "20"], "int4 needs opset 21, and the opset is set to 20"),
+        (
+            ["--quantize", "int4", "--opset", "20"],
+            "needs opset 21, and the opset is set to 20",
+        ),
     ],
 )
 def test_blocks_are_refused_before_the_base_is_read(
