@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASE_WEIGHTS",
-    "MeasureMoments",
     "create_export",
     "in_blocks",
     "quantized_use",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Moments = Callable[[str], Float32Array | None]
 
-__all__ = ["Moments", "entries_of"]
+__all__ = ["entries_of"]
 
 _HALF_BYTE: Final = 4
 _KEEP: Final = "Keep it as it is: --quantize-keep NAME; or export in float32: --dtype float32."
