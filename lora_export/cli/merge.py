@@ -20,6 +20,7 @@ from lora_export.cli.options import (
     common_options,
     labels_option,
     out_option,
+    override_option,
     parse_adapter,
     parse_scales,
 )
@@ -49,6 +50,7 @@ lora-export merge --unmerge merged --base ./base -o restored
 """,
 )
 @base_option("The base checkpoint: a directory or a hub id.", required=True)
+@override_option
 @option("--unmerge", section="Input", type=click.Path(path_type=Path), metavar="MERGED",
         help="Restore the base of MERGED from --base, after checking that it is the same "
              "base.")  # fmt: skip
@@ -80,6 +82,7 @@ lora-export merge --unmerge merged --base ./base -o restored
 def merge(
     *,
     base: str,
+    base_override: str | None,
     adapters: tuple[str, ...],
     unmerge: Path | None,
     output: Path,
@@ -114,7 +117,16 @@ def merge(
     limit_bytes = parse_size(max_shard_size)
     with Console(as_json=as_json, quiet=quiet) as console:
         if unmerge is not None:
-            given = (dtype, float32_where_lossy, allow_no_effect, verify, strict, labels, drop)
+            given = (
+                base_override,
+                dtype,
+                float32_where_lossy,
+                allow_no_effect,
+                verify,
+                strict,
+                labels,
+                drop,
+            )
             if adapters or any(given):
                 msg = "--unmerge takes --base and --out only"
                 raise UsageError(msg, hint="To use another adapter, merge it into the base.")
@@ -135,6 +147,7 @@ def merge(
             base,
             make_specs(rows, parse_scales(scales)),
             output,
+            base_override=base_override,
             combine=make_combine(combine_table(flags)),
             dtype=dtype,
             max_shard_bytes=limit_bytes,

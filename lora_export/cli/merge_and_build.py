@@ -22,6 +22,7 @@ from lora_export.cli.options import (
     labels_option,
     loss_options,
     out_option,
+    override_option,
     parse_adapter,
     parse_scales,
 )
@@ -69,6 +70,7 @@ def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
             argument("recipe", "A YAML file with these settings, instead of flags.",
                      required=False, type=click.Path(path_type=Path)),
             base_option("The base checkpoint: a directory or a hub id."),
+            override_option,
             option("--graph", section="Input", metavar="FILE",
                    help="An ONNX file of the base, by any exporter.", default_text="traced"),
             option("--adapter", "adapters", section="Adapters", multiple=True,
@@ -235,26 +237,16 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         return str(path.absolute()) if absolute and (path.exists() or not is_hub_id(text)) else text
 
     table = {key: flags[key] for key in _KEYS if flags[key] is not None}
-    if flags["base"] is not None:
-        table["base"] = located(flags["base"])
+    for key in ("base", "base_override"):
+        if flags[key] is not None:
+            table[key] = located(flags[key])
     for key in ("graph", "output"):  # never ids of the hub
         if flags[key] is not None:
             path = user_path(flags[key])
             table[key] = str(path.absolute()) if absolute else flags[key]
     if quantize := _quantize_table(flags):
         table["quantize"] = quantize
-    if flags["labels"]:
-        table["labels"] = [label.strip() for label in flags["labels"].split(",")]
-    if flags["lora_modules"]:
-        table["lora_modules"] = [name.strip() for name in flags["lora_modules"].split(",")]
-    if flags["targets"]:
-        table["targets"] = list(flags["targets"])
-    lists = {
-        "combine": combine_table(flags),
-        "scale": parse_scales(flags["scales"]),
-        "drop": list(flags["drop"]),
-    }
-    table |= {key: value for key, value in lists.items() if value}
+    table |= _lists(flags)
     table |= adapter_keys(
         flags["adapter_format"], flags["alpha"], flags["enable_lora"], flags["subfolder"]
     )
@@ -262,6 +254,24 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
         rows = [parse_adapter(text) for text in flags["adapters"]]
         table["adapters"] = [{**row, "source": located(row["source"])} for row in rows]
     return table
+
+
+def _lists(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags whose values are lists or tables, as recipe keys."""
+    lists = {
+        "labels": _names(flags["labels"]),
+        "lora_modules": _names(flags["lora_modules"]),
+        "targets": list(flags["targets"]),
+        "combine": combine_table(flags),
+        "scale": parse_scales(flags["scales"]),
+        "drop": list(flags["drop"]),
+    }
+    return {key: value for key, value in lists.items() if value}
+
+
+def _names(text: str | None) -> list[str]:
+    """Return the names of a list with commas."""
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def _quantize_table(flags: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "labels_option",
     "loss_options",
     "out_option",
+    "override_option",
     "parse_adapter",
     "parse_scales",
 ]
@@ -53,6 +54,14 @@ def base_option(explanation: str, *, section: str = "Input", **settings: Any) ->
         "--base", "--model", "base", section=section, metavar="PATH_OR_ID", help=explanation,
         **settings,
     )  # fmt: skip
+
+
+def override_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--base-override``."""
+    return option(
+        "--base-override", section="Input", metavar="PATH_OR_ID",
+        help="The original of a base that is stored quantized: its weights are used instead.",
+    )(command)  # fmt: skip
 
 
 def out_option(explanation: str, **settings: Any) -> Decorator:

@@ -40,7 +40,7 @@ __all__ = [
 
 def opened_base(checkpoint: Checkpoint) -> GivenBase:
     """Return an open checkpoint as the base that is given."""
-    return given_checkpoint(checkpoint, hub_id_of(checkpoint.folder))
+    return given_checkpoint(checkpoint, hub_id_of(checkpoint.of_adapters.folder))
 
 
 def base_of_export(

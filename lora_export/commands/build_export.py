@@ -9,6 +9,7 @@ from lora_export.commands.add import add_adapters, fidelity_report_of, without_c
 from lora_export.commands.build_checks import graph_source
 from lora_export.commands.build_quantized import measure_of, record_of
 from lora_export.commands.loss_limits import loss_gates
+from lora_export.commands.open_base import training_base
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
@@ -87,6 +88,7 @@ def write_base(
         choices=config.choices,
         labels=labels,
         ties=config.ties,
+        trained_on=training_base(checkpoint, output),
         fingerprint=base_fingerprint,
         progress=tell,
         graph_source=graph_source(recipe, output),

@@ -14,9 +14,8 @@ from lora_export.commands.build_checks import existing_export, require_layers, r
 from lora_export.commands.build_config import resolve_config
 from lora_export.commands.build_form import require_form_for
 from lora_export.commands.bundle import readable
-from lora_export.core.hub import local_path
+from lora_export.commands.open_base import open_base
 from lora_export.exports.padding import as_exported
-from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from lora_export.commands.recipe import Recipe
     from lora_export.core.manifest import Manifest
     from lora_export.core.progress import Progress
+    from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["BuildInputs", "fingerprint_in_background", "read_inputs"]
 
@@ -66,7 +66,7 @@ def read_inputs(recipe: Recipe, tell: Progress, *, strict: bool) -> BuildInputs:
     """
     output = readable(recipe.path(recipe.output))
     existing = existing_export(output)
-    checkpoint = open_checkpoint(local_path(recipe.base, recipe.folder), source=recipe.base)
+    checkpoint = open_base(recipe.base, recipe.base_override, recipe.folder)
     if existing is not None:
         checkpoint = as_exported(checkpoint, output)
     adapters = read_specs(

@@ -32,6 +32,7 @@ from lora_export.commands.merge_recording import (
     warn_of_loss,
 )
 from lora_export.commands.merge_verify import require_torch, verify_job
+from lora_export.commands.open_base import open_base
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import is_vacant, publish_folder, staging_folder, write_synced
@@ -84,6 +85,7 @@ def merge_checkpoint(
     adapters: Sequence[AdapterSpec | str | Path],
     output: str | Path,
     *,
+    base_override: str | Path | None = None,
     combine: CombineSpec | None = None,
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -100,6 +102,7 @@ def merge_checkpoint(
         adapters: The adapter, as a list of one, or those that `combine` makes one of: specs,
             ``"[NAME=]PATH"`` or paths. Their labels name the classes of the head.
         output: Where the checkpoint goes: nothing, or an empty folder.
+        base_override: The original of a quantized base, whose weights the adapter is merged into.
         combine: How several adapters become one.
         dtype: The dtype of all floating tensors; each keeps its own where it is None.
         max_shard_bytes: How large a file may become.
@@ -121,7 +124,7 @@ def merge_checkpoint(
     if verify:
         require_torch()
     wanted = _floating(dtype)
-    checkpoint = open_checkpoint(local_path(str(base)), source=str(base))
+    checkpoint = open_base(str(base), None if base_override is None else str(base_override))
     job = prepare_job(checkpoint, as_specs(adapters), combine)
     given, opened = job.given.originals, opened_base(checkpoint)
     notes = notes_on_base(given, opened, tell, strict=strict)

@@ -91,8 +91,9 @@ def prepare_job(
     parameters = _parameters(checkpoint, given, prefix)
     resolved = _resolved(given, parameters, prefix)
     tensors = checkpoint.tensors
+    own = checkpoint.of_adapters
     for each in given.originals:
-        require_known_base(each, checkpoint.stored, prefix, checkpoint.source)
+        require_known_base(each, own.stored, prefix, own.source)
     require_residual_base(resolved, tensors, checkpoint.source)
     if resolved.vocabulary is not None and given.adapter.rows:
         _refuse_resized_rows(given.adapter.source, str(checkpoint.config["model_type"]))

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_inputs import recorded_source
+from lora_export.commands.open_base import training_base
 from lora_export.core.json_file import encodable
 from lora_export.core.merge_record import (
     MergedAdapter,
@@ -94,6 +95,7 @@ def make_record(
             model_type=str(checkpoint.config["model_type"]),
             fingerprint=_base_fingerprint(checkpoint, plan),
             quantization=checkpoint.stored_form,
+            trained_on=training_base(checkpoint, output),
         ),
         adapter=_adapter_row(adapter, job.resolved, output),
         dtype=dtype,

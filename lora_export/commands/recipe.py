@@ -71,6 +71,7 @@ class Recipe(BaseModel):
 
     Attributes:
         base: The base checkpoint: a folder, or an id of the hub.
+        base_override: The original of a base that is stored quantized, whose weights are exported.
         graph: An ONNX file of the base that another exporter wrote; it is traced by default.
         adapters: The LoRA adapters; none exports the base alone.
         combine: How all adapters become one graph; each has its own by default.
@@ -102,6 +103,7 @@ class Recipe(BaseModel):
     model_config = SECTION_CONFIG
 
     base: str
+    base_override: str | None = None
     graph: str | None = None
     adapters: list[AdapterSpec] = []
     combine: CombineSpec | None = None

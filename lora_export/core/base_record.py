@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from lora_export.core.name_conversions import Conversion
-from lora_export.core.quantization_record import QuantizationRecord, StoredForm
+from lora_export.core.quantization_record import QuantizationRecord, StoredForm, TrainingBase
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 
 __all__ = ["BaseRecord", "GraphSource", "TieRecord"]
@@ -50,6 +50,7 @@ class BaseRecord(_Record):
         logits: ``last`` where the graphs return those of the last position only.
         pooling: What makes sentence embeddings of token states (``mean, normalize``).
         quantization: What was quantized, and how; None where nothing was.
+        trained_on: The quantized base of the adapters, where this is the original of it.
         stored_quantization: The form of the checkpoint's own weights, where they are quantized.
     """
 
@@ -71,3 +72,4 @@ class BaseRecord(_Record):
     conversions: list[Conversion] = []
     quantization: QuantizationRecord | None = None
     stored_quantization: StoredForm | None = None
+    trained_on: TrainingBase | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_export.core.errors import InputError, UnsupportedError
-from lora_export.core.quantization_record import StoredForm
+from lora_export.core.quantization_record import StoredForm, TrainingBase
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file, reason_of
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ class MergedBase(_Row):
         model_type: Its ``model_type``.
         fingerprint: Its fingerprint, over the tensors that its files hold.
         quantization: How its weights are stored; null where they are floats.
+        trained_on: The quantized base of the adapter, where this is the original of it.
     """
 
     source: str
     model_type: str
     fingerprint: str
     quantization: StoredForm | None = None
+    trained_on: TrainingBase | None = None
 
 
 class MergedAdapter(_Row):

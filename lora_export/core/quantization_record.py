@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from lora_export.core.quantization import BlockSize, MethodName, SchemeName
-from lora_export.core.record_values import RECORD_CONFIG
+from lora_export.core.record_values import RECORD_CONFIG, Sha256
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["QuantizationRecord", "QuantizedRecord", "StoredForm"]
+__all__ = ["QuantizationRecord", "QuantizedRecord", "StoredForm", "TrainingBase"]
 
 
 class _Record(BaseModel):
@@ -35,6 +35,20 @@ class StoredForm(_Record):
     bits: list[int]
     group_sizes: list[int]
     weights: int
+
+
+class TrainingBase(_Record):
+    """The quantized checkpoint that adapters were trained on, where another takes its place.
+
+    Attributes:
+        source: Its path or id, relative to what has the record.
+        fingerprint: Its fingerprint, over the tensors that its files hold.
+        stored: The form of its weights.
+    """
+
+    source: str
+    fingerprint: Sha256
+    stored: StoredForm
 
 
 class QuantizationRecord(_Record):

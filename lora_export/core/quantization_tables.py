@@ -43,7 +43,7 @@ class _Settings(Table):
     dynamic: dict[str, Any] | None = Field(None, description="a table of modules")
 
 
-_Size = Annotated[int, Field(ge=0, lt=1 << 40)]
+_Size = Annotated[int, Field(ge=1, lt=1 << 40)]
 _BlockSize = Annotated[int, Field(ge=1, le=1 << 16)]
 
 

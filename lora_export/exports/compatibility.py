@@ -76,10 +76,10 @@ def require_base(
     stored = stored_values(export_dir, manifest)
     for adapter in originals:
         known = adapter.known_base
-        if known is None or known.fingerprint == manifest.base.fingerprint:
+        if known is None or known.fingerprint in _fingerprints(manifest):
             continue
         if checkpoint is not None:
-            require_known_base(adapter, checkpoint.stored, prefix, base)
+            require_known_base(adapter, checkpoint.of_adapters.stored, prefix, base)
             continue
         held = _as_in_checkpoint(manifest, stored, set(known.tensors))
         if held is None:
@@ -102,6 +102,12 @@ def require_base(
             parameters, prefix, checkpoint.tensors, conversions=manifest.base.conversions
         ).sources
         require_residual_base(resolved, sources, base)
+
+
+def _fingerprints(manifest: Manifest) -> set[str]:
+    """Return the fingerprints of the base, and of the quantized one that it is the original of."""
+    own = manifest.base
+    return {own.fingerprint, *([] if own.trained_on is None else [own.trained_on.fingerprint])}
 
 
 def _as_in_checkpoint(

@@ -20,7 +20,11 @@ from lora_export.core.manifest import (
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, QUANTIZE, TRANSPOSE
 from lora_export.core.quantization import scales_name
-from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
+from lora_export.core.quantization_record import (
+    QuantizationRecord,
+    QuantizedRecord,
+    TrainingBase,
+)
 from lora_export.core.reports.report_model import report_bytes
 from lora_export.core.version import VERSION
 from lora_export.exports.graph_files import write_graphs
@@ -80,6 +84,7 @@ def create_export(
     graph_source: GraphSource | None = None,
     graph_report: GraphReport | None = None,
     ties: Sequence[TieGroup] = (),
+    trained_on: TrainingBase | None = None,
     quantization: QuantizationRecord | None = None,
     form: GraphForm = DEFAULT_FORM,
     measure: MeasureMoments | None = None,
@@ -101,6 +106,7 @@ def create_export(
         graph_source: Where the user's own graph is, if the template was made from one.
         graph_report: How it was matched to the checkpoint.
         ties: The weights that the base ties and the graph holds apart.
+        trained_on: The quantized base of the adapters, where `checkpoint` is the original of it.
         quantization: What is quantized, as the template's parameters have it.
         form: The form of the template's graph.
         measure: Measures what products are given in the graph, for a method that needs it.
@@ -145,6 +151,7 @@ def create_export(
             conversions=list(template.conversions),
             quantization=quantization,
             stored_quantization=checkpoint.stored_form,
+            trained_on=trained_on,
         ),
         parameters=_parameter_table(template.parameters, plan),
         graphs={

@@ -59,6 +59,8 @@ class Checkpoint:
         sentence: What follows the model, where sentence embeddings are exported.
         pooling: Where that is described, if it is not beside the weights.
         quantized: How the weights are stored, where they are quantized.
+        trained_on: The quantized checkpoint that adapters were trained on, where the weights are
+            those of the original (`lora_export.weights.base_override`).
     """
 
     source: str
@@ -69,11 +71,17 @@ class Checkpoint:
     sentence: SentenceHead | None = None
     pooling: Pooling | None = None
     quantized: QuantizedBase | None = field(default=None, repr=False)
+    trained_on: Checkpoint | None = field(default=None, repr=False)
 
     @property
     def stored(self) -> Mapping[str, Tensor]:
         """The tensors that the fingerprint covers: of a quantized base those in its files."""
         return self.tensors if self.quantized is None else self.quantized.stored
+
+    @property
+    def of_adapters(self) -> Checkpoint:
+        """The checkpoint that adapters are checked against: the one that they were trained on."""
+        return self if self.trained_on is None else self.trained_on
 
     @property
     def stored_form(self) -> StoredForm | None:

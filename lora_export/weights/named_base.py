@@ -67,14 +67,15 @@ class GivenBase:
 
 
 def given_checkpoint(checkpoint: Checkpoint, hub_id: str | None) -> GivenBase:
-    """Return an open checkpoint as the base that is given."""
+    """Return an open checkpoint as the base that is given; of two, the one of the adapters."""
+    compared = checkpoint.of_adapters
     return GivenBase(
-        checkpoint.source,
+        compared.source,
         hub_id,
-        checkpoint.folder,
+        compared.folder,
         checkpoint.tensors,
-        quantization=_method(checkpoint),
-        stored=checkpoint.stored,
+        quantization=_method(compared),
+        stored=compared.stored,
         config=checkpoint.config,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -171,3 +172,85 @@ def test_a_merge_computes_what_peft_computes_on_what_bitsandbytes_dequantized(tm
         logits = model(input_ids=torch.from_numpy(expected["input_ids"])).logits.numpy()
     error = np.linalg.norm(logits - expected["logits"]) / np.linalg.norm(expected["logits"])
     assert error < 1e-5
+
+
+@pytest.fixture
+def original(floats, tmp_path):
+    """A checkpoint that the quantized one may have been made of: near its values, norms equal."""
+    folder = shutil.copytree(floats, tmp_path / "original")
+    rng = np.random.default_rng(0)
+    tensors = load_file(folder / "model.safetensors")
+    weights = open_checkpoint(LLAMA_NF4).quantized.weights
+    for name in weights:
+        noise = rng.uniform(-0.02, 0.02, tensors[name].shape)
+        tensors[name] = (tensors[name] + noise).astype(np.float16)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def changed_in(folder, change):
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_the_original_takes_the_place_of_the_quantized_base(original, tmp_path, capsys):
+    bound = tmp_path / "bound"
+    convert = ("adapter", "convert", ADAPTER, "--base", LLAMA_NF4, "--to", "peft", "--out", bound)
+    assert call(capsys, *convert).code == 0
+    merge = ("merge", "--adapter", bound, "--strict", "--base", LLAMA_NF4)
+    found = call(capsys, *merge, "--base-override", original, "--out", tmp_path / "out", "--json")
+    assert found.code == 0, found.err
+    assert found.document["notes"] == []
+    call(capsys, "merge", "--adapter", ADAPTER, "--base", original, "--out", tmp_path / "plain")
+    merged, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
+    assert merged[QUERY].tobytes() == plain[QUERY].tobytes()
+    record = read_record(tmp_path / "out")
+    assert record.base.fingerprint == fingerprint(open_checkpoint(original))
+    assert record.base.trained_on.fingerprint == fingerprint(open_checkpoint(LLAMA_NF4))
+    assert record.base.trained_on.stored.schemes == ["nf4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {**t, QUERY: t[QUERY][::-1].copy()}, f"'{QUERY}' of .* differs by 1.* another"),
+        (lambda t: {**t, QUERY: t[QUERY][:8]}, r"as \[8, 64\], the base .* as \[64, 64\]"),
+        (lambda t: {k: v for k, v in t.items() if k != QUERY}, "as none, the base"),
+        (lambda t: {**t, "model.norm.weight": t["model.norm.weight"] * np.float16(1.5)},
+         "'model.norm.weight' of .* which does not quantize it.* moved scales"),
+    ],
+)  # fmt: skip
+def test_an_original_of_another_model_is_refused(change, message, original, tmp_path, capsys):
+    changed_in(original, change)
+    out = tmp_path / "out"
+    found = call(capsys, "merge", "--base", LLAMA_NF4, "--base-override", original,
+                 "--adapter", ADAPTER, "--out", out)  # fmt: skip
+    assert found.code == 3
+    assert re.search(message, found.err, re.DOTALL)
+    assert not out.exists()
+
+
+def test_an_original_of_a_base_that_is_not_quantized_is_refused(floats, tmp_path, capsys):
+    for base, original in ((floats, LLAMA_NF4), (floats, floats), (LLAMA_NF4, LLAMA_NF4)):
+        found = call(capsys, "merge", "--base", base, "--base-override", original,
+                     "--adapter", ADAPTER, "--out", tmp_path / "out")  # fmt: skip
+        assert found.code == 2
+        assert "cannot stand in for the base" in found.err
+
+
+@pytest.mark.slow
+def test_an_export_of_the_original_records_both(original, tmp_path, capsys):
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"base: {LLAMA_NF4}\nbase_override: {original}\noutput: {out}\n"
+                      f"adapters: [{{name: a, source: {ADAPTER}}}]\n"
+                      "verify: {enabled: false}\nlatency: {enabled: false}\n")  # fmt: skip
+    assert call(capsys, "merge-and-build", recipe).code == 0
+    base = json.loads((out / "lora_export.json").read_text())["base"]
+    assert base["fingerprint"] == fingerprint(open_checkpoint(original))
+    assert base["trained_on"]["fingerprint"] == fingerprint(open_checkpoint(LLAMA_NF4))
+    assert "stored_quantization" not in base
+    bound = tmp_path / "bound"
+    call(capsys, "adapter", "convert", ADAPTER, "--base", LLAMA_NF4, "--to", "peft", "--out", bound)
+    assert call(capsys, "add", out, "--adapter", f"b={bound}").code == 0

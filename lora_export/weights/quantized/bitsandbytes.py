@@ -198,7 +198,7 @@ def find_8bit_weights(stored: Stored) -> Iterator[QuantizedWeight]:
             continue
         module = name.removesuffix(".SCB")
         codes = stored.part(f"{module}.weight", "int8")
-        if len(codes.shape) != _MATRIX:
+        if len(codes.shape) != _MATRIX or 0 in codes.shape:
             msg = f"tensor {codes.name!r} of the base has the shape {list(codes.shape)}"
             raise damaged(f"{msg}; int8 weights are matrices")
         largest = stored.part(name, "float32", codes.shape[:1])
