@@ -28,16 +28,24 @@ SOURCES = sorted(
 
 FOREIGN = frozenset(
     {
+        "backends/default/ops.py",  # bitsandbytes
+        "compressors/pack_quantized/base.py",  # compressed-tensors
         "convert_lora_to_gguf.py",  # llama.cpp
         "docs/Changelog.md",  # TensorRT's ONNX parser
         "docs/operators.md",
         "numpy.py",  # a file that must not lie in a bundle
+        "integrations/mxfp4.py",  # transformers
         "mlx_lm/LORA.md",  # mlx-lm
+        "qlinear_cuda_old.py",  # AutoGPTQ
         "tuners/lora/layer.py",  # PEFT
         "tuners/tuners_utils.py",
+        "utils/model.py",  # GPTQModel
+        "utils/packing_utils.py",  # AutoAWQ
     }
 )
 """Files of other projects, and of a user."""
+OTHER_PACKAGES = ("peft/",)
+"""Beginnings of paths in other packages."""
 
 BEFORE_THE_MOVE = {
     "docs/adr/0002-exports-layer.md": {"pipeline.py", "maintenance.py", "steps.py"},
@@ -89,7 +97,7 @@ def _missing(text: str) -> set[str]:
     """Return what a text mentions in code spans, as files and modules, and what does not exist."""
     wrong = set()
     for word in _words(text) - FOREIGN:
-        if _PLACEHOLDER.search(word):
+        if _PLACEHOLDER.search(word) or word.startswith(OTHER_PACKAGES):
             continue
         if _FILE.fullmatch(word):
             exists = word in _endings()
