@@ -34,9 +34,11 @@ FOREIGN = frozenset(
         "docs/Changelog.md",  # TensorRT's ONNX parser
         "docs/operators.md",
         "numpy.py",  # a file that must not lie in a bundle
+        "inference/kernel.py",  # DeepSeek-V3
         "integrations/mxfp4.py",  # transformers
         "mlx_lm/LORA.md",  # mlx-lm
         "qlinear_cuda_old.py",  # AutoGPTQ
+        "quantization/lifecycle/forward.py",  # compressed-tensors
         "tuners/lora/layer.py",  # PEFT
         "tuners/tuners_utils.py",
         "utils/model.py",  # GPTQModel
