@@ -6,9 +6,15 @@ same hashes; with the base alone, ``merge --unmerge`` gives the base back, bit f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.core.quantization_record import StoredForm, TrainingBase
@@ -48,7 +54,7 @@ class MergedBase(_Row):
         source: Where it was, seen from the merged checkpoint.
         model_type: Its ``model_type``.
         fingerprint: Its fingerprint, over the tensors that its files hold.
-        quantization: How its weights are stored; null where they are floats.
+        quantization: How its weights are stored; left out where they are floats.
         trained_on: The quantized base of the adapter, where this is the original of it.
     """
 
@@ -57,6 +63,11 @@ class MergedBase(_Row):
     fingerprint: str
     quantization: StoredForm | None = None
     trained_on: TrainingBase | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the keys that have a value: a record of a float base has no others."""
+        return {key: value for key, value in handler(self).items() if value is not None}
 
 
 class MergedAdapter(_Row):
