@@ -39,6 +39,7 @@ CLAIMS: Final = (
     "quantization_survival",
     "quantized_export",
     "quantized_peers",
+    "decoder",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}

@@ -35,13 +35,17 @@ def require_form(recipe: Recipe, target: Target) -> None:
 
     Raises:
         UsageError: A setting contradicts the form.
-        UnsupportedError: The target has no ONNX Runtime, or the form has no static cache.
+        UnsupportedError: The target or a server may have no such ONNX Runtime, or the form has no
+            static cache.
     """
     if recipe.graph_form != ORT_FORM:
         return
     if target.tensorrt or target.rtx:
         msg = f"the graph form 'ort' is for ONNX Runtime; the target {target.name!r} has TensorRT"
         raise UnsupportedError(msg, hint=_PORTABLE)
+    if recipe.triton is not None:
+        msg = "the graph form 'ort' is not served: a server may have an older ONNX Runtime"
+        raise UnsupportedError(msg, hint="Leave the section triton out, or --graph-form.")
     if recipe.graph is not None or recipe.opset is not None:
         kept = recipe.graph is not None
         what = "a graph of your own keeps its form" if kept else "it has an opset of its own"

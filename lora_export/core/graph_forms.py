@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+from lora_export.ondevice.graph_form import FORM_PROPERTY, ORT_FORM
+
 __all__ = ["DEFAULT_FORM", "FORM_PROPERTY", "GRAPH_FORMS", "ORT_FORM", "GraphForm"]
 
 GraphForm = Literal["portable", "ort"]
@@ -16,6 +18,3 @@ GraphForm = Literal["portable", "ort"]
 
 GRAPH_FORMS: Final[tuple[GraphForm, ...]] = get_args(GraphForm)
 DEFAULT_FORM: Final = "portable"
-ORT_FORM: Final = "ort"
-FORM_PROPERTY: Final = "lora_export.graph_form"
-"""The metadata of an ONNX file that names its form; a portable graph has none."""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.files import resolve_inside
+from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.modes import BASE_GRAPH, BATCHED_GRAPH, ServingMode
 from lora_export.exports.adapter_companions import folder_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.exports.servable import require_servable
-from lora_export.exports.stored_adapters import mode_of
+from lora_export.exports.stored_adapters import form_of, mode_of
 from lora_export.triton.engine_models import engines_for
 from lora_export.triton.graph_io import read_interface
 from lora_export.triton.model_config import (
@@ -113,6 +114,9 @@ def choose(
     if manifest.base_graph.encoder is not None:
         msg = "encoder-decoders cannot be served: their two graphs take turns"
         raise UnsupportedError(msg, hint="Serve single graphs: encoders, decoders, images.")
+    if form_of(manifest) == ORT_FORM:
+        msg = f"the graph form {ORT_FORM!r} is not served: a server may have an older ONNX Runtime"
+        raise UnsupportedError(msg, hint="Export again without --graph-form.")
     if way is not None and way not in set(ServingMode):
         msg = f"unknown way {way!r}"
         raise UsageError(msg, hint=f"There are: {', '.join(ServingMode)}.")

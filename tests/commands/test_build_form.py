@@ -24,6 +24,7 @@ def recipe(**changes):
     [
         ({"targets": ["jetson-orin"]}, 4, "'jetson-orin' has TensorRT"),
         ({"targets": ["rtx"]}, 4, "'rtx' has TensorRT"),
+        ({"triton": {"repository": "models"}}, 4, "is not served"),
         ({"opset": 21}, 2, "opset of its own"),
         ({"graph": "mine.onnx"}, 2, "keeps its form"),
         ({"cache_length": 64}, 4, "no static cache"),

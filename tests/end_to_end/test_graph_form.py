@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from lora_export.commands.generate import continue_texts
+from lora_export.commands.recipe import make_triton
+from lora_export.commands.triton import write_triton
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError
 from lora_export.core.manifest import read_manifest
 from lora_export.engines.engine_options import EngineOptions
@@ -56,8 +56,8 @@ def test_every_mode_is_verified_and_generates_what_peft_generates(made, tmp_path
 def test_four_bits(made, tmp_path):
     outcome = built(made, tmp_path / "out", quantize={"weights": "int4", "block_size": 16})
     assert outcome.exit_code() == 0
-    parity = json.loads((tmp_path / "out/reports/parity.json").read_text("utf-8"))
-    assert all(graph["verification"] == "pass" for graph in parity["graphs"].values())
+    graphs = read_manifest(tmp_path / "out").graphs
+    assert {each.verification for each in graphs.values()} == {"pass"}
 
 
 @pytest.mark.slow
@@ -72,3 +72,5 @@ def test_an_export_of_the_form_stays_one(made, tmp_path):
     with pytest.raises(UnsupportedError, match="operators of ONNX Runtime") as caught:
         jobs_of(out, read_manifest(out), "jetson-orin", ["a"], EngineOptions())
     assert caught.value.exit_code == 4
+    with pytest.raises(UnsupportedError, match="is not served"):
+        write_triton(out, tmp_path / "models", make_triton({}))

@@ -7,7 +7,7 @@
 width]``, `Rows` the way back. The operator appends the new keys and values to the cache itself, in
 the same memory where past and present are bound to one buffer.
 
-    1. q and k are rotated by tables of all positions   →  inside, by ``position_ids``
+    1. q and k are rotated by tables of all positions   →  inside, by the place in the cache
     2. by other angles, in part by an odd width, or not →  as it was, before the operator
     3. q or k is normalized after `Heads` (Gemma 3)     →  normalized before, which is the same
     4. q, k and v are parts of one product, in a row    →  the product itself
@@ -29,7 +29,7 @@ from onnx import helper, numpy_helper
 from lora_export.core.errors import UnsupportedError
 from lora_export.graph.ort_form.causal_masks import window_of_mask
 from lora_export.graph.ort_form.indexed_graph import attributes_of
-from lora_export.graph.ort_form.prompt_order import ORDERED, SEQLENS_K, TOTAL_LENGTH
+from lora_export.graph.ort_form.prompt_order import SEQLENS_K, TOTAL_LENGTH
 from lora_export.graph.ort_form.rotary_tables import POSITIONS, RotaryTables
 from lora_export.graph.spec.signature import PAST
 
@@ -164,7 +164,7 @@ def _fused(
         made["local_window_size"] = window
         fused.windows.add(window)
     if rotation is not None:
-        inputs += [rotation.cos, rotation.sin, f"{POSITIONS}{ORDERED}"]
+        inputs += [rotation.cos, rotation.sin]
         made |= {"do_rotary": 1, "rotary_interleaved": rotation.interleaved}
     fused.rotated += rotation is not None
     fused.packed += whole is not None

@@ -4,7 +4,9 @@ The graph is traced with the operators of opset 23, where attention, rotation an
 each. Here they become those of ONNX Runtime (`lora_export.graph.ort_form.attention`,
 `lora_export.graph.ort_form.norms`); what is left is the same in opset 21, which the graph then has.
 Parameters keep their names, layouts and readers, so that weights, adapters and quantization are
-those of any other graph, and inputs and outputs are those of the portable form.
+those of any other graph. Inputs and outputs are those of the portable form, but for
+``position_ids`` where all rotation is inside: the operator counts the tokens of a row itself, and
+nobody can give it other positions.
 
 A run may be given keys and values of a past in buffers that are longer than it; see
 `lora_export.graph.ort_form.prompt_order` for padding.
@@ -100,6 +102,7 @@ def ort_template(template: GraphTemplate, positions: int | None) -> tuple[GraphT
     replace_nodes(model.graph, replaced, first=[*order, *fused.first])
     model.graph.initializer.extend([*constants, *fused.constants, *further])
     keep_outputs(model.graph, [each.name for each in model.graph.output])
+    _drop_positions(model.graph)
     _require_only_attentions(model.graph)
     norms = fuse_norms(model, index.shapes)
     _declare_shapes(model.graph, index.shapes)
@@ -135,6 +138,15 @@ def _rename_reads(graph: onnx.GraphProto, states: dict[str, str], ordered: dict[
         for at, name in enumerate(node.input):
             if name in names:
                 node.input[at] = names[name]
+
+
+def _drop_positions(graph: onnx.GraphProto) -> None:
+    """Remove ``position_ids`` from the inputs if no node reads them; mutates `graph`."""
+    if any(POSITIONS in node.input for node in graph.node):
+        return
+    kept = [each for each in graph.input if each.name != POSITIONS]
+    del graph.input[:]
+    graph.input.extend(kept)
 
 
 def _require_only_attentions(graph: onnx.GraphProto) -> None:

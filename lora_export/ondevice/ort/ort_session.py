@@ -13,6 +13,7 @@ from lora_export.ondevice.device_errors import (
     UsageError,
 )
 from lora_export.ondevice.external_data import read_graph
+from lora_export.ondevice.graph_form import OLDEST_FOR_ORT_FORM, ORT_FORM, is_ort_form
 from lora_export.ondevice.graph_runner import GraphRunner, Input, closed_error
 
 if TYPE_CHECKING:
@@ -80,10 +81,29 @@ def crashing_optimizers(version: str) -> list[str]:
     Of 1.23 to 1.29 the one that widens float16 initializers ends the process on those that are
     inputs too, as a swappable graph has them (microsoft/onnxruntime, pull request 32143).
     """
-    found = re.match(r"(\d+)\.(\d+)", version)
-    number = (int(found[1]), int(found[2])) if found else (0, 0)
     first, fixed = _FUSING_CRASHES
-    return [_FUSING] if first <= number < fixed else []
+    return [_FUSING] if first <= _number(version) < fixed else []
+
+
+def _number(version: str) -> tuple[int, int]:
+    """Return the first two parts of a version; zeros where it is none."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _require_form(onnx_bytes: bytes, path: Path, version: str) -> None:
+    """Require a version that computes what the operators of a graph's form mean.
+
+    Raises:
+        MissingRuntimeError: It is older, and would compute something else.
+    """
+    if is_ort_form(onnx_bytes) and _number(version) < OLDEST_FOR_ORT_FORM:
+        oldest = ".".join(map(str, OLDEST_FOR_ORT_FORM))
+        msg = (
+            f"ONNX Runtime {version} is too old for {str(path)!r}: the graph form {ORT_FORM!r} "
+            f"needs {oldest}"
+        )
+        raise MissingRuntimeError(msg, hint="Install a newer one: pip install -U onnxruntime")
 
 
 def run_error(error: Exception) -> LoraExportError:
@@ -186,7 +206,8 @@ def _open(
     graph: bytes | None = None,
 ) -> onnxruntime.InferenceSession:
     version = onnxruntime_version()
-    read_graph(path)  # ONNX Runtime would open whatever the graph names
+    graph = read_graph(path)  # ONNX Runtime would open whatever the graph names
+    _require_form(graph, path, version)
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

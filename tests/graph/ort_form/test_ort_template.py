@@ -46,6 +46,7 @@ def test_a_family_computes_what_torch_computes(kind: str, tmp_path: Path, reques
     assert applied.packed == PACKED.get(kind, 0)
     assert applied.windows == WINDOWS.get(kind, ())
     assert applied.skip_norms
+    assert ("position_ids" in graph.signature.input_names) == (kind in ROTATED)
     assert not {"Attention", "RMSNormalization", "Softmax"} & set(graph.counts)
     left, right = (
         make_cases(

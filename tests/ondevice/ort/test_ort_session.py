@@ -13,6 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lora_export.ondevice.device_errors import InputError, MissingRuntimeError
+from lora_export.ondevice.graph_form import FORM_PROPERTY, ORT_FORM
+from lora_export.ondevice.ort import ort_session
 from lora_export.ondevice.ort.ort_session import OrtSession, crashing_optimizers
 from lora_export.runtime.ort import open_session
 from lora_export.triton.serving import runners
@@ -122,3 +124,23 @@ def test_a_path_that_is_no_utf8_is_named_as_what_is_wrong(tmp_path: Path) -> Non
     folder.mkdir()
     with pytest.raises(InputError, match=r"the path is not UTF-8"):
         OrtSession(save(folder / "graph.onnx"))
+
+
+@pytest.mark.parametrize(("version", "opens"), [("1.23.2", False), ("1.24.0", True), ("2.0", True)])
+def test_an_older_version_does_not_compute_the_form_of_a_decoder(
+    tmp_path, monkeypatch, version, opens
+):
+    """Its windows are one position longer: the answers would be others, without a word."""
+    value = helper.make_tensor_value_info("a", TensorProto.FLOAT, [1])
+    again = helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Abs", ["a"], ["b"])], "main", [value], [again])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {FORM_PROPERTY: ORT_FORM})
+    onnx.save(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(ort_session, "onnxruntime_version", lambda: version)
+    if opens:
+        assert OrtSession(tmp_path / "m.onnx").inputs == ("a",)
+        return
+    with pytest.raises(MissingRuntimeError, match=r"'ort' needs 1\.24") as caught:
+        OrtSession(tmp_path / "m.onnx")
+    assert caught.value.exit_code == 7

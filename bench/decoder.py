@@ -1,0 +1,228 @@
+"""A decoder in onnxruntime-genai: its own builder's graphs beside ours of the form ``ort``.
+
+Float32 and int4: milliseconds a token and of a prompt at several lengths of context, bytes, seconds
+and memory of the builds. Then an adapter as inputs over the same adapter merged. About 25 minutes
+on two idle cores; ``--short`` takes one context and few pairs, about 5 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import _environment
+import _measure
+import numpy as np
+
+from lora_export.ondevice.judge.ratios import bootstrap_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CLAIM: Final = "decoder"
+MODEL: Final = "llama-110m"
+CONTEXTS: Final = (128, 512, 1500)
+TOKENS: Final = 32
+PAIRS: Final = 15
+SHORT: Final = ((128,), 5)
+PRECISIONS: Final = {"float32": "fp32", "int4": "int4"}
+BLOCK: Final = 32
+LOWER_END: Final = 1.0
+MEDIAN: Final = 1.02
+SWAPPED: Final = {"token_ms": 1.09, "prefill_ms": 1.07}
+PEER: Final = "genai"
+AGAIN: Final = "genai again"
+METHOD: Final = (
+    "A Llama of 110 M parameters, random weights, LoRA of rank 16 on all linear layers. Every "
+    "directory is run in onnxruntime-genai's own loop: all of them in one process, in random order "
+    "in each pair; medians of paired ratios with bootstrap intervals; the same directory twice "
+    "(A/A) says what is noise. genai's builder needs PEFT's merge before it, whose seconds are "
+    "added. Seconds and peak memory of whole processes, the trace included. Int4 in blocks of 32, "
+    "embeddings in float32 on both sides. At most 1.00 means: the lower end of the interval is at "
+    "most 1.00, and the median at most 1.02."
+)
+
+
+class Bench(_measure.Session):
+    """The session, and the interpreter of genai."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(CLAIM, options, peers=False)
+        self.genai = _environment.ensure_peers(options.genai_python, "genai")
+        self.contexts, self.pairs = SHORT if options.short else (CONTEXTS, PAIRS)
+        self.base = self.generate("base", MODEL, "base", seed=0)
+        self.adapter = self.generate("adapter", MODEL, "adapter", seed=1)
+        self.python(_measure.BENCH / "_word_tokenizer.py", self.base)
+
+    def by_genai(self, precision: str, out: Path) -> _measure.Run:
+        """Run PEFT's merge and the builder."""
+        merged = self.work / "merged"
+        script = _measure.BENCH / "_peer_merge.py"
+        first = self.run(
+            [self.genai, script, self.base, self.adapter, merged, "AutoModelForCausalLM"]
+        )
+        self.python(_measure.BENCH / "_word_tokenizer.py", merged)
+        more = ["--extra_options", f"int4_block_size={BLOCK}"] if precision == "int4" else []
+        second = self.run(
+            [self.genai, "-m", "onnxruntime_genai.models.builder", "-m", merged, "-o", out, "-p",
+             PRECISIONS[precision], "-e", "cpu", "-c", self.work / "genai-cache", *more]
+        )  # fmt: skip
+        self.remove(merged)
+        return first + second
+
+    def by_us(self, precision: str, out: Path, *more: str) -> _measure.Run:
+        """Run an export with the trace in it."""
+        cache = self.work / "empty-cache"
+        words: list[str | Path] = ["--graph-form", "ort", "--dtype", "float32", *more]
+        if precision == "int4":
+            recipe = self.work / "int4.yaml"
+            recipe.write_text("quantize: {weights: int4, embeddings: keep}\n", "utf-8")
+            words.append(recipe)
+        run = self.ours(
+            "merge-and-build", "--quiet", "--no-verify", "--no-latency", "--base", self.base,
+            "--adapter", f"one={self.adapter}", *words, "--out", out, cache=cache,
+        )  # fmt: skip
+        self.remove(cache)
+        return run
+
+    def laid_out(self, export: Path, *more: str) -> Path:
+        """Return the directory of an export for genai."""
+        folder = export.with_name(f"{export.name}-genai")
+        self.ours("layout", export, "--for", "genai", *more, "-o", folder)
+        return folder
+
+    def loop(self, folders: Mapping[str, Path], context: int) -> dict[str, dict[str, list[float]]]:
+        """Return the times of each directory, a pair after another."""
+        found: dict[str, dict[str, list[float]]] = self.answer(
+            [self.genai, _measure.BENCH / "_genai_loop.py", str(context), str(TOKENS),
+             str(self.pairs), *(f"{name}={folder}" for name, folder in folders.items())]
+        )  # fmt: skip
+        return found
+
+
+def compared(
+    times: Mapping[str, Mapping[str, list[float]]], name: str, over: str
+) -> dict[str, Any]:
+    """Return the medians of a directory, and its ratios to another with their intervals."""
+    row: dict[str, Any] = {}
+    for key, values in times[name].items():
+        ratio, interval = bootstrap_ratio(np.array(times[over][key]), np.array(values), seed=0)
+        row[key] = {
+            "median": round(statistics.median(values), 3),
+            "ratio": round(ratio, 4),
+            "interval": [round(end, 4) for end in interval],
+        }
+    return row
+
+
+def at_most_one(what: str, row: Mapping[str, Any]) -> _measure.Target:
+    """Return the target that a ratio is at most 1.00, as `METHOD` says it."""
+    met = row["interval"][0] <= LOWER_END and row["ratio"] <= MEDIAN
+    low, high = row["interval"]
+    return _measure.Target(
+        f"{what} ({row['ratio']})", kind="is", limit=True, measured=met, spread=(low, high)
+    )
+
+
+def against_builder(bench: Bench, precision: str) -> tuple[dict[str, Any], list[_measure.Target]]:
+    """Return the rows of one precision, and its targets."""
+    runs: dict[str, list[_measure.Run]] = {PEER: [], "ours": []}
+    folders: dict[str, Path] = {}
+    for repetition in bench.repetitions():
+        for name, build in ((PEER, bench.by_genai), ("ours", bench.by_us)):
+            out = bench.work / f"{name}-{precision}"
+            if repetition:
+                bench.remove(out)
+            runs[name].append(build(precision, out))
+            folders[name] = out
+    folders["ours"] = bench.laid_out(folders["ours"], "--adapter", "one")
+    sizes = {name: bytes_of(folder) for name, folder in folders.items()}
+    rows: dict[str, Any] = {
+        "builds": {name: _measure.summarise_runs(each) for name, each in runs.items()},
+        "bytes": sizes,
+        "loop": {},
+    }
+    targets = [
+        _measure.Target(f"{precision}: bytes over the builder's", "at most", 1.0,
+                        round(sizes["ours"] / sizes[PEER], 4)),
+        *(
+            _measure.ratio_target(f"{precision}: {what} of the build over the builder's",
+                                  "at most", limit, read(runs["ours"]), read(runs[PEER]))
+            for what, limit, read in (("seconds", 0.5, _measure.walls),
+                                      ("memory", 0.3, _measure.peaks_mb))
+        ),
+    ]  # fmt: skip
+    for context in bench.contexts:
+        times = bench.loop({**folders, AGAIN: folders[PEER]}, context)
+        found = {name: compared(times, name, PEER) for name in times}
+        rows["loop"][f"context {context}"] = found
+        targets += [
+            at_most_one(f"{precision}: {what} at {context} over the builder's", found["ours"][key])
+            for what, key in (("a token", "token_ms"), ("a prompt", "prefill_ms"))
+        ]
+    return rows, targets
+
+
+def swapped(bench: Bench) -> tuple[dict[str, Any], list[_measure.Target]]:
+    """Return an adapter as inputs over the same one merged, float32, both of the form ``ort``."""
+    export = bench.work / "swappable"
+    bench.by_us("float32", export, "--mode", "swappable")
+    merged = bench.work / "ours-float32-genai"
+    folders = {"merged": merged, "swappable": bench.laid_out(export), "merged again": merged}
+    rows, targets = {}, []
+    for context in bench.contexts[:2]:
+        times = bench.loop(folders, context)
+        rows[f"context {context}"] = {name: compared(times, name, "merged") for name in times}
+        row = rows[f"context {context}"]["swappable"]
+        for key, limit in SWAPPED.items():
+            low, high = row[key]["interval"]
+            what = f"swappable over merged, {key} at {context}"
+            targets.append(_measure.Target(what, "at most", limit, row[key]["ratio"], (low, high)))
+    return rows, targets
+
+
+def bytes_of(folder: Path) -> int:
+    """Return the bytes of a graph and its weights."""
+    return sum(
+        file.stat().st_size for file in folder.iterdir() if file.suffix in {".onnx", ".data"}
+    )
+
+
+def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=2, help="builds of each side (2)")
+    parser.add_argument("--short", action="store_true", help="one context and few pairs")
+    parser.add_argument("--genai-python", type=Path, help="made from peers-genai.txt")
+    parser.add_argument("--peers-python", type=Path, help="not used: the peer is another")
+    parser.add_argument("--work-dir", type=Path, help="where checkpoints and graphs go (build/)")
+    parser.add_argument("--output", type=Path, default=_measure.RESULTS / f"{CLAIM}.json")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    with Bench(options_of()) as bench:
+        rows: dict[str, Any] = {}
+        targets: list[_measure.Target] = []
+        for precision in PRECISIONS:
+            rows[precision], found = against_builder(bench, precision)
+            targets += found
+        rows["swappable over merged"], found = swapped(bench)
+        targets += found
+        measured = {
+            f"{precision}, {name}": each
+            for precision in PRECISIONS
+            for name, each in rows[precision].pop("builds").items()
+        }
+        peers = _environment.peer_versions(bench.genai, ("onnxruntime-genai", "onnxruntime"))
+        bench.report(
+            "A decoder in onnxruntime-genai, by its builder and by us", METHOD, measured, targets,
+            pairs=bench.pairs, peers=peers, rows=rows,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
