@@ -206,8 +206,8 @@ def _open(
     graph: bytes | None = None,
 ) -> onnxruntime.InferenceSession:
     version = onnxruntime_version()
-    graph = read_graph(path)  # ONNX Runtime would open whatever the graph names
-    _require_form(graph, path, version)
+    stored = read_graph(path)  # ONNX Runtime would open whatever the graph names
+    _require_form(stored if graph is None else graph, path, version)
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
