@@ -28,6 +28,7 @@ from lora_export.adapters.canonical import Adapter, Added, LowRank
 from lora_export.adapters.combined_parameters import shared_parameters
 from lora_export.adapters.delta import read_finite
 from lora_export.adapters.merging import MajoritySign, Rule, low_rank_svd, merge, truncated_svd
+from lora_export.adapters.methods.interface import TO_LORA
 from lora_export.core.dtypes import DTYPES, Float32Array
 from lora_export.core.errors import AdapterError, UnsupportedError, UsageError
 from lora_export.core.tensors import MemoryTensor
@@ -105,9 +106,7 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
         )
     if adapter.computed:
         msg = f"adapter {adapter.source!r} is of the method {adapter.method}, which has no scale"
-        raise UnsupportedError(
-            msg, hint="Convert it to LoRA first: lora-export adapter convert --base BASE"
-        )
+        raise UnsupportedError(msg, hint=TO_LORA)
     return replace(
         adapter,
         low_rank=tuple(replace(each, scale=each.scale * factor) for each in adapter.low_rank),
@@ -265,9 +264,7 @@ def _refuse_unsummable(adapter: Adapter, combination: Combination) -> None:
         raise UnsupportedError(msg, hint=hint)
     if adapter.computed:
         msg = f"adapter {adapter.source!r} is of the method {adapter.method}, which has no sum"
-        raise UnsupportedError(
-            msg, hint="Convert it to LoRA first: lora-export adapter convert --base BASE"
-        )
+        raise UnsupportedError(msg, hint=TO_LORA)
     if adapter.rows:
         msg = (
             f"adapter {adapter.source!r} replaces rows of {adapter.rows[0].parameter!r}, "

@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.canonical import LowRank, Saved
+from lora_export.adapters.canonical import Computed, LowRank, Saved
 from lora_export.adapters.item_forms import present_items, with_kernel
-from lora_export.adapters.misfits import misfit_of
+from lora_export.adapters.misfits import header_misfit, misfit_of
 from lora_export.adapters.resolve import ModelNames
 from lora_export.adapters.vocabulary import vocabulary_of
 from lora_export.adapters.wrappers import TRAINING_ONLY
@@ -133,6 +133,7 @@ def prefix_of(model_type: str, parameters: Iterable[Parameter], adapter: Adapter
         return known
     parameters = tuple(parameters)
     modules = [update.parameter for update in adapter.low_rank] if adapter is not None else []
+    modules += [update.parameter for update in adapter.computed] if adapter is not None else []
     firsts = {f"{name.partition('.')[0]}." for name in modules}
     firsts |= {f"{parameter.name.partition('.')[0]}." for parameter in parameters}
 
@@ -260,6 +261,8 @@ def _problem(
         return f"{use}; leave it out with --drop"
     if parameter is None:
         return "the base has no parameter of this name"
+    if isinstance(item, Computed) and parameter.module_type == UNKNOWN_MODULE:
+        return header_misfit(parameter, item, conv1d=conv1d)
     if not isinstance(item, LowRank) or item.name is not None:
         return misfit_of(parameter, item, resizable)
     item = with_kernel(item, parameter)

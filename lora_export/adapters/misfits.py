@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from lora_export.adapters.canonical import Item
     from lora_export.core.parameters import Parameter
 
-__all__ = ["misfit_of"]
+__all__ = ["header_misfit", "misfit_of"]
 
 
 def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> str | None:
@@ -30,6 +31,22 @@ def misfit_of(parameter: Parameter, item: Item, resizable: frozenset[str]) -> st
         resized = isinstance(item, Saved) and parameter.name in resizable and same_rest
         fits = shape == parameter.shape or resized
     return None if fits else f"the adapter has {list(shape)}, the model {list(parameter.shape)}"
+
+
+def header_misfit(parameter: Parameter, item: Computed, *, conv1d: bool) -> str | None:
+    """Return how a computed update fails to fit a parameter of which only the header is known.
+
+    Args:
+        parameter: The parameter, its module unknown.
+        item: The update.
+        conv1d: Whether the module may be a ``Conv1D``.
+    """
+    if item.embedding:
+        return item.misfit(replace(parameter, module_type="Embedding"))
+    misfit = item.misfit(parameter)
+    if misfit is None or not conv1d:
+        return misfit
+    return misfit if item.misfit(replace(parameter, module_type="Conv1D")) else None
 
 
 def _low_rank_misfit(parameter: Parameter, update: LowRank) -> str | None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.canonical import Computed, LowRank, Rows, Saved
+from lora_export.adapters.misfits import header_misfit
 from lora_export.core.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _fitting(lookup: Lookup, item: Item, path: str) -> str | None:
         delta = [item.b.shape[0], *item.a.shape[1:]]
         fits = item.experts > 1 or sorted(delta) == sorted(parameter.shape)
     elif isinstance(item, Computed):
-        fits = item.misfit(parameter) is None
+        fits = header_misfit(parameter, item, conv1d=True) is None
     else:
         rest = 1 if isinstance(item, Rows) else 0
         fits = item.tensors[0].shape[rest:] == parameter.shape[rest:]

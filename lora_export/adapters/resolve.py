@@ -92,6 +92,11 @@ class Resolved:
     vocabulary: Vocabulary | None = None
     unread: tuple[str, ...] = ()
 
+    @property
+    def max_rank(self) -> int:
+        """The largest rank among its low-rank updates; 0 without any."""
+        return max((each.low_rank.rank for each in self.updates if each.low_rank), default=0)
+
 
 _FIELDS: Final[dict[type, str]] = {
     LowRank: "low_rank",

@@ -14,7 +14,7 @@ from lora_export.cli.options import base_option, common_options, out_option
 from lora_export.cli.words import DTYPE
 
 if TYPE_CHECKING:
-    from lora_export.commands.convert import AdapterFormat
+    from lora_export.commands.convert import AdapterFormat, Converted
     from lora_export.ondevice.printable import FinishedLine
 
 __all__ = ["adapter"]
@@ -31,6 +31,9 @@ def adapter() -> None:
 # A kohya file as a directory for PEFT
 lora-export adapter convert style.safetensors --to peft -o style
 
+# A LoHa, OFT or other adapter as one of LoRA, with its loss
+lora-export adapter convert ./loha --to peft --base ./base --as-rank 16 -o lora
+
 # The adapter file for a swappable graph
 lora-export adapter convert ./adapter --to onnx_adapter --export out \\
     -o mine.onnx_adapter
@@ -46,6 +49,9 @@ lora-export adapter convert ./adapter --to onnx_adapter --export out \\
         help="With --to onnx_adapter: the swappable export that the file is for.")  # fmt: skip
 @option("--scale", section="Adapters", type=float, default=1.0, metavar="FACTOR",
         help="Multiply the updates.")  # fmt: skip
+@option("--as-rank", section="Adapters", type=click.IntRange(min=1), metavar="RANK",
+        help="Of an adapter of another method than LoRA: the rank of the updates that are made of "
+        "it; needs --base.")  # fmt: skip
 @option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
         help="Leave out tensors whose names match.")  # fmt: skip
 @out_option("A new directory; for onnx_adapter a new file.", required=True,
@@ -63,6 +69,7 @@ def convert(
     export: Path | None,
     dtype: str | None,
     scale: float,
+    as_rank: int | None,
     drop: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -86,12 +93,23 @@ def convert(
             export=export,
             dtype=dtype,
             scale=scale,
+            as_rank=as_rank,
             drop=drop,
             progress=console,
         )
         text = f"{output}: {done.modules} modules, {done.saved} saved parameters, as {to}"
-        console.finish(asdict(done), [text, *_next_lines(output, to)])
+        losses = [_loss_line(done)] if done.losses else []
+        console.finish(asdict(done), [text, *losses, *_next_lines(output, to)])
     return 0
+
+
+def _loss_line(done: Converted) -> str:
+    """Return a line on what LoRA loses of another method."""
+    worst = done.worst_loss
+    assert worst is not None  # noqa: S101  (there are losses)
+    if worst[1] == 0:
+        return "nothing is lost: the updates are products"
+    return f"largest loss: {worst[1]:.3g} of the change of {worst[0]}"
 
 
 def _next_lines(output: Path, to: AdapterFormat) -> list[FinishedLine]:

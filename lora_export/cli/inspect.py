@@ -144,13 +144,17 @@ def _checkpoint_lines(report: CheckpointReport) -> list[str]:
 
 def _adapter_lines(report: AdapterReport) -> list[str]:
     rule = f" ({report.scale_rule})" if report.scale_rule else ""
+    ranks: Rows = [
+        ("rank", _distribution({str(k): v for k, v in report.ranks.items()})),
+        ("scale", _distribution({f"{k:g}": v for k, v in report.scales.items()}) + rule),
+    ]
     rows: Rows = [
         ("format", f"{report.format}, {report.task_type or 'no task type'}"),
         ("base", report.base or "not named"),
         *([("made for", report.base_fingerprint)] if report.base_fingerprint else []),
         *([("trained on", f"a residual base ({report.residual})")] if report.residual else []),
-        ("rank", _distribution({str(k): v for k, v in report.ranks.items()})),
-        ("scale", _distribution({f"{k:g}": v for k, v in report.scales.items()}) + rule),
+        *([("method", report.method)] if report.method != "LORA" else []),
+        *(ranks if report.ranks or report.method == "LORA" else []),
         *(("modules" if i == 0 else "", line) for i, line in enumerate(_module_lines(report))),
         *(
             ("saved" if i == 0 else "", line)
@@ -187,7 +191,7 @@ def _module_lines(report: AdapterReport) -> list[str]:
     alike: dict[tuple[object, ...], list[str]] = {}
     for group, name in zip(report.modules, names, strict=True):
         alike.setdefault((_times(group), group.ranks, group.scales), []).append(name)
-    uniform = len(report.ranks) == len(report.scales) == 1
+    uniform = len(report.ranks) == len(report.scales) == 1 or not report.ranks
     lines = []
     for (times, ranks, scales), members in alike.items():
         detail = "" if uniform else f": rank {_listed(ranks)}, scale {_listed(scales)}"
@@ -299,7 +303,7 @@ def _quantized_rows(report: ExportReport) -> Rows:
 def _adapter_row(name: str, record: AdapterRecord) -> tuple[str, ...]:
     return (
         name,
-        f"rank {record.rank}",
+        f"rank {record.rank}" if record.rank else "no rank",
         f"{record.tensors_applied} of {record.tensors_total} tensors applied",
         f"merged from the {record.merged_from}",
         f"{record.format} {record.source}",

@@ -192,7 +192,7 @@ def _render(outcome: Merge) -> list[str]:
         f"{outcome.output}: {_verdict_line(record.verification)}",
         f"  {record.base.model_type}, {record.dtype or 'dtypes of the base'}",
         (
-            f"  {adapter.name}: rank {adapter.rank}, "
+            f"  {adapter.name}: {f'rank {adapter.rank}, ' if adapter.rank else ''}"
             f"{adapter.tensors_applied} of {adapter.tensors_total} tensors applied"
         ),
     ]

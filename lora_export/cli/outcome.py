@@ -111,7 +111,7 @@ def _content_lines(outcome: Outcome) -> list[str]:
     for name, record in manifest.adapters.items():
         file, verified = _where(manifest, name)
         lines.append(
-            f"  {name}: {file}, rank {record.rank}, "
+            f"  {name}: {file}, {f'rank {record.rank}, ' if record.rank else ''}"
             f"{record.tensors_applied} of {record.tensors_total} tensors applied, "
             f"{verified}"
         )

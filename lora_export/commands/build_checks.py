@@ -19,7 +19,7 @@ from lora_export.core.manifest import GraphSource, Manifest, is_export, read_man
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.exports.plan import head_parameters, match_base
 from lora_export.exports.stored_adapters import form_of, mode_of
-from lora_export.exports.values import refuse_vocabulary
+from lora_export.exports.values import refuse_computed, refuse_vocabulary
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.runtime.reference import require_reference
 from lora_export.verification.datasets.text_scores import require_library
@@ -168,6 +168,7 @@ def require_layers(given: Sequence[LoadedAdapter], config: BuildConfig, mode: Mo
     checkpoint = config.checkpoint
     for each in given:
         if mode in SHARED_MODES:
+            refuse_computed(each.adapter)
             vocabulary = vocabulary_by_headers(
                 each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop
             )

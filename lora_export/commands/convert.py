@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -17,6 +17,7 @@ from lora_export.adapters.layout import checkpoint_parameters
 from lora_export.adapters.naming import to_checkpoint_names
 from lora_export.adapters.resolve import ModelNames, resolve
 from lora_export.commands.arguments import as_path
+from lora_export.commands.convert_methods import as_lora, own_names, require_rank
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import AdapterError, ExportDirectoryError, UnsupportedError, UsageError
@@ -68,6 +69,7 @@ class Converted:
         modules: How many low-rank updates are in them.
         saved: How many whole parameters.
         dtype: What they are stored in; None where each tensor kept its own.
+        losses: Of an adapter of another method than LoRA: ‖ΔW − B A‖ / ‖ΔW‖ of each weight.
     """
 
     source: str
@@ -77,6 +79,12 @@ class Converted:
     modules: int
     saved: int
     dtype: str | None
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def worst_loss(self) -> tuple[str, float] | None:
+        """The weight that loses most, and how much; None where none was approximated."""
+        return max(self.losses.items(), key=lambda row: row[1], default=None)
 
 
 def convert(
@@ -88,6 +96,7 @@ def convert(
     export: str | Path | None = None,
     dtype: str | None = None,
     scale: float = 1.0,
+    as_rank: int | None = None,
     drop: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Converted:
@@ -103,6 +112,8 @@ def convert(
             makes the pack, and for its base. The graph decides about names and dtype.
         dtype: What packed formats store; ``peft`` keeps the adapter's own.
         scale: Multiplies the updates.
+        as_rank: The rank of the low-rank updates that are made of an adapter of another method; it
+            needs `base`.
         drop: Patterns of tensors that are left out.
         progress: Told about reading the base.
 
@@ -125,14 +136,19 @@ def convert(
     if export is not None:
         _require_for_export(to, base, dtype)
         return _for_export(source, output, export, scale, drop)
+    if as_rank is not None and as_rank < 1:
+        msg = f"--as-rank is {as_rank}"
+        raise UsageError(msg, hint="A rank is at least 1.")
     adapter = read_adapter(source, name=real_path(source).name.lower(), source=str(source))
-    adapter = scaled(drop_matching(adapter, drop), scale)
-    conv1d = False
+    adapter = drop_matching(adapter, drop)
+    require_rank(adapter, as_rank, has_base=base is not None)
+    conv1d, losses = False, dict[str, float]()
     if base is not None:
-        adapter, conv1d = _on_base(adapter, base, progress or Silent())
+        adapter, conv1d, losses = _on_base(adapter, base, as_rank, progress or Silent())
     elif adapter.residual is not None:
         msg = f"adapter {adapter.source!r} has init_lora_weights: {adapter.residual!r}"
         raise UsageError(msg, hint="Give the residual base that it was trained on: --base PATH.")
+    adapter = scaled(adapter, scale)
     chosen = by_name(dtype or default_dtype).name if default_dtype else None
     with staging_folder(output.parent, output.name) as staging:
         names = write(staging, adapter, output=output, dtype=chosen, conv1d=conv1d)
@@ -146,6 +162,7 @@ def convert(
         len(adapter.low_rank),
         len(adapter.saved),
         chosen,
+        losses,
     )
 
 
@@ -192,10 +209,13 @@ def _for_export(
     )
 
 
-def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, bool]:
+def _on_base(
+    adapter: Adapter, base: Path, rank: int | None, tell: Progress
+) -> tuple[Adapter, bool, dict[str, float]]:
     """Require that the adapter fits the base; return it with that base recorded.
 
-    The second value says whether the base's layers are ``Conv1D``.
+    An adapter of another method becomes one of LoRA. The second value says whether the base's
+    layers are ``Conv1D``, the third what each weight loses.
     """
     checkpoint = open_checkpoint(base)
     model_type = str(checkpoint.config["model_type"])
@@ -217,7 +237,11 @@ def _on_base(adapter: Adapter, base: Path, tell: Progress) -> tuple[Adapter, boo
     tell.start("hashing the base", sum(map(nbytes, checkpoint.stored.values())))
     changed = [parameter.name for parameter in fit.changed]
     known = record_base(checkpoint, changed, tell.advance)
-    return replace(adapter, known_base=known), model_type in CONV1D_TYPES
+    losses: dict[str, float] = {}
+    if adapter.computed:
+        own = own_names(adapter, stored)
+        adapter, losses = as_lora(stored, own, checkpoint, prefix=prefix, rank=rank, tell=tell)
+    return replace(adapter, known_base=known), model_type in CONV1D_TYPES, losses
 
 
 def _publish(staging: Path, output: Path, names: Sequence[str]) -> None:

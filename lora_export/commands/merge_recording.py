@@ -126,7 +126,7 @@ def _adapter_row(adapter: Adapter, resolved: Resolved, output: Path) -> MergedAd
         name=adapter.name,
         source=recorded_source(adapter.folder, output),
         format=adapter.format,
-        rank=adapter.max_rank,
+        rank=max(adapter.max_rank, resolved.max_rank),
         sha256=adapter.sha256,
         tensors_total=adapter.tensor_count,
         tensors_applied=resolved.applied_count,

@@ -301,7 +301,7 @@ def adapter_record(
     return AdapterRecord(
         source=source,
         format=adapter.format,
-        rank=adapter.max_rank,
+        rank=max(adapter.max_rank, resolved.max_rank),
         scale=adapter.factor if adapter.factor != 1 else None,
         alpha=adapter.alpha,
         enable_lora=None if adapter.enable_lora is None else list(adapter.enable_lora),

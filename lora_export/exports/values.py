@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.adapters.delta import Factors, factors_of, read_finite
+from lora_export.adapters.methods.interface import TO_LORA
 from lora_export.adapters.resolve import Update
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.adapters.canonical import LowRank
+    from lora_export.adapters.canonical import Adapter, LowRank
     from lora_export.adapters.resolve import Resolved
     from lora_export.adapters.vocabulary import Vocabulary
     from lora_export.core.manifest import Manifest
@@ -35,14 +36,22 @@ if TYPE_CHECKING:
     from lora_export.core.tensors import Tensor
 
 
-__all__ = ["origin_of", "refuse_unswappable", "refuse_vocabulary", "values_of", "without_copies"]
+__all__ = [
+    "origin_of",
+    "refuse_computed",
+    "refuse_unswappable",
+    "refuse_vocabulary",
+    "values_of",
+    "without_copies",
+]
 
 
 def refuse_unswappable(update: Update) -> None:
     """Raise `UnsupportedError` for what adapters of one graph cannot differ in."""
+    if update.computed is not None:
+        raise _not_a_product(update.computed.method, update.parameter.name)
     kinds = {
         "replaces rows of": update.rows is not None,
-        "computes (not as a product)": update.computed is not None,
         "updates stacked experts in": update.low_rank is not None and update.low_rank.name,
         "saves and then scales (DoRA)": update.saved is not None
         and update.low_rank is not None
@@ -52,6 +61,25 @@ def refuse_unswappable(update: Update) -> None:
         if found:
             msg = f"an adapter {kind} {update.parameter.name!r}, which adapters of one graph cannot"
             raise UnsupportedError(msg, hint="Export merged graphs: --mode merged.")
+
+
+def refuse_computed(adapter: Adapter) -> None:
+    """Raise `UnsupportedError` for an adapter whose updates are no products.
+
+    Raises:
+        UnsupportedError: One is not.
+    """
+    for each in adapter.computed:
+        if each.product is None:
+            raise _not_a_product(adapter.method, each.parameter)
+
+
+def _not_a_product(method: str, parameter: str) -> UnsupportedError:
+    msg = (
+        f"the update of {parameter!r} ({method}) is no product of two matrices, as those of a "
+        "graph for several adapters are"
+    )
+    return UnsupportedError(msg, hint=f"{TO_LORA}; or export merged graphs: --mode merged.")
 
 
 def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lora_export.core.tensors import Tensor
 
 __all__ = [
+    "TO_LORA",
     "AdaptedModule",
     "Method",
     "in_outputs_first",
@@ -29,6 +30,12 @@ __all__ = [
 ]
 
 _MATRIX: Final = 2
+
+TO_LORA: Final = (
+    "Make a LoRA of it first: lora-export adapter convert ADAPTER --to peft --base BASE "
+    "--as-rank 16 -o LORA"
+)
+"""The next step where only updates of LoRA will do."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_export.adapters.combine import scaled
+from lora_export.adapters.combine import TO_LORA, scaled
 from lora_export.adapters.fit import CONV1D_TYPES, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft_write import write_peft
@@ -104,6 +104,9 @@ def read_plain(path: Path, reading: Mapping[str, Any] | None = None) -> Adapter:
         AdapterError: It has no low-rank update.
     """
     adapter = read_adapter(path, name="adapter", source=str(path), **dict(reading or {}))
+    if adapter.computed and not adapter.low_rank:
+        msg = f"adapter {str(path)!r} is of the method {adapter.method}: it has no ranks"
+        raise UnsupportedError(msg, hint=f"{TO_LORA}.")
     if not adapter.low_rank:
         msg = f"adapter {str(path)!r} has no low-rank update"
         raise AdapterError(msg, hint="There is nothing to analyse: it replaces parameters whole.")

@@ -36,7 +36,8 @@ class AdapterReport:
     """An adapter; `ranks` and `scales` count modules, `saved` holds shapes.
 
     `residual` names the initialisation that changed its base, `base_fingerprint` the base that it
-    records. `zero_updates` names the parameters whose update is zero for every base, and `updates`
+    records. `method` is PEFT's ``peft_type``; of another than LoRA, a module has neither rank nor
+    scale here. `zero_updates` names the parameters whose update is zero for every base, and `updates`
     counts all that are updated.
     """
 
@@ -59,6 +60,7 @@ class AdapterReport:
     base_fingerprint: str | None = None
     updates: int = 0
     zero_updates: tuple[str, ...] = ()
+    method: str = "LORA"
 
 
 def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
@@ -88,6 +90,7 @@ def adapter_report(adapter: Adapter, path: Path) -> AdapterReport:
         base_fingerprint=adapter.known_base.fingerprint if adapter.known_base else None,
         updates=len(trained),
         zero_updates=zero_parameters(trained),
+        method=adapter.method,
     )
 
 
@@ -95,9 +98,9 @@ def _groups(adapter: Adapter) -> tuple[ModuleGroup, ...]:
     by_pattern: dict[str, list[tuple[int, float]]] = {}
     for update in adapter.low_rank:
         path = update.module if update.name is None else update.parameter
-        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path)
+        pattern = _pattern(path)
         by_pattern.setdefault(pattern, []).append((update.rank, update.scale))
-    return tuple(
+    groups = [
         ModuleGroup(
             pattern,
             len(rows),
@@ -105,4 +108,15 @@ def _groups(adapter: Adapter) -> tuple[ModuleGroup, ...]:
             tuple(sorted({scale for _, scale in rows})),
         )
         for pattern, rows in by_pattern.items()
+    ]
+    computed = Counter(
+        _pattern(update.parameter.removesuffix(".weight"))
+        for update in adapter.computed
+        if not update.optional
     )
+    return (*groups, *(ModuleGroup(path, count, (), ()) for path, count in computed.items()))
+
+
+def _pattern(path: str) -> str:
+    """Return a path with ``*`` in place of its numbers."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", path)
