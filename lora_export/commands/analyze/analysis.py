@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_export.adapters.combine import TO_LORA, scaled
+from lora_export.adapters.combine import scaled
 from lora_export.adapters.fit import CONV1D_TYPES, header_parameters, prefix_of
 from lora_export.adapters.formats.detect import read_adapter
 from lora_export.adapters.formats.peft_write import write_peft
+from lora_export.adapters.methods.interface import TO_LORA
 from lora_export.adapters.resolve import ModelNames
 from lora_export.commands.analyze.amplification import Amplification, amplification_of
 from lora_export.commands.analyze.compress import Compressed, Cut, compress

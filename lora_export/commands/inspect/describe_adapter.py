@@ -36,8 +36,8 @@ class AdapterReport:
     """An adapter; `ranks` and `scales` count modules, `saved` holds shapes.
 
     `residual` names the initialisation that changed its base, `base_fingerprint` the base that it
-    records. `method` is PEFT's ``peft_type``; of another than LoRA, a module has neither rank nor
-    scale here. `zero_updates` names the parameters whose update is zero for every base, and `updates`
+    records. `method` is PEFT's ``peft_type``; a module of another than LoRA has neither rank nor
+    scale. `zero_updates` names the parameters whose update is zero for every base, and `updates`
     counts all that are updated.
     """
 
