@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,9 @@ __all__ = ["ROUTES"]
 _MATRIX: Final = 2
 _EMPTY: Final = "zz_empty_layer"
 _NUMBERS: Final = re.compile(r"\d+")
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""Weights are merged in several threads; PEFT and torch share a generator, and warnings."""
+
 _ONE_LAYER: Final[dict[str, Any]] = {
     "task_type": None,
     "exclude_modules": None,
@@ -215,7 +219,7 @@ def _merged_layer(
     settings = {name: value for name, value in _ONE_LAYER.items() if name in known}
     targets = [path, _EMPTY] if layer.empty else [path]
     config = {**known, **settings, **layer.settings, "target_modules": targets}
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             root = _tree(path, _module(module_type, weight, bias), layer.empty)
