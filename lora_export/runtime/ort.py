@@ -182,6 +182,11 @@ class OrtRunner(GraphRunner):
         return self._opened.session
 
     @property
+    def shares_cache(self) -> bool:
+        """Whether a cache with room is written in place."""
+        return self._opened.shares_cache
+
+    @property
     def narrow(self) -> frozenset[str]:
         """The inputs that are int32."""
         return self._opened.narrow

@@ -157,6 +157,9 @@ class Session:
     ) -> dict[str, OutputArray]:
         """Run the base, one adapter, or an adapter for each row; return the outputs by name.
 
+        Of a decoder of the graph form ``ort``, on the CPU, arrays of the past that have room for
+        the new positions are written in place and returned: no run copies the cache.
+
         Args:
             feeds: A value for each of `inputs`; for a swappable graph ``lora_scale`` too.
             adapter: The adapter; None runs the base, in the swappable graph where there is one.

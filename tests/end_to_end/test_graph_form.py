@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from lora_export import open_export
 from lora_export.commands.generate import continue_texts
 from lora_export.commands.recipe import make_triton
 from lora_export.commands.triton import write_triton
@@ -50,6 +52,32 @@ def test_every_mode_is_verified_and_generates_what_peft_generates(made, tmp_path
         adapter = made[1][name] if name is not None else None
         tokens = [[each for each in row.tokens if each != 2] for row in found]  # the stop token
         assert tokens == greedy(made[0], adapter, rows, COUNT)
+    written_in_place(tmp_path / "out", rows[0])
+
+
+def written_in_place(export, ids):
+    """Run a prompt and a step with arrays that have room; each adapter has arrays of its own."""
+    with open_export(export) as session:
+        sizes = {e.name: e.axes[1::2] for e in session.inputs if e.name.startswith("past_")}
+        for name in ("a", "b", None):
+            room = {past: np.zeros((1, heads, 32, width), np.float32)
+                    for past, (heads, width) in sizes.items()}  # fmt: skip
+            grown = {past: each[:, :, :0] for past, each in room.items()}
+            for start, end in ((0, len(ids)), (len(ids), len(ids) + 1)):
+                text = {
+                    "input_ids": np.array([[*ids, 7][start:end]]),
+                    "attention_mask": np.ones((1, end), np.int64),
+                    "position_ids": np.arange(start, end)[None],
+                }
+                feeds = {each.name: text[each.name] for each in session.inputs
+                         if each.name in text}  # fmt: skip
+                found = session.run({**feeds, **room}, adapter=name)
+                expected = session.run({**feeds, **grown}, adapter=name)
+                np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
+                for past, each in room.items():
+                    assert found[past.replace("past_key_values", "present")] is each
+                grown = {past: expected[past.replace("past_key_values", "present")]
+                         for past in room}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -187,3 +187,27 @@ def test_one_buffer_is_past_and_present_of_every_step(tmp_path: Path) -> None:
     whole = {"input_ids": ids, "attention_mask": np.ones((2, 14), np.int64), **past}
     expected = runner.run(whole)["logits"]
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-5)
+
+
+def test_arrays_with_room_are_written_and_returned(tmp_path: Path) -> None:
+    runner = save_attention(tmp_path / "m.onnx")
+    ids = np.random.default_rng(1).integers(0, VOCABULARY, (2, 6))
+    names = ("past_key_values.0.key", "past_key_values.0.value")
+    room = {name: np.zeros((2, 1, 9, 16), np.float32) for name in names}
+    grown = {name: np.zeros((2, 1, 0, 16), np.float32) for name in names}
+    for start, end in ((0, 4), (4, 5), (5, 6)):
+        text = {"input_ids": ids[:, start:end], "attention_mask": np.ones((2, end), np.int64)}
+        found, expected = runner.run({**text, **room}), runner.run({**text, **grown})
+        np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-6)
+        present = {name: name.replace("past_key_values", "present") for name in names}
+        assert all(found[present[name]] is room[name] for name in names)
+        grown = {name: expected[present[name]] for name in names}
+        for name in names:
+            np.testing.assert_array_equal(room[name][:, :, :end], grown[name])
+    fixed = {name: value.copy() for name, value in room.items()}
+    for value in fixed.values():
+        value.flags.writeable = False
+    text = {"input_ids": ids[:, :1], "attention_mask": np.ones((2, 7), np.int64)}
+    copied = runner.run({**text, **fixed})["present.0.key"]
+    assert copied is not fixed[names[0]]
+    np.testing.assert_array_equal(fixed[names[0]], room[names[0]])

@@ -13,8 +13,14 @@ from lora_export.ondevice.device_errors import (
     UsageError,
 )
 from lora_export.ondevice.external_data import read_graph
-from lora_export.ondevice.graph_form import OLDEST_FOR_ORT_FORM, ORT_FORM, is_ort_form
+from lora_export.ondevice.graph_form import (
+    FORM_PROPERTY,
+    OLDEST_FOR_ORT_FORM,
+    ORT_FORM,
+    is_ort_form,
+)
 from lora_export.ondevice.graph_runner import GraphRunner, Input, closed_error
+from lora_export.ondevice.ort.shared_cache import outputs_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,6 +141,7 @@ class OrtSession(GraphRunner):
     Attributes:
         session: ONNX Runtime's own object, for those who bind its inputs.
         narrow: The inputs that are int32, where users hold int64.
+        shares_cache: Whether a cache with room is written in place; see `shared_cache`.
 
     Raises:
         MissingRuntimeError: ONNX Runtime is not installed or older than the graph, or the provider
@@ -163,6 +170,8 @@ class OrtSession(GraphRunner):
             path, provider, threads, initializers or {}, settings, graph=graph
         )
         self.path = path
+        properties = self.session.get_modelmeta().custom_metadata_map
+        self.shares_cache = properties.get(FORM_PROPERTY) == ORT_FORM and provider == CPU
         inputs = self.session.get_inputs()
         self.inputs = tuple(each.name for each in inputs)
         self.narrow = frozenset(each.name for each in inputs if each.type == "tensor(int32)")
@@ -171,6 +180,9 @@ class OrtSession(GraphRunner):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once; inputs that it does not have are left out, int32 ones narrowed.
+
+        A cache with room for the new positions is written in place, and returned; see
+        `lora_export.ondevice.ort.shared_cache`.
 
         Raises:
             ExportDirectoryError: The graph cannot be run on these inputs.
@@ -185,11 +197,36 @@ class OrtSession(GraphRunner):
                 msg = f"the graph {self.path.name!r} also reads {name!r}"
                 raise UsageError(msg, hint=f"Its inputs: {', '.join(self.inputs)}.")
             wanted[name] = feeds[name].astype("int32") if name in self.narrow else feeds[name]
+        kept = outputs_in_place(wanted) if self.shares_cache else {}
         try:
+            if kept:
+                return self._run_in_place(wanted, kept)
             values = self.session.run(None, wanted)
         except Exception as error:
             raise run_error(error) from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def _run_in_place(
+        self, feeds: Mapping[str, Array], kept: Mapping[str, str]
+    ) -> dict[str, Array]:
+        """Run the graph once; the outputs of `kept` are the arrays of these inputs."""
+        import onnxruntime
+
+        binding = self.session.io_binding()
+        held = {n: onnxruntime.OrtValue.ortvalue_from_numpy(each) for n, each in feeds.items()}
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            if name in kept:
+                binding.bind_ortvalue_output(name, held[kept[name]])
+            else:
+                binding.bind_output(name, "cpu")
+        self.session.run_with_iobinding(binding)
+        values = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        return {
+            name: feeds[kept[name]] if name in kept else value.numpy()
+            for name, value in values.items()
+        }
 
     def close(self) -> None:
         """Free the session's memory."""
