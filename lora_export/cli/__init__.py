@@ -54,6 +54,7 @@ COMMAND_SECTIONS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "refit": ("engines:refit", "Make an adapter's engine from that of the base."),
         "layout": ("layout:layout", "Write an export as a directory that another runtime opens."),
         "triton": ("triton:triton", "Write a model repository for Triton Inference Server."),
+        "fleet": ("fleet:fleet", "Build many adapters for many targets by one plan."),
     },
     "Other": {
         "adapter": ("adapter:adapter", "Convert an adapter to another format."),

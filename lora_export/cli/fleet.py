@@ -1,0 +1,169 @@
+"""``fleet``: the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from lora_export.cli.console import Console
+from lora_export.cli.help_format import Command, Group, argument, option
+from lora_export.cli.options import common_options
+from lora_export.cli.text import aligned, size
+from lora_export.core.errors import InputError
+from lora_export.core.files import atomic_write_bytes
+
+if TYPE_CHECKING:
+    from lora_export.core.progress import Progress
+    from lora_export.fleet.plan import Plan
+
+__all__ = ["fleet"]
+
+_SHOWN: Final = 10
+_YAML: Final = (".yaml", ".yml")
+
+
+@click.group(
+    cls=Group,
+    examples="""
+lora-export fleet plan fleet.yaml --dry-run
+lora-export fleet run fleet.yaml
+lora-export fleet status out
+""",
+)
+def fleet() -> None:
+    """Build many adapters for many targets: one plan, resumable."""
+
+
+@fleet.command(
+    "plan",
+    cls=Command,
+    examples="""
+lora-export fleet plan fleet.yaml --dry-run
+lora-export fleet plan fleet.yaml -o plan.json
+""",
+)
+@argument("fleet_file", "The fleet: bases, adapters, variants, targets.", metavar="FLEET",
+          type=click.Path(path_type=Path))  # fmt: skip
+@option("-o", "--out", section="Output", type=click.Path(path_type=Path),
+        help="Where the plan goes.")  # fmt: skip
+@option("--dry-run", section="Output", is_flag=True,
+        help="Print the rows and what they will take; write nothing.")  # fmt: skip
+@common_options
+def plan(*, fleet_file: Path, out: Path | None, dry_run: bool, as_json: bool, quiet: bool) -> int:
+    """Expand a fleet to a plan: one row for each thing that is made."""
+    from lora_export.commands.fleet.summary import plan_summary
+
+    if out is None and not dry_run:
+        msg = "say where the plan goes: -o plan.json, or --dry-run"
+        raise click.UsageError(msg)
+    with Console(as_json=as_json, quiet=quiet) as console:
+        made = _planned(fleet_file, console)
+        if out is not None and not dry_run:
+            atomic_write_bytes(out, made.as_bytes())
+        summary = plan_summary(made)
+        lines = [] if dry_run or out is None else [f"{out}: {len(made.rows)} rows"]
+        lines += _summary_lines(summary)
+        lines.append(f"next:   lora-export fleet run {fleet_file if dry_run else out}")
+        console.finish({"plan": None if dry_run else str(out), **summary}, lines)
+    return 0
+
+
+@fleet.command(
+    "run",
+    cls=Command,
+    examples="""
+lora-export fleet run fleet.yaml
+lora-export fleet run plan.json --jobs 4 --max-failures 10
+""",
+)
+@argument("plan_file", "The fleet, or the plan that was made of it.", metavar="PLAN",
+          type=click.Path(path_type=Path))  # fmt: skip
+@option("--jobs", section="Planning", type=click.IntRange(min=1),
+        default_text="as cores and memory allow",
+        help="How many rows run side by side.")  # fmt: skip
+@option("--only", section="Planning", multiple=True, metavar="ROW",
+        help="Run this row and those that it waits for.")  # fmt: skip
+@option("--max-failures", section="Gate", type=click.IntRange(min=0), metavar="NUMBER",
+        help="Start no more rows once more than this many have failed.")  # fmt: skip
+@common_options
+def run(
+    *,
+    plan_file: Path,
+    jobs: int | None,
+    only: tuple[str, ...],
+    max_failures: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Run the rows of a fleet; what is in the store already is skipped."""
+    from lora_export.commands.fleet.run import run_fleet
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        made = _planned(plan_file, console)
+        if only:
+            made = made.only(only)
+        outcome = run_fleet(made, jobs=jobs, max_failures=max_failures, progress=console)
+        console.finish(outcome.table, _outcome_lines(outcome.table))
+    return outcome.exit_code
+
+
+@fleet.command("status", cls=Command, examples="lora-export fleet status out")
+@argument("store", "The store of the fleet.", type=click.Path(path_type=Path))
+@common_options
+def status(*, store: Path, as_json: bool, quiet: bool) -> int:
+    """Show how far a fleet is, while it runs or afterwards."""
+    from lora_export.commands.fleet.status import read_status
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        table = read_status(store)
+        console.finish(table, _outcome_lines(table))
+    return 0
+
+
+def _planned(file: Path, console: Progress) -> Plan:
+    """Return the plan in a file, or that of the fleet in it."""
+    from lora_export.commands.fleet.expand import plan_fleet
+    from lora_export.commands.fleet.spec import load_fleet
+    from lora_export.fleet.plan import read_plan
+
+    if file.suffix in _YAML:
+        return plan_fleet(load_fleet(file), console)
+    if file.is_dir():
+        msg = f"{str(file)!r} is a directory"
+        raise InputError(msg, hint="Give fleet.yaml, or a plan that was made of it.")
+    return read_plan(file)
+
+
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
+    rows = [["kind", "rows", "in the store", "to do"]]
+    rows += [
+        [kind, str(each["rows"]), str(each["up_to_date"]), str(each["rows"] - each["up_to_date"])]
+        for kind, each in summary["kinds"].items()
+    ]
+    estimate = summary["estimate"]
+    return [
+        *aligned(rows),
+        (
+            f"to do: about {estimate['seconds'] / 3600:.1f} hours of work, "
+            f"{size(estimate['disk_bytes'])} on disk, "
+            f"{size(estimate['memory_bytes'])} of memory for the largest row"
+        ),
+        f"a copy of the base for each adapter would be {size(estimate['copies_bytes'])}",
+    ]
+
+
+def _outcome_lines(table: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{count} {state}" for state, count in table["counts"].items())
+    lines = [f"{table['store']}: {counts}{' (running)' if table['running'] else ''}"]
+    failed = [row for row in table["rows"] if row["status"] == "failed"]
+    for row in failed[:_SHOWN]:
+        lines.append(f"  failed ({row['exit_code']}): {row['id']}")
+        lines += [f"    {line}" for line in row["message"].splitlines()]
+    if len(failed) > _SHOWN:
+        lines.append(f"  and {len(failed) - _SHOWN} more")
+    blocked = sum(row["status"] == "blocked" for row in table["rows"])
+    if blocked:
+        lines.append(f"  blocked, because what they need failed: {blocked} rows")
+    return [*lines, f"report: {Path(table['store']) / 'report.md'}"]

@@ -1,0 +1,1 @@
+"""``fleet``: many bases, adapters, variants and targets as one plan, run and reported."""

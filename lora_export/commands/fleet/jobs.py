@@ -1,0 +1,212 @@
+"""What each kind of row does, with the functions behind the commands of the same names.
+
+A job finds its inputs as the plan saw them or fails; it writes into the store only, each artifact
+whole or not at all; run twice, it makes the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.commands.build import merge_and_build
+from lora_export.commands.engines import build
+from lora_export.commands.fleet.checked_adapters import fitting_adapters
+from lora_export.commands.recipe import make_recipe
+from lora_export.commands.remove import remove
+from lora_export.core.errors import AdapterError, InputError, LatencyError, ParityError
+from lora_export.core.files import sha256_of_file
+from lora_export.core.manifest import read_manifest
+from lora_export.core.modes import SHARED_MODES
+from lora_export.exports.verdict import verification_of
+from lora_export.fleet.content import CONTENT_FILE, ContentHashes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lora_export.commands.outcome import Outcome
+    from lora_export.core.manifest import Manifest
+    from lora_export.core.progress import Progress
+    from lora_export.fleet.plan import Row
+
+__all__ = ["run_job"]
+
+_CODES: Final = {ParityError.exit_code: ParityError, LatencyError.exit_code: LatencyError}
+
+
+def run_job(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Run a row; return what its result holds besides its status.
+
+    Args:
+        row: The row.
+        store: The directory of the fleet.
+        progress: Told what happens.
+
+    Raises:
+        LoraExportError: See the class of the error; a gate that fails is one too.
+    """
+    _require_inputs(row, store)
+    return _JOBS[row.kind](row, store, progress)
+
+
+def _require_inputs(row: Row, store: Path) -> None:
+    """Require that what the row reads is what the plan saw."""
+    hashes = ContentHashes(store / CONTENT_FILE)
+    for text, content in row.inputs.items():
+        path = Path(text)
+        if not path.exists():
+            msg = f"{text!r} does not exist any more"
+            raise InputError(msg, hint="Make the plan again: lora-export fleet plan")
+        if hashes.of(path) != content:
+            msg = f"{text!r} has changed since the plan was made"
+            raise InputError(msg, hint="Make the plan again: lora-export fleet plan")
+
+
+def _export(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Export the base; graphs that adapters share are made for those that fit it."""
+    table = {**row.job["recipe"], "output": str(store / row.artifact)}
+    lines = row.job["adapters"]
+    kept, left_out = fitting_adapters(table["base"], lines, progress)
+    if lines and not kept:
+        name, error = next(iter(left_out.items()))
+        msg = f"none of the {len(lines)} adapters fits the base; {name}: {error.message}"
+        raise AdapterError(msg, hint=error.hint)
+    recipe = make_recipe({**table, "adapters": kept}, folder=Path())
+    output = Path(recipe.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    outcome = merge_and_build(recipe, progress)
+    notes = [f"{name} is left out: {error.message}" for name, error in left_out.items()]
+    return {**_written(outcome.manifest, store, row, None), "notes": [*outcome.notes, *notes]}
+
+
+def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Add an adapter, verify it, and measure it where there is a gate."""
+    name = str(row.adapter)
+    table = {**row.job["recipe"], "output": str(store / row.artifact)}
+    strict = bool(row.job["strict"])
+    outcome = merge_and_build(make_recipe(table, folder=Path()), progress, strict=strict)
+    files = _written(outcome.manifest, store, row, name)
+    found = {
+        **files,
+        "notes": list(outcome.notes),
+        "verdict": verification_of(outcome.manifest, name),
+        "measures": {**files["measures"], **_measures(outcome, name)},
+    }
+    if (code := outcome.exit_code(strict=strict)) in _CODES:
+        remove(outcome.output, name, progress=progress)  # what failed is not deployed
+        hint = "It is not in the export. Its log has the figures."
+        raise _CODES[code](_reason(outcome, name, strict=strict), hint=hint)
+    return found
+
+
+def _engine(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Build the engines of graphs with TensorRT for RTX."""
+    from lora_export.engines.engine_options import EngineOptions, library_for
+
+    root, target = store / row.artifact, str(row.target)
+    options = EngineOptions(library=library_for(target, None))
+    built = build(root.parent, target, graphs=row.job["graphs"], options=options, progress=progress)
+    plans = [str(Path(row.artifact) / each["plan"]["file"]) for each in built]
+    return {"files": {each: sha256_of_file(store / each) for each in plans}}
+
+
+def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Pack a bundle of the adapters that passed."""
+    from lora_export.bundle.device_bundle import bundle_export
+
+    root = store / "exports" / row.base / row.variant
+    manifest = read_manifest(root)
+    names = [name for name in row.job["adapters"].values() if name in manifest.adapters]
+    if row.job["adapters"] and not names:
+        msg = f"no adapter of {row.base}/{row.variant} passed: there is nothing to bundle"
+        raise ParityError(msg, hint="See the rows of its adapters.")
+    path = store / row.artifact
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = bundle_export(
+        root, str(row.target), path, adapters=names, replace=True, progress=progress
+    )
+    return {
+        "files": {row.artifact: packed.sha256},
+        "measures": {"bytes": float(packed.size_bytes)},
+    }
+
+
+def _written(manifest: Manifest, store: Path, row: Row, name: str | None) -> dict[str, Any]:
+    """Return the files of the base, or of an adapter, with their hashes."""
+    files = {
+        f"{row.artifact}/{file}": sha256
+        for file, sha256 in manifest.files.items()
+        if _owner(manifest, file) == name
+    }
+    size = sum((store / file).stat().st_size for file in files if (store / file).is_file())
+    return {"files": files, "measures": {"bytes": float(size)}}
+
+
+def _owner(manifest: Manifest, file: str) -> str | None:
+    """Return the adapter that a file of an export belongs to; ``""`` for what all of them change.
+
+    Reports, engines, and the graph and stacks of a batched export change with each adapter.
+    """
+    if file.startswith(("reports/", "engines/")):
+        return ""
+    parts = file.removeprefix("hf/").replace("/", ".").split(".")
+    for name in manifest.adapters:
+        if name in parts:
+            return name
+    shared = {mode.value for mode in SHARED_MODES}
+    return "" if shared & set(parts) else None
+
+
+def _measures(outcome: Outcome, name: str) -> dict[str, float]:
+    """Return the figures of an adapter that the fleet's report shows."""
+    found: dict[str, float] = {}
+    reports = outcome.reports.as_json()
+    sources = {
+        "relative_l2": ("parity", ("metrics", "relative_l2")),
+        "latency_ratio": ("latency", ("ratio",)),
+        "gain": ("quantization", ("gain",)),
+    }
+    for measure, (report, path) in sources.items():
+        value: Any = _row_of(reports.get(report), name)
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)):
+            found[measure] = float(value)
+    return found
+
+
+def _row_of(report: object, name: str) -> dict[str, Any]:
+    """Return the row of an adapter in a report, or of its part of a shared graph."""
+    graphs = report.get("graphs", {}) if isinstance(report, dict) else {}
+    if name in graphs:
+        return dict(graphs[name])
+    for row in graphs.values():
+        own = (row.get("adapters") or {}).get(name)
+        if own:
+            return dict(own)
+    return {}
+
+
+def _reason(outcome: Outcome, name: str, *, strict: bool) -> str:
+    """Return which gate an adapter failed, and why."""
+    reports = outcome.reports
+    for title, report in (
+        ("parity", reports.parity),
+        ("quantization", reports.quantization),
+        ("latency", reports.latency),
+    ):
+        if report is None:
+            continue
+        for graph, row in report.graphs.items():
+            if row.verdict == "fail" or (strict and row.verdict in {"ambiguous", "unverified"}):
+                where = name if graph == name else f"{name} ({graph})"
+                return f"{title} of {where}: {row.verdict}: {row.reason}"
+    return f"a gate of {name} failed"
+
+
+_JOBS: Final[Mapping[str, Callable[[Row, Path, Progress], dict[str, Any]]]] = {
+    "export": _export,
+    "adapter": _adapter,
+    "engine": _engine,
+    "bundle": _bundle,
+}

@@ -1,0 +1,276 @@
+"""``fleet run``: the rows of a plan, run side by side, each skipped where its artifact is there.
+
+    plan → what is done already → ready rows → executor → results, report → exit code
+
+The store has the results by key, so that a run that was stopped goes on where it was: what is done
+is skipped, what was begun is begun again. One run at a time has a store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lora_export.core.errors import StorageError, UsageError
+from lora_export.core.files import resolve_inside, storage_errors
+from lora_export.core.memory import available_bytes
+from lora_export.core.progress import Progress, Silent
+from lora_export.fleet.content import CONTENT_FILE, ContentHashes
+from lora_export.fleet.intact import first_damage
+from lora_export.fleet.local_executor import LocalExecutor, python_command
+from lora_export.fleet.report import report_table, write_report
+from lora_export.fleet.results import Results, RowResult, result_from
+from lora_export.fleet.schedule import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lora_export.fleet.executor import Answer, Executor
+    from lora_export.fleet.plan import Plan, Row
+
+__all__ = ["FleetOutcome", "default_jobs", "run_fleet"]
+
+_WORKER: Final = "lora_export.commands.fleet.worker"
+_LOCK: Final = ".fleet/lock"
+_ATTEMPTS: Final = 2
+_WAIT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class FleetOutcome:
+    """The result of a run.
+
+    Attributes:
+        table: The report, as in ``report.json``.
+        exit_code: 0, or the code of the worst row.
+    """
+
+    table: dict[str, Any]
+    exit_code: int
+
+
+@dataclass
+class _Run:
+    """A run under way."""
+
+    plan: Plan
+    store: Path
+    results: Results
+    schedule: Schedule
+    progress: Progress
+    max_failures: int | None = None
+    found: dict[str, RowResult] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    alone: list[Row] = field(default_factory=list)
+    """Rows that were killed for memory, and that are tried again with nothing beside them."""
+
+
+def default_jobs(plan: Plan) -> int:
+    """Return how many rows run side by side: as cores and memory allow."""
+    cores = os.cpu_count() or 1
+    most = max((row.estimate.memory_bytes for row in plan.rows), default=0)
+    free = available_bytes()
+    if not most or free is None:
+        return cores
+    return max(1, min(cores, free // most))
+
+
+def run_fleet(
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    max_failures: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> FleetOutcome:
+    """Run the rows of a plan; a row that fails never stops the others.
+
+    Args:
+        plan: The plan.
+        jobs: How many rows run side by side; as cores and memory allow, by default.
+        max_failures: The run ends when more rows than that have failed.
+        executor: Where rows run; processes of this machine by default.
+        progress: Told which rows end, and how.
+
+    Raises:
+        UsageError: Another run has the store.
+        StorageError: The store cannot be written.
+    """
+    store = Path(plan.store)
+    with storage_errors(str(store)):
+        (store / ".fleet").mkdir(parents=True, exist_ok=True)
+    with _alone_in(store):
+        run = _Run(plan, store, Results(store), Schedule(plan), progress or Silent(), max_failures)
+        _skip_what_is_there(run)
+        own = executor or LocalExecutor(
+            python_command(_WORKER), jobs or default_jobs(plan), store / ".fleet" / "workers.log"
+        )
+        try:
+            _run(run, own)
+        finally:
+            own.close()
+            table = report_table(plan, run.schedule.states, run.found, running=False)
+            write_report(store, table)
+    return FleetOutcome(table, int(table["exit_code"]))
+
+
+@contextlib.contextmanager
+def _alone_in(store: Path) -> Iterator[None]:
+    """Hold the store's lock; refuse where another run has it."""
+    import fcntl
+
+    from lora_export.ondevice.file_opening import open_lock
+
+    with storage_errors(str(store)):
+        descriptor = open_lock(store / _LOCK)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"another run is using the store {str(store)!r}"
+            raise UsageError(
+                msg, hint=f"Watch it with: lora-export fleet status {store}"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _skip_what_is_there(run: _Run) -> None:
+    """Mark rows whose artifact is in the store as skipped; forget what is damaged.
+
+    An export whose base is damaged is removed with all that is in it: it is made again.
+    """
+    hashes = ContentHashes(run.store / CONTENT_FILE)
+    kept: dict[str, RowResult] = {}
+    lost: set[str] = set()
+    for row in run.plan.rows:
+        result = run.results.read(row)
+        if result is None or result.status != "done":
+            continue
+        damage = first_damage(run.store, result, hashes)
+        if damage is None and not lost & {*row.needs, *row.after}:
+            kept[row.id] = result
+            continue
+        lost.add(row.id)
+        run.results.forget(row)
+        if damage is not None:
+            run.progress.note(f"{row.id} is made again: {damage}")
+        if row.kind == "export" and damage is not None:
+            _discard(resolve_inside(run.store, row.artifact))
+    with contextlib.suppress(StorageError):  # only slower next time
+        hashes.save()
+    for row in run.plan.rows:
+        if row.id in kept:
+            run.found[row.id] = kept[row.id]
+            run.schedule.end(row, "skipped")
+    _make_way(run)
+
+
+def _make_way(run: _Run) -> None:
+    """Remove exports of an earlier plan that stand where another base or graph will be."""
+    for row in run.plan.rows:
+        if row.kind == "export" and run.schedule.states[row.id] == "waiting":
+            _discard(resolve_inside(run.store, row.artifact))
+
+
+def _discard(folder: Path) -> None:
+    """Remove an export from the store, renamed first: half of it is never seen."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    aside = folder.with_name(f".{folder.name}.discarded")
+    with storage_errors(str(folder)):
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _run(run: _Run, executor: Executor) -> None:
+    """Hand rows to the executor until none is left, or too many have failed."""
+    running: dict[str, Row] = {}
+    total = len(run.plan.rows)
+    while True:
+        if not _is_stopped(run):
+            _hand_over(run, executor, running)
+        if not running:
+            return
+        for answer in executor.wait(_WAIT_SECONDS):
+            row = running.pop(answer.id)
+            _take(run, row, answer)
+            done = sum(
+                state not in {"waiting", "running"} for state in run.schedule.states.values()
+            )
+            _tell(run, row, done, total)
+            write_report(
+                run.store, report_table(run.plan, run.schedule.states, run.found, running=True)
+            )
+
+
+def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
+    """Start what can be started; a row that needs all memory waits until nothing else runs."""
+    if run.alone:
+        if not running:
+            _submit(run, executor, running, run.alone.pop())
+        return
+    for row in run.schedule.ready():
+        if executor.free < 1:
+            return
+        run.schedule.begin(row)
+        _submit(run, executor, running, row)
+
+
+def _submit(run: _Run, executor: Executor, running: dict[str, Row], row: Row) -> None:
+    run.attempts[row.id] = run.attempts.get(row.id, 0) + 1
+    running[row.id] = row
+    executor.submit(
+        row.id,
+        {
+            "row": row.model_dump(mode="json"),
+            "store": str(run.store),
+            "log": str(run.results.log_of(row)),
+        },
+    )
+
+
+def _take(run: _Run, row: Row, answer: Answer) -> None:
+    """Keep what came of a row; try again what memory or a dead worker ended."""
+    attempts = run.attempts[row.id]
+    died = answer.table is None
+    for_memory = answer.for_memory or (answer.table or {}).get("kind") == "MemoryError"
+    if (died or for_memory) and attempts < _ATTEMPTS:
+        run.progress.note(f"{row.id} is tried again alone: {answer.died or 'memory'}")
+        run.alone.append(row)
+        return
+    if answer.table is None:
+        message = f"{answer.died}, {attempts} times; see {run.results.log_of(row)}"
+        table: dict[str, Any] = {"status": "failed", "message": message, "kind": "WorkerDied",
+                                 "exit_code": StorageError.exit_code if for_memory else 1}  # fmt: skip
+    else:
+        table = dict(answer.table)
+    result = result_from({**table, "attempts": attempts}, row)
+    run.results.write(result)
+    run.found[row.id] = result
+    run.schedule.end(row, result.status)
+
+
+def _tell(run: _Run, row: Row, done: int, total: int) -> None:
+    state = run.schedule.states[row.id]
+    result = run.found.get(row.id)
+    if state == "running" or result is None:
+        return
+    line = f"[{done}/{total}] {state} {row.id} ({result.seconds:.1f} s)"
+    if result.message:
+        line += f": {result.message.splitlines()[0]}"
+    run.progress.note(line)
+
+
+def _is_stopped(run: _Run) -> bool:
+    """Return whether more rows have failed than may."""
+    if run.max_failures is None:
+        return False
+    failed = sum(state == "failed" for state in run.schedule.states.values())
+    return failed > run.max_failures
