@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import InputError
 from lora_export.core.files import resolve_inside
+from lora_export.core.manifest import stored_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from lora_export.fleet.content import ContentHashes
-    from lora_export.fleet.results import RowResult
 
-__all__ = ["first_damage"]
+__all__ = ["files_of_all", "first_damage"]
+
+_REMADE: Final = ("reports/", "engines/", "golden/")
+"""Folders of an export whose files are written again by one command or another."""
 
 
-def first_damage(store: Path, result: RowResult, hashes: ContentHashes) -> str | None:
-    """Return what is wrong with the first damaged file of a row; None where all are as made.
+def first_damage(store: Path, files: Mapping[str, str], hashes: ContentHashes) -> str | None:
+    """Return what is wrong with the first damaged file; None where all are as they were made.
 
     Args:
         store: The directory of the fleet.
-        result: What the row made, with the SHA-256 of its files.
+        files: The SHA-256 of each file, by its path in the store.
         hashes: Hashes of files that have not changed since they were read.
     """
-    for file, sha256 in result.files.items():
+    for file, sha256 in files.items():
         try:
             found = hashes.of_file(resolve_inside(store, file))
         except InputError as error:
@@ -32,3 +36,22 @@ def first_damage(store: Path, result: RowResult, hashes: ContentHashes) -> str |
         if found != sha256:
             return f"{file!r} has changed"
     return None
+
+
+def files_of_all(store: Path, artifact: str) -> dict[str, str]:
+    """Return the graphs and weights of an export that all of its rows share, with their SHA-256.
+
+    Args:
+        store: The directory of the fleet.
+        artifact: The export, relative to the store.
+
+    Raises:
+        LoraExportError: Its manifest is missing or damaged.
+    """
+    manifest = stored_manifest(resolve_inside(store, artifact))
+    names = set(manifest.adapters)
+    return {
+        f"{artifact}/{file}": sha256
+        for file, sha256 in manifest.files.items()
+        if not file.startswith(_REMADE) and not names & set(file.replace("/", ".").split("."))
+    }

@@ -36,7 +36,7 @@ class _Worker:
     """A process, and the task that it is doing."""
 
     def __init__(self, command: Sequence[str], errors: IO[bytes], threads: int) -> None:
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603  (this program)
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

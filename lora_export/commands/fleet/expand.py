@@ -10,14 +10,12 @@ An adapter whose own keys change the graph (``mode``, ``dtype``, …) has an exp
 
 from __future__ import annotations
 
-import fnmatch
-import importlib.metadata
+import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.adapters.read_spec import name_of
 from lora_export.commands.fleet.estimates import estimate_of
+from lora_export.commands.fleet.inputs import FleetAdapter, adapters_of, local_input
 from lora_export.commands.fleet.spec import (
     ADAPTER_KEYS,
     GRAPH_KEYS,
@@ -25,34 +23,28 @@ from lora_export.commands.fleet.spec import (
 )
 from lora_export.commands.recipe import make_recipe
 from lora_export.core import targets
-from lora_export.core.adapter_names import check_adapter_name
-from lora_export.core.errors import AdapterError, InputError, UsageError
-from lora_export.core.hub import is_hub_id, local_path
+from lora_export.core.errors import UsageError
 from lora_export.core.modes import SHARED_MODES, Mode
+from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 from lora_export.fleet.plan import Estimate, Kind, Plan, Row, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from lora_export.commands.fleet.spec import AdapterEntry, FleetSpec
+    from lora_export.commands.fleet.spec import FleetSpec
     from lora_export.core.progress import Progress
 
 __all__ = ["plan_fleet"]
 
+_QUIET: Final = {"bundle": {"enabled": False}}
 _LIBRARIES: Final = ("onnx", "onnxruntime", "torch", "transformers", "peft")
-_GLOB: Final = frozenset("*?[")
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An adapter of the fleet: its name, its place, its content, its own keys."""
-
-    name: str
-    path: Path
-    content: str
-    settings: dict[str, Any]
+_Member = tuple[FleetAdapter, dict[str, Any]]
+"""An adapter of an export, with its settings: those of the base and the variant, and its own."""
 
 
 @dataclass
@@ -64,7 +56,7 @@ class _Export:
     base_path: Path
     base_content: str
     settings: dict[str, Any]
-    adapters: list[tuple[_Found, dict[str, Any]]] = field(default_factory=list)
+    adapters: list[_Member] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -97,13 +89,18 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
     store = spec.path(spec.store)
     hashes = ContentHashes(store / CONTENT_FILE)
     progress.start("reading the fleet's inputs")
-    bases = {name: _local(spec, each.path, f"bases.{name}") for name, each in spec.bases.items()}
+    bases = {
+        name: local_input(spec, each.path, f"bases.{name}") for name, each in spec.bases.items()
+    }
     contents = {name: hashes.of(path) for name, path in bases.items()}
-    found = _adapters(spec, hashes)
+    found = adapters_of(spec, hashes)
     exports: list[_Export] = []
     for name, base in spec.bases.items():
         for variant, title in zip(spec.variants, _titles(spec, base.settings()), strict=True):
             shared = merged_settings(base.settings(), variant.settings())
+            make_recipe(
+                {**_graph_settings(shared), "base": name, "output": "."}, folder=spec.folder
+            )
             group = _grouped(shared, title, found.get(name, ()))
             exports += [
                 _Export(name, own, bases[name], contents[name], settings, adapters)
@@ -115,61 +112,6 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
     return Plan(tool=VERSION, store=str(store.absolute()), rows=tuple(rows))
 
 
-def _adapters(spec: FleetSpec, hashes: ContentHashes) -> dict[str, list[_Found]]:
-    """Return the adapters of each base, in the order of the fleet."""
-    found: dict[str, dict[str, _Found]] = {}
-    for at, entry in enumerate(spec.adapters):
-        where = f"adapters.{at}"
-        for path in _paths(spec, entry, where):
-            name = check_adapter_name(entry.name or name_of(path))
-            own = found.setdefault(entry.base, {})
-            if name in own:
-                msg = (
-                    f"two adapters of the base {entry.base!r} are called {name!r}: "
-                    f"{str(own[name].path)!r} and {str(path)!r}"
-                )
-                raise AdapterError(msg, hint="Give one another name, or exclude it.")
-            own[name] = _Found(name, path, hashes.of(path), entry.settings())
-    return {base: list(rows.values()) for base, rows in found.items()}
-
-
-def _paths(spec: FleetSpec, entry: AdapterEntry, where: str) -> list[Path]:
-    """Return the places that an entry means."""
-    if not _GLOB & set(entry.path):
-        return [_local(spec, entry.path, where)]
-    if entry.name is not None:
-        msg = f"{where} gives one name to all that match {entry.path!r}"
-        raise UsageError(msg, hint="Leave the name out: each is called as its folder.")
-    root = spec.folder if not Path(entry.path).is_absolute() else Path(entry.path).anchor
-    pattern = (
-        str(Path(entry.path).relative_to(root)) if Path(entry.path).is_absolute() else entry.path
-    )
-    matched = sorted(Path(root).glob(pattern))
-    kept = [each for each in matched if not _is_excluded(each, entry.exclude)]
-    if not kept:
-        said = f"all {len(matched)} of them are excluded" if matched else "nothing matches it"
-        msg = f"{where} has the path {entry.path!r}: {said}"
-        raise InputError(msg, hint=f"Patterns start in {str(spec.folder.absolute())!r}.")
-    return kept
-
-
-def _is_excluded(path: Path, patterns: list[str]) -> bool:
-    return any(
-        fnmatch.fnmatchcase(path.name, each) or fnmatch.fnmatchcase(path.as_posix(), each)
-        for each in patterns
-    )
-
-
-def _local(spec: FleetSpec, text: str, where: str) -> Path:
-    """Return the folder or file that a path or an id of the hub means."""
-    path = local_path(text, spec.folder)
-    if not path.exists():
-        msg = f"{where} has the path {text!r}, which does not exist"
-        hint = f"Paths start in {str(spec.folder.absolute())!r}."
-        raise InputError(msg, hint=hint if not is_hub_id(text) else "Check the id.")
-    return path
-
-
 def _titles(spec: FleetSpec, base: dict[str, Any]) -> list[str]:
     """Return the names of the variants; two that would be alike are told apart by number."""
     titles: list[str] = []
@@ -178,11 +120,8 @@ def _titles(spec: FleetSpec, base: dict[str, Any]) -> list[str]:
         if title in titles and variant.name is not None:
             msg = f"two variants are called {title!r}"
             raise UsageError(msg, hint="Give each a name of its own.")
-        number = 2
-        while title in titles:
-            title = f"{title.rstrip('0123456789').rstrip('-')}-{number}"
-            number += 1
-        titles.append(title)
+        same = sum(re.fullmatch(rf"{re.escape(title)}(-\d+)?", each) is not None for each in titles)
+        titles.append(f"{title}-{same + 1}" if same else title)
     return titles
 
 
@@ -193,18 +132,19 @@ def _title(settings: dict[str, Any]) -> str:
         settings.get("dtype"),
         scheme.get("weights") if isinstance(scheme, dict) else scheme,
     ]
-    return "-".join(str(part) for part in parts if part)
+    return re.sub(r"[^a-z0-9_.-]+", "-", "-".join(str(part) for part in parts if part))
 
 
 def _grouped(
-    shared: dict[str, Any], title: str, found: Iterator[_Found] | list[_Found] | tuple[_Found, ...]
-) -> list[tuple[str, dict[str, Any], list[tuple[_Found, dict[str, Any]]]]]:
+    shared: dict[str, Any], title: str, found: Sequence[FleetAdapter]
+) -> list[tuple[str, dict[str, Any], list[_Member]]]:
     """Return the exports of a variant: by name, their settings, and the adapters of each."""
-    groups: dict[str, tuple[str, dict[str, Any], list[tuple[_Found, dict[str, Any]]]]] = {}
+    groups: dict[str, tuple[str, dict[str, Any], list[_Member]]] = {}
     plain = _graph_settings(shared)
     for each in found:
         settings = merged_settings(shared, each.settings)
         graph = _graph_settings(settings)
+        make_recipe({**graph, "base": each.name, "output": "."}, folder=each.path)
         key = key_of(**graph)
         name = title if graph == plain else f"{title}-{key[:8]}"
         groups.setdefault(key, (name, graph, []))[2].append((each, settings))
@@ -223,9 +163,10 @@ def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
     yield first
     adapters: list[Row] = []
     batched = export.mode is Mode.BATCHED
-    for found, settings in export.adapters:
-        before = tuple(row.id for row in adapters) if batched else ()  # rows in the plan's order
-        row = _adapter_row(spec, export, common, first, found, settings, before[-1:])
+    for member in export.adapters:
+        row = _adapter_row(spec, export, common, member, first)
+        if batched and adapters:  # rows of the stacks have the plan's order
+            row = row.model_copy(update={"after": (adapters[-1].id,)})
         adapters.append(row)
         yield row
     for name in spec.targets:
@@ -234,54 +175,68 @@ def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
 
 def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row:
     """Return the row of the base; graphs that adapters share are made for all of them."""
-    shared = export.mode in SHARED_MODES
-    lines = [_line(found, settings) for found, settings in export.adapters] if shared else []
-    recipe = {**common, "output": export.folder, "verify": {"enabled": False},
-              "latency": {"enabled": False}, "bundle": {"enabled": False}}  # fmt: skip
-    for line in lines or [None]:
-        make_recipe({**recipe, "adapters": [line] if line else []}, folder=spec.folder)
-    contents = [found.content for found, _ in export.adapters] if shared else []
+    members = export.adapters if export.mode in SHARED_MODES else []
+    lines = [_line(found, settings) for found, settings in members]
+    recipe = {**common, "output": export.folder, **_QUIET, "latency": {"enabled": False}}
+    recipe["verify"] = {"enabled": False}
+    make_recipe({**recipe, "adapters": lines}, folder=spec.folder)
+    key = key_of(
+        kind="export",
+        versions=_versions(),
+        base=export.base_content,
+        recipe=_without_places(recipe),
+        adapters=[found.content for found, _ in members],
+        lines=[_without_places(line) for line in lines],
+    )
     return _row(
-        "export", export,
-        key=key_of(kind="export", versions=_versions(), base=export.base_content,
-                   recipe=_without_places(recipe), adapters=contents, lines=list(map(_without_places, lines))),
+        "export",
+        export,
+        key=key,
         artifact=export.folder,
-        inputs={str(export.base_path): export.base_content,
-                **({str(found.path): found.content for found, _ in export.adapters} if shared else {})},
+        inputs=_contents(export, [found for found, _ in members]),
         job={"recipe": recipe, "adapters": lines},
         estimate=estimate_of("export", export.base_path, export.settings),
-    )  # fmt: skip
+    )
 
 
 def _adapter_row(
-    spec: FleetSpec,
-    export: _Export,
-    common: dict[str, Any],
-    first: Row,
-    found: _Found,
-    settings: dict[str, Any],
-    after: tuple[str, ...],
+    spec: FleetSpec, export: _Export, common: dict[str, Any], member: _Member, first: Row
 ) -> Row:
+    """Return the row of an adapter."""
+    found, settings = member
     line = _line(found, settings)
-    latency = dict(settings.get("latency") or {})
-    if spec.gates.max_ratio is not None:
-        latency = {"max_ratio": spec.gates.max_ratio, **latency}
+    gate = {} if spec.gates.max_ratio is None else {"max_ratio": spec.gates.max_ratio}
+    latency = {**gate, **(settings.get("latency") or {})}
     latency.setdefault("enabled", bool(latency))
-    recipe = {**common, "output": export.folder, "adapters": [line], "latency": latency,
-              "bundle": {"enabled": False}}  # fmt: skip
+    recipe = {**common, "output": export.folder, "adapters": [line], "latency": latency, **_QUIET}
     if settings.get("verify") is not None:
         recipe["verify"] = settings["verify"]
     make_recipe(recipe, folder=spec.folder)
+    key = key_of(
+        kind="adapter",
+        export=first.key,
+        adapter=found.content,
+        recipe=_without_places(recipe),
+        line=_without_places(line),
+        strict=spec.gates.strict,
+    )
     return _row(
-        "adapter", export, name=found.name,
-        key=key_of(kind="adapter", export=first.key, adapter=found.content,
-                   recipe=_without_places(recipe), line=_without_places(line),
-                   strict=spec.gates.strict),
-        needs=(first.id,), after=after, artifact=export.folder,
-        inputs={str(export.base_path): export.base_content, str(found.path): found.content},
+        "adapter",
+        export,
+        name=found.name,
+        key=key,
+        needs=(first.id,),
+        artifact=export.folder,
+        inputs=_contents(export, [found]),
         job={"recipe": recipe, "strict": spec.gates.strict},
         estimate=estimate_of("adapter", export.base_path, export.settings, found.path),
-    )  # fmt: skip
+    )
+
+
+def _contents(export: _Export, adapters: Sequence[FleetAdapter]) -> dict[str, str]:
+    """Return the content of what a row reads, by path."""
+    own = {str(each.path): each.content for each in adapters}
+    return {str(export.base_path): export.base_content, **own}
 
 
 def _target_rows(export: _Export, target: str, first: Row, adapters: list[Row]) -> Iterator[Row]:
@@ -328,7 +283,7 @@ def _row(
     )  # fmt: skip
 
 
-def _line(found: _Found, settings: dict[str, Any]) -> dict[str, Any]:
+def _line(found: FleetAdapter, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the adapter's line of a recipe."""
     own = {key: settings[key] for key in ADAPTER_KEYS if settings.get(key) is not None}
     return {"name": found.name, "source": str(found.path), **own}
@@ -342,10 +297,5 @@ def _without_places(table: dict[str, Any]) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """Return the versions of the tool and of the libraries that the results depend on."""
-    found = {"lora-export": VERSION}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = {name: installed_version(name) for name in _LIBRARIES}
+    return {"lora-export": VERSION, **{name: each for name, each in installed.items() if each}}

@@ -17,7 +17,7 @@ from lora_export.commands.remove import remove
 from lora_export.core.errors import AdapterError, InputError, LatencyError, ParityError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import read_manifest
-from lora_export.core.modes import SHARED_MODES
+from lora_export.core.modes import Mode
 from lora_export.exports.verdict import verification_of
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 
@@ -143,18 +143,16 @@ def _written(manifest: Manifest, store: Path, row: Row, name: str | None) -> dic
 
 
 def _owner(manifest: Manifest, file: str) -> str | None:
-    """Return the adapter that a file of an export belongs to; ``""`` for what all of them change.
+    """Return the adapter that a file of an export belongs to, or ``""`` for what changes with all.
 
-    Reports, engines, and the graph and stacks of a batched export change with each adapter.
+    These are reports and engines, golden outputs of the base, and the stacks of a batched export;
+    see `lora_export.fleet.intact.files_of_all` for what is checked of them.
     """
-    if file.startswith(("reports/", "engines/")):
-        return ""
-    parts = file.removeprefix("hf/").replace("/", ".").split(".")
-    for name in manifest.adapters:
-        if name in parts:
-            return name
-    shared = {mode.value for mode in SHARED_MODES}
-    return "" if shared & set(parts) else None
+    parts = set(file.replace("/", ".").split("."))
+    if name := next((each for each in manifest.adapters if each in parts), None):
+        return name
+    changing = file.startswith(("reports/", "engines/", "golden/"))
+    return "" if changing or Mode.BATCHED.value in parts else None
 
 
 def _measures(outcome: Outcome, name: str) -> dict[str, float]:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.core.errors import StorageError, UsageError
+from lora_export.core.errors import LoraExportError, StorageError, UsageError
 from lora_export.core.files import resolve_inside, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
-from lora_export.fleet.intact import first_damage
+from lora_export.fleet.intact import files_of_all, first_damage
 from lora_export.fleet.local_executor import LocalExecutor, python_command
 from lora_export.fleet.report import report_table, write_report
 from lora_export.fleet.results import Results, RowResult, result_from
@@ -152,14 +152,14 @@ def _skip_what_is_there(run: _Run) -> None:
         result = run.results.read(row)
         if result is None or result.status != "done":
             continue
-        damage = first_damage(run.store, result, hashes)
-        if damage is None and not lost & {*row.needs, *row.after}:
+        gone = lost & set(row.needs)
+        damage = None if gone else _damage(run.store, row, result, hashes)
+        if damage is None and not gone:
             kept[row.id] = result
             continue
         lost.add(row.id)
         run.results.forget(row)
-        if damage is not None:
-            run.progress.note(f"{row.id} is made again: {damage}")
+        run.progress.note(f"{row.id} is made again: {damage or 'what it needs is'}")
         if row.kind == "export" and damage is not None:
             _discard(resolve_inside(run.store, row.artifact))
     with contextlib.suppress(StorageError):  # only slower next time
@@ -169,6 +169,17 @@ def _skip_what_is_there(run: _Run) -> None:
             run.found[row.id] = kept[row.id]
             run.schedule.end(row, "skipped")
     _make_way(run)
+
+
+def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> str | None:
+    """Return what is wrong with what a row made; of an export also with what all rows share."""
+    files = dict(result.files)
+    if row.kind == "export":
+        try:
+            files |= files_of_all(store, row.artifact)
+        except LoraExportError as error:
+            return error.message
+    return first_damage(store, files, hashes)
 
 
 def _make_way(run: _Run) -> None:
@@ -246,9 +257,12 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
         run.alone.append(row)
         return
     if answer.table is None:
-        message = f"{answer.died}, {attempts} times; see {run.results.log_of(row)}"
-        table: dict[str, Any] = {"status": "failed", "message": message, "kind": "WorkerDied",
-                                 "exit_code": StorageError.exit_code if for_memory else 1}  # fmt: skip
+        table: dict[str, Any] = {
+            "status": "failed",
+            "message": f"{answer.died}, {attempts} times; see {run.results.log_of(row)}",
+            "kind": "WorkerDied",
+            "exit_code": StorageError.exit_code if for_memory else 1,
+        }
     else:
         table = dict(answer.table)
     result = result_from({**table, "attempts": attempts}, row)
