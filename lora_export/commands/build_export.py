@@ -185,9 +185,11 @@ def _verify(
     asked = recipe.verify
     if not asked.enabled:
         return None, None
+    named = {each.resolved.adapter.name: each.resolved.adapter for each in adapters}
     evidence = Evidence(
         checkpoint=config.checkpoint,
-        adapters={each.resolved.adapter.name: each.resolved.adapter for each in adapters},
+        adapters=named,
+        only=named.keys(),  # what is recorded of others in the export stays
         dataset=recipe.path(asked.dataset) if asked.dataset else None,
         metric=asked.metric,
         max_new_tokens=asked.max_new_tokens,

@@ -10,14 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lora_export.fleet.plan import Plan, Row
     from lora_export.fleet.results import RowState
 
 __all__ = ["Schedule"]
 
-_OPEN: Final = frozenset({"waiting", "running"})
 _GOOD: Final = frozenset({"done", "skipped"})
 
 
@@ -36,27 +33,20 @@ class Schedule:
         for row in plan.rows:
             for before in {*row.needs, *row.after}:
                 self._waiters[before].append(row.id)
-        self._ready = [row.id for row in plan.rows if not self._missing[row.id]]
+        self._ready = {row.id: row for row in plan.rows if not self._missing[row.id]}
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether no row waits or runs."""
-        return not self._ready and "running" not in self.states.values()
-
-    def ready(self) -> Iterator[Row]:
-        """Yield the rows that can run now, in the plan's order of becoming ready."""
-        for name in list(self._ready):
-            yield self._rows[name]
+    def next_ready(self) -> Row | None:
+        """Return the row that has been ready for longest; None where none is."""
+        return next(iter(self._ready.values()), None)
 
     def begin(self, row: Row) -> None:
         """Mark a row that was ready as running."""
-        self._ready.remove(row.id)
+        del self._ready[row.id]
         self.states[row.id] = "running"
 
     def end(self, row: Row, state: RowState) -> list[Row]:
         """Mark a row as ended; return the rows that are blocked by it."""
-        if row.id in self._ready:
-            self._ready.remove(row.id)
+        self._ready.pop(row.id, None)
         self.states[row.id] = state
         blocked: list[Row] = []
         ended = [row.id]
@@ -67,13 +57,13 @@ class Schedule:
                     continue
                 needs = self._rows[name].needs
                 if all(self.states[each] in _GOOD for each in needs):
-                    self._ready.append(name)
+                    self._ready[name] = self._rows[name]
                 else:
                     self.states[name] = "blocked"
                     blocked.append(self._rows[name])
                     ended.append(name)
         return blocked
 
-    def blockers(self, row: Row) -> list[str]:
-        """Return the rows that `row` needs and that did not succeed."""
-        return [name for name in row.needs if self.states[name] not in _GOOD | _OPEN]
+    def is_outdated(self, row: Row) -> bool:
+        """Return whether a row that `row` waits for was made anew, so that `row` has to be too."""
+        return any(self.states[name] == "done" for name in {*row.needs, *row.after})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.progress import Progress
 
-__all__ = ["fitting_adapters"]
+__all__ = ["fitting_adapters", "slots_of"]
 
 
 def fitting_adapters(
@@ -51,3 +51,23 @@ def fitting_adapters(
         else:
             kept.append(dict(line))
     return kept, left_out
+
+
+def slots_of(line: dict[str, Any]) -> list[Any]:
+    """Return what a graph that adapters share must have for an adapter, whatever its values are.
+
+    These are the modules with low-rank updates and the parameters that it brings, with their
+    shapes. An adapter that cannot be read needs nothing: its own row says what is wrong with it.
+    """
+    try:
+        adapter = read_spec(AdapterSpec.model_validate(line))
+    except LoraExportError:
+        return []
+    return [
+        sorted([each.module, each.magnitude is not None] for each in adapter.low_rank),
+        sorted([each.parameter, list(each.tensor.shape)] for each in adapter.saved),
+        sorted([each.parameter, list(each.tensor.shape)] for each in adapter.added),
+        sorted(each.parameter for each in adapter.rows),
+        sorted(each.parameter for each in adapter.computed),
+        sorted(line.get("drop") or []),
+    ]

@@ -2,6 +2,7 @@
 
     export    memory 700 MB (tracing), disk the base's bytes, 8 s and 150 MB/s
     adapter   memory 900 MB and the base twice in float32 (the reference), disk twice the adapter's
+    bundle    memory 300 MB, disk the base's bytes, 2 s and 200 MB/s
     engine    memory five times the base's bytes, disk the base's, 2 s and 30 MB/s
 
 The factors were measured on two cores with models of 20 M to 1.1 B parameters; they are meant for
@@ -48,6 +49,8 @@ def estimate_of(
     stored = int(size * _SHARE.get(str(scheme), 1.0))
     if kind == "export":
         return Estimate(memory_bytes=700 << 20, disk_bytes=stored, seconds=8 + size / 150e6)
+    if kind == "bundle":
+        return Estimate(memory_bytes=300 << 20, disk_bytes=stored, seconds=2 + size / 200e6)
     if kind == "engine":
         return Estimate(memory_bytes=5 * stored, disk_bytes=stored, seconds=2 + size / 30e6)
     own = weight_bytes(adapter) if adapter is not None else 0

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.commands.fleet.checked_adapters import slots_of
 from lora_export.commands.fleet.estimates import estimate_of
 from lora_export.commands.fleet.inputs import FleetAdapter, adapters_of, local_input
 from lora_export.commands.fleet.spec import (
@@ -28,10 +29,10 @@ from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
-from lora_export.fleet.plan import Estimate, Kind, Plan, Row, key_of
+from lora_export.fleet.plan import Kind, Plan, Row, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from lora_export.commands.fleet.spec import FleetSpec
@@ -185,8 +186,7 @@ def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row
         versions=_versions(),
         base=export.base_content,
         recipe=_without_places(recipe),
-        adapters=[found.content for found, _ in members],
-        lines=[_without_places(line) for line in lines],
+        slots=_distinct(slots_of(line) for line in lines),
     )
     return _row(
         "export",
@@ -233,6 +233,12 @@ def _adapter_row(
     )
 
 
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Return JSON values, each once, in an order of their own."""
+    by_key = {key_of(value=each): each for each in values}
+    return [by_key[key] for key in sorted(by_key)]
+
+
 def _contents(export: _Export, adapters: Sequence[FleetAdapter]) -> dict[str, str]:
     """Return the content of what a row reads, by path."""
     own = {str(each.path): each.content for each in adapters}
@@ -241,34 +247,48 @@ def _contents(export: _Export, adapters: Sequence[FleetAdapter]) -> dict[str, st
 
 def _target_rows(export: _Export, target: str, first: Row, adapters: list[Row]) -> Iterator[Row]:
     """Yield the rows for a target: engines that can be built here, else a bundle for the device."""
-    row = targets.by_name(target)
-    none = Estimate(memory_bytes=0, disk_bytes=0, seconds=0.0)
-    if not row.tensorrt and not row.rtx:
-        return
-    if row.rtx and target == targets.RTX:
-        sources = [first] if export.mode in SHARED_MODES else adapters
-        graph = export.mode.value
-        for source in sources:
-            after = tuple(each.id for each in adapters) if source is first else ()
-            made_of = [source.key, *([each.key for each in adapters] if source is first else [])]
-            name = source.adapter
-            yield _row(
-                "engine", export, name=name, target=target,
-                key=key_of(kind="engine", sources=made_of, target=target),
-                needs=(source.id,), after=after, artifact=f"{export.folder}/engines",
-                job={"graphs": [name or graph]},
-                estimate=estimate_of("engine", export.base_path, export.settings),
-            )  # fmt: skip
-        return
-    yield _row(
-        "bundle", export, target=target,
-        key=key_of(kind="bundle", sources=[first.key, *(each.key for each in adapters)],
-                   target=target),
-        needs=(first.id,), after=tuple(each.id for each in adapters),
-        artifact=f"bundles/{export.base}-{export.variant}-{target}.tar",
-        job={"adapters": {each.id: each.adapter for each in adapters}},
-        estimate=none.model_copy(update={"seconds": 5.0}),
-    )  # fmt: skip
+    place = targets.by_name(target)
+    if target == targets.RTX:
+        yield from _engine_rows(export, target, first, adapters)
+    elif place.tensorrt:
+        yield _row(
+            "bundle",
+            export,
+            target=target,
+            key=key_of(kind="bundle", sources=_keys(first, adapters), target=target),
+            needs=(first.id,),
+            after=tuple(each.id for each in adapters),
+            artifact=f"bundles/{export.base}-{export.variant}-{target}.tar",
+            job={"adapters": [each.adapter for each in adapters]},
+            estimate=estimate_of("bundle", export.base_path, export.settings),
+        )
+
+
+def _engine_rows(export: _Export, target: str, first: Row, adapters: list[Row]) -> Iterator[Row]:
+    """Yield the engines of an export: one for each merged adapter, or one that all share.
+
+    A swappable engine takes adapters as inputs; in a batched one they are values of the engine.
+    """
+    mode = export.mode
+    sources = adapters if mode is Mode.MERGED else [first]
+    inside = adapters if mode is Mode.BATCHED else []
+    for source in sources:
+        yield _row(
+            "engine",
+            export,
+            name=source.adapter,
+            target=target,
+            key=key_of(kind="engine", sources=_keys(source, inside), target=target),
+            needs=(source.id,),
+            after=tuple(each.id for each in inside),
+            artifact=export.folder,
+            job={"graphs": [source.adapter or mode.value]},
+            estimate=estimate_of("engine", export.base_path, export.settings),
+        )
+
+
+def _keys(first: Row, others: Sequence[Row]) -> list[str]:
+    return [first.key, *(each.key for each in others)]
 
 
 def _row(

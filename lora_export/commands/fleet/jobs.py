@@ -14,7 +14,13 @@ from lora_export.commands.engines import build
 from lora_export.commands.fleet.checked_adapters import fitting_adapters
 from lora_export.commands.recipe import make_recipe
 from lora_export.commands.remove import remove
-from lora_export.core.errors import AdapterError, InputError, LatencyError, ParityError
+from lora_export.core.errors import (
+    AdapterError,
+    InputError,
+    LatencyError,
+    LoraExportError,
+    ParityError,
+)
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import Mode
@@ -84,7 +90,11 @@ def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
     name = str(row.adapter)
     table = {**row.job["recipe"], "output": str(store / row.artifact)}
     strict = bool(row.job["strict"])
-    outcome = merge_and_build(make_recipe(table, folder=Path()), progress, strict=strict)
+    try:
+        outcome = merge_and_build(make_recipe(table, folder=Path()), progress, strict=strict)
+    except LoraExportError:
+        _withdraw(store / row.artifact, name, progress)
+        raise
     files = _written(outcome.manifest, store, row, name)
     found = {
         **files,
@@ -93,10 +103,16 @@ def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
         "measures": {**files["measures"], **_measures(outcome, name)},
     }
     if (code := outcome.exit_code(strict=strict)) in _CODES:
-        remove(outcome.output, name, progress=progress)  # what failed is not deployed
+        _withdraw(outcome.output, name, progress)
         hint = "It is not in the export. Its log has the figures."
         raise _CODES[code](_reason(outcome, name, strict=strict), hint=hint)
     return found
+
+
+def _withdraw(export_dir: Path, name: str, progress: Progress) -> None:
+    """Remove an adapter that failed, or its earlier version: only what passed is deployed."""
+    if name in read_manifest(export_dir).adapters:
+        remove(export_dir, name, progress=progress)
 
 
 def _engine(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
@@ -105,7 +121,7 @@ def _engine(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
 
     root, target = store / row.artifact, str(row.target)
     options = EngineOptions(library=library_for(target, None))
-    built = build(root.parent, target, graphs=row.job["graphs"], options=options, progress=progress)
+    built = build(root, target, graphs=row.job["graphs"], options=options, progress=progress)
     plans = [str(Path(row.artifact) / each["plan"]["file"]) for each in built]
     return {"files": {each: sha256_of_file(store / each) for each in plans}}
 
@@ -116,7 +132,7 @@ def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
 
     root = store / "exports" / row.base / row.variant
     manifest = read_manifest(root)
-    names = [name for name in row.job["adapters"].values() if name in manifest.adapters]
+    names = [name for name in row.job["adapters"] if name in manifest.adapters]
     if row.job["adapters"] and not names:
         msg = f"no adapter of {row.base}/{row.variant} passed: there is nothing to bundle"
         raise ParityError(msg, hint="See the rows of its adapters.")
@@ -126,7 +142,7 @@ def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
         root, str(row.target), path, adapters=names, replace=True, progress=progress
     )
     return {
-        "files": {row.artifact: packed.sha256},
+        "files": {row.artifact: sha256_of_file(path)},
         "measures": {"bytes": float(packed.size_bytes)},
     }
 
@@ -162,7 +178,7 @@ def _measures(outcome: Outcome, name: str) -> dict[str, float]:
     sources = {
         "relative_l2": ("parity", ("metrics", "relative_l2")),
         "latency_ratio": ("latency", ("ratio",)),
-        "gain": ("quantization", ("gain",)),
+        "gain": ("quantization", ("loss", "gain")),
     }
     for measure, (report, path) in sources.items():
         value: Any = _row_of(reports.get(report), name)

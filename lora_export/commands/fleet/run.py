@@ -63,6 +63,8 @@ class _Run:
     schedule: Schedule
     progress: Progress
     max_failures: int | None = None
+    kept: dict[str, RowResult] = field(default_factory=dict)
+    """Results of earlier runs whose artifacts are whole."""
     found: dict[str, RowResult] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     alone: list[Row] = field(default_factory=list)
@@ -105,7 +107,8 @@ def run_fleet(
         (store / ".fleet").mkdir(parents=True, exist_ok=True)
     with _alone_in(store):
         run = _Run(plan, store, Results(store), Schedule(plan), progress or Silent(), max_failures)
-        _skip_what_is_there(run)
+        run.kept = _kept_results(run)
+        _make_way(run)
         own = executor or LocalExecutor(
             python_command(_WORKER), jobs or default_jobs(plan), store / ".fleet" / "workers.log"
         )
@@ -140,8 +143,8 @@ def _alone_in(store: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _skip_what_is_there(run: _Run) -> None:
-    """Mark rows whose artifact is in the store as skipped; forget what is damaged.
+def _kept_results(run: _Run) -> dict[str, RowResult]:
+    """Return the results of rows whose artifact is in the store as it was made; forget others.
 
     An export whose base is damaged is removed with all that is in it: it is made again.
     """
@@ -160,15 +163,9 @@ def _skip_what_is_there(run: _Run) -> None:
         lost.add(row.id)
         run.results.forget(row)
         run.progress.note(f"{row.id} is made again: {damage or 'what it needs is'}")
-        if row.kind == "export" and damage is not None:
-            _discard(resolve_inside(run.store, row.artifact))
     with contextlib.suppress(StorageError):  # only slower next time
         hashes.save()
-    for row in run.plan.rows:
-        if row.id in kept:
-            run.found[row.id] = kept[row.id]
-            run.schedule.end(row, "skipped")
-    _make_way(run)
+    return kept
 
 
 def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> str | None:
@@ -183,9 +180,9 @@ def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> 
 
 
 def _make_way(run: _Run) -> None:
-    """Remove exports of an earlier plan that stand where another base or graph will be."""
+    """Remove exports that are damaged, or of an earlier plan: another base or graph comes there."""
     for row in run.plan.rows:
-        if row.kind == "export" and run.schedule.states[row.id] == "waiting":
+        if row.kind == "export" and row.id not in run.kept:
             _discard(resolve_inside(run.store, row.artifact))
 
 
@@ -227,7 +224,12 @@ def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
         if not running:
             _submit(run, executor, running, run.alone.pop())
         return
-    for row in run.schedule.ready():
+    while (row := run.schedule.next_ready()) is not None:
+        kept = run.kept.get(row.id)
+        if kept is not None and not run.schedule.is_outdated(row):
+            run.found[row.id] = kept
+            run.schedule.end(row, "skipped")
+            continue
         if executor.free < 1:
             return
         run.schedule.begin(row)
