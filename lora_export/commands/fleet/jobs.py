@@ -211,10 +211,11 @@ def _reason(outcome: Outcome, name: str, *, strict: bool) -> str:
     ):
         if report is None:
             continue
-        for graph, row in report.graphs.items():
+        for graph, shared in report.graphs.items():
+            row = getattr(shared, "adapters", {}).get(name, shared)
             if row.verdict == "fail" or (strict and row.verdict in {"ambiguous", "unverified"}):
-                where = name if graph == name else f"{name} ({graph})"
-                return f"{title} of {where}: {row.verdict}: {row.reason}"
+                what = name if graph == name or row is not shared else graph
+                return f"{title} of {what}: {row.verdict}: {row.reason}"
     return f"a gate of {name} failed"
 
 
