@@ -16,7 +16,7 @@ from lora_export.core.files import atomic_write_bytes
 
 if TYPE_CHECKING:
     from lora_export.core.progress import Progress
-    from lora_export.fleet.plan import Plan
+    from lora_export.fleet.fleet_plan import Plan
 
 __all__ = ["fleet"]
 
@@ -126,7 +126,7 @@ def _planned(file: Path, console: Progress) -> Plan:
     """Return the plan in a file, or that of the fleet in it."""
     from lora_export.commands.fleet.expand import plan_fleet
     from lora_export.commands.fleet.spec import load_fleet
-    from lora_export.fleet.plan import read_plan
+    from lora_export.fleet.fleet_plan import read_plan
 
     if file.suffix in _YAML:
         return plan_fleet(load_fleet(file), console)

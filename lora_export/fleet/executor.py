@@ -17,7 +17,7 @@ __all__ = ["Answer", "Executor"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back of a task.
+    """The answer to a task.
 
     Attributes:
         id: The task's name.
@@ -33,11 +33,11 @@ class Answer:
 
 
 class Executor(Protocol):
-    """Where rows run."""
+    """A place where rows run."""
 
     @property
     def free(self) -> int:
-        """How many tasks can be handed over now."""
+        """The number of tasks that can be handed over now."""
 
     def submit(self, name: str, task: Mapping[str, Any]) -> None:
         """Hand over a task, which is JSON."""

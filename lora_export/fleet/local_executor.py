@@ -112,7 +112,7 @@ class LocalExecutor:
 
     @property
     def free(self) -> int:
-        """How many tasks can be handed over now."""
+        """The number of tasks that can be handed over now."""
         return self._jobs - sum(each.task is not None for each in self._workers)
 
     def submit(self, name: str, task: Mapping[str, Any]) -> None:

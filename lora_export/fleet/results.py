@@ -13,7 +13,7 @@ from lora_export.ondevice.file_opening import read_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.fleet.plan import Row
+    from lora_export.fleet.fleet_plan import Row
 
 __all__ = ["Ended", "Results", "RowResult", "RowState"]
 
@@ -25,7 +25,7 @@ Ended = Literal["done", "failed"]
 
 
 class RowResult(BaseModel):
-    """What came of a row.
+    """The result of a row.
 
     Attributes:
         key: The row's key.

@@ -1,4 +1,4 @@
-"""Which rows of a plan can run now; which never will, because a row that they need has failed.
+"""The rows of a plan that can run now, and those that a failure has blocked.
 
 waiting → running → done | failed
 waiting → skipped      what has its key is in the store
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from lora_export.fleet.plan import Plan, Row
+    from lora_export.fleet.fleet_plan import Plan, Row
     from lora_export.fleet.results import RowState
 
 __all__ = ["Schedule"]

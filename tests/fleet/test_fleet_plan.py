@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.core.errors import InputError, LoraExportError, UnsupportedError, UsageError
-from lora_export.fleet.plan import Plan, read_plan
+from lora_export.fleet.fleet_plan import Plan, read_plan
 from tests.helpers.fleets import plan_of, row_of
 
 if TYPE_CHECKING:

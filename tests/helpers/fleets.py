@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lora_export.fleet.executor import Answer
-from lora_export.fleet.plan import Estimate, Plan, Row, key_of
+from lora_export.fleet.fleet_plan import Estimate, Plan, Row, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class InlineExecutor:
 
     @property
     def free(self) -> int:
-        """How many more tasks it takes."""
+        """The number of tasks that it still takes."""
         return self._jobs - len(self._tasks)
 
     def submit(self, name: str, task: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ OUTSIDE: Final[Mapping[str, str]] = {
     "SECURITY.md": "report-a-vulnerability.md",
     "bench/README.md": "benchmark-scripts.md",
     "docker/README.md": "docker.md",
+    "recipes/fleet/README.md": "recipes/fleet.md",
     "recipes/gpt2-python/README.md": "recipes/gpt2-python.md",
     "recipes/jetson-gpt2/README.md": "recipes/jetson-gpt2.md",
     "recipes/jetson-minilm/README.md": "recipes/jetson-minilm.md",

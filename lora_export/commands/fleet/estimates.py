@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.fleet.plan import Estimate, Kind
+from lora_export.fleet.fleet_plan import Estimate, Kind
 
 if TYPE_CHECKING:
     from pathlib import Path

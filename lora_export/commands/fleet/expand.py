@@ -29,7 +29,7 @@ from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
-from lora_export.fleet.plan import Kind, Plan, Row, key_of
+from lora_export.fleet.fleet_plan import Kind, Plan, Row, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -20,17 +20,19 @@ from lora_export.core.files import resolve_inside, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
+from lora_export.fleet.fleet_report import report_table, write_report
 from lora_export.fleet.intact import files_of_all, first_damage
 from lora_export.fleet.local_executor import LocalExecutor, python_command
-from lora_export.fleet.report import report_table, write_report
 from lora_export.fleet.results import Results, RowResult, result_from
 from lora_export.fleet.schedule import Schedule
+from lora_export.ondevice.file_locks import close_lock, try_lock
+from lora_export.ondevice.file_opening import open_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lora_export.fleet.executor import Answer, Executor
-    from lora_export.fleet.plan import Plan, Row
+    from lora_export.fleet.fleet_plan import Plan, Row
 
 __all__ = ["FleetOutcome", "default_jobs", "run_fleet"]
 
@@ -124,23 +126,17 @@ def run_fleet(
 @contextlib.contextmanager
 def _alone_in(store: Path) -> Iterator[None]:
     """Hold the store's lock; refuse where another run has it."""
-    import fcntl
-
-    from lora_export.ondevice.file_opening import open_lock
-
     with storage_errors(str(store)):
         descriptor = open_lock(store / _LOCK)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(descriptor)
         except BlockingIOError as error:
             msg = f"another run is using the store {str(store)!r}"
-            raise UsageError(
-                msg, hint=f"Watch it with: lora-export fleet status {store}"
-            ) from error
+            raise UsageError(msg, hint=f"Watch it: lora-export fleet status {store}") from error
         yield
     finally:
-        os.close(descriptor)
+        close_lock(descriptor)
 
 
 def _kept_results(run: _Run) -> dict[str, RowResult]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import InputError
 from lora_export.core.json_file import read_table
-from lora_export.fleet.report import REPORT_JSON
+from lora_export.fleet.fleet_report import REPORT_JSON
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_export.fleet.plan import KINDS
+from lora_export.fleet.fleet_plan import KINDS
 from lora_export.fleet.results import Results
 
 if TYPE_CHECKING:
-    from lora_export.fleet.plan import Plan
+    from lora_export.fleet.fleet_plan import Plan
 
 __all__ = ["plan_summary"]
 

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from lora_export.commands.fleet.jobs import run_job
+from lora_export.commands.fleet.row_jobs import run_job
 from lora_export.core.errors import LoraExportError, StorageError
-from lora_export.fleet.plan import Row
+from lora_export.fleet.fleet_plan import Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

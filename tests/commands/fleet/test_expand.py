@@ -15,7 +15,7 @@ from lora_export.core.progress import Silent
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_export.fleet.plan import Plan, Row
+    from lora_export.fleet.fleet_plan import Plan, Row
 
 FLEET: dict[str, Any] = {
     "bases": {"tiny": {"path": "base"}},

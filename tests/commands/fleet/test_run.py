@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from lora_export.fleet.plan import Plan
+    from lora_export.fleet.fleet_plan import Plan
 
 Perform = "Callable[[Mapping[str, Any]], dict[str, Any] | None]"
 

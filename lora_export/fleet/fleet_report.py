@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from lora_export.fleet.plan import Plan, Row
+    from lora_export.fleet.fleet_plan import Plan, Row
     from lora_export.fleet.results import RowResult, RowState
 
 __all__ = ["REPORT_JSON", "REPORT_MARKDOWN", "WORST_FIRST", "exit_code_of", "report_table",

@@ -1,4 +1,4 @@
-"""What each kind of row does, with the functions behind the commands of the same names.
+"""The work of each kind of row, done by the functions behind the commands of the same names.
 
 A job finds its inputs as the plan saw them or fails; it writes into the store only, each artifact
 whole or not at all; run twice, it makes the same.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lora_export.commands.outcome import Outcome
     from lora_export.core.manifest import Manifest
     from lora_export.core.progress import Progress
-    from lora_export.fleet.plan import Row
+    from lora_export.fleet.fleet_plan import Row
 
 __all__ = ["run_job"]
 
@@ -168,7 +168,8 @@ def _owner(manifest: Manifest, file: str) -> str | None:
     if name := next((each for each in manifest.adapters if each in parts), None):
         return name
     changing = file.startswith(("reports/", "engines/", "golden/"))
-    return "" if changing or Mode.BATCHED.value in parts else None
+    changing |= file.rpartition("/")[2].startswith(Mode.BATCHED)
+    return "" if changing else None
 
 
 def _measures(outcome: Outcome, name: str) -> dict[str, float]:
