@@ -9,7 +9,7 @@ import click
 
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command, Group, argument, option
-from lora_export.cli.options import common_options
+from lora_export.cli.options import common_options, out_option
 from lora_export.cli.text import aligned, size
 from lora_export.core.errors import InputError
 from lora_export.core.files import atomic_write_bytes
@@ -46,27 +46,28 @@ lora-export fleet plan fleet.yaml -o plan.json
 )
 @argument("fleet_file", "The fleet: bases, adapters, variants, targets.", metavar="FLEET",
           type=click.Path(path_type=Path))  # fmt: skip
-@option("-o", "--out", section="Output", type=click.Path(path_type=Path),
-        help="Where the plan goes.")  # fmt: skip
+@out_option("The plan.", type=click.Path(path_type=Path))
 @option("--dry-run", section="Output", is_flag=True,
         help="Print the rows and what they will take; write nothing.")  # fmt: skip
 @common_options
-def plan(*, fleet_file: Path, out: Path | None, dry_run: bool, as_json: bool, quiet: bool) -> int:
+def plan(
+    *, fleet_file: Path, output: Path | None, dry_run: bool, as_json: bool, quiet: bool
+) -> int:
     """Expand a fleet to a plan: one row for each thing that is made."""
     from lora_export.commands.fleet.summary import plan_summary
 
-    if out is None and not dry_run:
+    if output is None and not dry_run:
         msg = "say where the plan goes: -o plan.json, or --dry-run"
         raise click.UsageError(msg)
     with Console(as_json=as_json, quiet=quiet) as console:
         made = _planned(fleet_file, console)
-        if out is not None and not dry_run:
-            atomic_write_bytes(out, made.as_bytes())
+        if output is not None and not dry_run:
+            atomic_write_bytes(output, made.as_bytes())
         summary = plan_summary(made)
-        lines = [] if dry_run or out is None else [f"{out}: {len(made.rows)} rows"]
+        lines = [] if dry_run or output is None else [f"{output}: {len(made.rows)} rows"]
         lines += _summary_lines(summary)
-        lines.append(f"next:   lora-export fleet run {fleet_file if dry_run else out}")
-        console.finish({"plan": None if dry_run else str(out), **summary}, lines)
+        lines.append(f"next:   lora-export fleet run {fleet_file if dry_run else output}")
+        console.finish({"plan": None if dry_run else str(output), **summary}, lines)
     return 0
 
 

@@ -101,6 +101,8 @@ def add_to_repository(
     with locked(repository):
         found = the_only(find_models(repository, manifest.base.fingerprint), name, repository)
         first = found[0]
+        if first.serves_adapters or first.is_batched_graph:
+            _require_inside(repository, first)
         if first.serves_adapters:  # and has the base: its weights are not read again
             require_files_of(export_dir, manifest, names=names, base_weights=False)
             require_known_texts(export_dir, manifest, repository, first.stem, names)
@@ -143,6 +145,7 @@ def remove_from_repository(
                 msg, hint="Remove it from the export, then: lora-export triton add EXPORT"
             )
         if first.serves_adapters:
+            _require_inside(repository, first)
             return _remove_line(repository, first, gone)
         held = {each.adapter: each for each in found}
         _require_held(gone, held)
@@ -285,7 +288,6 @@ def _require_room(
 
 
 def _table(model: RepositoryModel) -> ServingTable:
-    _require_inside(model)
     try:
         return read_index_table(model.version)
     except (BadIndexError, OSError) as error:
@@ -293,12 +295,13 @@ def _table(model: RepositoryModel) -> ServingTable:
         raise AdapterError(msg, hint=_AGAIN) from error
 
 
-def _require_inside(model: RepositoryModel) -> None:
+def _require_inside(repository: Path, model: RepositoryModel) -> None:
     """Refuse to change files that lie elsewhere: a folder on the way may be a link."""
-    folder = (model.version / INDEX).parent
-    if real_path(folder) != (real_path(model.folder) / model.version.name / folder.name):
-        msg = f"{str(folder)!r} is a link that leads out of the model {model.name!r}"
-        raise AdapterError(msg, hint="The repository is damaged or hostile.")
+    for folder in (model.folder, model.version, (model.version / INDEX).parent):
+        below = folder.relative_to(repository)
+        if folder.is_dir() and real_path(folder) != real_path(repository) / below:
+            msg = f"{str(folder)!r} is a link that leads out of the repository"
+            raise AdapterError(msg, hint="Only folders in the repository itself are changed.")
 
 
 def _require_held(name: str, held: Any) -> None:

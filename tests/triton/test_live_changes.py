@@ -247,8 +247,11 @@ def test_nothing_is_written_or_deleted_outside(served, grown, tmp_path, capsys):
     repository = tmp_path / "models"
     write_repository(served["swappable"], repository, name="m")
     precious = f"precious-{'0' * 12}.safetensors"
-    for inside in ("1/export/adapters", "1/export", "1"):
-        folder, outside = repository / "m" / inside, tmp_path / inside.replace("/", "-")
+    for inside in ("1/export/adapters", "1/export", "1", ""):
+        folder, outside = (
+            repository / "m" / inside,
+            tmp_path / f"outside-{inside.replace('/', '-')}",
+        )
         folder.rename(outside)
         folder.symlink_to(outside)
         (outside / precious).write_text("mine")

@@ -176,8 +176,8 @@ def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
 
 def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row:
     """Return the row of the base; graphs that adapters share are made for all of them."""
-    members = export.adapters if export.mode in SHARED_MODES else []
-    lines = [_line(found, settings) for found, settings in members]
+    shared = export.mode in SHARED_MODES
+    lines = [_line(found, settings) for found, settings in export.adapters]
     recipe = {**common, "output": export.folder, **_QUIET, "latency": {"enabled": False}}
     recipe["verify"] = {"enabled": False}
     make_recipe({**recipe, "adapters": lines}, folder=spec.folder)
@@ -186,15 +186,15 @@ def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row
         versions=_versions(),
         base=export.base_content,
         recipe=_without_places(recipe),
-        slots=_distinct(slots_of(line) for line in lines),
+        slots=_distinct(slots_of(line) for line in lines) if shared else [],
     )
     return _row(
         "export",
         export,
         key=key,
         artifact=export.folder,
-        inputs=_contents(export, [found for found, _ in members]),
-        job={"recipe": recipe, "adapters": lines},
+        inputs=_contents(export, []),
+        job={"recipe": recipe, "adapters": lines, "shared": shared},
         estimate=estimate_of("export", export.base_path, export.settings),
     )
 

@@ -6,6 +6,7 @@ whole or not at all; run twice, it makes the same.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from lora_export.commands.recipe import make_recipe
 from lora_export.commands.remove import remove
 from lora_export.core.errors import (
     AdapterError,
+    CheckpointError,
     InputError,
     LatencyError,
     LoraExportError,
@@ -28,7 +30,7 @@ from lora_export.exports.verdict import verification_of
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from lora_export.commands.outcome import Outcome
     from lora_export.core.manifest import Manifest
@@ -69,20 +71,39 @@ def _require_inputs(row: Row, store: Path) -> None:
 
 
 def _export(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
-    """Export the base; graphs that adapters share are made for those that fit it."""
+    """Export the base; a graph that adapters share is made for all that fit it."""
     table = {**row.job["recipe"], "output": str(store / row.artifact)}
-    lines = row.job["adapters"]
+    (store / row.artifact).parent.mkdir(parents=True, exist_ok=True)
+    make = _shared_export if row.job["shared"] else _merged_export
+    outcome, notes = make(table, row.job["adapters"], progress)
+    return {**_written(outcome.manifest, store, row, None), "notes": [*outcome.notes, *notes]}
+
+
+def _shared_export(
+    table: dict[str, Any], lines: Sequence[dict[str, Any]], progress: Progress
+) -> tuple[Outcome, list[str]]:
+    """Make a graph for all adapters that fit the base; the rows of the others say why not."""
     kept, left_out = fitting_adapters(table["base"], lines, progress)
     if lines and not kept:
         name, error = next(iter(left_out.items()))
         msg = f"none of the {len(lines)} adapters fits the base; {name}: {error.message}"
         raise AdapterError(msg, hint=error.hint)
-    recipe = make_recipe({**table, "adapters": kept}, folder=Path())
-    output = Path(recipe.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    outcome = merge_and_build(recipe, progress)
-    notes = [f"{name} is left out: {error.message}" for name, error in left_out.items()]
-    return {**_written(outcome.manifest, store, row, None), "notes": [*outcome.notes, *notes]}
+    outcome = merge_and_build(make_recipe({**table, "adapters": kept}, folder=Path()), progress)
+    return outcome, [f"{name} is left out: {error.message}" for name, error in left_out.items()]
+
+
+def _merged_export(
+    table: dict[str, Any], lines: Sequence[dict[str, Any]], progress: Progress
+) -> tuple[Outcome, list[str]]:
+    """Export the base alone; one without a head with the first adapter that brings it one."""
+    try:
+        return merge_and_build(make_recipe(table, folder=Path()), progress), []
+    except CheckpointError:
+        for line in fitting_adapters(table["base"], lines, progress)[0]:
+            with contextlib.suppress(LoraExportError):  # its own row says what is wrong with it
+                recipe = make_recipe({**table, "adapters": [line]}, folder=Path())
+                return merge_and_build(recipe, progress), []
+        raise
 
 
 def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
