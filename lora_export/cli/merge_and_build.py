@@ -121,7 +121,7 @@ def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option("--quantize-block-size", section="Quantization", metavar="SIZE",
                    type=BLOCK_SIZE,
                    help="The number of inputs that share a scale; all is one for each output.",
-                   default_text="32 for int4; for int8 128, all for TensorRT"),
+                   default_text="32 for int4; for int8 256, all for TensorRT"),
             option("--quantize-method", section="Quantization", type=click.Choice(METHOD_NAMES),
                    help="How integers are found. gptq loses least: it runs the model on sentences "
                         "of the package. signed is not for TensorRT.", default_text="search"),

@@ -29,7 +29,7 @@ lora-export quantize out -o out-int4 --weights int4 --keep "*down_proj"
         help="The format of the weights of matrix products.")  # fmt: skip
 @option("--block-size", section="Quantization", type=BLOCK_SIZE, metavar="SIZE",
         help="The number of inputs that share a scale; all is one for each output, "
-        "which graphs of opset 20 have.", default_text="32 for int4, 128 for int8")  # fmt: skip
+        "which graphs of opset 20 have.", default_text="32 for int4, 256 for int8")  # fmt: skip
 @option("--method", section="Quantization", type=click.Choice(METHOD_NAMES), default="search",
         help="How integers are found. gptq loses least: it runs the model on sentences of the "
         "package. signed is not for TensorRT.")  # fmt: skip

@@ -124,7 +124,7 @@ class QuantizeSpec(_Section):
 
     Attributes:
         weights: ``int4`` or ``int8``: the weights of products.
-        block_size: How many inputs share a scale; 32 for int4. For int8 128, or ``all`` (one for
+        block_size: How many inputs share a scale; 32 for int4. For int8 256, or ``all`` (one for
             each output) where not every version of the target's TensorRT reads blocks.
         method: How integers and scales are found: ``search``; ``nearest``, which is plainer;
             ``signed``, which loses less in int4 and which TensorRT does not read; or ``gptq``,

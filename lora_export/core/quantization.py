@@ -38,8 +38,8 @@ SCHEMES: Final = get_args(SchemeName)
 METHOD_NAMES: Final[tuple[MethodName, ...]] = get_args(MethodName)
 BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
 """The block sizes that ONNX Runtime's and TensorRT's kernels take."""
-INT8_BLOCK: Final = 128
-"""The block size of int8 where a graph may have blocks: the fastest in ONNX Runtime (ADR 29)."""
+INT8_BLOCK: Final = 256
+"""The largest block of int8 where a graph may have blocks: the fastest in ONNX Runtime (ADR 29)."""
 ALL_INPUTS: Final = "all"
 """What users type for one scale per output in place of blocks; int8 alone has that."""
 INTEGERS: Final = ".quantized"

@@ -60,12 +60,12 @@ def test_what_a_target_has_gets_as_far_as_the_base(
 @pytest.mark.parametrize(
     ("weights", "head", "opset", "target", "block_size"),
     [
-        ("int8", None, None, "onnxruntime-cpu", 128),
-        ("int8", None, None, "onnxruntime-cuda", 128),
-        ("int8", None, None, "rtx", 128),
+        ("int8", None, None, "onnxruntime-cpu", 256),
+        ("int8", None, None, "onnxruntime-cuda", 256),
+        ("int8", None, None, "rtx", 256),
         ("int8", None, None, "jetson-orin", None),
         ("int8", None, None, "l4", None),
-        ("int8", None, 21, "jetson-orin", 128),
+        ("int8", None, 21, "jetson-orin", 256),
         ("int8", None, 20, "onnxruntime-cpu", None),
         ("int8", "int4", None, "onnxruntime-cpu", None),
         ("int4", "int8", None, "onnxruntime-cpu", None),
