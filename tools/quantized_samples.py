@@ -5,6 +5,10 @@
     VENV/bin/pip install bitsandbytes==0.50.0 compressed-tensors==0.20.0
     VENV/bin/python -m tools.quantized_samples
 
+GPTQModel (7.7, installed with ``--no-deps``) compiles kernels while it quantizes, so that its
+weights are made apart: ``… -m tools.quantized_samples gptqmodel FOLDER``, which writes
+``grouped.safetensors``.
+
 ``tests/data/quantized/weights.safetensors`` holds small weights of odd shapes, each as its library
 stores it and, under ``expected.``, as the library's own dequantization returns it. The folder
 ``llama-nf4`` is a checkpoint of two layers that transformers quantized with bitsandbytes,
@@ -26,6 +30,7 @@ Tensors = dict[str, torch.Tensor]
 
 _FOLDER: Final = Path("tests/data/quantized")
 _WORDS: Final = ("in", "summer", "the", "sun", "rises", "early", "and", "in", "winter", "late")
+_MODULE: Final = "model.layers.0.self_attn.q_proj."
 _STEPS: Final = 60
 _WIDE: Final = 100
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32)
@@ -87,6 +92,42 @@ def _compressed_tensors() -> Tensors:
         values = compressor.decompress(stored, scheme)["weight"]
         found |= {f"{name}.{key}": each.contiguous() for key, each in stored.items()}
         found[f"expected.{name}.weight"] = values
+    return found
+
+
+def _gptqmodel(folder: Path) -> Tensors:
+    """Return a weight of each method that GPTQModel stored, and what it makes of it.
+
+    Args:
+        folder: A small checkpoint in float with its tokenizer, which is quantized.
+    """
+    import tempfile
+
+    from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+    from safetensors.torch import load_file
+
+    found: Tensors = {}
+    rows: dict[str, dict[str, Any]] = {
+        "gptq": {"bits": 4, "group_size": 32, "desc_act": True, "sym": False},
+        "awq": {"bits": 4, "group_size": 32, "quant_method": "awq", "format": "gemm"},
+    }
+    for name, settings in rows.items():
+        model = GPTQModel.load(str(folder), QuantizeConfig(**settings))
+        model.quantize([" ".join(_WORDS * 8)] * 16, batch_size=1)
+        with tempfile.TemporaryDirectory() as saved:
+            model.save(saved)
+            tensors = load_file(Path(saved) / "model.safetensors")
+            loaded = (
+                GPTQModel.load(saved, device="cpu", backend="torch") if name == "gptq" else None
+            )
+        parts = {key.removeprefix(_MODULE): each for key, each in tensors.items() if _MODULE in key}
+        found |= {f"{name}.{key}": each for key, each in parts.items()}
+        if loaded is not None:
+            values = loaded.model.get_submodule(_MODULE[:-1]).dequantize_weight().T
+        else:
+            values = dequantize_gemm(parts["qweight"], parts["qzeros"], parts["scales"], 4, 32).T
+        found[f"expected.{name}.weight"] = values.contiguous()
     return found
 
 
@@ -159,9 +200,13 @@ def _adapter(base: Path, folder: Path, tokenizer: Any) -> None:
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write all of them, or those of GPTQModel alone: ``gptqmodel FOLDER``."""
+    import sys
     import tempfile
 
+    if sys.argv[1:2] == ["gptqmodel"]:
+        save_file(_gptqmodel(Path(sys.argv[2])), _FOLDER / "grouped.safetensors")
+        return
     torch.manual_seed(0)
     _FOLDER.mkdir(parents=True, exist_ok=True)
     weights = {**_bitsandbytes(), **_compressed_tensors()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lora_export.core.checked_table import Integers, Number, Table, Text, check_table
+from lora_export.core.checked_table import Integers, Table, Text, check_table
 from lora_export.core.errors import CheckpointError
 from lora_export.core.json_file import parse_json
 
@@ -28,7 +28,6 @@ class _Settings(Table):
     w_bit: int | None = Field(None, ge=1, le=32, description="a number of bits")
     group_size: int | None = Field(None, ge=-1, description="a size of groups, or -1")
     q_group_size: int | None = Field(None, ge=-1, description="a size of groups, or -1")
-    damp_percent: Number | None = Field(None, description="a number")
     desc_act: bool | None = Field(None, description=_FLAG)
     sym: bool | None = Field(None, description=_FLAG)
     zero_point: bool | None = Field(None, description=_FLAG)

@@ -37,7 +37,8 @@ _EXPECTED: Final = "expected."
 def _samples() -> dict[str, Array]:
     return {
         name: read_all(tensor)
-        for name, tensor in read_header(_FOLDER / "weights.safetensors")[0].items()
+        for file in ("weights.safetensors", "grouped.safetensors")
+        for name, tensor in read_header(_FOLDER / file)[0].items()
     }
 
 

@@ -10,9 +10,10 @@
            a word in the order 0, 4, 1, 5, 2, 6, 3, 7
            g(i) = i // (in / groups)
 
-q − z is exact in float32, the product is rounded once to the dtype of the model; the libraries
-compute the same in float16. Sources: AutoGPTQ ``qlinear_cuda_old.py`` and GPTQModel
-``utils/model.py`` (``convert_gptq_v1_to_v2_format``), AutoAWQ ``utils/packing_utils.py``.
+Scales are rounded to the dtype of the model first, where that is another, as GPTQModel loads them.
+q − z is exact in float32, and the product is rounded once. Sources: AutoGPTQ
+``qlinear_cuda_old.py`` and GPTQModel ``utils/model.py`` (``convert_gptq_v1_to_v2_format``),
+AutoAWQ ``utils/packing_utils.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.dtypes import cast, to_float32
 from lora_export.core.errors import UnsupportedError
 from lora_export.core.shown_value import shown
 from lora_export.weights.quantized.panels import (
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.core.dtypes import Float32Array
+    from lora_export.core.dtypes import DType, Float32Array
     from lora_export.core.tensors import Tensor
     from lora_export.weights.quantized.stored import Stored
     from lora_export.weights.quantized.weight import Span
@@ -75,6 +77,7 @@ class GptqCodec:
         bits: The bits of a code.
         group_size: The inputs of a group, where there is no `order`.
         offset: What is added to stored zero points.
+        dtype: The dtype of the model.
     """
 
     codes: Tensor
@@ -84,13 +87,14 @@ class GptqCodec:
     bits: int
     group_size: int
     offset: int
+    dtype: DType
 
     def region(self, rows: Span, columns: Span) -> Float32Array:
         """Return the values of a part in float32, ``[rows, columns]``."""
         groups = self.groups(columns)
         q = self.integers(rows, columns)
         first, last = int(groups.min()), int(groups.max()) + 1
-        scales = read_scales(self.scales, (first, last), rows)
+        scales = _read_scales(self, (first, last), rows)
         zeros = self.zero_points((first, last), rows)
         return _values(q, zeros, scales, groups - first)
 
@@ -132,12 +136,13 @@ class AwqCodec:
     zeros: Tensor
     scales: Tensor
     group_size: int
+    dtype: DType
 
     def region(self, rows: Span, columns: Span) -> Float32Array:
         """Return the values of a part in float32, ``[rows, columns]``."""
         groups = np.arange(*columns) // self.group_size
         first, last = int(groups[0]), int(groups[-1]) + 1
-        scales = read_scales(self.scales, (first, last), rows)
+        scales = _read_scales(self, (first, last), rows)
         zeros = self.zero_points((first, last), rows)
         return _values(self.integers(rows, columns), zeros, scales, groups - first)
 
@@ -157,6 +162,12 @@ def _awq_panel(packed: Tensor, rows: Span, columns: Span) -> Array:
     values = (words[..., None] >> _AWQ_SHIFTS & np.uint32(15)).astype(np.uint8)
     skipped = columns[0] - first * _AWQ_PER_WORD
     return values.reshape(words.shape[0], -1)[:, skipped : skipped + columns[1] - columns[0]]
+
+
+def _read_scales(codec: GptqCodec | AwqCodec, groups: Span, rows: Span) -> Float32Array:
+    """Return scales as the model has them, ``[groups, rows]``."""
+    exact = read_scales(codec.scales, groups, rows)
+    return to_float32(cast(exact, codec.dtype, name=codec.scales.name))
 
 
 def _values(q: Array, zeros: Array, scales: Float32Array, groups: Array) -> Float32Array:
@@ -185,8 +196,9 @@ def find_gptq_weights(stored: Stored) -> Iterator[QuantizedWeight]:
         _require_shape(zeros, (groups, outputs * bits // _WORD_BITS))
         order = _order(stored, module, inputs)
         size = _group_size(stored, inputs, groups)
-        codec = GptqCodec(codes, zeros, scales, order, bits, size, _offset(stored))
-        yield _weight(stored, module, inputs, codec)
+        dtype = stored.dtype or scales.dtype
+        codec = GptqCodec(codes, zeros, scales, order, bits, size, _offset(stored), dtype)
+        yield _weight(module, inputs, codec)
 
 
 def find_awq_weights(stored: Stored) -> Iterator[QuantizedWeight]:
@@ -210,7 +222,9 @@ def find_awq_weights(stored: Stored) -> Iterator[QuantizedWeight]:
         if groups == 0 or inputs % groups or outputs % _AWQ_PER_WORD:
             msg = f"tensor {scales.name!r} of the base has the shape {list(scales.shape)}"
             raise damaged(f"{msg}, which does not divide {codes.name!r}, {list(codes.shape)}")
-        yield _weight(stored, module, inputs, AwqCodec(codes, zeros, scales, inputs // groups))
+        dtype = stored.dtype or scales.dtype
+        codec = AwqCodec(codes, zeros, scales, inputs // groups, dtype)
+        yield _weight(module, inputs, codec)
 
 
 def _modules(stored: Stored) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
@@ -229,9 +243,7 @@ def _modules(stored: Stored) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
         yield module, codes, scales, zeros
 
 
-def _weight(
-    stored: Stored, module: str, inputs: int, codec: GptqCodec | AwqCodec
-) -> QuantizedWeight:
+def _weight(module: str, inputs: int, codec: GptqCodec | AwqCodec) -> QuantizedWeight:
     parts: tuple[Tensor, ...] = (codec.codes, codec.zeros, codec.scales)
     bits, method = _AWQ_BITS, AWQ
     if isinstance(codec, GptqCodec):
@@ -239,7 +251,7 @@ def _weight(
         parts = parts if codec.order is None else (*parts, codec.order)
     return QuantizedWeight(
         f"{module}.weight",
-        stored.dtype or codec.scales.dtype,
+        codec.dtype,
         (codec.scales.shape[1], inputs),
         Form(method, f"int{bits}", bits, codec.group_size),
         parts,

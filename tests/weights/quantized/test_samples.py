@@ -54,6 +54,8 @@ def test_any_part_is_that_part_of_the_whole(name, tmp_path):
         ("fp4-130.weight", Form("bitsandbytes", "fp4", 4, 128)),
         ("int8.weight", Form("bitsandbytes", "int8", 8)),
         (PACKED, Form("compressed-tensors", "int4", 4, 16)),
+        ("gptq.weight", Form("gptq", "int4", 4, 32)),
+        ("awq.weight", Form("awq", "int4", 4, 32)),
         ("int3-channel.weight", Form("compressed-tensors", "int3", 3)),
         ("fp8-tensor.weight", Form("compressed-tensors", "fp8", 8)),
     ],
