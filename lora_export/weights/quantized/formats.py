@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.layout import CONV1D_MODULES
 from lora_export.core.errors import CheckpointError, UnsupportedError
 from lora_export.core.listing import first_few
 from lora_export.core.quantization_record import StoredForm
@@ -18,13 +19,13 @@ from lora_export.weights.quantized.claims import require_settings
 from lora_export.weights.quantized.codes import code_names, method_of, refuse_quantized
 from lora_export.weights.quantized.settings import read_settings
 from lora_export.weights.quantized.stored import Stored, model_dtype
+from lora_export.weights.quantized.weight import QuantizedWeight, turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from lora_export.core.tensors import Tensor
-    from lora_export.weights.quantized.weight import QuantizedWeight
 
 __all__ = ["FORMATS", "METHODS", "Format", "QuantizedBase", "read_quantized"]
 
@@ -155,6 +156,8 @@ def read_quantized(
     if stored.settings.get("quant_method") not in {None, *METHODS}:
         refuse_quantized(config, folder)
     found = [weight for row in FORMATS for weight in row.find(stored)]
+    input_first = CONV1D_MODULES.get(str(config.get("model_type")), frozenset())
+    found = [turned(each) if _module(each) in input_first else each for each in found]
     if not found:
         refuse_quantized(config, folder)
         return None
@@ -169,6 +172,11 @@ def read_quantized(
             msg = f"the base {str(folder)!r} has the tensor {weight.name!r} twice, once quantized"
             raise CheckpointError(msg, hint="Save the checkpoint again.")
     return QuantizedBase(tensors, config, floats, {each.name: each for each in found})
+
+
+def _module(weight: QuantizedWeight) -> str:
+    """Return the last part of the name of the module of a weight."""
+    return weight.name.removesuffix(".weight").rpartition(".")[2]
 
 
 def _require_claimed(rest: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:

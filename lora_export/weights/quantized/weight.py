@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_export.core.dtypes import DType
     from lora_export.core.tensors import Tensor
 
-__all__ = ["Codec", "Form", "QuantizedWeight", "Span"]
+__all__ = ["Codec", "Form", "QuantizedWeight", "Span", "turned"]
 
 _BLOCK_ELEMENTS: Final = 1 << 19
 
@@ -49,6 +49,17 @@ class Codec(Protocol):
 
     def region(self, rows: Span, columns: Span) -> Float32Array:
         """Return the values of a part in float32, ``[rows, columns]``."""
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """The transpose of a weight."""
+
+    codec: Codec
+
+    def region(self, rows: Span, columns: Span) -> Float32Array:
+        """Return the values of a part in float32, ``[rows, columns]``."""
+        return self.codec.region(columns, rows).T
 
 
 @dataclass(frozen=True)
@@ -112,3 +123,12 @@ class QuantizedWeight:
 
     def _region(self, rows: Span, columns: Span) -> Float32Array:
         return np.ascontiguousarray(self.codec.region(rows, columns))
+
+
+def turned(weight: QuantizedWeight) -> QuantizedWeight:
+    """Return the transpose of a matrix.
+
+    Quantizers replace a ``Conv1D``, which holds its weight as ``[in, out]``, by a linear layer of
+    their own, which holds it as ``[out, in]``.
+    """
+    return replace(weight, shape=weight.shape[::-1], codec=_Turned(weight.codec))

@@ -65,6 +65,20 @@ def test_the_form_is_told_by_what_is_stored(name, form, tmp_path):
     assert quantized.weights[name].form == form
 
 
+@pytest.mark.parametrize("name", ["nf4-nested-130.weight", "int8.weight", "gptq.weight"])
+def test_a_conv1d_has_its_inputs_first_again(name, tmp_path):
+    module = "transformer.h.0.attn.c_attn."
+    parts = {module + k.partition(".")[2]: v for k, v in stored_parts(name).items()}
+    base = write_base(tmp_path, parts, dtype=EXPECTED[name].dtype.name)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    tensor = open_checkpoint(base).tensors[f"{module}weight"]
+    expected = np.ascontiguousarray(EXPECTED[name].T)
+    assert tensor.shape == expected.shape
+    assert read_all(tensor).tobytes() == expected.tobytes()
+    assert np.array_equal(tensor.read_columns(3, 6), expected[:, 3:6])
+
+
 def changed_state(parts, **changes):
     key = next(name for name in parts if ".quant_state." in name)
     state = {**json.loads(parts[key].tobytes()), **changes}
