@@ -246,6 +246,7 @@ class Adapter:
         renamed: Whether it goes by other names than its file has: without wrappers, or the
             model's where the file has the hub's.
         notes: What the user should know of it; recorded with it.
+        complete: Whether it has to have every parameter of the base (a fine-tuned checkpoint).
     """
 
     name: str
@@ -270,6 +271,7 @@ class Adapter:
     residual: str | None = None
     renamed: bool = False
     notes: tuple[str, ...] = ()
+    complete: bool = False
 
     @property
     def max_rank(self) -> int:

@@ -79,6 +79,9 @@ layers as the model does."""
 
 CONV1D_TYPES: Final = frozenset({"gpt2", "openai-gpt"})
 
+_NAMED: Final = frozenset({"peft", "delta"})
+"""Formats in which a head is one by its name, where nothing lists it."""
+
 _COMMON_HEADS: Final = frozenset({
     "classification_head", "classifier", "cls", "embed_out", "lm_head", "pre_classifier",
     "qa_outputs", "score",
@@ -233,7 +236,8 @@ def may_be_brought(item: Item, adapter_format: str, tops: Collection[str], prefi
 
     It is one where the base lacks the whole top-level module. PEFT files hold such a module only
     where the config lists it in ``modules_to_save``, and output embeddings, which it saves with the
-    token embedding; any other tensor takes no PEFT, and is not written into a checkpoint.
+    token embedding; any other tensor takes no PEFT, and is not written into a checkpoint. Files of
+    whole tensors (``delta``) list nothing: only a head by a common name is one.
 
     Args:
         item: What the adapter has for the parameter.
@@ -243,7 +247,7 @@ def may_be_brought(item: Item, adapter_format: str, tops: Collection[str], prefi
     """
     if not isinstance(item, Saved) or _top(item.parameter, prefix) in tops:
         return False
-    listed = adapter_format != "peft" or not item.in_place
+    listed = adapter_format not in _NAMED or not item.in_place
     return listed or item.parameter.partition(".")[0] in _COMMON_HEADS
 
 

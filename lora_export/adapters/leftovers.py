@@ -9,11 +9,12 @@ from lora_export.core.errors import AdapterError
 from lora_export.core.listing import first_few
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from lora_export.adapters.canonical import Adapter
+    from lora_export.core.parameters import Parameter
 
-__all__ = ["refuse_rest"]
+__all__ = ["refuse_incomplete", "refuse_rest"]
 
 _SHOWN: Final = 5
 
@@ -38,6 +39,35 @@ def refuse_rest(adapter: Adapter, unmatched: Sequence[str], misfits: Sequence[st
                 "What the task does not use can be left out with --drop PATTERN; its training is "
                 "then lost.",
             )
+
+
+def refuse_incomplete(
+    adapter: Adapter, parameters: Iterable[Parameter], changed: Collection[str]
+) -> None:
+    """Raise for a fine-tuned checkpoint that lacks parameters of the base.
+
+    Args:
+        adapter: The adapter.
+        parameters: What the base has.
+        changed: The parameters that the adapter has.
+
+    Raises:
+        AdapterError: It lacks some; the first few are named.
+    """
+    if not adapter.complete:
+        return
+    missing = [
+        each.name
+        for each in parameters
+        if each.name not in changed and not each.is_buffer and each.computed is None
+    ]
+    if missing:
+        msg = f"{len(missing)} tensor(s) of the base are missing in {adapter.source!r}:"
+        raise AdapterError(
+            msg,
+            items=first_few(missing, _SHOWN),
+            hint="Is it a checkpoint of this base? Give a file of some tensors by its own path.",
+        )
 
 
 def _unknown_wrapper(names: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from lora_export.adapters.canonical import Added, Computed, LowRank, Rows, Saved
 from lora_export.adapters.item_forms import fitted, present_items
-from lora_export.adapters.leftovers import refuse_rest
+from lora_export.adapters.leftovers import refuse_incomplete, refuse_rest
 from lora_export.adapters.saved_modules import require_brought
 from lora_export.adapters.ties import follow_ties, groups_of, with_names
 from lora_export.adapters.vocabulary import vocabulary_of
@@ -208,6 +208,7 @@ def resolve(
         misfits.extend(_uneven_head(updates, parameters, resizable))
     _refuse_bias_without_place(adapter, names, unmatched)
     refuse_rest(adapter, unmatched, misfits)
+    refuse_incomplete(adapter, parameters, updates.keys())
     if vocabulary is not None:
         saved = {name for name, update in updates.items() if update.saved is not None}
         known = {each.name: each for each in parameters}

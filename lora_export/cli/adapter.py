@@ -11,7 +11,7 @@ from lora_export.cli.closing import next_line
 from lora_export.cli.console import Console
 from lora_export.cli.help_format import Group, argument, option
 from lora_export.cli.options import base_option, common_options, out_option
-from lora_export.cli.words import DTYPE
+from lora_export.cli.words import ADAPTER_FORMAT, DTYPE
 
 if TYPE_CHECKING:
     from lora_export.commands.convert import AdapterFormat, Converted
@@ -49,9 +49,12 @@ lora-export adapter convert ./adapter --to onnx_adapter --export out \\
         help="With --to onnx_adapter: the swappable export that the file is for.")  # fmt: skip
 @option("--scale", section="Adapters", type=float, default=1.0, metavar="FACTOR",
         help="Multiply the updates.")  # fmt: skip
-@option("--as-rank", section="Adapters", type=click.IntRange(min=1), metavar="RANK",
-        help="Of an adapter of another method than LoRA: the rank of the updates that are made of "
-        "it; needs --base.")  # fmt: skip
+@option("--as-rank", "--extract-rank", "as_rank", section="Adapters",
+        type=click.IntRange(min=1), metavar="RANK",
+        help="Of an adapter of another method than LoRA, or of whole tensors: the rank of the "
+        "updates that are made of it; needs --base.")  # fmt: skip
+@option("--adapter-format", section="Adapters", type=ADAPTER_FORMAT, metavar="FORMAT",
+        help="The format of the adapter files.", default_text="detected")  # fmt: skip
 @option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
         help="Leave out tensors whose names match.")  # fmt: skip
 @out_option("A new directory; for onnx_adapter a new file.", required=True,
@@ -70,6 +73,7 @@ def convert(
     dtype: str | None,
     scale: float,
     as_rank: int | None,
+    adapter_format: str | None,
     drop: tuple[str, ...],
     as_json: bool,
     quiet: bool,
@@ -94,6 +98,7 @@ def convert(
             dtype=dtype,
             scale=scale,
             as_rank=as_rank,
+            adapter_format=adapter_format,
             drop=drop,
             progress=console,
         )

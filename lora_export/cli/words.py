@@ -92,7 +92,7 @@ TASK: Final = Word("task", TASKS, OTHER_NAMES)
 DTYPE: Final = Word("dtype", PRECISIONS.values(), {**_DTYPES, **_TORCH}, error=UnsupportedError)
 PRECISION: Final = Word("precision", PRECISIONS, {d: p for p, d in PRECISIONS.items()})
 ADAPTER_FORMAT: Final = Word(
-    "adapter format", ("peft", "loralib", "kohya", "mlx", "gguf", "torchtune")
+    "adapter format", ("peft", "loralib", "kohya", "mlx", "gguf", "torchtune", "delta")
 )
 METRIC: Final = Word(
     "metric",

@@ -97,6 +97,7 @@ def convert(
     dtype: str | None = None,
     scale: float = 1.0,
     as_rank: int | None = None,
+    adapter_format: str | None = None,
     drop: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Converted:
@@ -112,8 +113,9 @@ def convert(
             makes the pack, and for its base. The graph decides about names and dtype.
         dtype: What packed formats store; ``peft`` keeps the adapter's own.
         scale: Multiplies the updates.
-        as_rank: The rank of the low-rank updates that are made of an adapter of another method; it
-            needs `base`.
+        as_rank: The rank of the low-rank updates that are made of an adapter of another method, or
+            of whole tensors; it needs `base`.
+        adapter_format: The adapter's format, where it is not to be detected.
         drop: Patterns of tensors that are left out.
         progress: Told about reading the base.
 
@@ -139,7 +141,8 @@ def convert(
     if as_rank is not None and as_rank < 1:
         msg = f"--as-rank is {as_rank}"
         raise UsageError(msg, hint="A rank is at least 1.")
-    adapter = read_adapter(source, name=real_path(source).name.lower(), source=str(source))
+    name = real_path(source).name.lower()
+    adapter = read_adapter(source, name=name, source=str(source), format=adapter_format)
     adapter = drop_matching(adapter, drop)
     require_rank(adapter, as_rank, has_base=base is not None)
     conv1d, losses = False, dict[str, float]()
@@ -238,7 +241,7 @@ def _on_base(
     changed = [parameter.name for parameter in fit.changed]
     known = record_base(checkpoint, changed, tell.advance)
     losses: dict[str, float] = {}
-    if adapter.computed:
+    if adapter.computed or rank is not None:
         own = own_names(adapter, stored)
         adapter, losses = as_lora(stored, own, checkpoint, prefix=prefix, rank=rank, tell=tell)
     return replace(adapter, known_base=known), model_type in CONV1D_TYPES, losses

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from lora_export.adapters.layout import checkpoint_parameters
+import numpy as np
+
+from lora_export.adapters.formats.delta import DELTA
+from lora_export.adapters.layout import CONV1D_MODULES, checkpoint_parameters
 from lora_export.adapters.resolve import resolve
+from lora_export.adapters.vocabulary import EMBEDDINGS
 from lora_export.core.errors import UsageError
+from lora_export.core.tensors import read_all
 from lora_export.exports.plan import HEAD_PARAMETERS
 from lora_export.weights.low_rank_form import low_rank_of, whole_value
 
@@ -36,14 +41,19 @@ def require_rank(adapter: Adapter, rank: int | None, *, has_base: bool) -> None:
     Raises:
         UsageError: One is missing, or a rank is given that has no use.
     """
-    if not adapter.computed:
+    whole = adapter.format == DELTA
+    if not adapter.computed and not whole:
         if rank is not None:
             msg = f"--as-rank is given, but adapter {adapter.source!r} has low-rank updates already"
             raise UsageError(msg, hint="Leave --as-rank out; analyze --compress-rank cuts ranks.")
         return
     if not has_base:
-        msg = f"adapter {adapter.source!r} is of the method {adapter.method}: it needs its base"
+        kind = "holds whole tensors" if whole else f"is of the method {adapter.method}"
+        msg = f"adapter {adapter.source!r} {kind}: it needs its base"
         raise UsageError(msg, hint="Give the base that it was trained on: --base PATH.")
+    if whole and rank is None:
+        msg = f"adapter {adapter.source!r} holds whole tensors: LoRA holds them approximately"
+        raise UsageError(msg, hint="Give the rank; the loss is measured: --extract-rank 16")
     approximated = any(each.product is None for each in adapter.computed)
     if approximated and rank is None:
         msg = (
@@ -83,6 +93,8 @@ def as_lora(
     saved: list[Saved] = []
     losses: dict[str, float] = {}
     changed = [each for each in resolved.updates if each.computed or each.low_rank]
+    if stored.format == DELTA:
+        changed = [_typed(each, checkpoint) for each in resolved.updates]
     tell.start("decomposing", sum(each.parameter.stored_bytes for each in changed))
     for update in changed:
         name = own.get(update.parameter.name, update.parameter.name)
@@ -90,6 +102,8 @@ def as_lora(
         if update.low_rank is not None:  # a product: nothing is lost
             updates.append(replace(update.low_rank, module=module))
             losses[name] = 0.0
+        elif update.parameter.name not in checkpoint.tensors or _stays_whole(update):
+            saved += _kept(update, checkpoint, name)
         elif len(update.parameter.shape) < _MATRIX:
             saved.append(whole_value(update, _base(update, checkpoint), name))
         else:
@@ -101,10 +115,40 @@ def as_lora(
         stored,
         low_rank=tuple(updates),
         computed=(),
-        saved=(*stored.saved, *saved),
+        saved=(*(() if stored.format == DELTA else stored.saved), *saved),
         method="LORA",
     )
     return converted, losses
+
+
+def _typed(update: Update, checkpoint: Checkpoint) -> Update:
+    """Return an update of a whole weight with the type of its module, where that is a Conv1D."""
+    module = update.parameter.name.removesuffix(".weight").rpartition(".")[2]
+    conv1d = module in CONV1D_MODULES.get(str(checkpoint.config.get("model_type")), ())
+    if not conv1d or len(update.parameter.shape) != _MATRIX:
+        return update
+    return replace(update, parameter=replace(update.parameter, module_type="Conv1D"))
+
+
+def _stays_whole(update: Update) -> bool:
+    """Whether a whole tensor cannot be an update of LoRA: a vector, an embedding, a bare matrix."""
+    if update.saved is None:
+        return False
+    module, _, leaf = update.parameter.name.rpartition(".")
+    end = module.rpartition(".")[2]
+    table = end in EMBEDDINGS or "embed" in end or end in {"wpe", "relative_attention_bias"}
+    return leaf != "weight" or len(update.parameter.shape) < _MATRIX or table
+
+
+def _kept(update: Update, checkpoint: Checkpoint, name: str) -> list[Saved]:
+    """Return a whole tensor, unless it is the base's own."""
+    saved = update.saved
+    assert saved is not None  # noqa: S101  (see `_stays_whole`)
+    base = checkpoint.tensors.get(update.parameter.name)
+    alike = base is not None and base.shape == saved.tensor.shape
+    if alike and base is not None and np.array_equal(read_all(base), read_all(saved.tensor)):
+        return []
+    return [replace(saved, parameter=name)]
 
 
 def own_names(adapter: Adapter, stored: Adapter) -> dict[str, str]:
@@ -115,11 +159,13 @@ def own_names(adapter: Adapter, stored: Adapter) -> dict[str, str]:
         stored: The same under the checkpoint's.
     """
 
-    def key(item: Computed) -> tuple[int, bool]:
+    def key(item: Computed | Saved) -> tuple[int, bool]:
         return id(item.tensors[0]), item.parameter.endswith(".bias")
 
-    known = {key(item): item.parameter for item in adapter.computed}
-    return {item.parameter: known[key(item)] for item in stored.computed}
+    before: list[Computed | Saved] = [*adapter.computed, *adapter.saved]
+    items: list[Computed | Saved] = [*stored.computed, *stored.saved]
+    known = {key(item): item.parameter for item in before}
+    return {item.parameter: known.get(key(item), item.parameter) for item in items}
 
 
 def _base(update: Update, checkpoint: Checkpoint) -> Tensor:

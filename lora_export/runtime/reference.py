@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.adapters.formats.delta import DELTA
 from lora_export.adapters.formats.peft_method_write import write_method
 from lora_export.adapters.formats.peft_write import write_peft
 from lora_export.core.dtypes import to_float32
@@ -32,6 +33,7 @@ from lora_export.graph.spec import tasks
 from lora_export.runtime.pooling import sentence_embedding
 from lora_export.runtime.reference_files import bare_folder, to_reference_names
 from lora_export.runtime.reference_methods import disabled_layers, require_every_tensor
+from lora_export.runtime.reference_whole import WholeTensors, load_whole, without_whole
 from lora_export.runtime.torch_runner import TorchRunner, quiet
 
 if TYPE_CHECKING:
@@ -133,10 +135,14 @@ class Reference:
             self._model = _load_base(checkpoint, trained_for, labels_count)
             if vocab_size is not None:  # the adapter has values for every row, old ones too
                 self._model.resize_token_embeddings(vocab_size, mean_resizing=False)
-            if adapter is not None:
+            self._replaced = WholeTensors((), (), ())
+            if adapter is not None and adapter.format == DELTA:
+                self._replaced = load_whole(self._model, adapter)
+            elif adapter is not None:
                 self._model = _load_adapter(self._model, adapter)
         # not through PEFT's wrapper: for question answering, it drops token_type_ids
-        inner = self._model.get_base_model() if adapter is not None else self._model
+        wrapped = adapter is not None and adapter.format != DELTA
+        inner = self._model.get_base_model() if wrapped else self._model
         module = task.part_of(inner)
         if trained_for is not task:
             module = getattr(inner, inner.base_model_prefix)
@@ -180,6 +186,10 @@ class Reference:
         DoRA divides by the length of the rows of ``W0 + s·B A``, which is 0 where a row of W0 is 0
         (a padding token's); its scale is small enough to change nothing else in float32.
         """
+        if self._replaced.names:
+            with without_whole(self._replaced):
+                yield
+            return
         if self._method != "LORA":
             with disabled_layers(self._model):
                 yield

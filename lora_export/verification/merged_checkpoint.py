@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.combine import drop_matching
+from lora_export.adapters.formats.delta import DELTA
 from lora_export.adapters.zero_updates import trained_items
 from lora_export.core.errors import (
     AdapterError,
@@ -160,9 +161,8 @@ def _expected(
     try:
         cases = _cases(reference.model, task, seed)
         outputs = [reference.run(case.feeds) for case in cases]
-        if (
-            not trained_items(adapter.items) and not adapter.computed
-        ):  # of heads and rows alone, scale 0 says nothing
+        measured = trained_items(adapter.items) or adapter.computed or adapter.format == DELTA
+        if not measured:  # of heads and rows alone, scale 0 says nothing
             return cases, outputs, None
         with reference.without_low_rank():
             plain = [reference.run(case.feeds) for case in cases]

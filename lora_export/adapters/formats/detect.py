@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.adapters.formats.delta import DELTA, read_delta
 from lora_export.adapters.formats.kohya import is_kohya, read_kohya
 from lora_export.adapters.formats.llama_cpp import is_gguf, read_gguf_adapter
 from lora_export.adapters.formats.loralib import is_loralib, read_loralib
@@ -52,7 +53,7 @@ _READERS: Final[dict[str, _Reader]] = {
     "loralib": _Reader(is_loralib, read_loralib, frozenset({"alpha", "enable_lora"})),
 }
 FORMATS: Final = ("peft", *_READERS)
-"""The formats, by the names that ``--adapter-format`` takes."""
+"""The formats that are detected; ``--adapter-format`` takes these names, and `DELTA`."""
 
 _PEFT_WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 _NAMES: Final = (
@@ -101,7 +102,7 @@ def read_adapter(
         path: The folder or file.
         name: The name it goes by in an export.
         source: Where it came from, for messages and the manifest.
-        format: One of `FORMATS`; None detects it.
+        format: One of `FORMATS`, or `DELTA`; None detects it.
         alpha: The alpha that it was trained with, where the format does not record it.
         enable_lora: loralib's setting of that name.
         base_config: The base's ``config.json``, where the base is at hand.
@@ -112,19 +113,16 @@ def read_adapter(
         UsageError: An option is unknown, missing, or of no use to this format.
         MissingRuntimeError: A package that the format needs is not installed.
     """
-    if format is not None and format not in FORMATS:
+    if format is not None and format not in {*FORMATS, DELTA}:
         msg = f"unknown adapter format {format!r}"
-        raise UsageError(msg, hint=f"Known: {', '.join(FORMATS)}.")
-    if not path.exists():
-        if path.parent.is_dir():
-            _refuse_missing_folder(path, source)
-        if path.parent.is_file():
-            msg = f"adapter {source!r} is a file: it has no folder {path.name!r}"
-            raise AdapterError(msg, hint="Leave out --subfolder.")
-        msg = f"adapter {source!r} is not a directory or file"
-        raise AdapterError(msg, hint="Give the folder of an adapter, or its file of tensors.")
+        raise UsageError(msg, hint=f"Known: {', '.join((*FORMATS, DELTA))}.")
+    _require_existing(path, source)
     marks = None if enable_lora is None else tuple(enable_lora)
     options = Options(alpha, marks, base_config)
+    if format == DELTA:
+        adapter = read_delta(path, name=name, source=source)
+        _refuse_useless(options, DELTA, frozenset(), source)
+        return adapter
     if format == "peft" or (format is None and _is_peft(path)):
         adapter = read_peft(path if path.is_dir() else path.parent, name=name, source=source)
         _refuse_useless(options, "peft", frozenset(), source)
@@ -146,6 +144,19 @@ def read_adapter(
     except InputError as error:  # a file that ends in the middle of a tensor
         raise AdapterError(error.message, hint=error.hint) from error
     return replace(adapter, alpha=alpha, enable_lora=marks)
+
+
+def _require_existing(path: Path, source: str) -> None:
+    """Require that there is something at `path`."""
+    if path.exists():
+        return
+    if path.parent.is_dir():
+        _refuse_missing_folder(path, source)
+    if path.parent.is_file():
+        msg = f"adapter {source!r} is a file: it has no folder {path.name!r}"
+        raise AdapterError(msg, hint="Leave out --subfolder.")
+    msg = f"adapter {source!r} is not a directory or file"
+    raise AdapterError(msg, hint="Give the folder of an adapter, or its file of tensors.")
 
 
 def _is_peft(path: Path) -> bool:
@@ -186,7 +197,7 @@ def _detect(opened: Opened) -> str:
     else:
         hint = (
             f"Known formats: {', '.join(FORMATS)}. A merged checkpoint has no adapter: "
-            "give it as the base."
+            f"give it as the base, or as a whole update: --adapter-format {DELTA}."
         )
     raise AdapterError(msg, hint=hint)
 
