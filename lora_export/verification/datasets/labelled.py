@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lora_export.core.errors import InputError, UsageError
 from lora_export.core.shown_value import shown
 from lora_export.ondevice.judge.near_ties import top2_margin
-from lora_export.verification.datasets.class_names import HOW_TO_NAME
+from lora_export.verification.datasets.class_names import HOW_TO_NAME, are_numbers
 from lora_export.verification.datasets.kind import (
     Examples,
     Kind,
@@ -72,7 +72,8 @@ def _class_of(label: object, index: Mapping[str, int], reading: Reading, number:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(index):
         return label
     msg = f"line {number} of {str(reading.path)!r} has the unknown label {shown(label)}"
-    raise InputError(msg, hint=f"Known: {', '.join(index)}.")
+    unnamed = f" {HOW_TO_NAME}" if are_numbers(list(index)) else ""
+    raise InputError(msg, hint=f"Known: {', '.join(index)}.{unnamed}")
 
 
 def _hits(predicted: Sequence[Any], expected: Sequence[Any], labels: Sequence[str]) -> Float64Array:

@@ -113,6 +113,13 @@ def test_an_unknown_label_is_named_with_the_known_ones(label, load):
         load(line("w3", label))
     assert repr(label) in caught.value.message
     assert "stop, go, wait" in (caught.value.hint or "")
+    assert "--labels" not in (caught.value.hint or "")
+
+
+def test_an_unknown_label_of_classes_without_names_says_how_to_name_them(load):
+    with pytest.raises(InputError, match="unknown label 'go'") as caught:
+        load(line("w3", "go"), labels=("LABEL_0", "LABEL_1", "LABEL_2"))
+    assert "LABEL_2. Name them with --labels" in (caught.value.hint or "")
 
 
 def test_without_names_of_labels_it_is_a_usage_error(load):
