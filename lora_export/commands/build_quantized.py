@@ -51,7 +51,8 @@ _WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
 
 def measure_of(method: str | None, tell: Progress) -> MeasureMoments | None:
     """Return what measures the inputs of products, for a method that needs it."""
-    if method is None or not METHODS[method].needs_inputs:
+    row = METHODS.get(method or "")
+    if row is None or not row.needs_inputs:
         return None
     return partial(measure_moments, progress=tell)
 

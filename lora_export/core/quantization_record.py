@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from lora_export.core.quantization import BlockSize, MethodName, SchemeName
+from lora_export.core.quantization import BlockSize, SchemeName
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class QuantizationRecord(_Record):
     Attributes:
         weights: The scheme of the weights of products.
         block_size: How many inputs share a scale; None for the scheme's default.
-        method: How integers and scales were found.
+        method: How integers and scales were found; a later version may have others.
         keep: Patterns of parameters that stayed as they were.
         embeddings: ``int8`` or ``keep``.
         head: The scheme of the layer that gives the logits of tokens; None for that of `weights`.
@@ -65,7 +65,7 @@ class QuantizationRecord(_Record):
 
     weights: SchemeName
     block_size: int | None = Field(default=None, ge=16, le=256)
-    method: MethodName = "search"
+    method: str = "search"
     keep: list[str] = []
     embeddings: Literal["int8", "keep"] = "int8"
     head: Literal["int4", "int8", "keep"] | None = None

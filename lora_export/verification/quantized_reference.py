@@ -21,7 +21,7 @@ from lora_export.verification.datasets.dataset import predict
 from lora_export.verification.datasets.questions import RecomputingModel
 from lora_export.verification.expected import rows_of
 from lora_export.verification.loss.stored_layers import measure_layers, stored_value
-from lora_export.weights.quantization.methods import METHODS
+from lora_export.weights.quantization.methods import steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ def run_references(comparison: Comparison, dataset: Dataset | None) -> Quantized
     try:
         exact = _run_float(comparison, reference, dataset)
         weights = ReferenceWeights(reference)
-        steps = METHODS[method_of(of.manifest)].steps
+        steps = steps_of(method_of(of.manifest))
         layers = measure_layers(quantized, weights, base, own, steps_of_blocks=steps)
         brought = weights.known_names(_brought(of.adapter))
         _load_without_update(weights, quantized, base, base if own is None else own, brought)

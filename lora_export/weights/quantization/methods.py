@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Method"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "steps_of"]
 
 _INT4: Final = tuple(5 + step * 0.4 for step in range(16))
 _INT8: Final = tuple(118 + step * 2 / 3 for step in range(16))
@@ -50,11 +50,6 @@ class Method:
     candidates: Mapping[int, tuple[float, ...]]
     refinements: int = 0
     needs_inputs: bool = False
-
-    @property
-    def steps(self) -> float:
-        """The largest distance of an integer from its weight over its scale."""
-        return 1.0 if self.needs_inputs else 0.5
 
     @property
     def negative_scales(self) -> bool:
@@ -89,3 +84,15 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
 """The names that recipes and command lines use."""
 
 DEFAULT_METHOD: Final = "search"
+
+
+def steps_of(method: str) -> float:
+    """Return the largest distance of an integer from its weight over its scale.
+
+    Of a method that a later version has, nothing more is known than that it rounds up or down.
+
+    >>> steps_of("search"), steps_of("gptq")
+    (0.5, 1.0)
+    """
+    row = METHODS.get(method)
+    return 0.5 if row is not None and not row.needs_inputs else 1.0
