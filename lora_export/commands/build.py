@@ -18,7 +18,12 @@ from lora_export.commands.build_config import graph_and_updates, target_of
 from lora_export.commands.build_export import fill_export, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
-from lora_export.commands.build_quantized import quantized, reads_blocks, with_int8_blocks
+from lora_export.commands.build_quantized import (
+    quantized,
+    reads_blocks,
+    with_int8_blocks,
+    with_stored_blocks,
+)
 from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from lora_export.commands.build_inputs import BuildInputs
     from lora_export.commands.outcome import Outcome
     from lora_export.commands.recipe import Recipe
+    from lora_export.core.quantization_record import StoredForm
 
 __all__ = ["merge_and_build"]
 
@@ -63,6 +69,7 @@ def merge_and_build(
     recipe = _with_int8_blocks(recipe)
     require_recipe(recipe)
     inputs = read_inputs(recipe, tell, strict=strict)
+    recipe = _with_stored_blocks(recipe, inputs.checkpoint.stored_form)
     require_kind_for_layouts(recipe, inputs.config)
     with fingerprint_in_background(inputs.checkpoint) as base_fingerprint:
         build = _create if inputs.existing is None else _extend
@@ -79,6 +86,13 @@ def _with_int8_blocks(recipe: Recipe) -> Recipe:
     if not reads_blocks(recipe.opset, target_of(recipe)):
         return recipe
     return recipe.model_copy(update={"quantize": with_int8_blocks(recipe.quantize)})
+
+
+def _with_stored_blocks(recipe: Recipe, stored: StoredForm | None) -> Recipe:
+    """Return the recipe with the block size of a base that is stored in int4 blocks."""
+    if recipe.quantize is None:
+        return recipe
+    return recipe.model_copy(update={"quantize": with_stored_blocks(recipe.quantize, stored)})
 
 
 def _create(

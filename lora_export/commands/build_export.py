@@ -19,6 +19,7 @@ from lora_export.exports.plan import head_parameters, match_base, require_comple
 from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.export import Evidence, measure_latency, verify_export
 from lora_export.verification.record import record_fidelity
+from lora_export.weights.quantized.carried import count_carried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -75,6 +76,8 @@ def write_base(
         )
     )
     resolved = [each.resolved for each in adapters]
+    if carried := count_carried(template.parameters, plan.sources):
+        tell.note(f"note: {carried} weights keep the integers that the base stores")
     require_complete(plan.missing, resolved, checkpoint.source, plan.unused)
     labels = _base_labels(template, adapters, config, recipe, plan.missing)
     create_export(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.modes import SHARED_MODES
-from lora_export.core.quantization import ALL_INPUTS, INT8_BLOCK
+from lora_export.core.quantization import ALL_INPUTS, BLOCK_SIZES, INT8_BLOCK
 from lora_export.core.quantization_record import QuantizationRecord
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET, quantize_template
 from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads, without_blocks
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_export.commands.resolved_adapters import ResolvedAdapter
     from lora_export.core.parameters import Parameter
     from lora_export.core.progress import Progress
+    from lora_export.core.quantization_record import StoredForm
     from lora_export.core.targets import Target
     from lora_export.exports.create import MeasureMoments
     from lora_export.graph.spec.tasks import Task
@@ -43,6 +44,7 @@ __all__ = [
     "tell_kept",
     "tell_without_blocks",
     "with_int8_blocks",
+    "with_stored_blocks",
 ]
 
 _SHOWN = 3
@@ -86,6 +88,19 @@ def with_int8_blocks(spec: QuantizeSpec) -> QuantizeSpec:
     if not is_open or spec.head == "int4":  # whose blocks are smaller
         return spec
     return spec.model_copy(update={"block_size": INT8_BLOCK})
+
+
+def with_stored_blocks(spec: QuantizeSpec, stored: StoredForm | None) -> QuantizeSpec:
+    """Return a section whose int4 blocks are those of the base, where it leaves that open.
+
+    Args:
+        spec: The section.
+        stored: The form in which the base is stored; None where it is not quantized.
+    """
+    if stored is None or spec.block_size is not None or stored.schemes != [spec.weights]:
+        return spec
+    sizes = [size for size in BLOCK_SIZES if [size] == stored.group_sizes]
+    return spec.model_copy(update={"block_size": sizes[0]}) if sizes else spec
 
 
 def opset_for(spec: QuantizeSpec | None, opset: int) -> int:

@@ -50,6 +50,8 @@ class BaseRecord(_Record):
         logits: ``last`` where the graphs return those of the last position only.
         pooling: What makes sentence embeddings of token states (``mean, normalize``).
         quantization: What was quantized, and how; None where nothing was.
+        carried: How many weights have the integers that the checkpoint stores, unchanged; None
+            where none has.
         trained_on: The quantized base of the adapters, where this is the original of it.
         stored_quantization: The form of the checkpoint's own weights, where they are quantized.
     """
@@ -72,4 +74,5 @@ class BaseRecord(_Record):
     conversions: list[Conversion] = []
     quantization: QuantizationRecord | None = None
     stored_quantization: StoredForm | None = None
+    carried: int | None = Field(default=None, ge=1)
     trained_on: TrainingBase | None = None

@@ -31,7 +31,8 @@ from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
 from lora_export.weights.companion_writer import labelled, write_companions
-from lora_export.weights.quantized_entries import entries_of
+from lora_export.weights.quantized.carried import count_carried
+from lora_export.weights.quantized_entries import carried_entries, entries_of
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def create_export(
             conversions=list(template.conversions),
             quantization=quantization,
             stored_quantization=checkpoint.stored_form,
+            carried=count_carried(template.parameters, plan.sources) or None,
             trained_on=trained_on,
         ),
         parameters=_parameter_table(template.parameters, plan),
@@ -271,9 +273,8 @@ def _present(
         entry
         for parameter in template.parameters
         if (source := plan.sources.get(parameter.name)) is not None
-        for entry in entries_of(
-            parameter, partial(_base_value, source), method=method, moments=moments
-        )
+        for entry in carried_entries(parameter, source)
+        or entries_of(parameter, partial(_base_value, source), method=method, moments=moments)
     ]
     return [*present, *(copied_entry(name, tensor) for name, tensor in plan.kept.items())]
 

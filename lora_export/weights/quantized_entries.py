@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.core.dtypes import DTYPES, Float32Array
+from lora_export.core.dtypes import DTYPES, Float32Array, cast
 from lora_export.core.errors import InputError
 from lora_export.core.quantization import integers_name, scales_name
 from lora_export.weights.quantization.blocks import quantize_blocks
@@ -25,6 +25,7 @@ from lora_export.weights.quantization.channels import (
 )
 from lora_export.weights.quantization.error_feedback import round_with_feedback
 from lora_export.weights.quantization.packing import pack_int4
+from lora_export.weights.quantized.carried import carried_integers
 from lora_export.weights.stream import Entry
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
     from lora_export.core.dtypes import DType
     from lora_export.core.parameters import Parameter
     from lora_export.core.quantization import Quantized
+    from lora_export.core.tensors import Tensor
 
     Array = npt.NDArray[Any]
     Moments = Callable[[str], Float32Array | None]
 
-__all__ = ["entries_of"]
+__all__ = ["carried_entries", "entries_of"]
 
 _HALF_BYTE: Final = 4
+_CARRIED_ELEMENTS: Final = 1 << 22
+_CARRIED_ROWS: Final = 32
 _KEEP: Final = "Keep it as it is: --quantize-keep NAME; or export in float32: --dtype float32."
 
 
@@ -69,6 +73,42 @@ def entries_of(
         return _per_channel(parameter.name, exact, quantized, dtype)
     own = partial(moments, parameter.name) if moments is not None else _unknown
     return _in_blocks(exact, quantized, dtype, method, own)
+
+
+def carried_entries(parameter: Parameter, source: Tensor) -> list[Entry] | None:
+    """Return the integers and scales that the base stores in the form of `parameter`, unchanged.
+
+    None where it stores others. Their layout is the one that `entries_of` gives.
+
+    Args:
+        parameter: The parameter, with its scheme.
+        source: The tensor of the base.
+
+    Raises:
+        InputError: The dtype of the export cannot hold the scales.
+    """
+    quantized, dtype = parameter.quantized, parameter.stored_dtype
+    found = carried_integers(source, parameter)
+    if quantized is None or found is None:
+        return None
+    shape = parameter.stored_shape
+    step = max(1, _CARRIED_ELEMENTS // (shape[1] * _CARRIED_ROWS)) * _CARRIED_ROWS
+
+    def integers() -> Iterator[Array]:
+        for first in range(0, shape[0], step):
+            yield _packed(found.integers(first, min(shape[0], first + step)), quantized)
+
+    scales_shape = quantized.scales_shape(shape)
+
+    def scales() -> Iterator[Array]:
+        yield cast(found.scales().reshape(scales_shape), dtype, name=scales_name(parameter.name))
+
+    entry = _integers_entry(parameter.name, shape, quantized, integers)
+    after = entry.name if quantized.block_size else None
+    return [
+        entry,
+        Entry(scales_name(parameter.name), dtype, scales_shape, scales, after=after),
+    ]
 
 
 def _unknown() -> None:

@@ -31,6 +31,7 @@ def pack_gptq(
     group_size: int = 32,
     act_order: bool = False,
     version: int = 1,
+    symmetric: bool = False,
     seed: int = 0,
 ) -> tuple[dict[str, Array], Array]:
     """Return ``qweight``, ``qzeros``, ``scales``, ``g_idx``, and the values ``[out, in]``."""
@@ -38,6 +39,7 @@ def pack_gptq(
     groups = -(-inputs // group_size)
     q = rng.integers(0, 1 << bits, (inputs, outputs))
     z = rng.integers(1 if version == 1 else 0, 1 << bits, (groups, outputs))
+    z = np.full_like(z, 1 << (bits - 1)) if symmetric else z
     s = rng.uniform(0.001, 0.1, (groups, outputs)).astype(np.float16)
     g = np.arange(inputs, dtype=np.int32) // group_size
     if act_order:

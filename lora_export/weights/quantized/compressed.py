@@ -101,6 +101,10 @@ class PackedCodec:
         packed = np.ascontiguousarray(read_panel(self.zeros, words, groups))
         return unpack_stream(packed, self.bits)[rows[0] - first : rows[1] - first]
 
+    def group_scales(self, rows: Span, groups: Span) -> Float32Array:
+        """Return scales, ``[groups, rows]``, or ``[groups, 1]`` where all outputs share one."""
+        return read_scales(self.scales, rows if self.scales.shape[0] > 1 else (0, 1), groups).T
+
     def groups(self, columns: Span) -> Array:
         """Return the group of each input.
 

@@ -111,6 +111,10 @@ class GptqCodec:
         stored = unpack_stream(packed, self.bits)[rows[0] - first : rows[1] - first].T
         return (stored + np.uint8(self.offset)) & np.uint8((1 << self.bits) - 1)
 
+    def group_scales(self, rows: Span, groups: Span) -> Float32Array:
+        """Return scales as the model has them, ``[groups, rows]``."""
+        return _read_scales(self, groups, rows)
+
     def groups(self, columns: Span) -> Array:
         """Return the group of each input.
 
