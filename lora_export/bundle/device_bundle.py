@@ -37,7 +37,7 @@ from lora_export.core.progress import Progress, Silent
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.core.version import VERSION
 from lora_export.engines.engine_options import EngineOptions, library_for
-from lora_export.engines.jobs import jobs_of, stem_of
+from lora_export.engines.jobs import jobs_of, require_portable_graphs, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.graph.adapters.required_inputs import base_values
 from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
@@ -146,10 +146,11 @@ def _refuse_options(options: EngineOptions) -> None:
 
 
 def _require_fit(manifest: Manifest, target: Target, tell: Progress) -> None:
-    """Require that the target computes in the export's dtype, and parses its opset.
+    """Require that the target has the operators of the graphs, their dtype and opset.
 
     Weights in blocks have an opset of their own, which not all software of a target need read.
     """
+    require_portable_graphs(manifest)
     if manifest.base.dtype not in target.dtypes:
         msg = f"the export is {manifest.base.dtype}, in which {target.name} does not compute"
         raise UnsupportedError(msg, hint=f"Export again with --dtype {' or '.join(target.dtypes)}.")

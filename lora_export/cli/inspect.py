@@ -269,7 +269,7 @@ def _export_lines(report: ExportReport) -> list[str]:
             name,
             row.mode,
             "not deployable" if row.mode is Mode.BASE and row.missing else row.verification,
-            f"opset {row.opset}",
+            f"opset {row.opset}" if row.form is None else f"opset {row.opset}, {row.form}",
             f"{row.onnx}{f' + {row.encoder}' if row.encoder else ''} {size(row.onnx_bytes)}",
             f"weights {size(row.own_weights_bytes)}"
             + (f" of {size(row.weights_bytes)}" if row.mode is not Mode.BASE else ""),

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.signature import Input
     from lora_export.ondevice.trt.build_settings import Profile
 
-__all__ = ["graphs_to_build", "jobs_of", "profiles_for", "stem_of"]
+__all__ = ["graphs_to_build", "jobs_of", "profiles_for", "require_portable_graphs", "stem_of"]
 
 _UNKNOWN_LENGTH: Final = 512
 _TEXT: Final = "sequence"
@@ -95,9 +95,7 @@ def jobs_of(
         ExportDirectoryError: A graph is damaged.
     """
     row = require_engine_target(target, rtx=options.library == TENSORRT_RTX)
-    if form_of(manifest) == ORT_FORM:
-        msg = f"the graph form {ORT_FORM!r} has operators of ONNX Runtime that TensorRT does not"
-        raise UnsupportedError(msg, hint="Export again without --graph-form.")
+    require_portable_graphs(manifest)
     precision = _require_precision(manifest, row, options.precision)
     if options.library == TENSORRT_RTX:
         options = ahead_of_time(options, row, precision, _schemes(manifest, graphs))
@@ -117,6 +115,17 @@ def jobs_of(
         for name in graphs
         for onnx in manifest.graphs[name].graph_files
     ]
+
+
+def require_portable_graphs(manifest: Manifest) -> None:
+    """Require of an export that its graphs have ONNX's own operators.
+
+    Raises:
+        UnsupportedError: They have the form of ONNX Runtime.
+    """
+    if form_of(manifest) == ORT_FORM:
+        msg = f"the graph form {ORT_FORM!r} has operators of ONNX Runtime that TensorRT does not"
+        raise UnsupportedError(msg, hint="Export again without --graph-form.")
 
 
 def _schemes(manifest: Manifest, graphs: Sequence[str]) -> set[str]:

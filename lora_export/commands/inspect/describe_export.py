@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from lora_export.core.graph_forms import GraphForm
     from lora_export.core.manifest import AdapterRecord, BaseRecord, Manifest
     from lora_export.core.modes import Mode
     from lora_export.core.parameters import Parameter
@@ -28,7 +29,8 @@ __all__ = ["ExportReport", "GraphRow", "export_report", "present_parameters"]
 class GraphRow:
     """One graph: `weights_bytes` are those of all the files that it reads.
 
-    Of an encoder-decoder, `encoder` is the second file, and `onnx_bytes` counts both.
+    Of an encoder-decoder, `encoder` is the second file, and `onnx_bytes` counts both. `form` is
+    None for ONNX's own operators.
     """
 
     mode: Mode
@@ -40,6 +42,7 @@ class GraphRow:
     weights_bytes: int
     missing: tuple[str, ...]
     encoder: str | None = None
+    form: GraphForm | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def _graph_rows(manifest: Manifest, sizes_bytes: Mapping[str, int]) -> dict[str,
             weights_bytes=sum(sizes_bytes.get(file, 0) for file in graph.weights),
             missing=tuple(graph.missing),
             encoder=graph.encoder.onnx if graph.encoder else None,
+            form=graph.form,
         )
         for name, graph in manifest.graphs.items()
     }

@@ -12,6 +12,7 @@ the same memory where past and present are bound to one buffer.
     3. q or k is normalized after `Heads` (Gemma 3)     →  normalized before, which is the same
     4. q, k and v are parts of one product, in a row    →  the product itself
     5. the mask has a window                            →  ``local_window_size``
+    6. scores are capped (Gemma 2)                      →  ``softcap``
 
 What else a mask says, a cache of other shapes, or a bias, has no such operator: the graph is
 refused.
@@ -40,7 +41,7 @@ __all__ = ["CONTRIB", "FusedAttentions", "fuse_attentions"]
 
 CONTRIB: Final = "com.microsoft"
 _HEADS_FIRST: Final = [0, 2, 1, 3]
-_KNOWN: Final = {"scale"}
+_KNOWN: Final = {"scale", "softcap"}
 _ROWS: Final = "attention.rows"
 """The shape that merges the heads of ``[batch, new, heads, width]``."""
 _RANK: Final = 4
@@ -158,8 +159,7 @@ def _fused(
     inputs = [*([whole, "", ""] if whole else rows), keys.past, values.past]
     inputs += [SEQLENS_K, TOTAL_LENGTH]
     made: dict[str, Any] = {"num_heads": heads[0], "kv_num_heads": keys.heads}
-    if "scale" in attributes:
-        made["scale"] = attributes["scale"]
+    made |= attributes
     if window is not None:
         made["local_window_size"] = window
         fused.windows.add(window)
@@ -185,6 +185,8 @@ def _cached(node: onnx.NodeProto, name: str, index: IndexedGraph) -> _Cached:
     past = concat.input[0] if concat is not None and len(concat.input) == 2 else ""  # noqa: PLR2004
     if concat is None or not past.startswith(PAST) or past not in index.inputs:
         raise _refused(node, f"{name!r} does not follow from a cache that grows")
+    if attributes_of(concat).get("axis") not in {2, -2}:
+        raise _refused(node, f"{name!r} does not grow with its positions")
     if name not in index.outputs or len(index.readers(name)) != 1:
         raise _refused(node, f"{name!r} is read by others than one attention")
     axes = index.shapes.get(past, ())

@@ -24,6 +24,7 @@ from lora_export.core.errors import UnsupportedError
 from lora_export.core.graph_forms import FORM_PROPERTY, ORT_FORM
 from lora_export.graph.forms.node_slices import keep_outputs
 from lora_export.graph.ort_form.attention import CONTRIB, fuse_attentions
+from lora_export.graph.ort_form.capped_attention import name_capped_attentions
 from lora_export.graph.ort_form.indexed_graph import IndexedGraph, replace_nodes
 from lora_export.graph.ort_form.norms import SIMPLIFIED_NORM, fuse_norms
 from lora_export.graph.ort_form.prompt_order import ORDERED, order_nodes, restore_nodes
@@ -88,6 +89,8 @@ def ort_template(template: GraphTemplate, positions: int | None) -> tuple[GraphT
         UnsupportedError: Something in the graph has no such form.
     """
     model = parse_onnx(template.onnx_bytes)
+    name_capped_attentions(model)
+    keep_outputs(model.graph, [each.name for each in model.graph.output])
     index = IndexedGraph(model)
     ordered = [name for name in _ORDERED_INPUTS if name in index.inputs]
     states = _head_states(index)

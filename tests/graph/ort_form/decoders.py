@@ -40,6 +40,9 @@ _GPT: Final = {
 CONFIGS: Final[dict[str, Any]] = {
     "llama": lambda: transformers.LlamaConfig(**_GROUPED),
     "gemma3": lambda: transformers.Gemma3TextConfig(**_WIDE, sliding_window=4, layer_types=_MIXED),
+    "gemma2": lambda: transformers.Gemma2Config(
+        **_WIDE, sliding_window=4, layer_types=_MIXED, attn_logit_softcapping=0.5
+    ),
     "phi3": lambda: transformers.Phi3Config(**_GROUPED),
     "gpt2": lambda: transformers.GPT2Config(**_GPT),
     "stablelm": lambda: transformers.StableLmConfig(**_GROUPED),
