@@ -197,6 +197,10 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "triton-remove": Command("triton remove one --repository {x}", ("triton_swappable",)),
     "triton-check": Command("triton check {x}", _REPOSITORIES),
+    "fleet-plan": Command("fleet plan {x}/fleet.yaml --dry-run", ("fleet",)),
+    "fleet-plan-adapter": Command("fleet plan {w}/fleet/fleet.yaml --dry-run", ("adapter",)),
+    "fleet-status": Command("fleet status {x}", ("fleet",)),
+    "to-fleet": Command("fleet plan {w}/fleet/fleet.yaml -o {x}/target.json", _PLACE),
     "to-merge": Command(f"merge --base {{w}}/base {_ONE} --out {{x}}/target", _PLACE),
     "to-convert": Command("adapter convert {w}/adapter --to peft --out {x}/target", _PLACE),
     "to-pack": Command(

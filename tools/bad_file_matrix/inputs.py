@@ -267,13 +267,33 @@ def baseline(world: Path) -> None:
     assert code == 0  # noqa: S101
 
 
+def fleet(world: Path) -> None:
+    """A fleet, its plan, and the report of its store."""
+    import yaml
+
+    from lora_export.cli import run
+
+    table = {
+        "bases": {"tiny": {"path": "../base", "task": _TASK}},
+        "adapters": [{"base": "tiny", "path": "../adapter"}],
+        "store": "../../out/store",
+    }
+    (world / "fleet").mkdir()
+    file = world / "fleet" / "fleet.yaml"
+    file.write_text(yaml.safe_dump(table))
+    code = run(["fleet", "plan", str(file), "-o", str(world / "fleet" / "plan.json"), "--quiet"])
+    assert code == 0  # noqa: S101
+    report = {"counts": {"done": 1}, "rows": [], "running": False, "store": "store"}
+    (world / "fleet" / "report.json").write_text(json.dumps(report))
+
+
 INPUTS: Final[dict[str, Callable[[Path], None]]] = {
     each.__name__: each
     for each in (
         base, base_sharded, base_torch, base_hub, base_sentence, decoder, adapter, adapter_other,
         adapter_torch, adapter_decoder, dataset, recipe, graph_cache, export_merged,
         export_swappable, export_batched, export_decoder, export_engines, merged, bundle,
-        bundle_folder, triton_merged, triton_swappable, graph, baseline, place,
+        bundle_folder, triton_merged, triton_swappable, graph, baseline, place, fleet,
     )
 }  # fmt: skip
 """Each input's folder, and what makes it; in the order in which they are made."""
@@ -300,6 +320,7 @@ NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "graph": ("adapter",),
     "baseline": ("export_merged",),
     "place": ("export_merged", "bundle"),
+    "fleet": ("adapter",),
 }
 """The inputs that an input is made from."""
 

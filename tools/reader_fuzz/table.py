@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tools.reader_fuzz.archives import ARCHIVES
+from tools.reader_fuzz.fleets import FLEETS
 from tools.reader_fuzz.graphs import GRAPHS
 from tools.reader_fuzz.records import RECORDS
 from tools.reader_fuzz.tensors import TENSORS
@@ -17,5 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS"]
 
-READERS: Final[Mapping[str, Reader]] = {**TENSORS, **GRAPHS, **ARCHIVES, **RECORDS, **TEXTS}
+READERS: Final[Mapping[str, Reader]] = {
+    **TENSORS, **GRAPHS, **ARCHIVES, **RECORDS, **TEXTS, **FLEETS,
+}  # fmt: skip
 """The readers."""

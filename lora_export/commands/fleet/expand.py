@@ -10,6 +10,8 @@ An adapter whose own keys change the graph (``mode``, ``dtype``, …) has an exp
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +26,7 @@ from lora_export.commands.fleet.spec import (
 )
 from lora_export.commands.recipe import make_recipe
 from lora_export.core import targets
-from lora_export.core.errors import UsageError
+from lora_export.core.errors import StorageError, UsageError
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
@@ -107,8 +109,9 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
                 _Export(name, own, bases[name], contents[name], settings, adapters)
                 for own, settings, adapters in group
             ]
-    if store.is_dir():
-        hashes.save()
+    if os.path.isdir(store):  # noqa: PTH112  (a path that cannot be is no directory)
+        with contextlib.suppress(StorageError):  # only slower next time
+            hashes.save()
     rows = [row for each in exports for row in _rows(spec, each)]
     return Plan(tool=VERSION, store=str(store.absolute()), rows=tuple(rows))
 

@@ -11,6 +11,8 @@ from lora_export.adapters.read_spec import name_of
 from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.errors import AdapterError, InputError, UsageError
 from lora_export.core.hub import is_hub_id, local_path
+from lora_export.core.shown_value import shown
+from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
     from lora_export.commands.fleet.spec import AdapterEntry, FleetSpec
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FleetAdapter", "adapters_of", "local_input"]
 
+_SHOWN: Final = 200
 _GLOB: Final = frozenset("*?[")
 
 
@@ -56,9 +59,16 @@ def _paths(spec: FleetSpec, entry: AdapterEntry, where: str) -> list[Path]:
     if entry.name is not None:
         msg = f"{where} gives one name to all that match {entry.path!r}"
         raise UsageError(msg, hint="Leave the name out: each is called as its folder.")
+    if "**" in entry.path:
+        msg = f"{where} has the path {shown(entry.path, _SHOWN)}: ** would search whole trees"
+        raise UsageError(msg, hint="Write an entry for each level: adapters/*, adapters/*/*.")
     given = Path(entry.path)
     root = Path(given.anchor) if given.is_absolute() else spec.folder.absolute()
-    matched = sorted(root.glob(str(given.relative_to(given.anchor))))
+    try:
+        matched = sorted(root.glob(str(given.relative_to(given.anchor))))
+    except (OSError, ValueError, NotImplementedError, RecursionError) as error:
+        msg = f"{where} has the path {shown(entry.path, _SHOWN)}, which is no pattern: {error}"
+        raise InputError(msg, hint="Write a pattern such as adapters/intents-*.") from error
     kept = [each for each in matched if not _is_excluded(each, entry.exclude)]
     if not kept:
         said = f"all {len(matched)} of them are excluded" if matched else "nothing matches it"
@@ -77,8 +87,15 @@ def _is_excluded(path: Path, patterns: list[str]) -> bool:
 def local_input(spec: FleetSpec, text: str, where: str) -> Path:
     """Return the folder or file that a path or an id of the hub means."""
     path = local_path(text, spec.folder).absolute()
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError as error:
         msg = f"{where} has the path {text!r}, which does not exist"
         hint = f"Paths start in {str(spec.folder.absolute())!r}."
-        raise InputError(msg, hint=hint if not is_hub_id(text) else "Check the id.")
+        raise InputError(msg, hint=hint if not is_hub_id(text) else "Check the id.") from error
+    except OSError as error:
+        msg = (
+            f"{where} has the path {shown(text, _SHOWN)}, which cannot be read: {reason_of(error)}"
+        )
+        raise InputError(msg, hint="Check the path and its permissions.") from error
     return path

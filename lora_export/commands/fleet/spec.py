@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 __all__ = [
+    "ADAPTER_KEYS",
     "GRAPH_KEYS",
+    "ROW_KEYS",
     "AdapterEntry",
     "BaseEntry",
     "FleetSpec",
@@ -45,6 +47,7 @@ GRAPH_KEYS: Final = (
     "cache_length",
     "logits",
     "lora_modules",
+    "graph_form",
 )
 """Keys of a recipe that decide what a base's graphs and weights are: one export for each choice."""
 
@@ -72,12 +75,9 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _target(name: str) -> str:
-    """Return the name of a target; ``cpu`` and ``cuda`` are short for ONNX Runtime's."""
-    return _SHORT.get(name, name)
-
-
-_Target = Annotated[str, AfterValidator(_target)]
+def _targets(names: list[str]) -> list[str]:
+    """Return the targets, each once; ``cpu`` and ``cuda`` are short for ONNX Runtime's."""
+    return list(dict.fromkeys(_SHORT.get(name, name) for name in names))
 
 
 class _Layer(BaseModel):
@@ -158,7 +158,7 @@ class FleetSpec(BaseModel):
     bases: dict[_Name, BaseEntry] = Field(min_length=1)
     adapters: list[AdapterEntry] = Field(min_length=1)
     variants: list[Variant] = Field(default=[Variant()], min_length=1)
-    targets: Annotated[list[_Target], BeforeValidator(_as_list)] = Field(
+    targets: Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_targets)] = Field(
         default=[DEFAULT_TARGET], min_length=1
     )
     gates: GatesSpec = GatesSpec()

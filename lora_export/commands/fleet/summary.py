@@ -42,7 +42,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
             "disk_bytes": sum(row.estimate.disk_bytes for row in to_do),
             "memory_bytes": max((row.estimate.memory_bytes for row in to_do), default=0),
             "copies_bytes": sum(
-                bases[row.base, row.variant] for row in plan.rows if row.kind == "adapter"
+                bases.get((row.base, row.variant), 0) for row in plan.rows if row.kind == "adapter"
             ),
         },
     }

@@ -158,6 +158,11 @@ def test_labels_of_a_base_are_an_adapter_s_until_it_says_otherwise(folder: Path)
     assert "labels" not in lines["two"]
 
 
+def test_a_target_that_is_named_twice_is_one(folder: Path) -> None:
+    twice, once = expanded(folder, targets=["rtx", "rtx"]), expanded(folder, targets="rtx")
+    assert twice == once
+
+
 def test_variants_that_would_be_called_alike_are_numbered(folder: Path) -> None:
     plan = expanded(folder, variants=[{"opset": 20}, {"opset": 21}, {"dtype": "float16"}])
     assert [row.variant for row in plan.rows if row.kind == "export"] == [
@@ -184,6 +189,10 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
                       {"base": "tiny", "path": "adapters/two", "name": "one"}]},
         AdapterError, "are called 'one'",
     ),
+    "a path that is too long": (
+        {"adapters": [{"base": "tiny", "path": "./" + "x" * 300}]}, InputError, "cannot be read",
+    ),
+    "a whole tree": ({"adapters": [{"base": "tiny", "path": "/**/*"}]}, UsageError, "whole trees"),
     "a name for many": (
         {"adapters": [{"base": "tiny", "path": "adapters/*", "name": "x"}]}, UsageError, "one name",
     ),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.commands.fleet.spec import load_fleet, merged_settings
+from lora_export.commands.fleet.spec import GRAPH_KEYS, ROW_KEYS, load_fleet, merged_settings
+from lora_export.commands.recipe import Recipe
 from lora_export.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,12 @@ def test_a_wrong_fleet_is_one_sentence(case: str, tmp_path: Path) -> None:
 def test_a_fleet_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the fleet"):
         load_fleet(tmp_path / "none.yaml")
+
+
+def test_every_key_of_a_recipe_is_a_key_of_fleets_or_is_left_out_knowingly() -> None:
+    left_out = {"base", "base_override", "graph", "adapters", "combine", "targets", "profiles",
+                "bundle", "triton", "layouts", "output", "folder"}  # fmt: skip
+    assert set(Recipe.model_fields) == {*GRAPH_KEYS, *ROW_KEYS} | left_out
 
 
 def test_the_nearest_layer_wins_and_sections_are_merged() -> None:
