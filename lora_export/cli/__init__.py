@@ -191,7 +191,8 @@ def _usage_message(error: click.ClickException) -> str:
         near = nearest(error.option_name, error.possibilities or ())
         suggestion = "" if near is None else f"; did you mean {near!r}?"
         return f"unknown option {error.option_name!r}{suggestion}"
-    return " ".join(error.format_message().split())
+    text = " ".join(error.format_message().split())
+    return text[:1].lower() + text[1:].removesuffix(".")  # as our own messages are
 
 
 class _Signals:

@@ -32,7 +32,7 @@ def adapter() -> None:
 lora-export adapter convert style.safetensors --to peft -o style
 
 # A LoHa, OFT or other adapter as one of LoRA, with its loss
-lora-export adapter convert ./loha --to peft --base ./base --as-rank 16 -o lora
+lora-export adapter convert ./loha --to peft --base base --as-rank 16 -o lora
 
 # The adapter file for a swappable graph
 lora-export adapter convert ./adapter --to onnx_adapter --export out \\

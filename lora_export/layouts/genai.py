@@ -63,9 +63,9 @@ def require_genai(kind: ExportKind) -> None:
     """
     if kind.task != _TASK:
         pair = tasks.by_name(kind.task).encoder_decoder
-        what = "an encoder and a decoder" if pair else "no decoder"
-        msg = f"onnxruntime-genai writes text with a decoder; an export for {kind.task} is {what}"
-        raise UnsupportedError(msg, hint=f"It takes exports for {_TASK}.")
+        why = ", which is an encoder and a decoder" if pair else ""
+        msg = f"onnxruntime-genai cannot run an export for {kind.task}{why}"
+        raise UnsupportedError(msg, hint=f"It runs decoders: exports for {_TASK}.")
     require_growing_cache(kind, "onnxruntime-genai")
     genai_type(kind.model_type)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lora_export.core.checkpoint_tables import INDEX, read_checkpoint_table
 from lora_export.core.errors import CheckpointError, InputError, LoraExportError
 from lora_export.core.folders import folders_below, list_names
+from lora_export.core.manifest import is_export
 from lora_export.core.safetensors_file import read_header
 from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
@@ -173,6 +174,12 @@ def read_config(folder: Path) -> JsonObject:
     if not path.is_file() and (folder / "adapter_config.json").is_file():
         msg = f"{str(folder)!r} is an adapter, not a base"
         raise CheckpointError(msg, hint="Pass the checkpoint that it was trained on: --base.")
+    if not path.is_file() and is_export(folder):
+        msg = f"{str(folder)!r} is an export, not a base"
+        hint = (
+            "Pass the checkpoint that it was made from. To add an adapter: lora-export add EXPORT"
+        )
+        raise CheckpointError(msg, hint=hint)
     if not path.is_file() and (below := folders_below(folder, _is_checkpoint)):
         msg = (
             f"{str(folder)!r} has no checkpoint, but folders below it have one: {list_names(below)}"

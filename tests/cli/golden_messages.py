@@ -114,6 +114,8 @@ CASES: Final = (
     Case("UsageError", "a data set without a base", "verify out --dataset test.jsonl"),
     Case("CheckpointError", "an adapter where the base belongs",
          "export --base adapter --adapter adapter -o new"),
+    Case("CheckpointError", "an export where the base belongs",
+         "export --base out --adapter adapter -o new"),
     Case("CheckpointError", "a checkpoint without weights",
          "export --base base --adapter adapter -o new", _remove("base/model.safetensors")),
     Case("CheckpointError", "a truncated weight file",
