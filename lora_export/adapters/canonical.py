@@ -196,6 +196,7 @@ class Computed:
         inputs: The same of inputs.
         embedding: Whether the module is an embedding.
         optional: Whether a base without the parameter has no use for it (a bias).
+        whole: Whether rows of the weight cannot be computed apart from each other.
     """
 
     parameter: str
@@ -210,6 +211,7 @@ class Computed:
     inputs: int | None = None
     embedding: bool = False
     optional: bool = False
+    whole: bool = False
 
 
 Item: TypeAlias = "LowRank | Saved | Added | Rows | Computed"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from lora_export.adapters.canonical import Computed
     from lora_export.core.tensors import Tensor
 
     Index = npt.NDArray[np.int64]
@@ -44,7 +45,7 @@ class Placed:
         rows: The rows, one for each of the part's own, in their order.
     """
 
-    item: LowRank | Saved | Added
+    item: LowRank | Saved | Added | Computed
     rows: Index
 
 

@@ -28,6 +28,7 @@ from lora_export.adapters.fused import (
     split_low_rank,
     split_whole,
 )
+from lora_export.adapters.fused_methods import join_computed, split_computed
 from lora_export.adapters.name_lookup import Lookup, count_outputs
 from lora_export.adapters.rerooted import find_root, new_head_path
 from lora_export.adapters.unstacked_experts import split_stack
@@ -194,7 +195,7 @@ def _found(
             matrices = split_stack(item, lookup, recent, adapter.source)
             found.extend(matrices)
             rest.extend(() if matrices else (item,))
-        elif isinstance(item, Rows | Computed):
+        elif isinstance(item, Rows):
             rest.append(item)
         elif (place := lookup.place_of(item, adapter.source)) is not None:
             joined[place.parameter.name, type(item)].append(Placed(item, place.rows))
@@ -210,8 +211,10 @@ def _found(
 
 
 def _split(
-    item: LowRank | Saved | Added, pieces: Sequence[tuple[str, npt.NDArray[np.int64]]]
+    item: LowRank | Saved | Added | Computed, pieces: Sequence[tuple[str, npt.NDArray[np.int64]]]
 ) -> Iterable[Item]:
+    if isinstance(item, Computed):
+        return split_computed(item, pieces)
     if not isinstance(item, LowRank):
         return split_whole(item, pieces)
     if any(not path.endswith(".weight") for path, _ in pieces):
@@ -221,6 +224,9 @@ def _split(
 
 
 def _joined(parameter: Parameter, kind: type, parts: Sequence[Placed], source: str) -> Item:
+    if kind is Computed:
+        computed = [(each.item, each.rows) for each in parts if isinstance(each.item, Computed)]
+        return join_computed(computed, parameter.name)
     if kind is not LowRank:
         return join_whole(parts, parameter.name, parameter.shape)
     module, _, leaf = parameter.name.rpartition(".")

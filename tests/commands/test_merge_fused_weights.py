@@ -26,6 +26,7 @@ from tests.helpers.merged_models import (
     outputs,
     relative,
     train,
+    train_method,
 )
 
 
@@ -86,6 +87,44 @@ def test_parts_and_fused_weights_are_merged_into_each_other(case, twins, tmp_pat
     assert relative(outputs(classes[other].from_pretrained(out)), expected) < 2e-6
     plain = outputs(classes[other].from_pretrained(folder / other))
     assert relative(plain, expected) > 1e-2
+
+
+METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "LoHa of parts": ("llama", "LoHaConfig", {"r": 3, "target_modules": APART}),
+    "OFT of some parts": (
+        "llama",
+        "OFTConfig",
+        {"oft_block_size": 4, "use_cayley_neumann": False, "target_modules": ["q_proj", "v_proj"]},
+    ),
+    "IA3 of parts": (
+        "llama",
+        "IA3Config",
+        {"target_modules": APART, "feedforward_modules": ["down_proj", "gate_proj"]},
+    ),
+    "LoKr, fused": ("phi3", "LoKrConfig", {"r": 2, "target_modules": ["qkv_proj", "o_proj"]}),
+    "HRA, fused": ("phi3", "HRAConfig", {"r": 2, "target_modules": ["gate_up_proj"]}),
+}
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_other_methods_are_merged_into_fused_weights_and_parts(case, twins, tmp_path):
+    folder, classes = twins
+    trained_on, config, settings = METHODS[case]
+    other = "llama" if trained_on == "phi3" else "phi3"
+    model = classes[trained_on].from_pretrained(folder / trained_on)
+    expected = outputs(train_method(model, tmp_path / "a", config, **settings))
+    out = merged(folder / other, tmp_path / "a", tmp_path / "out")
+    assert relative(outputs(classes[other].from_pretrained(out)), expected) < 2e-6
+    plain = outputs(classes[other].from_pretrained(folder / other))
+    assert relative(plain, expected) > 1e-3
+
+
+def test_a_method_that_needs_the_whole_weight_is_refused_where_it_is_fused(twins, tmp_path):
+    folder, classes = twins
+    model = classes["llama"].from_pretrained(folder / "llama")
+    train_method(model, tmp_path / "a", "HiraConfig", r=2, target_modules=["q_proj"])
+    with pytest.raises(UnsupportedError, match=r"needs that weight as a whole"):
+        merged(folder / "phi3", tmp_path / "a", tmp_path / "out")
 
 
 def test_magnitudes_of_some_rows_only_are_refused(twins, tmp_path):

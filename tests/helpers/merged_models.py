@@ -74,6 +74,28 @@ def train(model: Any, folder: Path, **settings: Any) -> Any:
     return wrapped
 
 
+def train_method(model: Any, folder: Path, config: str, **settings: Any) -> Any:
+    """Return `model` with a random adapter of another method than LoRA, saved in `folder`.
+
+    Args:
+        model: The model.
+        folder: Where the adapter goes.
+        config: The name of PEFT's config class.
+        settings: Its settings.
+    """
+    import peft
+    import torch
+
+    torch.manual_seed(7)
+    wrapped = peft.get_peft_model(model, getattr(peft, config)(**settings))
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    wrapped.eval().save_pretrained(folder)
+    return wrapped
+
+
 def merged(base: Path, adapter: Path, out: Path, **settings: Any) -> Path:
     """Merge, after `inspect` has found that the adapter fits."""
     fit = inspect_pair(base, adapter).fit

@@ -9,6 +9,7 @@ from lora_export.adapters.formats.peft_methods import parse_key
 from lora_export.adapters.formats.peft_write import metadata_of
 from lora_export.adapters.methods.table import METHODS
 from lora_export.adapters.wrappers import PEFT_PREFIX
+from lora_export.core.errors import UnsupportedError
 from lora_export.core.files import write_synced
 from lora_export.core.safetensors_write import write_tensors
 
@@ -33,6 +34,7 @@ def write_method(adapter: Adapter, folder: Path) -> None:
 
     Raises:
         StorageError: The disk refuses.
+        UnsupportedError: The base holds weights fused that the adapter has apart, or apart.
     """
     method = METHODS[adapter.method]
     tensors: dict[str, Tensor] = {}
@@ -43,6 +45,7 @@ def write_method(adapter: Adapter, folder: Path) -> None:
         for tensor in item.tensors:
             key = parse_key(tensor.name, method)
             assert key is not None  # noqa: S101  (the tensor was read under that name)
+            _require_same_module(key.module, module)
             owner = "base_model." if key.module is None else f"{PEFT_PREFIX}{module}."
             tensors[f"{owner}{key.name}"] = tensor
     for each in adapter.saved:
@@ -51,6 +54,17 @@ def write_method(adapter: Adapter, folder: Path) -> None:
     config = _config(adapter.config, targets)
     text = json.dumps(config, indent=2, sort_keys=True)
     write_synced(folder / "adapter_config.json", text.encode() + b"\n")
+
+
+def _require_same_module(own: str | None, new: str) -> None:
+    """Require that a module keeps its own name, whatever the path before it is.
+
+    Raises:
+        UnsupportedError: It is a part of a fused one, or the other way round.
+    """
+    if own is not None and own.rpartition(".")[2] != new.rpartition(".")[2]:
+        msg = f"{own!r} is {new!r} in the base, which holds the weight fused or in parts"
+        raise UnsupportedError(msg, hint="Verify it on the checkpoint that it was trained on.")
 
 
 def _config(config: Mapping[str, Any], targets: set[str]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _reader(
         def transform(parameter: Parameter) -> Transform:
             return Transform(lambda rows, _: _merged(layer, parameter, rows), by_rows=False)
 
-        yield Computed(weight, kind, tensors, misfit, transform)
+        yield Computed(weight, kind, tensors, misfit, transform, whole=True)
         if bias:
             yield Computed(
                 f"{module.path}.bias",
@@ -109,6 +109,7 @@ def _reader(
                     lambda rows, _: _merged_bias(layer, parameter, rows), by_rows=False
                 ),
                 optional=True,
+                whole=True,
             )
 
     return read
