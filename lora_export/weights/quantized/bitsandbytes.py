@@ -1,6 +1,7 @@
 """Weights that bitsandbytes stored: NF4 and FP4 in blocks, and int8 by rows.
 
-    4 bits   W                            uint8 [⌈n/2⌉, 1]: n codes in C order, high half first
+    4 bits   W                            uint8 [⌈n/2⌉, 1]: n codes in C order, high half first;
+                                          or the same bytes as float16, bfloat16 or float32
              W.quant_map                  float32 [16]: the value of each code
              W.absmax                     float32 [⌈n/64⌉], or uint8 where it is quantized too
              W.quant_state.bitsandbytes__nf4 (or __fp4)   JSON as bytes: shape, dtype, blocksize …
@@ -30,6 +31,7 @@ from lora_export.core.dtypes import DTYPES, Float32Array, by_name
 from lora_export.core.quantization_tables import BlockState, parse_state
 from lora_export.core.tensors import is_shape, read_all
 from lora_export.weights.quantized.panels import (
+    BytesTensor,
     damaged,
     finite,
     high_half_first,
@@ -55,6 +57,8 @@ _CODES: Final = 16
 _NESTED_CODES: Final = 256
 _PER_127: Final = np.float32(7.874015718698502e-3)
 _MATRIX: Final = 2
+_STORAGE: Final = frozenset({"float16", "bfloat16", "float32"})
+"""Dtypes that codes are stored as, so that FSDP can shard them with other weights."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def _four_bits(stored: Stored, name: str, match: re.Match[str]) -> QuantizedWeig
         raise damaged(msg)
     count = prod(shape)
     blocks = -(-count // state.blocksize)
-    codes = stored.part(name, "uint8", (-(-count // 2), 1))
+    codes = _packed_codes(stored, name, -(-count // 2))
     table = stored.part(f"{name}.quant_map", "float32", (_CODES,))
     parts = [stored.tensors[match[0]], codes, table]
     nested = None
@@ -169,10 +173,24 @@ def _four_bits(stored: Stored, name: str, match: re.Match[str]) -> QuantizedWeig
     else:
         absmax = stored.part(f"{name}.absmax", "float32", (blocks,))
     codec = _FourBits(
-        codes, absmax, finite(table, read_all(table)), state.blocksize, shape[-1], nested
+        BytesTensor(codes),
+        absmax,
+        finite(table, read_all(table)),
+        state.blocksize,
+        shape[-1],
+        nested,
     )
     form = Form(METHOD, state.quant_type, 4, state.blocksize)
     return QuantizedWeight(name, by_name(state.dtype), shape, form, (*parts, absmax), codec)
+
+
+def _packed_codes(stored: Stored, name: str, count_bytes: int) -> Tensor:
+    """Return packed codes: bytes, or the same bytes in floats (``bnb_4bit_quant_storage``)."""
+    given = stored.tensors.get(name)
+    if given is None or given.dtype.name not in _STORAGE:
+        return stored.part(name, "uint8", (count_bytes, 1))
+    size = given.dtype.itemsize_bytes
+    return stored.part(name, given.dtype.name, (-(-count_bytes // size), 1))
 
 
 def _read_state(tensor: Tensor) -> BlockState:

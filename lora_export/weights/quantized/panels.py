@@ -7,23 +7,26 @@ a stream of b bits in 32-bit words  code k is bits b·k … b·(k + 1) − 1    
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lora_export.core.dtypes import Float32Array, to_float32
+from lora_export.core.dtypes import DTYPES, to_float32
 from lora_export.core.errors import CheckpointError
-from lora_export.core.tensors import bytes_of
+from lora_export.core.tensors import bytes_of, nbytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from lora_export.core.dtypes import DType, Float32Array
     from lora_export.core.tensors import Tensor
     from lora_export.weights.quantized.weight import Span
 
     Array = npt.NDArray[Any]
 
 __all__ = [
+    "BytesTensor",
     "damaged",
     "high_half_first",
     "low_half_first",
@@ -36,6 +39,32 @@ __all__ = [
 
 _WORD_BITS: Final = 32
 _GAP_BYTES: Final = 4096
+
+
+@dataclass(frozen=True)
+class BytesTensor:
+    """The bytes of a tensor of another dtype."""
+
+    whole: Tensor
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.whole.name
+
+    @property
+    def dtype(self) -> DType:
+        """``uint8``."""
+        return DTYPES["uint8"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of bytes."""
+        return (nbytes(self.whole),)
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> None:
+        """Fill `buffer` with the tensor's bytes from `offset_bytes` on."""
+        self.whole.read_into(buffer, offset_bytes)
 
 
 def damaged(msg: str) -> CheckpointError:

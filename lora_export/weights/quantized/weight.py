@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from lora_export.core import halves
 from lora_export.core.dtypes import Float32Array, cast
+from lora_export.core.errors import CheckpointError
 from lora_export.core.tensors import bytes_of
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class QuantizedWeight:
         step = max(1, _BLOCK_ELEMENTS // max(1, last - first))
         for start in range(0, rows, step):
             span = (start, min(rows, start + step))
-            values = self.codec.region(span, (first, last))
+            values = self._region(span, (first, last))
             found[span[0] : span[1]] = cast(values, self.dtype, name=self.name)
         return found
 
@@ -122,7 +124,17 @@ class QuantizedWeight:
                 at += count * width
 
     def _region(self, rows: Span, columns: Span) -> Float32Array:
-        return np.ascontiguousarray(self.codec.region(rows, columns))
+        """Return a part of the values.
+
+        Raises:
+            CheckpointError: One of them is no finite number, as no scale and no code may be.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.ascontiguousarray(self.codec.region(rows, columns))
+        if not halves.all_finite(values):
+            msg = f"the weight {self.name!r} of the base has a value that is not finite"
+            raise CheckpointError(msg, hint="The checkpoint is damaged: copy it again.")
+        return values
 
 
 def turned(weight: QuantizedWeight) -> QuantizedWeight:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from lora_export.core.errors import CheckpointError
-from lora_export.core.tensors import bytes_of, nbytes, read_all
+from lora_export.core.tensors import bytes_of, nbytes, read_all, sha256_of_tensor
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.quantized.weight import Form
 from tests.helpers.quantized_bases import expected_values, stored_parts, write_base
@@ -77,6 +78,46 @@ def test_a_conv1d_has_its_inputs_first_again(name, tmp_path):
     assert tensor.shape == expected.shape
     assert read_all(tensor).tobytes() == expected.tobytes()
     assert np.array_equal(tensor.read_columns(3, 6), expected[:, 3:6])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_codes_may_be_stored_as_floats(dtype, tmp_path):
+    name = "nf4-33.weight"
+    parts = stored_parts(name)
+    parts[name] = parts[name].reshape(-1).view(dtype).reshape(-1, 1)
+    found = read_all(open_checkpoint(write_base(tmp_path, parts, dtype="float32")).tensors[name])
+    assert found.tobytes() == EXPECTED[name].tobytes()
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    name = "fp8-channel.weight"
+    parts = stored_parts(name)
+    parts[name] = parts[name].copy()
+    parts[name].view(np.uint8)[3, 5] = 0x7F  # NaN in E4M3
+    tensor = open_checkpoint(write_base(tmp_path, parts, dtype="bfloat16")).tensors[name]
+    with pytest.raises(CheckpointError, match="not finite"):
+        read_all(tensor)
+
+
+def test_memory_does_not_depend_on_the_size(tmp_path):
+    rows, width = 2048, 4096
+    rng = np.random.default_rng(0)
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [rows, width]}
+    parts = {
+        "x.weight": rng.integers(0, 256, (rows * width // 2, 1), np.uint8),
+        "x.weight.absmax": rng.random(rows * width // 64, np.float32),
+        "x.weight.quant_map": np.linspace(-1, 1, 16, dtype=np.float32),
+        "x.weight.quant_state.bitsandbytes__nf4": np.frombuffer(
+            json.dumps(state).encode(), np.uint8
+        ),
+    }
+    tensor = open_checkpoint(write_base(tmp_path, parts)).tensors["x.weight"]
+    del parts
+    tracemalloc.start()
+    sha256_of_tensor(tensor)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < nbytes(tensor) // 1.2 < 16e6
 
 
 def changed_state(parts, **changes):
