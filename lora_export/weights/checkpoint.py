@@ -14,8 +14,8 @@ from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.companion_files import CONFIG, MODULES, VOCABULARIES, companion_files
-from lora_export.weights.quantized.codes import refuse_quantized, without_leftover
-from lora_export.weights.quantized.formats import read_quantized
+from lora_export.weights.quantized.codes import method_of, refuse_quantized, without_leftover
+from lora_export.weights.quantized.formats import METHODS, read_quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,8 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     try:
         tensors = read_tensors(folder)
     except LoraExportError as error:
-        refuse_quantized(config, folder)  # its files may be of a kind that is not read
+        if method_of(config) not in METHODS:
+            refuse_quantized(config, folder)  # its files may be of a kind that is not read
         if isinstance(error, InputError) and not isinstance(error, CheckpointError):
             raise CheckpointError(error.message, hint=error.hint) from error
         raise

@@ -358,13 +358,20 @@ def test_progress_adds_up_to_all_bytes(tmp_path):
     assert sum(told) == sum(value.nbytes for value in TENSORS.values())
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes"])
+@pytest.mark.parametrize("method", ["hqq", "aqlm", "quark"])
 def test_a_quantized_base_is_refused_by_its_method(tmp_path, method):
     settings = {"quant_method": method, "bits": 4}
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": settings}))
     with pytest.raises(UnsupportedError, match=rf"is quantized \({method}\)") as error:
         open_checkpoint(tmp_path)
     assert "unquantized checkpoint" in error.value.hint
+
+
+def test_a_quantized_base_without_its_files_is_incomplete(tmp_path):
+    settings = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": settings}))
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        open_checkpoint(tmp_path)
 
 
 def _with_settings(folder, tensors, method="bitsandbytes"):

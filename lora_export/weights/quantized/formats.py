@@ -17,6 +17,7 @@ from lora_export.core.quantization_record import StoredForm
 from lora_export.weights.quantized import bitsandbytes, compressed, grouped, mxfp4, scaled
 from lora_export.weights.quantized.claims import require_settings
 from lora_export.weights.quantized.codes import code_names, method_of, refuse_quantized
+from lora_export.weights.quantized.panels import damaged
 from lora_export.weights.quantized.settings import read_settings
 from lora_export.weights.quantized.stored import Stored, model_dtype
 from lora_export.weights.quantized.weight import QuantizedWeight, turned
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "METHODS", "Format", "QuantizedBase", "read_quantized"]
 
 _SHOWN: Final = 5
+_SCALES: Final = {
+    "int8": "SCB or weight_scale",
+    "uint8": "quant_state.bitsandbytes__nf4 and absmax",
+    "float8_e4m3fn": "weight_scale or weight_scale_inv",
+    "float8_e5m2": "weight_scale",
+}
+"""The tensors beside a weight of each dtype, for messages."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,7 @@ def read_quantized(
     input_first = CONV1D_MODULES.get(str(config.get("model_type")), frozenset())
     found = [turned(each) if _module(each) in input_first else each for each in found]
     if not found:
+        _require_scales(tensors, config)
         refuse_quantized(config, folder)
         return None
     used = {part.name for weight in found for part in weight.parts}
@@ -184,12 +193,28 @@ def _require_claimed(rest: Mapping[str, Tensor], config: Mapping[str, Any], fold
     codes = code_names(rest)
     if not codes:
         return
+    _require_scales(rest, config)
     method = method_of(config)
     msg = f"the base {str(folder)!r} holds {len(codes)} tensor(s) of codes in a form that is not"
     msg += f" read{'' if method is None else f' ({method})'}:"
     items = [f"{name}: {rest[name].dtype.name} {list(rest[name].shape)}" for name in codes]
     hint = "Give the unquantized checkpoint; docs/checkpoints.md lists the formats that are read."
     raise UnsupportedError(msg, items=first_few(items, _SHOWN), hint=hint)
+
+
+def _require_scales(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Raise for a weight of one byte a value without scales, where the method is one that is read.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    if method_of(config) not in METHODS:
+        return
+    for name, tensor in tensors.items():
+        scales = _SCALES.get(tensor.dtype.name)
+        if scales is not None and name.endswith(".weight"):
+            msg = f"tensor {name!r} of the base is {tensor.dtype.name}, and its scales are missing"
+            raise damaged(f"{msg}: {scales}")
 
 
 def _require_one_method(found: list[QuantizedWeight], folder: Path) -> None:

@@ -173,6 +173,24 @@ def test_layouts_that_are_not_read_are_refused_by_name(settings, message, tmp_pa
         opened(tmp_path, named(parts), settings)
 
 
+@pytest.mark.parametrize(
+    ("method", "dtype", "message"),
+    [
+        ("bitsandbytes", np.int8, "its scales are missing: SCB"),
+        ("bitsandbytes", np.uint8, "its scales are missing: quant_state"),
+        ("fp8", ml_dtypes.float8_e4m3fn, "its scales are missing: weight_scale or"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_weights_without_scales_are_damaged(method, dtype, message, alone, tmp_path):
+    parts = {"a.weight": np.ones((4, 4), dtype)}
+    if not alone:
+        others = stored_parts("int8.weight") if method == "bitsandbytes" else {}
+        parts |= others or named(pack_fp8_blocks(140, 200)[0])
+    with pytest.raises(CheckpointError, match=message):
+        opened(tmp_path, parts, {"quant_method": method})
+
+
 def test_awq_for_single_rows_is_refused_by_name(tmp_path):
     parts, _ = pack_awq(48, 96)
     with pytest.raises(UnsupportedError, match="in the layout 'gemv'"):
