@@ -192,7 +192,10 @@ def _round_again(
 
     The graph that tells has weights rounded to nearest; it stays, for nothing moves in the file.
     """
-    moments = measure(export_dir, manifest, in_blocks(template.parameters))
+    names = in_blocks(template.parameters)
+    if not names:
+        return manifest
+    moments = measure(export_dir, manifest, names)
     present = _present(template, plan, _method(manifest.base.quantization), moments)
     progress.start("rounding the base weights again", sum(entry.nbytes for entry in present))
     written = write_weights(

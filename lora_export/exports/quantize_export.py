@@ -101,7 +101,8 @@ def quantize_export(
         required=_required(source, manifest, before),
     )
     after = {each.name: each for each in found.template.parameters}
-    moments = measure(source, manifest, in_blocks(after.values())) if measure is not None else None
+    names = in_blocks(after.values())
+    moments = measure(source, manifest, names) if measure is not None and names else None
     with storage_errors(str(target)):
         (target / "weights").mkdir()
     files, places = _write_weights(

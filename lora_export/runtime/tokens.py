@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READ",
+    "TOKENIZER_FILE",
     "first_tokens",
     "open_tokenizer",
     "padded",

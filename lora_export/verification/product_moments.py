@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from lora_export.core.dtypes import by_name, to_float32
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import InputError, UnsupportedError
 from lora_export.core.files import resolve_inside
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.exports.base_config import read_base_config
@@ -23,7 +23,12 @@ from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import read_onnx
 from lora_export.ondevice.ort.ort_session import OrtSession
 from lora_export.runtime.ort import require_onnxruntime
-from lora_export.runtime.tokens import open_tokenizer, padding_token, read_settings
+from lora_export.runtime.tokens import (
+    TOKENIZER_FILE,
+    open_tokenizer,
+    padding_token,
+    read_settings,
+)
 from lora_export.verification.datasets.kind import Reading
 from lora_export.verification.inputs.feeding import feeding_of, fixed_axes
 from lora_export.verification.inputs.random_inputs import longest_text
@@ -51,7 +56,7 @@ _BATCH: Final = 16
 _LONGEST: Final = 128
 _TOGETHER: Final = 6
 """Sentences of one text for a decoder, which goes on from what it has read."""
-_HINT: Final = "Choose another method: --quantize-method search."
+_HINT: Final = "Choose another method, such as search, which needs nothing but the weights."
 
 
 def require_text_inputs(input_names: Collection[str], *, graphs: int) -> None:
@@ -125,6 +130,9 @@ def _feeds(export_dir: Path, manifest: Manifest) -> list[Feeds]:
     signature = feeding_of(export_dir, manifest.base_graph).signature
     config, files = read_base_config(export_dir), companions_of(export_dir, manifest, None)
     rows, tokens, room = fixed_axes(signature)
+    if TOKENIZER_FILE not in files:
+        msg = f"method 'gptq' runs the graph on sentences, and the base has no {TOKENIZER_FILE}"
+        raise InputError(msg, hint=_HINT)
     tokenizer = open_tokenizer(files)
     longest = min(each for each in (longest_text(config), room, tokens, _LONGEST) if each)
     tokenizer.cut_to(longest)
