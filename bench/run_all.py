@@ -39,6 +39,7 @@ CLAIMS: Final = (
     "quantization_survival",
     "quantized_export",
     "quantized_peers",
+    "quantized_base",
     "decoder",
 )
 BENCH: Final = Path(__file__).resolve().parent

@@ -367,13 +367,6 @@ def test_a_quantized_base_is_refused_by_its_method(tmp_path, method):
     assert "unquantized checkpoint" in error.value.hint
 
 
-def test_a_quantized_base_without_its_files_is_incomplete(tmp_path):
-    settings = {"quant_method": "gptq", "bits": 4}
-    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": settings}))
-    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
-        open_checkpoint(tmp_path)
-
-
 def _with_settings(folder, tensors, method="bitsandbytes"):
     settings = {"quant_method": method, "load_in_4bit": True}
     nested = {"text_config": {"quantization_config": settings, "hidden_size": 4}}

@@ -7,6 +7,7 @@ codes that no format has claimed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "METHODS", "Format", "QuantizedBase", "read_quantized"]
 
 _SHOWN: Final = 5
+_OF_ACTIVATIONS: Final = re.compile(r".+\.(?:input|output|q|k|v)_(?:scale|zero_point|global_scale)")
+"""Scales of activations and caches, which no float model has."""
+
 _SCALES: Final = {
     "int8": "SCB or weight_scale",
     "uint8": "quant_state.bitsandbytes__nf4 and absmax",
@@ -171,7 +175,11 @@ def read_quantized(
         refuse_quantized(config, folder)
         return None
     used = {part.name for weight in found for part in weight.parts}
-    rest = {name: tensor for name, tensor in tensors.items() if name not in used}
+    rest = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name not in used and _OF_ACTIVATIONS.fullmatch(name) is None
+    }
     _require_claimed(rest, config, folder)
     _require_one_method(found, folder)
     require_settings(stored.settings, found, folder)

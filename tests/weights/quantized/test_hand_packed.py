@@ -191,6 +191,13 @@ def test_weights_without_scales_are_damaged(method, dtype, message, alone, tmp_p
         opened(tmp_path, parts, {"quant_method": method})
 
 
+def test_a_quantized_base_without_its_files_is_incomplete(tmp_path):
+    base = write_base(tmp_path, named(pack_gptq(64, 96)[0]), GPTQ)
+    (base / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
+        open_checkpoint(base)
+
+
 def test_awq_for_single_rows_is_refused_by_name(tmp_path):
     parts, _ = pack_awq(48, 96)
     with pytest.raises(UnsupportedError, match="in the layout 'gemv'"):

@@ -120,6 +120,19 @@ def test_memory_does_not_depend_on_the_size(tmp_path):
     assert peak < nbytes(tensor) // 1.2 < 16e6
 
 
+def test_scales_of_activations_are_left_out(tmp_path):
+    name = "int8-dense.weight"
+    further = {
+        "int8-dense.input_scale": np.ones(1, np.float32),
+        "int8-dense.input_zero_point": np.zeros(1, np.int8),
+        "attn.k_scale": np.ones(1, np.float32),
+    }
+    base = write_base(tmp_path, {**stored_parts(name), **further}, dtype="bfloat16")
+    checkpoint = open_checkpoint(base)
+    assert list(checkpoint.tensors) == [name]
+    assert further.keys() < checkpoint.stored.keys()
+
+
 def changed_state(parts, **changes):
     key = next(name for name in parts if ".quant_state." in name)
     state = {**json.loads(parts[key].tobytes()), **changes}
