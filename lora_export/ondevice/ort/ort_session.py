@@ -62,6 +62,8 @@ _TOO_NEW: Final = re.compile(r"Unsupported model IR version|Opset \d+ is under d
 """The message of an ONNX Runtime that is older than a graph."""
 _OUTSIDE: Final = re.compile(r"out of data bounds, idx=(-?\d+) .*\[-?\d+,(-?\d+)\]")
 """The message of the kernel of ``Gather``."""
+_TOO_LONG: Final = "cos_cache dimension 0 shall not be less than total_sequence_length"
+"""The message of the kernel of ``GroupQueryAttention``."""
 _DTYPES: Final = {"float": "float32", "double": "float64"}
 """Names of dtypes in ONNX Runtime, where they differ from ours."""
 
@@ -119,6 +121,9 @@ def run_error(error: Exception) -> LoraExportError:
         msg = f"an input holds or leads to the index {found[1]}, and a table of the model ends at "
         hint = "A token is not in the vocabulary, or a text is longer than the model has positions."
         return UsageError(f"{msg}{found[2]}", hint=hint)
+    if _TOO_LONG in text:
+        msg = "a text is longer than the model has positions: its table of rotations ends"
+        return UsageError(msg, hint="Give a shorter text; portable graphs have no such table.")
     msg = f"the graph failed in ONNX Runtime: {text}"
     return ExportDirectoryError(msg, hint="Report this with the whole output.")
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 
-from lora_export.core.errors import UnsupportedError
+from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.graph.ort_form.ort_template import ort_template
 from lora_export.ondevice.judge.decoding import run_in_pieces
+from lora_export.runtime.ort import OrtRunner
 from lora_export.verification.inputs.random_inputs import make_cases
 from tests.graph.ort_form.decoders import CONFIGS, OrtDecoderGraph, traced
 from tests.helpers.slow import but_the_first
@@ -115,6 +116,18 @@ def test_several_new_positions_behind_a_past(llama) -> None:
     second = llama.run({"input_ids": ids[:, 6:], "attention_mask": whole["attention_mask"],
                         "position_ids": whole["position_ids"][:, 6:], **kept})  # fmt: skip
     assert error_of(second["logits"], expected[:, 6:]) < 2e-6
+
+
+def test_a_text_ends_where_the_positions_of_the_model_do(llama) -> None:
+    runner = OrtRunner(llama.path)
+    past = {name: np.zeros((1, 2, 0, 16), np.float32) for name in runner.inputs if "past" in name}
+    for length in (64, 65):
+        text = {"input_ids": np.full((1, length), 5), "attention_mask": np.ones((1, length), int)}
+        if length == 64:
+            assert np.isfinite(runner.run({**text, **past})["logits"]).all()
+            continue
+        with pytest.raises(UsageError, match="longer than the model has positions"):
+            runner.run({**text, **past})
 
 
 def test_tables_of_positions_are_computed_once(llama) -> None:
