@@ -87,7 +87,16 @@ def refuse_misfit(
         and base.tells(update)
     )
     config_of_layers = {**adapter.config, "modules_to_save": None}
-    only = replace(adapter, low_rank=certain, saved=(), added=(), rows=(), config=config_of_layers)
+    only = replace(
+        adapter,
+        low_rank=certain,
+        saved=(),
+        added=(),
+        rows=(),
+        computed=(),
+        complete=False,
+        config=config_of_layers,
+    )
     resolve(only, parameters, prefix=prefix)
 
 

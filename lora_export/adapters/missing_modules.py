@@ -25,6 +25,8 @@ __all__ = ["describe_missing", "missing_modules"]
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 _WEIGHT: Final = ".weight"
 _MATRIX: Final = 2
+_PRUNING: Final = "ADALORA"
+"""A method that leaves modules out of the file on purpose."""
 
 
 def missing_modules(
@@ -38,12 +40,13 @@ def missing_modules(
         config: The base's ``config.json``.
     """
     depth = config.get("num_hidden_layers")
-    if adapter.format != "peft" or config.get("num_kv_shared_layers"):
+    if adapter.format != "peft" or adapter.method == _PRUNING or config.get("num_kv_shared_layers"):
         return ()
     targets = target_rule(adapter.config, adapter.source, tensors.keys())
     if targets is None:
         return ()
     held = {update.module for update in adapter.low_rank if update.name is None}
+    held |= {update.parameter.removesuffix(_WEIGHT) for update in adapter.computed}
     kinds = {_NUMBER.sub("*", module) for module in held if _NUMBER.search(module)}
     found: list[str] = []
     for name, tensor in tensors.items():

@@ -17,7 +17,7 @@ from lora_export.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lora_export.adapters.canonical import LowRank, Rows
+    from lora_export.adapters.canonical import Computed, LowRank, Rows
 
 __all__ = ["require_plain_embeddings"]
 
@@ -25,13 +25,13 @@ _NAME: Final = "embed_positions"
 
 
 def require_plain_embeddings(
-    low_rank: Iterable[LowRank], rows: Iterable[Rows], source: str
+    low_rank: Iterable[LowRank], rows: Iterable[Rows | Computed], source: str
 ) -> None:
     """Require that no low-rank update or replaced row is one of such an embedding.
 
     Args:
         low_rank: The adapter's low-rank updates.
-        rows: The rows that it replaces.
+        rows: The rows that it replaces, and the embeddings that another method computes.
         source: The adapter, for messages.
 
     Raises:

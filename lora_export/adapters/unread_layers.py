@@ -60,6 +60,8 @@ def note_on_unread(adapter: Adapter, model_type: str, stored: Iterable[str] = ()
         )
         and not is_zero(update)
     ]
+    computed = (each.parameter.removesuffix(".weight") for each in adapter.computed)
+    modules += [path for path in computed if any(_ends_with(path, end) for end in ends)]
     if not modules:
         return None
     return (

@@ -61,6 +61,21 @@ def test_a_merge_is_compared_with_peft(case: str, tiny: Any, tmp_path: Path, cap
     assert result.document["verification"]["effect"] != 0
 
 
+@pytest.mark.slow
+def test_names_that_training_left_are_compared_too(tiny: Any, tmp_path: Path, capsys: Any) -> None:
+    kind, task, config, settings = CASES["loha"]
+    base = tiny.base(kind, task)
+    adapter = save_method(base, tmp_path / "a", config, task=task, **settings)
+    path = adapter / "adapter_model.safetensors"
+    renamed = {
+        f"{name.replace('base_model.model.', 'base_model.model._orig_mod.')}.mine": value
+        for name, value in load_file(path).items()
+    }
+    save_file(renamed, path, {"format": "pt"})
+    result = merge(capsys, base, adapter, tmp_path / "out", "--verify", "--strict")
+    assert result.code == 0, result.err
+
+
 def without(name: str) -> Any:
     def edit(tensors: dict[str, np.ndarray], _: Path) -> None:
         key = next(key for key in tensors if name in key)

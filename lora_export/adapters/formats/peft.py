@@ -82,7 +82,8 @@ def read_peft(folder: Path, *, name: str, source: str) -> Adapter:
     require_separate(tensors, config, source)
     found, targeted = _sorted(tensors, config, source)
     require_targeted(targeted, config, source)
-    require_plain_embeddings(found.low_rank, found.rows, source)
+    embeddings = (each for each in found.computed if each.embedding)
+    require_plain_embeddings(found.low_rank, (*found.rows, *embeddings), source)
     return Adapter(
         name=name,
         source=source,
