@@ -20,7 +20,7 @@ __all__ = ["main"]
 _ROOT: Final = Path(__file__).parents[1]
 _PICTURE: Final = _ROOT / "docs/assets/report.png"
 _REPORT: Final = _ROOT / "build/minilm-intents/reports/report.html"
-_WIDTH: Final = 1240
+_WIDTH: Final = 1160
 _SHORTEN: Final = """
 for (const section of document.querySelectorAll("section")) {
   if (!/^(Parity|Latency)/.test(section.querySelector("h2").textContent)) section.remove();
