@@ -63,7 +63,7 @@ _SUFFIXES = (".json", ".merge", ".next")  # files that begin with the package's 
 
 PACKAGES = sorted({path.split("/")[1] for path in TRACKED if re.match(r"lora_export/\w+/", path)})
 _BELOW = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+")
-_FILE_NAMES = (".json", ".npz", ".onnx", ".safetensors", ".html", ".tar")
+_FILE_NAMES = (".json", ".npz", ".onnx", ".safetensors", ".html", ".tar", ".yaml")
 NO_MODULES = frozenset({"base.ties", "base.untied", "graph.model"})
 """Keys of the manifest and attributes, which look like modules of a package."""
 
