@@ -235,8 +235,10 @@ def test_float16(llama, run_client, tmp_path, mode):
 @pytest.mark.parametrize("mode", ["merged", "swappable"])
 def test_int4(llama, run_client, tmp_path, mode, form):
     """The reference is torch with the values that the stored integers stand for."""
-    export = build(llama.base, llama.adapters, tmp_path / "out", mode=mode, task=TASK,
-                   graph_form=form, quantize={"weights": "int4", "block_size": 16}).output  # fmt: skip
+    export = build(
+        llama.base, llama.adapters, tmp_path / "out",
+        mode=mode, task=TASK, graph_form=form, quantize={"weights": "int4", "block_size": 16},
+    ).output  # fmt: skip
     layout(export, "genai", tmp_path / "g", adapter="a" if mode == "merged" else None)
     exact = {"session.qdq_matmulnbits_accuracy_level": "0"}  # activations stay floats
     job = {
