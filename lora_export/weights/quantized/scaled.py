@@ -17,7 +17,7 @@ what a code is multiplied by, in spite of its name. Sources: compressed-tensors
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from lora_export.weights.quantized.panels import damaged, read_panel, read_scale
 from lora_export.weights.quantized.weight import Form, QuantizedWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lora_export.core.dtypes import Float32Array
     from lora_export.core.tensors import Tensor
@@ -42,6 +42,7 @@ OTHER_METHODS: Final = ("fbgemm_fp8", "fp8", "modelopt")
 
 _CODES: Final = {"int8": "int8", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
 _BLOCK: Final = (128, 128)
+_LARGEST: Final = 1 << 31
 _MATRIX: Final = 2
 
 
@@ -84,7 +85,7 @@ def find_scaled_weights(stored: Stored) -> Iterator[QuantizedWeight]:
         given = stored.settings.get("quant_method")
         method = given if given in OTHER_METHODS else COMPRESSED
         scales = _as_matrix(stored.part(scale_name), codes)
-        height, width = _block(scales, codes)
+        height, width = _block(stored, scales, codes)
         parts = [codes, stored.tensors[scale_name]]
         zeros = stored.tensors.get(f"{name}_zero_point")
         if zeros is not None:
@@ -141,13 +142,34 @@ def _as_matrix(tensor: Tensor, codes: Tensor) -> Tensor:
     return MemoryTensor(tensor.name, tensor.dtype, values.reshape(-1, 1))
 
 
-def _block(scales: Tensor, codes: Tensor) -> tuple[int, int]:
-    """Return the height and width of what one scale is for."""
-    found = []
-    for size, count in zip(codes.shape, scales.shape, strict=True):
-        length = -(-size // count) if count else 0
-        if count == 0 or -(-size // length) != count:
-            msg = f"tensor {scales.name!r} of the base has the shape {list(scales.shape)}"
-            raise damaged(f"{msg}; {codes.name!r} is {list(codes.shape)}")
-        found.append(length)
-    return found[0], found[1]
+def _block(stored: Stored, scales: Tensor, codes: Tensor) -> tuple[int, int]:
+    """Return the height and width of what one scale is for.
+
+    Blocks have the size that the config says, else 128 by 128: the last of a row or a column need
+    not be full, so that their number does not tell it. Groups of inputs are all full.
+    """
+    said = _block_structure(stored.settings)
+    rows, columns = codes.shape
+    if said is None and scales.shape[0] in {1, rows}:
+        found = (rows // scales.shape[0], columns // max(1, scales.shape[1]))
+    else:
+        found = said or _BLOCK
+    if found[1] == 0 or scales.shape != (-(-rows // found[0]), -(-columns // found[1])):
+        msg = f"tensor {scales.name!r} of the base has the shape {list(scales.shape)}"
+        raise damaged(f"{msg}; {codes.name!r} is {list(codes.shape)}")
+    return found
+
+
+def _block_structure(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the size of blocks in compressed-tensors' groups, where all say the same."""
+    groups = settings.get("config_groups")
+    tables = [
+        each.get("weights")
+        for each in (groups.values() if isinstance(groups, dict) else ())
+        if isinstance(each, dict)
+    ]
+    said = [each.get("block_structure") for each in tables if isinstance(each, dict)]
+    if not said or any(each != said[0] for each in said) or not isinstance(said[0], list):
+        return None
+    sizes = [size for size in said[0] if type(size) is int and 0 < size < _LARGEST]
+    return (sizes[0], sizes[1]) if len(sizes) == len(said[0]) == _MATRIX else None

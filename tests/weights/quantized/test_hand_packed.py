@@ -81,6 +81,20 @@ def test_fp8_in_blocks(tmp_path):
     require_values(opened(tmp_path, named(parts), settings, "bfloat16").tensors[NAME], values)
 
 
+@pytest.mark.parametrize("shape", [(140, 200), (300, 300), (64, 300)])
+def test_fp8_in_blocks_of_compressed_tensors(shape, tmp_path):
+    parts, values = pack_fp8_blocks(*shape)
+    parts["weight_scale"] = parts.pop("weight_scale_inv")
+    weights = {"num_bits": 8, "strategy": "block", "block_structure": [128, 128]}
+    settings = {
+        "quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}},
+    }  # fmt: skip
+    require_values(opened(tmp_path, named(parts), settings, "bfloat16").tensors[NAME], values)
+    if shape[0] > 128:
+        found = opened(tmp_path / "bare", named(parts), None, "bfloat16").tensors[NAME]
+        assert read_all(found).tobytes() == values.tobytes()
+
+
 def test_mxfp4(tmp_path):
     parts, values = pack_mxfp4(3, 40, 96)
     parts = named(parts, EXPERTS)
