@@ -64,6 +64,12 @@ class Schedule:
                     ended.append(name)
         return blocked
 
+    def stop(self) -> None:
+        """Mark rows that are running as waiting: the run ends before they do."""
+        for name, state in self.states.items():
+            if state == "running":
+                self.states[name] = "waiting"
+
     def is_outdated(self, row: Row) -> bool:
         """Return whether a row that `row` waits for was made anew, so that `row` has to be too."""
         return any(self.states[name] == "done" for name in {*row.needs, *row.after})

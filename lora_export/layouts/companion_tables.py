@@ -11,7 +11,7 @@ from lora_export.core.json_file import read_json
 from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.exports.adapter_companions import companions_of
 from lora_export.layouts.tokenizer_config import older_tokenizer_config
-from lora_export.ondevice.file_opening import reason_of, require_file
+from lora_export.ondevice.file_opening import read_file, reason_of, require_file
 from lora_export.weights.companion_files import (
     CHAT_TEMPLATE,
     CONFIG,
@@ -19,7 +19,6 @@ from lora_export.weights.companion_files import (
     LIMIT_BYTES,
     TEMPLATES,
     TOKENIZER,
-    read_content,
 )
 from lora_export.weights.label_names import named_classes, numbered
 
@@ -43,6 +42,8 @@ __all__ = [
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _TOKENIZER: Final = "tokenizer.json"
 _AGAIN: Final = "Copy the directory again, or export again."
+_TEMPLATE_LIMIT_BYTES: Final = 1 << 22
+"""Templates of real models have up to 30 kB."""
 
 
 def companions(subject: Subject) -> dict[str, Path]:
@@ -90,11 +91,20 @@ def tokenizer_files(files: Mapping[str, Path]) -> dict[str, Content]:
     table = companion_table(files, _TOKENIZER_CONFIG)
     template = None
     if CHAT_TEMPLATE in files:
-        template = read_content(files[CHAT_TEMPLATE]).decode("utf-8", "replace")
+        template = _template(files[CHAT_TEMPLATE])
     changed = older_tokenizer_config(table, has_json=_TOKENIZER in files, template=template)
     if changed != table:
         found[_TOKENIZER_CONFIG] = json_content(changed)
     return found
+
+
+def _template(path: Path) -> str:
+    """Return a chat template, which goes into a table of settings as one text."""
+    try:
+        return read_file(path, _TEMPLATE_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        msg = f"cannot read the chat template {str(path)!r}: {reason_of(error)}"
+        raise ExportDirectoryError(msg, hint=_AGAIN) from error
 
 
 def model_config(subject: Subject, files: Mapping[str, Path], width: int | None) -> JsonObject:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
+import pytest
+
+from lora_export.core.errors import ExportDirectoryError
+from lora_export.layouts.companion_tables import tokenizer_files
 from lora_export.layouts.hub_files import hub_files
 from lora_export.layouts.tokenizer_config import older_tokenizer_config
 
@@ -78,3 +83,11 @@ def test_the_settings_of_an_extractor_have_a_file_of_their_own(tmp_path):
     }
     assert json.loads(placed["processor_config.json"]) == {"processor_class": "WhisperProcessor"}
     assert json.loads(placed["config.json"]) == {"model_type": "whisper"}
+
+
+def test_a_template_that_is_too_large_is_refused_unread(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").touch()
+    os.truncate(tmp_path / "chat_template.jinja", 100 << 20)
+    with pytest.raises(ExportDirectoryError, match="chat template .* larger than"):
+        tokenizer_files({each.name: each for each in tmp_path.iterdir()})

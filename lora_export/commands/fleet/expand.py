@@ -113,7 +113,7 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
         with contextlib.suppress(StorageError):  # only slower next time
             hashes.save()
     rows = [row for each in exports for row in _rows(spec, each)]
-    return Plan(tool=VERSION, store=str(store.absolute()), rows=tuple(rows))
+    return Plan(tool=VERSION, store=os.path.normpath(store.absolute()), rows=tuple(rows))
 
 
 def _titles(spec: FleetSpec, base: dict[str, Any]) -> list[str]:

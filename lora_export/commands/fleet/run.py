@@ -118,6 +118,7 @@ def run_fleet(
             _run(run, own)
         finally:
             own.close()
+            run.schedule.stop()
             table = report_table(plan, run.schedule.states, run.found, running=False)
             write_report(store, table)
     return FleetOutcome(table, int(table["exit_code"]))

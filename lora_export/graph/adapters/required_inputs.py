@@ -7,10 +7,10 @@ Without those initializers the inputs stay; the base is then their defaults, giv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import checker, numpy_helper
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.graph.spec.onnx_file import parse_onnx
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = ["base_values", "without_defaults"]
+
+_UNREADABLE: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError)
 
 
 def without_defaults(onnx_bytes: bytes) -> bytes:
@@ -70,6 +72,6 @@ def _value(tensor: onnx.TensorProto, folder: Path) -> npt.NDArray[Any]:
             raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
     try:
         return np.asarray(numpy_helper.to_array(tensor, str(folder)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError) as error:
+    except (*_UNREADABLE, checker.ValidationError) as error:
         msg = f"the value of {tensor.name!r} cannot be read: {error}"
         raise ExportDirectoryError(msg, hint="The export is damaged; export again.") from error

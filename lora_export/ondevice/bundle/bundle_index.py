@@ -228,16 +228,17 @@ def require_files(bundle_dir: Path, index: Index, advance: Callable[[int], None]
     inside = real_path(bundle_dir)
     for name, member in index.files.items():
         path, what = bundle_dir / name, f"{name!r} of {str(bundle_dir)!r}"
-        if path.is_symlink() or not real_path(path).is_relative_to(inside):
-            msg = f"{what} is a link, or is reached through one"
-            raise BundleError(msg, hint=_AGAIN)
         try:
-            size = require_file(path).st_size
+            is_link = path.is_symlink() or not real_path(path).is_relative_to(inside)
+            size = 0 if is_link else require_file(path).st_size
         except OSError as error:
             absent = isinstance(error, FileNotFoundError)
             why = "is missing" if absent else f"cannot be read: {reason_of(error)}"
             msg = f"{what} {why}"
             raise BundleError(msg, hint=_AGAIN) from error
+        if is_link:
+            msg = f"{what} is a link, or is reached through one"
+            raise BundleError(msg, hint=_AGAIN)
         if size != member.size_bytes:
             msg = f"{what} has {size} bytes, the index says {member.size_bytes}"
             raise BundleError(msg, hint=_AGAIN)

@@ -20,7 +20,13 @@ from lora_export.ondevice.bundle.bundle_index import Index, read_index, require_
 from lora_export.ondevice.bundle.device_report import exit_code, make_report, render, write_report
 from lora_export.ondevice.bundle.runtimes import RUNTIMES, BundledRecord, Runtime, open_runtime
 from lora_export.ondevice.bundle.verify_and_measure import choose, measure, verify
-from lora_export.ondevice.device_errors import LoraExportError, MissingRuntimeError, UsageError
+from lora_export.ondevice.device_errors import (
+    LoraExportError,
+    MissingRuntimeError,
+    StorageError,
+    UsageError,
+)
+from lora_export.ondevice.file_opening import reason_of
 from lora_export.ondevice.printable import printable_line
 
 if TYPE_CHECKING:
@@ -50,14 +56,24 @@ def main(bundle_dir: Path, arguments: list[str] | None = None) -> int:
     try:
         return _run(bundle_dir, options)
     except LoraExportError as error:
-        if options.debug:
-            traceback.print_exc()
-        for line in f"error: {error}".split("\n"):
-            _say(line)
-        return error.exit_code
+        return _failed(error, options)
+    except OSError as error:  # one that nobody has translated
+        place = "" if error.filename is None else f" {str(error.filename)!r}"
+        msg = f"cannot access{place or ' a file'}: {reason_of(error)}"
+        hint = "Check the path, its permissions and the disk, then run again."
+        return _failed(StorageError(msg, hint=hint), options)
     except KeyboardInterrupt:
         _say("interrupted; nothing half-written was left")
         return _INTERRUPTED
+
+
+def _failed(error: LoraExportError, options: argparse.Namespace) -> int:
+    """Print an error as one message; return its exit code."""
+    if options.debug:
+        traceback.print_exc()
+    for line in f"error: {error}".split("\n"):
+        _say(line)
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
