@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["JsonObject", "encodable", "is_encodable", "parse_json", "read_json", "read_table"]
 
 _DEPTH_LIMIT: Final = 100
+_SHOWN: Final = 80
 _HALF: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 """How an escaped half of a character begins: a surrogate."""
 
@@ -69,21 +70,29 @@ def parse_json(data: bytes) -> Any:
             is read: transformers writes it into configs (``time_step_limit`` of Mamba 2).
         RecursionError: It is nested deeper than Python can read.
     """
-    value = json.loads(data.decode("utf-8"), parse_constant=_constant)
+    value = json.loads(data.decode("utf-8"))
     if _is_deep(value):
         msg = f"it is nested more than {_DEPTH_LIMIT} levels deep"
         raise ValueError(msg)
+    if b"NaN" in data:
+        _refuse_nan(value)
     if _HALF.search(data):
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises a kind of ValueError
     return value
 
 
-def _constant(text: str) -> float:
-    """Return the value of ``Infinity`` or ``-Infinity``; `json` reads NaN too."""
-    if text == "NaN":
-        msg = "it holds NaN, which is not a number"
-        raise ValueError(msg)
-    return float(text)
+def _refuse_nan(value: Any) -> None:
+    """Raise a `ValueError` that names the key of a ``NaN``, which `json` reads."""
+    waiting = [("the value", value)]
+    while waiting:
+        key, each = waiting.pop()
+        if isinstance(each, float) and each != each:  # noqa: PLR0124  (what NaN is)
+            msg = f"{key} is NaN, which is not a number"
+            raise ValueError(msg)
+        if isinstance(each, dict):
+            waiting += [(repr(name[:_SHOWN]), below) for name, below in each.items()]
+        elif isinstance(each, list):
+            waiting += [(key, below) for below in each]
 
 
 def _is_deep(value: Any) -> bool:

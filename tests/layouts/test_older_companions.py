@@ -89,5 +89,5 @@ def test_a_template_that_is_too_large_is_refused_unread(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").touch()
     os.truncate(tmp_path / "chat_template.jinja", 100 << 20)
-    with pytest.raises(ExportDirectoryError, match="chat template .* larger than"):
+    with pytest.raises(ExportDirectoryError, match=r"chat template .* larger than"):
         tokenizer_files({each.name: each for each in tmp_path.iterdir()})
