@@ -82,17 +82,17 @@ def parse_json(data: bytes) -> Any:
 
 
 def _refuse_nan(value: Any) -> None:
-    """Raise a `ValueError` that names the key of a ``NaN``, which `json` reads."""
-    waiting = [("the value", value)]
+    """Raise a `ValueError` that names the keys above a ``NaN``, which `json` reads."""
+    waiting = [("", value)]
     while waiting:
-        key, each = waiting.pop()
+        path, each = waiting.pop()
         if isinstance(each, float) and each != each:  # noqa: PLR0124  (what NaN is)
-            msg = f"{key} is NaN, which is not a number"
+            msg = f"{repr(path[1:]) if path else 'it'} is NaN, which is not a number"
             raise ValueError(msg)
         if isinstance(each, dict):
-            waiting += [(repr(name[:_SHOWN]), below) for name, below in each.items()]
+            waiting += [(f"{path}.{name[:_SHOWN]}", below) for name, below in each.items()]
         elif isinstance(each, list):
-            waiting += [(key, below) for below in each]
+            waiting += [(path, below) for below in each]
 
 
 def _is_deep(value: Any) -> bool:

@@ -33,7 +33,7 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
     "halves in the wrong order": (b'["\\ude00\\ud83d"]', "surrogates"),
     "half a character, unescaped": ('["\ud800"]'.encode("utf-8", "surrogatepass"), "utf-8"),
     "a NUL": (b'{"a": "\x00"}', "control character"),
-    "a number that is none": (b'{"a": [{"dropout": [NaN]}]}', "'dropout' is NaN"),
+    "a number that is none": (b'{"a": [{"dropout": [NaN]}]}', "'a.dropout' is NaN"),
     "a megabyte and more": (b" " * LIMIT_BYTES + b"{}", "larger than"),
 }
 
