@@ -31,6 +31,7 @@ from lora_export.core.folders import folders_below, list_names
 from lora_export.core.manifest import MANIFEST_NAME, is_export, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
+from lora_export.ondevice.file_opening import reason_of
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
@@ -258,6 +259,11 @@ def _require_folder(path: Path) -> None:
     if not path.is_dir():
         msg = f"{str(path)!r} is a file"
         raise InputError(msg, hint=f"Give the folder that holds it. {_KNOWN}")
+    try:
+        os.stat(f"{path}/.")  # noqa: PTH116  (a path drops the dot; whether it may be searched)
+    except OSError as error:
+        msg = f"cannot read {str(path)!r}: {reason_of(error)}"
+        raise InputError(msg, hint="Check the permissions of the folder.") from error
 
 
 def _what_is_missing(path: Path) -> str:
