@@ -90,7 +90,7 @@ def test_a_smaller_adapter(capsys, places, tmp_path) -> None:
         ((), 2, "nothing to analyze"),
         (("{one}", "--compress", "half", "--out", "x"), 2, "neither a rank nor a share"),
         (("{one}", "--compress", "2"), 2, "nothing was saved\nName a new folder: --out one-small"),
-        (("{one}", "--out", "x"), 2, "nothing was saved\nAdd --compress RANK"),
+        (("{one}", "--out", "x"), 2, "printed, not saved\nAdd --compress RANK"),
         (("{one}", "{two}", "--compress", "2"), 2, "takes one adapter and not a second adapter"),
         (("{one}", "--base", "{base}", "--compress", "2", "--out", "x"), 2, "and not --base"),
         (("{one}", "{two}", "--module", "q"), 2, "belongs to --figure"),

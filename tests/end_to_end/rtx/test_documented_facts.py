@@ -86,7 +86,7 @@ def build(data: bytes, capability: str = "8.9", *, profile: bool = True) -> tupl
     config.num_compute_capabilities = 1
     member = LIBRARIES[TENSORRT_RTX].capabilities[capability]
     config.set_compute_capability(getattr(log.module.ComputeCapability, member), 0)
-    return builder.build_serialized_network(parsed.network, config) is not None, log.last()
+    return builder.build_serialized_network(parsed.network, config) is not None, log.last_message()
 
 
 @pytest.mark.parametrize(
