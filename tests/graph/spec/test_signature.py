@@ -69,13 +69,13 @@ def test_model_that_reads_more_than_text_at_every_token_is_refused(kind: str) ->
     model_class = transformers.AutoModel._model_mapping[type(config)]
     accepted = inspect.signature(model_class.forward).parameters
     task = tasks.by_name("feature-extraction")
-    with pytest.raises(UnsupportedError, match=f"'{kind}' reads '.*' too, which no task here"):
+    with pytest.raises(UnsupportedError, match=f"'{kind}' reads '.*' too, which no task provides"):
         signature_of(config, task, accepted, dtype="float32")
 
 
 def test_model_that_reads_text_beside_images_is_refused_for_images_alone() -> None:
     task = tasks.by_name("image-feature-extraction")
-    with pytest.raises(UnsupportedError, match="'clip' reads text too"):
+    with pytest.raises(UnsupportedError, match="'clip' also reads text"):
         signature_of(
             transformers.CLIPConfig(), task, ("input_ids", "pixel_values"), dtype="float32"
         )
@@ -106,5 +106,5 @@ def test_initializers_are_no_inputs() -> None:
 def test_input_that_is_no_array_of_numbers_is_named() -> None:
     text = onnx.helper.make_tensor_value_info("text", onnx.TensorProto.STRING, ["batch"])
     graph = onnx.helper.make_graph([], "main", [text], [])
-    with pytest.raises(UnsupportedError, match="'text' is of a type"):
+    with pytest.raises(UnsupportedError, match="'text' has an unsupported type"):
         read_signature(onnx.helper.make_model(graph))
