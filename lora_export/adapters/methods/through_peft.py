@@ -306,7 +306,7 @@ def _module(module_type: str, weight: Float32Array, bias: Float32Array | None) -
         if module_type == "Embedding":
             made: Any = torch.nn.Embedding(*shape)
         elif module_type == "Conv1D":
-            from transformers.pytorch_utils import Conv1D
+            from transformers import Conv1D
 
             made = Conv1D(shape[1], shape[0])
             made.bias = None

@@ -17,7 +17,8 @@ OURS = {name: text for name, text in MODULES.items() if "tensorrt" in text}
 CALLING = sorted(
     name
     for name, text in MODULES.items()
-    if name.startswith("ondevice/") or "import_tensorrt" in text
+    if (name.startswith("ondevice/") or "import_tensorrt" in text)
+    and not name.startswith("ondevice/ort/")  # ONNX Runtime's values have methods of the same names
 )
 """What calls TensorRT or is handed something of it: what runs on a device, and what imports it."""
 

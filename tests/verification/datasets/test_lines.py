@@ -28,7 +28,7 @@ REFUSED: Final[dict[str, tuple[bytes, str]]] = {
     "half a character": (b'{"text": "\\ud800"}', "line 2 of .*half of a character"),
     "a list": (b"[1]", "line 2 of .*not an object"),
     "a number": (b"7", "line 2 of .*not an object"),
-    "not a number": (b"NaN", "line 2 of .*it holds NaN"),
+    "not a number": (b"NaN", "line 2 of .*it is NaN"),
 }
 
 
