@@ -21,6 +21,7 @@ import pytest
 from tests.cli.exports import assert_intact, manifest_of
 from tests.cli.running import REPOSITORY, python, snapshot, stagings
 from tests.helpers.handmade import save_adapter, save_checkpoint
+from tests.helpers.slow import nightly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,7 +179,7 @@ def test_build_stopped_anywhere_leaves_nothing_or_everything(parts, how, code, s
     assert not problems, "\n".join(problems)
 
 
-@pytest.fixture(params=["merged", "swappable", "batched", "int4"])
+@pytest.fixture(params=nightly(["merged", "swappable", "batched", "int4"], but=3))
 def verified(request, tiny: TinyModels, tmp_path: Path) -> dict[str, Any]:
     """A base, two adapters that are not alike, and a verified export with the first of them.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEED = int(os.environ.get("LORA_EXPORT_FUZZ_SEED", "1"))
-FAST, SLOW = 400, 20_000
+FAST, SLOW = 400, 8_000
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
