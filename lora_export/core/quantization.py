@@ -41,7 +41,7 @@ BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
 INT8_BLOCK: Final = 256
 """The largest block of int8 where a graph may have blocks: the fastest in ONNX Runtime (ADR 29)."""
 ALL_INPUTS: Final = "all"
-"""What users type for one scale per output in place of blocks; int8 alone has that."""
+"""The word for one scale per output in place of blocks; int8 alone has that."""
 INTEGERS: Final = ".quantized"
 SCALES: Final = ".scale"
 PER_CHANNEL: Final = 0

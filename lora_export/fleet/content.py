@@ -15,9 +15,12 @@ from lora_export.ondevice.file_opening import read_file, real_path, reason_of, r
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CONTENT_FILE", "ContentHashes"]
+__all__ = ["CONTENT_FILE", "FLEET_FOLDER", "ContentHashes"]
 
-CONTENT_FILE: Final = ".fleet/content.json"
+FLEET_FOLDER: Final = ".fleet"
+"""The folder in a store for what a run remembers, relative to the store."""
+
+CONTENT_FILE: Final = f"{FLEET_FOLDER}/content.json"
 """Where the hashes of a fleet are kept, relative to its store."""
 
 _LIMIT_BYTES: Final = 1 << 28

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lora_export.core.files import atomic_write_bytes
 from lora_export.core.model_json import model_json
+from lora_export.fleet.content import FLEET_FOLDER
 from lora_export.ondevice.file_opening import read_file
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Ended", "Results", "RowResult", "RowState"]
 
 _LIMIT_BYTES: Final = 1 << 24
-FOLDER: Final = ".fleet"
-
 RowState = Literal["waiting", "running", "done", "skipped", "failed", "blocked"]
 Ended = Literal["done", "failed"]
 
@@ -64,8 +63,8 @@ class Results:
     """
 
     def __init__(self, store: Path) -> None:
-        self._folder = store / FOLDER / "results"
-        self._logs = store / FOLDER / "logs"
+        self._folder = store / FLEET_FOLDER / "results"
+        self._logs = store / FLEET_FOLDER / "logs"
 
     def log_of(self, row: Row) -> Path:
         """Return the file that says what a row did."""

@@ -51,7 +51,7 @@ __all__ = ["measure_moments", "require_text_inputs"]
 
 _SENTENCES: Final = "sentences.txt"
 _LIMIT_BYTES: Final = 1 << 30
-"""What the moments of one pass may take."""
+"""The memory that the moments of one pass may take."""
 _BATCH: Final = 16
 _LONGEST: Final = 128
 _TOGETHER: Final = 6

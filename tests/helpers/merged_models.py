@@ -61,21 +61,11 @@ def build(class_name: str, config_class: str, settings: dict[str, Any], folder: 
 
 def train(model: Any, folder: Path, **settings: Any) -> Any:
     """Return `model` with a random adapter, saved in `folder`."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(7)
-    wrapped = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, **settings}))
-    with torch.no_grad():
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    wrapped.eval().save_pretrained(folder)
-    return wrapped
+    return train_method(model, folder, "LoraConfig", **{"r": 4, "lora_alpha": 8, **settings})
 
 
 def train_method(model: Any, folder: Path, config: str, **settings: Any) -> Any:
-    """Return `model` with a random adapter of another method than LoRA, saved in `folder`.
+    """Return `model` with a random adapter of any method, saved in `folder`.
 
     Args:
         model: The model.

@@ -19,7 +19,7 @@ from lora_export.core.errors import LoraExportError, StorageError, UsageError
 from lora_export.core.files import resolve_inside, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
-from lora_export.fleet.content import CONTENT_FILE, ContentHashes
+from lora_export.fleet.content import CONTENT_FILE, FLEET_FOLDER, ContentHashes
 from lora_export.fleet.fleet_report import report_table, write_report
 from lora_export.fleet.intact import files_of_all, first_damage
 from lora_export.fleet.local_executor import LocalExecutor, python_command
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["FleetOutcome", "default_jobs", "run_fleet"]
 
 _WORKER: Final = "lora_export.commands.fleet.worker"
-_LOCK: Final = ".fleet/lock"
+_LOCK: Final = f"{FLEET_FOLDER}/lock"
 _ATTEMPTS: Final = 2
 _WAIT_SECONDS: Final = 0.5
 
@@ -106,13 +106,15 @@ def run_fleet(
     """
     store = Path(plan.store)
     with storage_errors(str(store)):
-        (store / ".fleet").mkdir(parents=True, exist_ok=True)
+        (store / FLEET_FOLDER).mkdir(parents=True, exist_ok=True)
     with _alone_in(store):
         run = _Run(plan, store, Results(store), Schedule(plan), progress or Silent(), max_failures)
         run.kept = _kept_results(run)
         _make_way(run)
         own = executor or LocalExecutor(
-            python_command(_WORKER), jobs or default_jobs(plan), store / ".fleet" / "workers.log"
+            python_command(_WORKER),
+            jobs or default_jobs(plan),
+            store / FLEET_FOLDER / "workers.log",
         )
         try:
             _run(run, own)

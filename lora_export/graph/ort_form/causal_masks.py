@@ -25,7 +25,7 @@ __all__ = ["window_of_mask"]
 Array = npt.NDArray[Any]
 
 _MASKED: Final = -1e4
-"""What is added to a score that does not count is this at most, in float16 too."""
+"""The largest bias of a masked score, in float16 too."""
 _LONG: Final = 4096
 """The past that windows are looked for in, where the config names no number of positions."""
 _SHORT_WINDOW: Final = 64

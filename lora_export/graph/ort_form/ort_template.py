@@ -50,7 +50,7 @@ _LATER: Final = frozenset({"Attention", "RMSNormalization", "RotaryEmbedding"})
 """Operators that `ORT_OPSET` does not have."""
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 _PASSING: Final = frozenset({"Reshape", "Slice", "Cast"})
-"""What may lie between the states of all positions and the product of the head."""
+"""Operators that may stand between the states of all positions and the product of the head."""
 _ORDERED_INPUTS: Final = ("input_ids", POSITIONS)
 _MASK: Final = "attention_mask"
 _HINT: Final = "Leave --graph-form ort out: the portable form takes every decoder."

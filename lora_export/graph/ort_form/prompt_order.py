@@ -29,7 +29,7 @@ __all__ = ["ORDERED", "SEQLENS_K", "TOTAL_LENGTH", "order_nodes", "restore_nodes
 Added = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 ORDERED: Final = ".ordered"
-"""What the name of an input ends with where its tokens are in front of the padding."""
+"""The suffix of an input whose tokens were put in front of the padding."""
 SEQLENS_K: Final = "order.seqlens_k"
 TOTAL_LENGTH: Final = "order.total_sequence_length"
 _MASK: Final = "attention_mask"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["round_with_feedback"]
 
 _DAMPING: Final = 0.01
-"""What is added to H's diagonal, of its mean: the inputs are a sample."""
+"""The share of its mean that is added to H's diagonal: the inputs are a sample."""
 _PIECE: Final = 64
 """Rows whose errors are fed back one by one; those of rows before come in by one product."""
 

@@ -62,7 +62,7 @@ _AWQ_SHIFTS: Final = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
 """The place in a word of each of its eight values, whose order is 0, 2, 4, 6, 1, 3, 5, 7."""
 
 _FORMATS: Final = {"gptq": 1, "gptq_v2": 0}
-"""What is added to stored zero points."""
+"""The offset of stored zero points, by checkpoint format."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class GptqCodec:
         order: ``g_idx``; None where groups follow each other.
         bits: The bits of a code.
         group_size: The inputs of a group, where there is no `order`.
-        offset: What is added to stored zero points.
+        offset: The number that is added to stored zero points.
         dtype: The dtype of the model.
     """
 
