@@ -14,12 +14,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_export.adapters.formats.peft import read_peft
 from lora_export.adapters.resolve import resolve
-from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import AdapterError, UnsupportedError
 from lora_export.core.parameters import Parameter
-from lora_export.core.tensors import MemoryTensor
 from lora_export.weights import rows
-from lora_export.weights.stream import merged_entry
+from tests.helpers.method_cases import merged_into
 from tests.helpers.peft_files import WRAPPER, pair, write_peft
 
 if TYPE_CHECKING:
@@ -85,22 +83,6 @@ def adapted(folder: Path, settings: dict[str, Any]) -> tuple[Net, Any]:
     return untouched, model
 
 
-def merged_by_us(base: Net, folder: Path, *, transposed: bool) -> dict[str, torch.Tensor]:
-    adapter = read_peft(folder, name="a", source=str(folder))
-    resolved = resolve(adapter, parameters_of(base, transposed=transposed), prefix="")
-    assert resolved.applied_count == adapter.tensor_count
-    state = dict(base.state_dict())
-    for update in resolved.updates:
-        name = update.parameter.name
-        original = MemoryTensor(name, DTYPES["float32"], state[name].numpy())
-        entry = merged_entry(update, original, base_is_stored=False)
-        values = np.concatenate([np.atleast_1d(block) for block in entry.blocks()])
-        assert values.shape == entry.shape
-        values = np.ascontiguousarray(values.T if update.parameter.transposed else values)
-        state[name] = torch.from_numpy(values)
-    return state
-
-
 @pytest.mark.parametrize("transposed", [False, True], ids=["as-is", "transposed"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merged_weights_and_forward_are_those_of_peft(
@@ -111,7 +93,7 @@ def test_merged_weights_and_forward_are_those_of_peft(
     ids = torch.randint(0, 11, (5, 4))
     with torch.no_grad():
         unmerged = model(ids)
-    ours = merged_by_us(base, tmp_path / "a", transposed=transposed)
+    ours = merged_into(base, tmp_path / "a", parameters_of(base, transposed=transposed))
     theirs = model.merge_and_unload().state_dict()
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -143,7 +125,7 @@ def test_any_scale_of_any_variant(
             if parameter.requires_grad:
                 parameter.data = parameter.data + torch.randn_like(parameter) * 0.2
         wrapped.save_pretrained(str(tmp_path / "b"))
-    ours = merged_by_us(base, tmp_path / "b", transposed=False)
+    ours = merged_into(base, tmp_path / "b", parameters_of(base, transposed=False))
     for name, value in wrapped.merge_and_unload().state_dict().items():
         torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6)
 

@@ -18,6 +18,7 @@ from lora_export.core.tensors import MemoryTensor
 from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 ALL = ["linear", "wide", "conv1d", "conv2d", "point", "line"]
@@ -236,13 +237,21 @@ def adapted(folder: Path, kind: str, settings: dict[str, Any]) -> tuple[Net, Any
 
 
 def merged_by_us(base: Net, folder: Path, *, transposed: bool) -> dict[str, torch.Tensor]:
-    adapter = read_peft(folder, name="a", source=str(folder))
+    """Return the base's values with an adapter merged into them."""
     rows = []
     for name, value in base.named_parameters():
         kind = type(base.get_submodule(name.rpartition(".")[0])).__name__
         swap = transposed and value.ndim == 2
         rows.append(Parameter(name, tuple(value.shape), "float32", kind, swap))
-    resolved = resolve(adapter, rows, prefix="")
+    return merged_into(base, folder, rows)
+
+
+def merged_into(
+    base: torch.nn.Module, folder: Path, parameters: Sequence[Parameter]
+) -> dict[str, torch.Tensor]:
+    """Return the values of a module with an adapter merged into its `parameters`."""
+    adapter = read_peft(folder, name="a", source=str(folder))
+    resolved = resolve(adapter, parameters, prefix="")
     assert resolved.applied_count == adapter.tensor_count
     state = dict(base.state_dict())
     for update in resolved.updates:
