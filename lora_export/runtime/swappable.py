@@ -18,7 +18,7 @@ from lora_export.exports.pack_reading import require_fit
 from lora_export.graph.adapters.swappable_graph import LORA_SCALE, MAGNITUDE
 from lora_export.ondevice.graph_runner import GraphRunner, closed_error
 from lora_export.ondevice.ort.ort_session import run_error
-from lora_export.ondevice.ort.shared_cache import outputs_in_place
+from lora_export.ondevice.ort.shared_cache import outputs_in_place, run_bound
 from lora_export.runtime.ort import OrtRunner, device_of, ort_value
 
 if TYPE_CHECKING:
@@ -134,24 +134,15 @@ class BoundAdapter(GraphRunner):
         held = {n: ort_value(each) for n, each in feeds.items() if n in known}  # bound by address
         kept = outputs_in_place(feeds) if graph.runner.shares_cache else {}
         try:
-            for name, value in held.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self.outputs:
-                if name in kept:
-                    binding.bind_ortvalue_output(name, held[kept[name]])
-                else:
-                    binding.bind_output(name, "cpu")
-            graph.runner.session.run_with_iobinding(binding)
-            values = [
-                feeds[kept[name]] if name in kept else value.numpy()
-                for name, value in zip(self.outputs, binding.get_outputs(), strict=True)
-            ]
+            values = run_bound(
+                graph.runner.session, binding, self.outputs, held=held, feeds=feeds, kept=kept
+            )
         except Exception as error:
             raise run_error(error) from error
         binding.clear_binding_outputs()
         if not self.optional.keys() & held.keys():  # an optional input would stay bound
             self._free.append(binding)
-        return dict(zip(self.outputs, values, strict=True))
+        return values
 
     def close(self) -> None:
         """Free the adapter's tensors; the graph, which others share, stays open."""

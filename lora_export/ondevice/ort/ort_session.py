@@ -20,7 +20,7 @@ from lora_export.ondevice.graph_form import (
     is_ort_form,
 )
 from lora_export.ondevice.graph_runner import GraphRunner, Input, closed_error
-from lora_export.ondevice.ort.shared_cache import outputs_in_place
+from lora_export.ondevice.ort.shared_cache import outputs_in_place, run_bound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -219,19 +219,7 @@ class OrtSession(GraphRunner):
 
         binding = self.session.io_binding()
         held = {n: onnxruntime.OrtValue.ortvalue_from_numpy(each) for n, each in feeds.items()}
-        for name, value in held.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self.outputs:
-            if name in kept:
-                binding.bind_ortvalue_output(name, held[kept[name]])
-            else:
-                binding.bind_output(name, "cpu")
-        self.session.run_with_iobinding(binding)
-        values = dict(zip(self.outputs, binding.get_outputs(), strict=True))
-        return {
-            name: feeds[kept[name]] if name in kept else value.numpy()
-            for name, value in values.items()
-        }
+        return run_bound(self.session, binding, self.outputs, held=held, feeds=feeds, kept=kept)
 
     def close(self) -> None:
         """Free the session's memory."""
