@@ -35,6 +35,7 @@ from lora_export.exports.untied_export import recorded_ties
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lora_export.commands.build_export import Judged
     from lora_export.commands.build_inputs import BuildInputs
     from lora_export.commands.outcome import Outcome
     from lora_export.commands.recipe import Recipe
@@ -46,7 +47,11 @@ _WRITTEN_MEANWHILE: Final = "Run again: the adapters are then added to that expo
 
 
 def merge_and_build(
-    recipe: Recipe, progress: Progress | None = None, *, strict: bool = False
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
+    judged: Judged = "all",
 ) -> Outcome:
     """Build the export directory that `recipe` describes, verify it, write its bundle and models.
 
@@ -61,6 +66,8 @@ def merge_and_build(
         progress: Told what happens.
         strict: Whether an adapter that names another base than the recipe's is an error, and an
             ambiguous or missing verdict keeps the repository from being written.
+        judged: The graphs that are verified where the recipe asks for it: ``all``; ``base``, and
+            not the adapters; ``adapters``, and not a base whose graph has passed before.
 
     Raises:
         LoraExportError: See the class of the error; nothing half-written is left.
@@ -73,7 +80,7 @@ def merge_and_build(
     require_kind_for_layouts(recipe, inputs.config)
     with fingerprint_in_background(inputs.checkpoint) as base_fingerprint:
         build = _create if inputs.existing is None else _extend
-        outcome = build(recipe, inputs, base_fingerprint, tell)
+        outcome = build(recipe, inputs, base_fingerprint, tell, judged)
     outcome = with_bundle(outcome, recipe, tell)
     outcome = with_repository(outcome, recipe, tell, strict=strict)
     return with_layouts(outcome, recipe, tell, strict=strict)
@@ -96,7 +103,11 @@ def _with_stored_blocks(recipe: Recipe, stored: StoredForm | None) -> Recipe:
 
 
 def _create(
-    recipe: Recipe, inputs: BuildInputs, base_fingerprint: Callable[[], str], tell: Progress
+    recipe: Recipe,
+    inputs: BuildInputs,
+    base_fingerprint: Callable[[], str],
+    tell: Progress,
+    judged: Judged,
 ) -> Outcome:
     """Build a new export directory in a staging folder, and publish it."""
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
@@ -116,13 +127,19 @@ def _create(
             output=output,
             tell=tell,
         )
-        outcome = fill_export(staging, recipe, config, adapters, output=output, tell=tell)
+        outcome = fill_export(
+            staging, recipe, config, adapters, output=output, tell=tell, judged=judged
+        )
         publish_folder(staging, output, hint=_WRITTEN_MEANWHILE)
     return replace(outcome, notes=(*inputs.notes, *notes))
 
 
 def _extend(
-    recipe: Recipe, inputs: BuildInputs, base_fingerprint: Callable[[], str], tell: Progress
+    recipe: Recipe,
+    inputs: BuildInputs,
+    base_fingerprint: Callable[[], str],
+    tell: Progress,
+    judged: Judged,
 ) -> Outcome:
     """Add the recipe's adapters to an export of the same base."""
     existing, config, output = inputs.existing, inputs.config, inputs.output
@@ -141,5 +158,5 @@ def _extend(
     )
     require_bases(adapters, parameters, base.prefix, base.conversions, config)
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
-    outcome = fill_export(output, recipe, config, adapters, output=output, tell=tell)
+    outcome = fill_export(output, recipe, config, adapters, output=output, tell=tell, judged=judged)
     return replace(outcome, notes=(*inputs.notes, *notes))

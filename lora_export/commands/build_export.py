@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
@@ -12,6 +12,7 @@ from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.open_base import training_base
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
+from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.exports.create import create_export
 from lora_export.exports.packs import add_swappable_graph
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
     from lora_export.core.reports.quantization_report import QuantizationReport
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["fill_export", "write_base"]
+__all__ = ["Judged", "fill_export", "write_base"]
+
+Judged = Literal["all", "base", "adapters"]
+"""The graphs that a build verifies: all; the base alone; the adapters, and a base that has not
+passed yet."""
 
 
 def write_base(
@@ -131,6 +136,7 @@ def fill_export(
     *,
     output: Path,
     tell: Progress,
+    judged: Judged = "all",
 ) -> Outcome:
     """Merge the adapters, then verify and measure what the recipe asks for.
 
@@ -141,6 +147,7 @@ def fill_export(
         adapters: The adapters.
         output: Where the export is or will be.
         tell: Told what happens.
+        judged: The graphs that are verified, where the recipe asks for it.
 
     Raises:
         LoraExportError: See the class of the error.
@@ -159,7 +166,7 @@ def fill_export(
     )
     if added.fidelity:
         record_fidelity(export_dir, added.fidelity)
-    parity, losses = _verify(export_dir, recipe, config, adapters, tell)
+    parity, losses = _verify(export_dir, recipe, config, adapters, tell, judged=judged)
     reports = Reports(
         fidelity_report_of(added),
         config.own_graph.report if config.own_graph is not None else None,
@@ -183,6 +190,8 @@ def _verify(
     config: BuildConfig,
     adapters: Sequence[ResolvedAdapter],
     tell: Progress,
+    *,
+    judged: Judged,
 ) -> tuple[ParityReport | None, QuantizationReport | None]:
     """Compare the graphs with unmerged PEFT, if the recipe asks for it."""
     asked = recipe.verify
@@ -200,7 +209,17 @@ def _verify(
         allow_no_effect=asked.allow_no_effect,
         gates=loss_gates(asked.min_gain, asked.max_loss, asked.max_metric_drop),
     )
-    return verify_export(export_dir, [BASE_GRAPH, *_graphs(recipe, adapters)], evidence, tell)
+    graphs = [] if judged == "base" else _graphs(recipe, adapters)
+    if judged != "adapters" or not _base_is_settled(export_dir):
+        graphs = [BASE_GRAPH, *graphs]
+    return verify_export(export_dir, graphs, evidence, tell)
+
+
+def _base_is_settled(export_dir: Path) -> bool:
+    """Return whether the base graph has passed, or lacks a head, which leaves nothing to verify."""
+    base = read_manifest(export_dir).base_graph
+    passed = base.verification == "pass" and base.loss in {None, "pass", "ungated"}
+    return passed or bool(base.missing)
 
 
 def _measure(

@@ -10,8 +10,8 @@ A device writes and reads the same JSON with the standard library:
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -163,16 +163,20 @@ def read_engine_record(plan: Path) -> EngineRecord:
         raise ExportDirectoryError(msg, hint="Build the engine again.") from error
 
 
+_NAME: Final = re.compile(
+    rf"{FOLDER}/(?P<graph>[^/]+?)\.[^./]+\.(?:trt|rtx)\d[^/]*\.(?:plan|json|cache)"
+)
+"""``engines/<graph>.<target>.<library><version>``, and what may follow."""
+
+
 def engines_of(graph: str, files: Iterable[str]) -> set[str]:
     """Return those of `files` that are engines of a graph, or their records.
 
     >>> sorted(engines_of("one", ["engines/one.l4.trt10.3.plan", "engines/one-b.l4.trt10.3.plan"]))
     ['engines/one.l4.trt10.3.plan']
+    >>> engines_of("rtx", ["engines/rtx.rtx1.7.1.timing", "engines/one.rtx.rtx1.7.1.plan"])
+    set()
     """
     stems = (graph, f"decoder.{graph}", f"encoder.{graph}")
-    return {
-        file
-        for file in files
-        if PurePosixPath(file).parent == PurePosixPath(FOLDER)
-        and any(PurePosixPath(file).name.startswith(f"{stem}.") for stem in stems)
-    }
+    named = ((file, _NAME.fullmatch(file)) for file in files)
+    return {file for file, found in named if found is not None and found["graph"] in stems}

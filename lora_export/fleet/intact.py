@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lora_export.core.errors import InputError
 from lora_export.core.files import resolve_inside
 from lora_export.core.manifest import stored_manifest
+from lora_export.exports.file_owners import files_of_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from lora_export.fleet.content import ContentHashes
 
 __all__ = ["files_of_all", "first_damage"]
-
-_REMADE: Final = ("reports/", "engines/", "golden/")
-"""Folders of an export whose files are written again by one command or another."""
 
 
 def first_damage(store: Path, files: Mapping[str, str], hashes: ContentHashes) -> str | None:
@@ -49,9 +47,4 @@ def files_of_all(store: Path, artifact: str) -> dict[str, str]:
         LoraExportError: Its manifest is missing or damaged.
     """
     manifest = stored_manifest(resolve_inside(store, artifact))
-    names = set(manifest.adapters)
-    return {
-        f"{artifact}/{file}": sha256
-        for file, sha256 in manifest.files.items()
-        if not file.startswith(_REMADE) and not names & set(file.replace("/", ".").split("."))
-    }
+    return {f"{artifact}/{file}": manifest.files[file] for file in sorted(files_of_base(manifest))}

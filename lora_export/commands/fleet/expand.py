@@ -59,6 +59,7 @@ class _Export:
     base_path: Path
     base_content: str
     settings: dict[str, Any]
+    verify: bool = True
     adapters: list[_Member] = field(default_factory=list)
 
     @property
@@ -104,9 +105,10 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
             make_recipe(
                 {**_graph_settings(shared), "base": name, "output": "."}, folder=spec.folder
             )
+            verify = (shared.get("verify") or {}).get("enabled", True) is not False
             group = _grouped(shared, title, found.get(name, ()))
             exports += [
-                _Export(name, own, bases[name], contents[name], settings, adapters)
+                _Export(name, own, bases[name], contents[name], settings, verify, adapters)
                 for own, settings, adapters in group
             ]
     if os.path.isdir(store):  # noqa: PTH112  (a path that cannot be is no directory)
@@ -182,13 +184,13 @@ def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row
     shared = export.mode in SHARED_MODES
     lines = [_line(found, settings) for found, settings in export.adapters]
     recipe = {**common, "output": export.folder, **_QUIET, "latency": {"enabled": False}}
-    recipe["verify"] = {"enabled": False}
+    recipe["verify"] = {"enabled": export.verify}
     make_recipe({**recipe, "adapters": lines}, folder=spec.folder)
     key = key_of(
         kind="export",
         versions=_versions(),
         base=export.base_content,
-        recipe=_without_places(recipe),
+        recipe={**_without_places(recipe), "verify": None},
         slots=_distinct(slots_of(line) for line in lines) if shared else [],
     )
     return _row(

@@ -25,7 +25,8 @@ from lora_export.core.errors import (
 )
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import read_manifest
-from lora_export.core.modes import Mode
+from lora_export.core.modes import BASE_GRAPH
+from lora_export.exports.file_owners import files_of_adapter, files_of_base
 from lora_export.exports.verdict import verification_of
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 
@@ -71,11 +72,13 @@ def _require_inputs(row: Row, store: Path) -> None:
 
 
 def _export(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
-    """Export the base; a graph that adapters share is made for all that fit it."""
+    """Export the base and verify it; a graph that adapters share is made for all that fit it."""
     table = {**row.job["recipe"], "output": str(store / row.artifact)}
     (store / row.artifact).parent.mkdir(parents=True, exist_ok=True)
     make = _shared_export if row.job["shared"] else _merged_export
     outcome, notes = make(table, row.job["adapters"], progress)
+    if (code := outcome.exit_code()) in _CODES:
+        raise _CODES[code](_reason(outcome, BASE_GRAPH, strict=False), hint="See its log.")
     return {**_written(outcome.manifest, store, row, None), "notes": [*outcome.notes, *notes]}
 
 
@@ -88,7 +91,8 @@ def _shared_export(
         name, error = next(iter(left_out.items()))
         msg = f"none of the {len(lines)} adapters fits the base; {name}: {error.message}"
         raise AdapterError(msg, hint=error.hint)
-    outcome = merge_and_build(make_recipe({**table, "adapters": kept}, folder=Path()), progress)
+    recipe = make_recipe({**table, "adapters": kept}, folder=Path())
+    outcome = merge_and_build(recipe, progress, judged="base")
     return outcome, [f"{name} is left out: {error.message}" for name, error in left_out.items()]
 
 
@@ -97,12 +101,12 @@ def _merged_export(
 ) -> tuple[Outcome, list[str]]:
     """Export the base alone; one without a head with the first adapter that brings it one."""
     try:
-        return merge_and_build(make_recipe(table, folder=Path()), progress), []
+        return merge_and_build(make_recipe(table, folder=Path()), progress, judged="base"), []
     except CheckpointError:
         for line in fitting_adapters(table["base"], lines, progress)[0]:
             with contextlib.suppress(LoraExportError):  # its own row says what is wrong with it
                 recipe = make_recipe({**table, "adapters": [line]}, folder=Path())
-                return merge_and_build(recipe, progress), []
+                return merge_and_build(recipe, progress, judged="base"), []
         raise
 
 
@@ -112,7 +116,8 @@ def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
     table = {**row.job["recipe"], "output": str(store / row.artifact)}
     strict = bool(row.job["strict"])
     try:
-        outcome = merge_and_build(make_recipe(table, folder=Path()), progress, strict=strict)
+        recipe = make_recipe(table, folder=Path())
+        outcome = merge_and_build(recipe, progress, strict=strict, judged="adapters")
     except LoraExportError:
         _withdraw(store / row.artifact, name, progress)
         raise
@@ -143,8 +148,11 @@ def _engine(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
     root, target = store / row.artifact, str(row.target)
     options = EngineOptions(library=library_for(target, None))
     built = build(root, target, graphs=row.job["graphs"], options=options, progress=progress)
-    plans = [str(Path(row.artifact) / each["plan"]["file"]) for each in built]
-    return {"files": {each: sha256_of_file(store / each) for each in plans}}
+    plans = [each["plan"] for each in built]
+    return {
+        "files": {f"{row.artifact}/{each['file']}": each["sha256"] for each in plans},
+        "measures": {"bytes": float(sum(each["bytes"] for each in plans))},
+    }
 
 
 def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
@@ -170,27 +178,10 @@ def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
 
 def _written(manifest: Manifest, store: Path, row: Row, name: str | None) -> dict[str, Any]:
     """Return the files of the base, or of an adapter, with their hashes."""
-    files = {
-        f"{row.artifact}/{file}": sha256
-        for file, sha256 in manifest.files.items()
-        if _owner(manifest, file) == name
-    }
+    own = files_of_base(manifest) if name is None else files_of_adapter(manifest, name)
+    files = {f"{row.artifact}/{file}": manifest.files[file] for file in sorted(own)}
     size = sum((store / file).stat().st_size for file in files if (store / file).is_file())
     return {"files": files, "measures": {"bytes": float(size)}}
-
-
-def _owner(manifest: Manifest, file: str) -> str | None:
-    """Return the adapter that a file of an export belongs to, or ``""`` for what changes with all.
-
-    These are reports and engines, golden outputs of the base, and the stacks of a batched export;
-    see `lora_export.fleet.intact.files_of_all` for what is checked of them.
-    """
-    parts = set(file.replace("/", ".").split("."))
-    if name := next((each for each in manifest.adapters if each in parts), None):
-        return name
-    changing = file.startswith(("reports/", "engines/", "golden/"))
-    changing |= file.rpartition("/")[2].startswith(Mode.BATCHED)
-    return "" if changing else None
 
 
 def _measures(outcome: Outcome, name: str) -> dict[str, float]:

@@ -89,6 +89,8 @@ def test_a_fleet_is_built_and_exactly_the_planted_failures_are_named(fleet: Path
         assert rows[f"adapter:tiny/{mode}/one"]["verdict"] == "pass"
         assert rows[f"adapter:tiny/{mode}/one"]["measures"]["relative_l2"] < 1e-5
     assert rows["exit"] == 5
+    logs = [path.read_text() for path in (fleet.parent / "out" / ".fleet" / "logs").iterdir()]
+    assert sum("parity of base" in each for each in logs) == len(modes)  # once for each export
 
     again = run(fleet)  # nothing but what failed is tried
     assert [name for name, row in again.items() if name != "exit" and row["status"] == "done"] == []
