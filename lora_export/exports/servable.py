@@ -12,7 +12,7 @@ from lora_export.exports.verdict import lossy_names, verification_of
 if TYPE_CHECKING:
     from lora_export.core.manifest import Manifest
 
-__all__ = ["require_servable"]
+__all__ = ["refusal", "require_servable"]
 
 _PARITY = "reports/parity.json"
 _LOSSES = "reports/quantization.json"
@@ -45,6 +45,20 @@ def require_servable(manifest: Manifest, name: str) -> None:
         return
     msg = f"{what} lost more by quantization than allowed"
     raise ParityError(msg, hint=_way_out(manifest, _LOSSES))
+
+
+def refusal(manifest: Manifest, name: str) -> str | None:
+    """Return why an adapter may not be served; None where it may.
+
+    Args:
+        manifest: The export's manifest.
+        name: The adapter, or ``base``.
+    """
+    try:
+        require_servable(manifest, name)
+    except (AdapterError, ParityError, UnsupportedError) as error:
+        return error.message
+    return None
 
 
 def _way_out(manifest: Manifest, report: str) -> str:

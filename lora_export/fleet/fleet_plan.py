@@ -32,8 +32,8 @@ PLAN_FORMAT: Final = 1
 _LIMIT_BYTES: Final = 1 << 30
 _HINT: Final = "Make it again: lora-export fleet plan FLEET.yaml -o plan.json"
 
-Kind = Literal["export", "adapter", "engine", "bundle"]
-KINDS: Final = ("export", "adapter", "engine", "bundle")
+Kind = Literal["export", "adapter", "engine", "bundle", "triton"]
+KINDS: Final = ("export", "adapter", "engine", "bundle", "triton")
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -62,7 +62,8 @@ class Row(_Part):
     Attributes:
         id: Its name: ``KIND:BASE/VARIANT[/ADAPTER][@TARGET]``.
         kind: ``export``: the base of a variant; ``adapter``: an adapter added to it and verified;
-            ``engine``: a TensorRT engine; ``bundle``: a bundle for a device.
+            ``engine``: a TensorRT engine; ``bundle``: a bundle for a device; ``triton``: models
+            in a repository for the Triton server.
         key: The hash of all that its result depends on.
         base: The name of the base.
         variant: The name of the variant.
@@ -70,7 +71,7 @@ class Row(_Part):
         target: The target, where the row is for one.
         needs: Rows that have to succeed before it.
         after: Rows that have to end before it, however they end.
-        artifact: What it makes, relative to the store.
+        artifact: What it makes, relative to the store; for ``triton`` the export that is served.
         inputs: The content of each folder or file that it reads, by path; see `fleet.content`.
         job: What the worker is told: settings of a recipe, and of the kind.
         estimate: What it is expected to take.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.core.errors import InputError
@@ -11,24 +12,31 @@ from lora_export.exports.file_owners import files_of_base
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from lora_export.fleet.content import ContentHashes
 
 __all__ = ["files_of_all", "first_damage"]
 
 
-def first_damage(store: Path, files: Mapping[str, str], hashes: ContentHashes) -> str | None:
+def first_damage(
+    store: Path,
+    files: Mapping[str, str],
+    hashes: ContentHashes,
+    *,
+    outside: Mapping[str, str] | None = None,
+) -> str | None:
     """Return what is wrong with the first damaged file; None where all are as they were made.
 
     Args:
         store: The directory of the fleet.
         files: The SHA-256 of each file, by its path in the store.
         hashes: Hashes of files that have not changed since they were read.
+        outside: The SHA-256 of files that are elsewhere, by their paths.
     """
-    for file, sha256 in files.items():
+    for file, sha256 in (*files.items(), *(outside or {}).items()):
         try:
-            found = hashes.of_file(resolve_inside(store, file))
+            path = Path(file) if outside and file in outside else resolve_inside(store, file)
+            found = hashes.of_file(path)
         except InputError as error:
             return error.message
         if found != sha256:

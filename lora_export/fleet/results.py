@@ -35,6 +35,7 @@ class RowResult(BaseModel):
         verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``, of an adapter.
         measures: Figures: ``relative_l2``, ``latency_ratio``, ``gain``, ``bytes``.
         files: The files that it made, relative to the store, with their SHA-256.
+        outside: Files that it made elsewhere, by their absolute paths.
         notes: What the user should know.
         seconds: How long it took.
         attempts: How often it was begun.
@@ -50,6 +51,7 @@ class RowResult(BaseModel):
     verdict: str | None = None
     measures: dict[str, float] = {}
     files: dict[str, str] = {}
+    outside: dict[str, str] = {}
     notes: list[str] = []
     seconds: float = Field(default=0.0, ge=0)
     attempts: int = Field(default=1, ge=1)

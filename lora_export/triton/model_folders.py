@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "File",
+    "is_copy",
     "is_placed",
     "is_plain",
     "locked",
@@ -116,7 +117,13 @@ def staging_beside(repository: Path) -> Iterator[Path]:
 
 
 def place_folder(
-    repository: Path, name: str, files: Sequence[File], *, hint: str, hardlink: bool = False
+    repository: Path,
+    name: str,
+    files: Sequence[File],
+    *,
+    hint: str,
+    hardlink: bool = False,
+    replace: bool = False,
 ) -> None:
     """Give a new folder of the repository its files and then its name.
 
@@ -126,6 +133,7 @@ def place_folder(
         files: Its files.
         hint: What to do where there is such a folder.
         hardlink: Whether files are links to their sources, where the file system has such links.
+        replace: Whether a folder of that name gives way to it, at once.
 
     Raises:
         AdapterError: There is such a folder.
@@ -142,6 +150,8 @@ def place_folder(
             for inner in sorted({(folder / each.path).parent for each in files}):
                 sync_folder(inner)
             target.parent.mkdir(parents=True, exist_ok=True)
+            if replace and os.path.lexists(target):
+                target.rename(staging / "replaced")
             try:
                 os.rename(folder, target)  # noqa: PTH104  (fails where there is something)
             except OSError as error:
@@ -157,11 +167,12 @@ def is_placed(folder: Path, files: Sequence[File]) -> bool:
     wanted = {each.path: each for each in files}
     found = {e.relative_to(folder).as_posix(): e for e in folder.rglob("*") if not e.is_dir()}
     return found.keys() == wanted.keys() and all(
-        _is_copy(path, wanted[name]) for name, path in found.items()
+        is_copy(path, wanted[name]) for name, path in found.items()
     )
 
 
-def _is_copy(path: Path, file: File) -> bool:
+def is_copy(path: Path, file: File) -> bool:
+    """Whether a file of a repository is what a folder would be given now."""
     try:
         if require_file(path).st_size != file.nbytes:
             return False

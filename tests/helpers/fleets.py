@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from lora_export.commands.fleet.expand import plan_fleet
+from lora_export.commands.fleet.run import run_fleet
+from lora_export.commands.fleet.spec import load_fleet
+from lora_export.commands.fleet.worker import perform
+from lora_export.core.progress import Silent
 from lora_export.fleet.executor import Answer
 from lora_export.fleet.fleet_plan import Estimate, Plan, Row, key_of
 
@@ -12,7 +21,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["InlineExecutor", "plan_of", "row_of"]
+    from tests.helpers.models import TinyModels
+
+__all__ = ["InlineExecutor", "plan_of", "row_of", "run_here", "scale", "tiny_fleet"]
+
+
+def tiny_fleet(tiny: TinyModels, folder: Path, **keys: Any) -> Path:
+    """Write a fleet of a tiny base; return its ``fleet.yaml``.
+
+    Its adapters are two good ones, ``one`` and ``two``, and ``idle``, which has no effect.
+
+    Args:
+        tiny: Makes the models.
+        folder: Where it is written.
+        keys: Further keys of ``fleet.yaml``.
+    """
+    base = tiny.base("bert", "feature-extraction", tokenizer=True)  # the adapters bring the head
+    shutil.copytree(base, folder / "base")
+    for name, seed in (("one", 1), ("two", 2), ("idle", 3)):
+        adapter = tiny.adapter(base, task="text-classification", seed=seed)
+        shutil.copytree(adapter, folder / "adapters" / name)
+    scale(folder / "adapters" / "idle", 0.0)
+    table = {
+        "bases": {"tiny": {"path": "base", "task": "text-classification"}},
+        "adapters": [{"base": "tiny", "path": "adapters/*"}],
+        "store": "out",
+        **keys,
+    }
+    (folder / "fleet.yaml").write_text(yaml.safe_dump(table))
+    return folder / "fleet.yaml"
+
+
+def scale(adapter: Path, alpha: float) -> None:
+    """Change the scale of an adapter, and nothing else."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": alpha}))
+
+
+def run_here(fleet: Path, **settings: Any) -> dict[str, Any]:
+    """Run a fleet in this process; return its rows by name, and its exit code as ``exit``."""
+    plan = plan_fleet(load_fleet(fleet), Silent())
+    outcome = run_fleet(plan, executor=InlineExecutor(perform, jobs=1), **settings)
+    return {row["id"]: row for row in outcome.table["rows"]} | {"exit": outcome.exit_code}
 
 
 def row_of(

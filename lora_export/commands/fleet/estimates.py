@@ -2,7 +2,7 @@
 
     export    memory as of an adapter (the reference), disk the base's bytes, 12 s and 60 MB/s
     adapter   memory 900 MB and the base twice in float32 (the reference), disk twice the adapter's
-    bundle    memory 300 MB, disk the base's bytes, 2 s and 200 MB/s
+    bundle, triton  memory 300 MB, disk the base's bytes, 2 s and 200 MB/s
     engine    memory five times the base's bytes, disk the base's, 2 s and 30 MB/s
 
 The factors were measured on two cores with models of 20 M to 1.1 B parameters; they are meant for
@@ -51,7 +51,7 @@ def estimate_of(
         return Estimate(
             memory_bytes=(900 << 20) + 4 * size, disk_bytes=stored, seconds=12 + size / 60e6
         )
-    if kind == "bundle":
+    if kind in {"bundle", "triton"}:
         return Estimate(memory_bytes=300 << 20, disk_bytes=stored, seconds=2 + size / 200e6)
     if kind == "engine":
         return Estimate(memory_bytes=5 * stored, disk_bytes=stored, seconds=2 + size / 30e6)

@@ -4,6 +4,7 @@
     adapter:BASE/VARIANT/NAME       an adapter added to it, verified, measured; needs the export
     engine:BASE/VARIANT[/NAME]@T    a TensorRT engine; needs the adapter, or the export
     bundle:BASE/VARIANT@T           a bundle for a device, after all adapters of the export
+    triton:BASE/VARIANT             its models in a Triton repository, after all adapters too
 
 An adapter whose own keys change the graph (``mode``, ``dtype``, …) has an export of its own.
 """
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from lora_export.commands.fleet.spec import FleetSpec
+    from lora_export.commands.fleet.spec import FleetSpec, TritonDeployment
     from lora_export.core.progress import Progress
 
 __all__ = ["plan_fleet"]
@@ -115,6 +116,7 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
         with contextlib.suppress(StorageError):  # only slower next time
             hashes.save()
     rows = [row for each in exports for row in _rows(spec, each)]
+    _require_places(rows)
     return Plan(tool=VERSION, store=os.path.normpath(store.absolute()), rows=tuple(rows))
 
 
@@ -177,6 +179,8 @@ def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
         yield row
     for name in spec.targets:
         yield from _target_rows(export, name, first, adapters)
+    if spec.deploy.triton is not None:
+        yield _triton_row(spec, spec.deploy.triton, export, first, adapters)
 
 
 def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row:
@@ -290,6 +294,46 @@ def _engine_rows(export: _Export, target: str, first: Row, adapters: list[Row]) 
             job={"graphs": [source.adapter or mode.value]},
             estimate=estimate_of("engine", export.base_path, export.settings),
         )
+
+
+def _triton_row(
+    spec: FleetSpec,
+    asked: TritonDeployment,
+    export: _Export,
+    first: Row,
+    adapters: list[Row],
+) -> Row:
+    """Return the row of the models that serve what passed of an export."""
+    settings = asked.model_dump(mode="json", exclude_unset=True)
+    return _row(
+        "triton",
+        export,
+        key=key_of(kind="triton", sources=_keys(first, adapters), settings=settings),
+        needs=(first.id,),
+        after=tuple(each.id for each in adapters),
+        artifact=export.folder,
+        job={
+            "adapters": [each.adapter for each in adapters],
+            "name": f"{export.base}-{export.variant}",
+            "settings": {
+                **settings,
+                "repository": os.path.normpath(spec.path(asked.repository).absolute()),
+            },
+        },
+        estimate=estimate_of("triton", export.base_path, export.settings),
+    )
+
+
+def _require_places(rows: Sequence[Row]) -> None:
+    """Require that no two rows write to one place: names of bases and variants are joined."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        place = row.artifact if row.kind == "bundle" else f"triton {row.job.get('name')}"
+        if row.kind in {"bundle", "triton"}:
+            other = seen.setdefault(place, row.id)
+            if other != row.id:
+                msg = f"{other!r} and {row.id!r} would both make {place!r}"
+                raise UsageError(msg, hint="Give a base or a variant another name.")
 
 
 def _keys(first: Row, others: Sequence[Row]) -> list[str]:

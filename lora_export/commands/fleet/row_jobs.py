@@ -27,6 +27,7 @@ from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.file_owners import files_of_adapter, files_of_base
+from lora_export.exports.servable import refusal
 from lora_export.exports.verdict import verification_of
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 
@@ -176,6 +177,39 @@ def _bundle(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
     }
 
 
+def _triton(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
+    """Serve the adapters that passed: their models are written, or changed while they are served.
+
+    Where none has passed, the models of this export leave the repository.
+    """
+    from lora_export.commands.fleet.spec import TritonDeployment
+    from lora_export.triton.refresh_repository import refresh_repository, remove_models
+
+    root, asked = store / row.artifact, TritonDeployment.model_validate(row.job["settings"])
+    repository, stem = Path(asked.repository), str(row.job["name"])
+    served, left_out = _servable(read_manifest(root), row.job["adapters"])
+    if row.job["adapters"] and not served:
+        remove_models(repository, stem, progress=progress)
+        msg = f"no adapter of {row.base}/{row.variant} passed: there is nothing to serve"
+        raise ParityError(msg, hint="See the rows of its adapters.")
+    files = refresh_repository(
+        root, repository, name=stem, adapters=served, settings=asked, progress=progress,
+        backend=asked.backend, way=asked.way, text=asked.text, hardlink=asked.hardlink,
+    )  # fmt: skip
+    return {
+        "outside": {str(each): sha256_of_file(each) for each in files},
+        "measures": {"bytes": float(sum(each.stat().st_size for each in files))},
+        "notes": [f"{name} is left out: {why}" for name, why in left_out.items()],
+    }
+
+
+def _servable(manifest: Manifest, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the adapters of an export that may be served, and why the others may not."""
+    refused = {name: refusal(manifest, name) for name in names}
+    left_out = {name: why for name, why in refused.items() if why is not None}
+    return [name for name in names if name not in left_out], left_out
+
+
 def _written(manifest: Manifest, store: Path, row: Row, name: str | None) -> dict[str, Any]:
     """Return the files of the base, or of an adapter, with their hashes."""
     own = files_of_base(manifest) if name is None else files_of_adapter(manifest, name)
@@ -237,4 +271,5 @@ _JOBS: Final[Mapping[str, Callable[[Row, Path, Progress], dict[str, Any]]]] = {
     "adapter": _adapter,
     "engine": _engine,
     "bundle": _bundle,
+    "triton": _triton,
 }

@@ -175,7 +175,7 @@ def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> 
             files |= files_of_all(store, row.artifact)
         except LoraExportError as error:
             return error.message
-    return first_damage(store, files, hashes)
+    return first_damage(store, files, hashes, outside=result.outside)
 
 
 def _make_way(run: _Run) -> None:

@@ -15,11 +15,13 @@ from lora_export.commands.recipe_sections import SECTION_CONFIG
 from lora_export.core.adapter_spec import AdapterSpec
 from lora_export.core.errors import UsageError
 from lora_export.core.files import user_path
+from lora_export.core.modes import ServingMode
 from lora_export.core.shown_value import shown
 from lora_export.core.suggestions import did_you_mean
 from lora_export.core.targets import DEFAULT_TARGET
 from lora_export.core.yaml_file import YamlError, read_yaml
 from lora_export.ondevice.file_opening import reason_of
+from lora_export.triton.repository_options import Backend, RepositoryOptions
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,8 +32,10 @@ __all__ = [
     "ROW_KEYS",
     "AdapterEntry",
     "BaseEntry",
+    "DeploySpec",
     "FleetSpec",
     "GatesSpec",
+    "TritonDeployment",
     "Variant",
     "load_fleet",
     "merged_settings",
@@ -140,6 +144,41 @@ class GatesSpec(BaseModel):
     strict: bool = False
 
 
+class TritonDeployment(RepositoryOptions):
+    """A model repository for the Triton server; its models are called as base and variant.
+
+    Attributes:
+        repository: Where it is, relative to ``fleet.yaml``.
+        backend: ``onnxruntime``, ``python`` or ``tensorrt``; what fits the export by default.
+        way: How a model of the Python backend runs an adapter.
+        text: Whether there is an ensemble that takes texts.
+        hardlink: Whether files of the export are hard-linked instead of copied.
+    """
+
+    repository: str
+    backend: Backend | None = None
+    way: ServingMode | None = None
+    text: bool = False
+    hardlink: bool = False
+
+
+def _as_repository(value: object) -> object:
+    """Return a path as the section that it stands for."""
+    return {"repository": value} if isinstance(value, str) else value
+
+
+class DeploySpec(BaseModel):
+    """The places that what passed goes to, besides the store.
+
+    Attributes:
+        triton: A model repository: its path alone, or with settings of its models.
+    """
+
+    model_config = SECTION_CONFIG
+
+    triton: Annotated[TritonDeployment | None, BeforeValidator(_as_repository)] = None
+
+
 class FleetSpec(BaseModel):
     """The contents of ``fleet.yaml``.
 
@@ -149,6 +188,7 @@ class FleetSpec(BaseModel):
         variants: The ways to export them; merged, by default.
         targets: Where they run: engines are built for TensorRT for RTX, bundles for devices.
         gates: What fails a row.
+        deploy: Where what passed goes, besides the store.
         store: The directory of the results.
         folder: The directory that relative paths start from.
     """
@@ -162,6 +202,7 @@ class FleetSpec(BaseModel):
         default=[DEFAULT_TARGET], min_length=1
     )
     gates: GatesSpec = GatesSpec()
+    deploy: DeploySpec = DeploySpec()
     store: str
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -248,9 +289,17 @@ def _explain(error: ValidationError) -> UsageError:
     first = next((row for row in findings if row["type"] == "extra_forbidden"), findings[0])
     where = ".".join(str(part)[:_SHOWN] for part in first["loc"]) or "the document"
     if first["type"] == "extra_forbidden":
-        model = GatesSpec if where.startswith("gates.") else FleetSpec
+        model = _model_of(first["loc"])
         return _unknown(where, [name for name in model.model_fields if name != "folder"])
     if first["type"] == "missing":
         return UsageError(f"the fleet has no key {where!r}", hint=_HINT)
     value = shown(first["input"], _SHOWN)
     return UsageError(f"the key {where!r} of the fleet: {first['msg']} (got {value})", hint=_HINT)
+
+
+def _model_of(place: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model of the section that holds a key."""
+    sections: dict[tuple[int | str, ...], type[BaseModel]] = {
+        ("gates",): GatesSpec, ("deploy",): DeploySpec, ("deploy", "triton"): TritonDeployment,
+    }  # fmt: skip
+    return sections.get(place[:-1], FleetSpec)

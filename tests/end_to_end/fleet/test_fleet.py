@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from lora_export.commands.fleet.expand import plan_fleet
 from lora_export.commands.fleet.run import run_fleet
@@ -18,7 +16,7 @@ from lora_export.commands.fleet.spec import load_fleet
 from lora_export.commands.fleet.worker import perform
 from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Silent
-from tests.helpers.fleets import InlineExecutor
+from tests.helpers.fleets import InlineExecutor, run_here, scale, tiny_fleet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,37 +29,10 @@ VARIANTS = [{"mode": "merged"}, {"mode": "swappable"}, {"mode": "batched"}]
 @pytest.fixture
 def fleet(tiny: TinyModels, tmp_path: Path) -> Path:
     """Return a fleet of two good adapters, one without an effect, one of another base."""
-    base = tiny.base("bert", "feature-extraction")  # the adapters bring the head
-    shutil.copytree(base, tmp_path / "base")
-    for name, seed in (("one", 1), ("two", 2), ("idle", 3)):
-        adapter = tiny.adapter(base, task="text-classification", seed=seed)
-        shutil.copytree(adapter, tmp_path / "adapters" / name)
-    _scale(tmp_path / "adapters" / "idle", 0.0)
     other = tiny.adapter(tiny.base("llama", "text-generation"), task="text-generation",
                          labels_count=None)  # fmt: skip
     shutil.copytree(other, tmp_path / "adapters" / "misfit")
-    table = {
-        "bases": {"tiny": {"path": "base", "task": "text-classification"}},
-        "adapters": [{"base": "tiny", "path": "adapters/*"}],
-        "variants": VARIANTS,
-        "targets": ["cpu", "jetson-orin"],
-        "store": "out",
-    }
-    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(table))
-    return tmp_path / "fleet.yaml"
-
-
-def _scale(adapter: Path, alpha: float) -> None:
-    """Change the scale of an adapter, and nothing else."""
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": alpha}))
-
-
-def run(fleet: Path) -> dict[str, Any]:
-    """Run a fleet in this process; return its rows by name, and the exit code."""
-    plan = plan_fleet(load_fleet(fleet), Silent())
-    outcome = run_fleet(plan, executor=InlineExecutor(perform, jobs=1))
-    return {row["id"]: row for row in outcome.table["rows"]} | {"exit": outcome.exit_code}
+    return tiny_fleet(tiny, tmp_path, variants=VARIANTS, targets=["cpu", "jetson-orin"])
 
 
 def states(rows: dict[str, Any], kind: str) -> dict[str, str]:
@@ -73,7 +44,7 @@ def states(rows: dict[str, Any], kind: str) -> dict[str, str]:
 
 
 def test_a_fleet_is_built_and_exactly_the_planted_failures_are_named(fleet: Path) -> None:
-    rows = run(fleet)
+    rows = run_here(fleet)
     modes = ("merged", "swappable", "batched")
     for mode in modes:
         assert states(rows, f"adapter:tiny/{mode}") == {
@@ -92,12 +63,12 @@ def test_a_fleet_is_built_and_exactly_the_planted_failures_are_named(fleet: Path
     logs = [path.read_text() for path in (fleet.parent / "out" / ".fleet" / "logs").iterdir()]
     assert sum("parity of base" in each for each in logs) == len(modes)  # once for each export
 
-    again = run(fleet)  # nothing but what failed is tried
+    again = run_here(fleet)  # nothing but what failed is tried
     assert [name for name, row in again.items() if name != "exit" and row["status"] == "done"] == []
 
-    _scale(fleet.parent / "adapters" / "two", 3.0)
+    scale(fleet.parent / "adapters" / "two", 3.0)
     shutil.rmtree(fleet.parent / "adapters" / "idle")
-    changed = run(fleet)
+    changed = run_here(fleet)
     for mode in modes:
         assert changed[f"export:tiny/{mode}"]["status"] == "skipped"
         assert changed[f"adapter:tiny/{mode}/one"]["status"] == "skipped"
@@ -109,7 +80,7 @@ def test_a_fleet_is_built_and_exactly_the_planted_failures_are_named(fleet: Path
 def test_inputs_that_change_under_a_plan_are_noticed(fleet: Path) -> None:
     plan = plan_fleet(load_fleet(fleet), Silent())
     row = "adapter:tiny/merged/one"
-    _scale(fleet.parent / "adapters" / "one", 7.0)
+    scale(fleet.parent / "adapters" / "one", 7.0)
     outcome = run_fleet(plan.only([row]), executor=InlineExecutor(perform, jobs=1))
     found = {each["id"]: each for each in outcome.table["rows"]}
     assert found[row]["status"] == "failed"
@@ -123,7 +94,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_artifacts(
 ) -> None:
     shutil.rmtree(fleet.parent / "adapters" / "misfit")
     shutil.rmtree(fleet.parent / "adapters" / "idle")
-    run(fleet)
+    run_here(fleet)
     (tmp_path / "out").rename(tmp_path / "whole")
     command = [sys.executable, "-m", "lora_export", "fleet", "run", str(fleet), "--jobs", "2"]
     for seconds in (2.0, 4.0, 6.0, 9.0):
