@@ -105,7 +105,10 @@ def run(
         made = _planned(plan_file, console)
         if only:
             made = made.only(only)
-        outcome = run_fleet(made, jobs=jobs, max_failures=max_failures, progress=console)
+        outcome = run_fleet(
+            made, jobs=jobs, max_failures=max_failures, progress=console,
+            source=str(plan_file), whole=not only,
+        )  # fmt: skip
         console.finish(outcome.table, _outcome_lines(outcome.table))
     return outcome.exit_code
 
@@ -156,15 +159,22 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _outcome_lines(table: dict[str, Any]) -> list[str]:
+    from lora_export.fleet.fleet_report import REPORT_HTML, REPORT_MARKDOWN, worst_first
+
     counts = ", ".join(f"{count} {state}" for state, count in table["counts"].items())
-    lines = [f"{table['store']}: {counts}{' (running)' if table['running'] else ''}"]
-    failed = [row for row in table["rows"] if row["status"] == "failed"]
+    left = table.get("seconds_left")
+    about = f", about {left / 60:.1f} min left" if left is not None else ""
+    lines = [f"{table['store']}: {counts}{f' (running{about})' if table['running'] else ''}"]
+    failed = worst_first(table["rows"])
     for row in failed[:_SHOWN]:
         lines.append(f"  failed ({row['exit_code']}): {row['id']}")
         lines += [f"    {line}" for line in row["message"].splitlines()]
+        if row.get("next"):
+            lines.append(f"    next: {row['next']}")
     if len(failed) > _SHOWN:
         lines.append(f"  and {len(failed) - _SHOWN} more")
     blocked = sum(row["status"] == "blocked" for row in table["rows"])
     if blocked:
         lines.append(f"  blocked, because what they need failed: {blocked} rows")
-    return [*lines, f"report: {Path(table['store']) / 'report.md'}"]
+    report = REPORT_MARKDOWN if table["running"] else REPORT_HTML
+    return [*lines, f"report: {Path(table['store']) / report}"]

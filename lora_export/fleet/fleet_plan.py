@@ -105,12 +105,16 @@ class Plan(_Part):
     Attributes:
         format_version: 1.
         tool: The version of lora-export that made it.
+        versions: Those of the libraries that results depend on, besides.
+        targets: The targets of the fleet.
         store: The directory that results go to.
         rows: The jobs; each stands behind those that it waits for.
     """
 
     format_version: int = PLAN_FORMAT
     tool: str
+    versions: dict[str, str] = {}
+    targets: tuple[str, ...] = ()
     store: str
     rows: tuple[Row, ...]
 

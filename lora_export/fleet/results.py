@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,11 +17,42 @@ if TYPE_CHECKING:
 
     from lora_export.fleet.fleet_plan import Row
 
-__all__ = ["Ended", "Results", "RowResult", "RowState"]
+__all__ = ["Ended", "Provenance", "Results", "RowResult", "RowState", "log_file", "result_from"]
 
 _LIMIT_BYTES: Final = 1 << 24
 RowState = Literal["waiting", "running", "done", "skipped", "failed", "blocked"]
 Ended = Literal["done", "failed"]
+
+
+class Provenance(BaseModel):
+    """The origin of an artifact.
+
+    Attributes:
+        id: The row that made it; `kind` to `target` are the row's.
+        artifact: The artifact, relative to the store.
+        inputs: The SHA-256 of the content of each input, by its path.
+        needs: The keys of the rows that it was made from.
+        tool: The version of lora-export.
+        versions: Those of the libraries.
+        command: The command that makes it again.
+        date: When it was made, in UTC.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    id: str
+    kind: str
+    base: str
+    variant: str
+    adapter: str | None = None
+    target: str | None = None
+    artifact: str
+    inputs: dict[str, str] = {}
+    needs: dict[str, str] = {}
+    tool: str
+    versions: dict[str, str] = {}
+    command: str
+    date: str
 
 
 class RowResult(BaseModel):
@@ -33,12 +65,14 @@ class RowResult(BaseModel):
         message: What is wrong, and what to do next; empty where it is done.
         kind: The class of the error.
         verdict: ``pass``, ``fail``, ``ambiguous`` or ``unverified``, of an adapter.
-        measures: Figures: ``relative_l2``, ``latency_ratio``, ``gain``, ``bytes``.
+        measures: Figures: ``relative_l2``, ``latency_ratio``, ``gain``, ``loss`` (relative
+            L2 error of the quantized outputs), ``bytes``.
         files: The files that it made, relative to the store, with their SHA-256.
         outside: Files that it made elsewhere, by their absolute paths.
         notes: What the user should know.
         seconds: How long it took.
         attempts: How often it was begun.
+        provenance: What it was made of, and how.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
@@ -55,6 +89,12 @@ class RowResult(BaseModel):
     notes: list[str] = []
     seconds: float = Field(default=0.0, ge=0)
     attempts: int = Field(default=1, ge=1)
+    provenance: Provenance | None = None
+
+
+def log_file(key: str) -> str:
+    """Return the log of the row with a key, relative to the store."""
+    return f"{FLEET_FOLDER}/logs/{key}.log"
 
 
 class Results:
@@ -65,12 +105,22 @@ class Results:
     """
 
     def __init__(self, store: Path) -> None:
+        self._store = store
         self._folder = store / FLEET_FOLDER / "results"
-        self._logs = store / FLEET_FOLDER / "logs"
 
     def log_of(self, row: Row) -> Path:
         """Return the file that says what a row did."""
-        return self._logs / f"{row.key}.log"
+        return self._store / log_file(row.key)
+
+    def all(self) -> list[RowResult]:
+        """Return all results that can be read, of rows of this plan and of earlier ones."""
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            with contextlib.suppress(OSError, ValidationError):
+                result = RowResult.model_validate_json(read_file(path, _LIMIT_BYTES))
+                if result.key == path.stem:
+                    found.append(result)
+        return found
 
     def read(self, row: Row) -> RowResult | None:
         """Return the result of a row with this key; None where there is none that can be read."""

@@ -21,12 +21,15 @@ _GOOD: Final = frozenset({"done", "skipped"})
 class Schedule:
     """The states of a plan's rows. Rows that wait for each other run in the plan's order.
 
+    `ended` is the number of rows that nothing is left to do for.
+
     Args:
         plan: The plan.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._rows = {row.id: row for row in plan.rows}
+        self.ended = 0
         self.states: dict[str, RowState] = dict.fromkeys(self._rows, "waiting")
         self._missing = {row.id: len({*row.needs, *row.after}) for row in plan.rows}
         self._waiters: dict[str, list[str]] = {row.id: [] for row in plan.rows}
@@ -50,6 +53,7 @@ class Schedule:
         self.states[row.id] = state
         blocked: list[Row] = []
         ended = [row.id]
+        self.ended += 1
         while ended:
             for name in self._waiters[ended.pop()]:
                 self._missing[name] -= 1
@@ -60,6 +64,7 @@ class Schedule:
                     self._ready[name] = self._rows[name]
                 else:
                     self.states[name] = "blocked"
+                    self.ended += 1
                     blocked.append(self._rows[name])
                     ended.append(name)
         return blocked

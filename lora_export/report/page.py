@@ -14,7 +14,7 @@ from lora_export.report.markup import Markup, join, tag
 from lora_export.report.page_parts import badge, number
 from lora_export.report.quantization_section import quantization
 from lora_export.report.sections import environment, merged, parity, sizes
-from lora_export.report.style import STYLE
+from lora_export.report.style import POLICY, STYLE
 
 if TYPE_CHECKING:
     from lora_export.core.reports.parity_report import ParityRow
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
-_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-)
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _TITLES: Final = {
     "merged": "What was merged", "parity": "Parity", "quantization": "Quantization",
@@ -56,7 +53,7 @@ def page(facts: Facts) -> str:
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"{named(facts)} on {base.model_class}: {facts.verdict}"),
         tag("style", Markup(STYLE)),

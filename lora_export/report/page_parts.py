@@ -22,10 +22,15 @@ __all__ = [
     "scrolling",
     "section",
     "short",
+    "state_badge",
     "table",
 ]
 
 _SIGNS: Final = {"pass": "✓", "fail": "✗", "ambiguous": "~", "unverified": "?", "ungated": "·"}
+_STATES: Final = {
+    "done": ("✓", "pass"), "skipped": ("✓", "pass"), "failed": ("✗", "fail"),
+    "blocked": ("–", "ambiguous"), "running": ("…", "unverified"), "waiting": ("…", "unverified"),
+}  # fmt: skip
 _STACKED: Final = 4
 """Tables with as many columns show a row as a list on a phone."""
 _SMALL: Final = 1e-3
@@ -45,6 +50,12 @@ def badge(verdict: str) -> Markup:
     """Return a verdict as a word with a sign, not by colour alone."""
     known = verdict if verdict in _SIGNS else "unverified"
     return tag("span", f"{_SIGNS[known]} {verdict}", class_=f"badge {known}")
+
+
+def state_badge(state: str) -> Markup:
+    """Return the state of a row of a fleet as a word with a sign."""
+    sign, class_ = _STATES.get(state, ("?", "unverified"))
+    return tag("span", f"{sign} {state}", class_=f"badge {class_}")
 
 
 def number(value: object, digits: int = 3) -> str:

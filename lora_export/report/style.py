@@ -6,7 +6,10 @@ from typing import Final
 
 from lora_export.report.colours import STOPS
 
-__all__ = ["STYLE"]
+__all__ = ["POLICY", "STYLE"]
+
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What a page may load: nothing."""
 
 _LIGHT: Final = (
     "--page:#fff;--card:#f6f8fa;--ink:#1b1f24;--soft:#525a63;--line:#d0d7de;--link:#0550ae;"

@@ -117,7 +117,13 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
             hashes.save()
     rows = [row for each in exports for row in _rows(spec, each)]
     _require_places(rows)
-    return Plan(tool=VERSION, store=os.path.normpath(store.absolute()), rows=tuple(rows))
+    return Plan(
+        tool=VERSION,
+        versions=_versions(),
+        targets=tuple(spec.targets),
+        store=os.path.normpath(store.absolute()),
+        rows=tuple(rows),
+    )
 
 
 def _titles(spec: FleetSpec, base: dict[str, Any]) -> list[str]:

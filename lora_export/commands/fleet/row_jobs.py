@@ -226,6 +226,7 @@ def _measures(outcome: Outcome, name: str) -> dict[str, float]:
         "relative_l2": ("parity", ("metrics", "relative_l2")),
         "latency_ratio": ("latency", ("ratio",)),
         "gain": ("quantization", ("loss", "gain")),
+        "loss": ("quantization", ("loss", "relative_l2")),
     }
     for measure, (report, path) in sources.items():
         value: Any = _row_of(reports.get(report), name)

@@ -11,18 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.commands.fleet.reporting import Reporting
 from lora_export.core.errors import LoraExportError, StorageError, UsageError
 from lora_export.core.files import resolve_inside, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
 from lora_export.fleet.content import CONTENT_FILE, FLEET_FOLDER, ContentHashes
-from lora_export.fleet.fleet_report import report_table, write_report
 from lora_export.fleet.intact import files_of_all, first_damage
 from lora_export.fleet.local_executor import LocalExecutor, python_command
+from lora_export.fleet.next_commands import again_command
 from lora_export.fleet.results import Results, RowResult, result_from
 from lora_export.fleet.schedule import Schedule
 from lora_export.ondevice.file_locks import close_lock, try_lock
@@ -40,6 +42,7 @@ _WORKER: Final = "lora_export.commands.fleet.worker"
 _LOCK: Final = f"{FLEET_FOLDER}/lock"
 _ATTEMPTS: Final = 2
 _WAIT_SECONDS: Final = 0.5
+_MINUTE: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ class _Run:
     results: Results
     schedule: Schedule
     progress: Progress
+    reporting: Reporting
     max_failures: int | None = None
+    keys: dict[str, str] = field(default_factory=dict)
     kept: dict[str, RowResult] = field(default_factory=dict)
     """Results of earlier runs whose artifacts are whole."""
     found: dict[str, RowResult] = field(default_factory=dict)
@@ -90,6 +95,8 @@ def run_fleet(
     max_failures: int | None = None,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    source: str = "FLEET.yaml",
+    whole: bool = True,
 ) -> FleetOutcome:
     """Run the rows of a plan; a row that fails never stops the others.
 
@@ -99,6 +106,8 @@ def run_fleet(
         max_failures: The run ends when more rows than that have failed.
         executor: Where rows run; processes of this machine by default.
         progress: Told which rows end, and how.
+        source: The file that is run, for the commands in its report.
+        whole: Whether the plan is the whole fleet, and not some of its rows.
 
     Raises:
         UsageError: Another run has the store.
@@ -108,7 +117,12 @@ def run_fleet(
     with storage_errors(str(store)):
         (store / FLEET_FOLDER).mkdir(parents=True, exist_ok=True)
     with _alone_in(store):
-        run = _Run(plan, store, Results(store), Schedule(plan), progress or Silent(), max_failures)
+        reporting = Reporting(store, plan, source, whole)
+        run = _Run(
+            plan, store, Results(store), Schedule(plan), progress or Silent(), reporting,
+            max_failures,
+        )  # fmt: skip
+        run.keys = {row.id: row.key for row in plan.rows}
         run.kept = _kept_results(run)
         _make_way(run)
         own = executor or LocalExecutor(
@@ -121,8 +135,7 @@ def run_fleet(
         finally:
             own.close()
             run.schedule.stop()
-            table = report_table(plan, run.schedule.states, run.found, running=False)
-            write_report(store, table)
+            table = reporting.finish(run.schedule.states, run.found)
     return FleetOutcome(table, int(table["exit_code"]))
 
 
@@ -208,13 +221,8 @@ def _run(run: _Run, executor: Executor) -> None:
         for answer in executor.wait(_WAIT_SECONDS):
             row = running.pop(answer.id)
             _take(run, row, answer)
-            done = sum(
-                state not in {"waiting", "running"} for state in run.schedule.states.values()
-            )
-            _tell(run, row, done, total)
-            write_report(
-                run.store, report_table(run.plan, run.schedule.states, run.found, running=True)
-            )
+            _tell(run, row, run.schedule.ended, total)
+        run.reporting.update(run.schedule.states, run.found)
 
 
 def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
@@ -266,10 +274,24 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
         }
     else:
         table = dict(answer.table)
-    result = result_from({**table, "attempts": attempts}, row)
+    origin = _provenance(run, row)
+    result = result_from({**table, "attempts": attempts, "provenance": origin}, row)
     run.results.write(result)
     run.found[row.id] = result
     run.schedule.end(row, result.status)
+
+
+def _provenance(run: _Run, row: Row) -> dict[str, Any]:
+    """Return what a row is made of, and how: see `Provenance`."""
+    return {
+        **{name: getattr(row, name) for name in ("id", "kind", "base", "variant", "adapter",
+                                                 "target", "artifact", "inputs")},
+        "needs": {name: run.keys[name] for name in (*row.needs, *row.after)},
+        "tool": run.plan.tool,
+        "versions": run.plan.versions,
+        "command": again_command(row, run.reporting.source),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
 
 
 def _tell(run: _Run, row: Row, done: int, total: int) -> None:
@@ -277,7 +299,9 @@ def _tell(run: _Run, row: Row, done: int, total: int) -> None:
     result = run.found.get(row.id)
     if state == "running" or result is None:
         return
-    line = f"[{done}/{total}] {state} {row.id} ({result.seconds:.1f} s)"
+    left = run.reporting.left
+    end = f", about {left / 60:.0f} min left" if left is not None and left > _MINUTE else ""
+    line = f"[{done}/{total}{end}] {state} {row.id} ({result.seconds:.1f} s)"
     if result.message:
         line += f": {result.message.splitlines()[0]}"
     run.progress.note(line)

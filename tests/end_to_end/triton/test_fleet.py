@@ -58,9 +58,9 @@ def test_a_live_server_reads_what_passed_and_what_changed(home: Path, fleet: Pat
         for mode in MODES:
             for name in ("one", "two"):
                 assert answers_are_golden(server, store, mode, model=f"tiny-{mode}", adapter=name)
+        feeds = goldens(store / "exports/tiny/swappable")["one"].cases[0].feeds
         with pytest.raises(InferenceServerException, match="idle"):
-            Client(server).ask("tiny-swappable", {"input_ids": np.ones((1, 4), np.int64),
-                               "attention_mask": np.ones((1, 4), np.int64)}, "idle")  # fmt: skip
+            Client(server).ask("tiny-swappable", feeds, "idle")
 
         scale(folder / "adapters" / "two", 3.0)
         shutil.rmtree(folder / "adapters" / "idle")
