@@ -144,5 +144,5 @@ def refit(
     record = refit_plan(export_dir, manifest, device, name, source=source, check=check)
     if check is None:
         tell.note(f"note: the refitted engine was not compared: no golden outputs of {name!r}")
-    register_engine_files(export_dir, record)
+    register_engine_files(export_dir, record, timing_cache=False)
     return record

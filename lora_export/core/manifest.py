@@ -26,6 +26,7 @@ from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.core.quantization_record import QuantizationRecord, QuantizedRecord
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 from lora_export.ondevice.file_opening import read_file, reason_of
+from lora_export.ondevice.file_writing import require_plain, storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -341,8 +342,15 @@ def edit_manifest(folder: Path) -> Iterator[Manifest]:
     The caller writes its successor before the block ends, with `write_manifest`, or together with
     files by `lora_export.core.changes`; two processes that do so at once follow one another. What a
     killed process has left is finished or removed first.
+
+    Raises:
+        ExportDirectoryError: There is no export, or its manifest is damaged.
+        StorageError: The manifest is a link, which is read but not replaced: that is known before
+            anything is built.
     """
     stored_manifest(folder)  # nothing is created in a folder that is not an export
+    with storage_errors(str(folder / MANIFEST_NAME)):
+        require_plain(folder / MANIFEST_NAME)
     with exclusive_lock(folder / _LOCK):
         remove_abandoned(folder)
         manifest = stored_manifest(folder)

@@ -135,11 +135,19 @@ def _require_portable(job: BuildJob) -> None:
         )
 
 
-def register_engine_files(export_dir: Path, record: BuildRecord) -> None:
-    """Name a plan, its record and the timing cache in the manifest, with their hashes."""
+def register_engine_files(
+    export_dir: Path, record: BuildRecord, *, timing_cache: bool = True
+) -> None:
+    """Name a plan and its record in the manifest, with their hashes.
+
+    Args:
+        export_dir: The export.
+        record: The record of the engine.
+        timing_cache: Whether the timing cache is one of the files; a refit leaves it as it is.
+    """
     plan = record["plan"]["file"]
     timing = timing_file(record["target"], record["tensorrt"], record["library"])
-    files = [plan, record_file(plan), timing]
+    files = [plan, record_file(plan), *([timing] if timing_cache else [])]
     with edit_manifest(export_dir) as manifest:
         paths = {file: resolve_inside(export_dir, file) for file in files}
         hashes = {file: sha256_of_file(path) for file, path in paths.items() if path.is_file()}

@@ -16,7 +16,7 @@ import onnx
 from lora_export.core.errors import ExportDirectoryError, InputError
 from lora_export.graph.foreign.soundness import structural_problem
 from lora_export.graph.spec.external_values import place_outside
-from lora_export.graph.spec.onnx_file import parse_onnx
+from lora_export.graph.spec.onnx_file import parse_any_onnx
 from lora_export.ondevice.file_opening import open_descriptor, reason_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
     finally:
         os.close(descriptor)
     try:
-        model = parse_onnx(data)
+        model = parse_any_onnx(data)
     except ExportDirectoryError as error:
         raise damaged_graph(path, "it cannot be parsed, or a name in it is not UTF-8") from error
     if not model.graph.node or not model.opset_import:

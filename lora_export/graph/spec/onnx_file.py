@@ -12,30 +12,41 @@ from lora_export.ondevice.external_data import read_graph
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["parse_onnx", "read_onnx"]
+__all__ = ["parse_any_onnx", "parse_onnx", "read_onnx"]
 
 _HINT: Final = "The file is damaged: copy or export it again."
 
 
 def parse_onnx(onnx_bytes: bytes, name: str = "the graph") -> onnx.ModelProto:
-    """Return the model that `onnx_bytes` holds.
+    """Return the model that `onnx_bytes` holds, a graph of the tool's own.
 
     Args:
         onnx_bytes: The contents of an ``.onnx`` file.
         name: What messages call it.
 
     Raises:
-        ExportDirectoryError: They cannot be parsed, or a text in them is not UTF-8.
+        ExportDirectoryError: They cannot be parsed, a text in them is not UTF-8, or the graph has
+            no outputs (as no bytes at all have, which protobuf parses).
     """
+    model = parse_any_onnx(onnx_bytes, name)
+    if not model.graph.output:
+        raise _unreadable(name, "its graph has no outputs")
+    return model
+
+
+def parse_any_onnx(onnx_bytes: bytes, name: str = "the graph") -> onnx.ModelProto:
+    """Return the model that `onnx_bytes` holds, as `parse_onnx`, with or without outputs."""
     try:
         model = onnx.load_model_from_string(onnx_bytes)
     except Exception as error:
-        msg = f"{name} is not a readable ONNX model: {error}"
-        raise ExportDirectoryError(msg, hint=_HINT) from error
+        raise _unreadable(name, str(error)) from error
     if not _is_text(model):
-        msg = f"{name} is not a readable ONNX model: a name in it is not UTF-8"
-        raise ExportDirectoryError(msg, hint=_HINT)
+        raise _unreadable(name, "a name in it is not UTF-8")
     return model
+
+
+def _unreadable(name: str, problem: str) -> ExportDirectoryError:
+    return ExportDirectoryError(f"{name} is not a readable ONNX model: {problem}", hint=_HINT)
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
