@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from lora_export.cli.console import Console
+from lora_export.cli.fleet_store import diff, gc, ls, planned
 from lora_export.cli.help_format import Command, Group, argument, option
 from lora_export.cli.options import common_options, out_option
 from lora_export.cli.text import aligned, size
-from lora_export.core.errors import InputError
 from lora_export.core.files import atomic_write_bytes
-
-if TYPE_CHECKING:
-    from lora_export.core.progress import Progress
-    from lora_export.fleet.fleet_plan import Plan
 
 __all__ = ["fleet"]
 
 _SHOWN: Final = 10
-_YAML: Final = (".yaml", ".yml")
 
 
 @click.group(
@@ -30,6 +25,8 @@ _YAML: Final = (".yaml", ".yml")
 lora-export fleet plan fleet.yaml --dry-run
 lora-export fleet run fleet.yaml
 lora-export fleet status out
+lora-export fleet diff fleet.yaml
+lora-export fleet gc fleet.yaml
 """,
 )
 def fleet() -> None:
@@ -60,7 +57,7 @@ def plan(
         msg = "say where the plan goes: -o plan.json, or --dry-run"
         raise click.UsageError(msg)
     with Console(as_json=as_json, quiet=quiet) as console:
-        made = _planned(fleet_file, console)
+        made = planned(fleet_file, console)
         if output is not None and not dry_run:
             atomic_write_bytes(output, made.as_bytes())
         summary = plan_summary(made)
@@ -88,6 +85,8 @@ lora-export fleet run plan.json --jobs 4 --max-failures 10
         help="Run this row and those that it waits for.")  # fmt: skip
 @option("--max-failures", section="Gate", type=click.IntRange(min=0), metavar="NUMBER",
         help="Start no more rows once more than this many have failed.")  # fmt: skip
+@option("--only-changed", section="Planning", is_flag=True,
+        help="Leave rows failed that failed on the same inputs.")  # fmt: skip
 @common_options
 def run(
     *,
@@ -95,6 +94,7 @@ def run(
     jobs: int | None,
     only: tuple[str, ...],
     max_failures: int | None,
+    only_changed: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -102,12 +102,12 @@ def run(
     from lora_export.commands.fleet.run import run_fleet
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        made = _planned(plan_file, console)
+        made = planned(plan_file, console)
         if only:
             made = made.only(only)
         outcome = run_fleet(
             made, jobs=jobs, max_failures=max_failures, progress=console,
-            source=str(plan_file), whole=not only,
+            source=str(plan_file), whole=not only, only_changed=only_changed,
         )  # fmt: skip
         console.finish(outcome.table, _outcome_lines(outcome.table))
     return outcome.exit_code
@@ -126,18 +126,9 @@ def status(*, store: Path, as_json: bool, quiet: bool) -> int:
     return 0
 
 
-def _planned(file: Path, console: Progress) -> Plan:
-    """Return the plan in a file, or that of the fleet in it."""
-    from lora_export.commands.fleet.expand import plan_fleet
-    from lora_export.commands.fleet.spec import load_fleet
-    from lora_export.fleet.fleet_plan import read_plan
-
-    if file.suffix in _YAML:
-        return plan_fleet(load_fleet(file), console)
-    if file.is_dir():
-        msg = f"{str(file)!r} is a directory"
-        raise InputError(msg, hint="Give fleet.yaml, or a plan that was made of it.")
-    return read_plan(file)
+fleet.add_command(ls)
+fleet.add_command(diff)
+fleet.add_command(gc)
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[str]:

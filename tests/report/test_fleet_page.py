@@ -43,8 +43,9 @@ def report(**changes: Any) -> dict[str, Any]:
         rows.append(row("engine", f"intents-{at}", "rtx", "failed" if at == 2 else "done",
                         exit_code=7, next="lora-export fleet run f.yaml",
                         message="TensorRT for RTX is not installed\npip install it"))  # fmt: skip
-    rows.append(row("adapter", "odd", status="failed", exit_code=5, next=f"lora-export {HOSTILE}",
-                    message=f"parity of odd: fail: {HOSTILE}\nIt is not in the export."))  # fmt: skip
+    lost = f"parity of odd: fail: {HOSTILE}\nIt is not in the export."
+    rows.append(row("adapter", "odd", status="failed", exit_code=5, message=lost,
+                    next=f"lora-export {HOSTILE}"))  # fmt: skip
     rows.append(row("engine", "odd", "rtx", "blocked"))
     rows.append(row("adapter", "a-very-long-adapter-name-of-sixty-four-characters-as-allowed-her",
                     verdict="ambiguous", measures=FIGURES))  # fmt: skip

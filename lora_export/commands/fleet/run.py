@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.commands.fleet.reporting import Reporting
-from lora_export.core.errors import LoraExportError, StorageError, UsageError
+from lora_export.core.errors import LoraExportError, StorageError
 from lora_export.core.files import resolve_inside, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
@@ -27,22 +27,21 @@ from lora_export.fleet.local_executor import LocalExecutor, python_command
 from lora_export.fleet.next_commands import again_command
 from lora_export.fleet.results import Results, RowResult, result_from
 from lora_export.fleet.schedule import Schedule
-from lora_export.ondevice.file_locks import close_lock, try_lock
-from lora_export.ondevice.file_opening import open_lock
+from lora_export.fleet.store_lock import alone_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lora_export.fleet.executor import Answer, Executor
     from lora_export.fleet.fleet_plan import Plan, Row
 
 __all__ = ["FleetOutcome", "default_jobs", "run_fleet"]
 
 _WORKER: Final = "lora_export.commands.fleet.worker"
-_LOCK: Final = f"{FLEET_FOLDER}/lock"
 _ATTEMPTS: Final = 2
 _WAIT_SECONDS: Final = 0.5
 _MINUTE: Final = 60.0
+_LASTING: Final = frozenset({3, 4, 5, 6})
+_PASSING: Final = frozenset({"StorageError", "MemoryError", "WorkerDied"})
+"""Errors that another run may not have, though nothing that a row reads has changed."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,11 @@ class _Run:
     keys: dict[str, str] = field(default_factory=dict)
     kept: dict[str, RowResult] = field(default_factory=dict)
     """Results of earlier runs whose artifacts are whole."""
+    failed_before: dict[str, RowResult] = field(default_factory=dict)
+    """Results of rows that would fail again, as nothing that they read has changed."""
     found: dict[str, RowResult] = field(default_factory=dict)
+    failures: int = 0
+    """The rows that have failed in this run."""
     attempts: dict[str, int] = field(default_factory=dict)
     alone: list[Row] = field(default_factory=list)
     """Rows that were killed for memory, and that are tried again with nothing beside them."""
@@ -97,6 +100,7 @@ def run_fleet(
     progress: Progress | None = None,
     source: str = "FLEET.yaml",
     whole: bool = True,
+    only_changed: bool = False,
 ) -> FleetOutcome:
     """Run the rows of a plan; a row that fails never stops the others.
 
@@ -108,6 +112,8 @@ def run_fleet(
         progress: Told which rows end, and how.
         source: The file that is run, for the commands in its report.
         whole: Whether the plan is the whole fleet, and not some of its rows.
+        only_changed: Whether rows that failed stay failed, unless their inputs have changed or
+            what ended them may be gone: memory, a disk, a library that was not installed.
 
     Raises:
         UsageError: Another run has the store.
@@ -116,7 +122,7 @@ def run_fleet(
     store = Path(plan.store)
     with storage_errors(str(store)):
         (store / FLEET_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _alone_in(store):
+    with alone_in(store):
         reporting = Reporting(store, plan, source, whole)
         run = _Run(
             plan, store, Results(store), Schedule(plan), progress or Silent(), reporting,
@@ -124,6 +130,7 @@ def run_fleet(
         )  # fmt: skip
         run.keys = {row.id: row.key for row in plan.rows}
         run.kept = _kept_results(run)
+        run.failed_before = _failed_before(run) if only_changed else {}
         _make_way(run)
         own = executor or LocalExecutor(
             python_command(_WORKER),
@@ -137,22 +144,6 @@ def run_fleet(
             run.schedule.stop()
             table = reporting.finish(run.schedule.states, run.found)
     return FleetOutcome(table, int(table["exit_code"]))
-
-
-@contextlib.contextmanager
-def _alone_in(store: Path) -> Iterator[None]:
-    """Hold the store's lock; refuse where another run has it."""
-    with storage_errors(str(store)):
-        descriptor = open_lock(store / _LOCK)
-    try:
-        try:
-            try_lock(descriptor)
-        except BlockingIOError as error:
-            msg = f"another run is using the store {str(store)!r}"
-            raise UsageError(msg, hint=f"Watch it: lora-export fleet status {store}") from error
-        yield
-    finally:
-        close_lock(descriptor)
 
 
 def _kept_results(run: _Run) -> dict[str, RowResult]:
@@ -178,6 +169,19 @@ def _kept_results(run: _Run) -> dict[str, RowResult]:
     with contextlib.suppress(StorageError):  # only slower next time
         hashes.save()
     return kept
+
+
+def _failed_before(run: _Run) -> dict[str, RowResult]:
+    """Return the results of rows that failed for what they read or compute."""
+    results = ((row.id, run.results.read(row)) for row in run.plan.rows)
+    return {
+        name: result
+        for name, result in results
+        if result is not None
+        and result.status == "failed"
+        and result.exit_code in _LASTING
+        and result.kind not in _PASSING
+    }
 
 
 def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> str | None:
@@ -237,6 +241,11 @@ def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
             run.found[row.id] = kept
             run.schedule.end(row, "skipped")
             continue
+        lost = run.failed_before.get(row.id)
+        if lost is not None and not run.schedule.is_outdated(row):
+            run.found[row.id] = lost
+            run.schedule.end(row, "failed")
+            continue
         if executor.free < 1:
             return
         run.schedule.begin(row)
@@ -278,6 +287,7 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
     result = result_from({**table, "attempts": attempts, "provenance": origin}, row)
     run.results.write(result)
     run.found[row.id] = result
+    run.failures += result.status == "failed"
     run.schedule.end(row, result.status)
 
 
@@ -309,7 +319,4 @@ def _tell(run: _Run, row: Row, done: int, total: int) -> None:
 
 def _is_stopped(run: _Run) -> bool:
     """Return whether more rows have failed than may."""
-    if run.max_failures is None:
-        return False
-    failed = sum(state == "failed" for state in run.schedule.states.values())
-    return failed > run.max_failures
+    return run.max_failures is not None and run.failures > run.max_failures

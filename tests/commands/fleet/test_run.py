@@ -207,3 +207,43 @@ def test_a_status_of_something_else_is_refused(raw: str, tmp_path: Path) -> None
     (tmp_path / "report.json").write_text(raw)
     with pytest.raises(InputError):
         read_status(tmp_path)
+
+
+def test_only_what_changed_is_tried_again(plan: Plan) -> None:
+    run(plan, failing(5, "one"))
+    again, done = run(plan, only_changed=True)
+    assert (again.exit_code, done) == (5, [])
+    assert states(again) == {"one": "failed", "two": "blocked", "three": "skipped"}
+    assert again.table["rows"][0]["message"] == "bad\nhint"
+    changed = plan.rows[0].model_copy(update={"key": "e" * 64})
+    other = plan.model_copy(update={"rows": (changed, *plan.rows[1:])})
+    assert run(other, only_changed=True)[1] == ["one", "two"]
+
+
+def test_what_another_run_may_not_have_is_tried_again_though_nothing_changed(
+    plan: Plan, tmp_path: Path
+) -> None:
+    run(plan, failing(7, "three"))  # a library that was not installed
+    assert run(plan, only_changed=True)[1] == ["three"]
+    (tmp_path / "store" / "one").unlink()
+    run(plan, lambda task: None if task["row"]["id"] == "one" else writes(task))  # memory
+    assert run(plan, only_changed=True)[1] == ["one", "two"]
+
+
+def test_a_failure_of_an_earlier_run_is_none_of_the_failures_that_may_be(plan: Plan) -> None:
+    run(plan, failing(5, "one"))
+    changed = plan.rows[2].model_copy(update={"key": "e" * 64})
+    other = plan.model_copy(update={"rows": (*plan.rows[:2], changed)})
+    assert run(other, only_changed=True, max_failures=0)[1] == ["three"]
+
+
+def test_the_report_names_the_next_command_and_what_changed(plan: Plan, tmp_path: Path) -> None:
+    first, _ = run(plan, failing(3, "one"), source="my fleet.yaml")
+    assert first.table["changes"] is None
+    assert first.table["failures"] == ["one"]
+    assert first.table["rows"][0]["next"] == ("lora-export fleet run 'my fleet.yaml' --only one")
+    assert (tmp_path / "store" / first.table["rows"][0]["log"]).parent.name == "logs"
+    second, _ = run(plan)
+    assert second.table["changes"]["mended"] == ["one", "two"]
+    page = (tmp_path / "store" / "report.html").read_text()
+    assert "Failed before, and does not any more" in page

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.commands.fleet.expand import plan_fleet
+from lora_export.commands.fleet.inventory import collect
 from lora_export.commands.fleet.run import run_fleet
 from lora_export.commands.fleet.spec import load_fleet
 from lora_export.commands.fleet.worker import perform
@@ -75,6 +76,19 @@ def test_a_fleet_is_built_and_exactly_the_planted_failures_are_named(fleet: Path
         assert changed[f"adapter:tiny/{mode}/two"]["status"] == "done"
         assert changed[f"bundle:tiny/{mode}@jetson-orin"]["status"] == "done"
     assert changed["exit"] == 3
+
+    shutil.rmtree(fleet.parent / "adapters" / "one")  # it stays in its exports until gc
+    plan = plan_fleet(load_fleet(fleet), Silent())
+    assert collect(plan, Silent(), delete=False)["adapters"] == [
+        {"export": f"exports/tiny/{mode}", "adapter": "one"} for mode in sorted(modes)
+    ]
+    collect(plan, Silent(), delete=True)
+    for mode in modes:
+        manifest = read_manifest(fleet.parent / "out" / "exports" / "tiny" / mode)
+        assert list(manifest.adapters) == ["two"]
+    last = run_here(fleet)
+    for mode in modes:
+        assert last[f"adapter:tiny/{mode}/two"]["status"] == "skipped"
 
 
 def test_inputs_that_change_under_a_plan_are_noticed(fleet: Path) -> None:
