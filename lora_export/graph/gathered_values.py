@@ -10,17 +10,15 @@ that they can be copied in blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import TYPE_CHECKING, Final
 
 import onnx
 
-from lora_export.core.errors import ExportDirectoryError
-from lora_export.graph.spec.external_values import place_outside
+from lora_export.graph.spec.external_values import SideBySide, external_source, place_outside
 from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["GatheredGraph", "Piece", "gather_values"]
 
@@ -29,24 +27,24 @@ _ALIGNMENT_BYTES: Final = 64
 _PAGE_BYTES: Final = 4096
 """Large values begin on a page, so that a runtime can map them."""
 _LARGE_BYTES: Final = 1 << 20
-_HINT: Final = "The export is damaged: copy or export it again."
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of bytes of a weight file, and its place in the new file.
+    """A part of the new file.
 
     Attributes:
-        location: The weight file, relative to the graph's folder.
-        offset_bytes: Where the range begins there.
-        length_bytes: Its length.
+        content: The ranges of weight files that it is made of: one, or several side by side.
         start_bytes: Where it begins in the new file.
     """
 
-    location: str
-    offset_bytes: int
-    length_bytes: int
+    content: SideBySide
     start_bytes: int
+
+    @property
+    def length_bytes(self) -> int:
+        """Its length."""
+        return self.content.length_bytes
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,9 @@ class GatheredGraph:
     data_bytes: int
 
 
-def gather_values(onnx_bytes: bytes, data_name: str) -> GatheredGraph:
+def gather_values(
+    onnx_bytes: bytes, data_name: str, packed: Mapping[str, SideBySide] | None = None
+) -> GatheredGraph:
     """Return the graph with all values that lie in other files pointed at one file.
 
     Values that several tensors share (a weight with two readers) are in it once. The same graph
@@ -73,22 +73,23 @@ def gather_values(onnx_bytes: bytes, data_name: str) -> GatheredGraph:
     Args:
         onnx_bytes: The graph.
         data_name: The name of the new file, which lies beside the graph.
+        packed: What initializers are made of that lie in no file as they are, by name.
 
     Raises:
         ExportDirectoryError: The graph cannot be parsed, or a place in it is not a range of bytes.
     """
     model = parse_onnx(onnx_bytes)
-    pieces: dict[tuple[str, int, int], Piece] = {}
+    pieces: dict[SideBySide, Piece] = {}
     end = 0
     for tensor in _tensors(model.graph):
         if tensor.data_location != _EXTERNAL:
             continue
-        location, offset, length = _place(tensor)
-        piece = pieces.get((location, offset, length))
+        content = (packed or {}).get(tensor.name) or SideBySide((external_source(tensor),), 1)
+        piece = pieces.get(content)
         if piece is None:
-            start = _aligned(end, length)
-            piece = pieces[location, offset, length] = Piece(location, offset, length, start)
-            end = start + length
+            start = _aligned(end, content.length_bytes)
+            piece = pieces[content] = Piece(content, start)
+            end = start + content.length_bytes
         place_outside(tensor, data_name, piece.start_bytes, piece.length_bytes)
     written: bytes = model.SerializeToString(deterministic=True)
     return GatheredGraph(written, tuple(pieces.values()), end)
@@ -97,22 +98,6 @@ def gather_values(onnx_bytes: bytes, data_name: str) -> GatheredGraph:
 def _aligned(position: int, length_bytes: int) -> int:
     step = _PAGE_BYTES if length_bytes >= _LARGE_BYTES else _ALIGNMENT_BYTES
     return -(-position // step) * step
-
-
-def _place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
-    """Return file, offset and length of a value that lies outside its graph."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    texts = entries.get("offset", "0"), entries.get("length", str(_size_bytes(tensor)))
-    if "location" not in entries or not all(t.isascii() and t.isdecimal() for t in texts):
-        msg = f"the graph does not say where the value of {tensor.name!r} lies"
-        raise ExportDirectoryError(msg, hint=_HINT)
-    return entries["location"], int(texts[0]), int(texts[1])
-
-
-def _size_bytes(tensor: onnx.TensorProto) -> int:
-    """Return the bytes of a value of a whole number of bytes for each element."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return int(prod(tensor.dims)) * int(dtype.itemsize)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

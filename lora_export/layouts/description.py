@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
+    from lora_export.graph.spec.external_values import SideBySide
     from lora_export.weights.companion_files import Content
 
 __all__ = ["ExportKind", "Layout", "PlacedGraph", "Subject", "kind_of"]
@@ -90,11 +91,13 @@ class PlacedGraph:
         path: The graph's file, relative to the directory.
         data: The name of the file with its values, which lies beside it.
         onnx_bytes: The graph; it names files of the export, relative to its directory.
+        packed: What initializers are made of that no file of the export has as they are, by name.
     """
 
     path: str
     data: str
     onnx_bytes: bytes = field(repr=False)
+    packed: Mapping[str, SideBySide] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lora_export.core.files import resolve_inside
 from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.modes import SWAPPABLE_GRAPH
 from lora_export.exports.stored_adapters import form_of
+from lora_export.graph.ort_form.packed_products import pack_products
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
@@ -78,6 +79,7 @@ def describe_genai(subject: Subject) -> Layout:
         ExportDirectoryError: A file of the export is missing or damaged.
     """
     graph, _ = graphs_of(subject)
+    packed = pack_products(graph)
     files = companions(subject)
     swappable = subject.name == SWAPPABLE_GRAPH
     config = model_config(subject, files, None)
@@ -100,7 +102,7 @@ def describe_genai(subject: Subject) -> Layout:
         placed |= _packs(subject)
     return Layout(
         subject.adapters,
-        (PlacedGraph(_GRAPH, _DATA, graph),),
+        (PlacedGraph(_GRAPH, _DATA, packed.onnx_bytes, packed.values),),
         placed,
         notes=(*_notes_on_texts(subject, placed, config), *_notes_on_packs(subject)),
     )

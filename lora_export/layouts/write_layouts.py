@@ -25,11 +25,12 @@ from lora_export.core.files import (
 from lora_export.core.layout_record import LAYOUT_RECORD, LayoutFile, LayoutRecord, layout_bytes
 from lora_export.core.manifest import MANIFEST_NAME
 from lora_export.core.progress import Progress, Silent
-from lora_export.core.tensors import BLOCK_BYTES, FileHandle
+from lora_export.core.tensors import FileHandle
 from lora_export.core.version import VERSION
 from lora_export.exports.integrity import problem_of
 from lora_export.exports.integrity_checks import require_files
 from lora_export.graph.gathered_values import GatheredGraph, gather_values
+from lora_export.layouts.side_by_side import side_by_side_blocks
 from lora_export.layouts.target_folder import fresh_folder, require_place
 from lora_export.ondevice.file_opening import real_path, reason_of, require_file
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.manifest import Manifest
-    from lora_export.graph.gathered_values import Piece
     from lora_export.layouts.description import Layout, Subject
     from lora_export.weights.companion_files import Content
 
@@ -155,14 +155,18 @@ def write_layouts(
 
 def _planned(layout: Layout) -> _Plan:
     return _Plan(
-        layout, {each.path: gather_values(each.onnx_bytes, each.data) for each in layout.graphs}
+        layout,
+        {
+            each.path: gather_values(each.onnx_bytes, each.data, each.packed)
+            for each in layout.graphs
+        },
     )
 
 
 def _read_of(export_dir: Path, manifest: Manifest, plan: _Plan) -> Iterator[str]:
     """Yield the files of the export that a directory takes, those that have to be as recorded."""
     for graph in plan.graphs.values():
-        yield from (piece.location for piece in graph.pieces)
+        yield from (each.location for piece in graph.pieces for each in piece.content.sources)
     for content in plan.layout.files.values():
         if isinstance(content, bytes):
             continue
@@ -244,12 +248,13 @@ def _write_values(path: Path, export_dir: Path, graph: GatheredGraph, tell: Prog
     with storage_errors(str(path)), open_output(path) as stream:
         position = 0
         for piece in graph.pieces:
-            if piece.location not in handles:
-                handles[piece.location] = FileHandle(resolve_inside(export_dir, piece.location))
+            for each in piece.content.sources:
+                if each.location not in handles:
+                    handles[each.location] = FileHandle(resolve_inside(export_dir, each.location))
             gap = bytes(piece.start_bytes - position)
             stream.write(gap)
             digest.update(gap)
-            for block in _blocks(handles[piece.location], piece):
+            for block in side_by_side_blocks(handles, piece.content):
                 stream.write(block)
                 digest.update(block)
                 tell.advance(len(block))
@@ -257,12 +262,3 @@ def _write_values(path: Path, export_dir: Path, graph: GatheredGraph, tell: Prog
         stream.flush()
         os.fsync(stream.fileno())
     return digest.hexdigest()
-
-
-def _blocks(file: FileHandle, piece: Piece) -> Iterator[memoryview]:
-    """Yield the bytes of a piece; each view is valid until the next one is asked for."""
-    buffer = memoryview(bytearray(min(BLOCK_BYTES, piece.length_bytes)))
-    for start in range(0, piece.length_bytes, BLOCK_BYTES):
-        block = buffer[: min(BLOCK_BYTES, piece.length_bytes - start)]
-        file.read_into(block, piece.offset_bytes + start)
-        yield block
