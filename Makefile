@@ -26,6 +26,10 @@ LOWEST_TESTS := $(addprefix tests/, end_to_end/merge_and_build end_to_end/test_s
 DEVICE       := .venv-device
 DEVICE_STAMP := $(DEVICE)/.numpy-1.21.5-onnxruntime-1.20.1
 
+# What `pip install .` brings: no torch, no transformers, no runtime. On Python 3.10 too.
+CORE         := build/core-env
+CORE_STAMP   := $(CORE)/.installed
+
 # requirements.lock in an environment of its own, and what writes and audits it.
 LOCKED       := .venv-locked
 SUPPLY       := .venv-supply
@@ -38,7 +42,7 @@ DOCS_STAMP   := $(DOCS)/.installed
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-trt test-rtx test-aarch64 test-lock device-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-trt test-rtx test-aarch64 test-lock device-env core-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,10 +61,10 @@ demo: env model ## a real checkpoint and adapter to a verified export, with the 
 docs: $(DOCS_STAMP) ## build the documentation site to build/site; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
 
-test: env model device-env ## run the tests, but for the slow ones
+test: env model device-env core-env ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow and not nightly'
 
-test-slow: env model device-env ## run the slow tests
+test-slow: env model device-env core-env ## run the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'slow and not nightly'
 
 # transformers 5.12's DeBERTa still scripts functions, which torch 2.13 deprecates.
@@ -113,6 +117,8 @@ audit: env $(SUPPLY_STAMP) ## look up known vulnerabilities of the locked versio
 	$(BIN)/python -m tools.audit --pip-audit $(SUPPLY)/bin/pip-audit $(AUDIT_ARGS)
 
 device-env: $(DEVICE_STAMP) ## set up Python 3.10 with NumPy 1.21.5, where there is a Python 3.10
+
+core-env: $(CORE_STAMP) ## set up an environment of the core alone, without torch
 
 check: env ## lint, format, types, import contracts, sizes of files and functions
 	$(BIN)/ruff check .
@@ -177,6 +183,13 @@ $(DEVICE_STAMP):
 	    $(DEVICE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	        --require-hashes -r tools/locks/device.lock && touch $@; exit; \
 	done; echo "note: there is no Python 3.10, JetPack 6's: the tests that need it are skipped"
+
+# The package itself is taken from the tree, so that what is tested is what stands there.
+$(CORE_STAMP): requirements-core.lock
+	$(PYTHON) -m venv --clear $(CORE)
+	$(CORE)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps \
+	    --require-hashes --only-binary :all: -r requirements-core.lock
+	@touch $@
 
 $(SUPPLY_STAMP): tools/locks/supply.lock
 	$(PYTHON) -m venv --clear $(SUPPLY)

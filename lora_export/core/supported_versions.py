@@ -51,11 +51,11 @@ SUPPORTED: Final[Mapping[str, Range]] = {
     "ml_dtypes": Range("0.5", "0.6.0"),
     "numpy": Range("2.0", "2.4.6"),
     "onnx": Range("1.19", "1.23.2"),
+    "onnx-ir": Range("0.2", "1.1.0"),
     "pydantic": Range("2.7", "2.14.4"),
     "pyyaml": Range("6.0.1", "6.0.4"),
     "rich": Range("13.7", "15.0.0"),
     "accelerate": Range("1.10", "1.15.0"),
-    "onnx-ir": Range("0.2", "1.1.0"),
     "onnxscript": Range("0.6", "0.7.2"),
     "peft": Range("0.19", "0.21.2"),
     "torch": Range("2.10", "2.14.1"),
@@ -66,7 +66,8 @@ SUPPORTED: Final[Mapping[str, Range]] = {
 """By the name under which a library is installed."""
 
 CORE: Final = (
-    "click", "huggingface_hub", "ml_dtypes", "numpy", "onnx", "pydantic", "pyyaml", "rich",
+    "click", "huggingface_hub", "ml_dtypes", "numpy", "onnx", "onnx-ir", "pydantic", "pyyaml",
+    "rich",
 )  # fmt: skip
 """Those that every command may need."""
 

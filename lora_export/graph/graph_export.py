@@ -14,6 +14,7 @@ from lora_export.core.installation import install_command
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.supported_versions import require_supported
 from lora_export.graph import graph_cache
+from lora_export.graph.cached_requests import Request
 from lora_export.graph.spec.signature import Choices
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["export_graph"]
 
 _DEFAULTS: Final = Choices()
-_TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript", "onnx_ir")
-_TRACING_DISTRIBUTIONS: Final = (*(name.replace("_", "-") for name in _TRACING_PACKAGES), "onnx")
+_TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript")
+_TRACING_DISTRIBUTIONS: Final = (*_TRACING_PACKAGES, "onnx-ir", "onnx")
 _NOT_IN_GRAPH: Final = frozenset(
     {
         "_name_or_path",
@@ -77,7 +78,8 @@ def export_graph(
 
     Raises:
         MissingRuntimeError: The graph is not cached, and a library that traces it is not
-            installed, or in a version that is not supported.
+            installed, or in a version that is not supported. The message names what differs in
+            the nearest cached graph.
         UnsupportedError: The model cannot be built or traced.
         UsageError: The task pools, and nothing says how.
     """
@@ -94,16 +96,19 @@ def export_graph(
     choices = choices if task.causal else _DEFAULTS
     chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
     chosen |= {"untied": True} if untied else {}
-    key = graph_cache.key_of(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
+    request = Request(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
+    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     tell = progress or Silent()
-    if use_cache and (found := graph_cache.load(key)) is not None:
+    if use_cache and (found := graph_cache.load(request, traceable=not missing)) is not None:
         tell.start("graph from the cache")
         return found
+    if missing:
+        raise _missing(missing, graph_cache.missed(request) if use_cache else None)
     template = _trace_and_fold(
         settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
     )
     if use_cache:
-        graph_cache.store(key, template)
+        graph_cache.store(request, template)
     return template
 
 
@@ -118,14 +123,6 @@ def _trace_and_fold(
     untied: bool,
     tell: Progress,
 ) -> GraphTemplate:
-    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        msg = f"tracing the graph needs packages that are not installed: {', '.join(missing)}"
-        raise MissingRuntimeError(
-            msg,
-            hint=f"Install it {install_command('export')}; or export where it is and copy the "
-            "directory.",
-        )
     require_supported(*_TRACING_DISTRIBUTIONS)
     tell.start("importing torch")
     from lora_export.graph.template_build import build_template
@@ -133,3 +130,12 @@ def _trace_and_fold(
     return build_template(
         settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
     )
+
+
+def _missing(packages: list[str], cache: str | None) -> MissingRuntimeError:
+    msg = f"tracing the graph needs packages that are not installed: {', '.join(packages)}"
+    hint = (
+        f"Install them {install_command('export')}; or export where they are, and copy the "
+        "directory, or the graph cache, here."
+    )
+    return MissingRuntimeError(msg, items=[f"graph cache: {cache}"] if cache else (), hint=hint)

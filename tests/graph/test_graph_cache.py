@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import lora_export.graph.graph_export as export_module
+from lora_export.core.errors import MissingRuntimeError
 from lora_export.graph import graph_cache as cache
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.template import GraphTemplate
@@ -146,6 +148,122 @@ def test_versions_of_the_libraries_make_another_graph(traced, own_cache, monkeyp
     assert len(traced) == 4
 
 
+def test_graph_of_each_version_is_kept_beside_the_others(traced, own_cache, monkeypatch) -> None:
+    first = template_of(CONFIG, CLASSIFY)
+    with monkeypatch.context() as patch:
+        versions_are(patch, {"transformers": "9.9"})
+        second = template_of(CONFIG, CLASSIFY)
+        assert template_of(CONFIG, CLASSIFY) == second != first
+    assert template_of(CONFIG, CLASSIFY) == first
+    assert len(traced) == 2
+
+
+def versions_are(patch: pytest.MonkeyPatch, table: dict[str, str | None]) -> None:
+    real = cache._version
+    patch.setattr(cache, "_version", lambda name: table[name] if name in table else real(name))
+
+
+def uninstall(patch: pytest.MonkeyPatch) -> None:
+    """Hide what traces from the search for it, and its versions."""
+    real = importlib.util.find_spec
+    patch.setattr(importlib.util, "find_spec", lambda n: None if n in HEAVY else real(n))
+    versions_are(patch, dict.fromkeys(("torch", "transformers", "accelerate", "onnxscript")))
+
+
+@pytest.mark.parametrize(
+    ("versions", "best"),
+    [
+        ([{"transformers": "5.9"}, {"transformers": "5.12"}], 1),
+        ([{"transformers": "5.12"}, {"transformers": "5.9"}], 0),
+        ([{"torch": "2.13.0+cpu"}, {"torch": "2.9.1"}], 0),
+        ([{"transformers": "5.9", "torch": "2.13"}, {"transformers": "5.12", "torch": "2.9"}], 1),
+    ],
+    ids=str,
+)
+def test_without_torch_the_newest_graph_is_taken(traced, own_cache, monkeypatch, versions, best):
+    made = []
+    for table in versions:
+        with monkeypatch.context() as patch:
+            versions_are(patch, table)
+            made.append(template_of(CONFIG, CLASSIFY))
+    uninstall(monkeypatch)
+    assert template_of(CONFIG, CLASSIFY) == made[best]
+    damage_graph(newest := entry_of(own_cache, made[best]))
+    assert template_of(CONFIG, CLASSIFY) == made[1 - best]
+    shutil.rmtree(newest)
+    damage_graph(entry_of(own_cache, made[1 - best]))
+    with pytest.raises(MissingRuntimeError):
+        template_of(CONFIG, CLASSIFY)
+    assert len(traced) == 2
+
+
+def test_with_torch_a_graph_of_other_versions_is_not_taken(traced, own_cache, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        versions_are(patch, {"transformers": "9.9"})
+        template_of(CONFIG, CLASSIFY)
+    template_of(CONFIG, CLASSIFY)
+    assert len(traced) == 2
+
+
+def test_entry_under_a_foreign_name_is_none(traced, own_cache, monkeypatch) -> None:
+    template_of(CONFIG, CLASSIFY)
+    template_of({**CONFIG, "hidden_size": 64}, CLASSIFY)
+    (first,), (second,) = (list(each.iterdir()) for each in (own_cache / "graphs").iterdir())
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    template_of(CONFIG, CLASSIFY)
+    template_of({**CONFIG, "hidden_size": 64}, CLASSIFY)
+    assert len(traced) == 3
+
+
+def test_entry_of_the_former_layout_is_none(traced, own_cache, monkeypatch) -> None:
+    """``graphs/<key>/graph.json``: neither read nor in the way."""
+    template_of(CONFIG, CLASSIFY)
+    (key,) = (own_cache / "graphs").iterdir()
+    (entry,) = key.iterdir()
+    for path in entry.iterdir():
+        path.rename(key / path.name)
+    entry.rmdir()
+    template_of(CONFIG, CLASSIFY)
+    template_of(CONFIG, CLASSIFY)
+    assert len(traced) == 2
+    uninstall(monkeypatch)
+    template_of(CONFIG, CLASSIFY)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": 64}, "the nearest graph of 'bert' has hidden_size 32, not 64"),
+        ({"a_setting": 1}, "the nearest graph of 'bert' has a_setting absent, not 1"),
+        ({"model_type": "gpt2"}, "no graph of 'gpt2'"),
+    ],
+    ids=str,
+)
+def test_without_torch_the_difference_is_named(traced, own_cache, monkeypatch, change, said):
+    template_of(CONFIG, CLASSIFY)
+    uninstall(monkeypatch)
+    with pytest.raises(MissingRuntimeError) as caught:
+        template_of({**CONFIG, **change}, CLASSIFY)
+    assert caught.value.message.splitlines()[1:] == [f"  graph cache: {said}"]
+
+
+def test_graph_of_another_version_of_this_package_is_named(traced, own_cache, monkeypatch) -> None:
+    template_of(CONFIG, CLASSIFY)
+    uninstall(monkeypatch)
+    monkeypatch.setattr(cache, "_own_source_sha256", lambda: "0" * 64)
+    with pytest.raises(MissingRuntimeError) as caught:
+        template_of(CONFIG, CLASSIFY)
+    assert caught.value.message.splitlines()[1:] == [
+        "  graph cache: the graph was made by another version of lora-export"
+    ]
+
+
+def entry_of(folder: Path, template: GraphTemplate) -> Path:
+    graphs = folder.glob("graphs/*/*/graph.onnx")
+    return next(path.parent for path in graphs if path.read_bytes() == template.onnx_bytes)
+
+
 def test_use_cache_false_neither_reads_nor_writes(traced, own_cache: Path) -> None:
     template_of(CONFIG, CLASSIFY, use_cache=False)
     assert not own_cache.exists()
@@ -197,14 +315,15 @@ def damage_parameters(folder: Path) -> None:
 )
 def test_damaged_entry_is_traced_again_and_replaced(traced, own_cache: Path, damage) -> None:
     template_of(CONFIG, CLASSIFY)
-    (entry,) = (own_cache / "graphs").iterdir()
+    (entry,) = (own_cache / "graphs").glob("*/*")
     damage(entry)
     again = template_of(CONFIG, CLASSIFY)
     assert len(traced) == 2
     assert again.onnx_bytes == b"graph 2"
     assert template_of(CONFIG, CLASSIFY) == again
     assert len(traced) == 2
-    assert [path.name for path in (own_cache / "graphs").iterdir()] == [entry.name]
+    assert list((own_cache / "graphs").glob("*/*")) == [entry]
+    assert list((own_cache / "graphs").iterdir()) == [entry.parent]
 
 
 def test_cache_that_cannot_be_written_is_no_error(traced, tmp_path: Path, monkeypatch) -> None:
@@ -240,7 +359,7 @@ def test_without_torch_an_uncached_graph_is_a_missing_runtime(tiny, own_cache: P
     there = python("-c", EXPORT, paths, "cache", json.dumps(HEAVY))
     assert there.code == 1
     assert "MissingRuntimeError" in there.err
-    assert "torch" in there.err.splitlines()[-2]
+    assert "torch" in there.err.splitlines()[-3]
 
 
 @pytest.mark.slow
