@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_export.weights.gguf.architectures import ARCHITECTURES
 from lora_export.weights.quantized.formats import FORMATS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text("utf-8")
@@ -16,3 +17,11 @@ def test_the_formats_are_those_that_are_read() -> None:
         (row.title, row.suffixes) for row in FORMATS
     ]
     assert all(row[2].strip() for row in rows[1:])
+
+
+def test_the_architectures_of_gguf_are_those_that_are_read() -> None:
+    table = PAGE.split("## GGUF", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    assert {row[0].strip(" `"): row[1].split("`")[1] for row in rows} == {
+        name: row.model_types[0] for name, row in ARCHITECTURES.items()
+    }

@@ -90,7 +90,7 @@ def write_base(
         checkpoint,
         template,
         plan,
-        source=recorded_source(checkpoint.folder, output),
+        source=recorded_source(checkpoint.place, output),
         task=config.task.name,
         dtype=config.dtype,
         choices=config.choices,

@@ -14,7 +14,7 @@ from lora_export.commands.build_checks import existing_export, require_layers, r
 from lora_export.commands.build_config import resolve_config
 from lora_export.commands.build_form import require_form_for
 from lora_export.commands.bundle import readable
-from lora_export.commands.open_base import open_base
+from lora_export.commands.open_base import note_on_tokenizer, open_base
 from lora_export.exports.padding import as_exported
 from lora_export.weights.fingerprint import fingerprint
 
@@ -84,7 +84,11 @@ def read_inputs(recipe: Recipe, tell: Progress, *, strict: bool) -> BuildInputs:
         model_type=str(checkpoint.config["model_type"]),
         strict=strict,
     )
-    return BuildInputs(output, existing, checkpoint, adapters, config, notes_of(adapters))
+    notes = notes_of(adapters)
+    if (lacking := note_on_tokenizer(checkpoint)) is not None:
+        tell.note(f"note: {lacking}")
+        notes = (*notes, lacking)
+    return BuildInputs(output, existing, checkpoint, adapters, config, notes)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from lora_export.commands.merge_recording import (
     warn_of_loss,
 )
 from lora_export.commands.merge_verify import require_torch, verify_job
-from lora_export.commands.open_base import open_base
+from lora_export.commands.open_base import note_on_tokenizer, open_base
 from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, InputError, UnsupportedError
 from lora_export.core.files import is_vacant, publish_folder, staging_folder, write_synced
@@ -129,6 +129,9 @@ def merge_checkpoint(
     given, opened = job.given.originals, opened_base(checkpoint)
     notes = notes_on_base(given, opened, tell, strict=strict)
     notes = (*notes, *notes_on_missing(given, opened, tell))
+    if (lacking := note_on_tokenizer(checkpoint)) is not None:
+        tell.note(f"note: {lacking}")
+        notes = (*notes, lacking)
     model_type = str(checkpoint.config["model_type"])
     notes = (*notes, *notes_on_unread(given, model_type, tell, checkpoint.tensors))
     notes = (*notes, *_notes_on_zero(job, tell, allow_no_effect=allow_no_effect))

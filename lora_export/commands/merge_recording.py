@@ -91,7 +91,7 @@ def make_record(
     return MergeRecord(
         tool=f"lora-export {VERSION}",
         base=MergedBase(
-            source=recorded_source(checkpoint.folder, output),
+            source=recorded_source(checkpoint.place, output),
             model_type=str(checkpoint.config["model_type"]),
             fingerprint=_base_fingerprint(checkpoint, plan),
             quantization=checkpoint.stored_form,

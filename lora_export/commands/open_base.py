@@ -11,12 +11,13 @@ from lora_export.core.hub import local_path
 from lora_export.core.quantization_record import TrainingBase
 from lora_export.weights.base_override import require_original
 from lora_export.weights.checkpoint import Checkpoint, open_checkpoint
+from lora_export.weights.companion_files import VOCABULARIES
 from lora_export.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from lora_export.core.quantization_record import StoredForm
 
-__all__ = ["open_base", "training_base"]
+__all__ = ["note_on_tokenizer", "open_base", "training_base"]
 
 
 def open_base(base: str, override: str | None, folder: Path = Path()) -> Checkpoint:
@@ -39,6 +40,20 @@ def open_base(base: str, override: str | None, folder: Path = Path()) -> Checkpo
     return replace(original, trained_on=checkpoint)
 
 
+def note_on_tokenizer(checkpoint: Checkpoint) -> str | None:
+    """Return a sentence for the user where a GGUF base has no tokenizer beside it, else None.
+
+    GGUF holds the tokenizer in a form of its own, which is not converted.
+    """
+    beside = {path.name for path in checkpoint.companions}
+    if checkpoint.file is None or not beside.isdisjoint(VOCABULARIES):
+        return None
+    return (
+        f"the base {checkpoint.source!r} has no tokenizer files beside it, so the result has none: "
+        "copy them from the original model (tokenizer.json, tokenizer_config.json)"
+    )
+
+
 def training_base(checkpoint: Checkpoint, output: Path) -> TrainingBase | None:
     """Return the record of the quantized checkpoint whose original `checkpoint` is, if it is one.
 
@@ -51,5 +66,5 @@ def training_base(checkpoint: Checkpoint, output: Path) -> TrainingBase | None:
         return None
     stored: StoredForm | None = trained_on.stored_form
     assert stored is not None  # noqa: S101  (require_original has looked)
-    source = recorded_source(trained_on.folder, output)
+    source = recorded_source(trained_on.place, output)
     return TrainingBase(source=source, fingerprint=fingerprint(trained_on), stored=stored)

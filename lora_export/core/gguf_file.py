@@ -11,7 +11,7 @@ import os
 import struct
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from lora_export.core.dtypes import DTYPES, DType
 from lora_export.core.errors import InputError, UnsupportedError
@@ -19,13 +19,18 @@ from lora_export.core.tensors import FileHandle, FileTensor, is_shape
 from lora_export.ondevice.file_opening import open_file, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["read_gguf"]
+__all__ = ["BlockSizes", "read_gguf", "read_gguf_blocks", "read_gguf_metadata"]
+
+BlockSizes: TypeAlias = "Mapping[int, tuple[int, int]]"
+"""The values and the bytes of a block, by the number of a GGML type."""
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
-_HEADER_LIMIT_BYTES: Final = 1 << 24
+_HEADER_STEPS_BYTES: Final = (1 << 22, 1 << 24, 1 << 26)
+"""How much of a file is read for its header; vocabularies in it have up to 20 MB."""
 _AXES_LIMIT: Final = 4
 _DEFAULT_ALIGNMENT_BYTES: Final = 32
 _ALIGNMENT_LIMIT_BYTES: Final = 1 << 16
@@ -55,7 +60,7 @@ _DTYPES: Final[dict[int, DType]] = {
 
 
 def read_gguf(path: Path) -> tuple[dict[str, FileTensor], dict[str, Any]]:
-    """Return the tensors of a GGUF file, unread, and its metadata; arrays in it are None.
+    """Return the tensors of a GGUF file of floats, unread, and its metadata; arrays in it are None.
 
     The shape of a tensor is in the order of its bytes: the reverse of GGUF's own.
 
@@ -63,19 +68,84 @@ def read_gguf(path: Path) -> tuple[dict[str, FileTensor], dict[str, Any]]:
         InputError: The file is missing, truncated, or its header contradicts itself or the file.
         UnsupportedError: A tensor is quantized, or the version is unknown.
     """
+    tensors, kinds, metadata = _read(path, {})
+    for name in tensors:
+        if kinds[name] not in _DTYPES:
+            msg = f"tensor {name[:80]!r} in {str(path)!r} is quantized (GGML type {kinds[name]})"
+            raise UnsupportedError(msg, hint="Convert the adapter with --outtype f32, f16 or bf16.")
+    return tensors, metadata
+
+
+def read_gguf_blocks(
+    path: Path, sizes: BlockSizes
+) -> tuple[dict[str, FileTensor], dict[str, int], dict[str, Any]]:
+    """Return the tensors of a GGUF file, unread, their GGML types, and its metadata.
+
+    A tensor of a type in `sizes` is uint8: the bytes of its blocks, which run along its rows. For
+    ``[…, n]`` values in blocks of k values and b bytes it is ``[…, n / k · b]``.
+
+    Args:
+        path: The file.
+        sizes: The sizes of the blocks of each type that is read.
+
+    Raises:
+        InputError: The file is missing, truncated, or its header contradicts itself or the file.
+        UnsupportedError: A tensor of another type, or the version is unknown.
+    """
+    tensors, kinds, metadata = _read(path, sizes)
+    for name in tensors:
+        if kinds[name] not in _DTYPES and kinds[name] not in sizes:
+            msg = f"tensor {name[:80]!r} in {str(path)!r} has the GGML type {kinds[name]}"
+            raise UnsupportedError(msg, hint=f"Types that are read: {_numbers(sizes)}.")
+    return tensors, kinds, metadata
+
+
+def read_gguf_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a GGUF file; arrays in it are None.
+
+    Raises:
+        InputError: The file is missing, truncated, or its header contradicts itself or the file.
+        UnsupportedError: The version is unknown.
+    """
+    return _read(path, {})[2]
+
+
+def _numbers(sizes: BlockSizes) -> str:
+    return ", ".join(map(str, sorted({*_DTYPES, *sizes})))
+
+
+def _read(
+    path: Path, sizes: BlockSizes
+) -> tuple[dict[str, FileTensor], dict[str, int], dict[str, Any]]:
+    """Return tensors, types and metadata; a tensor of an unknown type has no bytes."""
     try:
         with open_file(path) as stream:
             size_bytes = os.fstat(stream.fileno()).st_size
-            raw = stream.read(_HEADER_LIMIT_BYTES)
+            raw = b""
+            for limit in _HEADER_STEPS_BYTES:
+                raw += stream.read(limit - len(raw))
+                cursor = _Cursor(path, raw)
+                try:
+                    metadata, entries = _header(cursor)
+                    break
+                except _TooShortError as error:
+                    if len(raw) < limit or limit == _HEADER_STEPS_BYTES[-1]:
+                        raise cursor.damaged("its header ends too early") from error
     except OSError as error:
         msg = f"cannot read {str(path)!r}: {reason_of(error)}"
         raise InputError(msg, hint="Check the path.") from error
-    cursor = _Cursor(path, raw)
+    data_start = _aligned(cursor, metadata)
+    kinds = {name: kind for name, _, kind, _ in entries}
+    return _tensors(cursor, entries, data_start, size_bytes, sizes), kinds, metadata
+
+
+def _header(cursor: _Cursor) -> tuple[dict[str, Any], list[_Entry]]:
+    """Return the metadata and the entries of the tensors."""
     if cursor.take(len(_MAGIC)) != _MAGIC:
         raise cursor.damaged("it does not begin with GGUF")
     version = cursor.number("<I")
     if version not in _VERSIONS:
-        msg = f"{str(path)!r} has the GGUF version {version}"
+        msg = f"{str(cursor.path)!r} has the GGUF version {version}"
         raise UnsupportedError(msg, hint="Versions 2 and 3 in little-endian order are read.")
     tensor_count, value_count = cursor.number("<Q"), cursor.number("<Q")
     metadata: dict[str, Any] = {}
@@ -84,9 +154,11 @@ def read_gguf(path: Path) -> tuple[dict[str, FileTensor], dict[str, Any]]:
         if key in metadata:
             raise cursor.damaged(f"the key {key[:80]!r} occurs twice")
         metadata[key] = cursor.value()
-    entries = [_entry(cursor) for _ in range(tensor_count)]
-    data_start = _aligned(cursor, metadata)
-    return _tensors(cursor, entries, data_start, size_bytes), metadata
+    return metadata, [_entry(cursor) for _ in range(tensor_count)]
+
+
+class _TooShortError(Exception):
+    """The bytes that were read end before the header does."""
 
 
 @dataclass
@@ -105,7 +177,7 @@ class _Cursor:
 
     def take(self, count_bytes: int) -> bytes:
         if count_bytes > len(self.raw) - self.position:
-            raise self.damaged("its header ends too early")
+            raise _TooShortError
         start, self.position = self.position, self.position + count_bytes
         return self.raw[start : self.position]
 
@@ -138,8 +210,11 @@ class _Cursor:
         return _SCALARS[kind]
 
 
-def _entry(cursor: _Cursor) -> tuple[str, DType, tuple[int, ...], int]:
-    """Return name, dtype, shape and offset of the next tensor."""
+_Entry: TypeAlias = "tuple[str, tuple[int, ...], int, int]"
+"""The name, shape, GGML type and offset of a tensor."""
+
+
+def _entry(cursor: _Cursor) -> _Entry:
     name = cursor.text()
     axes = cursor.number("<I")
     if not 1 <= axes <= _AXES_LIMIT:
@@ -147,12 +222,7 @@ def _entry(cursor: _Cursor) -> tuple[str, DType, tuple[int, ...], int]:
     shape = tuple(cursor.number("<Q") for _ in range(axes))[::-1]
     if not is_shape(shape):
         raise cursor.damaged(f"tensor {name[:80]!r} has the shape {list(shape)}")
-    kind, offset = cursor.number("<I"), cursor.number("<Q")
-    dtype = _DTYPES.get(kind)
-    if dtype is None:
-        msg = f"tensor {name[:80]!r} in {str(cursor.path)!r} is quantized (GGML type {kind})"
-        raise UnsupportedError(msg, hint="Convert the adapter with --outtype f32, f16 or bf16.")
-    return name, dtype, shape, offset
+    return name, shape, cursor.number("<I"), cursor.number("<Q")
 
 
 def _aligned(cursor: _Cursor, metadata: dict[str, Any]) -> int:
@@ -168,22 +238,29 @@ def _aligned(cursor: _Cursor, metadata: dict[str, Any]) -> int:
 
 
 def _tensors(
-    cursor: _Cursor,
-    entries: list[tuple[str, DType, tuple[int, ...], int]],
-    data_start: int,
-    size_bytes: int,
+    cursor: _Cursor, entries: list[_Entry], data_start: int, size_bytes: int, sizes: BlockSizes
 ) -> dict[str, FileTensor]:
     """Return the tensors, none of which passes the end or lies over another."""
     handle = FileHandle(cursor.path)
     tensors: dict[str, FileTensor] = {}
     position = data_start
-    for name, dtype, shape, offset in sorted(entries, key=lambda entry: entry[3]):
+    for name, shape, kind, offset in sorted(entries, key=lambda entry: entry[3]):
+        dtype = _DTYPES.get(kind, DTYPES["uint8"])
+        stored = shape
+        if kind in sizes:
+            values, count_bytes = sizes[kind]
+            if shape[-1] % values:
+                what = f"tensor {name[:80]!r} has rows of {shape[-1]} values in blocks of {values}"
+                raise cursor.damaged(what)
+            stored = (*shape[:-1], shape[-1] // values * count_bytes)
+        elif kind not in _DTYPES:
+            stored = (0,)
         start = data_start + offset
-        end = start + prod(shape) * dtype.itemsize_bytes
+        end = start + prod(stored) * dtype.itemsize_bytes
         if name in tensors:
             raise cursor.damaged(f"tensor {name[:80]!r} occurs twice")
         if start < position or end > size_bytes:
             raise cursor.damaged(f"tensor {name[:80]!r} overlaps another or passes the end")
-        tensors[name] = FileTensor(name, dtype, shape, handle, start)
+        tensors[name] = FileTensor(name, dtype, stored, handle, start)
         position = end
     return tensors

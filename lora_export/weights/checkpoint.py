@@ -14,6 +14,8 @@ from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.companion_files import CONFIG, MODULES, VOCABULARIES, companion_files
+from lora_export.weights.gguf.gguf_base import open_gguf
+from lora_export.weights.gguf.gguf_parts import gguf_file_of
 from lora_export.weights.quantized.codes import method_of, refuse_quantized, without_leftover
 from lora_export.weights.quantized.formats import METHODS, read_quantized
 
@@ -62,6 +64,7 @@ class Checkpoint:
         quantized: How the weights are stored, where they are quantized.
         trained_on: The quantized checkpoint that adapters were trained on, where the weights are
             those of the original (`lora_export.weights.base_override`).
+        file: Its file where it is GGUF, of several parts the first.
     """
 
     source: str
@@ -73,6 +76,12 @@ class Checkpoint:
     pooling: Pooling | None = None
     quantized: QuantizedBase | None = field(default=None, repr=False)
     trained_on: Checkpoint | None = field(default=None, repr=False)
+    file: Path | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder or the file that it is opened from."""
+        return self.file or self.folder
 
     @property
     def stored(self) -> Mapping[str, Tensor]:
@@ -95,13 +104,15 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
 
     Args:
         folder: A Hugging Face checkpoint: ``config.json`` beside safetensors (single or sharded),
-            or ``pytorch_model.bin`` (single or sharded).
+            or ``pytorch_model.bin`` (single or sharded); or a GGUF file, or its folder.
         source: What the user wrote, for messages and the manifest.
 
     Raises:
         CheckpointError: A file is missing or damaged, or shards contradict their index.
         UnsupportedError: Its weights are quantized in a form that is not read.
     """
+    if (file := gguf_file_of(folder)) is not None:
+        return _open_gguf(file, source or str(folder))
     config = read_config(folder)
     companions = companion_files(folder)
     _require_tables(companions)
@@ -134,6 +145,27 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     )
 
 
+def _open_gguf(file: Path, source: str) -> Checkpoint:
+    """Open a GGUF file with what lies beside it: a config, a tokenizer."""
+    companions = companion_files(file.parent)
+    _require_tables(companions)
+    found = open_gguf(file, _config_beside(file))
+    return Checkpoint(
+        source=source,
+        folder=file.parent,
+        config=without_leftover(found.config),
+        tensors=found.base.floats,
+        companions=tuple(companions.values()),
+        quantized=found.base,
+        file=file,
+    )
+
+
+def _config_beside(file: Path) -> JsonObject | None:
+    path = file.parent / CONFIG
+    return _read_config_file(path) if path.is_file() else None
+
+
 def _require_tables(companions: Mapping[str, Path]) -> None:
     """Require that the files of settings beside the weights can be read; vocabularies are not."""
     for name, path in companions.items():
@@ -159,11 +191,13 @@ def _require_plausible(config: Mapping[str, Any], count: int, folder: Path) -> N
 
 
 def read_config(folder: Path) -> JsonObject:
-    """Return the ``config.json`` of `folder`.
+    """Return the ``config.json`` of `folder`; of a GGUF base what its metadata stand for.
 
     Raises:
         CheckpointError: It is missing, or is not a table that names a model type.
     """
+    if (file := gguf_file_of(folder)) is not None:
+        return dict(open_gguf(file, _config_beside(file)).config)
     if not folder.is_dir():
         msg = f"base {str(folder)!r} is not a directory"
         raise CheckpointError(
@@ -188,6 +222,10 @@ def read_config(folder: Path) -> JsonObject:
         raise CheckpointError(
             msg, hint=f"Choose one: {shell_command(['--base', folder / below[-1]])}"
         )
+    return _read_config_file(path)
+
+
+def _read_config_file(path: Path) -> JsonObject:
     config = _read_json(path, _CONFIG_LIMIT_BYTES, path.name)
     if not isinstance(config.get("model_type"), str):
         msg = f"{str(path)!r} names no model_type"

@@ -13,7 +13,6 @@ neighbours (see `rotary`); the head counts are taken from the file or else from 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +25,8 @@ from lora_export.adapters.formats.open_archive import (
     transposed,
 )
 from lora_export.adapters.formats.rotary import head_count, in_halves
-from lora_export.core.errors import AdapterError, MissingRuntimeError, UnsupportedError
+from lora_export.core.errors import AdapterError, UnsupportedError
+from lora_export.core.gguf_library import require_gguf, tensor_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,16 +128,9 @@ def _names(architecture: str, source: str) -> dict[str, str]:
     Raises:
         MissingRuntimeError: The ``gguf`` package is not installed.
     """
-    if importlib.util.find_spec("gguf") is None:
-        msg = f"adapter {source!r} is GGUF, and the gguf package is not installed"
-        raise MissingRuntimeError(msg, hint="Install it: pip install 'gguf>=0.17'")
-    import gguf
-
-    code = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    table = gguf.get_tensor_name_map(code, 1)
+    require_gguf(f"adapter {source!r}")
     paths = [f"model.layers.0.{leaf}" for leaf in _LEAVES[architecture]]
-    found = {table.get_name(path): path for path in (*paths, *_WHOLE.values())}
-    return {name: path for name, path in found.items() if name is not None}
+    return tensor_names(architecture, (*paths, *_WHOLE.values()))
 
 
 def _heads(

@@ -35,6 +35,7 @@ from lora_export.ondevice.file_opening import reason_of
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
+from lora_export.weights.gguf.gguf_parts import holds_gguf_base
 from lora_export.weights.named_base import note_on_named_folder
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def inspect_path(
         UnsupportedError: A variant that is not handled, or a newer format.
     """
     tell = progress or Silent()
+    if reading == _AS_FOUND and holds_gguf_base(path):
+        return checkpoint_report(open_checkpoint(path), hashed=hashed, progress=tell)
     if not _is_adapter_file(path):
         _require_folder(path)
     if is_export(path):
@@ -173,7 +176,7 @@ def inspect_pair(
     """
     tell = progress or Silent()
     for path in (base, adapter):
-        if path is base or not _is_adapter_file(path):
+        if not (holds_gguf_base(path) if path is base else _is_adapter_file(path)):
             _require_folder(path)
     if is_adapter(base) and not (base / "config.json").is_file():
         msg = f"{str(base)!r} is an adapter, where a base is expected"
@@ -292,7 +295,8 @@ def _read_adapter(path: Path, reading: Reading, base: Path | None = None) -> Ada
 
 def _config_in(folder: Path) -> JsonObject | None:
     """Return the ``config.json`` in `folder`; None without one."""
-    return read_config(folder) if os.path.lexists(folder / "config.json") else None
+    held = os.path.lexists(folder / "config.json") or holds_gguf_base(folder)
+    return read_config(folder) if held else None
 
 
 def _fit_report(fit: Fit, adapter: AdapterReport, base_parameters: int) -> FitReport:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.adapters.layout import CONV1D_MODULES
+from lora_export.core.dtypes import DTYPES
 from lora_export.core.errors import CheckpointError, UnsupportedError
 from lora_export.core.listing import first_few
 from lora_export.core.quantization_record import StoredForm
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.core.tensors import Tensor
+    from lora_export.weights.quantized.weight import Form
 
 __all__ = ["FORMATS", "METHODS", "Format", "QuantizedBase", "read_quantized"]
 
@@ -135,9 +137,11 @@ class QuantizedBase:
         return (name,) if weight is None else tuple(part.name for part in weight.parts)
 
     @property
-    def stored_form(self) -> StoredForm:
-        """The form in which the weights are stored, for records."""
-        forms = [weight.form for weight in self.weights.values()]
+    def stored_form(self) -> StoredForm | None:
+        """The form in which the weights are stored, for records; None where all are floats."""
+        forms = [each.form for each in self.weights.values() if not _is_float(each.form)]
+        if not forms:
+            return None
         return StoredForm(
             method=forms[0].method,
             schemes=sorted({form.scheme for form in forms}),
@@ -145,6 +149,10 @@ class QuantizedBase:
             group_sizes=sorted({form.group_size for form in forms}),
             weights=len(forms),
         )
+
+
+def _is_float(form: Form) -> bool:
+    return form.scheme in DTYPES and DTYPES[form.scheme].floating
 
 
 def read_quantized(

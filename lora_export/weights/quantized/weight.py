@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lora_export.core.dtypes import DType
     from lora_export.core.tensors import Tensor
 
-__all__ = ["Codec", "Form", "QuantizedWeight", "Span", "turned"]
+__all__ = ["Codec", "Form", "QuantizedWeight", "Span", "Turned", "turned"]
 
 _BLOCK_ELEMENTS: Final = 1 << 19
 
@@ -54,7 +54,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class _Turned:
+class Turned:
     """The transpose of a weight."""
 
     codec: Codec
@@ -143,4 +143,4 @@ def turned(weight: QuantizedWeight) -> QuantizedWeight:
     Quantizers replace a ``Conv1D``, which holds its weight as ``[in, out]``, by a linear layer of
     their own, which holds it as ``[out, in]``.
     """
-    return replace(weight, shape=weight.shape[::-1], codec=_Turned(weight.codec))
+    return replace(weight, shape=weight.shape[::-1], codec=Turned(weight.codec))

@@ -1,0 +1,1 @@
+"""Bases in GGUF: files, types, architectures, and the config that metadata stands for."""
