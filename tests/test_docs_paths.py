@@ -30,6 +30,7 @@ FOREIGN = frozenset(
     {
         "backends/default/ops.py",  # bitsandbytes
         "compressors/pack_quantized/base.py",  # compressed-tensors
+        "convert_hf_to_gguf.py",  # llama.cpp
         "convert_lora_to_gguf.py",  # llama.cpp
         "docs/Changelog.md",  # TensorRT's ONNX parser
         "docs/operators.md",

@@ -70,7 +70,7 @@ def test_the_plain_model_is_read(tmp_path):
     [
         ({Q.replace(".", "__"): (64, 32)}, "q_proj.weight' of the base"),
         ({"model__layers__0__self_attn__v_proj": (32, 32)}, "it has 16 rows"),
-        ({"model__layers__0__self_attn__o_proj": None}, "no tensor for 'model.layers.0.self_attn.o"),
+        ({"model__layers__0__self_attn__o_proj": None}, "no tensor for 'model.layers.0.self"),
         ({"model__layers__0__input_layernorm": (16,)}, "input_layernorm.weight' of the base"),
         ({"model__embed_tokens": None}, "no tensor 'token_embd.weight'"),
         ({"model__norm": None}, "no tensor for 'model.norm.weight'"),
