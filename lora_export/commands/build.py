@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.commands.adapter_inputs import notes_on_resolved
 from lora_export.commands.build_checks import require_bases, require_recipe, require_same_base
 from lora_export.commands.build_config import graph_and_updates, target_of
-from lora_export.commands.build_export import fill_export, write_base
+from lora_export.commands.build_export import fill_export, write_base, zero_point_sources
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
 from lora_export.commands.build_quantized import (
@@ -113,7 +113,8 @@ def _create(
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
     require_profiles(recipe, template)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
-    template, adapters = quantized(recipe, config.task, template, adapters, tell)
+    stored = zero_point_sources(recipe, config, template)
+    template, adapters = quantized(recipe, config.task, template, adapters, tell, sources=stored)
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
     output = inputs.output
     with staging_folder(output.parent, output.name) as staging:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
+from lora_export.commands.build_config import target_of
 from lora_export.commands.build_quantized import measure_of, record_of
 from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.open_base import training_base
@@ -23,7 +24,7 @@ from lora_export.verification.record import record_fidelity
 from lora_export.weights.quantized.carried import count_carried
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from lora_export.commands.build_config import BuildConfig
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from lora_export.core.reports.latency_report import LatencyReport
     from lora_export.core.reports.parity_report import ParityReport
     from lora_export.core.reports.quantization_report import QuantizationReport
+    from lora_export.core.tensors import Tensor
+    from lora_export.exports.plan import BasePlan
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["Judged", "fill_export", "write_base"]
+__all__ = ["Judged", "fill_export", "write_base", "zero_point_sources"]
 
 Judged = Literal["all", "base", "adapters"]
 """The graphs that a build verifies: all; the base alone; the adapters, and a base that has not
@@ -69,17 +72,7 @@ def write_base(
     """
     checkpoint = config.exported
     own = config.own_graph
-    plan = (
-        own.plan
-        if own is not None
-        else match_base(
-            template.parameters,
-            template.prefix,
-            checkpoint.tensors,
-            conversions=template.conversions,
-            resizable=head_parameters(config.task),
-        )
-    )
+    plan = _plan(config, template)
     resolved = [each.resolved for each in adapters]
     if carried := count_carried(template.parameters, plan.sources):
         tell.note(f"note: {carried} weights keep the integers that the base stores")
@@ -105,6 +98,33 @@ def write_base(
         form=recipe.graph_form,
         measure=measure_of(recipe.quantize.method if recipe.quantize else None, tell),
     )
+
+
+def _plan(config: BuildConfig, template: GraphTemplate) -> BasePlan:
+    """Return where the value of every parameter comes from."""
+    if config.own_graph is not None:
+        return config.own_graph.plan
+    return match_base(
+        template.parameters,
+        template.prefix,
+        config.exported.tensors,
+        conversions=template.conversions,
+        resizable=head_parameters(config.task),
+    )
+
+
+def zero_point_sources(
+    recipe: Recipe, config: BuildConfig, template: GraphTemplate
+) -> Mapping[str, Tensor]:
+    """Return the tensors of the base whose zero points a graph may have, by parameters' names.
+
+    Adapters of shared graphs leave the base's weights as they are; a merged weight is quantized
+    again, without zero points. TensorRT reads none.
+    """
+    stored = config.exported.quantized is not None
+    if not stored or recipe.mode not in SHARED_MODES or target_of(recipe).tensorrt:
+        return {}
+    return _plan(config, template).sources
 
 
 def _base_labels(

@@ -17,6 +17,7 @@ from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.verification.product_moments import measure_moments, require_text_inputs
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
+from lora_export.weights.quantized.carried import stores_zero_points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.core.quantization_record import StoredForm
     from lora_export.core.targets import Target
+    from lora_export.core.tensors import Tensor
     from lora_export.exports.create import MeasureMoments
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
@@ -170,6 +172,8 @@ def quantized(
     template: GraphTemplate,
     adapters: Sequence[ResolvedAdapter],
     tell: Progress,
+    *,
+    sources: Mapping[str, Tensor] | None = None,
 ) -> tuple[GraphTemplate, tuple[ResolvedAdapter, ...]]:
     """Return the template quantized as the recipe asks, and the adapters resolved against it.
 
@@ -182,6 +186,8 @@ def quantized(
         template: The float graph.
         adapters: The adapters.
         tell: Told which matrices stay as they are.
+        sources: The tensors of a quantized base by the parameters' names, whose zero points the
+            graph may have.
 
     Raises:
         UnsupportedError: Nothing can be quantized, the opset is too old, or the method runs the
@@ -195,7 +201,11 @@ def quantized(
     if recipe.mode in SHARED_MODES:
         required |= _carried(adapters)
     found = quantize_template(
-        template, choice_of(recipe.quantize), tokens=task.scores_tokens, required=required
+        template,
+        choice_of(recipe.quantize),
+        tokens=task.scores_tokens,
+        required=required,
+        with_zero_points=partial(_stored_with_zeros, sources or {}),
     )
     tell_kept(found.kept, tell)
     tell_without_blocks(choice_of(recipe.quantize), found.template.parameters, tell)
@@ -211,6 +221,11 @@ def quantized(
         for each in adapters
     )
     return found.template, rebound
+
+
+def _stored_with_zeros(sources: Mapping[str, Tensor], parameter: Parameter) -> bool:
+    source = sources.get(parameter.name)
+    return source is not None and stores_zero_points(source, parameter)
 
 
 def _rebound(update: Update, parameters: Mapping[str, Parameter]) -> Update:

@@ -63,7 +63,8 @@ class Parameter:
         if self.quantized is None:
             return prod(shape) * itemsize
         scales = prod(self.quantized.scales_shape(shape)) * itemsize
-        return self.quantized.integers_bytes(shape) + scales
+        zeros = self.quantized.zero_points_bytes(shape)
+        return self.quantized.integers_bytes(shape) + scales + zeros
 
     @property
     def is_buffer(self) -> bool:

@@ -1,8 +1,9 @@
 """Quantized parameters as values: how the integers and scales of one parameter are stored.
 
-    value = integer · scale          symmetric, zero point 0
+    value = (integer − zero point) · scale      zero point 0, but for integers of the base
 
-The integers of a parameter ``P`` are the initializer ``P.quantized``, its scales ``P.scale``. Four
+The integers of a parameter ``P`` are the initializer ``P.quantized``, its scales ``P.scale``, its
+zero points ``P.zero_point``, which only weights have whose integers the base stores so. Four
 bits are packed two to a byte as ONNX packs them, in row-major order with the first in the low
 half; safetensors has no such dtype, so that a file holds them as ``U8 [n / 2]``.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "METHOD_NAMES",
     "SCALES",
     "SCHEMES",
+    "ZERO_POINTS",
     "BlockSize",
     "MethodName",
     "Quantized",
@@ -28,6 +30,7 @@ __all__ = [
     "integers_name",
     "scales_name",
     "stored_name",
+    "zero_points_name",
 ]
 
 SchemeName = Literal["int4", "int8"]
@@ -44,6 +47,7 @@ ALL_INPUTS: Final = "all"
 """The word for one scale per output in place of blocks; int8 alone has that."""
 INTEGERS: Final = ".quantized"
 SCALES: Final = ".scale"
+ZERO_POINTS: Final = ".zero_point"
 PER_CHANNEL: Final = 0
 _HALF_BYTE: Final = 4
 
@@ -56,11 +60,13 @@ class Quantized:
         bits: 4 or 8.
         block_size: How many values along `axis` share a scale; 0 for one scale per slice.
         axis: The axis that blocks run along; without blocks, the axis that has the scales.
+        zero_points: Whether each scale has a zero point, of as many bits as the integers.
     """
 
     bits: Literal[4, 8]
     block_size: BlockSize
     axis: Literal[0, 1]
+    zero_points: bool = False
 
     @property
     def scheme(self) -> SchemeName:
@@ -73,6 +79,10 @@ class Quantized:
             return (shape[self.axis],)
         blocks = shape[self.axis] // self.block_size
         return (*shape[: self.axis], blocks, *shape[self.axis + 1 :])
+
+    def zero_points_bytes(self, shape: tuple[int, ...]) -> int:
+        """Return how many bytes the zero points of a parameter of `shape` take."""
+        return prod(self.scales_shape(shape)) * self.bits // 8 if self.zero_points else 0
 
     def integers_bytes(self, shape: tuple[int, ...]) -> int:
         """Return how many bytes the integers of a parameter of `shape` take."""
@@ -89,6 +99,11 @@ def scales_name(parameter: str, reader: int = 1) -> str:
     return _numbered(parameter + SCALES, reader)
 
 
+def zero_points_name(parameter: str, reader: int = 1) -> str:
+    """Return the initializer of a parameter's zero points that its reader of this number reads."""
+    return _numbered(parameter + ZERO_POINTS, reader)
+
+
 def _numbered(name: str, reader: int) -> str:
     return name if reader == 1 else f"{name}.{reader}"
 
@@ -96,5 +111,5 @@ def _numbered(name: str, reader: int) -> str:
 def stored_name(initializer: str) -> str:
     """Return the tensor that an initializer's value is stored as: without its reader's number."""
     name, _, number = initializer.rpartition(".")
-    is_copy = number.isdecimal() and name.endswith((INTEGERS, SCALES))
+    is_copy = number.isdecimal() and name.endswith((INTEGERS, SCALES, ZERO_POINTS))
     return name if is_copy else initializer

@@ -72,7 +72,7 @@ class QuantizationRecord(_Record):
 
 
 class QuantizedRecord(_Record):
-    """The stored form of one parameter, integers and scales: ``value = integer · scale``.
+    """The stored form of one parameter: ``value = (integer − zero point) · scale``.
 
     Attributes:
         scheme: ``int4``, whose integers are packed two to a byte (``U8`` in the file), or ``int8``.
@@ -80,7 +80,8 @@ class QuantizedRecord(_Record):
         block_size: How many values along `axis` share a scale; 0 for one scale per slice.
         axis: The axis of the blocks; without blocks, the one that has the scales.
         scale: The name of the scales.
-        zero_point: None: integers are symmetric.
+        zero_point: The name of the zero points, stored as the integers are, with the shape of the
+            scales; None where integers are symmetric.
     """
 
     scheme: SchemeName
@@ -88,7 +89,7 @@ class QuantizedRecord(_Record):
     block_size: BlockSize
     axis: Literal[0, 1]
     scale: str
-    zero_point: None = None
+    zero_point: str | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

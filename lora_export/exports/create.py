@@ -19,7 +19,7 @@ from lora_export.core.manifest import (
 )
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.parameters import CAST, QUANTIZE, TRANSPOSE
-from lora_export.core.quantization import scales_name
+from lora_export.core.quantization import scales_name, zero_points_name
 from lora_export.core.quantization_record import (
     QuantizationRecord,
     QuantizedRecord,
@@ -338,6 +338,7 @@ def _quantized_record(parameter: Parameter) -> QuantizedRecord | None:
         block_size=quantized.block_size,
         axis=quantized.axis,
         scale=scales_name(parameter.name),
+        zero_point=zero_points_name(parameter.name) if quantized.zero_points else None,
     )
 
 

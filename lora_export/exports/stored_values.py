@@ -42,7 +42,10 @@ def parameters_of(manifest: Manifest) -> tuple[Parameter, ...]:
 
 def _quantized(use: ParameterUse) -> Quantized | None:
     record = use.quantized
-    return None if record is None else Quantized(record.bits, record.block_size, record.axis)
+    if record is None:
+        return None
+    zero_points = record.zero_point is not None
+    return Quantized(record.bits, record.block_size, record.axis, zero_points)
 
 
 def stored_values(export_dir: Path, manifest: Manifest) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_export.core.dtypes import DTYPES, DType, Float32Array, to_float32
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.core.quantization import integers_name, scales_name
+from lora_export.core.quantization import integers_name, scales_name, zero_points_name
 from lora_export.core.tensors import bytes_of
 from lora_export.weights.quantization.packing import unpack_int4
 
@@ -31,7 +31,7 @@ _ITEM_BYTES: Final = 4
 
 @dataclass(frozen=True)
 class DequantizedTensor:
-    """``integer · scale`` in float32, computed for the rows that are read.
+    """``(integer − zero point) · scale`` in float32, computed for the rows that are read.
 
     Attributes:
         name: The parameter's name.
@@ -39,6 +39,7 @@ class DequantizedTensor:
         quantized: How it is stored.
         integers: Its integers; four bits packed as ``U8 [n / 2]``.
         scales: Its scales.
+        zeros: Its zero points, stored as the integers are; None where they are 0.
     """
 
     name: str
@@ -46,6 +47,7 @@ class DequantizedTensor:
     quantized: Quantized
     integers: Tensor = field(repr=False)
     scales: Tensor = field(repr=False)
+    zeros: Tensor | None = field(default=None, repr=False)
 
     @property
     def dtype(self) -> DType:
@@ -64,7 +66,19 @@ class DequantizedTensor:
 
     def rows(self, first: int, last: int) -> Float32Array:
         """Return the values of rows `first` to `last`, ``[last - first, N]``."""
-        return self.integers_of(first, last).astype(np.float32) * self.scales_of(first, last)
+        exact = self.integers_of(first, last).astype(np.float32)
+        if self.zeros is not None:
+            exact -= self.zeros_of(first, last)
+        return exact * self.scales_of(first, last)
+
+    def zeros_of(self, first: int, last: int) -> npt.NDArray[np.int8]:
+        """Return the zero points of rows `first` to `last`, for each value; 0 without any."""
+        if self.zeros is None:
+            return np.zeros(1, np.int8)
+        size = self.quantized.block_size
+        begin, end = first // size, -(-last // size)
+        whole = self._unpacked(self.zeros, begin, end)
+        return whole[np.arange(first, last) // size - begin]
 
     def scales_of(self, first: int, last: int) -> Float32Array:
         """Return the scales of rows `first` to `last`, for each value or to be broadcast to it."""
@@ -77,14 +91,18 @@ class DequantizedTensor:
 
     def integers_of(self, first: int, last: int) -> npt.NDArray[np.int8]:
         """Return the integers of rows `first` to `last`, ``[last - first, N]``."""
+        return self._unpacked(self.integers, first, last)
+
+    def _unpacked(self, stored: Tensor, first: int, last: int) -> npt.NDArray[np.int8]:
+        """Return rows of integers that are stored in the scheme's bits."""
         columns = self.shape[1]
         if self.quantized.bits != _HALF_BYTE:
             q = np.empty((last - first, columns), np.int8)
-            self.integers.read_into(bytes_of(q), first * columns)
+            stored.read_into(bytes_of(q), first * columns)
             return q
         start, end = first * columns, last * columns
         packed = np.empty(-(-end // 2) - start // 2, np.uint8)
-        self.integers.read_into(bytes_of(packed), start // 2)
+        stored.read_into(bytes_of(packed), start // 2)
         flat = unpack_int4(packed, (2 * packed.size,))
         skipped = start % 2
         return flat[skipped : skipped + end - start].reshape(-1, columns)
@@ -124,4 +142,11 @@ def dequantized_tensor(
             f"{quantized.scheme} of {list(shape)} is {list(wanted[0])} and {list(wanted[1])}"
         )
         raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
-    return DequantizedTensor(name, shape, quantized, integers, scales)
+    zeros = stored.get(zero_points_name(name)) if quantized.zero_points else None
+    if quantized.zero_points:
+        half = quantized.bits == _HALF_BYTE
+        due = (quantized.zero_points_bytes(shape),) if half else quantized.scales_shape(shape)
+        if zeros is None or zeros.shape != due:
+            msg = f"{name!r} has zero points of another shape than its scales, or none"
+            raise ExportDirectoryError(msg, hint="The export is damaged; export again.")
+    return DequantizedTensor(name, shape, quantized, integers, scales, zeros)

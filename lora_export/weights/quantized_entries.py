@@ -16,7 +16,7 @@ import numpy as np
 
 from lora_export.core.dtypes import DTYPES, Float32Array, cast
 from lora_export.core.errors import InputError
-from lora_export.core.quantization import integers_name, scales_name
+from lora_export.core.quantization import integers_name, scales_name, zero_points_name
 from lora_export.weights.quantization.blocks import quantize_blocks
 from lora_export.weights.quantization.channels import (
     channel_scales,
@@ -72,7 +72,9 @@ def entries_of(
     if quantized.block_size == 0:
         return _per_channel(parameter.name, exact, quantized, dtype)
     own = partial(moments, parameter.name) if moments is not None else _unknown
-    return _in_blocks(exact, quantized, dtype, method, own)
+    made = _in_blocks(exact, quantized, dtype, method, own)
+    middle = partial(np.zeros, quantized.scales_shape(exact.shape), np.int8)
+    return [*made, *_zero_points(parameter.name, quantized, exact.shape, middle)]
 
 
 def carried_entries(parameter: Parameter, source: Tensor) -> list[Entry] | None:
@@ -104,11 +106,30 @@ def carried_entries(parameter: Parameter, source: Tensor) -> list[Entry] | None:
         yield cast(found.scales().reshape(scales_shape), dtype, name=scales_name(parameter.name))
 
     entry = _integers_entry(parameter.name, shape, quantized, integers)
+    zeros = _zero_points(parameter.name, quantized, shape, found.zero_points)
     after = entry.name if quantized.block_size else None
     return [
         entry,
         Entry(scales_name(parameter.name), dtype, scales_shape, scales, after=after),
+        *zeros,
     ]
+
+
+def _zero_points(
+    name: str, quantized: Quantized, shape: tuple[int, ...], read: Callable[[], Array]
+) -> list[Entry]:
+    """Return the zero points of a parameter that has them, packed as its integers are."""
+    if not quantized.zero_points:
+        return []
+
+    def blocks() -> Iterator[Array]:
+        yield _packed(np.ascontiguousarray(read()), quantized)
+
+    own = quantized.scales_shape(shape)
+    half = quantized.bits == _HALF_BYTE
+    stored = (quantized.zero_points_bytes(shape),) if half else own
+    dtype = DTYPES["uint8" if half else "int8"]
+    return [Entry(zero_points_name(name), dtype, stored, blocks, graph_shape=own)]
 
 
 def _unknown() -> None:

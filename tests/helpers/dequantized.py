@@ -48,15 +48,24 @@ def _value(use: dict[str, Any], held: dict[str, Array]) -> Array:
     if form is None:
         return held[name]
     integers, scales = held[f"{name}.quantized"], held[form["scale"]].astype(np.float64)
+    zeros = held[form["zero_point"]] if form.get("zero_point") else np.zeros(1, np.int8)
     if form["bits"] == 4:
-        halves = np.stack([integers & 15, integers >> 4], axis=1).reshape(-1).astype(np.int64)
         columns = scales.shape[-1]
-        integers = np.where(halves > 7, halves - 16, halves).reshape(-1, columns)
+        integers = _halves(integers).reshape(-1, columns)
+        zeros = _halves(zeros).reshape(-1, columns) if form.get("zero_point") else zeros
+    if form.get("zero_point"):
+        zeros = np.repeat(zeros.astype(np.float64), form["block_size"], axis=0)
+    integers = integers.astype(np.float64) - zeros
     if form["block_size"]:
         scales = np.repeat(scales, form["block_size"], axis=0)
     elif form["axis"] == 0:
         scales = scales[:, None]
-    return integers.astype(np.float64) * scales
+    return integers * scales
+
+
+def _halves(packed: Array) -> Array:
+    halves = np.stack([packed & 15, packed >> 4], axis=1).reshape(-1).astype(np.int64)
+    return np.where(halves > 7, halves - 16, halves)
 
 
 def load_values(model: Any, values: dict[str, Array]) -> None:

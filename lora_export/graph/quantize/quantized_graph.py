@@ -1,6 +1,6 @@
 """A float graph rewritten to read quantized weights.
 
-    product     DequantizeLinear(P.quantized, P.scale) → P → the node as it was
+    product     DequantizeLinear(P.quantized, P.scale[, P.zero_point]) → P → the node as it was
     rows        Gather(P.quantized) → Cast → Mul(Gather(P.scale)) → the Gather's output
 
 The value of a weight that products read is called as the parameter is, so that whoever looks for
@@ -22,6 +22,7 @@ from lora_export.core.quantization import (
     integers_name,
     scales_name,
     stored_name,
+    zero_points_name,
 )
 from lora_export.graph.nodes.weight_uses import readers_of
 
@@ -42,6 +43,7 @@ _DEQUANTIZE: Final = "DequantizeLinear"
 _ONNX_DTYPES: Final[Mapping[int, int]] = {4: TensorProto.INT4, 8: TensorProto.INT8}
 _LAST: Final = "quantized_last_axis"
 _FIRST_COPY: Final = 2
+_WITHOUT_ZEROS: Final = 2
 
 
 def quantize_graph(
@@ -95,14 +97,17 @@ def _replace(field: object, values: Sequence[object]) -> None:
 
 
 def _initializers(parameter: Parameter, dtype: int) -> list[onnx.TensorProto]:
-    """Return a parameter's integers and scales, to be placed in a file."""
+    """Return a parameter's integers, scales and zero points, to be placed in a file."""
     quantized, shape = parameter.quantized, parameter.stored_shape
     assert quantized is not None  # noqa: S101  (by the caller)
-    made = []
-    for name, kind, dims in (
-        (integers_name(parameter.name), _ONNX_DTYPES[quantized.bits], shape),
+    made, integer = [], _ONNX_DTYPES[quantized.bits]
+    rows = [
+        (integers_name(parameter.name), integer, shape),
         (scales_name(parameter.name), dtype, quantized.scales_shape(shape)),
-    ):
+    ]
+    if quantized.zero_points:
+        rows.append((zero_points_name(parameter.name), integer, quantized.scales_shape(shape)))
+    for name, kind, dims in rows:
         tensor = TensorProto(name=name, data_type=kind, dims=dims)
         tensor.data_location = TensorProto.EXTERNAL
         made.append(tensor)
@@ -112,8 +117,9 @@ def _initializers(parameter: Parameter, dtype: int) -> list[onnx.TensorProto]:
 def _dequantize(parameter: Parameter) -> onnx.NodeProto:
     quantized, name = parameter.quantized, parameter.name
     assert quantized is not None  # noqa: S101  (by the caller)
+    zeros = [zero_points_name(name)] if quantized.zero_points else []
     made = helper.make_node(
-        _DEQUANTIZE, [integers_name(name), scales_name(name)], [name],
+        _DEQUANTIZE, [integers_name(name), scales_name(name), *zeros], [name],
         name=f"{name}.{_DEQUANTIZE}", axis=quantized.axis,
     )  # fmt: skip
     if quantized.block_size:
@@ -193,12 +199,17 @@ def separate_readers(model: onnx.ModelProto) -> None:
                     before.setdefault(reader, []).append(own)
                 own.input[0] = integers_name(parameter, number)
                 own.input[1] = scales_name(parameter, number)
+                if len(own.input) > _WITHOUT_ZEROS:
+                    own.input[_WITHOUT_ZEROS] = zero_points_name(parameter, number)
                 number += 1
         for further in range(_FIRST_COPY, number):
             for source, target in (
                 (name, integers_name(parameter, further)),
                 (scales_name(parameter), scales_name(parameter, further)),
+                (zero_points_name(parameter), zero_points_name(parameter, further)),
             ):
+                if source not in initializers:
+                    continue
                 tensor = onnx.TensorProto()
                 tensor.CopyFrom(initializers[source])
                 tensor.name = target

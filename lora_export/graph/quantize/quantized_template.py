@@ -15,8 +15,9 @@ from lora_export.graph.quantize.weight_reads import Read, reads_of
 from lora_export.graph.spec.onnx_file import parse_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from lora_export.core.parameters import Parameter
     from lora_export.graph.quantize.schemes import QuantizeChoice
     from lora_export.graph.quantize.weight_reads import WeightRead
     from lora_export.graph.spec.template import GraphTemplate
@@ -42,6 +43,7 @@ def quantize_template(
     *,
     tokens: bool,
     required: Mapping[str, str] | None = None,
+    with_zero_points: Callable[[Parameter], bool] | None = None,
 ) -> QuantizedTemplate:
     """Return a template that reads quantized weights.
 
@@ -50,6 +52,7 @@ def quantize_template(
         choice: What is quantized, and how.
         tokens: Whether its output are logits of tokens, whose weight is the head.
         required: Parameters that have to stay as they are, with the reason.
+        with_zero_points: Whether a quantized parameter has zero points, as the base stores them.
 
     Raises:
         UnsupportedError: The graph's opset has no blocks, or nothing in it can be quantized.
@@ -77,6 +80,9 @@ def quantize_template(
         name, reason = next(iter(scheming.kept.items()), ("", "it has no matrices"))
         msg = f"nothing in this model can be quantized: {name or 'the graph'}: {reason}"
         raise UnsupportedError(msg, hint="Export it without --quantize.")
+    if with_zero_points is not None:
+        chosen = tuple(_with_zeros(each, with_zero_points) for each in scheming.parameters)
+        scheming = replace(scheming, parameters=chosen)
     for model, own in zip(models, ranks, strict=True):
         quantize_graph(model, scheming.parameters, own)
     first, *further = (model.SerializeToString(deterministic=True) for model in models)
@@ -87,6 +93,13 @@ def quantize_template(
         parameters=scheming.parameters,
     )
     return QuantizedTemplate(quantized, scheming.kept)
+
+
+def _with_zeros(parameter: Parameter, asked: Callable[[Parameter], bool]) -> Parameter:
+    quantized = parameter.quantized
+    if quantized is None or not asked(parameter):
+        return parameter
+    return replace(parameter, quantized=replace(quantized, zero_points=True))
 
 
 def _known(read: WeightRead, model: onnx.ModelProto, ranks: Mapping[str, int]) -> WeightRead:

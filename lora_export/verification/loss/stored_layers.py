@@ -218,7 +218,7 @@ def _best(worst: tuple[float, ...], limit: float) -> float:
 def _steps(
     stored: DequantizedTensor, exact: Array, rows: slice, limit: float
 ) -> tuple[float, float]:
-    """Return max|clip(W / s) − q| of some rows, and the same without a rounding of W before.
+    """Return max|clip(W / s + z) − q| of some rows, and the same without a rounding of W before.
 
     A float export in half precision that is quantized later holds rounded weights: W is off by up
     to a unit of its dtype, which is ``u·|W / s|`` steps.
@@ -227,6 +227,7 @@ def _steps(
     unit = _UNITS.get(stored.scales.dtype.name, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         place = exact.astype(np.float64) / stored.scales_of(rows.start, rows.stop)
+        place += stored.zeros_of(rows.start, rows.stop)
         np.clip(place, integers.lowest, integers.highest, out=place)
         distance = np.abs(place - stored.integers_of(rows.start, rows.stop))
         plain = float(distance.max(initial=0.0))

@@ -142,6 +142,15 @@ class AwqCodec:
     group_size: int
     dtype: DType
 
+    @property
+    def bits(self) -> int:
+        """The bits of a code."""
+        return _AWQ_BITS
+
+    @property
+    def order(self) -> None:
+        """Groups follow each other."""
+
     def region(self, rows: Span, columns: Span) -> Float32Array:
         """Return the values of a part in float32, ``[rows, columns]``."""
         groups = np.arange(*columns) // self.group_size
@@ -157,6 +166,10 @@ class AwqCodec:
     def zero_points(self, groups: Span, rows: Span) -> Array:
         """Return zero points, ``[groups, rows]``."""
         return _awq_panel(self.zeros, groups, rows)
+
+    def group_scales(self, rows: Span, groups: Span) -> Float32Array:
+        """Return scales as the model has them, ``[groups, rows]``."""
+        return _read_scales(self, groups, rows)
 
 
 def _awq_panel(packed: Tensor, rows: Span, columns: Span) -> Array:

@@ -9,7 +9,8 @@ from lora_export.core.parameters import Parameter
 from lora_export.core.quantization import Quantized
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.quantization.packing import unpack_int4
-from lora_export.weights.quantized_entries import carried_entries
+from lora_export.weights.quantized_entries import carried_entries, entries_of
+from lora_export.weights.stream import Entry
 from tests.helpers.hand_packed import pack_awq, pack_gptq
 from tests.helpers.quantized_bases import expected_values, stored_parts, write_base
 
@@ -104,3 +105,36 @@ def test_other_forms_are_quantized_again(settings, quantized, tmp_path):
 
 def test_awq_has_zero_points_that_a_graph_has_not(tmp_path):
     assert entries(tmp_path, pack_awq(*SHAPE)[0], Quantized(4, 32, axis=0)) is None
+
+
+@pytest.mark.parametrize("pack", [pack_awq, pack_gptq])
+def test_zero_points_are_written_where_the_graph_has_them(pack, tmp_path):
+    parts, values = pack(*SHAPE)
+    quantized = Quantized(4, 32, axis=0, zero_points=True)
+    integers, scales, zeros = entries(tmp_path, parts, quantized)
+    assert zeros.name == f"{NAME}.zero_point"
+    (s,), z = scales.blocks(), unpacked_zeros(zeros)
+    exact = (unpacked(integers, quantized, SHAPE) - np.repeat(z, 32, 0)) * np.repeat(s, 32, 0)
+    assert np.array_equal(exact.T.astype(np.float16), values)
+    assert z.any()
+
+
+def unpacked_zeros(entry):
+    (packed,) = entry.blocks()
+    assert packed.nbytes == entry.nbytes
+    return unpack_int4(packed, entry.graph_shape).astype(np.float32)
+
+
+def test_a_weight_that_is_quantized_again_gets_zero_points_of_zero(tmp_path):
+    quantized = Quantized(4, 32, axis=0, zero_points=True)
+    parameter = Parameter(NAME, SHAPE, "float32", "Linear", transposed=True, quantized=quantized)
+    whole = np.random.default_rng(0).standard_normal(SHAPE[::-1]).astype(np.float32)
+
+    def value(wanted):
+        return Entry(wanted.name, wanted.stored_dtype, SHAPE[::-1], lambda: iter([whole]))
+
+    found = entries_of(parameter, value, method="search")
+    assert [each.name for each in found] == [
+        f"{NAME}.quantized", f"{NAME}.scale", f"{NAME}.zero_point",
+    ]  # fmt: skip
+    assert not unpacked_zeros(found[2]).any()
