@@ -21,7 +21,8 @@ def test_the_formats_are_those_that_are_read() -> None:
 
 def test_the_architectures_of_gguf_are_those_that_are_read() -> None:
     table = PAGE.split("## GGUF", 1)[1].split("\n## ", 1)[0]
-    rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    lines = [line for line in table.splitlines() if line.startswith("| `")][1:]
+    rows = [line.strip("|").split(" | ") for line in lines]
     assert {row[0].strip(" `"): row[1].split("`")[1] for row in rows} == {
         name: row.model_types[0] for name, row in ARCHITECTURES.items()
     }
