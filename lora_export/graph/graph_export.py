@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import MissingRuntimeError, UsageError
+from lora_export.core.garbage import fewer_collections
 from lora_export.core.installation import install_command
 from lora_export.core.progress import Progress, Silent
 from lora_export.core.supported_versions import require_supported
@@ -125,11 +126,14 @@ def _trace_and_fold(
 ) -> GraphTemplate:
     require_supported(*_TRACING_DISTRIBUTIONS)
     tell.start("importing torch")
-    from lora_export.graph.template_build import build_template
+    with fewer_collections():
+        from lora_export.graph.optimize.onnxscript_private import domains_unparsed
+        from lora_export.graph.template_build import build_template
 
-    return build_template(
-        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
-    )
+        with domains_unparsed():
+            return build_template(
+                settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
+            )
 
 
 def _missing(packages: list[str], cache: str | None) -> MissingRuntimeError:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
 
 from onnxscript import rewriter
+from onnxscript._internal import values
 from onnxscript.optimizer import _constant_folding
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["constant_folding", "local_rewrites", "without_prints"]
+__all__ = ["constant_folding", "domains_unparsed", "local_rewrites", "without_prints"]
 
 _QUADRATIC: Final = "SlicesSplit"
 """The rule whose time grows with the square of the graph's size.
@@ -54,3 +56,28 @@ def without_prints() -> Iterator[None]:
     """Keep stdout clean until the block ends: onnxscript 0.6 prints how many rules applied."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+@contextlib.contextmanager
+def domains_unparsed() -> Iterator[None]:
+    """Let torch read the domain of a traced function without parsing its source.
+
+    For each of its 500 functions it asks for ``function_ir``, which parses the function, and reads
+    the ``domain`` of what comes: that of the function's opset. Until the block ends, that is all
+    there is of ``function_ir``; an onnxscript that is built differently stays as it is.
+    """
+    traced: Any = getattr(values, "TracedOnnxFunction", None)
+    parsed = getattr(traced, "function_ir", None)
+    if not isinstance(parsed, property):
+        yield
+        return
+    traced.function_ir = property(domain_unparsed)
+    try:
+        yield
+    finally:
+        traced.function_ir = parsed
+
+
+def domain_unparsed(function: Any) -> Any:
+    """Return ``function_ir`` of a traced function with its domain alone."""
+    return SimpleNamespace(domain=function._opset.domain)  # noqa: SLF001  (no public name)

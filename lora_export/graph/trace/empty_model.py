@@ -18,6 +18,7 @@ from lora_export.core.torch_private import FakeTensorMode, own_parameters
 from lora_export.graph.spec.model_settings import plain_settings, refuse_what_is_passed_over
 from lora_export.graph.trace.frequencies import choose_frequencies_in_graph
 from lora_export.graph.trace.traced_pooling import add_dense_layers
+from lora_export.graph.trace.transformers_private import import_losses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,7 @@ def build_model(
     """
     model_type = config.get("model_type")
     settings = plain_settings(config)
+    import_losses()
     try:
         parsed = transformers.AutoConfig.for_model(**settings)
         auto_class = getattr(transformers, task.auto_class)

@@ -7,7 +7,6 @@ frequencies, lifted constants) are real. Every parameter keeps its name as the i
 from __future__ import annotations
 
 import contextlib
-import gc
 import inspect
 import io
 import logging
@@ -151,7 +150,6 @@ def _translated(
     try:
         with (
             _quiet(),
-            _fewer_collections(),
             plain_masks(),
             float32_alibi(),
             traceable_experts(),
@@ -301,20 +299,6 @@ def _example_inputs(signature: Signature, sizes: Mapping[str, int]) -> dict[str,
         )
         for each in signature.inputs
     }
-
-
-@contextlib.contextmanager
-def _fewer_collections() -> Iterator[None]:
-    """Collect garbage less often: tracing makes many objects that live to its end."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @contextlib.contextmanager

@@ -7,9 +7,11 @@ here, and nowhere else.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from transformers import conversion_mapping
+from transformers import utils as transformers_utils
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
 from transformers.masking_utils import (
@@ -20,6 +22,8 @@ from transformers.masking_utils import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from lora_export.core.torch_private import replaced
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -44,10 +48,13 @@ __all__ = [
     "experts_functions",
     "falcon_model",
     "has_auto_model",
+    "import_losses",
     "initialize_module",
     "keys_left_out",
 ]
 
+_ASSIGNMENT: Final = "linear_sum_assignment"
+_LOSSES: Final = "transformers.loss."
 _FALCON: Final = "transformers.models.falcon.modeling_falcon"
 
 
@@ -93,3 +100,23 @@ def initialize_module(model: Any, module: torch.nn.Module) -> None:
 def has_auto_model(auto_class: Any, config: Any) -> bool:
     """Return whether an auto class has a model for the class of `config`."""
     return type(config) in auto_class._model_mapping  # noqa: SLF001
+
+
+def import_losses() -> None:
+    """Import the losses of training, which every model's module imports, without scipy.
+
+    Those of object detection take one function of it, whose import is half a second; it is
+    imported when they call it.
+    """
+    if f"{_LOSSES}loss_utils" in sys.modules or not transformers_utils.is_scipy_available():
+        return
+    with replaced(transformers_utils, "is_scipy_available", lambda: False):
+        importlib.import_module(f"{_LOSSES}loss_utils")
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_LOSSES) and hasattr(module, "is_scipy_available"):
+            vars(module)["is_scipy_available"] = transformers_utils.is_scipy_available
+            vars(module).setdefault(_ASSIGNMENT, _linear_sum_assignment)
+
+
+def _linear_sum_assignment(*arguments: Any, **settings: Any) -> Any:
+    return getattr(importlib.import_module("scipy.optimize"), _ASSIGNMENT)(*arguments, **settings)
