@@ -219,6 +219,21 @@ Item: TypeAlias = "LowRank | Saved | Added | Rows | Computed"
 
 
 @dataclass(frozen=True)
+class Approximation:
+    """An adapter of another method, held as LoRA.
+
+    Attributes:
+        method: The method.
+        rank: The largest rank of an update.
+        losses: ‖ΔW − B A‖ / ‖ΔW‖ of each weight, by its name in the adapter.
+    """
+
+    method: str
+    rank: int
+    losses: Mapping[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """One adapter, every tensor of its file accounted for.
 
@@ -274,6 +289,7 @@ class Adapter:
     renamed: bool = False
     notes: tuple[str, ...] = ()
     complete: bool = False
+    approximation: Approximation | None = None
 
     @property
     def max_rank(self) -> int:

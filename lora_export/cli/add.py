@@ -12,6 +12,7 @@ from lora_export.cli.help_format import Command, argument, option
 from lora_export.cli.options import (
     adapter_keys,
     adapter_options,
+    as_rank_option,
     base_option,
     combine_options,
     combine_table,
@@ -42,6 +43,7 @@ lora-export add out --adapter mine=org/adapter --replace
 @option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
         help="Leave out adapter tensors whose names match.")  # fmt: skip
 @adapter_options
+@as_rank_option
 @combine_options
 @labels_option
 @option("--strict", section="Gate", is_flag=True,
@@ -61,6 +63,7 @@ def add(
     enable_lora: str | None,
     subfolder: str | None,
     scales: tuple[str, ...],
+    as_rank: int | None,
     as_json: bool,
     quiet: bool,
     **flags: Any,
@@ -74,6 +77,7 @@ def add(
         "drop": list(drop),
         "labels": names,
         **adapter_keys(adapter_format, alpha, enable_lora, subfolder),
+        "as_rank": as_rank,
     }
     rows = [{**parse_adapter(text), **common} for text in adapters]
     specs = make_specs(rows, parse_scales(scales))

@@ -14,6 +14,7 @@ from lora_export.cli.options import (
     BLOCK_SIZE,
     adapter_keys,
     adapter_options,
+    as_rank_option,
     base_option,
     block_size_of,
     combine_options,
@@ -77,6 +78,7 @@ def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
                    metavar="[NAME=]PATH_OR_ID", help="A LoRA adapter: a directory or a hub id."),
             option("--drop", section="Adapters", multiple=True, metavar="PATTERN",
                    help="Leave out adapter tensors whose names match."),
+            as_rank_option,
         )
     ):  # fmt: skip
         command = add(command)
@@ -247,6 +249,8 @@ def _flag_table(flags: dict[str, Any], *, absolute: bool) -> dict[str, Any]:
     if quantize := _quantize_table(flags):
         table["quantize"] = quantize
     table |= _lists(flags)
+    if flags["as_rank"] is not None:
+        table["as_rank"] = flags["as_rank"]
     table |= adapter_keys(
         flags["adapter_format"], flags["alpha"], flags["enable_lora"], flags["subfolder"]
     )

@@ -22,6 +22,7 @@ __all__ = [
     "SEED",
     "adapter_keys",
     "adapter_options",
+    "as_rank_option",
     "base_option",
     "block_size_of",
     "combine_options",
@@ -174,6 +175,15 @@ def combine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         command = add(command)
     return command
+
+
+def as_rank_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the rank of LoRA that is made of adapters of other methods."""
+    return option(
+        "--as-rank", "as_rank", section="Adapters", type=click.IntRange(min=1), metavar="R",
+        help="Swappable and batched: hold adapters of other methods than LoRA as their best LoRA "
+             "of this rank; the loss is reported.",
+    )(command)  # fmt: skip
 
 
 def combine_table(flags: dict[str, Any]) -> dict[str, Any]:

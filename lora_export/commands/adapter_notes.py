@@ -139,6 +139,7 @@ def with_notes(
             notes = (*notes, *_shown((zero,), tell))
         stored = tuple(base.tensors or ())
         notes = (*notes, *notes_on_unread(each.originals, model_type, tell, stored))
+        notes = (*each.adapter.notes, *notes)
         noted.append(replace(each, adapter=replace(each.adapter, notes=notes)))
     return tuple(noted)
 

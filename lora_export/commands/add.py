@@ -15,6 +15,7 @@ from lora_export.adapters.delta import require_finite_tensors
 from lora_export.commands.adapter_inputs import notes_on_resolved, read_specs, recorded_source
 from lora_export.commands.adapter_notes import base_of_export, notes_of, with_notes
 from lora_export.commands.after_change import ReportUpdates
+from lora_export.commands.approximated import as_rank_applied
 from lora_export.commands.arguments import as_specs
 from lora_export.commands.build_quantized import measure_of
 from lora_export.commands.export_base import config_of, matching_checkpoint
@@ -92,6 +93,7 @@ def add(
             require_pooling(pooling, one.originals)
     checkpoint = matching_checkpoint(manifest, base)
     tell = progress or Silent()
+    given = as_rank_applied(given, checkpoint, mode_of(manifest), tell)
     given = with_notes(
         given,
         base_of_export(export_dir, manifest, checkpoint),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_inputs import read_specs
 from lora_export.commands.adapter_notes import notes_of, opened_base, with_notes
+from lora_export.commands.approximated import as_rank_applied
 from lora_export.commands.build_checks import existing_export, require_layers, require_one_graph
 from lora_export.commands.build_config import resolve_config
 from lora_export.commands.build_form import require_form_for
@@ -72,6 +73,7 @@ def read_inputs(recipe: Recipe, tell: Progress, *, strict: bool) -> BuildInputs:
     adapters = read_specs(
         recipe.adapters, recipe.folder, recipe.combine, base_config=checkpoint.config
     )
+    adapters = as_rank_applied(adapters, checkpoint, recipe.mode, tell)
     config = resolve_config(recipe, checkpoint, [each.adapter for each in adapters])
     require_one_graph(recipe, config.task)
     require_form_for(recipe, config.task, config.dtype, config.choices)

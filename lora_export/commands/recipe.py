@@ -62,7 +62,7 @@ _SHOULD: Final = "Input should "
 _SHOWN: Final = 200
 """How much of a wrong value a message shows."""
 
-_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora", "subfolder")
+_OF_ADAPTERS: Final = ("drop", "format", "alpha", "enable_lora", "subfolder", "as_rank")
 """Keys of every adapter's line that a flag sets for all of them."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.commands.adapter_notes import base_of_export, notes_on_base
+from lora_export.commands.approximated import approximated
 from lora_export.commands.arguments import as_path, as_specs
 from lora_export.commands.export_base import matching_checkpoint
 from lora_export.commands.loss_limits import loss_gates, require_limits
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
     from lora_export.verification.parity import GraphParity
+    from lora_export.weights.checkpoint import Checkpoint
     from lora_export.weights.named_base import GivenBase
 
 
@@ -111,6 +113,7 @@ def verify(
         checkpoint = as_exported(checkpoint, export_dir)
         checkpoint = for_task(checkpoint, task, pooling_of_export(export_dir, checkpoint.folder))
         read = find_adapters(export_dir, manifest, specs, checkpoint.config, only=chosen)
+        read = _approximated(read, manifest, checkpoint, tell)
         read = _noted(read, base_of_export(export_dir, manifest, checkpoint), tell, strict=strict)
     evidence = Evidence(
         checkpoint,
@@ -140,6 +143,17 @@ def verify(
     judged, unwritten = _recorded(export_dir, before, found, tell)
     reports = Reports(parity=report_on(found), quantization=losses_of(manifest, found))
     return Outcome(export_dir, judged, reports, (*notes, *unwritten))
+
+
+def _approximated(
+    read: Mapping[str, Adapter], manifest: Manifest, checkpoint: Checkpoint, tell: Progress
+) -> dict[str, Adapter]:
+    """Return adapters, those that the export holds approximately as it holds them."""
+    records = {name: manifest.adapters[name].approximation for name in read}
+    return {
+        name: adapter if record is None else approximated(adapter, checkpoint, record.rank, tell)
+        for (name, adapter), record in zip(read.items(), records.values(), strict=True)
+    }
 
 
 def _recorded(

@@ -20,6 +20,8 @@ class AdapterSpec(BaseModel):
         format: Its format, where that is not to be detected.
         alpha: The alpha that it was trained with, where its format does not record it.
         enable_lora: Which blocks a ``MergedLinear`` of loralib adapts.
+        as_rank: The rank of the LoRA that is made of an adapter of another method, for graphs that
+            several adapters share; of no use to LoRA.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -33,3 +35,4 @@ class AdapterSpec(BaseModel):
     format: str | None = None
     alpha: float | None = Field(default=None, allow_inf_nan=False)
     enable_lora: list[bool] | None = None
+    as_rank: int | None = Field(default=None, ge=1, le=1 << 16)

@@ -181,6 +181,20 @@ class RowRecord(_Record):
     golden: str | None = None
 
 
+class ApproximationRecord(_Record):
+    """An adapter of another method, held as LoRA.
+
+    Attributes:
+        method: Its method.
+        rank: The largest rank of an update (``as_rank``).
+        losses: ‖ΔW − B A‖ / ‖ΔW‖ of each weight, by its name in the adapter.
+    """
+
+    method: str
+    rank: int = Field(ge=1)
+    losses: dict[str, float]
+
+
 class AdapterRecord(_Record):
     """One adapter, and how completely it was applied.
 
@@ -188,7 +202,7 @@ class AdapterRecord(_Record):
     are what the user said of it; `vocab_size` is its number of tokens, where that is not the
     base's; `combined` says what it was made of, and `source` then names the parts. `companions` is
     None where the adapter has those of the base. `notes` are what the user was told of it, such as
-    that it names another base.
+    that it names another base. `approximation` says how it is held as LoRA, where it is none.
     """
 
     source: str
@@ -210,6 +224,7 @@ class AdapterRecord(_Record):
     row: RowRecord | None = None
     companions: CompanionsRecord | None = None
     notes: list[str] = []
+    approximation: ApproximationRecord | None = None
 
 
 class Manifest(_Record):

@@ -17,6 +17,7 @@ from lora_export.core.errors import AdapterError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors
 from lora_export.core.manifest import (
     AdapterRecord,
+    ApproximationRecord,
     GraphRecord,
     Manifest,
     edit_manifest,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lora_export.adapters.canonical import Adapter
     from lora_export.adapters.resolve import Resolved
     from lora_export.core.combined_record import CombinedRecord
     from lora_export.core.progress import Progress
@@ -318,4 +320,12 @@ def adapter_record(
         sha256=adapter.sha256,
         companions=companions.record,
         notes=[*adapter.notes, *companions.notes],
+        approximation=_approximation(adapter),
     )
+
+
+def _approximation(adapter: Adapter) -> ApproximationRecord | None:
+    found = adapter.approximation
+    if found is None:
+        return None
+    return ApproximationRecord(method=found.method, rank=found.rank, losses=dict(found.losses))

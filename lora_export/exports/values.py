@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lora_export.adapters.delta import Factors, factors_of, read_finite
-from lora_export.adapters.methods.interface import TO_LORA
 from lora_export.adapters.resolve import Update
 from lora_export.core.dtypes import to_float32
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError
@@ -79,7 +78,11 @@ def _not_a_product(method: str, parameter: str) -> UnsupportedError:
         f"the update of {parameter!r} ({method}) is no product of two matrices, as those of a "
         "graph for several adapters are"
     )
-    return UnsupportedError(msg, hint=f"{TO_LORA}; or export merged graphs: --mode merged.")
+    hint = (
+        "Hold it as LoRA, with the loss measured: --as-rank 16 (with --base); or export merged "
+        "graphs: --mode merged."
+    )
+    return UnsupportedError(msg, hint=hint)
 
 
 def refuse_vocabulary(name: str, vocabulary: Vocabulary | None) -> None:
