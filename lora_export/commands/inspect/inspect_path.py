@@ -28,6 +28,7 @@ from lora_export.commands.inspect.describe_export import (
 )
 from lora_export.core.errors import InputError, UsageError
 from lora_export.core.folders import folders_below, list_names
+from lora_export.core.gguf_file import read_gguf_metadata
 from lora_export.core.manifest import MANIFEST_NAME, is_export, read_manifest
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.plan import HEAD_PARAMETERS
@@ -35,7 +36,7 @@ from lora_export.ondevice.file_opening import reason_of
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.base_match import header_differences, value_differences
 from lora_export.weights.checkpoint import open_checkpoint, read_config
-from lora_export.weights.gguf.gguf_parts import holds_gguf_base
+from lora_export.weights.gguf.gguf_parts import gguf_file_of, holds_gguf_base
 from lora_export.weights.named_base import note_on_named_folder
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def inspect_path(
         )
         words = ["lora-export", "inspect", path / below[-1]]
         raise InputError(msg, hint=f"Choose one: {shell_command(words)}")
+    gguf_file_of(path)  # of several it names the files
     msg = f"{str(path)!r} is neither a checkpoint, an adapter nor an export directory"
     raise InputError(msg, hint=_what_is_missing(path))
 
@@ -260,6 +262,8 @@ def _require_folder(path: Path) -> None:
             msg, hint=f"Give a folder, or an id of the hub (ORGANISATION/NAME). {_KNOWN}"
         )
     if not path.is_dir():
+        if path.suffix == ".gguf":
+            read_gguf_metadata(path)  # says what is wrong with it
         msg = f"{str(path)!r} is a file"
         raise InputError(msg, hint=f"Give the folder that holds it. {_KNOWN}")
     try:

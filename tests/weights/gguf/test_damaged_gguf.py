@@ -14,6 +14,7 @@ from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.fingerprint import fingerprint
 from lora_export.weights.gguf.gguf_parts import read_parts
 from lora_export.weights.gguf.gguf_weights import _weight
+from tests.cli.running import call
 from tests.helpers.gguf_bases import random_blocks, save_gguf, write_gguf
 
 CONFIG = {
@@ -50,6 +51,7 @@ def tensors(**changes):
 
 
 def save(path, changes=None, **metadata):
+    path.parent.mkdir(exist_ok=True)
     save_gguf(path, "llama", CONFIG, tensors(**(changes or {})), kind=lambda _: "Q8_0", **metadata)
     return path
 
@@ -157,6 +159,21 @@ def test_truncated_files_and_values_that_are_not_finite(tmp_path):
     weight = _weight(read_parts(tmp_path / "b.gguf"), "token_embd.weight", "x", DTYPES["float32"])
     with pytest.raises(CheckpointError, match="not finite"):
         read_all(weight)
+
+
+def test_inspect_and_merge_say_what_is_wrong(tmp_path, capsys):
+    path = save(tmp_path / "one" / "a.gguf")
+    assert call(capsys, "inspect", path).code == call(capsys, "inspect", path.parent).code == 0
+    save(path.with_name("b.gguf"))
+    for words in (("inspect", path.parent), ("merge", "--base", path.parent)):
+        more = () if words[0] == "inspect" else ("--adapter", "x", "--out", tmp_path / "out")
+        found = call(capsys, *words, *more)
+        assert found.code == 3
+        assert "holds several GGUF files" in found.err
+    path.write_bytes(path.read_bytes()[:300])
+    found = call(capsys, "inspect", path)
+    assert found.code == 3
+    assert "is not a valid GGUF file" in found.err
 
 
 def parts_of(folder):
