@@ -41,6 +41,7 @@ CLAIMS: Final = (
     "quantized_peers",
     "quantized_base",
     "decoder",
+    "fleet_local",
 )
 BENCH: Final = Path(__file__).resolve().parent
 NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}

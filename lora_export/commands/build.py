@@ -52,6 +52,7 @@ def merge_and_build(
     *,
     strict: bool = False,
     judged: Judged = "all",
+    base_fingerprint: str | None = None,
 ) -> Outcome:
     """Build the export directory that `recipe` describes, verify it, write its bundle and models.
 
@@ -68,6 +69,8 @@ def merge_and_build(
             ambiguous or missing verdict keeps the repository from being written.
         judged: The graphs that are verified where the recipe asks for it: ``all``; ``base``, and
             not the adapters; ``adapters``, and not a base whose graph has passed before.
+        base_fingerprint: The fingerprint of the base, where that is known: the base is then not
+            read to compute it.
 
     Raises:
         LoraExportError: See the class of the error; nothing half-written is left.
@@ -78,9 +81,9 @@ def merge_and_build(
     inputs = read_inputs(recipe, tell, strict=strict)
     recipe = _with_stored_blocks(recipe, inputs.checkpoint.stored_form)
     require_kind_for_layouts(recipe, inputs.config)
-    with fingerprint_in_background(inputs.checkpoint) as base_fingerprint:
+    with fingerprint_in_background(inputs.checkpoint, base_fingerprint) as fingerprint:
         build = _create if inputs.existing is None else _extend
-        outcome = build(recipe, inputs, base_fingerprint, tell, judged)
+        outcome = build(recipe, inputs, fingerprint, tell, judged)
     outcome = with_bundle(outcome, recipe, tell)
     outcome = with_repository(outcome, recipe, tell, strict=strict)
     return with_layouts(outcome, recipe, tell, strict=strict)

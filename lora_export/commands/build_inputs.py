@@ -94,8 +94,18 @@ def read_inputs(recipe: Recipe, tell: Progress, *, strict: bool) -> BuildInputs:
 
 
 @contextlib.contextmanager
-def fingerprint_in_background(checkpoint: Checkpoint) -> Iterator[Callable[[], str]]:
-    """Compute the fingerprint of a base while the graph is traced; an error elsewhere stops it."""
+def fingerprint_in_background(
+    checkpoint: Checkpoint, known: str | None = None
+) -> Iterator[Callable[[], str]]:
+    """Compute the fingerprint of a base while the graph is traced; an error elsewhere stops it.
+
+    Args:
+        checkpoint: The base.
+        known: Its fingerprint, where that is known.
+    """
+    if known is not None:
+        yield lambda: known
+        return
     stop = threading.Event()
 
     def keep_on(_: int) -> None:

@@ -17,7 +17,7 @@ from lora_export.core.files import (
     atomic_write_bytes,
     exclusive_lock,
     remove_abandoned,
-    resolve_inside,
+    require_inside,
 )
 from lora_export.core.graph_forms import GraphForm
 from lora_export.core.journal import finish, is_committed
@@ -324,20 +324,19 @@ def stored_manifest(folder: Path) -> Manifest:
 
 
 def _check_paths(folder: Path, manifest: Manifest) -> None:
-    for file in manifest.files:
-        resolve_inside(folder, file)
+    """Require that no path in the manifest leads out of the directory."""
+    named: set[str] = set(manifest.files)
     for graph in manifest.graphs.values():
-        for file in (*graph.graph_files, *graph.weights, *([graph.golden] if graph.golden else [])):
-            resolve_inside(folder, file)
+        named |= {*graph.graph_files, *graph.weights, graph.golden or MANIFEST_NAME}
     for name, adapter in manifest.adapters.items():
         check_adapter_name(name)
         if pack := adapter.pack:
-            for file in (pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME):
-                resolve_inside(folder, file)
+            named |= {pack.safetensors, pack.onnx_adapter, pack.golden or MANIFEST_NAME}
         for file in adapter.companions.files if adapter.companions else ():
-            resolve_inside(folder, f"hf/{name}/{file}")
+            named.add(f"hf/{name}/{file}")
         if adapter.row and adapter.row.golden:
-            resolve_inside(folder, adapter.row.golden)
+            named.add(adapter.row.golden)
+    require_inside(folder, sorted(named))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

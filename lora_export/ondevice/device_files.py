@@ -55,6 +55,7 @@ __all__ = [
     "read_errors",
     "read_json",
     "remove_abandoned",
+    "require_inside",
     "resolve_inside",
     "sha256_of_file",
     "sha256_of_files",
@@ -264,6 +265,23 @@ def resolve_inside(root: Path, relative: str) -> Path:
     raise ExportDirectoryError(
         msg, hint="The file that names it is damaged or hostile; copy or export it again."
     )
+
+
+def require_inside(root: Path, files: Iterable[str]) -> None:
+    """Require of many paths what `resolve_inside` requires of one; each folder is followed once.
+
+    Raises:
+        ExportDirectoryError: As `resolve_inside` raises it.
+    """
+    folders: set[str] = set()
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        plain = is_file_name(name) and is_relative_inside(file)
+        if not plain or os.path.islink(f"{root}/{file}"):  # noqa: PTH114  (thousands of them)
+            resolve_inside(root, file)
+        elif folder not in folders:
+            resolve_inside(root, folder or ".")
+            folders.add(folder)
 
 
 def read_json(path: Path, what: str) -> Mapping[str, Any]:

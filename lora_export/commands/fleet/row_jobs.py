@@ -7,6 +7,7 @@ whole or not at all; run twice, it makes the same.
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ from lora_export.core.errors import (
     ParityError,
 )
 from lora_export.core.files import sha256_of_file
-from lora_export.core.manifest import read_manifest
+from lora_export.core.manifest import read_manifest, stored_manifest
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.file_owners import files_of_adapter, files_of_base
 from lora_export.exports.servable import refusal
@@ -61,7 +62,7 @@ def run_job(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
 
 def _require_inputs(row: Row, store: Path) -> None:
     """Require that what the row reads is what the plan saw."""
-    hashes = ContentHashes(store / CONTENT_FILE)
+    hashes = _hashes(store / CONTENT_FILE)
     for text, content in row.inputs.items():
         path = Path(text)
         if not path.exists():
@@ -70,6 +71,12 @@ def _require_inputs(row: Row, store: Path) -> None:
         if hashes.of(path) != content:
             msg = f"{text!r} has changed since the plan was made"
             raise InputError(msg, hint="Make the plan again: lora-export fleet plan")
+
+
+@functools.lru_cache(maxsize=1)
+def _hashes(file: Path) -> ContentHashes:
+    """Return the hashes of a store, which a worker keeps from one row to the next."""
+    return ContentHashes(file)
 
 
 def _export(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
@@ -112,13 +119,19 @@ def _merged_export(
 
 
 def _adapter(row: Row, store: Path, progress: Progress) -> dict[str, Any]:
-    """Add an adapter, verify it, and measure it where there is a gate."""
+    """Add an adapter, verify it, and measure it where there is a gate.
+
+    The export is of this base: its row has the content of the base in its key.
+    """
     name = str(row.adapter)
     table = {**row.job["recipe"], "output": str(store / row.artifact)}
     strict = bool(row.job["strict"])
     try:
         recipe = make_recipe(table, folder=Path())
-        outcome = merge_and_build(recipe, progress, strict=strict, judged="adapters")
+        base = stored_manifest(store / row.artifact).base.fingerprint
+        outcome = merge_and_build(
+            recipe, progress, strict=strict, judged="adapters", base_fingerprint=base
+        )
     except LoraExportError:
         _withdraw(store / row.artifact, name, progress)
         raise
