@@ -112,11 +112,11 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
                 _Export(name, own, bases[name], contents[name], settings, verify, adapters)
                 for own, settings, adapters in group
             ]
+    rows = [row for each in exports for row in _rows(spec, each, hashes)]
+    _require_places(rows)
     if os.path.isdir(store):  # noqa: PTH112  (a path that cannot be is no directory)
         with contextlib.suppress(StorageError):  # only slower next time
             hashes.save()
-    rows = [row for each in exports for row in _rows(spec, each)]
-    _require_places(rows)
     return Plan(
         tool=VERSION,
         versions=_versions(),
@@ -169,7 +169,7 @@ def _graph_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in GRAPH_KEYS if settings.get(key) is not None}
 
 
-def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
+def _rows(spec: FleetSpec, export: _Export, hashes: ContentHashes) -> Iterator[Row]:
     """Yield the rows of an export."""
     target = min(spec.targets, key=lambda name: targets.by_name(name).opset)
     common = {**export.settings, "base": str(export.base_path), "targets": [target]}
@@ -178,7 +178,7 @@ def _rows(spec: FleetSpec, export: _Export) -> Iterator[Row]:
     adapters: list[Row] = []
     batched = export.mode is Mode.BATCHED
     for member in export.adapters:
-        row = _adapter_row(spec, export, common, member, first)
+        row = _adapter_row(spec, export, common, member, first, hashes=hashes)
         if batched and adapters:  # rows of the stacks have the plan's order
             row = row.model_copy(update={"after": (adapters[-1].id,)})
         adapters.append(row)
@@ -215,7 +215,13 @@ def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row
 
 
 def _adapter_row(
-    spec: FleetSpec, export: _Export, common: dict[str, Any], member: _Member, first: Row
+    spec: FleetSpec,
+    export: _Export,
+    common: dict[str, Any],
+    member: _Member,
+    first: Row,
+    *,
+    hashes: ContentHashes,
 ) -> Row:
     """Return the row of an adapter."""
     found, settings = member
@@ -224,8 +230,9 @@ def _adapter_row(
     latency = {**gate, **(settings.get("latency") or {})}
     latency.setdefault("enabled", bool(latency))
     recipe = {**common, "output": export.folder, "adapters": [line], "latency": latency, **_QUIET}
-    if settings.get("verify") is not None:
-        recipe["verify"] = settings["verify"]
+    verify, read = _verification(spec, settings.get("verify"), hashes)
+    if verify is not None:
+        recipe["verify"] = verify
     make_recipe(recipe, folder=spec.folder)
     key = key_of(
         kind="adapter",
@@ -233,6 +240,7 @@ def _adapter_row(
         adapter=found.content,
         recipe=_without_places(recipe),
         line=_without_places(line),
+        data=sorted(read.values()),
         strict=spec.gates.strict,
     )
     return _row(
@@ -242,10 +250,20 @@ def _adapter_row(
         key=key,
         needs=(first.id,),
         artifact=export.folder,
-        inputs=_contents(export, [found]),
+        inputs={**_contents(export, [found]), **read},
         job={"recipe": recipe, "strict": spec.gates.strict},
         estimate=estimate_of("adapter", export.base_path, export.settings, found.path),
     )
+
+
+def _verification(
+    spec: FleetSpec, section: object, hashes: ContentHashes
+) -> tuple[object, dict[str, str]]:
+    """Return the section ``verify`` with the place of its data set, and the content of that."""
+    if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
+        return section, {}
+    path = spec.path(section["dataset"]).absolute()
+    return {**section, "dataset": str(path)}, {str(path): hashes.of(path)}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -366,8 +384,11 @@ def _line(found: FleetAdapter, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _without_places(table: dict[str, Any]) -> dict[str, Any]:
     """Return settings without paths: what is made does not depend on where its inputs are."""
-    return {key: value for key, value in table.items()
+    kept = {key: value for key, value in table.items()
             if key not in {"base", "source", "output", "adapters"}}  # fmt: skip
+    if isinstance(verify := kept.get("verify"), dict):
+        kept["verify"] = {key: value for key, value in verify.items() if key != "dataset"}
+    return kept
 
 
 def _versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from lora_export.core.adapter_names import check_adapter_name
 from lora_export.core.errors import AdapterError, InputError, UsageError
 from lora_export.core.hub import is_hub_id, local_path
 from lora_export.core.shown_value import shown
+from lora_export.fleet.fleet_plan import key_of
 from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
@@ -48,8 +49,19 @@ def adapters_of(spec: FleetSpec, hashes: ContentHashes) -> dict[str, list[FleetA
                     f"{str(own[name].path)!r} and {str(path)!r}"
                 )
                 raise AdapterError(msg, hint="Give one another name, or exclude it.")
-            own[name] = FleetAdapter(name, path, hashes.of(path), entry.settings())
+            own[name] = FleetAdapter(name, path, _content(hashes, path), entry.settings())
     return {base: list(rows.values()) for base, rows in found.items()}
+
+
+def _content(hashes: ContentHashes, path: Path) -> str:
+    """Return the content of an adapter; of one that cannot be read, a hash of the error.
+
+    It stops no other: its own row says what is wrong with it.
+    """
+    try:
+        return hashes.of(path)
+    except InputError as error:
+        return key_of(unreadable=error.message)
 
 
 def _paths(spec: FleetSpec, entry: AdapterEntry, where: str) -> list[Path]:

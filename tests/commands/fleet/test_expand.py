@@ -129,6 +129,37 @@ def test_gates_and_settings_of_adapters_change_adapters_alone(
     assert before["adapter:tiny/merged/one"] != after["adapter:tiny/merged/one"]
 
 
+def test_a_data_set_is_an_input(folder: Path) -> None:
+    (folder / "held-out.jsonl").write_text("{}")
+    bases = {"tiny": {"path": "base", "verify": {"dataset": "held-out.jsonl"}}}
+    plan = expanded(folder, bases=bases)
+    row = by_id(plan)["adapter:tiny/merged/one"]
+    assert row.job["recipe"]["verify"]["dataset"] == str(folder / "held-out.jsonl")
+    assert str(folder / "held-out.jsonl") in row.inputs
+    (folder / "held-out.jsonl").write_text("{} ")
+    changed = keys(expanded(folder, bases=bases))
+    assert changed[row.id] != row.key
+    assert changed["export:tiny/merged"] == keys(plan)["export:tiny/merged"]
+
+
+def test_an_adapter_that_cannot_be_read_stops_no_other(folder: Path) -> None:
+    (folder / "adapters" / "two" / "weights.safetensors").unlink()
+    (folder / "adapters" / "two" / "weights.safetensors").symlink_to("nowhere")
+    rows = by_id(expanded(folder))
+    assert rows["adapter:tiny/merged/one"].key != rows["adapter:tiny/merged/two"].key
+
+
+def test_models_of_a_repository_are_rows_after_all_adapters(folder: Path) -> None:
+    plan = expanded(folder, deploy={"triton": "models"})
+    row = by_id(plan)["triton:tiny/merged"]
+    assert row.after == ("adapter:tiny/merged/one", "adapter:tiny/merged/two",
+                         "adapter:tiny/merged/two-old")  # fmt: skip
+    assert row.job["settings"]["repository"] == str(folder / "models")
+    assert row.job["name"] == "tiny-merged"
+    other = expanded(folder, deploy={"triton": {"repository": "models", "text": True}})
+    assert by_id(other)["triton:tiny/merged"].key != row.key
+
+
 def test_an_adapter_with_a_dtype_of_its_own_has_an_export_of_its_own(folder: Path) -> None:
     plan = expanded(
         folder,
@@ -204,6 +235,19 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an unknown mode": ({"variants": [{"mode": "../x"}]}, UsageError, "mode"),
     "two variants of one name": (
         {"variants": [{"name": "a"}, {"name": "a", "opset": 20}]}, UsageError, "are called 'a'",
+    ),
+    "models of one name": (
+        {"bases": {"a": {"path": "base"}, "a-b": {"path": "base"}},
+         "adapters": [{"base": "a", "path": "adapters/*"}, {"base": "a-b", "path": "adapters/*"}],
+         "variants": [{"name": "b-c"}, {"name": "c"}], "deploy": {"triton": "models"}},
+        UsageError, "would both make 'triton a-b-c'",
+    ),
+    "a wrong setting of a repository": (
+        {"deploy": {"triton": {"repository": "models", "instances": 0}}}, UsageError, "instances",
+    ),
+    "an unknown setting of a repository": (
+        {"deploy": {"triton": {"repository": "models", "instance": 1}}},
+        UsageError, "deploy.triton.instance",
     ),
     "a wrong block size": (
         {"variants": [{"quantize": {"weights": "int4", "block_size": 7}}]},
