@@ -11,6 +11,8 @@ STAMP := $(VENV)/.installed
 MODEL := models/all-MiniLM-L6-v2
 TRITON := build/triton
 CLIENTS := build/clients
+CLUSTER := build/cluster
+RAY_TESTS ?= cluster and not nightly
 RUNTIMES := genai optimum transformers-js
 CLIENTS_TESTS ?= clients and not nightly
 
@@ -42,7 +44,7 @@ DOCS_STAMP   := $(DOCS)/.installed
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-trt test-rtx test-aarch64 test-lock device-env core-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-ray test-trt test-rtx test-aarch64 test-lock device-env core-env lock audit check format families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +98,11 @@ test-triton: env $(TRITON)/venv/.installed ## run the tests against the real Tri
 
 test-clients: env model $(RUNTIMES:%=$(CLIENTS)/%/.installed) ## run what layout writes in the real runtimes (each in its own environment)
 	LORA_EXPORT_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m '$(CLIENTS_TESTS)' $(CLIENTS_ARGS) tests/end_to_end/clients
+
+# Ray listens on all interfaces: its tests have a network of their own, with loopback alone.
+test-ray: env $(CLUSTER)/.installed ## run fleets on a Ray cluster and against a server of S3 (in an environment of its own)
+	LORA_EXPORT_LOOPBACK=1 unshare -rn sh -c 'ip link set lo up && exec "$$@"' -- \
+	    $(CLUSTER)/bin/python -m pytest -m '$(RAY_TESTS)' -p no:cacheprovider tests/end_to_end/cluster
 
 # With the build of torch that .venv has: where pip finds CPU builds, not the libraries of CUDA.
 test-lock: env ## install requirements.lock, hashes checked, into an environment of its own
@@ -211,6 +218,16 @@ $(CLIENTS)/transformers-js/.installed: tools/locks/transformers-js/package-lock.
 
 $(CLIENTS)/%/.installed: tools/locks/client-%.lock | $(STAMP)
 	$(BIN)/python -m tools.fetch_clients $(CLIENTS)/$*
+
+# Ray, moto and s3fs, in front of what .venv has.
+$(CLUSTER)/.installed: constraints.txt tools/locks/cluster.txt | $(STAMP)
+	$(PYTHON) -m venv --clear $(CLUSTER)
+	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    -c constraints.txt -r tools/locks/cluster.txt
+	$(BIN)/python -c 'import pathlib, sysconfig; \
+	    place = sysconfig.get_path("purelib", vars={"base": "$(CURDIR)/$(CLUSTER)"}); \
+	    pathlib.Path(place, "of-venv.pth").write_text(sysconfig.get_path("purelib") + "\n$(CURDIR)\n")'
+	touch $@
 
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python -m tools.fetch_minilm $(MODEL)

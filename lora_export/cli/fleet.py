@@ -74,6 +74,7 @@ def plan(
     examples="""
 lora-export fleet run fleet.yaml
 lora-export fleet run plan.json --jobs 4 --max-failures 10
+lora-export fleet run fleet.yaml --ray 10.0.0.5:6379
 """,
 )
 @argument("plan_file", "The fleet, or the plan that was made of it.", metavar="PLAN",
@@ -87,10 +88,13 @@ lora-export fleet run plan.json --jobs 4 --max-failures 10
         help="Start no more rows once more than this many have failed.")  # fmt: skip
 @option("--only-changed", section="Planning", is_flag=True,
         help="Leave rows failed that failed on the same inputs.")  # fmt: skip
+@option("--ray", section="Planning", metavar="ADDRESS",
+        help="Run the rows on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto.")  # fmt: skip
 @common_options
 def run(
     *,
     plan_file: Path,
+    ray: str | None,
     jobs: int | None,
     only: tuple[str, ...],
     max_failures: int | None,
@@ -99,14 +103,15 @@ def run(
     quiet: bool,
 ) -> int:
     """Run the rows of a fleet; what is in the store already is skipped."""
-    from lora_export.commands.fleet.run import run_fleet
+    from lora_export.commands.fleet.run import ray_executor, run_fleet
 
     with Console(as_json=as_json, quiet=quiet) as console:
         made = planned(plan_file, console)
         if only:
             made = made.only(only)
+        executor = None if ray is None else ray_executor(ray)
         outcome = run_fleet(
-            made, jobs=jobs, max_failures=max_failures, progress=console,
+            made, jobs=jobs, max_failures=max_failures, progress=console, executor=executor,
             source=str(plan_file), whole=not only, only_changed=only_changed,
         )  # fmt: skip
         console.finish(outcome.table, _outcome_lines(outcome.table))
@@ -114,15 +119,39 @@ def run(
 
 
 @fleet.command("status", cls=Command, examples="lora-export fleet status out")
-@argument("store", "The store of the fleet.", type=click.Path(path_type=Path))
+@argument("store", "The store of the fleet: a directory or a URL.")
 @common_options
-def status(*, store: Path, as_json: bool, quiet: bool) -> int:
+def status(*, store: str, as_json: bool, quiet: bool) -> int:
     """Show how far a fleet is, while it runs or afterwards."""
     from lora_export.commands.fleet.status import read_status
+    from lora_export.fleet.store.open_store import home_of
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        table = read_status(store)
+        table = read_status(home_of(store))
         console.finish(table, _outcome_lines(table))
+    return 0
+
+
+@fleet.command(
+    "fetch",
+    cls=Command,
+    examples="""
+lora-export fleet fetch s3://bucket/fleet -o fleet
+lora-export fleet fetch s3://bucket/fleet -o fleet --export roberta/merged
+""",
+)
+@argument("store", "The store of the fleet: a URL or a directory.")
+@out_option("The directory of exports and bundles.", type=click.Path(path_type=Path), required=True)
+@option("--export", "exports", section="Planning", multiple=True, metavar="BASE/VARIANT",
+        default_text="all", help="Fetch this export, with its adapters.")  # fmt: skip
+@common_options
+def fetch(*, store: str, output: Path, exports: tuple[str, ...], as_json: bool, quiet: bool) -> int:
+    """Fetch what a fleet has made from its store: exports with their adapters, and bundles."""
+    from lora_export.commands.fleet.fetch import fetch_fleet
+
+    with Console(as_json=as_json, quiet=quiet) as console:
+        found = fetch_fleet(store, output, console, only=exports)
+        console.finish(found, [f"{output}: {len(found['made'])} exports and bundles"])
     return 0
 
 
@@ -151,6 +180,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
 
 def _outcome_lines(table: dict[str, Any]) -> list[str]:
     from lora_export.fleet.fleet_report import REPORT_HTML, REPORT_MARKDOWN, worst_first
+    from lora_export.fleet.store.open_store import home_of
 
     counts = ", ".join(f"{count} {state}" for state, count in table["counts"].items())
     left = table.get("seconds_left")
@@ -168,4 +198,4 @@ def _outcome_lines(table: dict[str, Any]) -> list[str]:
     if blocked:
         lines.append(f"  blocked, because what they need failed: {blocked} rows")
     report = REPORT_MARKDOWN if table["running"] else REPORT_HTML
-    return [*lines, f"report: {Path(table['store']) / report}"]
+    return [*lines, f"report: {home_of(table['store']) / report}"]

@@ -13,9 +13,10 @@ from lora_export.core.json_file import parse_json
 from lora_export.ondevice.file_opening import read_file, real_path, reason_of, require_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["CONTENT_FILE", "FLEET_FOLDER", "ContentHashes"]
+__all__ = ["CONTENT_FILE", "FLEET_FOLDER", "ContentHashes", "content_of", "files_below"]
 
 FLEET_FOLDER: Final = ".fleet"
 """The folder in a store for what a run remembers, relative to the store."""
@@ -75,10 +76,7 @@ class ContentHashes:
         """
         if not path.is_dir():
             return self.of_file(path)
-        digest = hashlib.sha256()
-        for name in _names_below(real_path(path)):
-            digest.update(json.dumps([name, self.of_file(path / name)]).encode() + b"\n")
-        return digest.hexdigest()
+        return content_of({name: self.of_file(path / name) for name in files_below(path)})
 
     def save(self) -> None:
         """Write what was hashed, for later runs.
@@ -91,7 +89,25 @@ class ContentHashes:
             self._changed = False
 
 
-def _names_below(folder: Path) -> list[str]:
+def content_of(files: Mapping[str, str]) -> str:
+    """Return the hash of a folder's contents.
+
+    Args:
+        files: The SHA-256 of each file, by its path below the folder.
+    """
+    digest = hashlib.sha256()
+    for name, sha256 in sorted(files.items()):
+        digest.update(json.dumps([name, sha256]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the files below a folder that count for its content, relative to it.
+
+    Raises:
+        InputError: There are more than 10,000.
+    """
+    folder = real_path(folder)
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

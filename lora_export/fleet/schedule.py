@@ -69,6 +69,10 @@ class Schedule:
                     ended.append(name)
         return blocked
 
+    def is_good(self, name: str) -> bool:
+        """Return whether a row has succeeded, in this run or before."""
+        return self.states[name] in _GOOD
+
     def stop(self) -> None:
         """Mark rows that are running as waiting: the run ends before they do."""
         for name, state in self.states.items():

@@ -127,9 +127,10 @@ def sha256_of_file(path: Path) -> str:
         OSError: It cannot be read, or is too long (``EFBIG``).
     """
     digest = hashlib.sha256()
-    block = memoryview(bytearray(_READ_BLOCK_BYTES))
     with open_file(path) as stream:
         check_length(path, stream)
+        size_bytes = os.fstat(stream.fileno()).st_size
+        block = memoryview(bytearray(min(_READ_BLOCK_BYTES, size_bytes + 1)))
         while count := stream.readinto(block):
             digest.update(block[:count])
     return digest.hexdigest()

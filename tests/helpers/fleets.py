@@ -14,7 +14,7 @@ from lora_export.commands.fleet.run import run_fleet
 from lora_export.commands.fleet.spec import load_fleet
 from lora_export.commands.fleet.worker import perform
 from lora_export.core.progress import Silent
-from lora_export.fleet.executor import Answer
+from lora_export.fleet.executors.contract import Answer, Demand
 from lora_export.fleet.fleet_plan import Estimate, Plan, Row, key_of
 
 if TYPE_CHECKING:
@@ -90,8 +90,13 @@ class InlineExecutor:
     """
 
     def __init__(
-        self, perform: Callable[[Mapping[str, Any]], dict[str, Any] | None], jobs: int = 2
+        self,
+        perform: Callable[[Mapping[str, Any]], dict[str, Any] | None],
+        jobs: int = 2,
+        *,
+        is_away: bool = False,
     ) -> None:
+        self.is_away = is_away
         self._perform, self._jobs = perform, jobs
         self._tasks: deque[tuple[str, Mapping[str, Any]]] = deque()
         self.done: list[str] = []
@@ -103,7 +108,7 @@ class InlineExecutor:
         """The number of tasks that it still takes."""
         return self._jobs - len(self._tasks)
 
-    def submit(self, name: str, task: Mapping[str, Any]) -> None:
+    def submit(self, name: str, task: Mapping[str, Any], demand: Demand | None = None) -> None:
         """Take a task."""
         self._tasks.append((name, task))
         self.most = max(self.most, len(self._tasks))

@@ -33,6 +33,8 @@ from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 from lora_export.fleet.fleet_plan import Kind, Plan, Row, key_of
+from lora_export.fleet.store.open_store import home_of
+from lora_export.fleet.store.url import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -91,7 +93,8 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
     """
     for name in spec.targets:
         targets.by_name(name)
-    store = spec.path(spec.store)
+    place = spec.store if is_url(spec.store) else os.path.normpath(spec.path(spec.store).absolute())
+    store = home_of(place)
     hashes = ContentHashes(store / CONTENT_FILE)
     progress.start("reading the fleet's inputs")
     bases = {
@@ -121,7 +124,7 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
         tool=VERSION,
         versions=_versions(),
         targets=tuple(spec.targets),
-        store=os.path.normpath(store.absolute()),
+        store=place,
         rows=tuple(rows),
     )
 

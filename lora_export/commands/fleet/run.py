@@ -8,35 +8,39 @@ is skipped, what was begun is begun again. One run at a time has a store.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.commands.fleet.away import AwayFromStore
 from lora_export.commands.fleet.reporting import Reporting
+from lora_export.commands.fleet.row_answers import answer_of_error
+from lora_export.commands.fleet.workplaces import InPlace, Workplace
 from lora_export.core.errors import LoraExportError, StorageError
-from lora_export.core.files import resolve_inside, storage_errors
+from lora_export.core.files import atomic_write_bytes, storage_errors
 from lora_export.core.memory import available_bytes
 from lora_export.core.progress import Progress, Silent
-from lora_export.fleet.content import CONTENT_FILE, FLEET_FOLDER, ContentHashes
-from lora_export.fleet.intact import files_of_all, first_damage
-from lora_export.fleet.local_executor import LocalExecutor, python_command
+from lora_export.fleet.content import FLEET_FOLDER
+from lora_export.fleet.executors.contract import Answer, Demand
+from lora_export.fleet.executors.local import LocalExecutor, python_command
 from lora_export.fleet.next_commands import again_command
 from lora_export.fleet.results import Results, RowResult, result_from
 from lora_export.fleet.schedule import Schedule
+from lora_export.fleet.store.url import is_url
 from lora_export.fleet.store_lock import alone_in
 
 if TYPE_CHECKING:
-    from lora_export.fleet.executor import Answer, Executor
+    from lora_export.fleet.executors.contract import Executor
     from lora_export.fleet.fleet_plan import Plan, Row
 
-__all__ = ["FleetOutcome", "default_jobs", "run_fleet"]
+__all__ = ["FleetOutcome", "default_jobs", "ray_executor", "run_fleet"]
 
 _WORKER: Final = "lora_export.commands.fleet.worker"
+_ENTRY: Final = f"{_WORKER}:perform"
 _ATTEMPTS: Final = 2
+_LOST_ATTEMPTS: Final = 5
 _WAIT_SECONDS: Final = 0.5
 _MINUTE: Final = 60.0
 _LASTING: Final = frozenset({3, 4, 5, 6})
@@ -62,7 +66,7 @@ class _Run:
     """A run under way."""
 
     plan: Plan
-    store: Path
+    place: Workplace
     results: Results
     schedule: Schedule
     progress: Progress
@@ -77,6 +81,8 @@ class _Run:
     failures: int = 0
     """The rows that have failed in this run."""
     attempts: dict[str, int] = field(default_factory=dict)
+    again: list[Row] = field(default_factory=list)
+    """Rows whose worker was lost, and that are tried again."""
     alone: list[Row] = field(default_factory=list)
     """Rows that were killed for memory, and that are tried again with nothing beside them."""
 
@@ -89,6 +95,17 @@ def default_jobs(plan: Plan) -> int:
     if not most or free is None:
         return cores
     return max(1, min(cores, free // most))
+
+
+def ray_executor(address: str) -> Executor:
+    """Return the executor of a Ray cluster.
+
+    Raises:
+        MissingRuntimeError: Ray is not installed, or no cluster answers.
+    """
+    from lora_export.fleet.executors.ray_tasks import RayExecutor
+
+    return RayExecutor(address, _ENTRY)
 
 
 def run_fleet(
@@ -119,23 +136,22 @@ def run_fleet(
         UsageError: Another run has the store.
         StorageError: The store cannot be written.
     """
-    store = Path(plan.store)
-    with storage_errors(str(store)):
-        (store / FLEET_FOLDER).mkdir(parents=True, exist_ok=True)
-    with alone_in(store):
-        reporting = Reporting(store, plan, source, whole)
-        run = _Run(
-            plan, store, Results(store), Schedule(plan), progress or Silent(), reporting,
-            max_failures,
-        )  # fmt: skip
+    say = progress or Silent()
+    away = is_url(plan.store) or (executor is not None and executor.is_away)
+    place: Workplace = AwayFromStore(plan, say.note) if away else InPlace(Path(plan.store))
+    with storage_errors(str(place.home)):
+        (place.home / FLEET_FOLDER).mkdir(parents=True, exist_ok=True)
+    with alone_in(place.home):
+        reporting = Reporting(place.home, plan, source, whole)
+        results = Results(place.home)
+        run = _Run(plan, place, results, Schedule(plan), say, reporting, max_failures)
         run.keys = {row.id: row.key for row in plan.rows}
-        run.kept = _kept_results(run)
+        run.kept = place.kept(plan, results, say.note)
         run.failed_before = _failed_before(run) if only_changed else {}
-        _make_way(run)
         own = executor or LocalExecutor(
             python_command(_WORKER),
             jobs or default_jobs(plan),
-            store / FLEET_FOLDER / "workers.log",
+            place.home / FLEET_FOLDER / "workers.log",
         )
         try:
             _run(run, own)
@@ -143,32 +159,8 @@ def run_fleet(
             own.close()
             run.schedule.stop()
             table = reporting.finish(run.schedule.states, run.found)
+        place.finish(_good_rows(run), whole=whole)
     return FleetOutcome(table, int(table["exit_code"]))
-
-
-def _kept_results(run: _Run) -> dict[str, RowResult]:
-    """Return the results of rows whose artifact is in the store as it was made; forget others.
-
-    An export whose base is damaged is removed with all that is in it: it is made again.
-    """
-    hashes = ContentHashes(run.store / CONTENT_FILE)
-    kept: dict[str, RowResult] = {}
-    lost: set[str] = set()
-    for row in run.plan.rows:
-        result = run.results.read(row)
-        if result is None or result.status != "done":
-            continue
-        gone = lost & set(row.needs)
-        damage = None if gone else _damage(run.store, row, result, hashes)
-        if damage is None and not gone:
-            kept[row.id] = result
-            continue
-        lost.add(row.id)
-        run.results.forget(row)
-        run.progress.note(f"{row.id} is made again: {damage or 'what it needs is'}")
-    with contextlib.suppress(StorageError):  # only slower next time
-        hashes.save()
-    return kept
 
 
 def _failed_before(run: _Run) -> dict[str, RowResult]:
@@ -184,33 +176,9 @@ def _failed_before(run: _Run) -> dict[str, RowResult]:
     }
 
 
-def _damage(store: Path, row: Row, result: RowResult, hashes: ContentHashes) -> str | None:
-    """Return what is wrong with what a row made; of an export also with what all rows share."""
-    files = dict(result.files)
-    if row.kind == "export":
-        try:
-            files |= files_of_all(store, row.artifact)
-        except LoraExportError as error:
-            return error.message
-    return first_damage(store, files, hashes, outside=result.outside)
-
-
-def _make_way(run: _Run) -> None:
-    """Remove exports that are damaged, or of an earlier plan: another base or graph comes there."""
-    for row in run.plan.rows:
-        if row.kind == "export" and row.id not in run.kept:
-            _discard(resolve_inside(run.store, row.artifact))
-
-
-def _discard(folder: Path) -> None:
-    """Remove an export from the store, renamed first: half of it is never seen."""
-    if not folder.is_dir() or folder.is_symlink():
-        return
-    aside = folder.with_name(f".{folder.name}.discarded")
-    with storage_errors(str(folder)):
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        shutil.rmtree(aside)
+def _good_rows(run: _Run) -> list[Row]:
+    """Return the rows that have succeeded by now, in the order of the plan."""
+    return [row for row in run.plan.rows if run.schedule.is_good(row.id)]
 
 
 def _run(run: _Run, executor: Executor) -> None:
@@ -220,7 +188,7 @@ def _run(run: _Run, executor: Executor) -> None:
     while True:
         if not _is_stopped(run):
             _hand_over(run, executor, running)
-        if not running:
+        if not running and not run.again:
             return
         for answer in executor.wait(_WAIT_SECONDS):
             row = running.pop(answer.id)
@@ -235,6 +203,8 @@ def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
         if not running:
             _submit(run, executor, running, run.alone.pop())
         return
+    while run.again and executor.free > 0:
+        _submit(run, executor, running, run.again.pop(0))
     while (row := run.schedule.next_ready()) is not None:
         kept = run.kept.get(row.id)
         if kept is not None and not run.schedule.is_outdated(row):
@@ -254,15 +224,19 @@ def _hand_over(run: _Run, executor: Executor, running: dict[str, Row]) -> None:
 
 def _submit(run: _Run, executor: Executor, running: dict[str, Row], row: Row) -> None:
     run.attempts[row.id] = run.attempts.get(row.id, 0) + 1
+    attempt = run.attempts[row.id]
+    try:
+        done = run.place.landed(row) if attempt > 1 else None
+        task = {} if done is not None else run.place.task(row, run.results, run.schedule.is_good)
+    except LoraExportError as error:
+        done = answer_of_error(error)
+    if done is not None:
+        _take(run, row, Answer(row.id, done))
+        _tell(run, row, run.schedule.ended, len(run.plan.rows))
+        return
     running[row.id] = row
-    executor.submit(
-        row.id,
-        {
-            "row": row.model_dump(mode="json"),
-            "store": str(run.store),
-            "log": str(run.results.log_of(row)),
-        },
-    )
+    estimate, target = row.estimate, row.target if row.kind == "engine" else None
+    executor.submit(row.id, task, Demand(estimate.memory_bytes, estimate.seconds, target, attempt))
 
 
 def _take(run: _Run, row: Row, answer: Answer) -> None:
@@ -270,7 +244,11 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
     attempts = run.attempts[row.id]
     died = answer.table is None
     for_memory = answer.for_memory or (answer.table or {}).get("kind") == "MemoryError"
-    if (died or for_memory) and attempts < _ATTEMPTS:
+    if answer.lost and attempts < _LOST_ATTEMPTS:
+        run.progress.note(f"{row.id} is tried again: {answer.died}")
+        run.again.append(row)
+        return
+    if (died or for_memory) and not answer.lost and attempts < _ATTEMPTS:
         run.progress.note(f"{row.id} is tried again alone: {answer.died or 'memory'}")
         run.alone.append(row)
         return
@@ -283,12 +261,22 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
         }
     else:
         table = dict(answer.table)
+    _write_log(run, row, table.pop("log", None))
     origin = _provenance(run, row)
     result = result_from({**table, "attempts": attempts, "provenance": origin}, row)
     run.results.write(result)
     run.found[row.id] = result
     run.failures += result.status == "failed"
     run.schedule.end(row, result.status)
+
+
+def _write_log(run: _Run, row: Row, text: str | None) -> None:
+    """Keep the log that a worker far away sent with its answer."""
+    if text is not None:
+        path = run.results.log_of(row)
+        with storage_errors(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def _provenance(run: _Run, row: Row) -> dict[str, Any]:

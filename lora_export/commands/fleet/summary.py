@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_export.fleet.fleet_plan import KINDS
 from lora_export.fleet.results import Results
+from lora_export.fleet.store.open_store import home_of
 
 if TYPE_CHECKING:
     from lora_export.fleet.fleet_plan import Plan
@@ -20,7 +20,7 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
     ``copies_bytes`` is what merged copies of the bases would take, one for each adapter: the
     comparison of the paper (section 4.2).
     """
-    results = Results(Path(plan.store))
+    results = Results(home_of(plan.store))
     kinds: dict[str, dict[str, int]] = {}
     to_do = []
     for kind in KINDS:

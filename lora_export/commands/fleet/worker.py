@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.commands.fleet.row_answers import RowLog, answer_of_error, guarded
 from lora_export.commands.fleet.row_jobs import run_job
-from lora_export.core.errors import LoraExportError, StorageError
+from lora_export.commands.fleet.store_rows import perform_stored
+from lora_export.core.errors import StorageError
 from lora_export.fleet.fleet_plan import Row
 
 if TYPE_CHECKING:
@@ -30,64 +32,25 @@ __all__ = ["main", "perform"]
 _ABANDONED: Final = 143
 
 
-class _Log:
-    """Progress as lines of a file."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def start(self, what: str, total_bytes: int | None = None) -> None:  # noqa: ARG002  (a line has no bar)
-        """Write the name of the stage."""
-        self.note(what)
-
-    def advance(self, count_bytes: int) -> None:
-        """Write nothing."""
-
-    def note(self, text: str) -> None:
-        """Write a line."""
-        self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self._stream.flush()
-
-
 def perform(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the row of a task; return its answer, whatever happens in it."""
+    """Run the row of a task; return its answer, whatever happens in it.
+
+    A row that names its ingredients is done in a scratch folder (`perform_stored`); any other in
+    the directory of the store.
+    """
+    if "ingredients" in task:
+        return perform_stored(task)
     began = time.monotonic()
     row = Row.model_validate(task["row"])
     log = Path(task["log"])
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-            answer = _guarded(row, Path(task["store"]), _Log(stream))
+            progress = RowLog(stream)
+            answer = guarded(lambda: run_job(row, Path(task["store"]), progress), progress)
     except OSError as error:
-        answer = _failed(StorageError(f"cannot write {str(log)!r}: {error.strerror}"))
+        answer = answer_of_error(StorageError(f"cannot write {str(log)!r}: {error.strerror}"))
     return {**answer, "seconds": round(time.monotonic() - began, 3)}
-
-
-def _guarded(row: Row, store: Path, log: _Log) -> dict[str, Any]:
-    """Return the answer of a job; an error of any kind becomes one that names it."""
-    try:
-        return {"status": "done", **run_job(row, store, log)}
-    except LoraExportError as error:
-        return _failed(error)
-    except MemoryError:
-        memory = StorageError("memory does not suffice for this row")
-        return {**_failed(memory), "kind": "MemoryError"}
-    except Exception as error:  # noqa: BLE001  (the row is the boundary: others go on)
-        import traceback
-
-        log.note(traceback.format_exc())
-        message = f"unexpected {type(error).__name__}: {error}"
-        return _failed(LoraExportError(message, hint="This is a bug; the row's log has more."))
-
-
-def _failed(error: LoraExportError) -> dict[str, Any]:
-    said = f"{error.message}\n{error.hint}" if error.hint else error.message
-    return {
-        "status": "failed",
-        "exit_code": error.exit_code,
-        "message": said,
-        "kind": type(error).__name__,
-    }
 
 
 def main() -> None:

@@ -176,6 +176,14 @@ class ArtifactStore:
                     move_into_place(staging / "blob", target)
         return artifact
 
+    def put_document(self, source: Path, name: str) -> None:
+        """Store a file beside the artifacts, such as the report of a run."""
+        self._objects.upload(source, name)
+
+    def get_document(self, name: str, limit_bytes: int) -> bytes | None:
+        """Return a file that is beside the artifacts; None where there is none."""
+        return self._objects.read(name, limit_bytes)
+
     def delete(self, key: str) -> None:
         """Remove an artifact; what its files hold goes with `sweep`."""
         self._objects.remove([_record(key)])

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from lora_export.fleet.content import FLEET_FOLDER
 from lora_export.fleet.store.artifacts import ArtifactStore
 from lora_export.fleet.store.directory import DirectoryObjects
 from lora_export.fleet.store.url import UrlObjects, is_url
+from lora_export.graph.graph_cache import cache_root
 
-__all__ = ["open_store"]
+__all__ = ["home_of", "open_store"]
+
+
+def home_of(place: str) -> Path:
+    """Return the directory of a store's reports, results and logs on this machine.
+
+    Of a directory it is that; of a URL a folder of the cache.
+    """
+    if not is_url(place):
+        return Path(place)
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return cache_root() / "fleets" / name
 
 
 def open_store(place: str) -> ArtifactStore:

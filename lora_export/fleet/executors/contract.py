@@ -12,7 +12,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Answer", "Executor"]
+__all__ = ["Answer", "Demand", "Executor"]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The resources that a task is expected to take, for executors that place tasks by them.
+
+    Attributes:
+        memory_bytes: Its peak memory.
+        seconds: Its time.
+        target: A target whose device is needed.
+        attempt: How often it was tried, this time included.
+    """
+
+    memory_bytes: int = 0
+    seconds: float = 0.0
+    target: str | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
@@ -24,22 +41,31 @@ class Answer:
         table: What the worker answered; None where it died.
         died: How it died, in words.
         for_memory: Whether it was killed, as the kernel kills what takes too much memory.
+        lost: Whether its machine, its process or its time was lost, through no fault of the task:
+            it can be tried again beside others.
     """
 
     id: str
     table: Mapping[str, Any] | None
     died: str = ""
     for_memory: bool = False
+    lost: bool = False
 
 
 class Executor(Protocol):
-    """A place where rows run."""
+    """A place where rows run.
+
+    Attributes:
+        is_away: Whether workers reach files through the store alone.
+    """
+
+    is_away: bool
 
     @property
     def free(self) -> int:
         """The number of tasks that can be handed over now."""
 
-    def submit(self, name: str, task: Mapping[str, Any]) -> None:
+    def submit(self, name: str, task: Mapping[str, Any], demand: Demand) -> None:
         """Hand over a task, which is JSON."""
 
     def wait(self, seconds: float) -> list[Answer]:

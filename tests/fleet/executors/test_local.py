@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lora_export.fleet.local_executor import LocalExecutor
+from lora_export.fleet.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lora_export.fleet.executor import Answer
+    from lora_export.fleet.executors.contract import Answer
 
 WORKER = """
 import json, os, signal, sys, time
@@ -112,7 +112,7 @@ def test_a_worker_whose_run_was_killed_stops_in_the_middle_of_a_row(tmp_path: Pa
     with (tmp_path / "err").open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=errors, cwd=Path(__file__).parents[2],
+            stderr=errors, cwd=Path(__file__).parents[3],
         )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(b"{}\n")

@@ -16,7 +16,7 @@ import sys
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import StorageError
-from lora_export.fleet.executor import Answer
+from lora_export.fleet.executors.contract import Answer, Demand
 from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ class LocalExecutor:
         errors: The file that takes what workers write to stderr.
     """
 
+    is_away = False
+
     def __init__(self, command: Sequence[str], jobs: int, errors: Path) -> None:
         self._command, self._jobs = list(command), jobs
         self._workers: list[_Worker] = []
@@ -115,7 +117,12 @@ class LocalExecutor:
         """The number of tasks that can be handed over now."""
         return self._jobs - sum(each.task is not None for each in self._workers)
 
-    def submit(self, name: str, task: Mapping[str, Any]) -> None:
+    def submit(
+        self,
+        name: str,
+        task: Mapping[str, Any],
+        demand: Demand | None = None,  # noqa: ARG002
+    ) -> None:
         """Hand over a task to an idle worker, or to a new one."""
         worker = next((each for each in self._workers if each.task is None), None)
         if worker is None:

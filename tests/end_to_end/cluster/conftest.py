@@ -1,0 +1,72 @@
+"""A Ray cluster of two nodes and a server of S3, both on loopback.
+
+They are there in the environment that ``make test-ray`` makes, in a network namespace of its own:
+Ray listens on all interfaces.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.helpers.servers import mark_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUICK = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "2",
+}
+"""Settings with which a dead node is noticed after two seconds in place of fourteen."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    there = all(importlib.util.find_spec(name) for name in ("ray", "moto", "s3fs"))
+    alone = os.environ.get("LORA_EXPORT_LOOPBACK") == "1"
+    absent = None if there and alone else "needs Ray, moto and a network of its own: make test-ray"
+    mark_below(Path(__file__).parent, items, "cluster", absent=absent)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start a cluster of two nodes; yield it."""
+    os.environ.update({**QUICK, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20}
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={**node, "include_dashboard": False, "resources": {"target:here": 1}},
+    )
+    found.add_node(**node)
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a server of S3 with a bucket called ``fleet``; yield the server."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="fleet")
+    yield server
+    server.stop()

@@ -1,0 +1,127 @@
+"""Tasks and fleets on a Ray cluster of two nodes; workers die meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from lora_export.commands.fleet.expand import plan_fleet
+from lora_export.commands.fleet.run import ray_executor, run_fleet
+from lora_export.commands.fleet.spec import load_fleet
+from lora_export.core.errors import MissingRuntimeError
+from lora_export.core.progress import Silent
+from lora_export.fleet.executors.contract import Answer, Demand
+from lora_export.fleet.executors.ray_tasks import RayExecutor
+from tests.helpers.fleet_exports import assert_equal_exports
+from tests.helpers.fleets import run_here, tiny_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.helpers.models import TinyModels
+
+ENTRY = "tests.helpers.cluster_tasks:act"
+
+
+@pytest.fixture
+def executor(cluster: Any) -> Iterator[RayExecutor]:
+    """Return an executor of the cluster."""
+    found = RayExecutor(cluster.address, ENTRY, resource_seconds=1.0)
+    yield found
+    found.close()
+
+
+def answers(executor: RayExecutor, count: int) -> dict[str, Answer]:
+    """Return so many answers, by name."""
+    found: dict[str, Answer] = {}
+    end = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < end
+        found |= {each.id: each for each in executor.wait(0.5)}
+    return found
+
+
+def test_tasks_are_answered_and_their_number_is_bounded(executor: RayExecutor) -> None:
+    assert executor.free == 8  # twice the processors
+    for at in range(8):
+        executor.submit(str(at), {"x": at}, Demand(memory_bytes=1 << 40))  # as much as a node has
+    assert executor.free == 0
+    found = answers(executor, 8)
+    assert {int(name): dict(each.table or {})["echo"]["x"] for name, each in found.items()} == {
+        at: at for at in range(8)
+    }
+    assert executor.free == 8
+
+
+def test_failures_are_told_apart(executor: RayExecutor, tmp_path: Path) -> None:
+    executor.submit("died", {"die": str(tmp_path / "mark")}, Demand())
+    executor.submit("raised", {"raise": "wrong"}, Demand())
+    executor.submit("missing", {"import": "no_such_module"}, Demand())
+    executor.submit("nowhere", {}, Demand(target="no-such-device"))
+    executor.submit("here", {}, Demand(target="here"))
+    found = answers(executor, 5)
+    assert found["died"].lost
+    assert found["died"].table is None
+    tables = {name: dict(each.table) for name, each in found.items() if each.table}
+    assert (tables["raised"]["exit_code"], tables["missing"]["exit_code"]) == (1, 7)
+    assert "wrong" in tables["raised"]["message"]
+    assert "no_such_module" in tables["missing"]["message"]
+    assert tables["nowhere"]["exit_code"] == 7
+    assert "target:no-such-device" in tables["nowhere"]["message"]
+    assert "echo" in tables["here"]
+    executor.submit("died", {"die": str(tmp_path / "mark")}, Demand(attempt=2))
+    assert answers(executor, 1)["died"].table is not None
+
+
+def test_a_cluster_that_does_not_answer_is_named() -> None:
+    with pytest.raises(MissingRuntimeError, match=r"127\.0\.0\.1:1"):
+        RayExecutor("127.0.0.1:1", ENTRY)
+
+
+def test_killed_workers_change_nothing(
+    cluster: Any, tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_EXPORT_SCRATCH", str(tmp_path / "scratch"))
+    variants = [{"mode": "merged"}, {"mode": "swappable"}]
+    fleet = tiny_fleet(tiny, tmp_path, variants=variants)
+    here = run_here(fleet)
+    (tmp_path / "out").rename(tmp_path / "whole")
+    stop = threading.Event()
+    killed: list[int] = []
+
+    def disturb() -> None:
+        """Kill two workers at work."""
+        while not stop.wait(1.0):
+            at_work = [
+                each.pid for each in psutil.process_iter(["cmdline"])
+                if (each.info["cmdline"] or [""])[0].startswith("ray::")
+                and "IDLE" not in each.info["cmdline"][0]
+            ]  # fmt: skip
+            if at_work and len(killed) < 2:
+                os.kill(at_work[0], signal.SIGKILL)
+                killed.append(at_work[0])
+                stop.wait(4.0)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        plan = plan_fleet(load_fleet(fleet), Silent())
+        outcome = run_fleet(plan, executor=ray_executor(cluster.address))
+    finally:
+        stop.set()
+        thread.join()
+    assert killed, "no worker was killed"
+    rows = {row["id"]: row for row in outcome.table["rows"]}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        name: row["status"] for name, row in here.items() if name != "exit"
+    }, [row["message"] for row in rows.values()]
+    for mode in ("merged", "swappable"):
+        first, second = (tmp_path / each / "exports/tiny" / mode for each in ("whole", "out"))
+        assert_equal_exports(first, second)
