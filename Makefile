@@ -44,7 +44,7 @@ DOCS_STAMP   := $(DOCS)/.installed
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-ray test-trt test-rtx test-aarch64 test-lock device-env core-env lock audit check format families nightly bench clean distclean
+.PHONY: help env model demo docs test test-slow test-lowest test-triton test-clients test-ray test-trt test-rtx test-aarch64 test-lock device-env core-env lock audit check format templates families nightly bench clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -139,6 +139,9 @@ format: env ## format the code and fix what can be fixed; write what docs/archit
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m tools.architecture
+
+templates: env ## make the graph templates that ship with the package (FAMILIES="bert gpt2": those alone)
+	$(BIN)/python -m tools.templates $(FAMILIES)
 
 families: env ## export every model family tiny, compare it with torch, build it, write docs/models.md (hours)
 	$(BIN)/python -m tools.models

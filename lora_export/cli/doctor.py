@@ -11,6 +11,7 @@ from lora_export.cli.console import Console
 from lora_export.cli.help_format import Command
 from lora_export.cli.options import common_options
 from lora_export.cli.text import aligned, size
+from lora_export.core.errors import ParityError
 
 if TYPE_CHECKING:
     from lora_export.runtime.doctor import Diagnosis
@@ -20,15 +21,31 @@ __all__ = ["doctor"]
 
 
 @click.command("doctor", cls=Command, examples="lora-export doctor")
+@click.option(
+    "--templates",
+    is_flag=True,
+    help="Also run a tiny model of every graph template that ships with lora-export, and compare "
+    "it with what torch computed. Exit code 5 where one differs.",
+)
 @common_options
-def doctor(*, as_json: bool, quiet: bool) -> int:
+def doctor(*, templates: bool, as_json: bool, quiet: bool) -> int:
     """Show the installed packages, what each missing one is needed for, and how to get it."""
     from lora_export.runtime.doctor import diagnose
 
     with Console(as_json=as_json, quiet=quiet) as console:
         diagnosis = diagnose()
-        console.finish(asdict(diagnosis), _render(diagnosis))
-    return 0
+        document, lines = asdict(diagnosis), _render(diagnosis)
+        failed: tuple[str, ...] = ()
+        if templates:
+            from lora_export.runtime.template_check import check_templates
+
+            found = check_templates(every=True)
+            document["templates"], failed = asdict(found), found.failed
+            lines.append("graph templates")
+            lines.append(f"  {found.checked - len(failed)} of {found.templates} as torch has it")
+            lines += [f"  {each}" for each in failed]
+        console.finish(document, lines)
+    return ParityError.exit_code if failed else 0
 
 
 def _render(found: Diagnosis) -> list[str]:

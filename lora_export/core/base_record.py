@@ -10,7 +10,7 @@ from lora_export.core.name_conversions import Conversion
 from lora_export.core.quantization_record import QuantizationRecord, StoredForm, TrainingBase
 from lora_export.core.record_values import RECORD_CONFIG, Sha256
 
-__all__ = ["BaseRecord", "GraphSource", "TieRecord"]
+__all__ = ["BaseRecord", "GraphSource", "TemplateRecord", "TieRecord"]
 
 
 class _Record(BaseModel):
@@ -22,6 +22,20 @@ class GraphSource(_Record):
 
     source: str
     sha256: Sha256
+
+
+class TemplateRecord(_Record):
+    """The template that ships with lora-export and that the graphs were made from.
+
+    Attributes:
+        name: Its file in the package's data.
+        sha256: The hash of that file.
+        transformers: The version of transformers that it was traced with.
+    """
+
+    name: str
+    sha256: Sha256
+    transformers: str
 
 
 class TieRecord(_Record):
@@ -42,6 +56,7 @@ class BaseRecord(_Record):
     Attributes:
         conversions: How transformers loads a checkpoint of the model, where it is not as it is.
         graph: Where the base graph comes from; None where it was traced.
+        template: The shipped template of the graphs; None where they were traced, or the user's.
         untied: Parameters that the checkpoint ties and the graphs hold apart, because an adapter
             changes one of them only.
         ties: All names of these weights.
@@ -71,6 +86,7 @@ class BaseRecord(_Record):
     logits: Literal["all", "last"] = "all"
     pooling: str | None = None
     graph: GraphSource | None = None
+    template: TemplateRecord | None = None
     conversions: list[Conversion] = []
     quantization: QuantizationRecord | None = None
     stored_quantization: StoredForm | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from lora_export.core.base_record import TemplateRecord
 from lora_export.core.files import storage_errors, write_synced
 from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.manifest import (
@@ -122,8 +124,7 @@ def create_export(
     method = _method(quantization)
     files, placements = _write_base_weights(export_dir, template, plan, progress, method)
     weights = sorted(files)
-    graphs = (template.onnx_bytes, template.encoder_bytes)
-    graph = write_graphs(export_dir, BASE_GRAPH, graphs, placements)
+    graph = write_graphs(export_dir, BASE_GRAPH, template.graphs, placements)
     files |= graph.files
     files |= _write_companions(export_dir, checkpoint, labels)
     if graph_report is not None:
@@ -149,6 +150,7 @@ def create_export(
             logits=choices.logits,
             pooling=str(checkpoint.sentence) if checkpoint.sentence else None,
             graph=graph_source,
+            template=_template_record(template),
             conversions=list(template.conversions),
             quantization=quantization,
             stored_quantization=checkpoint.stored_form,
@@ -235,6 +237,11 @@ def in_blocks(parameters: Iterable[Parameter]) -> set[str]:
 def weights_metadata(name: str) -> dict[str, str]:
     """Return the ``__metadata__`` of a weight file."""
     return {"format": _LAYOUT, "name": name}
+
+
+def _template_record(template: GraphTemplate) -> TemplateRecord | None:
+    """Return what the manifest says of a graph that was made from a shipped template."""
+    return TemplateRecord(**asdict(template.origin)) if template.origin is not None else None
 
 
 def _write_base_weights(

@@ -1,4 +1,4 @@
-"""From a config to a graph template: traced once, then taken from the cache.
+"""From a config to a graph template: from the cache, from a shipped template, or traced once.
 
 This module imports no torch: what traces is imported when the cache has no answer.
 """
@@ -17,6 +17,8 @@ from lora_export.core.supported_versions import require_supported
 from lora_export.graph import graph_cache
 from lora_export.graph.cached_requests import Request
 from lora_export.graph.spec.signature import Choices
+from lora_export.graph.templates.matching import NoTemplateError
+from lora_export.graph.templates.shipped import from_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.sentence_head import SentenceHead
 
-__all__ = ["export_graph"]
+__all__ = ["export_graph", "settings_of"]
 
 _DEFAULTS: Final = Choices()
 _TRACING_PACKAGES: Final = ("torch", "transformers", "accelerate", "onnxscript")
@@ -80,7 +82,7 @@ def export_graph(
     Raises:
         MissingRuntimeError: The graph is not cached, and a library that traces it is not
             installed, or in a version that is not supported. The message names what differs in
-            the nearest cached graph.
+            the nearest cached graph, and the setting that no shipped template is for.
         UnsupportedError: The model cannot be built or traced.
         UsageError: The task pools, and nothing says how.
     """
@@ -91,7 +93,7 @@ def export_graph(
             hint="Pass a checkpoint of sentence-transformers, with its modules.json.",
         )
     sentence = sentence if task.pooled else None
-    settings = {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
+    settings = settings_of(config)
     if labels_count is not None:
         settings["num_labels"] = labels_count
     choices = choices if task.causal else _DEFAULTS
@@ -103,14 +105,25 @@ def export_graph(
     if use_cache and (found := graph_cache.load(request, traceable=not missing)) is not None:
         tell.start("graph from the cache")
         return found
+    made, why = _from_template(
+        settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+    )
+    if made is not None:
+        tell.start("graph from a template")
+        return made
     if missing:
-        raise _missing(missing, graph_cache.missed(request) if use_cache else None)
+        raise _missing(missing, graph_cache.missed(request) if use_cache else None, why)
     template = _trace_and_fold(
         settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
     )
     if use_cache:
         graph_cache.store(request, template)
     return template
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a ``config.json`` that a graph can depend on."""
+    return {key: value for key, value in config.items() if key not in _NOT_IN_GRAPH}
 
 
 def _trace_and_fold(
@@ -136,10 +149,32 @@ def _trace_and_fold(
             )
 
 
-def _missing(packages: list[str], cache: str | None) -> MissingRuntimeError:
+def _from_template(
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
+    untied: bool,
+) -> tuple[GraphTemplate | None, str]:
+    """Return the graph that a shipped template makes; or None, and what none is for."""
+    try:
+        made = from_template(
+            settings, task, dtype, opset, choices, sentence=sentence, untied=untied
+        )
+    except NoTemplateError as error:
+        return None, str(error)
+    return made, ""
+
+
+def _missing(packages: list[str], cache: str | None, template: str) -> MissingRuntimeError:
     msg = f"tracing the graph needs packages that are not installed: {', '.join(packages)}"
     hint = (
         f"Install them {install_command('export')}; or export where they are, and copy the "
         "directory, or the graph cache, here."
     )
-    return MissingRuntimeError(msg, items=[f"graph cache: {cache}"] if cache else (), hint=hint)
+    items = [f"graph cache: {cache}"] if cache else []
+    items.append(f"graph templates: none that ships with lora-export is for {template}")
+    return MissingRuntimeError(msg, items=items, hint=hint)

@@ -34,7 +34,7 @@ from lora_export.graph.spec.signature import PAST, PRESENT
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from lora_export.graph.trace.repeated_layers import Repeat
+    from lora_export.graph.spec.repeat import Repeat
 
 __all__ = ["Cut", "NotRepeatingError", "Part", "Place", "Read", "cut", "in_layer", "starts_of"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.parameters import Parameter
     from lora_export.graph.optimize.layer_parts import Part, Read
-    from lora_export.graph.trace.repeated_layers import Repeat
+    from lora_export.graph.spec.repeat import Repeat
 
 __all__ = ["replicate_layers"]
 

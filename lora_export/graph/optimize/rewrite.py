@@ -118,7 +118,8 @@ def _unflatten_gemm(graph: ir.Graph, gemm: ir.Node) -> None:
         return
     added: list[ir.Node] = []
     if len(inner) > 1:  # heads, that are now merged
-        merged = constant(graph, np.array([0] * leading + [flat[-1]], np.int64), f"{flat[-1]}.axes")
+        axes = np.array([0] * leading + [flat[-1]], np.int64)
+        merged = constant(graph, axes, f"{back.outputs[0].name}.axes")
         added.append(ir.node("Reshape", [x, merged]))
         x = added[0].outputs[0]
         x.shape = ir.Shape((*after[:-1], flat[-1]))

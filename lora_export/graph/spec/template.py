@@ -16,7 +16,22 @@ from lora_export.graph.spec.output_width import set_output_width
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GraphTemplate", "Placement", "place", "place_pair"]
+__all__ = ["GraphTemplate", "Placement", "TemplateOrigin", "place", "place_pair"]
+
+
+@dataclass(frozen=True)
+class TemplateOrigin:
+    """The template that ships with the package and that a graph was made from.
+
+    Attributes:
+        name: Its file in the package's data.
+        sha256: The hash of that file.
+        transformers: The version of transformers that it was traced with.
+    """
+
+    name: str
+    sha256: str
+    transformers: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class GraphTemplate:
         opset: The ONNX opset.
         encoder_bytes: Of an encoder-decoder: the encoder's graph; `onnx_bytes` is the decoder's.
         conversions: How transformers loads a checkpoint of the model.
+        origin: The shipped template that it was made from; None for a graph that was traced.
     """
 
     onnx_bytes: bytes = field(repr=False)
@@ -40,6 +56,12 @@ class GraphTemplate:
     opset: int
     encoder_bytes: bytes | None = field(default=None, repr=False)
     conversions: tuple[Conversion, ...] = field(default=(), repr=False)
+    origin: TemplateOrigin | None = None
+
+    @property
+    def graphs(self) -> tuple[bytes, bytes | None]:
+        """The graph, and that of the encoder where there is one."""
+        return self.onnx_bytes, self.encoder_bytes
 
     def describe(self) -> dict[str, Any]:
         """Return everything but the graph, as JSON values."""

@@ -18,38 +18,21 @@ layer by layer
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from lora_export.core.torch_private import TORCH_TABLES
+from lora_export.graph.spec.repeat import LEAST_LEFT_OUT, Repeat, layers_to_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Repeat", "leave_out_repeats"]
+__all__ = ["leave_out_repeats"]
 
-_LEAST_LEFT_OUT: Final = 2
 _LISTED_BY_LAYER: Final = "layer"
 """What the name of a setting contains that lists something layer by layer."""
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """A list of layers of a few kinds.
-
-    Attributes:
-        path: The list's name in the model (``roberta.encoder.layer``).
-        kinds: Of each layer of the model, its kind: the number of the first layer that is like it.
-        kept: The numbers of the layers that are traced, in order.
-    """
-
-    path: str
-    kinds: tuple[int, ...]
-    kept: tuple[int, ...]
 
 
 def leave_out_repeats(model: torch.nn.Module) -> tuple[Repeat, ...]:
@@ -72,8 +55,8 @@ def leave_out_repeats(model: torch.nn.Module) -> tuple[Repeat, ...]:
         ):
             continue  # what it lists is not known
         kinds = _kinds(list(module), [values for _, _, values in lists])
-        kept = _kept(kinds)
-        if len(kinds) - len(kept) < _LEAST_LEFT_OUT:
+        kept = layers_to_trace(kinds)
+        if len(kinds) - len(kept) < LEAST_LEFT_OUT:
             continue
         found.append(Repeat(path, kinds, kept))
         for holder, name, _ in lists:
@@ -129,22 +112,6 @@ def _kinds(layers: Sequence[torch.nn.Module], lists: Sequence[Sequence[Any]]) ->
         if number:
             ends[kind] = (kind, number)
     return tuple(kinds)
-
-
-def _kept(kinds: Sequence[int]) -> tuple[int, ...]:
-    """Return the numbers of the layers that have to be traced."""
-    inner = range(1, len(kinds) - 1)
-    kept = {0, len(kinds) - 1} if kinds else set()
-    first = {kinds[number]: number for number in reversed(inner)}
-    last = {kinds[number]: number for number in inner}
-    kept |= {*first.values(), *last.values()}
-    while True:
-        chosen = [kinds[number] for number in sorted(kept) if number in inner]
-        seen = set(itertools.pairwise(chosen))
-        unseen = [{n - 1, n} for n in inner[1:] if (kinds[n - 1], kinds[n]) not in seen]
-        if not unseen:
-            return tuple(sorted(kept))
-        kept |= min(unseen, key=lambda pair: len(pair - kept))
 
 
 def _same(one: Any, other: Any, numbers: tuple[int, int]) -> bool:

@@ -31,7 +31,7 @@ from lora_export.graph.trace.lengths import fixed_axis, fixed_length, refuse_fix
 from lora_export.graph.trace.masks import plain_masks
 from lora_export.graph.trace.overflow import AssumeOverflow
 from lora_export.graph.trace.promote import promotion_from_known_values
-from lora_export.graph.trace.repeated_layers import Repeat, leave_out_repeats
+from lora_export.graph.trace.repeated_layers import leave_out_repeats
 from lora_export.graph.trace.traced_experts import traceable_experts
 from lora_export.graph.trace.traced_pooling import sentence_embedding
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.name_conversions import Conversion
     from lora_export.core.parameters import Parameter
+    from lora_export.graph.spec.repeat import Repeat
     from lora_export.graph.spec.signature import CachedLayer, Signature
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.trace.encoder_decoder import Component

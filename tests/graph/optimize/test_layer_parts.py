@@ -10,7 +10,7 @@ import pytest
 from lora_export.core.parameters import Parameter
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
 from lora_export.graph.optimize.replicate_layers import replicate_layers
-from lora_export.graph.trace.repeated_layers import Repeat
+from lora_export.graph.spec.repeat import Repeat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,9 @@ from lora_export.graph.optimize.fold import fold
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
 from lora_export.graph.optimize.replicate_layers import replicate_layers
 from lora_export.graph.spec import tasks
+from lora_export.graph.spec.repeat import Repeat
 from lora_export.graph.spec.signature import Choices
-from lora_export.graph.trace.repeated_layers import Repeat, leave_out_repeats
+from lora_export.graph.trace.repeated_layers import leave_out_repeats
 from lora_export.graph.trace.trace import trace
 
 if TYPE_CHECKING:

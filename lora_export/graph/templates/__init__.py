@@ -1,0 +1,1 @@
+"""Templates that ship with the package: graphs of known architectures, without torch."""

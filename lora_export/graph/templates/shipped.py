@@ -1,0 +1,216 @@
+"""The templates in the package, and the graph that one makes for a config.
+
+``data/index.json`` has a row per template; its file is a zip with ``template.json`` and the graphs.
+A file that is missing, or not the one that the index names, is no template: the graph is traced.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lora_export.graph.spec.signature import Choices
+from lora_export.graph.spec.template import TemplateOrigin
+from lora_export.graph.templates.families import FAMILIES
+from lora_export.graph.templates.formulas import NotExactError
+from lora_export.graph.templates.matching import Matched, NoTemplateError, match
+from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from lora_export.graph.spec.tasks import Task
+    from lora_export.graph.spec.template import GraphTemplate
+    from lora_export.weights.sentence_head import SentenceHead
+
+__all__ = [
+    "DATA",
+    "FREQUENCIES",
+    "INDEX",
+    "from_template",
+    "instance_of",
+    "open_template",
+    "read_index",
+]
+
+DATA: Final = Path(__file__).parent / "data"
+INDEX: Final = "index.json"
+FREQUENCIES: Final = "frequencies.zip"
+_LIMIT_BYTES: Final = 1 << 24
+_LEAST_REPEATED: Final = 6
+_MOST_LAYERS: Final = 1024
+_DEFAULTS: Final = Choices()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A template, read and checked.
+
+    Attributes:
+        table: Its ``template.json``.
+        graphs: Its graphs, by component.
+        sha256: The hash of its file.
+    """
+
+    table: Mapping[str, Any]
+    graphs: Mapping[str, bytes]
+    sha256: str
+
+
+def from_template(
+    settings: Mapping[str, Any],
+    task: Task,
+    dtype: str,
+    opset: int,
+    choices: Choices,
+    *,
+    sentence: SentenceHead | None,
+    untied: bool,
+) -> GraphTemplate:
+    """Return the graph of `settings` from a template that ships with the package.
+
+    Args:
+        settings: The settings of a config that a graph can depend on.
+        task: The task's row.
+        dtype: The parameters' dtype.
+        opset: The ONNX opset.
+        choices: The interface of a decoder; templates have the default one.
+        sentence: What pools the states of the tokens.
+        untied: Whether tied parameters are parameters of their own; templates have none such.
+
+    Raises:
+        NoTemplateError: No template is for this; the text names the setting that has none.
+    """
+    family = FAMILIES.get(str(settings.get("model_type")))
+    if family is None:
+        msg = f"model_type {str(settings.get('model_type'))[:60]!r}"
+        raise NoTemplateError(msg)
+    if untied or choices != _DEFAULTS:
+        changed = {
+            name for name, value in asdict(choices).items() if value != getattr(_DEFAULTS, name)
+        }
+        raise NoTemplateError(", ".join(sorted(changed | ({"untied"} if untied else set()))))
+    matched = match(family, settings)
+    wanted = {
+        "model_type": family.model_type,
+        "task": task.name,
+        "dtype": dtype,
+        "opset": opset,
+        "sentence": str(sentence) if sentence else None,
+    }
+    return instance_of(_row(wanted, matched), matched)
+
+
+def instance_of(row: Mapping[str, Any], matched: Matched) -> GraphTemplate:
+    """Return the graph that the template of a row of the index makes for a config.
+
+    Raises:
+        NoTemplateError: It is damaged, or not for these sizes.
+    """
+    try:
+        opened = open_template(row)
+        _check_ranges(opened.table, matched)
+        frequencies = _frequencies(matched)
+        from lora_export.graph.templates.instantiate import instantiate
+
+        template = instantiate(opened.table, opened.graphs, matched.sizes, frequencies)
+    except NotExactError as error:
+        raise NoTemplateError(str(error)) from error
+    origin = TemplateOrigin(row["file"], opened.sha256, str(opened.table["transformers"]))
+    return replace(template, origin=origin)
+
+
+@functools.cache
+def read_index() -> dict[str, Any]:
+    """Return the list of templates.
+
+    Raises:
+        NoTemplateError: It is missing or damaged.
+    """
+    try:
+        index: dict[str, Any] = json.loads(read_file(DATA / INDEX, TABLE_LIMIT_BYTES))
+    except (OSError, ValueError) as error:
+        msg = f"the list of templates cannot be read: {error}"
+        raise NoTemplateError(msg) from error
+    return index
+
+
+def _row(wanted: Mapping[str, Any], matched: Matched) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = read_index()["templates"]
+    for key, value in wanted.items():
+        rows = [row for row in rows if row[key] == value]
+        if not rows:
+            msg = f"{key} {value!r}"
+            raise NoTemplateError(msg)
+    for row in rows:
+        if all(matched.choices.get(key) == value for key, value in row["choices"].items()):
+            return row
+    msg = ", ".join(f"{key} {value!r}" for key, value in sorted(matched.choices.items()))
+    raise NoTemplateError(msg)
+
+
+def open_template(row: Mapping[str, Any]) -> Opened:
+    """Return the template of a row of the index.
+
+    Raises:
+        NoTemplateError: Its file is missing or damaged.
+    """
+    members = _members(row["file"], row["sha256"])
+    graphs = {
+        name.removesuffix(".onnx"): data for name, data in members.items() if name.endswith(".onnx")
+    }
+    try:
+        table = json.loads(members["template.json"])
+    except (KeyError, ValueError) as error:
+        msg = f"the template {row['file']} is damaged: {error}"
+        raise NoTemplateError(msg) from error
+    return Opened(table, graphs, row["sha256"])
+
+
+def _members(file: str, sha256: str) -> dict[str, bytes]:
+    try:
+        data = read_file(DATA / file, _LIMIT_BYTES)
+    except OSError as error:
+        msg = f"the template {file} cannot be read: {error}"
+        raise NoTemplateError(msg) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        msg = f"the template {file} is damaged"
+        raise NoTemplateError(msg)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        msg = f"the template {file} is damaged: {error}"
+        raise NoTemplateError(msg) from error
+
+
+def _check_ranges(table: Mapping[str, Any], matched: Matched) -> None:
+    for name, (least, most) in table["ranges"].items():
+        if not least <= matched.sizes[name] <= most:
+            msg = f"{name} {matched.sizes[name]}: the template is for {least} to {most}"
+            raise NoTemplateError(msg)
+    depth = matched.sizes["layers"]
+    if depth != table["traced_layers"] and not _LEAST_REPEATED <= depth <= _MOST_LAYERS:
+        msg = f"layers {depth}"
+        raise NoTemplateError(msg)
+
+
+def _frequencies(matched: Matched) -> npt.NDArray[Any] | None:
+    if not matched.rope:
+        return None
+    name = f"{matched.rope}:{matched.sizes['head_dim']}"
+    data = _members(FREQUENCIES, read_index()["frequencies"]).get(name)
+    if data is None:
+        msg = f"rotary frequencies {name}"
+        raise NoTemplateError(msg)
+    return np.frombuffer(data, "<f4")

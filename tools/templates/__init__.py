@@ -1,0 +1,1 @@
+"""Makes the templates that ship with the package, from traces of several sizes."""
