@@ -26,7 +26,7 @@ TOLERANCES: Final = {"float32": 1e-5, "float16": 5e-3}
 
 @dataclass(frozen=True)
 class TemplateCheck:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         templates: How many templates there are.

@@ -29,10 +29,9 @@ GPT2 = {
     "model_type": "gpt2", "vocab_size": 203, "n_embd": 24, "n_head": 3, "n_layer": 8,
     "n_positions": 40,
 }  # fmt: skip
-LLAMA = {
-    "model_type": "llama", "vocab_size": 203, "hidden_size": 32, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "num_hidden_layers": 6, "intermediate_size": 88,
-    "rope_theta": 500000.0, "tie_word_embeddings": False,
+BERT = {
+    "model_type": "bert", "vocab_size": 203, "hidden_size": 32, "num_attention_heads": 4,
+    "num_hidden_layers": 6, "intermediate_size": 88, "max_position_embeddings": 77,
 }  # fmt: skip
 ROWS: list[dict[str, Any]] = json.loads((DATA / INDEX).read_text())["templates"]
 
@@ -48,7 +47,7 @@ def instance(config: dict[str, Any], task: str, dtype: str, **given: Any) -> Gra
     [
         (ROBERTA, "text-classification", "float32"),
         pytest.param(GPT2, "text-generation", "float32", marks=pytest.mark.slow),
-        pytest.param(LLAMA, "text-generation", "float16", marks=pytest.mark.slow),
+        pytest.param(BERT, "fill-mask", "float16", marks=pytest.mark.slow),
     ],
 )
 def test_an_instance_is_the_trace_byte_by_byte(
