@@ -245,9 +245,10 @@ class Session:
         return folder
 
     def remove(self, *folders: Path) -> None:
-        """Remove what a repetition has made."""
+        """Remove what a repetition has made; a graph from a template leaves no cache."""
         for folder in folders:
-            shutil.rmtree(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def report(self, what: str, method: str, measured: Mapping[str, Any],
                targets: Sequence[Target], **more: Any) -> None:  # fmt: skip

@@ -17,6 +17,7 @@ from lora_export.core.errors import MissingRuntimeError
 from lora_export.graph import graph_cache as cache
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.template import GraphTemplate
+from lora_export.graph.templates.matching import NoTemplateError
 from tests.cli.running import HEAVY, python
 from tests.graph.families import load_config, template_of
 
@@ -67,6 +68,11 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )
         return GraphTemplate(f"graph {len(calls)}".encode(), (), "bert.", "Fake", opset)
 
+    def none(*_args: object, **_given: object) -> None:
+        msg = "this test"
+        raise NoTemplateError(msg)
+
+    monkeypatch.setattr(export_module, "from_template", none)
     monkeypatch.setattr(export_module, "_trace_and_fold", fake)
     return calls
 

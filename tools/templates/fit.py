@@ -14,6 +14,7 @@ from lora_export.graph.templates.formulas import (
     evaluate,
     evaluate_float,
 )
+from lora_export.graph.templates.instantiate import signs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,6 +119,7 @@ def fit_table(
     for kind, made in (
         ("arange", [np.arange(table.size) for table in tables]),
         ("zeros", [np.zeros(table.size) for table in tables]),
+        ("signs", [signs(table.size) for table in tables]),
         ("frequencies", frequencies),
     ):
         if all(

@@ -220,18 +220,21 @@ def _parameters(
 
 def _ranges(
     sizes: Sequence[Mapping[str, int | float]], tables: Mapping[str, Any]
-) -> dict[str, list[int]]:
+) -> dict[str, list[int | float]]:
     """Return the sizes that were seen: the least, and the largest where a table has it.
 
     Tables are what is folded, and folding has limits; a size that only parameters have has none.
+    Of a float both ends count: a term that is too small is folded away.
     """
     large = (row for row in tables.values() if row["kind"] != "frequencies")
     formulas = " ".join(axis for row in large for axis in row["shape"])
     in_tables = set(re.findall(r"[a-z_]+", formulas))
-    ranges = {}
+    ranges: dict[str, list[int | float]] = {}
     for name, value in sizes[0].items():
-        if isinstance(value, int) and name != "layers":
-            seen = [int(each[name]) for each in sizes]
+        seen = [each[name] for each in sizes]
+        if isinstance(value, float):
+            ranges[name] = [min(seen), max(seen)]
+        elif name != "layers":
             ranges[name] = [min(seen), max(seen) if name in in_tables else _UNLIMITED]
     return ranges
 

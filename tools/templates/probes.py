@@ -32,6 +32,8 @@ CONFIRMING: Final = {
 }  # fmt: skip
 
 _FLOATS: Final = (1e-3, 1e-12, 3e-5, 1e-5)
+_ROTARY_FLOATS: Final = (1e-3, 1e-6, 3e-5, 1e-5)
+"""Of an RMS norm, whose term is folded away where it is too small to be seen."""
 _WIDTHS: Final = (11, 67, 23, 4)
 """Of models whose heads have a size of their own: the hidden size by the heads."""
 _OTHER: Final[dict[type, Any]] = {float: 0.37, int: 3, bool: True, str: "mean"}
@@ -56,7 +58,8 @@ def config_of(
         if name == "labels" and not labels:
             continue
         config[key] = sizes[name]
-    config |= dict.fromkeys(family.floats.values(), _FLOATS[number])
+    floats = _ROTARY_FLOATS if family.rotary else _FLOATS
+    config |= dict.fromkeys(family.floats.values(), floats[number])
     for key, values in family.all_choices.items():
         if key in choices:
             config[key] = choices[key]

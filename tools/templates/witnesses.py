@@ -27,7 +27,10 @@ from tools.templates.probes import config_of
 def main() -> None:
     """Write the witnesses of all templates."""
     found = {row["file"]: witness(row) for row in read_index()["templates"]}
-    (DATA / WITNESSES).write_text(json.dumps(found, sort_keys=True, indent=0) + "\n")
+    rows = (
+        f"{json.dumps(name)}: {json.dumps(found[name], sort_keys=True)}" for name in sorted(found)
+    )
+    (DATA / WITNESSES).write_text("{" + ",\n".join(rows) + "}\n")
 
 
 def witness(row: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnx import ModelProto
 
-__all__ = ["TRACED_LAYERS", "instantiate", "repeats_of"]
+__all__ = ["TRACED_LAYERS", "instantiate", "repeats_of", "signs"]
 
 TRACED_LAYERS: Final = 4
 """The layers that a template's graph has: the first two and the last two."""
@@ -115,10 +115,17 @@ def _table(
         return np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
     if kind == "zeros":
         return np.zeros(shape)
+    if kind == "signs":
+        return signs(int(np.prod(shape, dtype=np.int64))).reshape(shape)
     if kind == "frequencies" and frequencies is not None:
         return frequencies.reshape(shape)
     msg = f"no table is called {kind!r}"
     raise ValueError(msg)
+
+
+def signs(count: int) -> npt.NDArray[Any]:
+    """Return the signs by which a rotation's swapped halves are added: half -1, half 1."""
+    return np.repeat([-1.0, 1.0], count // 2) if count % 2 == 0 else np.ones(count)
 
 
 def _parameter(row: Mapping[str, Any], sizes: Mapping[str, int | float]) -> Parameter:

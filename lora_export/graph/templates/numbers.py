@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["SMALL", "is_outside", "read_numbers", "structure_sha256", "write_numbers"]
 
 SMALL: Final = 8
-"""A constant with more elements is a table."""
+"""A constant of integers with more elements is a table; one of floats with more than one."""
 
 Number = int | float
+_WHOLE: Final = "iub"
 _LISTS: Final = {AttributeProto.INTS: "ints", AttributeProto.FLOATS: "floats"}
 _SCALARS: Final = {AttributeProto.INT: "i", AttributeProto.FLOAT: "f"}
 
@@ -44,7 +45,7 @@ def read_numbers(model: ModelProto) -> tuple[dict[str, Number], dict[str, npt.ND
             numbers |= {f"init/{tensor.name}/dims/{i}": n for i, n in enumerate(tensor.dims)}
             continue
         value = numpy_helper.to_array(tensor)
-        if value.size > SMALL:
+        if value.size > (SMALL if value.dtype.kind in _WHOLE else 1):
             tables[tensor.name] = value
             continue
         for i, n in enumerate(value.ravel()):
