@@ -44,6 +44,21 @@ def unknown(base: Path, folder: Path) -> Path:
     return folder
 
 
+def targets_of(
+    ours: list[_measure.Run], traced: list[_measure.Run], peers: list[_measure.Run]
+) -> list[_measure.Target]:
+    """Return seconds and memory over the peers', with a template and traced."""
+    return [
+        _measure.ratio_target(f"{what} over the peers'", "at most", limit, read(runs), read(peers))
+        for what, limit, read, runs in (
+            ("wall time", 0.1, _measure.walls, ours),
+            ("peak memory", 0.05, _measure.peaks_mb, ours),
+            ("wall time, traced,", 0.4, _measure.walls, traced),
+            ("peak memory, traced,", 0.2, _measure.peaks_mb, traced),
+        )
+    ]
+
+
 def main() -> None:
     options = _measure.arguments(CLAIM, __doc__)
     with _measure.Session(CLAIM, options) as session:
@@ -98,16 +113,7 @@ def main() -> None:
                 "peers, export": _measure.summarise_runs(exports),
                 "peers without validation": _measure.summarise_runs(fast_peers),
             },
-            [
-                _measure.ratio_target(f"{what} over the peers'", "at most", limit,
-                                      read(runs), read(peers))
-                for what, limit, read, runs in (
-                    ("wall time", 0.1, _measure.walls, ours),
-                    ("peak memory", 0.05, _measure.peaks_mb, ours),
-                    ("wall time, traced,", 0.4, _measure.walls, traced),
-                    ("peak memory, traced,", 0.2, _measure.peaks_mb, traced),
-                )
-            ],
+            targets_of(ours, traced, peers),
             beside_the_targets=[
                 _measure.ratio(_measure.walls(ours), _measure.walls(fast_peers),
                                "wall time over the peers' without validation"),
