@@ -115,10 +115,10 @@ def main() -> None:
             },
             targets_of(ours, traced, peers),
             beside_the_targets=[
-                _measure.ratio(_measure.walls(ours), _measure.walls(fast_peers),
-                               "wall time over the peers' without validation"),
-                _measure.ratio(_measure.peaks_mb(ours), _measure.peaks_mb(fast_peers),
-                               "peak memory over the peers' without validation"),
+                _measure.ratio(read(ours), read(fast_peers),
+                               f"{what} over the peers' without validation")
+                for what, read in (("wall time", _measure.walls),
+                                   ("peak memory", _measure.peaks_mb))
             ],
             agreement=agreement,
         )  # fmt: skip
