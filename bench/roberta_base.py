@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import _measure
@@ -62,34 +63,31 @@ def targets_of(
 def main() -> None:
     options = _measure.arguments(CLAIM, __doc__)
     with _measure.Session(CLAIM, options) as session:
-        base = session.generate("base", MODEL, "base", seed=0)
-        adapter = session.generate("adapter", MODEL, "adapter", seed=1)
-        merged, peers_out, unchecked_out, ours_out = (
-            session.work / name for name in ("merged", "peers", "unchecked", "ours")
+        base, adapter = (
+            session.generate(kind, MODEL, kind, seed=n)
+            for n, kind in enumerate(("base", "adapter"))
         )
-        cache = session.work / "empty-cache"
-
+        merged, peers_out, unchecked_out, ours_out, cache = (
+            session.work / name for name in ("merged", "peers", "unchecked", "ours", "empty-cache")
+        )
         untemplated = unknown(base, session.work / "unknown")
 
         def run_ours(checkpoint: Path = base) -> _measure.Run:
-            run = session.ours(
+            session.remove(cache)
+            return session.ours(
                 "merge-and-build", "--no-verify", "--no-latency", "--base", checkpoint,
                 "--adapter", f"tenant={adapter}", "--out", ours_out, cache=cache,
             )  # fmt: skip
-            session.remove(cache)
-            return run
 
-        def run_merge() -> _measure.Run:
-            return session.peer_merge(base, adapter, merged, AUTO_CLASS)
-
-        def run_export() -> _measure.Run:
-            return session.peer_export(merged, peers_out, TASK)
+        run_merge = partial(session.peer_merge, base, adapter, merged, AUTO_CLASS)
+        run_export = partial(session.peer_export, merged, peers_out, TASK)
 
         _measure.warm_up(run_merge, run_export, run_ours)
         agreement = session.compare("graphs", peers_out / "model.onnx", ours_out / "tenant.onnx")
+        assert agreement["relative_l2"] < 1e-4, agreement
         session.remove(merged, peers_out, ours_out)
 
-        merges, exports, unchecked, ours, traced = [], [], [], [], []
+        merges, exports, unchecked, ours, traced = ([] for _ in range(5))
         for _ in session.repetitions():
             merges.append(run_merge())
             exports.append(run_export())
@@ -99,19 +97,20 @@ def main() -> None:
             unchecked.append(session.peer_export_unchecked(merged, unchecked_out, TASK))
             session.remove(merged, peers_out, unchecked_out, ours_out)
 
-        peers = [merge + export for merge, export in zip(merges, exports, strict=True)]
-        fast_peers = [merge + export for merge, export in zip(merges, unchecked, strict=True)]
-        assert agreement["relative_l2"] < 1e-4, agreement
+        peers, fast_peers = (
+            [merge + export for merge, export in zip(merges, each, strict=True)]
+            for each in (exports, unchecked)
+        )
         session.report(
             "PEFT adapter and RoBERTa-base checkpoint to ONNX, whole processes",
             METHOD,
             {
-                "ours": _measure.summarise_runs(ours),
-                "ours, traced": _measure.summarise_runs(traced),
-                "peers": _measure.summarise_runs(peers),
-                "peers, merge": _measure.summarise_runs(merges),
-                "peers, export": _measure.summarise_runs(exports),
-                "peers without validation": _measure.summarise_runs(fast_peers),
+                name: _measure.summarise_runs(runs)
+                for name, runs in (
+                    ("ours", ours), ("ours, traced", traced), ("peers", peers),
+                    ("peers, merge", merges), ("peers, export", exports),
+                    ("peers without validation", fast_peers),
+                )
             },
             targets_of(ours, traced, peers),
             beside_the_targets=[
