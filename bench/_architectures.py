@@ -231,6 +231,7 @@ _LLAMA_110M: Final = {  # as _random_model.py's
     "num_attention_heads": 12,
     "num_key_value_heads": 12,
 }
+_LLAMA_LONG: Final = {"num_hidden_layers": 4, "max_position_embeddings": 4608}
 _NARROW_ROBERTA: Final = {"vocab_size": 600, "hidden_size": 48, "intermediate_size": 96}
 _NARROW_LLAMA: Final = {"vocab_size": 600, "hidden_size": 128, "intermediate_size": 256}
 _QUERY_VALUE: Final = ("query", "value")
@@ -264,6 +265,7 @@ MODELS: Final[dict[str, Model]] = {
     "roberta-narrow": _roberta(_NARROW_ROBERTA),  # all 12 layers, hardly any weights
     "llama-1b": _llama({}),
     "llama-110m": _llama(_LLAMA_110M, "float32"),
+    "llama-long": _llama({**_LLAMA_110M, **_LLAMA_LONG}, "float32"),  # for texts of 4,000 tokens
     "llama-narrow": _llama(_NARROW_LLAMA),  # all 22 layers, hardly any weights
     "llama-7b": _llama(_LLAMA_7B),
     "llama-7b-short": _llama({**_LLAMA_7B, "num_hidden_layers": 2}),  # full width, 1.3 GB
