@@ -122,7 +122,7 @@ class Bench(_measure.Session):
     def laid_out(self, export: Path, *more: str) -> Path:
         """Return the directory of an export for genai."""
         folder = export.with_name(f"{export.name}-genai")
-        self.ours("layout", export, "--for", "genai", *more, "-o", folder)
+        self.ours("layout", export, "--for", "genai", *more, "--replace", "-o", folder)
         return folder
 
     def loop(

@@ -38,6 +38,7 @@ def run_away(fleet: Path) -> dict[str, Any]:
     return {row["id"]: row for row in outcome.table["rows"]} | {"exit": outcome.exit_code}
 
 
+@pytest.mark.slow
 def test_rows_done_away_leave_what_rows_in_place_leave(fleet: Path, tmp_path: Path) -> None:
     here = run_here(fleet)
     (tmp_path / "out").rename(tmp_path / "whole")
