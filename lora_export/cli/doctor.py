@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lora_export.cli.console import Console
-from lora_export.cli.help_format import Command
+from lora_export.cli.help_format import Command, option
 from lora_export.cli.options import common_options
 from lora_export.cli.text import aligned, size
 from lora_export.core.errors import ParityError
@@ -21,12 +21,9 @@ __all__ = ["doctor"]
 
 
 @click.command("doctor", cls=Command, examples="lora-export doctor")
-@click.option(
-    "--templates",
-    is_flag=True,
-    help="Also run a tiny model of every graph template that ships with lora-export, and compare "
-    "it with what torch computed. Exit code 5 where one differs.",
-)
+@option("--templates", section="Verification", is_flag=True,
+        help="Also run a tiny model of every graph template that ships with lora-export, and "
+        "compare it with torch's outputs. Exit code 5 where one differs.")  # fmt: skip
 @common_options
 def doctor(*, templates: bool, as_json: bool, quiet: bool) -> int:
     """Show the installed packages, what each missing one is needed for, and how to get it."""

@@ -274,7 +274,7 @@ def _duration(seconds: object) -> str:
     """Return a time for people.
 
     >>> _duration(75.2), _duration(3.21), _duration(7300)
-    ('1 min 15 s', '3.2 s', '2 h 2 min')
+    ('1 min 15 s', '3.2 s', '2 h 1 min')
     """
     if not isinstance(seconds, (int, float)):
         return "an unknown time"

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from lora_export.graph import template_build as build
+from lora_export.graph.optimize import complete
 from lora_export.graph.optimize.fold import fold
 from lora_export.graph.optimize.layer_parts import NotRepeatingError
 from lora_export.graph.optimize.replicate_layers import replicate_layers
@@ -167,10 +168,12 @@ def test_model_whose_layers_cannot_be_stamped_is_traced_whole(
     settings, row = config.to_dict(), tasks.by_name(task)
     stamped = build.build_template(settings, row, "float32", 18, Choices())
 
-    def refuse(*_: Any) -> None:
-        raise NotRepeatingError
+    def refuse(_: ir.Model, parameters: Any, repeats: Any) -> Any:
+        if repeats:
+            raise NotRepeatingError
+        return parameters
 
-    monkeypatch.setattr(build, "replicate_layers", refuse)
+    monkeypatch.setattr(complete, "replicate_layers", refuse)
     whole = build.build_template(settings, row, "float32", 18, Choices())
     assert whole.parameters == stamped.parameters
 
