@@ -13,8 +13,8 @@ from lora_export.graph.templates.shipped import read_index
 __all__ = ["PAGE", "rewritten"]
 
 PAGE: Final = Path(__file__).parents[2] / "docs/templates.md"
-_START: Final = "<!-- generated: templates -->\n"
-_END: Final = "<!-- end -->\n"
+_START: Final = "<!-- templates: written by tools/templates/page.py -->\n"
+_END: Final = "<!-- /templates -->\n"
 
 
 def table() -> str:
