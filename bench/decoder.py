@@ -257,7 +257,7 @@ def swapped_large(bench: Bench) -> tuple[dict[str, Any], list[_measure.Target]]:
 def step_bytes(bench: Bench) -> tuple[dict[str, Any], list[_measure.Target]]:
     """Return the bytes that a step allocates behind texts of several lengths."""
     bench.model(LONG)
-    ours, theirs = bench.work / "long", bench.work / "long-genai"
+    ours, theirs = bench.work / "long", bench.work / "long-peer"
     bench.by_us("float32", ours)
     bench.by_genai("float32", theirs)
     laid = bench.laid_out(ours, "--adapter", "one")
