@@ -50,7 +50,7 @@ def report_of(outcome: Outcome) -> Path | None:
     from lora_export.report.write_report import REPORT_HTML
 
     path = outcome.output / REPORT_HTML
-    return path if path.is_file() else None
+    return path if _is_readable(path) else None
 
 
 def report_line(path: object) -> str:
@@ -84,7 +84,7 @@ def next_words(outcome: Outcome) -> list[object]:
         return ["lora-export", "report", output, "--open"]
     if not manifest.adapters:
         return ["lora-export", "add", output, "--adapter", "PATH_OR_ID"]
-    if manifest.base.task in _GENERATED and (output / FOLDER / "tokenizer.json").is_file():
+    if manifest.base.task in _GENERATED and _is_readable(output / FOLDER / "tokenizer.json"):
         adapter = next(iter(manifest.adapters))
         return ["lora-export", "generate", output, "--adapter", adapter, "--prompt", "Hello"]
     return ["lora-export", "report", output, "--open"]
@@ -115,3 +115,11 @@ def _base(manifest: Manifest, output: Path) -> str:
         return "BASE"
     found, here = real_path(path), real_path(Path())
     return str(found.relative_to(here)) if found.is_relative_to(here) else str(found)
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a file is there; one in a folder that may not be searched is none to point to."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
