@@ -14,7 +14,7 @@ from lora_export.graph.templates.families import FAMILIES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.graph.templates.families import Family
+    from lora_export.graph.templates.family import Family
 
 __all__ = ["CONFIRMING", "FITTED", "config_of", "irrelevant_changed"]
 

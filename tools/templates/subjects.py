@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.weights.sentence_head import SentenceHead
+from tools.templates.decoder_subjects import decoder_subjects
 from tools.templates.make import Subject
 
 if TYPE_CHECKING:
@@ -25,19 +26,6 @@ _HEADS: Final = (
     SentenceHead(("mean",)),
     SentenceHead(("cls",), normalize=True),
 )
-
-_Choices = tuple[tuple[str, Any], ...]
-_DECODERS: Final[dict[str, tuple[_Choices, ...]]] = {
-    "gpt2": ((),),
-    "llama": tuple(
-        (("tie_word_embeddings", tied), ("grouped", grouped))
-        for grouped in (True, False)
-        for tied in (False, True)
-    ),
-    "qwen2": tuple((("tie_word_embeddings", tied), ("grouped", True)) for tied in (False, True)),
-    "qwen3": tuple((("tie_word_embeddings", tied), ("grouped", True)) for tied in (False, True)),
-    "mistral": ((("grouped", True),),),
-}
 
 
 def subjects() -> Iterator[Subject]:
@@ -63,16 +51,12 @@ def _urgency(subject: Subject) -> int:
 
 
 def _all() -> Iterator[Subject]:
+    yield from decoder_subjects()
     for dtype in ("float32", "float16"):
         yield from (Subject("roberta", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (Subject("bert", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (
             Subject("bert", "sentence-similarity", dtype, _OPSET, sentence=head) for head in _HEADS
         )
-        for model_type, variants in _DECODERS.items():
-            yield from (
-                Subject(model_type, "text-generation", dtype, _OPSET, choices)
-                for choices in variants
-            )
         yield from (Subject("distilbert", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (Subject("xlm-roberta", task, dtype, _OPSET) for task in _ENCODER_TASKS)

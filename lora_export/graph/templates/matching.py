@@ -17,7 +17,7 @@ from lora_export.graph.templates.formulas import NotExactError, evaluate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lora_export.graph.templates.families import Family
+    from lora_export.graph.templates.family import Family
 
 __all__ = ["Matched", "NoTemplateError", "match"]
 
