@@ -1,4 +1,4 @@
-"""What each key of an architecture's config means for the graph.
+"""The meaning of each key of an architecture's config for the graph.
 
 A key of a config *enters* (it is a size, a number or a choice), or is *irrelevant*; a config that
 has another key has no template. `tools.templates` holds both true: templates are confirmed by a
