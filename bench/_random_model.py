@@ -1,6 +1,6 @@
 """Make a checkpoint of a published architecture with seeded random weights, by transformers.
 
-Usage: python _random_model.py {bert-base,gpt2,llama-110m} FOLDER
+Usage: python _random_model.py {bert-base,minilm,roberta-base,gpt2,llama-110m} FOLDER
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ def make(kind: str) -> transformers.PreTrainedModel:
     if kind == "bert-base":
         labels = transformers.BertConfig(num_labels=3)
         return transformers.BertForSequenceClassification(labels)
+    if kind == "minilm":
+        config = transformers.BertConfig(
+            hidden_size=384, num_hidden_layers=6, intermediate_size=1536, num_attention_heads=12,
+            max_position_embeddings=512, num_labels=3,
+        )  # fmt: skip
+        return transformers.BertForSequenceClassification(config)
+    if kind == "roberta-base":
+        config = transformers.RobertaConfig(
+            vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
+            pad_token_id=1, bos_token_id=0, eos_token_id=2, num_labels=3,
+        )  # fmt: skip
+        return transformers.RobertaForSequenceClassification(config)
     if kind == "gpt2":
         return transformers.GPT2LMHeadModel(transformers.GPT2Config(pad_token_id=0))
     assert kind == "llama-110m", kind

@@ -41,6 +41,7 @@ CLAIMS: Final = (
     "quantized_peers",
     "quantized_base",
     "decoder",
+    "encoders",
     "fleet_local",
 )
 BENCH: Final = Path(__file__).resolve().parent
