@@ -223,14 +223,15 @@ $(CLIENTS)/%/.installed: tools/locks/client-%.lock | $(STAMP)
 	$(BIN)/python -m tools.fetch_clients $(CLIENTS)/$*
 
 # Ray, moto and s3fs, in front of what .venv has.
-$(CLUSTER)/.installed: constraints.txt tools/locks/cluster.txt | $(STAMP)
+$(CLUSTER)/.installed: tools/locks/cluster.lock | $(STAMP)
 	$(PYTHON) -m venv --clear $(CLUSTER)
-	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-	    -c constraints.txt -r tools/locks/cluster.txt
+	$(CLUSTER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps \
+	    --require-hashes --only-binary :all: -r tools/locks/cluster.lock
 	$(BIN)/python -c 'import pathlib, sysconfig; \
 	    place = sysconfig.get_path("purelib", vars={"base": "$(CURDIR)/$(CLUSTER)"}); \
-	    pathlib.Path(place, "of-venv.pth").write_text(sysconfig.get_path("purelib") + "\n$(CURDIR)\n")'
-	touch $@
+	    line = "import site; site.addsitedir({!r})\n".format(sysconfig.get_path("purelib")); \
+	    pathlib.Path(place, "of-venv.pth").write_text("$(CURDIR)\n" + line)'
+	@touch $@
 
 $(MODEL)/config.json: | $(STAMP)
 	$(BIN)/python -m tools.fetch_minilm $(MODEL)

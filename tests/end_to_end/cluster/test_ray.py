@@ -18,8 +18,9 @@ from lora_export.core.errors import MissingRuntimeError
 from lora_export.core.progress import Silent
 from lora_export.fleet.executors.contract import Answer, Demand
 from lora_export.fleet.executors.ray_tasks import RayExecutor
+from tests.end_to_end.cluster.conftest import NODE
 from tests.helpers.fleet_exports import assert_equal_exports
-from tests.helpers.fleets import run_here, tiny_fleet
+from tests.helpers.fleets import plan_of, row_of, run_here, tiny_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 ENTRY = "tests.helpers.cluster_tasks:act"
+STORING = "tests.helpers.cluster_tasks:store_row"
+ROWS = 24
 
 
 @pytest.fixture
@@ -124,3 +127,35 @@ def test_killed_workers_change_nothing(
     for mode in ("merged", "swappable"):
         first, second = (tmp_path / each / "exports/tiny" / mode for each in ("whole", "out"))
         assert_equal_exports(first, second)
+
+
+def test_a_lost_node_loses_no_row(cluster: Any, tmp_path: Path) -> None:
+    for name in ("begun", "ended"):
+        (tmp_path / name).mkdir()
+    job = {"sleep": 1.0, "work": str(tmp_path)}
+    rows = [row_of(f"adapter:b/v/a{at}", job=job, adapter=f"a{at}") for at in range(ROWS)]
+    plan = plan_of(*rows, store=(tmp_path / "store").as_uri())
+    node = cluster.add_node(**NODE)
+
+    def lose() -> None:
+        """Kill a node that is at work."""
+        end = time.monotonic() + 60
+        while not list((tmp_path / "begun").glob(f"*-{node.node_id}-*")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    outcome = run_fleet(plan, executor=RayExecutor(cluster.address, STORING))
+    thread.join()
+    assert outcome.table["counts"] == {"done": ROWS}, outcome.table["rows"]
+    begun, ended = (
+        [path.name.split("-")[:2] for path in (tmp_path / name).iterdir()]
+        for name in ("begun", "ended")
+    )
+    assert sorted(key for key, _ in ended) == sorted(row.key for row in rows)  # each once
+    lost = {key for key, where in begun if [key, where] not in ended}
+    assert lost
+    assert {where for key, where in begun if [key, where] not in ended} == {node.node_id}
+    assert len(begun) == ROWS + len(lost)

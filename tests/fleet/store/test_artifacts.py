@@ -180,6 +180,9 @@ def test_a_directory_without_rights_is_named(folder: Path, tmp_path: Path) -> No
 def test_a_fleet_names_a_directory_or_a_url(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)).place == str(tmp_path / ".fleet")
     assert open_store("memory://bucket/prefix/").place == "memory://bucket/prefix"
+    assert open_store(tmp_path.as_uri()).place == str(tmp_path)
+    with pytest.raises(UsageError, match="no absolute path"):
+        open_store("file://here/store")
     with pytest.raises(UsageError, match="nothing"):
         open_store("nothing://bucket")
 
