@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lora_export.core.errors import InputError, UnsupportedError, UsageError
-from lora_export.core.files import is_relative_inside
 from lora_export.core.json_file import parse_json
 from lora_export.core.model_json import model_json
+from lora_export.fleet.row_place import RowPlace
 from lora_export.ondevice.file_opening import read_file, reason_of
 
 if TYPE_CHECKING:
@@ -26,14 +26,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["KINDS", "PLAN_FORMAT", "Estimate", "Kind", "Plan", "Row", "key_of", "read_plan"]
+__all__ = ["PLAN_FORMAT", "Estimate", "Plan", "Row", "key_of", "read_plan"]
 
 PLAN_FORMAT: Final = 1
 _LIMIT_BYTES: Final = 1 << 30
 _HINT: Final = "Make it again: lora-export fleet plan FLEET.yaml -o plan.json"
-
-Kind = Literal["export", "adapter", "engine", "bundle", "triton"]
-KINDS: Final = ("export", "adapter", "engine", "bundle", "triton")
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -56,47 +53,26 @@ class Estimate(_Part):
     seconds: float = Field(ge=0)
 
 
-class Row(_Part):
-    """One job.
+class Row(RowPlace):
+    """One job, and the place of what it makes.
 
     Attributes:
         id: Its name: ``KIND:BASE/VARIANT[/ADAPTER][@TARGET]``.
-        kind: ``export``: the base of a variant; ``adapter``: an adapter added to it and verified;
-            ``engine``: a TensorRT engine; ``bundle``: a bundle for a device; ``triton``: models
-            in a repository for the Triton server.
-        key: The hash of all that its result depends on.
-        base: The name of the base.
-        variant: The name of the variant.
-        adapter: The name of the adapter, where the row is about one.
-        target: The target, where the row is for one.
         needs: Rows that have to succeed before it.
         after: Rows that have to end before it, however they end.
-        artifact: What it makes, relative to the store; for ``triton`` the export that is served.
         inputs: The content of each folder or file that it reads, by path; see `fleet.content`.
         job: What the worker is told: settings of a recipe, and of the kind.
         estimate: What it is expected to take.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
     id: str
-    kind: Kind
-    key: _Sha256
-    base: str
-    variant: str
-    adapter: str | None = None
-    target: str | None = None
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    artifact: str
-    inputs: dict[str, _Sha256] = {}
+    inputs: dict[str, _Sha256] = Field(default={})
     job: dict[str, Any]
     estimate: Estimate
-
-    @model_validator(mode="after")
-    def _stays_inside(self) -> Self:
-        if not is_relative_inside(self.artifact):
-            msg = f"the artifact {self.artifact!r} leads out of the store"
-            raise ValueError(msg)
-        return self
 
 
 class Plan(_Part):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.bundle.packing import require_replaceable
 from lora_export.commands.fleet.remains import remove_others
 from lora_export.commands.fleet.scratch import Marks, add_ingredients
 from lora_export.commands.fleet.workplaces import discard
@@ -21,15 +22,17 @@ from lora_export.core.files import (
 )
 from lora_export.core.json_file import parse_json
 from lora_export.core.manifest import is_export
+from lora_export.core.modes import Mode
 from lora_export.fleet.content import FLEET_FOLDER
 from lora_export.fleet.fleet_report import REPORT_JSON
+from lora_export.fleet.row_place import place_of
 from lora_export.report.refresh_report import refresh_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from lora_export.fleet.store.artifacts import ArtifactStore
+    from lora_export.fleet.store.artifacts import Artifact, ArtifactStore
 
 __all__ = ["assemble", "stored_rows"]
 
@@ -77,6 +80,7 @@ def _bundle(store: ArtifactStore, row: Mapping[str, Any], root: Path) -> Path:
     target = resolve_inside(root, row["artifact"])
     with staging_folder(target.parent, "bundle") as staging:
         store.get(row["key"], staging / "whole")
+        require_replaceable(target)
         with storage_errors(str(target)):
             move_into_place(staging / "whole" / target.name, target)
     return target
@@ -94,13 +98,15 @@ def stored_rows(store: ArtifactStore) -> list[dict[str, Any]]:
         msg = f"the store {store.place!r} has no {REPORT_JSON}"
         raise InputError(msg, hint=hint)
     try:
-        rows = [row for row in parse_json(raw)["rows"] if row["status"] in _GOOD]
-        found = []
-        for row in rows:
-            artifact = store.read(row["key"])
-            mode = artifact.about.get("mode", "merged") if artifact is not None else "merged"
-            found.append({**row, "mode": mode})
+        rows = parse_json(raw)["rows"]
+        good = [row for row in rows if row["status"] in _GOOD]
+        places = [place_of(row) for row in good]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"{REPORT_JSON} of the store {store.place!r} is damaged: {error}"
         raise InputError(msg, hint=hint) from error
-    return found
+    return [{**place.model_dump(), "mode": _mode_of(store.read(place.key))} for place in places]
+
+
+def _mode_of(artifact: Artifact | None) -> str:
+    mode = artifact.about.get("mode") if artifact is not None else None
+    return mode if isinstance(mode, str) else Mode.MERGED

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_export.fleet.fleet_plan import Estimate, Kind
+from lora_export.fleet.fleet_plan import Estimate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from lora_export.fleet.row_place import Kind
 
 __all__ = ["estimate_of", "weight_bytes"]
 

@@ -32,7 +32,7 @@ from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.core.supported_versions import installed_version
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
-from lora_export.fleet.fleet_plan import Kind, Plan, Row, key_of
+from lora_export.fleet.fleet_plan import Plan, Row, key_of
 from lora_export.fleet.store.open_store import home_of
 from lora_export.fleet.store.url import is_url
 
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
     from lora_export.commands.fleet.spec import FleetSpec, TritonDeployment
     from lora_export.core.progress import Progress
+    from lora_export.fleet.row_place import Kind
 
 __all__ = ["plan_fleet"]
 
 _QUIET: Final = {"bundle": {"enabled": False}}
 _LIBRARIES: Final = ("onnx", "onnxruntime", "torch", "transformers", "peft")
-
 
 _Member = tuple[FleetAdapter, dict[str, Any]]
 """An adapter of an export, with its settings: those of the base and the variant, and its own."""

@@ -21,17 +21,19 @@ from lora_export.core.errors import StorageError
 from lora_export.core.files import (
     atomic_write_bytes,
     exclusive_lock,
+    is_file_name,
     staging_folder,
     storage_errors,
 )
 from lora_export.core.manifest import is_export
 from lora_export.core.modes import Mode
+from lora_export.fleet.content import content_of
 from lora_export.ondevice.file_opening import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from lora_export.fleet.store.artifacts import ArtifactStore
+    from lora_export.fleet.store.artifacts import Artifact, ArtifactStore
 
 __all__ = ["Marks", "Scratch", "add_ingredients", "default_scratch", "mark_of"]
 
@@ -82,10 +84,25 @@ class Scratch:
                     place.parent.mkdir(parents=True, exist_ok=True)
                 with staging_folder(place.parent, "input") as staging:
                     artifact = self._store.get(content, staging / "whole")
-                    alone = artifact.about.get("file")
+                    alone = self._file_of(artifact, content)
                     with storage_errors(str(place)):
                         (staging / "whole" / alone if alone else staging / "whole").rename(place)
         return place
+
+    def _file_of(self, artifact: Artifact, content: str) -> str | None:
+        """Return the name of an input that is a file; None of one that is a folder.
+
+        Raises:
+            StorageError: It has another content than its key says.
+        """
+        hashes = {path: file.sha256 for path, file in artifact.files.items()}
+        alone = artifact.about.get("file")
+        if alone is None and content_of(hashes) == content:
+            return None
+        if isinstance(alone, str) and is_file_name(alone) and hashes == {alone: content}:
+            return alone
+        msg = f"the input {artifact.name!r} in the store {self._store.place!r} has another content"
+        raise StorageError(msg, hint="Remove the store's record of it, and run the fleet again.")
 
     def tree_of(self, ingredients: Sequence[Mapping[str, Any]]) -> Path:
         """Return a tree with the export of a row, and in it what other rows have made.

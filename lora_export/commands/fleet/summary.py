@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_export.fleet.fleet_plan import KINDS
 from lora_export.fleet.results import Results
+from lora_export.fleet.row_place import KINDS
 from lora_export.fleet.store.open_store import home_of
 
 if TYPE_CHECKING:

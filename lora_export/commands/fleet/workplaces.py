@@ -7,11 +7,13 @@ away        workers fetch what they need and put results back (`away.AwayFromSto
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_export.core.errors import LoraExportError, StorageError
 from lora_export.core.files import resolve_inside, storage_errors
+from lora_export.core.manifest import is_export
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
 from lora_export.fleet.intact import files_of_all, first_damage
 
@@ -120,9 +122,18 @@ class InPlace:
 
 
 def discard(folder: Path) -> None:
-    """Remove an export from the store, renamed first: half of it is never seen."""
-    if not folder.is_dir() or folder.is_symlink():
+    """Remove an export from the store, renamed first: half of it is never seen.
+
+    Raises:
+        StorageError: Something else than an export is there, or the disk refuses.
+    """
+    if not os.path.lexists(folder):
         return
+    with storage_errors(str(folder)):
+        foreign = folder.is_symlink() or not folder.is_dir()
+        if foreign or (not is_export(folder) and any(folder.iterdir())):
+            msg = f"{str(folder)!r} is in the way: it is not an export"
+            raise StorageError(msg, hint="Move it away, then run again.")
     aside = folder.with_name(f".{folder.name}.discarded")
     with storage_errors(str(folder)):
         shutil.rmtree(aside, ignore_errors=True)
