@@ -1,12 +1,7 @@
 """A fleet expanded to the rows of a plan: bases × variants × adapters × targets.
 
-    export:BASE/VARIANT             the base of a variant, once
-    adapter:BASE/VARIANT/NAME       an adapter added to it, verified, measured; needs the export
-    engine:BASE/VARIANT[/NAME]@T    a TensorRT engine; needs the adapter, or the export
-    bundle:BASE/VARIANT@T           a bundle for a device, after all adapters of the export
-    triton:BASE/VARIANT             its models in a Triton repository, after all adapters too
-
-An adapter whose own keys change the graph (``mode``, ``dtype``, …) has an export of its own.
+Each base in each variant is an export, and so is each group of adapters whose own keys change the
+graph (``mode``, ``dtype``, …). What an export is made of is in `export_rows`.
 """
 
 from __future__ import annotations
@@ -14,68 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from lora_export.commands.fleet.checked_adapters import slots_of
-from lora_export.commands.fleet.estimates import estimate_of
-from lora_export.commands.fleet.inputs import FleetAdapter, adapters_of, local_input
-from lora_export.commands.fleet.spec import (
-    ADAPTER_KEYS,
-    GRAPH_KEYS,
-    merged_settings,
-)
+from lora_export.commands.fleet.export_rows import PlannedExport, rows_of, tool_versions
+from lora_export.commands.fleet.inputs import adapters_of, local_input
+from lora_export.commands.fleet.spec import GRAPH_KEYS, merged_settings
 from lora_export.commands.recipe import make_recipe
 from lora_export.core import targets
 from lora_export.core.errors import StorageError, UsageError
-from lora_export.core.modes import SHARED_MODES, Mode
-from lora_export.core.supported_versions import installed_version
+from lora_export.core.modes import Mode
 from lora_export.core.version import VERSION
 from lora_export.fleet.content import CONTENT_FILE, ContentHashes
-from lora_export.fleet.fleet_plan import Plan, Row, key_of
+from lora_export.fleet.fleet_plan import Plan, key_of
 from lora_export.fleet.store.open_store import home_of
 from lora_export.fleet.store.url import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from lora_export.commands.fleet.spec import FleetSpec, TritonDeployment
+    from lora_export.commands.fleet.export_rows import Member
+    from lora_export.commands.fleet.inputs import FleetAdapter
+    from lora_export.commands.fleet.spec import FleetSpec
     from lora_export.core.progress import Progress
-    from lora_export.fleet.row_place import Kind
+    from lora_export.fleet.fleet_plan import Row
 
 __all__ = ["plan_fleet"]
-
-_QUIET: Final = {"bundle": {"enabled": False}}
-_LIBRARIES: Final = ("onnx", "onnxruntime", "torch", "transformers", "peft")
-
-_Member = tuple[FleetAdapter, dict[str, Any]]
-"""An adapter of an export, with its settings: those of the base and the variant, and its own."""
-
-
-@dataclass
-class _Export:
-    """An export of the plan: a base in a variant, with the adapters that go into it."""
-
-    base: str
-    variant: str
-    base_path: Path
-    base_content: str
-    settings: dict[str, Any]
-    verify: bool = True
-    adapters: list[_Member] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return f"{self.base}/{self.variant}"
-
-    @property
-    def mode(self) -> Mode:
-        return Mode(self.settings.get("mode", Mode.MERGED))
-
-    @property
-    def folder(self) -> str:
-        return f"exports/{self.name}"
 
 
 def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
@@ -102,7 +60,7 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
     }
     contents = {name: hashes.of(path) for name, path in bases.items()}
     found = adapters_of(spec, hashes)
-    exports: list[_Export] = []
+    exports: list[PlannedExport] = []
     for name, base in spec.bases.items():
         for variant, title in zip(spec.variants, _titles(spec, base.settings()), strict=True):
             shared = merged_settings(base.settings(), variant.settings())
@@ -112,17 +70,17 @@ def plan_fleet(spec: FleetSpec, progress: Progress) -> Plan:
             verify = (shared.get("verify") or {}).get("enabled", True) is not False
             group = _grouped(shared, title, found.get(name, ()))
             exports += [
-                _Export(name, own, bases[name], contents[name], settings, verify, adapters)
+                PlannedExport(name, own, bases[name], contents[name], settings, verify, adapters)
                 for own, settings, adapters in group
             ]
-    rows = [row for each in exports for row in _rows(spec, each, hashes)]
+    rows = [row for each in exports for row in rows_of(spec, each, hashes)]
     _require_places(rows)
     if os.path.isdir(store):  # noqa: PTH112  (a path that cannot be is no directory)
         with contextlib.suppress(StorageError):  # only slower next time
             hashes.save()
     return Plan(
         tool=VERSION,
-        versions=_versions(),
+        versions=tool_versions(),
         targets=tuple(spec.targets),
         store=place,
         rows=tuple(rows),
@@ -154,9 +112,9 @@ def _title(settings: dict[str, Any]) -> str:
 
 def _grouped(
     shared: dict[str, Any], title: str, found: Sequence[FleetAdapter]
-) -> list[tuple[str, dict[str, Any], list[_Member]]]:
+) -> list[tuple[str, dict[str, Any], list[Member]]]:
     """Return the exports of a variant: by name, their settings, and the adapters of each."""
-    groups: dict[str, tuple[str, dict[str, Any], list[_Member]]] = {}
+    groups: dict[str, tuple[str, dict[str, Any], list[Member]]] = {}
     plain = _graph_settings(shared)
     for each in found:
         settings = merged_settings(shared, each.settings)
@@ -172,185 +130,6 @@ def _graph_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in GRAPH_KEYS if settings.get(key) is not None}
 
 
-def _rows(spec: FleetSpec, export: _Export, hashes: ContentHashes) -> Iterator[Row]:
-    """Yield the rows of an export."""
-    target = min(spec.targets, key=lambda name: targets.by_name(name).opset)
-    common = {**export.settings, "base": str(export.base_path), "targets": [target]}
-    first = _export_row(spec, export, common)
-    yield first
-    adapters: list[Row] = []
-    batched = export.mode is Mode.BATCHED
-    for member in export.adapters:
-        row = _adapter_row(spec, export, common, member, first, hashes=hashes)
-        if batched and adapters:  # rows of the stacks have the plan's order
-            row = row.model_copy(update={"after": (adapters[-1].id,)})
-        adapters.append(row)
-        yield row
-    for name in spec.targets:
-        yield from _target_rows(export, name, first, adapters)
-    if spec.deploy.triton is not None:
-        yield _triton_row(spec, spec.deploy.triton, export, first, adapters)
-
-
-def _export_row(spec: FleetSpec, export: _Export, common: dict[str, Any]) -> Row:
-    """Return the row of the base; graphs that adapters share are made for all of them."""
-    shared = export.mode in SHARED_MODES
-    lines = [_line(found, settings) for found, settings in export.adapters]
-    recipe = {**common, "output": export.folder, **_QUIET, "latency": {"enabled": False}}
-    recipe["verify"] = {"enabled": export.verify}
-    make_recipe({**recipe, "adapters": lines}, folder=spec.folder)
-    key = key_of(
-        kind="export",
-        versions=_versions(),
-        base=export.base_content,
-        recipe={**_without_places(recipe), "verify": None},
-        slots=_distinct(slots_of(line) for line in lines) if shared else [],
-    )
-    return _row(
-        "export",
-        export,
-        key=key,
-        artifact=export.folder,
-        inputs=_contents(export, []),
-        job={"recipe": recipe, "adapters": lines, "shared": shared},
-        estimate=estimate_of("export", export.base_path, export.settings),
-    )
-
-
-def _adapter_row(
-    spec: FleetSpec,
-    export: _Export,
-    common: dict[str, Any],
-    member: _Member,
-    first: Row,
-    *,
-    hashes: ContentHashes,
-) -> Row:
-    """Return the row of an adapter."""
-    found, settings = member
-    line = _line(found, settings)
-    gate = {} if spec.gates.max_ratio is None else {"max_ratio": spec.gates.max_ratio}
-    latency = {**gate, **(settings.get("latency") or {})}
-    latency.setdefault("enabled", bool(latency))
-    recipe = {**common, "output": export.folder, "adapters": [line], "latency": latency, **_QUIET}
-    verify, read = _verification(spec, settings.get("verify"), hashes)
-    if verify is not None:
-        recipe["verify"] = verify
-    make_recipe(recipe, folder=spec.folder)
-    key = key_of(
-        kind="adapter",
-        export=first.key,
-        adapter=found.content,
-        recipe=_without_places(recipe),
-        line=_without_places(line),
-        data=sorted(read.values()),
-        strict=spec.gates.strict,
-    )
-    return _row(
-        "adapter",
-        export,
-        name=found.name,
-        key=key,
-        needs=(first.id,),
-        artifact=export.folder,
-        inputs={**_contents(export, [found]), **read},
-        job={"recipe": recipe, "strict": spec.gates.strict},
-        estimate=estimate_of("adapter", export.base_path, export.settings, found.path),
-    )
-
-
-def _verification(
-    spec: FleetSpec, section: object, hashes: ContentHashes
-) -> tuple[object, dict[str, str]]:
-    """Return the section ``verify`` with the place of its data set, and the content of that."""
-    if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
-        return section, {}
-    path = spec.path(section["dataset"]).absolute()
-    return {**section, "dataset": str(path)}, {str(path): hashes.of(path)}
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    """Return JSON values, each once, in an order of their own."""
-    by_key = {key_of(value=each): each for each in values}
-    return [by_key[key] for key in sorted(by_key)]
-
-
-def _contents(export: _Export, adapters: Sequence[FleetAdapter]) -> dict[str, str]:
-    """Return the content of what a row reads, by path."""
-    own = {str(each.path): each.content for each in adapters}
-    return {str(export.base_path): export.base_content, **own}
-
-
-def _target_rows(export: _Export, target: str, first: Row, adapters: list[Row]) -> Iterator[Row]:
-    """Yield the rows for a target: engines that can be built here, else a bundle for the device."""
-    place = targets.by_name(target)
-    if target == targets.RTX:
-        yield from _engine_rows(export, target, first, adapters)
-    elif place.tensorrt:
-        yield _row(
-            "bundle",
-            export,
-            target=target,
-            key=key_of(kind="bundle", sources=_keys(first, adapters), target=target),
-            needs=(first.id,),
-            after=tuple(each.id for each in adapters),
-            artifact=f"bundles/{export.base}-{export.variant}-{target}.tar",
-            job={"adapters": [each.adapter for each in adapters]},
-            estimate=estimate_of("bundle", export.base_path, export.settings),
-        )
-
-
-def _engine_rows(export: _Export, target: str, first: Row, adapters: list[Row]) -> Iterator[Row]:
-    """Yield the engines of an export: one for each merged adapter, or one that all share.
-
-    A swappable engine takes adapters as inputs; in a batched one they are values of the engine.
-    """
-    mode = export.mode
-    sources = adapters if mode is Mode.MERGED else [first]
-    inside = adapters if mode is Mode.BATCHED else []
-    for source in sources:
-        yield _row(
-            "engine",
-            export,
-            name=source.adapter,
-            target=target,
-            key=key_of(kind="engine", sources=_keys(source, inside), target=target),
-            needs=(source.id,),
-            after=tuple(each.id for each in inside),
-            artifact=export.folder,
-            job={"graphs": [source.adapter or mode.value]},
-            estimate=estimate_of("engine", export.base_path, export.settings),
-        )
-
-
-def _triton_row(
-    spec: FleetSpec,
-    asked: TritonDeployment,
-    export: _Export,
-    first: Row,
-    adapters: list[Row],
-) -> Row:
-    """Return the row of the models that serve what passed of an export."""
-    settings = asked.model_dump(mode="json", exclude_unset=True)
-    return _row(
-        "triton",
-        export,
-        key=key_of(kind="triton", sources=_keys(first, adapters), settings=settings),
-        needs=(first.id,),
-        after=tuple(each.id for each in adapters),
-        artifact=export.folder,
-        job={
-            "adapters": [each.adapter for each in adapters],
-            "name": f"{export.base}-{export.variant}",
-            "settings": {
-                **settings,
-                "repository": os.path.normpath(spec.path(asked.repository).absolute()),
-            },
-        },
-        estimate=estimate_of("triton", export.base_path, export.settings),
-    )
-
-
 def _require_places(rows: Sequence[Row]) -> None:
     """Require that no two rows write to one place: names of bases and variants are joined."""
     seen: dict[str, str] = {}
@@ -361,40 +140,3 @@ def _require_places(rows: Sequence[Row]) -> None:
             if other != row.id:
                 msg = f"{other!r} and {row.id!r} would both make {place!r}"
                 raise UsageError(msg, hint="Give a base or a variant another name.")
-
-
-def _keys(first: Row, others: Sequence[Row]) -> list[str]:
-    return [first.key, *(each.key for each in others)]
-
-
-def _row(
-    kind: Kind, export: _Export, *, name: str | None = None, target: str | None = None, **more: Any
-) -> Row:
-    place = (
-        f"{kind}:{export.name}" + (f"/{name}" if name else "") + (f"@{target}" if target else "")
-    )
-    return Row(
-        id=place, kind=kind, base=export.base, variant=export.variant, adapter=name,
-        target=target, **more,
-    )  # fmt: skip
-
-
-def _line(found: FleetAdapter, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the adapter's line of a recipe."""
-    own = {key: settings[key] for key in ADAPTER_KEYS if settings.get(key) is not None}
-    return {"name": found.name, "source": str(found.path), **own}
-
-
-def _without_places(table: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without paths: what is made does not depend on where its inputs are."""
-    kept = {key: value for key, value in table.items()
-            if key not in {"base", "source", "output", "adapters"}}  # fmt: skip
-    if isinstance(verify := kept.get("verify"), dict):
-        kept["verify"] = {key: value for key, value in verify.items() if key != "dataset"}
-    return kept
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the tool and of the libraries that the results depend on."""
-    installed = {name: installed_version(name) for name in _LIBRARIES}
-    return {"lora-export": VERSION, **{name: each for name, each in installed.items() if each}}
