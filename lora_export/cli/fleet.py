@@ -88,6 +88,10 @@ lora-export fleet run fleet.yaml --ray 10.0.0.5:6379
         help="Start no more rows once more than this many have failed.")  # fmt: skip
 @option("--only-changed", section="Planning", is_flag=True,
         help="Leave rows failed that failed on the same inputs.")  # fmt: skip
+@option("--time-limit", "limit_seconds", section="Planning", metavar="SECONDS",
+        type=click.FloatRange(min=0, min_open=True),
+        default_text="an hour, or 30 times its estimate",
+        help="Stop a row that takes longer, and try it once more with twice the time.")  # fmt: skip
 @option("--ray", section="Planning", metavar="ADDRESS",
         help="Run the rows on a Ray cluster: HOST:PORT, ray://HOST:PORT or auto.")  # fmt: skip
 @common_options
@@ -99,6 +103,7 @@ def run(
     only: tuple[str, ...],
     max_failures: int | None,
     only_changed: bool,
+    limit_seconds: float | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -113,6 +118,7 @@ def run(
         outcome = run_fleet(
             made, jobs=jobs, max_failures=max_failures, progress=console, executor=executor,
             source=str(plan_file), whole=not only, only_changed=only_changed,
+            limit_seconds=limit_seconds,
         )  # fmt: skip
         console.finish(outcome.table, _outcome_lines(outcome.table))
     return outcome.exit_code

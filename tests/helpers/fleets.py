@@ -14,7 +14,7 @@ from lora_export.commands.fleet.run import run_fleet
 from lora_export.commands.fleet.spec import load_fleet
 from lora_export.commands.fleet.worker import perform
 from lora_export.core.progress import Silent
-from lora_export.fleet.executors.contract import Answer, Demand
+from lora_export.fleet.executors.contract import Answer, Demand, late_words
 from lora_export.fleet.fleet_plan import Estimate, Plan, Row, key_of
 
 if TYPE_CHECKING:
@@ -85,20 +85,21 @@ class InlineExecutor:
     """Does each task when it is asked for answers, in the order in which tasks came.
 
     Args:
-        perform: Returns a task's answer; None where its worker dies, by the kernel's hand.
+        perform: Returns a task's answer; None where its worker dies, by the kernel's hand; a
+            number of seconds that it takes, which is compared with the limit of the task.
         jobs: How many tasks it takes at a time.
     """
 
     def __init__(
         self,
-        perform: Callable[[Mapping[str, Any]], dict[str, Any] | None],
+        perform: Callable[[Mapping[str, Any]], dict[str, Any] | float | None],
         jobs: int = 2,
         *,
         is_away: bool = False,
     ) -> None:
         self.is_away = is_away
         self._perform, self._jobs = perform, jobs
-        self._tasks: deque[tuple[str, Mapping[str, Any]]] = deque()
+        self._tasks: deque[tuple[str, Mapping[str, Any], float]] = deque()
         self.done: list[str] = []
         self.most = 0
         self.closed = False
@@ -110,16 +111,21 @@ class InlineExecutor:
 
     def submit(self, name: str, task: Mapping[str, Any], demand: Demand | None = None) -> None:
         """Take a task."""
-        self._tasks.append((name, task))
+        self._tasks.append((name, task, (demand or Demand()).limit_seconds))
         self.most = max(self.most, len(self._tasks))
 
     def wait(self, seconds: float) -> list[Answer]:
         """Do the first task."""
-        name, task = self._tasks.popleft()
+        name, task, limit = self._tasks.popleft()
         self.done.append(name)
         table = self._perform(task)
         if table is None:
             return [Answer(name, None, "its worker was ended by SIGKILL", for_memory=True)]
+        if isinstance(table, float):
+            late = table > limit
+            return [
+                Answer(name, None if late else {"status": "done"}, late_words(limit), late=late)
+            ]
         return [Answer(name, table)]
 
     def close(self) -> None:

@@ -42,6 +42,10 @@ _ENTRY: Final = f"{_WORKER}:perform"
 _ATTEMPTS: Final = 2
 _LOST_ATTEMPTS: Final = 5
 _WAIT_SECONDS: Final = 0.5
+_LONGEST_SECONDS: Final = 3600.0
+_LONGEST_FACTOR: Final = 30.0
+"""Without a limit that the user gives, a row has an hour, or thirty times its estimate."""
+
 _MINUTE: Final = 60.0
 _LASTING: Final = frozenset({3, 4, 5, 6})
 _PASSING: Final = frozenset({"StorageError", "MemoryError", "WorkerDied"})
@@ -72,6 +76,7 @@ class _Run:
     progress: Progress
     reporting: Reporting
     max_failures: int | None = None
+    limit_seconds: float | None = None
     keys: dict[str, str] = field(default_factory=dict)
     kept: dict[str, RowResult] = field(default_factory=dict)
     """Results of earlier runs whose artifacts are whole."""
@@ -118,6 +123,7 @@ def run_fleet(
     source: str = "FLEET.yaml",
     whole: bool = True,
     only_changed: bool = False,
+    limit_seconds: float | None = None,
 ) -> FleetOutcome:
     """Run the rows of a plan; a row that fails never stops the others.
 
@@ -131,6 +137,8 @@ def run_fleet(
         whole: Whether the plan is the whole fleet, and not some of its rows.
         only_changed: Whether rows that failed stay failed, unless their inputs have changed or
             what ended them may be gone: memory, a disk, a library that was not installed.
+        limit_seconds: A row that takes longer is stopped, and tried again once with twice the
+            time; an hour or thirty times the row's estimate, by default.
 
     Raises:
         UsageError: Another run has the store.
@@ -145,6 +153,7 @@ def run_fleet(
         reporting = Reporting(place.home, plan, source, whole)
         results = Results(place.home)
         run = _Run(plan, place, results, Schedule(plan), say, reporting, max_failures)
+        run.limit_seconds = limit_seconds
         run.keys = {row.id: row.key for row in plan.rows}
         run.kept = place.kept(plan, results, say.note)
         run.failed_before = _failed_before(run) if only_changed else {}
@@ -236,7 +245,11 @@ def _submit(run: _Run, executor: Executor, running: dict[str, Row], row: Row) ->
         return
     running[row.id] = row
     estimate, target = row.estimate, row.target if row.kind == "engine" else None
-    executor.submit(row.id, task, Demand(estimate.memory_bytes, estimate.seconds, target, attempt))
+    limit = run.limit_seconds or max(_LONGEST_SECONDS, _LONGEST_FACTOR * estimate.seconds)
+    demand = Demand(
+        estimate.memory_bytes, estimate.seconds, target, attempt, limit_seconds=limit * attempt
+    )
+    executor.submit(row.id, task, demand)
 
 
 def _take(run: _Run, row: Row, answer: Answer) -> None:
@@ -244,18 +257,19 @@ def _take(run: _Run, row: Row, answer: Answer) -> None:
     attempts = run.attempts[row.id]
     died = answer.table is None
     for_memory = answer.for_memory or (answer.table or {}).get("kind") == "MemoryError"
-    if answer.lost and attempts < _LOST_ATTEMPTS:
+    if attempts < (_LOST_ATTEMPTS if answer.lost else _ATTEMPTS if answer.late else 0):
         run.progress.note(f"{row.id} is tried again: {answer.died}")
         run.again.append(row)
         return
-    if (died or for_memory) and not answer.lost and attempts < _ATTEMPTS:
+    if (died or for_memory) and not (answer.lost or answer.late) and attempts < _ATTEMPTS:
         run.progress.note(f"{row.id} is tried again alone: {answer.died or 'memory'}")
         run.alone.append(row)
         return
     if answer.table is None:
         table: dict[str, Any] = {
             "status": "failed",
-            "message": f"{answer.died}, {attempts} times; see {run.results.log_of(row)}",
+            "message": f"{answer.died}, {attempts} times; see {run.results.log_of(row)}"
+            + ("\nGive it more time: --time-limit SECONDS" if answer.late else ""),
             "kind": "WorkerDied",
             "exit_code": StorageError.exit_code if for_memory else 1,
         }

@@ -6,13 +6,14 @@ reports what the worker answered or that it died.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Answer", "Demand", "Executor"]
+__all__ = ["Answer", "Demand", "Executor", "late_words"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Demand:
         seconds: Its time.
         target: A target whose device is needed.
         attempt: How often it was tried, this time included.
+        limit_seconds: The time after which it is stopped.
     """
 
     memory_bytes: int = 0
     seconds: float = 0.0
     target: str | None = None
     attempt: int = 1
+    limit_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class Answer:
         table: What the worker answered; None where it died.
         died: How it died, in words.
         for_memory: Whether it was killed, as the kernel kills what takes too much memory.
-        lost: Whether its machine, its process or its time was lost, through no fault of the task:
-            it can be tried again beside others.
+        lost: Whether its machine or its process was lost, through no fault of the task: it can be
+            tried again beside others.
+        late: Whether it was stopped at its time limit.
     """
 
     id: str
@@ -50,6 +54,16 @@ class Answer:
     died: str = ""
     for_memory: bool = False
     lost: bool = False
+    late: bool = False
+
+
+def late_words(limit_seconds: float) -> str:
+    """Return why a task was stopped.
+
+    >>> late_words(3600.0)
+    'it took longer than 3,600 s and was stopped'
+    """
+    return f"it took longer than {limit_seconds:,.10g} s and was stopped"
 
 
 class Executor(Protocol):

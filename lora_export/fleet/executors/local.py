@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import StorageError
-from lora_export.fleet.executors.contract import Answer, Demand
+from lora_export.fleet.executors.contract import Answer, Demand, late_words
 from lora_export.ondevice.file_opening import reason_of
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class _Worker:
             start_new_session=True,  # Ctrl-C goes to this process, which stops them
         )
         self.task: str | None = None
+        self.until = math.inf
+        self.limit_seconds = math.inf
         self.done = 0
         self._buffer = b""
 
@@ -53,10 +57,12 @@ class _Worker:
         assert self.process.stdout is not None  # noqa: S101  (it is a pipe)
         return self.process.stdout
 
-    def give(self, name: str, task: Mapping[str, Any]) -> None:
+    def give(self, name: str, task: Mapping[str, Any], limit_seconds: float) -> None:
         """Hand over a task; a worker that has died meanwhile is noticed when it is read."""
         assert self.process.stdin is not None  # noqa: S101  (it is a pipe)
         self.task = name
+        self.limit_seconds = limit_seconds
+        self.until = time.monotonic() + limit_seconds
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
@@ -121,7 +127,7 @@ class LocalExecutor:
         self,
         name: str,
         task: Mapping[str, Any],
-        demand: Demand | None = None,  # noqa: ARG002
+        demand: Demand | None = None,
     ) -> None:
         """Hand over a task to an idle worker, or to a new one."""
         worker = next((each for each in self._workers if each.task is None), None)
@@ -129,7 +135,7 @@ class LocalExecutor:
             worker = _Worker(self._command, self._errors, self._threads)
             self._workers.append(worker)
             self._selector.register(worker.output, selectors.EVENT_READ, worker)
-        worker.give(name, task)
+        worker.give(name, task, (demand or Demand()).limit_seconds)
 
     def wait(self, seconds: float) -> list[Answer]:
         """Return the answers that came, after at most so many seconds."""
@@ -143,7 +149,7 @@ class LocalExecutor:
                 continue
             if line is not None and worker.task is not None:
                 answers.append(self._answered(worker, line))
-        return answers
+        return answers + self._overdue()
 
     def close(self) -> None:
         """Stop the workers; what they were doing is lost."""
@@ -168,6 +174,16 @@ class LocalExecutor:
         if not isinstance(table, dict):
             return Answer(name, None, "its worker answered something that is not JSON")
         return Answer(name, table)
+
+    def _overdue(self) -> list[Answer]:
+        """Stop the workers whose task has taken longer than its limit."""
+        now = time.monotonic()
+        answers = []
+        for worker in [each for each in self._workers if each.task and now > each.until]:
+            name = str(worker.task)
+            self._dismiss(worker, at_once=True)
+            answers.append(Answer(name, None, late_words(worker.limit_seconds), late=True))
+        return answers
 
     def _buried(self, worker: _Worker) -> list[Answer]:
         """Take a dead worker away; return the answer for the task that it was doing."""

@@ -2,7 +2,7 @@
 
     demand        num_cpus=1, memory=, resources={"target:NAME": 1}
     back-pressure at most twice as many tasks as the cluster has processors are with it
-    a worker, a node or the time is lost     the answer says so, and the run hands it over again
+    a worker or a node is lost, or the time is over     the answer says so; the run tries again
 
 A task is JSON, the name of a function of this package, and nothing else; so is its answer. Ray's
 own pickling serves the call of `call_entry`, inside of a cluster that the user trusts. Ray itself
@@ -17,12 +17,13 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from lora_export.core.errors import MissingRuntimeError
 from lora_export.core.installation import install_command
-from lora_export.fleet.executors.contract import Answer
+from lora_export.fleet.executors.contract import Answer, late_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +37,11 @@ _AT_LEAST: Final = 4
 _TASKS_EACH: Final = 100
 """A worker that has done so many tasks is replaced: its memory is given back."""
 
-_LONGEST: Final = 3600.0
-_FACTOR: Final = 30.0
+_LATE_CODE: Final = 124
+_QUEUED_FACTOR: Final = 4.0
+_QUEUED_SECONDS: Final = 600.0
+"""A task that waits in Ray's queue has not begun: it is given up after a multiple of its limit."""
+
 _RESOURCE_SECONDS: Final = 60.0
 _RESOURCE: Final = "target:"
 _SAID: Final = 500
@@ -48,15 +52,22 @@ _LONGEST_PAUSE_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 10.0
 
 
-def call_entry(entry: str, text: str) -> str:
+def call_entry(entry: str, text: str, limit_seconds: float = threading.TIMEOUT_MAX) -> str:
     """Call a function with a task and return its answer; both are JSON.
 
     Args:
         entry: ``MODULE:FUNCTION``, as the worker has it installed.
         text: The task.
+        limit_seconds: The time after which the worker ends itself in the middle of it.
     """
     module, _, name = entry.partition(":")
-    return json.dumps(getattr(importlib.import_module(module), name)(json.loads(text)))
+    limit = threading.Timer(min(limit_seconds, threading.TIMEOUT_MAX), os._exit, [_LATE_CODE])
+    limit.daemon = True
+    limit.start()
+    try:
+        return json.dumps(getattr(importlib.import_module(module), name)(json.loads(text)))
+    finally:
+        limit.cancel()
 
 
 class RayExecutor:
@@ -92,7 +103,7 @@ class RayExecutor:
             raise _unanswered(address, error) from error
         self._call: Any = ray.remote(max_retries=0, max_calls=_TASKS_EACH)(call_entry)
         self._running: dict[Any, str] = {}
-        self._late: dict[Any, float] = {}
+        self._placed_at: dict[Any, tuple[float, float]] = {}
         self._waiting: dict[str, tuple[Mapping[str, Any], Demand, float]] = {}
         self._paused: dict[str, tuple[Mapping[str, Any], Demand, float]] = {}
 
@@ -121,10 +132,9 @@ class RayExecutor:
             return
         memory = min(demand.memory_bytes * demand.attempt, self._largest_bytes)
         call = self._call.options(num_cpus=1, memory=memory, resources=resources, name=name)
-        ref = call.remote(self._entry, json.dumps(task))
+        ref = call.remote(self._entry, json.dumps(task), demand.limit_seconds)
         self._running[ref] = name
-        limit = max(_LONGEST, _FACTOR * demand.seconds) * demand.attempt
-        self._late[ref] = time.monotonic() + limit
+        self._placed_at[ref] = (time.monotonic(), demand.limit_seconds)
 
     def wait(self, seconds: float) -> list[Answer]:
         """Return the answers that came, after at most so many seconds."""
@@ -177,7 +187,7 @@ class RayExecutor:
     def _answer(self, ref: Any) -> Answer:
         """Return the answer of a task that has ended, one way or another."""
         name = self._running.pop(ref)
-        del self._late[ref]
+        since, limit_seconds = self._placed_at.pop(ref)
         errors = self._ray.exceptions
         try:
             table = json.loads(self._ray.get(ref))
@@ -187,18 +197,21 @@ class RayExecutor:
             return Answer(name, _not_called(error))
         except errors.RayError as error:
             self._refresh()
+            if time.monotonic() - since > limit_seconds:
+                return Answer(name, None, late_words(limit_seconds), late=True)
             return Answer(name, None, f"its worker was lost ({_first_line(error)})", lost=True)
         return Answer(name, table)
 
     def _overdue(self) -> list[Answer]:
-        """Stop the tasks that have taken too long."""
+        """Give up the tasks that Ray has had for much longer than they may take."""
         now = time.monotonic()
         answers = []
-        for ref in [ref for ref, until in self._late.items() if now > until]:
-            self._ray.cancel(ref, force=True)
-            del self._late[ref]
-            name = self._running.pop(ref)
-            answers.append(Answer(name, None, "it took too long and was stopped", lost=True))
+        for ref, (since, limit_seconds) in list(self._placed_at.items()):
+            if now - since > _QUEUED_FACTOR * limit_seconds + _QUEUED_SECONDS:
+                self._ray.cancel(ref, force=True)
+                del self._placed_at[ref]
+                name = self._running.pop(ref)
+                answers.append(Answer(name, None, "Ray did not end it in time", lost=True))
         return answers
 
 

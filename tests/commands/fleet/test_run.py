@@ -16,6 +16,7 @@ from lora_export.commands.fleet.run import FleetOutcome, run_fleet
 from lora_export.commands.fleet.status import read_status
 from lora_export.core.errors import InputError, UsageError
 from lora_export.core.files import sha256_of_file
+from lora_export.fleet.fleet_plan import Estimate
 from tests.helpers.fleets import InlineExecutor, plan_of, row_of
 
 if TYPE_CHECKING:
@@ -148,6 +149,34 @@ def test_what_dies_twice_has_failed_with_the_place_of_its_log(plan: Plan) -> Non
     assert (row["status"], row["exit_code"]) == ("failed", 3)
     assert "SIGKILL" in row["message"]
     assert ".log" in row["message"]
+
+
+@pytest.mark.parametrize(("seconds", "status", "times"), [(9.0, "done", 1), (19.0, "done", 2),
+                                                          (21.0, "failed", 2)])  # fmt: skip
+def test_a_row_has_twice_its_time_when_it_is_tried_again(
+    seconds: float, status: str, times: int, plan: Plan
+) -> None:
+    def perform(task: Mapping[str, Any]) -> dict[str, Any] | float:
+        return seconds if task["row"]["id"] == "one" else writes(task)
+
+    outcome, done = run(plan, perform, limit_seconds=10.0)
+    assert done.count("one") == times
+    row = outcome.table["rows"][0]
+    assert row["status"] == status
+    assert states(outcome)["three"] == "done"
+    if status == "failed":
+        assert row["message"].startswith("it took longer than 20 s and was stopped, 2 times; see ")
+        assert "--time-limit" in row["message"]
+        assert outcome.exit_code == 1
+
+
+def test_without_a_limit_a_row_has_an_hour_or_thirty_times_its_estimate(tmp_path: Path) -> None:
+    slow = Estimate(memory_bytes=0, disk_bytes=0, seconds=200.0)
+    rows = [row_of("short"), row_of("long", estimate=slow)]
+    plan = plan_of(*rows, store=tmp_path / "store")
+    outcome, done = run(plan, lambda task: 6001.0 if task["row"]["id"] == "long" else 3599.0)
+    assert states(outcome) == {"short": "done", "long": "done"}
+    assert done == ["short", "long", "long"]
 
 
 def test_bad_input_is_not_tried_again(plan: Plan) -> None:

@@ -69,7 +69,9 @@ def test_failures_are_told_apart(executor: RayExecutor, tmp_path: Path) -> None:
     executor.submit("missing", {"import": "no_such_module"}, Demand())
     executor.submit("nowhere", {}, Demand(target="no-such-device"))
     executor.submit("here", {}, Demand(target="here"))
-    found = answers(executor, 5)
+    executor.submit("late", {"sleep": 30}, Demand(limit_seconds=2.0))
+    found = answers(executor, 6)
+    assert (found["late"].table, found["late"].late, found["late"].lost) == (None, True, False)
     assert found["died"].lost
     assert found["died"].table is None
     tables = {name: dict(each.table) for name, each in found.items() if each.table}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lora_export.fleet.executors.contract import Demand
 from lora_export.fleet.executors.local import LocalExecutor
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ def answers(executor: LocalExecutor, count: int) -> dict[str, Answer]:
         assert time.monotonic() < end
         found |= {each.id: each for each in executor.wait(0.2)}
     return found
+
+
+def test_a_task_that_takes_too_long_is_stopped_and_no_other(executor: LocalExecutor) -> None:
+    executor.submit("long", {"sleep": 60}, Demand(limit_seconds=0.5))
+    executor.submit("short", {"sleep": 1}, Demand(limit_seconds=30.0))
+    found = answers(executor, 2)
+    assert (found["long"].table, found["long"].late) == (None, True)
+    assert found["long"].died == "it took longer than 0.5 s and was stopped"
+    assert found["short"].table is not None
+    executor.submit("next", {"sleep": 0})
+    assert answers(executor, 1)["next"].table is not None
 
 
 def test_tasks_are_answered_side_by_side_by_two_processes(
