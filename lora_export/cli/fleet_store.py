@@ -42,9 +42,9 @@ def planned(file: Path, console: Progress) -> Plan:
 
 
 @click.command("ls", cls=Command, examples="lora-export fleet ls out")
-@argument("store", "The store of a fleet.", type=_PATH)
+@argument("store", "The store of a fleet: a directory or a URL.")
 @common_options
-def ls(*, store: Path, as_json: bool, quiet: bool) -> int:
+def ls(*, store: str, as_json: bool, quiet: bool) -> int:
     """List what a store holds; with --json also what each was made of, and how."""
     from lora_export.commands.fleet.inventory import inventory
 
@@ -72,30 +72,32 @@ lora-export fleet diff fleet.yaml
 lora-export fleet diff yesterday.json plan.json
 """,
 )
-@argument("before", "A fleet, a plan, or the store of a fleet that was run.", metavar="BEFORE",
-          type=_PATH)  # fmt: skip
+@argument("before", "A fleet, a plan, or the store of a fleet that was run.", metavar="BEFORE")
 @argument("after", "What it is compared with; without it, a plan is compared with its store.",
-          metavar="AFTER", required=False, type=_PATH)  # fmt: skip
+          metavar="AFTER", required=False)  # fmt: skip
 @common_options
-def diff(*, before: Path, after: Path | None, as_json: bool, quiet: bool) -> int:
+def diff(*, before: str, after: str | None, as_json: bool, quiet: bool) -> int:
     """Compare two plans or runs, or a plan with what its store holds."""
-    from lora_export.commands.fleet.inventory import difference, state_of_plan, state_of_store
-    from lora_export.fleet.fleet_report import REPORT_JSON
+    from lora_export.commands.fleet.inventory import (
+        compared_with_store,
+        difference,
+        state_of_plan,
+        state_of_store,
+    )
+
+    def state(place: str) -> dict[str, dict[str, Any]]:
+        if _is_store(place):
+            return state_of_store(place)
+        return state_of_plan(planned(Path(place), console))
 
     with Console(as_json=as_json, quiet=quiet) as console:
-        plan = None if before.is_dir() else planned(before, console)
-        first = state_of_plan(plan) if plan is not None else state_of_store(before)
-        if after is None:
-            if plan is None:
-                msg = f"{str(before)!r} is a store: there is nothing to compare it with"
-                raise click.UsageError(f"{msg}; give a plan too: lora-export fleet diff PLAN STORE")
-            run_before = (Path(plan.store) / REPORT_JSON).is_file()
-            last = state_of_store(Path(plan.store)) if run_before else {}
-            table = difference(last, first, plan=plan)
-        elif after.is_dir():
-            table = difference(first, state_of_store(after))
+        if after is not None:
+            table = difference(state(before), state(after))
+        elif _is_store(before):
+            msg = f"{before!r} is a store: there is nothing to compare it with"
+            raise click.UsageError(f"{msg}; give a plan too: lora-export fleet diff PLAN STORE")
         else:
-            table = difference(first, state_of_plan(planned(after, console)))
+            table = compared_with_store(planned(Path(before), console))
         console.finish(table, _diff_lines(table))
     return 0
 
@@ -121,11 +123,18 @@ def gc(*, plan_file: Path, yes: bool, as_json: bool, quiet: bool) -> int:
         table = collect(planned(plan_file, console), console, delete=yes)
         lines = _unreferenced_lines(table)
         done = "deleted" if yes else "would be deleted; to delete it: --yes"
-        total = len(table["exports"]) + len(table["adapters"]) + len(table["files"])
+        total = sum(len(table[kind]) for kind in ("exports", "adapters", "files", "artifacts"))
+        total += table["blobs"]
         lines.append(f"{total} things, {size(table['bytes'])} besides adapters: {done}"
                      if total else f"{table['store']}: nothing to delete")  # fmt: skip
         console.finish(table, lines)
     return 0
+
+
+def _is_store(place: str) -> bool:
+    from lora_export.fleet.store.url import is_url
+
+    return is_url(place) or Path(place).is_dir()
 
 
 def _diff_lines(table: dict[str, Any]) -> list[str]:
@@ -144,9 +153,15 @@ def _diff_lines(table: dict[str, Any]) -> list[str]:
 
 def _unreferenced_lines(table: dict[str, Any]) -> list[str]:
     adapters = [f"{each['adapter']} in {each['export']}" for each in table["adapters"]]
-    found = {"exports": table["exports"], "adapters": adapters, "files": table["files"]}
-    return [
+    found = {
+        "exports": table["exports"], "adapters": adapters, "files": table["files"],
+        "artifacts": [each["name"] for each in table["artifacts"]],
+    }  # fmt: skip
+    lines = [
         f"{kind} that the fleet does not refer to ({len(names)}): {', '.join(first_few(names))}"
         for kind, names in found.items()
         if names
     ]
+    if table["blobs"]:
+        lines.append(f"contents that nothing else needs: {table['blobs']}")
+    return lines

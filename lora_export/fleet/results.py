@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from lora_export.fleet.fleet_plan import Row
 
-__all__ = ["Ended", "Provenance", "Results", "RowResult", "RowState", "log_file", "result_from"]
+__all__ = [
+    "Ended",
+    "Provenance",
+    "Results",
+    "RowResult",
+    "RowState",
+    "log_file",
+    "result_from",
+]
 
 _LIMIT_BYTES: Final = 1 << 24
 RowState = Literal["waiting", "running", "done", "skipped", "failed", "blocked"]
@@ -53,6 +61,11 @@ class Provenance(BaseModel):
     versions: dict[str, str] = {}
     command: str
     date: str
+
+    def made_of(self) -> dict[str, Any]:
+        """Return what it was made of, and how, as JSON values."""
+        keys = {"inputs", "needs", "tool", "versions", "command", "date"}
+        return self.model_dump(mode="json", include=keys)
 
 
 class RowResult(BaseModel):

@@ -128,9 +128,8 @@ def _thing(store: Path, result: RowResult) -> StoredThing:
         status="done" if whole else "missing",
         verdict=result.verdict,
         bytes=int(result.measures.get("bytes", 0)),
-        made=origin.model_dump(mode="json", include={"inputs", "needs", "tool", "versions",
-                                                     "command", "date"}),
-    )  # fmt: skip
+        made=origin.made_of(),
+    )
 
 
 def unreferenced(store: Path, plan: Plan) -> Unreferenced:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AwayFromStore"]
 
-_READERS: Final = 16
 _HINT: Final = "Make the plan again: lora-export fleet plan"
 
 
@@ -46,6 +44,8 @@ class AwayFromStore:
         MissingRuntimeError: The library of the store's protocol is not installed.
         StorageError: The store cannot be opened.
     """
+
+    is_away = True
 
     def __init__(self, plan: Plan, note: Callable[[str], None]) -> None:
         self.home = home_of(plan.store)
@@ -68,9 +68,8 @@ class AwayFromStore:
         """Return the results of rows whose artifacts are in the store, each with its bytes."""
         keys = set(self._store.keys())
         rows = [row for row in plan.rows if row.key in keys]
-        with ThreadPoolExecutor(_READERS) as pool:
-            read = list(pool.map(lambda row: self._store.read(row.key), rows))
-        found = {row.id: each for row, each in zip(rows, read, strict=True) if each is not None}
+        read = self._store.read_all({row.key for row in rows})
+        found = {row.id: read[row.key] for row in rows if row.key in read}
         damaged = {each.key: said for each, said in self._store.damaged(list(found.values()))}
         kept: dict[str, RowResult] = {}
         for row in rows:

@@ -244,6 +244,8 @@ def _submit(run: _Run, executor: Executor, running: dict[str, Row], row: Row) ->
         _tell(run, row, run.schedule.ended, len(run.plan.rows))
         return
     running[row.id] = row
+    if run.place.is_away:
+        task["provenance"] = _provenance(run, row)
     estimate, target = row.estimate, row.target if row.kind == "engine" else None
     limit = run.limit_seconds or max(_LONGEST_SECONDS, _LONGEST_FACTOR * estimate.seconds)
     demand = Demand(

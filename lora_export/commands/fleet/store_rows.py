@@ -127,7 +127,10 @@ def _stored(
             files, folder = _engine_files(place, row, result), place
         else:
             files, folder = [place.name] if place.is_file() else [], place.parent
-        about = {"status": "done", **result, "run": task["run"], "mode": task["mode"]}
+        about = {
+            "status": "done", **result, "run": task["run"], "mode": task["mode"],
+            "provenance": task.get("provenance"),
+        }  # fmt: skip
         told = json.loads(_renamed(json.dumps(about), names))
         store.put(row.key, folder, files, kind=row.kind, name=row.id, about=told)
     return result

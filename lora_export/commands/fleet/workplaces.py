@@ -28,7 +28,13 @@ __all__ = ["InPlace", "Workplace", "discard"]
 
 
 class Workplace(Protocol):
-    """A place where rows are done."""
+    """A place where rows are done.
+
+    Attributes:
+        is_away: Whether workers keep what they make in the store as artifacts.
+    """
+
+    is_away: bool
 
     @property
     def home(self) -> Path:
@@ -64,6 +70,8 @@ class InPlace:
     Args:
         home: The directory.
     """
+
+    is_away = False
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -12,6 +12,7 @@ what a reader gets is compared with the name. A key is the hash of all that a re
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -44,6 +45,7 @@ _BLOBS: Final = "blobs"
 _LIMIT_BYTES: Final = 1 << 26
 _AGAIN: Final = "It was removed: run the fleet again, which makes it again."
 _KEY_LENGTH: Final = 64
+_READERS: Final = 16
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -126,6 +128,12 @@ class ArtifactStore:
             return None
         return found if found is not None and found.key == key else None
 
+    def read_all(self, keys: Collection[str]) -> dict[str, Artifact]:
+        """Return the records of artifacts by key, several read at a time; see `read`."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = zip(keys, pool.map(self.read, keys), strict=True)
+            return {key: each for key, each in found if each is not None}
+
     def put(
         self, key: str, folder: Path, files: Collection[str], *,
         kind: str, name: str, about: Mapping[str, Any] | None = None,
@@ -188,13 +196,16 @@ class ArtifactStore:
         """Remove an artifact; what its files hold goes with `sweep`."""
         self._objects.remove([_record(key)])
 
-    def unreferenced(self) -> dict[str, int]:
+    def unreferenced(self, without: Collection[str] = ()) -> dict[str, int]:
         """Return the blobs that no artifact needs, by SHA-256, with their bytes.
 
         While a run is storing something, these may be blobs whose record is still to come.
+
+        Args:
+            without: Keys of artifacts that do not count.
         """
-        artifacts = [self.read(key) for key in self.keys()]
-        used = {file.sha256 for each in artifacts if each for file in each.files.values()}
+        artifacts = self.read_all(sorted({*self.keys()} - {*without})).values()
+        used = {file.sha256 for each in artifacts for file in each.files.values()}
         return {
             sha256: size
             for name, size in self._objects.sizes(_BLOBS).items()
