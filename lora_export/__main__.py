@@ -11,6 +11,8 @@ from typing import NoReturn
 # The products of a merge are thin: handing them to threads costs more than it gains. NumPy reads
 # this when it is loaded; torch and ONNX Runtime have thread pools of their own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# pydantic would look through the metadata of every installed package for plugins.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 __all__ = ["main"]
 
@@ -34,7 +36,10 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    from lora_export.cli import run  # here, so that Ctrl-C while it is imported is caught
+    from lora_export.core.garbage import collect_less_often  # here: Ctrl-C is caught meanwhile
+
+    collect_less_often()
+    from lora_export.cli import run
 
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done

@@ -89,9 +89,17 @@ def _values(tensor: Tensor) -> Float32Array:
 
 
 def _cancels(b: Float32Array, a: Float32Array) -> bool:
-    """Return whether ``b @ a`` is zero up to the rounding of its terms."""
+    """Return whether ``b @ a`` is zero up to the rounding of its terms.
+
+    No row of the product is longer than the whole, so that one which is long enough decides. Where
+    the row of the longest row of `b` is not, the whole is estimated with random vectors.
+    """
     left = b.reshape(len(b), -1).astype(np.float64)  # (out, r)
     right = a.reshape(len(a), -1).astype(np.float64)  # (r, in · kernel)
+    lengths = np.einsum("or,or->o", left, left)  # squared
+    limit = _CANCELLED * np.sqrt(lengths.sum()) * np.linalg.norm(right)
+    if np.linalg.norm(left[lengths.argmax()] @ right) > limit:
+        return False
     vectors = np.random.default_rng(0).standard_normal((right.shape[1], _VECTORS))
     product = np.linalg.norm(left @ (right @ vectors)) / np.sqrt(_VECTORS)
-    return bool(product <= _CANCELLED * np.linalg.norm(left) * np.linalg.norm(right))
+    return bool(product <= limit)

@@ -13,6 +13,7 @@ from lora_export.exports.adapter_companions import FOLDER
 from lora_export.exports.verdict import deployable, lossy_names, verdict_of, verification_of
 from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import FinishedLine, shell_command
+from lora_export.report.report_files import REPORT_HTML
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +48,6 @@ def headline(outcome: Outcome) -> str:
 
 def report_of(outcome: Outcome) -> Path | None:
     """Return the page of the report, if it is there."""
-    from lora_export.report.write_report import REPORT_HTML
-
     path = outcome.output / REPORT_HTML
     return path if _is_readable(path) else None
 

@@ -15,10 +15,9 @@ from lora_export.cli.closing import (
     report_line,
     report_of,
 )
-from lora_export.cli.quantized_text import saved_bytes
+from lora_export.cli.quantized_text import REMEDIES, saved_bytes
 from lora_export.cli.text import size
 from lora_export.core.quantization import SCHEMES
-from lora_export.core.reports.quantization_report import REMEDIES
 from lora_export.exports.stored_adapters import stored_adapter
 from lora_export.exports.verdict import NOT_APPLICABLE, deployable, is_deployable, verdict_of
 from lora_export.ondevice.printable import shell_command

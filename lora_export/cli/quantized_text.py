@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lora_export.cli.text import size
 
@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from lora_export.core.quantization_record import StoredForm
     from lora_export.exports.quantized_summary import QuantizedSummary
 
-__all__ = ["saved_bytes", "stored_form"]
+__all__ = ["REMEDIES", "saved_bytes", "stored_form"]
+
+REMEDIES: Final = (
+    "What helps: keep these layers in float (quantize.keep), int8 (quantize.weights), smaller "
+    "blocks (quantize.block_size: 16), or the adapter in float (mode: swappable)."
+)
+"""Options that help where a loss is too large."""
 
 
 def stored_form(found: StoredForm) -> str:

@@ -42,12 +42,8 @@ def report(*, export: Path, github: bool, opened: bool, as_json: bool, quiet: bo
     merge-and-build, verify, add and remove write it too. With --github, everything
     that is not a pass becomes a ::error or ::warning line on stdout.
     """
-    from lora_export.report.write_report import (
-        REPORT_HTML,
-        REPORT_MARKDOWN,
-        github_lines,
-        write_report,
-    )
+    from lora_export.report.report_files import REPORT_HTML, REPORT_MARKDOWN
+    from lora_export.report.write_report import github_lines, write_report
 
     if github and as_json:
         msg = "--github and --json both print on stdout"

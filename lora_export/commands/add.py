@@ -17,29 +17,26 @@ from lora_export.commands.adapter_notes import base_of_export, notes_of, with_no
 from lora_export.commands.after_change import ReportUpdates
 from lora_export.commands.approximated import as_rank_applied
 from lora_export.commands.arguments import as_specs
-from lora_export.commands.build_quantized import measure_of
 from lora_export.commands.export_base import config_of, matching_checkpoint
+from lora_export.commands.measured_inputs import measure_of
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.core.errors import LoraExportError
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.progress import Progress, Silent
-from lora_export.core.reports.fidelity_report import FidelityReport
 from lora_export.exports.adapter_companions import AdapterCompanions, companions_for
 from lora_export.exports.change_adapters import AddOptions, store_adapters
 from lora_export.exports.compatibility import require_base, require_task
 from lora_export.exports.integrity_checks import require_usable
+from lora_export.exports.new_adapter import NewAdapter
 from lora_export.exports.plan import require_complete
-from lora_export.exports.stack_table import NewAdapter
 from lora_export.exports.stored_adapters import mode_of
 from lora_export.exports.stored_values import parameters_of
 from lora_export.exports.untied_export import recorded_ties
-from lora_export.exports.values import without_copies
 from lora_export.graph.spec import tasks
 from lora_export.report.refresh_report import refresh_report
 from lora_export.runtime.adapter_file import write_onnx_adapter
-from lora_export.verification.record import prune_reports, record_fidelity
 from lora_export.weights.pooling_source import pooling_beside, require_pooling
 
 if TYPE_CHECKING:
@@ -50,6 +47,7 @@ if TYPE_CHECKING:
     from lora_export.core.adapter_spec import AdapterSpec
     from lora_export.core.manifest import Manifest
     from lora_export.core.modes import Mode
+    from lora_export.core.reports.fidelity_report import FidelityReport
     from lora_export.exports.change_adapters import Added
     from lora_export.weights.checkpoint import Checkpoint
 
@@ -142,17 +140,30 @@ def _outcome(
     now = added.manifest
     after = ReportUpdates(export_dir, f"added: {', '.join(sorted(names))}", tell)
     with after.step("the reports could not be brought up to date"):
-        if added.fidelity:
-            now = record_fidelity(export_dir, added.fidelity)
-        if replaced := names & set(before.adapters):
-            now = prune_reports(export_dir, replaced, measured=added.fidelity)
+        replaced = names & set(before.adapters)
+        if added.fidelity or replaced:
+            _record(export_dir, added, replaced)
         now = refresh_report(export_dir)
     return Outcome(export_dir, now, Reports(fidelity_report_of(added)), (*notes, *after.notes()))
 
 
+def _record(export_dir: Path, added: Added, replaced: set[str]) -> None:
+    """Write what was measured into the reports, and take out what was replaced."""
+    from lora_export.verification.record import prune_reports, record_fidelity
+
+    if added.fidelity:
+        record_fidelity(export_dir, added.fidelity)
+    if replaced:
+        prune_reports(export_dir, replaced, measured=added.fidelity)
+
+
 def fidelity_report_of(added: Added) -> FidelityReport | None:
     """Return the report on what was merged in halves; None where nothing was."""
-    return FidelityReport(graphs=dict(added.fidelity)) if added.fidelity else None
+    if not added.fidelity:
+        return None
+    from lora_export.core.reports.fidelity_report import FidelityReport
+
+    return FidelityReport(graphs=dict(added.fidelity))
 
 
 @contextlib.contextmanager
@@ -237,6 +248,8 @@ def without_copies_in(
     export_dir: Path, ready: Sequence[ResolvedAdapter]
 ) -> tuple[ResolvedAdapter, ...]:
     """Return adapters for a graph that they share; see `without_copies`."""
+    from lora_export.exports.values import without_copies
+
     return tuple(
         with_values(each, resolved=without_copies(export_dir, each.resolved)) for each in ready
     )

@@ -8,8 +8,9 @@ from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
 from lora_export.commands.build_config import target_of
-from lora_export.commands.build_quantized import measure_of, record_of
+from lora_export.commands.build_quantized import record_of
 from lora_export.commands.loss_limits import loss_gates
+from lora_export.commands.measured_inputs import measure_of
 from lora_export.commands.open_base import training_base
 from lora_export.commands.outcome import Outcome, Reports
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
@@ -21,7 +22,7 @@ from lora_export.exports.plan import head_parameters, match_base, require_comple
 from lora_export.report.refresh_report import refresh_report
 from lora_export.verification.export import Evidence, measure_latency, verify_export
 from lora_export.verification.record import record_fidelity
-from lora_export.weights.quantized.carried import count_carried
+from lora_export.weights.parameter_entries import count_carried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

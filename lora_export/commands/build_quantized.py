@@ -15,7 +15,7 @@ from lora_export.graph.quantize.schemes import QuantizeChoice, class_heads, with
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.ort import require_onnxruntime
-from lora_export.verification.product_moments import measure_moments, require_text_inputs
+from lora_export.verification.product_moments import require_text_inputs
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
 from lora_export.weights.quantized.carried import stores_zero_points
 
@@ -30,13 +30,11 @@ if TYPE_CHECKING:
     from lora_export.core.quantization_record import StoredForm
     from lora_export.core.targets import Target
     from lora_export.core.tensors import Tensor
-    from lora_export.exports.create import MeasureMoments
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
 
 __all__ = [
     "choice_of",
-    "measure_of",
     "opset_for",
     "quantized",
     "reads_blocks",
@@ -51,14 +49,6 @@ __all__ = [
 
 _SHOWN = 3
 _WITHOUT_BLOCKS = "store int8 with one scale per output: --quantize int8."
-
-
-def measure_of(method: str | None, tell: Progress) -> MeasureMoments | None:
-    """Return what measures the inputs of products, for a method that needs it."""
-    row = METHODS.get(method or "")
-    if row is None or not row.needs_inputs:
-        return None
-    return partial(measure_moments, progress=tell)
 
 
 def require_inputs(spec: QuantizeSpec, template: GraphTemplate) -> None:

@@ -29,7 +29,6 @@ from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
 from lora_export.core.modes import Mode
 from lora_export.core.shown_value import shown
 from lora_export.core.suggestions import did_you_mean
-from lora_export.core.yaml_file import YamlError, read_yaml
 from lora_export.layouts.runtime_names import RuntimeName
 from lora_export.ondevice.file_opening import reason_of
 
@@ -120,9 +119,9 @@ class Recipe(BaseModel):
     logits: Literal["all", "last"] | None = None
     targets: list[str] = Field(default=[], max_length=1)
     profiles: list[dict[str, _Axis | tuple[_Axis, _Axis, _Axis]]] = []
-    verify: VerifySpec = VerifySpec()
-    latency: LatencySpec = LatencySpec()
-    bundle: BundleSpec = BundleSpec()
+    verify: VerifySpec = Field(default_factory=VerifySpec)
+    latency: LatencySpec = Field(default_factory=LatencySpec)
+    bundle: BundleSpec = Field(default_factory=BundleSpec)
     triton: TritonSpec | None = None
     layouts: list[RuntimeName] = []
     output: str
@@ -143,6 +142,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, object] | None = None)
     Raises:
         UsageError: The file is missing or not YAML, a key is unknown or a value is wrong.
     """
+    from lora_export.core.yaml_file import YamlError, read_yaml
+
     path = user_path(path)
     try:
         table = read_yaml(path)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lora_export.core.modes import ServingMode
 from lora_export.core.quantization import MethodName, SchemeName
-from lora_export.ondevice.bundle.index_values import MOST_ROUNDS
+from lora_export.ondevice.bundle.index_limits import MOST_ROUNDS
 from lora_export.triton.repository_options import Backend, RepositoryOptions
 
 __all__ = [

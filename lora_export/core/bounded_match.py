@@ -13,13 +13,15 @@ import contextlib
 import functools
 import json
 import queue
-import subprocess
 import sys
 import threading
 import time
-from typing import IO, Final, cast
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from lora_export.core.patterns import WAYS_LIMIT, PatternError, compiled, ways
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["LIMIT_S", "matches", "slow_match"]
 
@@ -86,6 +88,8 @@ class _Matcher:
         return answer
 
     def _start(self) -> subprocess.Popen[str]:
+        import subprocess
+
         process = subprocess.Popen(  # noqa: S603  (our own interpreter and program)
             [sys.executable, "-I", "-S", "-c", _PROGRAM],
             stdin=subprocess.PIPE,

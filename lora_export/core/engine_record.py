@@ -10,20 +10,18 @@ A device writes and reads the same JSON with the standard library:
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.record_values import Sha256
-from lora_export.ondevice.trt.build_record import FOLDER, read_record
+from lora_export.ondevice.trt.build_record import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["EngineRecord", "RefitRow", "engines_of", "read_engine_record"]
+__all__ = ["EngineRecord", "RefitRow", "read_engine_record"]
 
 
 Capability = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
@@ -161,22 +159,3 @@ def read_engine_record(plan: Path) -> EngineRecord:
         where = ".".join(str(part) for part in first["loc"])
         msg = f"the build record of {str(plan)!r} is damaged: {where}: {first['msg']}"
         raise ExportDirectoryError(msg, hint="Build the engine again.") from error
-
-
-_NAME: Final = re.compile(
-    rf"{FOLDER}/(?P<graph>[^/]+?)\.[^./]+\.(?:trt|rtx)\d[^/]*\.(?:plan|json|cache)"
-)
-"""``engines/<graph>.<target>.<library><version>``, and what may follow."""
-
-
-def engines_of(graph: str, files: Iterable[str]) -> set[str]:
-    """Return those of `files` that are engines of a graph, or their records.
-
-    >>> sorted(engines_of("one", ["engines/one.l4.trt10.3.plan", "engines/one-b.l4.trt10.3.plan"]))
-    ['engines/one.l4.trt10.3.plan']
-    >>> engines_of("rtx", ["engines/rtx.rtx1.7.1.timing", "engines/one.rtx.rtx1.7.1.plan"])
-    set()
-    """
-    stems = (graph, f"decoder.{graph}", f"encoder.{graph}")
-    named = ((file, _NAME.fullmatch(file)) for file in files)
-    return {file for file, found in named if found is not None and found["graph"] in stems}

@@ -7,7 +7,6 @@ library refuses it in one line.
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -105,9 +104,11 @@ def requirement_of(distribution: str) -> str:
 
 def installed_version(distribution: str) -> str | None:
     """Return the version of a library by its metadata, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return version(distribution)
+    except PackageNotFoundError:
         return None
 
 

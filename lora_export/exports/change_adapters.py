@@ -1,6 +1,7 @@
 """Adapters added to an export and removed from it, by a table with a row for each mode.
 
-A build and ``add`` call the same function, so that their results are equal bit for bit.
+A build and ``add`` call the same function, so that their results are equal bit for bit. What writes
+the files of a graph that adapters share is imported for an export that has one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import Mode
 from lora_export.exports import merged_adapters
-from lora_export.exports.packs import add_pack, require_slots
-from lora_export.exports.stacks import change_rows
 from lora_export.exports.stored_adapters import mode_of
 from lora_export.weights.fidelity import LOSSY_RELATIVE_ERROR
 
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from lora_export.core.progress import Progress
     from lora_export.core.reports.fidelity_report import FidelityRow
     from lora_export.exports.create import MeasureMoments
+    from lora_export.exports.new_adapter import NewAdapter
     from lora_export.exports.packs import WriteAdapter
-    from lora_export.exports.stack_table import NewAdapter
     from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = ["CHANGES", "AdapterChanges", "AddOptions", "Added", "remove_adapter", "store_adapters"]
@@ -121,6 +120,8 @@ def _warn_of_loss(name: str, row: FidelityRow, progress: Progress) -> None:
 
 
 def _add_packs(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> Added:
+    from lora_export.exports.packs import add_pack, require_slots
+
     manifest = read_manifest(export_dir)
     require_slots(export_dir, manifest, [each.resolved for each in new])
     for each in new:
@@ -139,11 +140,15 @@ def _add_packs(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions)
 
 
 def _add_rows(export_dir: Path, new: Sequence[NewAdapter], options: AddOptions) -> Added:
+    from lora_export.exports.stacks import change_rows
+
     options.progress.start("writing the stacks")
     return Added(change_rows(export_dir, new, replace=options.replace))
 
 
 def _remove_row(export_dir: Path, name: str) -> Manifest:
+    from lora_export.exports.stacks import change_rows
+
     return change_rows(export_dir, gone=name)
 
 

@@ -33,8 +33,7 @@ from lora_export.exports.graph_files import write_graphs
 from lora_export.exports.untied_export import tie_records
 from lora_export.graph.spec.template import Placement
 from lora_export.weights.companion_writer import labelled, write_companions
-from lora_export.weights.quantized.carried import count_carried
-from lora_export.weights.quantized_entries import carried_entries, entries_of
+from lora_export.weights.parameter_entries import carried_entries, count_carried, entries_of
 from lora_export.weights.stream import base_entry, copied_entry, write_weights, zero_entry
 
 if TYPE_CHECKING:

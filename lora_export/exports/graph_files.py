@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from lora_export.core.files import resolve_inside, write_synced
 from lora_export.core.manifest import GraphFile
-from lora_export.graph.spec.template import Placement, place, place_pair
+from lora_export.graph.spec.placement import place, place_pair
+from lora_export.graph.spec.template import Placement
 from lora_export.ondevice.external_data import read_graph
 
 if TYPE_CHECKING:

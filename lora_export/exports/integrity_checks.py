@@ -13,7 +13,7 @@ from lora_export.exports.create import BASE_WEIGHTS, weights_metadata
 from lora_export.exports.integrity import audit, problem_of
 from lora_export.exports.stored_values import parameters_of
 from lora_export.ondevice.file_opening import open_file, reason_of
-from lora_export.weights.quantized_entries import entries_of
+from lora_export.weights.parameter_entries import entries_of
 from lora_export.weights.stream import copied_entry, file_order, zero_entry
 
 if TYPE_CHECKING:

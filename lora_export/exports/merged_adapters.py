@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.core.adapter_names import is_adapter_name
 from lora_export.core.changes import change_export
-from lora_export.core.engine_record import engines_of
+from lora_export.core.engine_names import engines_of
 from lora_export.core.errors import AdapterError
 from lora_export.core.files import resolve_inside, staging_folder, storage_errors
 from lora_export.core.manifest import (

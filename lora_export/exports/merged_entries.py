@@ -15,7 +15,7 @@ from lora_export.core.parameters import CAST
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.plan import match_base
 from lora_export.exports.stored_values import method_of
-from lora_export.weights.quantized_entries import entries_of
+from lora_export.weights.parameter_entries import entries_of
 from lora_export.weights.stream import merged_entry
 
 if TYPE_CHECKING:

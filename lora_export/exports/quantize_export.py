@@ -33,9 +33,10 @@ from lora_export.graph.quantize.quantized_template import quantize_template, ran
 from lora_export.graph.quantize.schemes import class_heads
 from lora_export.graph.spec import tasks
 from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.graph.spec.template import GraphTemplate, place
+from lora_export.graph.spec.placement import place
+from lora_export.graph.spec.template import GraphTemplate
 from lora_export.ondevice.external_data import read_graph
-from lora_export.weights.quantized_entries import entries_of
+from lora_export.weights.parameter_entries import entries_of
 from lora_export.weights.stream import copied_entry, stored_entry, write_weights
 
 if TYPE_CHECKING:

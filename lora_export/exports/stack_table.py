@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from lora_export.core.dtypes import by_name, cast
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.tensors import iter_blocks, read_all
-from lora_export.exports.adapter_companions import AdapterCompanions
 from lora_export.exports.create import BASE_WEIGHTS
 from lora_export.exports.plan import head_parameters
 from lora_export.exports.stored_values import parameters_of, stored_values
@@ -36,40 +34,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from lora_export.adapters.resolve import Resolved, Update
-    from lora_export.core.combined_record import CombinedRecord
+    from lora_export.adapters.resolve import Update
     from lora_export.core.manifest import Manifest
     from lora_export.core.parameters import Parameter
     from lora_export.core.tensors import Tensor
+    from lora_export.exports.new_adapter import NewAdapter
     from lora_export.graph.spec.template import Placement
 
     Array = npt.NDArray[Any]
 
-__all__ = ["NewAdapter", "StackTable"]
-
-
-@dataclass(frozen=True)
-class NewAdapter:
-    """An adapter to add to an export.
-
-    Attributes:
-        resolved: The adapter, resolved against the export's parameters.
-        source: Where it is, as the manifest records it.
-        labels: Names of the head's classes.
-        combined: What it was made of, where it was.
-        companions: What comes with it besides its tensors.
-    """
-
-    resolved: Resolved
-    source: str
-    labels: Sequence[str] | None = None
-    combined: CombinedRecord | None = None
-    companions: AdapterCompanions = field(default_factory=AdapterCompanions)
-
-    @property
-    def name(self) -> str:
-        """The adapter's name."""
-        return self.resolved.adapter.name
+__all__ = ["StackTable"]
 
 
 class StackTable:

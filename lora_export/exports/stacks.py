@@ -34,7 +34,7 @@ from lora_export.exports.merged_adapters import (
     orphaned_files,
     refuse_taken,
 )
-from lora_export.exports.stack_table import NewAdapter, StackTable
+from lora_export.exports.stack_table import StackTable
 from lora_export.exports.values import origin_of, refuse_unswappable
 from lora_export.graph.adapters.batched_graph import LABELS_STACK, with_stacks
 from lora_export.graph.spec.template import Placement
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import AdapterRecord
     from lora_export.core.tensors import Tensor
+    from lora_export.exports.new_adapter import NewAdapter
 
     Array = npt.NDArray[Any]
 

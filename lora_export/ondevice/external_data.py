@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from lora_export.ondevice.device_errors import ExportDirectoryError
 from lora_export.ondevice.device_files import resolve_inside
 from lora_export.ondevice.file_opening import read_file, reason_of, require_file
+from lora_export.ondevice.protobuf_fields import BYTES, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
@@ -51,8 +51,6 @@ _DEEPEST: Final = 100
 """How deep protobuf reads messages in messages."""
 
 _KEY, _VALUE = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
 _HINT: Final = "The file is damaged: copy or export it again."
 
 
@@ -130,8 +128,8 @@ def external_files(data: bytes) -> set[str]:
             msg = f"its messages are nested more than {_DEEPEST} deep"
             raise ValueError(msg)
         inner = _MESSAGES[kind]
-        for number, first, last in _fields(data, start, end):
-            name = inner.get(number)
+        for number, wire, _, first, last in fields(data, start, end):
+            name = inner.get(number) if wire == BYTES else None
             if name is None or data.find(_LOCATION, first, last) < 0:
                 continue
             if name == "entry":
@@ -143,49 +141,11 @@ def external_files(data: bytes) -> set[str]:
 
 def _locations(data: bytes, start: int, end: int) -> set[str]:
     """Return the values of an entry whose key is ``location``."""
-    fields = [(number, data[first:last]) for number, first, last in _fields(data, start, end)]
-    if (_KEY, _LOCATION) not in fields:
+    texts = [
+        (each.number, data[each.start : each.end])
+        for each in fields(data, start, end)
+        if each.wire == BYTES
+    ]
+    if (_KEY, _LOCATION) not in texts:
         return set()
-    return {value.decode("utf-8") for number, value in fields if number == _VALUE}
-
-
-def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, start and end of each field of a message that has a length of its own."""
-    position = start
-    while position < end:
-        tag, position = _varint(data, position, end)
-        if tag < 8:  # noqa: PLR2004  (field numbers begin with 1; a file of zeros is full of these)
-            msg = "one of its fields has the number 0"
-            raise ValueError(msg)
-        kind = tag & 7
-        if kind == _VARINT:
-            _, position = _varint(data, position, end)
-            continue
-        if kind == _BYTES:
-            length, position = _varint(data, position, end)
-        elif kind in _FIXED_BYTES:
-            length = _FIXED_BYTES[kind]
-        else:
-            msg = f"its field {tag >> 3} has the unknown wire type {kind}"
-            raise ValueError(msg)
-        if length > end - position:
-            msg = f"its field {tag >> 3} does not end where the message does"
-            raise ValueError(msg)
-        if kind == _BYTES:
-            yield tag >> 3, position, position + length
-        position += length
-
-
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at `position`, of 64 bits at most, and where it ends."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= end:
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004  (the highest bit: more bytes follow)
-            return value, position
-    msg = "a number in it does not end"
-    raise ValueError(msg)
+    return {value.decode("utf-8") for number, value in texts if number == _VALUE}

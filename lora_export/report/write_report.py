@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from lora_export.core.changes import replace_files
 from lora_export.core.errors import ExportDirectoryError
@@ -12,6 +12,7 @@ from lora_export.report.facts import read_facts
 from lora_export.report.github import annotate
 from lora_export.report.markdown import markdown
 from lora_export.report.page import page
+from lora_export.report.report_files import REPORT_HTML, REPORT_MARKDOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.manifest import Manifest
 
-__all__ = ["REPORT_HTML", "REPORT_MARKDOWN", "github_lines", "write_report"]
-
-REPORT_HTML: Final = "reports/report.html"
-REPORT_MARKDOWN: Final = "reports/report.md"
+__all__ = ["github_lines", "write_report"]
 
 
 def write_report(export_dir: Path) -> Manifest:

@@ -1,4 +1,7 @@
-"""The base checkpoint: its config, and its tensors found lazily in whatever files hold them."""
+"""The base checkpoint: its config, and its tensors found lazily in whatever files hold them.
+
+What reads torch's own files, GGUF and quantized weights is imported where a checkpoint has them.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,11 @@ from lora_export.core.errors import CheckpointError, InputError, LoraExportError
 from lora_export.core.folders import folders_below, list_names
 from lora_export.core.manifest import is_export
 from lora_export.core.safetensors_file import read_header
-from lora_export.core.torch_file import read_torch_file
 from lora_export.ondevice.file_opening import reason_of, require_file
 from lora_export.ondevice.printable import shell_command
 from lora_export.weights.companion_files import CONFIG, MODULES, VOCABULARIES, companion_files
-from lora_export.weights.gguf.gguf_base import open_gguf
 from lora_export.weights.gguf.gguf_parts import gguf_file_of
-from lora_export.weights.quantized.codes import method_of, refuse_quantized, without_leftover
-from lora_export.weights.quantized.formats import METHODS, read_quantized
+from lora_export.weights.quantized.codes import code_names, without_leftover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lora_export.core.json_file import JsonObject
     from lora_export.core.quantization_record import StoredForm
     from lora_export.core.tensors import FileTensor, MemoryTensor, Tensor
+    from lora_export.weights.gguf.gguf_base import GgufBase
     from lora_export.weights.quantized.formats import QuantizedBase
     from lora_export.weights.quantized.weight import QuantizedWeight
     from lora_export.weights.sentence_head import Pooling, SentenceHead
@@ -119,12 +120,11 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     try:
         tensors = read_tensors(folder)
     except LoraExportError as error:
-        if method_of(config) not in METHODS:
-            refuse_quantized(config, folder)  # its files may be of a kind that is not read
+        _refuse_unread(config, folder)  # its files may be of a kind that is not read
         if isinstance(error, InputError) and not isinstance(error, CheckpointError):
             raise CheckpointError(error.message, hint=error.hint) from error
         raise
-    quantized = read_quantized(tensors, config, folder)
+    quantized = _quantized(tensors, config, folder)
     tensors = tensors if quantized is None else quantized.floats
     renamed = {_modern_name(name): _renamed(tensor) for name, tensor in tensors.items()}
     if len(renamed) != len(tensors):
@@ -145,11 +145,38 @@ def open_checkpoint(folder: Path, *, source: str | None = None) -> Checkpoint:
     )
 
 
+def _refuse_unread(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise for a checkpoint whose config says that it is quantized in a form that is not read."""
+    from lora_export.weights.quantized.codes import method_of, refuse_quantized
+    from lora_export.weights.quantized.formats import METHODS
+
+    if method_of(config) not in METHODS:
+        refuse_quantized(config, folder)
+
+
+def _quantized(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path
+) -> QuantizedBase | None:
+    """Return a quantized checkpoint beside the floats that it stands for; None for any other."""
+    if not code_names(tensors):
+        return None
+    from lora_export.weights.quantized.formats import read_quantized
+
+    return read_quantized(tensors, config, folder)
+
+
+def _read_gguf(file: Path) -> GgufBase:
+    """Open a GGUF file, with the config that lies beside it."""
+    from lora_export.weights.gguf.gguf_base import open_gguf
+
+    return open_gguf(file, _config_beside(file))
+
+
 def _open_gguf(file: Path, source: str) -> Checkpoint:
     """Open a GGUF file with what lies beside it: a config, a tokenizer."""
     companions = companion_files(file.parent)
     _require_tables(companions)
-    found = open_gguf(file, _config_beside(file))
+    found = _read_gguf(file)
     return Checkpoint(
         source=source,
         folder=file.parent,
@@ -197,7 +224,7 @@ def read_config(folder: Path) -> JsonObject:
         CheckpointError: It is missing, or is not a table that names a model type.
     """
     if (file := gguf_file_of(folder)) is not None:
-        return dict(open_gguf(file, _config_beside(file)).config)
+        return dict(_read_gguf(file).config)
     if not folder.is_dir():
         msg = f"base {str(folder)!r} is not a directory"
         raise CheckpointError(
@@ -286,6 +313,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _read_one(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_header(path)[0]
+    from lora_export.core.torch_file import read_torch_file
+
     return read_torch_file(path)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lora_export.core import halves
-from lora_export.core.reports.fidelity_report import FidelityRow, TensorFidelity
 from lora_export.core.tensors import read_all
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from lora_export.adapters.canonical import LowRank
     from lora_export.core.parameters import Parameter
+    from lora_export.core.reports.fidelity_report import FidelityRow
 
 __all__ = [
     "LOSSY_RELATIVE_ERROR",
@@ -197,6 +197,8 @@ def fidelity_rows(parts: Mapping[str, tuple[str, Fidelity]]) -> FidelityRow:
     Args:
         parts: Name → the dtype that it is stored in, and its fidelity.
     """
+    from lora_export.core.reports.fidelity_report import FidelityRow, TensorFidelity
+
     total = overall(each for _, each in parts.values())
     lossy = [name for name, (dtype, each) in parts.items() if is_lossy(each, dtype)]
     return FidelityRow(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Moments = Callable[[str], Float32Array | None]
 
-__all__ = ["carried_entries", "entries_of"]
+__all__ = ["quantized_entries", "unchanged_entries"]
 
 _HALF_BYTE: Final = 4
 _CARRIED_ELEMENTS: Final = 1 << 22
@@ -49,25 +49,25 @@ _CARRIED_ROWS: Final = 32
 _KEEP: Final = "Keep it as it is: --quantize-keep NAME; or export in float32: --dtype float32."
 
 
-def entries_of(
+def quantized_entries(
     parameter: Parameter,
+    quantized: Quantized,
     value: Callable[[Parameter], Entry],
     *,
     method: str,
     moments: Moments | None = None,
 ) -> list[Entry]:
-    """Return what is written of a parameter: its values, or its integers and scales.
+    """Return the integers and scales that are written of a parameter; see `entries_of`.
 
     Args:
-        parameter: The parameter, with its scheme where it is quantized.
+        parameter: The parameter.
+        quantized: Its scheme.
         value: Returns the entry of its values, in the dtype of the parameter that it is given.
         method: A name of `lora_export.weights.quantization.methods.METHODS`.
         moments: Returns Σ xᵀ x of what a parameter is multiplied with, or None, for a method that
             needs it; a parameter of which nothing is known is rounded to nearest.
     """
-    quantized, dtype = parameter.quantized, parameter.stored_dtype
-    if quantized is None:
-        return [value(parameter)]
+    dtype = parameter.stored_dtype
     exact = value(replace(parameter, dtype="float32", quantized=None))
     if quantized.block_size == 0:
         return _per_channel(parameter.name, exact, quantized, dtype)
@@ -77,21 +77,24 @@ def entries_of(
     return [*made, *_zero_points(parameter.name, quantized, exact.shape, middle)]
 
 
-def carried_entries(parameter: Parameter, source: Tensor) -> list[Entry] | None:
+def unchanged_entries(
+    parameter: Parameter, quantized: Quantized, source: Tensor
+) -> list[Entry] | None:
     """Return the integers and scales that the base stores in the form of `parameter`, unchanged.
 
-    None where it stores others. Their layout is the one that `entries_of` gives.
+    None where it stores others. Their layout is the one that `quantized_entries` gives.
 
     Args:
-        parameter: The parameter, with its scheme.
+        parameter: The parameter.
+        quantized: Its scheme.
         source: The tensor of the base.
 
     Raises:
         InputError: The dtype of the export cannot hold the scales.
     """
-    quantized, dtype = parameter.quantized, parameter.stored_dtype
+    dtype = parameter.stored_dtype
     found = carried_integers(source, parameter)
-    if quantized is None or found is None:
+    if found is None:
         return None
     shape = parameter.stored_shape
     step = max(1, _CARRIED_ELEMENTS // (shape[1] * _CARRIED_ROWS)) * _CARRIED_ROWS

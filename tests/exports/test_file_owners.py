@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lora_export.core.engine_record import engines_of
+from lora_export.core.engine_names import engines_of
 from lora_export.core.manifest import read_manifest
 from lora_export.exports.file_owners import files_of_adapter, files_of_base
 from tests.helpers.builds import build

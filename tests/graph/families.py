@@ -16,7 +16,8 @@ import torch
 
 from lora_export.graph.graph_export import export_graph
 from lora_export.graph.spec import tasks
-from lora_export.graph.spec.template import GraphTemplate, Placement, place
+from lora_export.graph.spec.placement import place
+from lora_export.graph.spec.template import GraphTemplate, Placement
 from tests.helpers.models import load_tiny
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 
 from lora_export.report.facts import read_facts
 from lora_export.report.page import page
-from lora_export.report.write_report import REPORT_HTML, write_report
+from lora_export.report.report_files import REPORT_HTML
+from lora_export.report.write_report import write_report
 from tests.helpers.browser import CHROMIUM, browser
 from tests.helpers.showcase import HOSTILE, save_showcase
 

@@ -14,7 +14,8 @@ from lora_export.report.facts import read_facts
 from lora_export.report.github import annotate
 from lora_export.report.markdown import markdown
 from lora_export.report.markup import Markup, join, tag
-from lora_export.report.write_report import REPORT_HTML, REPORT_MARKDOWN, write_report
+from lora_export.report.report_files import REPORT_HTML, REPORT_MARKDOWN
+from lora_export.report.write_report import write_report
 from tests.cli.exports import assert_intact
 from tests.cli.running import call
 from tests.helpers.builds import build

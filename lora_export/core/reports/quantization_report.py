@@ -20,7 +20,7 @@ float model. Only exactness is the ``verification`` of the manifest.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -29,7 +29,6 @@ from lora_export.core.reports.report_model import EnvironmentRow, ReportModel
 from lora_export.ondevice.judge.tolerances import Verdict
 
 __all__ = [
-    "REMEDIES",
     "ExactnessRow",
     "GateRow",
     "GraphLinkRow",
@@ -44,11 +43,6 @@ __all__ = [
 
 LossVerdict = Literal["pass", "fail", "ambiguous", "ungated"]
 """``ungated``: there was no limit to judge by."""
-REMEDIES: Final = (
-    "What helps: keep these layers in float (quantize.keep), int8 (quantize.weights), smaller "
-    "blocks (quantize.block_size: 16), or the adapter in float (mode: swappable)."
-)
-"""Options that help where a loss is too large."""
 
 
 class SchemeRow(ReportModel):

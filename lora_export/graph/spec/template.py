@@ -5,18 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
-from lora_export.core.quantization import Quantized, stored_name
-from lora_export.graph.spec.external_values import place_outside
-from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.graph.spec.output_width import set_output_width
+from lora_export.core.quantization import Quantized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GraphTemplate", "Placement", "TemplateOrigin", "place", "place_pair"]
+__all__ = ["GraphTemplate", "Placement", "TemplateOrigin"]
 
 
 @dataclass(frozen=True)
@@ -121,77 +117,3 @@ class Placement:
     offset_bytes: int
     length_bytes: int
     shape: tuple[int, ...] | None = None
-
-
-def place(
-    onnx_bytes: bytes, placements: Mapping[str, Placement], *, output_width: int | None = None
-) -> bytes:
-    """Return the graph with its initializers pointed at `placements`; the same input, same bytes.
-
-    Args:
-        onnx_bytes: A graph whose parameters have external data.
-        placements: Where each value lies; initializers that are not named keep their place.
-        output_width: A new size for the output's last axis, where the head changed its width.
-
-    Raises:
-        ExportDirectoryError: The graph cannot be parsed, or lacks one of the initializers.
-    """
-    placed, missing = _placed(onnx_bytes, placements, output_width)
-    _refuse_unknown(missing)
-    return placed
-
-
-def place_pair(
-    decoder: bytes,
-    encoder: bytes,
-    placements: Mapping[str, Placement],
-    *,
-    output_width: int | None = None,
-) -> tuple[bytes, bytes]:
-    """Return both graphs of an encoder-decoder, as `place` does, each with what it reads.
-
-    `output_width` is the decoder's.
-
-    Raises:
-        ExportDirectoryError: A graph cannot be parsed, or neither has one of the initializers.
-    """
-    (first, in_first), (second, in_second) = (
-        _placed(graph, placements, width)
-        for graph, width in ((decoder, output_width), (encoder, None))
-    )
-    _refuse_unknown(in_first & in_second)
-    return first, second
-
-
-def _refuse_unknown(missing: set[str]) -> None:
-    if missing:
-        msg = f"the graph has no initializer {min(missing)!r}"
-        raise ExportDirectoryError(msg, hint="Graph and manifest are not of one export.")
-
-
-def _placed(
-    onnx_bytes: bytes, placements: Mapping[str, Placement], output_width: int | None
-) -> tuple[bytes, set[str]]:
-    """Return the graph with its initializers pointed at `placements`, and those it lacks."""
-    model = parse_onnx(onnx_bytes)
-    missing = set(placements)
-    resized: dict[str, int] = {}
-    for initializer in model.graph.initializer:
-        name = initializer.name if initializer.name in placements else stored_name(initializer.name)
-        placement = placements.get(name)
-        if placement is None:
-            continue
-        missing.discard(name)
-        place_outside(
-            initializer, placement.location, placement.offset_bytes, placement.length_bytes
-        )
-        if placement.shape is not None:
-            for old, new in zip(initializer.dims, placement.shape, strict=True):
-                if old != new:
-                    resized[initializer.name] = old
-            initializer.dims[:] = placement.shape
-    if output_width is not None:
-        before = next(iter(resized.values()), output_width)
-        set_output_width(model, before, output_width, resized.keys())
-    placed: bytes = model.SerializeToString(deterministic=True)
-    return placed, missing

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.ondevice.bundle.index_limits import MOST_ROUNDS
 from lora_export.ondevice.device_errors import BundleError, DeviceError
 from lora_export.ondevice.judge.golden_checks import Reading
 from lora_export.ondevice.trt.build_record import record_file
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from lora_export.ondevice.trt.record_table import RefitTable
 
 __all__ = [
-    "MOST_ROUNDS",
     "Check",
     "Contents",
     "EngineSource",
@@ -27,9 +27,6 @@ __all__ = [
     "LatencyPlan",
     "read_contents",
 ]
-
-MOST_ROUNDS: Final = 100_000
-"""What an index may ask for: an hour of a graph that takes 15 ms."""
 
 _CACHED: Final = {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
 """NumPy's dtype for a cache; it has no bfloat16, to which TensorRT's runner rounds."""

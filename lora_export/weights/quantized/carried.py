@@ -25,8 +25,6 @@ from lora_export.weights.quantized.grouped import AwqCodec, GptqCodec
 from lora_export.weights.quantized.weight import QuantizedWeight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     import numpy.typing as npt
 
     from lora_export.core.dtypes import Float32Array
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     GroupedCodec = AwqCodec | GptqCodec | PackedCodec
 
-__all__ = ["CarriedIntegers", "carried_integers", "count_carried", "stores_zero_points"]
+__all__ = ["CarriedIntegers", "carried_integers", "stores_zero_points"]
 
 _INT8_BITS: Final = 8
 
@@ -105,14 +103,6 @@ def stores_zero_points(source: Tensor, parameter: Parameter) -> bool:
         return False
     even = prod(parameter.quantized.scales_shape(parameter.stored_shape)) % 2 == 0
     return even and not _is_symmetric(found)
-
-
-def count_carried(parameters: Iterable[Parameter], sources: Mapping[str, Tensor]) -> int:
-    """Return how many parameters keep the integers that the base stores."""
-    return sum(
-        each.name in sources and carried_integers(sources[each.name], each) is not None
-        for each in parameters
-    )
 
 
 def _in_form(source: Tensor, parameter: Parameter) -> CarriedIntegers | None:

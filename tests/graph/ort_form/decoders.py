@@ -12,8 +12,9 @@ import transformers
 from lora_export.graph.graph_export import export_graph
 from lora_export.graph.ort_form.ort_template import TRACED_OPSET, Applied, ort_template
 from lora_export.graph.spec import tasks
+from lora_export.graph.spec.placement import place
 from lora_export.graph.spec.signature import read_signature
-from lora_export.graph.spec.template import Placement, place
+from lora_export.graph.spec.template import Placement
 from lora_export.weights.positions import count_positions
 from tests.graph.traced import twin
 

@@ -7,7 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from lora_export.core.errors import ExportDirectoryError
-from lora_export.graph.spec.template import Placement, place
+from lora_export.graph.spec.placement import place
+from lora_export.graph.spec.template import Placement
 
 
 def external(name, shape):

@@ -8,8 +8,8 @@ import pytest
 from lora_export.core.parameters import Parameter
 from lora_export.core.quantization import Quantized
 from lora_export.weights.checkpoint import open_checkpoint
+from lora_export.weights.parameter_entries import carried_entries, entries_of
 from lora_export.weights.quantization.packing import unpack_int4
-from lora_export.weights.quantized_entries import carried_entries, entries_of
 from lora_export.weights.stream import Entry
 from tests.helpers.hand_packed import pack_awq, pack_gptq
 from tests.helpers.quantized_bases import expected_values, stored_parts, write_base
