@@ -6,27 +6,22 @@ Templates of other families stay as they are. ``--list`` only names what would b
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
-import zipfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_export.core.errors import LoraExportError
 from lora_export.graph.templates.matching import NoTemplateError
-from lora_export.graph.templates.shipped import DATA, FREQUENCIES, INDEX
+from lora_export.graph.templates.shipped import DATA, FREQUENCIES
 from tools.templates.fit import NoFormulaError
+from tools.templates.index_file import read_rows, write_row, write_rows, zipped
 from tools.templates.make import Subject, make, rope_frequencies, sha256_of
 from tools.templates.subjects import subjects
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_ROPE_THETAS = (10000, 100000, 130000, 150000, 500000, 1000000, 5000000, 10000000)
+_ROPE_THETAS = (10000, 100000, 130000, 150000, 250000, 500000, 1000000, 5000000, 10000000)
 _ROPE_LLAMA3 = tuple(f"llama3:500000.0:{factor}:1.0:4.0:8192.0" for factor in ("8.0", "32.0"))
 _ROPE_DIMS = (*range(2, 130, 2), 160, 192, 256)
-_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def main() -> int:
@@ -43,10 +38,10 @@ def main() -> int:
         for each in subjects()
         if not arguments.families or each.model_type in arguments.families
     ]
-    rows = {row["file"]: row for row in _index()["templates"]}
+    rows = read_rows()
     failed = 0
     if not arguments.list:
-        write_frequencies(rows)
+        write_frequencies()
     for subject in chosen:
         if arguments.list:
             print(subject.name)
@@ -60,8 +55,7 @@ def main() -> int:
             failed += 1
             print(f"{subject.name}: {error}", file=sys.stderr)
             continue
-        rows[row["file"]] = row
-        write_index(rows)
+        write_row(row)
         print(f"{subject.name}: {time.monotonic() - started:.0f} s", flush=True)
     return 1 if failed else 0
 
@@ -80,18 +74,7 @@ def write(subject: Subject) -> dict[str, Any]:
     return {"file": f"{subject.name}.zip", "sha256": sha256_of(data), **row}
 
 
-def zipped(members: Mapping[str, bytes]) -> bytes:
-    """Return a zip of `members`, the same bytes for the same ones."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(members):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, members[name])
-    return buffer.getvalue()
-
-
-def write_frequencies(rows: Mapping[str, Any]) -> None:
+def write_frequencies() -> None:
     """Write the rotary frequencies that templates know."""
     ropes = (*(f"default:{float(theta)}" for theta in _ROPE_THETAS), *_ROPE_LLAMA3)
     members = {
@@ -101,24 +84,7 @@ def write_frequencies(rows: Mapping[str, Any]) -> None:
     }
     DATA.mkdir(exist_ok=True)
     (DATA / FREQUENCIES).write_bytes(zipped(members))
-    write_index(rows)
-
-
-def write_index(rows: Mapping[str, Any]) -> None:
-    """Write the index."""
-    index = {
-        "format": 1,
-        "frequencies": sha256_of((DATA / FREQUENCIES).read_bytes()),
-        "templates": [rows[file] for file in sorted(rows)],
-    }
-    (DATA / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
-
-
-def _index() -> dict[str, Any]:
-    if not (DATA / INDEX).exists():
-        return {"templates": []}
-    index: dict[str, Any] = json.loads((DATA / INDEX).read_text())
-    return index
+    write_rows(read_rows())
 
 
 if __name__ == "__main__":

@@ -11,27 +11,41 @@ if TYPE_CHECKING:
 
 __all__ = ["decoder_subjects"]
 
-_OPSET: Final = 20
-
 _Choices = tuple[tuple[str, Any], ...]
+
+_TIED: Final = ("tie_word_embeddings", True)
+_UNTIED: Final = ("tie_word_embeddings", False)
+_EACH_OWN: Final = ("grouped", False)
+_GROUPED: Final = ("grouped", True)
+_ONE: Final = ("grouped", "one")
 _DECODERS: Final[dict[str, tuple[_Choices, ...]]] = {
     "gpt2": ((),),
-    "llama": tuple(
-        (("tie_word_embeddings", tied), ("grouped", grouped))
-        for grouped in (True, False)
-        for tied in (False, True)
+    "llama": (
+        (_UNTIED, _GROUPED),
+        (_TIED, _GROUPED),
+        (_UNTIED, _EACH_OWN),
+        (_TIED, _EACH_OWN),
     ),
-    "qwen2": tuple((("tie_word_embeddings", tied), ("grouped", True)) for tied in (False, True)),
-    "qwen3": tuple((("tie_word_embeddings", tied), ("grouped", True)) for tied in (False, True)),
-    "mistral": ((("grouped", True),),),
+    "qwen2": ((_UNTIED, _GROUPED), (_TIED, _GROUPED)),
+    "qwen3": ((_UNTIED, _GROUPED), (_TIED, _GROUPED)),
+    "mistral": ((_GROUPED, ("windowed", False)), (_GROUPED, ("windowed", True))),
+    "gemma": ((_ONE,), (_EACH_OWN,)),
+    "phi3": tuple(
+        (grouped, ("windowed", windowed))
+        for windowed in (True, False)
+        for grouped in (_EACH_OWN, _GROUPED)
+    ),
 }
+_OPSETS: Final = (20, 23)
+"""One of each kind: others have the same graphs (`tools.templates.derivations`)."""
 
 
 def decoder_subjects() -> Iterator[Subject]:
     """Yield the subjects of the decoders' templates."""
-    for dtype in ("float32", "float16"):
-        for model_type, variants in _DECODERS.items():
-            yield from (
-                Subject(model_type, "text-generation", dtype, _OPSET, choices)
-                for choices in variants
-            )
+    for opset in _OPSETS:
+        for dtype in ("float32", "float16"):
+            for model_type, variants in _DECODERS.items():
+                yield from (
+                    Subject(model_type, "text-generation", dtype, opset, choices)
+                    for choices in variants
+                )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.dtypes import by_name
 from lora_export.graph.templates.formulas import (
     FLOATS,
     NotExactError,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["NoFormulaError", "fit_float", "fit_integer", "fit_table"]
+__all__ = ["NoFormulaError", "fit_attributes", "fit_float", "fit_integer", "fit_table"]
 
 _TIMES: Final = (2, 3, 4, 6, 8)
 _PLUS: Final = (1, 2, 3, 4)
@@ -104,6 +105,26 @@ def fit_float(
             return formula
     msg = f"{list(values)}"
     raise NoFormulaError(msg)
+
+
+def fit_attributes(
+    attributes: Mapping[str, Sequence[float]],
+    sizes: Sequence[Mapping[str, int | float]],
+    dtype: str,
+) -> tuple[dict[str, str], list[str]]:
+    """Return formulas for attributes by place, and the places of those rounded to `dtype` first.
+
+    Raises:
+        NoFormulaError: No formula is right for one of them.
+    """
+    found: dict[str, str] = {}
+    are_rounded: list[str] = []
+    numpy = by_name(dtype).numpy
+    for place, values in attributes.items():
+        own = all(value == np.float32(value).astype(numpy).item() for value in values)
+        found[place] = fit_float(values, sizes, numpy if own else np.float32)
+        are_rounded += [place] if own else []
+    return found, are_rounded
 
 
 def fit_table(

@@ -24,7 +24,7 @@ from lora_export.graph.templates.instantiate import TRACED_LAYERS, instantiate
 from lora_export.graph.templates.matching import match
 from lora_export.graph.templates.numbers import is_outside, read_numbers, structure_sha256
 from tools.templates.compare import same_graphs
-from tools.templates.fit import NoFormulaError, fit_float, fit_integer, fit_table
+from tools.templates.fit import NoFormulaError, fit_attributes, fit_float, fit_integer, fit_table
 from tools.templates.probes import config_of, irrelevant_changed
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def make(subject: Subject) -> tuple[dict[str, Any], dict[str, bytes]]:
         for config in configs[:3]
     ]
     graphs = [_proto(each.model, each.parameters) for each in traced]
-    part = _fitted(graphs, sizes, frequencies[:3])
+    part = _fitted(graphs, sizes, frequencies[:3], subject.dtype)
     part["parameters"] = _parameters([each.parameters for each in traced], sizes)
     first = traced[0]
     depths = {repeat.path: "layers" for repeat in first.repeats}
@@ -161,6 +161,7 @@ def _fitted(
     graphs: Sequence[ModelProto],
     sizes: Sequence[Mapping[str, int | float]],
     frequencies: Sequence[npt.NDArray[Any] | None],
+    dtype: str,
 ) -> dict[str, Any]:
     read = [read_numbers(graph) for graph in graphs]
     copies = []
@@ -176,7 +177,9 @@ def _fitted(
         for tensor in graphs[0].graph.initializer
         if not is_outside(tensor)
     }
-    integers, floats = {}, {}
+    integers: dict[str, str] = {}
+    floats: dict[str, str] = {}
+    attributes: dict[str, list[float]] = {}
     for place in read[0][0]:
         values = [numbers[place] for numbers, _ in read]
         if len(set(values)) == 1:
@@ -184,19 +187,22 @@ def _fitted(
         try:
             if isinstance(values[0], int):
                 integers[place] = fit_integer([int(value) for value in values], sizes)
+            elif place.startswith("init/"):
+                name = place.removeprefix("init/").rsplit("/", 2)[0]
+                floats[place] = fit_float(values, sizes, dtypes[name])
             else:
-                kind, name = place.split("/", 1)
-                dtype = dtypes[name.rsplit("/", 2)[0]] if kind == "init" else np.float32
-                floats[place] = fit_float(values, sizes, dtype)
+                attributes[place] = values
         except NoFormulaError as error:
             msg = f"{place}: {error} for {[dict(each) for each in sizes]}"
             raise NoFormulaError(msg) from error
+    found, are_rounded = fit_attributes(attributes, sizes, dtype)
     tables = {
         name: fit_table([each[name] for _, each in read], sizes, frequencies)
         for name, value in read[0][1].items()
         if not all(np.array_equal(each[name], value) for _, each in read)
     }
-    return {"integers": integers, "floats": floats, "tables": tables}
+    part = {"integers": integers, "floats": floats | found, "tables": tables}
+    return part | ({"rounded": are_rounded} if are_rounded else {})
 
 
 def _parameters(

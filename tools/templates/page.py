@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from lora_export.graph.templates.shipped import read_index
+from lora_export.graph.templates.shipped import read_index, served
 
 __all__ = ["PAGE", "rewritten"]
 
@@ -19,15 +19,16 @@ _END: Final = "<!-- /templates -->\n"
 
 def table() -> str:
     """Return the table in Markdown: a row for each architecture and task."""
-    found: dict[tuple[str, str], set[str]] = {}
+    found: dict[tuple[str, str], set[tuple[str, int]]] = {}
     for row in read_index()["templates"]:
         task = row["task"] + (f" ({row['sentence']})" if row["sentence"] else "")
-        found.setdefault((row["model_type"], task), set()).add(row["dtype"])
-    lines = ["| model type | task | dtypes |", "|---|---|---|"]
-    lines += [
-        f"| `{model_type}` | {task} | {', '.join(sorted(dtypes))} |"
-        for (model_type, task), dtypes in sorted(found.items())
-    ]
+        pairs = found.setdefault((row["model_type"], task), set())
+        pairs |= {(dtype, opset) for dtype, opset in served(row)}
+    lines = ["| model type | task | dtypes | opsets |", "|---|---|---|---|"]
+    for (model_type, task), pairs in sorted(found.items()):
+        dtypes = ", ".join(sorted({dtype for dtype, _ in pairs}))
+        opsets = ", ".join(map(str, sorted({opset for _, opset in pairs})))
+        lines.append(f"| `{model_type}` | {task} | {dtypes} | {opsets} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from tools.templates.make import Subject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["subjects"]
+__all__ = ["sentence_of", "subjects"]
 
 _OPSET: Final = 20
 _ENCODER_TASKS: Final = (
@@ -31,6 +31,11 @@ _HEADS: Final = (
 def subjects() -> Iterator[Subject]:
     """Yield every template's subject, those that most people need first."""
     yield from sorted(_all(), key=_urgency)
+
+
+def sentence_of(described: str | None) -> SentenceHead | None:
+    """Return the pooling that a row of the index describes."""
+    return next((each for each in _HEADS if str(each) == described), None)
 
 
 def _urgency(subject: Subject) -> int:

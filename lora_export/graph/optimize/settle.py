@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lora_export.core.parameters import Parameter
 
-__all__ = ["apply_passes", "remove_traces", "settle"]
+__all__ = ["apply_passes", "remove_traces", "settle", "share"]
 
 _MATRIX: Final = 2
 _SWAPPED: Final = (1, 0)
@@ -36,7 +36,7 @@ def settle(model: ir.Model, parameters: Sequence[Parameter]) -> tuple[Parameter,
         model: A graph that `lora_export.graph.optimize.fold.simplify` made; mutated.
         parameters: Its parameters, without values, in the model's own layout.
     """
-    _share(model)
+    share(model)
     names = {parameter.name for parameter in parameters}
     transposed = {name for name in sorted(names) if _fold_weight_transposes(model, name)}
     ir.passes.Sequential(common_passes.RemoveUnusedNodesPass())(model)
@@ -49,7 +49,7 @@ def settle(model: ir.Model, parameters: Sequence[Parameter]) -> tuple[Parameter,
     )
 
 
-def _share(model: ir.Model) -> None:
+def share(model: ir.Model) -> None:
     """Keep one of constants that are equal, and one of nodes that then compute the same.
 
     A parameter has no value here, so none is taken for another.

@@ -39,6 +39,8 @@ def _decoder(
     irrelevant: Mapping[str, Kind] | None = None,
     nullable: frozenset[str] = frozenset(),
     conditions: tuple[str, ...] = (),
+    rope_types: tuple[str, ...] = ("default", "llama3"),
+    window: str | None = None,
 ) -> Family:
     """Return a decoder like Llama."""
     return Family(
@@ -52,6 +54,8 @@ def _decoder(
         conditions=("hidden/heads", "heads/kv_heads", "head_dim/2", *conditions),
         layer_types="use_sliding_window" in choices,
         rotary=True,
+        rope_types=rope_types,
+        window=window,
         depths=_LAYERS,
     )
 
@@ -120,14 +124,23 @@ DECODERS: Final[tuple[Family, ...]] = (
             "attention_bias": (False,),
             "mlp_bias": (False,),
             "tie_word_embeddings": (False, True),
+            "rope_interleaved": (False,),
         },
-        irrelevant={"pretraining_tp": (int,)},
+        irrelevant={
+            "pretraining_tp": (int,),
+            "is_llama_config": (bool,),
+            "transformers.js_config": (dict,),
+        },
         nullable=frozenset({"num_key_value_heads", "head_dim"}),
     ),
     _decoder(
         "qwen2",
         absent={"head_dim": "=hidden/heads", "tie_word_embeddings": False},
-        choices={"use_sliding_window": (False,), "tie_word_embeddings": (False, True)},
+        choices={
+            "use_sliding_window": (False,),
+            "use_mrope": (False,),
+            "tie_word_embeddings": (False, True),
+        },
         irrelevant={"sliding_window": (int, NONE), "max_window_layers": (int,)},
         conditions=("hidden=heads*head_dim",),
     ),
@@ -148,7 +161,48 @@ DECODERS: Final[tuple[Family, ...]] = (
             "tie_word_embeddings": False,
             "sliding_window": 4096,
         },
-        choices={"sliding_window": (None,), "tie_word_embeddings": (False,)},
+        choices={"tie_word_embeddings": (False,)},
         nullable=frozenset({"head_dim"}),
+        window="sliding_window",
+    ),
+    _decoder(
+        "gemma",
+        absent={
+            "vocab_size": 256000,
+            "head_dim": 256,
+            "tie_word_embeddings": True,
+        },
+        choices={
+            "hidden_act": ("gelu_pytorch_tanh", "gelu"),
+            "attention_bias": (False,),
+            "use_bidirectional_attention": (None, False),
+            "tie_word_embeddings": (True,),
+        },
+        irrelevant={"hidden_activation": (str, NONE)},
+    ),
+    _decoder(
+        "phi3",
+        absent={
+            "vocab_size": 32064,
+            "rms_norm_eps": 1e-5,
+            "num_key_value_heads": "=heads",
+            "head_dim": "=hidden/heads",
+            "tie_word_embeddings": False,
+            "pad_token_id": 32000,
+        },
+        choices={
+            "attention_bias": (False,),
+            "partial_rotary_factor": (1.0,),
+            "tie_word_embeddings": (False,),
+        },
+        irrelevant={
+            "original_max_position_embeddings": (int,),
+            "resid_pdrop": NUMBER,
+            "embd_pdrop": NUMBER,
+        },
+        nullable=frozenset({"num_key_value_heads"}),
+        conditions=("hidden=heads*head_dim",),
+        rope_types=("default",),
+        window="sliding_window",
     ),
 )

@@ -69,6 +69,8 @@ class Family:
         spellings: Other names of keys.
         conditions: Quotients that have to be exact, as transformers demands, and equal formulas.
         rotary: Whether it has rotary positions, of which the frequencies are tables.
+        rope_types: The types of rotary positions that transformers has for it.
+        window: The key of the sliding window that every layer has; null means none.
         layer_types: Whether a list may say that every layer has full attention.
         depths: The sizes that count layers, by the path of the list of layers.
     """
@@ -84,6 +86,8 @@ class Family:
     spellings: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[str, ...] = ()
     rotary: bool = False
+    rope_types: tuple[str, ...] = ("default", "llama3")
+    window: str | None = None
     layer_types: bool = False
 
     @property

@@ -8,14 +8,17 @@ import numpy as np
 import onnx_ir as ir
 from onnx import numpy_helper
 
+from lora_export.core.dtypes import by_name
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
 from lora_export.graph.optimize.complete import complete_graph, joined_parameters
+from lora_export.graph.optimize.layer_parts import NotRepeatingError
 from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.graph.spec.repeat import LEAST_LEFT_OUT, Repeat, layers_to_trace
+from lora_export.graph.spec.repeat import Repeat, layers_to_trace
 from lora_export.graph.spec.template import GraphTemplate
-from lora_export.graph.templates.formulas import evaluate, evaluate_float
+from lora_export.graph.templates.formulas import NotExactError, evaluate, evaluate_float
 from lora_export.graph.templates.numbers import write_numbers
+from lora_export.graph.templates.shallow import without_middle_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnx import ModelProto
 
-__all__ = ["TRACED_LAYERS", "instantiate", "repeats_of", "signs"]
+__all__ = ["TRACED_LAYERS", "instantiate", "repeats_of", "rounded", "signs"]
 
 TRACED_LAYERS: Final = 4
 """The layers that a template's graph has: the first two and the last two."""
@@ -44,19 +47,23 @@ def instantiate(
         frequencies: The rotary frequencies, where the graph has some.
 
     Raises:
-        NotExactError: The sizes are none that a model can have.
-        NotRepeatingError: The template is damaged.
+        NotExactError: The sizes are none that a model can have, or the template is damaged.
     """
     files: dict[str, bytes] = {}
     read: dict[str, tuple[Parameter, ...]] = {}
     for each, part in table["graphs"].items():
         proto = parse_onnx(graphs[each])
-        _fill_in(proto, part, sizes, frequencies)
+        _fill_in(proto, part, sizes, frequencies, table["dtype"])
         model = ir.from_proto(proto)
         parameters = tuple(_parameter(row, sizes) for row in part["parameters"])
         for parameter in parameters:
             model.graph.initializers[parameter.name].const_value = None
-        files[each], read[each] = complete_graph(model, parameters, repeats_of(table, sizes))
+        try:
+            parameters = _without_layers(model, parameters, table, sizes)
+            files[each], read[each] = complete_graph(model, parameters, repeats_of(table, sizes))
+        except NotRepeatingError as error:
+            msg = f"the template has layers that differ: {error}"
+            raise NotExactError(msg) from error
     joined = (
         joined_parameters(read["encoder"], read["decoder"])
         if "encoder" in read
@@ -73,8 +80,22 @@ def instantiate(
     )
 
 
+def _without_layers(
+    model: ir.Model,
+    parameters: tuple[Parameter, ...],
+    table: Mapping[str, Any],
+    sizes: Mapping[str, int | float],
+) -> tuple[Parameter, ...]:
+    """Take out the layers that a model has not, where it has fewer than the template."""
+    for path, size in table["depths"].items():
+        depth = evaluate(size, sizes)
+        if depth < TRACED_LAYERS:
+            parameters = without_middle_layers(model, parameters, path, depth)
+    return parameters
+
+
 def repeats_of(table: Mapping[str, Any], sizes: Mapping[str, int | float]) -> tuple[Repeat, ...]:
-    """Return the lists of layers that have to be stamped out: of one kind each but for the first.
+    """Return the lists of which layers have to be stamped out: of one kind each but for the first.
 
     Raises:
         NotExactError: A depth is none that the template is for.
@@ -84,7 +105,7 @@ def repeats_of(table: Mapping[str, Any], sizes: Mapping[str, int | float]) -> tu
         depth = evaluate(size, sizes)
         kinds = (0, *[1] * (depth - 1))
         kept = layers_to_trace(kinds)
-        if depth - len(kept) >= LEAST_LEFT_OUT:
+        if depth > len(kept):
             found.append(Repeat(path, kinds, kept))
     return tuple(found)
 
@@ -94,18 +115,26 @@ def _fill_in(
     part: Mapping[str, Any],
     sizes: Mapping[str, int | float],
     frequencies: npt.NDArray[Any] | None,
+    dtype: str,
 ) -> None:
     numbers: dict[str, int | float] = {
         place: evaluate(formula, sizes) for place, formula in part["integers"].items()
     }
     numbers |= {place: evaluate_float(formula, sizes) for place, formula in part["floats"].items()}
-    by_name = {each.name: each for each in proto.graph.initializer}
+    for place in part.get("rounded", ()):
+        numbers[place] = rounded(numbers[place], dtype)
+    tensors = {each.name: each for each in proto.graph.initializer}
     tables = {}
     for name, row in part["tables"].items():
         shape = [evaluate(formula, sizes) for formula in row["shape"]]
-        dtype = numpy_helper.to_array(by_name[name]).dtype
-        tables[name] = _table(row["kind"], shape, frequencies).astype(dtype)
+        own = numpy_helper.to_array(tensors[name]).dtype
+        tables[name] = _table(row["kind"], shape, frequencies).astype(own)
     write_numbers(proto, numbers, tables)
+
+
+def rounded(value: float, dtype: str) -> float:
+    """Return a float as `dtype` has it: an attribute is float32, and says what a weight would."""
+    return float(np.asarray(value, np.float64).astype(by_name(dtype).numpy))
 
 
 def _table(

@@ -65,7 +65,8 @@ def match(family: Family, config: Mapping[str, Any]) -> Matched:
         if key in family.nullable:
             del settings[key]
     choices = _choices(family, settings)
-    sizes = _sizes(family, settings)
+    window = _take_window(family, settings)
+    sizes = {**_sizes(family, settings), **window}
     if family.layer_types:
         types = settings.pop("layer_types", None)
         if types is not None and types != ["full_attention"] * int(sizes["layers"]):
@@ -76,6 +77,8 @@ def match(family: Family, config: Mapping[str, Any]) -> Matched:
             msg = f"{condition} does not hold"
             raise NoTemplateError(msg)
     choices |= _grouping(sizes)
+    if family.window is not None:
+        choices["windowed"] = bool(window)
     return Matched(sizes, choices, rope)
 
 
@@ -107,13 +110,21 @@ def _take_rope(family: Family, settings: dict[str, Any]) -> str:
     kind = table.pop("rope_type", None) or "default"
     if "type" in table and table.pop("type") != kind:
         raise _refuse("rope_scaling", scaling)
+    if "partial_rotary_factor" in family.choices:
+        factor = table.pop("partial_rotary_factor", 1.0)
+        if type(factor) is not float or factor != 1.0:
+            raise _refuse("partial_rotary_factor", factor)
     own = table.pop("rope_theta", None)
     theta = own if own is not None else theta
     theta = family.absent["rope_theta"] if theta is None else theta
     if type(theta) not in {int, float} or not theta > 1:
         raise _refuse("rope_theta", theta)
     wanted: tuple[str, ...] = () if kind == "default" else _LLAMA3 if kind == "llama3" else ("",)
-    if table.keys() != set(wanted) or any(type(v) not in {int, float} for v in table.values()):
+    if (
+        kind not in family.rope_types
+        or table.keys() != set(wanted)
+        or any(type(v) not in {int, float} for v in table.values())
+    ):
         raise _refuse(_ROPE, given if given is not None else scaling)
     return ":".join((kind, str(float(theta)), *(str(float(table[name])) for name in wanted)))
 
@@ -141,12 +152,29 @@ def _sizes(family: Family, settings: dict[str, Any]) -> dict[str, int | float]:
         if name in family.floats:
             if type(value) is not float or not 0 < value < 1 or math.isnan(value):
                 raise _refuse(key, value)
-        elif type(value) is not int or not _LEAST <= value <= _MOST:
+        elif type(value) is not int or not _least(name) <= value <= _MOST:
             raise _refuse(key, value)
         sizes[name] = value
     for name, formula in formulas.items():
         sizes[name] = _exact(formula, sizes)
     return sizes
+
+
+def _least(name: str) -> int:
+    """Return the least value of a size; all heads may share one head of keys and values."""
+    return 1 if name == "kv_heads" else _LEAST
+
+
+def _take_window(family: Family, settings: dict[str, Any]) -> dict[str, int]:
+    """Return the size of the sliding window, taken out of `settings`; nothing without one."""
+    if family.window is None:
+        return {}
+    value = settings.pop(family.window, family.absent.get(family.window))
+    if value is None:
+        return {}
+    if type(value) is not int or not _LEAST <= value <= _MOST:
+        raise _refuse(family.window, value)
+    return {"window": value}
 
 
 def _exact(formula: str, sizes: Mapping[str, int | float]) -> int:
@@ -168,7 +196,8 @@ def _check_irrelevant(
 
 
 def _grouping(sizes: Mapping[str, int | float]) -> dict[str, Any]:
-    """Return how many heads share keys and values: all of them, some, or none."""
+    """Return whether heads share keys and values: none, some of them, or all of them the same."""
     if "kv_heads" not in sizes:
         return {}
-    return {"grouped": sizes["kv_heads"] != sizes["heads"]}
+    shared = "one" if sizes["kv_heads"] == 1 else sizes["kv_heads"] != sizes["heads"]
+    return {"grouped": shared}

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,9 +19,11 @@ import numpy as np
 
 from lora_export.graph.spec.signature import Choices
 from lora_export.graph.spec.template import TemplateOrigin
+from lora_export.graph.templates.derived import derive
 from lora_export.graph.templates.families import FAMILIES
 from lora_export.graph.templates.formulas import NotExactError
 from lora_export.graph.templates.matching import Matched, NoTemplateError, match
+from lora_export.graph.templates.opened import Opened
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 
 if TYPE_CHECKING:
@@ -41,30 +43,16 @@ __all__ = [
     "instance_of",
     "open_template",
     "read_index",
+    "served",
 ]
 
 DATA: Final = Path(__file__).parent / "data"
 INDEX: Final = "index.json"
 FREQUENCIES: Final = "frequencies.zip"
 _LIMIT_BYTES: Final = 1 << 24
-_LEAST_REPEATED: Final = 6
+_LEAST_LAYERS: Final = 2
 _MOST_LAYERS: Final = 1024
 _DEFAULTS: Final = Choices()
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A template, read and checked.
-
-    Attributes:
-        table: Its ``template.json``.
-        graphs: Its graphs, by component.
-        sha256: The hash of its file.
-    """
-
-    table: Mapping[str, Any]
-    graphs: Mapping[str, bytes]
-    sha256: str
 
 
 def from_template(
@@ -104,21 +92,29 @@ def from_template(
     wanted = {
         "model_type": family.model_type,
         "task": task.name,
-        "dtype": dtype,
-        "opset": opset,
         "sentence": str(sentence) if sentence else None,
     }
-    return instance_of(_row(wanted, matched), matched)
+    return instance_of(_row(wanted, dtype, opset, matched), matched, dtype=dtype, opset=opset)
 
 
-def instance_of(row: Mapping[str, Any], matched: Matched) -> GraphTemplate:
+def instance_of(
+    row: Mapping[str, Any], matched: Matched, *, dtype: str | None = None, opset: int | None = None
+) -> GraphTemplate:
     """Return the graph that the template of a row of the index makes for a config.
+
+    Args:
+        row: The row.
+        matched: The config.
+        dtype: The parameters' dtype, where it is not the template's own.
+        opset: The opset, in the same way.
 
     Raises:
         NoTemplateError: It is damaged, or not for these sizes.
     """
     try:
-        opened = open_template(row)
+        opened = derive(
+            open_template(row), dtype=dtype or row["dtype"], opset=opset or row["opset"]
+        )
         _check_ranges(opened.table, matched)
         frequencies = _frequencies(matched)
         from lora_export.graph.templates.instantiate import instantiate
@@ -145,10 +141,16 @@ def read_index() -> dict[str, Any]:
     return index
 
 
-def _row(wanted: Mapping[str, Any], matched: Matched) -> dict[str, Any]:
+def _row(wanted: Mapping[str, Any], dtype: str, opset: int, matched: Matched) -> dict[str, Any]:
     rows: list[dict[str, Any]] = read_index()["templates"]
     for key, value in wanted.items():
         rows = [row for row in rows if row[key] == value]
+        if not rows:
+            msg = f"{key} {value!r}"
+            raise NoTemplateError(msg)
+    for key, value, places in (("dtype", dtype, 1), ("opset", opset, 2)):
+        asked = [dtype, opset][:places]
+        rows = [row for row in rows if asked in (each[:places] for each in served(row))]
         if not rows:
             msg = f"{key} {value!r}"
             raise NoTemplateError(msg)
@@ -157,6 +159,15 @@ def _row(wanted: Mapping[str, Any], matched: Matched) -> dict[str, Any]:
             return row
     msg = ", ".join(f"{key} {value!r}" for key, value in sorted(matched.choices.items()))
     raise NoTemplateError(msg)
+
+
+def served(row: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the dtypes and opsets that a template is for: its own, and what it is made into.
+
+    >>> served({"dtype": "float16", "opset": 20, "derived": [["bfloat16", 21]]})
+    [['float16', 20], ['bfloat16', 21]]
+    """
+    return [[row["dtype"], row["opset"]], *row.get("derived", ())]
 
 
 def open_template(row: Mapping[str, Any]) -> Opened:
@@ -200,7 +211,7 @@ def _check_ranges(table: Mapping[str, Any], matched: Matched) -> None:
             msg = f"{name} {matched.sizes[name]}: the template is for {least} to {most}"
             raise NoTemplateError(msg)
     depth = matched.sizes["layers"]
-    if depth != table["traced_layers"] and not _LEAST_REPEATED <= depth <= _MOST_LAYERS:
+    if not _LEAST_LAYERS <= depth <= _MOST_LAYERS:
         msg = f"layers {depth}"
         raise NoTemplateError(msg)
 

@@ -18,6 +18,8 @@ LLAMA = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "num_atten
          "num_key_value_heads": 2, "num_hidden_layers": 6, "intermediate_size": 64}  # fmt: skip
 QWEN2 = {**LLAMA, "model_type": "qwen2"}
 MISTRAL = {**LLAMA, "model_type": "mistral", "sliding_window": None}
+GEMMA = {**LLAMA, "model_type": "gemma", "num_key_value_heads": 1, "head_dim": 16}
+PHI3 = {**LLAMA, "model_type": "phi3", "sliding_window": None, "pad_token_id": 0}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}  # fmt: skip
 
@@ -26,7 +28,7 @@ def matched(config: dict[str, Any]) -> Any:
     return match(FAMILIES[config["model_type"]], config)
 
 
-@pytest.mark.parametrize("config", [GPT2, BERT, ROBERTA, LLAMA, QWEN2, MISTRAL])
+@pytest.mark.parametrize("config", [GPT2, BERT, ROBERTA, LLAMA, QWEN2, MISTRAL, GEMMA, PHI3])
 def test_plain_configs_match(config: dict[str, Any]) -> None:
     assert matched(config).sizes["hidden"] == 32
 
@@ -67,7 +69,8 @@ def test_plain_configs_match(config: dict[str, Any]) -> None:
         (ROBERTA, {"type_vocab_size": 2}),
         (LLAMA, {"num_key_value_heads": 3}),
         (LLAMA, {"num_key_value_heads": 8}),
-        (LLAMA, {"num_key_value_heads": 1}),
+        (LLAMA, {"num_key_value_heads": 0}),
+        (LLAMA, {"rope_interleaved": True}),
         (LLAMA, {"head_dim": 7}),
         (LLAMA, {"attention_bias": True}),
         (LLAMA, {"rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -80,10 +83,32 @@ def test_plain_configs_match(config: dict[str, Any]) -> None:
         (LLAMA, {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
         (LLAMA, {"partial_rotary_factor": 0.5}),
         (QWEN2, {"head_dim": 16}),
+        (QWEN2, {"use_mrope": True}),
         (QWEN2, {"use_sliding_window": True}),
         (QWEN2, {"layer_types": ["full_attention"] * 5 + ["sliding_attention"]}),
         (QWEN2, {"layer_types": ["full_attention"] * 5}),
-        (MISTRAL, {"sliding_window": 4096}),
+        (MISTRAL, {"sliding_window": "4096"}),
+        (MISTRAL, {"sliding_window": 0}),
+        (GEMMA, {"hidden_act": "silu"}),
+        (GEMMA, {"use_bidirectional_attention": True}),
+        (GEMMA, {"tie_word_embeddings": False}),
+        (GEMMA, {"final_logit_softcapping": 30.0}),
+        (PHI3, {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}}),
+        (
+            PHI3,
+            {
+                "rope_scaling": {
+                    "type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [2.0] * 4,
+                }
+            },
+        ),
+        (PHI3, {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}),
+        (PHI3, {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3}}),
+        (PHI3, {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+        (PHI3, {"partial_rotary_factor": 0.75}),
+        (PHI3, {"head_dim": 16}),
     ],
 )
 def test_other_configs_do_not(config: dict[str, Any], changed: dict[str, Any]) -> None:
@@ -93,8 +118,7 @@ def test_other_configs_do_not(config: dict[str, Any], changed: dict[str, Any]) -
 
 def test_an_absent_key_means_what_transformers_takes_it_for() -> None:
     without = {key: value for key, value in MISTRAL.items() if key != "sliding_window"}
-    with pytest.raises(NoTemplateError, match="sliding_window '4096'"):
-        matched(without)
+    assert matched(without).sizes["window"] == 4096
     assert matched(GPT2).sizes["intermediate"] == 128
     assert matched({**GPT2, "n_inner": None}).sizes["intermediate"] == 128
     assert matched({**LLAMA, "head_dim": None}).sizes["head_dim"] == 8
@@ -107,3 +131,29 @@ def test_spellings_mean_the_same() -> None:
     new = {**LLAMA, "rope_parameters": {"rope_theta": 500000, "rope_type": "llama3", **LLAMA3}}
     assert matched(old) == matched(new)
     assert matched(LLAMA).rope == "default:10000.0"
+
+
+def test_heads_of_keys_and_windows_are_choices() -> None:
+    heads = {count: matched({**LLAMA, "num_key_value_heads": count}) for count in (4, 2, 1)}
+    assert {count: each.choices["grouped"] for count, each in heads.items()} == {
+        4: False, 2: True, 1: "one",
+    }  # fmt: skip
+    assert matched(MISTRAL).choices["windowed"] is False
+    windowed = matched({**MISTRAL, "sliding_window": 7})
+    assert (windowed.choices["windowed"], windowed.sizes["window"]) == (True, 7)
+
+
+def test_configs_as_they_are_on_the_hub_match() -> None:
+    smollm2 = {**LLAMA, "rope_theta": 100000, "rope_scaling": None, "rope_interleaved": False,
+               "is_llama_config": True, "transformers.js_config": {"dtype": "q4"},
+               "initializer_range": 0.041666666666666664, "pretraining_tp": 1}  # fmt: skip
+    assert matched(smollm2).rope == "default:100000.0"
+    llama32 = {**LLAMA, "head_dim": 8, "rope_theta": 500000.0, "eos_token_id": [1, 8],
+               "rope_scaling": {**LLAMA3, "factor": 32.0, "rope_type": "llama3"}}  # fmt: skip
+    assert matched(llama32).rope == "llama3:500000.0:32.0:1.0:4.0:8192.0"
+    qwen25 = {**QWEN2, "use_mrope": False, "use_sliding_window": False, "sliding_window": 32768,
+              "max_window_layers": 24, "rope_theta": 1000000.0}  # fmt: skip
+    assert matched(qwen25).rope == "default:1000000.0"
+    phi3 = {**PHI3, "sliding_window": 2047, "original_max_position_embeddings": 4096,
+            "attention_bias": False, "rope_scaling": None, "resid_pdrop": 0.0}  # fmt: skip
+    assert matched(phi3).choices["windowed"] is True

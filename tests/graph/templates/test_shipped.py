@@ -14,6 +14,7 @@ from lora_export.graph.spec.tasks import by_name
 from lora_export.graph.templates import shipped
 from lora_export.graph.templates.matching import NoTemplateError
 from lora_export.graph.templates.shipped import DATA, INDEX, from_template
+from tools.templates.compare import same_computation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,13 +34,19 @@ BERT = {
     "model_type": "bert", "vocab_size": 203, "hidden_size": 32, "num_attention_heads": 4,
     "num_hidden_layers": 6, "intermediate_size": 88, "max_position_embeddings": 77,
 }  # fmt: skip
+LLAMA = {
+    "model_type": "llama", "vocab_size": 203, "hidden_size": 32, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_hidden_layers": 6, "intermediate_size": 71,
+}  # fmt: skip
 ROWS: list[dict[str, Any]] = json.loads((DATA / INDEX).read_text())["templates"]
 
 
-def instance(config: dict[str, Any], task: str, dtype: str, **given: Any) -> GraphTemplate:
+def instance(
+    config: dict[str, Any], task: str, dtype: str, opset: int = 20, **given: Any
+) -> GraphTemplate:
     arguments: dict[str, Any] = {"sentence": None, "untied": False} | given
     choices = arguments.pop("choices", Choices())
-    return from_template(config, by_name(task), dtype, 20, choices, **arguments)
+    return from_template(config, by_name(task), dtype, opset, choices, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +69,46 @@ def test_an_instance_is_the_trace_byte_by_byte(
     assert made.origin is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "opset"),
+    [("float32", 23), ("float16", 23), ("bfloat16", 20), ("bfloat16", 21), ("float32", 21)],
+)
+def test_other_opsets_and_dtypes_are_the_trace_byte_by_byte(dtype: str, opset: int) -> None:
+    from lora_export.graph.template_build import build_template
+
+    made = instance(LLAMA, "text-generation", dtype, opset)
+    traced = build_template(LLAMA, by_name("text-generation"), dtype, opset, Choices())
+    assert made.onnx_bytes == traced.onnx_bytes
+    assert made.describe() == traced.describe()
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "depth"),
+    [
+        (ROBERTA, "text-classification", 3),
+        *(
+            pytest.param(config, task, depth, marks=pytest.mark.slow)
+            for config, task in ((ROBERTA, "text-classification"), (LLAMA, "text-generation"))
+            for depth in (2, 4, 5)
+        ),
+        *(
+            pytest.param(config, "text-generation", depth, marks=pytest.mark.nightly)
+            for config in (GPT2, LLAMA)
+            for depth in (2, 3, 5)
+        ),
+    ],
+)
+def test_few_layers_are_the_trace_but_for_names_and_order(
+    config: dict[str, Any], task: str, depth: int
+) -> None:
+    from lora_export.graph.template_build import build_template
+
+    config = {**config, "n_layer" if "n_layer" in config else "num_hidden_layers": depth}
+    made = instance(config, task, "float32")
+    assert same_computation(made, build_template(config, by_name(task), "float32", 20, Choices()))
+
+
 def test_an_instance_needs_no_torch() -> None:
     code = (
         "import json, sys\n"
@@ -81,8 +128,7 @@ def test_an_instance_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("changed", "given", "named"),
     [
-        ({"num_hidden_layers": 2}, {}, "layers 2"),
-        ({"num_hidden_layers": 5}, {}, "layers 5"),
+        ({"num_hidden_layers": 1}, {}, "num_hidden_layers '1'"),
         ({"max_position_embeddings": 4}, {}, "positions 4: the template is for 8"),
         ({"model_type": "an_invented_type"}, {}, "model_type 'an_invented_type'"),
         ({}, {"untied": True}, "untied"),
@@ -106,9 +152,9 @@ def test_a_table_is_not_longer_than_those_that_were_seen() -> None:
 def test_other_dtypes_and_opsets_have_no_template() -> None:
     with pytest.raises(NoTemplateError, match="dtype 'float64'"):
         instance(ROBERTA, "text-classification", "float64")
-    with pytest.raises(NoTemplateError, match="opset 17"):
+    with pytest.raises(NoTemplateError, match="opset 23"):
         from_template(
-            ROBERTA, by_name("text-classification"), "float32", 17, Choices(),
+            ROBERTA, by_name("text-classification"), "float32", 23, Choices(),
             sentence=None, untied=False,
         )  # fmt: skip
 
@@ -139,8 +185,8 @@ def test_damaged_data_are_no_template(
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["file"])
 def test_every_template_is_readable_and_has_its_hash(row: dict[str, Any]) -> None:
     opened = shipped.open_template(row)
-    assert {key: opened.table[key] for key in row if key not in {"file", "sha256"}} == {
-        key: value for key, value in row.items() if key not in {"file", "sha256"}
+    assert {key: opened.table[key] for key in row if key not in {"file", "sha256", "derived"}} == {
+        key: value for key, value in row.items() if key not in {"file", "sha256", "derived"}
     }
 
 
