@@ -170,6 +170,15 @@ def versions_are(patch: pytest.MonkeyPatch, table: dict[str, str | None]) -> Non
     patch.setattr(cache, "_version", lambda name: table[name] if name in table else real(name))
 
 
+def without_template(tiny: TinyModels, folder: Path) -> Path:
+    """Return the path of a config that no shipped template is for."""
+    config = load_config(tiny.base("bert", CLASSIFY)) | {"hidden_act": "relu"}
+    folder.mkdir(exist_ok=True)
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
 def uninstall(patch: pytest.MonkeyPatch) -> None:
     """Hide what traces from the search for it, and its versions."""
     real = importlib.util.find_spec
@@ -353,22 +362,24 @@ def test_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache.cache_root() == tmp_path / "own"
 
 
-def test_second_export_in_another_process_imports_no_torch(tiny: TinyModels) -> None:
-    base = tiny.base("bert", CLASSIFY)
-    here = template_of(load_config(base), CLASSIFY)
-    paths = json.dumps([str(base / "config.json")])
+def test_second_export_in_another_process_imports_no_torch(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    path = without_template(tiny, tmp_path)
+    here = template_of(json.loads(path.read_text()), CLASSIFY)
+    paths = json.dumps([str(path)])
     there = python("-c", EXPORT, paths, "cache", json.dumps(HEAVY))
     assert there.code == 0, there.err
     assert there.out.split("\n")[:2] == [f"{sha256(here)} {len(here.parameters)}", "[]"]
 
 
 def test_without_torch_an_uncached_graph_is_a_missing_runtime(tiny, own_cache: Path) -> None:
-    paths = json.dumps([str(tiny.base("bert", CLASSIFY) / "config.json")])
+    paths = json.dumps([str(without_template(tiny, own_cache))])
     there = python("-c", EXPORT, paths, "cache", json.dumps(HEAVY))
     assert there.code == 1
     assert "MissingRuntimeError" in there.err
     assert "not installed: torch" in there.err
-    assert "graph templates: none that ships with lora-export is for layers 2" in there.err
+    assert "graph templates: none that ships with lora-export is for hidden_act 'relu'" in there.err
 
 
 @pytest.mark.slow
