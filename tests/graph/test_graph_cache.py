@@ -172,11 +172,10 @@ def versions_are(patch: pytest.MonkeyPatch, table: dict[str, str | None]) -> Non
 
 def without_template(tiny: TinyModels, folder: Path) -> Path:
     """Return the path of a config that no shipped template is for."""
-    config = load_config(tiny.base("bert", CLASSIFY)) | {"hidden_act": "relu"}
     folder.mkdir(exist_ok=True)
-    path = folder / "config.json"
-    path.write_text(json.dumps(config))
-    return path
+    config = load_config(tiny.base("bert", CLASSIFY)) | {"hidden_act": "relu"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "config.json"
 
 
 def uninstall(patch: pytest.MonkeyPatch) -> None:
@@ -362,13 +361,10 @@ def test_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache.cache_root() == tmp_path / "own"
 
 
-def test_second_export_in_another_process_imports_no_torch(
-    tiny: TinyModels, tmp_path: Path
-) -> None:
+def test_second_export_in_another_process_imports_no_torch(tiny, tmp_path: Path) -> None:
     path = without_template(tiny, tmp_path)
     here = template_of(json.loads(path.read_text()), CLASSIFY)
-    paths = json.dumps([str(path)])
-    there = python("-c", EXPORT, paths, "cache", json.dumps(HEAVY))
+    there = python("-c", EXPORT, json.dumps([str(path)]), "cache", json.dumps(HEAVY))
     assert there.code == 0, there.err
     assert there.out.split("\n")[:2] == [f"{sha256(here)} {len(here.parameters)}", "[]"]
 
