@@ -109,9 +109,14 @@ def run(
 ) -> int:
     """Run the rows of a fleet; what is in the store already is skipped."""
     from lora_export.commands.fleet.run import ray_executor, run_fleet
+    from lora_export.commands.fleet.tool_versions import require_same_versions
 
     with Console(as_json=as_json, quiet=quiet) as console:
         made = planned(plan_file, console)
+        require_same_versions(
+            made.tool, made.versions, who="this machine", whole=False,
+            hint="Make the plan again: lora-export fleet plan FLEET.yaml -o plan.json",
+        )  # fmt: skip
         if only:
             made = made.only(only)
         executor = None if ray is None else ray_executor(ray)

@@ -4,8 +4,8 @@ Run from anywhere::
 
     python recipes/fleet/make_adapters.py [FOLDER]
 
-They are not trained. Every value is random with a fixed seed, B and heads included, so that each of
-them changes the outputs. The fleet shows how adapters are built, not what they are good for.
+They are not trained. Every value is random with a fixed seed, B included, so that each of them
+changes the outputs. The fleet shows how adapters are built, not what they are good for.
 """
 
 from __future__ import annotations
@@ -24,32 +24,35 @@ FOLDER: Final = HERE.parents[1] / "build" / "fleet-adapters"
 
 KINDS: Final[dict[str, dict[str, Any]]] = {
     "qv": {"r": 8, "target_modules": ["query", "value"]},
-    "dense": {"r": 4, "target_modules": ["query", "key", "value", "dense"], "use_rslora": True},
+    "dense": {
+        "r": 4,
+        "target_modules": r"encoder\..*\.(query|key|value|dense)",
+        "use_rslora": True,
+    },
     "dora": {"r": 4, "target_modules": ["query", "value"], "use_dora": True},
 }
 """Settings of each kind of adapter."""
 
 EACH: Final = 4
-CLASSES: Final = (2, 3, 5, 16)
 
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for kind, settings in KINDS.items():
         for at in range(EACH):
-            make(folder / f"{kind}-{at}", settings, CLASSES[at], seed=at)
+            make(folder / f"{kind}-{at}", settings, seed=at)
     print(f"{len(KINDS) * EACH} adapters in {folder}")
 
 
-def make(folder: Path, settings: dict[str, Any], classes: int, seed: int) -> None:
-    """Write an adapter with a head of so many classes."""
+def make(folder: Path, settings: dict[str, Any], seed: int) -> None:
+    """Write an adapter."""
     torch.manual_seed(seed)
-    model = transformers.BertForSequenceClassification.from_pretrained(BASE, num_labels=classes)
-    config = peft.LoraConfig(task_type="SEQ_CLS", lora_alpha=16, **settings)
+    model = transformers.AutoModel.from_pretrained(BASE)
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", lora_alpha=16, **settings)
     wrapped = peft.get_peft_model(model, config)
     with torch.no_grad():
         for name, value in wrapped.named_parameters():
-            if "lora_B" in name or "modules_to_save" in name:
+            if "lora_B" in name:
                 value.normal_(0.0, 0.05)
     wrapped.save_pretrained(str(folder))
 

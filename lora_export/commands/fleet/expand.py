@@ -11,9 +11,10 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from lora_export.commands.fleet.export_rows import PlannedExport, rows_of, tool_versions
+from lora_export.commands.fleet.export_rows import PlannedExport, rows_of
 from lora_export.commands.fleet.inputs import adapters_of, local_input
 from lora_export.commands.fleet.spec import GRAPH_KEYS, merged_settings
+from lora_export.commands.fleet.tool_versions import tool_versions
 from lora_export.commands.recipe import make_recipe
 from lora_export.core import targets
 from lora_export.core.errors import StorageError, UsageError

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from lora_export.commands.fleet.checked_adapters import slots_of
 from lora_export.commands.fleet.estimates import estimate_of
 from lora_export.commands.fleet.spec import ADAPTER_KEYS
+from lora_export.commands.fleet.tool_versions import tool_versions
 from lora_export.commands.recipe import make_recipe
 from lora_export.core import targets
 from lora_export.core.modes import SHARED_MODES, Mode
-from lora_export.core.supported_versions import installed_version
-from lora_export.core.version import VERSION
 from lora_export.fleet.fleet_plan import Row, key_of
 
 if TYPE_CHECKING:
@@ -32,10 +31,9 @@ if TYPE_CHECKING:
     from lora_export.fleet.content import ContentHashes
     from lora_export.fleet.row_place import Kind
 
-__all__ = ["Member", "PlannedExport", "rows_of", "tool_versions"]
+__all__ = ["Member", "PlannedExport", "rows_of"]
 
 _QUIET: Final = {"bundle": {"enabled": False}}
-_LIBRARIES: Final = ("onnx", "onnxruntime", "torch", "transformers", "peft")
 
 Member: TypeAlias = "tuple[FleetAdapter, dict[str, Any]]"
 """An adapter of an export, with its settings: those of the base and the variant, and its own."""
@@ -302,9 +300,3 @@ def _without_places(table: dict[str, Any]) -> dict[str, Any]:
     if isinstance(verify := kept.get("verify"), dict):
         kept["verify"] = {key: value for key, value in verify.items() if key != "dataset"}
     return kept
-
-
-def tool_versions() -> dict[str, str]:
-    """Return the versions of the tool and of the libraries that the results depend on."""
-    installed = {name: installed_version(name) for name in _LIBRARIES}
-    return {"lora-export": VERSION, **{name: each for name, each in installed.items() if each}}

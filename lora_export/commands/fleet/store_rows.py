@@ -18,9 +18,8 @@ from lora_export.commands.fleet.adopt import packed_adapter
 from lora_export.commands.fleet.row_answers import RowLog, guarded
 from lora_export.commands.fleet.row_jobs import run_job
 from lora_export.commands.fleet.scratch import Marks, Scratch, default_scratch, mark_of
-from lora_export.core.errors import MissingRuntimeError, UnsupportedError
+from lora_export.commands.fleet.tool_versions import require_same_versions
 from lora_export.core.files import staging_folder
-from lora_export.core.installation import install_command
 from lora_export.core.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -29,8 +28,6 @@ from lora_export.core.manifest import (
     read_manifest,
     write_manifest,
 )
-from lora_export.core.supported_versions import installed_version
-from lora_export.core.version import VERSION
 from lora_export.fleet.fleet_plan import Row
 from lora_export.fleet.store.open_store import open_store
 from lora_export.fleet.store.url import is_url
@@ -70,7 +67,10 @@ def _run(
         names: Filled with the places of inputs on this machine, and those that the plan names.
         progress: Told what happens.
     """
-    _require_same_tools(task)
+    require_same_versions(
+        task["tool"], task["versions"], who="this worker",
+        hint="Install one version on all machines.",
+    )  # fmt: skip
     scratch = Scratch(default_scratch(), open_store(task["store"]))
     progress.start("fetching what the row needs")
     for path, content in task["inputs"].items():
@@ -89,21 +89,6 @@ def _run(
     found = _stored(task, row, run_job(local, tree, progress), tree, names)
     marks.write(mark_of(own), row.key)
     return found
-
-
-def _require_same_tools(task: Mapping[str, Any]) -> None:
-    """Require the versions that the plan was made with: they are part of the key of a result."""
-    if task["tool"] != VERSION:
-        msg = f"this worker has lora-export {VERSION}, the run {task['tool']}"
-        raise UnsupportedError(msg, hint="Install one version on all machines.")
-    for name, version in task["versions"].items():
-        found = installed_version(name)
-        if found is None:
-            msg = f"this worker does not have {name}, which the plan was made with ({version})"
-            raise MissingRuntimeError(msg, hint=f"On it, {install_command('export,cpu')}")
-        if found != version:
-            msg = f"this worker has {name} {found}, the plan was made with {version}"
-            raise UnsupportedError(msg, hint="Install one version on all machines.")
 
 
 def _stored(

@@ -47,7 +47,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     found = Cluster(
         initialize_head=True,
-        head_node_args={**NODE, "include_dashboard": False, "resources": {"target:here": 1}},
+        head_node_args={
+            **NODE,
+            "include_dashboard": False,
+            "resources": {"target:here": 1, "target:rtx": 1},
+        },
     )
     found.add_node(**NODE)
     yield found

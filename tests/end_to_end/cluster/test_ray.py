@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from lora_export.commands.fleet.expand import plan_fleet
@@ -21,6 +18,7 @@ from lora_export.fleet.executors.ray_tasks import RayExecutor
 from tests.end_to_end.cluster.conftest import NODE
 from tests.helpers.fleet_exports import assert_equal_exports
 from tests.helpers.fleets import plan_of, row_of, run_here, tiny_fleet
+from tests.helpers.killed_workers import workers_killed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,29 +96,9 @@ def test_killed_workers_change_nothing(
     fleet = tiny_fleet(tiny, tmp_path, variants=variants)
     here = run_here(fleet)
     (tmp_path / "out").rename(tmp_path / "whole")
-    stop = threading.Event()
-    killed: list[int] = []
-
-    def disturb() -> None:
-        """Kill two workers at work."""
-        while not stop.wait(1.0):
-            at_work = [
-                each.pid for each in psutil.process_iter(["cmdline"])
-                if (each.info["cmdline"] or [""])[0].startswith(("ray::export:", "ray::adapter:"))
-            ]  # fmt: skip
-            if at_work and len(killed) < 2:
-                os.kill(at_work[0], signal.SIGKILL)
-                killed.append(at_work[0])
-                stop.wait(4.0)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    try:
+    with workers_killed() as killed:
         plan = plan_fleet(load_fleet(fleet), Silent())
         outcome = run_fleet(plan, executor=ray_executor(cluster.address))
-    finally:
-        stop.set()
-        thread.join()
     assert killed, "no worker was killed"
     rows = {row["id"]: row for row in outcome.table["rows"]}
     assert {name: row["status"] for name, row in rows.items()} == {
