@@ -31,7 +31,7 @@ from lora_export.cli.outcome import describe, render
 from lora_export.cli.words import DTYPE, TARGET, TASK
 from lora_export.core.graph_forms import DEFAULT_FORM, GRAPH_FORMS
 from lora_export.core.modes import ADAPTER_MODES
-from lora_export.core.quantization import METHOD_NAMES
+from lora_export.core.quantization import METHOD_NAMES, SCHEMES
 from lora_export.core.setting_names import naming_keys
 from lora_export.core.targets import DEFAULT_TARGET
 
@@ -117,13 +117,14 @@ def _graph_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option("--logits", section="Graph", type=click.Choice(["all", "last"]),
                    help="Decoders: logits of all positions, or of the last.",
                    default_text="all"),
-            option("--quantize", section="Quantization", type=click.Choice(["int4", "int8"]),
+            option("--quantize", section="Quantization", type=click.Choice(SCHEMES),
                    help="Store the weights of matrix products in 4 or 8 bits. Adapters of "
-                        "swappable and batched exports stay as they are.", default_text="no"),
+                        "swappable and batched exports stay as they are. nf4 and fp4 keep what "
+                        "bitsandbytes stored; they are for --graph-form ort.", default_text="no"),
             option("--quantize-block-size", section="Quantization", metavar="SIZE",
                    type=BLOCK_SIZE,
                    help="The number of inputs that share a scale; all is one for each output.",
-                   default_text="32 for int4; for int8 256, all for TensorRT"),
+                   default_text="that of the base, 32, 64 for nf4; for int8 256, all for TensorRT"),
             option("--quantize-method", section="Quantization", type=click.Choice(METHOD_NAMES),
                    help="How integers are found. gptq loses least: it runs the model on sentences "
                         "of the package. signed is not for TensorRT.", default_text="search"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lora_export.commands.adapter_inputs import notes_on_resolved
 from lora_export.commands.build_checks import require_bases, require_recipe, require_same_base
 from lora_export.commands.build_config import graph_and_updates, target_of
-from lora_export.commands.build_export import fill_export, write_base, zero_point_sources
+from lora_export.commands.build_export import fill_export, quantized_sources, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
 from lora_export.commands.build_quantized import (
@@ -28,6 +28,7 @@ from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.files import publish_folder, staging_folder
+from lora_export.core.modes import SHARED_MODES
 from lora_export.core.progress import Progress, Silent
 from lora_export.exports.stored_values import parameters_of
 from lora_export.exports.untied_export import recorded_ties
@@ -116,8 +117,11 @@ def _create(
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
     require_profiles(recipe, template)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
-    stored = zero_point_sources(recipe, config, template)
-    template, adapters = quantized(recipe, config.task, template, adapters, tell, sources=stored)
+    stored = quantized_sources(config, template)
+    zero_points = recipe.mode in SHARED_MODES and not target_of(recipe).tensorrt
+    template, adapters = quantized(
+        recipe, config.task, template, adapters, tell, sources=stored, zero_points=zero_points
+    )
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
     output = inputs.output
     with staging_folder(output.parent, output.name) as staging:

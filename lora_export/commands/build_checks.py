@@ -8,6 +8,7 @@ from lora_export.adapters.early_checks import refuse_misfit, vocabulary_by_heade
 from lora_export.adapters.rows_without_bias import refuse_rows_without_bias
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.build_config import target_of
+from lora_export.commands.build_float4 import require_float4
 from lora_export.commands.build_form import opset_of_form, require_form
 from lora_export.commands.build_layouts import require_layouts
 from lora_export.commands.build_quantized import record_of, require_blocks, require_scales
@@ -67,6 +68,7 @@ def require_recipe(recipe: Recipe) -> None:
     )  # fmt: skip
     require_mode(recipe)
     require_form(recipe, target_of(recipe))
+    require_float4(recipe)
     require_blocks(recipe.quantize, recipe.opset, target_of(recipe))
     require_scales(recipe.quantize, target_of(recipe))
     require_runtimes(recipe)

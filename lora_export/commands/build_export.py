@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
-from lora_export.commands.build_config import target_of
 from lora_export.commands.build_quantized import record_of
 from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.measured_inputs import measure_of
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from lora_export.exports.plan import BasePlan
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["Judged", "fill_export", "write_base", "zero_point_sources"]
+__all__ = ["Judged", "fill_export", "quantized_sources", "write_base"]
 
 Judged = Literal["all", "base", "adapters"]
 """The graphs that a build verifies: all; the base alone; the adapters, and a base that has not
@@ -114,18 +113,9 @@ def _plan(config: BuildConfig, template: GraphTemplate) -> BasePlan:
     )
 
 
-def zero_point_sources(
-    recipe: Recipe, config: BuildConfig, template: GraphTemplate
-) -> Mapping[str, Tensor]:
-    """Return the tensors of the base whose zero points a graph may have, by parameters' names.
-
-    Adapters of shared graphs leave the base's weights as they are; a merged weight is quantized
-    again, without zero points. TensorRT reads none.
-    """
-    stored = config.exported.quantized is not None
-    if not stored or recipe.mode not in SHARED_MODES or target_of(recipe).tensorrt:
-        return {}
-    return _plan(config, template).sources
+def quantized_sources(config: BuildConfig, template: GraphTemplate) -> Mapping[str, Tensor]:
+    """Return the tensors of a base that is stored quantized, by the parameters' names; else {}."""
+    return _plan(config, template).sources if config.exported.quantized is not None else {}
 
 
 def _base_labels(

@@ -6,7 +6,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lora_export.commands.build_float4 import not_stored_so
 from lora_export.core.errors import UnsupportedError, UsageError
+from lora_export.core.four_bit_floats import float4_of
 from lora_export.core.modes import SHARED_MODES
 from lora_export.core.quantization import ALL_INPUTS, BLOCK_SIZES, INT8_BLOCK
 from lora_export.core.quantization_record import QuantizationRecord
@@ -16,7 +18,7 @@ from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.graph.spec.signature import read_signature
 from lora_export.runtime.ort import require_onnxruntime
 from lora_export.verification.product_moments import require_text_inputs
-from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS
+from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS, NEAREST
 from lora_export.weights.quantized.carried import stores_zero_points
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ def quantized(
     tell: Progress,
     *,
     sources: Mapping[str, Tensor] | None = None,
+    zero_points: bool = False,
 ) -> tuple[GraphTemplate, tuple[ResolvedAdapter, ...]]:
     """Return the template quantized as the recipe asks, and the adapters resolved against it.
 
@@ -176,8 +179,10 @@ def quantized(
         template: The float graph.
         adapters: The adapters.
         tell: Told which matrices stay as they are.
-        sources: The tensors of a quantized base by the parameters' names, whose zero points the
-            graph may have.
+        sources: The tensors of a quantized base by the parameters' names, whose integers and
+            codes the graph may have.
+        zero_points: Whether it may have their zero points too. A weight that is merged is
+            quantized again, without any, and TensorRT reads none.
 
     Raises:
         UnsupportedError: Nothing can be quantized, the opset is too old, or the method runs the
@@ -190,12 +195,14 @@ def quantized(
     required = class_heads(task.label_parameters, names)
     if recipe.mode in SHARED_MODES:
         required |= _carried(adapters)
+    stored = sources or {}
+    required |= not_stored_so(recipe.quantize, stored)
     found = quantize_template(
         template,
         choice_of(recipe.quantize),
         tokens=task.scores_tokens,
         required=required,
-        with_zero_points=partial(_stored_with_zeros, sources or {}),
+        with_zero_points=partial(_stored_with_zeros, stored if zero_points else {}),
     )
     tell_kept(found.kept, tell)
     tell_without_blocks(choice_of(recipe.quantize), found.template.parameters, tell)
@@ -239,6 +246,8 @@ def choice_of(spec: QuantizeSpec) -> QuantizeChoice:
 def _settings(spec: QuantizeSpec) -> dict[str, Any]:
     """Return a section as values; a block size of all inputs is none."""
     settings = spec.model_dump()
+    if float4_of(spec.weights) is not None:
+        settings["method"] = NEAREST
     return settings | ({"block_size": None} if spec.block_size == ALL_INPUTS else {})
 
 

@@ -123,9 +123,11 @@ class QuantizeSpec(_Section):
     """The quantization of weights to integers of four or eight bits.
 
     Attributes:
-        weights: ``int4`` or ``int8``: the weights of products.
-        block_size: How many inputs share a scale; 32 for int4. For int8 256, or ``all`` (one for
-            each output) where not every version of the target's TensorRT reads blocks.
+        weights: ``int4`` or ``int8``: the weights of products. ``nf4`` and ``fp4``, in the form
+            ``ort`` alone: four-bit floats, carried over from a base that is stored so.
+        block_size: How many inputs share a scale; 32 for int4, 64 for nf4 and fp4. For int8 256,
+            or ``all`` (one for each output) where not every version of the target's TensorRT reads
+            blocks.
         method: How integers and scales are found: ``search``; ``nearest``, which is plainer;
             ``signed``, which loses less in int4 and which TensorRT does not read; or ``gptq``,
             which loses least, and runs the model on sentences.

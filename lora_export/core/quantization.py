@@ -6,13 +6,22 @@ The integers of a parameter ``P`` are the initializer ``P.quantized``, its scale
 zero points ``P.zero_point``, which only weights have whose integers the base stores so. Four
 bits are packed two to a byte as ONNX packs them, in row-major order with the first in the low
 half; safetensors has no such dtype, so that a file holds them as ``U8 [n / 2]``.
+
+Four-bit floats (`lora_export.core.four_bit_floats`) keep their codes where others keep integers:
+
+    value = VALUES[code] · scale
+
+A graph stores them as a checkpoint does, outputs first and blocks along the inputs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from lora_export.core.four_bit_floats import Float4Name
 
 __all__ = [
     "ALL_INPUTS",
@@ -33,7 +42,7 @@ __all__ = [
     "zero_points_name",
 ]
 
-SchemeName = Literal["int4", "int8"]
+SchemeName = Literal["int4", "int8", "nf4", "fp4"]
 MethodName = Literal["nearest", "search", "signed", "gptq"]
 """How scales and integers are found; `lora_export.weights.quantization.methods` has a row each."""
 BlockSize = Literal[0, 16, 32, 64, 128, 256]
@@ -61,16 +70,20 @@ class Quantized:
         block_size: How many values along `axis` share a scale; 0 for one scale per slice.
         axis: The axis that blocks run along; without blocks, the axis that has the scales.
         zero_points: Whether each scale has a zero point, of as many bits as the integers.
+        floats: What codes of 4 bits stand for where they are floats; None for integers.
     """
 
     bits: Literal[4, 8]
     block_size: BlockSize
     axis: Literal[0, 1]
     zero_points: bool = False
+    floats: Float4Name | None = None
 
     @property
     def scheme(self) -> SchemeName:
         """The name of the scheme that users type."""
+        if self.floats is not None:
+            return self.floats
         return "int4" if self.bits == _HALF_BYTE else "int8"
 
     def scales_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

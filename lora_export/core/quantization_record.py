@@ -74,8 +74,12 @@ class QuantizationRecord(_Record):
 class QuantizedRecord(_Record):
     """The stored form of one parameter: ``value = (integer − zero point) · scale``.
 
+    Of four-bit floats ``VALUES[code] · scale`` (`lora_export.core.four_bit_floats`).
+
     Attributes:
-        scheme: ``int4``, whose integers are packed two to a byte (``U8`` in the file), or ``int8``.
+        scheme: ``int4``, whose integers are packed two to a byte (``U8`` in the file), ``int8``,
+            ``nf4`` or ``fp4``, whose codes are packed the other way round, the first in the high
+            half.
         bits: 4 or 8.
         block_size: How many values along `axis` share a scale; 0 for one scale per slice.
         axis: The axis of the blocks; without blocks, the one that has the scales.
@@ -93,7 +97,7 @@ class QuantizedRecord(_Record):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.scheme != f"int{self.bits}":
+        if self.scheme[-1] != str(self.bits):
             msg = f"{self.scheme} has not {self.bits} bits"
             raise ValueError(msg)
         return self

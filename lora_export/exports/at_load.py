@@ -8,7 +8,7 @@ integers stand for, and quantized again; int4 is too coarse for that, and refuse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from lora_export.weights.stream import Entry
 
 __all__ = ["merged_values", "require_same_shapes", "weights_bytes"]
+
+_HALF_BYTE: Final = 4
 
 
 def merged_values(
@@ -69,15 +71,15 @@ def require_same_shapes(resolved: Resolved) -> None:
 
     Raises:
         UnsupportedError: The adapter brings a head of another width, or another vocabulary, or
-            changes a weight that is stored as int4.
+            changes a weight that is stored in four bits.
     """
     for update in resolved.updates:
         form = update.parameter.quantized
-        if form is not None and form.scheme == "int4":
+        if form is not None and form.bits == _HALF_BYTE:
             msg = (
                 f"adapter {resolved.adapter.name!r} changes {update.parameter.name!r}, which the "
-                "export holds as int4: a merge at load would add it to values that are rounded "
-                "too much"
+                f"export holds as {form.scheme}: a merge at load would add it to values that "
+                "are rounded too much"
             )
             hint = f"Add it to the export: {_add(resolved)} (with --base BASE if it is merged)."
             raise UnsupportedError(msg, hint=hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lora_export.core.files import resolve_inside
+from lora_export.core.four_bit_floats import float4_of
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.core.parameters import TRANSPOSE, Parameter
 from lora_export.core.quantization import Quantized
@@ -45,7 +46,8 @@ def _quantized(use: ParameterUse) -> Quantized | None:
     if record is None:
         return None
     zero_points = record.zero_point is not None
-    return Quantized(record.bits, record.block_size, record.axis, zero_points)
+    floats = float4_of(record.scheme)
+    return Quantized(record.bits, record.block_size, record.axis, zero_points, floats)
 
 
 def stored_values(export_dir: Path, manifest: Manifest) -> dict[str, Tensor]:

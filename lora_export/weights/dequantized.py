@@ -12,6 +12,7 @@ from lora_export.core.dtypes import DTYPES, DType, Float32Array, to_float32
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.quantization import integers_name, scales_name, zero_points_name
 from lora_export.core.tensors import bytes_of
+from lora_export.weights.quantization.float4_rounding import float4_values, unpack_codes
 from lora_export.weights.quantization.packing import unpack_int4
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _ITEM_BYTES: Final = 4
 @dataclass(frozen=True)
 class DequantizedTensor:
     """``(integer − zero point) · scale`` in float32, computed for the rows that are read.
+
+    Of four-bit floats ``VALUES[code] · scale``: their values stand where integers do.
 
     Attributes:
         name: The parameter's name.
@@ -83,15 +86,19 @@ class DequantizedTensor:
     def scales_of(self, first: int, last: int) -> Float32Array:
         """Return the scales of rows `first` to `last`, for each value or to be broadcast to it."""
         form = self.quantized
+        if form.floats is not None:
+            return np.repeat(self._scales(first, last), form.block_size, 1)
         if form.block_size == 0:
             scales = self._scales(0, self.scales.shape[0])
             return scales[first:last, None] if form.axis == 0 else scales
         begin, end = first // form.block_size, -(-last // form.block_size)
         return self._scales(begin, end)[np.arange(first, last) // form.block_size - begin]
 
-    def integers_of(self, first: int, last: int) -> npt.NDArray[np.int8]:
-        """Return the integers of rows `first` to `last`, ``[last - first, N]``."""
-        return self._unpacked(self.integers, first, last)
+    def integers_of(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Return the integers of rows `first` to `last`, or the values of codes, ``[…, N]``."""
+        found = self._unpacked(self.integers, first, last)
+        floats = self.quantized.floats
+        return found if floats is None else float4_values(floats)[found]
 
     def _unpacked(self, stored: Tensor, first: int, last: int) -> npt.NDArray[np.int8]:
         """Return rows of integers that are stored in the scheme's bits."""
@@ -103,7 +110,12 @@ class DequantizedTensor:
         start, end = first * columns, last * columns
         packed = np.empty(-(-end // 2) - start // 2, np.uint8)
         stored.read_into(bytes_of(packed), start // 2)
-        flat = unpack_int4(packed, (2 * packed.size,))
+        integers = self.quantized.floats is None
+        flat = (
+            unpack_int4(packed, (2 * packed.size,))
+            if integers
+            else unpack_codes(packed).view(np.int8)
+        )
         skipped = start % 2
         return flat[skipped : skipped + end - start].reshape(-1, columns)
 

@@ -62,13 +62,15 @@ def carried_entries(parameter: Parameter, source: Tensor) -> list[Entry] | None:
 
 
 def count_carried(parameters: Iterable[Parameter], sources: Mapping[str, Tensor]) -> int:
-    """Return how many parameters keep the integers that the base stores."""
+    """Return how many parameters keep the integers, or the codes, that the base stores."""
     quantized = [each for each in parameters if each.quantized is not None]
     if not quantized:
         return 0
     from lora_export.weights.quantized.carried import carried_integers
+    from lora_export.weights.quantized.carried_codes import carried_codes
 
+    found = ((sources[each.name], each) for each in quantized if each.name in sources)
     return sum(
-        each.name in sources and carried_integers(sources[each.name], each) is not None
-        for each in quantized
+        any(carry(source, each) is not None for carry in (carried_integers, carried_codes))
+        for source, each in found
     )

@@ -17,6 +17,7 @@ import numpy as np
 from lora_export.core.dtypes import DTYPES, Float32Array, cast
 from lora_export.core.errors import InputError
 from lora_export.core.quantization import integers_name, scales_name, zero_points_name
+from lora_export.weights.float4_entries import carried_float4_entries, float4_entries
 from lora_export.weights.quantization.blocks import quantize_blocks
 from lora_export.weights.quantization.channels import (
     channel_scales,
@@ -69,6 +70,8 @@ def quantized_entries(
     """
     dtype = parameter.stored_dtype
     exact = value(replace(parameter, dtype="float32", quantized=None))
+    if quantized.floats is not None:
+        return float4_entries(parameter, exact)
     if quantized.block_size == 0:
         return _per_channel(parameter.name, exact, quantized, dtype)
     own = partial(moments, parameter.name) if moments is not None else _unknown
@@ -92,6 +95,8 @@ def unchanged_entries(
     Raises:
         InputError: The dtype of the export cannot hold the scales.
     """
+    if quantized.floats is not None:
+        return carried_float4_entries(parameter, source)
     dtype = parameter.stored_dtype
     found = carried_integers(source, parameter)
     if found is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["estimate_of", "weight_bytes"]
 
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".npz", ".gguf")
-_SHARE: Final = {"int4": 0.3, "int8": 0.55}
+_SHARE: Final = {"int4": 0.3, "nf4": 0.3, "fp4": 0.3, "int8": 0.55}
 
 
 def weight_bytes(path: Path) -> int:

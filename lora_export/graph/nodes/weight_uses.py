@@ -69,7 +69,12 @@ def sizes_of(parameter: Parameter) -> tuple[int, int]:
 
 
 def stored_input_first(parameter: Parameter) -> bool:
-    """Whether the graph stores the matrix as ``[in, out]``."""
+    """Whether products read the matrix as ``[in, out]``.
+
+    They do where it is stored as four-bit floats, outputs first: its operator turns it.
+    """
+    if parameter.quantized is not None and parameter.quantized.floats is not None:
+        return True
     return (parameter.module_type in _INPUT_FIRST_TYPES) != parameter.transposed
 
 

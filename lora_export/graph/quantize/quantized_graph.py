@@ -1,6 +1,7 @@
 """A float graph rewritten to read quantized weights.
 
     product     DequantizeLinear(P.quantized, P.scale[, P.zero_point]) → P → the node as it was
+    product     MatMulBnb4(x, P.quantized, P.scale), where codes are four-bit floats
     rows        Gather(P.quantized) → Cast → Mul(Gather(P.scale)) → the Gather's output
 
 The value of a weight that products read is called as the parameter is, so that whoever looks for
@@ -25,6 +26,13 @@ from lora_export.core.quantization import (
     zero_points_name,
 )
 from lora_export.graph.nodes.weight_uses import readers_of
+from lora_export.graph.quantize.bnb4_products import (
+    BNB4_PRODUCT,
+    FLOAT4_VALUE,
+    float4_value,
+    products_of_codes,
+    products_of_values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,6 +84,8 @@ def quantize_graph(
         if name not in dequantized:
             dequantized.add(name)
             nodes.append(_dequantize(parameter))
+            if parameter.quantized is not None and parameter.quantized.floats is not None:
+                nodes[-1] = float4_value(parameter)
         nodes.append(node)
     for name, parameter in wanted.items():
         if name in own:
@@ -101,8 +111,11 @@ def _initializers(parameter: Parameter, dtype: int) -> list[onnx.TensorProto]:
     quantized, shape = parameter.quantized, parameter.stored_shape
     assert quantized is not None  # noqa: S101  (by the caller)
     made, integer = [], _ONNX_DTYPES[quantized.bits]
+    stored = (integers_name(parameter.name), integer, shape)
+    if quantized.floats is not None:
+        stored = (stored[0], TensorProto.UINT8, (quantized.integers_bytes(shape),))
     rows = [
-        (integers_name(parameter.name), integer, shape),
+        stored,
         (scales_name(parameter.name), dtype, quantized.scales_shape(shape)),
     ]
     if quantized.zero_points:
@@ -174,14 +187,17 @@ def separate_readers(model: onnx.ModelProto) -> None:
     """Give each reader of quantized integers and their scales initializers of its own; mutates.
 
     The first keeps the names, further ones get ``P.quantized.2`` and ``P.scale.2``, and a product
-    its own ``DequantizeLinear``. `join_readers` undoes it.
+    its own ``DequantizeLinear``. Products with four-bit floats read the codes themselves.
+    `join_readers` undoes it.
     """
+    products_of_codes(model)
     graph = model.graph
     readers = readers_of(graph.node)
     added: list[onnx.TensorProto] = []
     before: dict[int, list[onnx.NodeProto]] = {}
     initializers = {each.name: each for each in graph.initializer}
-    for name in [each for each in initializers if each.endswith(INTEGERS)]:
+    of_codes = {node.input[1] for node in graph.node if node.op_type == BNB4_PRODUCT}
+    for name in [each for each in initializers if each.endswith(INTEGERS) and each not in of_codes]:
         parameter = name.removesuffix(INTEGERS)
         number = 1
         for at in list(readers[name]):
@@ -269,6 +285,7 @@ def join_readers(model: onnx.ModelProto) -> None:
         kept.append(node)
     _replace(graph.initializer, [each for each in graph.initializer if each.name not in copies])
     _replace(graph.node, kept)
+    products_of_values(model)
 
 
 def dequantized_dtypes(graph: onnx.GraphProto) -> dict[str, int]:
@@ -277,18 +294,18 @@ def dequantized_dtypes(graph: onnx.GraphProto) -> dict[str, int]:
     return {
         node.output[0]: dtypes[node.input[1]]
         for node in graph.node
-        if node.op_type == _DEQUANTIZE
+        if node.op_type in {_DEQUANTIZE, FLOAT4_VALUE}
         and node.input[0] == integers_name(node.output[0])
         and node.input[1] in dtypes
     }
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the ``DequantizeLinear`` of parameters that no node reads any more; mutates."""
+    """Remove the values, dequantized, of parameters that no node reads any more; mutates."""
     read = set(readers_of(graph.node)) | {each.name for each in graph.output}
     kept = [
         node
         for node in graph.node
-        if node.op_type != _DEQUANTIZE or not read.isdisjoint(node.output)
+        if node.op_type not in {_DEQUANTIZE, FLOAT4_VALUE} or not read.isdisjoint(node.output)
     ]
     _replace(graph.node, kept)

@@ -1,7 +1,8 @@
 """The quantization of each parameter of a graph: the choice of a user applied to a graph.
 
 read by                      stored as
-products                     the chosen scheme, blocks along the inputs, or a scale per output
+products                     the chosen scheme, blocks along the inputs, or a scale per output;
+                             four-bit floats with the outputs first
 Gather (embeddings)          int8, a scale per row
 Gather and a product (tied)  int8 once, transposed, a scale per output, which is a token
 anything else                as it is
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Final, Literal
 
+from lora_export.core.four_bit_floats import FLOAT4_BLOCK, float4_of
 from lora_export.core.quantization import BLOCK_SIZES, BlockSize, Quantized, SchemeName
 from lora_export.graph.quantize.weight_reads import Read
 
@@ -39,7 +41,7 @@ ALWAYS_KEPT: Final = ("*.router.*", "*.gate.weight")
 _SMALLEST: Final = 1024
 """Fewer values than this are not worth a node."""
 _MATRIX: Final = 2
-_BITS: Final[Mapping[str, Literal[4, 8]]] = {"int4": 4, "int8": 8}
+_BITS: Final[Mapping[str, Literal[4, 8]]] = {"int4": 4, "int8": 8, "nf4": 4, "fp4": 4}
 _PRODUCTS: Final = frozenset({Read.PRODUCT})
 _TRANSPOSED: Final = frozenset({Read.TRANSPOSED})
 _ROWS: Final = frozenset({Read.ROWS})
@@ -52,8 +54,8 @@ class QuantizeChoice:
 
     Attributes:
         weights: The scheme of the weights of products.
-        block_size: How many inputs share a scale; None for 32 with int4, and with int8 for one
-            scale per output.
+        block_size: How many inputs share a scale; None for 32 with int4, 64 with four-bit floats,
+            and with int8 for one scale per output.
         method: How integers and scales are found; see `lora_export.weights.quantization.methods`.
         keep: Patterns of parameters that stay as they are.
         embeddings: ``int8`` or ``keep``.
@@ -177,7 +179,12 @@ def _scheme_of(
     product = turned if kinds == _TRANSPOSED else parameter
     own = choice.head if is_head and choice.head is not None else choice.weights
     bits = _BITS[own]
-    block = _block_of(product.stored_shape[0], bits, choice.block_size)
+    floats = float4_of(own)
+    wanted = choice.block_size or (FLOAT4_BLOCK if floats is not None else None)
+    block = _block_of(product.stored_shape[0], bits, wanted)
+    if block and floats is not None:
+        outputs_first = replace(product, transposed=not product.transposed)
+        return replace(outputs_first, quantized=Quantized(4, block, axis=1, floats=floats))
     scheme = Quantized(bits, block, axis=0) if block else Quantized(8, 0, axis=1)
     return replace(product, quantized=scheme)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.core.four_bit_floats import HALF_GAPS
 from lora_export.core.reports.quantization_report import LayerLossRow, WeightsLinkRow
 from lora_export.verification.loss.layer_survival import (
     LayerMeter,
@@ -127,6 +128,8 @@ def measure_layers(
             continue
         quantized = layer.stored.quantized
         limit = _ROUNDING_STEPS + (steps_of_blocks if quantized.block_size else _HALF_STEP)
+        if quantized.floats is not None:
+            limit = _ROUNDING_STEPS + HALF_GAPS[quantized.floats]
         found, distance = _measured(layer, limit, merged=own is not None)
         steps[parameter.name] = _Steps(distance, limit)
         rows[parameter.name] = LayerLossRow(
@@ -220,15 +223,20 @@ def _steps(
 ) -> tuple[float, float]:
     """Return max|clip(W / s + z) − q| of some rows, and the same without a rounding of W before.
 
+    Values of four-bit floats, from −1 to 1, stand where integers do.
+
     A float export in half precision that is quantized later holds rounded weights: W is off by up
     to a unit of its dtype, which is ``u·|W / s|`` steps.
     """
     integers = integer_range(stored.quantized.bits)
+    lowest, highest = integers.lowest, integers.highest
+    if stored.quantized.floats is not None:
+        lowest, highest = -1, 1
     unit = _UNITS.get(stored.scales.dtype.name, 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
         place = exact.astype(np.float64) / stored.scales_of(rows.start, rows.stop)
         place += stored.zeros_of(rows.start, rows.stop)
-        np.clip(place, integers.lowest, integers.highest, out=place)
+        np.clip(place, lowest, highest, out=place)
         distance = np.abs(place - stored.integers_of(rows.start, rows.stop))
         plain = float(distance.max(initial=0.0))
         if not unit or plain <= limit:

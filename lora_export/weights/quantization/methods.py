@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Method", "steps_of"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "NEAREST", "Method", "steps_of"]
 
 _INT4: Final = tuple(5 + step * 0.4 for step in range(16))
 _INT8: Final = tuple(118 + step * 2 / 3 for step in range(16))
@@ -84,6 +84,7 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
 """The names that recipes and command lines use."""
 
 DEFAULT_METHOD: Final = "search"
+NEAREST: Final = "nearest"
 
 
 def steps_of(method: str) -> float:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from lora_export.weights.quantized.stored import Stored
     from lora_export.weights.quantized.weight import Span
 
-__all__ = ["METHOD", "find_4bit_weights", "find_8bit_weights"]
+__all__ = ["METHOD", "FourBitCodec", "find_4bit_weights", "find_8bit_weights"]
 
 METHOD: Final = "bitsandbytes"
 _STATE: Final = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
@@ -72,7 +72,7 @@ class _Nested:
 
 
 @dataclass(frozen=True)
-class _FourBits:
+class FourBitCodec:
     """Codes in C order, two to a byte, and a scale for each block of them."""
 
     codes: Tensor
@@ -98,11 +98,12 @@ class _FourBits:
         halves = high_half_first(packed)[begin % 2 :]
         found = np.zeros(end - begin, np.float32)
         found[: halves.size] = self.values[halves[: found.size]]
-        absmax = self._absmax(begin // size, end // size)
+        absmax = self.scales(begin // size, end // size)
         blocks = found.reshape(-1, size) * absmax[:, None]
         return np.asarray(blocks.reshape(-1)[first - begin : last - begin], np.float32)
 
-    def _absmax(self, first: int, last: int) -> Float32Array:
+    def scales(self, first: int, last: int) -> Float32Array:
+        """Return the scales of blocks `first` to `last`, in float32."""
         if self.nested is None:
             return finite(self.absmax, read_elements(self.absmax, first, last))
         nested = self.nested
@@ -172,7 +173,7 @@ def _four_bits(stored: Stored, name: str, match: re.Match[str]) -> QuantizedWeig
         nested = _Nested(scales, finite(values, read_all(values)), state.nested_blocksize, offset)
     else:
         absmax = stored.part(f"{name}.absmax", "float32", (blocks,))
-    codec = _FourBits(
+    codec = FourBitCodec(
         BytesTensor(codes),
         absmax,
         finite(table, read_all(table)),

@@ -108,7 +108,12 @@ def stores_zero_points(source: Tensor, parameter: Parameter) -> bool:
 def _in_form(source: Tensor, parameter: Parameter) -> CarriedIntegers | None:
     """Return the integers of a weight in the graph's bits and blocks, whatever its zero points."""
     quantized = parameter.quantized
-    if quantized is None or not parameter.transposed or not isinstance(source, QuantizedWeight):
+    if (
+        quantized is None
+        or quantized.floats is not None
+        or not parameter.transposed
+        or not isinstance(source, QuantizedWeight)
+    ):
         return None
     codec = source.codec
     if not isinstance(codec, AwqCodec | GptqCodec | PackedCodec) or codec.bits != quantized.bits:
