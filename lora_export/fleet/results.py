@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,6 +30,7 @@ __all__ = [
 _LIMIT_BYTES: Final = 1 << 24
 RowState = Literal["waiting", "running", "done", "skipped", "failed", "blocked"]
 Ended = Literal["done", "failed"]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Provenance(BaseModel):
@@ -96,11 +97,11 @@ class RowResult(BaseModel):
     message: str = ""
     kind: str = ""
     verdict: str | None = None
-    measures: dict[str, float] = {}
+    measures: dict[str, _Finite] = {}
     files: dict[str, str] = {}
     outside: dict[str, str] = {}
     notes: list[str] = []
-    seconds: float = Field(default=0.0, ge=0)
+    seconds: _Finite = Field(default=0.0, ge=0)
     attempts: int = Field(default=1, ge=1)
     provenance: Provenance | None = None
 

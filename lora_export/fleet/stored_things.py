@@ -157,7 +157,7 @@ def unreferenced(store: Path, plan: Plan) -> Unreferenced:
     files = [
         path.relative_to(store).as_posix()
         for path in (store / BUNDLES).glob("*")
-        if path.relative_to(store).as_posix() not in bundles
+        if not path.is_dir() and path.relative_to(store).as_posix() not in bundles
     ]
     files += [_result_file(key) for key in _keys_in(store, "results", ".json") - keys]
     files += [log_file(key) for key in _keys_in(store, "logs", ".log") - keys]
@@ -168,7 +168,8 @@ def unreferenced(store: Path, plan: Plan) -> Unreferenced:
 def _exports(store: Path) -> list[Path]:
     """Return the export directories in a store, and what a killed run has set aside."""
     places = sorted((store / EXPORTS).glob("*/*"))
-    return [each for each in places if not each.is_symlink() and each.is_dir()]
+    folders = [each for each in places if not each.is_symlink() and each.is_dir()]
+    return [each for each in folders if is_export(each) or each.name.startswith(".")]
 
 
 def _adapters_in(folder: Path) -> dict[str, str]:

@@ -11,6 +11,8 @@ from lora_export.commands.fleet.status import read_status
 from lora_export.commands.fleet.summary import plan_summary
 from lora_export.core.progress import Silent
 from lora_export.fleet.fleet_plan import Estimate, Plan, Row, key_of, read_plan
+from lora_export.fleet.fleet_report import worst_first
+from lora_export.fleet.run_changes import changes_between, rows_by_id
 from tools.reader_fuzz.mutate_tables import mutate_json
 from tools.reader_fuzz.reader import Reader, Target
 
@@ -71,8 +73,15 @@ def _status(_fixed: Path) -> Target:
     row = {"id": "a", "kind": "adapter", "status": "failed", "exit_code": 3, "message": "m"}
     table = {"counts": {"failed": 1}, "rows": [row], "running": False, "store": "s"}
     return Target(
-        ({"report.json": json.dumps(table).encode()},), {"report.json": _JSON}, read_status
+        ({"report.json": json.dumps(table).encode()},), {"report.json": _JSON}, _read_report
     )
+
+
+def _read_report(folder: Path) -> None:
+    table = read_status(folder)
+    rows = rows_by_id(table)
+    changes_between(rows, {"a": {"id": "a", "key": "k", "status": "done"}})
+    worst_first(table["rows"])
 
 
 FLEETS: Final[Mapping[str, Reader]] = {

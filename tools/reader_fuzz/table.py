@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tools.reader_fuzz.archives import ARCHIVES
+from tools.reader_fuzz.bases import BASES
+from tools.reader_fuzz.exports import EXPORTS
 from tools.reader_fuzz.fleets import FLEETS
 from tools.reader_fuzz.graphs import GRAPHS
 from tools.reader_fuzz.records import RECORDS
+from tools.reader_fuzz.shipped_graphs import SHIPPED_GRAPHS
+from tools.reader_fuzz.stores import STORES
 from tools.reader_fuzz.tensors import TENSORS
 from tools.reader_fuzz.texts import TEXTS
 
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["READERS"]
 
 READERS: Final[Mapping[str, Reader]] = {
-    **TENSORS, **GRAPHS, **ARCHIVES, **RECORDS, **TEXTS, **FLEETS,
+    **TENSORS, **BASES, **GRAPHS, **ARCHIVES, **RECORDS, **TEXTS, **FLEETS, **STORES,
+    **SHIPPED_GRAPHS, **EXPORTS,
 }  # fmt: skip
 """The readers."""

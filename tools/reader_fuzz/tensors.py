@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from lora_export.adapters.formats.delta import DELTA
 from lora_export.adapters.formats.detect import is_adapter, read_adapter
 from lora_export.core.gguf_file import read_gguf
 from lora_export.core.safetensors_file import read_header
@@ -242,6 +243,27 @@ def _gguf_file(_fixed: Path) -> Target:
     return Target(seeds, {"x.gguf": (mutate_bytes, _GGUF)}, partial(_read_adapter, "gguf"))
 
 
+def _delta(_fixed: Path) -> Target:
+    """Return the reader of whole tensors: one file, or a fine-tuned checkpoint in shards."""
+    one, two = {"a.weight": _values(4, 2)}, {"model.a.weight": _values(4, 2), "b": _values(2)}
+    index = {"weight_map": dict.fromkeys(one, "one.safetensors")
+             | dict.fromkeys(two, "two.safetensors")}  # fmt: skip
+    files = {
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "one.safetensors": safetensors_bytes(one), "two.safetensors": safetensors_bytes(two),
+        "config.json": b"{}",
+    }  # fmt: skip
+    seeds: tuple[Files, ...] = ({"one.safetensors": files["one.safetensors"]}, files)
+    tables = ("config.json", "model.safetensors.index.json")
+    mutators = {name: _SETTINGS if name in tables else _SAFETENSORS for name in files}
+    return Target(seeds, mutators, _read_delta)
+
+
+def _read_delta(folder: Path) -> None:
+    adapter = read_adapter(folder, name="one", source="one", format=DELTA)
+    _read_values({each.parameter: each.tensor for each in adapter.saved})
+
+
 def _read_adapter(kind: str, folder: Path) -> None:
     is_adapter(folder)
     alpha = 4.0 if kind == "loralib" else None
@@ -283,6 +305,7 @@ TENSORS: Final[Mapping[str, Reader]] = {
     "gguf": Reader(_gguf),
     "checkpoint": Reader(_checkpoint),
     "adapter-gguf": Reader(_gguf_file),
+    "adapter-delta": Reader(_delta),
     **{
         f"adapter-{kind}": Reader(partial(_adapter, kind), slowness=4 if kind in _PICKLED else 1)
         for kind in _NAMES

@@ -20,6 +20,7 @@ from lora_export.weights.checkpoint import read_config
 from lora_export.weights.companion_files import companion_files
 from lora_export.weights.label_names import named_classes
 from lora_export.weights.merged_config import merged_config
+from lora_export.weights.pooling_source import sentence_files
 from lora_export.weights.positions import long_rope_threshold, longest_text
 from lora_export.weights.sentence import read_sentence_head
 from lora_export.weights.sentence_head import Pooling
@@ -135,6 +136,7 @@ def _pooling(_fixed: Path) -> Target:
         (folder / "1_Pooling").mkdir()
         (folder / "pooling.json").rename(folder / "1_Pooling" / "config.json")
         read_sentence_head(Pooling(folder))
+        sentence_files(Pooling(folder, inner="0_Transformer"))
 
     seed = {"modules.json": _json(MODULES), "pooling.json": _json(POOLING)}
     return Target((seed,), dict.fromkeys(seed, _JSON), read)

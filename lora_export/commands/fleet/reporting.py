@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from lora_export.commands.fleet.status import read_status
 from lora_export.core.errors import InputError
 from lora_export.core.files import atomic_write_bytes
-from lora_export.core.json_file import read_table
 from lora_export.fleet.fleet_matrix import adapter_table
 from lora_export.fleet.fleet_report import (
     REPORT_HTML,
-    REPORT_JSON,
     report_table,
     write_report,
 )
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Reporting"]
 
-_LIMIT_BYTES: Final = 1 << 30
 _LEAST_SECONDS: Final = 1.0
 _SHARE: Final = 20.0
 
@@ -66,9 +64,7 @@ class Reporting:
     def __post_init__(self) -> None:
         """Read the report of the run before, whose rows the new ones are compared with."""
         try:
-            self._before = read_table(
-                self.store / REPORT_JSON, _LIMIT_BYTES, InputError, absent="", damaged=""
-            )
+            self._before = read_status(self.store)
         except InputError:
             self._before = {}  # none, or none that can be read: nothing to compare with
 

@@ -9,6 +9,7 @@ from lora_export.core.json_file import parse_json, read_table
 from lora_export.fleet.fleet_report import REPORT_JSON
 from lora_export.fleet.store.open_store import home_of, open_store
 from lora_export.fleet.store.url import is_url
+from lora_export.fleet.stored_report import require_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["last_report", "read_status", "was_run"]
 
 _LIMIT_BYTES: Final = 1 << 30
-_KEYS: Final = ("counts", "rows", "running", "store")
 
 
 def read_status(store: Path) -> dict[str, Any]:
@@ -66,7 +66,10 @@ def was_run(place: str) -> bool:
 
 
 def _checked(table: Any, where: str) -> dict[str, Any]:
-    if not isinstance(table, dict) or any(key not in table for key in _KEYS):
-        msg = f"{where!r} is not the report of a fleet"
-        raise InputError(msg, hint="Give the store of a fleet.")
-    return table
+    try:
+        require_report(table)
+    except ValueError as error:
+        msg = f"{where!r} is not the report of a fleet: {error}"
+        raise InputError(msg, hint="Give the store of a fleet.") from error
+    found: dict[str, Any] = table
+    return found

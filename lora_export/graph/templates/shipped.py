@@ -24,6 +24,7 @@ from lora_export.graph.templates.families import FAMILIES
 from lora_export.graph.templates.formulas import NotExactError
 from lora_export.graph.templates.matching import Matched, NoTemplateError, match
 from lora_export.graph.templates.opened import Opened
+from lora_export.ondevice.device_files import is_relative_inside
 from lora_export.ondevice.file_opening import TABLE_LIMIT_BYTES, read_file
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ _LIMIT_BYTES: Final = 1 << 24
 _LEAST_LAYERS: Final = 2
 _MOST_LAYERS: Final = 1024
 _DEFAULTS: Final = Choices()
+_DTYPES: Final = ("float16", "float32")
+_ROW: Final = {"file": str, "sha256": str, "model_type": str, "task": str, "opset": int,
+               "choices": dict}  # fmt: skip
+"""The types of what is read in a row of the index."""
 
 
 def from_template(
@@ -135,16 +140,33 @@ def read_index() -> dict[str, Any]:
     """
     try:
         index: dict[str, Any] = json.loads(read_file(DATA / INDEX, TABLE_LIMIT_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"the list of templates cannot be read: {error}"
         raise NoTemplateError(msg) from error
+    if not _is_index(index):
+        msg = "the list of templates is damaged"
+        raise NoTemplateError(msg)
     return index
+
+
+def _is_index(index: Any) -> bool:
+    """Whether a value has the types of an index."""
+    if not isinstance(index, dict) or not isinstance(index.get("frequencies"), str):
+        return False
+    rows = index.get("templates")
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), kind) for key, kind in _ROW.items())
+        and row.get("dtype") in _DTYPES
+        and is_relative_inside(row["file"])
+        for row in rows
+    )
 
 
 def _row(wanted: Mapping[str, Any], dtype: str, opset: int, matched: Matched) -> dict[str, Any]:
     rows: list[dict[str, Any]] = read_index()["templates"]
     for key, value in wanted.items():
-        rows = [row for row in rows if row[key] == value]
+        rows = [row for row in rows if row.get(key) == value]
         if not rows:
             msg = f"{key} {value!r}"
             raise NoTemplateError(msg)

@@ -59,9 +59,12 @@ def read_witnesses() -> dict[str, Any]:
     """
     try:
         found: dict[str, Any] = json.loads(read_file(shipped.DATA / WITNESSES, TABLE_LIMIT_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"the witnesses of the templates cannot be read: {error}"
         raise NoTemplateError(msg) from error
+    if not isinstance(found, dict):
+        msg = "the witnesses of the templates are damaged"
+        raise NoTemplateError(msg)
     return found
 
 
@@ -75,8 +78,14 @@ def open_witness(row: Mapping[str, Any], table: Mapping[str, Any]) -> Witness:
     Raises:
         NoTemplateError: The template is damaged, or not for the witness' config.
     """
-    config = table["config"]
-    template = shipped.instance_of(row, match(FAMILIES[config["model_type"]], config))
+    try:
+        config = table["config"]
+        family = FAMILIES[config["model_type"]]
+        expected = np.array(table["output"], np.float32).reshape(table["shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"its witness is damaged: {error}"
+        raise NoTemplateError(msg) from error
+    template = shipped.instance_of(row, match(family, config))
     model = parse_onnx(template.onnx_bytes)
     parameters = {parameter.name: parameter for parameter in template.parameters}
     for initializer in model.graph.initializer:
@@ -88,7 +97,6 @@ def open_witness(row: Mapping[str, Any], table: Mapping[str, Any]) -> Witness:
                 numpy_helper.from_array(np.ascontiguousarray(value), initializer.name)
             )
     inputs = inputs_of({each.name: each for each in read_signature(model).inputs})
-    expected = np.array(table["output"], np.float32).reshape(table["shape"])
     return Witness(model.SerializeToString(deterministic=True), inputs, expected)
 
 

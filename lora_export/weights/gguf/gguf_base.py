@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lora_export.weights.gguf.gguf_config import derived_config, require_agreement
+from lora_export.weights.gguf.gguf_config import (
+    derived_config,
+    require_agreement,
+    require_sizes,
+)
 from lora_export.weights.gguf.gguf_parts import read_parts
 from lora_export.weights.gguf.gguf_weights import gguf_weights, stored_tensors
 from lora_export.weights.quantized.formats import QuantizedBase
@@ -48,5 +52,6 @@ def open_gguf(path: Path, config: Mapping[str, Any] | None) -> GgufBase:
         config = derived_config(parts)
     else:
         require_agreement(parts, config)
+    require_sizes(parts, config)
     weights = gguf_weights(parts, config)
     return GgufBase(config, QuantizedBase(stored_tensors(parts), config, weights, weights))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lora_export.weights.gguf.architectures import Architecture
     from lora_export.weights.gguf.gguf_parts import GgufParts
 
-__all__ = ["architecture_of", "derived_config", "require_agreement"]
+__all__ = ["architecture_of", "derived_config", "require_agreement", "require_sizes"]
 
 _HINT: Final = "Put the model's own config.json beside the file."
 _SPECIAL_TOKENS: Final = {
@@ -217,3 +217,16 @@ def require_agreement(parts: GgufParts, config: Mapping[str, Any]) -> None:
         key, held, stored = differs
         msg = f"config.json beside {str(parts.path)!r} says {key}: {shown(held)}, the file {stored}"
         raise CheckpointError(msg, hint="They are not of one model: move config.json away.")
+
+
+def require_sizes(parts: GgufParts, config: Mapping[str, Any]) -> None:
+    """Require that the sizes that shapes follow from are positive integers where they are there.
+
+    Raises:
+        CheckpointError: One is something else; it is named, with its value.
+    """
+    for name in (*_SIZES, *filter(None, _SIZES.values())):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or not 0 < value < _LARGEST):
+            msg = f"the config of the base {str(parts.path)!r} says {name}: {shown(value)}"
+            raise damaged(f"{msg}; a positive integer is expected")

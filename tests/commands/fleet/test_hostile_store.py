@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lora_export.commands.fleet.fetch import fetch_fleet
+from lora_export.commands.fleet.inventory import collect
 from lora_export.commands.fleet.scratch import Scratch
+from lora_export.commands.fleet.status import read_status
 from lora_export.commands.fleet.workplaces import discard
 from lora_export.core.errors import InputError, LoraExportError, StorageError
 from lora_export.core.progress import Silent
 from lora_export.fleet.content import content_of
+from lora_export.fleet.run_changes import changes_between, rows_by_id
 from lora_export.fleet.store.artifacts import ArtifactStore
 from lora_export.fleet.store.directory import DirectoryObjects
 from lora_export.fleet.store.open_store import open_store
+from lora_export.fleet.stored_things import list_store
+from tests.helpers.fleets import plan_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +136,53 @@ def test_inputs_whose_content_is_their_key_are_taken(tmp_path: Path, victim: Pat
     scratch = Scratch(tmp_path / "scratch", store)
     assert (scratch.input_of("x", whole) / "letter.txt").read_text() == "mine"
     assert scratch.input_of("letter.txt", sha256).read_text() == "mine"
+
+
+ROW_SHOWN = {"id": "a", "status": "done", "exit_code": 0, "message": "", "key": KEY}
+ROWS: dict[str, Any] = {"counts": {"done": 1}, "rows": [ROW_SHOWN], "running": False, "store": "s"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": [5]}, {"rows": {}}, {"rows": [{}]}, {"counts": []}, {"counts": {"done": "x"}},
+        {"running": "no"}, {"store": 5}, {"seconds_left": "soon"},
+        {"rows": [{**ROW_SHOWN, "status": []}]},
+        {"rows": [{**ROW_SHOWN, "status": "failed", "exit_code": []}]},
+        {"rows": [{**ROW_SHOWN, "message": None}]},
+        {"rows": [{**ROW_SHOWN, "key": {}}]},
+    ],
+)  # fmt: skip
+def test_a_report_that_is_shown_or_compared_has_its_types(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({**ROWS, **change}))
+    with pytest.raises(InputError, match="is not the report of a fleet"):
+        read_status(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps(ROWS))
+    assert changes_between(rows_by_id(read_status(tmp_path)), {}) == {"gone": ["a"]}
+
+
+@pytest.mark.parametrize("number", ["1e400", "Infinity", "NaN", "-1e999"])
+def test_a_result_without_a_size_is_none(number: str, tmp_path: Path) -> None:
+    origin = {"id": "a", "kind": "adapter", "base": "b", "variant": "v", "artifact": "x",
+              "tool": "0", "command": "c", "date": "d"}  # fmt: skip
+    table = {"key": KEY, "status": "done", "measures": {"bytes": 1}, "provenance": origin}
+    file = tmp_path / ".fleet" / "results" / f"{KEY}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(table))
+    assert [each.id for each in list_store(tmp_path)] == ["a"]
+    file.write_text(json.dumps(table).replace('"bytes": 1', f'"bytes": {number}'))
+    assert list_store(tmp_path) == []
+
+
+def test_what_a_fleet_did_not_make_is_not_collected(tmp_path: Path, victim: Path) -> None:
+    store = tmp_path / "store"
+    (store / ".fleet").mkdir(parents=True)
+    (store / "exports" / "mine").mkdir(parents=True)
+    (store / "bundles" / "folder").mkdir(parents=True)
+    victim.rename(store / "exports" / "mine" / "letters")
+    (store / "exports" / "mine" / ".old.discarded").mkdir()
+    found = collect(plan_of(store=store), Silent(), delete=True)
+    assert (found["exports"], found["files"]) == (["exports/mine/.old.discarded"], [])
+    assert (store / "exports" / "mine" / "letters" / "letter.txt").read_text() == "mine"

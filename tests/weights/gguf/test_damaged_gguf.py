@@ -209,3 +209,22 @@ def test_split_files_are_one_base(tmp_path):
     error = refused(tmp_path)
     assert "m-00003-of-00003.gguf" in error.message
     assert error.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("head_dim", {"a": 1}), ("head_dim", "16"), ("num_attention_heads", [2]), ("head_dim", 16.0),
+     ("intermediate_size", True), ("num_key_value_heads", -1), ("head_dim", 1 << 40)],
+)  # fmt: skip
+def test_a_size_in_the_config_beside_that_is_none_is_refused(name, value, tmp_path):
+    save(tmp_path / "a" / "x.gguf", **{f"llama__{key}": None for key in METADATA.get(name, ())})
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**CONFIG, name: value}))
+    assert name in refused(tmp_path / "a").message
+
+
+METADATA = {
+    "head_dim": ("attention__key_length",), "num_attention_heads": (),
+    "num_key_value_heads": ("attention__head_count_kv",),
+    "intermediate_size": ("feed_forward_length",),
+}  # fmt: skip
+"""The metadata that would contradict a size."""
