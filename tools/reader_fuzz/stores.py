@@ -14,6 +14,7 @@ from lora_export.fleet.fleet_plan import Estimate, Row, key_of
 from lora_export.fleet.results import Provenance, Results, RowResult, result_from
 from lora_export.fleet.store.artifacts import Artifact, ArtifactStore, StoredFile
 from lora_export.fleet.store.directory import DirectoryObjects
+from lora_export.fleet.stored_artifacts import list_artifacts
 from lora_export.fleet.stored_things import list_store
 from tools.reader_fuzz.mutate_bytes import mutate_bytes
 from tools.reader_fuzz.mutate_tables import mutate_json
@@ -47,6 +48,7 @@ def _artifact(fixed: Path) -> Target:
             (folder / name).replace(fixed / "store" / place)
         artifact = store.read(_KEY)
         store.unreferenced()
+        list_artifacts(store)
         if artifact is not None:
             list(store.damaged([artifact]))
             _ = artifact.bytes
