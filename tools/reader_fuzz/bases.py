@@ -15,8 +15,8 @@ from lora_export.core.quantization import Quantized
 from lora_export.core.tensors import read_all
 from lora_export.weights.checkpoint import open_checkpoint
 from lora_export.weights.gguf.gguf_parts import holds_gguf_base
+from lora_export.weights.parameter_entries import carried_entries
 from lora_export.weights.quantized.carried import stores_zero_points
-from lora_export.weights.quantized_entries import carried_entries
 from tools.reader_fuzz.formats import mutate_header, mutate_layout
 from tools.reader_fuzz.mutate_bytes import mutate_bytes
 from tools.reader_fuzz.mutate_gguf import mutate_gguf
