@@ -159,7 +159,14 @@ def _is_index(index: Any) -> bool:
         and all(isinstance(row.get(key), kind) for key, kind in _ROW.items())
         and row.get("dtype") in _DTYPES
         and is_relative_inside(row["file"])
+        and _are_derived(row.get("derived", []))
         for row in rows
+    )
+
+
+def _are_derived(pairs: Any) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(each, list) and [type(part) for part in each] == [str, int] for each in pairs
     )
 
 

@@ -33,7 +33,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         *(json.dumps({"frequencies": "", "templates": each}) for each in (
             {}, [5], [{}], [{**ROW, "file": 5}], [{**ROW, "file": "../x.zip"}],
             [{**ROW, "sha256": None}], [{**ROW, "choices": []}], [{**ROW, "dtype": []}],
-            [{**ROW, "opset": "x"}],
+            [{**ROW, "opset": "x"}], [{**ROW, "derived": 5}], [{**ROW, "derived": [5]}],
+            [{**ROW, "derived": [["float32"]]}],
         )),
     ],
 )  # fmt: skip
