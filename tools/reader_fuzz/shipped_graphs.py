@@ -41,7 +41,7 @@ _OPSET: Final = 20
 def _witnesses() -> dict[str, dict[str, Any]]:
     """Return a row of the index with its witness for each model type."""
     rows, tables = shipped.read_index()["templates"], witness.read_witnesses()
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["dtype"] == "float32" and row["sentence"] is None:
             found.setdefault(row["model_type"], {"row": row, "table": tables[row["file"]]})

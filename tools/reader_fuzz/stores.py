@@ -29,7 +29,7 @@ __all__ = ["STORES"]
 _KEY: Final = "a" * 64
 _BLOB: Final = b"what a file holds"
 _NAMES: Final = ("x/one.bin", "two.json")
-_PLACE: Final = {"kind": "export", "key": _KEY, "base": "b", "variant": "v",
+_PLACE: Final[dict[str, Any]] = {"kind": "export", "key": _KEY, "base": "b", "variant": "v",
                  "artifact": "exports/b/v"}  # fmt: skip
 
 

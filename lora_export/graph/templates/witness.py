@@ -58,14 +58,14 @@ def read_witnesses() -> dict[str, Any]:
         NoTemplateError: They are missing or damaged.
     """
     try:
-        found: dict[str, Any] = json.loads(read_file(shipped.DATA / WITNESSES, TABLE_LIMIT_BYTES))
+        found: Any = json.loads(read_file(shipped.DATA / WITNESSES, TABLE_LIMIT_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         msg = f"the witnesses of the templates cannot be read: {error}"
         raise NoTemplateError(msg) from error
     if not isinstance(found, dict):
         msg = "the witnesses of the templates are damaged"
         raise NoTemplateError(msg)
-    return found
+    return {str(file): table for file, table in found.items()}
 
 
 def open_witness(row: Mapping[str, Any], table: Mapping[str, Any]) -> Witness:
