@@ -34,13 +34,13 @@ from lora_export.core.manifest import MANIFEST_NAME, manifest_bytes, read_manife
 from lora_export.core.modes import BASE_GRAPH, Mode
 from lora_export.core.npz_file import npz_bytes
 from lora_export.core.progress import Progress, Silent
+from lora_export.core.quantization import BLOCKS_OPSET
 from lora_export.core.targets import require_tensorrt_target
 from lora_export.core.version import VERSION
 from lora_export.engines.engine_options import EngineOptions, library_for
 from lora_export.engines.jobs import jobs_of, require_portable_graphs, stem_of
 from lora_export.engines.refittable import changed_weights
 from lora_export.graph.adapters.required_inputs import base_values
-from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.bundle.index_values import Contents, EngineSource, GraphSource
 from lora_export.ondevice.external_data import read_graph

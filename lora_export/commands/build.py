@@ -18,13 +18,12 @@ from lora_export.commands.build_config import graph_and_updates, target_of
 from lora_export.commands.build_export import fill_export, quantized_sources, write_base
 from lora_export.commands.build_inputs import fingerprint_in_background, read_inputs
 from lora_export.commands.build_layouts import require_kind_for_layouts, with_layouts
-from lora_export.commands.build_quantized import (
-    quantized,
+from lora_export.commands.bundle import require_profiles, with_bundle
+from lora_export.commands.quantize_choice import (
     reads_blocks,
     with_int8_blocks,
     with_stored_blocks,
 )
-from lora_export.commands.bundle import require_profiles, with_bundle
 from lora_export.commands.resolved_adapters import resolve_adapters
 from lora_export.commands.triton import with_repository
 from lora_export.core.files import publish_folder, staging_folder
@@ -117,11 +116,14 @@ def _create(
     config, template, adapters = graph_and_updates(recipe, inputs.config, inputs.adapters, tell)
     require_profiles(recipe, template)
     require_bases(adapters, template.parameters, template.prefix, template.conversions, config)
-    stored = quantized_sources(config, template)
-    zero_points = recipe.mode in SHARED_MODES and not target_of(recipe).tensorrt
-    template, adapters = quantized(
-        recipe, config.task, template, adapters, tell, sources=stored, zero_points=zero_points
-    )
+    if recipe.quantize is not None:
+        from lora_export.commands.build_quantized import quantized
+
+        stored = quantized_sources(config, template)
+        zero_points = recipe.mode in SHARED_MODES and not target_of(recipe).tensorrt
+        template, adapters = quantized(
+            recipe, config.task, template, adapters, tell, sources=stored, zero_points=zero_points
+        )
     notes = notes_on_resolved([each.resolved for each in adapters], tell)
     output = inputs.output
     with staging_folder(output.parent, output.name) as staging:

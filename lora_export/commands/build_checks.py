@@ -11,19 +11,15 @@ from lora_export.commands.build_config import target_of
 from lora_export.commands.build_float4 import require_float4
 from lora_export.commands.build_form import opset_of_form, require_form
 from lora_export.commands.build_layouts import require_layouts
-from lora_export.commands.build_quantized import record_of, require_blocks, require_scales
 from lora_export.commands.bundle import require_bundle
 from lora_export.commands.loss_limits import require_limits
+from lora_export.commands.quantize_choice import record_of, require_blocks, require_scales
 from lora_export.core.errors import ExportDirectoryError, UnsupportedError, UsageError
 from lora_export.core.files import sha256_of_file
 from lora_export.core.manifest import GraphSource, Manifest, is_export, read_manifest
 from lora_export.core.modes import SHARED_MODES, Mode
 from lora_export.exports.plan import head_parameters, match_base
 from lora_export.exports.stored_adapters import form_of, mode_of
-from lora_export.exports.values import refuse_computed, refuse_vocabulary
-from lora_export.runtime.ort import require_onnxruntime
-from lora_export.runtime.reference import require_reference
-from lora_export.verification.datasets.text_scores import require_library
 from lora_export.weights.base_match import require_known_base
 from lora_export.weights.residual import require_residual_base
 
@@ -38,6 +34,7 @@ if TYPE_CHECKING:
     from lora_export.core.name_conversions import Conversion
     from lora_export.core.parameters import Parameter
     from lora_export.graph.spec.tasks import Task
+    from lora_export.weights.checkpoint import Checkpoint
 
 __all__ = [
     "existing_export",
@@ -170,12 +167,19 @@ def require_layers(given: Sequence[LoadedAdapter], config: BuildConfig, mode: Mo
     checkpoint = config.checkpoint
     for each in given:
         if mode in SHARED_MODES:
-            refuse_computed(each.adapter)
-            vocabulary = vocabulary_by_headers(
-                each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop
-            )
-            refuse_vocabulary(each.adapter.name, vocabulary)
+            _refuse_unshared(each, checkpoint)
         refuse_misfit(each.adapter, checkpoint.tensors, checkpoint.config, drop=each.spec.drop)
+
+
+def _refuse_unshared(given: LoadedAdapter, checkpoint: Checkpoint) -> None:
+    """Refuse an adapter that a graph cannot share with others."""
+    from lora_export.exports.values import refuse_computed, refuse_vocabulary
+
+    refuse_computed(given.adapter)
+    vocabulary = vocabulary_by_headers(
+        given.adapter, checkpoint.tensors, checkpoint.config, drop=given.spec.drop
+    )
+    refuse_vocabulary(given.adapter.name, vocabulary)
 
 
 def _require_open_choices(recipe: Recipe) -> None:
@@ -234,7 +238,12 @@ def require_one_graph(recipe: Recipe, task: Task) -> None:
 def require_runtimes(recipe: Recipe) -> None:
     """Ask for what the verification needs before the work begins, not after."""
     if recipe.verify.enabled:
+        from lora_export.runtime.reference import require_reference
+        from lora_export.verification.datasets.text_scores import require_library
+
         require_reference()
         require_library(recipe.verify.metric if recipe.verify.dataset else None)
     if recipe.verify.enabled or recipe.latency.enabled:
+        from lora_export.runtime.ort import require_onnxruntime
+
         require_onnxruntime()

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.ties import groups_of
 from lora_export.commands.build_form import in_form, opset_of_form, traced_opset
-from lora_export.commands.build_quantized import opset_for
+from lora_export.commands.quantize_choice import opset_for
 from lora_export.commands.resolved_adapters import ResolvedAdapter, resolve_adapters
 from lora_export.core import targets
 from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
-from lora_export.exports.own_graph import OwnGraph, adopt_graph, require_in_graph
 from lora_export.exports.padding import with_padding_of
 from lora_export.exports.plan import choose_dtype, count_labels, for_task
 from lora_export.exports.untied_export import ties_in_graph, untie
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from lora_export.commands.recipe import Recipe
     from lora_export.core.progress import Progress
     from lora_export.core.targets import Target
+    from lora_export.exports.own_graph import OwnGraph
     from lora_export.graph.spec.tasks import Task
     from lora_export.graph.spec.template import GraphTemplate
     from lora_export.weights.checkpoint import Checkpoint
@@ -169,6 +169,8 @@ def _own_graph(
     recipe: Recipe, config: BuildConfig, given: Sequence[LoadedAdapter], tell: Progress
 ) -> tuple[BuildConfig, GraphTemplate]:
     """Read the user's graph, and require that the adapters' parameters are in it."""
+    from lora_export.exports.own_graph import adopt_graph, require_in_graph
+
     tell.start("reading the graph")
     path = recipe.path(recipe.graph or "")
     graph = adopt_graph(path, config.checkpoint, [each.adapter for each in given])

@@ -1,4 +1,7 @@
-"""An export directory filled: the base's weights, the adapters, the verdicts on them."""
+"""An export directory filled: the base's weights, the adapters, the verdicts on them.
+
+Verification is imported for a recipe that asks for it, as every further stage of a build is.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,16 @@ from typing import TYPE_CHECKING, Literal
 from lora_export.commands.adapter_inputs import recorded_source
 from lora_export.commands.add import add_adapters, fidelity_report_of, without_copies_in
 from lora_export.commands.build_checks import graph_source
-from lora_export.commands.build_quantized import record_of
-from lora_export.commands.loss_limits import loss_gates
 from lora_export.commands.measured_inputs import measure_of
 from lora_export.commands.open_base import training_base
 from lora_export.commands.outcome import Outcome, Reports
+from lora_export.commands.quantize_choice import record_of
 from lora_export.commands.resolved_adapters import ResolvedAdapter, checked_labels
 from lora_export.core.manifest import read_manifest
 from lora_export.core.modes import BASE_GRAPH, SHARED_MODES, Mode
 from lora_export.exports.create import create_export
-from lora_export.exports.packs import add_swappable_graph
 from lora_export.exports.plan import head_parameters, match_base, require_complete
 from lora_export.report.refresh_report import refresh_report
-from lora_export.verification.export import Evidence, measure_latency, verify_export
-from lora_export.verification.record import record_fidelity
 from lora_export.weights.parameter_entries import count_carried
 
 if TYPE_CHECKING:
@@ -164,6 +163,8 @@ def fill_export(
         LoraExportError: See the class of the error.
     """
     if recipe.mode is Mode.SWAPPABLE and export_dir != output:
+        from lora_export.exports.packs import add_swappable_graph
+
         resolved = [each.resolved for each in without_copies_in(export_dir, adapters)]
         add_swappable_graph(export_dir, resolved, modules=recipe.lora_modules)
     added = add_adapters(
@@ -176,6 +177,8 @@ def fill_export(
         mode=recipe.mode,
     )
     if added.fidelity:
+        from lora_export.verification.record import record_fidelity
+
         record_fidelity(export_dir, added.fidelity)
     parity, losses = _verify(export_dir, recipe, config, adapters, tell, judged=judged)
     reports = Reports(
@@ -208,6 +211,9 @@ def _verify(
     asked = recipe.verify
     if not asked.enabled:
         return None, None
+    from lora_export.commands.loss_limits import loss_gates
+    from lora_export.verification.export import Evidence, verify_export
+
     named = {each.resolved.adapter.name: each.resolved.adapter for each in adapters}
     evidence = Evidence(
         checkpoint=config.checkpoint,
@@ -250,6 +256,8 @@ def _measure(
     asked = not latency.model_fields_set.isdisjoint({"enabled", "max_ratio"})
     if not latency.enabled or (shared and not asked) or not (adapters or shared):
         return None
+    from lora_export.verification.export import measure_latency
+
     _, timed = measure_latency(
         export_dir,
         _graphs(recipe, adapters),

@@ -9,7 +9,6 @@ from lora_export.core.four_bit_floats import float4_of
 from lora_export.core.graph_forms import ORT_FORM
 from lora_export.core.quantization import ALL_INPUTS
 from lora_export.weights.quantization.methods import NEAREST
-from lora_export.weights.quantized.carried_codes import reason_not_to_carry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +52,8 @@ def not_stored_so(spec: QuantizeSpec, stored: Mapping[str, Tensor]) -> dict[str,
     """
     if float4_of(spec.weights) is None:
         return {}
+    from lora_export.weights.quantized.carried_codes import reason_not_to_carry
+
     reasons = {name: reason_not_to_carry(each, spec.weights) for name, each in stored.items()}
     has_any = not all(reasons.values())
     return {name: reason for name, reason in reasons.items() if reason} if has_any else {}

@@ -6,13 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.graph_forms import ORT_FORM
-from lora_export.graph.ort_form.ort_template import (
-    ORT_DTYPES,
-    ORT_OPSET,
-    TRACED_OPSET,
-    ort_template,
-)
-from lora_export.weights.positions import count_positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +61,8 @@ def require_form_for(recipe: Recipe, task: Task, dtype: str, choices: Choices) -
         what = f"the task {task.name!r}" if not task.causal else "--no-cache"
         msg = f"the graph form 'ort' is for decoders with a cache, and not for {what}"
         raise UnsupportedError(msg, hint=_PORTABLE)
+    from lora_export.graph.ort_form.ort_template import ORT_DTYPES
+
     if dtype not in ORT_DTYPES:
         msg = f"the graph form 'ort' has no {dtype}"
         raise UnsupportedError(msg, hint=f"Give --dtype {' or '.join(ORT_DTYPES)}.")
@@ -75,12 +70,20 @@ def require_form_for(recipe: Recipe, task: Task, dtype: str, choices: Choices) -
 
 def opset_of_form(form: GraphForm) -> int | None:
     """Return the opset of a graph of a form; None where the target decides."""
-    return ORT_OPSET if form == ORT_FORM else None
+    if form != ORT_FORM:
+        return None
+    from lora_export.graph.ort_form.ort_template import ORT_OPSET
+
+    return ORT_OPSET
 
 
 def traced_opset(form: GraphForm, opset: int) -> int:
     """Return the opset that a graph is traced with, to get `opset` in a form."""
-    return TRACED_OPSET if form == ORT_FORM else opset
+    if form != ORT_FORM:
+        return opset
+    from lora_export.graph.ort_form.ort_template import TRACED_OPSET
+
+    return TRACED_OPSET
 
 
 def in_form(
@@ -99,6 +102,9 @@ def in_form(
     """
     if form != ORT_FORM:
         return template
+    from lora_export.graph.ort_form.ort_template import ort_template
+    from lora_export.weights.positions import count_positions
+
     found, applied = ort_template(template, count_positions(config))
     outside = applied.attentions - applied.rotated
     rest = f"; {outside} are rotated before it" if outside and applied.rotated else ""

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lora_export.commands.layout import layout
 from lora_export.core.errors import UnsupportedError, UsageError
 from lora_export.core.modes import Mode
-from lora_export.layouts.description import ExportKind
-from lora_export.layouts.runtimes import runtime_row
-from lora_export.layouts.target_folder import require_place
 from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
@@ -38,10 +34,14 @@ def require_layouts(recipe: Recipe) -> None:
         UnsupportedError: Adapters are rows of a batched graph.
         ExportDirectoryError: Something else is where a layout goes.
     """
+    if not recipe.layouts:
+        return
+    from lora_export.layouts.target_folder import require_place
+
     if twice := {each for each in recipe.layouts if recipe.layouts.count(each) > 1}:
         msg = f"the recipe's 'layouts' has {min(twice)!r} twice"
         raise UsageError(msg, hint="Name each runtime once.")
-    if recipe.layouts and recipe.adapters and recipe.mode == Mode.BATCHED:
+    if recipe.adapters and recipe.mode == Mode.BATCHED:
         msg = "rows of a batched graph have no layout: other runtimes cannot choose among them"
         raise UnsupportedError(msg, hint="Export with mode: merged or swappable.")
     output = recipe.path(recipe.output)
@@ -55,6 +55,11 @@ def require_kind_for_layouts(recipe: Recipe, config: BuildConfig) -> None:
     Raises:
         UnsupportedError: One cannot.
     """
+    if not recipe.layouts:
+        return
+    from lora_export.layouts.description import ExportKind
+    from lora_export.layouts.runtimes import runtime_row
+
     choices = config.choices
     kind = ExportKind(
         str(config.checkpoint.config.get("model_type")),
@@ -81,6 +86,8 @@ def with_layouts(outcome: Outcome, recipe: Recipe, progress: Progress, *, strict
     if outcome.exit_code(strict=strict) != 0:
         progress.note("no layouts: the export failed a gate")
         return outcome
+    from lora_export.commands.layout import layout
+
     written = tuple(
         layout(
             outcome.output,

@@ -6,16 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lora_export.bundle.bundle_names import default_path
-from lora_export.bundle.device_bundle import LatencySettings, bundle_export
-from lora_export.bundle.packing import require_replaceable
 from lora_export.commands.outcome import PackedBundle
 from lora_export.core.errors import ParityError, UsageError
 from lora_export.core.targets import RTX, require_tensorrt_target
-from lora_export.engines.engine_options import EngineOptions
-from lora_export.engines.profiles import axes_of, axis_ranges, require_axes
-from lora_export.graph.spec.onnx_file import parse_onnx
-from lora_export.graph.spec.signature import read_signature
 from lora_export.ondevice.file_opening import real_path
 
 if TYPE_CHECKING:
@@ -56,6 +49,8 @@ def require_bundle(recipe: Recipe) -> None:
         msg = "a bundle for 'rtx' takes engines, which are built of a finished export"
         hint = "Leave the bundle out, then: lora-export build OUT --target rtx, and bundle it."
         raise UsageError(msg, hint=hint)
+    from lora_export.bundle.packing import require_replaceable
+
     require_tensorrt_target(recipe.targets[0])
     require_replaceable(_path(recipe))
 
@@ -65,6 +60,8 @@ def _path(recipe: Recipe) -> Path:
     spec = recipe.bundle
     if spec.file:
         return recipe.path(spec.file)
+    from lora_export.bundle.bundle_names import default_path
+
     return default_path(readable(recipe.path(recipe.output)), recipe.targets[0])
 
 
@@ -76,6 +73,10 @@ def require_profiles(recipe: Recipe, template: GraphTemplate) -> None:
     """
     if not wants_bundle(recipe) or not recipe.profiles:
         return
+    from lora_export.engines.profiles import axes_of, axis_ranges, require_axes
+    from lora_export.graph.spec.onnx_file import parse_onnx
+    from lora_export.graph.spec.signature import read_signature
+
     graphs = [each for each in (template.onnx_bytes, template.encoder_bytes) if each is not None]
     axes = {axis for graph in graphs for axis in axes_of(read_signature(parse_onnx(graph)).inputs)}
     require_axes([axis_ranges(profile) for profile in recipe.profiles], axes)
@@ -91,6 +92,10 @@ def with_bundle(outcome: Outcome, recipe: Recipe, progress: Progress) -> Outcome
     """
     if not wants_bundle(recipe):
         return outcome
+    from lora_export.bundle.device_bundle import LatencySettings, bundle_export
+    from lora_export.engines.engine_options import EngineOptions
+    from lora_export.engines.profiles import axis_ranges
+
     target, spec, latency = recipe.targets[0], recipe.bundle, recipe.latency
     try:
         packed = bundle_export(

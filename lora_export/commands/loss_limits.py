@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UsageError
-from lora_export.verification.loss.gates import LossGates
+
+if TYPE_CHECKING:
+    from lora_export.verification.loss.gates import LossGates
 
 __all__ = ["loss_gates", "require_limits"]
 
@@ -21,6 +23,8 @@ def loss_gates(
     min_gain: float | None, max_loss: float | None, max_metric_drop: float | None
 ) -> LossGates:
     """Return the limits; those that are not given are the usual ones."""
+    from lora_export.verification.loss.gates import LossGates
+
     usual = LossGates()
     return LossGates(
         min_gain=usual.min_gain if min_gain is None else min_gain,

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_export.commands.build_quantized import (
-    choice_of,
     tell_kept,
     tell_without_blocks,
-    with_int8_blocks,
 )
 from lora_export.commands.measured_inputs import measure_of
 from lora_export.commands.outcome import Outcome
+from lora_export.commands.quantize_choice import choice_of, with_int8_blocks
 from lora_export.core.errors import ExportDirectoryError
 from lora_export.core.files import publish_folder, staging_folder
 from lora_export.core.manifest import read_manifest

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_export.core.progress import Progress, Silent
-from lora_export.triton.repository import ModelRepository, write_repository
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_export.commands.outcome import Outcome
     from lora_export.commands.recipe import Recipe, TritonSpec
+    from lora_export.triton.repository import ModelRepository
 
 __all__ = ["with_repository", "write_triton"]
 
@@ -48,6 +48,8 @@ def write_triton(
     Raises:
         LoraExportError: See the class of the error; no model is half there.
     """
+    from lora_export.triton.repository import write_repository
+
     tell = progress or Silent()
     return write_repository(
         output,

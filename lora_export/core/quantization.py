@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL_INPUTS",
+    "BLOCKS_OPSET",
     "BLOCK_SIZES",
     "INT8_BLOCK",
     "INTEGERS",
@@ -50,6 +51,8 @@ SCHEMES: Final = get_args(SchemeName)
 METHOD_NAMES: Final[tuple[MethodName, ...]] = get_args(MethodName)
 BLOCK_SIZES: Final[tuple[BlockSize, ...]] = (16, 32, 64, 128, 256)
 """The block sizes that ONNX Runtime's and TensorRT's kernels take."""
+BLOCKS_OPSET: Final = 21
+"""The first opset whose ``DequantizeLinear`` has blocks, and int4."""
 INT8_BLOCK: Final = 256
 """The largest block of int8 where a graph may have blocks: the fastest in ONNX Runtime (ADR 29)."""
 ALL_INPUTS: Final = "all"

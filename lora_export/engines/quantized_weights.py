@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import onnx
 
+from lora_export.core.quantization import BLOCKS_OPSET
 from lora_export.engines.findings import Finding
 from lora_export.engines.parser_table import version_of
-from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
 from lora_export.graph.spec.onnx_file import parse_onnx
 from lora_export.ondevice.trt.libraries import TENSORRT_RTX
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS

@@ -1,6 +1,6 @@
-"""From a config to a graph template: from the cache, from a shipped template, or traced once.
+"""From a config to a graph template: from a shipped template, from the cache, or traced once.
 
-This module imports no torch: what traces is imported when the cache has no answer.
+This module imports no torch: what traces is imported when neither has an answer.
 """
 
 from __future__ import annotations
@@ -100,17 +100,17 @@ def export_graph(
     chosen = asdict(choices) | ({"sentence": asdict(sentence)} if sentence else {})
     chosen |= {"untied": True} if untied else {}
     request = Request(settings, task=task.name, dtype=dtype, opset=opset, choices=chosen)
-    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
     tell = progress or Silent()
-    if use_cache and (found := graph_cache.load(request, traceable=not missing)) is not None:
-        tell.start("graph from the cache")
-        return found
     made, why = _from_template(
         settings, task, dtype, opset, choices, sentence=sentence, untied=untied
     )
     if made is not None:
         tell.start("graph from a template")
         return made
+    missing = [name for name in _TRACING_PACKAGES if importlib.util.find_spec(name) is None]
+    if use_cache and (found := graph_cache.load(request, traceable=not missing)) is not None:
+        tell.start("graph from the cache")
+        return found
     if missing:
         raise _missing(missing, graph_cache.missed(request) if use_cache else None, why)
     template = _trace_and_fold(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_BYTES", "read_block", "read_rows"]
 
-BLOCK_BYTES: Final = 1 << 24
+BLOCK_BYTES: Final = 1 << 21
 _SLAB_BYTES: Final = 1 << 26
 _TILE: Final = 128
 _MATRIX: Final = 2

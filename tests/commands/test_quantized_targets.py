@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 
 from lora_export.commands.build import _with_int8_blocks
-from lora_export.commands.build_quantized import choice_of, with_int8_blocks
+from lora_export.commands.quantize_choice import choice_of, with_int8_blocks
 from lora_export.commands.recipe import Recipe
 from lora_export.commands.recipe_sections import QuantizeSpec
 from lora_export.weights.quantization.methods import DEFAULT_METHOD, METHODS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from lora_export.core.errors import UnsupportedError
-from lora_export.graph.quantize.quantized_template import BLOCKS_OPSET
+from lora_export.core.quantization import BLOCKS_OPSET
 
 if TYPE_CHECKING:
     import onnx

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import onnx
 
 from lora_export.core.errors import UnsupportedError
+from lora_export.core.quantization import BLOCKS_OPSET
 from lora_export.graph.quantize.quantized_graph import quantize_graph
 from lora_export.graph.quantize.schemes import choose_schemes
 from lora_export.graph.quantize.weight_reads import Read, reads_of
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from lora_export.graph.quantize.weight_reads import WeightRead
     from lora_export.graph.spec.template import GraphTemplate
 
-__all__ = ["BLOCKS_OPSET", "QuantizedTemplate", "quantize_template", "ranks_of"]
+__all__ = ["QuantizedTemplate", "quantize_template", "ranks_of"]
 
-BLOCKS_OPSET: Final = 21
-"""The first opset whose ``DequantizeLinear`` has blocks, and int4."""
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm"})
 
 

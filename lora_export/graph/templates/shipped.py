@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from lora_export.graph.optimize.onnx_ir_private import put_off_sympy
 from lora_export.graph.spec.signature import Choices
 from lora_export.graph.spec.template import TemplateOrigin
 from lora_export.graph.templates.derived import derive
@@ -122,6 +123,7 @@ def instance_of(
         )
         _check_ranges(opened.table, matched)
         frequencies = _frequencies(matched)
+        put_off_sympy()
         from lora_export.graph.templates.instantiate import instantiate
 
         template = instantiate(opened.table, opened.graphs, matched.sizes, frequencies)
