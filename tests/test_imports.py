@@ -39,6 +39,7 @@ OWNERS = frozenset(
         "lora_export.graph.optimize.fold",
         "lora_export.graph.optimize.settle",
         "lora_export.graph.templates.instantiate",
+        "lora_export.graph.templates.shallow",
         "lora_export.graph.optimize.onnxscript_private",
         "lora_export.graph.trace.frequencies",
         "lora_export.graph.optimize.opset_nodes",
