@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 
 import tests.helpers.cores  # noqa: F401  (before torch and ONNX Runtime are loaded)
+from tests.helpers.groups import group_tests
 from tests.helpers.models import TinyModels
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ pytest_plugins = ["lora_export.pytest_plugin"]
 # a failure in CI is a failure everywhere.
 settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    group_tests(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

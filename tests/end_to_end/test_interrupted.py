@@ -1,13 +1,12 @@
 """Killed or interrupted at any moment: what is on disk is old or new, and a rerun succeeds.
 
-A process is stopped before its k-th change to the file system, for each k. Python announces every
-one of them (audit events), so that nothing of the program has to be known. The stopped process is a
-fork of one that has everything imported: hundreds of deaths take seconds.
+A process is stopped before its k-th change to the file system, for each k. The slow tests try every
+k for each verb in one mode, every fourth in the others; ``make nightly`` tries all of them.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import shutil
 import signal
 import subprocess
@@ -21,9 +20,10 @@ import pytest
 from tests.cli.exports import assert_intact, manifest_of
 from tests.cli.running import REPOSITORY, python, snapshot, stagings
 from tests.helpers.handmade import save_adapter, save_checkpoint
-from tests.helpers.slow import nightly
+from tests.helpers.stops import Stopper
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.helpers.models import TinyModels
@@ -31,122 +31,38 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 TASK = "text-classification"
+CODES = {"kill": -9, "SIGINT": 130, "SIGTERM": 143}
 FEEDS = {
     "input_ids": np.arange(3, 21).reshape(2, 9),
     "attention_mask": np.ones((2, 9), np.int64),
     "token_type_ids": np.zeros((2, 9), np.int64),
 }
 
-DRIVER = """
-import json, os, signal, shutil, sys
-from pathlib import Path
 
-plan = json.loads(sys.argv[1])
-import lora_export.commands.build, lora_export.cli.merge_and_build
-import lora_export.cli.add, lora_export.cli.merge
-from lora_export.cli import run
-
-EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "fcntl.flock",
-          "shutil.rmtree"}
-target, prepared, area = Path(plan["area"]) / "parent", plan["prepared"], plan["area"]
-
-def fresh():
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    if prepared:
-        shutil.copytree(prepared, target / "out")
-
-def attempt(arguments, stop_at, how):
-    # In a fork; returns the wait status, and how many events there were if it came through.
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, 1)
-        os.dup2(sink, 2)
-        count = 0
-        def hook(event, args):
-            nonlocal count
-            if event not in EVENTS or not any(str(a).startswith(area) for a in args[:2]):
-                if event != "fcntl.flock":
-                    return
-            if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                return
-            count += 1
-            if count == stop_at:
-                if how == "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                os.kill(os.getpid(), getattr(signal, how))
-        sys.addaudithook(hook)
-        try:
-            code = run(arguments)
-        except SystemExit as leaving:
-            code = leaving.code
-        os.write(writer, str(count).encode())
-        os._exit(code)
-    os.close(writer)
-    _, status = os.waitpid(child, 0)
-    events = os.read(reader, 32)
-    os.close(reader)
-    return os.waitstatus_to_exitcode(status), int(events or 0)
-
-fresh()
-code, total = attempt(plan["arguments"], -1, "kill")
-print(json.dumps({"clean": code, "total": total}), flush=True)
-for stop_at in range(1, total + 1, plan["step"]):
-    fresh()
-    died, _ = attempt(plan["arguments"], stop_at, plan["how"])
-    stopped = Path(area) / "stopped"
-    shutil.rmtree(stopped, ignore_errors=True)
-    shutil.copytree(target, stopped)
-    again, _ = attempt(plan["again"], -1, "kill")
-    print(json.dumps({"stop_at": stop_at, "died": died, "again": again}), flush=True)
-    sys.stdin.readline()
-"""
-
-
-def run_driver(area: Path, prepared: Path | None, arguments, again, *, how: str, step: int):
-    """Yield a row per stop, while the folders are as that stop left them."""
-    plan = {
-        "area": str(area), "prepared": prepared and str(prepared), "how": how, "step": step,
-        "arguments": [str(a) for a in arguments], "again": [str(a) for a in again],
-    }  # fmt: skip
-    driver = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", DRIVER, json.dumps(plan)],
-        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert driver.stdin is not None
-    assert driver.stdout is not None
-    try:
-        head = json.loads(driver.stdout.readline())
-        assert head["clean"] == 0
-        assert head["total"] > 5
-        for line in driver.stdout:
-            yield json.loads(line)
-            driver.stdin.write("\n")
-            driver.stdin.flush()
-        assert driver.wait(60) == 0
-    finally:
-        driver.kill()
-        driver.wait()
-        driver.stdin.close()
-        driver.stdout.close()
+@pytest.fixture(scope="module")
+def stopper() -> Iterator[Stopper]:
+    stopper = Stopper()
+    yield stopper
+    stopper.close()
 
 
 @pytest.fixture
-def parts(tiny: TinyModels, tmp_path: Path) -> dict[str, Path]:
+def area(tmp_path: Path) -> Path:
+    (tmp_path / "area").mkdir()
+    return tmp_path / "area"
+
+
+@pytest.fixture(scope="module")
+def parts(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base, two adapters, and an export with the first of them; the graph is cached."""
     from lora_export.cli import run
 
     base = tiny.base("bert", TASK)
     first, second = tiny.adapter(base, r=4, seed=1), tiny.adapter(base, r=2, seed=3)
-    out = tmp_path / "prepared"
+    out = tmp_path_factory.mktemp("parts") / "prepared"
     assert run(["export", "--quiet", "--base", str(base), "--task", TASK,
                 f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
-    (tmp_path / "area").mkdir()
-    return {"base": base, "first": first, "second": second, "export": out,
-            "area": tmp_path / "area"}  # fmt: skip
+    return {"base": base, "first": first, "second": second, "export": out}
 
 
 def content(export: Path) -> dict[str, Any]:
@@ -154,17 +70,19 @@ def content(export: Path) -> dict[str, Any]:
     return {"files": manifest["files"], "adapters": set(manifest["adapters"])}
 
 
-@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGINT", 130, 5)])
-def test_build_stopped_anywhere_leaves_nothing_or_everything(parts, how, code, step) -> None:
+@pytest.mark.parametrize(("how", "step"), [("kill", 1), ("SIGINT", 5)])
+def test_build_stopped_anywhere_leaves_nothing_or_everything(
+    stopper, area, parts, how, step
+) -> None:
     arguments = ["export", "--quiet", "--base", parts["base"], "--task", TASK,
                  "--adapter", f"first={parts['first']}", "--out",
-                 parts["area"] / "parent" / "out"]  # fmt: skip
+                 area / "parent" / "out"]  # fmt: skip
     expected = content(parts["export"])
     problems: list[str] = []
-    for row in run_driver(parts["area"], None, arguments, arguments, how=how, step=step):
+    for row in stopper.stop(area, None, arguments, arguments, how=how, step=step):
         at = f"stopped at change {row['stop_at']}"
-        stopped, finished = parts["area"] / "stopped", parts["area"] / "parent"
-        if row["died"] not in {code, 0}:
+        stopped, finished = area / "stopped", area / "parent"
+        if row["died"] not in {CODES[how], 0}:
             problems.append(f"{at}: exit {row['died']}")
         if (stopped / "out").exists() and content(stopped / "out") != expected:
             problems.append(f"{at}: half an export")
@@ -179,8 +97,8 @@ def test_build_stopped_anywhere_leaves_nothing_or_everything(parts, how, code, s
     assert not problems, "\n".join(problems)
 
 
-@pytest.fixture(params=nightly(["merged", "swappable", "batched", "int4"], but=3))
-def verified(request, tiny: TinyModels, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def verified(request, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A base, two adapters that are not alike, and a verified export with the first of them.
 
     ``int4`` is a merged export with quantized weights, to which adapters are added with the base.
@@ -190,16 +108,14 @@ def verified(request, tiny: TinyModels, tmp_path: Path) -> dict[str, Any]:
     base = tiny.base("bert", TASK)
     first = tiny.adapter(base, r=4, seed=1, labels_count=3, modules_to_save=["classifier"])
     second = tiny.adapter(base, r=2, seed=3, labels_count=2, modules_to_save=["classifier"])
-    out = tmp_path / "prepared"
+    out = tmp_path_factory.mktemp("verified") / "prepared"
     quantized = request.param == "int4"
     mode = ["--mode", "merged", "--quantize", "int4"] if quantized else ["--mode", request.param]
     assert run(["merge-and-build", "--quiet", "--base", str(base), "--task", TASK, *mode,
                 f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
     assert (out / "golden" / "first.npz").is_file()
     assert (out / "reports" / "parity.json").is_file()
-    (tmp_path / "area").mkdir()
-    return {"mode": request.param, "second": second, "export": out, "area": tmp_path / "area",
-            "base": ["--base", str(base)] if quantized else []}  # fmt: skip
+    return {"second": second, "export": out, "base": ["--base", str(base)] if quantized else []}
 
 
 def answers(export: Path) -> dict[str, list[Any]]:
@@ -216,13 +132,34 @@ def answers(export: Path) -> dict[str, list[Any]]:
     return found
 
 
-@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGTERM", 143, 5)])
-@pytest.mark.parametrize("verb", ["add", "replace", "remove"])
-def test_change_stopped_anywhere_leaves_the_old_or_the_new(verified, verb, how, code, step) -> None:
+def changes() -> list[Any]:
+    """Return each verb in each mode, with each way to stop it and the step between stops."""
+    found = []
+    whole = {("merged", "add"), ("swappable", "replace"), ("batched", "remove")}
+    for mode, verb in itertools.product(
+        ("merged", "swappable", "batched", "int4"), ("add", "replace", "remove")
+    ):
+        at_night = () if (mode, verb) in whole else pytest.mark.nightly
+        rare = pytest.mark.nightly if mode == "int4" else ()
+        found += [
+            pytest.param(mode, (verb, "kill", 1), marks=at_night),
+            pytest.param(mode, (verb, "SIGTERM", 5), marks=rare),
+        ]
+        if at_night and not rare:
+            found.append(pytest.param(mode, (verb, "kill", 4)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("verified", "change"), changes(), indirect=["verified"], scope="module",
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
+)  # fmt: skip
+def test_change_stopped_anywhere_leaves_the_old_or_the_new(stopper, area, verified, change) -> None:
     """Every file intact, every adapter the old or the new one; the next change tidies up."""
     from lora_export.cli import run
 
-    out, whole = verified["area"] / "parent" / "out", verified["area"] / "whole"
+    verb, how, step = change
+    out, whole = area / "parent" / "out", area / "whole"
     second = verified["second"]
     arguments = {
         "add": ["add", "EXPORT", "--adapter", f"second={second}", *verified["base"]],
@@ -247,12 +184,10 @@ def test_change_stopped_anywhere_leaves_the_old_or_the_new(verified, verb, how, 
     again = [*given[out], "--replace"] if verb == "add" else given[out]
     expected = set(snapshot(whole))
     problems: list[str] = []
-    for row in run_driver(
-        verified["area"], verified["export"], given[out], again, how=how, step=step
-    ):
+    for row in stopper.stop(area, verified["export"], given[out], again, how=how, step=step):
         at = f"stopped at change {row['stop_at']}"
-        stopped = verified["area"] / "stopped" / "out"
-        if row["died"] not in {code, 0}:
+        stopped = area / "stopped" / "out"
+        if row["died"] not in {CODES[how], 0}:
             problems.append(f"{at}: exit {row['died']}")
         try:
             now = answers(stopped)
@@ -271,9 +206,9 @@ def test_change_stopped_anywhere_leaves_the_old_or_the_new(verified, verb, how, 
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize(("how", "code", "step"), [("kill", -9, 1), ("SIGINT", 130, 3)])
+@pytest.mark.parametrize(("how", "step"), [("kill", 1), ("SIGINT", 3)])
 def test_merge_stopped_anywhere_leaves_nothing_or_everything(
-    tmp_path: Path, how: str, code: int, step: int
+    stopper, area, tmp_path: Path, how: str, step: int
 ) -> None:
     """Into shards; ``--unmerge``, which trusts a merge, takes none of what a stop left."""
     from lora_export.cli import run
@@ -281,16 +216,15 @@ def test_merge_stopped_anywhere_leaves_nothing_or_everything(
     base, adapter = save_checkpoint(tmp_path / "base"), save_adapter(tmp_path / "adapter")
     arguments = ["merge", "--quiet", "--base", base, "--adapter", f"a={adapter}",
                  "--max-shard-size", "700B", "--out"]  # fmt: skip
-    area = tmp_path / "area"
     whole, out = area / "whole" / "out", area / "parent" / "out"
     assert run([str(each) for each in (*arguments, whole)]) == 0
     expected = snapshot(whole)
     assert sum(name.endswith(".safetensors") for name in expected) > 2
     problems: list[str] = []
-    for row in run_driver(area, None, [*arguments, out], [*arguments, out], how=how, step=step):
+    for row in stopper.stop(area, None, [*arguments, out], [*arguments, out], how=how, step=step):
         at = f"stopped at change {row['stop_at']}"
         stopped = area / "stopped"
-        if row["died"] not in {code, 0}:
+        if row["died"] not in {CODES[how], 0}:
             problems.append(f"{at}: exit {row['died']}")
         if (stopped / "out").exists() and snapshot(stopped / "out") not in ({}, expected):
             problems.append(f"{at}: half a checkpoint")
@@ -303,7 +237,7 @@ def test_merge_stopped_anywhere_leaves_nothing_or_everything(
                 problems.append(f"{at}: {staging.name} is trusted")
         if row["again"] not in {0, 3} or snapshot(out) != expected:
             problems.append(f"{at}: the rerun exits {row['again']}")
-        if row["again"] == 3 and row["died"] == code and not (stopped / "out").exists():
+        if row["again"] == 3 and row["died"] == CODES[how] and not (stopped / "out").exists():
             problems.append(f"{at}: the rerun refuses")
         if left := stagings(area / "parent"):
             problems.append(f"{at}: after the rerun there is {left}")
