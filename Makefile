@@ -4,7 +4,7 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 PIP_ARGS    ?=
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -67,7 +67,7 @@ test: env model device-env core-env ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow and not nightly'
 
 test-slow: env model device-env core-env ## run the slow tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'slow and not nightly'
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'slow and not nightly' tests
 
 # transformers 5.12's DeBERTa still scripts functions, which torch 2.13 deprecates.
 test-lowest: $(LOWEST_STAMP) ## run end-to-end tests with the lowest versions that pyproject.toml declares

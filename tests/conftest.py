@@ -10,7 +10,7 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before the first import of huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,7 +22,6 @@ import pytest
 from hypothesis import settings
 
 import tests.helpers.cores  # noqa: F401  (before torch and ONNX Runtime are loaded)
-from tests.helpers.groups import group_tests
 from tests.helpers.models import TinyModels
 
 if TYPE_CHECKING:
@@ -37,9 +36,13 @@ settings.register_profile("tests", deadline=None, derandomize=True, print_blob=T
 settings.load_profile("tests")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    group_tests(items)
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.helpers.groups import FolderScheduling
+
+    return FolderScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

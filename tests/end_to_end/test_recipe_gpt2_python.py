@@ -12,7 +12,7 @@ from tests.cli.running import call
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "gpt2-python" / "recipe.yaml"
 
-pytestmark = [pytest.mark.xdist_group("gpt2-python"), pytest.mark.slow]  # one build
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

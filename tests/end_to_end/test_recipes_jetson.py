@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = ("jetson-gpt2", "jetson-roberta-refit", "jetson-minilm")
 
-pytestmark = pytest.mark.xdist_group("jetson")
-
 
 def commands(name: str) -> list[list[str]]:
     """Return the commands of a README that run here."""

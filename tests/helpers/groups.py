@@ -1,45 +1,48 @@
 """Tests that share what is costly to make run in one of pytest-xdist's workers.
 
 A fixture of a module or a package is made once in each worker that runs one of its tests, and two
-workers that need the same graph at the same time both trace it.
+workers that need the same graph at the same time both trace it. The marks of pytest-xdist 3.8
+(``xdist_group``) have no effect with pytest 9.2: it appends the group to ``Item._nodeid``, which
+pytest does not read any more.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pytest
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import pytest
 
-__all__ = ["group_tests"]
+__all__ = ["SHARING", "FolderScheduling", "group_of"]
 
-_TESTS: Final = Path(__file__).parent.parent
-_SHARING: Final = frozenset(
-    _TESTS / each
-    for each in (
-        "bundle",
-        "end_to_end/batched",
-        "end_to_end/extend",
-        "end_to_end/merge_and_build",
-        "exports/merged_adapters",
-        "layouts",
-        "runtime/session",
-    )
+SHARING: Final = (
+    "tests/bundle/",
+    "tests/end_to_end/batched/",
+    "tests/end_to_end/clients/",
+    "tests/end_to_end/extend/",
+    "tests/end_to_end/merge_and_build/",
+    "tests/end_to_end/triton/",
+    "tests/exports/merged_adapters/",
+    "tests/layouts/",
+    "tests/runtime/session/",
+    "tests/triton/",
 )
-"""Folders whose ``conftest.py`` makes exports for all files of the folder."""
+"""Folders whose ``conftest.py`` makes exports, or starts servers, for all their files."""
 
 
-def group_tests(items: Iterable[pytest.Item]) -> None:
-    """Give each test without an ``xdist_group`` that of its file, or of its folder.
+def group_of(nodeid: str) -> str:
+    """Return the folder or the file whose tests one worker runs."""
+    file = nodeid.partition("::")[0]
+    return next((folder for folder in SHARING if file.startswith(folder)), file)
 
-    Args:
-        items: All tests that were collected.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            folder = item.path.parent
-            shared = folder if folder in _SHARING else item.path
-            item.add_marker(pytest.mark.xdist_group(shared.as_posix()))
+
+class FolderScheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """Files as ``--dist loadfile`` has them; the files of some folders stay together."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)

@@ -16,17 +16,16 @@ __all__ = ["mark_below"]
 def mark_below(
     folder: Path, items: Iterable[pytest.Item], name: str, *, absent: str | None
 ) -> None:
-    """Mark the tests below a folder, which run one after another.
+    """Mark the tests below a folder.
 
     Args:
         folder: The folder.
         items: All tests.
-        name: The mark, and the group that one worker runs.
+        name: The mark.
         absent: Why they are skipped; None where what they need is there.
     """
     for item in items:
         if folder in item.path.parents:
             item.add_marker(name)
-            item.add_marker(pytest.mark.xdist_group(name))
             if absent is not None:
                 item.add_marker(pytest.mark.skip(reason=absent))

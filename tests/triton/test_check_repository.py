@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 
 @pytest.fixture
 def repository(served, tmp_path) -> Path:

@@ -14,8 +14,6 @@ from tests.cli.running import call
 from tests.helpers.double import install_double
 from tests.helpers.triton_config import read_config
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 TARGET = "jetson-orin"  # the double of TensorRT stands for its GPU
 
 

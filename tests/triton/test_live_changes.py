@@ -18,8 +18,6 @@ from lora_export.triton.repository_options import RepositoryOptions
 from tests.cli.running import call, snapshot, stagings
 from tests.helpers.triton import grown_exports, variant
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 
 @pytest.fixture(scope="module")
 def grown(served, tiny, tmp_path_factory) -> dict[str, Path]:

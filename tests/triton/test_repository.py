@@ -19,8 +19,6 @@ from lora_export.triton.repository_options import RepositoryOptions
 from tests.cli.running import call, command, snapshot, stagings
 from tests.helpers.triton_config import read_config
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 ONNXRUNTIME = """\
 name: "m-a"
 version_policy {

@@ -16,8 +16,6 @@ from lora_export.triton.repository import write_repository
 from tests.cli.running import call
 from tests.helpers.triton_config import read_config
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 POSITIONS = 160
 """Of the tiny BERT."""
 

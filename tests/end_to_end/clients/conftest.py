@@ -22,7 +22,6 @@ SCRIPTS = Path(__file__).with_name("scripts")
 collect_ignore = ["scripts"]  # they run in the runtimes' environments
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are grouped by file
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = "needs the runtimes: make test-clients" if HOME is None else None
     mark_below(Path(__file__).parent, items, "clients", absent=absent)

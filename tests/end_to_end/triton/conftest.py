@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 HOME = os.environ.get("LORA_EXPORT_TRITON")
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are grouped by file
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     absent = "needs the server: make test-triton" if HOME is None else None
     mark_below(Path(__file__).parent, items, "triton", absent=absent)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 TASK = "text-classification"
 WAYS = {
     "merged": ("merged", "merged"),
