@@ -1,4 +1,4 @@
-"""The tests that one of pytest-xdist's workers runs."""
+"""Tests that one of pytest-xdist's workers runs."""
 
 from __future__ import annotations
 

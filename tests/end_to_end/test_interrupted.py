@@ -98,13 +98,23 @@ def test_build_stopped_anywhere_leaves_nothing_or_everything(
 
 
 @pytest.fixture(scope="module")
-def verified(request, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def exports() -> dict[str, dict[str, Any]]:
+    """Exports by mode, as `verified` makes them."""
+    return {}
+
+
+@pytest.fixture
+def verified(
+    request, exports, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """A base, two adapters that are not alike, and a verified export with the first of them.
 
     ``int4`` is a merged export with quantized weights, to which adapters are added with the base.
     """
     from lora_export.cli import run
 
+    if request.param in exports:
+        return dict(exports[request.param])
     base = tiny.base("bert", TASK)
     first = tiny.adapter(base, r=4, seed=1, labels_count=3, modules_to_save=["classifier"])
     second = tiny.adapter(base, r=2, seed=3, labels_count=2, modules_to_save=["classifier"])
@@ -115,7 +125,9 @@ def verified(request, tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory
                 f"--adapter=first={first}", "--out", str(out)]) == 0  # fmt: skip
     assert (out / "golden" / "first.npz").is_file()
     assert (out / "reports" / "parity.json").is_file()
-    return {"second": second, "export": out, "base": ["--base", str(base)] if quantized else []}
+    given = ["--base", str(base)] if quantized else []
+    exports[request.param] = {"second": second, "export": out, "base": given}
+    return dict(exports[request.param])
 
 
 def answers(export: Path) -> dict[str, list[Any]]:
@@ -151,7 +163,7 @@ def changes() -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("verified", "change"), changes(), indirect=["verified"], scope="module",
+    ("verified", "change"), changes(), indirect=["verified"],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)),
 )  # fmt: skip
 def test_change_stopped_anywhere_leaves_the_old_or_the_new(stopper, area, verified, change) -> None:
