@@ -12,9 +12,10 @@ fails; what stays ambiguous or could not be compared is told at the end of the r
 ``--lora-export-strict`` or ``@pytest.mark.lora_export(strict=True)``. The marker's further keywords
 are defaults of `lora_export_bench`: on a class or a module, they are said once.
 
-Measuring beside other tests measures those too. With pytest-xdist, tests that measure are put in
-one group of their own, which ``--dist loadgroup`` keeps on one worker, and the other workers wait
-while one of them runs; another distribution over several workers is refused.
+Measuring beside other tests measures those too. With pytest-xdist and ``--dist loadgroup``, all
+other workers wait while a test that measures runs; another distribution over several workers is
+refused. Tests that measure are put in one group, so that one worker runs them; pytest-xdist 3.8
+does not see groups with pytest 9.2, and the wait holds without them.
 
 Nothing but pytest is imported here: what measures is loaded by the first test that asks for it.
 """
@@ -45,7 +46,7 @@ _MARKER: Final = (
 _FIXTURE: Final = "lora_export_bench"
 _PARALLEL: Final = (
     "latency is not measured beside the tests of other workers: run these tests with -n 0, or all "
-    "of them with --dist loadgroup, which keeps what measures on one worker; the fixture has to be "
+    "of them with --dist loadgroup, where other workers wait meanwhile; the fixture has to be "
     "an argument of the test or of one of its fixtures"
 )
 _OPEN: Final = frozenset({"ambiguous", "unverified"})
@@ -77,7 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep what measures on one worker."""
+    """Put what measures in one group."""
     measures = _FIXTURE in getattr(item, "fixturenames", ())
     if measures and item.config.pluginmanager.hasplugin("xdist"):
         item.add_marker(pytest.mark.xdist_group(XDIST_GROUP))

@@ -216,7 +216,7 @@ def test_measuring_in_parallel_is_refused_and_says_what_to_do(project, export) -
     project.runpytest_subprocess("-n", "0").assert_outcomes(passed=1)
 
 
-def test_with_loadgroup_all_that_measures_is_on_one_worker(project, export) -> None:
+def test_with_loadgroup_several_workers_may_measure(project, export) -> None:
     project.makepyfile(
         test_one=MEASURING.format(out=str(export), limit=1000),
         test_two=MEASURING.format(out=str(export), limit=1000),
@@ -224,9 +224,6 @@ def test_with_loadgroup_all_that_measures_is_on_one_worker(project, export) -> N
     )
     result = project.runpytest_subprocess("-n", "2", "--dist", "loadgroup", "-v")
     result.assert_outcomes(passed=3)
-    passed = [line for line in result.outlines if "PASSED" in line and "::test_latency" in line]
-    assert len(passed) == 2
-    assert len({line.split("]")[0] for line in passed}) == 1, passed  # "[gw0"
     assert any("times ort-cpu:base, pass" in line for line in result.outlines)
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 CASES = [("merged", "onnxruntime"), ("merged", "python"), ("swappable", "python"),
          ("batched", "onnxruntime"), ("batched", "python")]  # fmt: skip
 
