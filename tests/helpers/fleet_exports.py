@@ -11,13 +11,40 @@ from lora_export.core.manifest import read_manifest
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["assert_equal_exports"]
+__all__ = ["assert_equal_engines", "assert_equal_exports"]
 
 
 def artifacts(export_dir: Path) -> dict[str, str]:
-    """Return the files of an export but for the reports, which name the day."""
+    """Return the files of an export but for those that are measured or name the day.
+
+    These are the reports, and the records of engines (`assert_equal_engines`).
+    """
     files = read_manifest(export_dir).files
-    return {name: each for name, each in files.items() if not name.startswith("reports/")}
+    left_out = ("reports/", "engines/")
+    return {name: each for name, each in files.items() if not name.startswith(left_out)}
+
+
+def assert_equal_engines(first: Path, second: Path, *, plans: bool) -> None:
+    """Compare the engines of two exports.
+
+    Args:
+        first: An export.
+        second: Another.
+        plans: Whether the plans are equal too; TensorRT builds larger ones differently each time.
+    """
+    names = [[path.name for path in sorted((each / "engines").iterdir())]
+             for each in (first, second)]  # fmt: skip
+    assert names[0] == names[1]
+    for name in names[0]:
+        mine, theirs = (each / "engines" / name for each in (first, second))
+        assert mine.stat().st_size == theirs.stat().st_size or name.endswith(".json")
+        if name.endswith(".json"):
+            tables = [json.loads(each.read_text()) for each in (mine, theirs)]
+            for table in tables:
+                del table["seconds"], table["peak_host_bytes"], table["plan"]
+            assert tables[0] == tables[1]
+        elif plans:
+            assert sha256_of_file(mine) == sha256_of_file(theirs)
 
 
 def assert_equal_exports(first: Path, second: Path, *, places: bool = True) -> None:

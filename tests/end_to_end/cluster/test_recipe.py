@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 import yaml
 
 from lora_export.core.files import sha256_of_file
-from tests.helpers.fleet_exports import assert_equal_exports
+from tests.helpers.fleet_exports import assert_equal_engines, assert_equal_exports
 from tests.helpers.killed_workers import workers_killed
 
 ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "recipes" / "fleet"
-BASE = ROOT / "models" / "all-MiniLM-L6-v2"
+BASE = (ROOT / "models" / "all-MiniLM-L6-v2").resolve()
 
 
 def command(*words: str | Path) -> str:
@@ -42,7 +43,7 @@ def test_a_cluster_makes_of_the_recipe_what_one_machine_makes(
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text(yaml.safe_dump(table))
     run = ("-m", "lora_export", "fleet", "run", str(fleet), "--quiet")
-    command(*run)
+    command(*run, "--jobs", str(os.cpu_count()))  # one thread each, as on the cluster
     (tmp_path / "out").rename(tmp_path / "whole")
     with workers_killed(most=4) as killed:
         command(*run, "--ray", cluster.address)
@@ -53,9 +54,9 @@ def test_a_cluster_makes_of_the_recipe_what_one_machine_makes(
     assert first["counts"] == second["counts"] == {"done": 41}
     assert [row["id"] for row in first["rows"]] == [row["id"] for row in second["rows"]]
     for variant in ("merged-float16", "swappable-float16"):
-        assert_equal_exports(
-            *(tmp_path / each / "exports/minilm" / variant for each in ("whole", "out"))
-        )
+        mine, theirs = (tmp_path / each / "exports/minilm" / variant for each in ("whole", "out"))
+        assert_equal_exports(mine, theirs)
+        assert_equal_engines(mine, theirs, plans=variant.startswith("merged"))
         bundle = f"bundles/minilm-{variant}-jetson-orin.tar"
         assert sha256_of_file(tmp_path / "whole" / bundle) == sha256_of_file(
             tmp_path / "out" / bundle

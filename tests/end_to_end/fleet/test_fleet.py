@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from lora_export.commands.fleet.spec import load_fleet
 from lora_export.commands.fleet.worker import perform
 from lora_export.core.manifest import read_manifest
 from lora_export.core.progress import Silent
+from tests.helpers.fleet_exports import assert_equal_exports
 from tests.helpers.fleets import InlineExecutor, run_here, scale, tiny_fleet
 
 if TYPE_CHECKING:
@@ -125,6 +127,25 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_artifacts(
         assert [each.model_dump() for each in first.adapters.values()] == [
             second.adapters[name].model_dump() for name in first.adapters
         ]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_kills_at_fifty_random_moments_change_nothing(tiny: TinyModels, tmp_path: Path) -> None:
+    variants = [{"mode": "merged"}, {"mode": "swappable"}]
+    fleet = tiny_fleet(tiny, tmp_path, variants=variants, targets=["cpu", "jetson-orin"])
+    shutil.rmtree(tmp_path / "adapters" / "idle")
+    script = [sys.executable, "-m", "tests.helpers.killed_runs", str(fleet), "27", "50"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] == 50
+    whole = tmp_path / "whole-0"
+    for other in (tmp_path / f"whole-{at}" for at in range(1, found["wholes"])):
+        for mode in ("merged", "swappable"):
+            assert_equal_exports(*(each / "exports" / "tiny" / mode for each in (whole, other)))
+            bundle = f"bundles/tiny-{mode}-jetson-orin.tar"
+            assert (whole / bundle).read_bytes() == (other / bundle).read_bytes()
 
 
 def _artifacts(files: dict[str, str]) -> dict[str, str]:
