@@ -10,7 +10,13 @@ from lora_export.core.hub import is_hub_id
 from lora_export.core.listing import first_few
 from lora_export.core.modes import BASE_GRAPH
 from lora_export.exports.adapter_companions import FOLDER
-from lora_export.exports.verdict import deployable, lossy_names, verdict_of, verification_of
+from lora_export.exports.verdict import (
+    checked_parts,
+    deployable,
+    lossy_names,
+    verdict_of,
+    verification_of,
+)
 from lora_export.ondevice.file_opening import real_path
 from lora_export.ondevice.printable import FinishedLine, shell_command
 from lora_export.report.report_files import REPORT_HTML
@@ -38,6 +44,7 @@ def headline(outcome: Outcome) -> str:
     slow = [name for name, row in timed if row.verdict == "fail"]
     parts = [
         f"{outcome.output}: {verdict} ({_listed(names) if names else 'nothing to deploy yet'})",
+        checked_parts(manifest),
         f"quantization loses too much of {_listed(lost)}"
         if (lost := lossy_names(manifest))
         else "",

@@ -248,6 +248,12 @@ def _base_rows(base: BaseRecord) -> Rows:
     return [("base stored", stored_form(found))] if found is not None else []
 
 
+def _template_rows(base: BaseRecord) -> Rows:
+    """Return the shipped template that the graphs were made from, where there is one."""
+    made = base.template
+    return [] if made is None else [("graph from", f"the template {made.name}")]
+
+
 def _export_lines(report: ExportReport) -> list[str]:
     base = report.base
     rows: Rows = [
@@ -257,6 +263,7 @@ def _export_lines(report: ExportReport) -> list[str]:
         ("parameters", f"{report.parameters:,}"),
         *_quantized_rows(report),
         *_base_rows(base),
+        *_template_rows(base),
         ("fingerprint", base.fingerprint),
         ("written by", report.tool),
         ("files", f"{report.files} in the manifest, {size(report.bytes)}; {_file_verdict(report)}"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOT_APPLICABLE",
+    "checked_parts",
     "deployable",
     "is_deployable",
     "lossy_names",
@@ -57,6 +58,20 @@ def verdict_of(manifest: Manifest) -> Verdict:
     losses = {graph.loss for graph in manifest.graphs.values()}
     found |= {verdict for verdict in _UNCLEAR if verdict in losses}
     return worst_of(found)
+
+
+def checked_parts(manifest: Manifest) -> str:
+    """Return what is checked of an export that torch has not run: its graph, or nothing.
+
+    A graph of a shipped template is that of a trace, and the template's witness was run by torch.
+    One that was rewritten since (quantized, or in another form) is more than the template.
+    """
+    rewritten = manifest.base.quantization is not None or any(
+        graph.form is not None for graph in manifest.graphs.values()
+    )
+    if manifest.base.template is None or rewritten or verdict_of(manifest) != "unverified":
+        return ""
+    return f"graph checked; {'adapter' if manifest.adapters else 'base'} unverified"
 
 
 def lossy_names(manifest: Manifest) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class _Row:
 
 _EXPORT: Final = install_command("export")
 _METRICS: Final = install_command("metrics")
-_TRACING: Final = "merge-and-build and export of an architecture that is not in the graph cache"
+_TRACING: Final = "merge-and-build and export of an architecture without a template or cached graph"
 _BROKEN: Final = "every command"
 _CORE: Final = install_command()
 _PACKAGES: Final = (

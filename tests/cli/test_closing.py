@@ -44,7 +44,7 @@ def test_without_an_adapter_the_base_alone_is_exported_and_it_says_so(
     result = call(capsys, "export", "--base", base, "-o", tmp_path / "out", *TASK)
     assert "no adapter is given: the base alone is exported\n" in result.err
     first, *_, last = result.out.splitlines()
-    assert first == f"{tmp_path / 'out'}: unverified (the base)"
+    assert first == f"{tmp_path / 'out'}: unverified (the base); graph checked; base unverified"
     assert last == f"next:   lora-export verify {tmp_path / 'out'} --base {base}"
 
 
@@ -52,7 +52,8 @@ def test_after_add_the_next_command_verifies_and_then_it_passes(
     bare: Path, base: Path, adapter: Path, tmp_path: Path, capsys
 ) -> None:
     added = call(capsys, "add", bare, "--adapter", f"mine={adapter}").out.splitlines()
-    assert added[0] == f"{bare}: unverified (the base, mine)"
+    words = "graph checked; adapter unverified"
+    assert added[0] == f"{bare}: unverified (the base, mine); {words}"
     command = added[-1].removeprefix("next:   lora-export ")
     verified = call(capsys, *shlex.split(command))
     assert verified.code == 0

@@ -58,6 +58,8 @@ def config_of(
             config[key] = values[0]
         elif number == len(FITTED):
             config[key] = values[-1]
+    if "pad_token_id" in family.absent.keys() & family.irrelevant.keys():
+        config["pad_token_id"] = 0
     if family.window is not None:
         config[family.window] = sizes["window"] if choices["windowed"] else None
     return config

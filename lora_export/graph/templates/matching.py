@@ -191,8 +191,9 @@ def _check_irrelevant(
     for key, value in settings.items():
         if key not in kinds or type(value) not in kinds[key]:
             raise _refuse(key, value)
-        if key == "pad_token_id" and value is not None and not 0 <= value < sizes["vocab"]:
-            raise _refuse(key, value)
+    padding = settings.get("pad_token_id", family.absent.get("pad_token_id"))
+    if padding is not None and not 0 <= padding < sizes["vocab"]:
+        raise _refuse("pad_token_id", padding)
 
 
 def _grouping(sizes: Mapping[str, int | float]) -> dict[str, Any]:
