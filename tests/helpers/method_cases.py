@@ -166,6 +166,7 @@ PEFT_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "psoft": ("PsoftConfig", {"r": 3, "target_modules": LINEAR}),
     "pvera": ("PveraConfig", {"r": 4, "target_modules": [*LINEAR, "conv1d"]}),
     "randlora": ("RandLoraConfig", {"r": 2, "target_modules": LINEAR}),
+    "randlora-narrow": ("RandLoraConfig", {"r": 2, "target_modules": ["conv1d", "bare"]}),
     "road": ("RoadConfig", {"group_size": 4, "target_modules": LINEAR}),
     "shira": ("ShiraConfig", {"r": 1, "target_modules": LINEAR}),
     "supertuning": ("SupertuningConfig", {"sparsity": 0.7, "target_modules": LINEAR}),

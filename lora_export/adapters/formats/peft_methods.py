@@ -20,6 +20,7 @@ from lora_export.adapters.formats.peft_scale import require_affordable
 from lora_export.adapters.formats.peft_tensors import sort_tensors
 from lora_export.adapters.methods.interface import AdaptedModule
 from lora_export.adapters.methods.table import METHODS
+from lora_export.adapters.targeting import target_rule
 from lora_export.adapters.wrappers import PEFT_PREFIX, unwrap
 from lora_export.core.errors import AdapterError
 from lora_export.core.tensors import same_values
@@ -94,6 +95,8 @@ def sort_method(
         raise AdapterError(msg, hint="Config and tensors are not of the same adapter.")
     if kind != "ADALORA":  # its table lists ranks, not modules' expressions
         require_affordable(modules.keys(), config, source)
+    if kind == "TRAINABLE_TOKENS":
+        repeated += _drop_tied_copies(modules, config, source)
     adapted = [
         AdaptedModule(path, found, shared, config, source, modules)
         for path, found in sorted(modules.items())
@@ -115,6 +118,28 @@ def sort_method(
         renamed=others.renamed or any(not each.as_saved for each in keys),
     )
     return result, tuple(modules)
+
+
+def _drop_tied_copies(
+    modules: dict[str, dict[str, Tensor]], config: Mapping[str, Any], source: str
+) -> list[str]:
+    """Remove modules that hold the rows of a targeted one again; return the names of these rows.
+
+    PEFT gives the modules that are tied to the embedding its rows, and saves them with each; the
+    config names the embedding alone.
+    """
+    targets = target_rule(config, source, modules)
+    own = [path for path in modules if targets is None or targets(path)]
+    dropped: list[str] = []
+    for path in [each for each in modules if each not in own]:
+        found = modules[path]
+        for other in (modules[each] for each in own):
+            same = found.keys() == other.keys()
+            if same and all(same_values(found[name], other[name]) for name in found):
+                dropped += [tensor.name for tensor in found.values()]
+                del modules[path]
+                break
+    return dropped
 
 
 def _refuse_mixed(rest: Mapping[str, Tensor], kind: str, source: str) -> None:

@@ -6,7 +6,9 @@ are one weight, a few copies of it, and what PEFT makes of it (a singular value 
 some). The settings that say which layers are adapted are replaced by the one path.
 
 Where layers share matrices as large as the largest of them (RandLoRA, PVeRA), an empty layer of
-that size stands beside. What depends on several weights at once is refused by name.
+that size stands beside. RandLoRA's are as large as the longer and the shorter side of all layers:
+the empty one then has its longer side where the layer has it. What depends on several weights at
+once is refused by name.
 """
 
 from __future__ import annotations
@@ -65,12 +67,14 @@ class _Layer:
         tensors: Its tensors and the shared ones, by PEFT's keys.
         settings: Settings that replace the config's.
         empty: The inputs and outputs of an empty layer beside it, if there is one.
+        by_side: Whether these are the shorter and the longer side, whichever is which.
     """
 
     module: AdaptedModule
     tensors: Mapping[str, Tensor]
     settings: Mapping[str, Any]
     empty: tuple[int, int] | None = None
+    by_side: bool = False
 
 
 def _reader(
@@ -131,7 +135,9 @@ def _with_saved_projection(module: AdaptedModule) -> _Layer:
             msg,
             hint="Its matrices are drawn for the largest layer. Save them: save_projection=True.",
         )
-    return _Layer(module, layer.tensors, {}, (shared["A"][-1], shared["B"][0]))
+    sizes = (shared["A"][-1], shared["B"][0])
+    by_side = any(name.startswith("randlora_") for name in module.shared)
+    return _Layer(module, layer.tensors, {}, sizes, by_side=by_side)
 
 
 def _with_saved_indices(module: AdaptedModule) -> _Layer:
@@ -219,11 +225,12 @@ def _merged_layer(
     known = layer.module.config
     settings = {name: value for name, value in _ONE_LAYER.items() if name in known}
     targets = [path, _EMPTY] if layer.empty else [path]
+    inner = weight.shape if module_type == "Conv1D" else weight.shape[::-1]
     config = {**known, **settings, **layer.settings, "target_modules": targets}
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            root = _tree(path, _module(module_type, weight, bias), layer.empty)
+            root = _tree(path, _module(module_type, weight, bias), _empty_sizes(layer, inner))
             made = peft.PeftConfig.from_peft_type(**config)
             model = peft.get_peft_model(root, made).eval()
             tensors = {name: _to_torch(each) for name, each in layer.tensors.items()}
@@ -238,6 +245,14 @@ def _merged_layer(
                 hint="Config and tensors are not of the same adapter, or the base is another.",
             ) from error
     return target.get_base_layer()
+
+
+def _empty_sizes(layer: _Layer, sizes: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the inputs and outputs of the empty layer beside one of `sizes`, ``(in, out)``."""
+    if layer.empty is None or not layer.by_side or sizes[0] <= sizes[1]:
+        return layer.empty
+    shorter, longer = layer.empty
+    return longer, shorter
 
 
 def _said(error: Exception) -> str:
