@@ -6,6 +6,7 @@ recipe + checkpoint + adapters → `BuildConfig` → graph (traced, or the user'
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from lora_export.adapters.ties import groups_of
@@ -15,8 +16,9 @@ from lora_export.commands.resolved_adapters import ResolvedAdapter, resolve_adap
 from lora_export.core import targets
 from lora_export.core.errors import TiedParameterError, UnsupportedError, UsageError
 from lora_export.core.graph_forms import DEFAULT_FORM, GraphForm
+from lora_export.exports.config_fit import require_sizes_of_config
 from lora_export.exports.padding import with_padding_of
-from lora_export.exports.plan import choose_dtype, count_labels, for_task
+from lora_export.exports.plan import choose_dtype, count_labels, for_task, head_parameters
 from lora_export.exports.untied_export import ties_in_graph, untie
 from lora_export.graph.graph_export import export_graph
 from lora_export.graph.spec import tasks
@@ -213,5 +215,11 @@ def _export_graph(
         sentence=base.sentence,
         untied=config.untied is not None,
         progress=tell,
+        require=partial(
+            require_sizes_of_config,
+            tensors=base.tensors,
+            resizable=head_parameters(config.task),
+            adapters=adapters,
+        ),
     )
     return in_form(config.form, template, base.config, tell)

@@ -13,6 +13,7 @@ from lora_export.core.dtypes import by_name
 from lora_export.core.errors import CheckpointError, UnsupportedError
 from lora_export.core.listing import first_few
 from lora_export.core.tensors import MemoryTensor, nbytes, same_values
+from lora_export.exports.config_fit import misfit_of, names_in, refuse_misfits
 from lora_export.graph.spec import tasks
 from lora_export.weights.converted import as_loaded
 from lora_export.weights.sentence import with_sentence_head
@@ -199,12 +200,7 @@ def match_base(
     misfits: list[str] = []
     used: set[str] = set()
     for parameter in parameters:
-        known = (
-            candidate
-            for name in (parameter.name, *parameter.aliases)
-            for candidate in names.candidates(name)
-        )
-        present = [name for name in dict.fromkeys(known) if name in tensors]
+        present = names_in(tensors, parameter, names)
         if not present:
             if parameter.computed is None:
                 missing.append(parameter.name)
@@ -220,15 +216,8 @@ def match_base(
         elif parameter.name in resizable:
             missing.append(parameter.name)
         else:
-            misfits.append(
-                f"{found}: the checkpoint has {list(tensor.shape)}, "
-                f"its config means {list(parameter.shape)}"
-            )
-    if misfits:
-        msg = f"{len(misfits)} tensor(s) do not fit the config:"
-        raise CheckpointError(
-            msg, items=first_few(misfits, _SHOWN), hint="Config and weights are not of one model."
-        )
+            misfits.append(misfit_of(parameter, tensor, found))
+    refuse_misfits(misfits)
     unused = tuple(sorted(set(tensors) - used))
     return BasePlan(sources, tuple(missing), unused)
 

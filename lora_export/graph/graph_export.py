@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lora_export.graph.spec.tasks import Task
-    from lora_export.graph.spec.template import GraphTemplate
+    from lora_export.graph.spec.template import GraphTemplate, Requirement
     from lora_export.weights.sentence_head import SentenceHead
 
 __all__ = ["export_graph", "settings_of"]
@@ -64,6 +64,7 @@ def export_graph(
     untied: bool = False,
     use_cache: bool = True,
     progress: Progress | None = None,
+    require: Requirement | None = None,
 ) -> GraphTemplate:
     """Return the graph of a model for a task, without weights.
 
@@ -78,6 +79,7 @@ def export_graph(
         untied: Whether parameters that the model ties are parameters of their own.
         use_cache: Whether the user's graph cache is read and written.
         progress: Told the stages: importing torch, tracing, folding.
+        require: Called with the model's parameters before it is traced; what it raises is raised.
 
     Raises:
         MissingRuntimeError: The graph is not cached, and a library that traces it is not
@@ -114,8 +116,9 @@ def export_graph(
     if missing:
         raise _missing(missing, graph_cache.missed(request) if use_cache else None, why)
     template = _trace_and_fold(
-        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
-    )
+        settings, task, dtype, opset, choices,
+        sentence=sentence, untied=untied, tell=tell, require=require,
+    )  # fmt: skip
     if use_cache:
         graph_cache.store(request, template)
     return template
@@ -136,6 +139,7 @@ def _trace_and_fold(
     sentence: SentenceHead | None,
     untied: bool,
     tell: Progress,
+    require: Requirement | None,
 ) -> GraphTemplate:
     require_supported(*_TRACING_DISTRIBUTIONS)
     tell.start("importing torch")
@@ -145,8 +149,9 @@ def _trace_and_fold(
 
         with domains_unparsed():
             return build_template(
-                settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
-            )
+                settings, task, dtype, opset, choices,
+                sentence=sentence, untied=untied, tell=tell, require=require,
+            )  # fmt: skip
 
 
 def _from_template(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_export.core.parameters import Parameter
     from lora_export.graph.spec.signature import Choices
     from lora_export.graph.spec.tasks import Task
+    from lora_export.graph.spec.template import Requirement
     from lora_export.graph.trace.encoder_decoder import Component
     from lora_export.weights.sentence_head import SentenceHead
 
@@ -36,13 +37,17 @@ def build_template(
     sentence: SentenceHead | None = None,
     untied: bool = False,
     tell: Progress = _SILENT,
+    require: Requirement | None = None,
 ) -> GraphTemplate:
     """Trace and fold the model of `settings`; see `lora_export.graph.graph_export.export_graph`."""
     if task.encoder_decoder:
-        return _build_pair(settings, task, dtype, opset, choices, untied=untied, tell=tell)
+        return _build_pair(
+            settings, task, dtype, opset, choices, untied=untied, tell=tell, require=require
+        )
     traced, onnx_bytes, parameters = _completed(
-        settings, task, dtype, opset, choices, sentence=sentence, untied=untied, tell=tell
-    )
+        settings, task, dtype, opset, choices,
+        sentence=sentence, untied=untied, tell=tell, require=require,
+    )  # fmt: skip
     return GraphTemplate(
         onnx_bytes=onnx_bytes,
         parameters=parameters,
@@ -62,6 +67,7 @@ def _build_pair(
     *,
     untied: bool,
     tell: Progress,
+    require: Requirement | None,
 ) -> GraphTemplate:
     """Trace and fold encoder and decoder; a parameter that both read is one, of one layout."""
     own: dict[Component, tuple[Parameter, ...]] = {}
@@ -69,8 +75,9 @@ def _build_pair(
     components: tuple[Component, ...] = ("encoder", "decoder")
     for each in components:
         traced, graphs[each], own[each] = _completed(
-            settings, task, dtype, opset, choices, component=each, untied=untied, tell=tell
-        )
+            settings, task, dtype, opset, choices,
+            component=each, untied=untied, tell=tell, require=require,
+        )  # fmt: skip
     return GraphTemplate(
         onnx_bytes=graphs["decoder"],
         parameters=joined_parameters(own["encoder"], own["decoder"]),
@@ -94,13 +101,14 @@ def traced_and_simplified(
     untied: bool = False,
     every_layer: bool = False,
     tell: Progress = _SILENT,
+    require: Requirement | None = None,
 ) -> Traced:
     """Return the graph of the layers that are traced, as `complete_graph` takes it."""
     tell.start(f"tracing the {component or 'graph'}")
     traced = trace(
         settings, task, dtype, opset,
         choices=choices, sentence=sentence, component=component, every_layer=every_layer,
-        untied=untied,
+        untied=untied, require=require,
     )  # fmt: skip
     tell.start(f"folding the {component or 'graph'}")
     simplify(traced.model, traced.signature)
@@ -118,6 +126,7 @@ def _completed(
     component: Component | None = None,
     untied: bool = False,
     tell: Progress,
+    require: Requirement | None,
 ) -> tuple[Traced, bytes, tuple[Parameter, ...]]:
     """Trace a few layers of each kind and stamp out the others, or else trace them all."""
 
@@ -125,7 +134,7 @@ def _completed(
         traced = traced_and_simplified(
             settings, task, dtype, opset, choices,
             sentence=sentence, component=component, untied=untied, every_layer=every_layer,
-            tell=tell,
+            tell=tell, require=require,
         )  # fmt: skip
         return traced, *complete_graph(traced.model, traced.parameters, traced.repeats)
 

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lora_export.core.name_conversions import Conversion
 from lora_export.core.parameters import Parameter
 from lora_export.core.quantization import Quantized
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["GraphTemplate", "Placement", "TemplateOrigin"]
+__all__ = ["GraphTemplate", "Placement", "Requirement", "TemplateOrigin"]
+
+
+class Requirement(Protocol):
+    """A check of a model's parameters before it is traced."""
+
+    def __call__(
+        self, parameters: Sequence[Parameter], prefix: str, conversions: Sequence[Conversion]
+    ) -> None:
+        """Raise where they are not those of the checkpoint.
+
+        Args:
+            parameters: Every parameter of the model, by its own names.
+            prefix: ``base_model_prefix`` with its dot, or ``""``.
+            conversions: How transformers loads a checkpoint of the model.
+        """
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lora_export.graph.trace.transformers_private import initialize_module, keys
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["detach_parameters"]
+__all__ = ["detach_parameters", "parameters_of"]
 
 _WRAPPED: Final = "model."
 """The prefix that the exporter puts before the model's own names."""
@@ -44,6 +44,26 @@ def detach_parameters(graph: ir.Model, model: Any, *, first_names: bool) -> tupl
         graph.graph.initializers.add(value)
         found.append(_describe(name, tuple(names_of[id(state[name])]), state[name], model))
     return tuple(sorted(found, key=lambda parameter: parameter.name))
+
+
+def parameters_of(model: Any) -> tuple[Parameter, ...]:
+    """Return every parameter of a model that is not traced yet, a tied one once; no buffers."""
+    names_of: dict[int, list[str]] = {}
+    held: dict[int, Any] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.nn.Parameter):
+            names_of.setdefault(id(value), []).append(name)
+            held[id(value)] = value
+    return tuple(
+        Parameter(
+            name=names[0],
+            shape=tuple(held[key].shape),
+            dtype=str(held[key].dtype).removeprefix("torch."),
+            module_type="",
+            aliases=tuple(names[1:]),
+        )
+        for key, names in names_of.items()
+    )
 
 
 def _describe(name: str, names: tuple[str, ...], value: Any, model: Any) -> Parameter:

@@ -25,7 +25,7 @@ from lora_export.graph.trace.conversion_rules import conversions_of
 from lora_export.graph.trace.decompose import only_needed_decompositions
 from lora_export.graph.trace.empty_model import build_model
 from lora_export.graph.trace.encoder_decoder import component_of
-from lora_export.graph.trace.initializers import detach_parameters
+from lora_export.graph.trace.initializers import detach_parameters, parameters_of
 from lora_export.graph.trace.kv_cache import cache_layers, cache_of, tensors_of
 from lora_export.graph.trace.lengths import fixed_axis, fixed_length, refuse_fixed_lengths
 from lora_export.graph.trace.masks import plain_masks
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from lora_export.graph.spec.repeat import Repeat
     from lora_export.graph.spec.signature import CachedLayer, Signature
     from lora_export.graph.spec.tasks import Task
+    from lora_export.graph.spec.template import Requirement
     from lora_export.graph.trace.encoder_decoder import Component
     from lora_export.weights.sentence_head import SentenceHead
 
@@ -94,6 +95,7 @@ def trace(
     every_layer: bool = False,
     component: Component | None = None,
     untied: bool = False,
+    require: Requirement | None = None,
 ) -> Traced:
     """Build the model of `config` for `task` without weights, and trace it to ONNX.
 
@@ -107,11 +109,15 @@ def trace(
         every_layer: Whether layers that are equal are traced one by one all the same.
         component: Of an encoder-decoder: which of its two graphs.
         untied: Whether parameters that the model ties are parameters of their own.
+        require: Called with the parameters of the model before it is traced; what it raises ends
+            the trace.
 
     Raises:
         UnsupportedError: transformers does not know the model, or it cannot be traced.
     """
     model = build_model(config, task, getattr(torch, dtype), sentence, untied=untied)
+    if require is not None:
+        require(parameters_of(model), _prefix_of(model), conversions_of(model))
     repeats = () if every_layer else leave_out_repeats(model)
     if component is not None:
         signature, wrapper = component_of(model, task, component, dtype=dtype)
@@ -123,10 +129,15 @@ def trace(
     _check_dtypes(graph, dtype, model)
     read_sizes_once(graph, signature)
     parameters = detach_parameters(graph, model, first_names=component is not None)
-    prefix = getattr(model, "base_model_prefix", "") or ""
-    prefix = f"{prefix}." if prefix else ""
     name = type(model).__name__
-    return Traced(signature, graph, parameters, prefix, name, repeats, conversions_of(model))
+    return Traced(
+        signature, graph, parameters, _prefix_of(model), name, repeats, conversions_of(model)
+    )
+
+
+def _prefix_of(model: Any) -> str:
+    prefix = getattr(model, "base_model_prefix", "") or ""
+    return f"{prefix}." if prefix else ""
 
 
 def _translated(
