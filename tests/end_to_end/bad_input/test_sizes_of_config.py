@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from tests.helpers.models import TinyModels
 
 
+@pytest.fixture(autouse=True)
+def _untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that traces."""
+    import torch
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: pytest.fail("it was traced"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -27,14 +35,8 @@ if TYPE_CHECKING:
 )
 def test_it_is_named_with_both_shapes(
     change: dict[str, int], words: str, tiny: TinyModels, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    import torch
-
-    def traced(*_: object, **__: object) -> None:
-        pytest.fail("it was traced")
-
-    monkeypatch.setattr(torch.export, "export", traced)
     base = shutil.copytree(tiny.base("deberta-v2"), tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, **change}))
