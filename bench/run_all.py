@@ -2,7 +2,8 @@
 
 The scripts' own options apply: ``--repeat``, ``--peers-python``, ``--work-dir``. Hours on two
 cores, most of them the peers'; about 45 GB of disk while it runs. A claim whose tools are not
-there is named, and left out: ``triton_load`` needs the server that ``make test-triton`` fetches.
+there is named, and left out: ``triton_load`` needs the server that ``make test-triton`` fetches,
+``fleet_cluster`` the environment of ``make test-ray``.
 """
 
 from __future__ import annotations
@@ -43,9 +44,13 @@ CLAIMS: Final = (
     "decoder",
     "encoders",
     "fleet_local",
+    "fleet_cluster",
 )
 BENCH: Final = Path(__file__).resolve().parent
-NEEDS: Final = {"triton_load": _environment.ROOT / "build" / "triton" / "venv"}
+NEEDS: Final = {
+    "triton_load": _environment.ROOT / "build" / "triton" / "venv",
+    "fleet_cluster": _environment.ROOT / "build" / "cluster" / ".installed",
+}
 """What a claim needs and does not make itself."""
 
 
