@@ -3,7 +3,8 @@
     base weights     checkpoint tensor → cast → transpose      → weights/base.safetensors
     merged weights   base block + s·B A → cast (→ transpose)   → weights/<adapter>.safetensors
 
-A block is written and hashed while the next is computed. Memory is bounded by a few blocks of
+A block is written and hashed while the next is computed, and the disk stores what is written
+meanwhile. Memory is bounded by a few blocks of
 `lora_export.weights.rows.BLOCK_BYTES` and the adapter's own factors.
 """
 
@@ -55,6 +56,8 @@ __all__ = [
 ]
 
 _QUEUED: Final = 2
+_SYNCED_BYTES: Final = 1 << 26
+"""How much is written before the disk is told to store it: it works while blocks are computed."""
 _MATRIX: Final = 2
 _ALIGNED: Final = 8
 
@@ -171,6 +174,9 @@ class _Sink:
         self._digest = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1)
         self._queue: deque[Future[None]] = deque()
+        self._syncer = ThreadPoolExecutor(1)
+        self._synced: Future[None] | None = None
+        self._unsynced_bytes = 0
 
     def put(self, block: Array) -> None:
         """Take a block, which the caller must not change any more."""
@@ -189,9 +195,12 @@ class _Sink:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for what is queued; after an error, forget it."""
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        self._syncer.shutdown(wait=True)
         if kind is None:
             for future in self._queue:
                 future.result()
+            if self._synced is not None:
+                self._synced.result()
 
     def _consume(self, block: Array) -> None:
         raw = bytes_of(np.ascontiguousarray(block))
@@ -199,6 +208,18 @@ class _Sink:
         while done < len(raw):
             done += os.write(self._descriptor, raw[done:])
         self._digest.update(raw)
+        self._unsynced_bytes += done
+        if self._unsynced_bytes >= _SYNCED_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Begin to sync what is written, unless the disk is still at it; raise where it failed."""
+        if self._synced is not None:
+            if not self._synced.done():
+                return
+            self._synced.result()
+        self._unsynced_bytes = 0
+        self._synced = self._syncer.submit(os.fsync, self._descriptor)
 
 
 class Observer(Protocol):
