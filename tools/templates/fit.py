@@ -48,6 +48,7 @@ def _integer_formulas(names: Sequence[str]) -> Iterator[str]:
     for a, b, c in itertools.permutations(names, 3):
         if a < b:
             yield f"{a}*{b}/{c}"
+            yield f"{a}*{c}+{b}*{c}"
             yield f"{a}*{c}+2*{b}*{c}"
             yield f"{b}*{c}+2*{a}*{c}"
 
