@@ -51,6 +51,7 @@ def _integer_formulas(names: Sequence[str]) -> Iterator[str]:
             yield f"{a}*{c}+{b}*{c}"
             yield f"{a}*{c}+2*{b}*{c}"
             yield f"{b}*{c}+2*{a}*{c}"
+    yield from (f"{name}*{name}+1" for name in names)
 
 
 def fit_integer(values: Sequence[int], sizes: Sequence[Mapping[str, int | float]]) -> str:

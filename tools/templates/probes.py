@@ -20,15 +20,18 @@ __all__ = ["CONFIRMING", "FITTED", "config_of", "irrelevant_changed"]
 
 FITTED: Final[tuple[dict[str, int], ...]] = (
     {"layers": 7, "vocab": 97, "heads": 6, "kv_heads": 3, "head_dim": 10, "intermediate": 53,
-     "positions": 29, "types": 3, "labels": 7, "window": 13},
+     "positions": 29, "types": 3, "labels": 7, "window": 13,
+     "image": 27, "patch": 3, "channels": 5},
     {"layers": 6, "vocab": 3001, "heads": 8, "kv_heads": 4, "head_dim": 64, "intermediate": 2053,
-     "positions": 8191, "types": 19, "labels": 311, "window": 4095},
+     "positions": 8191, "types": 19, "labels": 311, "window": 4095,
+     "image": 224, "patch": 16, "channels": 3},
     {"layers": 9, "vocab": 1009, "heads": 14, "kv_heads": 2, "head_dim": 22, "intermediate": 211,
-     "positions": 61, "types": 5, "labels": 11, "window": 37},
+     "positions": 61, "types": 5, "labels": 11, "window": 37,
+     "image": 55, "patch": 5, "channels": 7},
 )  # fmt: skip
 CONFIRMING: Final = {
     "layers": 4, "vocab": 8, "heads": 2, "head_dim": 4, "intermediate": 8, "positions": 8,
-    "types": 2, "labels": 2, "window": 8,
+    "types": 2, "labels": 2, "window": 8, "image": 4, "patch": 2, "channels": 2,
 }  # fmt: skip
 
 _FLOATS: Final = (1e-3, 1e-12, 3e-5, 1e-5)

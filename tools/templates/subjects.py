@@ -21,6 +21,7 @@ _ENCODER_TASKS: Final = (
     "fill-mask",
     "feature-extraction",
 )
+_VISION_TASKS: Final = ("image-classification", "image-feature-extraction")
 _HEADS: Final = (
     SentenceHead(("mean",), normalize=True),
     SentenceHead(("mean",)),
@@ -65,3 +66,4 @@ def _all() -> Iterator[Subject]:
         )
         yield from (Subject("distilbert", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (Subject("xlm-roberta", task, dtype, _OPSET) for task in _ENCODER_TASKS)
+        yield from (Subject("vit", task, dtype, _OPSET) for task in _VISION_TASKS)

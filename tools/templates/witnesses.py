@@ -1,6 +1,8 @@
 """Write ``data/witnesses.json``: a tiny model for each template, run by torch.
 
-Usage: python -m tools.templates.witnesses
+Usage: python -m tools.templates.witnesses [FAMILY...]
+
+Without a family it writes all of them anew; with some, witnesses of others stay as they are.
 
 The reference is the plain model of transformers, eager and without a cache; nothing of the trace.
 """
@@ -8,6 +10,7 @@ The reference is the plain model of transformers, eager and without a cache; not
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,13 +23,20 @@ from lora_export.graph.spec.tasks import by_name
 from lora_export.graph.templates.families import FAMILIES
 from lora_export.graph.templates.matching import match
 from lora_export.graph.templates.shipped import DATA, instance_of, read_index
-from lora_export.graph.templates.witness import WITNESSES, inputs_of, value_of
+from lora_export.graph.templates.witness import WITNESSES, inputs_of, read_witnesses, value_of
 from tools.templates.probes import config_of
 
 
 def main() -> None:
-    """Write the witnesses of all templates."""
-    found = {row["file"]: witness(row) for row in read_index()["templates"]}
+    """Write the witnesses of the families that are named, or of all templates."""
+    families, rows_read = sys.argv[1:], read_index()["templates"]
+    kept = read_witnesses() if families else {}
+    found = {
+        row["file"]: kept[row["file"]]
+        if families and row["model_type"] not in families
+        else witness(row)
+        for row in rows_read
+    }
     rows = (
         f"{json.dumps(name)}: {json.dumps(found[name], sort_keys=True)}" for name in sorted(found)
     )

@@ -60,6 +60,7 @@ class Family:
     Attributes:
         model_type: ``model_type`` in a config.
         sizes: Sizes by their names in formulas, each with its key in a config.
+        derived: Sizes that are formulas over those of the config; no key of a config is one.
         floats: Settings that are floats, in the same way.
         choices: Keys that are compared, each with the values that templates are made for.
         absent: What an absent key means, as transformers has it; a text that begins with ``=`` is
@@ -78,6 +79,7 @@ class Family:
     model_type: str
     sizes: Mapping[str, str]
     depths: Mapping[str, str]
+    derived: Mapping[str, str] = field(default_factory=dict)
     floats: Mapping[str, str] = field(default_factory=dict)
     choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     absent: Mapping[str, Any] = field(default_factory=dict)

@@ -155,7 +155,7 @@ def _sizes(family: Family, settings: dict[str, Any]) -> dict[str, int | float]:
         elif type(value) is not int or not _least(name) <= value <= _MOST:
             raise _refuse(key, value)
         sizes[name] = value
-    for name, formula in formulas.items():
+    for name, formula in {**formulas, **family.derived}.items():
         sizes[name] = _exact(formula, sizes)
     return sizes
 

@@ -107,7 +107,7 @@ def value_of(parameter: Parameter) -> npt.NDArray[Any]:
 
 
 def inputs_of(signature: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """Return an array for each input: ids, a mask of ones, positions, an empty past."""
+    """Return an array for each input: ids or pixels, a mask of ones, positions, an empty past."""
     found: dict[str, npt.NDArray[Any]] = {}
     for name, given in signature.items():
         shape = [_SIZES[axis] if isinstance(axis, str) else axis for axis in given.axes]
@@ -118,6 +118,8 @@ def inputs_of(signature: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
             values = count % _SIZES["sequence"]
         elif name == "attention_mask":
             values = np.ones_like(count)
+        elif name == "pixel_values":
+            values = count % 11 / 8 - 0.5
         else:
             values = count % 2
         found[name] = values.astype(given.dtype)
