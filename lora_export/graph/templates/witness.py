@@ -112,6 +112,7 @@ def inputs_of(signature: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     for name, given in signature.items():
         shape = [_SIZES[axis] if isinstance(axis, str) else axis for axis in given.axes]
         count = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
+        values: npt.NDArray[Any]
         if name == "input_ids":
             values = 2 + count % 6
         elif name == "position_ids":
