@@ -93,6 +93,7 @@ def irrelevant_changed(family: Family) -> dict[str, Any]:
                 changed[key] = other
                 break
     changed["use_cache"] = False
+    changed["problem_type"] = "single_label_classification"
     if FAMILIES[family.model_type].rotary:
         changed["max_position_embeddings"] = 48
     return changed

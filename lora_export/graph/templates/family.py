@@ -45,7 +45,7 @@ _ANY_CONFIG: Final[dict[str, Kind]] = {
     "eos_token_id": _TOKENS,
     "sep_token_id": TOKEN,
     "decoder_start_token_id": TOKEN,
-    "problem_type": (NONE,),
+    "problem_type": (str, NONE),
     "use_bfloat16": (bool,),
     "tokenizer_class": (str, NONE),
     "_attn_implementation_autoset": (bool,),

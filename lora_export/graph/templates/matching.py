@@ -30,6 +30,9 @@ _LLAMA3: Final = (
     "high_freq_factor",
     "original_max_position_embeddings",
 )
+_PROBLEM_TYPES: Final = frozenset(
+    {None, "regression", "single_label_classification", "multi_label_classification"}
+)
 _MESSAGE_LIMIT: Final = 60
 
 
@@ -191,6 +194,8 @@ def _check_irrelevant(
     for key, value in settings.items():
         if key not in kinds or type(value) not in kinds[key]:
             raise _refuse(key, value)
+    if (problem := settings.get("problem_type")) not in _PROBLEM_TYPES:
+        raise _refuse("problem_type", problem)
     padding = settings.get("pad_token_id", family.absent.get("pad_token_id"))
     if padding is not None and not 0 <= padding < sizes["vocab"]:
         raise _refuse("pad_token_id", padding)

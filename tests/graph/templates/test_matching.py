@@ -53,6 +53,7 @@ def test_plain_configs_match(config: dict[str, Any]) -> None:
         (GPT2, {"an_invented_key": None}),
         (GPT2, {"resid_pdrop": "a lot"}),
         (BERT, {"position_embedding_type": "relative_key"}),
+        (BERT, {"problem_type": "an_invented_one"}),
         (BERT, {"is_decoder": True}),
         (BERT, {"is_decoder": 0}),
         (BERT, {"chunk_size_feed_forward": 2}),
@@ -114,6 +115,11 @@ def test_plain_configs_match(config: dict[str, Any]) -> None:
 def test_other_configs_do_not(config: dict[str, Any], changed: dict[str, Any]) -> None:
     with pytest.raises(NoTemplateError):
         matched({**config, **changed})
+
+
+@pytest.mark.parametrize("kind", [None, "regression", "single_label_classification"])
+def test_a_fine_tuned_classifier_matches(kind: str | None) -> None:
+    assert matched({**BERT, "problem_type": kind}) == matched(BERT)
 
 
 def test_an_absent_key_means_what_transformers_takes_it_for() -> None:

@@ -25,6 +25,7 @@ ROBERTA = {
     "model_type": "roberta", "vocab_size": 301, "hidden_size": 40, "num_attention_heads": 5,
     "num_hidden_layers": 7, "intermediate_size": 71, "max_position_embeddings": 66,
     "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5, "num_labels": 3,
+    "problem_type": "single_label_classification",
 }  # fmt: skip
 GPT2 = {
     "model_type": "gpt2", "vocab_size": 203, "n_embd": 24, "n_head": 3, "n_layer": 8,
