@@ -107,17 +107,20 @@ def test_python_3_10_makes_base_adapter_integers_and_bundle(tiny, tmp_path, caps
     assert "it was not verified" in done.stdout
 
 
-def test_graph_that_is_not_cached_is_exit_7_and_the_difference(program, tiny, tmp_path, capsys):
-    base = tiny.base("bert", KINDS["bert"])
-    copy = tmp_path / "base"
-    shutil.copytree(base, copy)
+def test_graph_that_is_not_cached_is_exit_7_and_the_difference(
+    program, tiny, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("LORA_EXPORT_CACHE", str(tmp_path / "cache"))
+    base, copy = tmp_path / "tanh", tmp_path / "relu"  # of gelu there is a template
+    for folder in (base, copy):
+        shutil.copytree(tiny.base("bert", KINDS["bert"]), folder)
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        (folder / "config.json").write_text(json.dumps({**config, "hidden_act": folder.name}))
     cached = ("export", "--base", base, "--quiet", "--out", tmp_path / "cached")
     assert call(capsys, *cached, "--adapter", tiny.adapter(base)).code == 0
-    config = json.loads((copy / "config.json").read_text("utf-8"))
-    (copy / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}), "utf-8")
     asked = ("export", "--base", copy, "--adapter", tiny.adapter(base), "--out", tmp_path / "out")
     done = core_command(program, *asked, "--quiet")
     assert done.code == 7
     assert "packages that are not installed: torch, transformers" in done.message
-    assert "the nearest graph of 'bert' has hidden_act 'gelu', not 'relu'" in done.message
+    assert "the nearest graph of 'bert' has hidden_act 'tanh', not 'relu'" in done.message
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 """The scratch folder of a machine: inputs and exports of a fleet, taken from its store once each.
 
     SCRATCH/inputs/CONTENT/NAME      a base or an adapter, by its content
-    SCRATCH/trees/KEY/exports/…      an export by the key of its row, to which rows add adapters
+    SCRATCH/trees/CONTENT/exports/…  an export by its artifact's content; rows add adapters to it
     SCRATCH/locks/…
 
 It may be removed when no run is under way. Workers of one machine share it.
@@ -115,7 +115,7 @@ class Scratch:
             StorageError: The store does not have one of them, or refuses.
         """
         first = ingredients[0]
-        tree: Path = self.root / "trees" / first["key"]
+        tree: Path = self.root / "trees" / self._content_of(first["key"])
         export_dir = tree / first["artifact"]
         with exclusive_lock(self.root / "locks" / first["key"]):
             if not is_export(export_dir):
@@ -125,6 +125,13 @@ class Scratch:
                         (staging / "whole").rename(export_dir)
             add_ingredients(self._store, export_dir, ingredients, Marks(tree / "marks"))
         return tree
+
+    def _content_of(self, key: str) -> str:
+        """Return the hash of an artifact's files: a row made anew may have other bytes."""
+        artifact = self._store.read(key)
+        if artifact is None:
+            return key  # which `ArtifactStore.get` refuses
+        return content_of({path: file.sha256 for path, file in artifact.files.items()})
 
 
 def add_ingredients(

@@ -42,7 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Start a cluster of two nodes; yield it."""
-    os.environ.update({**QUICK, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+    scratch = tmp_path_factory.mktemp("scratch")  # the workers', which get this environment
+    os.environ.update(
+        {
+            **QUICK,
+            "LORA_EXPORT_SCRATCH": str(scratch),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+        }
+    )
     from ray.cluster_utils import Cluster
 
     found = Cluster(

@@ -59,7 +59,10 @@ def test_a_copy_holds_what_a_quantized_build_holds(
         if file.startswith(("weights/", "adapters/", "hf/")):
             assert ours[file] == theirs[file], file
     shown = ("format_version", "base", "parameters", "adapters")
-    assert {k: manifest_of(copied)[k] for k in shown} == {k: manifest_of(built)[k] for k in shown}
+    told = [{key: manifest_of(each)[key] for key in shown} for each in (copied, built)]
+    for each in told:
+        each["base"].pop("template", None)  # opset 20 may have one where 21 has none
+    assert told[0] == told[1]
     assert not audit(copied, read_manifest(copied), hashed=True).problems
     graph = "one" if mode == "merged" else mode
     found, expected = (run_exact(each / f"{graph}.onnx", FEEDS) for each in (copied, built))
