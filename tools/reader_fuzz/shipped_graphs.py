@@ -143,7 +143,7 @@ SHIPPED_GRAPHS: Final[Mapping[str, Reader]] = {
         f"template-{kind}": Reader(partial(_graph_of, kind), errors=_ERRORS, slowness=20)
         for kind in _TASKS
     },
-    "template-files": Reader(_files, errors=_ERRORS, slowness=10),
+    "template-files": Reader(_files, errors=_ERRORS, slowness=40),
     "graph-cache": Reader(_cache, errors=_ERRORS, slowness=10),
 }
 """The readers of templates and cached graphs."""

@@ -8,6 +8,7 @@ or the template, or what fills it in, is wrong on this machine.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,8 @@ __all__ = ["WITNESSES", "Witness", "inputs_of", "open_witness", "read_witnesses"
 WITNESSES: Final = "witnesses.json"
 _SIZES: Final = {"batch": 2, "sequence": 5, "total_sequence": 5, "past_sequence": 0}
 _SCALE: Final = 0.2
+_MOST_VALUES: Final = 1 << 22
+"""More values than the parameters of any witness: a damaged config may ask for any size."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def open_witness(row: Mapping[str, Any], table: Mapping[str, Any]) -> Witness:
         msg = f"its witness is damaged: {error}"
         raise NoTemplateError(msg) from error
     template = shipped.instance_of(row, match(family, config))
+    if (count := sum(math.prod(each.shape) for each in template.parameters)) > _MOST_VALUES:
+        msg = f"its witness is damaged: it has {count} values"
+        raise NoTemplateError(msg)
     model = parse_onnx(template.onnx_bytes)
     parameters = {parameter.name: parameter for parameter in template.parameters}
     for initializer in model.graph.initializer:

@@ -60,3 +60,10 @@ def test_damaged_witnesses_are_none(table: str, data: Path) -> None:
 def test_a_damaged_witness_is_named(table: Any) -> None:
     with pytest.raises(NoTemplateError, match="its witness is damaged"):
         witness.open_witness(ROW, table)
+
+
+def test_a_witness_of_any_size_is_not_made() -> None:
+    whole = witness.read_witnesses()[ROW["file"]]
+    table = {**whole, "config": {**whole["config"], "vocab_size": 1 << 23}}
+    with pytest.raises(NoTemplateError, match=r"its witness is damaged: it has \d+ values"):
+        witness.open_witness(ROW, table)
