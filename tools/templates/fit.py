@@ -98,6 +98,7 @@ def fit_float(
     """
     ints = _varying(sizes, int)
     of = [*ints, *(f"{a}/{b}" for a, b in itertools.permutations(ints, 2))]
+    of += [f"3*{a}/{b}" for a, b in itertools.permutations(ints, 2)]
     floats = _varying(sizes, float)
     for formula in (*floats, *(f"{function}({each})" for function in FLOATS for each in of)):
         if all(

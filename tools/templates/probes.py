@@ -81,6 +81,7 @@ def _sizes_of(family: Family, number: int, choices: Mapping[str, Any]) -> dict[s
         sizes["hidden"] = sizes["heads"] * _WIDTHS[number]
     else:
         sizes["hidden"] = sizes["heads"] * sizes["head_dim"]
+    sizes["pooler_hidden"] = sizes["hidden"]
     return sizes
 
 

@@ -67,3 +67,4 @@ def _all() -> Iterator[Subject]:
         yield from (Subject("distilbert", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (Subject("xlm-roberta", task, dtype, _OPSET) for task in _ENCODER_TASKS)
         yield from (Subject("vit", task, dtype, _OPSET) for task in _VISION_TASKS)
+        yield from (Subject("deberta-v2", task, dtype, _OPSET) for task in _ENCODER_TASKS)
