@@ -4,7 +4,7 @@
 PYTHON      ?= python3
 VENV        ?= .venv
 PIP_ARGS    ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -38,7 +38,7 @@ settings.load_profile("tests")
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    if config.getvalue("dist") != "loadfile":
+    if config.getvalue("dist") != "loadgroup":
         return None
     from tests.helpers.groups import FolderScheduling
 

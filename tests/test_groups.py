@@ -29,7 +29,7 @@ def test_a_folder_that_stays_together_has_fixtures_to_share(folder: str) -> None
 def test_the_scheduler_of_the_test_run_reads_the_groups(request: pytest.FixtureRequest) -> None:
     manager = request.config.pluginmanager
     assert manager.hasplugin("xdist")
-    for dist, expected in (("loadfile", groups.FolderScheduling), ("load", None)):
+    for dist, expected in (("loadgroup", groups.FolderScheduling), ("load", None)):
         config = pytest.Config.fromdictargs({}, ["--tx", "2*popen", "--dist", dist])
         found = manager.hook.pytest_xdist_make_scheduler(config=config, log=None)
         assert type(found) is expected if expected else found is None

@@ -39,7 +39,7 @@ def group_of(nodeid: str) -> str:
 
 
 class FolderScheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """Files as ``--dist loadfile`` has them; the files of some folders stay together."""
+    """For ``--dist loadgroup``: one worker has all tests of a file, or of some folders."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
