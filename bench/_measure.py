@@ -66,6 +66,20 @@ class Target:
         return self.measured is self.limit
 
 
+LOWER_END: Final = 1.0
+MEDIAN: Final = 1.02
+
+
+def at_most_one(what: str, ratio: float, interval: Sequence[float]) -> Target:
+    """Return the target that a paired ratio is at most 1.00.
+
+    It is met where the lower end of the interval is at most 1.00, and the median at most 1.02.
+    """
+    low, high = interval
+    met = low <= LOWER_END and ratio <= MEDIAN
+    return Target(f"{what} ({ratio})", kind="is", limit=True, measured=met, spread=(low, high))
+
+
 def ratio_target(
     what: str,
     kind: Literal["at most", "at least"],

@@ -38,8 +38,6 @@ SHORT: Final = ((128,), 2)
 LARGE_TOKENS: Final = 8
 PRECISIONS: Final = {"float32": "fp32", "int4": "int4"}
 BLOCK: Final = 32
-LOWER_END: Final = 1.0
-MEDIAN: Final = 1.02
 SWAPPED: Final = {"token_ms": 1.09, "prefill_ms": 1.07}
 SWAPPED_LARGE: Final = {"token_ms": 1.04, "prefill_ms": 1.04}
 LENGTHS: Final = (512, 1500, 4000)
@@ -158,15 +156,6 @@ def compared(
     return row
 
 
-def at_most_one(what: str, row: Mapping[str, Any]) -> _measure.Target:
-    """Return the target that a ratio is at most 1.00, as `METHOD` says it."""
-    met = row["interval"][0] <= LOWER_END and row["ratio"] <= MEDIAN
-    low, high = row["interval"]
-    return _measure.Target(
-        f"{what} ({row['ratio']})", kind="is", limit=True, measured=met, spread=(low, high)
-    )
-
-
 def against_builder(bench: Bench, precision: str) -> tuple[dict[str, Any], list[_measure.Target]]:
     """Return the rows of one precision, and its targets."""
     runs: dict[str, list[_measure.Run]] = {PEER: [], "ours": []}
@@ -200,7 +189,11 @@ def against_builder(bench: Bench, precision: str) -> tuple[dict[str, Any], list[
         found = {name: compared(times, name, PEER) for name in times}
         rows["loop"][f"context {context}"] = found
         targets += [
-            at_most_one(f"{precision}: {what} at {context} over the builder's", found["ours"][key])
+            _measure.at_most_one(
+                f"{precision}: {what} at {context} over the builder's",
+                found["ours"][key]["ratio"],
+                found["ours"][key]["interval"],
+            )
             for what, key in (("a token", "token_ms"), ("a prompt", "prefill_ms"))
         ]
     return rows, targets

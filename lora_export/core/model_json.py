@@ -1,4 +1,4 @@
-"""A record as JSON that can be written and read again, whatever its texts hold."""
+"""A record as JSON that can be written and read again, and the fault of one that cannot be read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic_core import PydanticSerializationError
 from lora_export.core.json_file import encodable
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from pydantic import BaseModel, ValidationError
 
-__all__ = ["model_json"]
+__all__ = ["first_finding", "model_json"]
 
 
 def model_json(model: BaseModel, *, exclude_none: bool = False) -> bytes:
@@ -28,3 +28,15 @@ def model_json(model: BaseModel, *, exclude_none: bool = False) -> bytes:
             type(model).model_validate(table).model_dump_json(indent=1, exclude_none=exclude_none)
         )
     return text.encode() + b"\n"
+
+
+def first_finding(error: ValidationError, whole: str) -> str:
+    """Return the first thing that is wrong with a document: ``rows.0.id: Field required``.
+
+    Args:
+        error: What pydantic found.
+        whole: The name of the document, for what is wrong with all of it.
+    """
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where or whole}: {first['msg']}"

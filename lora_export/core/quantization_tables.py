@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lora_export.core.checked_table import Integers, Table, Text, check_table
 from lora_export.core.errors import CheckpointError
 from lora_export.core.json_file import parse_json
+from lora_export.core.model_json import first_finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,4 @@ def parse_state(data: bytes) -> BlockState:
     try:
         return BlockState.model_validate(parse_json(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        msg = f"{where or 'the table'}: {first['msg']}"
-        raise ValueError(msg) from error
+        raise ValueError(first_finding(error, "the table")) from error

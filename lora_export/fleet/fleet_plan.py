@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lora_export.core.errors import InputError, UnsupportedError, UsageError
 from lora_export.core.json_file import parse_json
-from lora_export.core.model_json import model_json
+from lora_export.core.model_json import first_finding, model_json
 from lora_export.fleet.row_place import RowPlace
 from lora_export.ondevice.file_opening import read_file, reason_of
 
@@ -165,7 +165,5 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        msg = f"the plan {str(path)!r} is damaged: {where}: {first['msg']}"
+        msg = f"the plan {str(path)!r} is damaged: {first_finding(error, 'the document')}"
         raise InputError(msg, hint=_HINT) from error

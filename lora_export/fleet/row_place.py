@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lora_export.core.files import is_file_name, is_relative_inside
+from lora_export.core.model_json import first_finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +73,4 @@ def place_of(row: Mapping[str, Any]) -> RowPlace:
     try:
         return RowPlace.model_validate(row)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "a row"
-        msg = f"{where}: {first['msg']}"
-        raise ValueError(msg) from error
+        raise ValueError(first_finding(error, "a row")) from error

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lora_export.core.model_json import first_finding
+
 __all__ = ["require_report"]
 
 
@@ -41,6 +43,4 @@ def require_report(table: Any) -> None:
     try:
         _Report.model_validate(table)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        msg = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise ValueError(msg) from error
+        raise ValueError(first_finding(error, "the report")) from error

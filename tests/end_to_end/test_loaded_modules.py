@@ -30,7 +30,7 @@ NO_STAGES: Final = tuple(
         "runtime.ort", "runtime.reference", "graph.foreign.open_graph",
     )
 )  # fmt: skip
-"""What a recipe has to ask for."""
+"""Modules that a build imports only if its recipe asks for their stage."""
 
 
 def test_add_needs_no_graph_library_and_no_reports(tiny, tmp_path, capsys) -> None:

@@ -103,7 +103,7 @@ _SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
 }  # fmt: skip
-"""What a config says of each way."""
+"""The ``quantization_config`` of a checkpoint, by the way its weights are stored."""
 
 _STORED: Final = {"packed": "int4-asymmetric", "nf4": "nf4-nested-5", "int8": "int8"}
 """The ways of which a library wrote the weight that is read."""

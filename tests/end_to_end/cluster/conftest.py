@@ -29,7 +29,7 @@ QUICK = {
 """Settings with which a dead node is noticed after two seconds in place of fourteen."""
 
 NODE = {"num_cpus": 2, "memory": 4 << 30, "object_store_memory": 80 << 20}
-"""What a node of the cluster has."""
+"""The processors and the memory of each node of the cluster."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
